@@ -1,0 +1,203 @@
+"""The Engine contract: a device that holds KV in named blocks and runs batches over sequences.
+
+Two implementations obey it, ``engines/null.py`` (computes nothing, takes the time a cost model
+says) and ``engines/llamacpp`` (llama.cpp). ``tests/engines/test_contract.py`` runs against both.
+
+Calls come from one thread. The device is counted in *frames*: places for one block of
+``block_tokens`` tokens. A running sequence holds one frame for every block, also the unfinished
+one; a full block that was opened from the device is shared and costs no new frame, a block opened
+in part is copied into a frame of the sequence's own, because the sequence will write behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stepwell.policy.types import BlockId, BlockMeta, RequestId
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a model on this engine is and what the device holds."""
+
+    model: str
+    """The name clients use."""
+    fingerprint: str
+    """Changes whenever KV of one run would be wrong in another: weights, KV types, state format."""
+    context_tokens: int
+    block_tokens: int
+    device_blocks: int
+    """How many frames the device has."""
+    max_sequences: int
+    """How many sequences may be open at once."""
+    block_bytes: int
+    """Bytes of one full stored block."""
+    token_bytes: int
+    """KV bytes per token."""
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Defaults are OpenAI's."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    """0: off."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: str | None = None
+    """GBNF with root rule ``root``."""
+    json_schema: str | None = None
+    """A JSON schema as text; the engine turns it into a grammar. ``{}`` means any JSON object."""
+    logprobs: int | None = None
+    """How many alternatives to report per token; 0 reports the chosen one only; None: none."""
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a step gave one sequence."""
+
+    request: RequestId
+    token: int
+    logprob: TokenLogprob | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """Run ``tokens`` at positions ``start ...`` of an open sequence; sample after the last if asked.
+
+    ``start`` is always the number of tokens the sequence already has.
+    """
+
+    request: RequestId
+    start: int
+    tokens: Sequence[int]
+    sample: bool
+
+
+class EngineError(Exception):
+    """The engine failed; ``requests`` lost their KV, the others are as they were."""
+
+    def __init__(self, message: str, requests: Sequence[RequestId] = ()) -> None:
+        super().__init__(message)
+        self.requests = tuple(requests)
+
+
+class NoRoom(EngineError):
+    """No frame is free. The policy plans so that this never happens; whoever calls survives it."""
+
+
+class Engine(Protocol):
+    """A device with KV blocks and sequences. Errors: ``EngineError``, ``NoRoom``."""
+
+    info: EngineInfo
+
+    def open(
+        self, request: RequestId, blocks: Sequence[BlockId], n_tokens: int, sampling: SamplingParams
+    ) -> None:
+        """Start a sequence whose first ``n_tokens`` tokens are those of ``blocks`` (root first).
+
+        Reopening after a preemption passes the same request and continues its sampler's state
+        (seed, penalties, grammar): the engine keeps the sampler until ``forget``.
+        """
+
+    def forget(self, request: RequestId) -> None:
+        """The request has ended for good: free its sampler. Unknown requests are ignored."""
+
+    def seal(self, request: RequestId, block: BlockMeta) -> None:
+        """Name the sequence's tokens at ``block.depth``; the block then outlives the sequence."""
+
+    def close(self, request: RequestId) -> None:
+        """Take the sequence off the device. Sealed blocks stay, unsealed tokens are forgotten."""
+
+    def drop(self, block: BlockId) -> None:
+        """Give the block's frame back. Never called while an open sequence uses the block."""
+
+    def store(self, block: BlockId) -> Buffer:
+        """The block's KV as bytes of its own (no view of engine memory that may change)."""
+
+    def load(self, block: BlockMeta, data: Buffer) -> None:
+        """Bring a stored block back onto the device. Its parent is on the device (or it is a root)."""
+
+    def run(self, batch: Sequence[BatchItem]) -> list[Sampled]:
+        """One step: all items in one batch. Returns one ``Sampled`` per item that asked for it.
+
+        On ``EngineError`` the requests it names are lost and already closed by the engine.
+        """
+
+    def validate(self, sampling: SamplingParams) -> None:
+        """Raise ``ValueError`` with one clear sentence when these parameters cannot be honoured
+        (a grammar or schema that does not compile). May be called from another thread."""
+
+    def check(self) -> None:
+        """Assert every invariant of the device; cheap enough to run when idle."""
+
+    def close_engine(self) -> None:
+        """Free everything."""
+
+
+class Detokenizer(Protocol):
+    """Turns a stream of tokens into text and never breaks a UTF-8 character."""
+
+    def add(self, token: int) -> str:
+        """The text that became certain with this token; may be empty."""
+
+    def flush(self) -> str:
+        """What is left at the end, undecodable bytes replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A conversation as the model wants to read it."""
+
+    text: str
+    stops: tuple[str, ...] = field(default=())
+    """Strings that end a turn in this template besides the end-of-generation tokens."""
+
+
+class TextModel(Protocol):
+    """The text side of a model. Thread-safe: the server calls it from its own threads."""
+
+    name: str
+    context_tokens: int
+    has_chat_template: bool
+
+    def tokenize(self, text: str, *, add_bos: bool, parse_special: bool) -> list[int]: ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes one token stands for (logprobs report them)."""
+
+    def detokenizer(self) -> Detokenizer: ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether this token ends generation (EOS, EOT)."""
+
+    def render_chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> RenderedChat:
+        """Apply the model's chat template. ``ValueError`` with one sentence if it refuses."""
+
+    def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        """Split a finished answer into (content, tool calls ``{"name", "arguments"(JSON text)}``)."""

@@ -1,0 +1,241 @@
+"""The nouns of Stepwell: what can happen (events) and what is decided (a plan).
+
+Everything the policy sees arrives as an event; everything it wants is in the plan that ``step``
+returns. Both are plain frozen values, so a run can be written to a file and decided again later.
+
+Units: tokens are counts, sizes are bytes, times are microseconds, all integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+BlockId = bytes
+"""16 bytes: the chained hash of every token up to the block's last one, salted per tenant."""
+
+RequestId = int
+"""Given by the driver in order of arrival; never taken from a client."""
+
+
+class KvTier(StrEnum):
+    """Where a block's bytes lie, fastest first."""
+
+    DEVICE = "device"
+    HOST = "host"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMeta:
+    """What names a block and lets it be found again.
+
+    A block is the run of tokens ``[depth * block_tokens, depth * block_tokens + n_tokens)`` of one
+    prefix. It is full, or it is the tail of a prefix (``n_tokens < block_tokens``).
+
+    ``units`` holds the chained hash after every ``unit_tokens`` tokens inside the block, so that a
+    prompt that leaves the block half-way still finds the half they share.
+    ``id`` equals ``units[-1]`` when the block ends on a unit boundary.
+    """
+
+    id: BlockId
+    parent: BlockId | None
+    depth: int
+    n_tokens: int
+    units: tuple[bytes, ...]
+    tenant: str
+    size_bytes: int
+
+
+# --- events: what happened ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    """An agent calls the model. ``units`` are the chained hashes of the prompt's full units."""
+
+    request: RequestId
+    tenant: str
+    service_tier: str
+    session: str
+    agent: str
+    parent_agent: str | None
+    prompt_tokens: int
+    max_new_tokens: int
+    units: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancelled:
+    """The client has gone, or the operator has said stop."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """What one step did for one request.
+
+    ``computed`` is how many tokens of the request now have KV on the device; ``total`` how many
+    tokens it knows (prompt and generated). ``units`` are the hashes of units that became complete
+    among the known tokens since the last event; ``tail`` names the ``computed`` tokens exactly
+    (it equals a unit hash when ``computed`` lies on a unit boundary).
+    ``finished`` is the finish reason, or None while the request goes on.
+    """
+
+    request: RequestId
+    computed: int
+    total: int
+    units: tuple[bytes, ...]
+    tail: bytes
+    finished: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """One engine step took this long: the measurements behind load-or-recompute.
+
+    ``depth_tokens`` is the sum over the batch's tokens of how many tokens stood before each.
+    """
+
+    prefill_tokens: int
+    decode_tokens: int
+    depth_tokens: int
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A move has ended, well or badly. ``ok`` false: the bytes are not at ``target``.
+
+    After a failed read ``gone`` says that the source copy is unusable as well (damaged, missing).
+    """
+
+    block: BlockId
+    source: KvTier
+    target: KvTier
+    ok: bool
+    size_bytes: int
+    duration_us: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The disk tier was warm: these blocks survived the last run, parents before children."""
+
+    blocks: tuple[BlockMeta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """The engine could not run these requests; their KV on the device is not to be trusted."""
+
+    requests: tuple[RequestId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The server is going down: admit nothing more, keep on disk what is worth keeping."""
+
+
+Event = (
+    RequestArrived
+    | RequestCancelled
+    | Progressed
+    | Computed
+    | Moved
+    | Recovered
+    | StepFailed
+    | Draining
+)
+
+
+# --- plan: what is decided ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Name the request's KV of ``block.depth``; from now on it outlives the request."""
+
+    request: RequestId
+    block: BlockMeta
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The request leaves the device; what was sealed stays, the rest is forgotten.
+
+    ``preempted``: it will be opened again later and goes on where it was.
+    """
+
+    request: RequestId
+    preempted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Copy a block one KV tier down or up. The source copy stays until it is dropped.
+
+    device <-> host happens at once, in order. host <-> disk is queued and ends with ``Moved``.
+    """
+
+    block: BlockId
+    source: KvTier
+    target: KvTier
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Forget one copy of a block."""
+
+    block: BlockId
+    tier: KvTier
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The request gets a place on the device, with its first ``cached_tokens`` already there.
+
+    ``blocks`` are on the device, root first; the last one may be used only in part.
+    The three counts say where those tokens lay when the request was admitted.
+    """
+
+    request: RequestId
+    blocks: tuple[BlockId, ...]
+    cached_tokens: int
+    from_device_tokens: int
+    from_host_tokens: int
+    from_disk_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The request is not taken. ``code`` is the OpenAI error code."""
+
+    request: RequestId
+    code: str
+    retry_after_ms: int
+
+
+Action = Seal | Close | Move | Drop | Open | Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Run tokens ``[start, start + count)`` of a request; sample if that reaches the last one."""
+
+    request: RequestId
+    start: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one step does: the actions in order, then the batch."""
+
+    actions: tuple[Action, ...] = ()
+    batch: tuple[Piece, ...] = ()
+    wake_at_us: int | None = None
+    """When the policy wants to be called again although nothing happens; None: only on an event."""

@@ -1,0 +1,103 @@
+"""What is asked of the driver, and what comes back.
+
+The server (or a benchmark) hands a ``Generation`` to ``Driver.submit`` together with a sink; the
+driver calls the sink, from its own thread, with the outputs below in this order::
+
+    Admitted  (Delta | Preempted)*  Finished      the usual way
+    Rejected                                      never admitted, or lost: nothing more follows
+
+A sink must return at once (hand over to a queue or an event loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stepwell.engines.base import SamplingParams
+from stepwell.policy.types import RequestId
+
+LOCAL_TENANT = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One turn of one agent. ``prompt`` holds token ids and is never empty."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    """Generation ends where one of these appears; it is not part of the output."""
+    tenant: str = LOCAL_TENANT
+    service_tier: str = "default"
+    session: str = ""
+    agent: str = ""
+    """Attribution; empty means that nobody said, and every turn counts as an agent of its own."""
+    parent_agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The request got a place. Where its cached tokens lay at that moment, and how long it waited."""
+
+    request: RequestId
+    cached_device_tokens: int
+    cached_host_tokens: int
+    cached_disk_tokens: int
+    queue_us: int
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.cached_device_tokens + self.cached_host_tokens + self.cached_disk_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """One generated token; ``logprob`` and ``top`` only when they were asked for."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that is now certain (it may be empty while a character or a stop string is undecided)."""
+
+    text: str
+    tokens: tuple[TokenInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """The request was taken off the device; it goes on by itself later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end. ``reason``: ``stop`` (end token or stop string), ``length``, or ``cancelled``."""
+
+    reason: str
+    stop_string: str | None
+    prompt_tokens: int
+    generated_tokens: int
+    recomputed_tokens: int
+    """Tokens of this request that had been computed before, for any request, and were again."""
+    ttft_us: int
+    """From submit to the first token."""
+    e2e_us: int
+    preemptions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The request was not served. ``code`` is the OpenAI error code, ``message`` one sentence."""
+
+    code: str
+    message: str
+    retry_after_ms: int | None = None
+
+
+Output = Admitted | Delta | Preempted | Finished | Rejected
+Sink = Callable[[Output], None]

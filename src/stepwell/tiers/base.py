@@ -1,0 +1,62 @@
+"""The Tiers contract: who moves KV bytes between host memory and disk.
+
+Device <-> host copies go through the engine and happen at once; the host pool is plain memory.
+Host <-> disk transfers are queued, run beside the loop, and are reported by ``poll``.
+All calls come from the driver's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class TierUsage:
+    """Bytes and blocks that one KV tier holds, and its bound."""
+
+    used_bytes: int
+    limit_bytes: int
+    blocks: int
+
+
+class Tiers(Protocol):
+    """Host pool and disk store behind one face."""
+
+    def recovered(self) -> Sequence[BlockMeta]:
+        """Blocks that were found on disk at start, parents before children."""
+
+    def put_host(self, block: BlockMeta, data: Buffer) -> bool:
+        """Keep the bytes in host memory. False when the bound would be passed."""
+
+    def get_host(self, block: BlockId) -> Buffer | None:
+        """The bytes in host memory; valid until the block is dropped."""
+
+    def start(self, block: BlockMeta, source: KvTier, target: KvTier) -> None:
+        """Queue a transfer host -> disk or disk -> host. ``poll`` tells how it ended.
+
+        A transfer to host reserves its bytes at once, so that it cannot fail for lack of room later.
+        """
+
+    def drop(self, block: BlockId, tier: KvTier) -> None:
+        """Forget one copy. Dropping what is not there, or is on its way, is harmless."""
+
+    def poll(self) -> list[Moved]:
+        """The transfers that have ended since the last call, in order."""
+
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        """``callback`` is called (from any thread) whenever ``poll`` has something new."""
+
+    def usage(self, tier: KvTier) -> TierUsage:
+        """How full a tier is (host or disk)."""
+
+    def check(self) -> None:
+        """Assert the invariants: bytes are the sum of the blocks and within the bound."""
+
+    def close(self) -> None:
+        """Finish writes that were started, release files and locks."""
