@@ -75,7 +75,9 @@ def _require_gguf(path: Path) -> None:
     except OSError as error:
         raise BadInput(f"model {path} cannot be read: {error.strerror}") from error
     if magic != GGUF_MAGIC:
-        raise BadInput(f"model {path} is not a GGUF file (it begins with {magic!r}): convert or download it again")
+        raise BadInput(
+            f"model {path} is not a GGUF file (it begins with {magic!r}): convert or download it again"
+        )
 
 
 def _package_dir(package: str, model: str) -> Path:

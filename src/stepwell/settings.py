@@ -1,0 +1,323 @@
+"""Every setting, its default, and where it comes from: flags over environment over one TOML file.
+
+::
+
+    [engine]                            STEPWELL_ENGINE_MODEL=gemma3
+    model = "smollm2"                   STEPWELL_KV_HOST_KV=2GiB
+    [kv]                                STEPWELL_SERVER_PORT=8080
+    host_kv = "1GiB"
+    [[keys]]
+    key = "sk-..."
+    tenant = "acme"
+    service_tiers = ["default", "flex"]
+
+A key that nobody knows is an error, because a misspelt limit that is silently not applied is found
+out when the disk is full. Errors are ``BadInput``: one sentence that names the key and its source.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from stepwell.errors import BadInput
+from stepwell.models import cache_dir
+from stepwell.units import parse_size
+
+ENV_PREFIX = "STEPWELL_"
+ENV_CONFIG = "STEPWELL_CONFIG"
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f'{value!r} is not a size: write it like "512MiB", "2GiB" or 0 for none')
+    return parse_size(value)
+
+
+SizeBytes = Annotated[int, BeforeValidator(_size)]
+"""Bytes; written as ``512MiB``, ``2GB``, ``0``."""
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The model and the device."""
+
+    model: str = "smollm2"
+    """``smollm2``, ``gemma3`` or the path of a GGUF file."""
+    kind: Literal["llamacpp", "null"] = "llamacpp"
+    """``null`` computes nothing and takes the time a cost model says: for load tests of the rest."""
+    device_kv_tokens: Annotated[int, Field(ge=256, le=2**31 - 1)] = 8192
+    """Room for KV on the device, in tokens, all agents together."""
+    context_tokens: Count | None = None
+    """The longest prompt plus answer; None: what the model was trained for."""
+    max_sequences: Annotated[int, Field(ge=1, le=255)] = 64
+    """How many agents may run at once (llama.cpp has 256 sequences, one is ours)."""
+    threads: Count | None = None
+    """None: as many as this process may use."""
+    n_gpu_layers: Annotated[int, Field(ge=-1)] = 0
+    """Layers on the GPU; -1: all."""
+    kv_type_k: Literal["f16", "f32", "q8_0", "q4_0"] = "f16"
+    kv_type_v: Literal["f16", "f32", "q8_0", "q4_0"] = "f16"
+    """Quantised KV halves all three KV tiers and changes results."""
+    exact_lone_decode: bool = False
+    """Results of a request do not depend on whether it decodes alone or beside others, at a cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvSettings:
+    """The two KV tiers below the device. ``0`` switches one off."""
+
+    host_kv: SizeBytes = 2**30
+    disk_kv: SizeBytes = 4 * 2**30
+    disk_dir: Path = field(default_factory=lambda: cache_dir() / "kv")
+    disk_read_deadline_ms: Count = 2_000
+    """A read that takes longer is given up, and the tokens are computed instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySettings:
+    """Who runs, and what lies where."""
+
+    name: str = "lru"
+    """The placement rule: what leaves a KV tier first when room is needed."""
+    step_tokens: Count = 256
+    """Most tokens in one engine step; more fills prompts faster and makes streams stutter more."""
+    max_running: Count = 32
+    max_waiting: Count = 1024
+    """Requests beyond this are refused with 429."""
+    reserve_tokens: Count = 64
+    """Room set aside at admission for what a request will generate."""
+    max_agents: Count = 10_000
+    """Agents remembered; beyond this the longest unheard of is forgotten (its blocks are not)."""
+    always_load: bool = False
+    """Load whatever is stored, even where computing again would be quicker."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """One API key: whose it is and which service tiers it may ask for."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    key: Annotated[str, Field(min_length=1)]
+    tenant: Annotated[str, Field(min_length=1, max_length=255)]
+    service_tiers: tuple[str, ...] = ("default",)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it. Sections are the tables of the TOML file."""
+
+    engine: EngineSettings = EngineSettings()
+    kv: KvSettings = field(default_factory=KvSettings)
+    policy: PolicySettings = PolicySettings()
+    keys: tuple[KeySettings, ...] = ()
+    """Without any: one local tenant, on loopback only."""
+    keys_file: Path | None = None
+    """A TOML file with ``[[keys]]`` alone, so that secrets need not lie beside the rest."""
+    record: Path | None = None
+    """Write every event here, for ``stepwell replay``."""
+
+
+KeyPath = tuple[str | int, ...]
+"""A key as pydantic names it: ``('keys', 0, 'tenant')``."""
+
+
+class Layers:
+    """Values from several sources, later ones winning, and who said what."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.sources: dict[KeyPath, str] = {}
+
+    def put(self, path: KeyPath, value: Any, source: str) -> None:
+        *parents, last = path
+        table = self.values
+        for part in parents:
+            table = table.setdefault(str(part), {})
+        table[str(last)] = value
+        self.sources[path] = source
+
+    def source(self, path: KeyPath) -> str:
+        """Who set this key, or the nearest one above it."""
+        for length in range(len(path), 0, -1):
+            if (source := self.sources.get(path[:length])) is not None:
+                return source
+        return "the settings"
+
+
+def load(
+    config: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings. ``flags`` maps ``"kv.host_kv"`` to a value; None means not given.
+
+    ``config`` falls back to ``$STEPWELL_CONFIG``. Raises ``BadInput``.
+    """
+    env = os.environ if env is None else env
+    if config is None and env.get(ENV_CONFIG):
+        config = Path(env[ENV_CONFIG])
+    layers = Layers()
+    for path, value, source in (*_from_file(config), *_from_env(env), *_from_flags(flags or {})):
+        layers.put(path, value, source)
+    if layers.values.get("keys_file") and not layers.values.get("keys"):
+        _add_keys_file(layers)
+    return _validate(layers)
+
+
+def _from_file(config: Path | None) -> Iterator[tuple[KeyPath, Any, str]]:
+    if config is None:
+        return
+    for name, value in _read_toml(config).items():
+        if name in sections() and not isinstance(value, dict):
+            raise BadInput(f"{config}: {name} is a table: write [{name}] and its keys below")
+        if name not in sections():
+            _require_known((name,), str(config))
+            yield (name,), value, str(config)
+            continue
+        for key, inner in value.items():
+            _require_known((name, key), str(config))
+            yield (name, key), inner, str(config)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"settings file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"settings file {path} is not UTF-8 text: {error.reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"settings file {path} is not valid TOML: {error}") from error
+
+
+def _from_env(env: Mapping[str, str]) -> Iterator[tuple[KeyPath, Any, str]]:
+    """``STEPWELL_KV_HOST_KV`` is ``host_kv`` in ``[kv]``. Text is read as the key's type wants it."""
+    known = {env_name(path): path for path in known_keys()}
+    for name in sorted(name for name in env if name.startswith(ENV_PREFIX) and name != ENV_CONFIG):
+        if name not in known:
+            raise BadInput(f"environment variable {name} is not a setting{_nearest(name, known)}")
+        yield known[name], _literal(env[name], known[name]), f"environment variable {name}"
+
+
+def env_name(path: KeyPath) -> str:
+    return ENV_PREFIX + "_".join(str(part) for part in path).upper()
+
+
+def _literal(text: str, path: KeyPath) -> Any:
+    """Numbers and booleans as TOML writes them; whatever is not valid for the key fails later."""
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+    wants_text = known_keys()[tuple(map(str, path))] in (str, Path)
+    return text if wants_text and not isinstance(value, str) else value
+
+
+def _from_flags(flags: Mapping[str, object]) -> Iterator[tuple[KeyPath, Any, str]]:
+    for dotted, value in flags.items():
+        if value is None:
+            continue
+        path = tuple(dotted.split("."))
+        _require_known(path, "flags")
+        yield path, value, "--" + path[-1].replace("_", "-")
+
+
+def _add_keys_file(layers: Layers) -> None:
+    """``keys_file`` is read as if its ``[[keys]]`` stood in the settings file."""
+    path = Path(layers.values["keys_file"]).expanduser()
+    content = _read_toml(path)
+    if unknown := [key for key in content if key != "keys"]:
+        raise BadInput(f"{path}: unknown key {unknown[0]!r}: a keys file holds [[keys]] alone")
+    layers.put(("keys",), content.get("keys", []), str(path))
+
+
+@cache
+def sections() -> dict[str, type]:
+    """The tables: name -> dataclass. The server's is its own and is mapped field by field."""
+    hints = get_type_hints(Settings)
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__")
+    }
+
+
+@cache
+def known_keys() -> dict[tuple[str, ...], Any]:
+    """Every key as a path, with its type."""
+    top = get_type_hints(Settings)
+    keys: dict[tuple[str, ...], Any] = {
+        (f.name,): top[f.name] for f in fields(Settings) if f.name not in sections()
+    }
+    for section, cls in sections().items():
+        hints = get_type_hints(cls)
+        keys |= {(section, f.name): hints[f.name] for f in fields(cls)}
+    return keys
+
+
+def _require_known(path: tuple[str, ...], source: str) -> None:
+    if path in known_keys():
+        return
+    # A lone name is compared with lone names: 'kev' is 'kv', not 'kv.host_kv'.
+    same_depth = [
+        known for known in (*known_keys(), *((name,) for name in sections())) if len(known) == len(path)
+    ]
+    near = _nearest(".".join(path), (".".join(known) for known in same_depth))
+    raise BadInput(f"{source}: unknown key {'.'.join(path)!r}{near}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for the end of a sentence; empty when nothing is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+@cache
+def _adapter() -> TypeAdapter[Settings]:
+    return TypeAdapter(Settings)
+
+
+def _validate(layers: Layers) -> Settings:
+    """Strict types: ``threads = true`` and ``port = "80"`` are mistakes, not numbers.
+
+    Through JSON, because pydantic's strict mode then still takes text for a path and a list for a
+    tuple.
+    """
+    text = json.dumps(layers.values, default=str)
+    try:
+        return _adapter().validate_json(text, strict=True)
+    except ValidationError as error:
+        raise BadInput(_sentence(error.errors(), layers)) from error
+
+
+def _sentence(errors: list[ErrorDetails], layers: Layers) -> str:
+    """The first thing wrong. A misspelt key comes before the key that it leaves missing."""
+    error = min(errors, key=lambda error: error["type"] != _UNKNOWN)
+    path = tuple(error["loc"])
+    name = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    where = f"{layers.source(path)}: {name}"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    if error["type"] == _UNKNOWN:
+        return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(KeySettings)))}"
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "value_error":
+        return f"{where}: {reason}"
+    return f"{where}: {json.dumps(error['input'])} is wrong, it {reason}"
+
+
+_UNKNOWN = "unexpected_keyword_argument"
