@@ -23,5 +23,10 @@ class MissingExtra(StepwellError):
     """A part of Stepwell that is installed on request is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}': run  pip install 'stepwell[{extra}]'")
+        super().__init__(f"{what} needs the extra '{extra}': in the checkout run  {install_line(extra)}")
         self.extra = extra
+
+
+def install_line(extra: str) -> str:
+    """The command that brings an extra into the checkout's own environment."""
+    return f".venv/bin/pip install -c constraints.txt -e '.[{extra}]'"

@@ -1,0 +1,75 @@
+# The workshop. `make` alone says what there is.
+# Nothing needs to be set up first: each target makes what it stands on, once.
+
+# The environment's own Python where there is one, so that PYTHON=... is only needed the first time.
+PYTHON ?= $(shell .venv/bin/python -c '' 2>/dev/null && echo .venv/bin/python || echo python3)
+ARGS ?=
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+PINS := pyproject.toml constraints.txt scripts/environment.py
+DEMO_ENV := .venv/.made-for-demo
+TEST_ENV := .venv/.made-for-test
+
+.PHONY: help setup demo test check format serve clean
+
+help:
+	@echo 'Stepwell: many agents on little fast memory.'
+	@echo
+	@echo '  make demo     the main job, end to end, on a real model (ARGS="--model gemma3 --json out.json")'
+	@echo '  make test     the whole test suite (ARGS="tests/policy -k evict")'
+	@echo
+	@echo '  make setup    the environment alone, in .venv; the other targets do this by themselves'
+	@echo '  make serve    an OpenAI-compatible server on port 8000 (ARGS="--device-kv-tokens 4096")'
+	@echo '  make check    ruff, mypy --strict, the import arrows, house rules'
+	@echo '  make format   let ruff format and fix what it can'
+	@echo '  make clean    remove the environment and everything generated'
+	@echo
+	@echo 'Needs Python 3.11+, a C++ compiler and make. Another Python: make demo PYTHON=python3.12'
+	@echo 'The first run compiles llama.cpp (5 to 10 minutes); pip keeps the result for later ones.'
+
+setup: $(DEMO_ENV)
+	@echo "Ready: make demo, or $(BIN)/stepwell --help"
+
+demo: $(DEMO_ENV)
+	@$(BIN)/stepwell demo $(ARGS)
+
+serve: $(DEMO_ENV)
+	@$(BIN)/stepwell serve $(ARGS)
+
+test: $(TEST_ENV)
+	@$(BIN)/pytest $(ARGS)
+
+check: $(TEST_ENV)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/pytest -q tests/test_tidy.py tests/test_public.py
+
+format: $(TEST_ENV)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The test environment holds everything the demo's does, so that neither undoes the other.
+$(DEMO_ENV): $(PINS)
+	@$(python-is-new-enough)
+	@$(PYTHON) scripts/environment.py demo
+	@touch $@
+
+$(TEST_ENV): $(PINS)
+	@$(python-is-new-enough)
+	@$(PYTHON) scripts/environment.py test
+	@touch $(DEMO_ENV) $@
+
+define python-is-new-enough
+command -v $(PYTHON) >/dev/null || { echo 'Stepwell needs Python 3.11 or newer and "$(PYTHON)" is not there; say which one to use: make PYTHON=python3.12' >&2; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Stepwell needs Python 3.11 or newer and $(PYTHON) is " + sys.version.split()[0] + "; say which one to use: make PYTHON=python3.12")'
+endef

