@@ -179,9 +179,7 @@ def prepare_llama_build() -> None:
         return
     compiler = os.environ.get("CXX", "c++").split()[0]
     if not any(shutil.which(name) for name in (compiler, "g++", "clang++")):
-        fail(
-            "llama.cpp is built from source and there is no C++ compiler: install g++ or clang++ and run again"
-        )
+        fail("llama.cpp is compiled from source and no C++ compiler is here: install g++ or clang++ first")
     say("    llama.cpp is compiled from source now: 5 to 10 minutes on two cores, this once.")
     say("    pip keeps the result, so every later environment on this machine is quick.")
 

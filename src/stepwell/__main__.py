@@ -1,0 +1,7 @@
+"""``python -m stepwell``."""
+
+from __future__ import annotations
+
+from stepwell.cli import main
+
+main()

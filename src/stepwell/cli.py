@@ -1,0 +1,178 @@
+"""The front door: ``stepwell serve | demo | replay | disk | bench | doctor``.
+
+Only names and one line each live here. A command's module is imported when it is called, so that
+``stepwell --help`` is quick and works without any extra installed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cyclopts import App, CycloptsError
+
+from stepwell import __version__
+from stepwell.errors import BadInput, MissingExtra, StepwellError, install_line
+
+HELP = """Many agents on little fast memory: an OpenAI-compatible server with llama.cpp inside.
+
+Every agent keeps its own KV cache. The caches of agents that wait go down the
+steps, device to host memory to disk, and come back before they are needed.
+
+    stepwell demo        the main job on a real model, with a picture at the end
+    stepwell serve       a server on http://127.0.0.1:8000/v1
+    stepwell doctor      what this machine can hold, and how fast
+
+'stepwell COMMAND --help' explains a command with an example.
+"""
+
+EXTRA_OF_MODULE = {
+    "llama_cpp": "llamacpp",
+    "jinja2": "llamacpp",
+    "numpy": "llamacpp",
+    "pypdf": "documents",
+    "xllamacpp": "peer",
+}
+"""Which extra brings a module that is imported late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: its name, where it lives, and its line in the list of commands."""
+
+    name: str
+    where: str
+    summary: str
+
+
+TOP = (
+    Command("serve", "stepwell.commands.serve:serve", "Serve a model over an OpenAI-compatible API."),
+    Command("demo", "stepwell.demo.command:demo", "Three customers' crews of agents read a document."),
+    Command("replay", "stepwell.commands.replay:replay", "Decide a recorded run again and compare."),
+    Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
+)
+GROUPS = {
+    "disk": (
+        "Look after a directory of KV blocks on disk.",
+        (
+            Command("verify", "stepwell.commands.disk:verify", "Check every record against its checksum."),
+            Command(
+                "stat", "stepwell.commands.disk:stat", "How much lies there, whose, and for which model."
+            ),
+            Command("clear", "stepwell.commands.disk:clear", "Remove every block."),
+        ),
+    ),
+    "bench": (
+        "Measure, each against what would happen without it. All take --quick and --json FILE.",
+        (
+            Command("pressure", "stepwell.bench.pressure:main", "Twelve agents in too little KV memory."),
+            Command("exactness", "stepwell.bench.exactness:main", "Demotion changes no token and no logit."),
+            Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
+            Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
+            Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
+            Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
+        ),
+    ),
+}
+
+
+def build_app(tokens: Sequence[str] = ()) -> App:
+    """The tree of commands. Those named in ``tokens`` explain themselves with their own docstring;
+    the others show their line from the tables above and are not imported."""
+    app = App(name="stepwell", help=HELP, version=__version__, help_format="plaintext")
+    for command in TOP:
+        _mount(app, command, tokens)
+    for name, (summary, commands) in GROUPS.items():
+        group = App(name=name, help=summary)
+        for command in commands:
+            _mount(group, command, tokens)
+        app.command(group)
+    return app
+
+
+def _mount(app: App, command: Command, tokens: Sequence[str]) -> None:
+    if command.name in tokens:
+        app.command(command.where, name=command.name)
+    else:
+        app.command(command.where, name=command.name, help=command.summary)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and end the process: 0 well, 1 failed, 2 wrong input, 130 interrupted."""
+    raise SystemExit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run a command; the exit code. What is expected to go wrong is one sentence on stderr."""
+    try:
+        _require_known(tokens)
+        app = build_app(tokens)
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _say(f"{_plain(error)} ({_help_line(tokens)} explains)", BadInput.exit_code)
+    except StepwellError as error:
+        return _say(str(error), error.exit_code)
+    except ImportError as error:
+        if (sentence := _missing_extra(error)) is None:
+            raise
+        return _say(sentence, MissingExtra.exit_code)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _require_known(tokens: Sequence[str]) -> None:
+    """Cyclopts would import every command only to word this sentence."""
+    names = [command.name for command in TOP] + list(GROUPS)
+    for depth, token in enumerate(tokens[:2]):
+        if token.startswith("-"):
+            return
+        if token not in names:
+            spoken = " ".join(["stepwell", *tokens[:depth]])
+            close = difflib.get_close_matches(token, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(names))}"
+            raise BadInput(f"{spoken} has no command {token!r}: {hint}")
+        if token not in GROUPS:
+            return
+        names = [command.name for command in GROUPS[token][1]]
+
+
+def _help_line(tokens: Sequence[str]) -> str:
+    """The command to type for help on what was typed."""
+    depth = 2 if tokens and tokens[0] in GROUPS else 1
+    named = [token for token in tokens[:depth] if not token.startswith("-")]
+    return " ".join(["stepwell", *named, "--help"])
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"stepwell: {sentence}", file=sys.stderr)
+    return code
+
+
+def _plain(error: CycloptsError) -> str:
+    """Cyclopts' message on one line, without its final stop."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _missing_extra(error: BaseException | None) -> str | None:
+    """A sentence when the import failed because an extra is not installed."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            module = error.name.partition(".")[0]
+            if module in EXTRA_OF_MODULE:
+                line = install_line(EXTRA_OF_MODULE[module])
+                return f"the package {module} is not installed: in the checkout run  {line}"
+        error = error.__cause__
+    return None
+
+
+if __name__ == "__main__":
+    main()
