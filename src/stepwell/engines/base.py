@@ -126,7 +126,10 @@ class Engine(Protocol):
         """Name the sequence's tokens at ``block.depth``; the block then outlives the sequence."""
 
     def close(self, request: RequestId) -> None:
-        """Take the sequence off the device. Sealed blocks stay, unsealed tokens are forgotten."""
+        """Take the sequence off the device. Sealed blocks stay, unsealed tokens are forgotten.
+
+        A request that is not open is ignored: a failed step may have closed it already.
+        """
 
     def drop(self, block: BlockId) -> None:
         """Give the block's frame back. Never called while an open sequence uses the block."""

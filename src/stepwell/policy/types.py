@@ -136,6 +136,20 @@ class StepFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenFailed:
+    """A planned ``Open`` could not be carried out because one of its blocks did not load."""
+
+    request: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class DemoteIdle:
+    """The operator wants every idle block pushed down to ``target`` (host or disk)."""
+
+    target: KvTier
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """The server is going down: admit nothing more, keep on disk what is worth keeping."""
 
@@ -148,6 +162,8 @@ Event = (
     | Moved
     | Recovered
     | StepFailed
+    | OpenFailed
+    | DemoteIdle
     | Draining
 )
 
@@ -181,7 +197,7 @@ class Move:
     device <-> host happens at once, in order. host <-> disk is queued and ends with ``Moved``.
     """
 
-    block: BlockId
+    block: BlockMeta
     source: KvTier
     target: KvTier
 
@@ -208,6 +224,8 @@ class Open:
     from_device_tokens: int
     from_host_tokens: int
     from_disk_tokens: int
+    recomputed_tokens: int
+    """Tokens that will be computed although they had been before (counted in whole units)."""
 
 
 @dataclass(frozen=True, slots=True)

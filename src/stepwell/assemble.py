@@ -1,0 +1,139 @@
+"""Puts a node together from settings: engine, tiers, policy, driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stepwell.clock import Clock, MonotonicClock
+from stepwell.driver import Driver
+from stepwell.engines.base import Engine, EngineInfo, TextModel
+from stepwell.errors import BadInput
+from stepwell.models import resolve_model
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.machine import Policy
+from stepwell.policy.placement import PLACEMENTS
+from stepwell.policy.types import KvTier
+from stepwell.recording import Recorder
+from stepwell.settings import Settings
+from stepwell.tiers.base import Tiers
+
+UNIT_TOKENS = 16
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Everything that serves one model on one machine."""
+
+    settings: Settings
+    engine: Engine
+    text: TextModel
+    tiers: Tiers
+    driver: Driver
+
+    def stop(self, drain_s: float = 30.0) -> None:
+        """Finish or tell what runs, keep on disk what is worth keeping, free everything."""
+        self.driver.stop(drain_s)
+
+
+def build(
+    settings: Settings, *, progress: Progress | None = None, clock: Clock | None = None, strict: bool = False
+) -> Node:
+    """Load the model, open the KV tiers and wire the loop; the driver is not started yet.
+
+    Errors are ``StepwellError``: one sentence (a missing extra, a damaged model, a busy directory).
+    """
+    _require_policy(settings.policy.name)
+    clock = clock or MonotonicClock()
+    engine, text = _engine(settings, clock, progress)
+    try:
+        tiers = _tiers(settings, engine.info)
+        config = policy_config(settings, engine.info, tiers)
+        recorder = Recorder(settings.record, config) if settings.record else None
+        driver = Driver(
+            engine, text, tiers, Policy(config), clock=clock, recorder=recorder, strict=strict
+        )
+    except BaseException:
+        engine.close_engine()
+        raise
+    return Node(settings, engine, text, tiers, driver)
+
+
+def _require_policy(name: str) -> None:
+    if name not in PLACEMENTS:
+        raise BadInput(f"unknown policy {name!r}: there is {', '.join(sorted(PLACEMENTS))}")
+
+
+def _engine(settings: Settings, clock: Clock, progress: Progress | None) -> tuple[Engine, TextModel]:
+    wanted = settings.engine
+    if wanted.kind == "null":
+        from stepwell.engines.null import NullConfig, NullEngine, NullText
+
+        engine = NullEngine(
+            NullConfig(
+                device_blocks=wanted.device_kv_tokens // 64,
+                max_sequences=wanted.max_sequences,
+                prefill_us_per_token=2_000,
+                decode_us_per_step=8_000,
+                decode_us_per_sequence=2_000,
+                copy_us_per_block=100,
+            ),
+            clock,
+        )
+        return engine, NullText(engine.info)
+    model = resolve_model(wanted.model, progress)
+    from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
+
+    return load_llamacpp(
+        LlamaCppConfig(
+            model_path=model.path,
+            model_name=model.name,
+            device_kv_tokens=wanted.device_kv_tokens,
+            context_tokens=wanted.context_tokens,
+            max_sequences=wanted.max_sequences,
+            threads=wanted.threads,
+            n_gpu_layers=wanted.n_gpu_layers,
+            kv_type_k=wanted.kv_type_k,
+            kv_type_v=wanted.kv_type_v,
+            exact_lone_decode=wanted.exact_lone_decode,
+        )
+    )
+
+
+def _tiers(settings: Settings, info: EngineInfo) -> Tiers:
+    from stepwell.tiers.local import LocalTiers
+
+    return LocalTiers(
+        host_bytes=settings.kv.host_kv,
+        disk_bytes=settings.kv.disk_kv,
+        directory=settings.kv.disk_dir,
+        fingerprint=info.fingerprint,
+        block_bytes=info.block_bytes,
+        read_deadline_ms=settings.kv.disk_read_deadline_ms,
+    )
+
+
+def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyConfig:
+    """What the policy may use: the engine's frames and the bounds that the tiers really have."""
+    wanted = settings.policy
+    return PolicyConfig(
+        block_tokens=info.block_tokens,
+        unit_tokens=UNIT_TOKENS,
+        device_blocks=info.device_blocks,
+        block_bytes=info.block_bytes,
+        token_bytes=info.token_bytes,
+        host_bytes=tiers.usage(KvTier.HOST).limit_bytes,
+        disk_bytes=tiers.usage(KvTier.DISK).limit_bytes,
+        disk_overhead_bytes=4096,
+        disk_align_bytes=4096,
+        context_tokens=info.context_tokens,
+        max_running=min(wanted.max_running, info.max_sequences),
+        max_waiting=wanted.max_waiting,
+        step_tokens=wanted.step_tokens,
+        reserve_tokens=wanted.reserve_tokens,
+        max_agents=wanted.max_agents,
+        always_load=wanted.always_load,
+        placement=wanted.name,
+    )

@@ -1,0 +1,322 @@
+"""An engine that computes nothing: it obeys the contract and takes the time a cost model says.
+
+It is the engine of the tests, of load tests and of simulation. Its KV is honest in one respect: the
+"KV" of a token is a digest of everything before it, and the next token is drawn from the digest the
+device holds. A block that comes back altered, or at the wrong place, changes the answer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepwell.clock import Clock, MonotonicClock
+from stepwell.engines.base import (
+    BatchItem,
+    Buffer,
+    EngineError,
+    EngineInfo,
+    NoRoom,
+    RenderedChat,
+    Sampled,
+    SamplingParams,
+    TokenLogprob,
+)
+from stepwell.policy.types import BlockId, BlockMeta, RequestId
+
+_MASK = (1 << 64) - 1
+_DIGEST_BYTES = 8
+END_TOKEN, BOS_TOKEN, VOCAB_SIZE = 256, 257, 258
+
+
+@dataclass(frozen=True, slots=True)
+class NullConfig:
+    """Sizes of the pretended device and what its work costs (measured figures go in here)."""
+
+    model: str = "null"
+    device_blocks: int = 128
+    block_tokens: int = 64
+    token_bytes: int = 64
+    context_tokens: int = 1 << 20
+    max_sequences: int = 64
+    prefill_us_per_token: int = 0
+    depth_ns_per_token: int = 0
+    """What every earlier token adds to the cost of one."""
+    decode_us_per_step: int = 0
+    decode_us_per_sequence: int = 0
+    copy_us_per_block: int = 0
+    answer_tokens: int = 0
+    """Mean length after which an answer ends by itself; 0: never, ``max_tokens`` ends it."""
+    answer: bytes | None = None
+    """A fixed answer, for tests that need a certain text."""
+
+
+@dataclass(slots=True)
+class _Sequence:
+    digests: list[int]
+    sampling: SamplingParams
+    blocks: list[BlockId | None] = field(default_factory=list)
+    """Per depth: the block whose frame it uses, or None for a frame of its own."""
+
+
+def _next_digest(previous: int, token: int) -> int:
+    """One round of splitmix64 over the state and the token."""
+    z = (previous ^ (token * 0x9E3779B97F4A7C15)) + 0x9E3779B97F4A7C15 & _MASK
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
+    return z ^ z >> 31
+
+
+class NullEngine:
+    """See ``Engine``. Frames are counted exactly, so a policy that overbooks gets ``NoRoom``."""
+
+    def __init__(self, config: NullConfig | None = None, clock: Clock | None = None) -> None:
+        self.config = config or NullConfig()
+        self._clock = clock or MonotonicClock()
+        assert self.config.token_bytes >= _DIGEST_BYTES and self.config.token_bytes % _DIGEST_BYTES == 0
+        self.info = EngineInfo(
+            model=self.config.model,
+            fingerprint=f"null-1:{self.config.model}:{self.config.token_bytes}",
+            context_tokens=min(
+                self.config.context_tokens, self.config.device_blocks * self.config.block_tokens
+            ),
+            block_tokens=self.config.block_tokens,
+            device_blocks=self.config.device_blocks,
+            max_sequences=self.config.max_sequences,
+            block_bytes=self.config.block_tokens * self.config.token_bytes,
+            token_bytes=self.config.token_bytes,
+            vocab_size=VOCAB_SIZE,
+        )
+        self._blocks: dict[BlockId, tuple[BlockMeta, list[int]]] = {}
+        self._open: dict[RequestId, _Sequence] = {}
+        self._generated: dict[RequestId, int] = {}
+        self._frames_used = 0
+
+    # --- blocks and sequences -----------------------------------------------------------------
+
+    def open(
+        self, request: RequestId, blocks: Sequence[BlockId], n_tokens: int, sampling: SamplingParams
+    ) -> None:
+        if request in self._open:
+            raise EngineError(f"request {request} is open already")
+        if len(self._open) >= self.info.max_sequences:
+            raise NoRoom("every sequence is taken")
+        digests, shared = self._attach(blocks, n_tokens)
+        if n_tokens % self.info.block_tokens:
+            self._take(1)
+        self._open[request] = _Sequence(digests, sampling, shared)
+        self._generated.setdefault(request, 0)
+
+    def _attach(self, blocks: Sequence[BlockId], n_tokens: int) -> tuple[list[int], list[BlockId | None]]:
+        digests: list[int] = []
+        shared: list[BlockId | None] = []
+        parent: BlockId | None = None
+        for depth, name in enumerate(blocks):
+            meta, kept = self._known(name)
+            if meta.depth != depth or meta.parent != parent:
+                raise EngineError("the blocks do not form one prefix")
+            used = min(n_tokens - len(digests), self.info.block_tokens)
+            if used < 1 or used > len(kept):
+                raise EngineError("the blocks do not hold that many tokens")
+            digests += kept[:used]
+            shared.append(name if used == self.info.block_tokens else None)
+            parent = name
+        if len(digests) != n_tokens:
+            raise EngineError("the blocks do not hold that many tokens")
+        return digests, shared
+
+    def _known(self, block: BlockId) -> tuple[BlockMeta, list[int]]:
+        try:
+            return self._blocks[block]
+        except KeyError:
+            raise EngineError(f"block {block.hex()} is not on the device") from None
+
+    def _take(self, frames: int) -> None:
+        if self._frames_used + frames > self.info.device_blocks:
+            raise NoRoom("no frame is free")
+        self._frames_used += frames
+
+    def forget(self, request: RequestId) -> None:
+        self._generated.pop(request, None)
+
+    def seal(self, request: RequestId, block: BlockMeta) -> None:
+        sequence = self._open[request]
+        first = block.depth * self.info.block_tokens
+        if block.id in self._blocks or len(sequence.digests) < first + block.n_tokens:
+            raise EngineError("the block cannot be sealed")
+        self._blocks[block.id] = (block, sequence.digests[first : first + block.n_tokens])
+        sequence.blocks[block.depth] = block.id
+
+    def close(self, request: RequestId) -> None:
+        sequence = self._open.pop(request, None)
+        if sequence is not None:
+            self._frames_used -= sum(1 for block in sequence.blocks if block is None)
+
+    def drop(self, block: BlockId) -> None:
+        self._known(block)
+        if any(block in sequence.blocks for sequence in self._open.values()):
+            raise EngineError("an open sequence uses the block")
+        del self._blocks[block]
+        self._frames_used -= 1
+
+    def store(self, block: BlockId) -> Buffer:
+        self._clock.sleep_us(self.config.copy_us_per_block)
+        _, digests = self._known(block)
+        repeat = self.config.token_bytes // _DIGEST_BYTES
+        return b"".join(struct.pack("<Q", digest) * repeat for digest in digests)
+
+    def load(self, block: BlockMeta, data: Buffer) -> None:
+        self._clock.sleep_us(self.config.copy_us_per_block)
+        if block.parent is not None:
+            self._known(block.parent)
+        if block.id in self._blocks or len(data) != block.n_tokens * self.config.token_bytes:
+            raise EngineError("the stored block has the wrong size or is there already")
+        self._take(1)
+        words = struct.unpack(f"<{len(data) // _DIGEST_BYTES}Q", bytes(data))
+        self._blocks[block.id] = (block, list(words[:: self.config.token_bytes // _DIGEST_BYTES]))
+
+    # --- computing ----------------------------------------------------------------------------
+
+    def run(self, batch: Sequence[BatchItem]) -> list[Sampled]:
+        for item in batch:
+            self._accept(item)
+        self._clock.sleep_us(self._cost_us(batch))
+        sampled = []
+        for item in batch:
+            sequence = self._open[item.request]
+            self._compute(sequence, item.tokens)
+            if item.sample:
+                sampled.append(self._sample(item.request, sequence))
+        return sampled
+
+    def _accept(self, item: BatchItem) -> None:
+        sequence = self._open.get(item.request)
+        if sequence is None or item.start != len(sequence.digests) or not item.tokens:
+            raise EngineError("the item does not continue its sequence", [item.request])
+        if any(not 0 <= token < VOCAB_SIZE for token in item.tokens):
+            raise EngineError("a token is not in the vocabulary", [item.request])
+        frames = -(-(item.start + len(item.tokens)) // self.info.block_tokens) - len(sequence.blocks)
+        self._take(max(0, frames))
+        sequence.blocks += [None] * frames
+
+    def _compute(self, sequence: _Sequence, tokens: Sequence[int]) -> None:
+        digest = sequence.digests[-1] if sequence.digests else 0
+        for token in tokens:
+            digest = _next_digest(digest, token)
+            sequence.digests.append(digest)
+
+    def _cost_us(self, batch: Sequence[BatchItem]) -> int:
+        tokens = [len(item.tokens) for item in batch]
+        prefill = sum(n for n in tokens if n > 1)
+        decoding = sum(1 for n in tokens if n == 1)
+        depth = sum(n * (2 * item.start + n) // 2 for n, item in zip(tokens, batch, strict=True))
+        cost_us = prefill * self.config.prefill_us_per_token + depth * self.config.depth_ns_per_token // 1000
+        if decoding:
+            cost_us += self.config.decode_us_per_step + decoding * self.config.decode_us_per_sequence
+        return cost_us
+
+    def _sample(self, request: RequestId, sequence: _Sequence) -> Sampled:
+        draw = sequence.digests[-1]
+        if sequence.sampling.temperature > 0 and sequence.sampling.seed is not None:
+            draw = _next_digest(draw, sequence.sampling.seed & 0xFFFFFFFF)
+        token = self._choose(request, draw, sequence.sampling)
+        self._generated[request] += 1
+        if sequence.sampling.logprobs is None:
+            return Sampled(request, token)
+        top = tuple(TokenLogprob(32 + i, -1.0 - i) for i in range(sequence.sampling.logprobs))
+        return Sampled(request, token, TokenLogprob(token, -0.5), top)
+
+    def _choose(self, request: RequestId, draw: int, sampling: SamplingParams) -> int:
+        done = self._generated[request]
+        if self.config.answer is not None:
+            return self.config.answer[done] if done < len(self.config.answer) else END_TOKEN
+        if self.config.answer_tokens and not sampling.ignore_eos and draw % self.config.answer_tokens == 0:
+            return END_TOKEN
+        letter = draw // 7 % 32
+        return 97 + letter if letter < 26 else 32
+
+    def validate(self, sampling: SamplingParams) -> None:
+        if sampling.grammar is not None and "root" not in sampling.grammar:
+            raise ValueError("the grammar has no rule called root")
+
+    # --- upkeep -------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        own = sum(1 for s in self._open.values() for block in s.blocks if block is None)
+        assert self._frames_used == len(self._blocks) + own <= self.info.device_blocks
+        for meta, digests in self._blocks.values():
+            assert len(digests) == meta.n_tokens
+            assert meta.parent is None or meta.parent in self._blocks, "a block without its parent"
+
+    def close_engine(self) -> None:
+        self._blocks.clear()
+        self._open.clear()
+        self._frames_used = 0
+
+
+class _ByteDetokenizer:
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def add(self, token: int) -> str:
+        if token < 256:
+            self._bytes.append(token)
+        try:
+            text = self._bytes.decode()
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data":
+                return ""
+            text = self._bytes.decode(errors="replace")
+        self._bytes.clear()
+        return text
+
+    def flush(self) -> str:
+        text = self._bytes.decode(errors="replace")
+        self._bytes.clear()
+        return text
+
+
+class NullText:
+    """The text side of the null engine: one token a byte, a chat template of one line a message."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        self.name = info.model
+        self.context_tokens = info.context_tokens
+        self.has_chat_template = True
+
+    def tokenize(self, text: str, *, add_bos: bool, parse_special: bool) -> list[int]:
+        return [BOS_TOKEN] * add_bos + list(text.encode("utf-8", "replace"))
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes((token,)) if token < 256 else b""
+
+    def detokenizer(self) -> _ByteDetokenizer:
+        return _ByteDetokenizer()
+
+    def is_end(self, token: int) -> bool:
+        return token == END_TOKEN
+
+    def render_chat(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> RenderedChat:
+        lines = [f"{message['role']}: {message.get('content') or ''}\n" for message in messages]
+        if tools:
+            lines.insert(0, f"tools: {', '.join(t['function']['name'] for t in tools)}\n")
+        return RenderedChat("".join(lines) + "assistant: " * add_generation_prompt)
+
+    def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        """``call NAME ARGUMENTS`` on a line of its own is a tool call."""
+        content, calls = [], []
+        for line in text.split("\n"):
+            if line.startswith("call ") and line.count(" ") >= 2:
+                _, name, arguments = line.split(" ", 2)
+                calls.append({"name": name, "arguments": arguments})
+            else:
+                content.append(line)
+        return "\n".join(content), calls

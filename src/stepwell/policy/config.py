@@ -1,0 +1,64 @@
+"""What the policy is told about the machine and about its own limits. Integers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """Sizes are bytes, counts are counts; everything that decides is in here or in an event."""
+
+    block_tokens: int
+    unit_tokens: int
+    """Granularity at which prompts may share part of a block; divides ``block_tokens``."""
+    device_blocks: int
+    block_bytes: int
+    token_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    disk_overhead_bytes: int = 0
+    """What a record takes on disk beyond its block."""
+    disk_align_bytes: int = 1
+    """Records take whole multiples of this."""
+    context_tokens: int = 1 << 30
+    max_running: int = 32
+    max_waiting: int = 1024
+    step_tokens: int = 256
+    """Tokens per engine step. Larger fills prompts faster and makes streams stutter more."""
+    reserve_tokens: int = 64
+    """Room set aside at admission for what a request will generate; growing past it may preempt."""
+    scan_waiting: int = 8
+    """How far behind the head of the queue a step looks, and fetches from disk for."""
+    disk_writes_in_flight: int = 8
+    disk_reads_in_flight: int = 64
+    max_agents: int = 10_000
+    max_ghost_units: int = 200_000
+    """How many hashes of lost units are remembered, to count what is computed twice."""
+    always_load: bool = False
+    """Skip the load-or-recompute gate: whatever is stored is loaded (the exactness benchmark)."""
+    placement: str = "lru"
+
+    def __post_init__(self) -> None:
+        if self.block_tokens % self.unit_tokens:
+            raise ValueError("unit_tokens must divide block_tokens")
+        if self.device_blocks < 1 or self.step_tokens < 1 or self.max_running < 1:
+            raise ValueError("device_blocks, step_tokens and max_running must be at least 1")
+        if self.host_bytes < 0 or self.disk_bytes < 0:
+            raise ValueError("host_bytes and disk_bytes must not be negative")
+
+    @property
+    def units_per_block(self) -> int:
+        return self.block_tokens // self.unit_tokens
+
+    def blocks_for(self, tokens: int) -> int:
+        """Frames that ``tokens`` tokens of one sequence take."""
+        return -(-tokens // self.block_tokens)
+
+    def size_of(self, tokens: int) -> int:
+        """Bytes of a stored block of ``tokens`` tokens; never less than its real size."""
+        return self.block_bytes - (self.block_tokens - tokens) * self.token_bytes
+
+    def disk_size_of(self, size_bytes: int) -> int:
+        whole = size_bytes + self.disk_overhead_bytes
+        return -(-whole // self.disk_align_bytes) * self.disk_align_bytes

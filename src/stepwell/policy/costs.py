@@ -1,0 +1,116 @@
+"""What loading and recomputing cost, measured online; integers only, so that replays agree.
+
+Load or recompute is a gate, not a habit: loading can lose (SGLang issue 26305: 2450 ms from a file
+against 1725 ms recomputed; Dynamo issue 6101: 40 s against 0.9 s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stepwell.policy.types import Computed, KvTier, Moved
+
+Route = tuple[KvTier, KvTier]
+
+DEFAULT_NS_PER_KIB: dict[Route, int] = {
+    (KvTier.DEVICE, KvTier.HOST): 400,
+    (KvTier.HOST, KvTier.DEVICE): 250,
+    (KvTier.HOST, KvTier.DISK): 2_000,
+    (KvTier.DISK, KvTier.HOST): 2_000,
+}
+"""Before anything was measured: about 4 GB/s from memory, 0.5 GB/s from disk."""
+
+DEFAULT_PREFILL_NS_PER_TOKEN = 2_000_000
+_FORGET_NUMERATOR, _FORGET_DENOMINATOR = 15, 16
+_MIN_PREFILL_SHARE = 4  # a step counts as prefill when decode tokens are less than a fourth of it
+
+
+@dataclass(slots=True)
+class PrefillFit:
+    """Least squares of ``duration = tokens * a + depth_tokens * b``, old steps fading.
+
+    Attention makes a token dearer the deeper it stands; ``b`` is that price per earlier token.
+    """
+
+    nn: int = 0
+    nd: int = 0
+    dd: int = 0
+    nt: int = 0
+    dt: int = 0
+
+    def add(self, tokens: int, depth_tokens: int, duration_ns: int) -> None:
+        self.nn = self._fade(self.nn) + tokens * tokens
+        self.nd = self._fade(self.nd) + tokens * depth_tokens
+        self.dd = self._fade(self.dd) + depth_tokens * depth_tokens
+        self.nt = self._fade(self.nt) + tokens * duration_ns
+        self.dt = self._fade(self.dt) + depth_tokens * duration_ns
+
+    @staticmethod
+    def _fade(total: int) -> int:
+        return total * _FORGET_NUMERATOR // _FORGET_DENOMINATOR
+
+    def estimate_ns(self, tokens: int, depth_tokens: int) -> int:
+        """Time to compute ``tokens`` whose depths sum to ``depth_tokens``."""
+        if not self.nn:
+            return tokens * DEFAULT_PREFILL_NS_PER_TOKEN
+        determinant = self.nn * self.dd - self.nd * self.nd
+        a_scaled = self.nt * self.dd - self.dt * self.nd
+        b_scaled = self.nn * self.dt - self.nd * self.nt
+        if determinant > 0 and a_scaled > 0 and b_scaled >= 0:
+            return (tokens * a_scaled + depth_tokens * b_scaled) // determinant
+        return tokens * self.nt // self.nn
+
+
+@dataclass(slots=True)
+class Costs:
+    """Bandwidth of every route between KV tiers and speed of prefill, as last seen."""
+
+    ns_per_kib: dict[Route, int] = field(default_factory=lambda: dict(DEFAULT_NS_PER_KIB))
+    prefill: PrefillFit = field(default_factory=PrefillFit)
+
+    def saw_move(self, moved: Moved) -> None:
+        """Fold in a transfer; its duration includes the time it stood in the queue of its route."""
+        if not moved.ok or moved.size_bytes < 1024:
+            return
+        seen = moved.duration_us * 1000 * 1024 // moved.size_bytes
+        route = (moved.source, moved.target)
+        self.ns_per_kib[route] = (self.ns_per_kib[route] * 7 + seen) // 8
+
+    def saw_step(self, step: Computed) -> None:
+        """Fold in an engine step, if prefill was what it mostly did."""
+        if step.prefill_tokens >= 16 and step.decode_tokens * _MIN_PREFILL_SHARE < step.prefill_tokens:
+            tokens = step.prefill_tokens + step.decode_tokens
+            self.prefill.add(tokens, step.depth_tokens, step.duration_us * 1000)
+
+    def move_us(self, source: KvTier, target: KvTier, size_bytes: int) -> int:
+        return self.ns_per_kib[source, target] * size_bytes // (1024 * 1000)
+
+    def compute_us(self, start: int, stop: int) -> int:
+        """Time to compute tokens ``[start, stop)`` of one sequence."""
+        tokens = max(0, stop - start)
+        return self.prefill.estimate_ns(tokens, tokens * (start + stop) // 2) // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One block of a stored prefix, as the gate sees it."""
+
+    n_tokens: int
+    load_us: int
+
+
+def best_cut(steps: Sequence[Step], prompt_tokens: int, costs: Costs) -> int:
+    """How many of the leading blocks to load; the rest of the prompt is recomputed.
+
+    Loads of one prefix add up, and whatever is not loaded is computed at its depth. Ties load.
+    """
+    tokens, loading_us = 0, 0
+    best, best_us = 0, costs.compute_us(0, prompt_tokens)
+    for count, step in enumerate(steps, start=1):
+        tokens += step.n_tokens
+        loading_us += step.load_us
+        total_us = loading_us + costs.compute_us(tokens, prompt_tokens)
+        if total_us <= best_us:
+            best, best_us = count, total_us
+    return best

@@ -1,0 +1,151 @@
+"""The block index: a prefix tree of chained hashes that says where each block's bytes lie.
+
+A block is in the index as long as one KV tier holds it. A walk from the root finds the longest
+prefix of a prompt that is stored anywhere; inside the last block it matches unit by unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from stepwell.policy.types import BlockId, BlockMeta, KvTier
+
+FASTEST_FIRST = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
+
+
+@dataclass(slots=True)
+class Block:
+    """One node: what it is, which KV tiers hold it, and who needs it to stay."""
+
+    meta: BlockMeta
+    device: bool = False
+    host: bool = False
+    disk: bool = False
+    pins: int = 0
+    """Running requests that use it: it must stay on the device."""
+    claims: int = 0
+    """Requests about to load it: its host and disk copies must stay."""
+    moving: KvTier | None = None
+    """Where a queued transfer (host <-> disk) is taking it; both ends must stay meanwhile."""
+    leaving: bool = False
+    """Its host copy is dropped as soon as the disk has it."""
+    device_children: int = 0
+    """Children that are on the device: dropping a parent before them would strand them."""
+    last_use_us: int = 0
+    shunned_until_us: int = 0
+    """A read from disk failed or was too slow: until then it counts as not there."""
+
+    @property
+    def id(self) -> BlockId:
+        return self.meta.id
+
+    def fastest(self) -> KvTier:
+        """The fastest KV tier that holds it. A block in the index is always somewhere."""
+        if self.device:
+            return KvTier.DEVICE
+        return KvTier.HOST if self.host else KvTier.DISK
+
+    def is_on(self, tier: KvTier) -> bool:
+        if tier is KvTier.DEVICE:
+            return self.device
+        return self.host if tier is KvTier.HOST else self.disk
+
+    def set_on(self, tier: KvTier, present: bool) -> None:
+        if tier is KvTier.DEVICE:
+            self.device = present
+        elif tier is KvTier.HOST:
+            self.host = present
+        else:
+            self.disk = present
+
+    @property
+    def nowhere(self) -> bool:
+        return not (self.device or self.host or self.disk or self.moving)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One step of a walk: a block, and how many of its tokens the prompt shares."""
+
+    block: Block
+    n_tokens: int
+
+
+@dataclass(slots=True)
+class BlockIndex:
+    """All blocks by id, and by the hash of each unit inside them."""
+
+    block_tokens: int
+    unit_tokens: int
+    blocks: dict[BlockId, Block] = field(default_factory=dict)
+    _by_unit: dict[bytes, list[BlockId]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def get(self, block: BlockId) -> Block | None:
+        return self.blocks.get(block)
+
+    def add(self, meta: BlockMeta) -> Block:
+        """The block's node; made if it is not known yet."""
+        known = self.blocks.get(meta.id)
+        if known is not None:
+            return known
+        node = Block(meta)
+        self.blocks[meta.id] = node
+        for unit in meta.units:
+            self._by_unit.setdefault(unit, []).append(meta.id)
+        return node
+
+    def remove(self, block: BlockId) -> None:
+        """Forget a block that no KV tier holds any more."""
+        node = self.blocks.pop(block)
+        for unit in node.meta.units:
+            holders = self._by_unit[unit]
+            holders.remove(block)
+            if not holders:
+                del self._by_unit[unit]
+
+    def holds_unit(self, unit: bytes) -> bool:
+        return unit in self._by_unit
+
+    def walk(self, units: Sequence[bytes], n_tokens: int) -> Iterator[Match]:
+        """The longest stored prefix of a prompt's first ``n_tokens`` tokens, root first.
+
+        The last match may use only part of its block; all others use whole blocks.
+        """
+        per_block = self.block_tokens // self.unit_tokens
+        usable_units = min(len(units), n_tokens // self.unit_tokens)
+        depth = 0
+        while (depth + 1) * per_block <= usable_units:
+            node = self.blocks.get(units[(depth + 1) * per_block - 1])
+            if node is None:
+                break
+            yield Match(node, self.block_tokens)
+            depth += 1
+        yield from self._partial(units[depth * per_block : usable_units][: per_block])
+
+    def _partial(self, units: Sequence[bytes]) -> Iterator[Match]:
+        for count in range(len(units), 0, -1):
+            holders = self._by_unit.get(units[count - 1])
+            if holders:
+                best = min((self.blocks[h] for h in holders), key=_distance)
+                yield Match(best, count * self.unit_tokens)
+                return
+
+    def check(self) -> None:
+        """Assert that both tables agree and that every block is somewhere."""
+        for block, node in self.blocks.items():
+            assert node.id == block
+            assert not node.nowhere, "a block that no KV tier holds is still in the index"
+            assert node.pins >= 0 and node.claims >= 0
+            assert node.device or not node.pins, "a pinned block is not on the device"
+            for unit in node.meta.units:
+                assert block in self._by_unit[unit]
+        assert sum(map(len, self._by_unit.values())) == sum(len(n.meta.units) for n in self.blocks.values())
+
+
+def _distance(node: Block) -> tuple[int, int, bytes]:
+    """Nearest copy first; among equals the shorter block (less to move), then a fixed order."""
+    return FASTEST_FIRST.index(node.fastest()), node.meta.n_tokens, node.id

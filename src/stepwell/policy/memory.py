@@ -1,0 +1,462 @@
+"""The book of the three KV tiers: what lies where, how full each is, and how room is made.
+
+Every method that changes something appends the actions that make it true to ``actions``; the book
+is written as if they had already succeeded, and ``moved`` corrects it when one did not.
+
+    device  counted in frames; a block leaves for the host, or is gone when the host has no room
+    host    counted in bytes; above a watermark its coldest blocks are written to disk ahead of
+            need, so that making room is a matter of dropping clean copies
+    disk    counted in bytes of records; the coldest records go
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.costs import Costs, Step
+from stepwell.policy.index import Block, BlockIndex, Match
+from stepwell.policy.placement import Placement
+from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved
+
+DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
+_CLEAN_SEARCH = 64  # how many cold host blocks are looked at for a clean one before one is given up
+_WRITE_PAUSE_US = 1_000_000  # after a failed disk write
+_READ_SHUN_US = 5_000_000  # after a failed or late disk read of a block
+
+
+class Memory:
+    """Blocks and bytes of device, host and disk."""
+
+    def __init__(self, config: PolicyConfig, placement: Placement) -> None:
+        self.config = config
+        self.placement = placement
+        self.index = BlockIndex(config.block_tokens, config.unit_tokens)
+        self.costs = Costs()
+        self.actions: list[Action] = []
+        self.device_used = 0
+        """Frames: blocks on the device and frames that running requests hold for themselves."""
+        self._device_count = 0
+        self.pinned = 0
+        """Blocks on the device that must stay because a running request uses them."""
+        self.host_used = 0
+        self.disk_used = 0
+        self.reading_bytes = 0
+        self.reads_in_flight = 0
+        self.writes_in_flight = 0
+        self.writes_paused_until_us = 0
+        self.evictions: dict[str, int] = dict.fromkeys(
+            ("device_host", "device_gone", "host_disk", "host_gone", "disk_gone"), 0
+        )
+        self._ghosts: OrderedDict[bytes, None] = OrderedDict()
+
+    # --- device -------------------------------------------------------------------------------
+
+    def room_on_device(self, keep: Iterable[Block] = ()) -> int:
+        """Frames that are free or could be freed, leaving the blocks of ``keep`` where they are."""
+        kept = sum(1 for block in keep if block.device and not block.pins)
+        return self.config.device_blocks - self.device_used + self._device_count - self.pinned - kept
+
+    def take_frames(self, count: int, now_us: int) -> bool:
+        """Make sure that ``count`` frames are free and count them as used."""
+        while self.config.device_blocks - self.device_used < count:
+            victim = self._device_victim(now_us)
+            if victim is None:
+                return False
+            self._evict_from_device(victim, now_us)
+        self.device_used += count
+        return True
+
+    def give_frames(self, count: int) -> None:
+        """Frames of a closed request that did not become blocks."""
+        self.device_used -= count
+
+    def _device_victim(self, now_us: int) -> Block | None:
+        for candidate in self.placement.victims(DEVICE, now_us):
+            block = self.index.blocks[candidate]
+            if not block.pins and not block.device_children:
+                return block
+        return None
+
+    def can_make_room(self, frames: int, now_us: int) -> bool:
+        """Whether ``frames`` frames can be freed without losing a block that the disk could keep.
+
+        False means: writes are under way that will make it true, and waiting for them (about a
+        millisecond a block) is far cheaper than computing what would be lost.
+        """
+        need = self._homeless_bytes(frames - (self.config.device_blocks - self.device_used), now_us)
+        free = self.config.host_bytes - self.host_used
+        if need <= free or not self.config.disk_bytes:
+            return True
+        kept = (b.meta.size_bytes for b in self._idle(HOST, now_us) if b.disk or b.pins)
+        if need <= free + sum(kept):
+            return True
+        self._write_cold(now_us, reach_bytes=self.config.host_bytes)
+        return not self.writes_in_flight
+
+    def _homeless_bytes(self, frames: int, now_us: int) -> int:
+        """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
+        total = 0
+        for candidate in self.placement.victims(DEVICE, now_us):
+            block = self.index.blocks[candidate]
+            if frames <= 0 or total >= self.config.host_bytes // 2:
+                break
+            if not block.pins:
+                frames -= 1
+                total += 0 if block.host or block.disk else block.meta.size_bytes
+        return min(total, self.config.host_bytes // 2)
+
+    def _evict_from_device(self, block: Block, now_us: int) -> None:
+        if block.host or self._keep_on_host(block, now_us):
+            self.evictions["device_host"] += 1
+        elif not block.disk:
+            self.evictions["device_gone"] += 1
+        self._drop(block, DEVICE)
+
+    def _keep_on_host(self, block: Block, now_us: int) -> bool:
+        if not self._room_on_host(block.meta.size_bytes, now_us):
+            return False
+        self.actions.append(Move(block.meta, DEVICE, HOST))
+        self._arrive(block, HOST, now_us)
+        return True
+
+    def sealed(self, meta: BlockMeta, now_us: int) -> Block:
+        """A running request's frame has become a block; the request pins it."""
+        block = self.index.add(meta)
+        self._ghosts_forget(meta.units)
+        self._set_device(block, True)
+        self.placement.used(block, DEVICE, now_us)
+        self.pin(block)
+        return block
+
+    def load(self, block: Block, now_us: int) -> None:
+        """Bring a block from host memory onto the device; the caller has taken the frame."""
+        self.actions.append(Move(block.meta, HOST, DEVICE))
+        self._set_device(block, True)
+        self.placement.used(block, DEVICE, now_us)
+
+    def pin(self, block: Block) -> None:
+        block.pins += 1
+        self.pinned += block.pins == 1
+
+    def unpin(self, block: Block) -> None:
+        block.pins -= 1
+        self.pinned -= block.pins == 0
+
+    def _set_device(self, block: Block, present: bool) -> None:
+        block.device = present
+        step = 1 if present else -1
+        self._device_count += step
+        parent = self.index.get(block.meta.parent) if block.meta.parent else None
+        if parent is not None:
+            parent.device_children += step
+
+    def lost_on_device(self, block: Block) -> None:
+        """The engine does not hold this block after all (its load failed)."""
+        self.placement.left(block, DEVICE)
+        self._set_device(block, False)
+        self.device_used -= 1
+        self._remove_if_nowhere(block)
+
+    # --- use ----------------------------------------------------------------------------------
+
+    def touch(self, path: Iterable[Block], now_us: int) -> None:
+        """A path (root first) has been used: leaves are reported before the root."""
+        for block in reversed(list(path)):
+            block.last_use_us = now_us
+            for tier in KvTier:
+                if block.is_on(tier):
+                    self.placement.used(block, tier, now_us)
+
+    def steps(self, path: Iterable[Match]) -> list[Step]:
+        """What each block of a path would cost to bring onto the device now."""
+        queued_us = self.costs.move_us(DISK, HOST, self.reading_bytes)
+        steps = []
+        for match in path:
+            load_us = self._load_us(match.block)
+            if match.block.fastest() is DISK:
+                load_us += queued_us
+                queued_us = 0
+            steps.append(Step(match.n_tokens, load_us))
+        return steps
+
+    def _load_us(self, block: Block) -> int:
+        if block.device:
+            return 0
+        size_bytes = block.meta.size_bytes
+        load_us = self.costs.move_us(HOST, DEVICE, size_bytes)
+        if not block.host:
+            load_us += self.costs.move_us(DISK, HOST, size_bytes)
+        return load_us
+
+    # --- host ---------------------------------------------------------------------------------
+
+    def _room_on_host(self, size_bytes: int, now_us: int) -> bool:
+        limit = self.config.host_bytes
+        if size_bytes > limit:
+            return False
+        while self.host_used + size_bytes > limit:
+            victim = self._host_victim(now_us)
+            if victim is None:
+                return False
+            self._evict_from_host(victim)
+        return True
+
+    def _host_victim(self, now_us: int) -> Block | None:
+        """The coldest block whose bytes are also elsewhere; failing that, the coldest of all."""
+        coldest: Block | None = None
+        for looked_at, block in enumerate(self._idle(HOST, now_us)):
+            if block.device or block.disk:
+                return block
+            coldest = coldest or block
+            if looked_at >= _CLEAN_SEARCH:
+                break
+        return coldest
+
+    def _idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
+        for candidate in self.placement.victims(tier, now_us):
+            block = self.index.blocks[candidate]
+            if not block.claims and block.moving is None:
+                yield block
+
+    def _evict_from_host(self, block: Block) -> None:
+        if not block.device:
+            self.evictions["host_disk" if block.disk else "host_gone"] += 1
+        self._drop(block, HOST)
+
+    def sink(self, now_us: int) -> None:
+        """Write the colder half of the host pool to disk ahead of need, once it is half full.
+
+        Who needs room then finds clean copies to drop and never waits for the disk.
+        """
+        if self.host_used > self.config.host_bytes // 2:
+            self._write_cold(now_us, reach_bytes=self.config.host_bytes // 2)
+
+    def _write_cold(self, now_us: int, reach_bytes: int) -> None:
+        wanted = self.config.disk_writes_in_flight - self.writes_in_flight
+        if wanted <= 0 or now_us < self.writes_paused_until_us or not self.config.disk_bytes:
+            return
+        for block in list(self._idle(HOST, now_us)):
+            reach_bytes -= block.meta.size_bytes
+            if wanted <= 0 or reach_bytes < 0:
+                break
+            if not block.disk and not block.device and self.placement.wants_disk(block):
+                wanted -= self.start_write(block, now_us)
+
+    def start_write(self, block: Block, now_us: int) -> bool:
+        """Queue host -> disk; False when the disk has no room that could be made."""
+        if not self._room_on_disk(block.meta.size_bytes, now_us):
+            return False
+        self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
+        block.moving = DISK
+        self.writes_in_flight += 1
+        self.actions.append(Move(block.meta, HOST, DISK))
+        return True
+
+    def start_read(self, block: Block, now_us: int) -> bool:
+        """Queue disk -> host; False when the host has no room or enough reads are under way."""
+        if self.reads_in_flight >= self.config.disk_reads_in_flight:
+            return False
+        if not self._room_on_host(block.meta.size_bytes, now_us):
+            return False
+        self.host_used += block.meta.size_bytes
+        self.reading_bytes += block.meta.size_bytes
+        self.reads_in_flight += 1
+        block.moving = HOST
+        self.actions.append(Move(block.meta, DISK, HOST))
+        return True
+
+    # --- disk ---------------------------------------------------------------------------------
+
+    def _room_on_disk(self, size_bytes: int, now_us: int) -> bool:
+        needed, limit = self.config.disk_size_of(size_bytes), self.config.disk_bytes
+        if needed > limit:
+            return False
+        while self.disk_used + needed > limit:
+            victim = next((b for b in self._idle(DISK, now_us)), None)
+            if victim is None:
+                return False
+            if not victim.device and not victim.host:
+                self.evictions["disk_gone"] += 1
+            self._drop(victim, DISK)
+        return True
+
+    def recovered(self, metas: Iterable[BlockMeta], now_us: int) -> None:
+        """Blocks found on disk at start. Deeper ones count as colder."""
+        blocks = [self.index.add(meta) for meta in metas]
+        for block in sorted(blocks, key=lambda b: (-b.meta.depth, b.id)):
+            if not block.disk:
+                self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
+                block.disk = True
+                self.placement.used(block, DISK, now_us)
+
+    # --- transfers that ended -----------------------------------------------------------------
+
+    def moved(self, event: Moved, now_us: int) -> None:
+        """A transfer has ended: correct the book where it went wrong."""
+        self.costs.saw_move(event)
+        block = self.index.get(event.block)
+        if (event.source, event.target) == (HOST, DISK):
+            self._write_ended(event, block, now_us)
+        elif (event.source, event.target) == (DISK, HOST):
+            self._read_ended(event, block, now_us)
+        elif not event.ok and block is not None:
+            self._copy_failed(event, block)
+
+    def _write_ended(self, event: Moved, block: Block | None, now_us: int) -> None:
+        assert block is not None and block.moving is DISK
+        self.writes_in_flight -= 1
+        block.moving = None
+        self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
+        if event.ok:
+            self._arrive(block, DISK, now_us)
+        else:
+            self.writes_paused_until_us = now_us + _WRITE_PAUSE_US
+        if block.leaving:
+            block.leaving = False
+            if event.ok:
+                self._evict_from_host(block)
+
+    def _read_ended(self, event: Moved, block: Block | None, now_us: int) -> None:
+        assert block is not None and block.moving is HOST
+        self.reads_in_flight -= 1
+        self.reading_bytes -= block.meta.size_bytes
+        self.host_used -= block.meta.size_bytes
+        block.moving = None
+        if event.ok:
+            self._arrive(block, HOST, now_us)
+        else:
+            block.shunned_until_us = now_us + _READ_SHUN_US
+        if event.gone:
+            self._drop(block, DISK)
+        else:
+            self._remove_if_nowhere(block)
+
+    def _copy_failed(self, event: Moved, block: Block) -> None:
+        if event.target is HOST and block.host:
+            self._drop(block, HOST)
+        elif event.target is DEVICE and block.device:
+            self.lost_on_device(block)
+            if event.gone and block.host:
+                self._drop(block, HOST)
+
+    # --- bookkeeping --------------------------------------------------------------------------
+
+    def _arrive(self, block: Block, tier: KvTier, now_us: int) -> None:
+        block.set_on(tier, True)
+        if tier is HOST:
+            self.host_used += block.meta.size_bytes
+        else:
+            self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
+        self.placement.used(block, tier, now_us)
+
+    def _drop(self, block: Block, tier: KvTier) -> None:
+        self.actions.append(Drop(block.id, tier))
+        self.placement.left(block, tier)
+        if tier is DEVICE:
+            self._set_device(block, False)
+            self.device_used -= 1
+        elif tier is HOST:
+            block.host = False
+            self.host_used -= block.meta.size_bytes
+        else:
+            block.disk = False
+            self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
+        self._remove_if_nowhere(block)
+
+    def forget(self, block: Block) -> None:
+        """Drop every copy: a longer block has taken this one's place."""
+        if block.pins or block.claims or block.moving or block.device_children:
+            return
+        for tier in KvTier:
+            if block.is_on(tier):
+                self._drop(block, tier)
+
+    def drop_device_copy(self, block: Block) -> bool:
+        """Free the device copy of a block that is about to be sealed again; False if it must stay."""
+        if block.pins or block.device_children:
+            return False
+        self._drop(block, DEVICE)
+        return True
+
+    def _remove_if_nowhere(self, block: Block) -> None:
+        if block.nowhere and not block.pins and self.index.get(block.id) is block:
+            self.index.remove(block.id)
+            self._ghosts_add(block.meta.units)
+
+    def _ghosts_add(self, units: Iterable[bytes]) -> None:
+        for unit in units:
+            if not self.index.holds_unit(unit):
+                self._ghosts[unit] = None
+        while len(self._ghosts) > self.config.max_ghost_units:
+            self._ghosts.popitem(last=False)
+
+    def _ghosts_forget(self, units: Iterable[bytes]) -> None:
+        for unit in units:
+            self._ghosts.pop(unit, None)
+
+    def computed_before(self, units: Iterable[bytes]) -> int:
+        """How many of these units have been computed before, whether they are still held or not."""
+        return sum(1 for unit in units if unit in self._ghosts or self.index.holds_unit(unit))
+
+    # --- pushing everything down --------------------------------------------------------------
+
+    def demote_idle(self, target: KvTier, now_us: int) -> bool:
+        """Push idle blocks down towards ``target`` as far as one step can; True when no more can go."""
+        before = len(self.actions)
+        for candidate in list(self.placement.victims(DEVICE, now_us)):
+            block = self.index.get(candidate)
+            if block is None or block.pins or block.device_children:
+                continue
+            if block.host or self._fits_on_host(block):
+                self._evict_from_device(block, now_us)
+        if target is DISK and now_us >= self.writes_paused_until_us:
+            self._write_down(now_us)
+        return len(self.actions) == before and not self.writes_in_flight
+
+    def _fits_on_host(self, block: Block) -> bool:
+        return self.host_used + block.meta.size_bytes <= self.config.host_bytes
+
+    def _write_down(self, now_us: int) -> None:
+        idle = [b for b in self._idle(HOST, now_us) if not b.device]
+        for block in [b for b in idle if b.disk]:
+            self._evict_from_host(block)
+        dirty = [b for b in idle if not b.disk]
+        surplus = sum(self.config.disk_size_of(b.meta.size_bytes) for b in dirty) - self.config.disk_bytes
+        for block in dirty:
+            surplus -= self.config.disk_size_of(block.meta.size_bytes)
+            if surplus < 0 and self.writes_in_flight < self.config.disk_writes_in_flight:
+                block.leaving = self.start_write(block, now_us)
+
+    # --- invariants ---------------------------------------------------------------------------
+
+    def check(self, private_frames: int) -> None:
+        """Assert that every KV tier holds what the book says, and no more than its bound."""
+        self.index.check()
+        blocks = list(self.index.blocks.values())
+        assert self._device_count == sum(b.device for b in blocks)
+        assert self.device_used == self._device_count + private_frames <= self.config.device_blocks
+        assert self.pinned == sum(1 for b in blocks if b.pins)
+        on_host = sum(b.meta.size_bytes for b in blocks if b.host)
+        reading = sum(b.meta.size_bytes for b in blocks if b.moving is HOST)
+        assert self.host_used == on_host + reading <= self.config.host_bytes
+        assert self.reading_bytes == reading
+        on_disk = sum(self.config.disk_size_of(b.meta.size_bytes) for b in blocks if b.disk)
+        writing = sum(self.config.disk_size_of(b.meta.size_bytes) for b in blocks if b.moving is DISK)
+        assert self.disk_used == on_disk + writing <= max(self.config.disk_bytes, on_disk)
+        for block in blocks:
+            self._check_family(block)
+
+    def _check_family(self, block: Block) -> None:
+        parent = self.index.get(block.meta.parent) if block.meta.parent else None
+        if block.device and block.meta.parent:
+            assert parent is not None and parent.device, "a block on the device without its parent"
+
+
+def blocks_of(path: Iterable[Match]) -> list[Block]:
+    return [match.block for match in path]
+
+
+def ids_of(path: Iterable[Match]) -> tuple[BlockId, ...]:
+    return tuple(match.block.id for match in path)

@@ -1,0 +1,81 @@
+"""The turns the policy knows: one record per request, from arrival to its last token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stepwell.policy.index import Block
+from stepwell.policy.types import BlockId, RequestArrived, RequestId
+
+
+class TurnState(StrEnum):
+    """vLLM's request states; ``loading`` is waiting for its blocks to come up from disk."""
+
+    WAITING = "waiting"
+    LOADING = "loading"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+
+
+@dataclass(slots=True)
+class Turn:
+    """One request. Token counts: ``computed <= total``; the sampled token is known, not computed."""
+
+    arrival: RequestArrived
+    total: int
+    units: list[bytes]
+    state: TurnState = TurnState.WAITING
+    computed: int = 0
+    tail: bytes = b""
+    """Names the first ``computed`` tokens exactly."""
+    path: list[Block] = field(default_factory=list)
+    """Blocks of this turn that lie on the device and are pinned by it, root first."""
+    frames: int = 0
+    """Frames of its own: blocks that are not sealed."""
+    stuck: bool = False
+    """Somebody else's block of the same name is in use: from here on nothing more is sealed."""
+    resume: BlockId | None = None
+    """After a preemption: the tail block it left behind."""
+    opened_tail: Block | None = None
+    """The block that was used in part when the turn was opened."""
+    promised: list[BlockId] = field(default_factory=list)
+    """Prompt blocks that this turn is computing now; others who need them wait."""
+    claimed: list[Block] = field(default_factory=list)
+    """Blocks it waits for or is about to load."""
+    from_disk: dict[BlockId, None] = field(default_factory=dict)
+    """Blocks that came up from disk for this turn."""
+
+    @property
+    def id(self) -> RequestId:
+        return self.arrival.request
+
+    @property
+    def remaining(self) -> int:
+        return self.total - self.computed
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether more than the newest token is still to be computed."""
+        return self.remaining > 1
+
+    @property
+    def blocks_held(self) -> int:
+        return len(self.path) + self.frames
+
+
+@dataclass(slots=True)
+class AgentRecord:
+    """What is remembered of an agent between its turns; the later policies learn from here."""
+
+    tenant: str
+    service_tier: str
+    session: str
+    agent: str
+    parent_agent: str | None
+    turns: int = 0
+    tokens: int = 0
+    units: tuple[bytes, ...] = ()
+    tail: bytes = b""
+    last_use_us: int = 0
+    open_turns: dict[RequestId, None] = field(default_factory=dict)

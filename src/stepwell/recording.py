@@ -1,0 +1,96 @@
+"""Recordings: what the policy was told, step by step, and the hash of what it decided.
+
+One JSON object a line. The first line says under which configuration the policy ran; every other
+line is one step: the time, the events, and the decision hash so far. A recording holds hashes and
+counts, never text or tokens of a customer.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, get_args
+
+import msgspec
+
+from stepwell.errors import StepwellError
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.decisions import DecisionLog
+from stepwell.policy.types import Event, Plan
+
+FORMAT = "stepwell-recording"
+VERSION = 1
+_EVENTS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Event)}
+
+
+class RecordingError(StepwellError):
+    """A file that is not a recording, or is damaged; says which line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    line: int
+    now_us: int
+    events: tuple[Event, ...]
+    digest: str
+
+
+def _open(path: Path, mode: str) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return gzip.open(path, mode)  # type: ignore[return-value]
+    return path.open(mode)
+
+
+class Recorder:
+    """Writes a recording while a driver runs. ``.gz`` at the end of the name compresses it."""
+
+    def __init__(self, path: Path, config: PolicyConfig) -> None:
+        self._encoder = msgspec.json.Encoder()
+        self._log = DecisionLog()
+        self._file = _open(path, "wb")
+        self._line({"format": FORMAT, "version": VERSION, "config": asdict(config)})
+
+    def step(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
+        """Add one step. Steps without events that decided nothing leave only their hash."""
+        self._log.add(now_us, plan)
+        lines = [[type(event).__name__, asdict(event)] for event in events]
+        self._line({"t": now_us, "e": lines, "h": self._log.digest[:16]})
+
+    def _line(self, value: object) -> None:
+        self._file.write(self._encoder.encode(value) + b"\n")
+
+    @property
+    def digest(self) -> str:
+        return self._log.digest
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_recording(path: Path) -> tuple[PolicyConfig, Iterator[RecordedStep]]:
+    """The configuration and the steps of a recording. Errors: ``RecordingError``."""
+    try:
+        file = _open(path, "rb")
+        header = msgspec.json.decode(file.readline())
+        if header["format"] != FORMAT or header["version"] != VERSION:
+            raise ValueError("unknown format or version")
+        config = msgspec.convert(header["config"], PolicyConfig)
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+        raise RecordingError(f"{path} is not a Stepwell recording (line 1: {error})") from error
+    return config, _steps(path, file)
+
+
+def _steps(path: Path, file: IO[bytes]) -> Iterator[RecordedStep]:
+    with file:
+        for number, line in enumerate(file, start=2):
+            try:
+                raw = msgspec.json.decode(line)
+                events = tuple(msgspec.convert(body, _EVENTS[name]) for name, body in raw["e"])
+                step = RecordedStep(number, raw["t"], events, raw["h"])
+            except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+                raise RecordingError(f"{path} line {number} is damaged: {error}") from error
+            yield step
