@@ -23,13 +23,20 @@ class TierUsage:
     used_bytes: int
     limit_bytes: int
     blocks: int
+    overhead_bytes: int = 0
+    """Most that one block takes beyond its ``size_bytes`` (headers, padding). Who plans with the bound
+    counts it for every block, or is refused when the tier is nearly full."""
 
 
 class Tiers(Protocol):
     """Host pool and disk store behind one face."""
 
     def recovered(self) -> Sequence[BlockMeta]:
-        """Blocks that were found on disk at start, parents before children."""
+        """Blocks that were found on disk at start, parents before children.
+
+        A parent may be missing: it was in a faster KV tier when the last run ended. Its children are
+        of use again as soon as it has been computed.
+        """
 
     def put_host(self, block: BlockMeta, data: Buffer) -> bool:
         """Keep the bytes in host memory. False when the bound would be passed."""
@@ -38,13 +45,19 @@ class Tiers(Protocol):
         """The bytes in host memory; valid until the block is dropped."""
 
     def start(self, block: BlockMeta, source: KvTier, target: KvTier) -> None:
-        """Queue a transfer host -> disk or disk -> host. ``poll`` tells how it ended.
+        """Queue a transfer host -> disk or disk -> host. ``poll`` tells how it ended, exactly once.
 
         A transfer to host reserves its bytes at once, so that it cannot fail for lack of room later.
+        ``Moved.duration_us`` is the time of the I/O with its checksum, without the wait in the queue; a
+        transfer that was given up at its deadline says how long it was waited for.
         """
 
     def drop(self, block: BlockId, tier: KvTier) -> None:
-        """Forget one copy. Dropping what is not there, or is on its way, is harmless."""
+        """Forget one copy. Dropping what is not there, or is on its way, is harmless.
+
+        Dropping the target of a transfer under way makes it end as not ok; dropping its source does
+        not disturb it.
+        """
 
     def poll(self) -> list[Moved]:
         """The transfers that have ended since the last call, in order."""

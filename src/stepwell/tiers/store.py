@@ -1,0 +1,463 @@
+"""The disk store: KV blocks as files, bounded in bytes, safe against kill -9, warm after a restart.
+
+One file per block, written under a temporary name and renamed, so that at any moment a record is
+either whole or not there; what a power cut tears is found by its checksums and is a miss. There is
+no index file: a restart reads the header of every record (about 50 us each) and the payload is
+verified when it is read. Why files and not slabs or a log: docs/adr/0003-disk-layout.md.
+
+A block that was dropped shortly before a crash may be back after it. It is still right: its name is
+the hash of the tokens it holds, so the worst case is room used for something nobody wants.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepwell.policy.types import BlockId, BlockMeta
+from stepwell.tiers.directory import (
+    RecordName,
+    StoreDirectory,
+    model_directory,
+    parse_record_name,
+    records_of,
+    tree_bytes,
+)
+from stepwell.tiers.files import FileInfo, Files, aligned_buffer
+from stepwell.tiers.pages import Pages
+from stepwell.tiers.record import (
+    PAGE_BYTES,
+    Damaged,
+    Header,
+    decode,
+    encode,
+    header_size,
+    make_header,
+    padded,
+    verify_payload,
+)
+
+log = logging.getLogger(__name__)
+
+DIRECTORY_ENTRY_BYTES = 128
+"""What a file's name takes in its directory, rounded up from ext4's 64 and btrfs's 104."""
+
+RECORD_OVERHEAD_BYTES = PAGE_BYTES + (PAGE_BYTES - 1) + DIRECTORY_ENTRY_BYTES
+"""Most bytes a record takes beyond its payload: header, padding, name."""
+
+_DIRECTORY_GROWTH_BYTES = 2 * PAGE_BYTES
+"""How much a directory may grow with one new name: a page, or two when an index page splits."""
+
+
+class StoreFull(OSError):
+    """The record does not fit within the store's own bound."""
+
+    def __init__(self, needed_bytes: int) -> None:
+        super().__init__(errno.EDQUOT, f"the disk store's bound leaves no room for {needed_bytes} bytes")
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One record: what it holds and who still needs its file."""
+
+    meta: BlockMeta
+    sequence: int
+    payload_bytes: int
+    header_bytes: int
+    modified_s: float = 0.0
+    pins: int = 0
+    forgotten: bool = False
+
+    @property
+    def name(self) -> str:
+        return str(RecordName(self.meta.id, self.sequence))
+
+    @property
+    def file_bytes(self) -> int:
+        return self.header_bytes + padded(self.payload_bytes)
+
+
+@dataclass(slots=True)
+class _Foreign:
+    """A record of another model: counted in the bound, taken first when room is needed."""
+
+    model: str
+    info: FileInfo
+
+    @property
+    def file_bytes(self) -> int:
+        return padded(self.info.size_bytes)
+
+
+@dataclass(slots=True)
+class Found:
+    """What a start found. ``damaged``, ``torn`` and ``leftovers`` were removed, unreadable ones left."""
+
+    records: int = 0
+    damaged: int = 0
+    torn: int = 0
+    unreadable: int = 0
+    leftovers: int = 0
+    foreign: int = 0
+    removed_for_room: int = 0
+
+
+@dataclass(slots=True)
+class StoreUsage:
+    """``used_bytes`` counts live records with their overhead; ``limit_bytes`` is what they may take."""
+
+    used_bytes: int
+    limit_bytes: int
+    blocks: int
+
+
+class DiskStore:
+    """Blocks on disk under one directory that is never larger than ``limit_bytes``.
+
+    Calls may come from three threads: one that decides (``pin``, ``unpin``, ``forget``, ``usage``), one
+    that writes (``write``, ``reap``) and one that reads (``read``). The lock is never held during I/O.
+
+    Raises ``DiskBusy`` when another process uses the directory, ``NotAStore`` when it cannot be one.
+    """
+
+    def __init__(
+        self, directory: Path, limit_bytes: int, fingerprint: str, *, files: Files | None = None
+    ) -> None:
+        self.limit_bytes = limit_bytes
+        self.fingerprint = fingerprint
+        self.files = files or Files()
+        self.found = Found()
+        self._lock = threading.Lock()
+        self._entries: dict[BlockId, Entry] = {}
+        self._graveyard: deque[Entry] = deque()
+        self._foreign: deque[_Foreign] = deque()
+        self._live_bytes = 0
+        self._records_bytes = 0
+        """Of every record of ours that has a file: live, being written, forgotten, undeletable."""
+        self._foreign_bytes = 0
+        self._next_sequence = 1
+        self._closed = False
+        self._home = StoreDirectory(directory, self.files)
+        try:
+            self._model = model_directory(fingerprint)
+            self._prepare()
+            self._scan()
+        except BaseException:
+            self._home.close()
+            raise
+
+    # --- start --------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        try:
+            self._home.write_marker(self.limit_bytes)
+        except OSError as error:
+            log.warning("disk store %s: cannot write to it (%s)", self._home.path, error.strerror)
+        self._fd = self._home.open_model(self._model, create=True)
+        self.files.probe(self._fd)
+
+    def _scan(self) -> None:
+        for name, info in records_of(self._clean_listing(self._model, self._fd)):
+            self._take_in(name, info)
+        for model in self._home.models():
+            if model != self._model:
+                self._count_foreign(model)
+        self._live_bytes = self._records_bytes = sum(entry.file_bytes for entry in self._entries.values())
+        self._foreign_bytes = sum(other.file_bytes for other in self._foreign)
+        # Whatever else lies here (lock, marker, directories, somebody's notes) counts as well; our
+        # own directory's size is asked for whenever it matters, because it grows with every name.
+        known = self._records_bytes + self._foreign_bytes + self._directory_bytes()
+        self._base_bytes = tree_bytes(self.files, self._home.fd) - known
+        self._shrink()
+        self.found.records = len(self._entries)
+
+    def _clean_listing(self, model: str, fd: int) -> list[FileInfo]:
+        """The files of a model without what a crash left half-written, which is removed."""
+        kept = []
+        for info in self.files.list(fd):
+            if info.is_file and info.name.endswith(".tmp"):
+                self.found.leftovers += self._remove_file(info.name, fd)
+            else:
+                kept.append(info)
+        return kept
+
+    def _take_in(self, name: RecordName, info: FileInfo) -> None:
+        """Offer a record again if its header says that it is whole and ours; else remove it."""
+        self._next_sequence = max(self._next_sequence, name.sequence + 1)
+        try:
+            header, header_bytes = self._read_header(info)
+            self._require_named(name, header)
+        except OSError as error:
+            self.found.unreadable += 1
+            log.warning("disk store: record %s cannot be read (%s)", info.name, error.strerror)
+            return
+        except Damaged as error:
+            self.found.damaged += 1
+            log.info("disk store: record %s removed: %s", info.name, error)
+            self._remove_file(info.name, self._fd)
+            return
+        entry = Entry(header.meta(), name.sequence, header.payload_bytes, header_bytes, info.modified_s)
+        if info.size_bytes != entry.file_bytes:
+            self.found.torn += 1
+            self._remove_file(info.name, self._fd)
+            return
+        older = self._entries.get(name.id)
+        if older is not None:  # killed between the new record's rename and the old one's removal
+            self._remove_file(older.name, self._fd)
+        self._entries[name.id] = entry
+
+    def _read_header(self, info: FileInfo) -> tuple[Header, int]:
+        buffer = aligned_buffer(PAGE_BYTES)
+        count = self.files.read_into(info.name, self._fd, [buffer])
+        needed = header_size(memoryview(buffer)[:count])
+        if needed > PAGE_BYTES:
+            buffer = aligned_buffer(needed)
+            count = self.files.read_into(info.name, self._fd, [buffer])
+        return decode(memoryview(buffer)[:count]), needed
+
+    def _require_named(self, name: RecordName, header: Header) -> None:
+        if header.id != name.id or header.sequence != name.sequence:
+            raise Damaged("the header belongs to another record")
+        if header.fingerprint != self.fingerprint:
+            raise Damaged("the header belongs to another model")
+
+    def _count_foreign(self, model: str) -> None:
+        try:
+            fd = self._home.open_model(model)
+        except OSError:
+            return
+        try:
+            listing = self._clean_listing(model, fd)
+        finally:
+            self.files.close(fd)
+        known = [_Foreign(model, i) for i in listing if i.is_file and parse_record_name(i.name)]
+        self.found.foreign += len(known)
+        merged = [*self._foreign, *known]
+        self._foreign = deque(sorted(merged, key=lambda other: (other.info.modified_s, other.info.name)))
+
+    def _shrink(self) -> None:
+        """The bound may be smaller than last time: others' records go first, then our coldest."""
+        for other in list(self._foreign):
+            if self._free_bytes() >= 0:
+                return
+            self._remove_foreign(other)
+            self.found.removed_for_room += 1
+        for entry in _coldest_first(self._entries.values()):
+            if self._free_bytes() >= 0:
+                return
+            self.forget(entry.meta.id)
+            self.reap()
+            self.found.removed_for_room += 1
+
+    # --- what is there ------------------------------------------------------------------------
+
+    def recovered(self) -> list[BlockMeta]:
+        """Every block, parents before children. A parent may be missing: it was in a faster KV tier."""
+        return sorted((e.meta for e in self._entries.values()), key=lambda meta: (meta.depth, meta.id))
+
+    def __contains__(self, block: BlockId) -> bool:
+        return block in self._entries
+
+    def usage(self) -> StoreUsage:
+        """Live records, and what they may take in all.
+
+        The limit told is a little lower than the one kept (1/256 for the directory's own growth), so
+        that whoever plans with it is not refused at the last block.
+        """
+        with self._lock:
+            may_take = self.limit_bytes - self.limit_bytes // 256 - self._base_bytes - self._directory_bytes()
+            used = self._live_bytes + DIRECTORY_ENTRY_BYTES * len(self._entries)
+            return StoreUsage(used, max(0, may_take), len(self._entries))
+
+    def _directory_bytes(self) -> int:
+        return self.files.size_of_directory(self._fd)
+
+    def _free_bytes(self) -> int:
+        used = self._records_bytes + self._foreign_bytes + self._directory_bytes()
+        return self.limit_bytes - self._base_bytes - used
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def write(self, block: BlockMeta, pages: Pages) -> int:
+        """Put a block on disk; returns the record's sequence number. Replaces an older record.
+
+        ``OSError``: it is not there (``StoreFull``: the bound; others: the disk), nothing else changed.
+        """
+        with self._lock:
+            sequence = self._next_sequence
+            self._next_sequence += 1
+        head = encode(make_header(block, pages.payload, self.fingerprint, sequence))
+        entry = Entry(block, sequence, pages.size_bytes, len(head))
+        self._reserve(entry.file_bytes)
+        try:
+            self._write_file(entry, head, pages)
+        except OSError:
+            if self._remove_file(entry.name + ".tmp", self._fd):
+                self._give_back(entry.file_bytes)
+            raise
+        with self._lock:
+            older = self._entries.get(block.id)
+            if older is not None:
+                self._bury(older)
+            self._entries[block.id] = entry
+            self._live_bytes += entry.file_bytes
+        self.reap()
+        return sequence
+
+    def _write_file(self, entry: Entry, head: bytes, pages: Pages) -> None:
+        head_pages = Pages.of(head)
+        self.files.write_new(entry.name + ".tmp", self._fd, [head_pages.whole, pages.whole])
+        self.files.rename(entry.name + ".tmp", entry.name, self._fd)
+
+    def _reserve(self, file_bytes: int) -> None:
+        """Count the bytes before they exist, so that the bound holds at every moment."""
+        needed = file_bytes + _DIRECTORY_GROWTH_BYTES
+        while True:
+            with self._lock:
+                if self._free_bytes() >= needed:
+                    self._records_bytes += file_bytes
+                    return
+                if not self._foreign or self._free_bytes() + self._foreign_bytes < needed:
+                    raise StoreFull(file_bytes)
+                oldest = self._foreign[0]
+            self._remove_foreign(oldest)
+
+    def _give_back(self, file_bytes: int) -> None:
+        with self._lock:
+            self._records_bytes -= file_bytes
+
+    def _remove_foreign(self, other: _Foreign) -> None:
+        """Forget another model's record. If it cannot be removed its bytes stay counted."""
+        with self._lock:
+            self._foreign.remove(other)
+        try:
+            fd = self._home.open_model(other.model)
+        except OSError:
+            return
+        try:
+            removed = self._remove_file(other.info.name, fd)
+        finally:
+            self.files.close(fd)
+        if removed:
+            with self._lock:
+                self._foreign_bytes -= other.file_bytes
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def pin(self, block: BlockId) -> Entry | None:
+        """Keep the record's file until ``unpin``, even if the block is forgotten meanwhile."""
+        with self._lock:
+            entry = self._entries.get(block)
+            if entry is not None:
+                entry.pins += 1
+            return entry
+
+    def unpin(self, entry: Entry) -> None:
+        with self._lock:
+            entry.pins -= 1
+
+    def read(self, entry: Entry, block: BlockMeta, pages: Pages) -> None:
+        """The bytes of ``block``, verified, into ``pages`` (of ``entry.payload_bytes``).
+
+        ``Damaged``: they are not what was written, and the record is forgotten. ``OSError``: the disk.
+        After either, what is in ``pages`` is undefined.
+        """
+        head = aligned_buffer(entry.header_bytes)
+        try:
+            count = self.files.read_into(entry.name, self._fd, [head, pages.whole])
+            if count != entry.file_bytes:
+                raise Damaged("the record is cut short")
+            header = decode(memoryview(head))
+            self._require_same(entry, block, header)
+            verify_payload(header, pages.payload)
+        except Damaged:
+            self.forget(entry.meta.id, entry.sequence)
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EIO, errno.ELOOP):
+                self.forget(entry.meta.id, entry.sequence)
+            raise
+
+    def _require_same(self, entry: Entry, block: BlockMeta, header: Header) -> None:
+        self._require_named(RecordName(block.id, entry.sequence), header)
+        if header.meta() != block or header.payload_bytes != entry.payload_bytes:
+            raise Damaged("the header does not describe this block")
+
+    # --- dropping -----------------------------------------------------------------------------
+
+    def forget(self, block: BlockId, sequence: int | None = None) -> None:
+        """The block is not offered any more, at once; ``reap`` removes its file.
+
+        With ``sequence``: only if it is still that record.
+        """
+        with self._lock:
+            entry = self._entries.get(block)
+            if entry is not None and sequence in (None, entry.sequence):
+                del self._entries[block]
+                self._bury(entry)
+
+    def _bury(self, entry: Entry) -> None:
+        self._live_bytes -= entry.file_bytes
+        entry.forgotten = True
+        self._graveyard.append(entry)
+
+    def reap(self) -> None:
+        """Remove the files of forgotten blocks that nobody reads. From the writing thread."""
+        with self._lock:
+            ready = [entry for entry in self._graveyard if not entry.pins]
+            self._graveyard = deque(entry for entry in self._graveyard if entry.pins)
+        for entry in ready:
+            if self._remove_file(entry.name, self._fd):
+                self._give_back(entry.file_bytes)
+
+    def _remove_file(self, name: str, directory: int) -> bool:
+        """Whether the file is gone. One that cannot be removed stays counted until the next start."""
+        try:
+            self.files.unlink(name, directory)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            log.warning("disk store: cannot remove %s (%s)", name, error.strerror)
+            return False
+        return True
+
+    # --- end ----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert that the book adds up and the bound holds. Touches no file."""
+        with self._lock:
+            assert self._live_bytes == sum(entry.file_bytes for entry in self._entries.values())
+            assert self._live_bytes <= self._records_bytes, "live records take more than all records"
+            assert self._foreign_bytes >= sum(other.file_bytes for other in self._foreign)
+            assert self._free_bytes() >= 0 or not self._records_bytes, "the disk store is over its bound"
+            assert all(not entry.forgotten for entry in self._entries.values())
+            assert all(entry.pins >= 0 for entry in self._entries.values())
+
+    def close(self) -> None:
+        """Remove what was forgotten and give the lock back. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self.reap()
+        self.files.close(self._fd)
+        self._home.close()
+
+
+def _coldest_first(entries: Iterable[Entry]) -> list[Entry]:
+    """Oldest first, but a parent never before its children: without it they are out of reach."""
+    by_depth = sorted(entries, key=lambda e: -e.meta.depth)
+    newest: dict[BlockId, float] = {}
+    for entry in by_depth:
+        age = max(entry.modified_s, newest.get(entry.meta.id, 0.0))
+        newest[entry.meta.id] = age
+        if entry.meta.parent is not None:
+            newest[entry.meta.parent] = max(age, newest.get(entry.meta.parent, 0.0))
+    return sorted(by_depth, key=lambda e: (newest[e.meta.id], -e.meta.depth, e.meta.id))
+
+
+__all__ = ["DiskStore", "Entry", "Found", "StoreFull", "StoreUsage"]
