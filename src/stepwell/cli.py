@@ -82,7 +82,13 @@ GROUPS = {
 def build_app(tokens: Sequence[str] = ()) -> App:
     """The tree of commands. Those named in ``tokens`` explain themselves with their own docstring;
     the others show their line from the tables above and are not imported."""
-    app = App(name="stepwell", help=HELP, version=__version__, help_format="plaintext")
+    app = App(
+        name="stepwell",
+        help=HELP,
+        version=__version__,
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+    )
     for command in TOP:
         _mount(app, command, tokens)
     for name, (summary, commands) in GROUPS.items():

@@ -27,11 +27,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from stepwell.errors import BadInput
 from stepwell.models import cache_dir
+from stepwell.server.keys import KeyEntry
+from stepwell.server.settings import ServerSettings
 from stepwell.units import parse_size
 
 ENV_PREFIX = "STEPWELL_"
@@ -71,8 +73,9 @@ class EngineSettings:
     kv_type_k: Literal["f16", "f32", "q8_0", "q4_0"] = "f16"
     kv_type_v: Literal["f16", "f32", "q8_0", "q4_0"] = "f16"
     """Quantised KV halves all three KV tiers and changes results."""
-    exact_lone_decode: bool = False
-    """Results of a request do not depend on whether it decodes alone or beside others, at a cost."""
+    exact_lone_decode: bool = True
+    """Decode a lone sequence in a way that does not depend on where its KV lies. Costs about a fifth of
+    lone decode speed on two cores; off, a token may change because a cache moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +109,15 @@ class PolicySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class KeySettings:
-    """One API key: whose it is and which service tiers it may ask for."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    key: Annotated[str, Field(min_length=1)]
-    tenant: Annotated[str, Field(min_length=1, max_length=255)]
-    service_tiers: tuple[str, ...] = ("default",)
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it. Sections are the tables of the TOML file."""
 
     engine: EngineSettings = EngineSettings()
     kv: KvSettings = field(default_factory=KvSettings)
     policy: PolicySettings = PolicySettings()
-    keys: tuple[KeySettings, ...] = ()
-    """Without any: one local tenant, on loopback only."""
+    server: ServerSettings = field(default_factory=ServerSettings)
+    keys: tuple[KeyEntry, ...] = ()
+    """API keys, see ``server/keys.py``. Without any: one local tenant, on loopback only."""
     keys_file: Path | None = None
     """A TOML file with ``[[keys]]`` alone, so that secrets need not lie beside the rest."""
     record: Path | None = None
@@ -173,9 +166,10 @@ def load(
     layers = Layers()
     for path, value, source in (*_from_file(config), *_from_env(env), *_from_flags(flags or {})):
         layers.put(path, value, source)
-    if layers.values.get("keys_file") and not layers.values.get("keys"):
-        _add_keys_file(layers)
-    return _validate(layers)
+    settings = _validate(layers)
+    if settings.keys and settings.keys_file:
+        raise BadInput("there are [[keys]] in the settings and a keys_file as well: keep one of them")
+    return settings
 
 
 def _from_file(config: Path | None) -> Iterator[tuple[KeyPath, Any, str]]:
@@ -214,6 +208,7 @@ def _from_env(env: Mapping[str, str]) -> Iterator[tuple[KeyPath, Any, str]]:
 
 
 def env_name(path: KeyPath) -> str:
+    """``('kv', 'host_kv')`` -> ``STEPWELL_KV_HOST_KV``."""
     return ENV_PREFIX + "_".join(str(part) for part in path).upper()
 
 
@@ -236,18 +231,9 @@ def _from_flags(flags: Mapping[str, object]) -> Iterator[tuple[KeyPath, Any, str
         yield path, value, "--" + path[-1].replace("_", "-")
 
 
-def _add_keys_file(layers: Layers) -> None:
-    """``keys_file`` is read as if its ``[[keys]]`` stood in the settings file."""
-    path = Path(layers.values["keys_file"]).expanduser()
-    content = _read_toml(path)
-    if unknown := [key for key in content if key != "keys"]:
-        raise BadInput(f"{path}: unknown key {unknown[0]!r}: a keys file holds [[keys]] alone")
-    layers.put(("keys",), content.get("keys", []), str(path))
-
-
 @cache
 def sections() -> dict[str, type]:
-    """The tables: name -> dataclass. The server's is its own and is mapped field by field."""
+    """The tables: name -> dataclass."""
     hints = get_type_hints(Settings)
     return {
         name: hint
@@ -313,9 +299,9 @@ def _sentence(errors: list[ErrorDetails], layers: Layers) -> str:
     if error["type"] == "missing":
         return f"{where} is missing"
     if error["type"] == _UNKNOWN:
-        return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(KeySettings)))}"
+        return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(KeyEntry)))}"
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "value_error":
+    if error["type"] == "value_error" or path[0] == "keys":  # a key is a secret: never quote it
         return f"{where}: {reason}"
     return f"{where}: {json.dumps(error['input'])} is wrong, it {reason}"
 

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from stepwell import __version__, cli
+from stepwell.errors import BadInput, StepwellError
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, command: Callable[[], object]) -> None:
+    """``command`` is what ``stepwell doctor`` runs."""
+    module = ModuleType("stand_in_for_tests")
+    module.command = command  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(cli, "TOP", (cli.Command("doctor", f"{module.__name__}:command", "A stand-in."),))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sentence"),
+    [
+        (["bnch"], "stepwell has no command 'bnch': did you mean 'bench'?"),
+        (["bench", "crsh"], "stepwell bench has no command 'crsh': did you mean 'crash'?"),
+        (["disk", "xyz"], "stepwell disk has no command 'xyz': there are clear, stat, verify"),
+    ],
+)
+def test_an_unknown_command_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tokens: list[str], sentence: str
+) -> None:
+    assert cli.run(tokens) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"stepwell: {sentence}\n")
+
+
+@pytest.mark.parametrize("tokens", [["--help"], ["bench", "--help"], ["disk", "--help"], []])
+def test_help_lists_what_there_is(capsys: pytest.CaptureFixture[str], tokens: list[str]) -> None:
+    assert cli.run(tokens) == 0
+    shown = capsys.readouterr().out
+    commands = cli.TOP if not tokens or tokens == ["--help"] else cli.GROUPS[tokens[0]][1]
+    assert all(command.name in shown for command in commands)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_wrong_flags_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["serve", "--device-kv-tokens", "many"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--device-kv-tokens" in err
+    assert "stepwell serve --help" in err
+    assert cli.run(["serve", "--nope"]) == 2
+    assert "--nope" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(BadInput("no such thing"), 2), (StepwellError("the disk is locked"), 1)]
+)
+def test_expected_errors_are_said_and_not_thrown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: StepwellError, code: int
+) -> None:
+    def command() -> None:
+        raise error
+
+    stand_in(monkeypatch, command)
+    assert cli.run(["doctor"]) == code
+    assert capsys.readouterr().err == f"stepwell: {error}\n"
+
+
+def test_interrupting_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    stand_in(monkeypatch, command)
+    assert cli.run(["doctor"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (3, 3), (True, 0), ("text", 0)])
+def test_a_command_may_return_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, returned: object, code: int
+) -> None:
+    stand_in(monkeypatch, lambda: returned)
+    assert cli.run(["doctor"]) == code
+
+
+def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        raise ModuleNotFoundError("No module named 'stepwell.typo'", name="stepwell.typo")
+
+    stand_in(monkeypatch, command)
+    with pytest.raises(ModuleNotFoundError):
+        cli.run(["doctor"])

@@ -1,0 +1,274 @@
+"""House rules as tests. Style that is not executed does not exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "stepwell"
+
+FUNCTION_LINES = 60
+POLICY_FUNCTION_LINES = 50
+FILE_LINES = 500
+
+# Whatever could make the same events give another decision on another day or another machine.
+IMPURE_MODULES = {
+    "asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "random",
+    "secrets", "select", "signal", "socket", "sqlite3", "subprocess", "sys", "tempfile", "threading", "time",
+    "uuid",
+}  # fmt: skip
+IMPURE_CALLS = {"open", "print", "input", "id", "hash", "exec", "eval", "vars", "globals"}
+"""``hash`` of text differs from process to process, ``id`` from run to run."""
+
+UNUSED_WORDS = {"slot", "slots", "swap", "swaps", "swapped", "swapping", "swarm", "swarms", "brain", "brains"}
+MAY_PRINT = ("cli.py", "commands/", "bench/", "demo/")
+
+
+def modules(room: str = "") -> list[Path]:
+    return sorted((SOURCE / room).rglob("*.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def where(path: Path, node: ast.AST | None = None) -> str:
+    line = getattr(node, "lineno", None)
+    return str(path.relative_to(ROOT)) + (f":{line}" if line else "")
+
+
+@cache
+def project_files() -> list[Path]:
+    """What is, or would be, committed."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def text_files() -> Iterator[tuple[Path, str]]:
+    for path in project_files():
+        content = path.read_bytes()
+        if b"\0" not in content[:8192] and path.suffix != ".pdf":
+            yield path, content.decode("utf-8")
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines without the docstring: a long contract is welcome, a long body is not."""
+    end = node.end_lineno or node.lineno
+    lines = end - node.lineno + 1
+    first = node.body[0]
+    if (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    ):
+        lines -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return lines
+
+
+def test_functions_are_short() -> None:
+    long = [
+        f"{where(path, node)} {node.name}: {length(node)} lines"
+        for path in [*modules(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
+        for node in functions(path)
+        if length(node) > (POLICY_FUNCTION_LINES if SOURCE / "policy" in path.parents else FUNCTION_LINES)
+    ]
+    assert not long
+
+
+def test_files_hold_one_idea() -> None:
+    long = {
+        where(path): lines
+        for path in modules()
+        if (lines := len(path.read_text("utf-8").splitlines())) > FILE_LINES
+    }
+    assert not long
+
+
+def calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node, node.func.id
+
+
+def test_only_the_front_door_prints() -> None:
+    printing = [
+        where(path, call)
+        for path in modules()
+        for call, name in calls(path)
+        if name == "print" and not path.relative_to(SOURCE).as_posix().startswith(MAY_PRINT)
+    ]
+    assert not printing
+
+
+def imported(path: Path) -> Iterator[tuple[ast.AST, str]]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{where(path, node)}: imports are absolute here"
+            yield node, node.module or ""
+
+
+def test_policy_knows_the_standard_library_only() -> None:
+    allowed = set(sys.stdlib_module_names) - IMPURE_MODULES
+    foreign = [
+        f"{where(path, node)} {name}"
+        for path in modules("policy")
+        for node, name in imported(path)
+        if name.partition(".")[0] not in allowed and not name.startswith("stepwell.policy")
+    ]
+    assert not foreign
+
+
+def test_policy_calls_nothing_that_differs_between_runs() -> None:
+    impure = [
+        f"{where(path, call)} {name}"
+        for path in modules("policy")
+        for call, name in calls(path)
+        if name in IMPURE_CALLS
+    ]
+    assert not impure
+
+
+def is_set(node: ast.expr) -> bool:
+    made = (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in {"set", "frozenset"}
+    )
+    return made or isinstance(node, ast.Set | ast.SetComp)
+
+
+def test_policy_never_iterates_over_a_set() -> None:
+    """A set's order depends on the process; a decision that depends on it cannot be replayed."""
+    unordered = [
+        where(path, node)
+        for path in modules("policy")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.For | ast.comprehension) and is_set(node.iter)
+    ]
+    assert not unordered
+
+
+MONEY = re.compile(r"(^|_)(usd|eur|price|money|fee|charge|microusd)(_|$)")
+
+
+def test_money_is_never_a_float() -> None:
+    floats = [
+        where(path, node)
+        for path in modules()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None
+        if MONEY.search(node.arg if isinstance(node, ast.arg) else ast.unparse(node.target))
+        and re.search(r"\bfloat\b", ast.unparse(node.annotation))
+    ]
+    assert not floats
+
+
+def names(path: Path) -> Iterator[tuple[ast.AST, str]]:
+    """Identifiers that this file introduces (not those of libraries that it calls)."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node, node.name
+        elif isinstance(node, ast.arg):
+            yield node, node.arg
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node, node.id if isinstance(node, ast.Name) else node.attr
+
+
+def words(name: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
+def test_the_words_are_those_of_names_md() -> None:
+    wrong = [
+        f"{where(path, node)} {name}"
+        for path in modules()
+        for node, name in names(path)
+        if name != "__slots__" and words(name) & UNUSED_WORDS
+    ]
+    assert not wrong
+
+
+def test_nothing_is_left_for_later() -> None:
+    marks = re.compile(r"\b(" + "|".join(["FIX" + "ME", "XX" + "X", "TO" + "DO", "HA" + "CK"]) + r")\b")
+    left = [
+        where(path)
+        for path, text in text_files()
+        if path.suffix in {".py", ".md", ".toml"} and marks.search(text)
+    ]
+    assert not left
+
+
+PRIVATE = re.compile(
+    r"(?<![\w.])/(?:"
+    + "|".join(["wo" + "rk", "ro" + "ot", "ho" + "me", "tmp/" + "w", "opt/" + "pypi"])
+    + r")/"
+    + r"|\bpy"
+    + r"pi\.|python"
+    + r"hosted|registry\.npm"
+    + r"js|index-"
+    + r"url|find-"
+    + r"links"
+)
+
+
+def test_no_file_names_this_machine_or_an_index() -> None:
+    """A path or a package index in a file works on one machine only."""
+    found = [f"{where(path)}: {match[0]}" for path, text in text_files() if (match := PRIVATE.search(text))]
+    assert not found
+
+
+def test_text_files_end_with_one_newline() -> None:
+    wrong = [
+        where(path)
+        for path, text in text_files()
+        if text and (not text.endswith("\n") or text.endswith("\n\n"))
+    ]
+    assert not wrong
+
+
+def test_nothing_large_is_committed() -> None:
+    assert not [where(path) for path in project_files() if path.stat().st_size > 1 << 20]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_every_module_is_used() -> None:
+    """By an import, or by a command's import string."""
+    used = {name for path in modules() for _, name in imported(path)}
+    for path in modules():
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom):
+                used |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                used.add(node.value.partition(":")[0])
+    dead = [
+        where(path)
+        for path in modules()
+        if path.name not in {"__init__.py", "__main__.py"}
+        and module_name(path) not in used | {"stepwell.cli"}
+    ]
+    assert not dead
