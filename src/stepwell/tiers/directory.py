@@ -38,6 +38,12 @@ _HARMLESS = {LOCK, "lost+found"}
 class DiskBusy(StepwellError):
     """Another process uses the directory."""
 
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(
+            f"disk directory {path} is in use by process {holder}: stop it, or name another directory"
+        )
+        self.holder = holder
+
 
 class NotAStore(BadInput):
     """The path cannot be, or is not, a Stepwell disk store."""
@@ -66,20 +72,26 @@ def model_directory(fingerprint: str) -> str:
     return f"v{VERSION}-{blake2b(fingerprint.encode(), digest_size=8).hexdigest()}"
 
 
+def is_current_model(name: str) -> bool:
+    """Whether a model's sub-directory is in the format this version writes."""
+    return is_model_directory(name) and name.startswith(f"v{VERSION}-")
+
+
 def is_model_directory(name: str) -> bool:
     return _MODEL.fullmatch(name) is not None
 
 
 class StoreDirectory:
-    """An open, locked store directory. ``close`` gives the lock back.
+    """An open, locked store directory. ``close`` gives the lock back. Without ``lock``: only to look.
 
     ``DiskBusy`` when another process holds it; ``NotAStore`` when the path is something else, is not
     empty, or cannot be used; nothing in it is changed then.
     """
 
-    def __init__(self, path: Path, files: Files, *, create: bool = True) -> None:
+    def __init__(self, path: Path, files: Files, *, create: bool = True, lock: bool = True) -> None:
         self.path = path
         self.files = files
+        self._lock_fd: int | None = None
         if create:
             _make(path)
         try:
@@ -88,7 +100,8 @@ class StoreDirectory:
             raise NotAStore(f"disk directory {path} cannot be opened: {error.strerror}") from error
         try:
             self._require_store(create)
-            self._lock_fd = _take_lock(path, self.fd)
+            if lock:
+                self._lock_fd = _take_lock(path, self.fd)
         except BaseException:
             files.close(self.fd)
             raise
@@ -107,7 +120,8 @@ class StoreDirectory:
 
     def close(self) -> None:
         """Release lock and descriptors. The lock file stays: removing it would race with a newcomer."""
-        os.close(self._lock_fd)
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
         self.files.close(self.fd)
 
     # --- marker -------------------------------------------------------------------------------
@@ -130,6 +144,14 @@ class StoreDirectory:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return value if isinstance(value, int) else None
+
+    def holder(self) -> str | None:
+        """The process that uses the store now; None when nobody does. For whoever only looks."""
+        try:
+            os.close(_take_lock(self.path, self.fd, mark=False))
+        except DiskBusy as busy:
+            return busy.holder
+        return None
 
     # --- contents -----------------------------------------------------------------------------
 
@@ -190,23 +212,22 @@ def _make(path: Path) -> None:
         raise NotAStore(f"disk directory {path} cannot be made: {error.strerror}") from error
 
 
-def _take_lock(path: Path, directory: int) -> int:
-    """flock, because the kernel gives it back when its holder dies, however it dies."""
+def _take_lock(path: Path, directory: int, *, mark: bool = True) -> int:
+    """flock, because the kernel gives it back when its holder dies, however it dies.
+
+    ``mark``: leave our pid in the file, for the sentence that the next one gets.
+    """
     fd = _open_lock(path, directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         holder = os.pread(fd, 32, 0).split(b"\n")[0].decode("ascii", "replace")
         os.close(fd)
-        raise DiskBusy(
-            f"disk directory {path} is in use by process {holder or 'unknown'}: "
-            "stop it, or name another directory"
-        ) from error
-    try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    except OSError:
-        return fd  # read-only or full: the lock holds all the same, only our pid cannot be told
+        raise DiskBusy(path, holder or "unknown") from error
+    if mark:
+        with contextlib.suppress(OSError):  # read-only or full: the lock holds, the pid stays untold
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 

@@ -76,8 +76,16 @@ class Files:
         No fsync: KV can be computed again, so losing the newest records in a power cut costs time and
         nothing else, while waiting for the disk at every block would cost time every day.
         """
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
-        fd = self._open(name, flags, directory)
+        self._write(name, directory, buffers, os.O_CREAT | os.O_EXCL)
+
+    def overwrite(self, name: str, directory: int, buffers: Sequence[memoryview | mmap.mmap]) -> None:
+        """Replace the bytes of ``name``, which has just this size, in the space it has."""
+        self._write(name, directory, buffers, 0)
+
+    def _write(
+        self, name: str, directory: int, buffers: Sequence[memoryview | mmap.mmap], flags: int
+    ) -> None:
+        fd = self._open(name, os.O_WRONLY | _SAFE | flags, directory)
         try:
             wanted = sum(len(buffer) for buffer in buffers)
             if self.pwritev(fd, buffers, 0) != wanted:

@@ -1,9 +1,10 @@
 """The disk store: KV blocks as files, bounded in bytes, safe against kill -9, warm after a restart.
 
-One file per block, written under a temporary name and renamed, so that at any moment a record is
-either whole or not there; what a power cut tears is found by its checksums and is a miss. There is
-no index file: a restart reads the header of every record (about 50 us each) and the payload is
-verified when it is read. Why files and not slabs or a log: docs/adr/0003-disk-layout.md.
+One file per block, written under a temporary name and renamed, so that after a kill a record is
+either whole or not there; what a power cut tears or mixes up is found by its checksums and is a
+miss. The file of a dropped block is kept as a spare and written over, because fresh space is slow.
+There is no index file: a restart reads the header of every record (about 50 us each) and the payload
+is verified when it is read. Why not slabs or a log: docs/adr/0003-disk-layout.md.
 
 A block that was dropped shortly before a crash may be back after it. It is still right: its name is
 the hash of the tokens it holds, so the worst case is room used for something nobody wants.
@@ -41,6 +42,7 @@ from stepwell.tiers.record import (
     padded,
     verify_payload,
 )
+from stepwell.tiers.spares import Spares
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,9 @@ DIRECTORY_ENTRY_BYTES = 128
 
 RECORD_OVERHEAD_BYTES = PAGE_BYTES + (PAGE_BYTES - 1) + DIRECTORY_ENTRY_BYTES
 """Most bytes a record takes beyond its payload: header, padding, name."""
+
+_SPARE_SHARE = 16
+"""Spare files take at most this part of the bound; beyond that, space goes back to the system."""
 
 _DIRECTORY_GROWTH_BYTES = 2 * PAGE_BYTES
 """How much a directory may grow with one new name: a page, or two when an index page splits."""
@@ -138,7 +143,8 @@ class DiskStore:
         self._foreign: deque[_Foreign] = deque()
         self._live_bytes = 0
         self._records_bytes = 0
-        """Of every record of ours that has a file: live, being written, forgotten, undeletable."""
+        """Of all our files: live, being written, forgotten, spare, undeletable."""
+        self._spares = Spares(limit_bytes // _SPARE_SHARE)
         self._foreign_bytes = 0
         self._next_sequence = 1
         self._closed = False
@@ -190,7 +196,7 @@ class DiskStore:
         """Offer a record again if its header says that it is whole and ours; else remove it."""
         self._next_sequence = max(self._next_sequence, name.sequence + 1)
         try:
-            header, header_bytes = self._read_header(info)
+            header, header_bytes = read_header(self.files, info.name, self._fd)
             self._require_named(name, header)
         except OSError as error:
             self.found.unreadable += 1
@@ -210,15 +216,6 @@ class DiskStore:
         if older is not None:  # killed between the new record's rename and the old one's removal
             self._remove_file(older.name, self._fd)
         self._entries[name.id] = entry
-
-    def _read_header(self, info: FileInfo) -> tuple[Header, int]:
-        buffer = aligned_buffer(PAGE_BYTES)
-        count = self.files.read_into(info.name, self._fd, [buffer])
-        needed = header_size(memoryview(buffer)[:count])
-        if needed > PAGE_BYTES:
-            buffer = aligned_buffer(needed)
-            count = self.files.read_into(info.name, self._fd, [buffer])
-        return decode(memoryview(buffer)[:count]), needed
 
     def _require_named(self, name: RecordName, header: Header) -> None:
         if header.id != name.id or header.sequence != name.sequence:
@@ -251,7 +248,8 @@ class DiskStore:
             if self._free_bytes() >= 0:
                 return
             self.forget(entry.meta.id)
-            self.reap()
+            self._graveyard.clear()
+            self._remove_counted(entry.name, entry.file_bytes)
             self.found.removed_for_room += 1
 
     # --- what is there ------------------------------------------------------------------------
@@ -293,13 +291,7 @@ class DiskStore:
             self._next_sequence += 1
         head = encode(make_header(block, pages.payload, self.fingerprint, sequence))
         entry = Entry(block, sequence, pages.size_bytes, len(head))
-        self._reserve(entry.file_bytes)
-        try:
-            self._write_file(entry, head, pages)
-        except OSError:
-            if self._remove_file(entry.name + ".tmp", self._fd):
-                self._give_back(entry.file_bytes)
-            raise
+        self._write_file(entry, [Pages.of(head).whole, pages.whole])
         with self._lock:
             older = self._entries.get(block.id)
             if older is not None:
@@ -309,27 +301,51 @@ class DiskStore:
         self.reap()
         return sequence
 
-    def _write_file(self, entry: Entry, head: bytes, pages: Pages) -> None:
-        head_pages = Pages.of(head)
-        self.files.write_new(entry.name + ".tmp", self._fd, [head_pages.whole, pages.whole])
-        self.files.rename(entry.name + ".tmp", entry.name, self._fd)
+    def _write_file(self, entry: Entry, buffers: list[memoryview]) -> None:
+        """Over a spare file of the same size if there is one; else into fresh space."""
+        with self._lock:
+            temporary = self._spares.take(entry.file_bytes)
+        try:
+            if temporary is not None:
+                self.files.overwrite(temporary, self._fd, buffers)
+            else:
+                self._reserve(entry.file_bytes)
+                temporary = entry.name + ".tmp"
+                self.files.write_new(temporary, self._fd, buffers)
+            self.files.rename(temporary, entry.name, self._fd)
+        except OSError:
+            if temporary is not None:  # None: nothing was reserved
+                self._remove_counted(temporary, entry.file_bytes)
+            raise
 
     def _reserve(self, file_bytes: int) -> None:
-        """Count the bytes before they exist, so that the bound holds at every moment."""
+        """Count the bytes before they exist, so that the bound holds at every moment.
+
+        Spare files make room first, then the records of other models, oldest first.
+        """
         needed = file_bytes + _DIRECTORY_GROWTH_BYTES
         while True:
             with self._lock:
-                if self._free_bytes() >= needed:
+                free = self._free_bytes()
+                if free >= needed:
                     self._records_bytes += file_bytes
                     return
-                if not self._foreign or self._free_bytes() + self._foreign_bytes < needed:
+                if free + self._spares.bytes + self._foreign_bytes < needed:
                     raise StoreFull(file_bytes)
-                oldest = self._foreign[0]
-            self._remove_foreign(oldest)
+                spare = self._spares.give_up()
+                other = self._foreign[0] if self._foreign and spare is None else None
+            if spare is not None:
+                self._remove_counted(*spare)
+            elif other is not None:
+                self._remove_foreign(other)
+            else:
+                raise StoreFull(file_bytes)
 
-    def _give_back(self, file_bytes: int) -> None:
-        with self._lock:
-            self._records_bytes -= file_bytes
+    def _remove_counted(self, name: str, file_bytes: int) -> None:
+        """Remove one of our files. If that fails, its bytes stay counted: they are still there."""
+        if self._remove_file(name, self._fd):
+            with self._lock:
+                self._records_bytes -= file_bytes
 
     def _remove_foreign(self, other: _Foreign) -> None:
         """Forget another model's record. If it cannot be removed its bytes stay counted."""
@@ -407,13 +423,23 @@ class DiskStore:
         self._graveyard.append(entry)
 
     def reap(self) -> None:
-        """Remove the files of forgotten blocks that nobody reads. From the writing thread."""
+        """Make spares of the files of forgotten blocks that nobody reads. From the writing thread."""
         with self._lock:
             ready = [entry for entry in self._graveyard if not entry.pins]
             self._graveyard = deque(entry for entry in self._graveyard if entry.pins)
         for entry in ready:
-            if self._remove_file(entry.name, self._fd):
-                self._give_back(entry.file_bytes)
+            self._retire(entry)
+
+    def _retire(self, entry: Entry) -> None:
+        if self._spares.bytes + entry.file_bytes > self._spares.most_bytes:
+            return self._remove_counted(entry.name, entry.file_bytes)
+        spare = f"spare-{entry.sequence:016x}.tmp"  # what a crash leaves of it is cleared like any .tmp
+        try:
+            self.files.rename(entry.name, spare, self._fd)
+        except OSError:
+            return self._remove_counted(entry.name, entry.file_bytes)
+        with self._lock:
+            return self._spares.add(spare, entry.file_bytes)
 
     def _remove_file(self, name: str, directory: int) -> bool:
         """Whether the file is gone. One that cannot be removed stays counted until the next start."""
@@ -432,7 +458,7 @@ class DiskStore:
         """Assert that the book adds up and the bound holds. Touches no file."""
         with self._lock:
             assert self._live_bytes == sum(entry.file_bytes for entry in self._entries.values())
-            assert self._live_bytes <= self._records_bytes, "live records take more than all records"
+            assert self._live_bytes + self._spares.bytes <= self._records_bytes
             assert self._foreign_bytes >= sum(other.file_bytes for other in self._foreign)
             assert self._free_bytes() >= 0 or not self._records_bytes, "the disk store is over its bound"
             assert all(not entry.forgotten for entry in self._entries.values())
@@ -444,8 +470,21 @@ class DiskStore:
             return
         self._closed = True
         self.reap()
+        while (spare := self._spares.give_up()) is not None:
+            self._remove_counted(*spare)
         self.files.close(self._fd)
         self._home.close()
+
+
+def read_header(files: Files, name: str, directory: int) -> tuple[Header, int]:
+    """A record's header and how many bytes it takes. ``Damaged`` or ``OSError``."""
+    buffer = aligned_buffer(PAGE_BYTES)
+    count = files.read_into(name, directory, [buffer])
+    needed = header_size(memoryview(buffer)[:count])
+    if needed > PAGE_BYTES:
+        buffer = aligned_buffer(needed)
+        count = files.read_into(name, directory, [buffer])
+    return decode(memoryview(buffer)[:count]), needed
 
 
 def _coldest_first(entries: Iterable[Entry]) -> list[Entry]:
@@ -460,4 +499,4 @@ def _coldest_first(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(by_depth, key=lambda e: (newest[e.meta.id], -e.meta.depth, e.meta.id))
 
 
-__all__ = ["DiskStore", "Entry", "Found", "StoreFull", "StoreUsage"]
+__all__ = ["DiskStore", "Entry", "Found", "StoreFull", "StoreUsage", "read_header"]
