@@ -1,0 +1,1 @@
+"""What Stepwell claims, measured. Every number in docs/benchmarks.md comes from a module in here."""

@@ -1,0 +1,167 @@
+"""The clients of the pressure benchmark: plain HTTP streaming, time measured where the user sits."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx2
+
+from stepwell.bench.workload import Pressure, agents_of, next_prompt
+
+TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSample:
+    """One turn as its client saw it. Times are seconds; ``start_s`` counts from the run's start."""
+
+    agent: int
+    turn: int
+    start_s: float
+    ttft_s: float
+    e2e_s: float
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    text: str
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Answer:
+    text: str = ""
+    ttft_s: float | None = None
+    usage: dict[str, Any] | None = None
+
+
+def complete(
+    http: httpx2.Client,
+    model: str,
+    prompt: str,
+    output_tokens: int,
+    agent: str,
+    *,
+    turn: int = 0,
+    began_s: float = 0.0,
+) -> TurnSample:
+    """One streamed completion. A failure is a sample with ``error``, never an exception."""
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": output_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    answer, error = _Answer(), None
+    started = time.perf_counter()
+    try:
+        with http.stream("POST", "/v1/completions", json=body, headers={"X-Session-ID": agent}) as response:
+            if response.status_code != 200:
+                error = f"HTTP {response.status_code}: {response.read().decode(errors='replace')[:200]}"
+            else:
+                error = _read_stream(response, answer, started)
+    except httpx2.HTTPError as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    return _sample(answer, error, started, time.perf_counter(), agent, turn, began_s)
+
+
+def run_clients(
+    base_url: str, model: str, workload: Pressure, done: Callable[[TurnSample], None] = lambda sample: None
+) -> tuple[list[TurnSample], float]:
+    """Run the whole workload. Returns the samples, ordered by start, and the total seconds."""
+    samples: list[TurnSample] = []
+    lock = threading.Lock()
+    began = time.perf_counter()
+
+    def keep(sample: TurnSample) -> None:
+        with lock:
+            samples.append(sample)
+            done(sample)
+
+    threads = [
+        threading.Thread(target=_client, args=(base_url, model, workload, number, began, keep), daemon=True)
+        for number in range(workload.clients)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    total_s = time.perf_counter() - began
+    return sorted(samples, key=lambda sample: sample.start_s), total_s
+
+
+def _client(
+    base_url: str,
+    model: str,
+    workload: Pressure,
+    number: int,
+    began_s: float,
+    keep: Callable[[TurnSample], None],
+) -> None:
+    """One client: turn t of all its agents before turn t + 1 of any."""
+    so_far: dict[int, str] = {}
+    with httpx2.Client(base_url=base_url, timeout=TIMEOUT_S, trust_env=False) as http:
+        for turn in range(workload.turns):
+            for agent in agents_of(workload, number):
+                prompt = next_prompt(workload, agent, turn, so_far.get(agent, ""))
+                name = f"pressure-{agent}"
+                sample = complete(
+                    http, model, prompt, workload.output_tokens, name, turn=turn, began_s=began_s
+                )
+                so_far[agent] = prompt + sample.text
+                keep(sample)
+
+
+def _read_stream(response: httpx2.Response, answer: _Answer, started: float) -> str | None:
+    """Fill ``answer`` from the event stream; returns what went wrong, or None."""
+    for line in response.iter_lines():
+        if not line.startswith("data:"):
+            continue
+        payload = line[5:].strip()
+        if payload == "[DONE]":
+            return None
+        event = json.loads(payload)
+        if "error" in event:
+            return json.dumps(event["error"])[:200]
+        text = "".join(choice.get("text") or "" for choice in event.get("choices") or [])
+        if text and answer.ttft_s is None:
+            answer.ttft_s = time.perf_counter() - started
+        answer.text += text
+        answer.usage = event.get("usage") or answer.usage
+    return "the stream ended without [DONE]"
+
+
+def _sample(
+    answer: _Answer, error: str | None, started: float, ended: float, agent: str, turn: int, began_s: float
+) -> TurnSample:
+    usage = answer.usage or {}
+    if error is None and answer.usage is None:
+        error = "the server reported no usage"
+    details = usage.get("prompt_tokens_details") or {}
+    return TurnSample(
+        agent=_agent_number(agent),
+        turn=turn,
+        start_s=started - began_s if began_s else 0.0,
+        ttft_s=answer.ttft_s if answer.ttft_s is not None else ended - started,
+        e2e_s=ended - started,
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        cached_tokens=details.get("cached_tokens") or 0,
+        output_tokens=usage.get("completion_tokens", 0),
+        text=answer.text,
+        error=error,
+    )
+
+
+def _agent_number(name: str) -> int:
+    tail = name.rsplit("-", 1)[-1]
+    return int(tail) if tail.isdigit() else -1

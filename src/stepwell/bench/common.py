@@ -1,0 +1,280 @@
+"""What every benchmark shares: who measured (machine, versions), what came out, and the verdicts.
+
+A report is printed as tables with one verdict line per target, and written with ``--json`` in one
+shape for all benchmarks, raw samples included, so that somebody else can compute other figures.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stepwell.errors import BadInput
+
+JsonOption = Annotated[
+    Path | None,
+    Parameter(
+        name="--json",
+        allow_leading_hyphen=True,
+        help="Write machine, versions, settings, figures and all raw samples here (-: standard output).",
+    ),
+]
+QuickOption = Annotated[
+    bool,
+    Parameter(name="--quick", negative="", help="A small version of the same measurement, for a first look."),
+]
+
+PACKAGES = ("stepwell", "llama-cpp-python", "xllamacpp")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One target and what was measured against it. ``measured`` None: this run did not measure it."""
+
+    target: str
+    measured: float | None
+    limit: float
+    unit: str = ""
+    at_most: bool = True
+
+    @property
+    def reached(self) -> bool | None:
+        if self.measured is None:
+            return None
+        return self.measured <= self.limit if self.at_most else self.measured >= self.limit
+
+    def line(self) -> str:
+        """One sentence for people: the target, whether it was reached, and the figure."""
+        bound = "at most" if self.at_most else "at least"
+        goal = f"{self.target} ({bound} {_number(self.limit)}{self.unit})"
+        if self.measured is None:
+            return f"{goal}: not measured in this run"
+        word = "reached" if self.reached else "NOT reached"
+        return f"{goal}: {word}, {_number(self.measured)}{self.unit}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "limit": self.limit,
+            "at_most": self.at_most,
+            "unit": self.unit,
+            "measured": self.measured,
+            "reached": self.reached,
+        }
+
+
+@dataclass(slots=True)
+class Report:
+    """One run of one benchmark. ``results`` holds the figures, ``samples`` everything measured."""
+
+    bench: str
+    settings: dict[str, Any]
+    results: dict[str, Any] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def missed(self) -> list[Verdict]:
+        """Targets that were measured and not reached."""
+        return [verdict for verdict in self.verdicts if verdict.reached is False]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "bench": self.bench,
+            "date": self.date,
+            "machine": machine(),
+            "versions": versions(),
+            "settings": self.settings,
+            "results": self.results,
+            "verdicts": [verdict.as_json() for verdict in self.verdicts],
+            "notes": self.notes,
+            "samples": self.samples,
+        }
+
+    def finish(self, console: Console, json_file: Path | None) -> None:
+        """Print notes and verdicts, and write the file if one was asked for."""
+        for note in self.notes:
+            console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        for verdict in self.verdicts:
+            style = {True: "green", False: "bold red", None: "dim"}[verdict.reached]
+            console.print(verdict.line(), style=style, markup=False, highlight=False, soft_wrap=True)
+        if json_file is not None:
+            write_json(json_file, self.as_json())
+        console.print(self.last_line(), style="bold", markup=False, highlight=False, soft_wrap=True)
+
+    def last_line(self) -> str:
+        measured = [verdict for verdict in self.verdicts if verdict.reached is not None]
+        if not measured:
+            return f"{self.bench}: measured; no target applies to this run."
+        reached = sum(1 for verdict in measured if verdict.reached)
+        return f"{self.bench}: {reached} of {len(measured)} measured targets reached."
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write to a file, or to standard output for ``-``. ``BadInput`` when the file cannot be written."""
+    text = json.dumps(content, indent=1) + "\n"
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--json {file} cannot be written: {error.strerror}") from error
+
+
+def require_writable(file: Path | None) -> None:
+    """Say that a file cannot be written before an hour of measuring, not after it."""
+    if file is None or str(file) == "-":
+        return
+    if not file.absolute().parent.is_dir():
+        raise BadInput(f"--json {file}: the directory {file.absolute().parent} does not exist")
+    if file.is_dir():
+        raise BadInput(f"--json {file} is a directory: give the name of a file")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": usable_cores(),
+        "memory_bytes": memory_bytes(),
+        "system": platform.system(),
+        "arch": platform.machine(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what was measured; None: not installed."""
+    return {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
+def usable_cores() -> int:
+    """Cores this process may use (a container often has fewer than the machine)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Physical memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def available_memory_bytes() -> int:
+    """Memory that can be had now without pushing anything out (Linux; elsewhere all there is)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return memory_bytes()
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return memory_bytes()
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that ``percent`` of the samples do not pass (linear between neighbours)."""
+    if not values:
+        raise ValueError("no samples: a percentile needs at least one")
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column is text and whose other columns are figures."""
+    made = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def report_console(json_file: Path | None) -> Console:
+    """Tables and verdicts go to standard output, unless the JSON was asked for there."""
+    return Console(highlight=False, stderr=str(json_file) == "-")
+
+
+class Ticker:
+    """Progress of one benchmark: a moving bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, progress: Progress | None, console: Console) -> None:
+        self._progress = progress
+        self._console = console
+        self._task = progress.add_task("", total=None) if progress is not None else None
+
+    def phase(self, text: str, total: int | None = None) -> None:
+        """A new part of the work begins."""
+        if self._progress is None or self._task is None:
+            self._console.print(f"... {text}", markup=False, soft_wrap=True)
+        else:
+            self._progress.reset(self._task, description=text, total=total)
+
+    def advance(self, count: int = 1) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, count)
+
+
+@contextmanager
+def ticker() -> Iterator[Ticker]:
+    """Show progress on the error stream, so that a redirected report stays clean."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield Ticker(None, console)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Ticker(progress, console)
+
+
+def _number(value: float) -> str:
+    if value == int(value) and abs(value) < 1e9:
+        return f"{int(value):,}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()

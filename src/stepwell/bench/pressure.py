@@ -1,0 +1,426 @@
+"""``stepwell bench pressure``: twelve agents in too little KV memory, against having enough of it.
+
+The same workload runs against one server after the other, never two at a time: ours with little
+device KV, ours with KV for everybody, and with ``--peer`` llama.cpp's own server with the same two.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2
+from cyclopts import Parameter
+from rich.table import Table
+
+from stepwell.bench.client import TurnSample, complete, run_clients
+from stepwell.bench.common import (
+    JsonOption,
+    QuickOption,
+    Report,
+    Ticker,
+    Verdict,
+    median,
+    percentile,
+    report_console,
+    require_writable,
+    table,
+    ticker,
+    usable_cores,
+)
+from stepwell.bench.servers import Arm, RunningServer, llama_server, our_server, running
+from stepwell.bench.workload import Pressure, unrelated
+from stepwell.errors import BadInput, StepwellError
+from stepwell.models import resolve_model
+from stepwell.units import parse_size
+
+LIMIT_TOTAL_OF_ROOMY = 1.05
+LIMIT_TTFT_OF_PEER = 0.2
+LIMIT_TOTAL_OF_PEER = 0.5
+FULL = Pressure()
+QUICK = Pressure(agents=6, turns=2, clients=2, document_words=80, role_words=80, output_tokens=8)
+_METRIC = re.compile(r"^(stepwell_\w+?)(\{[^}]*\})? (\S+)$", re.MULTILINE)
+_SOURCE = re.compile(r'source="(\w+)"')
+
+
+@dataclass(slots=True)
+class ArmResult:
+    """What one server did, over all rounds."""
+
+    arm: Arm
+    totals_s: list[float] = field(default_factory=list)
+    samples: list[TurnSample] = field(default_factory=list)
+    tokens_by_source: dict[str, int] = field(default_factory=dict)
+    """Prompt tokens as our server counts them: computed, device, host, disk. Empty for the peer."""
+    recompute_tax: float | None = None
+    prefill_tokens_per_s: list[float] = field(default_factory=list)
+    """Of the warm-up request alone: shows whether both servers compute equally quickly."""
+    peak_rss_bytes: int | None = None
+    error: str | None = None
+    """The server itself failed; its samples, if any, count for nothing."""
+
+    @property
+    def total_s(self) -> float:
+        return median(self.totals_s)
+
+    @property
+    def failed(self) -> int:
+        return sum(1 for sample in self.samples if sample.error)
+
+    @property
+    def usable(self) -> bool:
+        return self.error is None and bool(self.samples) and not self.failed
+
+    def ttft_s(self, *, later_turns: bool, percent: float) -> float:
+        """TTFT over the first turns, or over all turns after the first."""
+        chosen = [s.ttft_s for s in self.samples if (s.turn > 0) is later_turns and not s.error]
+        return percentile(chosen, percent)
+
+    @property
+    def computed_tokens(self) -> int:
+        """Prompt tokens that went through the model, counted from what clients were told."""
+        return sum(sample.prompt_tokens - sample.cached_tokens for sample in self.samples)
+
+    def as_json(self) -> dict[str, Any]:
+        figures: dict[str, Any] = {"name": self.arm.name, "failed": self.failed, "error": self.error}
+        figures["device_kv_tokens"] = self.arm.device_kv_tokens
+        if self.usable:
+            for label, later in (("turn_1", False), ("later_turns", True)):
+                figures[f"ttft_{label}_p50_s"] = self.ttft_s(later_turns=later, percent=50)
+                figures[f"ttft_{label}_p95_s"] = self.ttft_s(later_turns=later, percent=95)
+            figures["total_s"] = self.total_s
+        figures |= {
+            "totals_s": self.totals_s,
+            "computed_prompt_tokens": self.computed_tokens,
+            "cached_prompt_tokens": sum(sample.cached_tokens for sample in self.samples),
+            "prompt_tokens_by_source": self.tokens_by_source,
+            "recompute_tax": self.recompute_tax,
+            "prefill_tokens_per_s": self.prefill_tokens_per_s,
+            "peak_rss_bytes": self.peak_rss_bytes,
+        }
+        return figures
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    model: str = "gemma3",
+    device_kv_tokens: str = "",
+    everybody_tokens: int = 0,
+    host_kv: str = "8GiB",
+    disk_kv: str = "0",
+    peer: Annotated[bool, Parameter(negative="")] = False,
+    peer_binary: Path | None = None,
+    peer_tuned: Annotated[bool, Parameter(negative="")] = False,
+    private_first: Annotated[bool, Parameter(negative="")] = False,
+    rounds: int = 1,
+    threads: int | None = None,
+) -> None:
+    """Run twelve agents in too little KV memory, and against having enough of it.
+
+    Twelve agents share a document of 350 words, each has a private role of 350 words and takes four
+    turns of 16 tokens; four clients at a time, over HTTP. One server after the other does the same work.
+    Example: stepwell bench pressure --peer --json pressure.json
+
+    Parameters
+    ----------
+    model
+        smollm2, gemma3 or the path of a GGUF file.
+    device_kv_tokens
+        Sizes of device KV to try, comma separated (default 8192,4096,2048).
+    everybody_tokens
+        Device KV of the runs that have enough (default 65536).
+    host_kv
+        Host KV of our server, and cache of llama.cpp's.
+    disk_kv
+        Disk KV of our server, in a temporary directory.
+    peer
+        Also measure llama.cpp's own server (package xllamacpp), with the same memory.
+    peer_binary
+        Measure this llama-server instead of the package.
+    peer_tuned
+        Also measure llama.cpp's server with settings that suit this workload better than its defaults.
+    private_first
+        Put the private role before the document, so that no two agents share a prefix.
+    rounds
+        Repeat everything, in turned order; medians are quoted.
+    threads
+        Threads of every server (default: the cores there are).
+    """
+    require_writable(json_file)
+    sizes = _sizes(device_kv_tokens or ("512" if quick else "8192,4096,2048"))
+    workload = replace(QUICK if quick else FULL, share_prefix=not private_first)
+    if rounds < 1:
+        raise BadInput("--rounds must be at least 1")
+    plan = _Plan(
+        model=model,
+        sizes=sizes,
+        everybody_tokens=everybody_tokens or (4096 if quick else 65536),
+        host_kv=host_kv,
+        disk_kv=disk_kv,
+        peer=peer or peer_tuned or peer_binary is not None,
+        peer_binary=peer_binary,
+        peer_tuned=peer_tuned,
+        threads=threads or usable_cores(),
+        clients=workload.clients,
+        agents=workload.agents,
+    )
+    console = report_console(json_file)
+    with ticker() as progress:
+        results = _measure(plan, workload, rounds, progress)
+    report = _report(plan, workload, rounds, results)
+    console.print(_table(results))
+    report.finish(console, json_file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to measure, decided before anything is started."""
+
+    model: str
+    sizes: tuple[int, ...]
+    everybody_tokens: int
+    host_kv: str
+    disk_kv: str
+    peer: bool
+    peer_binary: Path | None
+    peer_tuned: bool
+    threads: int
+    clients: int
+    agents: int
+
+    def arms(self, disk_dir: Path) -> list[Arm]:
+        """Every server to measure, in order."""
+        everybody = self.everybody_tokens
+        arms = [self._ours(f"stepwell {size:,}", size, disk_dir) for size in self.sizes]
+        arms.append(self._ours(f"stepwell everybody ({everybody:,})", everybody, disk_dir))
+        for tuned in (False, True)[: (1 + self.peer_tuned) * self.peer]:
+            word = "llama.cpp tuned" if tuned else "llama.cpp"
+            arms += [self._peer(f"{word} {size:,}", size, self.clients, tuned) for size in self.sizes]
+            arms.append(self._peer(f"{word} everybody ({everybody:,})", everybody, self.agents, tuned))
+        return arms
+
+    def _ours(self, name: str, tokens: int, disk_dir: Path) -> Arm:
+        return our_server(
+            name,
+            self.model,
+            device_kv_tokens=tokens,
+            host_kv=self.host_kv,
+            disk_kv=self.disk_kv,
+            disk_dir=disk_dir / str(tokens),
+            threads=self.threads,
+        )
+
+    def _peer(self, name: str, tokens: int, parallel: int, tuned: bool) -> Arm:
+        return llama_server(
+            name,
+            resolve_model(self.model).path,
+            device_kv_tokens=tokens,
+            parallel=parallel,
+            cache_ram_mib=parse_size(self.host_kv) >> 20,
+            threads=self.threads,
+            binary=self.peer_binary,
+            tuned=tuned,
+        )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isdigit() and int(word) >= 256 for word in words):
+        raise BadInput(
+            f"--device-kv-tokens {text!r}: give numbers of at least 256, comma separated: 8192,4096"
+        )
+    return tuple(int(word) for word in words)
+
+
+def _measure(plan: _Plan, workload: Pressure, rounds: int, progress: Ticker) -> list[ArmResult]:
+    results: dict[str, ArmResult] = {}
+    resolve_model(plan.model)  # a missing model is said once and before anything is started
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="stepwell-pressure-") as directory:
+            arms = plan.arms(Path(directory))
+            order = arms if number % 2 == 0 else arms[::-1]
+            for arm in order:
+                result = results.setdefault(arm.name, ArmResult(arm))
+                progress.phase(f"round {number + 1}/{rounds}: {arm.name}", workload.agents * workload.turns)
+                _run_arm(arm, result, workload, progress)
+    return list(results.values())
+
+
+def _run_arm(arm: Arm, result: ArmResult, workload: Pressure, progress: Ticker) -> None:
+    """One server, one round. A server that fails is a line in the report, not the end of it."""
+    try:
+        with (
+            running(arm) as server,
+            httpx2.Client(base_url=arm.base_url, timeout=600, trust_env=False) as http,
+        ):
+            name = _model_name(http)
+            warm = complete(http, name, unrelated(workload), 4, "warm-up")
+            if warm.error:
+                raise StepwellError(f"the warm-up request failed: {warm.error}")
+            result.prefill_tokens_per_s.append(warm.prompt_tokens / warm.ttft_s)
+            before = _metrics(http) if arm.is_ours else {}
+            samples, total_s = run_clients(arm.base_url, name, workload, lambda sample: progress.advance())
+            result.samples += samples
+            result.totals_s.append(total_s)
+            if arm.is_ours:
+                _note_sources(result, before, _metrics(http))
+            _note_memory(result, server)
+    except (StepwellError, httpx2.HTTPError) as error:
+        result.error = f"{type(error).__name__}: {error}"
+
+
+def _note_memory(result: ArmResult, server: RunningServer) -> None:
+    seen = server.peak_rss_bytes()
+    if seen is not None:
+        result.peak_rss_bytes = max(seen, result.peak_rss_bytes or 0)
+
+
+def _model_name(http: httpx2.Client) -> str:
+    listing = http.get("/v1/models").json()
+    return str(listing["data"][0]["id"])
+
+
+def _metrics(http: httpx2.Client) -> dict[str, float]:
+    """Our server's counters; labels other than the source are summed over."""
+    response = http.get("/metrics")
+    if response.status_code != 200:
+        raise StepwellError(f"/metrics answered {response.status_code}")
+    totals: dict[str, float] = {}
+    for name, labels, value in _METRIC.findall(response.text):
+        source = _SOURCE.search(labels)
+        key = f"{name}:{source[1]}" if source else name
+        totals[key] = totals.get(key, 0.0) + float(value)
+    return totals
+
+
+def _note_sources(result: ArmResult, before: dict[str, float], after: dict[str, float]) -> None:
+    def grown(key: str) -> float:
+        return after.get(key, 0.0) - before.get(key, 0.0)
+
+    for source in ("computed", "device", "host", "disk"):
+        tokens = int(grown(f"stepwell_prompt_tokens_total:{source}"))
+        result.tokens_by_source[source] = result.tokens_by_source.get(source, 0) + tokens
+    computed = grown("stepwell_prompt_tokens_total:computed") + grown("stepwell_generation_tokens_total")
+    if computed > 0:
+        result.recompute_tax = grown("stepwell_recomputed_tokens_total") / computed
+
+
+def _report(plan: _Plan, workload: Pressure, rounds: int, results: Sequence[ArmResult]) -> Report:
+    settings: dict[str, Any] = {"workload": asdict(workload), "rounds": rounds}
+    settings |= {key: str(value) if isinstance(value, Path) else value for key, value in asdict(plan).items()}
+    settings["commands"] = {result.arm.name: _shown(result.arm.command) for result in results}
+    report = Report("pressure", settings)
+    report.results = {"arms": [result.as_json() for result in results]}
+    report.samples = [
+        {"arm": result.arm.name, **sample.as_json()} for result in results for sample in result.samples
+    ]
+    report.verdicts = verdicts(plan.sizes, plan.everybody_tokens, results)
+    report.notes = list(_notes(results))
+    return report
+
+
+def _shown(command: Sequence[str]) -> str:
+    """The command without this machine's paths."""
+    return " ".join([Path(command[0]).name, *command[1:]])
+
+
+def verdicts(sizes: Sequence[int], everybody: int, results: Sequence[ArmResult]) -> list[Verdict]:
+    """The three targets for every size. An arm that failed leaves its target unreached, not unmeasured."""
+    by_name = {result.arm.name: result for result in results}
+    roomy = by_name.get(f"stepwell everybody ({everybody:,})")
+    made = []
+    for size in sizes:
+        ours = by_name.get(f"stepwell {size:,}")
+        peer = by_name.get(f"llama.cpp {size:,}")
+        made += [
+            Verdict(
+                f"{size:,} tokens: total, against our own run with KV for everybody",
+                _ratio(ours, roomy, _total),
+                LIMIT_TOTAL_OF_ROOMY,
+                "x",
+            ),
+            Verdict(
+                f"{size:,} tokens: TTFT p50 of turns after the first, against llama.cpp's server",
+                _ratio(ours, peer, _later_ttft),
+                LIMIT_TTFT_OF_PEER,
+                "x",
+            ),
+            Verdict(
+                f"{size:,} tokens: total, against llama.cpp's server",
+                _ratio(ours, peer, _total),
+                LIMIT_TOTAL_OF_PEER,
+                "x",
+            ),
+        ]
+    return made
+
+
+def _total(result: ArmResult) -> float:
+    return result.total_s
+
+
+def _later_ttft(result: ArmResult) -> float:
+    return result.ttft_s(later_turns=True, percent=50)
+
+
+def _ratio(ours: ArmResult | None, other: ArmResult | None, figure: Any) -> float | None:
+    """Ours over theirs. Infinite when we failed; None when there is nothing to compare with."""
+    if ours is None or other is None or not other.usable:
+        return None
+    if not ours.usable:
+        return float("inf")
+    return float(figure(ours) / figure(other))
+
+
+def _notes(results: Sequence[ArmResult]) -> Iterator[str]:
+    for result in results:
+        if result.error:
+            yield f"{result.arm.name}: {result.error}"
+        elif result.failed:
+            first = next(sample.error for sample in result.samples if sample.error)
+            yield f"{result.arm.name}: {result.failed} of {len(result.samples)} turns failed, first: {first}"
+    speeds = {
+        kind: [speed for r in results if r.arm.is_ours is kind for speed in r.prefill_tokens_per_s]
+        for kind in (True, False)
+    }
+    if speeds[True] and speeds[False]:
+        yield (
+            f"bare prefill of a lone prompt: ours {median(speeds[True]):.0f} tokens/s, "
+            f"llama.cpp's server {median(speeds[False]):.0f}"
+        )
+
+
+def _table(results: Sequence[ArmResult]) -> Table:
+    columns = (
+        "server", "total s", "TTFT turn 1 p50", "p95", "TTFT turns 2+ p50", "p95",
+        "computed", "device", "host", "disk", "tax", "failed", "peak MiB",
+    )  # fmt: skip
+    title = "The same work, one server after the other (prompt tokens by where they came from)"
+    return table(title, columns, [_row(result) for result in results])
+
+
+def _row(result: ArmResult) -> list[str]:
+    name = result.arm.name
+    if not result.usable:
+        figures = ["-"] * 5
+    else:
+        figures = [f"{result.total_s:.1f}"] + [
+            f"{result.ttft_s(later_turns=later, percent=percent):.2f}"
+            for later in (False, True)
+            for percent in (50, 95)
+        ]
+    sources = result.tokens_by_source
+    if sources:
+        tokens = [f"{sources[source]:,}" for source in ("computed", "device", "host", "disk")]
+    else:
+        cached = sum(sample.cached_tokens for sample in result.samples)
+        tokens = [f"{result.computed_tokens:,}", f"cached {cached:,}", "", ""]
+    tax = "" if result.recompute_tax is None else f"{100 * result.recompute_tax:.1f}%"
+    memory = "" if result.peak_rss_bytes is None else f"{result.peak_rss_bytes >> 20:,}"
+    return [name, *figures, *tokens, tax, str(result.failed), memory]

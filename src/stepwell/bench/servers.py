@@ -1,0 +1,191 @@
+"""Servers as child processes, one at a time: ours, and llama.cpp's own to compare with.
+
+Both listen on loopback, are asked ``/health`` until they are ready, and end when the block does.
+Nothing is shared with this process, so that the client's work slows both alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx2
+
+from stepwell.errors import StepwellError
+
+READY_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
+_LOG_TAIL_LINES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One server of a comparison: how it is named, started, and what it was given."""
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    is_ours: bool
+    device_kv_tokens: int
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+class RunningServer:
+    """A started server. ``peak_rss_bytes`` is read before it is stopped."""
+
+    def __init__(self, arm: Arm, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        self.arm = arm
+        self._process = process
+        self._log = log
+
+    def peak_rss_bytes(self) -> int | None:
+        """The most memory the process has held (Linux; None elsewhere)."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        except OSError:
+            return None
+        for line in status.splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+        return None
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Until ``/health`` says 200. ``StepwellError`` when the process ends or takes too long."""
+        deadline = time.monotonic() + timeout_s
+        with httpx2.Client(base_url=self.arm.base_url, timeout=5.0, trust_env=False) as http:
+            while time.monotonic() < deadline:
+                if self._process.poll() is not None:
+                    raise StepwellError(f"{self.arm.name} ended before it was ready: {self._tail()}")
+                with contextlib.suppress(httpx2.HTTPError):
+                    if http.get("/health").status_code == 200:
+                        return
+                time.sleep(0.1)
+        raise StepwellError(f"{self.arm.name} was not ready within {timeout_s:.0f} s: {self._tail()}")
+
+    def stop(self) -> None:
+        """Ask, wait, then kill: the next server must have the machine to itself."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _tail(self) -> str:
+        self._log.flush()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
+        return " | ".join(line.strip() for line in lines[-_LOG_TAIL_LINES:] if line.strip())
+
+
+@contextlib.contextmanager
+def running(arm: Arm) -> Iterator[RunningServer]:
+    """Start a server, wait until it is ready, stop it at the end, whatever happens."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            arm.command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment()
+        )
+        server = RunningServer(arm, process, log)
+        try:
+            server.wait_ready()
+            yield server
+        finally:
+            server.stop()
+
+
+def our_server(
+    name: str, model: str, *, device_kv_tokens: int, host_kv: str, disk_kv: str, disk_dir: Path, threads: int
+) -> Arm:
+    """``stepwell serve`` with these KV tiers; everything else as a user gets it."""
+    port = free_port()
+    flags = {
+        "model": model,
+        "host": "127.0.0.1",
+        "port": port,
+        "device-kv-tokens": device_kv_tokens,
+        "host-kv": host_kv,
+        "disk-kv": disk_kv,
+        "disk-dir": disk_dir,
+        "threads": threads,
+    }
+    words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
+    command = (sys.executable, "-m", "stepwell", "serve", *words)
+    return Arm(name, command, port, is_ours=True, device_kv_tokens=device_kv_tokens)
+
+
+def llama_server(
+    name: str,
+    model_path: Path,
+    *,
+    device_kv_tokens: int,
+    parallel: int,
+    cache_ram_mib: int,
+    threads: int,
+    binary: Path | None,
+    tuned: bool,
+) -> Arm:
+    """llama.cpp's own server: a ``llama-server`` binary if given, else the package ``xllamacpp``.
+
+    ``tuned`` leaves its defaults where that makes it quicker on this workload: the whole window is
+    kept for sliding-window layers (``--swa-full``), and idle conversations stay on the device.
+    """
+    port = free_port()
+    options: dict[str, str | int | bool] = {
+        "model": str(model_path),
+        "port": port,
+        "n_ctx": device_kv_tokens,
+        "n_parallel": parallel,
+        "cache_ram_mib": cache_ram_mib,
+        "threads": threads,
+        "tuned": tuned,
+    }
+    if binary is None:
+        command: Sequence[str] = (sys.executable, "-m", "stepwell.bench.peer_server", json.dumps(options))
+    else:
+        command = _binary_command(binary, options)
+    return Arm(name, tuple(command), port, is_ours=False, device_kv_tokens=device_kv_tokens)
+
+
+def _binary_command(binary: Path, options: dict[str, str | int | bool]) -> list[str]:
+    flags = {
+        "-m": options["model"],
+        "--host": "127.0.0.1",
+        "--port": options["port"],
+        "-c": options["n_ctx"],
+        "-np": options["n_parallel"],
+        "--cache-ram": options["cache_ram_mib"],
+        "-t": options["threads"],
+        "-tb": options["threads"],
+        "-fa": "on",
+        "-ngl": 0,
+    }
+    words = [word for flag, value in flags.items() for word in (flag, str(value))]
+    tuned = ["--swa-full", "--no-cache-idle-slots"] if options["tuned"] else []
+    return [str(binary), *words, "--kv-unified", *tuned]
+
+
+def free_port() -> int:
+    """A port nobody listens on now. Somebody may take it before the server does; then that arm fails
+    with the server's own sentence."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without settings that would change what is measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
