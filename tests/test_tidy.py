@@ -272,3 +272,17 @@ def test_every_module_is_used() -> None:
         and module_name(path) not in used | {"stepwell.cli"}
     ]
     assert not dead
+
+
+LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    dead = [
+        f"{where(path)}: {target}"
+        for path, text in text_files()
+        if path.suffix == ".md"
+        for target in LINK.findall(text)
+        if not (path.parent / target).exists()
+    ]
+    assert not dead

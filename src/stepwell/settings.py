@@ -108,10 +108,6 @@ class PolicySettings:
     """Load whatever is stored, even where computing again would be quicker."""
 
 
-KeySettings = KeyEntry
-"""One ``[[keys]]`` table; the server's room says what may be in it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All of it. Sections are the tables of the TOML file."""
@@ -120,7 +116,7 @@ class Settings:
     kv: KvSettings = field(default_factory=KvSettings)
     policy: PolicySettings = PolicySettings()
     server: ServerSettings = field(default_factory=ServerSettings)
-    keys: tuple[KeySettings, ...] = ()
+    keys: tuple[KeyEntry, ...] = ()
     """API keys, see ``server/keys.py``. Without any: one local tenant, on loopback only."""
     keys_file: Path | None = None
     """A TOML file with ``[[keys]]`` alone, so that secrets need not lie beside the rest."""
@@ -303,7 +299,7 @@ def _sentence(errors: list[ErrorDetails], layers: Layers) -> str:
     if error["type"] == "missing":
         return f"{where} is missing"
     if error["type"] == _UNKNOWN:
-        return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(KeySettings)))}"
+        return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(KeyEntry)))}"
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "value_error" or path[0] == "keys":  # a key is a secret: never quote it
         return f"{where}: {reason}"
