@@ -1,0 +1,1 @@
+"""`stepwell demo`: three customers' crews of agents read a document on too little device KV."""

@@ -1,0 +1,91 @@
+"""What is printed before the first run and after the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from stepwell.demo.figures import DemoFigures
+from stepwell.demo.record import Capacity, Customer
+from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
+from stepwell.units import format_size
+
+PLAIN_WIDTH = 132
+"""Without a terminal nobody wraps lines for us, and a log should not be folded at 80."""
+
+
+def make_console() -> Console:
+    """Standard output; wide when it is a file or a pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def say(console: Console, line: str, style: str = "") -> None:
+    """A line of plain text, whatever brackets are in it."""
+    console.print(line, style=style or None, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_plan(
+    console: Console, customers: tuple[Customer, ...], agents: int, turns: int, capacity: Capacity
+) -> None:
+    """Who will do what, and how little memory there is for it."""
+    for customer in customers:
+        say(console, f"{customer.name} ({customer.service_tier}) asks: {customer.question}")
+    share = capacity.device_tokens / capacity.held_tokens
+    say(
+        console,
+        f"{agents} agents in {len(customers)} crews, {turns} turns. Together they will hold up to "
+        f"{capacity.held_tokens:,} "
+        f"tokens of KV ({format_size(capacity.held_tokens * capacity.token_bytes)}), a prefix that a crew "
+        "shares counted once.",
+    )
+    say(
+        console,
+        f"Device KV is {capacity.device_tokens:,} tokens ({format_size(capacity.limit_bytes('device'))}), "
+        f"{share:.0%} of that; "
+        f"host memory may take {format_size(capacity.host_bytes)}, disk {format_size(capacity.disk_bytes)}.",
+    )
+    say(console, "")
+
+
+def print_report(console: Console, figures: DemoFigures) -> None:
+    """Answers, tables, and what one must know about them."""
+    _answers(console, figures)
+    for run in figures.runs:
+        _print_table(console, service_tier_table(run))
+    if len(figures.runs) == 2:
+        _print_table(console, comparison_table(figures.runs[0], figures.runs[1]))
+    for note in notes(figures):
+        console.print(Text(f"- {note}", style="bright_black"), highlight=False)
+
+
+def _answers(console: Console, figures: DemoFigures) -> None:
+    for customer in figures.customers:
+        say(console, f"\n{customer.name} ({customer.service_tier}): {customer.question}", "bold")
+        console.print(
+            Text(figures.runs[0].answers.get(customer.name.lower()) or "(no answer)"), highlight=False
+        )
+
+
+def _print_table(console: Console, table: Table) -> None:
+    made = RichTable(
+        title=table.title, title_justify="left", title_style="bold", box=None, header_style="bright_black"
+    )
+    for number, column in enumerate(table.columns):
+        made.add_column(column, justify="left" if number == 0 else "right")
+    for row in table.rows:
+        made.add_row(*row)
+    say(console, "")
+    console.print(made)
+
+
+def print_end(console: Console, figures: DemoFigures, html: Path, json: Path | None, total_s: float) -> None:
+    """Where everything is, how long it took, and the result."""
+    say(console, "")
+    if json is not None:
+        say(console, f"All figures: {json}")
+    say(console, f"The picture: {html}")
+    say(console, f"Total time {total_s:.0f} s. {figures.result[:1].upper()}{figures.result[1:]}", "bold")

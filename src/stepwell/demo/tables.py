@@ -1,0 +1,133 @@
+"""The tables and notes that the terminal and the page share: plain rows of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stepwell.demo.figures import DemoFigures, RunFigures, ServiceTierFigures
+from stepwell.demo.record import KV_TIERS
+from stepwell.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, column heads, and rows whose first cell names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def service_tier_table(run: RunFigures) -> Table:
+    """A row per service tier and one for all."""
+    columns = (
+        "service tier",
+        "turns",
+        "TTFT p50",
+        "TTFT p95",
+        "session",
+        *(f"cached, {tier}" for tier in KV_TIERS),
+        "computed",
+        "recomputed",
+        "recompute tax",
+    )
+    rows = [_row(figures) for figures in (*run.service_tiers, run.total)]
+    return Table(
+        f"By service tier, {run.name[:1].lower()}{run.name[1:]} (lengths in tokens)", columns, tuple(rows)
+    )
+
+
+def _row(figures: ServiceTierFigures) -> tuple[str, ...]:
+    return (
+        figures.service_tier,
+        f"{figures.turns}",
+        _seconds(figures.ttft_p50_s),
+        _seconds(figures.ttft_p95_s),
+        _seconds(figures.session_s),
+        *(f"{figures.cached_tokens[tier]:,}" for tier in KV_TIERS),
+        f"{figures.computed_tokens:,}",
+        f"{figures.recomputed_tokens:,}",
+        f"{figures.recompute_tax:.1%}",
+    )
+
+
+def comparison_table(ours: RunFigures, theirs: RunFigures) -> Table:
+    """One run against the other, figure by figure."""
+    first, second = ours.total, theirs.total
+    seconds = [
+        ("whole job", ours.duration_s, theirs.duration_s),
+        ("TTFT p50", first.ttft_p50_s, second.ttft_p50_s),
+        ("TTFT p95", first.ttft_p95_s, second.ttft_p95_s),
+        ("TTFT p50, returning agents", first.return_ttft_p50_s, second.return_ttft_p50_s),
+        ("TTFT p95, returning agents", first.return_ttft_p95_s, second.return_ttft_p95_s),
+        *_sessions(ours, theirs),
+    ]
+    tokens = [
+        ("prompt tokens sent", first.prompt_tokens, second.prompt_tokens),
+        ("tokens computed", first.computed_tokens, second.computed_tokens),
+        ("tokens recomputed", first.recomputed_tokens, second.recomputed_tokens),
+    ]
+    rows = [(name, _seconds(a), _seconds(b), _ratio(a, b)) for name, a, b in seconds]
+    rows += [(name, f"{a:,}", f"{b:,}", _ratio(a, b)) for name, a, b in tokens]
+    tax = (first.recompute_tax, second.recompute_tax)
+    rows.append(("recompute tax", f"{tax[0]:.1%}", f"{tax[1]:.1%}", _ratio(*tax)))
+    return Table(
+        "The same job, side by side", ("", "with KV tiers", "without", "without / with"), tuple(rows)
+    )
+
+
+def _sessions(ours: RunFigures, theirs: RunFigures) -> list[tuple[str, float, float]]:
+    pairs = zip(ours.service_tiers, theirs.service_tiers, strict=True)
+    return [(f"session, {a.service_tier}", a.session_s, b.session_s) for a, b in pairs]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+
+
+def _ratio(ours: float, theirs: float) -> str:
+    return f"{theirs / ours:.2f}x" if ours > 0 else "-"
+
+
+def notes(figures: DemoFigures) -> list[str]:
+    """What a reader must know to judge the figures."""
+    run = figures.runs[0]
+    capacity = run.capacity
+    document = figures.document
+    used = document.used_tokens / max(1, document.total_tokens)
+    made = [
+        f"Model {figures.model}, on {figures.machine.get('cores')} cores "
+        f"({figures.machine.get('cpu') or 'unknown CPU'}).",
+        f"Document {document.name} ({document.kind}, {document.words:,} words): each crew read "
+        f"{document.used_tokens:,} of its "
+        f"{document.total_tokens:,} tokens ({used:.0%}), in every part the passages nearest to its question.",
+        f"Device KV holds {capacity.device_tokens:,} tokens ({format_size(capacity.limit_bytes('device'))}), "
+        "planned as "
+        f"{figures.device_share:.0%} of the {capacity.held_tokens:,} tokens that {figures.agents} agents "
+        "hold together when a prefix "
+        f"that a crew shares is counted once ({capacity.contexts_tokens:,} when every context is counted "
+        "whole). "
+        f"At the end they really held {run.held_tokens:,}.",
+        f"Host memory may hold {format_size(capacity.host_bytes)} of KV, disk "
+        f"{format_size(capacity.disk_bytes)}.",
+        "Cached tokens are counted where they lay when the turn was admitted. Computed tokens are missing "
+        "prompt tokens plus "
+        "generated ones; recomputed ones had been computed before; recompute tax is recomputed / computed.",
+        "Service tiers: requests are admitted first come, first served, so today the three service tiers are "
+        "treated alike; "
+        "differences between their rows are chance and order of arrival. The policy that honours them is not "
+        "built yet.",
+    ]
+    if len(figures.runs) == 2:
+        made.append(
+            "The second run is the same job with the same device KV, host memory and disk switched off. "
+            "Decoding is greedy; still "
+            "answers may differ between runs, because floating-point sums depend on which requests share a "
+            "batch."
+        )
+    if "smollm2" in figures.model or "gemma" in figures.model:
+        made.append(
+            "A model this small writes poor answers. The demo is about memory; give it a larger GGUF with "
+            "--model for better ones."
+        )
+    return made
