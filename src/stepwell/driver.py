@@ -236,6 +236,14 @@ class Driver:
             units=tuple(live.chain.units),
         )
 
+    def validate(self, generation: Generation) -> None:
+        """Raise ``ValueError`` with one sentence when a turn cannot be honoured: a token that the model
+        does not have, a grammar that does not compile. Thread-safe; a grammar may take a while."""
+        size = self.engine.info.vocab_size
+        if (token := max(generation.prompt)) >= size or min(generation.prompt) < 0:
+            raise ValueError(f"token {token} does not exist: this model has {size} tokens")
+        self.engine.validate(generation.sampling)
+
     def cancel(self, request: RequestId) -> None:
         """Stop a turn within a step. Thread-safe; unknown or ended requests are ignored."""
         if request in self._live:
@@ -362,7 +370,7 @@ class Driver:
             self.check()
             self._inbox.wait(left_s)
 
-    def run_until_idle(self, max_steps: int = 1_000_000) -> None:
+    def run_until_idle(self, max_steps: int = 100_000) -> None:
         """Step until nothing is left to do. For drivers without a thread."""
         for _ in range(max_steps):
             wake_at_us = self.step()

@@ -1,0 +1,121 @@
+"""The application: routes, and what becomes of errors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Scope
+
+from stepwell.driver import Driver
+from stepwell.engines.base import TextModel
+from stepwell.server import views
+from stepwell.server.bridge import Bridge
+from stepwell.server.chat import chat_completions
+from stepwell.server.completions import completions
+from stepwell.server.errors import ApiError, clip
+from stepwell.server.gate import Gate
+from stepwell.server.keys import KeyRing
+from stepwell.server.metrics import OTHER, Metrics
+from stepwell.server.middleware import Ended, RequestMiddleware
+from stepwell.server.responses import (
+    cancel_response,
+    create_response,
+    delete_response,
+    get_response,
+    list_input_items,
+    stop,
+)
+from stepwell.server.service import Service
+from stepwell.server.settings import ServerSettings
+from stepwell.server.store import ResponseStore
+
+ROUTES = (
+    Route("/", views.home, methods=["GET"]),
+    Route("/health", views.health, methods=["GET"]),
+    Route("/metrics", views.metrics, methods=["GET"]),
+    Route("/admin/agents", views.agents, methods=["GET"]),
+    Route("/admin/snapshot", views.snapshot, methods=["GET"]),
+    Route("/v1/models", views.list_models, methods=["GET"]),
+    Route("/v1/models/{model:path}", views.get_model, methods=["GET"]),
+    Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+    Route("/v1/completions", completions, methods=["POST"]),
+    Route("/v1/responses", create_response, methods=["POST"]),
+    Route("/v1/responses/{response_id}", get_response, methods=["GET"]),
+    Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),
+    Route("/v1/responses/{response_id}/cancel", cancel_response, methods=["POST"]),
+    Route("/v1/responses/{response_id}/input_items", list_input_items, methods=["GET"]),
+)
+
+
+def create_app(
+    driver: Driver,
+    text_model: TextModel,
+    settings: ServerSettings | None = None,
+    keys: KeyRing | None = None,
+) -> Starlette:
+    """The ASGI application. ``driver`` is running and stays the caller's to stop.
+
+    ``app.state.service`` is the ``Service``: set its ``draining`` to refuse new requests.
+    """
+    settings, keys = settings or ServerSettings(), keys or KeyRing()
+    metrics = Metrics(driver, keys.service_tiers)
+    service = Service(
+        driver=driver,
+        text_model=text_model,
+        settings=settings,
+        keys=keys,
+        bridge=Bridge(driver, metrics.observe),
+        gate=Gate(settings),
+        metrics=metrics,
+        store=ResponseStore(settings),
+    )
+    app = Starlette(
+        routes=ROUTES,
+        middleware=[Middleware(RequestMiddleware, ended=_counted(metrics))],
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error},
+        lifespan=_lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    yield
+    # Background responses live in memory: nobody can fetch them any more.
+    for record in app.state.service.store.all_running():
+        await stop(record)
+
+
+def _counted(metrics: Metrics) -> Ended:
+    """Counts requests per route; paths that are no route share one label."""
+    templates: Mapping[object, str] = {route.endpoint: route.path for route in ROUTES}
+
+    def ended(scope: Scope, status: int) -> None:
+        metrics.request_ended(templates.get(scope.get("endpoint"), OTHER), status)
+
+    return ended
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405, in OpenAI's shape."""
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {clip(request.url.path)}"
+    message = {404: f"Unknown request URL: {what}.", 405: f"Not allowed to {what}."}.get(
+        error.status_code, str(error.detail)
+    )
+    code = {404: "unknown_url", 405: "method_not_supported"}.get(error.status_code)
+    return ApiError(error.status_code, message, code=code, headers=error.headers).response()

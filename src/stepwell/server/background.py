@@ -1,0 +1,61 @@
+"""A response that goes on without a connection: a list of events that grows, and readers of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+Event = dict[str, Any]
+Source = AsyncIterator[Event | None]
+
+
+class BackgroundRun:
+    """Drives a stream of events to its end and lets any number of readers follow from any point."""
+
+    def __init__(self, source: Source, ended: Callable[[], None]) -> None:
+        """``source`` raises nothing. ``ended`` is called once, also after ``cancel``."""
+        self.events: list[Event] = []
+        self.over = False
+        self._source = source
+        self._ended = ended
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._drive())
+        # Not a finally in the task: one that is cancelled before its first step never gets there.
+        self._task.add_done_callback(self._finish)
+
+    async def _drive(self) -> None:
+        async for event in self._source:
+            if event is not None:
+                self.events.append(event)
+                self._notify()
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self.over = True
+        self._ended()
+        self._notify()
+
+    def _notify(self) -> None:
+        # Whoever waits keeps the old event; the next one to wait gets the new one.
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def cancel(self) -> None:
+        """Stop it and wait until it has stopped."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def follow(self, starting_after: int, keep_alive_s: float) -> AsyncIterator[Event | None]:
+        """The events after a sequence number, until the end; None for every ``keep_alive_s`` of silence."""
+        position = starting_after + 1  # sequence numbers count from 0, one an event
+        while True:
+            while position < len(self.events):
+                yield self.events[position]
+                position += 1
+            if self.over:
+                return
+            try:
+                async with asyncio.timeout(keep_alive_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                yield None

@@ -1,0 +1,65 @@
+"""From bytes on the wire to a checked request model; everything that is wrong is a 400 or 413."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+
+from stepwell.server.errors import ApiError, bad_request, clip, from_validation
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
+    """The body as a JSON object. Raises ``ApiError``; never reads more than ``max_bytes``."""
+    data = await _read(request, max_bytes)
+    try:
+        # Refuses NaN, lone surrogates, invalid UTF-8 and nesting deeper than 200.
+        value = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise bad_request(
+            f"We could not parse the JSON body of your request: {clip(str(error))}.", code="invalid_json"
+        ) from None
+    if not isinstance(value, dict):
+        raise bad_request("The body of your request must be a JSON object.", code="invalid_type")
+    return value
+
+
+def parse(model: type[Model], value: dict[str, Any]) -> Model:
+    """Raises ``ApiError`` with the path of the first wrong field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise from_validation(error) from None
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
+        raise _too_large(max_bytes)
+    data = bytearray()
+    try:
+        async for piece in request.stream():
+            data += piece
+            if len(data) > max_bytes:
+                raise _too_large(max_bytes)
+    except ClientDisconnect:
+        raise ClientGone from None
+    return bytes(data)
+
+
+class ClientGone(Exception):
+    """Nobody is left to answer."""
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    # The rest of the body is not read, so the connection cannot be used again.
+    return ApiError(
+        413,
+        f"The request is larger than {max_bytes} bytes.",
+        code="request_too_large",
+        headers={"connection": "close"},
+    )

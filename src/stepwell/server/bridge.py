@@ -1,0 +1,176 @@
+"""From the driver's thread to the event loop, and back when the client goes away.
+
+The driver calls a sink per output and must not wait. All sinks append to one queue and wake the
+loop once, however many agents got a token in a step: with 200 of them a wake-up each would cost the
+driver more than its own work. What one request has not read yet is merged, so a slow client holds
+at most one pending delta per choice, never more than its own answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from stepwell.driver import Driver
+from stepwell.policy.types import RequestId
+from stepwell.requests import Delta, Finished, Generation, Output, Preempted, Rejected, Sink
+
+Observer = Callable[[Generation, Output], None]
+
+
+@dataclass(slots=True)
+class Arrival:
+    """An output of the ``index``-th generation of a batch."""
+
+    index: int
+    output: Output
+
+
+class Bridge:
+    """Opens batches of generations on a driver. Lives in one event loop."""
+
+    def __init__(self, driver: Driver, observe: Observer = lambda generation, output: None) -> None:
+        self._driver = driver
+        self._observe = observe
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._queue: deque[tuple[Batch, Arrival]] = deque()
+        self._lock = threading.Lock()
+        self._woken = False
+        self._live: set[Batch] = set()
+
+    @property
+    def live(self) -> int:
+        """Batches whose generations have not all ended."""
+        return len(self._live)
+
+    def open(self, generations: Sequence[Generation]) -> Batch:
+        """Submit generations together. Use the batch as a context manager: leaving it cancels."""
+        self._loop = asyncio.get_running_loop()
+        batch = Batch(self, generations)
+        self._live.add(batch)
+        batch.requests = [
+            self._driver.submit(generation, self._sink(batch, index))
+            for index, generation in enumerate(generations)
+        ]
+        return batch
+
+    def abort_all(self, reason: Rejected) -> None:
+        """Tell every request in flight that it will not be finished."""
+        for batch in tuple(self._live):
+            batch.abort(reason)
+
+    def cancel(self, request: RequestId) -> None:
+        self._driver.cancel(request)
+
+    def ended(self, batch: Batch) -> None:
+        self._live.discard(batch)
+
+    def _sink(self, batch: Batch, index: int) -> Sink:
+        return lambda output: self._deliver(batch, Arrival(index, output))
+
+    def _deliver(self, batch: Batch, arrival: Arrival) -> None:
+        """Called in the driver's thread."""
+        self._queue.append((batch, arrival))
+        with self._lock:
+            if self._woken or self._loop is None:
+                return
+            self._woken = True
+        try:
+            self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            # The loop has ended before the driver has: nobody is left to read.
+            self._queue.clear()
+
+    def _drain(self) -> None:
+        with self._lock:
+            self._woken = False
+        while self._queue:
+            batch, arrival = self._queue.popleft()
+            self._observe(batch.generations[arrival.index], arrival.output)
+            batch.put(arrival)
+
+
+class Batch:
+    """The generations of one HTTP request and what they have said so far."""
+
+    def __init__(self, bridge: Bridge, generations: Sequence[Generation]) -> None:
+        self.generations = tuple(generations)
+        self.requests: list[RequestId] = []
+        self._bridge = bridge
+        self._open = set(range(len(self.generations)))
+        self._arrivals: deque[Arrival] = deque()
+        self._unread: dict[int, Arrival] = {}
+        self._ready = asyncio.Event()
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    @property
+    def over(self) -> bool:
+        """Everything has ended and has been read."""
+        return not self._open and not self._arrivals
+
+    async def next(self, timeout_s: float | None = None) -> Arrival | None:
+        """The next output; None when ``timeout_s`` passed in silence. Not to be called when over."""
+        if not self._arrivals:
+            self._ready.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._ready.wait()
+            except TimeoutError:
+                return None
+        arrival = self._arrivals.popleft()
+        if self._unread.get(arrival.index) is arrival:
+            del self._unread[arrival.index]
+        return arrival
+
+    def put(self, arrival: Arrival) -> None:
+        """Take an output; adjacent deltas of one generation become one."""
+        if arrival.index not in self._open:
+            return
+        if isinstance(arrival.output, Finished | Rejected):
+            self._end(arrival.index)
+        unread = self._unread.get(arrival.index)
+        merged = _merge(unread.output, arrival.output) if unread is not None else None
+        if unread is not None and merged is not None:
+            unread.output = merged
+            return
+        self._unread[arrival.index] = arrival
+        self._arrivals.append(arrival)
+        self._ready.set()
+
+    def cancel(self) -> None:
+        """Stop whatever still runs. The driver does so within a step; what it says then is not read."""
+        for index in self._open:
+            self._bridge.cancel(self.requests[index])
+        self._open.clear()
+        self._bridge.ended(self)
+
+    def abort(self, reason: Rejected) -> None:
+        """End what still runs with an error that the client gets to see."""
+        for index in sorted(self._open):
+            self._bridge.cancel(self.requests[index])
+            self.put(Arrival(index, reason))
+
+    def _end(self, index: int) -> None:
+        self._open.discard(index)
+        if not self._open:
+            self._bridge.ended(self)
+
+
+def _merge(earlier: Output, later: Output) -> Output | None:
+    """One output that says both, or None."""
+    if isinstance(earlier, Delta) and isinstance(later, Delta):
+        return Delta(earlier.text + later.text, earlier.tokens + later.tokens)
+    if isinstance(earlier, Preempted) and isinstance(later, Preempted):
+        return later
+    return None

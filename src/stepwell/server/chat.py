@@ -1,0 +1,199 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from stepwell.requests import Delta, Finished, Generation, TokenInfo
+from stepwell.server.body import parse, read_object
+from stepwell.server.bridge import Arrival
+from stepwell.server.errors import bad_request, unsupported
+from stepwell.server.exchange import DataFrames, Event, exchange
+from stepwell.server.logprobs import chat_logprobs
+from stepwell.server.prompts import chat_prompt, template_messages
+from stepwell.server.sampling import choice_count, constraint_of, sampling_params, stop_strings
+from stepwell.server.schema import ChatRequest
+from stepwell.server.service import Service, service_of
+from stepwell.server.tools import Answer, Call, HeldText, ToolSet, build_tools
+from stepwell.server.turns import Ask, Progress, Usage
+
+
+async def chat_completions(request: Request) -> Response:
+    """OpenAI's chat route. Documented for clients in ``docs/api.md``."""
+    service = service_of(request)
+    service.require_open()
+    key = service.key(request)
+    body = await read_object(request, service.settings.max_body_bytes)
+    wanted = parse(ChatRequest, body)
+    _refuse_what_would_be_ignored(wanted)
+    service.require_model(wanted.model)
+    tools = _tools(wanted, service)
+    ask = Ask(
+        sampling_params(wanted, tools.constraint, _logprobs(wanted)),
+        stop_strings(wanted, service.settings),
+        wanted.max_completion_tokens or wanted.max_tokens,
+        service.settings.default_max_new_tokens,
+        service.text_model.context_tokens,
+        service.identity(request, body, key),
+        key.service_tier(wanted.service_tier),
+    )
+    n = choice_count(wanted, service.settings)
+
+    def prepare() -> Sequence[Generation]:
+        messages = template_messages(wanted.messages)
+        return ask.generations(chat_prompt(service.text_model, messages, tools, "messages"), n)
+
+    shape = ChatShape(service, wanted, ask, tools, n, _head(service, wanted, ask))
+    return await exchange(service, request, key, prepare, shape, stream=bool(wanted.stream))
+
+
+def _refuse_what_would_be_ignored(wanted: ChatRequest) -> None:
+    if wanted.functions is not None:
+        raise unsupported("'functions' is deprecated; use 'tools'.", param="functions")
+    if wanted.modalities not in (None, ["text"]):
+        raise unsupported("This server answers in text only.", param="modalities")
+    if wanted.top_logprobs is not None and not wanted.logprobs:
+        raise bad_request("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+
+
+def _tools(wanted: ChatRequest, service: Service) -> ToolSet:
+    if len(wanted.messages) > service.settings.max_messages:
+        raise bad_request(f"At most {service.settings.max_messages} messages are allowed.", param="messages")
+    return build_tools(
+        [tool.function for tool in wanted.tools or ()],
+        wanted.tool_choice,
+        constraint_of(wanted.response_format, wanted.grammar, service.settings),
+        service.settings,
+        parallel=wanted.parallel_tool_calls is not False,
+    )
+
+
+def _logprobs(wanted: ChatRequest) -> int | None:
+    return (wanted.top_logprobs or 0) if wanted.logprobs else None
+
+
+def _head(service: Service, wanted: ChatRequest, ask: Ask) -> dict[str, Any]:
+    """What the response and every chunk have in common."""
+    return {
+        "id": "chatcmpl-" + secrets.token_hex(14),
+        "created": int(service.now_s()),
+        "model": wanted.model,
+        "service_tier": ask.service_tier,
+        "system_fingerprint": None,
+    }
+
+
+@dataclass(slots=True)
+class ChatShape(DataFrames):
+    """Chat answers, whole or as chunks."""
+
+    service: Service
+    wanted: ChatRequest
+    ask: Ask
+    tools: ToolSet
+    n: int
+    head: Mapping[str, Any]
+    progress: list[Progress] = field(init=False)
+    held: list[HeldText] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress = [Progress() for _ in range(self.n)]
+        self.held = [HeldText(self.tools, self.service.text_model) for _ in range(self.n)]
+
+    # --- whole --------------------------------------------------------------------------------
+
+    def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
+        choices = [self._choice(index, one) for index, one in enumerate(progress)]
+        usage = Usage.of(progress, self.n).chat()
+        return {**self.head, "object": "chat.completion", "choices": choices, "usage": usage}
+
+    def _choice(self, index: int, progress: Progress) -> dict[str, Any]:
+        answer = self.tools.split(progress.text, self.service.text_model)
+        message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+        if answer.calls:
+            message["content"] = answer.content or None
+            message["tool_calls"] = [_call(call) for call in answer.calls]
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs(progress.tokens),
+            "finish_reason": finish_reason(progress, answer),
+        }
+
+    def _logprobs(self, tokens: Sequence[TokenInfo]) -> dict[str, Any] | None:
+        return chat_logprobs(tokens, self.service.text_model) if self.wanted.logprobs else None
+
+    # --- streamed -----------------------------------------------------------------------------
+
+    def begin(self) -> list[Event]:
+        first = {"role": "assistant", "content": "", "refusal": None}
+        return [self._chunk(index, first) for index in range(self.n)]
+
+    def take(self, arrival: Arrival) -> list[Event]:
+        index, output = arrival.index, arrival.output
+        self.progress[index].take(output)
+        if isinstance(output, Delta):
+            return self._delta(index, output)
+        if isinstance(output, Finished):
+            return self._last(index)
+        return []
+
+    def _delta(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+        text = self.held[index].add(delta.text)
+        logprobs = self._logprobs(delta.tokens)
+        if not text and logprobs is None:
+            return []
+        return [self._chunk(index, {"content": text}, logprobs=logprobs)]
+
+    def _last(self, index: int) -> list[dict[str, Any]]:
+        answer = self.held[index].finish()
+        chunks = []
+        if answer.content:
+            chunks.append(self._chunk(index, {"content": answer.content}))
+        if answer.calls:
+            calls = [{"index": number, **_call(call)} for number, call in enumerate(answer.calls)]
+            chunks.append(self._chunk(index, {"tool_calls": calls}))
+        reason = finish_reason(self.progress[index], answer)
+        return [*chunks, self._chunk(index, {}, reason=reason)]
+
+    def end(self) -> list[Event]:
+        if not self._include_usage():
+            return []
+        usage = Usage.of(self.progress, self.n).chat()
+        return [{**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage}]
+
+    def _chunk(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        *,
+        reason: str | None = None,
+        logprobs: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        # With include_usage every chunk but the last has "usage": null, as OpenAI sends it.
+        usage = {"usage": None} if self._include_usage() else {}
+        return {**self.head, "object": "chat.completion.chunk", "choices": [choice], **usage}
+
+    def _include_usage(self) -> bool:
+        return bool(self.wanted.stream_options and self.wanted.stream_options.include_usage)
+
+
+def finish_reason(progress: Progress, answer: Answer) -> str:
+    """``stop``, ``length`` or ``tool_calls``."""
+    reason = progress.finished.reason if progress.finished is not None else "stop"
+    return "tool_calls" if answer.calls and reason == "stop" else reason
+
+
+def _call(call: Call) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }

@@ -1,0 +1,189 @@
+"""API keys: whose request it is, and which service tiers it may ask for.
+
+::
+
+    [[keys]]
+    key = "sk-acme-..."                      # or key_sha256 = "<hex>", so that the file holds no secret
+    tenant = "acme"
+    service_tiers = ["default", "flex"]      # what the customer has paid for
+    default_service_tier = "default"         # what "auto" means for this key; default: the first one
+    operator = false                         # may see /admin and /metrics from elsewhere
+    max_concurrent_requests = 8              # default: no limit of its own
+    projects = ["search"]                    # OpenAI-Project values that get a tenant of their own
+
+Keys are compared as SHA-256 digests in constant time: how long a wrong key takes says nothing about
+the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from stepwell.errors import BadInput
+from stepwell.requests import LOCAL_TENANT
+from stepwell.server.errors import ApiError, bad_request
+
+SERVICE_TIERS = ("priority", "default", "flex")
+KNOWN_SERVICE_TIERS = frozenset({*SERVICE_TIERS, "auto", "fast", "scale", "ultrafast"})
+SAME_TIER = {"fast": "priority"}
+"""OpenAI answers ``fast`` as ``priority``."""
+MAX_KEY_CHARS = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What a key stands for; the key itself is not kept."""
+
+    tenant: str
+    service_tiers: tuple[str, ...] = SERVICE_TIERS
+    default_service_tier: str = "default"
+    operator: bool = False
+    max_concurrent_requests: int | None = None
+    projects: tuple[str, ...] = ()
+
+    def service_tier(self, asked: str | None) -> str:
+        """The service tier to really use. 403 rather than a silent downgrade when it is not paid for:
+        a customer who thinks he runs on ``priority`` should find out before his users do."""
+        if asked in (None, "auto"):
+            return self.default_service_tier
+        tier = SAME_TIER.get(str(asked), str(asked))
+        if tier in self.service_tiers:
+            return tier
+        if tier not in KNOWN_SERVICE_TIERS:
+            raise bad_request(
+                f"Unknown service tier; this key may ask for {', '.join(self.service_tiers)}.",
+                param="service_tier",
+            )
+        raise ApiError(
+            403,
+            f"This API key may not use the service tier '{asked}'; it may use "
+            f"{', '.join(self.service_tiers)}.",
+            code="service_tier_not_allowed",
+            param="service_tier",
+        )
+
+
+Text = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """One ``[[keys]]`` table as it stands in a settings file."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    tenant: Text
+    key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)] | None = field(
+        default=None, repr=False
+    )
+    key_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    service_tiers: tuple[Text, ...] = ("default",)
+    default_service_tier: Text | None = None
+    operator: bool = False
+    max_concurrent_requests: Annotated[int, Field(ge=1)] | None = None
+    projects: tuple[Text, ...] = ()
+
+    def digest(self) -> bytes:
+        if self.key_sha256 is not None:
+            return bytes.fromhex(self.key_sha256)
+        return _digest(self.key or "")
+
+    def api_key(self) -> ApiKey:
+        return ApiKey(
+            self.tenant,
+            self.service_tiers,
+            self.default_service_tier or self.service_tiers[0],
+            self.operator,
+            self.max_concurrent_requests,
+            self.projects,
+        )
+
+
+class KeyRing:
+    """All keys of a server; without any it is the ring of one local tenant, for loopback only."""
+
+    def __init__(self, entries: Iterable[KeyEntry] = ()) -> None:
+        """Raises ``BadInput`` when two entries contradict each other or one is incomplete."""
+        self._keys: list[tuple[bytes, ApiKey]] = []
+        for number, entry in enumerate(entries, 1):
+            self._add(number, entry)
+        self._local = ApiKey(LOCAL_TENANT, operator=True)
+
+    @classmethod
+    def load(cls, path: Path) -> KeyRing:
+        """Read a TOML file with ``[[keys]]``. Raises ``BadInput``, which never quotes a key."""
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadInput(f"keys file {path} cannot be read: {error.strerror}") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise BadInput(f"keys file {path} is not valid TOML") from error
+        if unknown := sorted(set(content) - {"keys"}):
+            raise BadInput(f"{path}: unknown key {unknown[0]!r}: a keys file holds [[keys]] alone")
+        try:
+            entries = TypeAdapter(tuple[KeyEntry, ...]).validate_python(content.get("keys", ()), strict=False)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BadInput(f"{path}: keys.{where}: {first['msg']}") from error
+        if not entries:
+            raise BadInput(f"{path} has no [[keys]]; remove the setting to serve loopback without keys")
+        return cls(entries)
+
+    @property
+    def required(self) -> bool:
+        """Whether a request must carry a key."""
+        return bool(self._keys)
+
+    @property
+    def service_tiers(self) -> Sequence[str]:
+        """Every service tier that some key may use: the values of the metrics label."""
+        tiers = {tier for _, key in self._keys for tier in (*key.service_tiers, key.default_service_tier)}
+        return sorted(tiers or SERVICE_TIERS)
+
+    def find(self, authorization: str | None) -> ApiKey:
+        """The key behind an ``Authorization`` header. Raises a 401 ``ApiError``."""
+        if not self._keys:
+            return self._local
+        scheme, _, presented = (authorization or "").partition(" ")
+        presented = presented.strip()
+        if scheme.lower() != "bearer" or not presented:
+            raise _unauthorized("You didn't provide an API key: send it as 'Authorization: Bearer KEY'.")
+        found = self._match(presented)
+        if found is None:
+            raise _unauthorized("Incorrect API key provided.")
+        return found
+
+    def _match(self, presented: str) -> ApiKey | None:
+        digest = _digest(presented[: MAX_KEY_CHARS + 1])
+        found = None
+        for known, key in self._keys:  # no early exit: every key costs the same
+            if hmac.compare_digest(known, digest):
+                found = key
+        return found
+
+    def _add(self, number: int, entry: KeyEntry) -> None:
+        if (entry.key is None) == (entry.key_sha256 is None):
+            raise BadInput(f"keys[{number}] ({entry.tenant}): give either key or key_sha256")
+        key = entry.api_key() if entry.service_tiers else None
+        if key is None or key.default_service_tier not in key.service_tiers:
+            raise BadInput(f"keys[{number}] ({entry.tenant}): default_service_tier is not in service_tiers")
+        if any(known == entry.digest() for known, _ in self._keys):
+            raise BadInput(f"keys[{number}] ({entry.tenant}): this key is there twice")
+        self._keys.append((entry.digest(), key))
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})

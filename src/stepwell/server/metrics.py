@@ -1,0 +1,145 @@
+"""``/metrics`` in Prometheus format.
+
+Counters and fills come from ``Driver.snapshot`` when somebody asks; latencies are observed as
+requests end. No label ever names an agent, a session or a request: their number has no bound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import Counter as PromCounter
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from stepwell.driver import Driver, Snapshot
+from stepwell.requests import Admitted, Finished, Generation, Output
+
+AGENT_STATES = ("waiting", "loading", "running", "preempted", "idle")
+PROMPT_SOURCES = ("computed", "device", "host", "disk")
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+OTHER = "other"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One server's metrics in a registry of their own, so that two servers fit in one process."""
+
+    def __init__(self, driver: Driver, service_tiers: Sequence[str]) -> None:
+        self._registry = CollectorRegistry()
+        self._service_tiers = frozenset(service_tiers)
+        self._registry.register(_SnapshotCollector(driver))
+        self._queue = self._histogram("queue", "Time from submit to admission", SECONDS)
+        self._ttft = self._histogram("ttft", "Time from submit to the first token", SECONDS)
+        self._tpot = self._histogram("tpot", "Time per output token after the first", TOKEN_SECONDS)
+        self._e2e = self._histogram("e2e", "Time from submit to the end", SECONDS)
+        self._requests = PromCounter(
+            "stepwell_requests",
+            "HTTP requests by route and status; 499: the client left first",
+            ["route", "code"],
+            registry=self._registry,
+        )
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def request_ended(self, route: str, status: int) -> None:
+        self._requests.labels(route, str(status)).inc()
+
+    def observe(self, generation: Generation, output: Output) -> None:
+        """See an output pass by. Cancelled requests count nowhere: their times say nothing."""
+        known = generation.service_tier in self._service_tiers
+        tier = generation.service_tier if known else OTHER
+        if isinstance(output, Admitted):
+            self._queue.labels(tier).observe(output.queue_us / 1e6)
+        if isinstance(output, Finished) and output.reason != "cancelled":
+            self._finished(tier, output)
+
+    def _finished(self, tier: str, output: Finished) -> None:
+        self._ttft.labels(tier).observe(output.ttft_us / 1e6)
+        self._e2e.labels(tier).observe(output.e2e_us / 1e6)
+        if output.generated_tokens > 1:
+            spent_us = output.e2e_us - output.ttft_us
+            self._tpot.labels(tier).observe(spent_us / (output.generated_tokens - 1) / 1e6)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(
+            f"stepwell_{name}_seconds", text, ["service_tier"], registry=self._registry, buckets=buckets
+        )
+
+
+class _SnapshotCollector(Collector):
+    """Reads the driver once per scrape, so that all figures of a scrape belong together."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._driver.snapshot()
+        yield from _fills(snapshot)
+        yield from _loads(snapshot)
+        yield from _tokens(snapshot)
+        yield from _moves(snapshot)
+
+
+def _fills(snapshot: Snapshot) -> Iterator[Metric]:
+    used = GaugeMetricFamily("stepwell_kv_bytes", "KV bytes held", labels=["kv_tier"])
+    limit = GaugeMetricFamily("stepwell_kv_limit_bytes", "Bound of a KV tier", labels=["kv_tier"])
+    blocks = GaugeMetricFamily("stepwell_kv_blocks", "KV blocks held", labels=["kv_tier"])
+    for kv_tier, usage in snapshot.usage.items():
+        used.add_metric([kv_tier.value], usage.used_bytes)
+        limit.add_metric([kv_tier.value], usage.limit_bytes)
+        blocks.add_metric([kv_tier.value], usage.blocks)
+    yield from (used, limit, blocks)
+
+
+def _loads(snapshot: Snapshot) -> Iterator[Metric]:
+    agents = GaugeMetricFamily("stepwell_agents", "Agents by state", labels=["state"])
+    counted = Counter(view.state for view in snapshot.agents)
+    for state in AGENT_STATES:
+        agents.add_metric([state], counted[state])
+    yield agents
+    yield GaugeMetricFamily("stepwell_requests_running", "Requests on the device", value=snapshot.running)
+    yield GaugeMetricFamily("stepwell_requests_waiting", "Requests queued", value=snapshot.waiting)
+
+
+def _tokens(snapshot: Snapshot) -> Iterator[Metric]:
+    counters = snapshot.counters
+    prompt = CounterMetricFamily(
+        "stepwell_prompt_tokens", "Prompt tokens by where their KV came from", labels=["source"]
+    )
+    for source in PROMPT_SOURCES:
+        prompt.add_metric([source], counters.get(f"prompt_tokens_{source}", 0))
+    yield prompt
+    for name, text in _PLAIN:
+        yield CounterMetricFamily(f"stepwell_{name}", text, value=counters.get(name, 0))
+
+
+_PLAIN = (
+    ("generation_tokens", "Tokens generated"),
+    ("recomputed_tokens", "Tokens computed again although they had been before"),
+    ("preemptions", "Requests taken off the device before their end"),
+    ("steps", "Engine steps"),
+    ("failed_loads", "Stored blocks that could not be used"),
+)
+
+
+def _moves(snapshot: Snapshot) -> Iterator[Metric]:
+    yield _routes(snapshot, "evictions_", "stepwell_kv_evictions", "Blocks that left a KV tier")
+    yield _routes(snapshot, "moved_bytes_", "stepwell_kv_moved_bytes", "KV bytes copied between KV tiers")
+
+
+def _routes(snapshot: Snapshot, prefix: str, name: str, text: str) -> CounterMetricFamily:
+    """Counters such as ``evictions_host_disk`` as one metric with labels ``from`` and ``to``."""
+    family = CounterMetricFamily(name, text, labels=["from", "to"])
+    for counter, value in sorted(snapshot.counters.items()):
+        if counter.startswith(prefix):
+            source, _, target = counter.removeprefix(prefix).partition("_")
+            family.add_metric([source, target], value)
+    return family

@@ -1,0 +1,91 @@
+"""From messages or prompts to token ids that fit the context. Slow for long prompts: runs in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepwell.engines.base import TextModel
+from stepwell.server.errors import bad_request, clip, context_length_exceeded
+from stepwell.server.schema import Message, Prompt
+from stepwell.server.tools import ToolSet
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """A prompt ready for the driver."""
+
+    tokens: tuple[int, ...]
+    text: str
+    stops: tuple[str, ...] = ()
+
+    def max_new_tokens(self, asked: int | None, default: int, context_tokens: int) -> int:
+        """How much may be generated: what was asked for, cut where the context ends.
+
+        OpenAI refuses ``max_tokens`` that does not fit behind the prompt. Frameworks send fixed large
+        numbers, and contexts on small machines are short, so here it is clipped; ``finish_reason`` is
+        then ``length``.
+        """
+        return min(default if asked is None else asked, context_tokens - len(self.tokens))
+
+
+def chat_prompt(
+    text_model: TextModel, messages: Sequence[Mapping[str, Any]], tools: ToolSet, param: str
+) -> TokenPrompt:
+    """Render and tokenise a conversation. Raises ``ApiError``; ``param`` is the field to blame."""
+    try:
+        rendered = text_model.render_chat(
+            [dict(message) for message in messages], list(tools.rendered) or None
+        )
+    except ValueError as error:
+        raise bad_request(clip(str(error), 500), param=param) from error
+    # Templates write the beginning-of-sequence token themselves.
+    tokens = text_model.tokenize(rendered.text, add_bos=False, parse_special=True)
+    return _checked(text_model, tokens, rendered.text, rendered.stops, param)
+
+
+def plain_prompt(text_model: TextModel, prompt: Prompt) -> TokenPrompt:
+    """Tokenise a completions prompt, or take it as it is. Raises ``ApiError``.
+
+    Token ids are checked by ``Driver.validate``; their ``text`` is left to ``text_of``.
+    """
+    if isinstance(prompt, str):
+        tokens = text_model.tokenize(prompt, add_bos=True, parse_special=True)
+        return _checked(text_model, tokens, prompt, (), "prompt")
+    return _checked(text_model, prompt, "", (), "prompt")
+
+
+def text_of(text_model: TextModel, tokens: Sequence[int]) -> str:
+    """What valid tokens say; bytes that are no UTF-8 are replaced."""
+    return b"".join(map(text_model.token_bytes, tokens)).decode("utf-8", "replace")
+
+
+def _checked(
+    text_model: TextModel, tokens: Sequence[int], text: str, stops: tuple[str, ...], param: str
+) -> TokenPrompt:
+    if not tokens:
+        raise bad_request("The prompt is empty.", param=param)
+    if len(tokens) >= text_model.context_tokens:
+        raise context_length_exceeded(text_model.context_tokens, len(tokens), param)
+    return TokenPrompt(tuple(tokens), text, stops)
+
+
+def template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as chat templates know them.
+
+    ``developer`` is OpenAI's newer word for ``system``; open models were trained on the older one.
+    """
+    return [_template_message(message) for message in messages]
+
+
+def _template_message(message: Message) -> dict[str, Any]:
+    role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
+    result: dict[str, Any] = {"role": role, "content": message.content or message.refusal or ""}
+    if message.name is not None:
+        result["name"] = message.name
+    if message.tool_calls:
+        result["tool_calls"] = [call.model_dump() for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        result["tool_call_id"] = message.tool_call_id
+    return result

@@ -1,0 +1,142 @@
+"""Input items of the Responses API: checked, kept for ``input_items``, and turned into chat messages."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from stepwell.server.errors import ApiError, bad_request, clip, unsupported
+from stepwell.server.schema import join_text
+
+Item = dict[str, Any]
+
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+
+
+def input_items(value: str | list[Item]) -> list[Item]:
+    """Items in one shape, each with an id. Raises ``ApiError`` with the item's path."""
+    if isinstance(value, str):
+        return [_message({"role": "user", "content": value}, "input")]
+    return [item for number, raw in enumerate(value) if (item := _item(raw, f"input[{number}]")) is not None]
+
+
+def _item(raw: Item, param: str) -> Item | None:
+    kind = raw.get("type", "message" if "role" in raw else None)
+    match kind:
+        case "message":
+            return _message(raw, param)
+        case "function_call":
+            return _function_call(raw, param)
+        case "function_call_output":
+            return _function_output(raw, param)
+        case "reasoning":
+            return None  # its text was never shown to this model
+    raise unsupported(f"Items of type '{clip(str(kind), 64)}' are not supported here.", param=f"{param}.type")
+
+
+def _message(raw: Item, param: str) -> Item:
+    role = raw.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise bad_request(f"Expected one of {', '.join(_ROLES)}.", param=f"{param}.role")
+    kind = "output_text" if role == "assistant" else "input_text"
+    part: Item = {"type": kind, "text": _text(raw.get("content"), f"{param}.content")}
+    if role == "assistant":
+        part["annotations"] = []
+    return {
+        "id": _id(raw, "msg"),
+        "type": "message",
+        "role": role,
+        "status": "completed",
+        "content": [part],
+    }
+
+
+def _function_call(raw: Item, param: str) -> Item:
+    return {
+        "id": _id(raw, "fc"),
+        "type": "function_call",
+        "status": "completed",
+        "call_id": _string(raw, "call_id", param),
+        "name": _string(raw, "name", param),
+        "arguments": _string(raw, "arguments", param),
+    }
+
+
+def _function_output(raw: Item, param: str) -> Item:
+    return {
+        "id": _id(raw, "fco"),
+        "type": "function_call_output",
+        "status": "completed",
+        "call_id": _string(raw, "call_id", param),
+        "output": _text(raw.get("output"), f"{param}.output"),
+    }
+
+
+def _string(raw: Item, name: str, param: str) -> str:
+    value = raw.get(name)
+    if not isinstance(value, str):
+        raise bad_request(f"'{param}.{name}' must be a string.", param=f"{param}.{name}", code="invalid_type")
+    return value
+
+
+def _text(value: object, param: str) -> str:
+    try:
+        text = join_text(value)
+    except PydanticCustomError as error:
+        raise _wrong_content(error, param) from None
+    if not isinstance(text, str):
+        raise bad_request(f"'{param}' must be a string or a list of parts.", param=param, code="invalid_type")
+    return text
+
+
+def _wrong_content(error: PydanticCustomError, param: str) -> ApiError:
+    if error.type == "unsupported_part":
+        return unsupported(f"{error.message()}.", param=param)
+    return bad_request(f"{error.message()}.", param=param)
+
+
+def _id(raw: Item, prefix: str) -> str:
+    own = raw.get("id")
+    return own if isinstance(own, str) and 0 < len(own) <= 256 else new_id(prefix)
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+def as_messages(items: Iterable[Mapping[str, Any]], instructions: str | None = None) -> list[Item]:
+    """Items as a chat conversation. Text and calls of one assistant turn become one message, because
+    templates put an end-of-turn token between two."""
+    messages: list[Item] = []
+    if instructions:
+        messages.append({"role": "system", "content": instructions})
+    for item in items:
+        if item["type"] == "function_call":
+            _add_call(messages, item)
+        elif item["type"] == "function_call_output":
+            messages.append({"role": "tool", "content": item["output"], "tool_call_id": item["call_id"]})
+        else:
+            text = "\n".join(part["text"] for part in item["content"])
+            messages.append({"role": _ROLES[item["role"]], "content": text})
+    return messages
+
+
+def _add_call(messages: list[Item], item: Mapping[str, Any]) -> None:
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": ""})
+    messages[-1].setdefault("tool_calls", []).append(
+        {
+            "id": item["call_id"],
+            "type": "function",
+            "function": {"name": item["name"], "arguments": item["arguments"]},
+        }
+    )
+
+
+def size_bytes(value: object) -> int:
+    """What keeping this costs, roughly: its length as JSON."""
+    return len(json.dumps(value, ensure_ascii=False).encode())

@@ -1,0 +1,88 @@
+"""What clients may send to ``POST /v1/responses``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from stepwell.server.schema import (
+    MAX_ITEMS,
+    Choice,
+    Function,
+    JsonSchema,
+    ResponseFormat,
+    Sampling,
+    Schema,
+)
+
+
+class ResponseTool(Function):
+    """A function; the tools that OpenAI hosts do not exist here."""
+
+    type: Literal["function"]
+
+
+class TextFormat(Schema):
+    """Chat's ``response_format``, written flat."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: Annotated[str, Field(max_length=256)] | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> TextFormat:
+        if self.type == "json_schema" and self.schema_ is None:
+            raise PydanticCustomError("value_error", "Type json_schema needs the field schema")
+        return self
+
+    def as_response_format(self) -> ResponseFormat:
+        schema = JsonSchema.model_validate({"name": self.name, "schema": self.schema_})
+        return ResponseFormat(type=self.type, json_schema=schema if self.type == "json_schema" else None)
+
+    def echo(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+class TextConfig(Schema):
+    format: TextFormat | None = None
+
+
+class ResponseRequest(Sampling):
+    """``input`` items are checked by ``response_items``, which knows their kinds."""
+
+    input: str | Annotated[list[dict[str, Any]], Field(max_length=MAX_ITEMS, fail_fast=True)]
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Field(max_length=256)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    text: TextConfig | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = None
+    tool_choice: Choice = None
+    parallel_tool_calls: bool | None = None
+    include: Annotated[list[str], Field(max_length=64)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    store: bool | None = None
+    background: bool | None = None
+    stream: bool | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    truncation: Literal["auto", "disabled"] | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=128)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    # These would change the answer if they were ignored:
+    conversation: Any = None
+    prompt: Any = None
+    generate: bool | None = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return "message.output_text.logprobs" in (self.include or ())

@@ -1,0 +1,244 @@
+"""``/v1/responses``: create, follow, fetch, cancel, delete."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepwell.requests import Generation
+from stepwell.server.background import BackgroundRun
+from stepwell.server.body import parse, read_object
+from stepwell.server.errors import bad_request, rate_limited, unsupported
+from stepwell.server.exchange import exchange, prepared, stream_events
+from stepwell.server.identity import Identity
+from stepwell.server.keys import ApiKey
+from stepwell.server.middleware import request_id_of
+from stepwell.server.prompts import chat_prompt
+from stepwell.server.response_items import Item, as_messages, input_items
+from stepwell.server.response_schema import ResponseRequest
+from stepwell.server.response_shape import ResponseShape
+from stepwell.server.sampling import constraint_of, sampling_params, stop_strings
+from stepwell.server.service import Service, service_of
+from stepwell.server.sse import KEEP_ALIVE, EventStream, event, while_connected
+from stepwell.server.store import StoredResponse
+from stepwell.server.tools import ToolSet, build_tools
+from stepwell.server.turns import Ask
+
+
+@dataclass(slots=True)
+class Creation:
+    """One ``POST /v1/responses``, understood."""
+
+    service: Service
+    key: ApiKey
+    wanted: ResponseRequest
+    identity: Identity
+    earlier: list[StoredResponse]
+    items: list[Item]
+    tools: ToolSet
+    shape: ResponseShape
+
+    def prepare(self) -> Sequence[Generation]:
+        before = [item for record in self.earlier for item in record.items()]
+        messages = as_messages([*before, *self.items], self.wanted.instructions)
+        prompt = chat_prompt(self.service.text_model, messages, self.tools, "input")
+        return self.shape.ask.generations(prompt, 1)
+
+    def keep(self, run: BackgroundRun | None = None) -> StoredResponse:
+        record = StoredResponse(self.identity, self.shape.response, self.items, run)
+        self.service.store.put(record)
+        return record
+
+
+async def create_response(request: Request) -> Response:
+    service = service_of(request)
+    service.require_open()
+    key = service.key(request)
+    body = await read_object(request, service.settings.max_body_bytes)
+    wanted = parse(ResponseRequest, body)
+    _refuse_what_would_be_ignored(wanted)
+    service.require_model(wanted.model)
+    creation = _understand(service, key, wanted, service.identity(request, body, key))
+    if wanted.background:
+        return await _in_background(request, creation)
+    if wanted.store is not False:
+        creation.shape.ended = creation.keep
+    return await exchange(service, request, key, creation.prepare, creation.shape, stream=bool(wanted.stream))
+
+
+def _refuse_what_would_be_ignored(wanted: ResponseRequest) -> None:
+    if wanted.conversation is not None:
+        raise unsupported(
+            "Conversations are not kept here; use 'previous_response_id'.", param="conversation"
+        )
+    if wanted.prompt is not None:
+        raise unsupported("Stored prompt templates are not supported.", param="prompt")
+    if wanted.generate is False:
+        raise unsupported("'generate': false is not supported.", param="generate")
+    if wanted.background and wanted.store is False:
+        raise bad_request("A background response must be stored.", param="background")
+    if wanted.top_logprobs and not wanted.wants_logprobs:
+        raise bad_request(
+            "'top_logprobs' needs 'message.output_text.logprobs' in 'include'.", param="top_logprobs"
+        )
+
+
+def _understand(service: Service, key: ApiKey, wanted: ResponseRequest, identity: Identity) -> Creation:
+    settings = service.settings
+    earlier = service.store.conversation(identity.tenant, wanted.previous_response_id)
+    items = input_items(wanted.input)
+    if not 0 < len(items) <= settings.max_messages:
+        raise bad_request(f"Between 1 and {settings.max_messages} input items are allowed.", param="input")
+    text_format = wanted.text.format if wanted.text is not None else None
+    answer = constraint_of(
+        text_format.as_response_format() if text_format is not None else None, wanted.grammar, settings
+    )
+    parallel = wanted.parallel_tool_calls is not False
+    tools = build_tools(wanted.tools or (), wanted.tool_choice, answer, settings, parallel=parallel)
+    identity = _continued(identity, earlier)
+    logprobs = (wanted.top_logprobs or 0) if wanted.wants_logprobs else None
+    ask = Ask(
+        sampling_params(wanted, tools.constraint, logprobs),
+        stop_strings(wanted, settings),
+        wanted.max_output_tokens or wanted.max_tokens,
+        settings.default_max_new_tokens,
+        service.text_model.context_tokens,
+        identity,
+        key.service_tier(wanted.service_tier),
+    )
+    shape = ResponseShape(service, wanted, ask, tools)
+    return Creation(service, key, wanted, identity, earlier, items, tools, shape)
+
+
+def _continued(identity: Identity, earlier: Sequence[StoredResponse]) -> Identity:
+    """Who follows a stored response is the agent that made it, unless the client says otherwise."""
+    if identity.agent or not earlier:
+        return identity
+    root = earlier[0]
+    agent = root.identity.agent or root.id
+    return replace(
+        identity,
+        session=root.identity.session or identity.session or agent,
+        agent=agent,
+        parent=root.identity.parent,
+        source="previous_response_id",
+        confidence="stated",
+    )
+
+
+# --- background --------------------------------------------------------------------------------
+
+
+async def _in_background(request: Request, creation: Creation) -> Response:
+    service, tenant = creation.service, creation.identity.tenant
+    if service.store.running(tenant) >= service.settings.max_background_responses:
+        raise rate_limited(
+            f"At most {service.settings.max_background_responses} background responses may run at once.",
+            service.settings.retry_after_ms,
+        )
+    with ExitStack() as stack:
+        stack.enter_context(service.gate.enter(creation.key))
+        generations = await while_connected(request, prepared(service, creation.prepare))
+        batch = stack.enter_context(service.bridge.open(generations))
+        source = stream_events(service, request_id_of(request.scope), batch, creation.shape)
+        resources = stack.pop_all()
+    run = BackgroundRun(source, resources.close)
+    record = creation.keep(run)
+    creation.shape.ended = lambda: service.store.put(record)
+    if creation.wanted.stream:
+        return _follow(service, run, -1)
+    return JSONResponse(record.response)
+
+
+def _follow(service: Service, run: BackgroundRun, starting_after: int) -> Response:
+    async def frames() -> AsyncIterator[bytes]:
+        async for data in run.follow(starting_after, service.settings.keep_alive_s):
+            yield KEEP_ALIVE if data is None else event(data, data["type"])
+
+    return EventStream(frames(), lambda: None)
+
+
+# --- stored responses --------------------------------------------------------------------------
+
+
+def _stored(request: Request) -> tuple[Service, StoredResponse]:
+    service = service_of(request)
+    tenant = service.identity(request, {}, service.key(request)).tenant
+    return service, service.store.get(tenant, request.path_params["response_id"])
+
+
+async def get_response(request: Request) -> Response:
+    """The response as it is now; with ``stream=true`` its events from ``starting_after`` on."""
+    service, record = _stored(request)
+    if request.query_params.get("stream") not in ("true", "True", "1"):
+        return JSONResponse(record.response)
+    if record.run is None:
+        raise bad_request("Only background responses can be streamed later.", param="stream")
+    after = request.query_params.get("starting_after", "-1")
+    if not after.removeprefix("-").isdecimal() or len(after) > 9:
+        raise bad_request("'starting_after' must be a sequence number.", param="starting_after")
+    return _follow(service, record.run, max(-1, int(after)))
+
+
+async def cancel_response(request: Request) -> Response:
+    """Stop a background response. Cancelling twice is fine."""
+    _, record = _stored(request)
+    if record.run is None:
+        raise bad_request("Only background responses can be cancelled.", code="invalid_request")
+    if record.response["status"] not in ("queued", "in_progress", "cancelled"):
+        raise bad_request(
+            f"The response is {record.response['status']} and cannot be cancelled.", code="invalid_request"
+        )
+    await stop(record)
+    return JSONResponse(record.response)
+
+
+async def stop(record: StoredResponse) -> None:
+    """End a background response early, if it has not ended."""
+    if record.running and record.run is not None:
+        await record.run.cancel()
+        if record.response["status"] in ("queued", "in_progress"):
+            record.response["status"] = "cancelled"
+
+
+async def delete_response(request: Request) -> Response:
+    service, record = _stored(request)
+    await stop(record)
+    service.store.delete(record.identity.tenant, record.id)
+    return JSONResponse({"id": record.id, "object": "response", "deleted": True})
+
+
+MAX_PAGE = 100
+
+
+async def list_input_items(request: Request) -> Response:
+    """The items a response was asked with, newest first unless ``order=asc``."""
+    _, record = _stored(request)
+    query = request.query_params
+    limit = query.get("limit", "20")
+    if not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= MAX_PAGE:
+        raise bad_request(f"'limit' must be between 1 and {MAX_PAGE}.", param="limit")
+    items = list(record.input_items) if query.get("order") == "asc" else list(record.input_items)[::-1]
+    page, more = _page(items, query.get("after"), int(limit))
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+            "has_more": more,
+        }
+    )
+
+
+def _page(items: list[Item], after: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
+    ids = [item["id"] for item in items]
+    if after is not None and after not in ids:
+        raise bad_request("'after' names no item of this response.", param="after")
+    start = ids.index(after) + 1 if after is not None else 0
+    return items[start : start + limit], start + limit < len(items)

@@ -1,0 +1,206 @@
+"""Running the application: uvicorn in the foreground until SIGTERM, or in a thread for tests and demos.
+
+Going down, in order: no new connections, in-flight requests finish; after ``drain_s`` those left are
+told (an error event in their stream, or 503); then the driver stops and keeps on disk what is worth keeping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from stepwell.driver import Driver
+from stepwell.engines.base import TextModel
+from stepwell.errors import BadInput, StepwellError
+from stepwell.requests import Rejected
+from stepwell.server.app import create_app
+from stepwell.server.keys import KeyRing
+from stepwell.server.service import Service, is_loopback
+from stepwell.server.settings import ServerSettings
+
+log = logging.getLogger("stepwell.server")
+
+SHUTTING_DOWN = Rejected("server_overloaded", "The server is shutting down; please try again.", 1_000)
+TELL_S = 5.0
+"""How long the answer 'you will not be finished' may take to be sent."""
+START_S = 30.0
+BACKLOG = 2_048
+
+OnReady = Callable[[str], None]
+
+
+def serve(
+    driver: Driver,
+    text_model: TextModel,
+    settings: ServerSettings,
+    keys: KeyRing | None = None,
+    *,
+    on_ready: OnReady = lambda base_url: None,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain and stop ``driver``, which is running already.
+
+    ``on_ready`` is told the base URL once connections are accepted. Raises ``BadInput`` for a host that
+    needs API keys, ``StepwellError`` when the port cannot be had.
+    """
+    keys = keys or KeyRing()
+    require_keys_beyond_loopback(settings.host, keys)
+    try:
+        listener = listen(settings.host, settings.port)
+        app = create_app(driver, text_model, settings, keys)
+        server = GracefulServer(app, settings)
+        server.on_ready = lambda: on_ready(base_url(listener))
+        server.run(sockets=[listener])
+    finally:
+        driver.stop(settings.drain_s)
+
+
+def require_keys_beyond_loopback(host: str, keys: KeyRing) -> None:
+    """Raises ``BadInput`` when everybody on the network could use the machine."""
+    if not keys.required and not is_loopback(host):
+        raise BadInput(
+            f"without API keys only loopback is served, and {host} is not: add [[keys]] to the settings "
+            "or listen on 127.0.0.1"
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises ``StepwellError`` with one sentence."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise StepwellError(f"cannot listen on {host}: {error.strerror}") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise StepwellError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"
+        ) from error
+    return listener
+
+
+def base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class GracefulServer(uvicorn.Server):
+    """uvicorn, with requests told at a deadline instead of cut, and signals that end ``run`` only."""
+
+    def __init__(self, app: Starlette, settings: ServerSettings) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=int(settings.drain_s + TELL_S),
+        )
+        super().__init__(config)
+        self.on_ready: Callable[[], None] = lambda: None
+        self._settings = settings
+        self._service: Service = app.state.service
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.draining = True
+        deadline = asyncio.get_running_loop().call_later(self._settings.drain_s, self._tell)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            deadline.cancel()
+
+    def _tell(self) -> None:
+        log.warning("%d requests did not finish in time and are told so", self._service.bridge.live)
+        self._service.bridge.abort_all(SHUTTING_DOWN)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn raises a caught signal again at its end, which would kill us before the driver has
+        put anything on disk."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        wanted = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; the second does not wait any longer."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+
+class BackgroundServer:
+    """The server in a thread, for tests, demos and benchmarks in one process::
+
+        with BackgroundServer(driver, text_model, ServerSettings(port=0)) as server:
+            client = OpenAI(base_url=server.base_url + "/v1", api_key="any")
+
+    Starts and stops HTTP only; the driver is the caller's.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        text_model: TextModel,
+        settings: ServerSettings | None = None,
+        keys: KeyRing | None = None,
+    ) -> None:
+        self._settings = settings or ServerSettings(port=0)
+        self._keys = keys or KeyRing()
+        require_keys_beyond_loopback(self._settings.host, self._keys)
+        self.app = create_app(driver, text_model, self._settings, self._keys)
+        self.service: Service = self.app.state.service
+        self._server = GracefulServer(self.app, self._settings)
+        self._ready = threading.Event()
+        self._server.on_ready = self._ready.set
+        self.base_url = ""
+
+    def __enter__(self) -> BackgroundServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Returns when connections are accepted. Raises ``StepwellError`` when that does not happen."""
+        listener = listen(self._settings.host, self._settings.port)
+        self.base_url = base_url(listener)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="stepwell-http", daemon=True
+        )
+        self._thread.start()
+        if not self._ready.wait(START_S):
+            raise StepwellError(f"the server did not start within {START_S:.0f} s")
+
+    def stop(self) -> None:
+        """Drain and end; idempotent."""
+        self._server.should_exit = True
+        self._thread.join(self._settings.drain_s + 2 * TELL_S)

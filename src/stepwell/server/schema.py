@@ -1,0 +1,248 @@
+"""What clients may send to the chat and completions routes, as pydantic models.
+
+Field names and literals are OpenAI's (openai-python 3.54 types); ``top_k``, ``min_p``,
+``repeat_penalty``, ``grammar`` and ``ignore_eos`` are llama.cpp's and vLLM's. Unknown fields are
+ignored, because frameworks send extras; known ones are strict, because ``"temperature": "0.7"`` is a
+bug somewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+MAX_ITEMS = 65_536
+"""No list in a request is longer, whatever the settings say."""
+MAX_PROMPT_TOKENS = 16 * 2**20
+
+
+class Schema(BaseModel):
+    """Strict, forgiving of what it does not know, immutable."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
+
+
+# --- messages ----------------------------------------------------------------------------------
+
+TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text"})
+
+
+def join_text(value: Any) -> Any:
+    """Content as text: a string, or text parts joined by newlines (as vLLM and llama.cpp join them).
+
+    Raises ``PydanticCustomError`` for images, audio and files: this server reads text.
+    """
+    if not isinstance(value, list):
+        return value
+    return "\n".join(_part_text(number, part) for number, part in enumerate(value))
+
+
+def _part_text(number: int, part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in TEXT_PARTS and isinstance(kind, str):
+        text = part.get("refusal" if kind == "refusal" else "text")
+        if isinstance(text, str):
+            return text
+        raise PydanticCustomError("string_type", "Part {number} has no text", {"number": number})
+    if isinstance(kind, str):
+        raise PydanticCustomError(
+            "unsupported_part",
+            "This server reads text only, and part {number} is of type '{kind}'",
+            {"number": number, "kind": kind[:64]},
+        )
+    raise PydanticCustomError("dict_type", "Part {number} must be an object with a type", {"number": number})
+
+
+Content = Annotated[str | None, BeforeValidator(join_text)]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class FunctionCall(Schema):
+    name: Annotated[str, Field(max_length=256)]
+    arguments: str = "{}"
+
+
+class ToolCall(Schema):
+    id: Annotated[str, Field(max_length=256)] = ""
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Message(Schema):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=1024)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    refusal: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.role != "assistant" and self.content is None:
+            raise PydanticCustomError("value_error", "A {role} message needs content", {"role": self.role})
+        return self
+
+
+# --- tools -------------------------------------------------------------------------------------
+
+
+class Function(Schema):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Schema):
+    type: Literal["function"]
+    function: Function
+
+
+class ToolChoice(Schema):
+    """``names`` limits which tools may be called; None: all of them."""
+
+    mode: Literal["none", "auto", "required"]
+    names: tuple[str, ...] | None = None
+
+
+def parse_tool_choice(value: Any) -> Any:
+    """Every shape that chat and Responses allow, as a ``ToolChoice``."""
+    if value is None or isinstance(value, ToolChoice):
+        return value
+    if isinstance(value, str):
+        return {"mode": value}
+    if isinstance(value, dict) and value.get("type") == "function":
+        return {"mode": "required", "names": (_function_name(value),)}
+    if isinstance(value, dict) and value.get("type") == "allowed_tools":
+        allowed = value.get("allowed_tools", value)
+        tools = allowed.get("tools") if isinstance(allowed, dict) else None
+        if isinstance(tools, list):
+            return {"mode": allowed.get("mode"), "names": tuple(_function_name(tool) for tool in tools)}
+    raise PydanticCustomError(
+        "value_error",
+        "Expected 'none', 'auto', 'required', a function by name, or allowed_tools",
+    )
+
+
+def _function_name(value: Any) -> Any:
+    inner = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
+        raise PydanticCustomError("value_error", "Expected an object that names a function")
+    return inner["name"]
+
+
+Choice = Annotated[ToolChoice | None, BeforeValidator(parse_tool_choice)]
+
+
+class JsonSchema(Schema):
+    name: Annotated[str, Field(max_length=256)] | None = None
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Schema):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise PydanticCustomError("value_error", "Type json_schema needs the field json_schema")
+        return self
+
+
+# --- sampling ----------------------------------------------------------------------------------
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+StopStrings = Annotated[
+    list[Annotated[str, Field(max_length=4096)]] | None,
+    Field(max_length=MAX_ITEMS),
+    BeforeValidator(_as_list),
+]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+
+
+class Sampling(Schema):
+    """Fields that chat and completions share."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    logit_bias: (
+        Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None
+    ) = None
+    stop: StopStrings = None
+    n: Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    grammar: str | None = None
+    ignore_eos: bool | None = None
+    service_tier: Annotated[str, Field(max_length=64)] | None = None
+
+
+class StreamOptions(Schema):
+    include_usage: bool | None = None
+
+
+class ChatRequest(Sampling):
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = None
+    tool_choice: Choice = None
+    parallel_tool_calls: bool | None = None
+    # Older or richer spellings that would change the answer if they were ignored:
+    functions: Any = None
+    modalities: list[str] | None = None
+
+
+Prompt = str | tuple[int, ...]
+
+
+def parse_prompts(value: Any) -> Any:
+    """A string, strings, token ids, or lists of token ids, as a list of prompts."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise PydanticCustomError(
+            "value_error", "Expected a non-empty string, or a list of strings or tokens"
+        )
+    if all(isinstance(item, str) for item in value):
+        return value
+    prompts = value if isinstance(value[0], list) else [value]
+    return [_token_prompt(prompt) for prompt in prompts]
+
+
+def _token_prompt(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or len(value) > MAX_PROMPT_TOKENS:
+        raise PydanticCustomError("value_error", "Expected a non-empty list of token ids")
+    if not all(type(token) is int and 0 <= token < 2**31 for token in value):
+        raise PydanticCustomError("value_error", "Token ids are integers from 0 on, and not mixed with text")
+    return tuple(value)
+
+
+class CompletionRequest(Sampling):
+    prompt: Annotated[list[Prompt], BeforeValidator(parse_prompts)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None

@@ -1,0 +1,108 @@
+"""What every route has at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from stepwell.driver import Driver
+from stepwell.engines.base import TextModel
+from stepwell.server.bridge import Bridge
+from stepwell.server.errors import ApiError, draining, model_not_found
+from stepwell.server.gate import Gate
+from stepwell.server.identity import Identity, identify
+from stepwell.server.keys import ApiKey, KeyRing
+from stepwell.server.metrics import Metrics
+from stepwell.server.settings import LOOPBACK_HOSTS, ServerSettings
+from stepwell.server.store import ResponseStore
+
+
+@dataclass(slots=True)
+class Service:
+    """One server: its driver, its model, its keys, and what it is doing."""
+
+    driver: Driver
+    text_model: TextModel
+    settings: ServerSettings
+    keys: KeyRing
+    bridge: Bridge
+    gate: Gate
+    metrics: Metrics
+    store: ResponseStore
+    now_s: Callable[[], float] = time.time
+    draining: bool = False
+    models: frozenset[str] = field(init=False)
+    started_s: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started_s = int(self.now_s())
+        self.models = frozenset({self.text_model.name, *self.settings.model_aliases})
+
+    def key(self, request: Request) -> ApiKey:
+        """Who may ask. Raises ``ApiError`` (401, or 403 for a stranger at a server without keys)."""
+        if not self.keys.required:
+            require_local(request)
+        return self.keys.find(request.headers.get("authorization"))
+
+    def require_operator(self, request: Request) -> None:
+        """A program on this machine, or an operator's key."""
+        if not is_local(request) and not self.key(request).operator:
+            raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
+
+    def require_open(self) -> None:
+        if self.draining:
+            raise draining()
+
+    def require_model(self, name: str) -> None:
+        if name not in self.models:
+            raise model_not_found(name)
+
+    def identity(self, request: Request, body: Mapping[str, Any], key: ApiKey) -> Identity:
+        return identify({name.lower(): value for name, value in request.headers.items()}, body, key)
+
+
+def service_of(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def is_loopback(host: str) -> bool:
+    return host in LOOPBACK_HOSTS or host.startswith("127.") or host == "::ffff:127.0.0.1"
+
+
+def _client_host(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
+def is_local(request: Request) -> bool:
+    """Whether a program on this machine asks. Web pages run here too: a page of another site that posts
+    to loopback is told apart by its ``Origin``, one whose name points to loopback by ``Host``."""
+    origin = request.headers.get("origin")
+    named = [_host_of(request.headers.get("host", "localhost"))]
+    if origin is not None and origin != "null":
+        named.append(_host_of(origin.rpartition("://")[2]))
+    return is_loopback(_client_host(request)) and origin != "null" and all(map(is_loopback, named))
+
+
+def require_local(request: Request) -> None:
+    """Raises a 403 ``ApiError`` for everybody else."""
+    if is_local(request):
+        return
+    raise ApiError(
+        403,
+        "This server has no API keys and serves programs on its own machine only.",
+        code="loopback_only",
+        type="permission_error",
+    )
+
+
+def _host_of(authority: str) -> str:
+    """``[::1]:8000`` -> ``::1``, ``localhost:8000`` -> ``localhost``."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0]
+    return authority.partition(":")[0].lower()

@@ -1,0 +1,54 @@
+"""Every limit of the HTTP side, with defaults for a laptop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The server's table in the settings file. Counts and bytes are upper bounds."""
+
+    host: str = "127.0.0.1"
+    """Where to listen. Anything but loopback needs API keys."""
+    port: int = 8000
+    """0: any free port."""
+    model_aliases: tuple[str, ...] = ()
+    """Further names under which clients may ask for the model."""
+
+    max_body_bytes: int = 32 * 2**20
+    max_messages: int = 4_096
+    """Messages (or input items) in one request."""
+    max_tools: int = 128
+    max_choices: int = 16
+    """Largest ``n``."""
+    max_prompts: int = 32
+    """Prompts in one completions request."""
+    max_stop: int = 4
+    max_grammar_bytes: int = 256 * 1024
+    """Longest grammar or JSON schema; compiling one takes time that nobody else gets."""
+    default_max_new_tokens: int = 1_024
+    """What is generated at most when the client does not say; never past the context."""
+
+    max_concurrent_requests: int = 512
+    """Generating requests at once over all keys; more are answered 429."""
+    retry_after_ms: int = 500
+    """What a 429 of the server itself tells the client to wait."""
+    keep_alive_s: float = 5.0
+    """A silent stream sends a comment this often, so that no proxy cuts it."""
+    drain_s: float = 30.0
+    """How long requests in flight may go on after SIGTERM."""
+
+    max_stored_responses: int = 1_024
+    """Responses kept for ``GET /v1/responses/{id}``, per tenant; the longest unused goes first."""
+    max_stored_bytes: int = 64 * 2**20
+    """Bytes of stored responses, all tenants together; no tenant may hold more than half."""
+    max_background_responses: int = 64
+    """Responses that run without a connection, per tenant."""
+    max_response_chain: int = 1_024
+    """How many turns ``previous_response_id`` may reach back."""
+
+    public_metrics: bool = False
+    """Show ``/metrics`` to everybody who can connect, not only to loopback and operators."""

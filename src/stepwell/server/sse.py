@@ -1,0 +1,77 @@
+"""Server-sent events: framing, keep-alive comments, and noticing that nobody listens any more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive
+
+from stepwell.server.body import ClientGone
+
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""nginx must not collect a stream."""
+
+Result = TypeVar("Result")
+
+
+def event(data: dict[str, Any], name: str | None = None) -> bytes:
+    """One event. JSON without newlines, so that one ``data:`` line holds it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    head = f"event: {name}\n" if name is not None else ""
+    return f"{head}data: {text}\n\n".encode()
+
+
+class EventStream(StreamingResponse):
+    """A stream of frames; ``closed`` runs when it ends, however it ends."""
+
+    def __init__(self, frames: AsyncIterator[bytes], closed: Callable[[], None]) -> None:
+        super().__init__(frames, media_type="text/event-stream", headers=HEADERS)
+        self._frames = frames
+        self._closed = closed
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await or_gone(receive, self.stream_response(send))
+        except (ClientGone, OSError):
+            return
+        finally:
+            await _close(self._frames)
+            self._closed()
+
+
+async def _close(frames: AsyncIterator[bytes]) -> None:
+    # A generator that was never started has no finally to run; one that was needs it run now.
+    aclose: Callable[[], Awaitable[None]] | None = getattr(frames, "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do the work unless the client leaves first: then cancel it and raise ``ClientGone``."""
+    return await or_gone(request.receive, work)
+
+
+async def or_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        for other in (task, watch):
+            other.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

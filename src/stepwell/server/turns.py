@@ -1,0 +1,146 @@
+"""One HTTP request's generations: what they are asked, what they said, what they used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stepwell.engines.base import SamplingParams
+from stepwell.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
+from stepwell.server.bridge import Batch
+from stepwell.server.errors import from_rejected
+from stepwell.server.identity import Identity
+from stepwell.server.prompts import TokenPrompt
+from stepwell.server.sampling import SEEDS
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What all generations of one request have in common."""
+
+    sampling: SamplingParams
+    stops: tuple[str, ...]
+    max_new_tokens: int | None
+    default_max_new_tokens: int
+    context_tokens: int
+    identity: Identity
+    service_tier: str
+
+    def generations(self, prompt: TokenPrompt, n: int) -> list[Generation]:
+        """``n`` choices of one prompt. With a seed each choice gets its own, else they would be equal."""
+        seed = self.sampling.seed
+        return [
+            Generation(
+                prompt=prompt.tokens,
+                max_new_tokens=prompt.max_new_tokens(
+                    self.max_new_tokens, self.default_max_new_tokens, self.context_tokens
+                ),
+                sampling=self.sampling if seed is None else replace(self.sampling, seed=(seed + i) % SEEDS),
+                stop=tuple(dict.fromkeys((*self.stops, *prompt.stops))),
+                tenant=self.identity.tenant,
+                service_tier=self.service_tier,
+                session=self.identity.session,
+                agent=self.identity.agent,
+                parent_agent=self.identity.parent,
+            )
+            for i in range(n)
+        ]
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one generation has said so far."""
+
+    pieces: list[str] = field(default_factory=list)
+    tokens: list[TokenInfo] = field(default_factory=list)
+    admitted: Admitted | None = None
+    finished: Finished | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def take(self, output: Output) -> None:
+        """Raises ``ApiError`` when the driver gave the generation up."""
+        match output:
+            case Admitted():
+                self.admitted = output
+            case Delta(text, tokens):
+                self.pieces.append(text)
+                self.tokens += tokens
+            case Finished():
+                self.finished = output
+            case Rejected():
+                raise from_rejected(output)
+
+
+async def collect(batch: Batch) -> list[Progress]:
+    """Wait for everything. Raises ``ApiError`` at the first generation that was given up."""
+    progress = [Progress() for _ in batch.generations]
+    while not batch.over:
+        arrival = await batch.next()
+        if arrival is not None:
+            progress[arrival.index].take(arrival.output)
+    return progress
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request. A prompt shared by several choices counts once."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    device_tokens: int = 0
+    host_tokens: int = 0
+    disk_tokens: int = 0
+    recomputed_tokens: int = 0
+    """Computed again although they had been before, for whatever request."""
+
+    @classmethod
+    def of(cls, progress: Sequence[Progress], choices_per_prompt: int = 1) -> Usage:
+        """``progress`` is ordered by prompt. What was cached is what the prompt's first choice found."""
+        first = [p.admitted for p in progress[::choices_per_prompt] if p.admitted is not None]
+        return cls(
+            sum(p.finished.prompt_tokens for p in progress[::choices_per_prompt] if p.finished is not None),
+            sum(p.finished.generated_tokens for p in progress if p.finished is not None),
+            sum(a.cached_device_tokens for a in first),
+            sum(a.cached_host_tokens for a in first),
+            sum(a.cached_disk_tokens for a in first),
+            sum(p.finished.recomputed_tokens for p in progress if p.finished is not None),
+        )
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.device_tokens + self.host_tokens + self.disk_tokens
+
+    def _cached(self) -> dict[str, Any]:
+        by_kv_tier = {"device": self.device_tokens, "host": self.host_tokens, "disk": self.disk_tokens}
+        return {
+            "cached_tokens": self.cached_tokens,
+            "cached_tokens_by_kv_tier": by_kv_tier,
+            "recomputed_tokens": self.recomputed_tokens,
+        }
+
+    def chat(self) -> dict[str, Any]:
+        """The ``usage`` of chat and completions, with where the cached tokens lay as an extra key."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": self._cached(),
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
+    def responses(self) -> dict[str, Any]:
+        """The ``usage`` of Responses. Every prompt token not read from the cache was written to it."""
+        return {
+            "input_tokens": self.prompt_tokens,
+            "input_tokens_details": {
+                **self._cached(),
+                "cache_write_tokens": self.prompt_tokens - self.cached_tokens,
+            },
+            "output_tokens": self.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+        }

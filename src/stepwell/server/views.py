@@ -1,0 +1,81 @@
+"""What operators and their machines look at: health, metrics, models, agents."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from stepwell import __version__
+from stepwell.server.errors import model_not_found
+from stepwell.server.metrics import CONTENT_TYPE
+from stepwell.server.service import Service, service_of
+
+HOME = """Stepwell {version}, serving {model}.
+
+An OpenAI-compatible server for many agents on too little fast memory: point a client at
+{base}v1 (set OPENAI_BASE_URL to it).
+
+  POST /v1/chat/completions    POST /v1/completions    POST /v1/responses    GET /v1/models
+  GET  /health                 GET  /metrics           GET  /admin/agents    GET /admin/snapshot
+"""
+
+
+async def home(request: Request) -> Response:
+    text = HOME.format(version=__version__, model=service_of(request).text_model.name, base=request.base_url)
+    return PlainTextResponse(text)
+
+
+async def health(request: Request) -> Response:
+    """200 while requests are taken, 503 while the server goes down."""
+    if service_of(request).draining:
+        return JSONResponse({"status": "draining"}, 503)
+    return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    service = service_of(request)
+    if not service.settings.public_metrics:
+        service.require_operator(request)
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+async def list_models(request: Request) -> Response:
+    service = service_of(request)
+    service.key(request)
+    return JSONResponse({"object": "list", "data": [_model(service, n) for n in sorted(service.models)]})
+
+
+async def get_model(request: Request) -> Response:
+    service = service_of(request)
+    service.key(request)
+    name = request.path_params["model"]
+    if name not in service.models:
+        raise model_not_found(name)
+    return JSONResponse(_model(service, name))
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.started_s,
+        "owned_by": "stepwell",
+        "context_window": service.text_model.context_tokens,
+    }
+
+
+async def agents(request: Request) -> Response:
+    """Every agent and where its KV lies."""
+    service = service_of(request)
+    service.require_operator(request)
+    return JSONResponse({"agents": [asdict(view) for view in service.driver.snapshot().agents]})
+
+
+async def snapshot(request: Request) -> Response:
+    """``Driver.snapshot`` as JSON."""
+    service = service_of(request)
+    service.require_operator(request)
+    return JSONResponse(asdict(service.driver.snapshot()))
