@@ -86,7 +86,7 @@ def build_app(tokens: Sequence[str] = ()) -> App:
         name="stepwell",
         help=HELP,
         version=__version__,
-        help_format="plaintext",
+        help_format="markdown",
         suppress_keyboard_interrupt=False,
     )
     for command in TOP:
@@ -132,6 +132,10 @@ def run(tokens: Sequence[str]) -> int:
         # The reader (head, less) has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {error.strerror}", StepwellError.exit_code)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 

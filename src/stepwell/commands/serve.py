@@ -1,0 +1,162 @@
+"""``stepwell serve``: settings in, a running server out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stepwell import __version__
+from stepwell.assemble import Node, build
+from stepwell.errors import BadInput
+from stepwell.policy.types import KvTier
+from stepwell.server.keys import KeyRing
+from stepwell.server.run import require_keys_beyond_loopback
+from stepwell.server.run import serve as run_server
+from stepwell.settings import Settings, load
+from stepwell.units import format_size
+
+AGENT_TOKENS = 1_000
+"""The agent by which the start-up lines count."""
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def option(text: str) -> Parameter:
+    """A flag's help. Every flag defaults to None, so that the file and the environment can speak."""
+    return Parameter(help=text, show_default=False)
+
+
+def serve(
+    *,
+    model: Annotated[str | None, option("smollm2, gemma3, or the path of a GGUF file. [smollm2]")] = None,
+    device_kv_tokens: Annotated[
+        int | None, option("Room for KV on the device, in tokens, all agents together. [8192]")
+    ] = None,
+    host_kv: Annotated[str | None, option("Host memory for KV, like 512MiB or 2GiB; 0: none. [1GiB]")] = None,
+    disk_kv: Annotated[str | None, option("Disk room for KV; 0: none. [4GiB]")] = None,
+    disk_dir: Annotated[Path | None, option("Where KV on disk lies. [~/.cache/stepwell/kv]")] = None,
+    host: Annotated[
+        str | None, option("Address to listen on; beyond loopback it takes API keys. [127.0.0.1]")
+    ] = None,
+    port: Annotated[int | None, option("Port; 0: any free one. [8000]")] = None,
+    config: Annotated[
+        Path | None, option("A TOML file with settings; flags win over it. [$STEPWELL_CONFIG]")
+    ] = None,
+    keys_file: Annotated[
+        Path | None, option("A TOML file with [[keys]]: key, tenant, service_tiers.")
+    ] = None,
+    record: Annotated[
+        Path | None, option("Write every event here, for 'stepwell replay' (.gz compresses).")
+    ] = None,
+    policy: Annotated[str | None, option("What leaves a KV tier first when room is needed. [lru]")] = None,
+    context_tokens: Annotated[
+        int | None, option("Longest prompt and answer. [what the model was trained for]")
+    ] = None,
+    threads: Annotated[
+        int | None, option("CPU threads of the engine. [all that this process may use]")
+    ] = None,
+    n_gpu_layers: Annotated[int | None, option("Layers on the GPU; -1: all. [0]")] = None,
+    verbose: Annotated[
+        bool, Parameter(negative="", show_default=False, help="One log line per event on standard error.")
+    ] = False,
+    engine: Annotated[
+        str | None, option("llamacpp, or null: computes nothing, for load tests. [llamacpp]")
+    ] = None,
+) -> None:
+    """Serve a model over an OpenAI-compatible API until SIGTERM or Ctrl-C.
+
+    Every agent's KV cache is kept: on the device while it runs, below it in host memory and on
+    disk while it waits. Sizes in brackets are the defaults. Example:
+
+        stepwell serve --model gemma3 --device-kv-tokens 4096 --host-kv 2GiB
+
+    and from any OpenAI client, base URL http://127.0.0.1:8000/v1. Agents are told apart by the
+    headers X-Session-ID and X-Agent-ID where a client sends them.
+
+    Without API keys the server listens on loopback only and all requests belong to one tenant.
+    All settings, also those without a flag, go into the file:
+
+        [engine]
+        model = "smollm2"
+        [server]
+        port = 8000
+        [[keys]]
+        key = "sk-change-me"
+        tenant = "acme"
+        service_tiers = ["priority", "default"]
+    """
+    flags = {
+        "engine.model": model,
+        "engine.kind": engine,
+        "engine.device_kv_tokens": device_kv_tokens,
+        "engine.context_tokens": context_tokens,
+        "engine.threads": threads,
+        "engine.n_gpu_layers": n_gpu_layers,
+        "kv.host_kv": host_kv,
+        "kv.disk_kv": disk_kv,
+        "kv.disk_dir": disk_dir,
+        "server.host": host,
+        "server.port": port,
+        "policy.name": policy,
+        "keys_file": keys_file,
+        "record": record,
+    }
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=LOG_FORMAT)
+    run(load(config, flags))
+
+
+def run(settings: Settings) -> None:
+    """Serve with these settings; returns when the server has been told to stop and has drained."""
+    keys = key_ring(settings)
+    require_port(settings.server.port)
+    require_keys_beyond_loopback(settings.server.host, keys)
+    say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
+    node = build(settings, progress=say)
+    node.driver.start()
+    run_server(node.driver, node.text, settings.server, keys, on_ready=lambda url: welcome(node, keys, url))
+    say("stopped: requests have been answered, and what was worth keeping is on disk")
+
+
+def say(line: str) -> None:
+    """To standard error: the command has no result of its own, and nobody should parse this."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    return KeyRing.load(settings.keys_file) if settings.keys_file else KeyRing(settings.keys)
+
+
+def require_port(port: int) -> None:
+    """Raises ``BadInput`` before a model is loaded for nothing."""
+    if not 0 <= port <= 65_535:
+        raise BadInput(f"--port {port} is not a port: give 1 to 65535, or 0 for any free one")
+
+
+def welcome(node: Node, keys: KeyRing, url: str) -> None:
+    """What is served where, and how many agents it holds: the lines a new user needs."""
+    say(f"Stepwell {__version__} serves {node.text.name} at {url}/v1")
+    for line in capacity_lines(node):
+        say("  " + line)
+    who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
+    say(f"  {who}. Ctrl-C stops.")
+
+
+def capacity_lines(node: Node) -> Iterator[str]:
+    """A line per KV tier: its size and how many agents of 1,000 tokens it holds."""
+    info = node.engine.info
+    blocks_per_agent = -(-AGENT_TOKENS // info.block_tokens)
+    device_agents = info.device_blocks // blocks_per_agent
+    device_tokens = info.device_blocks * info.block_tokens
+    yield f"device  {f'{device_tokens:,} tokens':<14} {device_agents:>5} agents of {AGENT_TOKENS:,} tokens"
+    for kv_tier in (KvTier.HOST, KvTier.DISK):
+        usage = node.tiers.usage(kv_tier)
+        if usage.limit_bytes == 0:
+            yield f"{kv_tier.value:<7} off"
+            continue
+        agents = usage.limit_bytes // (blocks_per_agent * info.block_bytes)
+        warm = f", {usage.blocks} blocks there from last time" if usage.blocks else ""
+        yield f"{kv_tier.value:<7} {format_size(usage.limit_bytes):<14} {agents:>5} agents{warm}"
