@@ -41,8 +41,8 @@ EXAMPLE_QUESTIONS = (
 GENERAL_QUESTION = "What is the most important point of this document?"
 MAX_QUESTION_CHARS = 1_000
 HEADINGS_TOKENS = 64
-PROVISIONAL_DEVICE_TOKENS = 512
-"""For the moment before the plan is made, when only the vocabulary is needed."""
+PROVISIONAL_DEVICE_TOKENS = 4_096
+"""For the moment before the plan is made, when only the vocabulary is needed; no context may be longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def demo(
     document: Annotated[
         str | None,
         Parameter(
-            help="Markdown, text or PDF; - reads standard input. Default: the example about stepwells."
+            help="Markdown, text or PDF; - reads standard input. Default: the example about stepwells.",
+            allow_leading_hyphen=True,  # for "-"
         ),
     ] = None,
     /,
@@ -100,6 +101,8 @@ def demo(
         cat notes.md | stepwell demo - --ask "Who decides?" --json figures.json
         stepwell demo --model gemma3 --quick
     """
+    if document is not None and document.startswith("-") and document != "-":
+        raise BadInput(f"unknown option {document} (stepwell demo --help explains)")
     options = Options(document, tuple(ask or ()), model, json, html, quick, compare, disk_dir, engine)
     return run_demo(options, make_console())
 

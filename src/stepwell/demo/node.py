@@ -16,6 +16,7 @@ from stepwell.assemble import build
 from stepwell.driver import Driver
 from stepwell.errors import StepwellError
 from stepwell.server.app import create_app
+from stepwell.server.keys import KeyRing
 from stepwell.settings import Settings
 
 START_S = 30.0
@@ -76,5 +77,6 @@ def open_node(settings: Settings) -> Iterator[Node]:
     """A whole server for ``settings``, from model file to URL; gone when the block ends."""
     with assembled(settings) as built:
         built.driver.start()
-        with serving(create_app(built.driver, built.text, settings)) as url:
+        app = create_app(built.driver, built.text, settings.server, KeyRing(settings.keys))
+        with serving(app) as url:
             yield Node(url, built.text.name, built.text.has_chat_template, built.driver)
