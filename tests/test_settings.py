@@ -107,7 +107,7 @@ WRONG = {
     "[engine]\nthreads = 0": "engine.threads: 0 is wrong, it should be greater than or equal to 1",
     "[engine]\ndevice_kv_tokens = 1": "engine.device_kv_tokens: 1 is wrong",
     '[engine]\nkv_type_k = "q3"': "engine.kv_type_k: \"q3\" is wrong, it should be 'f16'",
-    "keys = 3": "keys: 3 is wrong",
+    "keys = 3": "keys: should be a valid array",
     '[[keys]]\nkey = "a"': "keys[1].tenant is missing",
     '[[keys]]\nkey = "a"\ntenannt = "b"': "keys[1].tenannt is an unknown key, did you mean 'tenant'?",
     '[[keys]]\nkey = ""\ntenant = "b"': "keys[1].key",

@@ -49,11 +49,15 @@ def where(path: Path, node: ast.AST | None = None) -> str:
 
 @cache
 def project_files() -> list[Path]:
-    """What is, or would be, committed."""
+    """What is committed, and what lies in the project's own folders and would be next."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    tracked = ["git", "ls-files", "-z"]
+    new = [*tracked, "--others", "--exclude-standard", "--", "src", "tests", "docs", "scripts", "examples"]
+    listed = "".join(
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+        for command in (tracked, new)
+    )
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
 
 
@@ -184,6 +188,10 @@ def test_money_is_never_a_float() -> None:
     assert not floats
 
 
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
 def names(path: Path) -> Iterator[tuple[ast.AST, str]]:
     """Identifiers that this file introduces (not those of libraries that it calls)."""
     for node in ast.walk(tree(path)):
@@ -191,8 +199,10 @@ def names(path: Path) -> Iterator[tuple[ast.AST, str]]:
             yield node, node.name
         elif isinstance(node, ast.arg):
             yield node, node.arg
-        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node, node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value):
+            yield node, node.attr
 
 
 def words(name: str) -> set[str]:

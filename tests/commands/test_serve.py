@@ -1,0 +1,149 @@
+"""``stepwell serve`` as a person meets it: a process, its lines, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stepwell import cli
+
+WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
+
+
+@contextmanager
+def served(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A server on the null engine: the process, its URL, and what it said so far."""
+    command = [sys.executable, "-m", "stepwell", "serve", "--engine", "null", "--port", "0", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=WITHOUT_SETTINGS)
+    assert process.stderr is not None
+    said: list[str] = []
+    try:
+        for line in process.stderr:
+            said.append(line.rstrip())
+            if "Ctrl-C stops" in line:
+                break
+        url = re.search(r"http://\S+(?=/v1)", "\n".join(said))
+        assert url, said
+        yield process, url[0], said
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def ask(url: str) -> dict[str, object]:
+    body = {"model": "null", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    with urllib.request.urlopen(f"{url}/v1/models") as answer:
+        body["model"] = json.load(answer)["data"][0]["id"]
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        found: dict[str, object] = json.load(answer)
+    return found
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_what_it_holds_serves_and_stops_when_told(tmp_path: Path, stop: signal.Signals) -> None:
+    flags = (
+        "--disk-dir",
+        str(tmp_path / "kv"),
+        "--device-kv-tokens",
+        "4096",
+        "--host-kv",
+        "64MiB",
+        "--disk-kv",
+        "1GB",
+    )
+    with served(*flags) as (process, url, said):
+        shown = "\n".join(said)
+        assert re.search(r"device +4,096 tokens +4 agents of 1,000 tokens", shown)
+        assert re.search(r"host +64 MiB +\d+ agents", shown)
+        assert "no API keys" in shown
+        assert ask(url)["object"] == "chat.completion"
+        process.send_signal(stop)
+        assert process.wait(60) == 0
+
+
+def test_a_recording_and_a_settings_file_are_used(tmp_path: Path) -> None:
+    config = tmp_path / "stepwell.toml"
+    config.write_text(
+        '[kv]\nhost_kv = 0\ndisk_kv = 0\n[[keys]]\nkey = "sk-a"\ntenant = "a"\n', encoding="utf-8"
+    )
+    recording = tmp_path / "run.jsonl"
+    with served("--config", str(config), "--record", str(recording)) as (process, _, said):
+        shown = "\n".join(said)
+        assert re.search(r"host +off", shown)
+        assert "API keys required" in shown
+        process.terminate()
+        assert process.wait(60) == 0
+    assert json.loads(recording.read_text("utf-8").splitlines()[0])["format"] == "stepwell-recording"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--port", "99999"], "--port 99999 is not a port"),
+        (["--host", "0.0.0.0"], "without API keys only loopback is served"),
+        (["--policy", "magic"], "unknown policy 'magic'"),
+        (["--engine", "vllm"], "engine.kind"),
+        (["--host-kv", "2G"], "--host-kv: kv.host_kv: '2G' is not a size"),
+        (["--model", "nowhere.gguf", "--engine", "llamacpp"], "neither one of smollm2, gemma3 nor a file"),
+        (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["--keys-file", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["--device-kv-tokens", "-5"], "--device-kv-tokens: engine.device_kv_tokens: -5 is wrong"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = [] if "--engine" in flags else ["--engine", "null"]
+    port = [] if "--port" in flags else ["--port", "0"]
+    assert cli.run(["serve", "--disk-dir", str(tmp_path), *engine, *port, *flags]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("stepwell: ")
+    assert sentence in last
+
+
+def test_a_port_in_use_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert cli.run(["serve", "--engine", "null", "--port", port, "--disk-dir", str(tmp_path)]) == 1
+    assert f"port {port}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_recording_that_cannot_be_written_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    record = str(tmp_path / "absent" / "run.jsonl")
+    tokens = [
+        "serve",
+        "--engine",
+        "null",
+        "--port",
+        "0",
+        "--disk-dir",
+        str(tmp_path / "kv"),
+        "--record",
+        record,
+    ]
+    assert cli.run(tokens) in {1, 2}
+    assert record in capsys.readouterr().err.splitlines()[-1]
