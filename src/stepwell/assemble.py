@@ -47,14 +47,12 @@ def build(
     """
     _require_policy(settings.policy.name)
     clock = clock or MonotonicClock()
-    engine, text = _engine(settings, clock, progress)
+    engine, text = load_engine(settings, clock, progress)
     try:
         tiers = _tiers(settings, engine.info)
         config = policy_config(settings, engine.info, tiers)
         recorder = Recorder(settings.record, config) if settings.record else None
-        driver = Driver(
-            engine, text, tiers, Policy(config), clock=clock, recorder=recorder, strict=strict
-        )
+        driver = Driver(engine, text, tiers, Policy(config), clock=clock, recorder=recorder, strict=strict)
     except BaseException:
         engine.close_engine()
         raise
@@ -66,7 +64,11 @@ def _require_policy(name: str) -> None:
         raise BadInput(f"unknown policy {name!r}: there is {', '.join(sorted(PLACEMENTS))}")
 
 
-def _engine(settings: Settings, clock: Clock, progress: Progress | None) -> tuple[Engine, TextModel]:
+def load_engine(
+    settings: Settings, clock: Clock | None = None, progress: Progress | None = None
+) -> tuple[Engine, TextModel]:
+    """The engine that ``settings`` name and the text side of its model, and nothing else."""
+    clock = clock or MonotonicClock()
     wanted = settings.engine
     if wanted.kind == "null":
         from stepwell.engines.null import NullConfig, NullEngine, NullText

@@ -1,0 +1,307 @@
+"""``stepwell doctor``: what this machine can hold, how fast, and where loading beats recomputing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from stepwell.assemble import load_engine
+from stepwell.bench.common import (
+    JsonOption,
+    Report,
+    Ticker,
+    Verdict,
+    available_memory_bytes,
+    report_console,
+    require_writable,
+    table,
+    ticker,
+    usable_cores,
+)
+from stepwell.bench.returns import DEPTHS, LENGTHS, Probe, Speeds, crossovers
+from stepwell.engines.base import Engine, EngineInfo, TextModel
+from stepwell.models import resolve_model
+from stepwell.settings import Settings, load
+from stepwell.tiers.inspect import measure_disk
+from stepwell.units import format_duration, format_size
+
+AGENT_TOKENS = (1_024, 4_096, 8_192)
+PROBE_TOKENS = 1_024
+LIMIT_HOST_MS = 10.0
+LIMIT_DISK_MS = 60.0
+_RECORD_BYTES = 4096
+"""What a record on disk takes beside its payload, and what it is rounded up to."""
+
+
+def doctor(
+    *,
+    model: str | None = None,
+    config: Path | None = None,
+    device_kv_tokens: int | None = None,
+    host_kv: str | None = None,
+    disk_kv: str | None = None,
+    disk_dir: Path | None = None,
+    threads: int | None = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Say what this machine can hold with these settings, and measure how fast it is.
+
+    Loads the model, computes about a thousand tokens, moves their KV to host memory and disk and back.
+    Takes well under a minute. Give it the flags you mean to give to serve.
+    Example: stepwell doctor --model gemma3 --device-kv-tokens 4096 --host-kv 2GiB
+
+    Parameters
+    ----------
+    model
+        smollm2, gemma3 or the path of a GGUF file.
+    config
+        The settings file that serve would read.
+    device_kv_tokens
+        Room for KV on the device, in tokens.
+    host_kv
+        Bound of KV in host memory, like 512MiB.
+    disk_kv
+        Bound of KV on disk; 0 leaves the disk out.
+    disk_dir
+        Where it would lie. It is measured in a temporary directory beside it.
+    threads
+        Threads of the engine (default: the cores there are).
+    """
+    require_writable(json_file)
+    flags: dict[str, object] = {
+        "engine.model": model,
+        "engine.device_kv_tokens": device_kv_tokens,
+        "engine.threads": threads,
+        "kv.host_kv": host_kv,
+        "kv.disk_kv": disk_kv,
+        "kv.disk_dir": None if disk_dir is None else str(disk_dir),
+    }
+    settings = load(config, flags)
+    free_before = available_memory_bytes()
+    with ticker() as progress:
+        found = examine(settings, progress)
+    report = _report(settings, found, free_before)
+    console = report_console(json_file)
+    for line in _machine_lines(report, found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for shown in (_capacity_table(settings, found), _speed_table(found.speeds), _crossover_table(found)):
+        console.print(shown)
+    report.finish(console, json_file)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the examination found. ``disk`` is ``measure_disk``'s result, or why there is none."""
+
+    info: EngineInfo
+    speeds: Speeds
+    disk: dict[str, Any] | None
+    disk_problem: str | None
+
+
+def examine(settings: Settings, progress: Ticker) -> Findings:
+    """Load the model and measure; nothing is left behind."""
+    wanted = settings.engine
+    progress.phase(f"loading {wanted.model if wanted.kind == 'llamacpp' else 'the null engine'}")
+    engine, text = load_engine(settings)
+    try:
+        return _measure(settings, engine, text, progress)
+    finally:
+        engine.close_engine()
+
+
+def _measure(settings: Settings, engine: Engine, text: TextModel, progress: Ticker) -> Findings:
+    info = engine.info
+    progress.phase("computing, storing and loading a thousand tokens")
+    speeds = Probe(engine, text).measure(PROBE_TOKENS)
+    disk, problem = None, None
+    if settings.kv.disk_kv:
+        progress.phase(f"writing and reading them where {settings.kv.disk_dir} is")
+        try:
+            many = measure_disk(
+                settings.kv.disk_dir, info.block_bytes, speeds.return_tokens // info.block_tokens
+            )
+            one = measure_disk(settings.kv.disk_dir, info.block_bytes, 1)
+            speeds.disk_many_us, speeds.disk_one_us = many["read_s"] * 1e6, one["read_s"] * 1e6
+            disk = many
+        except OSError as error:
+            problem = f"{settings.kv.disk_dir} cannot be used for KV: {error.strerror or error}"
+    return Findings(info, speeds, disk, problem)
+
+
+# --- the report -------------------------------------------------------------------------------
+
+
+def _report(settings: Settings, found: Findings, free_before: int) -> Report:
+    kv = settings.kv
+    chosen = {
+        "model": settings.engine.model if settings.engine.kind == "llamacpp" else "null",
+        "device_kv_tokens": settings.engine.device_kv_tokens,
+        "host_kv_bytes": kv.host_kv,
+        "disk_kv_bytes": kv.disk_kv,
+        "disk_dir": str(kv.disk_dir),
+        "threads": settings.engine.threads or usable_cores(),
+    }
+    report = Report("doctor", chosen)
+    report.results = {
+        "model": found.info.model,
+        "context_tokens": found.info.context_tokens,
+        "kv_bytes_per_token": found.info.token_bytes,
+        "block_bytes": found.info.block_bytes,
+        "available_memory_bytes": free_before,
+        "agents_that_fit": capacity(settings, found.info),
+        "speeds": found.speeds.as_json(),
+        "disk": found.disk,
+        "crossover_tokens": [asdict(one) for one in crossovers(found.speeds)],
+    }
+    report.samples = [{"what": "prefill_piece", **asdict(piece)} for piece in found.speeds.prefill] + [
+        {"what": what, "us": values}
+        for what, values in (
+            ("store_block", found.speeds.store_us),
+            ("load_block", found.speeds.load_us),
+            ("return_from_host", found.speeds.return_us),
+        )
+    ]
+    report.verdicts = verdicts(found.speeds)
+    report.notes = list(warnings(settings, found, free_before))
+    return report
+
+
+def verdicts(speeds: Speeds) -> list[Verdict]:
+    """The two targets for coming back. Asked of 1,024 tokens; a smaller device is scaled up to that."""
+    host_ms = speeds.host_us(PROBE_TOKENS) / 1000
+    disk_us = speeds.disk_us(PROBE_TOKENS)
+    return [
+        Verdict("1,024 tokens back from host", host_ms, LIMIT_HOST_MS, " ms"),
+        Verdict(
+            "1,024 tokens back from disk", None if disk_us is None else disk_us / 1000, LIMIT_DISK_MS, " ms"
+        ),
+    ]
+
+
+def capacity(settings: Settings, info: EngineInfo) -> dict[str, dict[str, int]]:
+    """How many agents of a length fit in each KV tier, if no two share a prefix."""
+    made: dict[str, dict[str, int]] = {"device": {}, "host": {}, "disk": {}}
+    record_bytes = -(-(info.block_bytes + _RECORD_BYTES) // _RECORD_BYTES) * _RECORD_BYTES
+    for tokens in AGENT_TOKENS:
+        blocks = -(-tokens // info.block_tokens)
+        made["device"][str(tokens)] = info.device_blocks // blocks
+        made["host"][str(tokens)] = settings.kv.host_kv // (blocks * info.block_bytes)
+        made["disk"][str(tokens)] = settings.kv.disk_kv // (blocks * record_bytes)
+    return made
+
+
+def warnings(settings: Settings, found: Findings, free_before: int) -> Iterator[str]:
+    """What would go wrong, or is not worth having, with these settings on this machine."""
+    info, kv = found.info, settings.kv
+    cores = usable_cores()
+    if cores < 2:
+        yield "one core: engine, server and disk share it, so every figure here will be worse under load"
+    if settings.engine.threads and settings.engine.threads > cores:
+        yield f"{settings.engine.threads} threads on {cores} cores wait for each other: leave --threads out"
+    needed = _model_bytes(settings) + info.device_blocks * info.block_bytes + kv.host_kv
+    if needed > 0.9 * free_before:
+        yield (
+            f"model, device KV and --host-kv {format_size(kv.host_kv)} need {format_size(needed)} together "
+            f"and {format_size(free_before)} are free: choose a smaller --host-kv"
+        )
+    yield from _disk_warnings(settings, found)
+    if max(AGENT_TOKENS) > info.context_tokens:
+        yield f"this model's context here is {info.context_tokens:,} tokens: no agent can be longer"
+
+
+def _disk_warnings(settings: Settings, found: Findings) -> Iterator[str]:
+    if found.disk_problem:
+        yield found.disk_problem
+    if found.disk is None:
+        return
+    free = _free_disk_bytes(settings.kv.disk_dir)
+    if free < settings.kv.disk_kv:
+        yield (
+            f"--disk-kv {format_size(settings.kv.disk_kv)} is more than the {format_size(free)} that are "
+            f"free where {settings.kv.disk_dir} is"
+        )
+    if not found.disk["direct_io"]:
+        yield "no direct I/O in that directory: the disk figures may be the page cache's"
+    speeds = found.speeds
+    loading_us, computing_us = speeds.disk_us(PROBE_TOKENS), speeds.recompute_us(PROBE_TOKENS, 0)
+    if loading_us is not None and loading_us > computing_us:
+        yield (
+            f"slow disk: 1,024 tokens come back in {format_duration(round(loading_us))} and are computed in "
+            f"{format_duration(round(computing_us))}; KV on this disk does not pay"
+        )
+
+
+def _model_bytes(settings: Settings) -> int:
+    return (
+        resolve_model(settings.engine.model).path.stat().st_size if settings.engine.kind == "llamacpp" else 0
+    )
+
+
+def _free_disk_bytes(directory: Path) -> int:
+    place = directory.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _machine_lines(report: Report, found: Findings) -> Iterator[str]:
+    machine, info = report.as_json()["machine"], found.info
+    yield (
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {format_size(machine['memory_bytes'])} memory "
+        f"({format_size(report.results['available_memory_bytes'])} free)"
+    )
+    yield (
+        f"Model: {info.model}, {info.token_bytes:,} bytes of KV per token, context {info.context_tokens:,} "
+        f"tokens, blocks of {info.block_tokens} tokens ({format_size(info.block_bytes)})"
+    )
+
+
+def _capacity_table(settings: Settings, found: Findings) -> Table:
+    fits = capacity(settings, found.info)
+    sizes = {
+        "device": f"{found.info.device_blocks * found.info.block_tokens:,} tokens",
+        "host": format_size(settings.kv.host_kv),
+        "disk": format_size(settings.kv.disk_kv),
+    }
+    rows = [
+        [kv_tier, sizes[kv_tier], *(f"{count:,}" for count in counts.values())]
+        for kv_tier, counts in fits.items()
+    ]
+    columns = ("KV tier", "size", *(f"agents of {tokens:,}" for tokens in AGENT_TOKENS))
+    return table("What fits, if no two agents share a prefix", columns, rows)
+
+
+def _speed_table(speeds: Speeds) -> Table:
+    figures = speeds.as_json()
+    rows = [["prefill", f"{figures['prefill_tokens_per_s']:,.0f} tokens/s"]]
+    for sequences, rate in figures["decode_tokens_per_s"].items():
+        rows.append([f"decode, {sequences} at once", f"{rate:,.0f} tokens/s"])
+    rows += [
+        ["store a block, device to host", format_duration(round(figures["store_block_us"]))],
+        ["load a block, host to device", format_duration(round(figures["load_block_us"]))],
+    ]
+    return table("How fast", ("", "measured"), rows)
+
+
+def _crossover_table(found: Findings) -> Table:
+    """Times to have n tokens back, by the way they come, and from where on each way wins."""
+    speeds = found.speeds
+    rows = []
+    for tokens in LENGTHS:
+        disk_us = speeds.disk_us(tokens)
+        computed = [format_duration(round(speeds.recompute_us(tokens, depth))) for depth in DEPTHS]
+        loaded = [speeds.host_us(tokens), disk_us]
+        shown = ["-" if us is None else format_duration(round(us)) for us in loaded]
+        rows.append([f"{tokens:,}", *shown, *computed])
+    for kv_tier in ("host", "disk"):
+        won = [one for one in crossovers(speeds) if one.kv_tier == kv_tier]
+        cells = ["never" if one.tokens is None else f"from {one.tokens} on" for one in won]
+        rows.append([f"{kv_tier} wins", "", "", *cells])
+    columns = ("tokens", "from host", "from disk", *(f"computed behind {depth:,}" for depth in DEPTHS))
+    return table("Where loading beats recomputing", columns, rows)
