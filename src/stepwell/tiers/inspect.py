@@ -35,7 +35,8 @@ from stepwell.tiers.record import (
     padded,
     verify_payload,
 )
-from stepwell.tiers.store import RECORD_OVERHEAD_BYTES, DiskStore, read_header
+from stepwell.tiers.scan import read_header
+from stepwell.tiers.store import RECORD_OVERHEAD_BYTES, DiskStore
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""

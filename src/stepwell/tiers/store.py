@@ -16,32 +16,21 @@ import errno
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.policy.types import BlockId, BlockMeta
 from stepwell.tiers.directory import (
+    NotAStore,
     RecordName,
     StoreDirectory,
     model_directory,
-    parse_record_name,
-    records_of,
     tree_bytes,
 )
-from stepwell.tiers.files import FileInfo, Files, aligned_buffer
+from stepwell.tiers.files import Files, aligned_buffer
 from stepwell.tiers.pages import Pages
-from stepwell.tiers.record import (
-    PAGE_BYTES,
-    Damaged,
-    Header,
-    decode,
-    encode,
-    header_size,
-    make_header,
-    padded,
-    verify_payload,
-)
+from stepwell.tiers.record import PAGE_BYTES, Damaged, Header, decode, encode, make_header, verify_payload
+from stepwell.tiers.scan import Entry, Foreign, Scan, coldest_first, remove_file, require_named, scan_store
 from stepwell.tiers.spares import Spares
 
 log = logging.getLogger(__name__)
@@ -64,52 +53,6 @@ class StoreFull(OSError):
 
     def __init__(self, needed_bytes: int) -> None:
         super().__init__(errno.EDQUOT, f"the disk store's bound leaves no room for {needed_bytes} bytes")
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One record: what it holds and who still needs its file."""
-
-    meta: BlockMeta
-    sequence: int
-    payload_bytes: int
-    header_bytes: int
-    modified_s: float = 0.0
-    pins: int = 0
-    forgotten: bool = False
-
-    @property
-    def name(self) -> str:
-        return str(RecordName(self.meta.id, self.sequence))
-
-    @property
-    def file_bytes(self) -> int:
-        return self.header_bytes + padded(self.payload_bytes)
-
-
-@dataclass(slots=True)
-class _Foreign:
-    """A record of another model: counted in the bound, taken first when room is needed."""
-
-    model: str
-    info: FileInfo
-
-    @property
-    def file_bytes(self) -> int:
-        return padded(self.info.size_bytes)
-
-
-@dataclass(slots=True)
-class Found:
-    """What a start found. ``damaged``, ``torn`` and ``leftovers`` were removed, unreadable ones left."""
-
-    records: int = 0
-    damaged: int = 0
-    torn: int = 0
-    unreadable: int = 0
-    leftovers: int = 0
-    foreign: int = 0
-    removed_for_room: int = 0
 
 
 @dataclass(slots=True)
@@ -136,23 +79,19 @@ class DiskStore:
         self.limit_bytes = limit_bytes
         self.fingerprint = fingerprint
         self.files = files or Files()
-        self.found = Found()
         self._lock = threading.Lock()
-        self._entries: dict[BlockId, Entry] = {}
         self._graveyard: deque[Entry] = deque()
-        self._foreign: deque[_Foreign] = deque()
         self._live_bytes = 0
         self._records_bytes = 0
         """Of all our files: live, being written, forgotten, spare, undeletable."""
         self._spares = Spares(limit_bytes // _SPARE_SHARE)
         self._foreign_bytes = 0
-        self._next_sequence = 1
         self._closed = False
         self._home = StoreDirectory(directory, self.files)
         try:
             self._model = model_directory(fingerprint)
             self._prepare()
-            self._scan()
+            self._take_in(scan_store(self._home, self._model, self._fd, fingerprint))
         except BaseException:
             self._home.close()
             raise
@@ -164,15 +103,16 @@ class DiskStore:
             self._home.write_marker(self.limit_bytes)
         except OSError as error:
             log.warning("disk store %s: cannot write to it (%s)", self._home.path, error.strerror)
-        self._fd = self._home.open_model(self._model, create=True)
+        try:
+            self._fd = self._home.open_model(self._model, create=True)
+        except OSError as error:
+            raise NotAStore(f"disk directory {self._home.path} cannot be used: {error.strerror}") from error
         self.files.probe(self._fd)
 
-    def _scan(self) -> None:
-        for name, info in records_of(self._clean_listing(self._model, self._fd)):
-            self._take_in(name, info)
-        for model in self._home.models():
-            if model != self._model:
-                self._count_foreign(model)
+    def _take_in(self, scan: Scan) -> None:
+        self.found, self._entries = scan.found, scan.entries
+        self._foreign = deque(scan.foreign)
+        self._next_sequence = scan.next_sequence
         self._live_bytes = self._records_bytes = sum(entry.file_bytes for entry in self._entries.values())
         self._foreign_bytes = sum(other.file_bytes for other in self._foreign)
         # Whatever else lies here (lock, marker, directories, somebody's notes) counts as well; our
@@ -182,61 +122,6 @@ class DiskStore:
         self._shrink()
         self.found.records = len(self._entries)
 
-    def _clean_listing(self, model: str, fd: int) -> list[FileInfo]:
-        """The files of a model without what a crash left half-written, which is removed."""
-        kept = []
-        for info in self.files.list(fd):
-            if info.is_file and info.name.endswith(".tmp"):
-                self.found.leftovers += self._remove_file(info.name, fd)
-            else:
-                kept.append(info)
-        return kept
-
-    def _take_in(self, name: RecordName, info: FileInfo) -> None:
-        """Offer a record again if its header says that it is whole and ours; else remove it."""
-        self._next_sequence = max(self._next_sequence, name.sequence + 1)
-        try:
-            header, header_bytes = read_header(self.files, info.name, self._fd)
-            self._require_named(name, header)
-        except OSError as error:
-            self.found.unreadable += 1
-            log.warning("disk store: record %s cannot be read (%s)", info.name, error.strerror)
-            return
-        except Damaged as error:
-            self.found.damaged += 1
-            log.info("disk store: record %s removed: %s", info.name, error)
-            self._remove_file(info.name, self._fd)
-            return
-        entry = Entry(header.meta(), name.sequence, header.payload_bytes, header_bytes, info.modified_s)
-        if info.size_bytes != entry.file_bytes:
-            self.found.torn += 1
-            self._remove_file(info.name, self._fd)
-            return
-        older = self._entries.get(name.id)
-        if older is not None:  # killed between the new record's rename and the old one's removal
-            self._remove_file(older.name, self._fd)
-        self._entries[name.id] = entry
-
-    def _require_named(self, name: RecordName, header: Header) -> None:
-        if header.id != name.id or header.sequence != name.sequence:
-            raise Damaged("the header belongs to another record")
-        if header.fingerprint != self.fingerprint:
-            raise Damaged("the header belongs to another model")
-
-    def _count_foreign(self, model: str) -> None:
-        try:
-            fd = self._home.open_model(model)
-        except OSError:
-            return
-        try:
-            listing = self._clean_listing(model, fd)
-        finally:
-            self.files.close(fd)
-        known = [_Foreign(model, i) for i in listing if i.is_file and parse_record_name(i.name)]
-        self.found.foreign += len(known)
-        merged = [*self._foreign, *known]
-        self._foreign = deque(sorted(merged, key=lambda other: (other.info.modified_s, other.info.name)))
-
     def _shrink(self) -> None:
         """The bound may be smaller than last time: others' records go first, then our coldest."""
         for other in list(self._foreign):
@@ -244,11 +129,11 @@ class DiskStore:
                 return
             self._remove_foreign(other)
             self.found.removed_for_room += 1
-        for entry in _coldest_first(self._entries.values()):
+        for entry in coldest_first(self._entries.values()):
             if self._free_bytes() >= 0:
                 return
-            self.forget(entry.meta.id)
-            self._graveyard.clear()
+            self._live_bytes -= entry.file_bytes
+            del self._entries[entry.meta.id]
             self._remove_counted(entry.name, entry.file_bytes)
             self.found.removed_for_room += 1
 
@@ -343,11 +228,11 @@ class DiskStore:
 
     def _remove_counted(self, name: str, file_bytes: int) -> None:
         """Remove one of our files. If that fails, its bytes stay counted: they are still there."""
-        if self._remove_file(name, self._fd):
+        if remove_file(self.files, name, self._fd):
             with self._lock:
                 self._records_bytes -= file_bytes
 
-    def _remove_foreign(self, other: _Foreign) -> None:
+    def _remove_foreign(self, other: Foreign) -> None:
         """Forget another model's record. If it cannot be removed its bytes stay counted."""
         with self._lock:
             self._foreign.remove(other)
@@ -356,7 +241,7 @@ class DiskStore:
         except OSError:
             return
         try:
-            removed = self._remove_file(other.info.name, fd)
+            removed = remove_file(self.files, other.info.name, fd)
         finally:
             self.files.close(fd)
         if removed:
@@ -400,7 +285,7 @@ class DiskStore:
             raise
 
     def _require_same(self, entry: Entry, block: BlockMeta, header: Header) -> None:
-        self._require_named(RecordName(block.id, entry.sequence), header)
+        require_named(header, RecordName(block.id, entry.sequence), self.fingerprint)
         if header.meta() != block or header.payload_bytes != entry.payload_bytes:
             raise Damaged("the header does not describe this block")
 
@@ -441,17 +326,6 @@ class DiskStore:
         with self._lock:
             return self._spares.add(spare, entry.file_bytes)
 
-    def _remove_file(self, name: str, directory: int) -> bool:
-        """Whether the file is gone. One that cannot be removed stays counted until the next start."""
-        try:
-            self.files.unlink(name, directory)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            log.warning("disk store: cannot remove %s (%s)", name, error.strerror)
-            return False
-        return True
-
     # --- end ----------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -476,27 +350,4 @@ class DiskStore:
         self._home.close()
 
 
-def read_header(files: Files, name: str, directory: int) -> tuple[Header, int]:
-    """A record's header and how many bytes it takes. ``Damaged`` or ``OSError``."""
-    buffer = aligned_buffer(PAGE_BYTES)
-    count = files.read_into(name, directory, [buffer])
-    needed = header_size(memoryview(buffer)[:count])
-    if needed > PAGE_BYTES:
-        buffer = aligned_buffer(needed)
-        count = files.read_into(name, directory, [buffer])
-    return decode(memoryview(buffer)[:count]), needed
-
-
-def _coldest_first(entries: Iterable[Entry]) -> list[Entry]:
-    """Oldest first, but a parent never before its children: without it they are out of reach."""
-    by_depth = sorted(entries, key=lambda e: -e.meta.depth)
-    newest: dict[BlockId, float] = {}
-    for entry in by_depth:
-        age = max(entry.modified_s, newest.get(entry.meta.id, 0.0))
-        newest[entry.meta.id] = age
-        if entry.meta.parent is not None:
-            newest[entry.meta.parent] = max(age, newest.get(entry.meta.parent, 0.0))
-    return sorted(by_depth, key=lambda e: (newest[e.meta.id], -e.meta.depth, e.meta.id))
-
-
-__all__ = ["DiskStore", "Entry", "Found", "StoreFull", "StoreUsage", "read_header"]
+__all__ = ["DiskStore", "Entry", "StoreFull", "StoreUsage"]
