@@ -33,12 +33,14 @@ TINY = replace(QUICK, readers=2, pages=1, page_tokens=160, opening_tokens=16, no
 def quick_null(monkeypatch: pytest.MonkeyPatch) -> None:
     """The null engine without the time it would take, and crews that say little."""
 
-    def engine(settings: Settings, clock: Clock, progress: object) -> tuple[NullEngine, NullText]:
+    def engine(
+        settings: Settings, clock: Clock | None = None, progress: object = None
+    ) -> tuple[NullEngine, NullText]:
         blocks = settings.engine.device_kv_tokens // 64
         made = NullEngine(NullConfig(device_blocks=blocks, token_bytes=1024, max_sequences=32), clock)
         return made, NullText(made.info)
 
-    monkeypatch.setattr(assemble, "_engine", engine)
+    monkeypatch.setattr(assemble, "load_engine", engine)
     monkeypatch.setattr(command, "QUICK", TINY)
 
 

@@ -86,12 +86,13 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
     screen.begin(run, busy_board(run, run.samples[0]), 69)
     for sample in run.samples:
         screen.show(sample)
-    screen.end()
+    screen.end(completed=True)
     lines = out.getvalue().splitlines()
     assert lines[0] == "With KV tiers:"
     assert 8 <= len(lines) <= 14
     assert "turn 12 of 69" in lines[3]
     assert "KV device" in lines[3]
+    assert lines[-1].endswith("done, 12 turns")
     assert "\x1b" not in out.getvalue()
 
 
@@ -111,5 +112,5 @@ def test_live_redraws_and_ends_with_a_line() -> None:
     screen.begin(run, busy_board(run, run.samples[100]), 69)
     screen.show(run.samples[100])
     screen.show(run.samples[101])
-    screen.end()
-    assert "With KV tiers: done in 40.0 s." in out.getvalue()
+    screen.end(completed=False)
+    assert "With KV tiers: stopped after 40.0 s." in out.getvalue()

@@ -20,7 +20,7 @@ from stepwell.bench.common import machine, versions
 from stepwell.demo import figures as fig
 from stepwell.demo.crew import QUICK, Brief, Shape
 from stepwell.demo.document import Document, load_document
-from stepwell.demo.node import assembled, open_node
+from stepwell.demo.node import loaded, open_node
 from stepwell.demo.page import render_page
 from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, rehearse, without_tiers
 from stepwell.demo.reading import Assignment, CountTokens, assign, shorten
@@ -148,13 +148,12 @@ def prepare(
     shape = QUICK if options.quick else Shape()
     settings = settings_for(options, customers, directory)
     say(console, f"Loading {options.model} to count tokens ...")
-    with assembled(settings) as built:
-        counter = TextCounter(built.text)
+    with loaded(settings) as (info, text):
+        counter = TextCounter(text)
         briefs, readings = write_briefs(document, customers, shape, counter)
         rehearsal = rehearse(briefs, shape, counter)
-        info = built.engine.info
         capacity = capacity_for(rehearsal, info.token_bytes, info.block_tokens, info.context_tokens)
-        model = built.text.name
+        model = text.name
     require_space(capacity.disk_bytes, directory)
     used, total = sum(r.used_tokens for r in readings) // len(readings), readings[0].total_tokens
     if used < total:

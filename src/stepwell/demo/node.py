@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from stepwell.assemble import Node as Assembled
-from stepwell.assemble import build
+from stepwell import assemble
 from stepwell.driver import Driver
+from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.errors import StepwellError
 from stepwell.server.app import create_app
 from stepwell.server.keys import KeyRing
@@ -63,20 +63,23 @@ def _await_start(server: uvicorn.Server, thread: threading.Thread) -> None:
 
 
 @contextmanager
-def assembled(settings: Settings) -> Iterator[Assembled]:
-    """A node without a server; freed when the block ends."""
-    built = build(settings)
+def loaded(settings: Settings) -> Iterator[tuple[EngineInfo, TextModel]]:
+    """A model without a server, for its vocabulary; freed when the block ends."""
+    engine, text = assemble.load_engine(settings)
     try:
-        yield built
+        yield engine.info, text
     finally:
-        built.stop(drain_s=STOP_S)
+        engine.close_engine()
 
 
 @contextmanager
 def open_node(settings: Settings) -> Iterator[Node]:
     """A whole server for ``settings``, from model file to URL; gone when the block ends."""
-    with assembled(settings) as built:
+    built = assemble.build(settings)
+    try:
         built.driver.start()
         app = create_app(built.driver, built.text, settings.server, KeyRing(settings.keys))
         with serving(app) as url:
             yield Node(url, built.text.name, built.text.has_chat_template, built.driver)
+    finally:
+        built.stop(drain_s=STOP_S)

@@ -54,17 +54,19 @@ async def _run(node: Node, job: Job, run: Run, screen: Screen) -> None:
     board = Board(began_s=time.perf_counter())
     crews = [Crew(brief, job.shape, api, board) for brief in job.briefs]
     screen.begin(run, board, job.turns)
+    completed = False
     watcher = asyncio.create_task(_watch(node, run, board, screen))
     try:
         async with asyncio.TaskGroup() as group:
             for number, crew in enumerate(crews):
                 group.create_task(_session(crew, board, number * ARRIVAL_GAP_S))
+        completed = True
     finally:
         run.duration_s = time.perf_counter() - board.began_s
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
         await api.close()
-        screen.end()
+        screen.end(completed)
     await _look(node, run, board, screen)
     run.turns, run.sessions_s, run.answers = board.turns, board.sessions_s, board.answers
 

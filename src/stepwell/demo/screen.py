@@ -45,7 +45,7 @@ class Screen(Protocol):
 
     def begin(self, run: Run, board: Board, turns: int) -> None: ...
     def show(self, sample: Sample) -> None: ...
-    def end(self) -> None: ...
+    def end(self, completed: bool) -> None: ...
 
 
 def make_screen(console: Console, customers: Sequence[Customer], agents: Sequence[str]) -> Screen:
@@ -80,9 +80,9 @@ class PlainScreen:
             f"waiting {sample.waiting}; KV {self._fill(sample)}"
         )
 
-    def end(self) -> None:
+    def end(self, completed: bool) -> None:
         if self._run is not None:
-            self._say(f"{self._run.duration_s:6.1f} s  done, {len(self._board.turns)} turns")
+            self._say(f"{self._run.duration_s:6.1f} s  {_ended(completed)}, {len(self._board.turns)} turns")
 
     def _fill(self, sample: Sample) -> str:
         assert self._run is not None
@@ -90,6 +90,10 @@ class PlainScreen:
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ended(completed: bool) -> str:
+    return "done" if completed else "stopped"
 
 
 def _share(tier: str, sample: Sample, run: Run) -> str:
@@ -118,11 +122,12 @@ class LiveScreen:
         if self._live is not None:
             self._live.update(self.render(sample), refresh=True)
 
-    def end(self) -> None:
+    def end(self, completed: bool) -> None:
         if self._live is not None and self._run is not None:
             self._live.stop()
             self._live = None
-            self._console.print(f"{self._run.name}: done in {self._run.duration_s:.1f} s.", highlight=False)
+            line = f"{self._run.name}: {_ended(completed)} after {self._run.duration_s:.1f} s."
+            self._console.print(line, highlight=False)
 
     def render(self, sample: Sample) -> RenderableType:
         """The whole screen for one moment."""
