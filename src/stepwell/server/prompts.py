@@ -40,8 +40,8 @@ def chat_prompt(
         )
     except ValueError as error:
         raise bad_request(clip(str(error), 500), param=param) from error
-    # Templates write the beginning-of-sequence token themselves.
-    tokens = text_model.tokenize(rendered.text, add_bos=False, parse_special=True)
+    # As llama.cpp does it; a template that writes the beginning-of-sequence token itself gets no second.
+    tokens = text_model.tokenize(rendered.text, add_bos=True, parse_special=True)
     return _checked(text_model, tokens, rendered.text, rendered.stops, param)
 
 

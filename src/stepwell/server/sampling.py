@@ -16,6 +16,10 @@ SEEDS = 2**32 - 1
 """llama.cpp seeds are 32 bits wide and the last one means 'random'."""
 
 
+SMALLEST_TOP_P = 1e-6
+"""OpenAI allows 0, where only the likeliest token is left; samplers want a share."""
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """What the answer must look like. At most one of the two is set."""
@@ -71,6 +75,8 @@ def require_local_refs(schema: Any, param: str) -> None:
 def sampling_params(request: Sampling, constraint: Constraint, logprobs: int | None) -> SamplingParams:
     """Everything that is not given takes OpenAI's default."""
     given = {name: value for name in _SAME_NAME if (value := getattr(request, name)) is not None}
+    if request.top_p == 0:
+        given["top_p"] = SMALLEST_TOP_P
     bias = tuple((int(token), float(value)) for token, value in (request.logit_bias or {}).items())
     return SamplingParams(
         **given,

@@ -206,6 +206,10 @@ class HeldText:
         self._sent = 0
         self._holding = tools.constrained
 
+    def hold(self) -> None:
+        """Keep everything for the end: nobody is listening yet."""
+        self._holding = True
+
     def add(self, text: str) -> str:
         """What may be sent now."""
         self._text += text
@@ -213,6 +217,8 @@ class HeldText:
             return text
         if self._holding:
             return ""
+        if not self._text.strip():
+            return ""  # clients take the first text for the beginning of an answer
         found = [at for mark in self.MARKS if (at := self._text.find(mark, self._sent)) >= 0]
         end = min(found, default=len(self._text))
         self._holding = bool(found)
