@@ -85,10 +85,13 @@ def test_chat_async_many_at_once() -> None:
 
 def test_chat_stream_helper_accumulates_a_tool_call() -> None:
     driver = FakeDriver(says("Let me look.\n" + call("weather", city="Pune")))
-    with serving(driver) as server, client(server.base_url) as api:
-        with api.chat.completions.stream(model=MODEL, messages=USER, tools=[WEATHER]) as stream:
-            kinds = [event.type for event in stream]
-            final = stream.get_final_completion()
+    with (
+        serving(driver) as server,
+        client(server.base_url) as api,
+        api.chat.completions.stream(model=MODEL, messages=USER, tools=[WEATHER]) as stream,
+    ):
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion()
     (made,) = final.choices[0].message.tool_calls
     assert (made.function.name, json.loads(made.function.arguments)) == ("weather", {"city": "Pune"})
     assert final.choices[0].finish_reason == "tool_calls"
@@ -175,7 +178,7 @@ def test_completions_stream() -> None:
         chunks = list(stream)
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == "abc"
     offsets = [c.choices[0].logprobs.text_offset for c in chunks if c.choices and c.choices[0].logprobs]
-    assert sum(offsets, []) == [0, 1, 2]
+    assert [offset for one in offsets for offset in one] == [0, 1, 2]
     assert chunks[-1].usage.total_tokens == 5
 
 
@@ -259,9 +262,9 @@ def test_responses_tools() -> None:
 
 
 def test_responses_parse() -> None:
-    with serving(FakeDriver(says('{"name": "Chand Baori", "steps": 13}'))) as server:
-        with client(server.base_url) as api:
-            answer = api.responses.parse(model=MODEL, input="A well?", text_format=Well)
+    driver = FakeDriver(says('{"name": "Chand Baori", "steps": 13}'))
+    with serving(driver) as server, client(server.base_url) as api:
+        answer = api.responses.parse(model=MODEL, input="A well?", text_format=Well)
     assert answer.output_parsed == Well(name="Chand Baori", steps=13)
 
 
@@ -306,9 +309,12 @@ def test_a_cut_answer_is_incomplete() -> None:
     ],
 )
 def test_errors_become_the_right_exceptions(body: Any, error: str, code: str, param: str) -> None:
-    with serving(FakeDriver(says("x"))) as server, client(server.base_url) as api:
-        with pytest.raises(getattr(openai, error)) as caught:
-            api.chat.completions.create(**{"model": MODEL, "messages": USER, **body})
+    with (
+        serving(FakeDriver(says("x"))) as server,
+        client(server.base_url) as api,
+        pytest.raises(getattr(openai, error)) as caught,
+    ):
+        api.chat.completions.create(**{"model": MODEL, "messages": USER, **body})
     assert (caught.value.code, caught.value.param) == (code, param)
     assert caught.value.request_id.startswith("req_")
 
@@ -320,9 +326,12 @@ def test_errors_become_the_right_exceptions(body: Any, error: str, code: str, pa
 )
 def test_a_refusal_is_retried_after_the_time_it_names(code: str, error: str, stream: bool) -> None:
     driver = FakeDriver(says(Rejected(code, "Not now.", retry_after_ms=1)))
-    with serving(driver) as server, client(server.base_url, max_retries=2) as api:
-        with pytest.raises(getattr(openai, error)) as caught:
-            api.chat.completions.create(model=MODEL, messages=USER, stream=stream)
+    with (
+        serving(driver) as server,
+        client(server.base_url, max_retries=2) as api,
+        pytest.raises(getattr(openai, error)) as caught,
+    ):
+        api.chat.completions.create(model=MODEL, messages=USER, stream=stream)
     assert caught.value.response.headers["retry-after-ms"] == "1"
     assert (caught.value.code, caught.value.body["message"]) == (code, "Not now.")
     assert len(driver.submitted) == 3

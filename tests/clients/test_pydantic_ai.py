@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from tests.server.fakes import MODEL, FakeDriver, call, serving
 
-pydantic_ai = pytest.importorskip("pydantic_ai")
+pytest.importorskip("pydantic_ai")
 
-from pydantic_ai import Agent, NativeOutput  # noqa: E402
-from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel  # noqa: E402
-from pydantic_ai.providers.openai import OpenAIProvider  # noqa: E402
+from pydantic_ai import Agent, NativeOutput
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.openai import OpenAIProvider
 
 
 class Well(BaseModel):

@@ -44,7 +44,7 @@ INFO = EngineInfo(
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>")
 
 
-def call(name: str, **arguments: Any) -> str:
+def call(name: str, /, **arguments: Any) -> str:
     """A tool call as the fake model writes it, in Hermes' syntax."""
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
