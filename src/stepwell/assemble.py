@@ -105,31 +105,26 @@ def load_engine(
 
 
 def _tiers(settings: Settings, info: EngineInfo) -> Tiers:
-    from stepwell.tiers.local import LocalTiers
+    from stepwell.tiers.local import TransferLimits, open_tiers
 
-    return LocalTiers(
-        host_bytes=settings.kv.host_kv,
-        disk_bytes=settings.kv.disk_kv,
-        directory=settings.kv.disk_dir,
-        fingerprint=info.fingerprint,
-        block_bytes=info.block_bytes,
-        read_deadline_ms=settings.kv.disk_read_deadline_ms,
-    )
+    limits = TransferLimits(read_deadline_s=settings.kv.disk_read_deadline_ms / 1000)
+    kv = settings.kv
+    return open_tiers(kv.host_kv, kv.disk_kv, kv.disk_dir, info.fingerprint, limits=limits)
 
 
 def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyConfig:
     """What the policy may use: the engine's frames and the bounds that the tiers really have."""
     wanted = settings.policy
+    host, disk = tiers.usage(KvTier.HOST), tiers.usage(KvTier.DISK)
     return PolicyConfig(
         block_tokens=info.block_tokens,
         unit_tokens=UNIT_TOKENS,
         device_blocks=info.device_blocks,
         block_bytes=info.block_bytes,
         token_bytes=info.token_bytes,
-        host_bytes=tiers.usage(KvTier.HOST).limit_bytes,
-        disk_bytes=tiers.usage(KvTier.DISK).limit_bytes,
-        disk_overhead_bytes=4096,
-        disk_align_bytes=4096,
+        host_bytes=host.limit_bytes,
+        disk_bytes=disk.limit_bytes,
+        disk_overhead_bytes=disk.overhead_bytes,
         context_tokens=info.context_tokens,
         max_running=min(wanted.max_running, info.max_sequences),
         max_waiting=wanted.max_waiting,

@@ -17,6 +17,7 @@ from stepwell.engines.base import BatchItem, Engine, EngineError, Sampled, TextM
 from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.machine import Policy
 from stepwell.policy.types import (
+    Action,
     BlockId,
     Close,
     Computed,
@@ -49,6 +50,7 @@ log = logging.getLogger("stepwell.driver")
 
 _IDLE_CHECK_S = 0.5
 _FLUSH_S = 20.0
+_TRANSFER_S = 30.0
 _MESSAGES = {
     "rate_limit_exceeded": "The queue is full; try again shortly.",
     "server_overloaded": "The server is shutting down and takes no new requests.",
@@ -274,8 +276,8 @@ class Driver:
             usage |= {tier: self.tiers.usage(tier) for tier in (KvTier.HOST, KvTier.DISK)}
             return Snapshot(
                 now_us=self.clock.now_us(),
-                running=len(self.policy.running),
-                waiting=len(self.policy.waiting),
+                running=len(self.policy.board.running),
+                waiting=len(self.policy.board.waiting),
                 usage=usage,
                 agents=self._agent_views(),
                 counters=self._all_counters(),
@@ -283,8 +285,8 @@ class Driver:
 
     def _agent_views(self) -> list[AgentView]:
         views = []
-        for (tenant, name), record in self.policy.agents.items():
-            tokens, kv_tokens = self.policy.where(record)
+        for (tenant, name), record in self.policy.agents.records.items():
+            tokens, kv_tokens = self.policy.agents.where(record)
             views.append(
                 AgentView(
                     tenant,
@@ -292,7 +294,7 @@ class Driver:
                     record.session,
                     name,
                     record.parent_agent,
-                    self.policy.state_of(record),
+                    self.policy.agents.state_of(record),
                     tokens,
                     kv_tokens,
                     record.turns,
@@ -304,7 +306,7 @@ class Driver:
     def _all_counters(self) -> dict[str, int]:
         counters = dict(self._counters)
         counters["recomputed_tokens"] = self.policy.recomputed_tokens
-        counters["preemptions"] = self.policy.preemptions
+        counters["preemptions"] = self.policy.board.preemptions
         for name, count in self.policy.memory.evictions.items():
             counters[f"evictions_{name}"] = count
         return counters
@@ -377,7 +379,8 @@ class Driver:
             if wake_at_us is not None and wake_at_us <= self.clock.now_us():
                 continue
             if self.policy.memory.writes_in_flight or self.policy.memory.reads_in_flight:
-                self._inbox.wait(1.0)
+                if not self._inbox.wait(_TRANSFER_S):
+                    raise RuntimeError("a transfer between host and disk does not end")
             elif not self._inbox.rung:
                 return
         raise RuntimeError("the driver does not come to rest")
@@ -386,7 +389,8 @@ class Driver:
         """One turn of the loop. Returns when it wants to be called again: now, later, or on an event."""
         now_us = self.clock.now_us()
         with self._lock:
-            events = self._inbox.drain() + self._results + list(self.tiers.poll())
+            # What the last step did comes first: a cancel must find the request as it really is.
+            events = [*self._results, *self.tiers.poll(), *self._inbox.drain()]
             self._results = []
             plan = self.policy.step(now_us, events)
         self._note(now_us, events, plan)
@@ -423,28 +427,36 @@ class Driver:
         self._failed_loads.clear()
         self._failed_opens.clear()
         for action in plan.actions:
-            match action:
-                case Seal(request, block):
-                    self.engine.seal(request, block)
-                case Close():
-                    self._close(action)
-                case Move(_, KvTier.DEVICE, KvTier.HOST):
-                    self._store(action)
-                case Move(_, KvTier.HOST, KvTier.DEVICE):
-                    self._load(action)
-                case Move(block, source, target):
-                    self.tiers.start(block, source, target)
-                case Drop(block_id, KvTier.DEVICE):
-                    self.engine.drop(block_id)
-                case Drop(block_id, tier):
-                    self.tiers.drop(block_id, tier)
-                case Open():
-                    self._open(action)
-                case Refuse(request, code, retry_after_ms):
-                    self._refuse(request, code, retry_after_ms)
+            self._carry_out(action)
         pieces = [piece for piece in plan.batch if piece.request not in self._failed_opens]
         if pieces:
             self._run(pieces)
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Seal(request, block):
+                self.engine.seal(request, block)
+            case Close():
+                self._close(action)
+            case Move():
+                self._move(action)
+            case Drop(block_id, KvTier.DEVICE):
+                if block_id not in self._failed_loads:
+                    self.engine.drop(block_id)
+            case Drop(block_id, tier):
+                self.tiers.drop(block_id, tier)
+            case Open():
+                self._open(action)
+            case Refuse(request, code, retry_after_ms):
+                self._refuse(request, code, retry_after_ms)
+
+    def _move(self, action: Move) -> None:
+        if action.source is KvTier.DEVICE:
+            self._store(action)
+        elif action.target is KvTier.DEVICE:
+            self._load(action)
+        else:
+            self.tiers.start(action.block, action.source, action.target)
 
     def _close(self, action: Close) -> None:
         self.engine.close(action.request)
@@ -455,6 +467,9 @@ class Driver:
 
     def _store(self, action: Move) -> None:
         start_us = self.clock.now_us()
+        if action.block.id in self._failed_loads:  # it was to come and go in one step, and never came
+            self._results.append(Moved(action.block.id, action.source, action.target, False, 0, 0))
+            return
         data = self.engine.store(action.block.id)
         ok = self.tiers.put_host(action.block, data)
         moved = Moved(

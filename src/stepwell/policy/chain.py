@@ -9,7 +9,7 @@ another tenant's blocks.
 from __future__ import annotations
 
 import hashlib
-from array import array
+import struct
 from collections.abc import Iterable, Sequence
 
 DIGEST_BYTES = 16
@@ -17,14 +17,14 @@ DIGEST_BYTES = 16
 
 def root_hash(fingerprint: str, salt: str) -> bytes:
     """Where a tenant's chains begin. Another model, KV type or tenant gives another root."""
-    text = f"stepwell\x00{fingerprint}\x00{salt}".encode()
-    return hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
+    model = hashlib.blake2b(fingerprint.encode(), digest_size=DIGEST_BYTES, person=b"stepwell-root")
+    return hashlib.blake2b(model.digest() + salt.encode(), digest_size=DIGEST_BYTES).digest()
 
 
 def link(previous: bytes, tokens: Sequence[int]) -> bytes:
     """The hash of ``previous`` followed by ``tokens`` (non-negative, below 2**32)."""
-    packed = array("I", tokens)
-    return hashlib.blake2b(previous + packed.tobytes(), digest_size=DIGEST_BYTES).digest()
+    packed = struct.pack(f"<{len(tokens)}I", *tokens)
+    return hashlib.blake2b(previous + packed, digest_size=DIGEST_BYTES).digest()
 
 
 class TokenChain:

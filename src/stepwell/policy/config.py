@@ -18,9 +18,7 @@ class PolicyConfig:
     host_bytes: int
     disk_bytes: int
     disk_overhead_bytes: int = 0
-    """What a record takes on disk beyond its block."""
-    disk_align_bytes: int = 1
-    """Records take whole multiples of this."""
+    """Most that one block takes on disk beyond its own size."""
     context_tokens: int = 1 << 30
     max_running: int = 32
     max_waiting: int = 1024
@@ -60,5 +58,4 @@ class PolicyConfig:
         return self.block_bytes - (self.block_tokens - tokens) * self.token_bytes
 
     def disk_size_of(self, size_bytes: int) -> int:
-        whole = size_bytes + self.disk_overhead_bytes
-        return -(-whole // self.disk_align_bytes) * self.disk_align_bytes
+        return size_bytes + self.disk_overhead_bytes

@@ -124,7 +124,7 @@ class BlockIndex:
                 break
             yield Match(node, self.block_tokens)
             depth += 1
-        yield from self._partial(units[depth * per_block : usable_units][: per_block])
+        yield from self._partial(units[depth * per_block : usable_units][:per_block])
 
     def _partial(self, units: Sequence[bytes]) -> Iterator[Match]:
         for count in range(len(units), 0, -1):

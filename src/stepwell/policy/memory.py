@@ -245,8 +245,8 @@ class Memory:
                 wanted -= self.start_write(block, now_us)
 
     def start_write(self, block: Block, now_us: int) -> bool:
-        """Queue host -> disk; False when the disk has no room that could be made."""
-        if not self._room_on_disk(block.meta.size_bytes, now_us):
+        """Queue host -> disk; False when the disk holds nothing but warmer blocks."""
+        if not self._room_on_disk(block, now_us):
             return False
         self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
         block.moving = DISK
@@ -269,13 +269,15 @@ class Memory:
 
     # --- disk ---------------------------------------------------------------------------------
 
-    def _room_on_disk(self, size_bytes: int, now_us: int) -> bool:
-        needed, limit = self.config.disk_size_of(size_bytes), self.config.disk_bytes
+    def _room_on_disk(self, newcomer: Block, now_us: int) -> bool:
+        """Only colder records make room: else a disk smaller than the cold part of the host would be
+        written over and over with blocks that the host still holds."""
+        needed, limit = self.config.disk_size_of(newcomer.meta.size_bytes), self.config.disk_bytes
         if needed > limit:
             return False
         while self.disk_used + needed > limit:
-            victim = next((b for b in self._idle(DISK, now_us)), None)
-            if victim is None:
+            victim = next(self._idle(DISK, now_us), None)
+            if victim is None or _warmth(victim) >= _warmth(newcomer):
                 return False
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1
@@ -313,10 +315,10 @@ class Memory:
             self._arrive(block, DISK, now_us)
         else:
             self.writes_paused_until_us = now_us + _WRITE_PAUSE_US
-        if block.leaving:
-            block.leaving = False
-            if event.ok:
-                self._evict_from_host(block)
+        if block.host and (event.gone or (block.leaving and event.ok)):
+            self._evict_from_host(block)
+        block.leaving = False
+        self._remove_if_nowhere(block)
 
     def _read_ended(self, event: Moved, block: Block | None, now_us: int) -> None:
         assert block is not None and block.moving is HOST
@@ -336,9 +338,10 @@ class Memory:
     def _copy_failed(self, event: Moved, block: Block) -> None:
         if event.target is HOST and block.host:
             self._drop(block, HOST)
-        elif event.target is DEVICE and block.device:
-            self.lost_on_device(block)
-            if event.gone and block.host:
+        elif event.target is DEVICE:
+            if block.device:
+                self.lost_on_device(block)
+            if event.gone and block.host and block.moving is None:
                 self._drop(block, HOST)
 
     # --- bookkeeping --------------------------------------------------------------------------
@@ -452,6 +455,11 @@ class Memory:
         parent = self.index.get(block.meta.parent) if block.meta.parent else None
         if block.device and block.meta.parent:
             assert parent is not None and parent.device, "a block on the device without its parent"
+
+
+def _warmth(block: Block) -> tuple[int, int]:
+    """Later used is warmer; of one path the root is warmer than its leaves."""
+    return block.last_use_us, -block.meta.depth
 
 
 def blocks_of(path: Iterable[Match]) -> list[Block]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-
 BlockId = bytes
 """16 bytes: the chained hash of every token up to the block's last one, salted per tenant."""
 

@@ -1,0 +1,77 @@
+"""What is remembered of agents between their turns, and where their KV lies now."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from stepwell.policy.board import Board
+from stepwell.policy.index import Match
+from stepwell.policy.turns import AgentRecord, Turn, TurnState
+from stepwell.policy.types import KvTier
+
+
+class AgentBook:
+    """Agents by (tenant, name), the longest unheard of first; bounded by ``max_agents``."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.records: OrderedDict[tuple[str, str], AgentRecord] = OrderedDict()
+
+    def arrived(self, turn: Turn) -> None:
+        self._record_of(turn).open_turns[turn.id] = None
+
+    def ended(self, turn: Turn) -> None:
+        """Keep what the agent's next turn may continue."""
+        record = self._record_of(turn)
+        record.open_turns.pop(turn.id, None)
+        if not turn.arrival.agent:  # nobody said who it was, so nobody can come back as it
+            self.records.pop((record.tenant, record.agent), None)
+        record.turns += 1
+        record.tokens, record.units, record.tail = turn.total, tuple(turn.units), turn.tail
+
+    def _record_of(self, turn: Turn) -> AgentRecord:
+        arrival = turn.arrival
+        key = (arrival.tenant, arrival.agent or f"request-{arrival.request}")
+        record = self.records.get(key)
+        if record is None:
+            record = AgentRecord(
+                arrival.tenant, arrival.service_tier, arrival.session, key[1], arrival.parent_agent
+            )
+            self.records[key] = record
+            self._forget_oldest_agents()
+        record.service_tier, record.last_use_us = arrival.service_tier, self.board.now_us
+        self.records.move_to_end(key)
+        return record
+
+    def _forget_oldest_agents(self) -> None:
+        while len(self.records) > self.board.config.max_agents:
+            self.records.popitem(last=False)
+
+    def state_of(self, record: AgentRecord) -> str:
+        """``idle`` between turns, else the state of the agent's oldest open turn."""
+        for request in record.open_turns:
+            return self.board.turns[request].state.value
+        return "idle"
+
+    def where(self, record: AgentRecord) -> tuple[int, dict[KvTier, int]]:
+        """An agent's context in tokens, and in which KV tier they lie (each counted once)."""
+        for request in record.open_turns:
+            turn = self.board.turns[request]
+            if turn.state is TurnState.RUNNING:
+                return turn.total, {**dict.fromkeys(KvTier, 0), KvTier.DEVICE: turn.computed}
+            return turn.total, self._spread(self.board.stored_path(turn))
+        return record.tokens, self._spread(self._remembered_path(record))
+
+    def _spread(self, path: Iterable[Match]) -> dict[KvTier, int]:
+        counts = dict.fromkeys(KvTier, 0)
+        for match in path:
+            counts[match.block.fastest()] += match.n_tokens
+        return counts
+
+    def _remembered_path(self, record: AgentRecord) -> list[Match]:
+        path = list(self.board.memory.index.walk(record.units, record.tokens))
+        tail = self.board.memory.index.get(record.tail)
+        if tail is not None and len(path) > tail.meta.depth:
+            path[tail.meta.depth :] = [Match(tail, tail.meta.n_tokens)]
+        return path

@@ -1,0 +1,186 @@
+"""Who is here: the turns, the queue, and what each turn holds, waits for and has promised.
+
+sealed   a frame of a running turn has become a block that outlives it
+claimed  a waiting turn is about to load a block: its copies below the device stay
+promised a running turn is computing a prompt block: others who need it wait instead of
+         computing it again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.index import Block, Match
+from stepwell.policy.memory import Memory, blocks_of
+from stepwell.policy.turns import Turn, TurnState
+from stepwell.policy.types import BlockId, BlockMeta, Close, RequestId, Seal
+
+
+class Board:
+    """The turns of all requests that have not ended, over one ``Memory``."""
+
+    def __init__(self, config: PolicyConfig, memory: Memory) -> None:
+        self.config = config
+        self.memory = memory
+        self.now_us = 0
+        self.turns: dict[RequestId, Turn] = {}
+        self.waiting: list[RequestId] = []
+        self.running: list[RequestId] = []
+        """In order of admission: the last one is preempted first."""
+        self.preemptions = 0
+        self.promised: dict[BlockId, RequestId] = {}
+        self._claimants: dict[RequestId, None] = {}
+
+    # --- sealing ------------------------------------------------------------------------------
+
+    def seal_full_blocks(self, turn: Turn) -> None:
+        block_tokens = self.config.block_tokens
+        while not turn.stuck and (len(turn.path) + 1) * block_tokens <= turn.computed:
+            depth = len(turn.path)
+            last = (depth + 1) * self.config.units_per_block
+            self._seal(turn, turn.units[last - 1], block_tokens)
+
+    def _seal(self, turn: Turn, name: BlockId, n_tokens: int) -> bool:
+        """Turn the frame behind the sealed path into a block called ``name``; False if it cannot be."""
+        known = self.memory.index.get(name)
+        if known is not None and known.device and not self.memory.drop_device_copy(known):
+            turn.stuck = True  # the same tokens were computed by somebody else meanwhile
+            self.break_promises(turn)
+            return False
+        depth = len(turn.path)
+        first = depth * self.config.units_per_block
+        count = n_tokens // self.config.unit_tokens
+        parent = turn.path[-1].id if turn.path else None
+        meta = BlockMeta(
+            name,
+            parent,
+            depth,
+            n_tokens,
+            tuple(turn.units[first : first + count]),
+            turn.arrival.tenant,
+            self.config.size_of(n_tokens),
+        )
+        self.memory.actions.append(Seal(turn.id, meta))
+        turn.path.append(self.memory.sealed(meta, self.now_us))
+        turn.frames -= 1
+        self._keep_promise(turn, name)
+        self._replace_opened_tail(turn, meta)
+        return True
+
+    def _keep_promise(self, turn: Turn, name: BlockId) -> None:
+        if self.promised.get(name) == turn.id:
+            del self.promised[name]
+            turn.promised.remove(name)
+
+    def _replace_opened_tail(self, turn: Turn, meta: BlockMeta) -> None:
+        """The block this turn went on from is now the beginning of a longer one: one is enough."""
+        old = turn.opened_tail
+        if old is None or old.meta.depth != meta.depth:
+            return
+        turn.opened_tail = None
+        longer = set(meta.units)  # membership only, never iterated
+        if old.id != meta.id and all(unit in longer for unit in old.meta.units):
+            self.memory.forget(old)
+
+    def seal_tail(self, turn: Turn, least_tokens: int) -> BlockId | None:
+        rest = turn.computed - len(turn.path) * self.config.block_tokens
+        if turn.stuck or turn.frames < 1 or rest < least_tokens:
+            return None
+        return turn.tail if self._seal(turn, turn.tail, rest) else None
+
+    # --- leaving the device -------------------------------------------------------------------
+
+    def leave_device(self, turn: Turn, *, preempted: bool) -> None:
+        self.memory.actions.append(Close(turn.id, preempted))
+        self.memory.touch(turn.path, self.now_us)
+        self.give_back(turn)
+
+    def give_back(self, turn: Turn) -> None:
+        self.running.remove(turn.id)
+        self.break_promises(turn)
+        self.memory.give_frames(turn.frames)
+        for block in turn.path:
+            self.memory.unpin(block)
+        turn.path, turn.frames, turn.stuck, turn.opened_tail = [], 0, False, None
+        turn.computed = 0
+
+    def preempt(self, turn: Turn) -> None:
+        """Take a running turn off the device. Its KV stays as blocks and sinks; nothing is lost."""
+        turn.resume = self.seal_tail(turn, 1)
+        self.leave_device(turn, preempted=True)
+        turn.state = TurnState.PREEMPTED
+        self.preemptions += 1
+        self.waiting.insert(0, turn.id)
+
+    # --- promises and claims ------------------------------------------------------------------
+
+    def promise(self, turn: Turn) -> None:
+        """Others who need the prompt blocks that this turn computes now will wait for them."""
+        per_block = self.config.units_per_block
+        for last in range((len(turn.path) + 1) * per_block, len(turn.units) + 1, per_block):
+            name = turn.units[last - 1]
+            if name not in self.promised and self.memory.index.get(name) is None:
+                self.promised[name] = turn.id
+                turn.promised.append(name)
+
+    def break_promises(self, turn: Turn) -> None:
+        for name in turn.promised:
+            del self.promised[name]
+        turn.promised = []
+
+    def claim(self, turn: Turn, path: Sequence[Match]) -> None:
+        for match in path:
+            match.block.claims += 1
+        self.unclaim(turn)
+        turn.claimed = blocks_of(path)
+        self._claimants[turn.id] = None
+
+    def unclaim(self, turn: Turn) -> None:
+        for block in turn.claimed:
+            block.claims -= 1
+        turn.claimed = []
+
+    def release_claims_beyond(self, window: Sequence[RequestId]) -> None:
+        """Turns that fell out of sight (behind a preempted one, say) let go of what they claimed."""
+        for request in [r for r in self._claimants if r not in window]:
+            del self._claimants[request]
+            if request in self.turns:
+                self.unclaim(self.turns[request])
+
+    # --- what is stored -----------------------------------------------------------------------
+
+    def stored_path(self, turn: Turn) -> list[Match]:
+        """What is stored of the turn's tokens; at least the last one must be computed for logits."""
+        path = list(self.memory.index.walk(turn.units, turn.total - 1))
+        resumed = self.memory.index.get(turn.resume) if turn.resume else None
+        if resumed is not None and self._continues(path, resumed, turn):
+            whole = [m for m in path if m.block.meta.depth < resumed.meta.depth]
+            path = [*whole, Match(resumed, resumed.meta.n_tokens)]
+        return path
+
+    def _continues(self, path: list[Match], tail: Block, turn: Turn) -> bool:
+        """Whether all blocks before ``tail`` are stored, so that it can be used to its last token."""
+        before = [m for m in path if m.block.meta.depth < tail.meta.depth]
+        ends = tail.meta.depth * self.config.block_tokens + tail.meta.n_tokens
+        return len(before) == tail.meta.depth and ends < turn.total
+
+    # --- invariants ---------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert what must stay true; after every step in tests, while idle in production."""
+        self.memory.check(sum(self.turns[r].frames for r in self.running))
+        assert len(self.waiting) + len(self.running) == len(self.turns)
+        for request in self.running:
+            self._check_running(self.turns[request])
+        claimed = [block for turn in self.turns.values() for block in turn.claimed]
+        claims = sum(1 for block in claimed if self.memory.index.get(block.id) is block)
+        assert claims == sum(b.claims for b in self.memory.index.blocks.values())
+        pins = sum(len(self.turns[r].path) for r in self.running)
+        assert pins == sum(b.pins for b in self.memory.index.blocks.values())
+
+    def _check_running(self, turn: Turn) -> None:
+        assert turn.state is TurnState.RUNNING
+        assert turn.computed <= turn.total
+        assert turn.blocks_held >= self.config.blocks_for(turn.computed)
+        assert all(block.device for block in turn.path)

@@ -1,0 +1,169 @@
+"""A driver on the null engine with KV tiers that fail when they are told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepwell.clock import ManualClock
+from stepwell.driver import Driver
+from stepwell.engines.base import SamplingParams
+from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.machine import Policy
+from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
+from stepwell.requests import Delta, Finished, Generation, Output, Rejected
+from stepwell.tiers.base import Buffer, TierUsage
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+class FlakyTiers:
+    """Host and disk as dicts. Transfers end when ``finish`` allows; the next ones can be made to fail."""
+
+    def __init__(self, host_bytes: int, disk_bytes: int) -> None:
+        self.kept: dict[KvTier, dict[BlockId, tuple[BlockMeta, bytes]]] = {KvTier.HOST: {}, KvTier.DISK: {}}
+        self.limits = {KvTier.HOST: host_bytes, KvTier.DISK: disk_bytes}
+        self.queue: list[tuple[BlockMeta, KvTier, KvTier]] = []
+        self.stalled = False
+        self.fail_puts = 0
+        self.fail_writes = 0
+        self.fail_reads = 0
+        self.lose_reads = 0
+
+    def recovered(self) -> Sequence[BlockMeta]:
+        return [meta for meta, _ in self.kept[KvTier.DISK].values()]
+
+    def put_host(self, block: BlockMeta, data: Buffer) -> bool:
+        if self._fails("fail_puts"):
+            return False
+        self.kept[KvTier.HOST][block.id] = (block, bytes(data))
+        return True
+
+    def get_host(self, block: BlockId) -> Buffer | None:
+        entry = self.kept[KvTier.HOST].get(block)
+        return entry[1] if entry else None
+
+    def start(self, block: BlockMeta, source: KvTier, target: KvTier) -> None:
+        self.queue.append((block, source, target))
+        self._ready()  # it will have ended by the next poll
+
+    def drop(self, block: BlockId, tier: KvTier) -> None:
+        assert all(block != moving.id for moving, *_ in self.queue), "dropped while on its way"
+        self.kept[tier].pop(block, None)
+
+    def poll(self) -> list[Moved]:
+        if self.stalled:
+            return []
+        ended = [self._end(*transfer) for transfer in self.queue]
+        self.queue.clear()
+        return ended
+
+    def _end(self, block: BlockMeta, source: KvTier, target: KvTier) -> Moved:
+        gone = block.id not in self.kept[source] or (target is KvTier.HOST and self._fails("lose_reads"))
+        ok = not gone and not self._fails("fail_reads" if target is KvTier.HOST else "fail_writes")
+        if ok:
+            self.kept[target][block.id] = self.kept[source][block.id]
+        return Moved(block.id, source, target, ok, block.size_bytes, 500, gone)
+
+    def _fails(self, what: str) -> bool:
+        left: int = getattr(self, what)
+        setattr(self, what, max(0, left - 1))
+        return left > 0
+
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        self._ready = callback
+
+    def usage(self, tier: KvTier) -> TierUsage:
+        blocks = self.kept[tier].values()
+        return TierUsage(sum(len(data) for _, data in blocks), self.limits[tier], len(blocks))
+
+    def check(self) -> None:
+        for tier, limit in self.limits.items():
+            assert self.usage(tier).used_bytes <= limit
+
+    def close(self) -> None:
+        self.queue.clear()
+
+
+@dataclass
+class Answer:
+    """What came back for one request."""
+
+    outputs: list[Output] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(o.text for o in self.outputs if isinstance(o, Delta))
+
+    @property
+    def tokens(self) -> list[int]:
+        return [info.token for o in self.outputs if isinstance(o, Delta) for info in o.tokens]
+
+    @property
+    def end(self) -> Finished | Rejected:
+        last = self.outputs[-1]
+        assert isinstance(last, Finished | Rejected), last
+        return last
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.outputs) and isinstance(self.outputs[-1], Finished | Rejected)
+
+
+@dataclass
+class Rig:
+    """A driver without a thread, and everything it stands on."""
+
+    driver: Driver
+    engine: NullEngine
+    tiers: FlakyTiers
+    clock: ManualClock
+
+    def ask(self, prompt: Sequence[int], new_tokens: int = 8, **generation: Any) -> Answer:
+        answer = Answer()
+        generation.setdefault("sampling", GREEDY)
+        self.driver.submit(
+            Generation(prompt=tuple(prompt), max_new_tokens=new_tokens, **generation), answer.outputs.append
+        )
+        return answer
+
+    def settle(self) -> None:
+        self.tiers.stalled = False
+        self.driver.run_until_idle(max_steps=20_000)
+
+
+def make_rig(
+    device: int = 16, host: int = 64, disk: int = 256, *, tiers: FlakyTiers | None = None, **config: Any
+) -> Rig:
+    """``device``, ``host`` and ``disk`` in blocks of 16 tokens (units of 4)."""
+    clock = ManualClock()
+    null = {name: config.pop(name) for name in list(config) if name in NullConfig.__dataclass_fields__}
+    sizes = NullConfig(
+        device_blocks=device, block_tokens=16, token_bytes=8, prefill_us_per_token=2000, **null
+    )
+    engine = NullEngine(sizes, clock)
+    info = engine.info
+    policy_config = PolicyConfig(
+        block_tokens=16,
+        unit_tokens=4,
+        device_blocks=device,
+        block_bytes=info.block_bytes,
+        token_bytes=info.token_bytes,
+        host_bytes=host * info.block_bytes,
+        disk_bytes=disk * info.block_bytes,
+        context_tokens=info.context_tokens,
+        **{"reserve_tokens": 8, "step_tokens": 64, "always_load": True, **config},
+    )
+    tiers = tiers or FlakyTiers(policy_config.host_bytes, policy_config.disk_bytes)
+    driver = Driver(engine, NullText(info), tiers, Policy(policy_config), clock=clock, strict=True)
+    return Rig(driver, engine, tiers, clock)
+
+
+def expected_tokens(prompt: Sequence[int], new_tokens: int) -> list[int]:
+    """What the null engine answers when nothing ever moves: the oracle of every test here."""
+    rig = make_rig(device=4096, host=0, disk=0)
+    answer = rig.ask(prompt, new_tokens)
+    rig.settle()
+    return answer.tokens

@@ -1,0 +1,126 @@
+"""Random lives of a server: whatever moves, fails or is cancelled, every answer is the right one."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from stepwell.policy.types import KvTier
+from stepwell.requests import Finished
+from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
+
+
+@cache
+def _expected(prompt: tuple[int, ...], new_tokens: int) -> tuple[int, ...]:
+    return tuple(expected_tokens(prompt, new_tokens))
+
+
+class Life(RuleBasedStateMachine):
+    """Agents with shared beginnings take turns on a server that is too small for them."""
+
+    rig: Rig
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contexts: list[tuple[int, ...]] = [tuple(range(65, 85)), tuple(range(65, 105))]
+        self.asked: list[tuple[tuple[int, ...], int, int, Answer]] = []
+        self.cancelled: set[int] = set()
+
+    @initialize(
+        device=st.integers(6, 24),
+        host=st.sampled_from([0, 3, 10, 40]),
+        disk=st.sampled_from([0, 4, 30, 400]),
+        always_load=st.booleans(),
+        max_running=st.integers(1, 6),
+    )
+    def build(self, device: int, host: int, disk: int, always_load: bool, max_running: int) -> None:
+        self.rig = make_rig(device, host, disk, always_load=always_load, max_running=max_running)
+
+    @rule(
+        which=st.integers(0, 50),
+        cut=st.integers(0, 30),
+        more=st.lists(st.integers(97, 99), min_size=1, max_size=30),
+        new_tokens=st.integers(1, 20),
+    )
+    def ask(self, which: int, cut: int, more: list[int], new_tokens: int) -> None:
+        base = self.contexts[which % len(self.contexts)]
+        prompt = (base[: len(base) - cut] if cut < len(base) else base) + tuple(more)
+        prompt = prompt[-(6 * 16 - 24) :] if len(prompt) > 6 * 16 - 24 else prompt
+        answer = self.rig.ask(prompt, new_tokens, agent=f"a{which % 7}")
+        self.asked.append((prompt, new_tokens, self.rig.driver._next_request, answer))
+
+    @rule(steps=st.integers(1, 8))
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.rig.driver.step()
+
+    @rule()
+    def come_to_rest(self) -> None:
+        self.rig.settle()
+        self._keep_contexts()
+
+    @rule(which=st.integers(0, 30))
+    def cancel(self, which: int) -> None:
+        open_requests = [request for _, _, request, answer in self.asked if not answer.ended]
+        if open_requests:
+            request = open_requests[which % len(open_requests)]
+            self.cancelled.add(request)
+            self.rig.driver.cancel(request)
+
+    @rule(
+        what=st.sampled_from(["fail_puts", "fail_writes", "fail_reads", "lose_reads"]),
+        times=st.integers(1, 3),
+    )
+    def break_something(self, what: str, times: int) -> None:
+        setattr(self.rig.tiers, what, times)
+
+    @rule(stalled=st.booleans())
+    def stall_transfers(self, stalled: bool) -> None:
+        self.rig.tiers.stalled = stalled
+
+    @rule(which=st.integers(0, 30))
+    def lose_host_bytes(self, which: int) -> None:
+        """Bytes vanish behind everybody's back: the load fails and the tokens are computed again."""
+        kept = self.rig.tiers.kept[KvTier.HOST]
+        moving = [block.id for block, *_ in self.rig.tiers.queue]
+        victims = sorted(block for block in kept if block not in moving)
+        if victims:
+            del kept[victims[which % len(victims)]]
+
+    @rule(tier=st.sampled_from([KvTier.HOST, KvTier.DISK]))
+    def demote(self, tier: KvTier) -> None:
+        self.rig.tiers.stalled = False
+        self.rig.driver.demote_idle(tier)
+
+    def _keep_contexts(self) -> None:
+        for prompt, _, _, answer in self.asked[-3:]:
+            if answer.ended:
+                self.contexts.append(prompt + tuple(answer.tokens))
+
+    @invariant()
+    def every_finished_answer_is_right(self) -> None:
+        for prompt, new_tokens, request, answer in self.asked:
+            if not answer.ended:
+                continue
+            assert isinstance(answer.end, Finished), answer.end
+            wanted = _expected(prompt, new_tokens)
+            if request in self.cancelled and answer.end.reason == "cancelled":
+                assert tuple(answer.tokens) == wanted[: len(answer.tokens)]
+            else:
+                assert tuple(answer.tokens) == wanted
+
+    def teardown(self) -> None:
+        if hasattr(self, "rig"):
+            self.rig.settle()
+            assert all(answer.ended for *_, answer in self.asked)
+            self.every_finished_answer_is_right()
+            self.rig.driver.stop()
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
