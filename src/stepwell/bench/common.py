@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -21,6 +22,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -65,7 +67,9 @@ class Verdict:
         if self.measured is None:
             return f"{goal}: not measured in this run"
         word = "reached" if self.reached else "NOT reached"
-        return f"{goal}: {word}, {_number(self.measured)}{self.unit}"
+        if not math.isfinite(self.measured):
+            return f"{goal}: {word}, no result"
+        return f"{goal}: {word}, {_apart(self.measured, self.limit)}{self.unit}"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -129,7 +133,7 @@ class Report:
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write to a file, or to standard output for ``-``. ``BadInput`` when the file cannot be written."""
-    text = json.dumps(content, indent=1) + "\n"
+    text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
     if str(file) == "-":
         sys.stdout.write(text)
         return
@@ -137,6 +141,15 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"--json {file} cannot be written: {error.strerror}") from error
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity nor nan; what has no result is null there."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def require_writable(file: Path | None) -> None:
@@ -210,7 +223,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(escape(cell) for cell in row))
     return made
 
 
@@ -256,10 +269,16 @@ def ticker() -> Iterator[Ticker]:
         yield Ticker(progress, console)
 
 
-def _number(value: float) -> str:
-    if value == int(value) and abs(value) < 1e9:
+def _number(value: float, digits: int = 3) -> str:
+    if value == int(value):
         return f"{int(value):,}"
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 100 else f"{value:,.{digits - 3}f}"
+
+
+def _apart(value: float, limit: float) -> str:
+    """As many digits as it takes to tell a figure from its limit."""
+    shown = (_number(value, digits) for digits in range(3, 10))
+    return next((text for text in shown if value == limit or text != _number(limit)), repr(value))
 
 
 def _version(package: str) -> str | None:

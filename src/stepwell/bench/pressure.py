@@ -32,6 +32,7 @@ from stepwell.bench.common import (
     ticker,
     usable_cores,
 )
+from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import Arm, RunningServer, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, unrelated
 from stepwell.errors import BadInput, StepwellError
@@ -130,7 +131,7 @@ def main(
     Parameters
     ----------
     model
-        smollm2, gemma3 or the path of a GGUF file.
+        smollm2, gemma3, the path of a GGUF file, or null (computes nothing).
     device_kv_tokens
         Sizes of device KV to try, comma separated (default 8192,4096,2048).
     everybody_tokens
@@ -170,6 +171,8 @@ def main(
         clients=workload.clients,
         agents=workload.agents,
     )
+    if plan.peer and model == NULL_MODEL:
+        raise BadInput("--peer needs a real model: llama.cpp's server has no engine that computes nothing")
     console = report_console(json_file)
     with ticker() as progress:
         results = _measure(plan, workload, rounds, progress)
@@ -240,7 +243,8 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _measure(plan: _Plan, workload: Pressure, rounds: int, progress: Ticker) -> list[ArmResult]:
     results: dict[str, ArmResult] = {}
-    resolve_model(plan.model)  # a missing model is said once and before anything is started
+    if plan.model != NULL_MODEL:
+        resolve_model(plan.model)  # a missing model is said once and before anything is started
     for number in range(rounds):
         with tempfile.TemporaryDirectory(prefix="stepwell-pressure-") as directory:
             arms = plan.arms(Path(directory))

@@ -21,6 +21,7 @@ from typing import IO
 
 import httpx2
 
+from stepwell.bench.node import NULL_MODEL
 from stepwell.errors import StepwellError
 
 READY_TIMEOUT_S = 180.0
@@ -109,10 +110,11 @@ def running(arm: Arm) -> Iterator[RunningServer]:
 def our_server(
     name: str, model: str, *, device_kv_tokens: int, host_kv: str, disk_kv: str, disk_dir: Path, threads: int
 ) -> Arm:
-    """``stepwell serve`` with these KV tiers; everything else as a user gets it."""
+    """``stepwell serve`` with these KV tiers; everything else as a user gets it. The model ``null`` is
+    the engine that computes nothing."""
     port = free_port()
     flags = {
-        "model": model,
+        **({"engine": "null"} if model == NULL_MODEL else {"model": model}),
         "host": "127.0.0.1",
         "port": port,
         "device-kv-tokens": device_kv_tokens,
