@@ -22,6 +22,7 @@ from stepwell.policy.types import Event, Plan
 
 FORMAT = "stepwell-recording"
 VERSION = 1
+_NOT_OURS = (OSError, msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError)
 _EVENTS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Event)}
 
 
@@ -73,13 +74,15 @@ def read_recording(path: Path) -> tuple[PolicyConfig, Iterator[RecordedStep]]:
     """The configuration and the steps of a recording. Errors: ``RecordingError``."""
     try:
         file = _open(path, "rb")
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
         header = msgspec.json.decode(file.readline())
         if header["format"] != FORMAT or header["version"] != VERSION:
             raise ValueError("unknown format or version")
         config = msgspec.convert(header["config"], PolicyConfig)
-    except OSError as error:
-        raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+    except _NOT_OURS as error:
+        file.close()
         raise RecordingError(f"{path} is not a Stepwell recording (line 1: {error})") from error
     return config, _steps(path, file)
 
@@ -91,6 +94,6 @@ def _steps(path: Path, file: IO[bytes]) -> Iterator[RecordedStep]:
                 raw = msgspec.json.decode(line)
                 events = tuple(msgspec.convert(body, _EVENTS[name]) for name, body in raw["e"])
                 step = RecordedStep(number, raw["t"], events, raw["h"])
-            except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+            except _NOT_OURS as error:
                 raise RecordingError(f"{path} line {number} is damaged: {error}") from error
             yield step

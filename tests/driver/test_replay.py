@@ -1,0 +1,110 @@
+"""A recording decides the same again: in this process, in another, under any hash seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepwell.commands.replay import replay
+from stepwell.policy.decisions import DecisionLog
+from stepwell.policy.machine import Policy
+from stepwell.recording import Recorder, RecordingError, read_recording
+from tests.driver.harness import make_rig
+
+
+def record(path: Path) -> None:
+    """A small busy life: more agents than the device holds, cancellations, failures."""
+    rig = make_rig(device=10, host=8, disk=40)
+    rig.driver._recorder = Recorder(path, rig.driver.policy.config)
+    for turn in range(3):
+        for agent in range(6):
+            rig.ask([100 + agent, *range(60, 90 + 5 * turn)], 7, agent=f"a{agent}")
+        rig.driver.cancel(turn * 6 + 2)
+        rig.tiers.fail_reads = 1
+        rig.settle()
+    rig.driver.stop()
+
+
+def digest(path: Path) -> str:
+    config, steps = read_recording(path)
+    policy, log = Policy(config), DecisionLog()
+    for step in steps:
+        log.add(step.now_us, policy.step(step.now_us, step.events))
+        assert log.digest[:16] == step.digest
+    assert log.plans > 50
+    return log.digest
+
+
+@pytest.mark.parametrize("name", ["run.jsonl", "run.jsonl.gz"])
+def test_replay_decides_the_same(tmp_path: Path, name: str) -> None:
+    record(tmp_path / name)
+    digest(tmp_path / name)
+    out = tmp_path / "out.json"
+    assert replay(tmp_path / name, json_file=out) == 0
+    assert json.loads(out.read_text())["same"] is True
+
+
+def test_the_hash_seed_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    record(path)
+    code = (
+        "from pathlib import Path; from tests.driver.test_replay import digest; "
+        f"print(digest(Path({str(path)!r})))"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("0", "1", "77")
+    }
+    assert seen == {digest(path) + "\n"}
+
+
+def test_another_decision_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    record(path)
+    lines = path.read_text().splitlines()
+    header = json.loads(lines[0])
+    header["config"]["device_blocks"] -= 1
+    path.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    assert replay(path) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}\n", b"not json\n", b'{"format":"stepwell-recording","version":9}\n']
+)
+def test_what_is_not_a_recording_is_said_in_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(RecordingError, match="not a Stepwell recording"):
+        read_recording(path)
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    record(path)
+    lines = path.read_bytes().splitlines()
+    lines[5] = lines[5][:-9]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(RecordingError, match="line 6 is damaged"):
+        replay(path)
+
+
+def test_a_recording_holds_no_tokens_of_a_customer(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    rig = make_rig(answer=b"the secret answer")
+    rig.driver._recorder = Recorder(path, rig.driver.policy.config)
+    rig.ask(list(b"a very secret prompt, long enough to fill some blocks"), 20)
+    rig.driver.stop()
+    content = path.read_text()
+    assert "secret" not in content
+    assert str(list(b"secret"))[1:-1].replace(" ", "") not in content.replace(" ", "")
