@@ -85,7 +85,7 @@ class FakeDriver(Driver):
     def __post_init__(self) -> None:
         self.release = threading.Event()
         self.cancelled: set[RequestId] = set()
-        self.ended = threading.Condition()
+        self.changed = threading.Condition()
         self.running = 0
         self.stopped_with: float | None = None
 
@@ -101,8 +101,9 @@ class FakeDriver(Driver):
         prompt = bytes(token for token in generation.prompt if token < END_TOKEN).decode()
         self.prompts.append(prompt)
         steps = self.script(prompt, generation)
-        with self.ended:
+        with self.changed:
             self.running += 1
+            self.changed.notify_all()
         threading.Thread(target=self._run, args=(request, generation, steps, sink), daemon=True).start()
         return request
 
@@ -124,17 +125,21 @@ class FakeDriver(Driver):
     def stop(self, drain_s: float = 30.0) -> None:
         self.stopped_with = drain_s
 
+    def wait_until_running(self) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.running > 0, PATIENCE_S), "nothing was submitted"
+
     def wait_until_idle(self) -> None:
-        with self.ended:
-            assert self.ended.wait_for(lambda: self.running == 0, PATIENCE_S), "generations still run"
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.running == 0, PATIENCE_S), "generations still run"
 
     def _run(self, request: RequestId, generation: Generation, steps: Sequence[Step], sink: Sink) -> None:
         try:
             self._play(request, generation, steps, sink)
         finally:
-            with self.ended:
+            with self.changed:
                 self.running -= 1
-                self.ended.notify_all()
+                self.changed.notify_all()
 
     def _play(self, request: RequestId, generation: Generation, steps: Sequence[Step], sink: Sink) -> None:
         if steps and isinstance(steps[0], Rejected):

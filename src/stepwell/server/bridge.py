@@ -52,10 +52,12 @@ class Bridge:
         self._loop = asyncio.get_running_loop()
         batch = Batch(self, generations)
         self._live.add(batch)
-        batch.requests = [
-            self._driver.submit(generation, self._sink(batch, index))
-            for index, generation in enumerate(generations)
-        ]
+        try:
+            for index, generation in enumerate(generations):
+                batch.requests.append(self._driver.submit(generation, self._sink(batch, index)))
+        except BaseException:
+            batch.cancel()
+            raise
         return batch
 
     def abort_all(self, reason: Rejected) -> None:
@@ -150,8 +152,9 @@ class Batch:
 
     def cancel(self) -> None:
         """Stop whatever still runs. The driver does so within a step; what it says then is not read."""
-        for index in self._open:
-            self._bridge.cancel(self.requests[index])
+        for index, request in enumerate(self.requests):
+            if index in self._open:
+                self._bridge.cancel(request)
         self._open.clear()
         self._bridge.ended(self)
 
