@@ -101,6 +101,7 @@ class LocalTiers:
         self._ended: deque[_Transfer] = deque()
         self._moved: list[Moved] = []
         self._closed = False
+        self._damaged = 0
         self._write_backoff = Backoff("writing to the disk store", clock)
         self._read_backoff = Backoff("reading from the disk store", clock)
         if disk is not None:
@@ -275,10 +276,20 @@ class LocalTiers:
             self._read_backoff.worked()
         except Damaged as error:
             transfer.gone = True
-            self._read_backoff.failed(f"a record is damaged ({error})")
+            self._say_damaged(error)
         except OSError as error:
             transfer.gone = transfer.entry.forgotten
             self._read_backoff.failed(_kind(error))
+
+    def _say_damaged(self, error: Damaged) -> None:
+        """Once: one record has rotted, or a thousand; the sentence is the same."""
+        if not self._damaged:
+            log.warning(
+                "the disk store holds a damaged record (%s); such blocks are computed again, "
+                "'stepwell disk verify' counts them",
+                error,
+            )
+        self._damaged += 1
 
     def _reap(self) -> None:
         assert self.disk is not None
