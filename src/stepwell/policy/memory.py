@@ -87,13 +87,18 @@ class Memory:
         """
         need = self._homeless_bytes(frames - (self.config.device_blocks - self.device_used), now_us)
         free = self.config.host_bytes - self.host_used
-        if need <= free or not self.config.disk_bytes:
+        if need <= free or not self.config.disk_bytes or self._writing_loses(need):
             return True
         kept = (b.meta.size_bytes for b in self._idle(HOST, now_us) if b.disk or b.pins)
         if need <= free + sum(kept):
             return True
         self._write_cold(now_us, reach_bytes=self.config.host_bytes)
         return not self.writes_in_flight
+
+    def _writing_loses(self, size_bytes: int) -> bool:
+        """Whether writing that much takes longer than computing it again would."""
+        tokens = size_bytes // self.config.token_bytes
+        return self.costs.move_us(HOST, DISK, size_bytes) >= self.costs.compute_us(0, tokens)
 
     def _homeless_bytes(self, frames: int, now_us: int) -> int:
         """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
