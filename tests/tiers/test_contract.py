@@ -198,6 +198,14 @@ def test_dropping_the_target_of_a_read_gives_its_room_back(tiers: Tiers) -> None
     assert tiers.get_host(block(1).id) is None
 
 
+def test_what_is_dropped_after_it_ended_is_not_told_to_be_there(tiers: Tiers) -> None:
+    meta = block(1)
+    tiers.put_host(meta, content(meta))
+    tiers.start(meta, DISK, HOST)  # ends at once: the host has it
+    tiers.drop(meta.id, HOST)
+    assert not settle(tiers, 1)[0].ok
+
+
 def test_a_write_started_again_after_its_target_was_dropped_counts(tiers: Tiers) -> None:
     meta = block(1)
     tiers.put_host(meta, content(meta))

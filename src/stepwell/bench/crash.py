@@ -54,6 +54,8 @@ class Setup:
     numbers: int = 70
     """Different blocks: more than the disk holds, so its bound is always in play."""
     longest_life_s: float = 0.5
+    harmed_share: float = 0.4
+    """Of the kills after which records are damaged as well."""
 
 
 @dataclass(slots=True)
@@ -126,7 +128,7 @@ def _run(setup: Setup, tally: Tally, progress: Ticker) -> None:
         model = MODELS[dice.random() < 0.15]
         _live_and_die(setup, tally, dice, round_, model)
         _check_bound(setup, tally)
-        harmed = _do_harm(setup, tally, dice) if dice.random() < 0.4 else 0
+        harmed = _do_harm(setup, tally, dice) if dice.random() < setup.harmed_share else 0
         for number, fingerprint in enumerate((model, *(other for other in MODELS if other != model))):
             _read_everything_back(setup, tally, fingerprint, harmed, timed=number == 0)
         _check_bound(setup, tally)

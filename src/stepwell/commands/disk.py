@@ -165,6 +165,7 @@ def _write_json(json_file: Path | None, result: dict[str, Any]) -> None:
 @contextmanager
 def _progress(what: str) -> Iterator[inspect.Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

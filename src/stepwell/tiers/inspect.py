@@ -109,8 +109,9 @@ def _verify_file(files: Files, fd: int, model: str, info: FileInfo, result: Veri
     else:
         result.records += 1
         try:
-            result.torn += _is_torn(files, fd, model, name, info)
-            result.ok = result.records - result.torn - result.damaged
+            torn = _is_torn(files, fd, model, name, info)
+            result.torn += torn
+            result.ok += not torn
         except Damaged as error:
             result.count_damaged(f"{model}/{info.name}", str(error))
         except OSError as error:

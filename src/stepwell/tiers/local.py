@@ -18,7 +18,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
@@ -134,6 +134,10 @@ class LocalTiers:
         for transfer in self._under_way.get(tier, ()):
             if transfer.block.id == block:
                 transfer.cancelled = True
+        self._moved = [
+            replace(moved, ok=False) if (moved.block, moved.target) == (block, tier) else moved
+            for moved in self._moved  # ended already, and not yet told
+        ]
         if tier is HOST:
             self.host.drop(block)
         elif tier is DISK and self.disk is not None and block in self.disk:
