@@ -49,6 +49,9 @@ def _size(value: object) -> int:
 SizeBytes = Annotated[int, BeforeValidator(_size)]
 """Bytes; written as ``512MiB``, ``2GB``, ``0``."""
 
+KvType = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+"""What llama.cpp can keep K and V in."""
+
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -70,8 +73,8 @@ class EngineSettings:
     """None: as many as this process may use."""
     n_gpu_layers: Annotated[int, Field(ge=-1)] = 0
     """Layers on the GPU; -1: all."""
-    kv_type_k: Literal["f16", "f32", "q8_0", "q4_0"] = "f16"
-    kv_type_v: Literal["f16", "f32", "q8_0", "q4_0"] = "f16"
+    kv_type_k: KvType = "f16"
+    kv_type_v: KvType = "f16"
     """Quantised KV halves all three KV tiers and changes results."""
     exact_lone_decode: bool = True
     """Decode a lone sequence in a way that does not depend on where its KV lies. Costs about a fifth of

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from stepwell.policy.types import KvTier
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
-from stepwell.settings import Settings, load
+from stepwell.settings import KvSettings, Settings, load
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
@@ -59,6 +61,9 @@ def serve(
     threads: Annotated[
         int | None, option("CPU threads of the engine. [all that this process may use]")
     ] = None,
+    kv_type: Annotated[
+        str | None, option("f16, q8_0 (half the memory, changes results), q4_0, ... for K and V. [f16]")
+    ] = None,
     n_gpu_layers: Annotated[int | None, option("Layers on the GPU; -1: all. [0]")] = None,
     verbose: Annotated[
         bool, Parameter(negative="", show_default=False, help="One log line per event on standard error.")
@@ -96,6 +101,8 @@ def serve(
         "engine.context_tokens": context_tokens,
         "engine.threads": threads,
         "engine.n_gpu_layers": n_gpu_layers,
+        "engine.kv_type_k": kv_type,
+        "engine.kv_type_v": kv_type,
         "kv.host_kv": host_kv,
         "kv.disk_kv": disk_kv,
         "kv.disk_dir": disk_dir,
@@ -114,6 +121,7 @@ def run(settings: Settings) -> None:
     keys = key_ring(settings)
     require_port(settings.server.port)
     require_keys_beyond_loopback(settings.server.host, keys)
+    require_room(settings.kv)
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     node = build(settings, progress=say)
     node.driver.start()
@@ -134,6 +142,24 @@ def require_port(port: int) -> None:
     """Raises ``BadInput`` before a model is loaded for nothing."""
     if not 0 <= port <= 65_535:
         raise BadInput(f"--port {port} is not a port: give 1 to 65535, or 0 for any free one")
+
+
+def require_room(kv: KvSettings) -> None:
+    """Raises ``BadInput`` for bounds that this machine cannot keep.
+
+    Memory that is promised and not there ends in a killed process, hours later and under load.
+    """
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if kv.host_kv > memory_bytes:
+        raise BadInput(
+            f"--host-kv {format_size(kv.host_kv)} is more than this machine's memory, {format_size(memory_bytes)}"
+        )
+    existing = next(folder for folder in (kv.disk_dir, *kv.disk_dir.absolute().parents) if folder.exists())
+    disk_bytes = shutil.disk_usage(existing).total
+    if kv.disk_kv > disk_bytes:
+        raise BadInput(
+            f"--disk-kv {format_size(kv.disk_kv)} is more than the disk under {existing}, {format_size(disk_bytes)}"
+        )
 
 
 def welcome(node: Node, keys: KeyRing, url: str) -> None:
