@@ -99,7 +99,7 @@ def test_a_recording_and_a_settings_file_are_used(tmp_path: Path) -> None:
         (["--policy", "magic"], "unknown policy 'magic'"),
         (["--engine", "vllm"], "engine.kind"),
         (["--host-kv", "2G"], "--host-kv: kv.host_kv: '2G' is not a size"),
-        (["--host-kv", "900TiB"], "--host-kv 900 TiB is more than this machine's memory"),
+        (["--host-kv", "900TiB"], "--host-kv 900 TiB is more than this machine's memory holds"),
         (["--disk-kv", "900PiB"], "--disk-kv 900 PiB is more than the disk under"),
         (["--model", "nowhere.gguf", "--engine", "llamacpp"], "neither one of smollm2, gemma3 nor a file"),
         (["--config", "nowhere.toml"], "nowhere.toml cannot be read"),

@@ -150,16 +150,14 @@ def require_room(kv: KvSettings) -> None:
     Memory that is promised and not there ends in a killed process, hours later and under load.
     """
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if kv.host_kv > memory_bytes:
-        raise BadInput(
-            f"--host-kv {format_size(kv.host_kv)} is more than this machine's memory, {format_size(memory_bytes)}"
-        )
     existing = next(folder for folder in (kv.disk_dir, *kv.disk_dir.absolute().parents) if folder.exists())
-    disk_bytes = shutil.disk_usage(existing).total
-    if kv.disk_kv > disk_bytes:
-        raise BadInput(
-            f"--disk-kv {format_size(kv.disk_kv)} is more than the disk under {existing}, {format_size(disk_bytes)}"
-        )
+    for flag, wanted_bytes, what, there_bytes in (
+        ("--host-kv", kv.host_kv, "this machine's memory", memory_bytes),
+        ("--disk-kv", kv.disk_kv, f"the disk under {existing}", shutil.disk_usage(existing).total),
+    ):
+        if wanted_bytes > there_bytes:
+            wanted, there = format_size(wanted_bytes), format_size(there_bytes)
+            raise BadInput(f"{flag} {wanted} is more than {what} holds, {there}")
 
 
 def welcome(node: Node, keys: KeyRing, url: str) -> None:
