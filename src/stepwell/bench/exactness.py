@@ -1,9 +1,10 @@
 """``stepwell bench exactness``: a cache that moved must not change a token, nor a bit of a logit.
 
 Two arms run the same greedy turns, one model at a time. In the first every block stays on the
-device. In the second every idle block is pushed to host or to disk after every round, and comes back
-for the next one wherever there is room. Rounds are lockstep: all requests of a round are queued
-before the first step, so both arms run the same batches, which floating-point sums depend on.
+device. In the second every idle block is pushed down after every round, to host in the first half of
+the run and to disk in the second, and comes back for the next round wherever there is room. Rounds
+are lockstep: all requests of a round are queued before the first step, so both arms run the same
+batches, which floating-point sums depend on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from stepwell.bench.common import (
 from stepwell.bench.node import NULL_MODEL, GatheredTiers, TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.schedule import Contexts, PlannedTurn, Round, Shape, rounds
 from stepwell.driver import Driver
-from stepwell.engines.base import Engine
+from stepwell.engines.base import BatchItem, Engine, Sampled
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 from stepwell.policy.types import KvTier, RequestId
@@ -46,19 +47,17 @@ WrapTiers = Callable[[Tiers], Tiers]
 
 @dataclass(frozen=True, slots=True)
 class TurnResult:
-    """What one turn gave in one arm. ``logits`` holds a digest per sampled token (None: not shown)."""
+    """What one turn gave in one arm. ``logits`` holds a digest per sampled token (None: not shown);
+    ``batches`` is a digest of every batch of its round: who was in it, where, with how many tokens."""
 
     agent: int
     prompt_tokens: int
     tokens: tuple[int, ...]
     logits: tuple[str, ...] | None
+    batches: str
     from_device: int
     from_host: int
     from_disk: int
-
-    @property
-    def cached(self) -> int:
-        return self.from_device + self.from_host + self.from_disk
 
 
 @dataclass(slots=True)
@@ -71,8 +70,10 @@ class Comparison:
     logits_compared: int = 0
     token_differences: int = 0
     logit_differences: int = 0
-    cached_differences: int = 0
-    """Turns that found more or less in the cache: both correct, but the batches were not the same."""
+    batch_differences: int = 0
+    """Turns whose batches were not the same in both arms: nothing can be said about their logits."""
+    reference_moved: int = 0
+    """Tokens that came from host or disk in the arm that should keep everything on the device."""
     from_host: int = 0
     from_disk: int = 0
     first: list[str] = field(default_factory=list)
@@ -83,7 +84,8 @@ class Comparison:
         self.sampled += len(reference.tokens)
         self.from_host += moved.from_host
         self.from_disk += moved.from_disk
-        self.cached_differences += reference.cached != moved.cached
+        self.reference_moved += reference.from_host + reference.from_disk
+        self.batch_differences += reference.batches != moved.batches
         if reference.tokens != moved.tokens:
             self.token_differences += 1
             self._note(number, reference, "tokens", reference.tokens, moved.tokens)
@@ -182,7 +184,7 @@ class Job:
     def _arm(self, progress: Ticker, what: str, reference: Sequence[TurnResult] | None) -> list[TurnResult]:
         progress.phase(f"{self.model}: {what}", self.turns)
         engine, text = load_engine(self.model, device_kv_tokens=self.device_kv_tokens, threads=self.threads)
-        logits = _LogitDigests.of(engine)
+        watch = _Watch(engine)
         with (
             tempfile.TemporaryDirectory(prefix="stepwell-exactness-") as directory,
             driver_for(
@@ -201,27 +203,28 @@ class Job:
                 self.shape,
                 lambda words: text.tokenize(words, add_bos=False, parse_special=False),
             )
-            return _Arm(driver, logits, reference).run(plan, progress)
+            return _Arm(driver, watch, reference).run(plan, progress)
 
 
 class _Arm:
     """One pass over the schedule. With a reference, its answers are put into the contexts, so that
     one difference does not make everything after it differ too."""
 
-    def __init__(
-        self, driver: Driver, logits: _LogitDigests | None, reference: Sequence[TurnResult] | None
-    ) -> None:
+    def __init__(self, driver: Driver, watch: _Watch, reference: Sequence[TurnResult] | None) -> None:
         self._driver = driver
-        self._logits = logits
+        self._watch = watch
         self._reference = reference
         self._contexts = Contexts()
         self._results: list[TurnResult] = []
 
     def run(self, plan: Iterable[Round], progress: Ticker) -> list[TurnResult]:
-        for number, turns in enumerate(plan):
+        for turns in plan:
             self._round(turns)
             if self._reference is not None:
-                self._driver.demote_idle((KvTier.HOST, KvTier.DISK)[number // 2 % 2])
+                # First everything to host, later everything to disk, never a mixture: blocks from host are
+                # there at once, those from disk a step later, and their requests would start apart.
+                halfway = len(self._results) >= len(self._reference) // 2
+                self._driver.demote_idle(KvTier.DISK if halfway else KvTier.HOST)
             progress.advance(len(turns))
         return self._results
 
@@ -233,14 +236,15 @@ class _Arm:
             for turn, prompt, log in zip(turns, prompts, logs, strict=True)
         ]
         self._driver.run_until_idle()
+        batches = self._watch.batches()
         for turn, prompt, request, log in zip(turns, prompts, requests, logs, strict=True):
-            result = self._result(turn, prompt, request, log)
+            result = self._result(turn, prompt, request, log, batches)
             answer = result.tokens if self._reference is None else self._reference[len(self._results)].tokens
             self._contexts.answered(turn, prompt, answer)
             self._results.append(result)
 
     def _result(
-        self, turn: PlannedTurn, prompt: Sequence[int], request: RequestId, log: TurnLog
+        self, turn: PlannedTurn, prompt: Sequence[int], request: RequestId, log: TurnLog, batches: str
     ) -> TurnResult:
         assert log.admitted is not None
         assert log.finished is not None, "a turn of the benchmark did not end"
@@ -248,34 +252,42 @@ class _Arm:
             agent=turn.agent,
             prompt_tokens=len(prompt),
             tokens=tuple(log.tokens),
-            logits=self._logits.taken(request) if self._logits is not None else None,
+            logits=self._watch.logits(request),
+            batches=batches,
             from_device=log.admitted.cached_device_tokens,
             from_host=log.admitted.cached_host_tokens,
             from_disk=log.admitted.cached_disk_tokens,
         )
 
 
-class _LogitDigests:
-    """Digests of the raw logits behind every sampled token, per request."""
+class _Watch:
+    """Sees every batch that an engine runs and, if it shows them, the logits that come out."""
 
-    def __init__(self) -> None:
-        self._digests: dict[RequestId, list[str]] = {}
+    def __init__(self, engine: Engine) -> None:
+        self._shows_logits = hasattr(engine, "watch_logits")  # the null engine has none
+        self._logits: dict[RequestId, list[str]] = {}
+        self._batches = hashlib.blake2b(digest_size=8)
+        self._run = engine.run
+        if self._shows_logits:
+            setattr(engine, "watch_logits", self._saw_logits)  # noqa: B010  (not in the contract)
+        setattr(engine, "run", self._run_watched)  # noqa: B010  (a method of this one engine)
 
-    @classmethod
-    def of(cls, engine: Engine) -> _LogitDigests | None:
-        """Listen to an engine that shows its logits (the null engine has none)."""
-        if not hasattr(engine, "watch_logits"):
-            return None
-        listener = cls()
-        engine.watch_logits = listener.saw
-        return listener
+    def _run_watched(self, batch: Sequence[BatchItem]) -> list[Sampled]:
+        self._batches.update(repr([(item.request, item.start, len(item.tokens)) for item in batch]).encode())
+        return self._run(batch)
 
-    def saw(self, request: RequestId, logits: Buffer) -> None:
+    def _saw_logits(self, request: RequestId, logits: Buffer) -> None:
         digest = hashlib.blake2b(logits, digest_size=16).hexdigest()
-        self._digests.setdefault(request, []).append(digest)
+        self._logits.setdefault(request, []).append(digest)
 
-    def taken(self, request: RequestId) -> tuple[str, ...]:
-        return tuple(self._digests.pop(request, ()))
+    def batches(self) -> str:
+        """Digest of the batches since the last call."""
+        digest = self._batches.hexdigest()
+        self._batches = hashlib.blake2b(digest_size=8)
+        return digest
+
+    def logits(self, request: RequestId) -> tuple[str, ...] | None:
+        return tuple(self._logits.pop(request, ())) if self._shows_logits else None
 
 
 def _control(model: str, threads: int | None, progress: Ticker) -> dict[str, Any]:
@@ -294,6 +306,7 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
             f"{name}: turns of {comparison.turns:,} whose tokens differ", comparison.token_differences, 0
         ),
         Verdict(f"{name}: turns whose logits differ in any bit", logits, 0),
+        Verdict(f"{name}: turns whose batches were not the same", comparison.batch_differences, 0),
         Verdict(f"{name}: tokens that came back from host", comparison.from_host, 1, at_most=False),
         Verdict(f"{name}: tokens that came back from disk", comparison.from_disk, 1, at_most=False),
     ]
@@ -301,10 +314,10 @@ def verdicts(comparison: Comparison) -> list[Verdict]:
 
 def _notes(comparison: Comparison) -> list[str]:
     notes = [f"{comparison.model}: {line}" for line in comparison.first]
-    if comparison.cached_differences:
+    if comparison.reference_moved:
         notes.append(
-            f"{comparison.model}: {comparison.cached_differences} turns found another number of cached "
-            "tokens, so their batches were not the same"
+            f"{comparison.model}: {comparison.reference_moved:,} tokens came back from below the device in "
+            "the arm that should keep them there: give it more --device-kv-tokens"
         )
     if comparison.control:
         notes.append(f"{comparison.model}: control: {comparison.control['sentence']}")

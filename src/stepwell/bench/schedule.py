@@ -42,12 +42,6 @@ Round = tuple[PlannedTurn, ...]
 
 
 @dataclass(slots=True)
-class _Agent:
-    tokens: int = 0
-    """Length of the context, as far as the schedule knows it: answers have a fixed length."""
-
-
-@dataclass(slots=True)
 class Contexts:
     """What every agent has said and heard; the same in every arm, because answers are put in."""
 
@@ -62,35 +56,72 @@ class Contexts:
 
 
 def rounds(turns: int, seed: int, shape: Shape, tokenize: Tokenize) -> Iterator[Round]:
-    """Rounds with ``turns`` turns in all. Every second round one agent calls alone, otherwise two to
-    four call at once: a lone request and a batch take different paths through the engine."""
-    rng = random.Random(seed)
-    agents = [_Agent() for _ in range(shape.agents)]
-    shared = tokenize(prose(random.Random(seed + 1), shape.shared_words))
-    left = turns
-    number = 0
+    """Rounds with ``turns`` turns in all. One agent calls alone, then two to four call at once: a lone
+    request and a batch take different paths through the engine.
+
+    Agents begin in lone rounds only. One that begins needs nothing from disk and would start at once,
+    while the others of its round wait for their blocks; then the two arms would run other batches.
+    """
+    schedule = _Schedule(random.Random(seed), seed, shape, tokenize)
+    left, together = turns, False
     while left > 0:
-        size = 1 if number % 2 == 0 else min(left, 2 + int(rng.random() * 3), shape.agents)
-        callers = sorted(range(shape.agents), key=lambda _: rng.random())[:size]
-        yield tuple(_turn(rng, agent, agents[agent], shape, shared, tokenize) for agent in callers)
-        left -= size
-        number += 1
+        callers = schedule.together(left) if together else []
+        made = tuple(schedule.next_turn(agent) for agent in callers) or (schedule.lone_turn(),)
+        yield made
+        left -= len(made)
+        together = not together
 
 
-def _turn(
-    rng: random.Random, number: int, agent: _Agent, shape: Shape, shared: list[int], tokenize: Tokenize
-) -> PlannedTurn:
-    output_tokens = _between(rng, shape.output_tokens)
-    added = tokenize(" " + prose(rng, _between(rng, shape.added_words)))
-    fresh = not agent.tokens or agent.tokens + len(added) + output_tokens > shape.context_tokens
-    if fresh:
-        private = tokenize(" " + prose(rng, _between(rng, shape.private_words)))
-        added = (shared if rng.random() < 0.7 else []) + private
-        agent.tokens = 0
-    agent.tokens += len(added) + output_tokens
-    return PlannedTurn(number, fresh, tuple(added), output_tokens)
+class _Schedule:
+    """Knows how long every agent is (answers have a fixed length), and what each would say next."""
 
+    def __init__(self, rng: random.Random, seed: int, shape: Shape, tokenize: Tokenize) -> None:
+        self._rng = rng
+        self._shape = shape
+        self._tokenize = tokenize
+        self._shared = tokenize(prose(random.Random(seed + 1), shape.shared_words))
+        self._lengths = dict.fromkeys(range(shape.agents), 0)
+        self._next = {agent: self._further(agent) for agent in self._lengths}
 
-def _between(rng: random.Random, bounds: tuple[int, int]) -> int:
-    low, high = bounds
-    return low + int(rng.random() * (high - low + 1))
+    def together(self, most: int) -> list[int]:
+        """Two to four agents that have begun and have room; none if there are not two."""
+        ready = [a for a in self._lengths if self._lengths[a] and not self._is_full(a)]
+        size = min(most, 2 + int(self._rng.random() * 3))
+        chosen = sorted(ready, key=lambda _: self._rng.random())[:size]
+        return chosen if len(chosen) >= 2 else []
+
+    def lone_turn(self) -> PlannedTurn:
+        """An agent that must begin (anew), if there is one; any other otherwise."""
+        due = [a for a in self._lengths if not self._lengths[a] or self._is_full(a)]
+        among = due or list(self._lengths)
+        return self.next_turn(among[int(self._rng.random() * len(among))])
+
+    def next_turn(self, agent: int) -> PlannedTurn:
+        turn = self._next[agent]
+        if not self._lengths[agent] or self._is_full(agent):
+            turn = self._beginning(agent)
+            self._lengths[agent] = 0
+        self._lengths[agent] += len(turn.added) + turn.output_tokens
+        self._next[agent] = self._further(agent)
+        return turn
+
+    def _is_full(self, agent: int) -> bool:
+        turn = self._next[agent]
+        return self._lengths[agent] + len(turn.added) + turn.output_tokens > self._shape.context_tokens
+
+    def _further(self, agent: int) -> PlannedTurn:
+        words = prose(self._rng, self._between(self._shape.added_words))
+        return PlannedTurn(agent, False, tuple(self._tokenize(" " + words)), self._output_tokens())
+
+    def _beginning(self, agent: int) -> PlannedTurn:
+        words = prose(self._rng, self._between(self._shape.private_words))
+        shared = self._shared if self._rng.random() < 0.7 else []
+        added = (*shared, *self._tokenize(" " + words))[: self._shape.context_tokens // 2]
+        return PlannedTurn(agent, True, added, self._output_tokens())
+
+    def _output_tokens(self) -> int:
+        return self._between(self._shape.output_tokens)
+
+    def _between(self, bounds: tuple[int, int]) -> int:
+        low, high = bounds
+        return low + int(self._rng.random() * (high - low + 1))
