@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from stepwell.policy.types import KvTier, Moved
+from stepwell.tiers.directory import DiskBusy
 from stepwell.tiers.local import LocalTiers, TransferLimits
 from stepwell.tiers.store import DiskStore
 from tests.tiers.harness import (
@@ -330,3 +332,29 @@ def test_a_block_of_the_same_name_that_is_another_is_damage(rig: Rig) -> None:
     rig.tiers.start(other, DISK, HOST)
     assert [(m.ok, m.gone) for m in rig.run_reader()] == [(False, True)]
     assert rig.host_bytes(1) is None
+
+
+def test_close_does_not_wait_for_a_hung_disk_and_keeps_its_lock(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The hung thread may wake up and write; nobody else may own the directory then."""
+    release = threading.Event()
+
+    class Hung(FaultyFiles):
+        def pwritev(self, fd: int, buffers: Sequence[memoryview | mmap.mmap], offset: int) -> int:
+            if sum(map(len, buffers)) > 4_096:  # not the probe
+                release.wait(60)
+            return super().pwritev(fd, buffers, offset)
+
+    store = DiskStore(tmp_path, 400_000, FINGERPRINT, files=Hung())
+    tiers = LocalTiers(BLOCK_BYTES, store, limits=TransferLimits(read_deadline_s=0.01, close_s=0.05))
+    tiers.put_host(block(1), content(block(1)))
+    tiers.start(block(1), HOST, DISK)
+    tiers.close()
+    assert "did not answer" in caplog.text
+    with pytest.raises(DiskBusy):
+        DiskStore(tmp_path, 400_000, FINGERPRINT)
+    release.set()
+    assert tiers._workers[DISK].close(30)
+    store.close()
+    DiskStore(tmp_path, 400_000, FINGERPRINT).close()

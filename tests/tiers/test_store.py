@@ -294,6 +294,7 @@ def test_a_file_is_not_a_directory(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_may_look(tmp_path: Path) -> None:
+    (tmp_path / "new" / "kv").mkdir(mode=0o755, parents=True)
     store = open_store(tmp_path / "new" / "kv")
     write(store, block(1))
     for path in [tmp_path / "new" / "kv", *(tmp_path / "new" / "kv").rglob("*")]:
@@ -319,6 +320,33 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
     again.close()
     assert (outside / "record").exists()
     assert len(list(outside.iterdir())) == 1
+
+
+def test_a_start_that_was_killed_before_its_marker_is_no_obstacle(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, block(1))
+    store.close()
+    (tmp_path / "stepwell-kv.json").rename(tmp_path / "stepwell-kv.json.tmp")
+    again = open_store(tmp_path)
+    assert again.recovered() == [block(1)]
+    again.close()
+
+
+def test_a_closed_store_can_still_be_asked(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    write(store, block(1))
+    before = store.usage()
+    store.close()
+    assert store.usage() == before
+
+
+def test_a_bound_larger_than_the_disk_is_said_at_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_store(tmp_path).close()
+    assert not caplog.records
+    open_store(tmp_path, 2**60).close()
+    assert "bytes less than the bound promises" in caplog.text
 
 
 # --- disks that fail ----------------------------------------------------------------------------

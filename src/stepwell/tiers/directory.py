@@ -31,8 +31,8 @@ MARKER = "stepwell-kv.json"
 LOCK = "lock"
 _MODEL = re.compile(r"v(\d+)-([0-9a-f]{16})")
 _RECORD = re.compile(r"([0-9a-f]{2,128})\.([0-9a-f]{16})\.kv")
-_HARMLESS = {LOCK, "lost+found"}
-"""What a directory may hold and still count as empty."""
+_HARMLESS = {LOCK, MARKER + ".tmp", "lost+found"}
+"""What a directory may hold besides models' sub-directories and still be taken for a new store."""
 
 
 class DiskBusy(StepwellError):
@@ -112,11 +112,13 @@ class StoreDirectory:
             return
         if not create:
             raise NotAStore(f"{self.path} holds no Stepwell disk store")
-        if names - _HARMLESS:
+        if any(name not in _HARMLESS and not is_model_directory(name) for name in names):
             raise NotAStore(
-                f"{self.path} is not empty and holds no Stepwell disk store: name a directory that is "
-                f"new or empty"
+                f"{self.path} is not empty and holds no Stepwell disk store: "
+                "name a directory that is new or empty"
             )
+        with contextlib.suppress(OSError):  # somebody else's directory that we may use: their choice
+            os.fchmod(self.fd, 0o700)
 
     def close(self) -> None:
         """Release lock and descriptors. The lock file stays: removing it would race with a newcomer."""

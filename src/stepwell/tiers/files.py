@@ -70,6 +70,11 @@ class Files:
     def size_of_directory(self, directory: int) -> int:
         return os.fstat(directory).st_size
 
+    def free_bytes(self, directory: int) -> int:
+        """What the file system still has for us."""
+        info = os.fstatvfs(directory)
+        return info.f_bavail * info.f_frsize
+
     def write_new(self, name: str, directory: int, buffers: Sequence[memoryview | mmap.mmap]) -> None:
         """Create ``name`` with these bytes (each buffer whole aligned pages).
 

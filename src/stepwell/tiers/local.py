@@ -178,12 +178,14 @@ class LocalTiers:
         self._alarm.close()
         for transfer in self._under_way[HOST]:
             transfer.cancelled = True  # nobody is there any more to be told
-        self._workers[HOST].close(self.limits.read_deadline_s)
-        if not self._workers[DISK].close(self.limits.close_s):
-            log.warning("the disk store did not finish its writes within %g s", self.limits.close_s)
+        read = self._workers[HOST].close(self.limits.read_deadline_s)
+        wrote = self._workers[DISK].close(self.limits.close_s)
         while self._ended:
             self._settle(self._ended.popleft())
-        self.disk.close()
+        if read and wrote:
+            self.disk.close()
+        else:  # a thread that hangs in the disk may wake up: lock and descriptors stay until we exit
+            log.warning("the disk store did not answer; what was not written is computed again")
 
     # --- starting -----------------------------------------------------------------------------
 

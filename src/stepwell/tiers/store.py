@@ -87,6 +87,7 @@ class DiskStore:
         self._spares = Spares(limit_bytes // _SPARE_SHARE)
         self._foreign_bytes = 0
         self._closed = False
+        self._last_directory_bytes = 0
         self._home = StoreDirectory(directory, self.files)
         try:
             self._model = model_directory(fingerprint)
@@ -121,6 +122,17 @@ class DiskStore:
         self._base_bytes = tree_bytes(self.files, self._home.fd) - known
         self._shrink()
         self.found.records = len(self._entries)
+        self._warn_of_a_small_disk()
+
+    def _warn_of_a_small_disk(self) -> None:
+        missing = self._free_bytes() - self.files.free_bytes(self._fd)
+        if missing > 0:
+            log.warning(
+                "disk store %s: the file system has %d bytes less than the bound promises; "
+                "writes will fail when it is full",
+                self._home.path,
+                missing,
+            )
 
     def _shrink(self) -> None:
         """The bound may be smaller than last time: others' records go first, then our coldest."""
@@ -158,7 +170,9 @@ class DiskStore:
             return StoreUsage(used, max(0, may_take), len(self._entries))
 
     def _directory_bytes(self) -> int:
-        return self.files.size_of_directory(self._fd)
+        if not self._closed:  # afterwards the last answer stands
+            self._last_directory_bytes = self.files.size_of_directory(self._fd)
+        return self._last_directory_bytes
 
     def _free_bytes(self) -> int:
         used = self._records_bytes + self._foreign_bytes + self._directory_bytes()
@@ -342,10 +356,11 @@ class DiskStore:
         """Remove what was forgotten and give the lock back. A second call does nothing."""
         if self._closed:
             return
-        self._closed = True
         self.reap()
         while (spare := self._spares.give_up()) is not None:
             self._remove_counted(*spare)
+        self._directory_bytes()
+        self._closed = True
         self.files.close(self._fd)
         self._home.close()
 
