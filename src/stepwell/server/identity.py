@@ -126,6 +126,8 @@ def chain(agent: str, parent: str = "", name: str = "") -> Reader:
 
     def read(headers: Headers, body: Body) -> Claim:
         own, above = headers.get(agent), headers.get(parent)
+        if not own:
+            return Claim(name=headers.get(name))
         return Claim(session=above or own, agent=own, parent=above, name=headers.get(name))
 
     return read
@@ -202,8 +204,11 @@ def _baggage(headers: Headers, body: Body) -> Claim:
     items = dict(_baggage_items(headers.get("baggage", "")))
     name = items.get("gen_ai.agent.name")
     call = items.get("gen_ai.agent.call.id") or items.get("gen_ai.agent.id")
-    session = items.get("gen_ai.conversation.id") or items.get("session.id") or _trace_id(headers)
-    return within(session, call or (name if session else None), None, name)
+    session = items.get("gen_ai.conversation.id") or items.get("session.id")
+    run = session or _trace_id(headers)
+    if run and (call or name):
+        return within(run, call or name, None, name)
+    return Claim(session, call, None, name)
 
 
 def _baggage_items(text: str) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -129,7 +130,9 @@ class KeyRing:
         if unknown := sorted(set(content) - {"keys"}):
             raise BadInput(f"{path}: unknown key {unknown[0]!r}: a keys file holds [[keys]] alone")
         try:
-            entries = TypeAdapter(tuple[KeyEntry, ...]).validate_python(content.get("keys", ()), strict=False)
+            # Through JSON, where strict pydantic takes TOML's arrays for tuples.
+            text = json.dumps(content.get("keys", ()), default=str)
+            entries = TypeAdapter(tuple[KeyEntry, ...]).validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
