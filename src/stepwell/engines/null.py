@@ -181,7 +181,11 @@ class NullEngine:
 
     def run(self, batch: Sequence[BatchItem]) -> list[Sampled]:
         for item in batch:
-            self._accept(item)
+            try:
+                self._accept(item)
+            except EngineError as error:
+                self.close(item.request)
+                raise type(error)(str(error), [item.request]) from error
         self._clock.sleep_us(self._cost_us(batch))
         sampled = []
         for item in batch:

@@ -1,0 +1,228 @@
+"""The Engine contract on llama.cpp: memory by ``device``, tokens by one decode call per step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from stepwell.engines.base import (
+    BatchItem,
+    Buffer,
+    EngineError,
+    EngineInfo,
+    NoRoom,
+    Sampled,
+    SamplingParams,
+)
+from stepwell.engines.llamacpp.cells import FRAME_TOKENS
+from stepwell.engines.llamacpp.config import LlamaCppConfig
+from stepwell.engines.llamacpp.device import Stretch
+from stepwell.engines.llamacpp.native import UBATCH_TOKENS, Logits, NativeModel
+from stepwell.engines.llamacpp.padding import PAD
+from stepwell.engines.llamacpp.sampling import Candidates, Sampler, logprobs, validate
+from stepwell.engines.llamacpp.setup import make_device
+from stepwell.policy.types import BlockId, BlockMeta, RequestId
+
+LogitsWatcher = Callable[[RequestId, Logits], None]
+
+
+class LlamaCppEngine:
+    """See ``Engine``. All calls from one thread, except ``validate``."""
+
+    def __init__(self, model: NativeModel, config: LlamaCppConfig, fingerprint: str) -> None:
+        self._model = model
+        made = make_device(model, config)
+        self._context, self.device, self._padding = made.context, made.device, made.padding
+        self.info = EngineInfo(
+            model=config.model_name,
+            fingerprint=fingerprint,
+            context_tokens=min(
+                config.context_tokens or model.trained_context, made.device_blocks * FRAME_TOKENS
+            ),
+            block_tokens=FRAME_TOKENS,
+            device_blocks=made.device_blocks,
+            max_sequences=config.max_sequences,
+            block_bytes=made.size_of[FRAME_TOKENS],
+            token_bytes=made.size_of[FRAME_TOKENS] - made.size_of[FRAME_TOKENS - 1],
+            vocab_size=model.vocab_size,
+        )
+        self._candidates = Candidates(model.vocab_size)
+        self._end_tokens = [token for token in range(model.vocab_size) if model.is_end(token)]
+        self._samplers: dict[RequestId, Sampler] = {}
+        self._sampling: dict[RequestId, SamplingParams] = {}
+        self.watch_logits: LogitsWatcher | None = None
+        """Called with every row of logits before a token is chosen from it (copy it to keep it).
+        The exactness benchmark compares these."""
+
+    # --- blocks and sequences -----------------------------------------------------------------
+
+    def open(
+        self, request: RequestId, blocks: Sequence[BlockId], n_tokens: int, sampling: SamplingParams
+    ) -> None:
+        self.device.open(request, blocks, n_tokens)
+        if request not in self._samplers:
+            try:
+                self._samplers[request] = self._sampler(sampling)
+            except ValueError as error:
+                self.device.close([request])
+                raise EngineError(f"request {request} cannot be sampled: {error}", [request]) from error
+            self._sampling[request] = sampling
+
+    def _sampler(self, sampling: SamplingParams) -> Sampler:
+        return Sampler(self._model, sampling, self._candidates, self._end_tokens, self.info.context_tokens)
+
+    def forget(self, request: RequestId) -> None:
+        sampler = self._samplers.pop(request, None)
+        if sampler is not None:
+            sampler.free()
+            del self._sampling[request]
+
+    def seal(self, request: RequestId, block: BlockMeta) -> None:
+        self.device.seal(request, block)
+
+    def close(self, request: RequestId) -> None:
+        self.device.close([request])
+
+    def drop(self, block: BlockId) -> None:
+        self.device.drop(block)
+
+    def store(self, block: BlockId) -> Buffer:
+        return self.device.store(block)
+
+    def load(self, block: BlockMeta, data: Buffer) -> None:
+        self.device.load(block, data)
+
+    # --- computing ----------------------------------------------------------------------------
+
+    def run(self, batch: Sequence[BatchItem]) -> list[Sampled]:
+        self._refuse_bad_items(batch)
+        sampled: list[Sampled] = []
+        for part in split(batch, UBATCH_TOKENS):
+            sampled += self._run_part(part)
+        return sampled
+
+    def _refuse_bad_items(self, batch: Sequence[BatchItem]) -> None:
+        """What is wrong with single items is found before anything is touched."""
+        bad, reason, seen = [], "", set()
+        for item in batch:
+            what_is_wrong = self._what_is_wrong(item) or ("it is there twice" if item.request in seen else "")
+            seen.add(item.request)
+            if what_is_wrong:
+                bad.append(item.request)
+                reason = what_is_wrong
+        if bad:
+            self.device.close(bad)
+            raise EngineError(f"request {bad[-1]} cannot run: {reason}", bad)
+        room, last = self.device.n_free, None
+        for item in batch:
+            room -= self.device.missing(item.request, len(item.tokens))
+            if room < 0:
+                last = item.request
+                break
+        if last is not None:
+            self.device.close([last])
+            raise NoRoom(f"no frame is free for request {last}", [last])
+
+    def _what_is_wrong(self, item: BatchItem) -> str:
+        run = self.device.runs.get(item.request)
+        if run is None:
+            return "it is not open"
+        if item.start != run.tokens:
+            return f"it has {run.tokens} tokens and the item starts at {item.start}"
+        if not item.tokens:
+            return "the item has no tokens"
+        if min(item.tokens) < 0 or max(item.tokens) >= self.info.vocab_size:
+            return "a token is not in the vocabulary"
+        if item.start + len(item.tokens) > self.info.context_tokens:
+            return f"it would grow past the context of {self.info.context_tokens} tokens"
+        if run.nodes and run.nodes[-1].block is not None and run.tokens % FRAME_TOKENS:
+            return "its last tokens are a sealed block"
+        return ""
+
+    def _run_part(self, batch: Sequence[BatchItem]) -> list[Sampled]:
+        items = [(item.request, len(item.tokens)) for item in batch]
+        requests = [item.request for item in batch]
+        for index, (request, count) in enumerate(items):
+            try:
+                self.device.reserve(request, count)
+            except NoRoom as error:
+                self.device.close(requests[index:])
+                raise NoRoom(str(error), requests[index:]) from error
+        stretches = self.device.prepare(items)
+        tokens, positions, seqs, outputs = self._arrange(batch, stretches)
+        pad = self._padding.before(self._context, len(tokens))
+        status = self._context.decode(
+            [0] * len(pad) + tokens,
+            [*pad, *positions],
+            [PAD] * len(pad) + seqs,
+            [len(pad) + index for index in outputs.values()],
+        )
+        if status != 0:
+            self.device.close(requests)
+            raise EngineError(f"llama.cpp could not run the batch (status {status})", requests)
+        self.device.commit(items)
+        return [
+            self._sample(item.request, len(pad) + outputs[i]) for i, item in enumerate(batch) if item.sample
+        ]
+
+    def _arrange(
+        self, batch: Sequence[BatchItem], stretches: Sequence[Stretch]
+    ) -> tuple[list[int], list[int], list[int], dict[int, int]]:
+        """The batch in the order of its cells; ``outputs``: item -> index of its last token."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        seqs: list[int] = []
+        outputs: dict[int, int] = {}
+        for stretch in stretches:
+            item = batch[stretch.item]
+            first, end = stretch.offset, stretch.offset + stretch.count
+            tokens += item.tokens[first:end]
+            positions += range(item.start + first, item.start + end)
+            seqs += [self.device.runs[item.request].seq] * stretch.count
+            if item.sample and end == len(item.tokens):
+                outputs[stretch.item] = len(tokens) - 1
+        return tokens, positions, seqs, outputs
+
+    def _sample(self, request: RequestId, index: int) -> Sampled:
+        logits = self._context.logits(index)
+        if self.watch_logits is not None:
+            self.watch_logits(request, logits)
+        token = self._samplers[request].choose(logits)
+        n_top = self._sampling[request].logprobs
+        if n_top is None:
+            return Sampled(request, token)
+        chosen, top = logprobs(logits, token, n_top)
+        return Sampled(request, token, chosen, top)
+
+    def validate(self, sampling: SamplingParams) -> None:
+        validate(self._model, sampling)
+
+    # --- upkeep -------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        self.device.check()
+        assert set(self._samplers) >= set(self.device.runs), "an open sequence has no sampler"
+
+    def close_engine(self) -> None:
+        for request in list(self._samplers):
+            self.forget(request)
+        self._context.free()
+
+
+def split(batch: Sequence[BatchItem], most: int) -> list[list[BatchItem]]:
+    """Parts of at most ``most`` tokens, in the order of the items.
+
+    llama.cpp would cut a larger batch by itself, but in the order of the cells, and then which tokens
+    are computed together would depend on where they lie.
+    """
+    parts: list[list[BatchItem]] = [[]]
+    room = most
+    for item in batch:
+        start, left = item.start, item.tokens
+        while left:
+            if room == 0:
+                parts.append([])
+                room = most
+            piece, left = left[:room], left[room:]
+            parts[-1].append(BatchItem(item.request, start, piece, item.sample and not left))
+            start, room = start + len(piece), room - len(piece)
+    return [part for part in parts if part]

@@ -1,0 +1,285 @@
+"""llama.cpp through its public C API, with types: one model, one context, nothing clever.
+
+Source: include/llama.h of the llama.cpp that llama-cpp-python brings. The high-level ``Llama`` class
+is not used: it knows one sequence, we need many.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as lib
+import numpy as np
+from numpy.typing import NDArray
+
+from stepwell.engines.base import Buffer
+from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
+
+Logits = NDArray[np.float32]
+
+MAX_SEQUENCES = 256
+"""LLAMA_MAX_SEQ (src/llama-cparams.h)."""
+UBATCH_TOKENS = 512
+"""Tokens that llama.cpp computes at once. A decode call here is never larger, see ``Engine.run``."""
+KV_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
+"""Names and numbers of ``enum ggml_type`` that a KV cache may have."""
+_FLASH_ATTENTION_ON = 1
+
+_log = logging.getLogger("stepwell.llamacpp")
+_complaints: deque[str] = deque(maxlen=4)
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
+def _on_log(level: int, text: bytes, _user_data: Any) -> None:
+    """llama.cpp has one log for the whole process; it goes to Python's, at debug level."""
+    line = text.decode("utf-8", "replace").strip()
+    if line.strip("."):
+        _log.debug("%s", line)
+        if level == 3:
+            _complaints.append(line)
+
+
+def _start_backend() -> None:
+    lib.llama_log_set(_on_log, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    _complaints.clear()
+
+
+def complaint() -> str:
+    """What llama.cpp last said was wrong, for an error message."""
+    return f" (llama.cpp: {_complaints[0]})" if _complaints else ""
+
+
+class NativeModel:
+    """Weights and vocabulary. Its vocabulary functions may be called from any thread."""
+
+    def __init__(self, config: LlamaCppConfig) -> None:
+        _start_backend()
+        path = Path(config.model_path)
+        _require_gguf(path)
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = config.n_gpu_layers
+        self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            raise ModelError(f"model {path} is damaged or of a kind llama.cpp does not know{complaint()}")
+        # Engine and text side share the weights; whoever is last frees them.
+        weakref.finalize(self, lib.llama_model_free, self.handle).atexit = False
+        self._refuse_unfit(path)
+        self.vocab = lib.llama_model_get_vocab(self.handle)
+        self.vocab_size: int = lib.llama_vocab_n_tokens(self.vocab)
+        self.trained_context: int = lib.llama_model_n_ctx_train(self.handle)
+        self.window_tokens: int = lib.llama_model_n_swa(self.handle)
+        """Length of the sliding window some layers have; 0: none has."""
+
+    def _refuse_unfit(self, path: Path) -> None:
+        if lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle):
+            raise ModelError(
+                f"model {path} keeps a running state instead of KV per token, and such a state cannot be "
+                "shared or moved in blocks: choose a model with attention only"
+            )
+        architecture = self.meta("general.architecture")
+        encoder = lib.llama_model_has_encoder(self.handle) or not lib.llama_model_has_decoder(self.handle)
+        if encoder or lib.llama_model_is_diffusion(self.handle) or "bert" in architecture:
+            raise ModelError(f"model {path} does not generate text token by token: choose a decoder model")
+        if architecture == "llama4":
+            raise ModelError(f"model {path} has chunked attention, which this engine cannot keep in blocks")
+
+    def meta(self, key: str) -> str:
+        """A value of the GGUF header as text; empty when it is absent."""
+        buffer = ctypes.create_string_buffer(1024)
+        length = lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+
+    def chat_template(self) -> str | None:
+        found = lib.llama_model_chat_template(self.handle, None)
+        return found.decode("utf-8", "replace") if found else None
+
+    # --- vocabulary ---------------------------------------------------------------------------
+
+    def tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Text to tokens; ``add_special`` adds what the model wants around a text (BOS, if any)."""
+        room = len(text) + 8
+        while True:
+            tokens = (lib.llama_token * room)()
+            n = lib.llama_tokenize(self.vocab, text, len(text), tokens, room, add_special, parse_special)
+            if n >= 0:
+                return list(tokens[:n])
+            room = -n
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        """The bytes of a token; control tokens have some only if ``special``."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
+            if n >= 0:
+                return buffer.raw[:n]
+            room = -n
+
+    def is_end(self, token: int) -> bool:
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    def bos(self) -> int:
+        """The begin-of-sequence token, -1 when the model has none."""
+        return int(lib.llama_vocab_bos(self.vocab))
+
+    def eos(self) -> int:
+        return int(lib.llama_vocab_eos(self.vocab))
+
+
+def _require_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelError(f"model {path} cannot be read: {error.strerror or error}") from None
+    if magic != b"GGUF":
+        raise ModelError(f"model {path} is not a GGUF file: convert or download it again")
+
+
+class NativeContext:
+    """One KV cache and one decode call at a time. Obeys ``cells.Kv``. One thread only."""
+
+    def __init__(self, model: NativeModel, config: LlamaCppConfig, n_cells: int, threads: int) -> None:
+        self.threads = threads
+        self.vocab_size = model.vocab_size
+        self.handle = lib.llama_init_from_model(model.handle, _context_params(config, n_cells, threads))
+        if not self.handle:
+            raise ModelError(
+                f"llama.cpp cannot make a KV cache of {n_cells} tokens ({config.kv_type_k}/"
+                f"{config.kv_type_v}) for this model{complaint()}"
+            )
+        self._memory = lib.llama_get_memory(self.handle)
+        if not self._memory:
+            self.free()
+            raise ModelError(f"model {config.model_path} has no KV cache: choose a decoder model")
+        self._batch = _Batch(UBATCH_TOKENS)
+
+    # --- cells.Kv -----------------------------------------------------------------------------
+
+    def copy(self, source: int, target: int, first: int, end: int) -> None:
+        lib.llama_memory_seq_cp(self._memory, source, target, first, end)
+
+    def remove(self, seq: int, first: int = -1, end: int = -1) -> None:
+        lib.llama_memory_seq_rm(self._memory, seq, first, end)
+
+    def save(self, seq: int, size_bytes: int) -> bytearray:
+        data = bytearray(size_bytes)
+        view = (ctypes.c_uint8 * size_bytes).from_buffer(data)
+        written = lib.llama_state_seq_get_data(self.handle, view, size_bytes, seq)
+        assert written == size_bytes, f"a block has {written} bytes, not {size_bytes}"
+        return data
+
+    def restore(self, seq: int, data: Buffer) -> bool:
+        # numpy lends the address of read-only memory as well; ctypes' from_buffer would not.
+        array = np.frombuffer(data, np.uint8)
+        view = array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return bool(lib.llama_state_seq_set_data(self.handle, view, len(array), seq) == len(array))
+
+    def span(self, seq: int) -> tuple[int, int]:
+        low = lib.llama_memory_seq_pos_min(self._memory, seq)
+        return low, lib.llama_memory_seq_pos_max(self._memory, seq)
+
+    # --- set-up -------------------------------------------------------------------------------
+
+    def state_bytes(self, seq: int) -> int:
+        """How many bytes ``save`` would give."""
+        return int(lib.llama_state_seq_get_size(self.handle, seq))
+
+    def can_shift(self) -> bool:
+        return bool(lib.llama_memory_can_shift(self._memory))
+
+    def shift(self, seq: int, delta: int) -> None:
+        """Renumber positions. Their keys are not rotated before the next decode."""
+        lib.llama_memory_seq_add(self._memory, seq, -1, -1, delta)
+
+    def clear(self) -> None:
+        lib.llama_memory_clear(self._memory, True)
+
+    # --- computing ----------------------------------------------------------------------------
+
+    def decode(
+        self, tokens: Sequence[int], positions: Sequence[int], seqs: Sequence[int], outputs: Sequence[int]
+    ) -> int:
+        """Run a batch; ``outputs`` are the indices whose logits are wanted. 0: done, else see llama.h."""
+        batch = self._batch.fill(tokens, positions, seqs, outputs)
+        return int(lib.llama_decode(self.handle, batch))
+
+    def logits(self, index: int) -> Logits:
+        """Logits of one token of the last batch; valid until the next ``decode``."""
+        pointer = lib.llama_get_logits_ith(self.handle, index)
+        assert pointer, "no logits were asked for at this index"
+        return np.ctypeslib.as_array(pointer, (self.vocab_size,))
+
+    def free(self) -> None:
+        if self.handle:
+            lib.llama_free(self.handle)
+            self.handle = None
+
+
+def _context_params(config: LlamaCppConfig, n_cells: int, threads: int) -> Any:
+    params = lib.llama_context_default_params()
+    params.n_ctx = n_cells
+    params.n_batch = params.n_ubatch = UBATCH_TOKENS
+    params.n_seq_max = MAX_SEQUENCES
+    # Logits are wanted for one token per sequence at most. The default reserves them for every token
+    # of a batch: half a gigabyte with a vocabulary of 262k.
+    params.n_outputs_max = MAX_SEQUENCES
+    # A step of one token splits the cells between the threads and adds up the parts, so that its
+    # result depends on where the cells lie; one thread does not. llama.cpp takes ``n_threads`` for
+    # such steps only. With more than two threads the engine pads the step instead.
+    params.n_threads = 1 if config.exact_lone_decode and threads <= 2 else threads
+    params.n_threads_batch = threads
+    params.kv_unified = True
+    params.swa_full = True
+    params.flash_attn_type = _FLASH_ATTENTION_ON
+    params.type_k, params.type_v = KV_TYPES[config.kv_type_k], KV_TYPES[config.kv_type_v]
+    params.no_perf = True
+    return params
+
+
+class _Batch:
+    """A ``llama_batch`` over numpy arrays: filled by slices instead of a loop of ctypes stores."""
+
+    def __init__(self, room: int) -> None:
+        self._tokens = np.zeros(room, np.int32)
+        self._positions = np.zeros(room, np.int32)
+        self._n_seqs = np.ones(room, np.int32)
+        self._seqs = np.zeros(room, np.int32)
+        self._outputs = np.zeros(room, np.int8)
+        # One pointer per token, each to its own entry of ``_seqs``.
+        self._seq_pointers = self._seqs.ctypes.data + 4 * np.arange(room, dtype=np.uintp)
+        self._batch = lib.llama_batch()
+        int32_p = ctypes.POINTER(ctypes.c_int32)
+        self._batch.token = self._tokens.ctypes.data_as(int32_p)
+        self._batch.pos = self._positions.ctypes.data_as(int32_p)
+        self._batch.n_seq_id = self._n_seqs.ctypes.data_as(int32_p)
+        self._batch.seq_id = self._seq_pointers.ctypes.data_as(ctypes.POINTER(int32_p))
+        self._batch.logits = self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+    def fill(
+        self, tokens: Sequence[int], positions: Sequence[int], seqs: Sequence[int], outputs: Sequence[int]
+    ) -> Any:
+        n = len(tokens)
+        self._tokens[:n], self._positions[:n], self._seqs[:n] = tokens, positions, seqs
+        self._outputs[:n] = 0
+        self._outputs[list(outputs)] = 1
+        self._batch.n_tokens = n
+        return self._batch

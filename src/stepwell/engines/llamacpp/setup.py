@@ -1,0 +1,191 @@
+"""From a model and the operator's wishes to a device that is ready, with what has to be measured once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Filler
+from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
+from stepwell.engines.llamacpp.device import Device
+from stepwell.engines.llamacpp.homes import Homes
+from stepwell.engines.llamacpp.native import KV_TYPES, MAX_SEQUENCES, NativeContext, NativeModel
+from stepwell.engines.llamacpp.padding import PAD, PAD_CELLS, Padding
+
+_FIRST_RUNNING = 2
+_MIN_HOMES = 32
+_ROWS_AT_ONCE = 4
+"""How many tokens llama.cpp's repacked weights are multiplied with at once (repack.cpp)."""
+
+_log = logging.getLogger("stepwell.llamacpp")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A context with its cache in order, and how it is used."""
+
+    context: NativeContext
+    device: Device
+    padding: Padding
+    device_blocks: int
+    size_of: Sequence[int]
+    """Bytes of a stored block of so many tokens."""
+
+
+def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
+    """Build everything that holds KV. ``ModelError`` when model, machine and wishes do not fit."""
+    _check_config(config)
+    threads = config.threads or len(os.sched_getaffinity(0))
+    device_blocks = config.device_kv_tokens // FRAME_TOKENS
+    n_frames = device_blocks + 1  # one more for padding, whether it turns out to be needed or not
+    context = NativeContext(model, config, n_frames * FRAME_TOKENS, threads)
+    try:
+        padding = Padding(
+            lone=config.exact_lone_decode and threads > 2,
+            rows=_rows_at_once(context) if config.exact_lone_decode else 1,
+        )
+        return _with_device(model, config, context, padding, device_blocks)
+    except ModelError:
+        context.free()
+        raise
+
+
+def _check_config(config: LlamaCppConfig) -> None:
+    if config.device_kv_tokens < 2 * FRAME_TOKENS:
+        raise ModelError(f"device_kv_tokens must be at least {2 * FRAME_TOKENS}")
+    if not 1 <= config.max_sequences <= MAX_SEQUENCES - _FIRST_RUNNING - _MIN_HOMES:
+        most = MAX_SEQUENCES - _FIRST_RUNNING - _MIN_HOMES
+        raise ModelError(f"max_sequences must be from 1 to {most}")
+    for name in (config.kv_type_k, config.kv_type_v):
+        if name not in KV_TYPES:
+            raise ModelError(f"KV type {name!r} is not one of {', '.join(KV_TYPES)}")
+    if config.context_tokens is not None and config.context_tokens < 1:
+        raise ModelError("context_tokens must be at least 1")
+    if config.threads is not None and config.threads < 1:
+        raise ModelError("threads must be at least 1")
+
+
+def _rows_at_once(context: NativeContext) -> int:
+    """Whether the last tokens of a batch are computed with other roundings than the rest.
+
+    A token does not depend on those after it. So 15 tokens alone and the first 15 of 16 must give the
+    same logits; where they do not, the three that were left over from fours made the difference.
+    """
+    n = 4 * _ROWS_AT_ONCE
+    if np.array_equal(_logits_of(context, n - 1), _logits_of(context, n)[: n - 1]):
+        return 1
+    if np.array_equal(_logits_of(context, n), _logits_of(context, n + _ROWS_AT_ONCE)[:n]):
+        return _ROWS_AT_ONCE
+    _log.warning("logits of this model depend on the place in the batch: moved KV may change tokens")
+    return 1
+
+
+def _logits_of(context: NativeContext, n_tokens: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Logits of a made-up prefix of different tokens."""
+    step = max(1, context.vocab_size // 64)
+    tokens = [i * step % context.vocab_size for i in range(1, n_tokens + 1)]
+    status = context.decode(tokens, range(n_tokens), [SCRATCH] * n_tokens, range(n_tokens))
+    assert status == 0, f"llama.cpp cannot run this model (status {status})"
+    logits = np.stack([context.logits(i).copy() for i in range(n_tokens)])
+    context.remove(SCRATCH)
+    return logits
+
+
+def _with_device(
+    model: NativeModel, config: LlamaCppConfig, context: NativeContext, padding: Padding, device_blocks: int
+) -> Made:
+    n_frames = device_blocks + padding.any
+    span = _span(model)
+    first_home = _FIRST_RUNNING + config.max_sequences
+    ids = range(first_home, MAX_SEQUENCES)
+    n_depths, n_filler_homes = _filler_layout(n_frames, len(ids), span)
+    if span is None:
+        homes = filler_homes = Homes(ids, None)
+    else:
+        homes, filler_homes = Homes(ids[n_filler_homes:], span), Homes(ids[:n_filler_homes], span)
+    deepest = -(-max(model.trained_context, n_frames * FRAME_TOKENS) // FRAME_TOKENS)
+    first_depth = deepest if span is None else -(-deepest // span) * span
+    size_of = _measure_blocks(context)
+    fillers = _make_fillers(context, range(first_depth, first_depth + n_depths))
+    cells = Cells(context, n_frames, homes, filler_homes, fillers)
+    device = Device(context, cells, homes, range(_FIRST_RUNNING, first_home), size_of)
+    if padding.any:
+        device.hold_back(PAD_CELLS)
+        padding.fill(context)
+        assert context.span(PAD) == (0, PAD_CELLS - 1)
+    return Made(context, device, padding, device_blocks, size_of)
+
+
+def _span(model: NativeModel) -> int | None:
+    """How many depths one home may cover, see ``Homes``."""
+    if model.window_tokens <= 0:
+        return None
+    span = (model.window_tokens - 1) // FRAME_TOKENS
+    if span < 1:
+        raise ModelError(
+            f"the model's sliding window of {model.window_tokens} tokens is shorter than a block and one "
+            f"token ({FRAME_TOKENS + 1}), which this engine cannot keep safe"
+        )
+    return span
+
+
+def _filler_layout(n_frames: int, n_ids: int, span: int | None) -> tuple[int, int]:
+    """At how many depths filler is kept, and on how many ids, so that it suffices for every frame.
+
+    A filler takes the memory of a block for each depth, so there are few.
+    """
+    if span is None:
+        return -(-n_frames // n_ids), n_ids
+    n_depths = min(span, -(-n_frames // (n_ids // 4)))
+    n_filler_homes = -(-n_frames // n_depths)
+    if n_filler_homes > n_ids - _MIN_HOMES:
+        most = (n_ids - _MIN_HOMES) * span * FRAME_TOKENS
+        raise ModelError(
+            f"a model with a sliding window can have at most {most} tokens of device KV here: lower "
+            "device_kv_tokens or max_sequences"
+        )
+    return n_depths, n_filler_homes
+
+
+def _fill_scratch(context: NativeContext, first: int) -> None:
+    tokens = [0] * FRAME_TOKENS
+    status = context.decode(tokens, range(first, first + FRAME_TOKENS), [SCRATCH] * FRAME_TOKENS, [])
+    assert status == 0, f"llama.cpp cannot run this model (status {status})"
+
+
+def _measure_blocks(context: NativeContext) -> list[int]:
+    """Bytes of a stored block for every length; llama.cpp adds the same for every token."""
+    _fill_scratch(context, 0)
+    sizes = [0] * (FRAME_TOKENS + 1)
+    for n in range(FRAME_TOKENS, 0, -1):
+        sizes[n] = context.state_bytes(SCRATCH)
+        context.remove(SCRATCH, n - 1, n)
+    steps = {sizes[n] - sizes[n - 1] for n in range(2, FRAME_TOKENS + 1)}
+    if len(steps) != 1:
+        raise ModelError("this model keeps KV that cannot be cut into blocks of tokens")
+    return sizes
+
+
+def _make_fillers(context: NativeContext, depths: range) -> list[Filler]:
+    """Saved frames at these depths. What is in them does not matter, where they claim to be does."""
+    can_shift = context.can_shift()
+    first = depths.start * FRAME_TOKENS
+    _fill_scratch(context, 0 if can_shift else first)
+    size_bytes = context.state_bytes(SCRATCH)
+    fillers = []
+    for depth in depths:
+        if can_shift:
+            context.shift(SCRATCH, depth * FRAME_TOKENS - context.span(SCRATCH)[0])
+        elif depth > depths.start:
+            context.remove(SCRATCH)
+            _fill_scratch(context, depth * FRAME_TOKENS)
+        fillers.append(Filler(depth, context.save(SCRATCH, size_bytes)))
+        first = depth * FRAME_TOKENS
+        assert context.span(SCRATCH) == (first, first + FRAME_TOKENS - 1)
+    # Also makes llama.cpp forget that it meant to rotate the keys of what was shifted.
+    context.clear()
+    return fillers
