@@ -1,0 +1,137 @@
+"""Tools: the schema that forces a call, and text that may become one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell.server.errors import ApiError
+from stepwell.server.sampling import ANY_OBJECT, FREE, require_local_refs
+from stepwell.server.schema import Function, ToolChoice
+from stepwell.server.settings import ServerSettings
+from stepwell.server.tools import HeldText, ToolSet, build_tools, call_schema
+from tests.server.fakes import INFO, FakeText, call
+
+LIMITS = ServerSettings()
+TEXT_MODEL = FakeText(INFO)
+TREE = {
+    "type": "object",
+    "properties": {"root": {"$ref": "#/$defs/node"}},
+    "required": ["root"],
+    "$defs": {"node": {"type": "object", "properties": {"child": {"$ref": "#/$defs/node"}}}},
+}
+F = Function(name="f", parameters=TREE)
+G = Function(name="g")
+
+
+def valid(schema: dict[str, Any], value: Any) -> bool:
+    return jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+def test_the_schema_of_one_tool() -> None:
+    schema = call_schema([F], None)
+    assert valid(schema, {"name": "f", "arguments": {"root": {"child": {"child": {}}}}})
+    assert not valid(schema, {"name": "f", "arguments": {"root": {"child": 7}}})
+    assert not valid(schema, {"name": "g", "arguments": {}})
+    assert not valid(schema, {"name": "f"})
+
+
+def test_the_schema_of_several_tools_or_an_answer() -> None:
+    answer = {"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "required": ["verdict"]}}}
+    schema = call_schema([F, G], answer)
+    assert valid(schema, {"name": "g", "arguments": {}})
+    assert not valid(schema, {"name": "g", "arguments": {"x": 1}})
+    assert valid(schema, {"verdict": 1})
+    assert not valid(schema, {"something": 1})
+    assert valid(call_schema([G], {}), {"any": "object"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "constrained"),
+    [
+        (None, {"f", "g"}, False),
+        (ToolChoice(mode="auto"), {"f", "g"}, False),
+        (ToolChoice(mode="none"), set(), False),
+        (ToolChoice(mode="required"), {"f", "g"}, True),
+        (ToolChoice(mode="required", names=("g",)), {"g"}, True),
+        (ToolChoice(mode="auto", names=("g",)), {"g"}, False),
+    ],
+)
+def test_tool_choice(choice: ToolChoice | None, names: set[str], constrained: bool) -> None:
+    tools = build_tools([F, G], choice, FREE, LIMITS)
+    assert (tools.names, tools.constrained) == (names, constrained)
+    # A template shows all tools, whichever may be called now: the prompt stays the same, and cached.
+    assert len(tools.rendered) == (2 if names else 0)
+
+
+def test_an_answer_format_next_to_tools() -> None:
+    tools = build_tools([G], None, ANY_OBJECT, LIMITS)
+    assert tools.split('{"name": "g", "arguments": {}}', TEXT_MODEL).calls[0].name == "g"
+    assert tools.split('{"steps": 7}', TEXT_MODEL).content == '{"steps": 7}'
+
+
+def test_a_call_that_was_cut_off_is_text() -> None:
+    tools = build_tools([F], ToolChoice(mode="required"), FREE, LIMITS)
+    assert tools.split('{"name": "f", "argu', TEXT_MODEL).content == '{"name": "f", "argu'
+
+
+def test_parallel_calls() -> None:
+    text = call("f", root={}) + call("g")
+    assert [c.name for c in build_tools([F, G], None, FREE, LIMITS).split(text, TEXT_MODEL).calls] == [
+        "f",
+        "g",
+    ]
+    one = build_tools([F, G], None, FREE, LIMITS, parallel=False).split(text, TEXT_MODEL)
+    assert [c.name for c in one.calls] == ["f"]
+
+
+def test_schemas_that_point_elsewhere_are_refused() -> None:
+    for ref in ("https://example.com/x", "other.json", "", "file:///etc/passwd"):
+        with pytest.raises(ApiError):
+            require_local_refs({"properties": {"a": [{"$ref": ref}]}}, "tools")
+    require_local_refs({"$ref": "#/$defs/a", "properties": {"$ref": {"type": "string"}}}, "tools")
+
+
+PIECES = st.lists(
+    st.sampled_from(["Hello ", " ", "\n", "<", "{", "a [b]", call("g"), call("h"), "tail", "é"]), max_size=8
+)
+
+
+@given(PIECES)
+def test_held_text_is_all_there_in_the_end(pieces: list[str]) -> None:
+    tools = build_tools([G], None, FREE, LIMITS)
+    held = HeldText(tools, TEXT_MODEL)
+    sent = [held.add(piece) for piece in pieces]
+    last = held.finish()
+    whole = tools.split("".join(pieces), TEXT_MODEL)
+    assert [c.name for c in last.calls] == [c.name for c in whole.calls]
+    streamed = "".join(sent) + last.content
+    if whole.calls:
+        assert streamed.startswith(whole.content) or whole.content.startswith(streamed.strip())
+        assert "<tool_call>" not in "".join(sent)
+    else:
+        assert streamed == whole.content == "".join(pieces)
+
+
+@given(PIECES)
+def test_without_tools_nothing_is_held(pieces: list[str]) -> None:
+    held = HeldText(ToolSet(), TEXT_MODEL)
+    assert [held.add(piece) for piece in pieces] == pieces
+    assert held.finish().content == ""
+
+
+def test_prose_with_tools_streams_at_once() -> None:
+    held = HeldText(build_tools([G], None, FREE, LIMITS), TEXT_MODEL)
+    assert [held.add(piece) for piece in ("\n", "So", " it is")] == ["", "\nSo", " it is"]
+
+
+def test_arguments_are_json_text() -> None:
+    tools = build_tools([F], ToolChoice(mode="required"), FREE, LIMITS)
+    (made,) = tools.split('{"name": "f", "arguments": {"root": {"é": 1}}}', TEXT_MODEL).calls
+    assert json.loads(made.arguments) == {"root": {"é": 1}}
+    assert made.id.startswith("call_")
