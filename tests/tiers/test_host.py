@@ -52,6 +52,17 @@ def test_a_pinned_block_outlives_its_drop() -> None:
     pool.check()
 
 
+def test_spare_memory_of_one_size_makes_room_for_another() -> None:
+    pool = HostPool(LIMIT)
+    for number in range(4):
+        pool.put(name_of(number), bytes(100_000), 100_000)
+    for number in range(4):
+        pool.drop(name_of(number))
+    for number in range(20):
+        assert pool.put(name_of(number), bytes(20_000), 20_000)
+        assert pool.real_bytes <= LIMIT + LIMIT // 32 + 4_096
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(SIZES), st.booleans()), max_size=80))
 def test_real_memory_is_a_few_percent_over_the_bound_at_most(steps: list[tuple[int, int, bool]]) -> None:

@@ -174,6 +174,20 @@ def test_what_a_crash_left_half_written_is_removed(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("length", [0, 100, 4_096, 9_000])
+def test_a_record_cut_short_is_not_offered_again(tmp_path: Path, length: int) -> None:
+    store = open_store(tmp_path)
+    write(store, block(1))
+    store.close()
+    path = record_files(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:length])
+    again = open_store(tmp_path)
+    assert again.recovered() == []
+    assert again.found.torn + again.found.damaged == 1
+    assert not path.exists()
+    again.close()
+
+
 def test_of_two_records_of_one_block_the_newer_counts(tmp_path: Path) -> None:
     """Killed between the new record's rename and the old one's removal."""
     store = open_store(tmp_path)
