@@ -266,6 +266,10 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+NULL_TWINS = {"stepwell.tiers.memory"}
+"""Second implementations behind a seam, which keep its contract honest: their suite uses them."""
+
+
 def test_every_module_is_used() -> None:
     """By an import, or by a command's import string."""
     used = {name for path in modules() for _, name in imported(path)}
@@ -279,7 +283,7 @@ def test_every_module_is_used() -> None:
         where(path)
         for path in modules()
         if path.name not in {"__init__.py", "__main__.py"}
-        and module_name(path) not in used | {"stepwell.cli"}
+        and module_name(path) not in used | NULL_TWINS | {"stepwell.cli"}
     ]
     assert not dead
 
