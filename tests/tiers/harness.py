@@ -105,9 +105,17 @@ class FaultyFiles(Files):
         self.unlink_errno = 0
         self.rename_errno = 0
         self.writes = 0
+        self.during: Callable[[], object] | None = None
+        """What happens in the other thread while the next transfer's bytes are on their way."""
+
+    def _meanwhile(self) -> None:
+        happening, self.during = self.during, None
+        if happening is not None:
+            happening()
 
     def pwritev(self, fd: int, buffers: Sequence[memoryview | mmap.mmap], offset: int) -> int:
         self.writes += 1
+        self._meanwhile()
         if self.short_write_bytes is not None:
             os.pwrite(fd, memoryview(buffers[0])[: self.short_write_bytes], offset)
             return self.short_write_bytes
@@ -115,6 +123,7 @@ class FaultyFiles(Files):
         return super().pwritev(fd, buffers, offset)
 
     def preadv(self, fd: int, buffers: Sequence[memoryview | mmap.mmap], offset: int) -> int:
+        self._meanwhile()
         _fail(self.read_errno)
         return super().preadv(fd, buffers, offset)
 

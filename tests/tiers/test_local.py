@@ -101,6 +101,45 @@ def test_a_read_past_its_deadline_is_given_up_and_its_late_result_thrown_away(ri
     assert rig.tiers.usage(DISK).blocks == 1, "slow is not damaged"
 
 
+def test_a_read_that_hangs_in_the_disk_and_then_succeeds_is_thrown_away(rig: Rig) -> None:
+    rig.on_disk(1)
+    rig.read(1)
+    told: list[Moved] = []
+
+    def too_late() -> None:
+        rig.clock.now_s += 10
+        told.extend(rig.tiers.poll())
+
+    rig.files.during = too_late
+    assert rig.run_reader() == []
+    assert [moved.ok for moved in told] == [False]
+    assert rig.host_bytes(1) is None
+    assert rig.tiers.usage(HOST).used_bytes == 0
+
+
+def test_a_block_put_while_it_is_being_read_is_there_once(rig: Rig) -> None:
+    rig.on_disk(1)
+    rig.read(1)
+    rig.files.during = lambda: rig.put(1)
+    assert [moved.ok for moved in rig.run_reader()] == [True]
+    assert rig.tiers.usage(HOST).used_bytes == BLOCK_BYTES
+
+
+def test_targets_dropped_while_the_bytes_are_on_their_way(rig: Rig) -> None:
+    rig.on_disk(1)
+    rig.read(1)
+    rig.files.during = lambda: rig.tiers.drop(block(1).id, HOST)
+    assert [moved.ok for moved in rig.run_reader()] == [False]
+    assert rig.tiers.usage(HOST).used_bytes == 0
+    rig.put(2)
+    rig.write(2)
+    rig.files.during = lambda: rig.tiers.drop(block(2).id, DISK)
+    assert [moved.ok for moved in rig.run_writer()] == [False]
+    assert rig.tiers.usage(DISK).blocks == 1
+    rig.run_writer()
+    assert len(record_files(rig.path)) == 1
+
+
 def test_a_late_result_never_lands_in_memory_that_is_someone_elses(rig: Rig) -> None:
     rig.on_disk(1)
     rig.read(1)

@@ -86,6 +86,22 @@ class TiersMachine(RuleBasedStateMachine):
     def the_disk_changes_its_mind(self, write_errno: int, read_errno: int) -> None:
         self.files.write_errno, self.files.read_errno = write_errno, read_errno
 
+    @rule(number=numbers, tier=st.sampled_from((HOST, DISK)))
+    def a_drop_will_come_while_bytes_are_on_their_way(self, number: int, tier: KvTier) -> None:
+        self.files.during = lambda: self.drop(number, tier)
+
+    @rule(number=numbers)
+    def a_put_will_come_while_bytes_are_on_their_way(self, number: int) -> None:
+        self.files.during = lambda: self.put(number)
+
+    @rule()
+    def a_deadline_will_pass_while_bytes_are_on_their_way(self) -> None:
+        def late() -> None:
+            self.clock.now_s += 100
+            self.poll()
+
+        self.files.during = late
+
     @rule()
     def poll(self) -> None:
         for moved in self.tiers.poll():
