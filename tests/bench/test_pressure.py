@@ -306,7 +306,9 @@ def test_the_table_shows_failed_arms_without_figures() -> None:
     broken = result("llama.cpp 2,048", 1.0, 0.1, ours=False)
     broken.error = "it did not start"
     console = Console(record=True, width=200, file=io.StringIO())
-    console.print(pressure._table([ROOMY, broken]))
+    for shown in pressure._tables([ROOMY, broken]):
+        console.print(shown)
     line = next(line for line in console.export_text().splitlines() if "llama.cpp" in line)
     assert "1.0" not in line
+    assert "all" in line
     assert any("it did not start" in note for note in pressure._notes([broken]))

@@ -41,6 +41,9 @@ QuickOption = Annotated[
     Parameter(name="--quick", negative="", help="A small version of the same measurement, for a first look."),
 ]
 
+REDIRECTED_WIDTH = 120
+"""Columns when nobody looks: a report in a file is not squeezed."""
+
 PACKAGES = ("stepwell", "llama-cpp-python", "xllamacpp")
 
 
@@ -229,7 +232,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def report_console(json_file: Path | None) -> Console:
     """Tables and verdicts go to standard output, unless the JSON was asked for there."""
-    return Console(highlight=False, stderr=str(json_file) == "-")
+    console = Console(highlight=False, stderr=str(json_file) == "-")
+    if not console.is_terminal:
+        console.width = REDIRECTED_WIDTH
+    return console
 
 
 class Ticker:

@@ -177,7 +177,8 @@ def main(
     with ticker() as progress:
         results = _measure(plan, workload, rounds, progress)
     report = _report(plan, workload, rounds, results)
-    console.print(_table(results))
+    for shown in _tables(results):
+        console.print(shown)
     report.finish(console, json_file)
 
 
@@ -400,31 +401,36 @@ def _notes(results: Sequence[ArmResult]) -> Iterator[str]:
         )
 
 
-def _table(results: Sequence[ArmResult]) -> Table:
-    columns = (
-        "server", "total s", "TTFT turn 1 p50", "p95", "TTFT turns 2+ p50", "p95",
-        "computed", "device", "host", "disk", "tax", "failed", "peak MiB",
-    )  # fmt: skip
-    title = "The same work, one server after the other (prompt tokens by where they came from)"
-    return table(title, columns, [_row(result) for result in results])
+def _tables(results: Sequence[ArmResult]) -> list[Table]:
+    """What clients felt, and where the prompt tokens came from."""
+    times = ("server", "total s", "TTFT 1 p50", "p95", "TTFT 2+ p50", "p95", "failed")
+    tokens = ("server", "computed", "device", "host", "disk", "tax", "peak MiB")
+    felt = "The same work, one server after the other (TTFT of first turns, of later turns; s)"
+    return [
+        table(felt, times, [_times(result) for result in results]),
+        table("Prompt tokens by where they came from", tokens, [_tokens(result) for result in results]),
+    ]
 
 
-def _row(result: ArmResult) -> list[str]:
-    name = result.arm.name
+def _times(result: ArmResult) -> list[str]:
+    failed = str(result.failed) if result.error is None else "all"
     if not result.usable:
-        figures = ["-"] * 5
-    else:
-        figures = [f"{result.total_s:.1f}"] + [
-            f"{result.ttft_s(later_turns=later, percent=percent):.2f}"
-            for later in (False, True)
-            for percent in (50, 95)
-        ]
+        return [result.arm.name, *["-"] * 5, failed]
+    ttfts = [
+        f"{result.ttft_s(later_turns=later, percent=percent):.2f}"
+        for later in (False, True)
+        for percent in (50, 95)
+    ]
+    return [result.arm.name, f"{result.total_s:.1f}", *ttfts, failed]
+
+
+def _tokens(result: ArmResult) -> list[str]:
     sources = result.tokens_by_source
     if sources:
         tokens = [f"{sources[source]:,}" for source in ("computed", "device", "host", "disk")]
     else:
         cached = sum(sample.cached_tokens for sample in result.samples)
-        tokens = [f"{result.computed_tokens:,}", f"cached {cached:,}", "", ""]
+        tokens = [f"{result.computed_tokens:,}", f"(cached {cached:,})", "", ""]
     tax = "" if result.recompute_tax is None else f"{100 * result.recompute_tax:.1f}%"
     memory = "" if result.peak_rss_bytes is None else f"{result.peak_rss_bytes >> 20:,}"
-    return [name, *figures, *tokens, tax, str(result.failed), memory]
+    return [result.arm.name, *tokens, tax, memory]
