@@ -159,6 +159,17 @@ def test_choices_share_the_prompt_and_not_the_seed() -> None:
     assert answer.usage.completion_tokens == 3
 
 
+def test_identity_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rung that needs no code: headers for a whole process."""
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Session-ID: run-42\nX-Agent: planner")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "not-ours")
+    driver = FakeDriver(says("x"))
+    with serving(driver) as server, client(server.base_url) as api:
+        api.chat.completions.create(model=MODEL, messages=USER)
+    (asked,) = driver.submitted
+    assert (asked.tenant, asked.session, asked.agent) == ("local", "run-42", "run-42/planner")
+
+
 # --- completions and models --------------------------------------------------------------------
 
 

@@ -78,6 +78,11 @@ def test_structured_output_through_a_required_tool(model_class: Any) -> None:
 def test_structured_output_through_the_answer_format(model_class: Any) -> None:
     driver = FakeDriver(lambda prompt, generation: ['{"name": "Rani ki Vav", "steps": 7}'])
     with serving(driver) as server:
-        agent = Agent(model_of(model_class, server.base_url), output_type=NativeOutput(Well))
+        agent = Agent(
+            model_of(model_class, server.base_url),
+            output_type=NativeOutput(Well),
+            model_settings={"extra_headers": {"X-Session-ID": "w", "X-Parent-Session-ID": "p"}},
+        )
         assert run(agent) == Well(name="Rani ki Vav", steps=7)
+    assert (driver.submitted[0].agent, driver.submitted[0].parent_agent) == ("w", "p")
     assert "steps" in json.loads(driver.submitted[0].sampling.json_schema or "")["properties"]

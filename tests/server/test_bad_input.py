@@ -85,6 +85,7 @@ CHAT_CASES: list[tuple[dict[str, Any], str, str | None]] = [
     ({"grammar": "root ::= x", "tools": [TOOL]}, "invalid_value", "grammar"),
     ({"model": "gpt-4o\n<script>"}, "model_not_found", "model"),
     (user("x" * 5_000), "context_length_exceeded", "messages"),
+    (user("x" * 3_000_000), "context_length_exceeded", "messages"),
 ]
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from stepwell.requests import Finished
+from stepwell.requests import Delta, Finished, Generation, Sink, TokenInfo
 from stepwell.server.run import BackgroundServer
+from stepwell.server.settings import ServerSettings
 from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, null_driver, says, serving
-from tests.server.wire import CHAT, RESPONSE, ROUTES
+from tests.server.wire import CHAT, RESPONSE, ROUTES, TEXT
 
 
 def connect(server: BackgroundServer, path: str, body: Any) -> socket.socket:
@@ -61,6 +62,35 @@ def test_half_a_body_and_gone() -> None:
             )
     assert driver.submitted == []
     assert server.service.gate.inside == 0
+
+
+def test_a_request_that_does_not_arrive() -> None:
+    settings = ServerSettings(port=0, body_timeout_s=0.05)
+    with serving(FakeDriver(says("x")), settings=settings) as server:
+        host, port = server.base_url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{"
+            )
+            answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b'"request_timeout"' in answer
+
+
+def test_a_client_that_does_not_read_loses_its_place() -> None:
+    class Talkative(FakeDriver):
+        def _say(self, text: str, made: int, generation: Generation, sink: Sink) -> tuple[int, bool]:
+            sink(Delta(text, (TokenInfo(97),)))
+            return made + 1, False
+
+    driver = Talkative(says("begun", *["x" * 2**20] * 24, HOLD))
+    with serving(driver, settings=ServerSettings(port=0, send_timeout_s=0.1)) as server:
+        connection = connect(server, "/v1/completions", TEXT | {"stream": True})
+        driver.wait_until_running()
+        driver.wait_until_idle()
+        connection.close()
+    assert driver.cancelled == {0}
+    assert server.service.gate.inside == server.service.bridge.live == 0
 
 
 def test_the_real_driver_stops_within_a_step() -> None:

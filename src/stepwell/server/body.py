@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -9,13 +10,18 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from stepwell.server.errors import ApiError, bad_request, clip, from_validation
+from stepwell.server.settings import ServerSettings
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read_object(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The body as a JSON object. Raises ``ApiError``; never reads more than ``max_bytes``."""
-    data = await _read(request, max_bytes)
+async def read_object(request: Request, settings: ServerSettings) -> dict[str, Any]:
+    """The body as a JSON object. Raises ``ApiError``; never reads more than ``max_body_bytes``."""
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            data = await _read(request, settings.max_body_bytes)
+    except TimeoutError:
+        raise _too_slow(settings.body_timeout_s) from None
     try:
         # Refuses NaN, lone surrogates, invalid UTF-8 and nesting deeper than 200.
         value = from_json(data, allow_inf_nan=False)
@@ -53,6 +59,15 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 class ClientGone(Exception):
     """Nobody is left to answer."""
+
+
+def _too_slow(timeout_s: float) -> ApiError:
+    return ApiError(
+        408,
+        f"The request did not arrive within {timeout_s:g} s.",
+        code="request_timeout",
+        headers={"connection": "close"},
+    )
 
 
 def _too_large(max_bytes: int) -> ApiError:

@@ -12,7 +12,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 
 from stepwell.driver import Driver
@@ -28,6 +28,23 @@ class Arrival:
 
     index: int
     output: Output
+    more: list[Delta] = field(default_factory=list)
+    """Deltas that came after this one and before anybody read it. Joined when it is read: joining them
+    one by one would copy a long answer once per token."""
+
+    def absorb(self, later: Output) -> bool:
+        """Take a later output of the same generation in, if one output can say both."""
+        if isinstance(self.output, Delta) and isinstance(later, Delta):
+            self.more.append(later)
+            return True
+        return isinstance(self.output, Preempted) and isinstance(later, Preempted)
+
+    def join(self) -> None:
+        if isinstance(self.output, Delta) and self.more:
+            deltas = [self.output, *self.more]
+            tokens = tuple(info for delta in deltas for info in delta.tokens)
+            self.output = Delta("".join(delta.text for delta in deltas), tokens)
+            self.more = []
 
 
 class Bridge:
@@ -133,6 +150,7 @@ class Batch:
         arrival = self._arrivals.popleft()
         if self._unread.get(arrival.index) is arrival:
             del self._unread[arrival.index]
+        arrival.join()
         return arrival
 
     def put(self, arrival: Arrival) -> None:
@@ -142,9 +160,7 @@ class Batch:
         if isinstance(arrival.output, Finished | Rejected):
             self._end(arrival.index)
         unread = self._unread.get(arrival.index)
-        merged = _merge(unread.output, arrival.output) if unread is not None else None
-        if unread is not None and merged is not None:
-            unread.output = merged
+        if unread is not None and unread.absorb(arrival.output):
             return
         self._unread[arrival.index] = arrival
         self._arrivals.append(arrival)
@@ -168,12 +184,3 @@ class Batch:
         self._open.discard(index)
         if not self._open:
             self._bridge.ended(self)
-
-
-def _merge(earlier: Output, later: Output) -> Output | None:
-    """One output that says both, or None."""
-    if isinstance(earlier, Delta) and isinstance(later, Delta):
-        return Delta(earlier.text + later.text, earlier.tokens + later.tokens)
-    if isinstance(earlier, Preempted) and isinstance(later, Preempted):
-        return later
-    return None

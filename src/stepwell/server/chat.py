@@ -29,7 +29,7 @@ async def chat_completions(request: Request) -> Response:
     service = service_of(request)
     service.require_open()
     key = service.key(request)
-    body = await read_object(request, service.settings.max_body_bytes)
+    body = await read_object(request, service.settings)
     wanted = parse(ChatRequest, body)
     _refuse_what_would_be_ignored(wanted)
     service.require_model(wanted.model)

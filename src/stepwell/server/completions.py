@@ -28,7 +28,7 @@ async def completions(request: Request) -> Response:
     service = service_of(request)
     service.require_open()
     key = service.key(request)
-    body = await read_object(request, service.settings.max_body_bytes)
+    body = await read_object(request, service.settings)
     wanted = parse(CompletionRequest, body)
     _refuse_what_would_be_ignored(wanted, service)
     service.require_model(wanted.model)

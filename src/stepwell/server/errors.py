@@ -76,10 +76,12 @@ def model_not_found(name: str) -> ApiError:
     )
 
 
-def context_length_exceeded(context_tokens: int, prompt_tokens: int, param: str) -> ApiError:
+def context_length_exceeded(context_tokens: int, prompt_tokens: int | None, param: str) -> ApiError:
+    """``prompt_tokens`` None: so long that nobody counted."""
+    has = f"{prompt_tokens} tokens" if prompt_tokens is not None else "far more"
     return bad_request(
         f"This model's maximum context length is {context_tokens} tokens, at least one of them for the "
-        f"answer. However, your input has {prompt_tokens} tokens. Please shorten it.",
+        f"answer. However, your input has {has}. Please shorten it.",
         code="context_length_exceeded",
         param=param,
     )

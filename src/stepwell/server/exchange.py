@@ -82,7 +82,7 @@ async def exchange(
         if first is not None and isinstance(first.output, Rejected):
             raise from_rejected(first.output)
         frames = stream_frames(service, request_id_of(request.scope), batch, shape, first)
-        return EventStream(frames, stack.pop_all().close)
+        return EventStream(frames, stack.pop_all().close, service.settings.send_timeout_s)
     raise AssertionError("an exit stack swallows nothing")
 
 

@@ -11,6 +11,9 @@ from stepwell.server.errors import bad_request, clip, context_length_exceeded
 from stepwell.server.schema import Message, Prompt
 from stepwell.server.tools import ToolSet
 
+MAX_TOKEN_CHARS = 512
+"""Longer than any token of any vocabulary in use (the longest are runs of spaces)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenPrompt:
@@ -41,7 +44,7 @@ def chat_prompt(
     except ValueError as error:
         raise bad_request(clip(str(error), 500), param=param) from error
     # As llama.cpp does it; a template that writes the beginning-of-sequence token itself gets no second.
-    tokens = text_model.tokenize(rendered.text, add_bos=True, parse_special=True)
+    tokens = _tokenize(text_model, rendered.text, param)
     return _checked(text_model, tokens, rendered.text, rendered.stops, param)
 
 
@@ -51,7 +54,7 @@ def plain_prompt(text_model: TextModel, prompt: Prompt) -> TokenPrompt:
     Token ids are checked by ``Driver.validate``; their ``text`` is left to ``text_of``.
     """
     if isinstance(prompt, str):
-        tokens = text_model.tokenize(prompt, add_bos=True, parse_special=True)
+        tokens = _tokenize(text_model, prompt, "prompt")
         return _checked(text_model, tokens, prompt, (), "prompt")
     return _checked(text_model, prompt, "", (), "prompt")
 
@@ -59,6 +62,13 @@ def plain_prompt(text_model: TextModel, prompt: Prompt) -> TokenPrompt:
 def text_of(text_model: TextModel, tokens: Sequence[int]) -> str:
     """What valid tokens say; bytes that are no UTF-8 are replaced."""
     return b"".join(map(text_model.token_bytes, tokens)).decode("utf-8", "replace")
+
+
+def _tokenize(text_model: TextModel, text: str, param: str) -> list[int]:
+    """Tokenising megabytes takes seconds of a thread; text that cannot possibly fit is not even tried."""
+    if len(text) > text_model.context_tokens * MAX_TOKEN_CHARS:
+        raise context_length_exceeded(text_model.context_tokens, None, param)
+    return text_model.tokenize(text, add_bos=True, parse_special=True)
 
 
 def _checked(

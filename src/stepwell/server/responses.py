@@ -59,7 +59,7 @@ async def create_response(request: Request) -> Response:
     service = service_of(request)
     service.require_open()
     key = service.key(request)
-    body = await read_object(request, service.settings.max_body_bytes)
+    body = await read_object(request, service.settings)
     wanted = parse(ResponseRequest, body)
     _refuse_what_would_be_ignored(wanted)
     service.require_model(wanted.model)
@@ -160,7 +160,7 @@ def _follow(service: Service, run: BackgroundRun, starting_after: int) -> Respon
         async for data in run.follow(starting_after, service.settings.keep_alive_s):
             yield KEEP_ALIVE if data is None else event(data, data["type"])
 
-    return EventStream(frames(), lambda: None)
+    return EventStream(frames(), lambda: None, service.settings.send_timeout_s)
 
 
 # --- stored responses --------------------------------------------------------------------------

@@ -19,6 +19,10 @@ class ServerSettings:
     """Further names under which clients may ask for the model."""
 
     max_body_bytes: int = 32 * 2**20
+    body_timeout_s: float = 60.0
+    """How long a client may take to send its request."""
+    send_timeout_s: float = 60.0
+    """How long a client may let a stream wait before the connection is given up and the work stopped."""
     max_messages: int = 4_096
     """Messages (or input items) in one request."""
     max_tools: int = 128

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Receive
+from starlette.types import Message, Receive, Scope, Send
 
 from stepwell.server.body import ClientGone
 
@@ -29,17 +29,28 @@ def event(data: dict[str, Any], name: str | None = None) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """A stream of frames; ``closed`` runs when it ends, however it ends."""
+    """A stream of frames; ``closed`` runs when it ends, however it ends.
 
-    def __init__(self, frames: AsyncIterator[bytes], closed: Callable[[], None]) -> None:
+    A client that leaves, or that reads nothing for ``send_timeout_s``, ends it: whoever holds a place
+    without reading takes it from the others.
+    """
+
+    def __init__(
+        self, frames: AsyncIterator[bytes], closed: Callable[[], None], send_timeout_s: float
+    ) -> None:
         super().__init__(frames, media_type="text/event-stream", headers=HEADERS)
         self._frames = frames
         self._closed = closed
+        self._send_timeout_s = send_timeout_s
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(self._send_timeout_s):
+                await send(message)
+
         try:
-            await or_gone(receive, self.stream_response(send))
-        except (ClientGone, OSError):
+            await or_gone(receive, self.stream_response(send_in_time))
+        except (ClientGone, OSError, TimeoutError):
             return
         finally:
             await _close(self._frames)
