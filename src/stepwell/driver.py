@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import BatchItem, Engine, EngineError, Sampled, TextModel
+from stepwell.inbox import Inbox
+from stepwell.live import LiveRequest
 from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.machine import Policy
 from stepwell.policy.types import (
@@ -35,16 +36,15 @@ from stepwell.policy.types import (
     Progressed,
     Recovered,
     Refuse,
-    RequestArrived,
     RequestCancelled,
     RequestId,
     Seal,
     StepFailed,
 )
 from stepwell.recording import Recorder
-from stepwell.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
-from stepwell.textstream import TextStream
-from stepwell.tiers.base import Tiers, TierUsage
+from stepwell.requests import Generation, Rejected, Sink
+from stepwell.snapshot import AgentView, Snapshot, new_counters, take
+from stepwell.tiers.base import Tiers
 
 log = logging.getLogger("stepwell.driver")
 
@@ -56,104 +56,6 @@ _MESSAGES = {
     "server_overloaded": "The server is shutting down and takes no new requests.",
     "context_length_exceeded": "The prompt leaves no room for an answer in this model's context.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class AgentView:
-    """Where one agent's KV lies now; what the live screens and ``/admin`` show."""
-
-    tenant: str
-    service_tier: str
-    session: str
-    agent: str
-    parent_agent: str | None
-    state: str
-    """``waiting`` (queued), ``loading``, ``running``, ``preempted`` or ``idle`` (between turns)."""
-    tokens: int
-    """Length of the agent's context at its last turn."""
-    kv_tokens: dict[KvTier, int]
-    """Each token counted once, in the fastest KV tier that holds it."""
-    turns: int
-    last_ttft_us: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A picture of the whole server at one moment, for screens and metrics. Cheap to take."""
-
-    now_us: int
-    running: int
-    waiting: int
-    usage: dict[KvTier, TierUsage]
-    agents: Sequence[AgentView]
-    counters: dict[str, int]
-    """Monotonic counters. Keys: ``prompt_tokens_{computed,device,host,disk}``,
-    ``generation_tokens``, ``recomputed_tokens``, ``computed_tokens``, ``preemptions``, ``steps``,
-    ``evictions_{device_host,device_gone,host_disk,host_gone,disk_gone}``,
-    ``moved_bytes_{device_host,host_device,host_disk,disk_host}``,
-    ``moved_us_{device_host,host_device,host_disk,disk_host}``, ``step_us``, ``engine_us``,
-    ``failed_loads``, ``failed_steps``, ``requests_{finished,cancelled,rejected}``."""
-
-
-@dataclass(slots=True)
-class _Live:
-    """A request that has not ended yet."""
-
-    request: RequestId
-    generation: Generation
-    sink: Sink
-    chain: TokenChain
-    stream: TextStream
-    submitted_us: int
-    admitted: bool = False
-    first_token_us: int | None = None
-    generated: int = 0
-    preemptions: int = 0
-    recomputed: int = 0
-    ended: bool = False
-
-
-def _counters() -> dict[str, int]:
-    names = [f"prompt_tokens_{source}" for source in ("computed", "device", "host", "disk")]
-    names += ["generation_tokens", "computed_tokens", "steps", "step_us", "engine_us"]
-    names += ["failed_loads", "failed_steps"]
-    names += [f"requests_{end}" for end in ("finished", "cancelled", "rejected")]
-    for route in ("device_host", "host_device", "host_disk", "disk_host"):
-        names += [f"moved_bytes_{route}", f"moved_us_{route}"]
-    return dict.fromkeys(names, 0)
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """Events from other threads, and the bell that wakes the loop."""
-
-    events: deque[Event] = field(default_factory=deque)
-    bell: threading.Condition = field(default_factory=threading.Condition)
-    rung: bool = False
-
-    def put(self, event: Event) -> None:
-        with self.bell:
-            self.events.append(event)
-            self._ring()
-
-    def ring(self) -> None:
-        with self.bell:
-            self._ring()
-
-    def _ring(self) -> None:
-        self.rung = True
-        self.bell.notify()
-
-    def drain(self) -> list[Event]:
-        with self.bell:
-            self.rung = False
-            taken = list(self.events)
-            self.events.clear()
-            return taken
-
-    def wait(self, timeout_s: float | None) -> bool:
-        with self.bell:
-            return self.rung or self.bell.wait(timeout_s)
 
 
 class Driver:
@@ -182,13 +84,13 @@ class Driver:
         self._salt = salt
         self._strict = strict
         self._lock = threading.Lock()
-        self._inbox = _Inbox()
+        self._inbox = Inbox()
         self._results: list[Event] = []
-        self._live: dict[RequestId, _Live] = {}
+        self._live: dict[RequestId, LiveRequest] = {}
         self._roots: dict[str, bytes] = {}
         self._next_request = 0
         self._ttft_us: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._counters = _counters()
+        self._counters = new_counters()
         self._thread: threading.Thread | None = None
         self._stop_at_us: int | None = None
         self._stopped = False
@@ -205,38 +107,22 @@ class Driver:
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         """Queue a turn. Thread-safe. Raises nothing: what is wrong arrives as ``Rejected``."""
         chain = TokenChain(self._root(generation.tenant), self.policy.config.unit_tokens, generation.prompt)
-        stream = TextStream(self.text.detokenizer(), generation.stop)
         with self._inbox.bell:
             self._next_request += 1
-            request = self._next_request
-            live = _Live(request, generation, sink, chain, stream, self.clock.now_us())
+            live = LiveRequest(self._next_request, generation, sink, chain, self.text, self.clock.now_us())
             closed = self._stopped
             if not closed:
-                self._live[request] = live
-                self._inbox.put(self._arrival(live))
+                self._live[live.request] = live
+                self._inbox.put(live.arrival())
         if closed:
             self._reject(live, "server_overloaded", 1_000)
-        return request
+        return live.request
 
     def _root(self, tenant: str) -> bytes:
         root = self._roots.get(tenant)
         if root is None:
             root = self._roots[tenant] = root_hash(self.engine.info.fingerprint, self._salt(tenant))
         return root
-
-    def _arrival(self, live: _Live) -> RequestArrived:
-        generation = live.generation
-        return RequestArrived(
-            request=live.request,
-            tenant=generation.tenant,
-            service_tier=generation.service_tier,
-            session=generation.session,
-            agent=generation.agent,
-            parent_agent=generation.parent_agent,
-            prompt_tokens=len(generation.prompt),
-            max_new_tokens=generation.max_new_tokens,
-            units=tuple(live.chain.units),
-        )
 
     def validate(self, generation: Generation) -> None:
         """Raise ``ValueError`` with one sentence when a turn cannot be honoured: a token that the model
@@ -265,51 +151,7 @@ class Driver:
     def snapshot(self) -> Snapshot:
         """A consistent picture of this moment. Thread-safe."""
         with self._lock:
-            memory = self.policy.memory
-            config = self.policy.config
-            device = TierUsage(
-                memory.device_used * config.block_bytes,
-                config.device_blocks * config.block_bytes,
-                memory.device_used,
-            )
-            usage = {KvTier.DEVICE: device}
-            usage |= {tier: self.tiers.usage(tier) for tier in (KvTier.HOST, KvTier.DISK)}
-            return Snapshot(
-                now_us=self.clock.now_us(),
-                running=len(self.policy.board.running),
-                waiting=len(self.policy.board.waiting),
-                usage=usage,
-                agents=self._agent_views(),
-                counters=self._all_counters(),
-            )
-
-    def _agent_views(self) -> list[AgentView]:
-        views = []
-        for (tenant, name), record in self.policy.agents.records.items():
-            tokens, kv_tokens = self.policy.agents.where(record)
-            views.append(
-                AgentView(
-                    tenant,
-                    record.service_tier,
-                    record.session,
-                    name,
-                    record.parent_agent,
-                    self.policy.agents.state_of(record),
-                    tokens,
-                    kv_tokens,
-                    record.turns,
-                    self._ttft_us.get((tenant, name)),
-                )
-            )
-        return views
-
-    def _all_counters(self) -> dict[str, int]:
-        counters = dict(self._counters)
-        counters["recomputed_tokens"] = self.policy.recomputed_tokens
-        counters["preemptions"] = self.policy.board.preemptions
-        for name, count in self.policy.memory.evictions.items():
-            counters[f"evictions_{name}"] = count
-        return counters
+            return take(self.policy, self.tiers, self._counters, self._ttft_us, self.clock.now_us())
 
     def start(self) -> None:
         """Start the loop's thread."""
@@ -462,8 +304,7 @@ class Driver:
         self.engine.close(action.request)
         live = self._live.get(action.request)
         if action.preempted and live is not None:
-            live.preemptions += 1
-            live.sink(Preempted())
+            live.preempted()
 
     def _store(self, action: Move) -> None:
         start_us = self.clock.now_us()
@@ -504,34 +345,32 @@ class Driver:
             self._results.insert(0, OpenFailed(action.request))  # before the loads that failed
             return
         self.engine.open(action.request, action.blocks, action.cached_tokens, live.generation.sampling)
-        live.recomputed += action.recomputed_tokens
-        if not live.admitted:
-            live.admitted = True
-            self._admitted(live, action)
+        if live.opened(action, self.clock.now_us()):
+            self._count_prompt(live, action)
 
-    def _admitted(self, live: _Live, action: Open) -> None:
-        counts = (action.from_device_tokens, action.from_host_tokens, action.from_disk_tokens)
-        for name, tokens in zip(("device", "host", "disk"), counts, strict=True):
-            self._counters[f"prompt_tokens_{name}"] += tokens
+    def _count_prompt(self, live: LiveRequest, action: Open) -> None:
+        self._counters["prompt_tokens_device"] += action.from_device_tokens
+        self._counters["prompt_tokens_host"] += action.from_host_tokens
+        self._counters["prompt_tokens_disk"] += action.from_disk_tokens
         self._counters["prompt_tokens_computed"] += len(live.generation.prompt) - action.cached_tokens
-        live.sink(Admitted(live.request, *counts, self.clock.now_us() - live.submitted_us))
 
     def _refuse(self, request: RequestId, code: str, retry_after_ms: int) -> None:
         live = self._live.get(request)
         if live is not None:
             self._reject(live, code, retry_after_ms or None)
 
-    def _reject(self, live: _Live, code: str, retry_after_ms: int | None, message: str | None = None) -> None:
+    def _reject(
+        self, live: LiveRequest, code: str, retry_after_ms: int | None, message: str | None = None
+    ) -> None:
         self._live.pop(live.request, None)
         if not live.ended:
-            live.ended = True
             self._counters["requests_rejected"] += 1
-            live.sink(Rejected(code, message or _MESSAGES.get(code, code), retry_after_ms))
+            live.tell(Rejected(code, message or _MESSAGES.get(code, code), retry_after_ms))
 
     # --- the batch ----------------------------------------------------------------------------
 
     def _run(self, pieces: Sequence[Piece]) -> None:
-        items = [self._item(piece) for piece in pieces]
+        items = [self._live[piece.request].item(piece) for piece in pieces]
         start_us = self.clock.now_us()
         try:
             sampled = {s.request: s for s in self.engine.run(items)}
@@ -543,11 +382,6 @@ class Driver:
         self._measure(items, duration_us)
         for item in items:
             self._progress(item, sampled.get(item.request))
-
-    def _item(self, piece: Piece) -> BatchItem:
-        tokens = self._live[piece.request].chain.tokens
-        end = piece.start + piece.count
-        return BatchItem(piece.request, piece.start, tokens[piece.start : end], end == len(tokens))
 
     def _measure(self, items: Sequence[BatchItem], duration_us: int) -> None:
         prefill = sum(len(i.tokens) for i in items if len(i.tokens) > 1)
@@ -573,85 +407,47 @@ class Driver:
         reason = None
         if sampled is not None:
             units = live.chain.extend((sampled.token,))
-            reason = self._emit(live, sampled)
+            reason = self._take(live, sampled)
         self._results.append(
             Progressed(
                 live.request, computed, len(live.chain.tokens), units, live.chain.name(computed), reason
             )
         )
 
-    def _emit(self, live: _Live, sampled: Sampled) -> str | None:
-        """Hand the token on; the finish reason if it was the last."""
-        live.generated += 1
+    def _take(self, live: LiveRequest, sampled: Sampled) -> str | None:
+        reason = live.take(sampled, self.policy.config.context_tokens, self.clock.now_us())
         self._counters["generation_tokens"] += 1
-        if live.first_token_us is None:
-            self._first_token(live)
-        info = TokenInfo(
-            sampled.token,
-            sampled.logprob.logprob if sampled.logprob else None,
-            tuple((top.token, top.logprob) for top in sampled.top_logprobs),
-        )
-        if self.text.is_end(sampled.token) and not live.generation.sampling.ignore_eos:
-            return self._finish(live, "stop", info=None)
-        piece = live.stream.add(sampled.token)
-        live.sink(Delta(piece.text, (info,)))
-        if piece.stopped_by is not None:
-            return self._finish(live, "stop", stopped_by=piece.stopped_by)
-        full = len(live.chain.tokens) >= self.policy.config.context_tokens
-        if full or live.generated >= live.generation.max_new_tokens:
-            return self._finish(live, "length")
-        return None
-
-    def _first_token(self, live: _Live) -> None:
-        live.first_token_us = self.clock.now_us() - live.submitted_us
-        self._ttft_us[live.generation.tenant, live.generation.agent] = live.first_token_us
-        while len(self._ttft_us) > self.policy.config.max_agents:
-            self._ttft_us.popitem(last=False)
-
-    def _finish(
-        self, live: _Live, reason: str, *, stopped_by: str | None = None, info: TokenInfo | None = None
-    ) -> str:
-        if stopped_by is None:
-            rest = live.stream.finish()
-            stopped_by = rest.stopped_by
-            reason = "stop" if stopped_by is not None else reason
-            if rest.text or info is not None:
-                live.sink(Delta(rest.text, (info,) if info else ()))
-        self._end(live, reason, stopped_by)
+        self._counters["requests_finished"] += reason is not None
+        if live.generated == 1:
+            self._note_ttft(live)
         return reason
 
-    def _end(self, live: _Live, reason: str, stopped_by: str | None) -> None:
-        if live.ended:
-            return
-        live.ended = True
-        self._counters["requests_cancelled" if reason == "cancelled" else "requests_finished"] += 1
-        live.sink(
-            Finished(
-                reason,
-                stopped_by,
-                prompt_tokens=len(live.generation.prompt),
-                generated_tokens=live.generated,
-                recomputed_tokens=live.recomputed,
-                ttft_us=live.first_token_us or 0,
-                e2e_us=self.clock.now_us() - live.submitted_us,
-                preemptions=live.preemptions,
-            )
-        )
+    def _note_ttft(self, live: LiveRequest) -> None:
+        self._ttft_us[live.generation.tenant, live.generation.agent] = live.first_token_us or 0
+        while len(self._ttft_us) > self.policy.config.max_agents:
+            self._ttft_us.popitem(last=False)
 
     def _settle(self, events: Sequence[Event]) -> None:
         """Forget requests whose end the policy has now seen."""
         for event in events:
             if isinstance(event, RequestCancelled):
-                live = self._live.get(event.request)
-                if live is not None:
-                    self._end(live, "cancelled", None)
-                self._forget(event.request)
+                self._cancelled(event.request)
             elif isinstance(event, Progressed) and event.finished is not None:
                 self._forget(event.request)
         with self._inbox.bell:
             if self.policy.demoting is None and not self._inbox.events:
                 self._demoted.set()
 
+    def _cancelled(self, request: RequestId) -> None:
+        live = self._live.get(request)
+        if live is not None and not live.ended:
+            self._counters["requests_cancelled"] += 1
+            live.finish("cancelled", self.clock.now_us())
+        self._forget(request)
+
     def _forget(self, request: RequestId) -> None:
         self._live.pop(request, None)
         self.engine.forget(request)
+
+
+__all__ = ["AgentView", "Driver", "Snapshot"]

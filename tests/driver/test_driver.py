@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from stepwell.engines.base import BatchItem, EngineError, Sampled
 from stepwell.policy.types import KvTier
-from stepwell.requests import Admitted, Delta, Finished, Preempted, Rejected
-from tests.driver.harness import FlakyTiers, Rig, expected_tokens, make_rig
+from stepwell.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected
+from tests.driver.harness import GREEDY, FlakyTiers, Rig, expected_tokens, make_rig
 
 DOCUMENT = list(range(60, 60 + 48))  # three blocks of 16
 
@@ -94,25 +95,16 @@ def test_the_youngest_is_preempted_and_loses_nothing() -> None:
 def test_first_come_first_served() -> None:
     rig = make_rig(device=8, max_running=1)
     order: list[int] = []
+
+    def note(name: int, output: object) -> None:
+        if isinstance(output, Finished):
+            order.append(name)
+
     for i in range(4):
-        answer = rig.ask([97 + i] * 20, 3)
-        answer.outputs = Watch(order, i)
-        rig.driver._live[i + 1].sink = answer.outputs.append
+        turn = Generation(prompt=(97 + i,) * 20, max_new_tokens=3, sampling=GREEDY)
+        rig.driver.submit(turn, partial(note, i))
     rig.settle()
     assert order == [0, 1, 2, 3]
-
-
-class Watch(list[object]):
-    """Notes who finished when."""
-
-    def __init__(self, order: list[int], name: int) -> None:
-        super().__init__()
-        self._order, self._name = order, name
-
-    def append(self, output: object) -> None:
-        super().append(output)
-        if isinstance(output, Finished):
-            self._order.append(self._name)
 
 
 def test_a_stop_string_ends_the_answer_before_it() -> None:

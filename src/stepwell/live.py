@@ -1,0 +1,132 @@
+"""One request from submit to its end: its tokens, its text, and what its sink is told."""
+
+from __future__ import annotations
+
+from stepwell.engines.base import BatchItem, Sampled, TextModel
+from stepwell.policy.chain import TokenChain
+from stepwell.policy.types import Open, Piece, RequestArrived, RequestId
+from stepwell.requests import (
+    Admitted,
+    Delta,
+    Finished,
+    Generation,
+    Output,
+    Preempted,
+    Rejected,
+    Sink,
+    TokenInfo,
+)
+from stepwell.textstream import TextStream
+
+
+class LiveRequest:
+    """A request that has not ended. All times are the driver's clock."""
+
+    def __init__(
+        self,
+        request: RequestId,
+        generation: Generation,
+        sink: Sink,
+        chain: TokenChain,
+        text: TextModel,
+        now_us: int,
+    ) -> None:
+        self.request = request
+        self.generation = generation
+        self.chain = chain
+        self.ended = False
+        self.generated = 0
+        self.first_token_us: int | None = None
+        """From submit to the first token."""
+        self._sink = sink
+        self._text = text
+        self._stream = TextStream(text.detokenizer(), generation.stop)
+        self._submitted_us = now_us
+        self._admitted = False
+        self._preemptions = 0
+        self._recomputed = 0
+
+    def tell(self, output: Output) -> None:
+        """Hand an output to the sink; after the end nothing follows."""
+        if not self.ended:
+            self.ended = isinstance(output, Finished | Rejected)
+            self._sink(output)
+
+    def arrival(self) -> RequestArrived:
+        generation = self.generation
+        return RequestArrived(
+            request=self.request,
+            tenant=generation.tenant,
+            service_tier=generation.service_tier,
+            session=generation.session,
+            agent=generation.agent,
+            parent_agent=generation.parent_agent,
+            prompt_tokens=len(generation.prompt),
+            max_new_tokens=generation.max_new_tokens,
+            units=tuple(self.chain.units),
+        )
+
+    def opened(self, action: Open, now_us: int) -> bool:
+        """It has a place on the device; True if that is for the first time."""
+        self._recomputed += action.recomputed_tokens
+        if self._admitted:
+            return False
+        self._admitted = True
+        counts = (action.from_device_tokens, action.from_host_tokens, action.from_disk_tokens)
+        self.tell(Admitted(self.request, *counts, now_us - self._submitted_us))
+        return True
+
+    def preempted(self) -> None:
+        self._preemptions += 1
+        self.tell(Preempted())
+
+    def item(self, piece: Piece) -> BatchItem:
+        """The tokens of a piece; sampled if it reaches the last token that is known."""
+        tokens = self.chain.tokens
+        end = piece.start + piece.count
+        return BatchItem(piece.request, piece.start, tokens[piece.start : end], end == len(tokens))
+
+    def take(self, sampled: Sampled, context_tokens: int, now_us: int) -> str | None:
+        """A new token: pass on the text that is certain now. The finish reason if it was the last."""
+        self.generated += 1
+        if self.first_token_us is None:
+            self.first_token_us = now_us - self._submitted_us
+        if self._text.is_end(sampled.token) and not self.generation.sampling.ignore_eos:
+            return self._finish("stop", now_us)
+        piece = self._stream.add(sampled.token)
+        self.tell(Delta(piece.text, (_info(sampled),)))
+        if piece.stopped_by is not None:
+            return self.finish("stop", now_us, piece.stopped_by)
+        if len(self.chain.tokens) >= context_tokens or self.generated >= self.generation.max_new_tokens:
+            return self._finish("length", now_us)
+        return None
+
+    def _finish(self, reason: str, now_us: int) -> str:
+        """Flush what was held back; a stop string may still complete in it."""
+        rest = self._stream.finish()
+        if rest.text:
+            self.tell(Delta(rest.text, ()))
+        return self.finish("stop" if rest.stopped_by is not None else reason, now_us, rest.stopped_by)
+
+    def finish(self, reason: str, now_us: int, stopped_by: str | None = None) -> str:
+        self.tell(
+            Finished(
+                reason,
+                stopped_by,
+                prompt_tokens=len(self.generation.prompt),
+                generated_tokens=self.generated,
+                recomputed_tokens=self._recomputed,
+                ttft_us=self.first_token_us or 0,
+                e2e_us=now_us - self._submitted_us,
+                preemptions=self._preemptions,
+            )
+        )
+        return reason
+
+
+def _info(sampled: Sampled) -> TokenInfo:
+    return TokenInfo(
+        sampled.token,
+        sampled.logprob.logprob if sampled.logprob else None,
+        tuple((top.token, top.logprob) for top in sampled.top_logprobs),
+    )

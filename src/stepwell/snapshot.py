@@ -1,0 +1,110 @@
+"""A picture of the whole server at one moment: what screens, metrics and ``/admin`` show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stepwell.policy.machine import Policy
+from stepwell.policy.types import KvTier
+from stepwell.tiers.base import Tiers, TierUsage
+
+ROUTES = ("device_host", "host_device", "host_disk", "disk_host")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """Where one agent's KV lies now."""
+
+    tenant: str
+    service_tier: str
+    session: str
+    agent: str
+    parent_agent: str | None
+    state: str
+    """``waiting`` (queued), ``loading``, ``running``, ``preempted`` or ``idle`` (between turns)."""
+    tokens: int
+    """Length of the agent's context at its last turn."""
+    kv_tokens: dict[KvTier, int]
+    """Each token counted once, in the fastest KV tier that holds it."""
+    turns: int
+    last_ttft_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment. Cheap to take."""
+
+    now_us: int
+    running: int
+    waiting: int
+    usage: dict[KvTier, TierUsage]
+    agents: Sequence[AgentView]
+    counters: dict[str, int]
+    """Monotonic counters. Keys: ``prompt_tokens_{computed,device,host,disk}``,
+    ``generation_tokens``, ``recomputed_tokens``, ``computed_tokens``, ``preemptions``, ``steps``,
+    ``evictions_{device_host,device_gone,host_disk,host_gone,disk_gone}``,
+    ``moved_bytes_{device_host,host_device,host_disk,disk_host}``,
+    ``moved_us_{device_host,host_device,host_disk,disk_host}``, ``step_us``, ``engine_us``,
+    ``failed_loads``, ``failed_steps``, ``requests_{finished,cancelled,rejected}``."""
+
+
+def new_counters() -> dict[str, int]:
+    """The driver's own counters, all zero; the policy keeps the others."""
+    names = [f"prompt_tokens_{source}" for source in ("computed", "device", "host", "disk")]
+    names += ["generation_tokens", "computed_tokens", "steps", "step_us", "engine_us"]
+    names += ["failed_loads", "failed_steps"]
+    names += [f"requests_{end}" for end in ("finished", "cancelled", "rejected")]
+    for route in ROUTES:
+        names += [f"moved_bytes_{route}", f"moved_us_{route}"]
+    return dict.fromkeys(names, 0)
+
+
+def take(
+    policy: Policy,
+    tiers: Tiers,
+    counters: Mapping[str, int],
+    ttft_us: Mapping[tuple[str, str], int],
+    now_us: int,
+) -> Snapshot:
+    """The caller keeps the policy still meanwhile."""
+    memory, config = policy.memory, policy.config
+    device = TierUsage(
+        memory.device_used * config.block_bytes, config.device_blocks * config.block_bytes, memory.device_used
+    )
+    return Snapshot(
+        now_us=now_us,
+        running=len(policy.board.running),
+        waiting=len(policy.board.waiting),
+        usage={KvTier.DEVICE: device, **{t: tiers.usage(t) for t in (KvTier.HOST, KvTier.DISK)}},
+        agents=_agent_views(policy, ttft_us),
+        counters=_all_counters(policy, counters),
+    )
+
+
+def _agent_views(policy: Policy, ttft_us: Mapping[tuple[str, str], int]) -> list[AgentView]:
+    views = []
+    for (tenant, name), record in policy.agents.records.items():
+        tokens, kv_tokens = policy.agents.where(record)
+        views.append(
+            AgentView(
+                tenant,
+                record.service_tier,
+                record.session,
+                name,
+                record.parent_agent,
+                policy.agents.state_of(record),
+                tokens,
+                kv_tokens,
+                record.turns,
+                ttft_us.get((tenant, name)),
+            )
+        )
+    return views
+
+
+def _all_counters(policy: Policy, own: Mapping[str, int]) -> dict[str, int]:
+    counters = {**own, "recomputed_tokens": policy.recomputed_tokens, "preemptions": policy.board.preemptions}
+    for name, count in policy.memory.evictions.items():
+        counters[f"evictions_{name}"] = count
+    return counters
