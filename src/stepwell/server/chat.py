@@ -25,7 +25,7 @@ from stepwell.server.turns import Ask, Progress, Usage
 
 
 async def chat_completions(request: Request) -> Response:
-    """OpenAI's chat route. Documented for clients in ``docs/api.md``."""
+    """OpenAI's chat route; what differs from OpenAI is in ``docs/api.md``."""
     service = service_of(request)
     service.require_open()
     key = service.key(request)
