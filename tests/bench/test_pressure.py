@@ -95,6 +95,12 @@ def test_sizes_that_make_no_sense_are_refused_in_a_sentence(text: str) -> None:
         pressure._sizes(text)
 
 
+@pytest.mark.parametrize("flags", [{"host_kv": "3x"}, {"disk_kv": "lots"}, {"model": "no-such.gguf"}])
+def test_bad_flags_are_one_sentence_before_anything_starts(flags: dict[str, str]) -> None:
+    with pytest.raises(BadInput):
+        pressure.main(quick=True, **flags)  # type: ignore[arg-type]
+
+
 # --- the commands -----------------------------------------------------------------------------
 
 

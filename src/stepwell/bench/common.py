@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from stepwell.errors import BadInput
+from stepwell.units import parse_size
 
 JsonOption = Annotated[
     Path | None,
@@ -38,8 +40,18 @@ JsonOption = Annotated[
 ]
 QuickOption = Annotated[
     bool,
-    Parameter(name="--quick", negative="", help="A small version of the same measurement, for a first look."),
+    Parameter(
+        name="--quick",
+        negative="",
+        show_default=False,
+        help="A small version of the same measurement, for a first look.",
+    ),
 ]
+
+Positive = Annotated[int, Parameter(validator=Number(gte=1))]
+OptionalPositive = Annotated[int | None, Parameter(validator=Number(gte=1), show_default=False)]
+"""None: the default that the command's help names."""
+Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 REDIRECTED_WIDTH = 120
 """Columns when nobody looks: a report in a file is not squeezed."""
@@ -163,6 +175,14 @@ def require_writable(file: Path | None) -> None:
         raise BadInput(f"--json {file}: the directory {file.absolute().parent} does not exist")
     if file.is_dir():
         raise BadInput(f"--json {file} is a directory: give the name of a file")
+
+
+def size_bytes(flag: str, text: str) -> int:
+    """A size given on the command line. ``BadInput`` names the flag."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise BadInput(f"{flag}: {error}") from error
 
 
 def machine() -> dict[str, Any]:

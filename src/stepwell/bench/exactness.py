@@ -14,12 +14,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
 from stepwell.bench.common import (
     JsonOption,
+    OptionalPositive,
     QuickOption,
     Report,
     Ticker,
@@ -33,7 +36,6 @@ from stepwell.bench.node import NULL_MODEL, GatheredTiers, TurnLog, driver_for, 
 from stepwell.bench.schedule import Contexts, PlannedTurn, Round, Shape, rounds
 from stepwell.driver import Driver
 from stepwell.engines.base import BatchItem, Engine, Sampled
-from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 from stepwell.policy.types import KvTier, RequestId
 from stepwell.tiers.base import Buffer, Tiers
@@ -105,11 +107,11 @@ def main(
     *,
     quick: QuickOption = False,
     json_file: JsonOption = None,
-    model: str = "",
-    turns: int = 0,
+    model: Annotated[str | None, Parameter(show_default=False)] = None,
+    turns: OptionalPositive = None,
     seed: int = 20261122,
-    device_kv_tokens: int = 6144,
-    threads: int | None = None,
+    device_kv_tokens: Annotated[int, Parameter(validator=Number(gte=1024))] = 6144,
+    threads: OptionalPositive = None,
     control: bool = True,
 ) -> int:
     """Check that demotion to host and disk changes no token and no bit of a logit.
@@ -138,8 +140,9 @@ def main(
     require_writable(json_file)
     models = [model] if model else (["smollm2"] if quick else ["smollm2", "gemma3"])
     count = turns or (40 if quick else 1000)
-    if count < 1:
-        raise BadInput("--turns must be at least 1")
+    for name in models:
+        if name != NULL_MODEL:
+            resolve_model(name)  # a missing model is said before an hour of work with the other one
     settings = {"models": models, "turns": count, "seed": seed, "device_kv_tokens": device_kv_tokens}
     settings |= {"shape": asdict(Shape()), "threads": threads}
     report = Report("exactness", settings)

@@ -13,12 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.table import Table
 
 from stepwell.bench.common import (
     JsonOption,
+    OptionalPositive,
+    Positive,
     QuickOption,
     Report,
     Ticker,
@@ -95,9 +99,9 @@ def main(
     quick: QuickOption = False,
     json_file: JsonOption = None,
     model: str = "smollm2",
-    agents: int = 12,
-    many_agents: int = 200,
-    threads: int | None = None,
+    agents: Positive = 12,
+    many_agents: Annotated[int, Parameter(validator=Number(gte=8))] = 200,
+    threads: OptionalPositive = None,
 ) -> None:
     """Measure the time per step spent outside the engine call.
 
@@ -116,10 +120,10 @@ def main(
         Threads of the engine (default: the cores there are).
     """
     require_writable(json_file)
-    real = Case(f"{agents} agents, {model}", agents, 3, 300, 20, 24, 64 * (2 + 4 * agents))
+    real = Case(f"{agents} agents, {model}", agents, 3, 300, 20, 24, 64 * (16 + 3 * agents))
     many = Case(f"{many_agents} agents, null engine", many_agents, 3, 1_000, 40, 24, 1_000 * many_agents // 4)
     if quick:
-        real = replace(real, turns=2, prompt_tokens=100, output_tokens=8, device_kv_tokens=64 * 2 * agents)
+        real = replace(real, turns=2, prompt_tokens=100, output_tokens=8, device_kv_tokens=64 * (8 + agents))
         many = replace(many, turns=2, prompt_tokens=200, output_tokens=8, device_kv_tokens=50 * many_agents)
     settings = {
         "model": model,

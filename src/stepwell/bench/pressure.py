@@ -19,7 +19,10 @@ from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete, run_clients
 from stepwell.bench.common import (
+    Flag,
     JsonOption,
+    OptionalPositive,
+    Positive,
     QuickOption,
     Report,
     Ticker,
@@ -28,6 +31,7 @@ from stepwell.bench.common import (
     percentile,
     report_console,
     require_writable,
+    size_bytes,
     table,
     ticker,
     usable_cores,
@@ -37,7 +41,6 @@ from stepwell.bench.servers import Arm, RunningServer, llama_server, our_server,
 from stepwell.bench.workload import Pressure, unrelated
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
-from stepwell.units import parse_size
 
 LIMIT_TOTAL_OF_ROOMY = 1.05
 LIMIT_TTFT_OF_PEER = 0.2
@@ -111,16 +114,16 @@ def main(
     quick: QuickOption = False,
     json_file: JsonOption = None,
     model: str = "gemma3",
-    device_kv_tokens: str = "",
-    everybody_tokens: int = 0,
+    device_kv_tokens: Annotated[str | None, Parameter(show_default=False)] = None,
+    everybody_tokens: OptionalPositive = None,
     host_kv: str = "8GiB",
     disk_kv: str = "0",
-    peer: Annotated[bool, Parameter(negative="")] = False,
+    peer: Flag = False,
     peer_binary: Path | None = None,
-    peer_tuned: Annotated[bool, Parameter(negative="")] = False,
-    private_first: Annotated[bool, Parameter(negative="")] = False,
-    rounds: int = 1,
-    threads: int | None = None,
+    peer_tuned: Flag = False,
+    private_first: Flag = False,
+    rounds: Positive = 1,
+    threads: OptionalPositive = None,
 ) -> None:
     """Run twelve agents in too little KV memory, and against having enough of it.
 
@@ -154,10 +157,10 @@ def main(
         Threads of every server (default: the cores there are).
     """
     require_writable(json_file)
-    sizes = _sizes(device_kv_tokens or ("512" if quick else "8192,4096,2048"))
+    sizes = _sizes(("512" if quick else "8192,4096,2048") if device_kv_tokens is None else device_kv_tokens)
     workload = replace(QUICK if quick else FULL, share_prefix=not private_first)
-    if rounds < 1:
-        raise BadInput("--rounds must be at least 1")
+    size_bytes("--host-kv", host_kv)
+    size_bytes("--disk-kv", disk_kv)
     plan = _Plan(
         model=model,
         sizes=sizes,
@@ -226,7 +229,7 @@ class _Plan:
             resolve_model(self.model).path,
             device_kv_tokens=tokens,
             parallel=parallel,
-            cache_ram_mib=parse_size(self.host_kv) >> 20,
+            cache_ram_mib=size_bytes("--host-kv", self.host_kv) >> 20,
             threads=self.threads,
             binary=self.peer_binary,
             tuned=tuned,

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.table import Table
 
 from stepwell.bench.common import (
     JsonOption,
+    OptionalPositive,
     QuickOption,
     Report,
     Ticker,
@@ -86,10 +89,10 @@ def main(
     quick: QuickOption = False,
     json_file: JsonOption = None,
     model: str = "smollm2",
-    sequences: int = 12,
-    depth_tokens: int = 500,
-    rounds: int = 0,
-    threads: int | None = None,
+    sequences: Annotated[int, Parameter(validator=Number(gte=1, lte=32))] = 12,
+    depth_tokens: Annotated[int, Parameter(validator=Number(gte=8))] = 500,
+    rounds: OptionalPositive = None,
+    threads: OptionalPositive = None,
 ) -> None:
     """Decode through our whole loop against llama.cpp's own batched decode.
 
@@ -111,6 +114,7 @@ def main(
         Threads of both (default: the cores there are).
     """
     require_writable(json_file)
+    resolve_model(model)
     rounds = rounds or (3 if quick else 12)
     depth_tokens = min(depth_tokens, 100) if quick else depth_tokens
     cases = [

@@ -13,6 +13,7 @@ from rich.table import Table
 from stepwell.assemble import load_engine
 from stepwell.bench.common import (
     JsonOption,
+    OptionalPositive,
     Report,
     Ticker,
     Verdict,
@@ -46,7 +47,7 @@ def doctor(
     host_kv: str | None = None,
     disk_kv: str | None = None,
     disk_dir: Path | None = None,
-    threads: int | None = None,
+    threads: OptionalPositive = None,
     json_file: JsonOption = None,
 ) -> None:
     """Say what this machine can hold with these settings, and measure how fast it is.
