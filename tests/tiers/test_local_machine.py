@@ -125,6 +125,14 @@ class TiersMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "tiers"):
             return
+        try:
+            self.settle_everything()
+        finally:
+            self.tiers.close()
+            shutil.rmtree(self.path)
+
+    def settle_everything(self) -> None:
+        self.files.during = None
         for _ in range(3):  # settling may queue the removal of files
             self.workers.writer.run_all()
             self.workers.reader.run_all()
@@ -132,8 +140,6 @@ class TiersMachine(RuleBasedStateMachine):
         self.what_is_there_is_right()
         assert self.reported == self.started
         assert self.tiers.usage(HOST).used_bytes == len(self.on_host) * BLOCK_BYTES
-        self.tiers.close()
-        shutil.rmtree(self.path)
 
 
 TiersMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -336,6 +336,16 @@ def test_links_lead_nowhere(tmp_path: Path) -> None:
     assert len(list(outside.iterdir())) == 1
 
 
+def test_a_models_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    open_store(tmp_path / "kv").close()
+    (ours,) = (tmp_path / "kv").glob("v*")
+    ours.rmdir()
+    (tmp_path / "outside").mkdir()
+    ours.symlink_to(tmp_path / "outside", target_is_directory=True)
+    with pytest.raises(NotAStore, match="cannot be used"):
+        open_store(tmp_path / "kv")
+
+
 def test_a_start_that_was_killed_before_its_marker_is_no_obstacle(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     write(store, block(1))

@@ -160,9 +160,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.check()
 
     def teardown(self) -> None:
-        if hasattr(self, "store"):
+        if not hasattr(self, "store"):
+            return
+        try:
             for number in range(26):
                 self.read_a_block(number)
+        finally:
             self.store.close()
             shutil.rmtree(self.path)
 
