@@ -28,6 +28,15 @@ MODEL = "tiny"
 PATIENCE_S = 20.0
 """How long a test waits for what must happen; never how long something may take."""
 
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for another thread, with the patience of a test."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < give_up, "it did not happen"
+        time.sleep(0.001)
+
+
 INFO = EngineInfo(
     model=MODEL,
     fingerprint="fake",
@@ -104,7 +113,7 @@ class FakeDriver(Driver):
         with self.changed:
             self.running += 1
             self.changed.notify_all()
-        threading.Thread(target=self._run, args=(request, generation, steps, sink), daemon=True).start()
+        threading.Thread(target=self._perform, args=(request, generation, steps, sink), daemon=True).start()
         return request
 
     def cancel(self, request: RequestId) -> None:
@@ -133,7 +142,7 @@ class FakeDriver(Driver):
         with self.changed:
             assert self.changed.wait_for(lambda: self.running == 0, PATIENCE_S), "generations still run"
 
-    def _run(self, request: RequestId, generation: Generation, steps: Sequence[Step], sink: Sink) -> None:
+    def _perform(self, request: RequestId, generation: Generation, steps: Sequence[Step], sink: Sink) -> None:
         try:
             self._play(request, generation, steps, sink)
         finally:

@@ -11,7 +11,7 @@ import pytest
 from stepwell.requests import Delta, Finished, Generation, Sink, TokenInfo
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
-from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, null_driver, says, serving
+from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, null_driver, says, serving, until
 from tests.server.wire import CHAT, RESPONSE, ROUTES, TEXT
 
 
@@ -103,11 +103,9 @@ def test_the_real_driver_stops_within_a_step() -> None:
             endings.append(output) if isinstance(output, Finished) else None
         )
         connection = connect(server, "/v1/chat/completions", CHAT | {"max_tokens": 1_000})
-        while not driver.snapshot().running:
-            driver.step()
+        until(lambda: (driver.step(), driver.snapshot().running)[1])
         connection.close()
-        while service.bridge.live:
-            pass
+        until(lambda: not service.bridge.live)
         driver.step()
         driver.step()
         assert driver.snapshot().running == 0

@@ -18,7 +18,7 @@ from stepwell.errors import BadInput, StepwellError
 from stepwell.requests import Preempted
 from stepwell.server.run import listen, serve
 from stepwell.server.settings import ServerSettings
-from tests.server.fakes import HOLD, INFO, PATIENCE_S, FakeDriver, FakeText, says, serving
+from tests.server.fakes import HOLD, INFO, PATIENCE_S, FakeDriver, FakeText, says, serving, until
 from tests.server.wire import CHAT, RESPONSE, ROUTES, error_of, events, get, http, post
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,8 +84,7 @@ def test_requests_in_flight_finish_while_the_server_drains() -> None:
         lines = r.iter_lines()
         next(lines)
         server._server.should_exit = True
-        while not server.service.draining:
-            pass
+        until(lambda: server.service.draining)
         driver.release.set()
         text = "".join(json.loads(li[6:])["choices"][0]["text"] for li in lines if li.startswith("data: {"))
     assert text.endswith(" and done")
