@@ -80,6 +80,7 @@ def main(
     filled to its bound, then blocks are dropped and written for twice the bound, then all are read in
     random order, then it starts again. Direct I/O, one thread, checksums included. Also measures the
     checksums that were considered, and 16 blocks (1,024 tokens) coming back through the real tiers.
+    Example: stepwell bench disk-layout --directory /var/lib/stepwell
 
     Parameters
     ----------
