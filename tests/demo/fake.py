@@ -113,7 +113,9 @@ def fake_figures() -> DemoFigures:
         machine={"cpu": "a slow one", "cores": 2},
         versions={"stepwell": "0.1.0"},
         document=DocumentFigures("stepwells.md", "markdown", "How a stepwell was built", 3_560, 4_643, 1_100),
-        customers=tuple(CustomerFigures(c.name, c.service_tier, c.question) for c in CUSTOMERS),
+        customers=tuple(
+            CustomerFigures(c.name, c.service_tier, c.question, ("A <quote>.",)) for c in CUSTOMERS
+        ),
         agents=21,
         device_share=0.25,
         runs=made,

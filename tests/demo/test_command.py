@@ -201,3 +201,20 @@ def test_a_full_queue_is_waited_for_and_failures_are_said() -> None:
         ):
             with pytest.raises(CallFailed, match=sentence):
                 asyncio.run(ask(url, question))
+
+
+@pytest.mark.model
+def test_the_demo_on_a_real_model(
+    tmp_path: Path, smollm2_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small crews on SmolLM2: all three KV tiers are used, every crew ends with an answer."""
+    shape = replace(QUICK, readers=2, page_tokens=64, opening_tokens=16, note_tokens=6, answer_tokens=8)
+    monkeypatch.setattr(command, "QUICK", replace(shape, patience=0.1))
+    html, figures_file = tmp_path / "page.html", tmp_path / "figures.json"
+    options = Options(html=html, json=figures_file, quick=True, compare=False, model=str(smollm2_path))
+    assert run_demo(options, Console(file=io.StringIO(), width=132)) == 0
+    (run,) = read_json(figures_file.read_bytes()).runs
+    assert run.total.turns == 39
+    assert all(run.answers.values())
+    assert min(run.peak_bytes.values()) > 0
+    assert run.total.recompute_tax < 0.2

@@ -16,7 +16,14 @@ from stepwell.errors import BadInput
 from tests.demo.fake import CUSTOMERS
 
 SHAPE = replace(QUICK, readers=2, pages=2)
-BRIEF = Brief(CUSTOMERS[0], "What all know.", (("page A", "page B"), ("page C", "page D")))
+PAGES = (("page A", "page B"), ("page C", "page D"))
+BRIEF = Brief(CUSTOMERS[0], "What all know.", PAGES, ("quote B", "quote D"), ("quote D",))
+    CUSTOMERS[0],
+    "What all know.",
+    (("page A", "page B"), ("page C", "page D")),
+    ("quote B", "quote D"),
+    ("quote D",),
+)
 
 
 @dataclass
@@ -81,16 +88,30 @@ def test_each_turn_extends_the_agents_own_conversation_unchanged() -> None:
 
 def test_words_go_from_agent_to_agent() -> None:
     api, _, _ = run_crew()
-    last = {caller.name: messages[-1]["content"] for caller, messages in api.calls}
-    assert "reader-1 said" in last["critic"]
-    assert "reader-2 said" in last["critic"]
-    assert "critic said" in last["reader-1"]
-    assert "writer said" in last["lead"]
-    assert "lead said" in last["writer"]
-    pages = "\n".join(m["content"] for caller, ms in api.calls for m in ms if caller.name == "reader-2")
-    assert "page C" in pages
-    assert "page D" in pages
-    assert "page A" not in pages
+    heard = {name: "\n".join(words) for name, words in questions(api).items()}
+    assert "lead said" in heard["critic"]
+    assert "critic said" in heard["reader-1"]
+    assert "reader-1 said" in heard["critic"]
+    assert "reader-2 said" in heard["critic"]
+    assert "critic said" in heard["writer"]
+    assert "writer said" in heard["lead"]
+    assert all("quote D" in heard[name] for name in ("lead", "critic", "writer", "reader-2"))
+
+
+def test_readers_read_their_own_part() -> None:
+    api, _, _ = run_crew()
+    heard = "\n".join(questions(api)["reader-2"])
+    assert "page C" in heard
+    assert "page D" in heard
+    assert "page A" not in heard
+
+
+def questions(api: Script) -> dict[str, list[str]]:
+    """By agent, the last message of each of its turns."""
+    asked: dict[str, list[str]] = {}
+    for caller, messages in api.calls:
+        asked.setdefault(caller.name, []).append(messages[-1]["content"])
+    return asked
 
 
 def test_agents_say_who_they_are() -> None:

@@ -58,3 +58,16 @@ def test_shortened_text_is_the_longest_beginning_that_fits(text: str, room: int)
 
 def test_an_endless_word_is_cut() -> None:
     assert shorten("x" * 100, 7, len) == "x" * 7
+
+
+def test_quotes_are_the_sentences_nearest_to_the_question() -> None:
+    made = assign(LONG, "What about the guinea worm?", readers=4, pages=2, page_tokens=20, count=count)
+    assert len(made.quotes) == 4
+    assert made.best_quotes[0] == made.quotes[1] == "Paragraph 37 speaks about guinea worms."
+
+
+def test_a_reader_without_pages_has_no_quote() -> None:
+    short = Document("short.txt", "text", "Only this sentence here.")
+    made = assign(short, "sentence?", readers=3, pages=1, page_tokens=100, count=count)
+    assert sorted(made.quotes) == ["", "", "Only this sentence here."]
+    assert made.best_quotes == ("Only this sentence here.",)

@@ -34,9 +34,9 @@ from stepwell.settings import EngineSettings, KvSettings, Settings, load
 
 CUSTOMERS = (("Almond", "priority"), ("Birch", "default"), ("Cedar", "flex"))
 EXAMPLE_QUESTIONS = (
-    "Why were women so often the patrons of stepwells?",
-    "How did the builders keep the walls of the trench from falling in?",
-    "Why did stepwells fall out of use?",
+    "Who ordered the queen's stepwell at Patan, and in memory of whom?",
+    "What held the walls of the trench apart?",
+    "Which parasite did British officers find in the water of stepwells?",
 )
 GENERAL_QUESTION = "What is the most important point of this document?"
 MAX_QUESTION_CHARS = 1_000
@@ -198,12 +198,19 @@ def collect(stage: Stage, document: Document, runs: Sequence[Run]) -> fig.DemoFi
         machine=machine(),
         versions=versions(),
         document=_document_figures(document, stage.readings),
-        customers=tuple(fig.CustomerFigures(c.name, c.service_tier, c.question) for c in stage.customers),
+        customers=_customer_figures(stage),
         agents=len(stage.agents),
         device_share=share,
         runs=made,
         speedup=fig.speedup(made[0], made[1]) if len(made) == 2 else {},
         result=fig.result_sentence(made, len(stage.agents), share),
+    )
+
+
+def _customer_figures(stage: Stage) -> tuple[fig.CustomerFigures, ...]:
+    return tuple(
+        fig.CustomerFigures(c.name, c.service_tier, c.question, reading.best_quotes)
+        for c, reading in zip(stage.customers, stage.readings, strict=True)
     )
 
 
@@ -261,9 +268,10 @@ def write_briefs(
     """What each crew is given, and how much of the document that is."""
     briefs, readings = [], []
     for customer in customers:
-        reading = assign(document, customer.question, shape.readers, shape.pages, shape.page_tokens, count)
-        briefs.append(Brief(customer, common_words(document, customer, shape, count), reading.pages))
-        readings.append(reading)
+        read = assign(document, customer.question, shape.readers, shape.pages, shape.page_tokens, count)
+        common = common_words(document, customer, shape, count)
+        briefs.append(Brief(customer, common, read.pages, read.quotes, read.best_quotes))
+        readings.append(read)
     return tuple(briefs), tuple(readings)
 
 
@@ -271,9 +279,7 @@ def common_words(document: Document, customer: Customer, shape: Shape, count: Co
     """What every agent of a crew knows; its KV is computed once per crew and shared."""
     headings = shorten("; ".join(document.headings[1:]), HEADINGS_TOKENS, count)
     lines = [
-        "You are one of several agents who together answer a question about a document. Use only what the "
-        "document says. "
-        "Answer in one short sentence.",
+        "You answer questions from the text that you are given, in one short sentence.",
         f"Document: {document.title}",
         f"Contents: {headings}" if headings else "",
         f"It begins: {shorten(' '.join(document.text[:8_000].split()), shape.opening_tokens, count)}",

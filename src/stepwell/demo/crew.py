@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.demo.client import Api, Caller, Message, Reply
@@ -28,12 +28,12 @@ class Shape:
 
     readers: int = 4
     pages: int = 2
-    page_tokens: int = 144
+    page_tokens: int = 128
     opening_tokens: int = 96
     """How much of the document's beginning every agent of the crew knows."""
-    note_tokens: int = 24
+    note_tokens: int = 20
     """Longest answer of a turn."""
-    answer_tokens: int = 64
+    answer_tokens: int = 48
     """Longest final answer."""
     patience: float = 1.0
     """Scales the waits between turns."""
@@ -57,6 +57,10 @@ class Brief:
     """The system message: what every agent of the crew knows."""
     pages: tuple[tuple[str, ...], ...]
     """Per reader, the pages it reads."""
+    quotes: tuple[str, ...]
+    """Per reader, the sentence of its pages nearest to the question: what its search tool finds."""
+    best_quotes: tuple[str, ...]
+    """The nearest of them: what lead, critic and writer work with."""
 
 
 @dataclass(slots=True)
@@ -151,6 +155,11 @@ def turn_of(reply: Reply, agent: str, number: int, task: str, began_s: float) ->
     )
 
 
+def _listed(sentences: Sequence[str]) -> str:
+    """Sentences as a list; what several agents said stands there once."""
+    return "\n".join(f"- {sentence}" for sentence in dict.fromkeys(sentences) if sentence)
+
+
 @dataclass(slots=True)
 class Crew:
     """One customer's session."""
@@ -174,96 +183,81 @@ class Crew:
     def _agent(self, role: str) -> Agent:
         return Agent(self.brief, role, self.api, self.board, self.sleep, self.shape.patience)
 
-    @property
-    def question(self) -> str:
-        return self.brief.customer.question
-
     async def run(self) -> str:
         """The whole session; returns the answer."""
         note, answer = self.shape.note_tokens, self.shape.answer_tokens
-        plan = await self.lead.ask(
-            f"You lead {self.shape.readers} readers. Name the words they should look for.", note, "plans"
-        )
+        await self.lead.ask("In one sentence: what should the readers look for?", note, "plans")
         self.lead.rest("waits for the readers")
-        reports = "\n".join(await asyncio.gather(*(self._read(at, plan) for at in range(len(self.readers)))))
-        draft = await self.lead.ask(
-            f"Your readers report:\n{reports}\nDraft an answer in one sentence.", note, "drafts"
-        )
+        await asyncio.gather(*(self._read(at) for at in range(len(self.readers))))
+        draft = await self.lead.ask(f"{self._quotes}\n{self._task}", note, "drafts")
         person = asyncio.create_task(self.lead.wait(2.0, 4.0, "waits for a person"))
-        judgement = await self._check(reports, draft)
+        judgement = await self._check(draft)
         await person
-        text = await self._write(reports, draft, judgement, answer)
+        text = await self._write(draft, judgement, answer)
         for agent in (self.lead, self.critic, self.writer, *self.readers):
             agent.rest("done")
         return text
 
-    async def _read(self, at: int, plan: str) -> str:
-        """One reader: page after page, then a report."""
+    async def _read(self, at: int) -> None:
+        """One reader: page after page, then a report on the sentence that its search tool found."""
         reader, note = self.readers[at], self.shape.note_tokens
         for number, page in enumerate(self.brief.pages[at]):
             await reader.wait(0.3, 1.5, "turns the page")
-            lead_in = (
-                f"You are reader {at + 1}. The lead says: {plan}\nA page of your part:\n{page}\nNote one "
-                "fact from it."
-                if number == 0
-                else f"The next page of your part:\n{page}\nNote one more fact from it."
+            await reader.ask(
+                f"Page {number + 1} of your part:\n{page}\n\nIn one sentence: what does this page say?",
+                note,
+                f"reads page {number + 1}",
             )
-            await reader.ask(lead_in, note, f"reads page {number + 1}")
-        await reader.wait(0.3, 1.0, "looks over its notes")
-        report = await reader.ask(
-            f"From your pages, answer in one sentence: {self.question}", note, "reports to the lead"
+        await reader.wait(0.3, 1.0, "searches its part")
+        await reader.ask(
+            f"Quote from your part:\n{_listed([self.brief.quotes[at]])}\n{self._task}",
+            note,
+            "reports to the lead",
         )
         reader.rest("waits for the critic")
-        return report
 
-    async def _check(self, reports: str, draft: str) -> str:
+    async def _check(self, draft: str) -> str:
         """The critic asks, every reader answers, the critic judges."""
         note = self.shape.note_tokens
         doubt = await self.critic.ask(
-            f"You are the critic. The readers report:\n{reports}\nThe draft: {draft}\nAsk the readers one "
-            "question.",
+            f"{self._quotes}\nThe lead's draft: {draft}\nIn one sentence: which quote speaks for the draft?",
             note,
             "reads the draft",
         )
         self.critic.rest("waits for the readers")
-        answers = await asyncio.gather(*(self._reply_to_critic(reader, doubt) for reader in self.readers))
-        self.critic.rest("judges")
-        return await self.critic.ask(
-            "The readers answer:\n"
-            + "\n".join(answers)
-            + "\nSay in one sentence what the draft must change.",
-            note,
-            "judges",
-        )
+        answers = await asyncio.gather(*(self._reply(reader, doubt) for reader in self.readers))
+        return await self.critic.ask(f"The readers say:\n{_listed(answers)}\n{self._task}", note, "judges")
 
-    async def _reply_to_critic(self, reader: Agent, doubt: str) -> str:
+    async def _reply(self, reader: Agent, doubt: str) -> str:
         await reader.wait(0.2, 1.5, "looks it up")
         answer = await reader.ask(
-            f"The critic asks: {doubt}\nAnswer in one sentence from your pages.",
+            f"The critic says: {doubt}\nIn one sentence: what does your part say about this?",
             self.shape.note_tokens,
             "answers the critic",
         )
         reader.rest("done")
         return answer
 
-    async def _write(self, reports: str, draft: str, judgement: str, answer_tokens: int) -> str:
+    async def _write(self, draft: str, judgement: str, answer_tokens: int) -> str:
         """Writer, lead, writer."""
+        note = self.shape.note_tokens
         first = await self.writer.ask(
-            f"You are the writer. The readers report:\n{reports}\nThe draft: {draft}\nThe critic says: "
-            f"{judgement}\n"
-            f"Answer the question: {self.question}",
-            self.shape.note_tokens,
-            "writes",
+            f"{self._quotes}\nThe draft: {draft}\nThe critic says: {judgement}\n{self._task}", note, "writes"
         )
         self.writer.rest("waits for the lead")
         comment = await self.lead.ask(
-            f"The writer proposes: {first}\nSay in one sentence what is still missing.",
-            self.shape.note_tokens,
-            "comments",
+            f"The writer proposes: {first}\nIn one sentence: what is missing?", note, "comments"
         )
         self.lead.rest("waits for the writer")
         return await self.writer.ask(
-            f"The lead says: {comment}\nNow write the final answer to: {self.question}",
-            answer_tokens,
-            "writes the answer",
+            f"The lead says: {comment}\n{self._quotes}\n{self._task}", answer_tokens, "writes the answer"
         )
+
+    @property
+    def _quotes(self) -> str:
+        return f"Quotes from the document:\n{_listed(self.brief.best_quotes)}"
+
+    @property
+    def _task(self) -> str:
+        """Small models answer best when the question comes last."""
+        return f"From the quotes, answer in one sentence: {self.brief.customer.question}"

@@ -94,6 +94,8 @@ class CustomerFigures:
     name: str
     service_tier: str
     question: str
+    quotes: tuple[str, ...]
+    """The sentences of the document that its crew worked with, nearest to the question first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,9 +145,11 @@ def _answers(figures: DemoFigures) -> str:
     parts = []
     for customer in figures.customers:
         said = "".join(_answer(run, customer) for run in figures.runs)
+        quotes = "".join(f"<li>{escape(quote)}</li>" for quote in customer.quotes)
         parts.append(
             f"<article><h3>{escape(customer.name)}, service tier {escape(customer.service_tier)}</h3>"
-            f'<p class="question">{escape(customer.question)}</p><dl>{said}</dl></article>'
+            f'<p class="question">{escape(customer.question)}</p><dl>{said}'
+            f"<dt>Quotes its readers found</dt><dd><ul>{quotes}</ul></dd></dl></article>"
         )
     return f'<section><h2>The answers</h2><div class="answers">{"".join(parts)}</div></section>'
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stepwell.demo.document import Document, split_parts, split_passages
@@ -26,7 +26,13 @@ _COMMON = frozenset(
         "after before between all any each "
     )
 )
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 _SHORTEST_EXCERPT_TOKENS = 8
+_SHORTEST_QUOTE_WORDS = 3
+"""Words that carry meaning; fewer say nothing without their neighbours."""
+_LONGEST_QUOTE_WORDS = 40
+_LENGTH_PRIOR_WORDS = 8
+_BEST_QUOTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,10 @@ class Assignment:
     """What the readers of one crew read: per reader a few pages of text."""
 
     pages: tuple[tuple[str, ...], ...]
+    quotes: tuple[str, ...]
+    """Per reader, the sentence of its pages nearest to the question; empty when it read nothing."""
+    best_quotes: tuple[str, ...]
+    """The nearest of them, nearest first: what the crew passes on."""
     used_tokens: int
     total_tokens: int
     """Tokens of the whole document."""
@@ -52,7 +62,10 @@ def assign(
     weights = _weights(passages)
     chosen = [_choose(part, question, weights, pages, page_tokens, count) for part in parts]
     used = sum(count(page) for part in chosen for page in part)
-    return Assignment(tuple(chosen), used, sum(count(passage) for passage in passages))
+    quotes = tuple(quote(part, question, weights) for part in chosen)
+    best = sorted(filter(None, quotes), key=lambda found: -nearness(found, question, weights))
+    total = sum(count(passage) for passage in passages)
+    return Assignment(tuple(chosen), quotes, tuple(best[:_BEST_QUOTES]), used, total)
 
 
 def words(text: str) -> list[str]:
@@ -73,6 +86,19 @@ def score(passage: str, question: str, weights: dict[str, float]) -> float:
     """How near a passage is to a question: the weight of the words they share."""
     shared = set(words(question)) & set(words(passage))
     return sum(weights.get(word, 0.0) for word in sorted(shared))
+
+
+def nearness(sentence: str, question: str, weights: dict[str, float]) -> float:
+    """The score of a sentence, tempered by its length: long ones share words by chance."""
+    return score(sentence, question, weights) / math.sqrt(_LENGTH_PRIOR_WORDS + len(words(sentence)))
+
+
+def quote(pages: Sequence[str], question: str, weights: dict[str, float]) -> str:
+    """The sentence that says most about the question for its length."""
+    sentences = [s for page in pages for s in _SENTENCE.split(page) if len(words(s)) >= _SHORTEST_QUOTE_WORDS]
+    sentences = [sentence for sentence in sentences if not sentence.startswith("#")]
+    best = max(sentences, key=lambda sentence: nearness(sentence, question, weights), default="")
+    return " ".join(best.split()[:_LONGEST_QUOTE_WORDS])
 
 
 def _choose(
