@@ -248,6 +248,11 @@ class Device:
         run = self.runs[request]
         return max(0, -(-(run.tokens + count) // FRAME_TOKENS) - len(run.nodes))
 
+    def ends_sealed(self, request: RequestId) -> bool:
+        """Whether the last tokens are a sealed tail: its frame is the block's, nobody writes on there."""
+        run = self.runs[request]
+        return bool(run.tokens % FRAME_TOKENS) and run.nodes[run.tokens // FRAME_TOKENS].block is not None
+
     @property
     def n_free(self) -> int:
         return self._frames.n_free
@@ -283,8 +288,10 @@ class Device:
         where a sliding window lets llama.cpp overwrite what only one id holds."""
         for request, count in items:
             run = self.runs[request]
+            first = run.tokens // FRAME_TOKENS
             run.tokens += count
-            for node in run.nodes[(run.tokens - count) // FRAME_TOKENS :]:
+            # Frames behind the last token may have been reserved for more than was run.
+            for node in run.nodes[first : -(-run.tokens // FRAME_TOKENS)]:
                 node.tokens = min(run.tokens - node.first, FRAME_TOKENS)
                 if node.tokens == FRAME_TOKENS:
                     self._move_in(node)

@@ -134,7 +134,7 @@ class LlamaCppEngine:
             return "a token is not in the vocabulary"
         if item.start + len(item.tokens) > self.info.context_tokens:
             return f"it would grow past the context of {self.info.context_tokens} tokens"
-        if run.nodes and run.nodes[-1].block is not None and run.tokens % FRAME_TOKENS:
+        if self.device.ends_sealed(item.request):
             return "its last tokens are a sealed block"
         return ""
 
