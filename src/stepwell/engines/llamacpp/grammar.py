@@ -7,6 +7,8 @@ size and nesting are bounded here before it sees anything.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -41,6 +43,8 @@ def schema_to_gbnf(text: str) -> str:
         raise ValueError(f"the JSON schema is longer than {MAX_SCHEMA_BYTES} characters")
     try:
         schema = json.loads(text)
+        if not isinstance(schema, dict):
+            raise ValueError("it is not a JSON object")
         _refuse_remote_refs(schema)
         grammar = _convert(schema or {"type": "object"})
     except _CONVERTER_ERRORS as error:
@@ -73,31 +77,58 @@ def _refuse_remote_refs(schema: Any, depth: int = 0) -> None:
 
 
 def _check_gbnf(grammar: str) -> None:
+    """Find what is commonly wrong, and say it. llama.cpp would print it, with the whole grammar, to the
+    server's standard error and tell us nothing; it still has the last word on what remains."""
     if len(grammar) > MAX_GRAMMAR_BYTES:
         raise ValueError(f"the grammar is longer than {MAX_GRAMMAR_BYTES} characters")
-    if not grammar.strip() or "\0" in grammar:
-        raise ValueError("the grammar is empty or holds a zero byte")
-    if _nesting(grammar) > MAX_NESTING:
-        raise ValueError(f"the grammar nests parentheses more than {MAX_NESTING} deep")
+    if "\0" in grammar:
+        raise ValueError("the grammar holds a zero byte")
+    symbols = list(_symbols(grammar))
+    _check_names(symbols)
+    _check_nesting(symbols)
 
 
-def _nesting(grammar: str) -> int:
-    """How deep parentheses go, outside of literals and character classes."""
-    depth = deepest = 0
-    closing = ""
-    escaped = False
-    for char in grammar:
-        if escaped:
-            escaped = False
-        elif char == "\\":
-            escaped = True
-        elif closing:
-            closing = "" if char == closing else closing
-        elif char in '"[#':
-            closing = {'"': '"', "[": "]", "#": "\n"}[char]
-        elif char == "(":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char == ")":
-            depth -= 1
-    return deepest
+_SYMBOL = re.compile(
+    r"""(?P<skip> \s+ | \#[^\n]* )
+      | (?P<rule> [A-Za-z0-9_-]+ (?= \s* ::= ) ) \s* ::=
+      | (?P<name> [A-Za-z0-9_-]+ )
+      | (?P<text> "(?: [^"\\\n] | \\. )*" | \[(?: [^\]\\] | \\. )*\] | !?<[^>\n]*> | \{[0-9,\s]*\} | [.|*+?] )
+      | (?P<open> \( )
+      | (?P<close> \) )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def _symbols(grammar: str) -> Iterator[tuple[str, str]]:
+    """(kind, text) of everything that means something, in order."""
+    at = 0
+    while at < len(grammar):
+        match = _SYMBOL.match(grammar, at)
+        if match is None:
+            line = grammar.count("\n", 0, at) + 1
+            raise ValueError(f"the grammar cannot be read in line {line}, at {grammar[at : at + 20]!r}")
+        at = match.end()
+        kind = match.lastgroup or ""
+        if kind != "skip":
+            yield kind, match.group(kind)
+
+
+def _check_names(symbols: Sequence[tuple[str, str]]) -> None:
+    defined = {text for kind, text in symbols if kind == "rule"}
+    if "root" not in defined:
+        raise ValueError("the grammar has no rule called root")
+    for kind, text in symbols:
+        if kind == "name" and text not in defined:
+            raise ValueError(f"the grammar uses a rule {text[:60]!r} that it does not define")
+
+
+def _check_nesting(symbols: Sequence[tuple[str, str]]) -> None:
+    depth = 0
+    for kind, _ in symbols:
+        depth += (kind == "open") - (kind == "close")
+        if depth > MAX_NESTING:
+            raise ValueError(f"the grammar nests parentheses more than {MAX_NESTING} deep")
+        if depth < 0 or (kind == "rule" and depth):
+            raise ValueError("the grammar's parentheses do not match")
+    if depth:
+        raise ValueError("the grammar's parentheses do not match")

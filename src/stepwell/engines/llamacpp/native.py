@@ -42,6 +42,9 @@ KV_TYPES = {
 """Names and numbers of ``enum ggml_type`` that a KV cache may have."""
 _FLASH_ATTENTION_ON = 1
 
+_LEVEL_ERROR = 4
+"""GGML_LOG_LEVEL_ERROR."""
+
 _log = logging.getLogger("stepwell.llamacpp")
 _complaints: deque[str] = deque(maxlen=4)
 
@@ -52,7 +55,7 @@ def _on_log(level: int, text: bytes, _user_data: Any) -> None:
     line = text.decode("utf-8", "replace").strip()
     if line.strip("."):
         _log.debug("%s", line)
-        if level == 3:
+        if level == _LEVEL_ERROR:
             _complaints.append(line)
 
 

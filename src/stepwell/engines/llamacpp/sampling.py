@@ -16,7 +16,7 @@ import numpy as np
 
 from stepwell.engines.base import SamplingParams, TokenLogprob
 from stepwell.engines.llamacpp.grammar import gbnf_of
-from stepwell.engines.llamacpp.native import Logits, NativeModel, complaint
+from stepwell.engines.llamacpp.native import Logits, NativeModel
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """``llama_token_data``."""
@@ -135,7 +135,7 @@ def _shapes(sampling: SamplingParams, banned: Sequence[int]) -> bool:
 def _grammar_sampler(model: NativeModel, grammar: str) -> Any:
     sampler = lib.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     if not sampler:
-        raise ValueError(f"the grammar does not compile{complaint()}")
+        raise ValueError("the grammar does not compile (left recursion, or an operator in a wrong place)")
     return sampler
 
 

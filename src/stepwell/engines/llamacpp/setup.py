@@ -21,6 +21,9 @@ _MIN_HOMES = 32
 _ROWS_AT_ONCE = 4
 """How many tokens llama.cpp's repacked weights are multiplied with at once (repack.cpp)."""
 
+_MOST_TOKENS = 1 << 26
+"""Beyond any device there is, and within llama.cpp's 32-bit counts."""
+
 _log = logging.getLogger("stepwell.llamacpp")
 
 
@@ -55,8 +58,8 @@ def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
 
 
 def _check_config(config: LlamaCppConfig) -> None:
-    if config.device_kv_tokens < 2 * FRAME_TOKENS:
-        raise ModelError(f"device_kv_tokens must be at least {2 * FRAME_TOKENS}")
+    if not 2 * FRAME_TOKENS <= config.device_kv_tokens <= _MOST_TOKENS:
+        raise ModelError(f"device_kv_tokens must be from {2 * FRAME_TOKENS} to {_MOST_TOKENS}")
     if not 1 <= config.max_sequences <= MAX_SEQUENCES - _FIRST_RUNNING - _MIN_HOMES:
         most = MAX_SEQUENCES - _FIRST_RUNNING - _MIN_HOMES
         raise ModelError(f"max_sequences must be from 1 to {most}")

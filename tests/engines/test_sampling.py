@@ -1,0 +1,207 @@
+"""Choosing tokens on a real model: seeds, grammars, biases, penalties, log-probabilities."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.engines.prefixes import step
+
+from stepwell.engines.base import BatchItem, SamplingParams, TextModel, TokenLogprob
+
+PROMPT = "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def engine(smollm2_engine: tuple[Any, TextModel]) -> Iterator[Any]:
+    made, _ = smollm2_engine
+    yield made
+    made.close(1)
+    made.forget(1)
+    made.check()
+
+
+@pytest.fixture
+def text(smollm2_engine: tuple[Any, TextModel]) -> TextModel:
+    return smollm2_engine[1]
+
+
+def tokens_of(
+    engine: Any, text: TextModel, sampling: SamplingParams, count: int, words: str = PROMPT
+) -> list[int]:
+    """Up to ``count`` tokens; the end token is the last one if it comes."""
+    prompt = text.tokenize(words, add_bos=True, parse_special=True)
+    engine.open(1, [], 0, sampling)
+    made = [step(engine, 1, 0, prompt)]
+    while len(made) < count and not text.is_end(made[-1]):
+        made.append(step(engine, 1, len(prompt) + len(made) - 1, [made[-1]]))
+    engine.close(1)
+    engine.forget(1)
+    return made
+
+
+def words_of(text: TextModel, tokens: list[int]) -> str:
+    detokenizer = text.detokenizer()
+    return "".join(detokenizer.add(token) for token in tokens) + detokenizer.flush()
+
+
+def test_a_seed_can_be_repeated_and_another_one_differs(engine: Any, text: TextModel) -> None:
+    answers = [tokens_of(engine, text, SamplingParams(temperature=1.5, seed=seed), 12) for seed in (5, 5, 6)]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_a_random_seed_is_not_always_the_same(engine: Any, text: TextModel) -> None:
+    answers = {tuple(tokens_of(engine, text, SamplingParams(temperature=2.0), 8)) for _ in range(3)}
+    assert len(answers) > 1
+
+
+@pytest.mark.parametrize(
+    "narrow", [SamplingParams(top_k=1), SamplingParams(top_p=1e-6), SamplingParams(min_p=1.0)]
+)
+def test_narrow_sampling_is_greedy(engine: Any, text: TextModel, narrow: SamplingParams) -> None:
+    greedy = tokens_of(engine, text, SamplingParams(temperature=0), 6)
+    assert tokens_of(engine, text, narrow, 6) == greedy
+
+
+def test_the_short_way_to_the_best_token_is_the_chains(engine: Any, text: TextModel) -> None:
+    """Greedy without anything else goes past the chain; a bias of nothing does not."""
+    short = tokens_of(engine, text, SamplingParams(temperature=0), 12)
+    long = tokens_of(engine, text, SamplingParams(temperature=0, logit_bias=((0, 0.0),)), 12)
+    assert short == long
+
+
+def test_biases_bar_and_force_tokens(engine: Any, text: TextModel) -> None:
+    first = tokens_of(engine, text, SamplingParams(temperature=0), 1)[0]
+    barred = SamplingParams(temperature=0, logit_bias=((first, -100.0),))
+    assert tokens_of(engine, text, barred, 1)[0] != first
+    (word,) = text.tokenize(" sea", add_bos=False, parse_special=False)
+    forced = SamplingParams(temperature=0, logit_bias=((word, 100.0),))
+    assert tokens_of(engine, text, forced, 4) == [word] * 4
+
+
+def test_penalties_end_repetition(engine: Any, text: TextModel) -> None:
+    (word,) = text.tokenize(" sea", add_bos=False, parse_special=False)
+    pushed = ((word, 30.0),)
+    for penalty in (
+        SamplingParams(temperature=0, logit_bias=pushed, presence_penalty=60),
+        SamplingParams(temperature=0, logit_bias=pushed, frequency_penalty=60),
+        SamplingParams(temperature=0, logit_bias=pushed, repeat_penalty=50.0),
+    ):
+        assert tokens_of(engine, text, penalty, 4).count(word) == 1
+
+
+def test_the_end_can_be_ignored(engine: Any, text: TextModel) -> None:
+    end = text.tokenize("<|im_end|>", add_bos=False, parse_special=True)
+    push = ((end[0], 50.0),)
+    assert tokens_of(engine, text, SamplingParams(temperature=0, logit_bias=push), 5) == end
+    ignoring = SamplingParams(temperature=0, logit_bias=push, ignore_eos=True)
+    assert len(tokens_of(engine, text, ignoring, 5)) == 5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_schema_is_kept_to(engine: Any, text: TextModel, temperature: float) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["blue", "grey"]}, "deep": {"type": "boolean"}},
+        "required": ["colour", "deep"],
+        "additionalProperties": False,
+    }
+    sampling = SamplingParams(temperature=temperature, seed=3, json_schema=json.dumps(schema))
+    made = tokens_of(engine, text, sampling, 40)
+    assert text.is_end(made[-1])
+    answer = json.loads(words_of(text, made))
+    assert answer["colour"] in ("blue", "grey")
+    assert isinstance(answer["deep"], bool)
+
+
+def test_an_empty_schema_means_any_object(engine: Any, text: TextModel) -> None:
+    made = tokens_of(engine, text, SamplingParams(temperature=0, json_schema="{}"), 3)
+    assert words_of(text, made).lstrip().startswith("{")
+
+
+def test_a_grammar_is_kept_to_whatever_the_bias(engine: Any, text: TextModel) -> None:
+    end = text.tokenize("<|im_end|>", add_bos=False, parse_special=True)[0]
+    sampling = SamplingParams(
+        temperature=0, grammar='root ::= "ja" | "nein"', ignore_eos=True, logit_bias=((end, -100.0),)
+    )
+    made = tokens_of(engine, text, sampling, 10)
+    assert words_of(text, made) in ("ja", "nein")
+    assert text.is_end(made[-1])
+
+
+def test_a_grammar_that_nothing_can_follow_ends_the_answer(engine: Any, text: TextModel) -> None:
+    """No token of this vocabulary spells an unpaired surrogate: the answer ends, the process lives."""
+    made = tokens_of(engine, text, SamplingParams(temperature=0, grammar='root ::= "\\uD800"'), 5)
+    assert text.is_end(made[-1])
+
+
+def test_log_probabilities_are_those_of_the_untouched_logits(engine: Any, text: TextModel) -> None:
+    vocab = engine.info.vocab_size
+    rows: list[list[float]] = []
+    engine.watch_logits = lambda _request, row: rows.append([float(x) for x in row])
+    try:
+        engine.open(1, [], 0, SamplingParams(temperature=0.7, seed=1, logprobs=5, presence_penalty=1.0))
+        prompt = text.tokenize(PROMPT, add_bos=True, parse_special=True)
+        (sampled,) = engine.run([BatchItem(1, 0, prompt, True)])
+    finally:
+        engine.watch_logits = None
+    assert len(rows[0]) == vocab
+    norm = math.log(math.fsum(math.exp(x) for x in rows[0]))
+    assert sampled.logprob is not None
+    assert sampled.logprob.logprob == pytest.approx(rows[0][sampled.token] - norm, abs=1e-4)
+    best = sorted(range(vocab), key=lambda token: (-rows[0][token], token))[:5]
+    assert [top.token for top in sampled.top_logprobs] == best
+    assert all(
+        top.logprob == pytest.approx(rows[0][top.token] - norm, abs=1e-4) for top in sampled.top_logprobs
+    )
+
+
+def test_all_log_probabilities_sum_to_one() -> None:
+    import numpy as np
+
+    from stepwell.engines.llamacpp.sampling import logprobs
+
+    logits = np.array([3.0, -1.0, 3.0, 0.5, -30.0], np.float32)
+    chosen, top = logprobs(logits, 3, 5)
+    assert math.fsum(math.exp(entry.logprob) for entry in top) == pytest.approx(1.0)
+    assert [entry.token for entry in top] == [0, 2, 3, 1, 4]
+    assert chosen == TokenLogprob(3, top[2].logprob)
+    assert logprobs(logits, 0, 0)[1] == ()
+
+
+BAD = {
+    "left recursion": SamplingParams(grammar='root ::= root "a" | "b"'),
+    "unknown rule": SamplingParams(grammar="root ::= nothing"),
+    "no root": SamplingParams(grammar='tree ::= "a"'),
+    "unread": SamplingParams(grammar='root ::= "a'),
+    "nested": SamplingParams(grammar="root ::= " + "(" * 300 + '"a"' + ")" * 300),
+    "unmatched": SamplingParams(grammar='root ::= ("a"'),
+    "long": SamplingParams(grammar='root ::= "' + "a" * 300_000 + '"'),
+    "schema syntax": SamplingParams(json_schema="{"),
+    "schema kind": SamplingParams(json_schema="[1]"),
+    "schema type": SamplingParams(json_schema='{"type": "colour"}'),
+    "schema ref": SamplingParams(json_schema='{"$ref": "https://example.org/schema.json"}'),
+    "schema depth": SamplingParams(json_schema='{"not": ' * 300 + "{}" + "}" * 300),
+    "both": SamplingParams(json_schema="{}", grammar='root ::= "a"'),
+    "temperature": SamplingParams(temperature=math.nan),
+    "top_p": SamplingParams(top_p=0.0),
+    "logprobs": SamplingParams(logprobs=10_000),
+    "bias token": SamplingParams(logit_bias=((1 << 40, 1.0),)),
+    "bias value": SamplingParams(logit_bias=((1, math.inf),)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_honoured_is_refused_in_one_sentence(engine: Any, name: str) -> None:
+    with pytest.raises(ValueError) as error:
+        engine.validate(BAD[name])
+    assert 10 < len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+
+
+def test_a_long_chain_of_rules_is_harmless(engine: Any) -> None:
+    rules = [f"r{i} ::= r{i + 1}" for i in range(5000)]
+    engine.validate(SamplingParams(grammar="\n".join(["root ::= r0", *rules, 'r5000 ::= "a"'])))
