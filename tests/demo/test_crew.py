@@ -18,12 +18,6 @@ from tests.demo.fake import CUSTOMERS
 SHAPE = replace(QUICK, readers=2, pages=2)
 PAGES = (("page A", "page B"), ("page C", "page D"))
 BRIEF = Brief(CUSTOMERS[0], "What all know.", PAGES, ("quote B", "quote D"), ("quote D",))
-    CUSTOMERS[0],
-    "What all know.",
-    (("page A", "page B"), ("page C", "page D")),
-    ("quote B", "quote D"),
-    ("quote D",),
-)
 
 
 @dataclass
