@@ -53,8 +53,10 @@ class Case:
 
     @property
     def output_tokens(self) -> int:
-        """Enough for a warm-up round and all others."""
-        return (self.rounds + 2) * self.steps_per_round + 8
+        """Enough for a warm-up round and all others, and for what the first sequences write while the
+        prompts of the last ones are still being computed."""
+        prefill_steps = self.sequences * -(-self.depth_tokens // 128)
+        return (self.rounds + 2) * self.steps_per_round + prefill_steps + 8
 
     @property
     def device_kv_tokens(self) -> int:
