@@ -87,7 +87,8 @@ def test_words_go_from_agent_to_agent() -> None:
     assert "critic said" in heard["reader-1"]
     assert "reader-1 said" in heard["critic"]
     assert "reader-2 said" in heard["critic"]
-    assert "critic said" in heard["writer"]
+    assert "critic said" in heard["lead"]
+    assert "lead said" in heard["writer"]
     assert "writer said" in heard["lead"]
     assert all("quote D" in heard[name] for name in ("lead", "critic", "writer", "reader-2"))
 

@@ -40,7 +40,7 @@ EXAMPLE_QUESTIONS = (
 )
 GENERAL_QUESTION = "What is the most important point of this document?"
 MAX_QUESTION_CHARS = 1_000
-HEADINGS_TOKENS = 64
+HEADINGS_TOKENS = 48
 PROVISIONAL_DEVICE_TOKENS = 4_096
 """For the moment before the plan is made, when only the vocabulary is needed; no context may be longer."""
 
@@ -174,6 +174,7 @@ def perform(stage: Stage, options: Options, console: Console) -> list[Run]:
     screen = make_screen(console, stage.customers, stage.agents)
     runs = [perform_one(stage, stage.capacity, "With KV tiers", screen)]
     if options.compare:
+        say(console, "Now the same job without; it takes two to three times as long (--no-compare skips it).")
         runs.append(
             perform_one(stage, without_tiers(stage.capacity), "Without: host memory and disk off", screen)
         )

@@ -28,12 +28,12 @@ class Shape:
 
     readers: int = 4
     pages: int = 2
-    page_tokens: int = 128
-    opening_tokens: int = 96
+    page_tokens: int = 112
+    opening_tokens: int = 64
     """How much of the document's beginning every agent of the crew knows."""
-    note_tokens: int = 20
+    note_tokens: int = 18
     """Longest answer of a turn."""
-    answer_tokens: int = 48
+    answer_tokens: int = 44
     """Longest final answer."""
     patience: float = 1.0
     """Scales the waits between turns."""
@@ -189,11 +189,11 @@ class Crew:
         await self.lead.ask("In one sentence: what should the readers look for?", note, "plans")
         self.lead.rest("waits for the readers")
         await asyncio.gather(*(self._read(at) for at in range(len(self.readers))))
-        draft = await self.lead.ask(f"{self._quotes}\n{self._task}", note, "drafts")
+        draft = await self.lead.ask(f"{self._quote}\n{self._task}", note, "drafts")
         person = asyncio.create_task(self.lead.wait(2.0, 4.0, "waits for a person"))
         judgement = await self._check(draft)
         await person
-        text = await self._write(draft, judgement, answer)
+        text = await self._write(judgement, answer)
         for agent in (self.lead, self.critic, self.writer, *self.readers):
             agent.rest("done")
         return text
@@ -220,7 +220,7 @@ class Crew:
         """The critic asks, every reader answers, the critic judges."""
         note = self.shape.note_tokens
         doubt = await self.critic.ask(
-            f"{self._quotes}\nThe lead's draft: {draft}\nIn one sentence: which quote speaks for the draft?",
+            f"{self._quote}\nThe lead's draft: {draft}\nIn one sentence: which quote speaks for the draft?",
             note,
             "reads the draft",
         )
@@ -238,24 +238,25 @@ class Crew:
         reader.rest("done")
         return answer
 
-    async def _write(self, draft: str, judgement: str, answer_tokens: int) -> str:
-        """Writer, lead, writer."""
+    async def _write(self, judgement: str, answer_tokens: int) -> str:
+        """Writer, lead, writer. Only the lead hears the critic: a small model copies what it hears."""
         note = self.shape.note_tokens
-        first = await self.writer.ask(
-            f"{self._quotes}\nThe draft: {draft}\nThe critic says: {judgement}\n{self._task}", note, "writes"
-        )
+        first = await self.writer.ask(f"{self._quote}\n{self._task}", answer_tokens, "writes")
         self.writer.rest("waits for the lead")
         comment = await self.lead.ask(
-            f"The writer proposes: {first}\nIn one sentence: what is missing?", note, "comments"
+            f"The critic says: {judgement}\nThe writer proposes: {first}\nIn one sentence: is that right?",
+            note,
+            "comments",
         )
         self.lead.rest("waits for the writer")
         return await self.writer.ask(
-            f"The lead says: {comment}\n{self._quotes}\n{self._task}", answer_tokens, "writes the answer"
+            f"The lead says: {comment}\n\n{self._quote}\n{self._task}", answer_tokens, "writes the answer"
         )
 
     @property
-    def _quotes(self) -> str:
-        return f"Quotes from the document:\n{_listed(self.brief.best_quotes)}"
+    def _quote(self) -> str:
+        """The nearest sentence of all that the readers found. A small model answers better from one."""
+        return f"Quotes from the document:\n{_listed(self.brief.best_quotes[:1])}"
 
     @property
     def _task(self) -> str:
