@@ -252,11 +252,7 @@ def result_sentence(runs: Sequence[RunFigures], agents: int, device_share: float
     first = runs[0]
     setting = f"{agents} agents on device KV for {device_share:.0%} of what they hold"
     if len(runs) == 1:
-        return (
-            f"{setting} finished in {first.duration_s:.1f} s and computed {first.total.recompute_tax:.0%} of "
-            "their "
-            "tokens more than once."
-        )
+        return f"{setting} finished in {first.duration_s:.1f} s and computed {_repeated(first)}."
     without = runs[1]
     ratio = without.duration_s / first.duration_s
     compared = f"{ratio:.1f} times as fast as" if ratio >= 1.05 else "about as fast as"
@@ -264,7 +260,12 @@ def result_sentence(runs: Sequence[RunFigures], agents: int, device_share: float
         compared = "slower than"
     return (
         f"{setting} finished in {first.duration_s:.1f} s with KV tiers, {compared} the "
-        f"{without.duration_s:.1f} s "
-        f"without, and computed {first.total.recompute_tax:.0%} of their tokens more than once instead of "
-        f"{without.total.recompute_tax:.0%}."
+        f"{without.duration_s:.1f} s without; they computed {_repeated(first)}, and without KV tiers "
+        f"{_repeated(without)}."
     )
+
+
+def _repeated(run: RunFigures) -> str:
+    if run.total.recomputed_tokens == 0:
+        return "no token twice"
+    return f"{run.total.recompute_tax:.0%} of their tokens more than once"
