@@ -122,7 +122,7 @@ def test_a_lane_is_drawn_where_its_tokens_lay() -> None:
 
 def test_one_run_alone_makes_a_page() -> None:
     figures = fake_figures()
-    page = render_page(replace(figures, runs=figures.runs[:1], speedup={}))
+    page = render_page(replace(figures, runs=figures.runs[:1], speedup={}, result="done."))
     assert check(page).text.count("without KV tiers") == 0
 
 
