@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +154,20 @@ def test_a_result_that_cannot_be_written_is_found_before_the_work(tmp_path: Path
     command.require_writable(tmp_path / "new.html")
     assert kept.read_text() == "from before"
     assert not (tmp_path / "new.html").exists()
+
+
+def test_being_told_to_stop_leaves_nothing_on_disk(tmp_path: Path) -> None:
+    command_line = [sys.executable, "-m", "stepwell", "demo", "--engine", "null", "--disk-dir", str(tmp_path)]
+    command_line += ["--html", str(tmp_path / "page.html")]
+    process = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    with process.stdout as lines:
+        assert any("With KV tiers:" in line for line in lines)
+        assert [path.name.startswith("stepwell-demo-") for path in tmp_path.iterdir()] == [True]
+        process.send_signal(signal.SIGTERM)
+        lines.read()
+    assert process.wait() == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- the client against a server that misbehaves -------------------------------------------------
