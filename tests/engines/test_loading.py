@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.engines.prefixes import (
@@ -21,7 +21,7 @@ from tests.engines.prefixes import (
     start,
 )
 
-from stepwell.engines.base import BatchItem
+from stepwell.engines.base import BatchItem, EngineError
 
 pytest.importorskip("llama_cpp")
 
@@ -165,6 +165,54 @@ def moved_and_back(engine: LlamaCppEngine, n_tokens: int = 150) -> None:
     engine.open(3, ids(metas), n_tokens, GREEDY)
     assert generate(engine, 3, n_tokens, first, 3) == expected
     assert rows[:3] == rows[3:]
+
+
+# --- steps that fail ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after_placing", [False, True], ids=["refused", "failed late"])
+def test_a_step_that_fails_loses_its_requests_and_nobody_else(
+    gemma3_path: Path, monkeypatch: pytest.MonkeyPatch, after_placing: bool
+) -> None:
+    """Gemma's batches are padded, so the padding's own cells have to be put right as well."""
+    wishes = LlamaCppConfig(gemma3_path, "gemma3", device_kv_tokens=512, max_sequences=4)
+    with loaded(wishes) as engine:
+        first = start(engine, 1, prompt(70))
+        for request in (2, 3):
+            start(engine, request, prompt(61 + request, seed=request))
+        decode = engine._context.decode
+
+        def fail(*batch: Any) -> int:
+            if after_placing:
+                assert decode(*batch) == 0
+            return -3
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._context, "decode", fail)
+            with pytest.raises(EngineError) as error:
+                engine.run([BatchItem(2, 63, [50, 51], True), BatchItem(3, 64, [50, 51, 52], True)])
+        assert error.value.requests == (2, 3)
+        engine.check()
+        assert engine.device.n_free == 8 - 2
+        after = generate(engine, 1, 70, first, 3)
+        engine.close(1)
+        start(engine, 4, prompt(70))
+        assert generate(engine, 4, 70, first, 3) == after
+
+
+def test_a_failure_in_a_later_part_names_everybody(
+    config: LlamaCppConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loaded(replace(config, device_kv_tokens=1024)) as engine:
+        for request in (1, 2):
+            engine.open(request, [], 0, GREEDY)
+        statuses = iter([0, 1])
+        decode = engine._context.decode
+        monkeypatch.setattr(engine._context, "decode", lambda *batch: decode(*batch) or next(statuses))
+        with pytest.raises(EngineError) as error:
+            engine.run([BatchItem(1, 0, prompt(20), True), BatchItem(2, 0, prompt(500), True)])
+        assert set(error.value.requests) == {1, 2}
+        assert engine.device.n_free == 16
 
 
 # --- how a batch is cut and filled up -------------------------------------------------------------

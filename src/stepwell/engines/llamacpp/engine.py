@@ -95,32 +95,41 @@ class LlamaCppEngine:
 
     def run(self, batch: Sequence[BatchItem]) -> list[Sampled]:
         self._refuse_bad_items(batch)
+        self._refuse_what_has_no_room(batch)
         sampled: list[Sampled] = []
-        for part in split(batch, UBATCH_TOKENS):
-            sampled += self._run_part(part)
+        for number, part in enumerate(split(batch, UBATCH_TOKENS)):
+            try:
+                sampled += self._run_part(part)
+            except EngineError as error:
+                if number == 0:
+                    raise
+                # Earlier parts have gone on and their tokens would be lost: nobody is as they were.
+                requests = [item.request for item in batch]
+                self.device.close(requests)
+                raise EngineError(str(error), requests) from error
         return sampled
 
     def _refuse_bad_items(self, batch: Sequence[BatchItem]) -> None:
         """What is wrong with single items is found before anything is touched."""
-        bad, reason, seen = [], "", set()
+        wrong: dict[RequestId, str] = {}
+        seen = set()
         for item in batch:
-            what_is_wrong = self._what_is_wrong(item) or ("it is there twice" if item.request in seen else "")
+            what = self._what_is_wrong(item) or ("it is in the batch twice" if item.request in seen else "")
             seen.add(item.request)
-            if what_is_wrong:
-                bad.append(item.request)
-                reason = what_is_wrong
-        if bad:
-            self.device.close(bad)
-            raise EngineError(f"request {bad[-1]} cannot run: {reason}", bad)
-        room, last = self.device.n_free, None
+            if what:
+                wrong[item.request] = what
+        if wrong:
+            self.device.close(list(wrong))
+            request, what = next(iter(wrong.items()))
+            raise EngineError(f"request {request} cannot run: {what}", list(wrong))
+
+    def _refuse_what_has_no_room(self, batch: Sequence[BatchItem]) -> None:
+        room = self.device.n_free
         for item in batch:
             room -= self.device.missing(item.request, len(item.tokens))
             if room < 0:
-                last = item.request
-                break
-        if last is not None:
-            self.device.close([last])
-            raise NoRoom(f"no frame is free for request {last}", [last])
+                self.device.close([item.request])
+                raise NoRoom(f"no frame is free for request {item.request}", [item.request])
 
     def _what_is_wrong(self, item: BatchItem) -> str:
         run = self.device.runs.get(item.request)
@@ -157,6 +166,7 @@ class LlamaCppEngine:
             [len(pad) + index for index in outputs.values()],
         )
         if status != 0:
+            self._padding.repair(self._context)
             self.device.close(requests)
             raise EngineError(f"llama.cpp could not run the batch (status {status})", requests)
         self.device.commit(items)

@@ -13,7 +13,7 @@ Two things in llama.cpp's CPU code make it depend, and a batch is in the order o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stepwell.engines.llamacpp.native import NativeContext
 
@@ -22,7 +22,7 @@ PAD = 1
 PAD_CELLS = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Padding:
     """How batches are filled up."""
 
@@ -30,6 +30,7 @@ class Padding:
     """A single token gets a companion."""
     rows: int
     """Batches of at least this many tokens are filled up to a multiple of it; 1: none is."""
+    _cells: bytearray = field(default_factory=bytearray)
 
     @property
     def any(self) -> bool:
@@ -52,4 +53,12 @@ class Padding:
         """Occupy the padding's cells for the first time; they are the only free ones."""
         positions = range(PAD_CELLS)
         status = context.decode([0] * PAD_CELLS, positions, [PAD] * PAD_CELLS, [])
-        assert status == 0
+        assert status == 0, f"llama.cpp cannot run this model (status {status})"
+        self._cells = context.save(PAD, context.state_bytes(PAD))
+
+    def repair(self, context: NativeContext) -> None:
+        """Occupy the cells again after a batch that did not run; no free cells lie below them."""
+        if self.any:
+            context.remove(PAD)
+            taken = context.restore(PAD, self._cells)
+            assert taken, "llama.cpp refused cells it had written itself"
