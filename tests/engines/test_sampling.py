@@ -69,7 +69,8 @@ def test_narrow_sampling_is_greedy(engine: Any, text: TextModel, narrow: Samplin
 
 def test_the_short_way_to_the_best_token_is_the_chains(engine: Any, text: TextModel) -> None:
     """Greedy goes past the chain; with a penalty too small to matter it does not."""
-    for bias in ((), ((30, 3.0), (284, -100.0), (30, 2.0))):
+    first = tokens_of(engine, text, SamplingParams(temperature=0), 1)[0]
+    for bias in ((), ((30, 3.0), (284, -100.0), (30, 2.0)), ((first, -3.0), (30, -1.0))):
         short = SamplingParams(temperature=0, logit_bias=bias, ignore_eos=True)
         long = replace(short, presence_penalty=1e-9)
         assert tokens_of(engine, text, short, 12) == tokens_of(engine, text, long, 12)

@@ -85,6 +85,8 @@ class Sampler:
         self._grammar = _grammar_sampler(model, grammar) if grammar is not None else None
         banned = end_tokens if sampling.ignore_eos and grammar is None else ()
         self._biases = _biases(sampling, banned)
+        self._barred = {token for token, _ in self._biases}
+        self._only_bars = all(bias <= 0 for _, bias in self._biases)
         self._best_wins = sampling.temperature <= 0 and grammar is None and not _penalises(sampling)
         self._reorders = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
         self._chain = _chain(model, sampling, self._biases, memory_tokens)
@@ -102,10 +104,12 @@ class Sampler:
 
     def _best(self, logits: Logits) -> int:
         """What the chain would pick, in a tenth of its time with a vocabulary of 262k."""
-        if self._biases:
-            logits = logits.copy()
-            for token, bias in self._biases:
-                logits[token] += np.float32(bias)
+        best = int(np.argmax(logits))
+        if not self._biases or (self._only_bars and best not in self._barred):
+            return best
+        logits = logits.copy()
+        for token, bias in self._biases:
+            logits[token] += np.float32(bias)
         return int(np.argmax(logits))
 
     def _obey_grammar(self, token: int, logits: Logits) -> int:
