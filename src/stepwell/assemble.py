@@ -12,7 +12,7 @@ from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
-from stepwell.policy.placement import PLACEMENTS
+from stepwell.policy.placements import PLACEMENTS
 from stepwell.policy.types import KvTier
 from stepwell.recording import Recorder
 from stepwell.settings import Settings

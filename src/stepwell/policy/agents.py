@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from stepwell.policy.board import Board
 from stepwell.policy.index import Match
 from stepwell.policy.turns import AgentRecord, Turn, TurnState
-from stepwell.policy.types import KvTier
+from stepwell.policy.types import Hinted, KvTier, RequestArrived
 
 
 class AgentBook:
@@ -19,19 +19,39 @@ class AgentBook:
         self.records: OrderedDict[tuple[str, str], AgentRecord] = OrderedDict()
 
     def arrived(self, turn: Turn) -> None:
-        self._record_of(turn).open_turns[turn.id] = None
+        record = turn.record
+        record.hint = turn.arrival.hint
+        if record.rest_since_us is not None:
+            record.rested_us += self.board.now_us - record.rest_since_us
+        if not record.open_turns:
+            record.last_use_us = self.board.now_us
+            self.board.memory.placement.works(record, self.board.now_us)
+        record.rest_since_us = None
+        record.open_turns[turn.id] = None
 
     def ended(self, turn: Turn) -> None:
         """Keep what the agent's next turn may continue."""
-        record = self._record_of(turn)
+        record = turn.record
         record.open_turns.pop(turn.id, None)
-        if not turn.arrival.agent:  # nobody said who it was, so nobody can come back as it
-            self.records.pop((record.tenant, record.agent), None)
         record.turns += 1
         record.tokens, record.units, record.tail = turn.total, tuple(turn.units), turn.tail
+        if not record.open_turns:
+            record.busy_us += self.board.now_us - record.last_use_us
+            record.rest_since_us = record.last_use_us = self.board.now_us
+            self.board.memory.placement.rests(record, self.board.now_us)
+        if not turn.arrival.agent:  # nobody said who it was, so nobody can come back as it
+            self._forget((record.tenant, record.agent))
 
-    def _record_of(self, turn: Turn) -> AgentRecord:
-        arrival = turn.arrival
+    def hinted(self, event: Hinted) -> None:
+        """More is known about what an agent waits for."""
+        record = self.records.get((event.tenant, event.agent or f"request-{event.request}"))
+        if record is not None:
+            record.hint = event.hint
+            if record.rest_since_us is not None:
+                self.board.memory.placement.rests(record, self.board.now_us)
+
+    def record_of(self, arrival: RequestArrived) -> AgentRecord:
+        """The agent that calls; a new record if it is not known."""
         key = (arrival.tenant, arrival.agent or f"request-{arrival.request}")
         record = self.records.get(key)
         if record is None:
@@ -40,13 +60,18 @@ class AgentBook:
             )
             self.records[key] = record
             self._forget_oldest_agents()
-        record.service_tier, record.last_use_us = arrival.service_tier, self.board.now_us
+        record.service_tier, record.role = arrival.service_tier, arrival.role or record.role
         self.records.move_to_end(key)
         return record
 
     def _forget_oldest_agents(self) -> None:
         while len(self.records) > self.board.config.max_agents:
-            self.records.popitem(last=False)
+            self._forget(next(iter(self.records)))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        record = self.records.pop(key, None)
+        if record is not None:
+            self.board.memory.placement.forgotten(record)
 
     def state_of(self, record: AgentRecord) -> str:
         """``idle`` between turns, else the state of the agent's oldest open turn."""

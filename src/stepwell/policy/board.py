@@ -93,6 +93,8 @@ class Board:
 
     def leave_device(self, turn: Turn, *, preempted: bool) -> None:
         self.memory.actions.append(Close(turn.id, preempted))
+        turn.record.path = list(turn.path)
+        self.memory.placement.continued(turn.record, turn.record.path, self.now_us)
         self.memory.touch(turn.path, self.now_us)
         self.give_back(turn)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, validate_contracts
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
@@ -36,6 +38,9 @@ class PolicyConfig:
     always_load: bool = False
     """Skip the load-or-recompute gate: whatever is stored is loaded (the exactness benchmark)."""
     placement: str = "lru"
+    contracts: tuple[Contract, ...] = DEFAULT_CONTRACTS
+    disk_write_bytes_per_day: int | None = None
+    """Most bytes written to disk in a day, spread evenly with a tenth of a day in advance; None: no limit."""
 
     def __post_init__(self) -> None:
         if self.block_tokens % self.unit_tokens:
@@ -44,6 +49,7 @@ class PolicyConfig:
             raise ValueError("device_blocks, step_tokens and max_running must be at least 1")
         if self.host_bytes < 0 or self.disk_bytes < 0:
             raise ValueError("host_bytes and disk_bytes must not be negative")
+        validate_contracts(self.contracts)
 
     @property
     def units_per_block(self) -> int:

@@ -17,14 +17,16 @@ from stepwell.policy.agents import AgentBook
 from stepwell.policy.batch import Composer
 from stepwell.policy.board import Board
 from stepwell.policy.config import PolicyConfig
+from stepwell.policy.costs import Costs
 from stepwell.policy.memory import Memory
-from stepwell.policy.placement import Placement, make_placement
+from stepwell.policy.placements import Outlook, Placement, make_placement
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import (
     Computed,
     DemoteIdle,
     Draining,
     Event,
+    Hinted,
     KvTier,
     Moved,
     OpenFailed,
@@ -46,7 +48,10 @@ class Policy:
 
     def __init__(self, config: PolicyConfig, placement: Placement | None = None) -> None:
         self.config = config
-        self.memory = Memory(config, placement or make_placement(config.placement))
+        self.outlook = Outlook(config, Costs())
+        self.memory = Memory(
+            config, placement or make_placement(config.placement, self.outlook), self.outlook
+        )
         self.board = Board(config, self.memory)
         self.agents = AgentBook(self.board)
         self.draining = False
@@ -87,6 +92,8 @@ class Policy:
             case StepFailed(requests):
                 for request in requests:
                     self._end(request, trusted=False)
+            case Hinted():
+                self.agents.hinted(event)
             case Computed():
                 self.memory.costs.saw_step(event)
             case Moved():
@@ -108,7 +115,7 @@ class Policy:
         elif self._too_long(event.prompt_tokens + 1):
             self._refuse(event.request, "context_length_exceeded", 0)
         else:
-            turn = Turn(event, total=event.prompt_tokens, units=list(event.units))
+            turn = Turn(event, self.agents.record_of(event), event.prompt_tokens, list(event.units))
             self.board.turns[turn.id] = turn
             self.board.waiting.append(turn.id)
             self.agents.arrived(turn)

@@ -15,9 +15,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.costs import Costs, Step
+from stepwell.policy.costs import Step
 from stepwell.policy.index import Block, BlockIndex, Match
-from stepwell.policy.placement import Placement
+from stepwell.policy.placements.base import Outlook, Placement
 from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
@@ -29,11 +29,11 @@ _READ_SHUN_US = 5_000_000  # after a failed or late disk read of a block
 class Memory:
     """Blocks and bytes of device, host and disk."""
 
-    def __init__(self, config: PolicyConfig, placement: Placement) -> None:
+    def __init__(self, config: PolicyConfig, placement: Placement, outlook: Outlook) -> None:
         self.config = config
         self.placement = placement
         self.index = BlockIndex(config.block_tokens, config.unit_tokens)
-        self.costs = Costs()
+        self.costs = outlook.costs
         self.actions: list[Action] = []
         self.device_used = 0
         """Frames: blocks on the device and frames that running requests hold for themselves."""
@@ -246,7 +246,7 @@ class Memory:
             reach_bytes -= block.meta.size_bytes
             if wanted <= 0 or reach_bytes < 0:
                 break
-            if not block.disk and not block.device and self.placement.wants_disk(block):
+            if not block.disk and not block.device and self.placement.wants_disk(block, now_us):
                 wanted -= self.start_write(block, now_us)
 
     def start_write(self, block: Block, now_us: int) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stepwell.policy.index import Block
-from stepwell.policy.types import BlockId, RequestArrived, RequestId
+from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId
 
 
 class TurnState(StrEnum):
@@ -18,11 +18,39 @@ class TurnState(StrEnum):
     PREEMPTED = "preempted"
 
 
+@dataclass(slots=True, eq=False)
+class AgentRecord:
+    """What is remembered of an agent between its turns: its context, its habits, what it waits for."""
+
+    tenant: str
+    service_tier: str
+    session: str
+    agent: str
+    parent_agent: str | None
+    role: str = ""
+    turns: int = 0
+    tokens: int = 0
+    units: tuple[bytes, ...] = ()
+    tail: bytes = b""
+    last_use_us: int = 0
+    open_turns: dict[RequestId, None] = field(default_factory=dict)
+    path: list[Block] = field(default_factory=list)
+    """Its context as blocks, root first: position is depth."""
+    hint: Hint = NO_HINT
+    """What it said last about what comes next."""
+    rest_since_us: int | None = None
+    """When its last open turn ended; None while one is open."""
+    busy_us: int = 0
+    rested_us: int = 0
+    """How long it had open turns, and how long it waited between them, in all."""
+
+
 @dataclass(slots=True)
 class Turn:
     """One request. Token counts: ``computed <= total``; the sampled token is known, not computed."""
 
     arrival: RequestArrived
+    record: AgentRecord
     total: int
     units: list[bytes]
     state: TurnState = TurnState.WAITING
@@ -62,20 +90,3 @@ class Turn:
     @property
     def blocks_held(self) -> int:
         return len(self.path) + self.frames
-
-
-@dataclass(slots=True)
-class AgentRecord:
-    """What is remembered of an agent between its turns; the later policies learn from here."""
-
-    tenant: str
-    service_tier: str
-    session: str
-    agent: str
-    parent_agent: str | None
-    turns: int = 0
-    tokens: int = 0
-    units: tuple[bytes, ...] = ()
-    tail: bytes = b""
-    last_use_us: int = 0
-    open_turns: dict[RequestId, None] = field(default_factory=dict)

@@ -47,6 +47,40 @@ class BlockMeta:
     size_bytes: int
 
 
+class Wait(StrEnum):
+    """What an agent waits for between two turns."""
+
+    TOOL = "tool"
+    CHILD = "child"
+    """An agent that it has spawned."""
+    PERSON = "person"
+    AGENT = "agent"
+    """Its turn in a workflow: it is called after ``Hint.after_agent`` has answered."""
+    DONE = "done"
+    """Nothing: the agent is finished and its KV serves nobody any more."""
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What comes after a turn, as far as the caller says or the server can see.
+
+    Hints are hints. How far to believe them is learned per tenant, so a lie hurts who tells it.
+    """
+
+    wait: Wait = Wait.UNKNOWN
+    expected_us: int | None = None
+    """From the end of this turn to the agent's next one."""
+    after_agent: str | None = None
+    """An agent of the same tenant whose answer ends the wait (``Wait.AGENT`` and ``Wait.CHILD``)."""
+    retain_us: int | None = None
+    """A paid-for time to live (``prompt_cache_options.ttl`` and its relatives): for so long after its
+    last use the context is worth keeping on disk at least."""
+
+
+NO_HINT = Hint()
+
+
 # --- events: what happened ---------------------------------------------------------------------
 
 
@@ -63,6 +97,22 @@ class RequestArrived:
     prompt_tokens: int
     max_new_tokens: int
     units: tuple[bytes, ...]
+    role: str = ""
+    """What kind of agent it is (its name in the program); gaps are learned per role."""
+    hint: Hint = NO_HINT
+
+
+@dataclass(frozen=True, slots=True)
+class Hinted:
+    """More is known about what an agent waits for, after its turn was sent or has ended.
+
+    ``request`` is the agent's latest turn; ``agent`` may be empty, like the turn's.
+    """
+
+    request: RequestId
+    tenant: str
+    agent: str
+    hint: Hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +205,7 @@ class Draining:
 
 Event = (
     RequestArrived
+    | Hinted
     | RequestCancelled
     | Progressed
     | Computed

@@ -1,0 +1,105 @@
+"""What a customer's service tier is owed: one contract over compute, device, host and disk.
+
+Shares are per mille of the machine. A *guarantee* is kept whenever the service tier has demand;
+what it does not use is lent, up to its *borrowable* part, and taken back in order of weight. A *cap*
+is never passed, even on an empty machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+WHOLE = 1000
+"""Per mille: the whole machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Per mille of each of the four resources."""
+
+    step_tokens: int = 0
+    device: int = 0
+    host: int = 0
+    disk: int = 0
+
+
+EVERYTHING = Shares(WHOLE, WHOLE, WHOLE, WHOLE)
+RESOURCES = tuple(field.name for field in fields(Shares))
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """One service tier. More ``weight`` means that its time is worth more, and that it takes first."""
+
+    name: str
+    weight: int = 1
+    guaranteed: Shares = Shares()
+    borrowable: int = WHOLE
+    """Per mille of the guarantee that others may use while the service tier does not."""
+    cap: Shares = EVERYTHING
+    ttft_target_us: int | None = None
+    tpot_target_us: int | None = None
+    max_wait_us: int = 60_000_000
+    """After this long in the queue a turn goes before everybody else: the bound on starvation."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.weight <= WHOLE:
+            raise ValueError(f"service tier {self.name!r}: weight must be from 1 to 1000")
+        if not 0 <= self.borrowable <= WHOLE:
+            raise ValueError(f"service tier {self.name!r}: borrowable must be from 0 to 1")
+        for resource in RESOURCES:
+            low, high = getattr(self.guaranteed, resource), getattr(self.cap, resource)
+            if not 0 <= low <= high <= WHOLE:
+                raise ValueError(
+                    f"service tier {self.name!r}: {resource} needs 0 <= guaranteed <= cap <= 1, "
+                    f"not {low / WHOLE:g} and {high / WHOLE:g}"
+                )
+
+    def reserved(self, resource: str) -> int:
+        """Per mille that nobody else may use, even while this service tier does not."""
+        share: int = getattr(self.guaranteed, resource)
+        return share * (WHOLE - self.borrowable) // WHOLE
+
+
+DEFAULT_CONTRACTS = (
+    Contract(
+        "priority",
+        weight=16,
+        guaranteed=Shares(step_tokens=600, device=400, host=300, disk=200),
+        ttft_target_us=2_000_000,
+        tpot_target_us=100_000,
+        max_wait_us=10_000_000,
+    ),
+    Contract(
+        "default",
+        weight=4,
+        guaranteed=Shares(step_tokens=200, device=200, host=200, disk=200),
+        ttft_target_us=10_000_000,
+        max_wait_us=30_000_000,
+    ),
+    Contract(
+        "flex",
+        weight=1,
+        guaranteed=Shares(step_tokens=50, device=0, host=50, disk=50),
+        max_wait_us=120_000_000,
+    ),
+)
+"""For a deployment that says nothing: OpenAI's three service tiers."""
+
+
+def validate_contracts(contracts: Sequence[Contract]) -> None:
+    """``ValueError`` with one sentence when names repeat or guarantees exceed the machine."""
+    names = [contract.name for contract in contracts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"service tier {name!r} is there twice")
+    for resource in RESOURCES:
+        parts = [(c.name, getattr(c.guaranteed, resource)) for c in contracts]
+        total = sum(part for _, part in parts)
+        if total > WHOLE:
+            sums = " + ".join(f"{name} {part / WHOLE:g}" for name, part in parts if part)
+            raise ValueError(
+                f"the service tiers' guarantees of {resource} add up to {total / WHOLE:g} of the machine "
+                f"({sums}): lower them to 1 in all"
+            )

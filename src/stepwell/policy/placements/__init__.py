@@ -1,0 +1,22 @@
+"""Placements by name: the rules by which blocks leave a KV tier, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stepwell.policy.placements.base import Outlook, Placement
+from stepwell.policy.placements.lru import Lru
+
+PLACEMENTS: dict[str, Callable[[Outlook], Placement]] = {"lru": Lru}
+
+
+def make_placement(name: str, outlook: Outlook) -> Placement:
+    """The placement called ``name``; ``ValueError`` names those that exist."""
+    try:
+        factory = PLACEMENTS[name]
+    except KeyError:
+        raise ValueError(f"unknown policy {name!r}; there is: {', '.join(sorted(PLACEMENTS))}") from None
+    return factory(outlook)
+
+
+__all__ = ["PLACEMENTS", "Outlook", "Placement", "make_placement"]

@@ -1,0 +1,105 @@
+"""The seam at which placement is decided: which block leaves a KV tier when room is needed.
+
+The machine tells a placement what is used and which agents rest, and asks it for victims; blocks
+that must stay (pinned, claimed, moving) it passes over by itself. The yardsticks and Stepwell's own
+rule stand behind this seam, by name, and nothing else differs between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.costs import Costs
+from stepwell.policy.index import Block
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import BlockId, KvTier
+
+Future = Callable[[Block, int], int | None]
+"""``(block, now_us) -> when it will really be used next``; None: never again. Only a simulation has one."""
+
+
+@dataclass(slots=True)
+class Outlook:
+    """What a placement may look at besides what it is told."""
+
+    config: PolicyConfig
+    costs: Costs
+    waiting: int = 0
+    """Turns in the queue now."""
+    future: Future | None = None
+
+
+class Placement(Protocol):
+    """Ranks the blocks of each KV tier by how well they can be spared."""
+
+    orders_compute: bool
+    """Whether contracts order who runs as well; False: first come, first served."""
+
+    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+        """The block has come to ``kv_tier``, or has been used while there.
+
+        A path is reported deepest block first, so that among equals the leaves go before the root.
+        """
+
+    def left(self, block: Block, kv_tier: KvTier) -> None:
+        """The block is no longer in ``kv_tier``."""
+
+    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+        """Blocks of ``kv_tier``, the one that can best be spared first.
+
+        ``taker`` is the service tier that wants the room; empty: nobody in particular.
+        """
+
+    def wants_disk(self, block: Block, now_us: int) -> bool:
+        """Whether a block that leaves host memory is worth writing to disk."""
+
+    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+        """The agent's context is now ``path`` (root first); blocks of an earlier path it may have left."""
+
+    def works(self, holder: AgentRecord, now_us: int) -> None:
+        """A turn of the agent has arrived: its rest is over."""
+
+    def rests(self, holder: AgentRecord, now_us: int) -> None:
+        """The agent's last open turn has ended, or more is known about what it waits for."""
+
+    def forgotten(self, holder: AgentRecord) -> None:
+        """The agent's record is dropped; its blocks are nobody's."""
+
+    def promotable(self, now_us: int) -> Iterator[Block]:
+        """Blocks on disk that are worth a place in host memory now, the most valuable first."""
+
+    def wake_at_us(self) -> int | None:
+        """When the ranking changes by itself next."""
+
+
+class PlainPlacement:
+    """A placement that looks at blocks alone: everything about agents passes it by."""
+
+    orders_compute = False
+
+    def __init__(self, outlook: Outlook) -> None:
+        self.outlook = outlook
+
+    def wants_disk(self, block: Block, now_us: int) -> bool:
+        return True
+
+    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+        """Nothing to note."""
+
+    def works(self, holder: AgentRecord, now_us: int) -> None:
+        """Nothing to note."""
+
+    def rests(self, holder: AgentRecord, now_us: int) -> None:
+        """Nothing to note."""
+
+    def forgotten(self, holder: AgentRecord) -> None:
+        """Nothing to note."""
+
+    def promotable(self, now_us: int) -> Iterator[Block]:
+        return iter(())
+
+    def wake_at_us(self) -> int | None:
+        return None
