@@ -77,7 +77,11 @@ class Policy:
         batch = self._composer.compose()
         self._sink(now_us)
         paused_until_us = self.memory.writes_paused_until_us
-        return Plan(tuple(self.memory.actions), batch, paused_until_us if paused_until_us > now_us else None)
+        return Plan(
+            tuple(self.memory.actions),
+            batch,
+            wake_at_us=paused_until_us if paused_until_us > now_us else None,
+        )
 
     # --- apply --------------------------------------------------------------------------------
 

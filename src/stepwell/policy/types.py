@@ -305,5 +305,8 @@ class Plan:
 
     actions: tuple[Action, ...] = ()
     batch: tuple[Piece, ...] = ()
+    steady_steps: int = 1
+    """How often the batch, each piece moved on by its count, may run in all before the policy has anything
+    new to decide, unless something happens. A simulation may take them in one stride."""
     wake_at_us: int | None = None
     """When the policy wants to be called again although nothing happens; None: only on an event."""
