@@ -26,6 +26,8 @@ from stepwell.policy.types import (
     Draining,
     Drop,
     Event,
+    Hint,
+    Hinted,
     KvTier,
     Move,
     Moved,
@@ -136,6 +138,12 @@ class Driver:
         """Stop a turn within a step. Thread-safe; unknown or ended requests are ignored."""
         if request in self._live:
             self._inbox.put(RequestCancelled(request))
+
+    def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
+        """More is known about what an agent waits for. Thread-safe; unknown agents are ignored.
+
+        ``request`` is the turn that the hint follows, 0 when it was said between turns."""
+        self._inbox.put(Hinted(request, tenant, agent, hint))
 
     def demote_idle(self, tier: KvTier) -> None:
         """Push every idle block down to ``tier`` (host or disk) now, and wait for it. For benchmarks

@@ -64,6 +64,8 @@ class LiveRequest:
             prompt_tokens=len(generation.prompt),
             max_new_tokens=generation.max_new_tokens,
             units=tuple(self.chain.units),
+            role=generation.role,
+            hint=generation.hint,
         )
 
     def opened(self, action: Open, now_us: int) -> bool:
@@ -91,6 +93,8 @@ class LiveRequest:
         self.generated += 1
         if self.first_token_us is None:
             self.first_token_us = now_us - self._submitted_us
+        if self.generation.prewarm:
+            return self.finish("stop", now_us)
         if self._text.is_end(sampled.token) and not self.generation.sampling.ignore_eos:
             return self._finish("stop", now_us)
         piece = self._stream.add(sampled.token)
@@ -114,7 +118,7 @@ class LiveRequest:
                 reason,
                 stopped_by,
                 prompt_tokens=len(self.generation.prompt),
-                generated_tokens=self.generated,
+                generated_tokens=0 if self.generation.prewarm else self.generated,
                 recomputed_tokens=self._recomputed,
                 ttft_us=self.first_token_us or 0,
                 e2e_us=now_us - self._submitted_us,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepwell.engines.base import SamplingParams
-from stepwell.policy.types import RequestId
+from stepwell.policy.types import NO_HINT, Hint, RequestId
 
 LOCAL_TENANT = "local"
 
@@ -35,6 +35,12 @@ class Generation:
     agent: str = ""
     """Attribution; empty means that nobody said, and every turn counts as an agent of its own."""
     parent_agent: str | None = None
+    role: str = ""
+    """What kind of agent it is (its name in the program), where the client says so."""
+    hint: Hint = NO_HINT
+    """What comes after this turn, as far as the client says."""
+    prewarm: bool = False
+    """Only compute the prompt's KV: the one token that is sampled for it is dropped."""
 
 
 @dataclass(frozen=True, slots=True)

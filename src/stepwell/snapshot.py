@@ -29,6 +29,12 @@ class AgentView:
     """Each token counted once, in the fastest KV tier that holds it."""
     turns: int
     last_ttft_us: int | None
+    role: str = ""
+    """Its name in the program, where the client gave one."""
+    expected_us: int | None = None
+    """When its next turn is expected, by the driver's clock; None: nobody knows, or one is open."""
+    why: str = ""
+    """How the policy came to ``expected_us``, in one sentence; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +83,16 @@ def take(
         running=len(policy.board.running),
         waiting=len(policy.board.waiting),
         usage={KvTier.DEVICE: device, **{t: tiers.usage(t) for t in (KvTier.HOST, KvTier.DISK)}},
-        agents=_agent_views(policy, ttft_us),
+        agents=_agent_views(policy, ttft_us, now_us),
         counters=_all_counters(policy, counters),
     )
 
 
-def _agent_views(policy: Policy, ttft_us: Mapping[tuple[str, str], int]) -> list[AgentView]:
+def _agent_views(policy: Policy, ttft_us: Mapping[tuple[str, str], int], now_us: int) -> list[AgentView]:
     views = []
     for (tenant, name), record in policy.agents.records.items():
         tokens, kv_tokens = policy.agents.where(record)
+        expected_us, why = policy.memory.placement.expectation(record, now_us)
         views.append(
             AgentView(
                 tenant,
@@ -98,6 +105,9 @@ def _agent_views(policy: Policy, ttft_us: Mapping[tuple[str, str], int]) -> list
                 kv_tokens,
                 record.turns,
                 ttft_us.get((tenant, name)),
+                record.role,
+                expected_us,
+                why,
             )
         )
     return views

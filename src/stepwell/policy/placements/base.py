@@ -74,6 +74,9 @@ class Placement(Protocol):
     def wake_at_us(self) -> int | None:
         """When the ranking changes by itself next."""
 
+    def expectation(self, holder: AgentRecord, now_us: int) -> tuple[int | None, str]:
+        """When the agent's next turn is expected (None: nobody knows), and why, in one plain sentence."""
+
 
 class PlainPlacement:
     """A placement that looks at blocks alone: everything about agents passes it by."""
@@ -103,3 +106,6 @@ class PlainPlacement:
 
     def wake_at_us(self) -> int | None:
         return None
+
+    def expectation(self, holder: AgentRecord, now_us: int) -> tuple[int | None, str]:
+        return None, ""
