@@ -19,6 +19,8 @@ from stepwell.settings import Settings
 from stepwell.tiers.base import Tiers
 
 UNIT_TOKENS = 16
+FORESIGHT = "oracle"
+"""The yardstick that looks ahead; for simulations alone."""
 
 Progress = Callable[[str], None]
 
@@ -60,8 +62,15 @@ def build(
 
 
 def _require_policy(name: str) -> None:
-    if name not in PLACEMENTS:
-        raise BadInput(f"unknown policy {name!r}: there is {', '.join(sorted(PLACEMENTS))}")
+    """Raises ``BadInput`` for a placement that no server can run."""
+    there = sorted(set(PLACEMENTS) - {FORESIGHT})
+    if name == FORESIGHT:
+        raise BadInput(
+            f"the policy {name!r} sees the future of a recorded run, which a server does not have: "
+            f"choose one of {', '.join(there)}"
+        )
+    if name not in there:
+        raise BadInput(f"unknown policy {name!r}: there is {', '.join(there)}")
 
 
 def load_engine(
@@ -133,4 +142,6 @@ def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyC
         max_agents=wanted.max_agents,
         always_load=wanted.always_load,
         placement=wanted.name,
+        contracts=settings.contracts(),
+        disk_write_bytes_per_day=wanted.disk_write_per_day,
     )

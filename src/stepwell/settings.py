@@ -6,10 +6,12 @@
     model = "smollm2"                   STEPWELL_KV_HOST_KV=2GiB
     [kv]                                STEPWELL_SERVER_PORT=8080
     host_kv = "1GiB"
+    [service_tiers.flex]
+    max_wait_s = 120
     [[keys]]
     key = "sk-..."
     tenant = "acme"
-    service_tiers = ["default", "flex"]
+    service_tiers = ["flex"]
 
 A key that nobody knows is an error, because a misspelt limit that is silently not applied is found
 out when the disk is full. Errors are ``BadInput``: one sentence that names the key and its source.
@@ -32,8 +34,10 @@ from pydantic_core import ErrorDetails
 
 from stepwell.errors import BadInput
 from stepwell.models import cache_dir
-from stepwell.server.keys import KeyEntry
+from stepwell.policy.contracts import Contract
+from stepwell.server.keys import KeyEntry, missing_service_tier
 from stepwell.server.settings import ServerSettings
+from stepwell.service_tiers import ServiceTierEntry, SharesEntry, contracts
 from stepwell.units import parse_size
 
 ENV_PREFIX = "STEPWELL_"
@@ -48,6 +52,10 @@ def _size(value: object) -> int:
 
 SizeBytes = Annotated[int, BeforeValidator(_size)]
 """Bytes; written as ``512MiB``, ``2GB``, ``0``."""
+
+OptionalSizeBytes = Annotated[
+    int | None, BeforeValidator(lambda value: value if value is None else _size(value))
+]
 
 KvType = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """What llama.cpp can keep K and V in."""
@@ -109,6 +117,8 @@ class PolicySettings:
     """Agents remembered; beyond this the longest unheard of is forgotten (its blocks are not)."""
     always_load: bool = False
     """Load whatever is stored, even where computing again would be quicker."""
+    disk_write_per_day: OptionalSizeBytes = None
+    """Most that is written to disk in a day, spread evenly (an SSD wears out by it). None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +129,18 @@ class Settings:
     kv: KvSettings = field(default_factory=KvSettings)
     policy: PolicySettings = PolicySettings()
     server: ServerSettings = field(default_factory=ServerSettings)
+    service_tiers: dict[str, ServiceTierEntry] = field(default_factory=dict)
+    """Contracts by name, see ``service_tiers.py``. Without any: ``priority``, ``default`` and ``flex``."""
     keys: tuple[KeyEntry, ...] = ()
     """API keys, see ``server/keys.py``. Without any: one local tenant, on loopback only."""
     keys_file: Path | None = None
     """A TOML file with ``[[keys]]`` alone, so that secrets need not lie beside the rest."""
     record: Path | None = None
     """Write every event here, for ``stepwell replay``."""
+
+    def contracts(self) -> tuple[Contract, ...]:
+        """What each service tier is owed."""
+        return contracts(self.service_tiers)
 
 
 KeyPath = tuple[str | int, ...]
@@ -172,7 +188,18 @@ def load(
     settings = _validate(layers)
     if settings.keys and settings.keys_file:
         raise BadInput("there are [[keys]] in the settings and a keys_file as well: keep one of them")
+    _require_contracts(settings, layers)
     return settings
+
+
+def _require_contracts(settings: Settings, layers: Layers) -> None:
+    """Service tiers that can all be kept, and no key for one that does not exist."""
+    try:
+        names = [contract.name for contract in settings.contracts()]
+    except ValueError as error:
+        raise BadInput(f"{layers.source(('service_tiers',))}: service_tiers: {error}") from error
+    if missing := missing_service_tier(settings.keys, names):
+        raise BadInput(f"{layers.source(('keys',))}: {missing}")
 
 
 def _from_file(config: Path | None) -> Iterator[tuple[KeyPath, Any, str]]:
@@ -302,11 +329,18 @@ def _sentence(errors: list[ErrorDetails], layers: Layers) -> str:
     if error["type"] == "missing":
         return f"{where} is missing"
     if error["type"] == _UNKNOWN:
-        return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(KeyEntry)))}"
-    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(_table(path))))}"
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("an object", "a table")
     if error["type"] == "value_error" or path[0] == "keys":  # a key is a secret: never quote it
         return f"{where}: {reason}"
     return f"{where}: {json.dumps(error['input'])} is wrong, it {reason}"
+
+
+def _table(path: KeyPath) -> type[KeyEntry] | type[ServiceTierEntry] | type[SharesEntry]:
+    """What kind of table a key stands in: ``('service_tiers', 'flex', 'cap', 'disk')``."""
+    if path[0] == "keys":
+        return KeyEntry
+    return ServiceTierEntry if len(path) == 3 else SharesEntry
 
 
 _UNKNOWN = "unexpected_keyword_argument"

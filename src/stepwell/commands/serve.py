@@ -135,7 +135,8 @@ def say(line: str) -> None:
 
 
 def key_ring(settings: Settings) -> KeyRing:
-    return KeyRing.load(settings.keys_file) if settings.keys_file else KeyRing(settings.keys)
+    names = [contract.name for contract in settings.contracts()]
+    return KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
 
 
 def require_port(port: int) -> None:

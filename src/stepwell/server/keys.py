@@ -53,9 +53,9 @@ class ApiKey:
     def service_tier(self, asked: str | None) -> str:
         """The service tier to really use. 403 rather than a silent downgrade when it is not paid for:
         a customer who thinks he runs on ``priority`` should find out before his users do."""
-        if asked in (None, "auto"):
+        if asked is None or asked == "auto":
             return self.default_service_tier
-        tier = SAME_TIER.get(str(asked), str(asked))
+        tier = SAME_TIER.get(asked, asked)
         if tier in self.service_tiers:
             return tier
         if tier not in KNOWN_SERVICE_TIERS:
@@ -108,18 +108,36 @@ class KeyEntry:
         )
 
 
+def missing_service_tier(entries: Iterable[KeyEntry], names: Sequence[str]) -> str | None:
+    """One sentence about the first service tier that a key names and nobody has defined, or None."""
+    for number, entry in enumerate(entries, 1):
+        for tier in (*entry.service_tiers, entry.default_service_tier):
+            if tier is not None and tier not in names:
+                return (
+                    f"keys[{number}] ({entry.tenant}) names the service tier {tier!r}, which does not exist: "
+                    f"there is {', '.join(names)}; [service_tiers.NAME] defines one"
+                )
+    return None
+
+
 class KeyRing:
     """All keys of a server; without any it is the ring of one local tenant, for loopback only."""
 
-    def __init__(self, entries: Iterable[KeyEntry] = ()) -> None:
-        """Raises ``BadInput`` when two entries contradict each other or one is incomplete."""
+    def __init__(
+        self, entries: Iterable[KeyEntry] = (), service_tiers: Sequence[str] = SERVICE_TIERS
+    ) -> None:
+        """``service_tiers``: what there is in this deployment; the local tenant may use all of them.
+
+        Raises ``BadInput`` when two entries contradict each other or one is incomplete.
+        """
         self._keys: list[tuple[bytes, ApiKey]] = []
         for number, entry in enumerate(entries, 1):
             self._add(number, entry)
-        self._local = ApiKey(LOCAL_TENANT, operator=True)
+        usual = "default" if "default" in service_tiers else service_tiers[0]
+        self._local = ApiKey(LOCAL_TENANT, tuple(service_tiers), usual, operator=True)
 
     @classmethod
-    def load(cls, path: Path) -> KeyRing:
+    def load(cls, path: Path, service_tiers: Sequence[str] = SERVICE_TIERS) -> KeyRing:
         """Read a TOML file with ``[[keys]]``. Raises ``BadInput``, which never quotes a key."""
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +157,9 @@ class KeyRing:
             raise BadInput(f"{path}: keys.{where}: {first['msg']}") from error
         if not entries:
             raise BadInput(f"{path} has no [[keys]]; remove the setting to serve loopback without keys")
-        return cls(entries)
+        if missing := missing_service_tier(entries, service_tiers):
+            raise BadInput(f"{path}: {missing}")
+        return cls(entries, service_tiers)
 
     @property
     def required(self) -> bool:
@@ -150,7 +170,7 @@ class KeyRing:
     def service_tiers(self) -> Sequence[str]:
         """Every service tier that some key may use: the values of the metrics label."""
         tiers = {tier for _, key in self._keys for tier in (*key.service_tiers, key.default_service_tier)}
-        return sorted(tiers or SERVICE_TIERS)
+        return sorted(tiers or self._local.service_tiers)
 
     def find(self, authorization: str | None) -> ApiKey:
         """The key behind an ``Authorization`` header. Raises a 401 ``ApiError``."""
