@@ -16,7 +16,7 @@ from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.engines.null import END_TOKEN, VOCAB_SIZE, NullConfig, NullEngine, NullText
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
-from stepwell.policy.types import KvTier, RequestId
+from stepwell.policy.types import Hint, KvTier, RequestId
 from stepwell.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import BackgroundServer
@@ -88,6 +88,7 @@ class FakeDriver(Driver):
     submitted: list[Generation] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     cached: tuple[int, int, int] = (0, 0, 0)
+    hinted: list[tuple[RequestId, str, str, Hint]] = field(default_factory=list)
     refusal: str | None = None
     """What ``validate`` says."""
 
@@ -118,6 +119,9 @@ class FakeDriver(Driver):
 
     def cancel(self, request: RequestId) -> None:
         self.cancelled.add(request)
+
+    def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
+        self.hinted.append((request, tenant, agent, hint))
 
     def snapshot(self) -> Snapshot:
         kv_tokens = {KvTier.DEVICE: 5, KvTier.HOST: 2, KvTier.DISK: 0}
@@ -157,6 +161,9 @@ class FakeDriver(Driver):
         if steps and isinstance(steps[0], Hold):
             self._hold(request)
         sink(Admitted(request, *self.cached, queue_us=1_000))
+        if generation.prewarm:
+            sink(Finished("stop", None, len(generation.prompt), 0, 0, 2_000, 2_000, 0))
+            return
         made, reason = 0, "stop"
         for step in steps:
             if isinstance(step, Hold):

@@ -151,7 +151,6 @@ RESPONSE_CASES: list[tuple[dict[str, Any], str, str | None]] = [
     ({"previous_response_id": "resp_x"}, "previous_response_not_found", "previous_response_id"),
     ({"conversation": "conv_1"}, "unsupported_value", "conversation"),
     ({"prompt": {"id": "p"}}, "unsupported_value", "prompt"),
-    ({"generate": False}, "unsupported_value", "generate"),
     ({"background": True, "store": False}, "invalid_value", "background"),
     ({"top_logprobs": 2}, "invalid_value", "top_logprobs"),
     ({"tools": [{"type": "web_search"}]}, "missing_required_parameter", "tools[0].name"),

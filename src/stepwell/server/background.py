@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from stepwell.server.sse import Comment
+
 Event = dict[str, Any]
-Source = AsyncIterator[Event | None]
+Source = AsyncIterator[Event | Comment]
 
 
 class BackgroundRun:
@@ -26,7 +28,7 @@ class BackgroundRun:
 
     async def _drive(self) -> None:
         async for event in self._source:
-            if event is not None:
+            if not isinstance(event, Comment):
                 self.events.append(event)
                 self._notify()
 
@@ -45,8 +47,8 @@ class BackgroundRun:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def follow(self, starting_after: int, keep_alive_s: float) -> AsyncIterator[Event | None]:
-        """The events after a sequence number, until the end; None for every ``keep_alive_s`` of silence."""
+    async def follow(self, starting_after: int, keep_alive_s: float) -> AsyncIterator[Event | Comment]:
+        """The events after a sequence number, to the end; a comment for every ``keep_alive_s`` of silence."""
         position = starting_after + 1  # sequence numbers count from 0, one an event
         while True:
             while position < len(self.events):
@@ -58,4 +60,4 @@ class BackgroundRun:
                 async with asyncio.timeout(keep_alive_s):
                     await self._changed.wait()
             except TimeoutError:
-                yield None
+                yield Comment.KEEP_ALIVE

@@ -10,39 +10,29 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stepwell.policy.types import Wait
 from stepwell.requests import Delta, Finished, Generation, TokenInfo
-from stepwell.server.body import parse, read_object
 from stepwell.server.bridge import Arrival
+from stepwell.server.call import understand
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import chat_logprobs
 from stepwell.server.prompts import chat_prompt, template_messages
-from stepwell.server.sampling import choice_count, constraint_of, sampling_params, stop_strings
+from stepwell.server.sampling import choice_count, constraint_of, sampling_params
 from stepwell.server.schema import ChatRequest
-from stepwell.server.service import Service, service_of
+from stepwell.server.service import Service
 from stepwell.server.tools import Answer, Call, HeldText, ToolSet, build_tools
 from stepwell.server.turns import Ask, Progress, Usage
 
 
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat route; what differs from OpenAI is in ``docs/api.md``."""
-    service = service_of(request)
-    service.require_open()
-    key = service.key(request)
-    body = await read_object(request, service.settings)
-    wanted = parse(ChatRequest, body)
+    call = await understand(request, ChatRequest)
+    service, wanted = call.service, call.wanted
     _refuse_what_would_be_ignored(wanted)
-    service.require_model(wanted.model)
     tools = _tools(wanted, service)
-    ask = Ask(
-        sampling_params(wanted, tools.constraint, _logprobs(wanted)),
-        stop_strings(wanted, service.settings),
-        wanted.max_completion_tokens or wanted.max_tokens,
-        service.settings.default_max_new_tokens,
-        service.text_model.context_tokens,
-        service.identity(request, body, key),
-        key.service_tier(wanted.service_tier),
-    )
+    sampling = sampling_params(wanted, tools.constraint, _logprobs(wanted))
+    ask = call.ask(sampling, wanted.max_completion_tokens or wanted.max_tokens)
     n = choice_count(wanted, service.settings)
 
     def prepare() -> Sequence[Generation]:
@@ -50,7 +40,7 @@ async def chat_completions(request: Request) -> Response:
         return ask.generations(chat_prompt(service.text_model, messages, tools, "messages"), n)
 
     shape = ChatShape(service, wanted, ask, tools, n, _head(service, wanted, ask))
-    return await exchange(service, request, key, prepare, shape, stream=bool(wanted.stream))
+    return await exchange(call, prepare, shape, stream=bool(wanted.stream))
 
 
 def _refuse_what_would_be_ignored(wanted: ChatRequest) -> None:
@@ -101,10 +91,15 @@ class ChatShape(DataFrames):
     head: Mapping[str, Any]
     progress: list[Progress] = field(init=False)
     held: list[HeldText] = field(init=False)
+    called: bool = False
+    """Whether some choice ended in a tool call."""
 
     def __post_init__(self) -> None:
         self.progress = [Progress() for _ in range(self.n)]
         self.held = [HeldText(self.tools, self.service.text_model) for _ in range(self.n)]
+
+    def waits_for(self) -> Wait:
+        return Wait.TOOL if self.called else Wait.PERSON
 
     # --- whole --------------------------------------------------------------------------------
 
@@ -116,6 +111,7 @@ class ChatShape(DataFrames):
     def _choice(self, index: int, progress: Progress) -> dict[str, Any]:
         answer = self.tools.split(progress.text, self.service.text_model)
         message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+        self.called = self.called or bool(answer.calls)
         if answer.calls:
             message["content"] = answer.content or None
             message["tool_calls"] = [_call(call) for call in answer.calls]
@@ -156,6 +152,7 @@ class ChatShape(DataFrames):
         chunks = []
         if answer.content:
             chunks.append(self._chunk(index, {"content": answer.content}))
+        self.called = self.called or bool(answer.calls)
         if answer.calls:
             calls = [{"index": number, **_call(call)} for number, call in enumerate(answer.calls)]
             chunks.append(self._chunk(index, {"tool_calls": calls}))

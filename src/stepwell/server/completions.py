@@ -10,44 +10,34 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stepwell.policy.types import Wait
 from stepwell.requests import Delta, Finished, Generation, TokenInfo
-from stepwell.server.body import parse, read_object
 from stepwell.server.bridge import Arrival
+from stepwell.server.call import understand
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import completion_logprobs
 from stepwell.server.prompts import TokenPrompt, plain_prompt, text_of
-from stepwell.server.sampling import choice_count, constraint_of, sampling_params, stop_strings
+from stepwell.server.sampling import choice_count, constraint_of, sampling_params
 from stepwell.server.schema import CompletionRequest
-from stepwell.server.service import Service, service_of
+from stepwell.server.service import Service
 from stepwell.server.turns import Ask, Progress, Usage
 
 
 async def completions(request: Request) -> Response:
     """OpenAI's legacy completions route. Choices are ordered by prompt, then by choice."""
-    service = service_of(request)
-    service.require_open()
-    key = service.key(request)
-    body = await read_object(request, service.settings)
-    wanted = parse(CompletionRequest, body)
+    call = await understand(request, CompletionRequest)
+    service, wanted = call.service, call.wanted
     _refuse_what_would_be_ignored(wanted, service)
-    service.require_model(wanted.model)
-    ask = Ask(
-        sampling_params(wanted, constraint_of(None, wanted.grammar, service.settings), wanted.logprobs),
-        stop_strings(wanted, service.settings),
-        wanted.max_tokens,
-        service.settings.default_max_new_tokens,
-        service.text_model.context_tokens,
-        service.identity(request, body, key),
-        key.service_tier(wanted.service_tier),
-    )
+    constraint = constraint_of(None, wanted.grammar, service.settings)
+    ask = call.ask(sampling_params(wanted, constraint, wanted.logprobs), wanted.max_tokens)
     shape = CompletionShape(service, wanted, ask, choice_count(wanted, service.settings))
 
     def prepare() -> Sequence[Generation]:
         shape.prompts = [plain_prompt(service.text_model, prompt) for prompt in wanted.prompt]
         return [one for prompt in shape.prompts for one in ask.generations(prompt, shape.n)]
 
-    return await exchange(service, request, key, prepare, shape, stream=bool(wanted.stream))
+    return await exchange(call, prepare, shape, stream=bool(wanted.stream))
 
 
 def _refuse_what_would_be_ignored(wanted: CompletionRequest, service: Service) -> None:
@@ -86,6 +76,10 @@ class CompletionShape(DataFrames):
             "service_tier": self.ask.service_tier,
             "system_fingerprint": None,
         }
+
+    def waits_for(self) -> Wait:
+        """Plain text does not show whether it holds a call that the client will understand."""
+        return Wait.UNKNOWN
 
     # --- whole --------------------------------------------------------------------------------
 

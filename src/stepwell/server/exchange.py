@@ -7,18 +7,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Protocol
 
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.requests import Generation, Rejected
+from stepwell.policy.types import Wait
+from stepwell.requests import Generation, Preempted, Rejected
 from stepwell.server.bridge import Arrival, Batch
+from stepwell.server.call import Call
 from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error
-from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
 from stepwell.server.service import Service
-from stepwell.server.sse import DONE, KEEP_ALIVE, EventStream, event, while_connected
+from stepwell.server.sse import COMMENTS, DONE, Comment, EventStream, event, while_connected
 from stepwell.server.turns import Progress, collect
 
 log = logging.getLogger("stepwell.server")
@@ -46,6 +47,9 @@ class Shape(Protocol):
     def failed(self, error: ApiError) -> list[Event]:
         """The events that end a stream which went wrong."""
 
+    def waits_for(self) -> Wait:
+        """What the agent waits for after this answer, as far as the answer shows."""
+
     def frame(self, data: Event) -> bytes:
         """An event on the wire."""
 
@@ -66,24 +70,34 @@ class DataFrames:
         return event(data)
 
 
-async def exchange(
-    service: Service, request: Request, key: ApiKey, prepare: Prepare, shape: Shape, *, stream: bool
-) -> Response:
+async def exchange(call: Call[Any], prepare: Prepare, shape: Shape, *, stream: bool) -> Response:
     """Answer one request. Raises ``ApiError``, or ``ClientGone`` when nobody waits any more."""
+    service, request = call.service, call.request
     with ExitStack() as stack:
-        stack.enter_context(service.gate.enter(key))
+        limits = stack.enter_context(service.gate.enter(call.key))
         generations = await while_connected(request, prepared(service, prepare))
         batch = stack.enter_context(service.bridge.open(generations))
         if not stream:
             progress = await while_connected(request, collect(batch))
-            return JSONResponse(shape.whole(progress))
+            answer = shape.whole(progress)
+            note_what_it_waits_for(service, batch, shape)
+            return JSONResponse(answer, headers=limits)
         # The status line is written at the first sign of life: a refusal is then still a real 429 or 503.
         first = await while_connected(request, batch.next(service.settings.keep_alive_s))
         if first is not None and isinstance(first.output, Rejected):
             raise from_rejected(first.output)
         frames = stream_frames(service, request_id_of(request.scope), batch, shape, first)
-        return EventStream(frames, stack.pop_all().close, service.settings.send_timeout_s)
+        return EventStream(frames, stack.pop_all().close, service.settings.send_timeout_s, limits)
     raise AssertionError("an exit stack swallows nothing")
+
+
+def note_what_it_waits_for(service: Service, batch: Batch, shape: Shape) -> None:
+    """Tell the policy what the answer shows, where the client has not said it: once per answer, and
+    before the client can see its end, or the agent's next turn could come first."""
+    turn, wait = batch.generations[-1], shape.waits_for()
+    if turn.hint.wait is Wait.UNKNOWN and wait is not Wait.UNKNOWN and not turn.prewarm:
+        hint = replace(turn.hint, wait=wait)
+        service.driver.hint(batch.requests[-1], turn.tenant, turn.agent, hint)
 
 
 async def prepared(service: Service, prepare: Prepare) -> Sequence[Generation]:
@@ -107,28 +121,21 @@ async def stream_frames(
 ) -> AsyncIterator[bytes]:
     """The stream as bytes."""
     async for data in stream_events(service, request_id, batch, shape, first):
-        yield KEEP_ALIVE if data is None else shape.frame(data)
+        yield COMMENTS[data] if isinstance(data, Comment) else shape.frame(data)
     if shape.done:
         yield shape.done
 
 
 async def stream_events(
     service: Service, request_id: str, batch: Batch, shape: Shape, first: Arrival | None = None
-) -> AsyncIterator[Event | None]:
-    """The events of a whole answer; None for every ``keep_alive_s`` of silence. Raises nothing:
-    whatever goes wrong on the way is the last event."""
+) -> AsyncIterator[Event | Comment]:
+    """The events of a whole answer, and comments: for every ``keep_alive_s`` of silence, and when the
+    request is preempted. Raises nothing: whatever goes wrong on the way is the last event."""
     try:
         for data in shape.begin():
             yield data
-        arrival = first
-        while True:
-            for data in shape.take(arrival) if arrival is not None else ():
-                yield data
-            if batch.over:
-                break
-            arrival = await batch.next(service.settings.keep_alive_s)
-            if arrival is None:
-                yield None
+        async for step in _steps(service, batch, shape, first):
+            yield step
         for data in shape.end():
             yield data
     except ApiError as error:
@@ -138,3 +145,24 @@ async def stream_events(
         log.exception("request %s failed in its stream", request_id)
         for data in shape.failed(internal_error(request_id)):
             yield data
+
+
+async def _steps(
+    service: Service, batch: Batch, shape: Shape, first: Arrival | None
+) -> AsyncIterator[Event | Comment]:
+    """From the first output to the last. Raises ``ApiError`` when the driver gives the request up."""
+    arrival = first
+    while True:
+        events = shape.take(arrival) if arrival is not None else []
+        over = batch.over
+        if over:
+            note_what_it_waits_for(service, batch, shape)
+        for data in events:
+            yield data
+        if over:
+            return
+        if arrival is not None and isinstance(arrival.output, Preempted):
+            yield Comment.PREEMPTED
+        arrival = await batch.next(service.settings.keep_alive_s)
+        if arrival is None:
+            yield Comment.KEEP_ALIVE

@@ -23,20 +23,41 @@ class Gate:
         return self._by_key.total()
 
     @contextmanager
-    def enter(self, key: ApiKey) -> Iterator[None]:
-        """Raises a 429 ``ApiError`` when the server or the key is full: nobody waits here, because a
-        client that waits unseen cannot be counted, and the driver has the queue."""
-        own, retry_after_ms = self._by_key[id(key)], self._settings.retry_after_ms
-        if key.max_concurrent_requests is not None and own >= key.max_concurrent_requests:
-            raise rate_limited(
-                f"This API key may have {key.max_concurrent_requests} requests running at once.",
-                retry_after_ms,
-            )
-        if self.inside >= self._settings.max_concurrent_requests:
-            raise rate_limited("The server has as many requests as it may have.", retry_after_ms)
+    def enter(self, key: ApiKey) -> Iterator[dict[str, str]]:
+        """Gives the headers that say how much room is left. Raises a 429 ``ApiError`` with them when the
+        server or the key is full: nobody waits here, because a client that waits unseen cannot be
+        counted, and the driver has the queue."""
+        if self._left(key) <= 0:
+            error = rate_limited(self._why_full(key), self._settings.retry_after_ms)
+            error.headers |= self._limits(key)
+            raise error
         self._by_key[id(key)] += 1
         try:
-            yield
+            yield self._limits(key)
         finally:
             self._by_key[id(key)] -= 1
             self._by_key += Counter()  # forget zeros
+
+    def _left(self, key: ApiKey) -> int:
+        """How many more requests this key may have now."""
+        left = self._settings.max_concurrent_requests - self.inside
+        if key.max_concurrent_requests is not None:
+            left = min(left, key.max_concurrent_requests - self._by_key[id(key)])
+        return max(0, left)
+
+    def _limits(self, key: ApiKey) -> dict[str, str]:
+        """OpenAI's headers as far as they are true here: requests at once. There is no limit per minute,
+        so nothing is ever reset, and none on tokens."""
+        limit = self._settings.max_concurrent_requests
+        if key.max_concurrent_requests is not None:
+            limit = min(limit, key.max_concurrent_requests)
+        return {
+            "x-ratelimit-limit-requests": str(limit),
+            "x-ratelimit-remaining-requests": str(self._left(key)),
+        }
+
+    def _why_full(self, key: ApiKey) -> str:
+        own = key.max_concurrent_requests
+        if own is not None and self._by_key[id(key)] >= own:
+            return f"This API key may have {own} requests running at once."
+        return "The server has as many requests as it may have."

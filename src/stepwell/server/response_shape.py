@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.policy.types import Wait
 from stepwell.requests import Admitted, Delta, Finished, TokenInfo
 from stepwell.server.bridge import Arrival
 from stepwell.server.errors import ApiError
@@ -88,6 +89,10 @@ class ResponseShape:
     def frame(self, data: Event) -> bytes:
         return event(data, data["type"])
 
+    def waits_for(self) -> Wait:
+        called = any(item["type"] == "function_call" for item in self.response["output"])
+        return Wait.TOOL if called else Wait.PERSON
+
     # --- growing ------------------------------------------------------------------------------
 
     def _text(self, text: str, tokens: Sequence[TokenInfo] = ()) -> list[Event]:
@@ -106,7 +111,7 @@ class ResponseShape:
         cut = finished.reason == "length"
         status = "incomplete" if cut else "completed"
         events = self._text(answer.content)
-        if self.message is None and not answer.calls:
+        if self.message is None and not answer.calls and not self.ask.prewarm:
             events += self._open_message()
         if self.message is not None:
             events += self._close_message(status)

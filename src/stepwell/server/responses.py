@@ -12,31 +12,27 @@ from starlette.responses import JSONResponse, Response
 
 from stepwell.requests import Generation
 from stepwell.server.background import BackgroundRun
-from stepwell.server.body import parse, read_object
+from stepwell.server.call import Call, understand
 from stepwell.server.errors import bad_request, rate_limited, unsupported
 from stepwell.server.exchange import exchange, prepared, stream_events
 from stepwell.server.identity import Identity
-from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
 from stepwell.server.prompts import chat_prompt
 from stepwell.server.response_items import Item, as_messages, input_items
 from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.response_shape import ResponseShape
-from stepwell.server.sampling import constraint_of, sampling_params, stop_strings
+from stepwell.server.sampling import constraint_of, sampling_params
 from stepwell.server.service import Service, service_of
-from stepwell.server.sse import KEEP_ALIVE, EventStream, event, while_connected
+from stepwell.server.sse import COMMENTS, Comment, EventStream, event, while_connected
 from stepwell.server.store import StoredResponse
 from stepwell.server.tools import ToolSet, build_tools
-from stepwell.server.turns import Ask
 
 
 @dataclass(slots=True)
 class Creation:
     """One ``POST /v1/responses``, understood."""
 
-    service: Service
-    key: ApiKey
-    wanted: ResponseRequest
+    call: Call[ResponseRequest]
     identity: Identity
     earlier: list[StoredResponse]
     items: list[Item]
@@ -45,30 +41,26 @@ class Creation:
 
     def prepare(self) -> Sequence[Generation]:
         before = [item for record in self.earlier for item in record.items()]
-        messages = as_messages([*before, *self.items], self.wanted.instructions)
-        prompt = chat_prompt(self.service.text_model, messages, self.tools, "input")
+        messages = as_messages([*before, *self.items], self.call.wanted.instructions)
+        prompt = chat_prompt(self.call.service.text_model, messages, self.tools, "input")
         return self.shape.ask.generations(prompt, 1)
 
     def keep(self, run: BackgroundRun | None = None) -> StoredResponse:
         record = StoredResponse(self.identity, self.shape.response, self.items, run)
-        self.service.store.put(record)
+        self.call.service.store.put(record)
         return record
 
 
 async def create_response(request: Request) -> Response:
-    service = service_of(request)
-    service.require_open()
-    key = service.key(request)
-    body = await read_object(request, service.settings)
-    wanted = parse(ResponseRequest, body)
+    call = await understand(request, ResponseRequest)
+    wanted = call.wanted
     _refuse_what_would_be_ignored(wanted)
-    service.require_model(wanted.model)
-    creation = _understand(service, key, wanted, service.identity(request, body, key))
+    creation = _creation(call)
     if wanted.background:
         return await _in_background(request, creation)
     if wanted.store is not False:
         creation.shape.ended = creation.keep
-    return await exchange(service, request, key, creation.prepare, creation.shape, stream=bool(wanted.stream))
+    return await exchange(call, creation.prepare, creation.shape, stream=bool(wanted.stream))
 
 
 def _refuse_what_would_be_ignored(wanted: ResponseRequest) -> None:
@@ -78,8 +70,6 @@ def _refuse_what_would_be_ignored(wanted: ResponseRequest) -> None:
         )
     if wanted.prompt is not None:
         raise unsupported("Stored prompt templates are not supported.", param="prompt")
-    if wanted.generate is False:
-        raise unsupported("'generate': false is not supported.", param="generate")
     if wanted.background and wanted.store is False:
         raise bad_request("A background response must be stored.", param="background")
     if wanted.top_logprobs and not wanted.wants_logprobs:
@@ -88,9 +78,9 @@ def _refuse_what_would_be_ignored(wanted: ResponseRequest) -> None:
         )
 
 
-def _understand(service: Service, key: ApiKey, wanted: ResponseRequest, identity: Identity) -> Creation:
-    settings = service.settings
-    earlier = service.store.conversation(identity.tenant, wanted.previous_response_id)
+def _creation(call: Call[ResponseRequest]) -> Creation:
+    service, wanted, settings = call.service, call.wanted, call.service.settings
+    earlier = service.store.conversation(call.identity.tenant, wanted.previous_response_id)
     items = input_items(wanted.input)
     if not 0 < len(items) <= settings.max_messages:
         raise bad_request(f"Between 1 and {settings.max_messages} input items are allowed.", param="input")
@@ -100,19 +90,11 @@ def _understand(service: Service, key: ApiKey, wanted: ResponseRequest, identity
     )
     parallel = wanted.parallel_tool_calls is not False
     tools = build_tools(wanted.tools or (), wanted.tool_choice, answer, settings, parallel=parallel)
-    identity = _continued(identity, earlier)
+    identity = _continued(call.identity, earlier)
     logprobs = (wanted.top_logprobs or 0) if wanted.wants_logprobs else None
-    ask = Ask(
-        sampling_params(wanted, tools.constraint, logprobs),
-        stop_strings(wanted, settings),
-        wanted.max_output_tokens or wanted.max_tokens,
-        settings.default_max_new_tokens,
-        service.text_model.context_tokens,
-        identity,
-        key.service_tier(wanted.service_tier),
-    )
-    shape = ResponseShape(service, wanted, ask, tools)
-    return Creation(service, key, wanted, identity, earlier, items, tools, shape)
+    sampling = sampling_params(wanted, tools.constraint, logprobs)
+    ask = call.ask(sampling, wanted.max_output_tokens or wanted.max_tokens, identity)
+    return Creation(call, identity, earlier, items, tools, ResponseShape(service, wanted, ask, tools))
 
 
 def _continued(identity: Identity, earlier: Sequence[StoredResponse]) -> Identity:
@@ -135,14 +117,14 @@ def _continued(identity: Identity, earlier: Sequence[StoredResponse]) -> Identit
 
 
 async def _in_background(request: Request, creation: Creation) -> Response:
-    service, tenant = creation.service, creation.identity.tenant
+    service, tenant = creation.call.service, creation.identity.tenant
     if service.store.running(tenant) >= service.settings.max_background_responses:
         raise rate_limited(
             f"At most {service.settings.max_background_responses} background responses may run at once.",
             service.settings.retry_after_ms,
         )
     with ExitStack() as stack:
-        stack.enter_context(service.gate.enter(creation.key))
+        stack.enter_context(service.gate.enter(creation.call.key))
         generations = await while_connected(request, prepared(service, creation.prepare))
         batch = stack.enter_context(service.bridge.open(generations))
         source = stream_events(service, request_id_of(request.scope), batch, creation.shape)
@@ -150,7 +132,7 @@ async def _in_background(request: Request, creation: Creation) -> Response:
     run = BackgroundRun(source, resources.close)
     record = creation.keep(run)
     creation.shape.ended = lambda: service.store.put(record)
-    if creation.wanted.stream:
+    if creation.call.wanted.stream:
         return _follow(service, run, -1)
     return JSONResponse(record.response)
 
@@ -158,7 +140,7 @@ async def _in_background(request: Request, creation: Creation) -> Response:
 def _follow(service: Service, run: BackgroundRun, starting_after: int) -> Response:
     async def frames() -> AsyncIterator[bytes]:
         async for data in run.follow(starting_after, service.settings.keep_alive_s):
-            yield KEEP_ALIVE if data is None else event(data, data["type"])
+            yield COMMENTS[data] if isinstance(data, Comment) else event(data, data["type"])
 
     return EventStream(frames(), lambda: None, service.settings.send_timeout_s)
 

@@ -62,7 +62,12 @@ class Service:
             raise model_not_found(name)
 
     def identity(self, request: Request, body: Mapping[str, Any], key: ApiKey) -> Identity:
-        return identify({name.lower(): value for name, value in request.headers.items()}, body, key)
+        return identify(headers_of(request), body, key)
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    """Names in lower case; of a header that is there twice the last one."""
+    return {name.lower(): value for name, value in request.headers.items()}
 
 
 def service_of(request: Request) -> Service:

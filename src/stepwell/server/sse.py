@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -13,7 +14,15 @@ from starlette.types import Message, Receive, Scope, Send
 
 from stepwell.server.body import ClientGone
 
-KEEP_ALIVE = b": keep-alive\n\n"
+
+class Comment(Enum):
+    """Lines that clients pass over and proxies count as life."""
+
+    KEEP_ALIVE = "keep-alive"
+    PREEMPTED = "preempted"
+
+
+COMMENTS = {comment: f": {comment.value}\n\n".encode() for comment in Comment}
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """nginx must not collect a stream."""
@@ -36,9 +45,13 @@ class EventStream(StreamingResponse):
     """
 
     def __init__(
-        self, frames: AsyncIterator[bytes], closed: Callable[[], None], send_timeout_s: float
+        self,
+        frames: AsyncIterator[bytes],
+        closed: Callable[[], None],
+        send_timeout_s: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(frames, media_type="text/event-stream", headers=HEADERS)
+        super().__init__(frames, media_type="text/event-stream", headers={**HEADERS, **(headers or {})})
         self._frames = frames
         self._closed = closed
         self._send_timeout_s = send_timeout_s

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepwell.engines.base import SamplingParams
+from stepwell.policy.types import NO_HINT, Hint
 from stepwell.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
 from stepwell.server.bridge import Batch
 from stepwell.server.errors import from_rejected
@@ -26,16 +27,18 @@ class Ask:
     context_tokens: int
     identity: Identity
     service_tier: str
+    hint: Hint = NO_HINT
+    prewarm: bool = False
+    """Only prepare the cache: nothing is answered."""
 
     def generations(self, prompt: TokenPrompt, n: int) -> list[Generation]:
         """``n`` choices of one prompt. With a seed each choice gets its own, else they would be equal."""
         seed = self.sampling.seed
+        asked = 1 if self.prewarm else self.max_new_tokens
         return [
             Generation(
                 prompt=prompt.tokens,
-                max_new_tokens=prompt.max_new_tokens(
-                    self.max_new_tokens, self.default_max_new_tokens, self.context_tokens
-                ),
+                max_new_tokens=prompt.max_new_tokens(asked, self.default_max_new_tokens, self.context_tokens),
                 sampling=self.sampling if seed is None else replace(self.sampling, seed=(seed + i) % SEEDS),
                 stop=tuple(dict.fromkeys((*self.stops, *prompt.stops))),
                 tenant=self.identity.tenant,
@@ -43,6 +46,9 @@ class Ask:
                 session=self.identity.session,
                 agent=self.identity.agent,
                 parent_agent=self.identity.parent,
+                role=self.identity.name or "",
+                hint=self.hint,
+                prewarm=self.prewarm,
             )
             for i in range(n)
         ]
