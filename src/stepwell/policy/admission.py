@@ -1,19 +1,22 @@
-"""Admission: first come, first served. Who gets a place on the device, and what is loaded for it."""
+"""Admission: who gets a place on the device, what is loaded for him, and who has to leave for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from stepwell.policy.board import Board
+from stepwell.policy.contracts import WHOLE
 from stepwell.policy.costs import best_cut
 from stepwell.policy.index import Block, Match
 from stepwell.policy.memory import blocks_of, ids_of
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import KvTier, Open
 
+_LEAST_RUN_TOKENS = 16  # a turn that was just opened has its place for so many tokens at least
+
 
 class Admission:
-    """Opens waiting turns as long as they fit beside those that run."""
+    """Opens waiting turns, in the queue's order, as long as they fit beside those that run."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
@@ -22,26 +25,27 @@ class Admission:
         self.recomputed_tokens = 0
 
     def admit(self) -> None:
-        """First come, first served. Who waits for disk or for another's prefix lets others pass;
-        who waits for room does not, or large requests would starve. Blocks that wait on the host for
-        turns in the queue may take half of it, or they would drive out what has just come down."""
+        """Who waits for disk or for another's prefix lets others pass; who waits for room does not, or
+        large requests would starve. Blocks that wait on the
+        host for turns in the queue may take half of it, or they would drive out what has just come down."""
+        if not self.board.waiting:
+            self.board.release_claims_beyond(())
+            return
+        self.board.waiting.age(self.board.now_us)
         blocked = False
         budget_bytes = self.config.host_bytes // 2
-        window = self.board.waiting[: self.config.scan_waiting]
-        for position, request in enumerate(window):
+        window = self.board.waiting.window(self.config.scan_waiting)
+        for position, turn in enumerate(window):
             if position and budget_bytes <= 0:
                 window = window[:position]
                 break
-            turn = self.board.turns[request]
             path = self._usable_path(turn)
             budget_bytes -= sum(m.block.meta.size_bytes for m in path if not m.block.device)
-            if self._must_wait(turn, path):
-                continue
-            if blocked or len(self.board.running) >= self.config.max_running:
-                blocked = True
-                continue
-            blocked = not self._try_open(turn, path)
-        self.board.release_claims_beyond(window)
+            if not self._must_wait(turn, path) and not blocked:
+                blocked = not self._try_open(turn, path)
+        self.board.release_claims_beyond([turn.id for turn in window])
+
+    # --- what can be loaded -------------------------------------------------------------------
 
     def _usable_path(self, turn: Turn) -> list[Match]:
         """The stored path as far as loading it beats recomputing and its bytes can be had."""
@@ -83,48 +87,118 @@ class Admission:
             return False
         return self.board.promised.get(turn.units[last - 1], turn.id) != turn.id
 
+    # --- room ---------------------------------------------------------------------------------
+
     def _try_open(self, turn: Turn, path: list[Match]) -> bool:
-        """Give the turn a place if it fits beside those who run. False: it waits for room."""
-        if not self._fits(turn, path):
+        """Give the turn a place if it fits beside those who run, or can take it from lighter ones.
+        False: it waits for room."""
+        if not self._make_place(turn, path):
             if self.board.running or not path:
                 return False
             path = self._shrink(turn, path)
-        if not self.memory.can_make_room(self._frames_at_once(turn, path), self.board.now_us):
+        at_once = self._frames_at_once(turn, path)
+        if not self.memory.can_make_room(at_once, self.board.now_us, turn.contract.name):
             return False
         self._open(turn, path)
         return True
 
+    def _make_place(self, turn: Turn, path: Sequence[Match]) -> bool:
+        """Whether the turn fits; running turns of lighter service tiers leave for it if that is enough."""
+        missing = self._missing_frames(turn, path)
+        places = len(self.board.running) + 1 - self._places_for(turn)
+        if missing <= 0 and places <= 0:
+            return True
+        leaving = []
+        for victim in self._victims_of(turn):
+            if missing <= 0 and places <= 0:
+                break
+            leaving.append(victim)
+            missing -= victim.blocks_held + self._still_reserved(victim)
+            places -= 1
+        if missing > 0 or places > 0:
+            return False
+        for victim in leaving:
+            self.board.preempt(victim)
+        return self._missing_frames(turn, path) <= 0
+
+    def _missing_frames(self, turn: Turn, path: Sequence[Match]) -> int:
+        """Frames short of what the turn needs; 0 or less: it fits. What rests within the guarantee of
+        another service tier does not count as room, as long as anybody runs."""
+        promised = sum(self._still_reserved(self.board.turns[r]) for r in self.board.running)
+        room = self.memory.room_on_device(blocks_of(path)) - promised
+        name = turn.contract.name
+        if self.board.book.ordered and self.board.running and not turn.aged:
+            room -= self.memory.placement.withheld(KvTier.DEVICE, name)
+            room = min(room, self._cap_room(turn))
+        return self._frames_at_once(turn, path) - room
+
+    def _cap_room(self, turn: Turn) -> int:
+        """Frames its service tier may still take for running turns under its cap."""
+        share = turn.contract.cap.device
+        if share >= WHOLE:
+            return self.config.device_blocks
+        held = (self.board.turns[r] for r in self.board.running)
+        used = sum(
+            t.blocks_held + self._still_reserved(t) for t in held if t.contract.name == turn.contract.name
+        )
+        return self.config.device_blocks * share // WHOLE - used
+
+    def _places_for(self, turn: Turn) -> int:
+        """How many turns may run with this one. The last places are for service tiers that are
+        guaranteed compute and have somebody waiting, or nothing but the bound on waiting would help them."""
+        if not self.board.book.ordered or turn.aged:
+            return self.config.max_running
+        running = [self.board.turns[r].contract.name for r in self.board.running]
+        kept = 0
+        for name in self.board.book.names:
+            if name != turn.contract.name and self.board.waiting.demands(name):
+                share = self.board.book.of(name).guaranteed.step_tokens
+                least = -(-self.config.max_running * share // WHOLE)
+                kept += max(0, least - running.count(name))
+        return max(1, self.config.max_running - kept)
+
+    def _victims_of(self, turn: Turn) -> list[Turn]:
+        """Running turns that a heavier one may displace: the lightest and youngest first. Nobody who
+        has waited too long, nobody who only just came, and nobody within his guaranteed frames."""
+        if not self.board.book.ordered:
+            return []
+        running = [self.board.turns[r] for r in self.board.running]
+        weight = WHOLE + 1 if turn.aged else turn.contract.weight
+        lighter = [t for t in running if t.contract.weight < weight and not t.aged and self._has_run(t)]
+        lighter.sort(key=self.board.preemptable)
+        return [victim for victim in lighter if not self._within_guarantee(victim, running)]
+
+    def _has_run(self, turn: Turn) -> bool:
+        return turn.total - turn.opened_at >= _LEAST_RUN_TOKENS or turn.prefilling
+
+    def _within_guarantee(self, turn: Turn, running: Sequence[Turn]) -> bool:
+        held = sum(t.blocks_held for t in running if t.contract is turn.contract)
+        return held * WHOLE <= turn.contract.guaranteed.device * self.config.device_blocks
+
     def _frames_at_once(self, turn: Turn, path: Sequence[Match]) -> int:
+        """Frames it takes now: for what is loaded, and of its own with room for what it generates first."""
         to_load = sum(1 for m in path if not m.block.device)
-        return to_load + self._private_frames(turn, path)
+        whole = sum(1 for m in path if m.n_tokens == self.config.block_tokens)
+        return to_load + self._reserved_blocks(turn, turn.total) - whole
 
     def _shrink(self, turn: Turn, path: list[Match]) -> list[Match]:
         """Nobody runs and it still does not fit: the copy of a shared tail is one frame too many."""
-        while path and not self._fits(turn, path):
+        while path and self._missing_frames(turn, path) > 0:
             path = path[:-1]
         self.board.claim(turn, path)
         return path
 
-    def _fits(self, turn: Turn, path: Sequence[Match]) -> bool:
-        promised = sum(self._still_reserved(self.board.turns[r]) for r in self.board.running)
-        return self._frames_at_once(turn, path) + promised <= self.memory.room_on_device(blocks_of(path))
-
-    def _private_frames(self, turn: Turn, path: Sequence[Match]) -> int:
-        """Frames of its own the turn will need, with room for what it generates first."""
-        whole = sum(1 for m in path if m.n_tokens == self.config.block_tokens)
-        return self._reserved_blocks(turn) - whole
-
-    def _reserved_blocks(self, turn: Turn) -> int:
+    def _reserved_blocks(self, turn: Turn, start_tokens: int) -> int:
+        """Frames for ``start_tokens`` and what it generates next, up to all that it may ever need."""
         ceiling = turn.arrival.prompt_tokens + turn.arrival.max_new_tokens
-        tokens = max(turn.total, min(ceiling, turn.total + self.config.reserve_tokens))
+        tokens = max(turn.total, min(ceiling, start_tokens + self.config.reserve_tokens))
         return min(self.config.blocks_for(tokens), self.config.device_blocks)
 
     def _still_reserved(self, turn: Turn) -> int:
         """Frames a running turn was admitted for and has not taken yet."""
-        ceiling = turn.arrival.prompt_tokens + turn.arrival.max_new_tokens
-        first = turn.arrival.prompt_tokens + self.config.reserve_tokens
-        blocks = self.config.blocks_for(max(turn.total, min(ceiling, first)))
-        return max(0, min(blocks, self.config.device_blocks) - turn.blocks_held)
+        return max(0, self._reserved_blocks(turn, turn.arrival.prompt_tokens) - turn.blocks_held)
+
+    # --- opening ------------------------------------------------------------------------------
 
     def _open(self, turn: Turn, path: list[Match]) -> None:
         sources = [self._source_of(turn, match.block) for match in path]
@@ -132,7 +206,7 @@ class Admission:
             self.memory.pin(match.block)
         for match in path:
             if not match.block.device:
-                self._need(self.memory.take_frames(1, self.board.now_us))
+                self._take_frame(turn)
                 self.memory.load(match.block, self.board.now_us)
         self.memory.touch(blocks_of(path), self.board.now_us)
         cached = sum(m.n_tokens for m in path)
@@ -150,27 +224,28 @@ class Admission:
         """Where the block lay when the turn came: one that was fetched counts as from disk."""
         return KvTier.DISK if block.id in turn.from_disk else block.fastest()
 
-    def _need(self, done: bool) -> None:
+    def _take_frame(self, turn: Turn) -> None:
+        done = self.memory.take_frames(1, self.board.now_us, turn.contract.name)
         assert done, "the policy admitted a request for which there was no room"
 
     def _computed_again(self, turn: Turn, cached: int) -> int:
         first = cached // self.config.unit_tokens
-        again = self.memory.computed_before(turn.units[first:]) * self.config.unit_tokens
+        again = self.memory.ghosts.computed_before(turn.units[first:]) * self.config.unit_tokens
         self.recomputed_tokens += again
         return again
 
     def _enter(self, turn: Turn, path: list[Match], cached: int) -> None:
-        self.board.waiting.remove(turn.id)
+        self.board.waiting.remove(turn)
         self.board.running.append(turn.id)
         turn.state = TurnState.RUNNING
-        turn.computed = cached
+        turn.computed, turn.opened_at = cached, turn.total
         turn.from_disk = {}
         turn.resume = None
         turn.path = blocks_of(path)
         if path and path[-1].n_tokens < self.config.block_tokens:
             tail = turn.path.pop()
             turn.opened_tail = tail
-            self._need(self.memory.take_frames(1, self.board.now_us))
+            self._take_frame(turn)
             turn.frames = 1  # the tail is copied into it; only then may the tail leave
             self.memory.unpin(tail)
         self.board.unclaim(turn)

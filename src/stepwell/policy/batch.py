@@ -1,10 +1,34 @@
-"""The batch of a step: one token for everybody who streams, then pieces of prompts."""
+"""The batch of a step: who gets compute now, and how much.
+
+Heavier service tiers first. A lighter one runs beside them as far as their targets leave time in the
+step; what it is owed by its guarantee it gets in any case.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from stepwell.policy.board import Board
+from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import Piece, RequestId
+
+_PREFILL_LEAVES = 16  # beside a prompt with a target, lighter turns take a sixteenth of its time
+_LEAST_DEBT_PIECE_US = 1_000
+
+
+@dataclass(slots=True)
+class _Step:
+    """One step while it is put together. Times are estimates from what was measured."""
+
+    tokens_left: int
+    time_left_us: int | None = None
+    """For those lighter than whoever has a target; None: nobody has one."""
+    limit_weight: int = 0
+    """Service tiers lighter than this are limited."""
+    decoding: int = 0
+    pieces: dict[RequestId, Piece] = field(default_factory=dict)
+    spent_us: dict[str, int] = field(default_factory=dict)
 
 
 class Composer:
@@ -14,27 +38,116 @@ class Composer:
         self.board = board
         self.config = board.config
         self.memory = board.memory
+        self.book = board.book
+        self.attained = board.waiting.attained
 
     def compose(self) -> tuple[Piece, ...]:
-        """One token for all who stream, then prompts in order of admission, up to ``step_tokens``."""
-        pieces: dict[RequestId, Piece] = {}
-        budget = self.config.step_tokens
+        """One token for all who stream, then prompts, up to ``step_tokens``."""
+        step = _Step(self.config.step_tokens)
+        order = self._order()
         for prefilling in (False, True):
-            for request in list(self.board.running):
-                turn = self.board.turns[request]
-                if turn.state is TurnState.RUNNING and turn.prefilling is prefilling and budget > 0:
-                    piece = self._piece(turn, budget, pieces)
-                    if piece is not None:
-                        pieces[request] = piece
-                        budget -= piece.count
-        return tuple(pieces.values())
+            for turn in order:
+                if turn.state is TurnState.RUNNING and turn.prefilling is prefilling:
+                    self._add(turn, step)
+        self._charge(step, order)
+        return tuple(step.pieces.values())
 
-    def _piece(self, turn: Turn, budget: int, pieces: dict[RequestId, Piece]) -> Piece | None:
+    def _order(self) -> list[Turn]:
+        """Those who run: the heaviest service tier first, then the tenant with the least attained
+        service, then in order of admission. Who has waited too long counts as heaviest."""
+        turns = [self.board.turns[request] for request in self.board.running]
+        if not self.book.ordered:
+            return turns
+        position = {turn.id: n for n, turn in enumerate(turns)}
+        return sorted(
+            turns,
+            key=lambda t: (not t.aged, -t.contract.weight, self.attained.rank(t), position[t.id]),
+        )
+
+    # --- one piece ----------------------------------------------------------------------------
+
+    def _add(self, turn: Turn, step: _Step) -> None:
+        allowed = self._allowed_tokens(turn, step)
+        if allowed <= 0:
+            return
+        piece = self._piece(turn, allowed, step)
+        if piece is None:
+            return
+        cost_us = self._cost_us(turn, piece.count, step)
+        step.pieces[turn.id] = piece
+        step.tokens_left -= piece.count
+        step.decoding += not turn.prefilling
+        step.spent_us[turn.contract.name] = step.spent_us.get(turn.contract.name, 0) + cost_us
+        self._limit(turn, cost_us, step)
+
+    def _allowed_tokens(self, turn: Turn, step: _Step) -> int:
+        contract = turn.contract
+        tokens = min(step.tokens_left, self._share_of_step(contract) - self._used_by(contract.name, step))
+        if tokens <= 0 or turn.aged or step.time_left_us is None or contract.weight >= step.limit_weight:
+            return tokens
+        spent_us = step.spent_us.get(contract.name, 0)
+        owed_us = self.attained.debt_us(contract.name) - spent_us
+        time_us = max(step.time_left_us, owed_us if owed_us >= _LEAST_DEBT_PIECE_US else 0)
+        per_token_us = max(1, self._cost_us(turn, 1, step))
+        if not turn.prefilling:
+            return tokens if time_us >= per_token_us else 0
+        return min(tokens, time_us // per_token_us)
+
+    def _share_of_step(self, contract: Contract) -> int:
+        """Tokens of a step a service tier may use: up to its cap, without what others have reserved."""
+        if not self.book.ordered:
+            return self.config.step_tokens
+        reserved = sum(self.book.of(n).reserved("step_tokens") for n in self.book.names if n != contract.name)
+        share = max(1, min(contract.cap.step_tokens, WHOLE - reserved))
+        return max(1, self.config.step_tokens * share // WHOLE)
+
+    def _used_by(self, service_tier: str, step: _Step) -> int:
+        if not self.book.ordered:
+            return 0
+        turns = self.board.turns
+        return sum(p.count for r, p in step.pieces.items() if turns[r].contract.name == service_tier)
+
+    def _cost_us(self, turn: Turn, tokens: int, step: _Step) -> int:
+        """What the piece adds to the step."""
+        costs = self.memory.costs
+        if turn.prefilling:
+            return costs.compute_us(turn.computed, turn.computed + tokens)
+        return max(1, costs.decode_us(step.decoding + 1) - costs.decode_us(step.decoding))
+
+    def _limit(self, turn: Turn, cost_us: int, step: _Step) -> None:
+        """Whoever has a target leaves those lighter than him only so much of the step."""
+        contract = turn.contract
+        target_us = contract.ttft_target_us if turn.prefilling else contract.tpot_target_us
+        if contract.weight < step.limit_weight and step.time_left_us is not None and not turn.aged:
+            step.time_left_us = max(0, step.time_left_us - cost_us)
+        elif target_us is not None:
+            left_us = cost_us // _PREFILL_LEAVES if turn.prefilling else target_us - self._so_far_us(step)
+            known_us = step.time_left_us
+            step.time_left_us = max(0, left_us if known_us is None else min(known_us, left_us))
+            step.limit_weight = max(step.limit_weight, contract.weight)
+
+    def _so_far_us(self, step: _Step) -> int:
+        return sum(step.spent_us.values())
+
+    def _charge(self, step: _Step, order: list[Turn]) -> None:
+        """Book what each service tier, tenant and session was given."""
+        if not self.book.ordered:
+            return
+        for request, piece in step.pieces.items():
+            turn = self.board.turns[request]
+            self.attained.charge(turn, self._cost_us(turn, piece.count, step))
+        running = [turn.contract.name for turn in order]
+        demanding = [n for n in self.book.names if n in running]
+        self.attained.settle(step.spent_us, demanding)
+
+    # --- its frames ---------------------------------------------------------------------------
+
+    def _piece(self, turn: Turn, budget: int, step: _Step) -> Piece | None:
         count = min(turn.remaining, budget)
         if count < turn.remaining:
             count = self._to_block_border(turn.computed, count)
         needed = self.config.blocks_for(turn.computed + count) - turn.blocks_held
-        if needed > 0 and not self._grow(turn, needed, pieces):
+        if needed > 0 and not self._grow(turn, needed, step.pieces):
             return None
         return Piece(turn.id, turn.computed, count)
 
@@ -44,9 +157,9 @@ class Composer:
         return end - start if end > start else count
 
     def _grow(self, turn: Turn, needed: int, pieces: dict[RequestId, Piece]) -> bool:
-        """Take frames; the youngest running turn makes room, and if that is ``turn``, it goes."""
-        while not self.memory.take_frames(needed, self.board.now_us):
-            victim = self.board.turns[self.board.running[-1]]
+        """Take frames; the lightest, youngest running turn makes room, and if that is ``turn``, it goes."""
+        while not self.memory.take_frames(needed, self.board.now_us, turn.contract.name):
+            victim = min((self.board.turns[r] for r in self.board.running), key=self.board.preemptable)
             pieces.pop(victim.id, None)
             self.board.preempt(victim)
             if victim is turn:

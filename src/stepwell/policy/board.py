@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepwell.policy.config import PolicyConfig
+from stepwell.policy.contracts import ContractBook
 from stepwell.policy.index import Block, Match
 from stepwell.policy.memory import Memory, blocks_of
+from stepwell.policy.queue import Queue
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import BlockId, BlockMeta, Close, RequestId, Seal
 
@@ -23,11 +25,12 @@ class Board:
     def __init__(self, config: PolicyConfig, memory: Memory) -> None:
         self.config = config
         self.memory = memory
+        self.book = ContractBook(config.contracts, ordered=memory.placement.orders_compute)
         self.now_us = 0
         self.turns: dict[RequestId, Turn] = {}
-        self.waiting: list[RequestId] = []
+        self.waiting = Queue(self.book)
         self.running: list[RequestId] = []
-        """In order of admission: the last one is preempted first."""
+        """In order of admission: among equals the last one is preempted first."""
         self.preemptions = 0
         self.promised: dict[BlockId, RequestId] = {}
         self._claimants: dict[RequestId, None] = {}
@@ -112,8 +115,18 @@ class Board:
         turn.resume = self.seal_tail(turn, 1)
         self.leave_device(turn, preempted=True)
         turn.state = TurnState.PREEMPTED
+        turn.had_place = True
         self.preemptions += 1
-        self.waiting.insert(0, turn.id)
+        self.wait_again(turn)
+
+    def wait_again(self, turn: Turn) -> None:
+        """Back to the head of its line."""
+        turn.waiting_since_us = self.now_us
+        self.waiting.add_first(turn)
+
+    def preemptable(self, turn: Turn) -> tuple[int, int, int]:
+        """Smaller goes first: the lightest service tier, nobody who has waited too long, the youngest."""
+        return turn.aged, turn.contract.weight, -self.running.index(turn.id)
 
     # --- promises and claims ------------------------------------------------------------------
 

@@ -103,3 +103,31 @@ def validate_contracts(contracts: Sequence[Contract]) -> None:
                 f"the service tiers' guarantees of {resource} add up to {total / WHOLE:g} of the machine "
                 f"({sums}): lower them to 1 in all"
             )
+
+
+class ContractBook:
+    """The contracts by name, the heaviest first. A name that nobody configured weighs 1 and is owed nothing.
+
+    ``ordered`` false: service tiers and tenants do not matter, everybody stands in one queue.
+    """
+
+    def __init__(self, contracts: Sequence[Contract], *, ordered: bool) -> None:
+        self.ordered = ordered
+        self._known = {contract.name: contract for contract in contracts} if ordered else {}
+        self.names: list[str] = []
+        """Service tiers seen or configured, the heaviest first."""
+        for name in self._known:
+            self._add(name)
+
+    def of(self, service_tier: str) -> Contract:
+        """The contract of a service tier."""
+        name = service_tier if self.ordered else ""
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = Contract(name)
+            self._add(name)
+        return known
+
+    def _add(self, name: str) -> None:
+        self.names.append(name)
+        self.names.sort(key=lambda n: (-self._known[n].weight, n))

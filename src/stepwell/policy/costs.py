@@ -23,6 +23,7 @@ DEFAULT_NS_PER_KIB: dict[Route, int] = {
 
 DEFAULT_PREFILL_NS_PER_TOKEN = 2_000_000
 _FORGET_NUMERATOR, _FORGET_DENOMINATOR = 15, 16
+_STEP = 1 << 10  # a step counts as so much in the fit of decoding: whole numbers do not fade to nothing
 _MIN_PREFILL_SHARE = 4  # a step counts as prefill when decode tokens are less than a fourth of it
 
 
@@ -30,7 +31,8 @@ _MIN_PREFILL_SHARE = 4  # a step counts as prefill when decode tokens are less t
 class PrefillFit:
     """Least squares of ``duration = tokens * a + depth_tokens * b``, old steps fading.
 
-    Attention makes a token dearer the deeper it stands; ``b`` is that price per earlier token.
+    Attention makes a token dearer the deeper it stands; ``b`` is that price per earlier token. (Steps
+    that only decode have the same form: ``a`` for the step and ``b`` for each sequence in it.)
     """
 
     nn: int = 0
@@ -68,6 +70,7 @@ class Costs:
 
     ns_per_kib: dict[Route, int] = field(default_factory=lambda: dict(DEFAULT_NS_PER_KIB))
     prefill: PrefillFit = field(default_factory=PrefillFit)
+    decode: PrefillFit = field(default_factory=PrefillFit)
 
     def saw_move(self, moved: Moved) -> None:
         """Fold in a transfer; its duration includes the time it stood in the queue of its route."""
@@ -82,6 +85,8 @@ class Costs:
         if step.prefill_tokens >= 16 and step.decode_tokens * _MIN_PREFILL_SHARE < step.prefill_tokens:
             tokens = step.prefill_tokens + step.decode_tokens
             self.prefill.add(tokens, step.depth_tokens, step.duration_us * 1000)
+        elif step.decode_tokens and not step.prefill_tokens:
+            self.decode.add(_STEP, step.decode_tokens * _STEP, step.duration_us * 1000 * _STEP)
 
     def move_us(self, source: KvTier, target: KvTier, size_bytes: int) -> int:
         return self.ns_per_kib[source, target] * size_bytes // (1024 * 1000)
@@ -90,6 +95,12 @@ class Costs:
         """Time to compute tokens ``[start, stop)`` of one sequence."""
         tokens = max(0, stop - start)
         return self.prefill.estimate_ns(tokens, tokens * (start + stop) // 2) // 1000
+
+    def decode_us(self, sequences: int) -> int:
+        """Time of a step in which ``sequences`` sequences get a token each; 0 while nothing was measured."""
+        if not sequences or not self.decode.nn:
+            return 0
+        return self.decode.estimate_ns(_STEP, sequences * _STEP) // (_STEP * 1000)
 
 
 @dataclass(frozen=True, slots=True)

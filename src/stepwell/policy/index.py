@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from stepwell.policy.types import BlockId, BlockMeta, KvTier
 
@@ -33,6 +34,14 @@ class Block:
     device_children: int = 0
     """Children that are on the device: dropping a parent before them would strand them."""
     last_use_us: int = 0
+    uses: int = 0
+    """How many turns have begun with it."""
+    holders: tuple[Any, ...] = ()
+    """The placement's: whoever has it in his context."""
+    ranked: int = 0
+    """The placement's: a bit for every KV tier on which it is ranked."""
+    listed: Any = None
+    """The placement's: under whom it is ranked."""
     shunned_until_us: int = 0
     """A read from disk failed or was too slow: until then it counts as not there."""
 

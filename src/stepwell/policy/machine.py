@@ -30,6 +30,7 @@ from stepwell.policy.types import (
     KvTier,
     Moved,
     OpenFailed,
+    Piece,
     Plan,
     Progressed,
     Recovered,
@@ -41,6 +42,7 @@ from stepwell.policy.types import (
 )
 
 _RETRY_AFTER_MS = 1_000
+_WAKE_EVERY_US = 500_000  # an idle machine looks for what to promote this often at most
 
 
 class Policy:
@@ -68,20 +70,38 @@ class Policy:
     def step(self, now_us: int, events: Sequence[Event]) -> Plan:
         """Take in what happened and decide what happens next. Deterministic."""
         self.board.now_us = now_us
+        self.outlook.waiting = len(self.board.waiting)
         self.memory.actions = []
         for event in events:
             self._apply(event)
         if self.draining:
             self._turn_away_waiting()
+        self.memory.placement.tick(now_us)
         self._admission.admit()
         batch = self._composer.compose()
         self._sink(now_us)
-        paused_until_us = self.memory.writes_paused_until_us
-        return Plan(
-            tuple(self.memory.actions),
-            batch,
-            wake_at_us=paused_until_us if paused_until_us > now_us else None,
-        )
+        return Plan(tuple(self.memory.actions), batch, self._steady_steps(batch), self._wake_at_us(now_us))
+
+    def _steady_steps(self, batch: Sequence[Piece]) -> int:
+        """How often the same pieces may run, each a token further, before a block is full. Nothing
+        else changes meanwhile if everybody who runs streams and nothing was moved or opened."""
+        if self.memory.actions or len(batch) != len(self.board.running):
+            return 1
+        block_tokens = self.config.block_tokens
+        left = [block_tokens - p.start % block_tokens for p in batch if not self._turn_of(p).prefilling]
+        return min(left) if batch and len(left) == len(batch) else 1
+
+    def _turn_of(self, piece: Piece) -> Turn:
+        return self.board.turns[piece.request]
+
+    def _wake_at_us(self, now_us: int) -> int | None:
+        times = []
+        if self.memory.writes_paused_until_us > now_us:
+            times.append(self.memory.writes_paused_until_us)
+        changes_at_us = self.memory.placement.wake_at_us()
+        if changes_at_us is not None:
+            times.append(max(changes_at_us, now_us + _WAKE_EVERY_US))
+        return min(times, default=None)
 
     # --- apply --------------------------------------------------------------------------------
 
@@ -119,9 +139,11 @@ class Policy:
         elif self._too_long(event.prompt_tokens + 1):
             self._refuse(event.request, "context_length_exceeded", 0)
         else:
-            turn = Turn(event, self.agents.record_of(event), event.prompt_tokens, list(event.units))
+            contract = self.board.book.of(event.service_tier)
+            record = self.agents.record_of(event)
+            turn = Turn(event, record, event.prompt_tokens, list(event.units), contract, self.board.now_us)
             self.board.turns[turn.id] = turn
-            self.board.waiting.append(turn.id)
+            self.board.waiting.add(turn)
             self.agents.arrived(turn)
 
     def _too_long(self, tokens: int) -> bool:
@@ -152,7 +174,7 @@ class Policy:
                 self.board.seal_tail(turn, self.config.unit_tokens)
             self.board.leave_device(turn, preempted=False)
         else:
-            self.board.waiting.remove(request)
+            self.board.waiting.remove(turn)
         self.board.unclaim(turn)
         self.agents.ended(turn)
 
@@ -163,14 +185,14 @@ class Policy:
             return
         self.board.give_back(turn)
         turn.state = TurnState.WAITING
-        self.board.waiting.insert(0, turn.id)
+        self.board.wait_again(turn)
 
     def _turn_away_waiting(self) -> None:
         """Draining: who has not been admitted yet is told; who was preempted still finishes."""
-        for request in list(self.board.waiting):
-            if self.board.turns[request].state is not TurnState.PREEMPTED:
-                self._end(request)
-                self._refuse(request, "server_overloaded", _RETRY_AFTER_MS)
+        for turn in list(self.board.waiting):
+            if turn.state is not TurnState.PREEMPTED:
+                self._end(turn.id)
+                self._refuse(turn.id, "server_overloaded", _RETRY_AFTER_MS)
 
     # --- sink ---------------------------------------------------------------------------------
 
@@ -180,6 +202,7 @@ class Policy:
             self.demoting = KvTier.DISK
         if self.demoting is None:
             self.memory.sink(now_us)
+            self.memory.promote(now_us)
         elif self.memory.demote_idle(self.demoting, now_us):
             self.demoting = None
             self.drained = self.draining and idle

@@ -11,17 +11,21 @@ is written as if they had already succeeded, and ``moved`` corrects it when one 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Step
+from stepwell.policy.ghosts import Ghosts
 from stepwell.policy.index import Block, BlockIndex, Match
 from stepwell.policy.placements.base import Outlook, Placement
 from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved
+from stepwell.policy.wear import WriteBudget
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _CLEAN_SEARCH = 64  # how many cold host blocks are looked at for a clean one before one is given up
+_WRITE_SEARCH = 128  # how many cold host blocks are looked at for dirty ones in a step
+_PROMOTIONS_IN_FLIGHT = 4  # few, so that a read somebody waits for never stands behind many
+_PROMOTE_MARGIN = 2  # what comes up ahead of use must be worth this much more than what goes for it
 _WRITE_PAUSE_US = 1_000_000  # after a failed disk write
 _READ_SHUN_US = 5_000_000  # after a failed or late disk read of a block
 
@@ -49,7 +53,13 @@ class Memory:
         self.evictions: dict[str, int] = dict.fromkeys(
             ("device_host", "device_gone", "host_disk", "host_gone", "disk_gone"), 0
         )
-        self._ghosts: OrderedDict[bytes, None] = OrderedDict()
+        self.clean_bytes = 0
+        """Of the bytes on the host: those that lie on the device or the disk as well."""
+        self.written_bytes = 0
+        self._written_down = True
+        """Whether the coldest host blocks need no write, so that looking again is of no use."""
+        self.ghosts = Ghosts(self.index, config.max_ghost_units)
+        self._budget = WriteBudget(config.disk_write_bytes_per_day)
 
     # --- device -------------------------------------------------------------------------------
 
@@ -58,10 +68,10 @@ class Memory:
         kept = sum(1 for block in keep if block.device and not block.pins)
         return self.config.device_blocks - self.device_used + self._device_count - self.pinned - kept
 
-    def take_frames(self, count: int, now_us: int) -> bool:
-        """Make sure that ``count`` frames are free and count them as used."""
+    def take_frames(self, count: int, now_us: int, taker: str = "") -> bool:
+        """Make sure that ``count`` frames are free for a service tier and count them as used."""
         while self.config.device_blocks - self.device_used < count:
-            victim = self._device_victim(now_us)
+            victim = self._device_victim(now_us, taker)
             if victim is None:
                 return False
             self._evict_from_device(victim, now_us)
@@ -72,25 +82,23 @@ class Memory:
         """Frames of a closed request that did not become blocks."""
         self.device_used -= count
 
-    def _device_victim(self, now_us: int) -> Block | None:
-        for candidate in self.placement.victims(DEVICE, now_us):
+    def _device_victim(self, now_us: int, taker: str) -> Block | None:
+        for candidate in self.placement.victims(DEVICE, now_us, taker):
             block = self.index.blocks[candidate]
             if not block.pins and not block.device_children:
                 return block
         return None
 
-    def can_make_room(self, frames: int, now_us: int) -> bool:
+    def can_make_room(self, frames: int, now_us: int, taker: str = "") -> bool:
         """Whether ``frames`` frames can be freed without losing a block that the disk could keep.
 
         False means: writes are under way that will make it true, and waiting for them (about a
         millisecond a block) is far cheaper than computing what would be lost.
         """
-        need = self._homeless_bytes(frames - (self.config.device_blocks - self.device_used), now_us)
+        frames -= self.config.device_blocks - self.device_used
+        need = self._homeless_bytes(frames, now_us, taker) if frames > 0 else 0
         free = self.config.host_bytes - self.host_used
-        if need <= free or not self.config.disk_bytes or self._writing_loses(need):
-            return True
-        kept = (b.meta.size_bytes for b in self._idle(HOST, now_us) if b.disk or b.pins)
-        if need <= free + sum(kept):
+        if need <= free + self.clean_bytes or not self.config.disk_bytes or self._writing_loses(need):
             return True
         self._write_cold(now_us, reach_bytes=self.config.host_bytes)
         return not self.writes_in_flight
@@ -100,10 +108,10 @@ class Memory:
         tokens = size_bytes // self.config.token_bytes
         return self.costs.move_us(HOST, DISK, size_bytes) >= self.costs.compute_us(0, tokens)
 
-    def _homeless_bytes(self, frames: int, now_us: int) -> int:
+    def _homeless_bytes(self, frames: int, now_us: int, taker: str) -> int:
         """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
         total = 0
-        for candidate in self.placement.victims(DEVICE, now_us):
+        for candidate in self.placement.victims(DEVICE, now_us, taker):
             block = self.index.blocks[candidate]
             if frames <= 0 or total >= self.config.host_bytes // 2:
                 break
@@ -120,7 +128,7 @@ class Memory:
         self._drop(block, DEVICE)
 
     def _keep_on_host(self, block: Block, now_us: int) -> bool:
-        if not self._room_on_host(block.meta.size_bytes, now_us):
+        if not self._room_on_host(block, now_us):
             return False
         self.actions.append(Move(block.meta, DEVICE, HOST))
         self._arrive(block, HOST, now_us)
@@ -129,10 +137,10 @@ class Memory:
     def sealed(self, meta: BlockMeta, now_us: int) -> Block:
         """A running request's frame has become a block; the request pins it."""
         block = self.index.add(meta)
-        self._ghosts_forget(meta.units)
+        self.ghosts.forget(meta.units)
         self._set_device(block, True)
-        self.placement.used(block, DEVICE, now_us)
         self.pin(block)
+        self.placement.used(block, DEVICE, now_us)
         return block
 
     def load(self, block: Block, now_us: int) -> None:
@@ -150,7 +158,9 @@ class Memory:
         self.pinned -= block.pins == 0
 
     def _set_device(self, block: Block, present: bool) -> None:
+        self._recount(block, -1)
         block.device = present
+        self._recount(block, 1)
         step = 1 if present else -1
         self._device_count += step
         parent = self.index.get(block.meta.parent) if block.meta.parent else None
@@ -166,13 +176,11 @@ class Memory:
 
     # --- use ----------------------------------------------------------------------------------
 
-    def touch(self, path: Iterable[Block], now_us: int) -> None:
-        """A path (root first) has been used: leaves are reported before the root."""
-        for block in reversed(list(path)):
+    def touch(self, path: Sequence[Block], now_us: int) -> None:
+        """A path (root first) has been used."""
+        for block in path:
             block.last_use_us = now_us
-            for tier in KvTier:
-                if block.is_on(tier):
-                    self.placement.used(block, tier, now_us)
+        self.placement.touched(path, now_us)
 
     def steps(self, path: Iterable[Match]) -> list[Step]:
         """What each block of a path would cost to bring onto the device now."""
@@ -197,13 +205,17 @@ class Memory:
 
     # --- host ---------------------------------------------------------------------------------
 
-    def _room_on_host(self, size_bytes: int, now_us: int) -> bool:
-        limit = self.config.host_bytes
+    def _room_on_host(self, newcomer: Block, now_us: int) -> bool:
+        """What would be lost for good only goes for somebody worth more."""
+        size_bytes, limit = newcomer.meta.size_bytes, self.config.host_bytes
         if size_bytes > limit:
             return False
         while self.host_used + size_bytes > limit:
             victim = self._host_victim(now_us)
             if victim is None:
+                return False
+            safe = victim.device or victim.disk
+            if not safe and not self.placement.outranks(newcomer, victim, HOST, now_us):
                 return False
             self._evict_from_host(victim)
         return True
@@ -235,24 +247,28 @@ class Memory:
 
         Who needs room then finds clean copies to drop and never waits for the disk.
         """
-        if self.host_used > self.config.host_bytes // 2:
+        if self.host_used > self.config.host_bytes // 2 and not self._written_down:
             self._write_cold(now_us, reach_bytes=self.config.host_bytes // 2)
 
     def _write_cold(self, now_us: int, reach_bytes: int) -> None:
         wanted = self.config.disk_writes_in_flight - self.writes_in_flight
         if wanted <= 0 or now_us < self.writes_paused_until_us or not self.config.disk_bytes:
             return
-        for block in list(self._idle(HOST, now_us)):
+        self._written_down = True
+        for looked_at, block in enumerate(self._idle(HOST, now_us)):
             reach_bytes -= block.meta.size_bytes
-            if wanted <= 0 or reach_bytes < 0:
+            if wanted <= 0 or reach_bytes < 0 or looked_at >= _WRITE_SEARCH:
                 break
             if not block.disk and not block.device and self.placement.wants_disk(block, now_us):
                 wanted -= self.start_write(block, now_us)
+                self._written_down = False
 
     def start_write(self, block: Block, now_us: int) -> bool:
         """Queue host -> disk; False when the disk holds nothing but warmer blocks."""
-        if not self._room_on_disk(block, now_us):
+        size_bytes = block.meta.size_bytes
+        if not self._room_on_disk(block, now_us) or not self._budget.spend(size_bytes, now_us):
             return False
+        self.written_bytes += size_bytes
         self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
         block.moving = DISK
         self.writes_in_flight += 1
@@ -263,13 +279,36 @@ class Memory:
         """Queue disk -> host; False when the host has no room or enough reads are under way."""
         if self.reads_in_flight >= self.config.disk_reads_in_flight:
             return False
-        if not self._room_on_host(block.meta.size_bytes, now_us):
+        if not self._room_on_host(block, now_us):
             return False
         self.host_used += block.meta.size_bytes
         self.reading_bytes += block.meta.size_bytes
         self.reads_in_flight += 1
         block.moving = HOST
         self.actions.append(Move(block.meta, DISK, HOST))
+        return True
+
+    def promote(self, now_us: int) -> None:
+        """Bring up from disk what will be used soon, into room that is free or held by copies of what
+        is worth less. It never makes anything be lost and never hurries before a read that is waited for."""
+        if self.reads_in_flight >= _PROMOTIONS_IN_FLIGHT:
+            return
+        for block in self.placement.promotable(now_us):
+            if block.moving is not None or now_us < block.shunned_until_us:
+                continue
+            if not self._room_by_copies(block, now_us) or not self.start_read(block, now_us):
+                return
+            if self.reads_in_flight >= _PROMOTIONS_IN_FLIGHT:
+                return
+
+    def _room_by_copies(self, newcomer: Block, now_us: int) -> bool:
+        while self.host_used + newcomer.meta.size_bytes > self.config.host_bytes:
+            victim = self._host_victim(now_us)
+            if victim is None or not (victim.device or victim.disk):
+                return False
+            if not self.placement.outranks(newcomer, victim, HOST, now_us, _PROMOTE_MARGIN):
+                return False
+            self._evict_from_host(victim)
         return True
 
     # --- disk ---------------------------------------------------------------------------------
@@ -282,7 +321,7 @@ class Memory:
             return False
         while self.disk_used + needed > limit:
             victim = next(self._idle(DISK, now_us), None)
-            if victim is None or _warmth(victim) >= _warmth(newcomer):
+            if victim is None or not self.placement.outranks(newcomer, victim, DISK, now_us):
                 return False
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1
@@ -295,7 +334,9 @@ class Memory:
         for block in sorted(blocks, key=lambda b: (-b.meta.depth, b.id)):
             if not block.disk:
                 self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
+                self._recount(block, -1)
                 block.disk = True
+                self._recount(block, 1)
                 self.placement.used(block, DISK, now_us)
 
     # --- transfers that ended -----------------------------------------------------------------
@@ -352,7 +393,10 @@ class Memory:
     # --- bookkeeping --------------------------------------------------------------------------
 
     def _arrive(self, block: Block, tier: KvTier, now_us: int) -> None:
+        self._recount(block, -1)
         block.set_on(tier, True)
+        self._recount(block, 1)
+        self._written_down = False
         if tier is HOST:
             self.host_used += block.meta.size_bytes
         else:
@@ -362,16 +406,24 @@ class Memory:
     def _drop(self, block: Block, tier: KvTier) -> None:
         self.actions.append(Drop(block.id, tier))
         self.placement.left(block, tier)
+        self._written_down = False
         if tier is DEVICE:
             self._set_device(block, False)
             self.device_used -= 1
         elif tier is HOST:
+            self._recount(block, -1)
             block.host = False
             self.host_used -= block.meta.size_bytes
         else:
+            self._recount(block, -1)
             block.disk = False
+            self._recount(block, 1)
             self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
         self._remove_if_nowhere(block)
+
+    def _recount(self, block: Block, step: int) -> None:
+        if block.host and (block.device or block.disk):
+            self.clean_bytes += step * block.meta.size_bytes
 
     def forget(self, block: Block) -> None:
         """Drop every copy: a longer block has taken this one's place."""
@@ -391,22 +443,7 @@ class Memory:
     def _remove_if_nowhere(self, block: Block) -> None:
         if block.nowhere and not block.pins and self.index.get(block.id) is block:
             self.index.remove(block.id)
-            self._ghosts_add(block.meta.units)
-
-    def _ghosts_add(self, units: Iterable[bytes]) -> None:
-        for unit in units:
-            if not self.index.holds_unit(unit):
-                self._ghosts[unit] = None
-        while len(self._ghosts) > self.config.max_ghost_units:
-            self._ghosts.popitem(last=False)
-
-    def _ghosts_forget(self, units: Iterable[bytes]) -> None:
-        for unit in units:
-            self._ghosts.pop(unit, None)
-
-    def computed_before(self, units: Iterable[bytes]) -> int:
-        """How many of these units have been computed before, whether they are still held or not."""
-        return sum(1 for unit in units if unit in self._ghosts or self.index.holds_unit(unit))
+            self.ghosts.add(block.meta.units)
 
     # --- pushing everything down --------------------------------------------------------------
 
@@ -450,6 +487,7 @@ class Memory:
         reading = sum(b.meta.size_bytes for b in blocks if b.moving is HOST)
         assert self.host_used == on_host + reading <= self.config.host_bytes
         assert self.reading_bytes == reading
+        assert self.clean_bytes == sum(b.meta.size_bytes for b in blocks if b.host and (b.device or b.disk))
         on_disk = sum(self.config.disk_size_of(b.meta.size_bytes) for b in blocks if b.disk)
         writing = sum(self.config.disk_size_of(b.meta.size_bytes) for b in blocks if b.moving is DISK)
         assert self.disk_used == on_disk + writing <= max(self.config.disk_bytes, on_disk)
@@ -460,11 +498,6 @@ class Memory:
         parent = self.index.get(block.meta.parent) if block.meta.parent else None
         if block.device and block.meta.parent:
             assert parent is not None and parent.device, "a block on the device without its parent"
-
-
-def _warmth(block: Block) -> tuple[int, int]:
-    """Later used is warmer; of one path the root is warmer than its leaves."""
-    return block.last_use_us, -block.meta.depth
 
 
 def blocks_of(path: Iterable[Match]) -> list[Block]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from stepwell.policy.contracts import Contract
 from stepwell.policy.index import Block
 from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId
 
@@ -53,6 +54,15 @@ class Turn:
     record: AgentRecord
     total: int
     units: list[bytes]
+    contract: Contract
+    """Of the service tier it runs under."""
+    waiting_since_us: int = 0
+    aged: bool = False
+    """It has waited for as long as anybody may: nobody goes before it and nobody preempts it."""
+    had_place: bool = False
+    """It was on the device before and was preempted."""
+    opened_at: int = 0
+    """Tokens it knew when it was opened last."""
     state: TurnState = TurnState.WAITING
     computed: int = 0
     tail: bytes = b""

@@ -39,10 +39,10 @@ class Placement(Protocol):
     """Whether contracts order who runs as well; False: first come, first served."""
 
     def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
-        """The block has come to ``kv_tier``, or has been used while there.
+        """The block has come to ``kv_tier``, or (``PlainPlacement``) has been used while there."""
 
-        A path is reported deepest block first, so that among equals the leaves go before the root.
-        """
+    def touched(self, path: Sequence[Block], now_us: int) -> None:
+        """A turn has begun with this path (root first), or has left the device with it."""
 
     def left(self, block: Block, kv_tier: KvTier) -> None:
         """The block is no longer in ``kv_tier``."""
@@ -52,6 +52,12 @@ class Placement(Protocol):
 
         ``taker`` is the service tier that wants the room; empty: nobody in particular.
         """
+
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        """Whether ``block`` is worth more than ``margin`` times what ``other`` is, on ``kv_tier``."""
+
+    def withheld(self, kv_tier: KvTier, taker: str) -> int:
+        """Blocks of room that ``taker`` must not count on: what others are guaranteed."""
 
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Whether a block that leaves host memory is worth writing to disk."""
@@ -71,8 +77,11 @@ class Placement(Protocol):
     def promotable(self, now_us: int) -> Iterator[Block]:
         """Blocks on disk that are worth a place in host memory now, the most valuable first."""
 
+    def tick(self, now_us: int) -> None:
+        """Time has passed. Called once a step, before anything is decided."""
+
     def wake_at_us(self) -> int | None:
-        """When the ranking changes by itself next."""
+        """When the ranking changes by itself next, so that something may be promoted."""
 
     def expectation(self, holder: AgentRecord, now_us: int) -> tuple[int | None, str]:
         """When the agent's next turn is expected (None: nobody knows), and why, in one plain sentence."""
@@ -85,6 +94,25 @@ class PlainPlacement:
 
     def __init__(self, outlook: Outlook) -> None:
         self.outlook = outlook
+
+    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+        raise NotImplementedError
+
+    def touched(self, path: Sequence[Block], now_us: int) -> None:
+        """Deepest block first, so that among equals the leaves go before the root."""
+        for block in reversed(path):
+            for kv_tier in KvTier:
+                if block.is_on(kv_tier):
+                    self.used(block, kv_tier, now_us)
+
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        """Later used is worth more; of one path the root is worth more than its leaves."""
+        if kv_tier is KvTier.HOST:
+            return True
+        return (block.last_use_us, -block.meta.depth) > (other.last_use_us, -other.meta.depth)
+
+    def withheld(self, kv_tier: KvTier, taker: str) -> int:
+        return 0
 
     def wants_disk(self, block: Block, now_us: int) -> bool:
         return True
@@ -103,6 +131,9 @@ class PlainPlacement:
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         return iter(())
+
+    def tick(self, now_us: int) -> None:
+        """Nothing changes by itself."""
 
     def wake_at_us(self) -> int | None:
         return None

@@ -1,0 +1,180 @@
+"""How long agents wait between turns: learned online on a logarithmic scale, told as a rate of return.
+
+A rest is watched bin by bin: how many rests reached a bin of time, and in how many the agent came
+back there. Rests that are still going on, or that never end, count for every bin they reached, so
+agents that never come back are learned as well (the estimator is Kaplan and Meier's, 1958).
+
+What it is worth to keep a context is then its *index*: the best ratio, over all times T at which one
+might give up waiting, of the chance that the agent comes back before T to the time for which the
+memory is held until then, ``max over T of P(R <= T) / E[min(R, T)]`` (Gittins' index of a bandit that
+pays once; for a return at a known time it is 1 / R, which ranks as Belady does).
+
+All integers: rates are per 2**40 us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isqrt
+
+RATE_ONE = 1 << 40
+"""A return that is certain in one microsecond."""
+_ONE = 1 << 20  # a probability of 1
+_PARENT_WEIGHT = 6  # how many observations the next wider class counts as
+_FADE_AT = 2_000  # rests in a bin, after which old ones count half
+_FIRST_EDGE_BITS = 13  # 8 ms: whoever returns sooner never was away
+N_BINS = 50  # half octaves: 8 ms to 3 days
+_RATIO_ONE = 1024
+_RATIO_BINS = 48  # quarter octaves of actual / declared: 1/32 to 128
+
+
+def _time_edges() -> tuple[int, ...]:
+    return (0, *(isqrt(1 << (2 * _FIRST_EDGE_BITS + k)) for k in range(N_BINS - 1)))
+
+
+def _ratio_edges() -> tuple[int, ...]:
+    first = _RATIO_ONE // 32
+    return (0, *(isqrt(isqrt(first**4 << k)) for k in range(_RATIO_BINS - 1)))
+
+
+TIME_EDGES_US = _time_edges()
+"""Where each bin of a gap begins."""
+RATIO_EDGES = _ratio_edges()
+"""Where each bin of actual / declared begins; 1024 is 1."""
+
+
+@dataclass(slots=True)
+class GapClass:
+    """Rests of one kind: how many reached each bin, and how many ended in it."""
+
+    bins: int
+    parent: GapClass | None = None
+    reached: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+    version: int = 0
+    _hazards: list[int] = field(default_factory=list)
+    _seen_version: int = -1
+    _seen_parent: int = -1
+
+    def __post_init__(self) -> None:
+        self.reached = self.reached or [0] * self.bins
+        self.ended = self.ended or [0] * self.bins
+
+    @property
+    def ended_in_all(self) -> int:
+        """Rests of this class that ended, old ones counting less."""
+        return sum(self.ended)
+
+    def outlast(self, first: int, last: int) -> None:
+        """A rest has lasted through bins ``first`` to ``last`` (inclusive), or ended in ``last``."""
+        for k in range(first, last + 1):
+            self.reached[k] += 1
+        if self.reached[first] > _FADE_AT:
+            self.reached = [n // 2 for n in self.reached]
+            self.ended = [n // 2 for n in self.ended]
+        self.version += 1
+        if self.parent is not None and self.parent.parent is not None:
+            self.parent.outlast(first, last)
+
+    def end(self, k: int) -> None:
+        """A rest has ended in bin ``k``, which was told to ``outlast`` already."""
+        self.ended[k] += 1
+        self.version += 1
+        if self.parent is not None and self.parent.parent is not None:
+            self.parent.end(k)
+
+    def hazards(self) -> list[int]:
+        """Per bin: the chance (of 2**20) that a rest which reached it ends in it."""
+        above = None if self.parent is None else self.parent.hazards()
+        stale = self.version >= self._seen_version + 1 + self._seen_version // 32
+        if self._seen_version < 0 or stale:
+            self._seen_version = self.version
+            self._hazards = [self._hazard(k, above) for k in range(self.bins)]
+        return self._hazards
+
+    def _hazard(self, k: int, above: list[int] | None) -> int:
+        ended, reached = self.ended[k] * _ONE, self.reached[k]
+        if above is not None:
+            ended, reached = ended + above[k] * _PARENT_WEIGHT, reached + _PARENT_WEIGHT
+        return min(_ONE, ended // reached) if reached else 0
+
+
+def bin_of(edges: tuple[int, ...], value: int) -> int:
+    """The bin that ``value`` lies in."""
+    low, high = 0, len(edges)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if edges[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
+    """Gittins' index of a rest that has lasted ``elapsed``, in units of the edges.
+
+    Within a bin the return is taken to be at its middle, or halfway through what is left of it.
+    """
+    k = bin_of(edges, elapsed)
+    alive, returned, held, best = _ONE, 0, 0, 0
+    last = len(edges) - 1
+    start = elapsed
+    while k <= last and alive > 16:
+        end = edges[k + 1] if k < last else 2 * edges[k]
+        hazard = hazards[k]
+        if start > edges[k]:  # part of the bin is over: less is left of its chance
+            hazard = hazard * (end - start) // (end - edges[k])
+        gone = alive * hazard >> 20
+        width = end - start
+        if gone:
+            returned += gone
+            held += (alive - gone // 2) * width
+            best = max(best, returned * RATE_ONE // max(held, 1))
+        else:
+            held += alive * width
+        alive -= gone
+        start = end
+        k += 1
+    return best
+
+
+def chance_of_return(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
+    """The chance (of 2**20) that the agent comes back at all."""
+    alive = _ONE
+    for hazard in hazards[bin_of(edges, elapsed) :]:
+        alive -= alive * hazard >> 20
+    return _ONE - alive
+
+
+def expected_left(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int | None:
+    """The median of the time still to wait, in units of the edges; None: rather never."""
+    alive = _ONE
+    for k in range(bin_of(edges, elapsed), len(edges)):
+        alive -= alive * hazards[k] >> 20
+        if alive <= _ONE // 2:
+            middle = (edges[k] + (edges[k + 1] if k + 1 < len(edges) else 2 * edges[k])) // 2
+            return max(0, middle - elapsed)
+    return None
+
+
+def prior_gaps(per_bin: int, first_us: int, last_us: int) -> GapClass:
+    """A flat hazard of ``per_bin`` (of 2**20) between two times and a tenth of it outside."""
+    prior = GapClass(N_BINS)
+    prior.reached = [_ONE] * N_BINS
+    prior.ended = [per_bin if first_us <= e <= last_us else per_bin // 10 for e in TIME_EDGES_US]
+    return prior
+
+
+def prior_ratios() -> GapClass:
+    """Before a tenant's declarations were compared with what happened: right within a factor of two."""
+    prior = GapClass(_RATIO_BINS)
+    prior.reached = [_ONE] * _RATIO_BINS
+    prior.ended = [_prior_ratio_hazard(edge) for edge in RATIO_EDGES]
+    return prior
+
+
+def _prior_ratio_hazard(edge: int) -> int:
+    if edge < _RATIO_ONE // 2:
+        return _ONE // 64
+    return _ONE // 3 if edge < 2 * _RATIO_ONE else _ONE // 8

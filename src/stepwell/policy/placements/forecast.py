@@ -1,0 +1,166 @@
+"""When a resting agent will call again: from what it declared, and from what was learned.
+
+A declaration is believed as far as earlier ones of the same tenant came true: what is learned is the
+distribution of actual / declared. So a tenant who lies teaches the policy not to believe it, and
+nobody else's forecasts change. Without a declaration the gaps of (tenant, role, kind of wait) count;
+no class is shared between tenants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stepwell.policy.gaps import (
+    RATIO_EDGES,
+    TIME_EDGES_US,
+    GapClass,
+    bin_of,
+    chance_of_return,
+    expected_left,
+    index_of,
+    prior_gaps,
+    prior_ratios,
+)
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import Hint, Wait
+
+_ONE = 1 << 20
+_RATIO_ONE = 1024
+MIN_DECLARED_US, MAX_DECLARED_US = 1_000, 24 * 3600 * 1_000_000
+_MAX_ROLES = 64  # per tenant: more are learned together, or a client could fill the memory with names
+_MAX_TENANTS = 1_000
+_MINUTE_US, _HOUR_US = 60_000_000, 3_600_000_000
+
+_PRIORS = {
+    Wait.TOOL: prior_gaps(_ONE // 8, 100_000, 10 * _MINUTE_US),
+    Wait.CHILD: prior_gaps(_ONE // 8, 1_000_000, 30 * _MINUTE_US),
+    Wait.PERSON: prior_gaps(_ONE // 10, 5_000_000, _HOUR_US),
+    Wait.AGENT: prior_gaps(_ONE // 8, 10_000, 10 * _MINUTE_US),
+    Wait.DONE: prior_gaps(_ONE // 2_000, 100_000, _HOUR_US),
+    Wait.UNKNOWN: prior_gaps(_ONE // 12, 10_000, _HOUR_US),
+}
+_RATIO_PRIOR = prior_ratios()
+
+
+@dataclass(slots=True)
+class Rest:
+    """One wait of one agent: which class it belongs to and how far it has come."""
+
+    kind: GapClass
+    since_us: int
+    declared_us: int = 0
+    """0: nothing was declared."""
+    bin: int = 0
+    retain_until_us: int = 0
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        return RATIO_EDGES if self.declared_us else TIME_EDGES_US
+
+    def position(self, now_us: int) -> int:
+        """How long it has lasted, in units of the edges."""
+        elapsed = max(0, now_us - self.since_us)
+        return elapsed * _RATIO_ONE // self.declared_us if self.declared_us else elapsed
+
+    def to_us(self, position: int) -> int:
+        return position * self.declared_us // _RATIO_ONE if self.declared_us else position
+
+
+class Forecaster:
+    """Learns from rests that end and tells what those that go on are worth."""
+
+    def __init__(self) -> None:
+        self._classes: dict[tuple[str, ...], GapClass] = {}
+        self._roles: dict[str, dict[str, None]] = {}
+
+    # --- the life of a rest -------------------------------------------------------------------
+
+    def begin(self, record: AgentRecord, since_us: int, *, called: bool = False) -> Rest:
+        """The agent waits from ``since_us`` on; ``called``: whom it waited for has answered then."""
+        hint = record.hint
+        declared_us = 0
+        if not called and hint.expected_us is not None and hint.wait is not Wait.DONE:
+            declared_us = min(max(hint.expected_us, MIN_DECLARED_US), MAX_DECLARED_US)
+        kind = self._declared_class(record) if declared_us else self._class(record, called)
+        retain_us = min(hint.retain_us or 0, MAX_DECLARED_US)
+        return Rest(kind, since_us, declared_us, retain_until_us=since_us + max(0, retain_us))
+
+    def advance(self, rest: Rest, now_us: int) -> int | None:
+        """Note the bins that the rest has outlasted; when it outlasts the next, None after the last."""
+        now_in = bin_of(rest.edges, rest.position(now_us))
+        if now_in > rest.bin:
+            rest.kind.outlast(rest.bin, now_in - 1)
+            rest.bin = now_in
+        if now_in + 1 >= len(rest.edges):
+            return None
+        return rest.since_us + rest.to_us(rest.edges[now_in + 1]) + 1
+
+    def end(self, rest: Rest, now_us: int) -> None:
+        """The agent has called again."""
+        self.advance(rest, now_us)
+        rest.kind.outlast(rest.bin, rest.bin)
+        rest.kind.end(rest.bin)
+
+    # --- what it is worth ---------------------------------------------------------------------
+
+    def index(self, rest: Rest, now_us: int) -> int:
+        """Worth of holding its context: certain returns per time held, 2**40 / us."""
+        value = index_of(rest.kind.hazards(), rest.edges, rest.position(now_us))
+        if rest.declared_us:
+            value = value * _RATIO_ONE // rest.declared_us
+        return value
+
+    def chance(self, rest: Rest, now_us: int) -> int:
+        """The chance (of 2**20) that the agent comes back."""
+        if now_us < rest.retain_until_us:
+            return _ONE
+        return chance_of_return(rest.kind.hazards(), rest.edges, rest.position(now_us))
+
+    def expected_us(self, rest: Rest, now_us: int) -> int | None:
+        """When the agent will probably call again; None: probably never."""
+        left = expected_left(rest.kind.hazards(), rest.edges, rest.position(now_us))
+        return None if left is None else now_us + rest.to_us(left)
+
+    def explain(self, rest: Rest, hint: Hint, now_us: int) -> tuple[int | None, str]:
+        """When, and from what that is known, in a sentence for people."""
+        expected_us = self.expected_us(rest, now_us)
+        waits = "nothing" if hint.wait is Wait.DONE else f"a {hint.wait.value}"
+        waits = "nobody knows what" if hint.wait is Wait.UNKNOWN else waits
+        if rest.declared_us:
+            why = f"waits for {waits}, declared to take {_seconds(rest.declared_us)}"
+            ratio = expected_left(rest.kind.hazards(), RATIO_EDGES, 0)
+            if ratio is not None:
+                why += f"; such waits of this tenant last about {ratio / _RATIO_ONE:.1f} times as declared"
+        else:
+            why = f"waits for {waits}; learned from {rest.kind.ended_in_all} earlier waits of its kind"
+        if hint.after_agent:
+            why += f"; called after {hint.after_agent}"
+        return expected_us, why
+
+    # --- classes ------------------------------------------------------------------------------
+
+    def _declared_class(self, record: AgentRecord) -> GapClass:
+        key = ("declared", record.tenant, record.hint.wait.value)
+        return self._get(key, _RATIO_PRIOR)
+
+    def _class(self, record: AgentRecord, called: bool) -> GapClass:
+        tenant, prior = record.tenant, _PRIORS[record.hint.wait]
+        wait = record.hint.wait.value + ("-called" if called else "")
+        if len(self._roles) >= _MAX_TENANTS and tenant not in self._roles:
+            return self._get(("gap", "", wait), prior)
+        wide = self._get(("gap", tenant, wait), prior)
+        roles = self._roles.setdefault(tenant, {})
+        if not record.role or (record.role not in roles and len(roles) >= _MAX_ROLES):
+            return wide
+        roles[record.role] = None
+        return self._get(("gap", tenant, wait, record.role), wide)
+
+    def _get(self, key: tuple[str, ...], parent: GapClass) -> GapClass:
+        known = self._classes.get(key)
+        if known is None:
+            known = self._classes[key] = GapClass(parent.bins, parent)
+        return known
+
+
+def _seconds(time_us: int) -> str:
+    return f"{time_us / 1e6:.3g} s"

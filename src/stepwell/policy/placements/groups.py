@@ -1,0 +1,114 @@
+"""Blocks ranked by the agents that hold them.
+
+All blocks of one agent share its next use, so what is ranked is agents, not blocks: a *group* is an
+agent's path of blocks, and gives up its deepest block first. A block that several agents hold is
+listed under one of them; when it comes up there although another holder is worth more, it moves to
+that one's list. Blocks that nobody holds (recovered from disk, agents forgotten) are *orphans*.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from stepwell.policy.index import Block
+from stepwell.policy.placements.forecast import Rest
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import KvTier
+
+KV_TIERS = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
+AT = {kv_tier: position for position, kv_tier in enumerate(KV_TIERS)}
+Entry = tuple[int, int, "Group"]
+_MAX_HOLDERS = 8  # of one block; the ones that used it last
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """One agent's blocks. ``keys``: its place in the ranking of each KV tier, None while not in it."""
+
+    record: AgentRecord
+    seq: int
+    service_tier: str
+    path: Sequence[Block] = ()
+    listed: list[int] = field(default_factory=lambda: [0, 0, 0])
+    """Blocks listed under it, per KV tier."""
+    keys: list[int | None] = field(default_factory=lambda: [None, None, None])
+    top: list[int] = field(default_factory=lambda: [-1, -1, -1])
+    """Per KV tier: no listed block lies deeper."""
+    value: int = 0
+    """What holding it is worth: index times weight."""
+    keyed_at_us: int = 0
+    rest: Rest | None = None
+    """None while a turn of the agent is open."""
+    timer_us: int | None = None
+
+    def __lt__(self, other: Group) -> bool:
+        return self.seq < other.seq
+
+    def noted(self, block: Block, at: int) -> None:
+        """A listed block lies on KV tier number ``at`` now."""
+        self.listed[at] += 1
+        self.top[at] = max(self.top[at], block.meta.depth)
+
+    def spare(self, kv_tier: KvTier) -> Iterator[Block]:
+        """Its listed blocks on a KV tier, the deepest first."""
+        at = AT[kv_tier]
+        depth, left = min(self.top[at], len(self.path) - 1), self.listed[at]
+        found = False
+        while depth >= 0 and left > 0:
+            block = self.path[depth]
+            if block.listed is self and block.is_on(kv_tier):
+                if not found:
+                    self.top[at], found = depth, True
+                left -= 1
+                yield block
+            depth -= 1
+
+
+class Ranking:
+    """The groups of one service tier on one KV tier, the least valuable first."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.blocks = 0
+        """Listed blocks, of agents that work and that rest."""
+        self.resting = 0
+        """Those of agents that rest."""
+
+    def put(self, key: int, group: Group) -> None:
+        insort(self.entries, (key, group.seq, group))
+
+    def take(self, key: int, group: Group) -> None:
+        del self.entries[bisect_left(self.entries, (key, group.seq, group))]
+
+
+class Orphans:
+    """Blocks that no agent holds, least recently used first, per KV tier."""
+
+    def __init__(self) -> None:
+        self.order: tuple[OrderedDict[bytes, Block], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
+
+    def add(self, block: Block, *, useless: bool) -> None:
+        for position, kv_tier in enumerate(KV_TIERS):
+            if block.is_on(kv_tier):
+                self.came(block, position, useless=useless)
+
+    def came(self, block: Block, position: int, *, useless: bool = False) -> None:
+        self.order[position][block.id] = block
+        self.order[position].move_to_end(block.id, last=not useless)
+
+    def drop(self, block: Block) -> None:
+        for order in self.order:
+            order.pop(block.id, None)
+
+
+def join(block: Block, group: Group) -> None:
+    """The group holds the block from now on."""
+    if group not in block.holders:
+        block.holders = (*block.holders[1 - _MAX_HOLDERS :], group)
+
+
+def quit_holding(block: Block, group: Group) -> None:
+    block.holders = tuple(holder for holder in block.holders if holder is not group)

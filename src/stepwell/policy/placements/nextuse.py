@@ -1,0 +1,375 @@
+"""Stepwell's own placement: paid service tiers and next use decide what sinks.
+
+    value of a group = index(next use) x weight of its service tier, less for a tenant that holds
+                       more than twice its part
+    key on a KV tier = value x what one KV tier further down would cost
+
+The index falls as a rest goes on, so a group is ranked anew whenever its rest outlasts a bin of what
+was learned, and the few that come up as victims are looked at again first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+from stepwell.policy.index import Block
+from stepwell.policy.placements.base import Outlook
+from stepwell.policy.placements.forecast import Forecaster, Rest
+from stepwell.policy.placements.groups import AT, KV_TIERS, Entry, Group, Orphans, Ranking, join, quit_holding
+from stepwell.policy.placements.quotas import Quotas
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import BlockId, KvTier, Wait
+
+_BUSY = 1 << 100  # a group at work ranks above every other
+_TIMERS_PER_STEP = 64
+_LOOK_AGAIN = 8  # heads of a ranking that are valued anew before a victim is named
+_MIN_STALE_US = 20_000
+_MAX_FOLLOWERS = 64
+_PROMOTE_GROUPS = 4  # how many of the most valuable groups on disk are looked at for promotion
+_PROMOTE_CHANCE = 1 << 18  # of 2**20: an agent that rather stays away is not fetched ahead
+_WRITE_CHANCE = 1 << 15  # of 2**20: below this a block is not worth writing
+_WRITE_GAIN = 2
+Followed = tuple[str, str]
+
+
+class NextUse:
+    """See the module. ``Placement`` has the contract of each method."""
+
+    orders_compute = True
+
+    def __init__(self, outlook: Outlook) -> None:
+        self.outlook = outlook
+        self.forecaster = Forecaster()
+        self.quotas = Quotas(outlook.config)
+        self._groups: dict[AgentRecord, Group] = {}
+        self._orphans = Orphans()
+        self._timers: list[tuple[int, int, Group]] = []
+        self._followers: dict[Followed, list[Group]] = {}
+        self._better: list[tuple[Block, Group]] = []
+        self._seq = 0
+
+    # --- blocks come and go -------------------------------------------------------------------
+
+    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+        at = AT[kv_tier]
+        if block.ranked >> at & 1:
+            return
+        block.ranked |= 1 << at
+        if block.listed is None:
+            if not block.pins:  # recovered from disk; what a running turn seals finds its group later
+                block.listed = self._orphans
+        if block.listed is self._orphans:
+            self._orphans.came(block, at)
+        elif block.listed is not None:
+            self._count(block, block.listed, at, 1)
+
+    def touched(self, path: Sequence[Block], now_us: int) -> None:
+        """Use of a path is told by ``works`` and ``continued``."""
+        for block in path:
+            block.uses += 1
+
+    def left(self, block: Block, kv_tier: KvTier) -> None:
+        at = AT[kv_tier]
+        if not block.ranked >> at & 1:
+            return
+        block.ranked &= ~(1 << at)
+        if block.listed is self._orphans:
+            self._orphans.order[at].pop(block.id, None)
+        elif block.listed is not None:
+            self._count(block, block.listed, at, -1)
+
+    def _count(self, block: Block, group: Group, at: int, step: int) -> None:
+        """A listed block has come to (+1) or left (-1) KV tier number ``at``."""
+        ranking = self.quotas.ranking(at, group.service_tier)
+        ranking.blocks += step
+        ranking.resting += step if group.rest is not None else 0
+        self.quotas.count(group.service_tier, group.record.tenant, at, step)
+        if step > 0:
+            group.noted(block, at)
+            if group.keys[at] is None:
+                self._rank(group, at)
+        else:
+            group.listed[at] -= 1
+            if not group.listed[at]:
+                self._unrank(group, at)
+
+    def _list(self, block: Block, group: Group) -> None:
+        block.listed = group
+        for at in range(len(KV_TIERS)):
+            if block.ranked >> at & 1:
+                self._count(block, group, at, 1)
+
+    def _unlist(self, block: Block) -> None:
+        group, block.listed = block.listed, None
+        if group is self._orphans:
+            self._orphans.drop(block)
+        elif group is not None:
+            for at in range(len(KV_TIERS)):
+                if block.ranked >> at & 1:
+                    self._count(block, group, at, -1)
+
+    def _list_elsewhere(self, block: Block, *, useless: bool) -> None:
+        """Its group holds it no more: another holder does, or nobody."""
+        self._unlist(block)
+        if block.holders:
+            self._list(block, max(block.holders, key=_value_of))
+        elif block.ranked:
+            block.listed = self._orphans
+            self._orphans.add(block, useless=useless)
+
+    # --- agents -------------------------------------------------------------------------------
+
+    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+        group = self._group_of(holder)
+        same = _common(group.path, path)
+        gone, group.path = group.path[same:], path
+        for block in gone:
+            quit_holding(block, group)
+            if block.listed is group:
+                self._list_elsewhere(block, useless=True)
+        for block in path[same:]:
+            join(block, group)
+            if block.listed is None or block.listed is self._orphans:
+                self._unlist(block)
+                self._list(block, group)
+
+    def works(self, holder: AgentRecord, now_us: int) -> None:
+        group = self._group_of(holder)
+        if group.rest is not None:
+            self.forecaster.end(group.rest, now_us)
+        self._set_rest(group, None, now_us)
+        self._move_to(group, holder.service_tier)
+
+    def rests(self, holder: AgentRecord, now_us: int) -> None:
+        group = self._group_of(holder)
+        began_us = now_us if holder.rest_since_us is None else holder.rest_since_us
+        self._set_rest(group, self.forecaster.begin(holder, began_us), now_us)
+        self._follow(group, holder)
+        for follower in self._followers.pop((holder.tenant, holder.agent), ()):
+            if follower.rest is not None and follower is not group:
+                rest = self.forecaster.begin(follower.record, now_us, called=True)
+                self._set_rest(follower, rest, now_us)
+
+    def _follow(self, group: Group, holder: AgentRecord) -> None:
+        after = holder.hint.after_agent
+        if after and holder.hint.wait in (Wait.AGENT, Wait.CHILD):
+            if len(self._followers) >= self.outlook.config.max_agents:
+                del self._followers[next(iter(self._followers))]
+            waiting = self._followers.setdefault((holder.tenant, after), [])
+            if group not in waiting and len(waiting) < _MAX_FOLLOWERS:
+                waiting.append(group)
+
+    def forgotten(self, holder: AgentRecord) -> None:
+        group = self._groups.pop(holder, None)
+        if group is None:
+            return
+        group.timer_us = None
+        for block in group.path:
+            quit_holding(block, group)
+            if block.listed is group:
+                self._list_elsewhere(block, useless=False)
+
+    def _group_of(self, holder: AgentRecord) -> Group:
+        group = self._groups.get(holder)
+        if group is None:
+            self._seq += 1
+            group = self._groups[holder] = Group(holder, self._seq, holder.service_tier, value=_BUSY)
+        return group
+
+    def _move_to(self, group: Group, service_tier: str) -> None:
+        """The agent's turns come under another service tier now."""
+        if service_tier == group.service_tier:
+            return
+        mine = [block for block in group.path if block.listed is group]
+        for block in mine:
+            self._unlist(block)
+        group.service_tier = service_tier
+        for block in mine:
+            self._list(block, group)
+
+    def _set_rest(self, group: Group, rest: Rest | None, now_us: int) -> None:
+        step = (rest is not None) - (group.rest is not None)
+        for at, count in enumerate(group.listed):
+            self.quotas.ranking(at, group.service_tier).resting += step * count
+        group.rest = rest
+        self._revalue(group, now_us)
+        group.timer_us = None
+        self._set_timer(group, now_us)
+
+    # --- ranking ------------------------------------------------------------------------------
+
+    def _revalue(self, group: Group, now_us: int) -> None:
+        """Value the group as of now and put it where it belongs in every ranking."""
+        group.keyed_at_us = now_us
+        group.value = self._value(group, now_us)
+        for at, key in enumerate(group.keys):
+            if key is not None:
+                self.quotas.ranking(at, group.service_tier).take(key, group)
+                self._rank(group, at)
+
+    def _value(self, group: Group, now_us: int) -> int:
+        if group.rest is None:
+            return _BUSY
+        weight = self.quotas.contract(group.service_tier).weight
+        value = self.forecaster.index(group.rest, now_us) * weight
+        return self.quotas.less_for_many(value, group.service_tier, group.record.tenant)
+
+    def _rank(self, group: Group, at: int) -> None:
+        key = group.value * self._cost_below(group, at)
+        group.keys[at] = key
+        self.quotas.ranking(at, group.service_tier).put(key, group)
+
+    def _unrank(self, group: Group, at: int) -> None:
+        key = group.keys[at]
+        if key is not None:
+            self.quotas.ranking(at, group.service_tier).take(key, group)
+            group.keys[at] = None
+
+    def _cost_below(self, group: Group, at: int) -> int:
+        """What getting back one token costs when it goes one KV tier down, in units that compare
+        within a KV tier: where it would be gone, deep tokens cost more than shallow ones."""
+        config = self.outlook.config
+        if (at == 0 and config.host_bytes) or (at == 1 and config.disk_bytes):
+            return 1
+        tokens = len(group.path) * config.block_tokens
+        return 1 + self.outlook.costs.compute_us(max(0, tokens - config.block_tokens), tokens)
+
+    def _set_timer(self, group: Group, now_us: int) -> None:
+        if group.rest is None:
+            return
+        due_us = self.forecaster.advance(group.rest, now_us)
+        if due_us is not None and group.timer_us is None:
+            group.timer_us = due_us
+            heapq.heappush(self._timers, (due_us, group.seq, group))
+
+    def tick(self, now_us: int) -> None:
+        """Rank anew whose rest has outlasted a bin; a few at a time."""
+        for _ in range(_TIMERS_PER_STEP):
+            if not self._timers or self._timers[0][0] > now_us:
+                return
+            due_us, _, group = heapq.heappop(self._timers)
+            if group.timer_us == due_us:
+                group.timer_us = None
+                self._revalue(group, now_us)
+                self._set_timer(group, now_us)
+
+    def wake_at_us(self) -> int | None:
+        if not self._timers or not self.outlook.config.disk_bytes:
+            return None
+        return self._timers[0][0]
+
+    # --- victims ------------------------------------------------------------------------------
+
+    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+        at = AT[kv_tier]
+        for block, holder in self._better:
+            if block.listed is not None and block.listed is not holder and holder in block.holders:
+                self._unlist(block)
+                self._list(block, holder)
+        self._better.clear()
+        yield from self._orphans.order[at]
+        for names in self.quotas.phases(at, taker):
+            yield from self._spare(kv_tier, [self.quotas.ranking(at, name) for name in names], now_us)
+
+    def _spare(self, kv_tier: KvTier, rankings: list[Ranking], now_us: int) -> Iterator[BlockId]:
+        for ranking in rankings:
+            self._look_again(ranking, now_us)
+        entries: Iterator[Entry]
+        if len(rankings) == 1:
+            entries = iter(rankings[0].entries)
+        else:
+            entries = heapq.merge(*(ranking.entries for ranking in rankings))
+        for _, _, group in entries:
+            for block in group.spare(kv_tier):
+                if len(block.holders) > 1:
+                    best = max(block.holders, key=_value_of)
+                    if best.value > group.value:
+                        self._better.append((block, best))
+                        continue
+                yield block.id
+
+    def _look_again(self, ranking: Ranking, now_us: int) -> None:
+        """The value of a rest that nears its end rises; the lowest may have been so long ago."""
+        for _ in range(_LOOK_AGAIN):
+            if not ranking.entries:
+                return
+            group = ranking.entries[0][2]
+            if group.rest is None:
+                return
+            stale_us = max(_MIN_STALE_US, (group.keyed_at_us - group.rest.since_us) // 8)
+            if now_us - group.keyed_at_us <= stale_us:
+                return
+            self._revalue(group, now_us)
+
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        return self._worth(block) > margin * self._worth(other)
+
+    def _worth(self, block: Block) -> int:
+        if block.listed is None:
+            return _BUSY
+        if block.listed is self._orphans:
+            return 0
+        worth: int = max(holder.value for holder in block.holders)
+        return worth
+
+    # --- disk and promotion -------------------------------------------------------------------
+
+    def wants_disk(self, block: Block, now_us: int) -> bool:
+        """Selective: the chance of return, times what a read saves, must pay for the write."""
+        costs, meta = self.outlook.costs, block.meta
+        start = meta.depth * self.outlook.config.block_tokens
+        saved_us = costs.compute_us(start, start + meta.n_tokens)
+        saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
+        chance = self._chance(block, now_us)
+        written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
+        return chance >= _WRITE_CHANCE and saved_us * chance >> 20 > written_us * _WRITE_GAIN
+
+    def _chance(self, block: Block, now_us: int) -> int:
+        rests = [g.rest for g in block.holders if g.rest is not None]
+        if len(rests) < len(block.holders):  # somebody works with it now
+            return 1 << 20
+        seen_again = 1 << 18 if block.uses > 1 and not rests else 0
+        return max([seen_again, *(self.forecaster.chance(rest, now_us) for rest in rests)])
+
+    def promotable(self, now_us: int) -> Iterator[Block]:
+        for group in self._most_valuable_on_disk():
+            listed = group.listed
+            if max(listed[AT[KvTier.DEVICE]], listed[AT[KvTier.HOST]]) >= listed[AT[KvTier.DISK]]:
+                continue
+            if group.rest is None or self.forecaster.chance(group.rest, now_us) < _PROMOTE_CHANCE:
+                continue
+            for block in group.path:
+                if block.disk and not block.host and not block.device:
+                    yield block
+
+    def _most_valuable_on_disk(self) -> list[Group]:
+        at = AT[KvTier.DISK]
+        tops: list[Group] = []
+        for name in self.quotas.names:
+            resting = (e[2] for e in reversed(self.quotas.ranking(at, name).entries) if e[2].rest is not None)
+            tops += [g for g, _ in zip(resting, range(_PROMOTE_GROUPS), strict=False)]
+        return sorted(tops, key=lambda group: (-group.value, group.seq))[:_PROMOTE_GROUPS]
+
+    # --- for people ---------------------------------------------------------------------------
+
+    def withheld(self, kv_tier: KvTier, taker: str) -> int:
+        return self.quotas.withheld(AT[kv_tier], taker)
+
+    def expectation(self, record: AgentRecord, now_us: int) -> tuple[int | None, str]:
+        group = self._groups.get(record)
+        if group is None or group.rest is None:
+            return None, "a turn is open" if group is not None else ""
+        return self.forecaster.explain(group.rest, record.hint, now_us)
+
+
+def _value_of(group: Group) -> int:
+    return group.value
+
+
+def _common(old: Sequence[Block], new: Sequence[Block]) -> int:
+    """How many leading blocks are the same."""
+    for depth, (before, after) in enumerate(zip(old, new, strict=False)):
+        if before is not after:
+            return depth
+    return min(len(old), len(new))

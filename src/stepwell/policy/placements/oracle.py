@@ -1,0 +1,161 @@
+"""The bound: a placement that knows when every block is used next. Only a simulation can have it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from stepwell.policy.index import Block
+from stepwell.policy.placements.base import Future, Outlook, PlainPlacement
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import BlockId, KvTier
+
+NEVER_US = 1 << 62
+_OVERDUE_US = 1_000_000
+"""How soon it asks again about what should have been used by now: its turn stands in the queue."""
+_SLACK = 64
+
+_Entry = tuple[int, int, int, Block]
+
+
+@dataclass(slots=True)
+class _Ranked:
+    """Blocks by a key, smallest first, walked without taking anything out.
+
+    A heap whose outdated entries are passed over, and swept when they are the greater part.
+    """
+
+    entries: dict[BlockId, _Entry] = field(default_factory=dict)
+    heap: list[_Entry] = field(default_factory=list)
+    serial: int = 0
+
+    def put(self, block: Block, key_us: int, depth: int) -> None:
+        self.serial += 1
+        entry = (key_us, depth, self.serial, block)
+        self.entries[block.id] = entry
+        heapq.heappush(self.heap, entry)
+        if len(self.heap) > 2 * len(self.entries) + _SLACK:
+            self.heap = list(self.entries.values())
+            heapq.heapify(self.heap)
+
+    def discard(self, name: BlockId) -> None:
+        self.entries.pop(name, None)
+
+    def first(self) -> _Entry | None:
+        while self.heap and not self._valid(self.heap[0]):
+            heapq.heappop(self.heap)
+        return self.heap[0] if self.heap else None
+
+    def __iter__(self) -> Iterator[_Entry]:
+        """In order, one step down the heap at a time: k entries cost k log k."""
+        self.first()
+        heap = self.heap
+        frontier = [(heap[0], 0)] if heap else []
+        while frontier:
+            entry, at = heapq.heappop(frontier)
+            for child in (2 * at + 1, 2 * at + 2):
+                if child < len(heap):
+                    heapq.heappush(frontier, (heap[child], child))
+            if self._valid(entry):
+                yield entry
+
+    def _valid(self, entry: _Entry) -> bool:
+        return self.entries.get(entry[3].id) is entry
+
+
+class Oracle(PlainPlacement):
+    """Belady over three KV tiers: the farthest next use leaves first, among equals the deeper block, whose
+    loss costs its own tokens and not those of others. Disk is written only for what is used again."""
+
+    def __init__(self, outlook: Outlook) -> None:
+        super().__init__(outlook)
+        self._farthest = {kv_tier: _Ranked() for kv_tier in KvTier}
+        self._soonest = _Ranked()
+        """Everything that has a next use, to be asked about again once that has passed."""
+        self._on_disk = _Ranked()
+        self._next_us: dict[BlockId, tuple[int, int]] = {}
+        """When it was asked about, and the answer."""
+        self._host_bytes = 0
+
+    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+        if kv_tier is KvTier.HOST and block.id not in self._farthest[kv_tier].entries:
+            self._host_bytes += block.meta.size_bytes
+        asked_us, next_us = self._next_us.get(block.id, (-1, 0))
+        if asked_us != now_us:
+            next_us = self._ask(block, now_us)
+        self._put(block, kv_tier, next_us)
+
+    def left(self, block: Block, kv_tier: KvTier) -> None:
+        if kv_tier is KvTier.HOST and block.id in self._farthest[kv_tier].entries:
+            self._host_bytes -= block.meta.size_bytes
+        self._farthest[kv_tier].discard(block.id)
+        if kv_tier is KvTier.DISK:
+            self._on_disk.discard(block.id)
+        if not any(block.id in ranked.entries for ranked in self._farthest.values()):
+            self._soonest.discard(block.id)
+            self._next_us.pop(block.id, None)
+
+    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+        self._ask_again(now_us)
+        for *_, block in self._farthest[kv_tier]:
+            yield block.id
+
+    def wants_disk(self, block: Block, now_us: int) -> bool:
+        return self._future()(block, now_us) is not None
+
+    def rests(self, holder: AgentRecord, now_us: int) -> None:
+        for block in holder.path:
+            self._renew(block, now_us)
+
+    def promotable(self, now_us: int) -> Iterator[Block]:
+        """What is used next soonest, root first, as long as that is before what it would displace."""
+        self._ask_again(now_us)
+        free_bytes = self.outlook.config.host_bytes - self._host_bytes
+        displaced = iter(self._farthest[KvTier.HOST])
+        for next_us, _, _, block in self._on_disk:
+            if next_us == NEVER_US:
+                return
+            if block.device or block.host or block.moving is not None:
+                continue
+            free_bytes -= block.meta.size_bytes
+            while free_bytes < 0:
+                victim = next(displaced, None)
+                if victim is None or -victim[0] <= next_us:
+                    return
+                free_bytes += victim[3].meta.size_bytes
+            yield block
+
+    # --- asking -------------------------------------------------------------------------------
+
+    def _future(self) -> Future:
+        if self.outlook.future is None:
+            raise ValueError("the policy 'oracle' knows the future: only in a simulation")
+        return self.outlook.future
+
+    def _ask(self, block: Block, now_us: int) -> int:
+        answer = self._future()(block, now_us)
+        next_us = NEVER_US if answer is None else answer
+        self._next_us[block.id] = now_us, next_us
+        if answer is None:
+            self._soonest.discard(block.id)
+        else:
+            self._soonest.put(block, next_us if next_us > now_us else now_us + _OVERDUE_US, 0)
+        return next_us
+
+    def _put(self, block: Block, kv_tier: KvTier, next_us: int) -> None:
+        self._farthest[kv_tier].put(block, -next_us, -block.meta.depth)
+        if kv_tier is KvTier.DISK:
+            self._on_disk.put(block, next_us, block.meta.depth)
+
+    def _renew(self, block: Block, now_us: int) -> None:
+        here = [kv_tier for kv_tier, ranked in self._farthest.items() if block.id in ranked.entries]
+        if here:
+            next_us = self._ask(block, now_us)
+            for kv_tier in here:
+                self._put(block, kv_tier, next_us)
+
+    def _ask_again(self, now_us: int) -> None:
+        """What should have been used by now: the future has moved."""
+        while (entry := self._soonest.first()) is not None and entry[0] <= now_us:
+            self._renew(entry[3], now_us)

@@ -1,0 +1,64 @@
+"""Lowest service tier first, least recently used within it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from stepwell.policy.index import Block
+from stepwell.policy.placements.base import Outlook, PlainPlacement
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import BlockId, KvTier
+
+_NOBODY = 0
+
+
+class PriorityLru(PlainPlacement):
+    """What SGLang's ``--radix-eviction-policy priority`` and TensorRT-LLM's retention do.
+
+    A block belongs to the highest service tier whose turns used it. On the device a block that belongs
+    to nobody yet is being computed and goes last; below it was recovered or its users are unknown.
+    """
+
+    def __init__(self, outlook: Outlook) -> None:
+        super().__init__(outlook)
+        self._weights = {contract.name: contract.weight for contract in outlook.config.contracts}
+        making = max(self._weights.values(), default=_NOBODY) + 1
+        self._ranks = sorted({_NOBODY, 1, making, *self._weights.values()})
+        self._unknown = {KvTier.DEVICE: making, KvTier.HOST: _NOBODY, KvTier.DISK: _NOBODY}
+        self._weight: dict[BlockId, int] = {}
+        self._orders: dict[KvTier, dict[int, OrderedDict[BlockId, None]]] = {
+            kv_tier: {rank: OrderedDict() for rank in self._ranks} for kv_tier in KvTier
+        }
+
+    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+        order = self._order_of(block.id, kv_tier)
+        order[block.id] = None
+        order.move_to_end(block.id)
+
+    def left(self, block: Block, kv_tier: KvTier) -> None:
+        self._order_of(block.id, kv_tier).pop(block.id, None)
+        if not any(block.id in self._order_of(block.id, other) for other in KvTier):
+            self._weight.pop(block.id, None)
+
+    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+        return chain.from_iterable(self._orders[kv_tier][rank] for rank in self._ranks)
+
+    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+        weight = self._weights.get(holder.service_tier, 1)
+        for block in reversed(path):
+            if self._weight.get(block.id, _NOBODY) < weight:
+                self._raise(block.id, weight)
+
+    def _raise(self, block: BlockId, weight: int) -> None:
+        before = {kv_tier: self._order_of(block, kv_tier) for kv_tier in KvTier}
+        here = [kv_tier for kv_tier, order in before.items() if block in order]
+        for kv_tier in here:
+            del before[kv_tier][block]
+            self._orders[kv_tier][weight][block] = None
+        if here:
+            self._weight[block] = weight
+
+    def _order_of(self, block: BlockId, kv_tier: KvTier) -> OrderedDict[BlockId, None]:
+        return self._orders[kv_tier][self._weight.get(block, self._unknown[kv_tier])]

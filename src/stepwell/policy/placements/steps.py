@@ -1,0 +1,87 @@
+"""Steps to execution: an agent's blocks are worth the more the fewer turns stand before its own."""
+
+from __future__ import annotations
+
+from stepwell.policy.placements.base import Outlook
+from stepwell.policy.placements.by_agent import AgentKey, ByAgent, Holder
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import Wait
+
+_LONGEST_CHAIN = 16
+_PERSON_STEPS = 1_000
+_FINISHED, _UNKNOWN, _KNOWN = 0, 1, 2
+
+
+class Steps(ByAgent):
+    """KVFlow, fed by hints: finished agents first, then those of whom nothing is known, least recently
+    used; then whoever has most steps before it. A waiting tool is one step, a person very many, and
+    who is called after another agent comes one step after that one."""
+
+    def __init__(self, outlook: Outlook) -> None:
+        super().__init__(outlook)
+        self._awaits: dict[AgentKey, AgentKey] = {}
+        self._followers: dict[AgentKey, dict[AgentKey, None]] = {}
+
+    def works(self, holder: AgentRecord, now_us: int) -> None:
+        key = (holder.tenant, holder.agent)
+        self._unfollow(key)
+        super().works(holder, now_us)
+        self._tell_followers(key, now_us)
+
+    def rests(self, holder: AgentRecord, now_us: int) -> None:
+        key = (holder.tenant, holder.agent)
+        self._unfollow(key)
+        if holder.hint.wait in (Wait.AGENT, Wait.CHILD) and holder.hint.after_agent:
+            awaited = (holder.tenant, holder.hint.after_agent)
+            self._awaits[key] = awaited
+            self._followers.setdefault(awaited, {})[key] = None
+        super().rests(holder, now_us)
+        self._tell_followers(key, now_us)
+
+    def forgotten(self, holder: AgentRecord) -> None:
+        self._unfollow((holder.tenant, holder.agent))
+        super().forgotten(holder)
+
+    def warmth(self, holder: Holder, now_us: int) -> tuple[int, ...]:
+        used_us = holder.record.last_use_us
+        if holder.works:
+            return _KNOWN, 0, used_us
+        if holder.record.hint.wait is Wait.DONE:
+            return _FINISHED, 0, used_us
+        steps = self._steps_of(holder)
+        return (_UNKNOWN, 0, used_us) if steps is None else (_KNOWN, -steps, used_us)
+
+    def _steps_of(self, holder: Holder) -> int | None:
+        """Turns before the agent's own, along the chain of who waits for whom; None: nobody has said."""
+        chain = [holder.key]
+        while not holder.works and len(chain) <= _LONGEST_CHAIN:
+            awaited = self._awaits.get(holder.key)
+            if awaited is None or awaited not in self.holders or awaited in chain:
+                return _end_of_chain(len(chain), holder.record.hint.wait)
+            chain.append(awaited)
+            holder = self.holders[awaited]
+        return len(chain) - 1
+
+    def _unfollow(self, key: AgentKey) -> None:
+        awaited = self._awaits.pop(key, None)
+        if awaited is not None:
+            del self._followers[awaited][key]
+            if not self._followers[awaited]:
+                del self._followers[awaited]
+
+    def _tell_followers(self, key: AgentKey, now_us: int) -> None:
+        """Rank anew who waits for the agent, and who waits for those."""
+        told, latest = {key: None}, [key]
+        for _ in range(_LONGEST_CHAIN):
+            latest = [f for one in latest for f in self._followers.get(one, ()) if f not in told]
+            for follower in latest:
+                told[follower] = None
+                if follower in self.holders:
+                    self.rerank(self.holders[follower], now_us)
+
+
+def _end_of_chain(length: int, wait: Wait) -> int | None:
+    """Steps when the last of ``length`` agents waits for no agent that is known here."""
+    if wait is Wait.UNKNOWN:
+        return None if length == 1 else length
+    return length - 1 + (_PERSON_STEPS if wait in (Wait.PERSON, Wait.DONE) else 1)

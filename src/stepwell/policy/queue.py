@@ -1,0 +1,118 @@
+"""The queue: who goes next.
+
+    aged        whoever has waited for ``max_wait_us`` of his contract, in order of arrival
+    service tier  the heaviest first
+    tenant      the one with the least attained service
+    session     of that tenant the one with the least; then in order of arrival
+
+Preempted turns stand before the new ones of their tenant. Without contracts: order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stepwell.policy.contracts import ContractBook
+from stepwell.policy.fairness import Attained
+from stepwell.policy.turns import Turn
+from stepwell.policy.types import RequestId
+
+_SESSIONS_SEEN = 16  # of a tenant's turns: among so many from the front the session decides
+
+Line = dict[RequestId, Turn]
+
+
+class Queue:
+    """Turns that wait for a place, by service tier and tenant."""
+
+    def __init__(self, book: ContractBook) -> None:
+        self._book = book
+        self.attained = Attained(book)
+        self._lines: dict[str, dict[str, Line]] = {}
+        self._by_age: Line = {}
+        """All of them, the longest waiting first; a preempted turn waits from then on."""
+        self._aged: Line = {}
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def __contains__(self, turn: Turn) -> bool:
+        return turn.id in self._by_age
+
+    def __iter__(self) -> Iterator[Turn]:
+        return iter(self._by_age.values())
+
+    def add(self, turn: Turn) -> None:
+        """A new turn goes to the end of its tenant's line."""
+        lines = self._lines.setdefault(turn.contract.name, {})
+        self.attained.arrived(turn, lines)
+        lines.setdefault(self._tenant(turn), {})[turn.id] = turn
+        self._by_age[turn.id] = turn
+
+    def add_first(self, turn: Turn) -> None:
+        """A turn that had a place goes before those that had none."""
+        lines = self._lines.setdefault(turn.contract.name, {})
+        tenant = self._tenant(turn)
+        lines[tenant] = {turn.id: turn, **lines.get(tenant, {})}
+        self._by_age[turn.id] = turn
+
+    def remove(self, turn: Turn) -> None:
+        lines, tenant = self._lines[turn.contract.name], self._tenant(turn)
+        del lines[tenant][turn.id]
+        if not lines[tenant]:
+            del lines[tenant]
+        del self._by_age[turn.id]
+        self._aged.pop(turn.id, None)
+
+    def _tenant(self, turn: Turn) -> str:
+        return turn.arrival.tenant if self._book.ordered else ""
+
+    def demands(self, service_tier: str) -> bool:
+        return bool(self._lines.get(service_tier))
+
+    def age(self, now_us: int) -> None:
+        """Whoever has waited for the bound goes before everybody else from now on."""
+        if not self._book.ordered:
+            return
+        for turn in self._by_age.values():
+            if now_us - turn.waiting_since_us < self._shortest_wait_us():
+                break  # in order of age: nobody behind has waited longer
+            if now_us - turn.waiting_since_us >= turn.contract.max_wait_us:
+                turn.aged = True
+                self._aged[turn.id] = turn
+
+    def _shortest_wait_us(self) -> int:
+        return min(self._book.of(name).max_wait_us for name in self._book.names)
+
+    def window(self, count: int) -> list[Turn]:
+        """The next ``count`` turns, in order."""
+        window = list(_first(iter(self._aged.values()), count))
+        for name in self._book.names:
+            if len(window) >= count:
+                break
+            window += self._of_service_tier(name, count - len(window))
+        return window
+
+    def _of_service_tier(self, name: str, count: int) -> list[Turn]:
+        lines = self._lines.get(name, {})
+        if not self._book.ordered:
+            return [turn for line in lines.values() for turn in _first(iter(line.values()), count)][:count]
+        heads = [self._of_tenant(line, count) for line in lines.values()]
+        heads.sort(key=lambda turns: (self.attained.rank(turns[0]), turns[0].id) if turns else (0, 0))
+        window: list[Turn] = []
+        for position in range(count):  # one of every tenant, then the second of every tenant, ...
+            window += [turns[position] for turns in heads if len(turns) > position]
+            if len(window) >= count:
+                break
+        return window[:count]
+
+    def _of_tenant(self, line: Line, count: int) -> list[Turn]:
+        seen = [t for t in _first(iter(line.values()), max(count, _SESSIONS_SEEN)) if t.id not in self._aged]
+        if len(seen) > 1:
+            seen.sort(key=lambda t: (not t.had_place, self.attained.session_rank(t), t.id))
+        return seen[:count]
+
+
+def _first(turns: Iterator[Turn], count: int) -> Iterator[Turn]:
+    for turn, _ in zip(turns, range(count), strict=False):
+        yield turn
