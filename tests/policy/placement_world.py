@@ -1,0 +1,209 @@
+"""Agents, blocks and three KV tiers that tell a placement what ``Memory`` and the book of agents would."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.costs import Costs
+from stepwell.policy.index import Block
+from stepwell.policy.placements import Outlook, make_placement
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import NO_HINT, BlockId, BlockMeta, Hint, KvTier
+
+DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
+BLOCK_BYTES = 1_000
+
+
+def config_of(placement: str, device: int = 8, host: int = 16, disk: int = 64) -> PolicyConfig:
+    """Sizes in blocks of 16 tokens."""
+    return PolicyConfig(
+        block_tokens=16,
+        unit_tokens=16,
+        device_blocks=device,
+        block_bytes=BLOCK_BYTES,
+        token_bytes=60,
+        host_bytes=host * BLOCK_BYTES,
+        disk_bytes=disk * BLOCK_BYTES,
+        placement=placement,
+    )
+
+
+@dataclass(slots=True)
+class Actor:
+    record: AgentRecord
+    labels: list[str] = field(default_factory=list)
+    due_us: int | None = None
+    """When the agent will really come back, for the oracle."""
+    loaded: list[Block] = field(default_factory=list)
+    """What its open turn holds on the device."""
+    works: bool = False
+
+
+class World:
+    """One placement and everything that happens to it. Same calls, same world."""
+
+    def __init__(self, name: str, config: PolicyConfig | None = None) -> None:
+        self.outlook = Outlook(config or config_of(name), Costs(), future=self.future)
+        self.placement = make_placement(name, self.outlook)
+        self.now_us = 1_000
+        self.blocks: dict[BlockId, Block] = {}
+        self.actors: dict[tuple[str, str], Actor] = {}
+
+    def wait(self, us: int) -> None:
+        self.now_us += us
+
+    # --- agents -------------------------------------------------------------------------------
+
+    def begin(self, agent: str, *, tenant: str = "t", service_tier: str = "default") -> None:
+        """A turn arrives and is opened: what is stored of its context comes up."""
+        actor = self._actor(agent, tenant, service_tier)
+        if actor.works:
+            return
+        self.outlook.waiting = sum(a.works for a in self.actors.values())
+        actor.works = True
+        if actor.record.rest_since_us is not None:
+            actor.record.rested_us += self.now_us - actor.record.rest_since_us
+        actor.record.last_use_us = self.now_us
+        self.placement.works(actor.record, self.now_us)
+        actor.record.rest_since_us = None
+        actor.loaded = self._bring_up(actor.labels)
+        self.touch(actor.loaded)
+
+    def end(
+        self,
+        agent: str,
+        *,
+        labels: Sequence[str],
+        hint: Hint = NO_HINT,
+        due_us: int | None = None,
+        tenant: str = "t",
+    ) -> None:
+        """The turn has computed the rest of ``labels`` and leaves the device."""
+        actor = self.actors.get((tenant, agent))
+        if actor is None or not actor.works:
+            return
+        actor.works, actor.labels, actor.due_us = False, list(labels), due_us
+        path = self._compute(labels)
+        record = actor.record
+        record.path, record.hint = path, hint
+        self.placement.continued(record, record.path, self.now_us)
+        self.touch(path)
+        for block in {id(b): b for b in [*actor.loaded, *path]}.values():
+            block.pins = 0
+        actor.loaded = []
+        record.busy_us += self.now_us - record.last_use_us
+        record.rest_since_us = record.last_use_us = self.now_us
+        self.placement.rests(record, self.now_us)
+
+    def hint(self, agent: str, hint: Hint, tenant: str = "t") -> None:
+        actor = self.actors.get((tenant, agent))
+        if actor is not None and not actor.works:
+            actor.record.hint = hint
+            self.placement.rests(actor.record, self.now_us)
+
+    def forget(self, agent: str, tenant: str = "t") -> None:
+        actor = self.actors.get((tenant, agent))
+        if actor is not None and not actor.works:
+            del self.actors[tenant, agent]
+            self.placement.forgotten(actor.record)
+
+    def _actor(self, agent: str, tenant: str, service_tier: str) -> Actor:
+        if (tenant, agent) not in self.actors:
+            self.actors[tenant, agent] = Actor(AgentRecord(tenant, service_tier, "s", agent, None))
+        actor = self.actors[tenant, agent]
+        actor.record.service_tier = service_tier
+        return actor
+
+    # --- blocks -------------------------------------------------------------------------------
+
+    def recover(self, labels: Sequence[str]) -> None:
+        """At the start: blocks of nobody are found on disk, deeper ones first (they count as colder)."""
+        if self.actors:
+            return
+        made = [self._block(labels, depth) for depth in range(len(labels))]
+        for block in reversed(made):
+            if not block.disk:
+                self.put(block, DISK)
+
+    def evict(self, kv_tier: KvTier, *, keep: bool = True) -> BlockId | None:
+        """The first victim that may go; ``keep``: it steps down."""
+        for name in self.placement.victims(kv_tier, self.now_us):
+            block = self.blocks[name]
+            if kv_tier is DEVICE and (block.pins or block.device_children):
+                continue
+            below = {DEVICE: HOST, HOST: DISK}.get(kv_tier)
+            if keep and below is not None and not block.is_on(below):
+                self.put(block, below)
+            self.drop(block, kv_tier)
+            return name
+        return None
+
+    def put(self, block: Block, kv_tier: KvTier) -> None:
+        block.set_on(kv_tier, True)
+        parent = self.blocks.get(block.meta.parent or b"")
+        if kv_tier is DEVICE and parent is not None:
+            parent.device_children += 1
+        self.placement.used(block, kv_tier, self.now_us)
+
+    def drop(self, block: Block, kv_tier: KvTier) -> None:
+        self.placement.left(block, kv_tier)
+        block.set_on(kv_tier, False)
+        parent = self.blocks.get(block.meta.parent or b"")
+        if kv_tier is DEVICE and parent is not None:
+            parent.device_children -= 1
+        if block.nowhere:
+            del self.blocks[block.id]
+
+    def touch(self, path: Sequence[Block]) -> None:
+        for block in reversed(path):
+            block.last_use_us = self.now_us
+            for kv_tier in KvTier:
+                if block.is_on(kv_tier):
+                    self.placement.used(block, kv_tier, self.now_us)
+
+    def _bring_up(self, labels: Sequence[str]) -> list[Block]:
+        path = []
+        for depth in range(len(labels)):
+            block = self.blocks.get(name_of(labels[: depth + 1]))
+            if block is None:
+                break
+            if not block.device and not block.host:
+                self.put(block, HOST)
+            if not block.device:
+                self.put(block, DEVICE)
+            block.pins = 1
+            path.append(block)
+        return path
+
+    def _compute(self, labels: Sequence[str]) -> list[Block]:
+        path = [self._block(labels, depth) for depth in range(len(labels))]
+        for block in path:
+            if not block.device:
+                self.put(block, DEVICE)
+            block.pins = 1
+        return path
+
+    def _block(self, labels: Sequence[str], depth: int) -> Block:
+        name, parent = name_of(labels[: depth + 1]), name_of(labels[:depth]) if depth else None
+        if name not in self.blocks:
+            self.blocks[name] = Block(BlockMeta(name, parent, depth, 16, (name,), "t", BLOCK_BYTES))
+        return self.blocks[name]
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def future(self, block: Block, now_us: int) -> int | None:
+        due = [a.due_us for a in self.actors.values() if any(b is block for b in a.record.path)]
+        return min((d for d in due if d is not None and d > now_us), default=None)
+
+    def victims(self, kv_tier: KvTier) -> list[BlockId]:
+        return list(self.placement.victims(kv_tier, self.now_us))
+
+    def on(self, kv_tier: KvTier) -> list[BlockId]:
+        return sorted(name for name, block in self.blocks.items() if block.is_on(kv_tier))
+
+
+def name_of(labels: Sequence[str]) -> BlockId:
+    return hashlib.blake2b("/".join(labels).encode(), digest_size=16).digest()

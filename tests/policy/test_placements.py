@@ -1,0 +1,174 @@
+"""What every placement must do, whatever it ranks by: all blocks, each once, leaves first, the same again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from stepwell.policy.placements import PLACEMENTS, make_placement
+from stepwell.policy.types import Hint, KvTier, Wait
+from tests.policy.placement_world import DEVICE, World, config_of
+
+LEAVES_FIRST_ON: dict[str, tuple[KvTier, ...]] = {"arc": (), "lru": (DEVICE,), "priority-lru": (DEVICE,)}
+"""These rank a block by what they have seen of it alone. A leaf that steps down counts as used just then,
+so its root, which has been below for longer, may go first; ARC may also see a root less often."""
+
+AGENTS = st.sampled_from(["a", "b", "c", "d"])
+TENANTS = st.sampled_from(["t", "u"])
+SERVICE_TIERS = st.sampled_from(["priority", "default", "flex", "unheard-of"])
+HINTS = st.builds(
+    Hint,
+    wait=st.sampled_from(Wait),
+    expected_us=st.none() | st.integers(0, 10**7),
+    after_agent=st.none() | AGENTS,
+)
+CONTEXTS = st.builds(
+    lambda family, more: [f"{family}0", f"{family}1", *more],
+    st.sampled_from("xy"),
+    st.lists(st.sampled_from("pq"), max_size=4),
+)
+
+
+class Contract(RuleBasedStateMachine):
+    """Everything happens through ``_do``, which writes it down, so that the same life can be led again."""
+
+    placement = "lru"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(self.placement)
+        self.story: list[tuple[str, dict[str, Any], list[list[bytes]]]] = []
+
+    def _do(self, what: str, **how: Any) -> None:
+        getattr(self.world, what)(**how)
+        self.story.append((what, how, self._orders(self.world)))
+
+    @staticmethod
+    def _orders(world: World) -> list[list[bytes]]:
+        return [world.victims(kv_tier) for kv_tier in KvTier]
+
+    @rule(agent=AGENTS, tenant=TENANTS, service_tier=SERVICE_TIERS)
+    def begin(self, agent: str, tenant: str, service_tier: str) -> None:
+        self._do("begin", agent=agent, tenant=tenant, service_tier=service_tier)
+
+    @rule(
+        agent=AGENTS,
+        tenant=TENANTS,
+        labels=CONTEXTS,
+        hint=HINTS,
+        due_in_us=st.none() | st.integers(1, 10**7),
+    )
+    def end(self, agent: str, tenant: str, labels: list[str], hint: Hint, due_in_us: int | None) -> None:
+        due_us = None if due_in_us is None else self.world.now_us + due_in_us
+        labels = [f"{tenant}:{label}" for label in labels]
+        self._do("end", agent=agent, tenant=tenant, labels=labels, hint=hint, due_us=due_us)
+
+    @rule(agent=AGENTS, tenant=TENANTS, hint=HINTS)
+    def hint(self, agent: str, tenant: str, hint: Hint) -> None:
+        self._do("hint", agent=agent, tenant=tenant, hint=hint)
+
+    @rule(agent=AGENTS, tenant=TENANTS)
+    def forget(self, agent: str, tenant: str) -> None:
+        self._do("forget", agent=agent, tenant=tenant)
+
+    @rule(kv_tier=st.sampled_from(KvTier), keep=st.booleans())
+    def evict(self, kv_tier: KvTier, keep: bool) -> None:
+        self._do("evict", kv_tier=kv_tier, keep=keep)
+
+    @rule(labels=CONTEXTS)
+    def recover(self, labels: list[str]) -> None:
+        self._do("recover", labels=[f"t:{label}" for label in labels])
+
+    @rule(us=st.sampled_from([0, 1, 1_000, 100_000, 3_000_000, 10**9]))
+    def time_passes(self, us: int) -> None:
+        self._do("wait", us=us)
+
+    @invariant()
+    def names_every_block_of_a_kv_tier_once(self) -> None:
+        for kv_tier in KvTier:
+            assert sorted(self.world.victims(kv_tier)) == self.world.on(kv_tier)
+
+    @invariant()
+    def names_leaves_before_what_they_grow_from(self) -> None:
+        for kv_tier in LEAVES_FIRST_ON.get(self.placement, tuple(KvTier)):
+            position = {name: at for at, name in enumerate(self.world.victims(kv_tier))}
+            for actor in self.world.actors.values():
+                here = [position[b.id] for b in actor.record.path if b.id in position]
+                if not actor.works:
+                    assert here == sorted(here, reverse=True)
+
+    @invariant()
+    def promotes_only_from_disk_and_each_block_once(self) -> None:
+        promoted = list(self.world.placement.promotable(self.world.now_us))
+        assert all(block.disk for block in promoted)
+        assert len({block.id for block in promoted}) == len(promoted)
+
+    def teardown(self) -> None:
+        """The same calls again: the same order after every one of them."""
+        again = World(self.placement)
+        for what, how, orders in self.story:
+            getattr(again, what)(**how)
+            assert self._orders(again) == orders
+
+
+@pytest.mark.parametrize("placement", sorted(PLACEMENTS))
+def test_keeps_the_contract(placement: str) -> None:
+    machine = type("Contract", (Contract,), {"placement": placement})
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
+
+
+@pytest.mark.parametrize("placement", sorted(PLACEMENTS))
+def test_the_first_victim_is_found_without_looking_at_the_others(placement: str) -> None:
+    few, many = (_lines_to_the_first_victim(_populated(placement, agents)) for agents in (20, 400))
+    assert many <= few + 40, f"{few} lines of Python with 20 agents, {many} with 400"
+
+
+def _populated(placement: str, agents: int) -> World:
+    """So many agents of ten blocks each on every KV tier, four of them shared."""
+    world = World(placement, config_of(placement, 10 * agents, 10 * agents, 10 * agents))
+    for number in range(agents):
+        agent = f"agent-{number}"
+        world.begin(agent)
+        labels = [*"xyzw", *(f"{agent}.{depth}" for depth in range(6))]
+        world.end(agent, labels=labels, due_us=world.now_us + 10**9 + number)
+        world.wait(10)
+    return world
+
+
+def _lines_to_the_first_victim(world: World) -> int:
+    next(world.placement.victims(DEVICE, world.now_us))  # what is put off until somebody asks is done now
+    lines = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        next(world.placement.victims(DEVICE, world.now_us))
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def test_the_oracle_is_refused_where_the_future_is_not_known() -> None:
+    world = World("oracle")
+    world.outlook.future = None
+    with pytest.raises(ValueError, match="knows the future: only in a simulation"):
+        world.recover(["x"])
+
+
+def test_an_unknown_policy_is_told_which_there_are() -> None:
+    with pytest.raises(ValueError, match=r"unknown policy 'mru'; there is: .*lru.*ttl"):
+        make_placement("mru", World("lru").outlook)
