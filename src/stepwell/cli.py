@@ -73,6 +73,7 @@ GROUPS = {
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
             Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
+            Command("policies", "stepwell.bench.policies:main", "What sinks: every policy against an oracle."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

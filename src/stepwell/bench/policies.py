@@ -1,0 +1,272 @@
+"""``stepwell bench policies``: every policy against the oracle, over public traces, on a modelled machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from stepwell.bench.common import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    Report,
+    Ticker,
+    Verdict,
+    report_console,
+    require_writable,
+    ticker,
+)
+from stepwell.errors import BadInput
+from stepwell.policy.placements import PLACEMENTS
+from stepwell.simulate.calibrate import Facts, calibrated
+from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.player import Declared
+from stepwell.simulate.report import LEGEND, RunReport
+from stepwell.simulate.run import Room, config_for, simulate
+from stepwell.simulate.tables import closed, cost_table, latency_table, ratio, traffic_table
+from stepwell.simulate.traces import AGENTIC, MOONCAKE, TRACES, agentic, mooncake
+from stepwell.simulate.workload import Workload
+
+TRACES_VARIABLE = "STEPWELL_TRACES"
+ORACLE, REFERENCE, OWN = "oracle", "lru", "stepwell"
+USES_HINTS = (OWN, "steps")
+"""Policies that look at what is declared; the others are run once, with nothing declared."""
+LIMITS = {"0.3": 1.03, "1": 1.10}
+"""Cost of misses against the oracle's that Stepwell's own policy may have, by error of what is declared."""
+LEAST_CLOSED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What one run needs; small, so that it can be sent to another process."""
+
+    traces: Path
+    trace: str
+    sessions: int
+    requests: int | None
+    seed: int
+    room: str
+    host: int
+    disk: int
+    policy: str
+    declared: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.trace}, device {self.room}"
+
+    @property
+    def label(self) -> str:
+        declared = f", declared {self.declared}" if self.declared != "silent" else ""
+        return f"{self.title}, {self.policy}{declared}"
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    traces: Annotated[Path | None, Parameter(show_default=False)] = None,
+    trace: str = "agentic,conversation,synthetic",
+    room: str = "1/16,1/8,1/4,1/2",
+    host: Positive = 2,
+    disk: Positive = 10,
+    policy: str | None = None,
+    declared: str = "silent,0.3,1.0",
+    sessions: Positive = 110,
+    requests: OptionalPositive = None,
+    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+    jobs: Positive = 1,
+    out: Path | None = None,
+) -> None:
+    """Compare the policies that decide what sinks, over real traces, on a modelled machine.
+
+    The real policy runs; the machine under it is a cost model with figures measured on llama.cpp. Each policy is
+    compared with an oracle that knows the future. Example: stepwell bench policies --trace agentic --room 1/8
+    --policy lru,oracle
+
+    Parameters
+    ----------
+    traces
+        The directory with the trace files (default: $STEPWELL_TRACES).
+    trace
+        Which traces, with commas: agentic, conversation, synthetic.
+    room
+        Device KV as a fraction of the blocks of all contexts together.
+    host
+        Host memory, as a multiple of the device.
+    disk
+        Disk, as a multiple of the device.
+    policy
+        Names, with commas (default: all there are).
+    declared
+        What agents declare, with commas: silent, exact, or the sigma of a lognormal error. Policies that look at
+        no declarations run once.
+    sessions
+        How many sessions of coding agents, drawn by seed.
+    requests
+        How many of Mooncake's requests (default: all of them).
+    seed
+        Draws sessions, arrivals, service tiers and errors of declarations.
+    jobs
+        Runs at the same time, each in a process of its own. The results do not depend on it.
+    out
+        A directory for charts, one SVG per trace and room.
+    """
+    require_writable(json_file)
+    if quick:
+        sessions, requests, room = min(sessions, 12), 400, room.split(",")[0]
+    directory = traces_directory(traces)
+    common = {
+        "traces": directory, "sessions": sessions, "requests": requests, "seed": seed, "host": host, "disk": disk
+    }  # fmt: skip
+    settings = list(_settings(common, trace, room, policy, declared))
+    report = Report("policies", {**common, "traces": str(directory), "machine_model": _model()})
+    runs = _run_all(settings, jobs)
+    console = report_console(json_file)
+    for title in dict.fromkeys(setting.title for setting in settings):
+        here = [(s, r) for s, r in zip(settings, runs, strict=True) if s.title == title]
+        _show(console, report, here[0][0], [run for _, run in here])
+    report.notes.append(LEGEND)
+    report.finish(console, json_file)
+
+
+def _model() -> dict[str, Any]:
+    model = MachineModel()
+    return {name: getattr(model, name) for name in MachineModel.__slots__}
+
+
+# --- what to run ------------------------------------------------------------------------------
+
+
+def traces_directory(given: Path | None) -> Path:
+    """Where the traces are. ``BadInput`` when nobody said, or when nothing is there."""
+    named = given or (Path(os.environ[TRACES_VARIABLE]) if os.environ.get(TRACES_VARIABLE) else None)
+    if named is None:
+        raise BadInput(
+            f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory that holds {AGENTIC}"
+        )
+    if not named.is_dir():
+        raise BadInput(f"the directory of traces {named} does not exist: give --traces DIR")
+    return named
+
+
+def _settings(
+    common: dict[str, Any], trace: str, room: str, policy: str | None, declared: str
+) -> Iterator[Setting]:
+    names = _names("--policy", policy, list(PLACEMENTS))
+    modes = [str(Declared.parse(mode)) for mode in declared.split(",")]
+    for one_trace in _names("--trace", trace, list(TRACES)):
+        for one_room in room.split(","):
+            _fraction(one_room)
+            for name in names:
+                aware = name in USES_HINTS and one_trace == "agentic"
+                for mode in modes if aware else ["exact" if name == ORACLE else "silent"]:
+                    yield Setting(**common, trace=one_trace, room=one_room, policy=name, declared=mode)
+
+
+def _names(flag: str, given: str | None, known: Sequence[str]) -> list[str]:
+    names = list(known) if given is None else [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in known:
+            raise BadInput(f"{flag} {name}: there is {', '.join(known)}")
+    return names
+
+
+def _fraction(room: str) -> Fraction:
+    try:
+        value = Fraction(room)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1:
+        raise BadInput(f"--room {room}: give fractions of the working set such as 1/16,1/8")
+    return value
+
+
+def workload_of(setting: Setting, model: MachineModel) -> tuple[Workload, Facts]:
+    """The workload at its pace; the same for every policy and room."""
+    if setting.trace in MOONCAKE:
+        workload = mooncake(setting.traces, setting.trace, requests=setting.requests, seed=setting.seed)
+    else:
+        workload = agentic(setting.traces, sessions=setting.sessions, seed=setting.seed)
+    return calibrated(workload, model)
+
+
+def room_of(setting: Setting, workload: Workload, facts: Facts) -> Room:
+    """Sizes in blocks. The device holds at least a batch of two short turns, whatever was asked for."""
+    device = max(8, int(facts.working_set_blocks(workload) * _fraction(setting.room)))
+    return Room(device, setting.host * device, setting.disk * device)
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def run_one(setting: Setting) -> RunReport:
+    """One run, from nothing: any process gives the same."""
+    model = MachineModel()
+    workload, facts = workload_of(setting, model)
+    config = config_for(workload, model, room_of(setting, workload, facts), setting.policy)
+    return simulate(workload, model, config, Declared.parse(setting.declared))
+
+
+def _run_all(settings: Sequence[Setting], jobs: int) -> list[RunReport]:
+    with ticker() as progress:
+        progress.phase(f"{len(settings)} runs", len(settings))
+        if jobs == 1:
+            return [_told(setting, run_one(setting), progress) for setting in settings]
+        found: dict[Setting, RunReport] = {}
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(run_one, setting): setting for setting in settings}
+            for future in as_completed(futures):
+                setting = futures[future]
+                found[setting] = _told(setting, future.result(), progress)
+        return [found[setting] for setting in settings]
+
+
+def _told(setting: Setting, run: RunReport, progress: Ticker) -> RunReport:
+    progress.advance()
+    progress.phase(f"{setting.label}: {run.steps:,} steps in {run.cpu_s:.1f} s")
+    return run
+
+
+# --- telling ----------------------------------------------------------------------------------
+
+
+def _show(console: Console, report: Report, setting: Setting, runs: Sequence[RunReport]) -> None:
+    model = MachineModel()
+    workload, facts = workload_of(setting, model)
+    room = room_of(setting, workload, facts)
+    if not any(note in report.notes for note in workload.notes):
+        report.notes += [f"{setting.trace}: {note}" for note in workload.notes]
+    sizes = f"device {room.device:,}, host {room.host:,}, disk {room.disk:,} of {facts.working_set_blocks(workload):,} blocks"
+    console.print(cost_table(f"{setting.title} ({sizes})", runs), traffic_table(runs), latency_table(runs))
+    figures = [
+        {**run.as_json(), "against_oracle": ratio(run, runs), "closed": closed(run, runs)} for run in runs
+    ]
+    report.results[setting.title] = figures
+    report.verdicts += _verdicts(setting, runs)
+
+
+def _verdicts(setting: Setting, runs: Sequence[RunReport]) -> Iterator[Verdict]:
+    for run in (run for run in runs if run.policy == OWN):
+        name = f"{setting.title}, {OWN}, declared {run.declared}"
+        if run.declared in LIMITS:
+            yield Verdict(
+                f"{name}: cost of misses against the oracle", ratio(run, runs), LIMITS[run.declared], "x"
+            )
+        elif run.declared == "silent":
+            share = closed(run, runs)
+            yield Verdict(f"{name}: share of the distance LRU to oracle", share, LEAST_CLOSED, at_most=False)
+        others = [r.miss_s for r in runs if r.policy not in (OWN, ORACLE)]
+        if others and min(others):
+            yield Verdict(f"{name}: against the best baseline", run.miss_s / min(others), 1.02, "x")

@@ -1,0 +1,96 @@
+"""What a workload needs, whatever serves it, and how fast it must come to keep a machine half busy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.workload import Runs, SessionSpec, TurnSpec, Workload, part, run_length
+
+BUSY = 0.55
+"""Share of time that the machine would compute if it never lost anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A workload with memory for everything."""
+
+    turns: int
+    units: int
+    """Units of all prompts together."""
+    units_hit: int
+    """Of these, how many had been in a prompt or an answer before."""
+    unique_units: int
+    prefill_tokens: int
+    """To be computed all the same."""
+    work_us: int
+    """Computing them, and decoding every answer in a batch of two."""
+
+    def working_set_blocks(self, workload: Workload) -> int:
+        """Blocks of all contexts together, shared ones once."""
+        return -(-self.unique_units * workload.unit_tokens // workload.block_tokens)
+
+
+def facts_of(workload: Workload, model: MachineModel) -> Facts:
+    """Walk the workload in the order of its trace with memory for everything."""
+    hits = units = unique = prefill = work = count = 0
+    seen: set[int] = set()
+    for session in _in_order(workload):
+        if not workload.shared:
+            unique += len(seen)
+            seen = set()
+        for turn in sorted(session.turns, key=lambda t: (t.at_us, t.number)):
+            total, hit = run_length(turn.prompt), _seen_prefix(turn.prompt, seen)
+            for first, length in part(turn.prompt, hit, total) + (turn.grown or ()):
+                seen.update(range(first, first + length))
+            start = min(hit * workload.unit_tokens, turn.prompt_tokens - 1)
+            hits, units, count = hits + hit, units + total, count + 1
+            prefill += turn.prompt_tokens - start
+            work += model.prefill_us(start, turn.prompt_tokens) + _decode_us(turn, model)
+    return Facts(count, units, hits, unique + len(seen), prefill, work)
+
+
+def _in_order(workload: Workload) -> Iterator[SessionSpec]:
+    yield from sorted(workload.sessions, key=lambda session: session.start_us)
+
+
+def _seen_prefix(prompt: Runs, seen: set[int]) -> int:
+    """A name stands for its whole prefix, so the first unseen one ends what is known: bisect."""
+    hit = 0
+    for first, length in prompt:
+        if first + length - 1 in seen:
+            hit += length
+            continue
+        low, high = 0, length
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if first + middle in seen else (low, middle)
+        return hit + low
+    return hit
+
+
+def _decode_us(turn: TurnSpec, model: MachineModel) -> int:
+    """Its tokens after the first, in a batch of two."""
+    depth_us = turn.prompt_tokens * model.depth_ns_per_token // 1000
+    return (turn.new_tokens - 1) * (model.decode_us_per_step // 2 + model.decode_us_per_sequence + depth_us)
+
+
+def paced(workload: Workload, span_us: int) -> Workload:
+    """The same sessions, their starts stretched or squeezed so that the last one starts at ``span_us``."""
+    last_us = max((session.start_us for session in workload.sessions), default=0)
+    if not last_us:
+        return workload
+    sessions = tuple(replace(s, start_us=s.start_us * span_us // last_us) for s in workload.sessions)
+    return replace(workload, sessions=sessions)
+
+
+def calibrated(workload: Workload, model: MachineModel, busy: float = BUSY) -> tuple[Workload, Facts]:
+    """The workload at the pace at which the machine computes ``busy`` of the time in which sessions begin."""
+    facts = facts_of(workload, model)
+    span_us = int(facts.work_us / busy)
+    note = (
+        f"with memory for everything the machine would compute {facts.work_us / 1e6:,.0f} s; sessions begin over "
+        f"{span_us / 1e6:,.0f} s, so that it is {busy:.0%} busy meanwhile"
+    )
+    return replace(paced(workload, span_us), notes=(*workload.notes, note)), facts

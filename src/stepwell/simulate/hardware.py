@@ -1,0 +1,64 @@
+"""What the modelled machine costs: a few integers, so that a run is the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stepwell.policy.types import Piece
+
+
+@dataclass(frozen=True, slots=True)
+class MachineModel:
+    """Times of one machine. The defaults are those of SmolLM2 135M on two cores (docs/benchmarks.md), rounded.
+
+    The cost of a batch is the null engine's: linear in prompt tokens, plus what attention adds for every
+    token that stands before each of them, plus a step and a share per sequence that decodes.
+    """
+
+    prefill_us_per_token: int = 1_000
+    depth_ns_per_token: int = 250
+    """What every earlier token adds to the cost of one."""
+    decode_us_per_step: int = 4_000
+    decode_us_per_sequence: int = 2_500
+    copy_us_per_block: int = 150
+    """Device to host or back, one block. The step waits for it, as in the driver."""
+    read_bytes_per_s: int = 1_200_000_000
+    write_bytes_per_s: int = 800_000_000
+    transfer_us: int = 100
+    """What a transfer to or from disk takes besides its bytes."""
+    token_bytes: int = 23_040
+    instant_disk: bool = False
+    """Transfers end at the next step, as those of ``MemoryTiers`` do (to compare the two)."""
+
+    def batch_us(self, pieces: Sequence[Piece]) -> int:
+        """How long one step runs."""
+        prefill = sum(p.count for p in pieces if p.count > 1)
+        decoding = sum(1 for p in pieces if p.count == 1)
+        return self.step_us(prefill, decoding, depth_of(pieces))
+
+    def step_us(self, prefill: int, decoding: int, depth_tokens: int) -> int:
+        cost_us = prefill * self.prefill_us_per_token + depth_tokens * self.depth_ns_per_token // 1000
+        if decoding:
+            cost_us += self.decode_us_per_step + decoding * self.decode_us_per_sequence
+        return cost_us
+
+    def prefill_us(self, start: int, stop: int) -> int:
+        """Computing tokens ``[start, stop)`` of one prompt."""
+        tokens = stop - start
+        depth = tokens * (start + stop) // 2
+        return tokens * self.prefill_us_per_token + depth * self.depth_ns_per_token // 1000
+
+    def read_us(self, size_bytes: int) -> int:
+        return self._fixed_us() + size_bytes * 1_000_000 // self.read_bytes_per_s
+
+    def write_us(self, size_bytes: int) -> int:
+        return self._fixed_us() + size_bytes * 1_000_000 // self.write_bytes_per_s
+
+    def _fixed_us(self) -> int:
+        return 0 if self.instant_disk else self.transfer_us
+
+
+def depth_of(pieces: Sequence[Piece]) -> int:
+    """The sum over the batch's tokens of how many stand before each (as ``Computed`` has it)."""
+    return sum(p.count * (2 * p.start + p.count) // 2 for p in pieces)

@@ -1,0 +1,335 @@
+"""The machine: carries out the plans of the real policy on modelled hardware and reports what happened.
+
+It stands where driver, engine and KV tiers stand in a server, and decides as little as they do. What it
+does not have is tokens: contexts of a hundred thousand of them are names of units here. Order and meaning
+of the events are the driver's; ``tests/simulate/test_drift.py`` holds both to the same decisions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stepwell.errors import StepwellError
+from stepwell.policy.decisions import DecisionLog
+from stepwell.policy.machine import Policy
+from stepwell.policy.types import (
+    Action,
+    BlockId,
+    Close,
+    Computed,
+    Drop,
+    Event,
+    KvTier,
+    Move,
+    Moved,
+    Open,
+    Piece,
+    Plan,
+    Progressed,
+    Refuse,
+    RequestArrived,
+    RequestCancelled,
+    RequestId,
+    Seal,
+)
+from stepwell.simulate.hardware import MachineModel, depth_of
+from stepwell.simulate.meter import Meter
+
+DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
+_NUDGE_US = 100  # a policy that wants to be called again at once: time passes all the same
+_FOREVER = 1 << 62
+
+
+class SimulationError(StepwellError):
+    """The policy and the machine do not agree, or nothing moves any more."""
+
+
+class Call(Protocol):
+    """A turn that somebody will send."""
+
+    new_tokens: int
+    """How many tokens it will generate."""
+
+    def arrival(self, request: RequestId) -> RequestArrived:
+        """What the policy is told."""
+
+    def units(self) -> list[bytes]:
+        """Names of all full units of prompt and answer."""
+
+    def tail(self, n_tokens: int) -> bytes | None:
+        """The name of exactly the first ``n_tokens`` tokens; None: the machine makes one up."""
+
+
+Due = tuple[int, "Call | Event"]
+"""When something comes from outside, and what."""
+
+
+class Source(Protocol):
+    """Where turns come from."""
+
+    def start(self) -> Iterable[Due]:
+        """What comes by itself."""
+
+    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterable[Due]:
+        """What follows the end of a turn. ``reason``: a finish reason, ``cancelled``, or an error code."""
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """A turn that has arrived and not ended."""
+
+    request: RequestId
+    call: Call
+    arrival: RequestArrived
+    units: list[bytes]
+    total: int
+    arrived_us: int
+    told: int
+    """Units that the policy knows."""
+    generated: int = 0
+
+    def name(self, n_tokens: int, unit_tokens: int) -> bytes:
+        """The name of the first ``n_tokens`` tokens: the unit's own where one ends there."""
+        whole, rest = divmod(n_tokens, unit_tokens)
+        if not rest:
+            return self.units[whole - 1]
+        known = self.call.tail(n_tokens)
+        if known is not None:
+            return known
+        if whole < len(self.units):
+            salt = self.units[whole]
+        else:
+            salt = (self.units[-1] if self.units else b"") + self.request.to_bytes(8, "big")
+        return hashlib.blake2b(salt + rest.to_bytes(2, "big"), digest_size=16).digest()
+
+
+class Machine:
+    """One run: ``run`` until nothing is left to do. ``log`` keeps the decision hash (slower)."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        model: MachineModel,
+        source: Source,
+        meter: Meter,
+        *,
+        log: DecisionLog | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.policy, self.model, self.source, self.meter = policy, model, source, meter
+        self.now_us = 0
+        self.steps = 0
+        self._log = log
+        self._strict = strict
+        self._results: list[Event] = []
+        self._live: dict[RequestId, Live] = {}
+        self._next_request = 0
+        self._order = 0
+        self._inbox: list[tuple[int, int, Call | Event]] = []
+        self._transfers: list[tuple[int, int, Moved]] = []
+        self._free_at_us = {HOST: 0, DISK: 0}
+        """When the queue of reads (to the host) and that of writes (to the disk) is done."""
+        self._kept: dict[KvTier, set[BlockId]] = {tier: set() for tier in KvTier}
+        self._expect(source.start())
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Step until every turn has ended. ``SimulationError`` when the policy lets one wait for ever."""
+        while True:
+            wake_at_us = self.step()
+            if wake_at_us is None:
+                continue
+            next_us = min(self._next_due_us(), wake_at_us)
+            if not self._inbox and not self._live:
+                return
+            if next_us == _FOREVER:
+                raise SimulationError(f"{len(self._live)} turns wait and nothing will happen any more")
+            next_us = max(next_us, self.now_us + _NUDGE_US) if next_us <= self.now_us else next_us
+            self._pass_to(next_us)
+
+    def step(self) -> int | None:
+        """One turn of the loop. None: it wants to be called again at once; else when it wants to be."""
+        events = [*self._results, *self._ended_transfers(), *self._arrivals()]
+        self._results = []
+        plan = self.policy.step(self.now_us, events)
+        self.steps += 1
+        if self._log is not None:
+            self._log.add(self.now_us, plan)
+        self.meter.loading = self._loading()
+        self._cancel(events)
+        self._carry_out(plan.actions)
+        if plan.batch:
+            self._run(plan)
+        if self._strict:
+            self.policy.check()
+        if plan.actions or plan.batch or self._results:
+            return None
+        return _FOREVER if plan.wake_at_us is None else plan.wake_at_us
+
+    def _loading(self) -> int:
+        """Turns that wait for blocks from disk now."""
+        if not self.policy.memory.reads_in_flight:
+            return 0
+        turns = self.policy.board.turns
+        return sum(1 for request in self.policy.board.waiting if turns[request].state == "loading")
+
+    def _pass(self, duration_us: int) -> None:
+        self._pass_to(self.now_us + duration_us)
+
+    def _pass_to(self, now_us: int) -> None:
+        self.meter.passed(now_us - self.now_us)
+        self.now_us = now_us
+
+    # --- what comes from outside --------------------------------------------------------------
+
+    def _expect(self, dues: Iterable[Due]) -> None:
+        for at_us, what in dues:
+            self._order += 1
+            heapq.heappush(self._inbox, (at_us, self._order, what))
+
+    def _next_due_us(self) -> int:
+        inbox = self._inbox[0][0] if self._inbox else _FOREVER
+        return min(inbox, self._transfers[0][0]) if self._transfers else inbox
+
+    def _ended_transfers(self) -> list[Event]:
+        ended: list[Event] = []
+        while self._transfers and self._transfers[0][0] <= self.now_us:
+            moved = heapq.heappop(self._transfers)[2]
+            self._kept[moved.target].add(moved.block)
+            self.meter.moved(moved)
+            ended.append(moved)
+        return ended
+
+    def _arrivals(self) -> list[Event]:
+        events: list[Event] = []
+        while self._inbox and self._inbox[0][0] <= self.now_us:
+            at_us, _, what = heapq.heappop(self._inbox)
+            events.append(self._arrive(what, at_us) if hasattr(what, "arrival") else what)
+        return events
+
+    def _arrive(self, call: Call, at_us: int) -> RequestArrived:
+        self._next_request += 1
+        arrival = call.arrival(self._next_request)
+        live = Live(
+            self._next_request, call, arrival, call.units(), arrival.prompt_tokens, at_us, len(arrival.units)
+        )
+        self._live[live.request] = live
+        self.meter.arrived(arrival, at_us)
+        return arrival
+
+    def _cancel(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, RequestCancelled) and event.request in self._live:
+                self._end(self._live[event.request], "cancelled")
+
+    def _end(self, live: Live, reason: str) -> None:
+        del self._live[live.request]
+        self.meter.ended(live.request, self.now_us, reason)
+        self._expect(self.source.ended(live.call, live.request, self.now_us, reason))
+
+    # --- carrying a plan out ------------------------------------------------------------------
+
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Seal(_, block):
+                    self._kept[DEVICE].add(block.id)
+                case Drop(block_id, tier):
+                    self._drop(block_id, tier)
+                case Move():
+                    self._move(action)
+                case Open():
+                    self._open(action)
+                case Close(_, preempted):
+                    self.meter.preemptions += preempted
+                case Refuse(request, code):
+                    self._end(self._live[request], code)
+
+    def _drop(self, block: BlockId, tier: KvTier) -> None:
+        if block not in self._kept[tier]:
+            raise SimulationError(f"the policy drops a block that the {tier} does not hold")
+        self._kept[tier].discard(block)
+
+    def _move(self, action: Move) -> None:
+        block, source, target = action.block, action.source, action.target
+        if block.id not in self._kept[source]:
+            raise SimulationError(f"the policy moves a block that the {source} does not hold")
+        if DEVICE in (source, target):
+            self._kept[target].add(block.id)
+            self._pass(self.model.copy_us_per_block)
+            moved = Moved(block.id, source, target, True, block.size_bytes, self.model.copy_us_per_block)
+            self.meter.moved(moved)
+            self._results.append(moved)
+        else:
+            self._start(action)
+
+    def _start(self, action: Move) -> None:
+        """Queue a transfer between host and disk; one of each direction runs at a time."""
+        size_bytes, target = action.block.size_bytes, action.target
+        duration_us = self.model.read_us(size_bytes) if target is HOST else self.model.write_us(size_bytes)
+        ends_us = self.now_us
+        if not self.model.instant_disk:
+            ends_us = max(self.now_us, self._free_at_us[target]) + duration_us
+            self._free_at_us[target] = ends_us
+            duration_us = ends_us - self.now_us  # as the disk store measures it: queue included
+        self._order += 1
+        moved = Moved(action.block.id, action.source, target, True, size_bytes, duration_us)
+        heapq.heappush(self._transfers, (ends_us, self._order, moved))
+
+    def _open(self, action: Open) -> None:
+        if any(block not in self._kept[DEVICE] for block in action.blocks):
+            raise SimulationError("the policy opens a turn on blocks that the device does not hold")
+        self.meter.opened(action, self.now_us)
+
+    # --- the batch ----------------------------------------------------------------------------
+
+    def _run(self, plan: Plan) -> None:
+        """Run the batch, and again as often as the plan holds and nothing happens."""
+        pieces = plan.batch
+        prefill = sum(p.count for p in pieces if p.count > 1)
+        decode = sum(1 for p in pieces if p.count == 1)
+        depth, deeper = depth_of(pieces), sum(p.count * p.count for p in pieces)
+        turns = [(self._live[p.request], p) for p in pieces]
+        due_us = self._next_due_us() if plan.steady_steps > 1 else 0
+        finished = False
+        for stride in range(1, plan.steady_steps + 1):
+            duration_us = self.model.step_us(prefill, decode, depth)
+            self._pass(duration_us)
+            self._results.append(Computed(prefill, decode, depth, duration_us))
+            self.meter.ran(prefill, decode, duration_us)
+            depth += deeper
+            for live, piece in turns:
+                finished |= self._sample(live, piece, stride)
+            if finished or self.now_us >= due_us:
+                break
+        for live, piece in turns:
+            self._progress(live, piece, stride)
+
+    def _sample(self, live: Live, piece: Piece, stride: int) -> bool:
+        """A token comes out if the piece reached the last one that is known. True: it was the last."""
+        if piece.start + piece.count * stride != live.total:
+            return False
+        live.total += 1
+        live.generated += 1
+        if live.generated == 1:
+            self.meter.first_token(live.request, self.now_us)
+        return live.generated >= live.call.new_tokens
+
+    def _progress(self, live: Live, piece: Piece, stride: int) -> None:
+        unit_tokens = self.policy.config.unit_tokens
+        computed = piece.start + piece.count * stride
+        self.meter.computed(live.units, piece.start, computed, prefilled=piece.count > 1)
+        known = live.total // unit_tokens
+        units = tuple(live.units[live.told : known])
+        live.told = max(live.told, known)
+        reason = "stop" if live.generated >= live.call.new_tokens else None
+        self._results.append(
+            Progressed(live.request, computed, live.total, units, live.name(computed, unit_tokens), reason)
+        )
+        if reason is not None:
+            self._end(live, reason)

@@ -1,0 +1,54 @@
+"""One run: a workload, a machine of a stated size, a policy by name."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.machine import Policy
+from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.machine import Machine
+from stepwell.simulate.meter import Meter
+from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.report import RunReport, report_of
+from stepwell.simulate.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Sizes of the three KV tiers, in blocks."""
+
+    device: int
+    host: int
+    disk: int
+
+
+def config_for(workload: Workload, model: MachineModel, room: Room, policy: str, **more: Any) -> PolicyConfig:
+    """The policy's configuration on that machine. ``more`` overrides what a server would have by default."""
+    block_bytes = workload.block_tokens * model.token_bytes
+    return PolicyConfig(
+        block_tokens=workload.block_tokens,
+        unit_tokens=workload.unit_tokens,
+        device_blocks=room.device,
+        block_bytes=block_bytes,
+        token_bytes=model.token_bytes,
+        host_bytes=room.host * block_bytes,
+        disk_bytes=room.disk * block_bytes,
+        placement=policy,
+        **more,
+    )
+
+
+def simulate(
+    workload: Workload, model: MachineModel, config: PolicyConfig, declared: Declared, label: str = ""
+) -> RunReport:
+    """Play the workload to its end. ``label`` names the run in the report."""
+    started_s = time.process_time()
+    policy = Policy(config)
+    player = Player(workload, declared)
+    meter = Meter(model, config.unit_tokens)
+    machine = Machine(policy, model, player, meter)
+    machine.run()
+    return report_of(label or config.placement, declared, machine, time.process_time() - started_s)

@@ -1,0 +1,125 @@
+"""Tables of runs side by side: every policy against the oracle, and what each service tier got."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from stepwell.simulate.report import Latency, RunReport
+from stepwell.units import format_size
+
+ORACLE, REFERENCE = "oracle", "lru"
+
+
+def find(runs: Sequence[RunReport], policy: str) -> RunReport | None:
+    """The run of a policy, whatever was declared."""
+    return next((run for run in runs if run.policy == policy), None)
+
+
+def ratio(run: RunReport, runs: Sequence[RunReport]) -> float | None:
+    """Its cost of misses over the oracle's; None without an oracle, or when that one has no cost."""
+    oracle = find(runs, ORACLE)
+    return run.miss_s / oracle.miss_s if oracle is not None and oracle.miss_s else None
+
+
+def closed(run: RunReport, runs: Sequence[RunReport]) -> float | None:
+    """The share of the distance from LRU to the oracle that it closes; below 0: worse than LRU."""
+    oracle, reference = find(runs, ORACLE), find(runs, REFERENCE)
+    if oracle is None or reference is None or reference.miss_s <= oracle.miss_s:
+        return None
+    return (reference.miss_s - run.miss_s) / (reference.miss_s - oracle.miss_s)
+
+
+def cost_table(title: str, runs: Sequence[RunReport]) -> Table:
+    """What each policy's misses cost, and of what that is made."""
+    table = _table(title)
+    for column in (
+        "policy",
+        "declared",
+        "cost of misses",
+        "/ oracle",
+        "closed",
+        "computed again",
+        "copies in",
+        "disk waits",
+        "prefill",
+        "tax",
+        "device",
+        "host",
+        "disk",
+    ):
+        table.add_column(column, justify="left" if column in ("policy", "declared") else "right")
+    for run in runs:
+        shares = [100 * tokens / max(1, run.prompt_tokens) for tokens in run.tokens_from.values()]
+        table.add_row(
+            run.policy,
+            run.declared,
+            _seconds(run.miss_s),
+            _or_dash(ratio(run, runs), "{:.3f}x"),
+            _or_dash(closed(run, runs), "{:.2f}"),
+            _seconds(run.again_s),
+            _seconds(run.copy_in_s),
+            _seconds(run.disk_wait_s),
+            _seconds(run.prefill_s),
+            f"{100 * run.recompute_tax:.2f}%",
+            *(f"{share:.1f}%" for share in shares),
+        )
+    return table
+
+
+def traffic_table(runs: Sequence[RunReport]) -> Table:
+    """Bytes per route, and what else the runs differ in."""
+    table = _table("Bytes moved")
+    columns = ("device>host", "host>device", "host>disk", "disk>host", "written/useful read", "preempted")
+    table.add_column("policy")
+    table.add_column("declared")
+    for column in (*columns, "refused", "session p50", "p90", "p99"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        table.add_row(
+            run.policy,
+            run.declared,
+            *(format_size(size) for size in run.bytes_moved.values()),
+            _or_dash(run.written_per_useful, "{:.2f}"),
+            str(run.preemptions),
+            str(run.refused),
+            *_three(run.sessions),
+        )
+    return table
+
+
+def latency_table(runs: Sequence[RunReport]) -> Table:
+    """Time to first token and to the last one, per service tier."""
+    table = _table("Per service tier: time to first token, time to the last")
+    for column in ("policy", "declared", "service tier"):
+        table.add_column(column)
+    for column in ("turns", "TTFT p50", "p90", "p99", "on time", "turn p50", "p90", "p99"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        for tier in run.tiers:
+            if tier.turns:
+                on_time = _or_dash(tier.ttft_on_time, "{:.1%}")
+                names = (run.policy, run.declared, tier.service_tier, f"{tier.turns:,}")
+                table.add_row(*names, *_three(tier.ttft), on_time, *_three(tier.turn))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left")
+
+
+def _three(latency: Latency) -> list[str]:
+    if not latency.count:
+        return ["-"] * 3
+    return [_seconds(value) for value in (latency.p50_s, latency.p90_s, latency.p99_s)]
+
+
+def _seconds(value: float) -> str:
+    if value >= 100:
+        return f"{value:,.0f} s"
+    return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
