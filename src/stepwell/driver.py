@@ -45,7 +45,7 @@ from stepwell.policy.types import (
 )
 from stepwell.recording import Recorder
 from stepwell.requests import Generation, Rejected, Sink
-from stepwell.snapshot import AgentView, Snapshot, new_counters, take
+from stepwell.snapshot import AgentView, Snapshot, new_counters, take, take_one
 from stepwell.tiers.base import Tiers
 
 log = logging.getLogger("stepwell.driver")
@@ -160,6 +160,11 @@ class Driver:
         """A consistent picture of this moment. Thread-safe."""
         with self._lock:
             return take(self.policy, self.tiers, self._counters, self._ttft_us, self.clock.now_us())
+
+    def agent(self, tenant: str, agent: str) -> AgentView | None:
+        """One agent as it is now; None: not known. Thread-safe, and cheap however many there are."""
+        with self._lock:
+            return take_one(self.policy, (tenant, agent), self._ttft_us, self.clock.now_us())
 
     def start(self) -> None:
         """Start the loop's thread."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stepwell.policy.machine import Policy
+from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import KvTier
 from stepwell.tiers.base import Tiers, TierUsage
 
@@ -88,29 +89,37 @@ def take(
     )
 
 
+def take_one(
+    policy: Policy, key: tuple[str, str], ttft_us: Mapping[tuple[str, str], int], now_us: int
+) -> AgentView | None:
+    """One agent by tenant and name. The caller keeps the policy still meanwhile."""
+    record = policy.agents.records.get(key)
+    return None if record is None else _agent_view(policy, record, ttft_us.get(key), now_us)
+
+
 def _agent_views(policy: Policy, ttft_us: Mapping[tuple[str, str], int], now_us: int) -> list[AgentView]:
-    views = []
-    for (tenant, name), record in policy.agents.records.items():
-        tokens, kv_tokens = policy.agents.where(record)
-        expected_us, why = policy.memory.placement.expectation(record, now_us)
-        views.append(
-            AgentView(
-                tenant,
-                record.service_tier,
-                record.session,
-                name,
-                record.parent_agent,
-                policy.agents.state_of(record),
-                tokens,
-                kv_tokens,
-                record.turns,
-                ttft_us.get((tenant, name)),
-                record.role,
-                expected_us,
-                why,
-            )
-        )
-    return views
+    records = policy.agents.records.items()
+    return [_agent_view(policy, record, ttft_us.get(key), now_us) for key, record in records]
+
+
+def _agent_view(policy: Policy, record: AgentRecord, ttft_us: int | None, now_us: int) -> AgentView:
+    tokens, kv_tokens = policy.agents.where(record)
+    expected_us, why = policy.memory.placement.expectation(record, now_us)
+    return AgentView(
+        record.tenant,
+        record.service_tier,
+        record.session,
+        record.agent,
+        record.parent_agent,
+        policy.agents.state_of(record),
+        tokens,
+        kv_tokens,
+        record.turns,
+        ttft_us,
+        record.role,
+        expected_us,
+        why,
+    )
 
 
 def _all_counters(policy: Policy, own: Mapping[str, int]) -> dict[str, int]:

@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from stepwell.clock import MonotonicClock
 from stepwell.driver import AgentView, Driver, Snapshot
 from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.engines.null import END_TOKEN, VOCAB_SIZE, NullConfig, NullEngine, NullText
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
 from stepwell.policy.types import Hint, KvTier, RequestId
+from stepwell.recording import Recorder
 from stepwell.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import BackgroundServer
@@ -93,6 +96,7 @@ class FakeDriver(Driver):
     """What ``validate`` says."""
 
     def __post_init__(self) -> None:
+        self.clock = MonotonicClock()
         self.release = threading.Event()
         self.cancelled: set[RequestId] = set()
         self.changed = threading.Condition()
@@ -120,12 +124,18 @@ class FakeDriver(Driver):
     def cancel(self, request: RequestId) -> None:
         self.cancelled.add(request)
 
+    @property
+    def views(self) -> list[AgentView]:
+        kv_tokens = {KvTier.DEVICE: 5, KvTier.HOST: 2, KvTier.DISK: 0}
+        return [AgentView("local", "default", "run", "lead", None, "idle", 7, kv_tokens, 1, 1_000)]
+
+    def agent(self, tenant: str, agent: str) -> AgentView | None:
+        return next((view for view in self.views if (view.tenant, view.agent) == (tenant, agent)), None)
+
     def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
         self.hinted.append((request, tenant, agent, hint))
 
     def snapshot(self) -> Snapshot:
-        kv_tokens = {KvTier.DEVICE: 5, KvTier.HOST: 2, KvTier.DISK: 0}
-        view = AgentView("local", "default", "run", "lead", None, "idle", 7, kv_tokens, 1, 1_000)
         usage = {tier: TierUsage(10, 100, 1) for tier in KvTier}
         counters = {
             "prompt_tokens_host": 2,
@@ -133,7 +143,7 @@ class FakeDriver(Driver):
             "evictions_device_host": 4,
             "preemptions": 1,
         }
-        return Snapshot(1, self.running, 0, usage, [view], counters)
+        return Snapshot(1, self.running, 0, usage, self.views, counters)
 
     def stop(self, drain_s: float = 30.0) -> None:
         self.stopped_with = drain_s
@@ -218,7 +228,13 @@ def serving(
         yield server
 
 
-def null_driver(config: NullConfig | None = None, host_bytes: int = 1 << 20, max_waiting: int = 64) -> Driver:
+def null_driver(
+    config: NullConfig | None = None,
+    host_bytes: int = 1 << 20,
+    max_waiting: int = 64,
+    max_agents: int | None = None,
+    record: Path | None = None,
+) -> Driver:
     """The real driver and policy on the null engine, not started."""
     engine = NullEngine(config or NullConfig(model=MODEL, block_tokens=16, device_blocks=256))
     info = engine.info
@@ -234,8 +250,10 @@ def null_driver(config: NullConfig | None = None, host_bytes: int = 1 << 20, max
         max_running=info.max_sequences,
         max_waiting=max_waiting,
         step_tokens=64,
+        max_agents=max_agents or 10_000,
     )
-    return Driver(engine, NullText(info), LocalTiers(host_bytes, None), Policy(policy))
+    recorder = Recorder(record, policy) if record is not None else None
+    return Driver(engine, NullText(info), LocalTiers(host_bytes, None), Policy(policy), recorder=recorder)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from starlette.types import Scope
 from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
 from stepwell.server import views
+from stepwell.server.agents import get_agent, hint_agent, list_agents
 from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
 from stepwell.server.completions import completions
@@ -44,6 +45,9 @@ ROUTES = (
     Route("/admin/snapshot", views.snapshot, methods=["GET"]),
     Route("/v1/models", views.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", views.get_model, methods=["GET"]),
+    Route("/v1/agents", list_agents, methods=["GET"]),
+    Route("/v1/agents/{agent_id:path}/hint", hint_agent, methods=["POST"]),
+    Route("/v1/agents/{agent_id:path}", get_agent, methods=["GET"]),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/responses", create_response, methods=["POST"]),

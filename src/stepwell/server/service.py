@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
+from stepwell.server.agent_lists import AgentLists
 from stepwell.server.bridge import Bridge
 from stepwell.server.errors import ApiError, draining, model_not_found
 from stepwell.server.gate import Gate
@@ -36,10 +37,12 @@ class Service:
     now_s: Callable[[], float] = time.time
     draining: bool = False
     models: frozenset[str] = field(init=False)
+    agent_lists: AgentLists = field(init=False)
     started_s: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.started_s = int(self.now_s())
+        self.agent_lists = AgentLists(self.driver)
         self.models = frozenset({self.text_model.name, *self.settings.model_aliases})
 
     def key(self, request: Request) -> ApiKey:

@@ -19,7 +19,7 @@ An OpenAI-compatible server for many agents on too little fast memory: point a c
 {base}v1 (set OPENAI_BASE_URL to it).
 
   POST /v1/chat/completions    POST /v1/completions    POST /v1/responses    GET /v1/models
-  GET  /health                 GET  /metrics           GET  /admin/agents    GET /admin/snapshot
+  GET  /v1/agents              GET  /health            GET  /metrics         GET /admin/snapshot
 """
 
 

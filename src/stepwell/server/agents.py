@@ -1,0 +1,148 @@
+"""``/v1/agents``: where an agent's KV lies, when its next turn is expected, and why.
+
+A key sees the agents of its own tenant; what belongs to others does not exist for it. An operator's
+key sees all, with the tenant beside each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepwell.driver import AgentView
+from stepwell.policy.types import Hint, Wait
+from stepwell.server.body import read_object
+from stepwell.server.errors import ApiError, bad_request, clip, not_found
+from stepwell.server.hints import read_agent_hint
+from stepwell.server.keys import ApiKey
+from stepwell.server.service import Service, service_of
+
+MAX_PAGE = 100
+DEFAULT_PAGE = 20
+
+
+async def list_agents(request: Request) -> Response:
+    """Agents in order of their ids: ``limit``, ``after``; operators may pick a ``tenant``."""
+    service = service_of(request)
+    key, own = _who(service, request)
+    only = request.query_params.get("tenant") if key.operator else own
+    limit, after = _limit(request), request.query_params.get("after", "")
+    views = [v for v in await service.agent_lists.all() if only in (None, v.tenant) and v.agent > after]
+    views.sort(key=lambda view: (view.agent, view.tenant))
+    page = _page(views, limit)
+    data = [_agent(service, key, view) for view in page]
+    return JSONResponse(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": len(page) < len(views),
+        }
+    )
+
+
+async def get_agent(request: Request) -> Response:
+    """One agent. An operator says whose (``tenant``) where two tenants have one of that name."""
+    service = service_of(request)
+    key, own = _who(service, request)
+    agent = request.path_params["agent_id"]
+    tenants = await _tenants_with(service, request, agent, own) if key.operator else [own]
+    looked = await asyncio.to_thread(lambda: [service.driver.agent(tenant, agent) for tenant in tenants])
+    found = [view for view in looked if view is not None]
+    if not found:
+        raise _unknown(agent)
+    if len(found) > 1:
+        names = ", ".join(clip(view.tenant, 64) for view in found[:8])
+        raise bad_request(f"Several tenants have this agent ({names}): add ?tenant=NAME.", param="tenant")
+    return JSONResponse(_agent(service, key, found[0]))
+
+
+async def hint_agent(request: Request) -> Response:
+    """More is known about what an agent of one's own waits for. Answers what was understood."""
+    service = service_of(request)
+    service.require_open()
+    key, tenant = _who(service, request)
+    agent = request.path_params["agent_id"]
+    with service.gate.enter(key):
+        body = await read_object(request, service.settings)
+        view = await asyncio.to_thread(service.driver.agent, tenant, agent)
+        if view is None:
+            raise _unknown(agent)
+        inner = body.get("agent_hint")
+        hint = read_agent_hint(inner if isinstance(inner, dict) else body, view.session, agent)
+        service.driver.hint(0, tenant, agent, hint)
+    return JSONResponse({"id": agent, "object": "agent.hint", **_understood(hint)})
+
+
+def _who(service: Service, request: Request) -> tuple[ApiKey, str]:
+    """The key and the tenant it acts for."""
+    key = service.key(request)
+    return key, service.identity(request, {}, key).tenant
+
+
+async def _tenants_with(service: Service, request: Request, agent: str, own: str) -> list[str]:
+    asked = request.query_params.get("tenant")
+    if asked is not None:
+        return [asked]
+    others = {view.tenant for view in await service.agent_lists.all() if view.agent == agent}
+    return sorted(others | {own})
+
+
+def _unknown(agent: str) -> ApiError:
+    return not_found(f"Agent with id '{clip(agent, 64)}' not found.", code="agent_not_found")
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(DEFAULT_PAGE))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
+        raise bad_request(f"'limit' must be between 1 and {MAX_PAGE}.", param="limit")
+    return int(text)
+
+
+def _page(views: Sequence[AgentView], limit: int) -> Sequence[AgentView]:
+    """At most ``limit``, and those of the same id as the last one: ``after`` could not name the rest."""
+    end = min(limit, len(views))
+    while 0 < end < len(views) and views[end].agent == views[end - 1].agent:
+        end += 1
+    return views[:end]
+
+
+def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
+    held = {kv_tier.value: tokens for kv_tier, tokens in view.kv_tokens.items()}
+    return {
+        "id": view.agent,
+        "object": "agent",
+        **({"tenant": view.tenant} if key.operator else {}),
+        "session_id": view.session or None,
+        "parent_agent_id": view.parent_agent,
+        "name": view.role or None,
+        "service_tier": view.service_tier,
+        "status": view.state,
+        "context_tokens": view.tokens,
+        "kv_tokens": {**held, "gone": max(0, view.tokens - sum(held.values()))},
+        "turns": view.turns,
+        "expected_at": _unix_s(service, view.expected_us),
+        "why": view.why or None,
+        "last_ttft_ms": None if view.last_ttft_us is None else view.last_ttft_us / 1_000,
+    }
+
+
+def _unix_s(service: Service, at_us: int | None) -> float | None:
+    """The driver's clock as the world's, in seconds."""
+    if at_us is None:
+        return None
+    return round(service.now_s() + (at_us - service.driver.clock.now_us()) / 1e6, 3)
+
+
+def _understood(hint: Hint) -> dict[str, Any]:
+    return {
+        "next": None if hint.wait is Wait.UNKNOWN else hint.wait.value,
+        "expected_ms": None if hint.expected_us is None else hint.expected_us / 1_000,
+        "after_agent": hint.after_agent,
+        "retain_s": None if hint.retain_us is None else hint.retain_us / 1_000_000,
+    }
