@@ -10,13 +10,22 @@ from stepwell.policy.index import Match
 from stepwell.policy.turns import AgentRecord, Turn, TurnState
 from stepwell.policy.types import Hinted, KvTier, RequestArrived
 
+AgentKey = tuple[str, str]
+
 
 class AgentBook:
-    """Agents by (tenant, name), the longest unheard of first; bounded by ``max_agents``."""
+    """Agents by (tenant, name), the longest unheard of first; bounded by ``max_agents``.
+
+    A turn of which nobody says whose it is belongs to the agent whose last prompt it goes on from, or to
+    a new one called ``request-N``.
+    """
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.records: OrderedDict[tuple[str, str], AgentRecord] = OrderedDict()
+        self.records: OrderedDict[AgentKey, AgentRecord] = OrderedDict()
+        self._of_tenant: dict[str, OrderedDict[AgentKey, None]] = {}
+        self._by_prompt: OrderedDict[bytes, AgentKey] = OrderedDict()
+        """Agents without a name, by the hash of their last prompt."""
 
     def arrived(self, turn: Turn) -> None:
         record = turn.record
@@ -39,39 +48,73 @@ class AgentBook:
             record.busy_us += self.board.now_us - record.last_use_us
             record.rest_since_us = record.last_use_us = self.board.now_us
             self.board.memory.placement.rests(record, self.board.now_us)
-        if not turn.arrival.agent:  # nobody said who it was, so nobody can come back as it
-            self._forget((record.tenant, record.agent))
 
     def hinted(self, event: Hinted) -> None:
         """More is known about what an agent waits for."""
-        record = self.records.get((event.tenant, event.agent or f"request-{event.request}"))
+        record = self.records.get((event.tenant, event.agent)) if event.agent else self._last(event)
         if record is not None:
             record.hint = event.hint
             if record.rest_since_us is not None:
                 self.board.memory.placement.rests(record, self.board.now_us)
 
+    def _last(self, event: Hinted) -> AgentRecord | None:
+        """The agent without a name whose latest turn was ``event.request``: it has just been heard of."""
+        for key in reversed(self._of_tenant.get(event.tenant, ())):
+            if self.records[key].last_request == event.request:
+                return self.records[key]
+        return None
+
     def record_of(self, arrival: RequestArrived) -> AgentRecord:
         """The agent that calls; a new record if it is not known."""
-        key = (arrival.tenant, arrival.agent or f"request-{arrival.request}")
+        key = (arrival.tenant, arrival.agent) if arrival.agent else self._continued(arrival)
         record = self.records.get(key)
         if record is None:
             record = AgentRecord(
                 arrival.tenant, arrival.service_tier, arrival.session, key[1], arrival.parent_agent
             )
             self.records[key] = record
-            self._forget_oldest_agents()
+            self._forget_oldest_agents(arrival.tenant)
         record.service_tier, record.role = arrival.service_tier, arrival.role or record.role
+        record.last_request = arrival.request
         self.records.move_to_end(key)
+        mine = self._of_tenant.setdefault(arrival.tenant, OrderedDict())
+        mine[key] = None
+        mine.move_to_end(key)
         return record
 
-    def _forget_oldest_agents(self) -> None:
-        while len(self.records) > self.board.config.max_agents:
-            self._forget(next(iter(self.records)))
+    def _continued(self, arrival: RequestArrived) -> AgentKey:
+        """The agent without a name whose last prompt this one begins with. Hashes are salted per tenant,
+        so it is the same tenant's."""
+        found = None
+        for unit in reversed(arrival.units):
+            found = self._by_prompt.pop(unit, None)
+            if found is not None:
+                break
+        if found is None or found not in self.records:
+            found = (arrival.tenant, f"request-{arrival.request}")
+        if arrival.units:
+            self._by_prompt[arrival.units[-1]] = found
+            while len(self._by_prompt) > self.board.config.max_agents:
+                self._by_prompt.popitem(last=False)
+        return found
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        record = self.records.pop(key, None)
-        if record is not None:
-            self.board.memory.placement.forgotten(record)
+    def _forget_oldest_agents(self, newcomer: str) -> None:
+        """The tenant with the most agents loses its oldest: a flood of agents costs who sends it."""
+        while len(self.records) > self.board.config.max_agents:
+            largest = max(self._of_tenant, key=lambda t: len(self._of_tenant[t]), default=newcomer)
+            idle = (k for k in self._of_tenant.get(largest, ()) if not self.records[k].open_turns)
+            oldest = next(idle, None)
+            if oldest is None:
+                return  # all of them have open turns, and those are bounded
+            self._forget(oldest)
+
+    def _forget(self, key: AgentKey) -> None:
+        record = self.records.pop(key)
+        mine = self._of_tenant[record.tenant]
+        del mine[key]
+        if not mine:
+            del self._of_tenant[record.tenant]
+        self.board.memory.placement.forgotten(record)
 
     def state_of(self, record: AgentRecord) -> str:
         """``idle`` between turns, else the state of the agent's oldest open turn."""

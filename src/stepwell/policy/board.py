@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.index import Block, Match
+from stepwell.policy.invariants import check_memory
 from stepwell.policy.memory import Memory, blocks_of
 from stepwell.policy.queue import Queue
 from stepwell.policy.turns import Turn, TurnState
@@ -184,7 +185,7 @@ class Board:
 
     def check(self) -> None:
         """Assert what must stay true; after every step in tests, while idle in production."""
-        self.memory.check(sum(self.turns[r].frames for r in self.running))
+        check_memory(self.memory, sum(self.turns[r].frames for r in self.running))
         assert len(self.waiting) + len(self.running) == len(self.turns)
         for request in self.running:
             self._check_running(self.turns[request])

@@ -20,6 +20,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
 from stepwell.policy.memory import Memory
 from stepwell.policy.placements import Outlook, Placement, make_placement
+from stepwell.policy.pushdown import push_down
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import (
     Computed,
@@ -116,14 +117,19 @@ class Policy:
             case StepFailed(requests):
                 for request in requests:
                     self._end(request, trusted=False)
+            case OpenFailed(request):
+                self._open_failed(request)
             case Hinted():
                 self.agents.hinted(event)
+            case _:
+                self._apply_to_machine(event)
+
+    def _apply_to_machine(self, event: Computed | Moved | Recovered | DemoteIdle | Draining) -> None:
+        match event:
             case Computed():
                 self.memory.costs.saw_step(event)
             case Moved():
                 self.memory.moved(event, self.board.now_us)
-            case OpenFailed(request):
-                self._open_failed(request)
             case Recovered(blocks):
                 self.memory.recovered(blocks, self.board.now_us)
             case DemoteIdle(target):
@@ -203,7 +209,7 @@ class Policy:
         if self.demoting is None:
             self.memory.sink(now_us)
             self.memory.promote(now_us)
-        elif self.memory.demote_idle(self.demoting, now_us):
+        elif push_down(self.memory, self.demoting, now_us):
             self.demoting = None
             self.drained = self.draining and idle
 

@@ -41,7 +41,8 @@ class Memory:
         self.actions: list[Action] = []
         self.device_used = 0
         """Frames: blocks on the device and frames that running requests hold for themselves."""
-        self._device_count = 0
+        self.device_count = 0
+        """Blocks on the device."""
         self.pinned = 0
         """Blocks on the device that must stay because a running request uses them."""
         self.host_used = 0
@@ -66,7 +67,7 @@ class Memory:
     def room_on_device(self, keep: Iterable[Block] = ()) -> int:
         """Frames that are free or could be freed, leaving the blocks of ``keep`` where they are."""
         kept = sum(1 for block in keep if block.device and not block.pins)
-        return self.config.device_blocks - self.device_used + self._device_count - self.pinned - kept
+        return self.config.device_blocks - self.device_used + self.device_count - self.pinned - kept
 
     def take_frames(self, count: int, now_us: int, taker: str = "") -> bool:
         """Make sure that ``count`` frames are free for a service tier and count them as used."""
@@ -74,7 +75,7 @@ class Memory:
             victim = self._device_victim(now_us, taker)
             if victim is None:
                 return False
-            self._evict_from_device(victim, now_us)
+            self.evict_from_device(victim, now_us)
         self.device_used += count
         return True
 
@@ -120,7 +121,8 @@ class Memory:
                 total += 0 if block.host or block.disk else block.meta.size_bytes
         return min(total, self.config.host_bytes // 2)
 
-    def _evict_from_device(self, block: Block, now_us: int) -> None:
+    def evict_from_device(self, block: Block, now_us: int) -> None:
+        """One KV tier down, or gone when the host has no room for what it is worth."""
         if block.host or self._keep_on_host(block, now_us):
             self.evictions["device_host"] += 1
         elif not block.disk:
@@ -162,7 +164,7 @@ class Memory:
         block.device = present
         self._recount(block, 1)
         step = 1 if present else -1
-        self._device_count += step
+        self.device_count += step
         parent = self.index.get(block.meta.parent) if block.meta.parent else None
         if parent is not None:
             parent.device_children += step
@@ -217,13 +219,13 @@ class Memory:
             safe = victim.device or victim.disk
             if not safe and not self.placement.outranks(newcomer, victim, HOST, now_us):
                 return False
-            self._evict_from_host(victim)
+            self.evict_from_host(victim)
         return True
 
     def _host_victim(self, now_us: int) -> Block | None:
         """The coldest block whose bytes are also elsewhere; failing that, the coldest of all."""
         coldest: Block | None = None
-        for looked_at, block in enumerate(self._idle(HOST, now_us)):
+        for looked_at, block in enumerate(self.idle(HOST, now_us)):
             if block.device or block.disk:
                 return block
             coldest = coldest or block
@@ -231,13 +233,15 @@ class Memory:
                 break
         return coldest
 
-    def _idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
+    def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
+        """Blocks of a KV tier that may leave it, the first to go first."""
         for candidate in self.placement.victims(tier, now_us):
             block = self.index.blocks[candidate]
             if not block.claims and block.moving is None:
                 yield block
 
-    def _evict_from_host(self, block: Block) -> None:
+    def evict_from_host(self, block: Block) -> None:
+        """Drop the host copy; what lies nowhere else is gone."""
         if not block.device:
             self.evictions["host_disk" if block.disk else "host_gone"] += 1
         self._drop(block, HOST)
@@ -255,7 +259,7 @@ class Memory:
         if wanted <= 0 or now_us < self.writes_paused_until_us or not self.config.disk_bytes:
             return
         self._written_down = True
-        for looked_at, block in enumerate(self._idle(HOST, now_us)):
+        for looked_at, block in enumerate(self.idle(HOST, now_us)):
             reach_bytes -= block.meta.size_bytes
             if wanted <= 0 or reach_bytes < 0 or looked_at >= _WRITE_SEARCH:
                 break
@@ -308,7 +312,7 @@ class Memory:
                 return False
             if not self.placement.outranks(newcomer, victim, HOST, now_us, _PROMOTE_MARGIN):
                 return False
-            self._evict_from_host(victim)
+            self.evict_from_host(victim)
         return True
 
     # --- disk ---------------------------------------------------------------------------------
@@ -320,7 +324,7 @@ class Memory:
         if needed > limit:
             return False
         while self.disk_used + needed > limit:
-            victim = next(self._idle(DISK, now_us), None)
+            victim = next(self.idle(DISK, now_us), None)
             if victim is None or not self.placement.outranks(newcomer, victim, DISK, now_us):
                 return False
             if not victim.device and not victim.host:
@@ -362,7 +366,7 @@ class Memory:
         else:
             self.writes_paused_until_us = now_us + _WRITE_PAUSE_US
         if block.host and (event.gone or (block.leaving and event.ok)):
-            self._evict_from_host(block)
+            self.evict_from_host(block)
         block.leaving = False
         self._remove_if_nowhere(block)
 
@@ -444,60 +448,6 @@ class Memory:
         if block.nowhere and not block.pins and self.index.get(block.id) is block:
             self.index.remove(block.id)
             self.ghosts.add(block.meta.units)
-
-    # --- pushing everything down --------------------------------------------------------------
-
-    def demote_idle(self, target: KvTier, now_us: int) -> bool:
-        """Push idle blocks down towards ``target`` as far as one step can; True when no more can go."""
-        before = len(self.actions)
-        for candidate in list(self.placement.victims(DEVICE, now_us)):
-            block = self.index.get(candidate)
-            if block is None or block.pins or block.device_children:
-                continue
-            if block.host or self._fits_on_host(block):
-                self._evict_from_device(block, now_us)
-        if target is DISK and now_us >= self.writes_paused_until_us:
-            self._write_down(now_us)
-        return len(self.actions) == before and not self.writes_in_flight
-
-    def _fits_on_host(self, block: Block) -> bool:
-        return self.host_used + block.meta.size_bytes <= self.config.host_bytes
-
-    def _write_down(self, now_us: int) -> None:
-        idle = [b for b in self._idle(HOST, now_us) if not b.device]
-        for block in [b for b in idle if b.disk]:
-            self._evict_from_host(block)
-        dirty = [b for b in idle if not b.disk]
-        surplus = sum(self.config.disk_size_of(b.meta.size_bytes) for b in dirty) - self.config.disk_bytes
-        for block in dirty:
-            surplus -= self.config.disk_size_of(block.meta.size_bytes)
-            if surplus < 0 and self.writes_in_flight < self.config.disk_writes_in_flight:
-                block.leaving = self.start_write(block, now_us)
-
-    # --- invariants ---------------------------------------------------------------------------
-
-    def check(self, private_frames: int) -> None:
-        """Assert that every KV tier holds what the book says, and no more than its bound."""
-        self.index.check()
-        blocks = list(self.index.blocks.values())
-        assert self._device_count == sum(b.device for b in blocks)
-        assert self.device_used == self._device_count + private_frames <= self.config.device_blocks
-        assert self.pinned == sum(1 for b in blocks if b.pins)
-        on_host = sum(b.meta.size_bytes for b in blocks if b.host)
-        reading = sum(b.meta.size_bytes for b in blocks if b.moving is HOST)
-        assert self.host_used == on_host + reading <= self.config.host_bytes
-        assert self.reading_bytes == reading
-        assert self.clean_bytes == sum(b.meta.size_bytes for b in blocks if b.host and (b.device or b.disk))
-        on_disk = sum(self.config.disk_size_of(b.meta.size_bytes) for b in blocks if b.disk)
-        writing = sum(self.config.disk_size_of(b.meta.size_bytes) for b in blocks if b.moving is DISK)
-        assert self.disk_used == on_disk + writing <= max(self.config.disk_bytes, on_disk)
-        for block in blocks:
-            self._check_family(block)
-
-    def _check_family(self, block: Block) -> None:
-        parent = self.index.get(block.meta.parent) if block.meta.parent else None
-        if block.device and block.meta.parent:
-            assert parent is not None and parent.device, "a block on the device without its parent"
 
 
 def blocks_of(path: Iterable[Match]) -> list[Block]:

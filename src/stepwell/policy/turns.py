@@ -34,6 +34,7 @@ class AgentRecord:
     units: tuple[bytes, ...] = ()
     tail: bytes = b""
     last_use_us: int = 0
+    last_request: RequestId = 0
     open_turns: dict[RequestId, None] = field(default_factory=dict)
     path: list[Block] = field(default_factory=list)
     """Its context as blocks, root first: position is depth."""

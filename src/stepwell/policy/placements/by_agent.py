@@ -127,7 +127,25 @@ class ByAgent(PlainPlacement, ABC):
             for block in reversed(known.path):
                 self._release(block.id, known)
 
+    def touched(self, path: Sequence[Block], now_us: int) -> None:
+        """When an agent was last active says more than when its block was: only nobody's are noted."""
+        for block in reversed(path):
+            if block.id not in self._answering:
+                for kv_tier in KvTier:
+                    if block.is_on(kv_tier):
+                        self._use_nobodys(block.id, kv_tier)
+
     # --- victims ------------------------------------------------------------------------------
+
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        """Whose agent is needed more; of one agent's blocks the one nearer to the root."""
+        return self._worth(block) > self._worth(other)
+
+    def _worth(self, block: Block) -> tuple[tuple[int, ...], int, int]:
+        answering = self._answering.get(block.id)
+        if answering is None:
+            return (), block.last_use_us, -block.meta.depth
+        return self._warmest(block.id, answering).rank, 0, -block.meta.depth
 
     def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
         self.refresh(now_us)

@@ -56,9 +56,10 @@ class NextUse:
         if block.ranked >> at & 1:
             return
         block.ranked |= 1 << at
-        if block.listed is None:
-            if not block.pins:  # recovered from disk; what a running turn seals finds its group later
-                block.listed = self._orphans
+        if block.listed is None and not block.pins:
+            block.listed = (
+                self._orphans
+            )  # recovered from disk; what a running turn seals finds its group later
         if block.listed is self._orphans:
             self._orphans.came(block, at)
         elif block.listed is not None:
@@ -271,6 +272,9 @@ class NextUse:
         yield from self._orphans.order[at]
         for names in self.quotas.phases(at, taker):
             yield from self._spare(kv_tier, [self.quotas.ranking(at, name) for name in names], now_us)
+        for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
+            if block.is_on(kv_tier):
+                yield block.id
 
     def _spare(self, kv_tier: KvTier, rankings: list[Ranking], now_us: int) -> Iterator[BlockId]:
         for ranking in rankings:

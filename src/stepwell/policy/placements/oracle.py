@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.policy.index import Block
@@ -76,19 +76,18 @@ class Oracle(PlainPlacement):
         self._on_disk = _Ranked()
         self._next_us: dict[BlockId, tuple[int, int]] = {}
         """When it was asked about, and the answer."""
-        self._host_bytes = 0
 
     def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
-        if kv_tier is KvTier.HOST and block.id not in self._farthest[kv_tier].entries:
-            self._host_bytes += block.meta.size_bytes
         asked_us, next_us = self._next_us.get(block.id, (-1, 0))
         if asked_us != now_us:
             next_us = self._ask(block, now_us)
         self._put(block, kv_tier, next_us)
 
+    def touched(self, path: Sequence[Block], now_us: int) -> None:
+        for block in path:
+            self._renew(block, now_us)
+
     def left(self, block: Block, kv_tier: KvTier) -> None:
-        if kv_tier is KvTier.HOST and block.id in self._farthest[kv_tier].entries:
-            self._host_bytes -= block.meta.size_bytes
         self._farthest[kv_tier].discard(block.id)
         if kv_tier is KvTier.DISK:
             self._on_disk.discard(block.id)
@@ -108,23 +107,21 @@ class Oracle(PlainPlacement):
         for block in holder.path:
             self._renew(block, now_us)
 
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        """Used sooner, by that margin; of what is used at the same time the block nearer to the root."""
+        mine_us, others_us = self._next_use_us(block, now_us), self._next_use_us(other, now_us)
+        if mine_us == others_us:
+            return block.meta.depth < other.meta.depth
+        return max(0, mine_us - now_us) * margin < others_us - now_us
+
     def promotable(self, now_us: int) -> Iterator[Block]:
-        """What is used next soonest, root first, as long as that is before what it would displace."""
+        """What is on disk alone and used again, the soonest first and of one agent the root first."""
         self._ask_again(now_us)
-        free_bytes = self.outlook.config.host_bytes - self._host_bytes
-        displaced = iter(self._farthest[KvTier.HOST])
         for next_us, _, _, block in self._on_disk:
             if next_us == NEVER_US:
                 return
-            if block.device or block.host or block.moving is not None:
-                continue
-            free_bytes -= block.meta.size_bytes
-            while free_bytes < 0:
-                victim = next(displaced, None)
-                if victim is None or -victim[0] <= next_us:
-                    return
-                free_bytes += victim[3].meta.size_bytes
-            yield block
+            if not block.device and not block.host:
+                yield block
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -142,6 +139,10 @@ class Oracle(PlainPlacement):
         else:
             self._soonest.put(block, next_us if next_us > now_us else now_us + _OVERDUE_US, 0)
         return next_us
+
+    def _next_use_us(self, block: Block, now_us: int) -> int:
+        known = self._next_us.get(block.id)
+        return self._ask(block, now_us) if known is None else known[1]
 
     def _put(self, block: Block, kv_tier: KvTier, next_us: int) -> None:
         self._farthest[kv_tier].put(block, -next_us, -block.meta.depth)

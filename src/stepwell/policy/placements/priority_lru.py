@@ -45,6 +45,12 @@ class PriorityLru(PlainPlacement):
     def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
         return chain.from_iterable(self._orders[kv_tier][rank] for rank in self._ranks)
 
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        return self._worth(block) > self._worth(other)
+
+    def _worth(self, block: Block) -> tuple[int, int, int]:
+        return self._weight.get(block.id, _NOBODY), block.last_use_us, -block.meta.depth
+
     def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
         weight = self._weights.get(holder.service_tier, 1)
         for block in reversed(path):
