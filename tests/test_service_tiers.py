@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from stepwell.assemble import build, policy_config
-from stepwell.commands.serve import key_ring
+from stepwell.commands.serve import key_ring, serve
+from stepwell.commands.serve_flags import KEYS, ServeFlags
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.errors import BadInput
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, Shares
 from stepwell.server.keys import KeyRing
-from stepwell.settings import Settings, load
+from stepwell.settings import Settings, known_keys, load
 from stepwell.tiers.local import LocalTiers
 
 GOLD = """
@@ -131,3 +133,16 @@ def test_a_server_cannot_see_the_future() -> None:
         build(settings)
     with pytest.raises(BadInput, match=r"unknown policy 'lur': there is .*lru"):
         build(load(flags={"policy.name": "lur", "engine.kind": "null"}, env={}))
+
+
+def test_the_example_in_the_help_is_valid(tmp_path: Path) -> None:
+    example = (serve.__doc__ or "").partition("go into the file:")[2]
+    settings = from_text(tmp_path, inspect.cleandoc(example))
+    assert [contract.name for contract in settings.contracts()] == ["priority", "flex"]
+    assert key_ring(settings).find("Bearer sk-change-me").service_tier(None) == "priority"
+
+
+def test_every_flag_is_a_setting() -> None:
+    paths = {".".join(path) for path in known_keys()}
+    assert {key for keys in KEYS.values() for key in keys} <= paths
+    assert set(ServeFlags(port=1).settings()) <= paths

@@ -20,6 +20,7 @@ from stepwell.errors import BadInput
 from stepwell.tiers import inspect
 from stepwell.units import format_size
 
+Directory = Annotated[Path, Parameter(help="The directory given to 'serve' as --disk-dir.")]
 JsonFile = Annotated[
     Path | None,
     Parameter(
@@ -28,7 +29,7 @@ JsonFile = Annotated[
 ]
 
 
-def verify(directory: Path, *, json_file: JsonFile = None) -> int:
+def verify(directory: Directory, *, json_file: JsonFile = None) -> int:
     """Read every record and check it against its checksums. Changes nothing.
 
     Run it while no server uses the directory. Torn records are what a crash leaves; the next server
@@ -36,11 +37,6 @@ def verify(directory: Path, *, json_file: JsonFile = None) -> int:
     and computes the tokens again. Example: ``stepwell disk verify ~/.cache/stepwell/kv``
 
     Exit code 0: nothing is damaged; 1: something is, or the directory is in use; 2: it holds no store.
-
-    Parameters
-    ----------
-    directory
-        The directory given to ``serve`` as --disk-dir.
     """
     with _progress("checking") as advance:
         result = inspect.verify_store(directory, advance)
@@ -59,16 +55,11 @@ def verify(directory: Path, *, json_file: JsonFile = None) -> int:
     return 1 if result.damaged else 0
 
 
-def stat(directory: Path, *, json_file: JsonFile = None) -> int:
+def stat(directory: Directory, *, json_file: JsonFile = None) -> int:
     """Count what lies in a directory: per model and per tenant, blocks, tokens, bytes and ages.
 
     Reads headers only, so it is quick, and works while a server runs.
     Example: ``stepwell disk stat ~/.cache/stepwell/kv``
-
-    Parameters
-    ----------
-    directory
-        The directory given to ``serve`` as --disk-dir.
     """
     with _progress("reading headers") as advance:
         found = inspect.stat_store(directory, advance)
@@ -90,7 +81,7 @@ def stat(directory: Path, *, json_file: JsonFile = None) -> int:
     return 0
 
 
-def clear(directory: Path, *, yes: bool = False, json_file: JsonFile = None) -> int:
+def clear(directory: Directory, *, yes: bool = False, json_file: JsonFile = None) -> int:
     """Remove every KV block of every model from a directory, and nothing else.
 
     Asks first unless --yes. Refused while a server uses the directory. What is lost is time: the
@@ -98,8 +89,6 @@ def clear(directory: Path, *, yes: bool = False, json_file: JsonFile = None) -> 
 
     Parameters
     ----------
-    directory
-        The directory given to ``serve`` as --disk-dir.
     yes
         Do not ask.
     """

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from stepwell import __version__
 from stepwell.assemble import Node, build
+from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput
 from stepwell.policy.types import KvTier
 from stepwell.server.keys import KeyRing
@@ -27,50 +28,18 @@ AGENT_TOKENS = 1_000
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
-def option(text: str) -> Parameter:
-    """A flag's help. Every flag defaults to None, so that the file and the environment can speak."""
-    return Parameter(help=text, show_default=False)
+NO_FLAGS = ServeFlags()
 
 
 def serve(
     *,
-    model: Annotated[str | None, option("smollm2, gemma3, or the path of a GGUF file. [smollm2]")] = None,
-    device_kv_tokens: Annotated[
-        int | None, option("Room for KV on the device, in tokens, all agents together. [8192]")
-    ] = None,
-    host_kv: Annotated[str | None, option("Host memory for KV, like 512MiB or 2GiB; 0: none. [1GiB]")] = None,
-    disk_kv: Annotated[str | None, option("Disk room for KV; 0: none. [4GiB]")] = None,
-    disk_dir: Annotated[Path | None, option("Where KV on disk lies. [~/.cache/stepwell/kv]")] = None,
-    host: Annotated[
-        str | None, option("Address to listen on; beyond loopback it takes API keys. [127.0.0.1]")
-    ] = None,
-    port: Annotated[int | None, option("Port; 0: any free one. [8000]")] = None,
+    flags: ServeFlags = NO_FLAGS,
     config: Annotated[
         Path | None, option("A TOML file with settings; flags win over it. [$STEPWELL_CONFIG]")
     ] = None,
-    keys_file: Annotated[
-        Path | None, option("A TOML file with [[keys]]: key, tenant, service_tiers.")
-    ] = None,
-    record: Annotated[
-        Path | None, option("Write every event here, for 'stepwell replay' (.gz compresses).")
-    ] = None,
-    policy: Annotated[str | None, option("What leaves a KV tier first when room is needed. [lru]")] = None,
-    context_tokens: Annotated[
-        int | None, option("Longest prompt and answer. [what the model was trained for]")
-    ] = None,
-    threads: Annotated[
-        int | None, option("CPU threads of the engine. [all that this process may use]")
-    ] = None,
-    kv_type: Annotated[
-        str | None, option("f16, q8_0 (half the memory, changes results), q4_0, ... for K and V. [f16]")
-    ] = None,
-    n_gpu_layers: Annotated[int | None, option("Layers on the GPU; -1: all. [0]")] = None,
     verbose: Annotated[
         bool, Parameter(negative="", show_default=False, help="One log line per event on standard error.")
     ] = False,
-    engine: Annotated[
-        str | None, option("llamacpp, or null: computes nothing, for load tests. [llamacpp]")
-    ] = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible API until SIGTERM or Ctrl-C.
 
@@ -89,31 +58,18 @@ def serve(
         model = "smollm2"
         [server]
         port = 8000
+        [service_tiers.priority]
+        weight = 16
+        guaranteed = { step_tokens = 0.6, device = 0.4, host = 0.3 }
+        [service_tiers.flex]
+        max_wait_s = 120
         [[keys]]
         key = "sk-change-me"
         tenant = "acme"
-        service_tiers = ["priority", "default"]
+        service_tiers = ["priority", "flex"]
     """
-    flags = {
-        "engine.model": model,
-        "engine.kind": engine,
-        "engine.device_kv_tokens": device_kv_tokens,
-        "engine.context_tokens": context_tokens,
-        "engine.threads": threads,
-        "engine.n_gpu_layers": n_gpu_layers,
-        "engine.kv_type_k": kv_type,
-        "engine.kv_type_v": kv_type,
-        "kv.host_kv": host_kv,
-        "kv.disk_kv": disk_kv,
-        "kv.disk_dir": disk_dir,
-        "server.host": host,
-        "server.port": port,
-        "policy.name": policy,
-        "keys_file": keys_file,
-        "record": record,
-    }
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=LOG_FORMAT)
-    run(load(config, flags))
+    run(load(config, flags.settings()))
 
 
 def run(settings: Settings) -> None:

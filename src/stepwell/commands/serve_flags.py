@@ -1,0 +1,78 @@
+"""The flags of ``stepwell serve``, and which setting each one is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stepwell.settings import PolicySettings
+
+
+def option(text: str) -> Parameter:
+    """A flag's help. Every flag defaults to None, so that the file and the environment can speak."""
+    return Parameter(help=text, show_default=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class ServeFlags:
+    """Settings that have a flag; defaults stand in brackets."""
+
+    model: Annotated[str | None, option("smollm2, gemma3, or the path of a GGUF file. [smollm2]")] = None
+    device_kv_tokens: Annotated[
+        int | None, option("Room for KV on the device, in tokens, all agents together. [8192]")
+    ] = None
+    host_kv: Annotated[str | None, option("Host memory for KV, like 512MiB or 2GiB; 0: none. [1GiB]")] = None
+    disk_kv: Annotated[str | None, option("Disk room for KV; 0: none. [4GiB]")] = None
+    disk_dir: Annotated[Path | None, option("Where KV on disk lies. [~/.cache/stepwell/kv]")] = None
+    host: Annotated[
+        str | None, option("Address to listen on; beyond loopback it takes API keys. [127.0.0.1]")
+    ] = None
+    port: Annotated[int | None, option("Port; 0: any free one. [8000]")] = None
+    keys_file: Annotated[Path | None, option("A TOML file with [[keys]]: key, tenant, service_tiers.")] = None
+    record: Annotated[
+        Path | None, option("Write every event here, for 'stepwell replay' (.gz compresses).")
+    ] = None
+    policy: Annotated[
+        str | None, option(f"What leaves a KV tier first when room is needed. [{PolicySettings().name}]")
+    ] = None
+    context_tokens: Annotated[
+        int | None, option("Longest prompt and answer. [what the model was trained for]")
+    ] = None
+    threads: Annotated[int | None, option("CPU threads of the engine. [all that this process may use]")] = (
+        None
+    )
+    kv_type: Annotated[
+        str | None, option("f16, q8_0 (half the memory, changes results), q4_0, ... for K and V. [f16]")
+    ] = None
+    n_gpu_layers: Annotated[int | None, option("Layers on the GPU; -1: all. [0]")] = None
+    engine: Annotated[
+        str | None, option("llamacpp, or null: computes nothing, for load tests. [llamacpp]")
+    ] = None
+
+    def settings(self) -> dict[str, object]:
+        """What ``settings.load`` takes as its flags."""
+        return {key: getattr(self, flag.name) for flag in fields(self) for key in KEYS[flag.name]}
+
+
+KEYS = {
+    "model": ["engine.model"],
+    "device_kv_tokens": ["engine.device_kv_tokens"],
+    "host_kv": ["kv.host_kv"],
+    "disk_kv": ["kv.disk_kv"],
+    "disk_dir": ["kv.disk_dir"],
+    "host": ["server.host"],
+    "port": ["server.port"],
+    "keys_file": ["keys_file"],
+    "record": ["record"],
+    "policy": ["policy.name"],
+    "context_tokens": ["engine.context_tokens"],
+    "threads": ["engine.threads"],
+    "kv_type": ["engine.kv_type_k", "engine.kv_type_v"],
+    "n_gpu_layers": ["engine.n_gpu_layers"],
+    "engine": ["engine.kind"],
+}
+"""Per flag: the settings it stands for."""
