@@ -29,7 +29,7 @@ from stepwell.bench.common import (
 )
 from stepwell.errors import BadInput
 from stepwell.policy.placements import PLACEMENTS
-from stepwell.simulate.calibrate import Facts, calibrated
+from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.player import Declared
 from stepwell.simulate.report import LEGEND, RunReport
@@ -91,9 +91,9 @@ def main(
 ) -> None:
     """Compare the policies that decide what sinks, over real traces, on a modelled machine.
 
-    The real policy runs; the machine under it is a cost model with figures measured on llama.cpp. Each policy is
-    compared with an oracle that knows the future. Example: stepwell bench policies --trace agentic --room 1/8
-    --policy lru,oracle
+    The real policy runs; the machine under it is a cost model with figures measured on llama.cpp. Each
+    policy is compared with an oracle that knows the future. Example: stepwell bench policies --trace agentic
+    --room 1/8 --policy lru,oracle
 
     Parameters
     ----------
@@ -102,7 +102,8 @@ def main(
     trace
         Which traces, with commas: agentic, conversation, synthetic.
     room
-        Device KV as a fraction of the blocks of all contexts together.
+        Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
+        again) at one time.
     host
         Host memory, as a multiple of the device.
     disk
@@ -110,8 +111,8 @@ def main(
     policy
         Names, with commas (default: all there are).
     declared
-        What agents declare, with commas: silent, exact, or the sigma of a lognormal error. Policies that look at
-        no declarations run once.
+        What agents declare, with commas: silent, exact, or the sigma of a lognormal error. Policies that
+        look at no declarations run once.
     sessions
         How many sessions of coding agents, drawn by seed.
     requests
@@ -127,9 +128,8 @@ def main(
     if quick:
         sessions, requests, room = min(sessions, 12), 400, room.split(",")[0]
     directory = traces_directory(traces)
-    common = {
-        "traces": directory, "sessions": sessions, "requests": requests, "seed": seed, "host": host, "disk": disk
-    }  # fmt: skip
+    sizes = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
+    common = {"traces": directory, "seed": seed, **sizes}
     settings = list(_settings(common, trace, room, policy, declared))
     report = Report("policies", {**common, "traces": str(directory), "machine_model": _model()})
     runs = _run_all(settings, jobs)
@@ -154,7 +154,7 @@ def traces_directory(given: Path | None) -> Path:
     named = given or (Path(os.environ[TRACES_VARIABLE]) if os.environ.get(TRACES_VARIABLE) else None)
     if named is None:
         raise BadInput(
-            f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory that holds {AGENTIC}"
+            f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory with {AGENTIC}"
         )
     if not named.is_dir():
         raise BadInput(f"the directory of traces {named} does not exist: give --traces DIR")
@@ -193,18 +193,18 @@ def _fraction(room: str) -> Fraction:
     return value
 
 
-def workload_of(setting: Setting, model: MachineModel) -> tuple[Workload, Facts]:
+def workload_of(setting: Setting, model: MachineModel) -> Workload:
     """The workload at its pace; the same for every policy and room."""
     if setting.trace in MOONCAKE:
         workload = mooncake(setting.traces, setting.trace, requests=setting.requests, seed=setting.seed)
     else:
         workload = agentic(setting.traces, sessions=setting.sessions, seed=setting.seed)
-    return calibrated(workload, model)
+    return calibrated(workload, model)[0]
 
 
-def room_of(setting: Setting, workload: Workload, facts: Facts) -> Room:
-    """Sizes in blocks. The device holds at least a batch of two short turns, whatever was asked for."""
-    device = max(8, int(facts.working_set_blocks(workload) * _fraction(setting.room)))
+def room_of(setting: Setting, workload: Workload) -> Room:
+    """Sizes in blocks. The device is never so small that it could not hold a few short turns."""
+    device = max(8, int(working_set_blocks(workload) * _fraction(setting.room)))
     return Room(device, setting.host * device, setting.disk * device)
 
 
@@ -214,8 +214,8 @@ def room_of(setting: Setting, workload: Workload, facts: Facts) -> Room:
 def run_one(setting: Setting) -> RunReport:
     """One run, from nothing: any process gives the same."""
     model = MachineModel()
-    workload, facts = workload_of(setting, model)
-    config = config_for(workload, model, room_of(setting, workload, facts), setting.policy)
+    workload = workload_of(setting, model)
+    config = config_for(workload, model, room_of(setting, workload), setting.policy)
     return simulate(workload, model, config, Declared.parse(setting.declared))
 
 
@@ -244,11 +244,14 @@ def _told(setting: Setting, run: RunReport, progress: Ticker) -> RunReport:
 
 def _show(console: Console, report: Report, setting: Setting, runs: Sequence[RunReport]) -> None:
     model = MachineModel()
-    workload, facts = workload_of(setting, model)
-    room = room_of(setting, workload, facts)
+    workload = workload_of(setting, model)
+    room = room_of(setting, workload)
     if not any(note in report.notes for note in workload.notes):
         report.notes += [f"{setting.trace}: {note}" for note in workload.notes]
-    sizes = f"device {room.device:,}, host {room.host:,}, disk {room.disk:,} of {facts.working_set_blocks(workload):,} blocks"
+    sizes = (
+        f"device {room.device:,}, host {room.host:,}, disk {room.disk:,} blocks; "
+        f"working set {working_set_blocks(workload):,}"
+    )
     console.print(cost_table(f"{setting.title} ({sizes})", runs), traffic_table(runs), latency_table(runs))
     figures = [
         {**run.as_json(), "against_oracle": ratio(run, runs), "closed": closed(run, runs)} for run in runs

@@ -27,10 +27,6 @@ class Facts:
     work_us: int
     """Computing them, and decoding every answer in a batch of two."""
 
-    def working_set_blocks(self, workload: Workload) -> int:
-        """Blocks of all contexts together, shared ones once."""
-        return -(-self.unique_units * workload.unit_tokens // workload.block_tokens)
-
 
 def facts_of(workload: Workload, model: MachineModel) -> Facts:
     """Walk the workload in the order of its trace with memory for everything."""
@@ -76,6 +72,46 @@ def _decode_us(turn: TurnSpec, model: MachineModel) -> int:
     return (turn.new_tokens - 1) * (model.decode_us_per_step // 2 + model.decode_us_per_sequence + depth_us)
 
 
+def working_set_blocks(workload: Workload) -> int:
+    """The most blocks that are live at one time: used already, and to be used again (at the trace's times).
+
+    What fits this needs to compute nothing twice, if somebody told it what to keep.
+    """
+    per_block = workload.block_tokens // workload.unit_tokens
+    changes: list[tuple[int, int]] = []
+    lives: dict[int, list[int]] = {}
+    for session in _in_order(workload):
+        if not workload.shared:
+            changes += _changes(lives)
+            lives = {}
+        for turn in session.turns:
+            at_us = session.start_us + turn.at_us
+            for name in _block_names(turn.prompt, per_block):
+                life = lives.setdefault(name, [at_us, at_us])
+                life[0], life[1] = min(life[0], at_us), max(life[1], at_us)
+    changes += _changes(lives)
+    live = most = 0
+    for _, change in sorted(changes):
+        live += change
+        most = max(most, live)
+    return most
+
+
+def _block_names(prompt: Runs, per_block: int) -> Iterator[int]:
+    """The names of full blocks: those of their last units."""
+    position = 0
+    for first, length in prompt:
+        start = first + (-1 - position) % per_block
+        yield from range(start, first + length, per_block)
+        position += length
+
+
+def _changes(lives: dict[int, list[int]]) -> list[tuple[int, int]]:
+    """A block counts from its first use to its last; one that is used once needs no keeping."""
+    again = [life for life in lives.values() if life[0] < life[1]]
+    return [(life[0], 1) for life in again] + [(life[1], -1) for life in again]
+
+
 def paced(workload: Workload, span_us: int) -> Workload:
     """The same sessions, their starts stretched or squeezed so that the last one starts at ``span_us``."""
     last_us = max((session.start_us for session in workload.sessions), default=0)
@@ -90,7 +126,7 @@ def calibrated(workload: Workload, model: MachineModel, busy: float = BUSY) -> t
     facts = facts_of(workload, model)
     span_us = int(facts.work_us / busy)
     note = (
-        f"with memory for everything the machine would compute {facts.work_us / 1e6:,.0f} s; sessions begin over "
-        f"{span_us / 1e6:,.0f} s, so that it is {busy:.0%} busy meanwhile"
+        f"with memory for everything the machine would compute {facts.work_us / 1e6:,.0f} s; "
+        f"sessions begin over {span_us / 1e6:,.0f} s, so that it is {busy:.0%} busy meanwhile"
     )
     return replace(paced(workload, span_us), notes=(*workload.notes, note)), facts

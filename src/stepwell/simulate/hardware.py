@@ -10,7 +10,7 @@ from stepwell.policy.types import Piece
 
 @dataclass(frozen=True, slots=True)
 class MachineModel:
-    """Times of one machine. The defaults are those of SmolLM2 135M on two cores (docs/benchmarks.md), rounded.
+    """Times of one machine. The defaults are about those of SmolLM2 135M on two cores (docs/benchmarks.md).
 
     The cost of a batch is the null engine's: linear in prompt tokens, plus what attention adds for every
     token that stands before each of them, plus a step and a share per sequence that decodes.

@@ -16,6 +16,7 @@ from typing import Protocol
 from stepwell.errors import StepwellError
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.machine import Policy
+from stepwell.policy.turns import TurnState
 from stepwell.policy.types import (
     Action,
     BlockId,
@@ -175,8 +176,8 @@ class Machine:
         """Turns that wait for blocks from disk now."""
         if not self.policy.memory.reads_in_flight:
             return 0
-        turns = self.policy.board.turns
-        return sum(1 for request in self.policy.board.waiting if turns[request].state == "loading")
+        turns = self.policy.board.turns.values()
+        return sum(1 for turn in turns if turn.state is TurnState.LOADING)
 
     def _pass(self, duration_us: int) -> None:
         self._pass_to(self.now_us + duration_us)

@@ -1,19 +1,20 @@
-"""Plays a workload: sends each agent's next turn when what it waits for has ended, and says what is declared.
+"""Plays a workload: sends each agent's next turn when what it waits for has ended, and declares as told.
 
-Three ways to declare: nothing (the server sees how each answer ended, no more), what a runtime would say with an
-error of a stated size, or the truth.
+Three ways to declare: nothing (the server sees how each answer ended, no more), what a runtime would say with
+an error of a stated size, or the truth.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stepwell.errors import BadInput
 from stepwell.policy.types import NO_HINT, Hint, Hinted, RequestArrived, RequestId
 from stepwell.simulate.machine import Due
-from stepwell.simulate.workload import Namespace, SessionSpec, TurnSpec, Workload
+from stepwell.simulate.workload import Namespace, SessionSpec, TurnSpec, Workload, numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class PlayedTurn:
     def arrival(self, request: RequestId) -> RequestArrived:
         session, spec = self.play.session, self.spec
         agent = session.agents[spec.agent]
+        self.play.player.opened(spec)
         return RequestArrived(
             request=request,
             tenant=session.tenant,
@@ -103,7 +105,7 @@ class SessionPlay:
     due_us: list[int | None]
     """Per agent: when its last scheduled turn comes or came; None: none is scheduled."""
     open_turns: dict[int, None] = field(default_factory=dict)
-    """Turns that were sent and have not ended."""
+    """Turns that were scheduled and have not ended."""
     ended_agents: set[int] = field(default_factory=set)
     held: dict[int, TurnSpec] = field(default_factory=dict)
     """Per agent: a turn that waits for children."""
@@ -134,6 +136,8 @@ class Player:
         shared = Namespace(workload.shared)
         self.plays: dict[bytes, SessionPlay] = {}
         """By the salt of their names; with a shared namespace there is nothing to find here."""
+        self.open_names: Counter[int] = Counter()
+        """Of a shared namespace: how many turns that have come and not ended contain each name."""
         self._all = [self._play(number, s, shared) for number, s in enumerate(workload.sessions)]
 
     def _play(self, number: int, session: SessionSpec, shared: Namespace) -> SessionPlay:
@@ -148,11 +152,18 @@ class Player:
         for play in self._all:
             yield play.schedule(0, play.session.start_us)
 
+    def opened(self, turn: TurnSpec) -> None:
+        """A turn has come."""
+        if self.workload.shared:
+            self.open_names.update(numbers(turn.prompt))
+
     def ended(self, call: object, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
         assert isinstance(call, PlayedTurn)
         play, turn = call.play, call.spec
         agent = play.session.agents[turn.agent]
         play.open_turns.pop(turn.number, None)
+        if self.workload.shared:
+            self.open_names.subtract(numbers(turn.prompt))
         if self.declared.sigma is None and agent.name:
             yield now_us, Hinted(request, play.session.tenant, agent.name, Hint(turn.seen_wait))
         for child in turn.launches:

@@ -16,7 +16,8 @@ PERCENTS = (50, 90, 99)
 
 LEGEND = (
     "cost of misses = seconds spent computing prompt tokens that had been computed before"
-    " + seconds of copies from host to device + seconds that turns waited for blocks from disk (summed over turns)"
+    " + seconds of copies from host to device"
+    " + seconds that turns waited for blocks from disk (summed over turns)"
 )
 
 
@@ -49,7 +50,8 @@ class TierFigures:
     ttft: Latency
     turn: Latency
     ttft_on_time: float | None
-    """Share of its turns whose first token came within the contract's target (a refused one did not); None: there is no target."""
+    """Share of its turns whose first token came within the contract's target (a refused one's did not);
+    None: there is no target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
+from stepwell.simulate.foresight import Foresight
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine
 from stepwell.simulate.meter import Meter
@@ -48,6 +49,7 @@ def simulate(
     started_s = time.process_time()
     policy = Policy(config)
     player = Player(workload, declared)
+    policy.outlook.future = Foresight(player)  # for the oracle; nobody else may look
     meter = Meter(model, config.unit_tokens)
     machine = Machine(policy, model, player, meter)
     machine.run()

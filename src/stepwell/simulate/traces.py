@@ -35,6 +35,8 @@ MOONCAKE = {
 TRACES = ("agentic", *MOONCAKE)
 BLOCK_TOKENS = 64
 TIER_SHARES = (("priority", 0.2), ("default", 0.5), ("flex", 0.3))
+CONTEXT_TOKENS = 200_000
+"""The context window that most of the traced sessions had; the few longer ones are left out by default."""
 TENANTS = 3
 """Per service tier."""
 _AGENTIC_TOKENS, _MOONCAKE_TOKENS = 64, 512
@@ -71,14 +73,21 @@ TIER_NOTE = "service tiers by seed: " + ", ".join(f"{share:.0%} {name}" for name
 
 
 def agentic(
-    directory: Path, *, sessions: int | None = 110, seed: int = 1, unit_tokens: int = 8, cv: float = 1.0
+    directory: Path,
+    *,
+    sessions: int | None = 110,
+    seed: int = 1,
+    unit_tokens: int = 2,
+    cv: float = 1.0,
+    context_tokens: int | None = CONTEXT_TOKENS,
 ) -> Workload:
     """Sessions of coding agents: the next turn comes its think time after the last one's answer.
 
     ``unit_tokens`` stand for a trace block of 64. Sessions begin by a Gamma process with coefficient of
-    variation ``cv``, one a second on average (``calibrate.calibrated`` sets the pace).
+    variation ``cv``, one a second on average (``calibrate.calibrated`` sets the pace). Sessions with a context
+    above ``context_tokens`` (of the trace) are left out.
     """
-    records = list(lines_of(directory, AGENTIC))
+    records = [r for r in lines_of(directory, AGENTIC) if _longest(r) <= (context_tokens or 1 << 62)]
     draw = random.Random(seed)
     if sessions is not None and sessions < len(records):
         records = [records[i] for i in sorted(draw.sample(range(len(records)), sessions))]
@@ -90,11 +99,21 @@ def agentic(
         found.append(replace(spec, start_us=int(start_s * 1e6)))
         start_s += draw.gammavariate(1 / cv**2, cv**2)
     notes = (
-        f"{len(found)} sessions of coding agents (seed {seed}), arrivals Gamma with CV {cv:g}",
+        f"{len(found)} sessions of coding agents (seed {seed}), arrivals Gamma with CV {cv:g}"
+        + (f", contexts up to {context_tokens:,} tokens" if context_tokens else ""),
         f"a trace block of {_AGENTIC_TOKENS} tokens stands for {unit_tokens} here, answers are scaled alike",
         f"{TIER_NOTE}; {TENANTS} tenants each",
     )
     return Workload("agentic", tuple(found), unit_tokens, BLOCK_TOKENS, notes=notes)
+
+
+def _longest(record: Mapping[str, Any]) -> int:
+    """Tokens of the session's longest context."""
+    longest = 0
+    for request in record["requests"]:
+        for one in request["requests"] if request["type"] == "subagent" else (request,):
+            longest = max(longest, one["in"] + one["out"])
+    return longest
 
 
 @dataclass(slots=True)
@@ -116,7 +135,7 @@ class _Chain:
 
 
 def _chains(record: Mapping[str, Any]) -> list[_Chain]:
-    """The main agent first. A child's ``t`` in the trace is when it ended (when launched, if nobody waits)."""
+    """The main agent first. A child's ``t`` in the trace is its end (its launch, if nobody waits for it)."""
     own = [r for r in record["requests"] if r["type"] != "subagent"]
     chains = [_Chain("main", "main", 0.0, None, own)]
     for child in (r for r in record["requests"] if r["type"] == "subagent" and r["requests"]):

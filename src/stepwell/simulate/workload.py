@@ -21,6 +21,12 @@ def run_length(runs: Runs) -> int:
     return sum(count for _, count in runs)
 
 
+def numbers(runs: Runs) -> Iterator[int]:
+    """Every name of the runs, in order."""
+    for first, count in runs:
+        yield from range(first, first + count)
+
+
 def part(runs: Runs, start: int, stop: int) -> Runs:
     """Names ``[start, stop)`` of a sequence of runs."""
     found, position = [], 0

@@ -1,0 +1,92 @@
+"""What the oracle asks: when is this block used next?
+
+Open loop: the next arrival of a turn that contains the block. Closed loop: a turn that is scheduled has its
+time; those after it come as far behind it as in the trace (how long answers will take is not known even to
+an oracle, because the policy decides it).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from stepwell.policy.index import Block
+from stepwell.simulate.player import Player, SessionPlay
+from stepwell.simulate.workload import Runs, TurnSpec, numbers
+
+
+class Foresight:
+    """``foresight(block, now_us)``: the next use in microseconds, at least ``now_us``; None: never again."""
+
+    def __init__(self, player: Player) -> None:
+        self._player = player
+        self._shared = _Timetable(player) if player.workload.shared else None
+        self._turns_with: dict[bytes, tuple[int, ...]] = {}
+        """Per block of a session: the turns that contain its last unit."""
+
+    def __call__(self, block: Block, now_us: int) -> int | None:
+        if not block.meta.units:
+            return now_us  # less than a unit: what a preempted turn left, and it is in the queue
+        name = block.meta.units[-1]
+        if self._shared is not None:
+            return self._shared.next_use_us(name, now_us)
+        play = self._player.plays.get(name[:8])
+        return None if play is None else self._next_in(play, name, now_us)
+
+    def _next_in(self, play: SessionPlay, name: bytes, now_us: int) -> int | None:
+        turns = self._turns_with.get(name)
+        if turns is None:
+            turns = self._turns_with[name] = tuple(_containing(play.session.turns, name))
+        times = (self._when(play, number, now_us) for number in turns)
+        return min((time_us for time_us in times if time_us is not None), default=None)
+
+    def _when(self, play: SessionPlay, number: int, now_us: int) -> int | None:
+        """When a turn comes; None: it has been."""
+        turn = play.session.turns[number]
+        agent = play.session.agents[turn.agent]
+        done = play.sent[turn.agent]
+        place = number - agent.turns[0]
+        if place < done - 1 or (place == done - 1 and number not in play.open_turns):
+            return None
+        anchor = self._anchor(play, turn.agent)
+        if anchor is None:  # a child that is not launched yet comes when the trace's main agent is so far
+            anchor = self._anchor(play, 0) or (now_us, turn.at_us)
+        due_us, at_us = anchor
+        return max(now_us, due_us + turn.at_us - at_us)
+
+    def _anchor(self, play: SessionPlay, agent: int) -> tuple[int, int] | None:
+        """The agent's last scheduled turn: when it comes or came, and its time in the trace."""
+        due_us, sent = play.due_us[agent], play.sent[agent]
+        if due_us is None:
+            return None
+        return due_us, play.session.turns[play.session.agents[agent].turns[sent - 1]].at_us
+
+
+def _containing(turns: tuple[TurnSpec, ...], name: bytes) -> Iterator[int]:
+    number = int.from_bytes(name[8:], "big")
+    for turn in turns:
+        if _holds(turn.prompt, number):
+            yield turn.number
+
+
+def _holds(runs: Runs, number: int) -> bool:
+    return any(first <= number < first + count for first, count in runs)
+
+
+class _Timetable:
+    """All arrivals of an open loop, by the units that they contain."""
+
+    def __init__(self, player: Player) -> None:
+        self._open = player.open_names
+        self._times: dict[int, list[int]] = {}
+        for session in sorted(player.workload.sessions, key=lambda s: s.start_us):
+            for number in numbers(session.turns[0].prompt):
+                self._times.setdefault(number, []).append(session.start_us)
+
+    def next_use_us(self, name: bytes, now_us: int) -> int | None:
+        number = int.from_bytes(name[8:], "big")
+        if self._open.get(number):
+            return now_us
+        times = self._times.get(number, ())
+        following = bisect_right(times, now_us)
+        return times[following] if following < len(times) else None
