@@ -54,11 +54,13 @@ class World:
 
     def wait(self, us: int) -> None:
         self.now_us += us
+        self.placement.tick(self.now_us)
 
     # --- agents -------------------------------------------------------------------------------
 
     def begin(self, agent: str, *, tenant: str = "t", service_tier: str = "default") -> None:
         """A turn arrives and is opened: what is stored of its context comes up."""
+        self.wait(1)
         actor = self._actor(agent, tenant, service_tier)
         if actor.works:
             return
@@ -82,6 +84,7 @@ class World:
         tenant: str = "t",
     ) -> None:
         """The turn has computed the rest of ``labels`` and leaves the device."""
+        self.wait(1)
         actor = self.actors.get((tenant, agent))
         if actor is None or not actor.works:
             return
@@ -158,11 +161,9 @@ class World:
             del self.blocks[block.id]
 
     def touch(self, path: Sequence[Block]) -> None:
-        for block in reversed(path):
+        for block in path:
             block.last_use_us = self.now_us
-            for kv_tier in KvTier:
-                if block.is_on(kv_tier):
-                    self.placement.used(block, kv_tier, self.now_us)
+        self.placement.touched(path, self.now_us)
 
     def _bring_up(self, labels: Sequence[str]) -> list[Block]:
         path = []

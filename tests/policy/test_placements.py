@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from stepwell.policy.placements import PLACEMENTS, make_placement
 from stepwell.policy.types import Hint, KvTier, Wait
-from tests.policy.placement_world import DEVICE, World, config_of
+from tests.policy.placement_world import DEVICE, HOST, World, config_of
 
 LEAVES_FIRST_ON: dict[str, tuple[KvTier, ...]] = {"arc": (), "lru": (DEVICE,), "priority-lru": (DEVICE,)}
 """These rank a block by what they have seen of it alone. A leaf that steps down counts as used just then,
@@ -103,6 +104,19 @@ class Contract(RuleBasedStateMachine):
                 here = [position[b.id] for b in actor.record.path if b.id in position]
                 if not actor.works:
                     assert here == sorted(here, reverse=True)
+
+    @invariant()
+    def worth_agrees_with_the_order(self) -> None:
+        """Else a newcomer would drive out what goes only after it, and be driven out by that again.
+        (Stepwell's own rule weighs guarantees and paid retention as well; it has tests of its own.)"""
+        if self.placement == "stepwell":
+            return
+        placement, now_us = self.world.placement, self.world.now_us
+        for kv_tier in LEAVES_FIRST_ON.get(self.placement, tuple(KvTier)):
+            blocks = [self.world.blocks[name] for name in self.world.victims(kv_tier)]
+            held = {b.id for a in self.world.actors.values() for b in a.record.path if not a.works}
+            for sooner, later in pairwise([block for block in blocks if block.id in held]):
+                assert not placement.outranks(sooner, later, kv_tier, now_us) or kv_tier is HOST
 
     @invariant()
     def promotes_only_from_disk_and_each_block_once(self) -> None:

@@ -260,7 +260,9 @@ def test_the_oracle_writes_and_promotes_only_what_is_used_in_time() -> None:
     for agent in block:
         world.put(block[agent], DISK)
         world.drop(block[agent], DEVICE)
-    for agent in ("late", "never"):
-        world.put(block[agent], HOST)
-    promoted = list(world.placement.promotable(world.now_us))
-    assert promoted == [block["soon"], block["middle"]], "in place of what is never and late used"
+    assert list(world.placement.promotable(world.now_us)) == [block["soon"], block["middle"], block["late"]]
+    world.put(block["soon"], HOST)
+    assert list(world.placement.promotable(world.now_us)) == [block["middle"], block["late"]]
+    assert world.placement.outranks(block["soon"], block["middle"], HOST, world.now_us, margin=4)
+    assert not world.placement.outranks(block["middle"], block["late"], HOST, world.now_us, margin=4)
+    assert world.placement.outranks(block["late"], block["never"], HOST, world.now_us, margin=4)
