@@ -270,14 +270,14 @@ class Machine:
             self._start(action)
 
     def _start(self, action: Move) -> None:
-        """Queue a transfer between host and disk; one of each direction runs at a time."""
+        """Queue a transfer between host and disk; one of each direction runs at a time. As in the disk
+        store, what it reports is the time of the transfer itself, without the wait in the queue."""
         size_bytes, target = action.block.size_bytes, action.target
         duration_us = self.model.read_us(size_bytes) if target is HOST else self.model.write_us(size_bytes)
         ends_us = self.now_us
         if not self.model.instant_disk:
             ends_us = max(self.now_us, self._free_at_us[target]) + duration_us
             self._free_at_us[target] = ends_us
-            duration_us = ends_us - self.now_us  # as the disk store measures it: queue included
         self._order += 1
         moved = Moved(action.block.id, action.source, target, True, size_bytes, duration_us)
         heapq.heappush(self._transfers, (ends_us, self._order, moved))
