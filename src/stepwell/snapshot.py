@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stepwell.policy.machine import Policy
 from stepwell.policy.turns import AgentRecord
-from stepwell.policy.types import KvTier
+from stepwell.policy.types import NO_HINT, Hint, KvTier
 from stepwell.tiers.base import Tiers, TierUsage
 
 ROUTES = ("device_host", "host_device", "host_disk", "disk_host")
@@ -36,6 +36,8 @@ class AgentView:
     """When its next turn is expected, by the driver's clock; None: nobody knows, or one is open."""
     why: str = ""
     """How the policy came to ``expected_us``, in one sentence; may be empty."""
+    hint: Hint = NO_HINT
+    """What was said last about what it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def _agent_view(policy: Policy, record: AgentRecord, ttft_us: int | None, now_us
         record.role,
         expected_us,
         why,
+        record.hint,
     )
 
 

@@ -68,6 +68,7 @@ def test_one_agent_in_full() -> None:
         headers = {"x-agent-name": "planner", "x-parent-session-id": "lead"}
         chat(server, "acme", "run/planner", **headers)
         at_rest(driver, "acme", "run/planner")
+        until(lambda: hint_of(driver, "acme", "run/planner").wait is Wait.PERSON)  # what the answer showed
         agent = get(server, "/v1/agents/run/planner", **bearer("acme")).json()
         quoted = get(server, "/v1/agents/run%2Fplanner", **bearer("acme")).json()
     assert agent == quoted
@@ -86,6 +87,7 @@ def test_one_agent_in_full() -> None:
         "service_tier": "default",
         "status": "idle",
         "turns": 1,
+        "declared": {"next": "person", "expected_ms": None, "after_agent": None, "retain_s": None},
         "expected_at": None,
         "why": None,
     }
@@ -196,6 +198,9 @@ def test_a_runtime_may_say_more_between_turns() -> None:
         wrapped = {"agent_hint": {"next": "done", "cache_control": {"ttl": "5m"}}}
         done = post(server, "/v1/agents/a/hint", wrapped, **bearer("acme"))
         until(lambda: hint_of(driver, "acme", "a") == Hint(Wait.DONE, retain_us=300_000_000))
+        again = post(server, "/v1/agents/a/hint", {"next": "person"}, **bearer("acme"))
+        until(lambda: hint_of(driver, "acme", "a").wait is Wait.PERSON)
+        assert hint_of(driver, "acme", "a").retain_us == again.json()["retain_s"] * 1_000_000 == 300_000_000
     understood = {"id": "a", "object": "agent.hint", "after_agent": None}
     assert said.json() == {**understood, "next": "tool", "expected_ms": 9_000.0, "retain_s": None}
     assert done.json() == {**understood, "next": "done", "expected_ms": None, "retain_s": 300.0}

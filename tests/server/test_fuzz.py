@@ -23,6 +23,8 @@ from stepwell.server.app import ROUTES as APP_ROUTES
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import MODEL, null_driver, serving
+from tests.server.test_hints import HEADERS as HINT_HEADERS
+from tests.server.test_hints import HINTS
 from tests.server.test_identity import FIELDS, NAMES
 from tests.server.wire import ROUTES, error_of, http
 
@@ -142,7 +144,9 @@ FEW = st.lists(st.sampled_from(sorted(KNOWN)), max_size=4).flatmap(
     lambda names: st.fixed_dictionaries({name: KNOWN[name] | JSON for name in names})
 )
 HEADERS = st.dictionaries(
-    st.sampled_from([*NAMES, "authorization", "x-request-id", "content-type", "accept", "traceparent"]),
+    st.sampled_from(
+        [*NAMES, *HINT_HEADERS, "authorization", "x-request-id", "content-type", "accept", "traceparent"]
+    ),
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40).map(str.strip),
     max_size=3,
 )
@@ -188,7 +192,10 @@ def check(answer: httpx2.Response) -> None:
 
 @LIMITS
 @given(
-    st.sampled_from(sorted(ROUTES)), FEW | CHANGES, HEADERS, st.dictionaries(st.sampled_from(FIELDS), JSON)
+    st.sampled_from(sorted(ROUTES)),
+    FEW | CHANGES,
+    HEADERS,
+    st.dictionaries(st.sampled_from(FIELDS), JSON) | HINTS,
 )
 def test_bodies(
     target: Target, path: str, change: dict[str, Any], headers: dict[str, str], ids: dict[str, Any]
@@ -226,7 +233,7 @@ PATHS = sorted({route.path for route in APP_ROUTES} - {"/", "/metrics"})
     st.dictionaries(st.sampled_from(["stream", "starting_after", "limit", "order", "after"]), TEXT),
 )
 def test_paths(target: Target, method: str, path: str, word: str, query: dict[str, str]) -> None:
-    for name in ("{response_id}", "{model:path}"):
+    for name in ("{response_id}", "{model:path}", "{agent_id:path}"):
         path = path.replace(name, quote(word, safe="") or "x")
     check(target.send(method, path, params=query))
 
@@ -241,6 +248,24 @@ def test_queries_of_a_stored_response(target: Target, query: dict[str, str]) -> 
     made = target.send("POST", "/v1/responses", json=ROUTES["/v1/responses"]).json()["id"]
     check(target.send("GET", f"/v1/responses/{made}", params=query))
     check(target.send("GET", f"/v1/responses/{made}/input_items", params=query))
+
+
+@LIMITS
+@given(
+    HINTS | st.dictionaries(TEXT, JSON, max_size=2),
+    st.dictionaries(st.sampled_from(["tenant", "limit"]), TEXT),
+)
+def test_hints_between_turns(target: Target, hint: dict[str, Any], query: dict[str, str]) -> None:
+    """Sent to an agent that is there; what it comes to is shown by every view of it."""
+    if target.send("GET", "/v1/agents/fuzzed").status_code == 404:
+        target.send(
+            "POST", "/v1/completions", json=ROUTES["/v1/completions"], headers={"x-session-id": "fuzzed"}
+        )
+    answer = target.send("POST", "/v1/agents/fuzzed/hint", content=json.dumps(hint).encode())
+    assert answer.status_code == 200 or error_of(answer)["code"] == "invalid_json"
+    check(answer)
+    check(target.send("GET", "/v1/agents/fuzzed", params=query))
+    check(target.send("GET", "/v1/agents", params=query))
 
 
 def test_a_crowd_that_comes_and_goes(target: Target) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stepwell.policy.types import NO_HINT, Hint, Wait
@@ -282,13 +282,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=12,
 )
+HINTS = st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6)
+"""Fields of bodies that hints are read from; the other random tests use them as well."""
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(HEADERS), st.text(st.characters(max_codepoint=255), max_size=99) | VALUES
     ),
-    st.dictionaries(st.sampled_from(KEYS), JSON, max_size=6),
+    HINTS,
 )
 def test_whatever_arrives_gives_a_sane_hint(headers: dict[str, str], body: dict[str, Any]) -> None:
     identity = identify(headers, body, ApiKey("acme"))

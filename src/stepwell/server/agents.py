@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -75,8 +76,10 @@ async def hint_agent(request: Request) -> Response:
             raise _unknown(agent)
         inner = body.get("agent_hint")
         hint = read_agent_hint(inner if isinstance(inner, dict) else body, view.session, agent)
+        if hint.retain_us is None:  # it is paid for: only another one replaces it
+            hint = replace(hint, retain_us=view.hint.retain_us)
         service.driver.hint(0, tenant, agent, hint)
-    return JSONResponse({"id": agent, "object": "agent.hint", **_understood(hint)})
+    return JSONResponse({"id": agent, "object": "agent.hint", **_said(hint)})
 
 
 def _who(service: Service, request: Request) -> tuple[ApiKey, str]:
@@ -126,6 +129,7 @@ def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
         "context_tokens": view.tokens,
         "kv_tokens": {**held, "gone": max(0, view.tokens - sum(held.values()))},
         "turns": view.turns,
+        "declared": _said(view.hint),
         "expected_at": _unix_s(service, view.expected_us),
         "why": view.why or None,
         "last_ttft_ms": None if view.last_ttft_us is None else view.last_ttft_us / 1_000,
@@ -139,7 +143,8 @@ def _unix_s(service: Service, at_us: int | None) -> float | None:
     return round(service.now_s() + (at_us - service.driver.clock.now_us()) / 1e6, 3)
 
 
-def _understood(hint: Hint) -> dict[str, Any]:
+def _said(hint: Hint) -> dict[str, Any]:
+    """A hint in the words of ``agent_hint``."""
     return {
         "next": None if hint.wait is Wait.UNKNOWN else hint.wait.value,
         "expected_ms": None if hint.expected_us is None else hint.expected_us / 1_000,
