@@ -8,9 +8,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from stepwell.policy.types import KvTier
+from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.types import Hint, KvTier, Wait
 from stepwell.requests import Finished
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
+
+LIVE = sorted(PLACEMENTS.keys() - {"oracle"})
+HINTS = st.builds(
+    Hint,
+    wait=st.sampled_from(Wait),
+    expected_us=st.none() | st.integers(-5, 10**12),
+    after_agent=st.sampled_from([None, "a0", "a3", "nobody"]),
+    retain_us=st.none() | st.integers(-5, 10**14),
+)
 
 
 @cache
@@ -35,27 +45,41 @@ class Life(RuleBasedStateMachine):
         disk=st.sampled_from([0, 4, 30, 400]),
         always_load=st.booleans(),
         max_running=st.integers(1, 6),
+        placement=st.sampled_from(LIVE),
     )
-    def build(self, device: int, host: int, disk: int, always_load: bool, max_running: int) -> None:
-        self.rig = make_rig(device, host, disk, always_load=always_load, max_running=max_running)
+    def build(
+        self, device: int, host: int, disk: int, always_load: bool, max_running: int, placement: str
+    ) -> None:
+        self.rig = make_rig(
+            device, host, disk, always_load=always_load, max_running=max_running, placement=placement
+        )
 
     @rule(
         which=st.integers(0, 50),
         cut=st.integers(0, 30),
         more=st.lists(st.integers(97, 99), min_size=1, max_size=30),
         new_tokens=st.integers(1, 20),
+        service_tier=st.sampled_from(["priority", "default", "flex", "unheard-of"]),
+        hint=HINTS,
     )
-    def ask(self, which: int, cut: int, more: list[int], new_tokens: int) -> None:
+    def ask(
+        self, which: int, cut: int, more: list[int], new_tokens: int, service_tier: str, hint: Hint
+    ) -> None:
         base = self.contexts[which % len(self.contexts)]
         prompt = (base[: len(base) - cut] if cut < len(base) else base) + tuple(more)
         prompt = prompt[-(6 * 16 - 24) :] if len(prompt) > 6 * 16 - 24 else prompt
-        answer = self.rig.ask(prompt, new_tokens, agent=f"a{which % 7}")
+        agent = f"a{which % 7}" if which % 5 else ""  # one in five does not say who it is
+        answer = self.rig.ask(prompt, new_tokens, agent=agent, service_tier=service_tier, hint=hint)
         self.asked.append((prompt, new_tokens, self.rig.driver._next_request, answer))
 
     @rule(steps=st.integers(1, 8))
     def run(self, steps: int) -> None:
         for _ in range(steps):
             self.rig.driver.step()
+
+    @rule(us=st.sampled_from([1_000, 10**6, 10**8, 10**10]))
+    def time_passes(self, us: int) -> None:
+        self.rig.clock.sleep_us(us)
 
     @rule()
     def come_to_rest(self) -> None:
