@@ -24,6 +24,8 @@ from stepwell.policy.wear import WriteBudget
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _CLEAN_SEARCH = 64  # how many cold host blocks are looked at for a clean one before one is given up
 _WRITE_SEARCH = 128  # how many cold host blocks are looked at for dirty ones in a step
+_WRITE_REFUSALS = 4  # of the disk, after which a step tries no more
+_DISK_MARGIN = 2  # a record makes room only for a block worth this much more, or writing would never end
 _PROMOTIONS_IN_FLIGHT = 4  # few, so that a read somebody waits for never stands behind many
 _PROMOTE_MARGIN = 2  # what comes up ahead of use must be worth this much more than what goes for it
 _WRITE_PAUSE_US = 1_000_000  # after a failed disk write
@@ -57,8 +59,8 @@ class Memory:
         self.clean_bytes = 0
         """Of the bytes on the host: those that lie on the device or the disk as well."""
         self.written_bytes = 0
-        self._written_down = True
-        """Whether the coldest host blocks need no write, so that looking again is of no use."""
+        self._arrivals_unseen = 0
+        """Blocks that came to the host since the coldest ones were last found to need no write."""
         self.ghosts = Ghosts(self.index, config.max_ghost_units)
         self._budget = WriteBudget(config.disk_write_bytes_per_day)
 
@@ -251,21 +253,29 @@ class Memory:
 
         Who needs room then finds clean copies to drop and never waits for the disk.
         """
-        if self.host_used > self.config.host_bytes // 2 and not self._written_down:
+        news = self._arrivals_unseen >= self.config.disk_writes_in_flight
+        if news and self.host_used > self.config.host_bytes // 2:
             self._write_cold(now_us, reach_bytes=self.config.host_bytes // 2)
 
     def _write_cold(self, now_us: int, reach_bytes: int) -> None:
         wanted = self.config.disk_writes_in_flight - self.writes_in_flight
         if wanted <= 0 or now_us < self.writes_paused_until_us or not self.config.disk_bytes:
             return
-        self._written_down = True
+        refused = started = 0
         for looked_at, block in enumerate(self.idle(HOST, now_us)):
             reach_bytes -= block.meta.size_bytes
-            if wanted <= 0 or reach_bytes < 0 or looked_at >= _WRITE_SEARCH:
+            if (
+                started >= wanted
+                or refused >= _WRITE_REFUSALS
+                or reach_bytes < 0
+                or looked_at >= _WRITE_SEARCH
+            ):
                 break
             if not block.disk and not block.device and self.placement.wants_disk(block, now_us):
-                wanted -= self.start_write(block, now_us)
-                self._written_down = False
+                done = self.start_write(block, now_us)
+                started, refused = started + done, refused + (not done)
+        if not started:
+            self._arrivals_unseen = 0
 
     def start_write(self, block: Block, now_us: int) -> bool:
         """Queue host -> disk; False when the disk holds nothing but warmer blocks."""
@@ -325,7 +335,7 @@ class Memory:
             return False
         while self.disk_used + needed > limit:
             victim = next(self.idle(DISK, now_us), None)
-            if victim is None or not self.placement.outranks(newcomer, victim, DISK, now_us):
+            if victim is None or not self.placement.outranks(newcomer, victim, DISK, now_us, _DISK_MARGIN):
                 return False
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1
@@ -400,8 +410,8 @@ class Memory:
         self._recount(block, -1)
         block.set_on(tier, True)
         self._recount(block, 1)
-        self._written_down = False
         if tier is HOST:
+            self._arrivals_unseen += 1
             self.host_used += block.meta.size_bytes
         else:
             self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
@@ -410,7 +420,6 @@ class Memory:
     def _drop(self, block: Block, tier: KvTier) -> None:
         self.actions.append(Drop(block.id, tier))
         self.placement.left(block, tier)
-        self._written_down = False
         if tier is DEVICE:
             self._set_device(block, False)
             self.device_used -= 1

@@ -62,6 +62,10 @@ class Rest:
         elapsed = max(0, now_us - self.since_us)
         return elapsed * _RATIO_ONE // self.declared_us if self.declared_us else elapsed
 
+    def rises(self, now_us: int) -> bool:
+        """Whether it is worth more as it goes on: a declared end has not come yet."""
+        return now_us - self.since_us < self.declared_us
+
     def to_us(self, position: int) -> int:
         return position * self.declared_us // _RATIO_ONE if self.declared_us else position
 

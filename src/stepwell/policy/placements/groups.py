@@ -39,6 +39,8 @@ class Group:
     """Per KV tier: no listed block lies deeper."""
     value: int = 0
     """What holding it is worth: index times weight."""
+    chance: int = 1 << 20
+    """Of 2**20: that its agent comes back, as of ``keyed_at_us``."""
     keyed_at_us: int = 0
     rest: Rest | None = None
     """None while a turn of the agent is open."""

@@ -21,6 +21,8 @@ from stepwell.policy.placements.quotas import Quotas
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier, Wait
 
+_CERTAIN = 1 << 20
+_SEEN_AGAIN = 1 << 18  # nobody's block that was used more than once
 _BUSY = 1 << 100  # a group at work ranks above every other
 _TIMERS_PER_STEP = 64
 _LOOK_AGAIN = 8  # heads of a ranking that are valued anew before a victim is named
@@ -45,6 +47,8 @@ class NextUse:
         self._groups: dict[AgentRecord, Group] = {}
         self._orphans = Orphans()
         self._timers: list[tuple[int, int, Group]] = []
+        self._wakes: list[int] = []
+        """Timers of groups on disk that are worth more by then."""
         self._followers: dict[Followed, list[Group]] = {}
         self._better: list[tuple[Block, Group]] = []
         self._seq = 0
@@ -204,6 +208,7 @@ class NextUse:
         """Value the group as of now and put it where it belongs in every ranking."""
         group.keyed_at_us = now_us
         group.value = self._value(group, now_us)
+        group.chance = _CERTAIN if group.rest is None else self.forecaster.chance(group.rest, now_us)
         for at, key in enumerate(group.keys):
             if key is not None:
                 self.quotas.ranking(at, group.service_tier).take(key, group)
@@ -243,9 +248,13 @@ class NextUse:
         if due_us is not None and group.timer_us is None:
             group.timer_us = due_us
             heapq.heappush(self._timers, (due_us, group.seq, group))
+            if group.rest.rises(now_us) and self._promotes(group):
+                heapq.heappush(self._wakes, due_us)
 
     def tick(self, now_us: int) -> None:
         """Rank anew whose rest has outlasted a bin; a few at a time."""
+        while self._wakes and self._wakes[0] <= now_us:
+            heapq.heappop(self._wakes)
         for _ in range(_TIMERS_PER_STEP):
             if not self._timers or self._timers[0][0] > now_us:
                 return
@@ -256,9 +265,7 @@ class NextUse:
                 self._set_timer(group, now_us)
 
     def wake_at_us(self) -> int | None:
-        if not self._timers or not self.outlook.config.disk_bytes:
-            return None
-        return self._timers[0][0]
+        return self._wakes[0] if self._wakes else None
 
     # --- victims ------------------------------------------------------------------------------
 
@@ -325,27 +332,27 @@ class NextUse:
         start = meta.depth * self.outlook.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
-        chance = self._chance(block, now_us)
+        chance = self._chance(block)
         written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
         return chance >= _WRITE_CHANCE and saved_us * chance >> 20 > written_us * _WRITE_GAIN
 
-    def _chance(self, block: Block, now_us: int) -> int:
-        rests = [g.rest for g in block.holders if g.rest is not None]
-        if len(rests) < len(block.holders):  # somebody works with it now
-            return 1 << 20
-        seen_again = 1 << 18 if block.uses > 1 and not rests else 0
-        return max([seen_again, *(self.forecaster.chance(rest, now_us) for rest in rests)])
+    def _chance(self, block: Block) -> int:
+        if block.holders:
+            return max(group.chance for group in block.holders)
+        return _SEEN_AGAIN if block.uses > 1 else 0
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         for group in self._most_valuable_on_disk():
-            listed = group.listed
-            if max(listed[AT[KvTier.DEVICE]], listed[AT[KvTier.HOST]]) >= listed[AT[KvTier.DISK]]:
-                continue
-            if group.rest is None or self.forecaster.chance(group.rest, now_us) < _PROMOTE_CHANCE:
+            if not self._promotes(group):
                 continue
             for block in group.path:
                 if block.disk and not block.host and not block.device:
                     yield block
+
+    def _promotes(self, group: Group) -> bool:
+        """Whether its agent may come back and some of its blocks lie on disk alone."""
+        device, host, disk = group.listed
+        return group.rest is not None and group.chance >= _PROMOTE_CHANCE and max(device, host) < disk
 
     def _most_valuable_on_disk(self) -> list[Group]:
         at = AT[KvTier.DISK]
