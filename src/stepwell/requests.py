@@ -36,7 +36,7 @@ class Generation:
     """Attribution; empty means that nobody said, and every turn counts as an agent of its own."""
     parent_agent: str | None = None
     role: str = ""
-    """What kind of agent it is (its name in the program), where the client says so."""
+    """What kind of agent it is, as far as anybody can tell: gaps are learned per role."""
     hint: Hint = NO_HINT
     """What comes after this turn, as far as the client says."""
     prewarm: bool = False

@@ -31,7 +31,7 @@ class AgentView:
     turns: int
     last_ttft_us: int | None
     role: str = ""
-    """Its name in the program, where the client gave one."""
+    """What kind of agent it is: gaps are learned per role."""
     expected_us: int | None = None
     """When its next turn is expected, by the driver's clock; None: nobody knows, or one is open."""
     why: str = ""

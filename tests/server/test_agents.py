@@ -83,7 +83,7 @@ def test_one_agent_in_full() -> None:
         "object": "agent",
         "session_id": "lead",
         "parent_agent_id": "lead",
-        "name": "planner",
+        "role": "planner",
         "service_tier": "default",
         "status": "idle",
         "turns": 1,

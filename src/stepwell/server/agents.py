@@ -123,7 +123,7 @@ def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
         **({"tenant": view.tenant} if key.operator else {}),
         "session_id": view.session or None,
         "parent_agent_id": view.parent_agent,
-        "name": view.role or None,
+        "role": view.role or None,
         "service_tier": view.service_tier,
         "status": view.state,
         "context_tokens": view.tokens,

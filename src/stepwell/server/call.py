@@ -12,6 +12,7 @@ from stepwell.server.body import parse, read_object
 from stepwell.server.hints import read_hint, wants_prewarm
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
+from stepwell.server.roles import role_of
 from stepwell.server.sampling import stop_strings
 from stepwell.server.schema import Sampling
 from stepwell.server.service import Service, headers_of, service_of
@@ -45,6 +46,7 @@ class Call(Generic[Wanted]):
             identity,
             self.key.service_tier(self.wanted.service_tier),
             read_hint(headers_of(self.request), self.body, identity),
+            role_of(identity, self.body),
             wants_prewarm(self.body),
         )
 

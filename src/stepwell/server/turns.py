@@ -28,6 +28,7 @@ class Ask:
     identity: Identity
     service_tier: str
     hint: Hint = NO_HINT
+    role: str = ""
     prewarm: bool = False
     """Only prepare the cache: nothing is answered."""
 
@@ -46,7 +47,7 @@ class Ask:
                 session=self.identity.session,
                 agent=self.identity.agent,
                 parent_agent=self.identity.parent,
-                role=self.identity.name or "",
+                role=self.role,
                 hint=self.hint,
                 prewarm=self.prewarm,
             )

@@ -1,0 +1,55 @@
+"""What kind of agent calls: its name where somebody gave one, else what its prompts have in common.
+
+Agents of one kind wait alike, so the policy learns how long per role. Most frameworks send no name; but
+the agents of one kind share a system prompt and a set of tools, turn after turn. A digest of these
+groups them; it says nothing about the text and is never authority.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from stepwell.server.identity import Body, Identity
+
+INFERRED = "prompt-"
+DIGEST_CHARS = 12
+SYSTEM = ("system", "developer")
+
+
+def role_of(identity: Identity, body: Body) -> str:
+    """The role of one request; empty when nothing tells. Pure; never raises, whatever the client sends."""
+    if identity.name:
+        return identity.name
+    common = _system_prompt(body), _tool_names(body)
+    if body.get("previous_response_id") is not None and not common[0]:
+        return ""  # its instructions may have been given before
+    if not any(common):
+        return ""
+    digest = hashlib.sha256(json.dumps(common).encode()).hexdigest()
+    return INFERRED + digest[:DIGEST_CHARS]
+
+
+def _system_prompt(body: Body) -> Any:
+    for name in ("instructions", "system"):
+        if body.get(name):
+            return body[name]
+    for name in ("messages", "input"):
+        items = body.get(name)
+        first = items[0] if isinstance(items, list) and items else None
+        if isinstance(first, Mapping) and first.get("role") in SYSTEM:
+            return first.get("content")
+    return None
+
+
+def _tool_names(body: Body) -> list[str]:
+    tools = body.get("tools")
+    return sorted({name for tool in tools if (name := _tool_name(tool))}) if isinstance(tools, list) else []
+
+
+def _tool_name(tool: object) -> str:
+    inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    return name if isinstance(name, str) else ""
