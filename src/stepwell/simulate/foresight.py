@@ -7,12 +7,14 @@ an oracle, because the policy decides it).
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
 
 from stepwell.policy.index import Block
 from stepwell.simulate.player import Player, SessionPlay
-from stepwell.simulate.workload import Runs, TurnSpec, numbers
+from stepwell.simulate.workload import Runs, SessionSpec, numbers
+
+Uses = tuple[tuple[int, tuple[int, ...]], ...]
+"""Which turns of a session contain a name: agents, each with places among its turns."""
 
 
 class Foresight:
@@ -21,8 +23,7 @@ class Foresight:
     def __init__(self, player: Player) -> None:
         self._player = player
         self._shared = _Timetable(player) if player.workload.shared else None
-        self._turns_with: dict[bytes, tuple[int, ...]] = {}
-        """Per block of a session: the turns that contain its last unit."""
+        self._uses: dict[bytes, Uses] = {}
 
     def __call__(self, block: Block, now_us: int) -> int | None:
         if not block.meta.units:
@@ -34,25 +35,25 @@ class Foresight:
         return None if play is None else self._next_in(play, name, now_us)
 
     def _next_in(self, play: SessionPlay, name: bytes, now_us: int) -> int | None:
-        turns = self._turns_with.get(name)
-        if turns is None:
-            turns = self._turns_with[name] = tuple(_containing(play.session.turns, name))
-        times = (self._when(play, number, now_us) for number in turns)
-        return min((time_us for time_us in times if time_us is not None), default=None)
+        uses = self._uses.get(name)
+        if uses is None:
+            uses = self._uses[name] = _uses(play.session, int.from_bytes(name[8:], "big"))
+        best: int | None = None
+        for agent, places in uses:
+            following = bisect_left(places, play.first_open(agent))
+            if following < len(places):
+                time_us = self._when(play, agent, places[following], now_us)
+                best = time_us if best is None or time_us < best else best
+        return best
 
-    def _when(self, play: SessionPlay, number: int, now_us: int) -> int | None:
-        """When a turn comes; None: it has been."""
-        turn = play.session.turns[number]
-        agent = play.session.agents[turn.agent]
-        done = play.sent[turn.agent]
-        place = number - agent.turns[0]
-        if place < done - 1 or (place == done - 1 and number not in play.open_turns):
-            return None
-        anchor = self._anchor(play, turn.agent)
+    def _when(self, play: SessionPlay, agent: int, place: int, now_us: int) -> int:
+        """When an agent's turn that has not ended comes, or came."""
+        anchor = self._anchor(play, agent)
         if anchor is None:  # a child that is not launched yet comes when the trace's main agent is so far
-            anchor = self._anchor(play, 0) or (now_us, turn.at_us)
+            anchor = self._anchor(play, 0) or (now_us, 0)
         due_us, at_us = anchor
-        return max(now_us, due_us + turn.at_us - at_us)
+        session = play.session
+        return max(now_us, due_us + session.turns[session.agents[agent].turns[place]].at_us - at_us)
 
     def _anchor(self, play: SessionPlay, agent: int) -> tuple[int, int] | None:
         """The agent's last scheduled turn: when it comes or came, and its time in the trace."""
@@ -62,11 +63,12 @@ class Foresight:
         return due_us, play.session.turns[play.session.agents[agent].turns[sent - 1]].at_us
 
 
-def _containing(turns: tuple[TurnSpec, ...], name: bytes) -> Iterator[int]:
-    number = int.from_bytes(name[8:], "big")
-    for turn in turns:
-        if _holds(turn.prompt, number):
-            yield turn.number
+def _uses(session: SessionSpec, number: int) -> Uses:
+    found = []
+    for agent, spec in enumerate(session.agents):
+        places = (p for p, turn in enumerate(spec.turns) if _holds(session.turns[turn].prompt, number))
+        found.append((agent, tuple(places)))
+    return tuple(use for use in found if use[1])
 
 
 def _holds(runs: Runs, number: int) -> bool:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stepwell.errors import StepwellError
-from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.machine import Policy
 from stepwell.policy.turns import TurnState
 from stepwell.policy.types import (
@@ -109,7 +108,11 @@ class Live:
 
 
 class Machine:
-    """One run: ``run`` until nothing is left to do. ``log`` keeps the decision hash (slower)."""
+    """One run: ``run`` until nothing is left to do.
+
+    ``strides``: take steps that decide nothing new in one go (``Plan.steady_steps``); the outcome is the same.
+    ``strict``: check every invariant of the policy after every step.
+    """
 
     def __init__(
         self,
@@ -118,13 +121,13 @@ class Machine:
         source: Source,
         meter: Meter,
         *,
-        log: DecisionLog | None = None,
+        strides: bool = True,
         strict: bool = False,
     ) -> None:
         self.policy, self.model, self.source, self.meter = policy, model, source, meter
         self.now_us = 0
         self.steps = 0
-        self._log = log
+        self._strides = strides
         self._strict = strict
         self._results: list[Event] = []
         self._live: dict[RequestId, Live] = {}
@@ -159,8 +162,6 @@ class Machine:
         self._results = []
         plan = self.policy.step(self.now_us, events)
         self.steps += 1
-        if self._log is not None:
-            self._log.add(self.now_us, plan)
         self.meter.loading = self._loading()
         self._cancel(events)
         self._carry_out(plan.actions)
@@ -296,9 +297,10 @@ class Machine:
         decode = sum(1 for p in pieces if p.count == 1)
         depth, deeper = depth_of(pieces), sum(p.count * p.count for p in pieces)
         turns = [(self._live[p.request], p) for p in pieces]
-        due_us = self._next_due_us() if plan.steady_steps > 1 else 0
+        steady = plan.steady_steps if self._strides else 1
+        due_us = self._next_due_us()
         finished = False
-        for stride in range(1, plan.steady_steps + 1):
+        for stride in range(1, steady + 1):
             duration_us = self.model.step_us(prefill, decode, depth)
             self._pass(duration_us)
             self._results.append(Computed(prefill, decode, depth, duration_us))

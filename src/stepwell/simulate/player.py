@@ -123,6 +123,13 @@ class SessionPlay:
             self.session.turns[spec.turns[self.sent[agent]]] if self.sent[agent] < len(spec.turns) else None
         )
 
+    def first_open(self, agent: int) -> int:
+        """The place, among the agent's turns, of the first that has not ended."""
+        sent = self.sent[agent]
+        if sent and self.session.agents[agent].turns[sent - 1] in self.open_turns:
+            return sent - 1
+        return sent
+
     def is_over(self) -> bool:
         return len(self.ended_agents) == len(self.session.agents)
 
