@@ -278,6 +278,17 @@ def test_a_flood_of_agents_is_bounded() -> None:
         assert all(len(r.hint.after_agent or "") <= 255 for r in driver.policy.agents.records.values())
 
 
+def test_a_flood_does_not_push_out_anothers_agent() -> None:
+    with node(max_agents=8) as (server, driver), http(server, **bearer("acme")) as client:
+        chat(server, "rival", "quiet", **{"x-agent-next": "tool; expected_ms=60000"})
+        at_rest(driver, "rival", "quiet")
+        for number in range(20):
+            client.post("/v1/chat/completions", json=CHAT, headers={"x-session-id": f"a{number}"})
+        at_rest(driver, "acme", "a19")
+        assert hint_of(driver, "rival", "quiet") == Hint(Wait.TOOL, 60_000_000)
+        assert len(driver.policy.agents.records) <= 8
+
+
 def test_lists_are_not_taken_for_every_request() -> None:
     """Looking at all agents stops the loop meanwhile, so a flood of lists must not be a flood of looks."""
 

@@ -5,6 +5,7 @@ The recording says what the policy was really told.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,17 @@ from typing import Any
 
 import pytest
 
+from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig
 from stepwell.policy.types import Hint, Hinted, RequestArrived, Wait
 from stepwell.recording import read_recording
-from stepwell.requests import Rejected
+from stepwell.requests import Generation, Rejected
+from stepwell.server.app import create_app
+from stepwell.server.exchange import DataFrames, stream_events
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
-from tests.server.fakes import HOLD, MODEL, FakeDriver, call, null_driver, says, serving
+from tests.server.fakes import HOLD, INFO, MODEL, FakeDriver, FakeText, call, null_driver, says, serving
 from tests.server.wire import CHAT, RESPONSE, ROUTES, TEXT, error_of, events, get, http, post
 
 AGENT = {"x-session-id": "a"}
@@ -98,20 +102,39 @@ def test_who_answers_with_a_call_waits_for_a_tool(path: str, stream: bool) -> No
     ]
 
 
+class Letters(DataFrames):
+    """A shape that says what it takes."""
+
+    def begin(self) -> list[Any]:
+        return [{"begin": 0}]
+
+    def take(self, arrival: Any) -> list[Any]:
+        return [{"took": type(arrival.output).__name__}]
+
+    def end(self) -> list[Any]:
+        return [{"end": 0}]
+
+    def whole(self, progress: Any) -> dict[str, Any]:
+        raise AssertionError("this is streamed")
+
+    def waits_for(self) -> Wait:
+        return Wait.TOOL
+
+
 def test_the_end_is_told_before_the_client_can_see_it() -> None:
     """Else the agent's next turn could overtake what is known about the time before it."""
-    known: list[int] = []
+    driver = FakeDriver(says("x"))
 
-    class Watching(FakeDriver):
-        def submit(self, generation: Any, sink: Any) -> Any:
-            known.append(len(self.hinted))
-            return super().submit(generation, sink)
+    async def run() -> list[tuple[Any, int]]:
+        service = create_app(driver, FakeText(INFO)).state.service
+        with service.bridge.open([Generation((1,), 8, SamplingParams())]) as batch:
+            stream = stream_events(service, "req", batch, Letters())
+            return [(event, len(driver.hinted)) async for event in stream]
 
-    with serving(driver := Watching(says("x"))) as server:
-        for stream in (False, True, False):
-            post(server, "/v1/chat/completions", CHAT | {"stream": stream}, **AGENT)
-    assert known == [0, 1, 2]
-    assert len(driver.hinted) == 3
+    seen = asyncio.run(run())
+    assert [told for event, told in seen if event == {"took": "Delta"}] == [0]
+    assert [told for event, told in seen if event == {"took": "Finished"}] == [1]
+    assert seen[-1] == ({"end": 0}, 1)
 
 
 def test_several_choices_are_one_turn() -> None:

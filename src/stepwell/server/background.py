@@ -19,6 +19,8 @@ class BackgroundRun:
         """``source`` raises nothing. ``ended`` is called once, also after ``cancel``."""
         self.events: list[Event] = []
         self.over = False
+        self._preempted_at = -1
+        """How many events there were when the request was preempted last."""
         self._source = source
         self._ended = ended
         self._changed = asyncio.Event()
@@ -28,9 +30,13 @@ class BackgroundRun:
 
     async def _drive(self) -> None:
         async for event in self._source:
-            if not isinstance(event, Comment):
+            if event is Comment.KEEP_ALIVE:
+                continue  # every reader keeps its own line alive
+            if event is Comment.PREEMPTED:
+                self._preempted_at = len(self.events)
+            else:
                 self.events.append(event)
-                self._notify()
+            self._notify()
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self.over = True
@@ -48,14 +54,20 @@ class BackgroundRun:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def follow(self, starting_after: int, keep_alive_s: float) -> AsyncIterator[Event | Comment]:
-        """The events after a sequence number, to the end; a comment for every ``keep_alive_s`` of silence."""
+        """The events after a sequence number, to the end, and comments: for every ``keep_alive_s`` of
+        silence, and once where the request is preempted and has not gone on."""
         position = starting_after + 1  # sequence numbers count from 0, one an event
+        told = -1
         while True:
             while position < len(self.events):
                 yield self.events[position]
                 position += 1
             if self.over:
                 return
+            if told < position == self._preempted_at:
+                told = position
+                yield Comment.PREEMPTED
+                continue
             try:
                 async with asyncio.timeout(keep_alive_s):
                     await self._changed.wait()
