@@ -122,9 +122,9 @@ GOLDEN: list[tuple[str, str, dict[str, str], dict[str, Any], Hint]] = [
     ),
     (
         "prompt_cache_breakpoint",
-        "in Responses",
+        "in Responses, and its default",
         {},
-        {"input": [{"role": "user", "content": [part(prompt_cache_breakpoint={"ttl": "30m"})]}]},
+        {"input": [{"role": "user", "content": [part(prompt_cache_breakpoint={"mode": "explicit"})]}]},
         Hint(retain_us=30 * MINUTE_US),
     ),
     (

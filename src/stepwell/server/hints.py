@@ -26,6 +26,8 @@ ABSURD_US = 30 * MAX_US
 """A time beyond this is no time that anybody means."""
 EPHEMERAL_TTL = "5m"
 """Anthropic's ``cache_control`` without a ``ttl``."""
+BREAKPOINT_TTL = "30m"
+"""OpenAI's ``prompt_cache_breakpoint`` without one."""
 MAX_EDITS = 64
 
 DECLARED = {wait.value: wait for wait in Wait if wait is not Wait.UNKNOWN}
@@ -194,7 +196,7 @@ def _cache_retention(headers: Headers, body: Body) -> Claim:
 
 def _breakpoints(headers: Headers, body: Body) -> Claim:
     marks = (_mapping(place.get("prompt_cache_breakpoint")) for place in _places(body))
-    return Claim(ttls=tuple(ttl for mark in marks for ttl in _ttls(mark, "ttl")))
+    return Claim(ttls=tuple(mark.get("ttl", BREAKPOINT_TTL) for mark in marks if mark))
 
 
 def _cache_control(headers: Headers, body: Body) -> Claim:
