@@ -73,7 +73,10 @@ GROUPS = {
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
             Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
-            Command("policies", "stepwell.bench.policies:main", "What sinks: every policy against an oracle."),
+            Command(
+                "policies", "stepwell.bench.policies:main", "What sinks: every policy against an oracle."
+            ),
+            Command("decisions", "stepwell.bench.decisions:main", "Time of one decision, and how it grows."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

@@ -1,0 +1,113 @@
+"""The decision benchmark: that the load is what it says, never how fast it is decided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepwell import cli
+from stepwell.bench.decisions import Case, Cost, measure, named_policies, parse_sizes, verdicts
+from stepwell.bench.steady_load import Load, Size
+from stepwell.errors import BadInput
+from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.types import KvTier
+
+SMALL = Size(16, 640)
+
+
+@pytest.mark.parametrize("policy", sorted(PLACEMENTS.keys() - {"oracle"}))
+def test_the_load_is_a_life_that_the_policy_could_have_had(policy: str) -> None:
+    """The book stays true, every turn ends, and blocks go down and come up."""
+    load = Load(SMALL, policy)
+    blocks = load.fill()
+    load.policy.check()
+    assert 0.7 * SMALL.blocks < blocks < 1.3 * SMALL.blocks
+    for _ in range(250):
+        load.carry_out(load.policy.step(load.now_us, load.next_events()))
+        load.policy.check()
+    assert load.turns_ended > 3
+    assert load.blocks_moved > 50
+    assert load.policy.memory.device_used > load.policy.config.device_blocks // 2
+
+
+def test_agents_hold_their_contexts_from_the_start_and_share_their_beginnings() -> None:
+    load = Load(Size(30, 3_000), "lru")
+    load.fill()
+    records = list(load.policy.agents.records.values())
+    assert len(records) == 30
+    assert all(record.path and record.rest_since_us is not None for record in records)
+    assert records[0].path[0] is records[1].path[0], "a family shares its first blocks"
+    assert records[0].path[-1] is not records[1].path[-1]
+    assert {block.fastest() for record in records for block in record.path} == {KvTier.DISK}
+
+
+def test_the_same_load_is_decided_the_same() -> None:
+    def life() -> list[object]:
+        load = Load(SMALL, "lru")
+        load.fill()
+        plans: list[object] = []
+        for _ in range(60):
+            plan = load.policy.step(load.now_us, load.next_events())
+            load.carry_out(plan)
+            plans.append(plan)
+        return plans
+
+    assert life() == life()
+
+
+def test_every_step_is_measured_and_the_collector_apart() -> None:
+    cost = measure(Case("lru", SMALL, 30))
+    figures = cost.as_json()
+    assert len(cost.step_us) == len(cost.moved_blocks) == len(cost.collector_us) == figures["steps"] == 30
+    assert figures["step_us_p50"] <= figures["step_us_p99"] <= figures["step_us_max"]
+    assert all(spent <= step for spent, step in zip(cost.collector_us, cost.step_us, strict=True))
+
+
+def test_the_profile_names_functions_of_the_policy() -> None:
+    assert "admission.py" in measure(Case("lru", SMALL, 10, profile=True)).profile
+
+
+def test_only_the_sizes_of_the_targets_are_judged() -> None:
+    def cost(policy: str, size: Size, step_us: float) -> Cost:
+        return Cost(Case(policy, size, 1), [step_us], [0], [0.0])
+
+    found = [
+        cost("stepwell", Size(200, 50_000), 150.0),
+        cost("stepwell", Size(5_000, 1_000_000), 2_500.0),
+        cost("stepwell", Size(50, 12_500), 9e9),
+        cost("lru", Size(200, 50_000), 9e9),
+    ]
+    assert [verdict.reached for verdict in verdicts(found)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ("200", "'200': give AGENTSxBLOCKS"),
+        ("2x1000", "at least 8 agents"),
+        ("100x1000", "with 20 blocks each"),
+        ("5000x1000000000", "do not fit into this machine's free memory"),
+        (" , ", "at least one size"),
+    ],
+)
+def test_a_bad_size_gets_one_sentence(sizes: str, sentence: str) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        parse_sizes(sizes)
+
+
+def test_policies_are_named_and_the_oracle_is_not_among_them() -> None:
+    assert named_policies("lru, ttl") == ["lru", "ttl"]
+    for wrong in ("oracle", "best", ""):
+        with pytest.raises(BadInput, match=r"--policies"):
+            named_policies(wrong)
+
+
+def test_the_command_writes_one_case_per_policy_and_size(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = ["bench", "decisions", "--sizes", "16x640", "--policies", "lru,arc", "--steps", "20"]
+    assert cli.run([*command, "--json", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert [case["policy"] for case in written["results"]["cases"]] == ["lru", "arc"]
+    assert all(len(sample["step_us"]) == 20 for sample in written["samples"])
