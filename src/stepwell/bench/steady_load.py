@@ -137,9 +137,10 @@ class Load:
         for agent in self._agents:
             self._begin_context(agent)
             metas = tuple(self._blocks_of(agent))
-            self.policy.step(self.now_us, [Recovered(metas), *self._come_and_go(agent)])
+            events = [*self._events, Recovered(metas), *self._come_and_go(agent)]
+            self._events = []
+            self.carry_out(self.policy.step(self.now_us, events))
             self._adopt(agent, metas)
-            self.now_us += 1_000
         return len(self.policy.memory.index)
 
     def _begin_context(self, agent: _Agent) -> None:
@@ -199,7 +200,8 @@ class Load:
         depth = sum(piece.count * piece.start + piece.count**2 // 2 for piece in batch)
         duration_us = STEP_US + prefill * PREFILL_US_PER_TOKEN
         self.now_us += duration_us
-        self._events.append(Computed(prefill, len(batch), depth, duration_us))
+        if batch:
+            self._events.append(Computed(prefill, len(batch), depth, duration_us))
         for piece in batch:
             self._events.append(self._progress(piece))
 
