@@ -42,6 +42,8 @@ from stepwell.units import parse_size
 
 ENV_PREFIX = "STEPWELL_"
 ENV_CONFIG = "STEPWELL_CONFIG"
+NOT_SETTINGS = (ENV_CONFIG, "STEPWELL_TRACES")
+"""Read elsewhere: where the settings are, and where `stepwell bench policies` finds its traces."""
 
 
 def _size(value: object) -> int:
@@ -231,7 +233,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _from_env(env: Mapping[str, str]) -> Iterator[tuple[KeyPath, Any, str]]:
     """``STEPWELL_KV_HOST_KV`` is ``host_kv`` in ``[kv]``. Text is read as the key's type wants it."""
     known = {env_name(path): path for path in known_keys()}
-    for name in sorted(name for name in env if name.startswith(ENV_PREFIX) and name != ENV_CONFIG):
+    for name in sorted(name for name in env if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS):
         if name not in known:
             raise BadInput(f"environment variable {name} is not a setting{_nearest(name, known)}")
         yield known[name], _literal(env[name], known[name]), f"environment variable {name}"

@@ -206,7 +206,7 @@ class ScriptCall:
             units=tuple(self.chain.units[: len(self.prompt) // 4]),
         )
 
-    def units(self) -> list[bytes]:
+    def units(self, unit_tokens: int) -> list[bytes]:
         return self.chain.units
 
     def tail(self, n_tokens: int) -> bytes:

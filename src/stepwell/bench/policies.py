@@ -154,7 +154,7 @@ def traces_directory(given: Path | None) -> Path:
     named = given or (Path(os.environ[TRACES_VARIABLE]) if os.environ.get(TRACES_VARIABLE) else None)
     if named is None:
         raise BadInput(
-            f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory with {AGENTIC}"
+            f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory of {AGENTIC}"
         )
     if not named.is_dir():
         raise BadInput(f"the directory of traces {named} does not exist: give --traces DIR")
@@ -246,8 +246,8 @@ def _show(console: Console, report: Report, setting: Setting, runs: Sequence[Run
     model = MachineModel()
     workload = workload_of(setting, model)
     room = room_of(setting, workload)
-    if not any(note in report.notes for note in workload.notes):
-        report.notes += [f"{setting.trace}: {note}" for note in workload.notes]
+    notes = [f"{setting.trace}: {note}" for note in workload.notes]
+    report.notes += [note for note in notes if note not in report.notes]
     sizes = (
         f"device {room.device:,}, host {room.host:,}, disk {room.disk:,} blocks; "
         f"working set {working_set_blocks(workload):,}"
@@ -270,6 +270,6 @@ def _verdicts(setting: Setting, runs: Sequence[RunReport]) -> Iterator[Verdict]:
         elif run.declared == "silent":
             share = closed(run, runs)
             yield Verdict(f"{name}: share of the distance LRU to oracle", share, LEAST_CLOSED, at_most=False)
-        others = [r.miss_s for r in runs if r.policy not in (OWN, ORACLE)]
-        if others and min(others):
-            yield Verdict(f"{name}: against the best baseline", run.miss_s / min(others), 1.02, "x")
+        best_s = min((r.miss_s for r in runs if r.policy not in (OWN, ORACLE)), default=0.0)
+        if best_s:
+            yield Verdict(f"{name}: against the best baseline", run.miss_s / best_s, 1.02, "x")

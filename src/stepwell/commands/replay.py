@@ -1,42 +1,66 @@
-"""``stepwell replay``: decide a recorded run again and compare, decision by decision."""
+"""``stepwell replay``: decide a recorded run again, or play its turns under other policies."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
+from stepwell.errors import BadInput
+from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.machine import Policy
+from stepwell.policy.placements import PLACEMENTS
 from stepwell.recording import read_recording
+from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.recorded import Recorded, measured_model, recorded_workload
+from stepwell.simulate.report import LEGEND, RunReport
+from stepwell.simulate.run import play
+from stepwell.simulate.tables import cost_table, latency_table, traffic_table
 
 
-def replay(file: Path, *, json_file: Path | None = None) -> int:
-    """Run a recording through the policy again and check that it decides the same.
+def replay(
+    file: Path,
+    *,
+    policy: Annotated[str | None, Parameter(show_default=False)] = None,
+    json_file: Path | None = None,
+) -> int:
+    """Decide a recording again and check that nothing differs, or ask what another policy would have done.
 
     A recording is made with ``stepwell serve --record run.jsonl`` (``.gz`` compresses it). Every step's
     events are given to the policy again and the running hash of its decisions is compared with the
     recorded one. Example: ``stepwell replay run.jsonl``
 
-    Exit code 0: the same decisions; 1: they differ (the first differing step is named); 2: not a recording.
+    With ``--policy`` the recorded turns arrive again, at their times, on a machine whose costs are fitted to
+    the recording, once under each policy named. Example: ``stepwell replay run.jsonl --policy lru,stepwell``
+
+    Exit code 0: the same decisions (or every policy played); 1: they differ (the first differing step is
+    named); 2: not a recording, or no such policy.
 
     Parameters
     ----------
     file
         The recording.
+    policy
+        Policies to play it under, with commas, instead of checking the decisions.
     json_file
         Write the result here as JSON (``-``: standard output).
     """
+    if policy is not None:
+        return _compare(file, _named(policy), json_file)
     config, steps = read_recording(file)
-    policy, log = Policy(config), DecisionLog()
+    console = Console(stderr=True)
+    again, log = Policy(config), DecisionLog()
     counts: dict[str, int] = {}
     differs_at: int | None = None
-    console = Console(stderr=True)
     for step in track(steps, description="replaying", console=console, transient=True):
-        log.add(step.now_us, policy.step(step.now_us, step.events))
+        log.add(step.now_us, again.step(step.now_us, step.events))
         for event in step.events:
             counts[type(event).__name__] = counts.get(type(event).__name__, 0) + 1
         if log.digest[:16] != step.digest:
@@ -50,16 +74,75 @@ def _report(
     console: Console, log: DecisionLog, counts: dict[str, int], differs_at: int | None, json_file: Path | None
 ) -> None:
     same = differs_at is None
-    result = {"steps": log.plans, "events": counts, "digest": log.digest, "same": same, "line": differs_at}
-    if json_file is not None:
-        text = json.dumps(result, indent=2) + "\n"
-        if str(json_file) == "-":
-            sys.stdout.write(text)
-        else:
-            json_file.write_text(text)
+    _write(
+        {"steps": log.plans, "events": counts, "digest": log.digest, "same": same, "line": differs_at},
+        json_file,
+    )
     events = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     console.print(f"{log.plans} steps, {events or 'no events'}")
     if same:
         console.print(f"same decisions, digest {log.digest}")
     else:
         console.print(f"the decisions differ from line {differs_at} on")
+
+
+def _write(result: dict[str, Any], json_file: Path | None) -> None:
+    if json_file is None:
+        return
+    text = json.dumps(result, indent=2) + "\n"
+    if str(json_file) == "-":
+        sys.stdout.write(text)
+    else:
+        json_file.write_text(text)
+
+
+# --- what would another policy have done? -----------------------------------------------------
+
+
+def _named(policy: str) -> list[str]:
+    names = [name.strip() for name in policy.split(",")]
+    for name in names:
+        if name not in PLACEMENTS:
+            raise BadInput(f"--policy {name}: there is {', '.join(sorted(PLACEMENTS))}")
+    return names
+
+
+def _compare(file: Path, policies: list[str], json_file: Path | None) -> int:
+    config, steps = read_recording(file)
+    console = Console(highlight=False, stderr=str(json_file) == "-")
+    progress = Console(stderr=True)
+    reading = track(steps, description="reading the recording", console=progress, transient=True)
+    found = recorded_workload(config, reading)
+    model = measured_model(found)
+    if not found.turns:
+        raise BadInput(f"{file} holds no turns: there is nothing to play")
+    runs = [
+        _play(found, model, config, name)
+        for name in track(policies, description="playing", console=progress, transient=True)
+    ]
+    console.print(cost_table(f"{file.name}: {len(found.turns)} turns", runs))
+    console.print(traffic_table(runs), latency_table(runs))
+    for line in _notes(found, model):
+        console.print(line, style="dim", markup=False, soft_wrap=True)
+    figures = [run.as_json() for run in runs]
+    _write({"turns": len(found.turns), "machine": asdict(model), "runs": figures}, json_file)
+    best = min(runs, key=lambda run: run.miss_s)
+    console.print(f"replay: least cost of misses under {best.policy}, {best.miss_s:,.2f} s.", style="bold")
+    return 0
+
+
+def _play(found: Recorded, model: MachineModel, config: PolicyConfig, policy: str) -> RunReport:
+    return play(found, found.future(), model, replace(config, placement=policy), "")
+
+
+def _notes(found: Recorded, model: MachineModel) -> list[str]:
+    costs = ", ".join(f"{name} {value:,}" for name, value in asdict(model).items() if name != "instant_disk")
+    notes = [
+        f"costs measured from {len(found.steps):,} steps and {len(found.moves):,} transfers: {costs}",
+        LEGEND,
+    ]
+    if found.unfinished:
+        notes.append(
+            f"{found.unfinished} turns do not end in the recording; they generate what is known of them"
+        )
+    return notes

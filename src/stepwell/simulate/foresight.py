@@ -8,30 +8,30 @@ an oracle, because the policy decides it).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from stepwell.policy.index import Block
-from stepwell.simulate.player import Player, SessionPlay
-from stepwell.simulate.workload import Runs, SessionSpec, numbers
+from stepwell.simulate.session import SessionPlay
+from stepwell.simulate.workload import Runs, SessionSpec
 
 Uses = tuple[tuple[int, tuple[int, ...]], ...]
 """Which turns of a session contain a name: agents, each with places among its turns."""
 
 
 class Foresight:
-    """``foresight(block, now_us)``: the next use in microseconds, at least ``now_us``; None: never again."""
+    """A closed loop. ``foresight(block, now_us)``: the next use, at least ``now_us``; None: never again."""
 
-    def __init__(self, player: Player) -> None:
-        self._player = player
-        self._shared = _Timetable(player) if player.workload.shared else None
+    def __init__(self, plays: Mapping[bytes, SessionPlay]) -> None:
+        """``plays``: the sessions by the salt of their names."""
+        self._plays = plays
         self._uses: dict[bytes, Uses] = {}
 
     def __call__(self, block: Block, now_us: int) -> int | None:
         if not block.meta.units:
             return now_us  # less than a unit: what a preempted turn left, and it is in the queue
         name = block.meta.units[-1]
-        if self._shared is not None:
-            return self._shared.next_use_us(name, now_us)
-        play = self._player.plays.get(name[:8])
+        play = self._plays.get(name[:8])
         return None if play is None else self._next_in(play, name, now_us)
 
     def _next_in(self, play: SessionPlay, name: bytes, now_us: int) -> int | None:
@@ -75,20 +75,34 @@ def _holds(runs: Runs, number: int) -> bool:
     return any(first <= number < first + count for first, count in runs)
 
 
-class _Timetable:
-    """All arrivals of an open loop, by the units that they contain."""
+class Timetable:
+    """All arrivals of an open loop, by the units that they contain.
 
-    def __init__(self, player: Player) -> None:
-        self._open = player.open_names
-        self._times: dict[int, list[int]] = {}
-        for session in sorted(player.workload.sessions, key=lambda s: s.start_us):
-            for number in numbers(session.turns[0].prompt):
-                self._times.setdefault(number, []).append(session.start_us)
+    What has come and not ended uses its units now, wherever it stands.
+    """
 
-    def next_use_us(self, name: bytes, now_us: int) -> int | None:
-        number = int.from_bytes(name[8:], "big")
-        if self._open.get(number):
+    def __init__(self, arrivals: Iterable[tuple[int, Iterable[bytes]]]) -> None:
+        self._open: Counter[bytes] = Counter()
+        self._times: dict[bytes, list[int]] = {}
+        for at_us, units in sorted(arrivals, key=lambda arrival: arrival[0]):
+            for unit in units:
+                self._times.setdefault(unit, []).append(at_us)
+
+    def opened(self, units: Iterable[bytes]) -> None:
+        """A turn has come."""
+        self._open.update(units)
+
+    def closed(self, units: Iterable[bytes]) -> None:
+        """A turn has ended."""
+        self._open.subtract(units)
+
+    def __call__(self, block: Block, now_us: int) -> int | None:
+        """As ``Foresight``."""
+        if not block.meta.units:
             return now_us
-        times = self._times.get(number, ())
+        name = block.meta.units[-1]
+        if self._open[name] > 0:
+            return now_us
+        times = self._times.get(name, ())
         following = bisect_right(times, now_us)
         return times[following] if following < len(times) else None

@@ -11,7 +11,7 @@ import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from stepwell.errors import StepwellError
 from stepwell.policy.machine import Policy
@@ -30,6 +30,7 @@ from stepwell.policy.types import (
     Piece,
     Plan,
     Progressed,
+    Recovered,
     Refuse,
     RequestArrived,
     RequestCancelled,
@@ -48,16 +49,18 @@ class SimulationError(StepwellError):
     """The policy and the machine do not agree, or nothing moves any more."""
 
 
+@runtime_checkable
 class Call(Protocol):
     """A turn that somebody will send."""
 
-    new_tokens: int
-    """How many tokens it will generate."""
+    @property
+    def new_tokens(self) -> int:
+        """How many tokens it will generate."""
 
     def arrival(self, request: RequestId) -> RequestArrived:
         """What the policy is told."""
 
-    def units(self) -> list[bytes]:
+    def units(self, unit_tokens: int) -> list[bytes]:
         """Names of all full units of prompt and answer."""
 
     def tail(self, n_tokens: int) -> bytes | None:
@@ -110,7 +113,7 @@ class Live:
 class Machine:
     """One run: ``run`` until nothing is left to do.
 
-    ``strides``: take steps that decide nothing new in one go (``Plan.steady_steps``); the outcome is the same.
+    ``strides``: take steps that decide nothing new in one go (``Plan.steady_steps``), with the same outcome.
     ``strict``: check every invariant of the policy after every step.
     """
 
@@ -211,14 +214,22 @@ class Machine:
         events: list[Event] = []
         while self._inbox and self._inbox[0][0] <= self.now_us:
             at_us, _, what = heapq.heappop(self._inbox)
-            events.append(self._arrive(what, at_us) if hasattr(what, "arrival") else what)
+            events.append(self._arrive(what, at_us) if isinstance(what, Call) else what)
+            if isinstance(what, Recovered):
+                self._kept[DISK].update(block.id for block in what.blocks)
         return events
 
     def _arrive(self, call: Call, at_us: int) -> RequestArrived:
         self._next_request += 1
         arrival = call.arrival(self._next_request)
         live = Live(
-            self._next_request, call, arrival, call.units(), arrival.prompt_tokens, at_us, len(arrival.units)
+            self._next_request,
+            call,
+            arrival,
+            call.units(self.policy.config.unit_tokens),
+            arrival.prompt_tokens,
+            at_us,
+            len(arrival.units),
         )
         self._live[live.request] = live
         self.meter.arrived(arrival, at_us)

@@ -7,14 +7,16 @@ an error of a stated size, or the truth.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stepwell.errors import BadInput
+from stepwell.policy.placements.base import Future
 from stepwell.policy.types import NO_HINT, Hint, Hinted, RequestArrived, RequestId
+from stepwell.simulate.foresight import Foresight, Timetable
 from stepwell.simulate.machine import Due
-from stepwell.simulate.workload import Namespace, SessionSpec, TurnSpec, Workload, numbers
+from stepwell.simulate.session import SessionPlay
+from stepwell.simulate.workload import Namespace, SessionSpec, TurnSpec, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,17 @@ class Declared:
 class PlayedTurn:
     """A turn of a session as the machine sends it."""
 
-    __slots__ = ("new_tokens", "play", "spec")
+    __slots__ = ("new_tokens", "play", "player", "spec")
 
-    def __init__(self, play: SessionPlay, spec: TurnSpec) -> None:
-        self.play, self.spec, self.new_tokens = play, spec, spec.new_tokens
+    def __init__(self, player: Player, play: SessionPlay, spec: TurnSpec) -> None:
+        self.player, self.play, self.spec, self.new_tokens = player, play, spec, spec.new_tokens
 
     def arrival(self, request: RequestId) -> RequestArrived:
         session, spec = self.play.session, self.spec
         agent = session.agents[spec.agent]
-        self.play.player.opened(spec)
+        units = tuple(self.play.namespace.names(spec.prompt))
+        if self.player.timetable is not None:
+            self.player.timetable.opened(units)
         return RequestArrived(
             request=request,
             tenant=session.tenant,
@@ -74,64 +78,21 @@ class PlayedTurn:
             agent=agent.name,
             parent_agent=agent.parent,
             prompt_tokens=spec.prompt_tokens,
-            max_new_tokens=self.play.player.max_new_tokens,
-            units=tuple(self.play.namespace.names(spec.prompt)),
+            max_new_tokens=self.player.max_new_tokens,
+            units=units,
             role=agent.role,
-            hint=self.play.player.declared.hint(session, spec),
+            hint=self.player.declared.hint(session, spec),
         )
 
-    def units(self) -> list[bytes]:
+    def units(self, unit_tokens: int) -> list[bytes]:
         """All full units of prompt and answer; those that nobody goes on from get names of their own."""
         spec, namespace = self.spec, self.play.namespace
-        total = (spec.prompt_tokens + spec.new_tokens) // self.play.player.workload.unit_tokens
+        total = (spec.prompt_tokens + spec.new_tokens) // unit_tokens
         known = namespace.names(spec.prompt + (spec.grown or ()))[:total]
         return known + namespace.fresh(self.play.serial + spec.number, total - len(known))
 
     def tail(self, n_tokens: int) -> None:
         return None
-
-
-@dataclass(slots=True, eq=False)
-class SessionPlay:
-    """Where a session stands. Positions count the turns of an agent that have been sent or scheduled."""
-
-    player: Player
-    session: SessionSpec
-    namespace: Namespace
-    serial: int
-    """Makes names of generated units differ between sessions of one namespace."""
-    sent: list[int]
-    """Per agent: how many turns have been scheduled."""
-    due_us: list[int | None]
-    """Per agent: when its last scheduled turn comes or came; None: none is scheduled."""
-    open_turns: dict[int, None] = field(default_factory=dict)
-    """Turns that were scheduled and have not ended."""
-    ended_agents: set[int] = field(default_factory=set)
-    held: dict[int, TurnSpec] = field(default_factory=dict)
-    """Per agent: a turn that waits for children."""
-
-    def schedule(self, agent: int, at_us: int) -> Due:
-        turn = self.session.turns[self.session.agents[agent].turns[self.sent[agent]]]
-        self.sent[agent] += 1
-        self.due_us[agent] = at_us
-        self.open_turns[turn.number] = None
-        return at_us, PlayedTurn(self, turn)
-
-    def next_of(self, agent: int) -> TurnSpec | None:
-        spec = self.session.agents[agent]
-        return (
-            self.session.turns[spec.turns[self.sent[agent]]] if self.sent[agent] < len(spec.turns) else None
-        )
-
-    def first_open(self, agent: int) -> int:
-        """The place, among the agent's turns, of the first that has not ended."""
-        sent = self.sent[agent]
-        if sent and self.session.agents[agent].turns[sent - 1] in self.open_turns:
-            return sent - 1
-        return sent
-
-    def is_over(self) -> bool:
-        return len(self.ended_agents) == len(self.session.agents)
 
 
 class Player:
@@ -143,38 +104,43 @@ class Player:
         shared = Namespace(workload.shared)
         self.plays: dict[bytes, SessionPlay] = {}
         """By the salt of their names; with a shared namespace there is nothing to find here."""
-        self.open_names: Counter[int] = Counter()
-        """Of a shared namespace: how many turns that have come and not ended contain each name."""
         self._all = [self._play(number, s, shared) for number, s in enumerate(workload.sessions)]
+        self.timetable = self._timetable(shared) if workload.shared else None
+        """Of an open loop, whose future is fixed."""
+
+    def _timetable(self, shared: Namespace) -> Timetable:
+        return Timetable((s.start_us, shared.names(s.turns[0].prompt)) for s in self.workload.sessions)
 
     def _play(self, number: int, session: SessionSpec, shared: Namespace) -> SessionPlay:
         own = shared if self.workload.shared else Namespace(f"{self.workload.name}/{session.name}")
         agents = len(session.agents)
-        play = SessionPlay(self, session, own, number << 16, [0] * agents, [None] * agents)
+        play = SessionPlay(session, own, number << 16, [0] * agents, [None] * agents)
         if not self.workload.shared:
             self.plays[own.salt] = play
         return play
 
     def start(self) -> Iterator[Due]:
         for play in self._all:
-            yield play.schedule(0, play.session.start_us)
+            yield self._send(play, 0, play.session.start_us)
 
-    def opened(self, turn: TurnSpec) -> None:
-        """A turn has come."""
-        if self.workload.shared:
-            self.open_names.update(numbers(turn.prompt))
+    def future(self) -> Future:
+        """What an oracle may ask."""
+        return Foresight(self.plays) if self.timetable is None else self.timetable
+
+    def _send(self, play: SessionPlay, agent: int, at_us: int) -> Due:
+        return at_us, PlayedTurn(self, play, play.schedule(agent, at_us))
 
     def ended(self, call: object, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
         assert isinstance(call, PlayedTurn)
         play, turn = call.play, call.spec
         agent = play.session.agents[turn.agent]
         play.open_turns.pop(turn.number, None)
-        if self.workload.shared:
-            self.open_names.subtract(numbers(turn.prompt))
+        if self.timetable is not None:
+            self.timetable.closed(play.namespace.names(turn.prompt))
         if self.declared.sigma is None and agent.name:
             yield now_us, Hinted(request, play.session.tenant, agent.name, Hint(turn.seen_wait))
         for child in turn.launches:
-            yield play.schedule(child, now_us + play.session.agents[child].offset_us)
+            yield self._send(play, child, now_us + play.session.agents[child].offset_us)
         yield from self._go_on(play, turn, now_us)
 
     def _go_on(self, play: SessionPlay, turn: TurnSpec, now_us: int) -> Iterator[Due]:
@@ -185,7 +151,7 @@ class Player:
             if play.is_over() and not self.workload.shared:
                 play.namespace.release()
         elif set(following.awaits) <= play.ended_agents:
-            yield play.schedule(turn.agent, now_us + following.gap_us)
+            yield self._send(play, turn.agent, now_us + following.gap_us)
         else:
             play.held[turn.agent] = following
 
@@ -194,4 +160,4 @@ class Player:
         for agent, held in list(play.held.items()):
             if set(held.awaits) <= play.ended_agents:
                 del play.held[agent]
-                yield play.schedule(agent, now_us + held.gap_us)
+                yield self._send(play, agent, now_us + held.gap_us)

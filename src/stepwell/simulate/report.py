@@ -10,7 +10,6 @@ from stepwell.policy.contracts import Contract
 from stepwell.policy.types import KvTier
 from stepwell.simulate.machine import Machine
 from stepwell.simulate.meter import TurnTimes
-from stepwell.simulate.player import Declared
 
 PERCENTS = (50, 90, 99)
 
@@ -104,14 +103,14 @@ class RunReport:
         return asdict(self)
 
 
-def report_of(label: str, declared: Declared, machine: Machine, cpu_s: float) -> RunReport:
+def report_of(policy: str, declared: str, machine: Machine, cpu_s: float) -> RunReport:
     """Read the meter of a machine that has come to rest."""
     meter, turns = machine.meter, list(machine.meter.turns.values())
     again_s, copy_in_s, disk_wait_s = meter.again_us / 1e6, meter.copy_in_us / 1e6, meter.disk_wait_us / 1e6
     useful = meter.tokens_from[KvTier.DISK] * machine.model.token_bytes
     return RunReport(
-        policy=label,
-        declared=str(declared),
+        policy=policy,
+        declared=declared,
         miss_s=again_s + copy_in_s + disk_wait_s,
         again_s=again_s,
         copy_in_s=copy_in_s,

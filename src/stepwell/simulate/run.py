@@ -8,9 +8,9 @@ from typing import Any
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
-from stepwell.simulate.foresight import Foresight
+from stepwell.policy.placements.base import Future
 from stepwell.simulate.hardware import MachineModel
-from stepwell.simulate.machine import Machine
+from stepwell.simulate.machine import Machine, Source
 from stepwell.simulate.meter import Meter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.report import RunReport, report_of
@@ -42,15 +42,19 @@ def config_for(workload: Workload, model: MachineModel, room: Room, policy: str,
     )
 
 
-def simulate(
-    workload: Workload, model: MachineModel, config: PolicyConfig, declared: Declared, label: str = ""
+def simulate(workload: Workload, model: MachineModel, config: PolicyConfig, declared: Declared) -> RunReport:
+    """Play the workload to its end under the policy that ``config`` names."""
+    player = Player(workload, declared)
+    return play(player, player.future(), model, config, str(declared))
+
+
+def play(
+    source: Source, future: Future, model: MachineModel, config: PolicyConfig, declared: str
 ) -> RunReport:
-    """Play the workload to its end. ``label`` names the run in the report."""
+    """Serve what ``source`` sends until it has ended. ``declared`` only names the run."""
     started_s = time.process_time()
     policy = Policy(config)
-    player = Player(workload, declared)
-    policy.outlook.future = Foresight(player)  # for the oracle; nobody else may look
-    meter = Meter(model, config.unit_tokens)
-    machine = Machine(policy, model, player, meter)
+    policy.outlook.future = future  # for the oracle; nobody else may look
+    machine = Machine(policy, model, source, Meter(model, config.unit_tokens))
     machine.run()
-    return report_of(label or config.placement, declared, machine, time.process_time() - started_s)
+    return report_of(config.placement, declared, machine, time.process_time() - started_s)

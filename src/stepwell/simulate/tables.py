@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from stepwell.policy.types import KvTier
 from stepwell.simulate.report import Latency, RunReport
 from stepwell.units import format_size
 
@@ -31,32 +32,19 @@ def closed(run: RunReport, runs: Sequence[RunReport]) -> float | None:
     return (reference.miss_s - run.miss_s) / (reference.miss_s - oracle.miss_s)
 
 
+COST_COLUMNS = ("misses", "/oracle", "closed", "again", "copies", "disk", "prefill", "tax", *KvTier)
+TRAFFIC_COLUMNS = ("dev>host", "host>dev", "host>disk", "disk>host", "written/read", "preempted", "refused")
+
+
 def cost_table(title: str, runs: Sequence[RunReport]) -> Table:
-    """What each policy's misses cost, and of what that is made."""
-    table = _table(title)
-    for column in (
-        "policy",
-        "declared",
-        "cost of misses",
-        "/ oracle",
-        "closed",
-        "computed again",
-        "copies in",
-        "disk waits",
-        "prefill",
-        "tax",
-        "device",
-        "host",
-        "disk",
-    ):
-        table.add_column(column, justify="left" if column in ("policy", "declared") else "right")
+    """What each policy's misses cost, of what that is made, and where prompts were found."""
+    table = _table(title, COST_COLUMNS)
     for run in runs:
         shares = [100 * tokens / max(1, run.prompt_tokens) for tokens in run.tokens_from.values()]
         table.add_row(
-            run.policy,
-            run.declared,
+            _name(run),
             _seconds(run.miss_s),
-            _or_dash(ratio(run, runs), "{:.3f}x"),
+            _or_dash(ratio(run, runs), "{:.3f}"),
             _or_dash(closed(run, runs), "{:.2f}"),
             _seconds(run.again_s),
             _seconds(run.copy_in_s),
@@ -69,17 +57,11 @@ def cost_table(title: str, runs: Sequence[RunReport]) -> Table:
 
 
 def traffic_table(runs: Sequence[RunReport]) -> Table:
-    """Bytes per route, and what else the runs differ in."""
-    table = _table("Bytes moved")
-    columns = ("device>host", "host>device", "host>disk", "disk>host", "written/useful read", "preempted")
-    table.add_column("policy")
-    table.add_column("declared")
-    for column in (*columns, "refused", "session p50", "p90", "p99"):
-        table.add_column(column, justify="right")
+    """Bytes per route, what was written for each byte that was of use, and how long sessions took."""
+    table = _table("Bytes moved; sessions p50, p90, p99", (*TRAFFIC_COLUMNS, "p50", "p90", "p99"))
     for run in runs:
         table.add_row(
-            run.policy,
-            run.declared,
+            _name(run),
             *(format_size(size) for size in run.bytes_moved.values()),
             _or_dash(run.written_per_useful, "{:.2f}"),
             str(run.preemptions),
@@ -91,22 +73,29 @@ def traffic_table(runs: Sequence[RunReport]) -> Table:
 
 def latency_table(runs: Sequence[RunReport]) -> Table:
     """Time to first token and to the last one, per service tier."""
-    table = _table("Per service tier: time to first token, time to the last")
-    for column in ("policy", "declared", "service tier"):
-        table.add_column(column)
-    for column in ("turns", "TTFT p50", "p90", "p99", "on time", "turn p50", "p90", "p99"):
-        table.add_column(column, justify="right")
+    columns = ("turns", "TTFT p50", "p90", "p99", "on time", "turn p50", "p90", "p99")
+    table = _table("Per service tier: time to first token, time to the last", columns, "service tier")
     for run in runs:
         for tier in run.tiers:
             if tier.turns:
                 on_time = _or_dash(tier.ttft_on_time, "{:.1%}")
-                names = (run.policy, run.declared, tier.service_tier, f"{tier.turns:,}")
+                names = (_name(run), tier.service_tier, f"{tier.turns:,}")
                 table.add_row(*names, *_three(tier.ttft), on_time, *_three(tier.turn))
     return table
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left")
+def _table(title: str, columns: Sequence[str], *names: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("policy", *names):
+        table.add_column(name, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _name(run: RunReport) -> str:
+    """The policy, and what was declared if that was anything."""
+    return run.policy if run.declared in ("silent", "exact", "") else f"{run.policy} ({run.declared})"
 
 
 def _three(latency: Latency) -> list[str]:
@@ -117,8 +106,8 @@ def _three(latency: Latency) -> list[str]:
 
 def _seconds(value: float) -> str:
     if value >= 100:
-        return f"{value:,.0f} s"
-    return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+        return f"{value:,.0f}s"
+    return f"{value:.1f}s" if value >= 10 else f"{value:.2f}s"
 
 
 def _or_dash(value: float | None, form: str) -> str:

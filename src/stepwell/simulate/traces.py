@@ -84,8 +84,8 @@ def agentic(
     """Sessions of coding agents: the next turn comes its think time after the last one's answer.
 
     ``unit_tokens`` stand for a trace block of 64. Sessions begin by a Gamma process with coefficient of
-    variation ``cv``, one a second on average (``calibrate.calibrated`` sets the pace). Sessions with a context
-    above ``context_tokens`` (of the trace) are left out.
+    variation ``cv``, one a second on average (``calibrate.calibrated`` sets the pace). Sessions with a
+    context above ``context_tokens`` (of the trace) are left out.
     """
     records = [r for r in lines_of(directory, AGENTIC) if _longest(r) <= (context_tokens or 1 << 62)]
     draw = random.Random(seed)
