@@ -59,6 +59,17 @@ def test_where_nothing_tells_there_is_no_role(body: dict[str, Any]) -> None:
     assert role(body) == ""
 
 
+def test_what_differs_from_run_to_run_comes_late_in_a_prompt() -> None:
+    long = "You plan. " * 40
+    today, tomorrow = ({"role": "system", "content": long + day} for day in ("Today is Monday.", "Tuesday."))
+    assert role(chat(today, HELLO)) == role(chat(tomorrow, HELLO)) != role(chat(PLAN, HELLO))
+    parts = {
+        "role": "system",
+        "content": [{"type": "text", "text": "You plan."}, {"type": "text", "text": "Now."}],
+    }
+    assert role(chat(parts, HELLO)) == role(chat(PLAN, HELLO))
+
+
 def test_responses() -> None:
     tools = [{"type": "function", "name": "search"}]
     flat = role({"input": "hi", "instructions": "You plan.", "tools": tools})

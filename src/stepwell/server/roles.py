@@ -1,7 +1,8 @@
 """What kind of agent calls: its name where somebody gave one, else what its prompts have in common.
 
 Agents of one kind wait alike, so the policy learns how long per role. Most frameworks send no name; but
-the agents of one kind share a system prompt and a set of tools, turn after turn. A digest of these
+the agents of one kind share the beginning of a system prompt and a set of tools, turn after turn. (Only the
+beginning: dates, directories and the like come later and differ from run to run.) A digest of these
 groups them; it says nothing about the text and is never authority.
 """
 
@@ -16,6 +17,7 @@ from stepwell.server.identity import Body, Identity
 
 INFERRED = "prompt-"
 DIGEST_CHARS = 12
+PROMPT_CHARS = 256
 SYSTEM = ("system", "developer")
 
 
@@ -32,16 +34,23 @@ def role_of(identity: Identity, body: Body) -> str:
     return INFERRED + digest[:DIGEST_CHARS]
 
 
-def _system_prompt(body: Body) -> Any:
+def _system_prompt(body: Body) -> str:
+    """How it begins; empty when there is none."""
     for name in ("instructions", "system"):
-        if body.get(name):
-            return body[name]
+        if text := _beginning(body.get(name)):
+            return text
     for name in ("messages", "input"):
         items = body.get(name)
         first = items[0] if isinstance(items, list) and items else None
         if isinstance(first, Mapping) and first.get("role") in SYSTEM:
-            return first.get("content")
-    return None
+            return _beginning(first.get("content"))
+    return ""
+
+
+def _beginning(content: Any) -> str:
+    if isinstance(content, list) and content and isinstance(content[0], Mapping):
+        content = content[0].get("text")
+    return content[:PROMPT_CHARS] if isinstance(content, str) else ""
 
 
 def _tool_names(body: Body) -> list[str]:
