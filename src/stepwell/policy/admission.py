@@ -12,6 +12,7 @@ from stepwell.policy.memory import blocks_of, ids_of
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import KvTier, Open
 
+_PLAN_AGAIN_US = 250_000
 _LEAST_RUN_TOKENS = 16  # a turn that was just opened has its place for so many tokens at least
 
 
@@ -39,13 +40,46 @@ class Admission:
             if position and budget_bytes <= 0:
                 window = window[:position]
                 break
-            path = self._usable_path(turn)
-            budget_bytes -= sum(m.block.meta.size_bytes for m in path if not m.block.device)
-            if not self._must_wait(turn, path) and not blocked:
+            path = self._path_of(turn)
+            budget_bytes -= turn.planned_bytes
+            if not self._must_wait(turn) and not blocked:
                 blocked = not self._try_open(turn, path)
         self.board.release_claims_beyond([turn.id for turn in window])
 
     # --- what can be loaded -------------------------------------------------------------------
+
+    def _path_of(self, turn: Turn) -> list[Match]:
+        """The path the turn would begin with. It is kept while the turn waits and looked up again when
+        it is no longer true, when somebody has computed more of it, and now and then."""
+        path = turn.planned
+        old = self.board.now_us - turn.planned_at_us >= _PLAN_AGAIN_US
+        if path is None or old or not self._still_coming(turn) or self._grew(turn):
+            path = turn.planned = self._usable_path(turn)
+            turn.planned_at_us = self.board.now_us
+            block_tokens = self.config.block_tokens
+            turn.planned_tokens = sum(m.n_tokens for m in path if m.n_tokens == block_tokens)
+            turn.planned_next = self._next_block_known(turn)
+            turn.planned_bytes = sum(m.block.meta.size_bytes for m in path if not m.block.device)
+        return path
+
+    def _still_coming(self, turn: Turn) -> bool:
+        """Keep the reads for the turn going; False when one of its blocks will not come."""
+        fetching = turn.fetching
+        while fetching and (fetching[-1].host or fetching[-1].device):
+            fetching.pop()
+        if not fetching:
+            return True
+        if self.memory.reads_in_flight < self.config.disk_reads_in_flight:
+            return all(b.host or b.device or self._fetch(turn, b) for b in reversed(fetching))
+        return fetching[-1].disk
+
+    def _grew(self, turn: Turn) -> bool:
+        """Whether the block after its path is there now: somebody else has computed it."""
+        return not turn.planned_next and self._next_block_known(turn)
+
+    def _next_block_known(self, turn: Turn) -> bool:
+        last = turn.planned_tokens // self.config.unit_tokens + self.config.units_per_block
+        return last <= len(turn.units) and self.memory.index.get(turn.units[last - 1]) is not None
 
     def _usable_path(self, turn: Turn) -> list[Match]:
         """The stored path as far as loading it beats recomputing and its bytes can be had."""
@@ -54,35 +88,36 @@ class Admission:
             path = path[: best_cut(self.memory.steps(path), turn.total, self.memory.costs)]
         path = path[: self.config.device_blocks - 1]
         self.board.claim(turn, path)  # before fetching: room for one block must not cost the next one
+        turn.fetching = []
         for depth, match in enumerate(path):
             block = match.block
-            if not block.device and not block.host and not self._fetch(turn, block):
-                self.board.claim(turn, path[:depth])
-                return path[:depth]
+            if not block.device and not block.host:
+                if not self._fetch(turn, block):
+                    path = path[:depth]
+                    self.board.claim(turn, path)
+                    break
+                turn.fetching.append(block)
+        turn.fetching.reverse()
         return path
 
     def _fetch(self, turn: Turn, block: Block) -> bool:
         """Have a disk block brought up, for as long as the turn waits; False if that cannot be."""
-        if self.board.now_us < block.shunned_until_us:
+        if not block.disk or self.board.now_us < block.shunned_until_us:
             return False
         if block.moving is KvTier.HOST or self.memory.start_read(block, self.board.now_us):
             turn.from_disk[block.id] = None
             return True
         return bool(self.memory.reads_in_flight) and block.meta.size_bytes <= self.config.host_bytes
 
-    def _must_wait(self, turn: Turn, path: Sequence[Match]) -> bool:
+    def _must_wait(self, turn: Turn) -> bool:
         """Whether blocks are on their way from disk, or somebody is computing the next one now."""
-        if any(not m.block.device and not m.block.host for m in path):
+        if turn.fetching:
             if turn.state is TurnState.WAITING:
                 turn.state = TurnState.LOADING
             return True
         if turn.state is TurnState.LOADING:
             turn.state = TurnState.WAITING
-        return self._promised_by_other(turn, path)
-
-    def _promised_by_other(self, turn: Turn, path: Sequence[Match]) -> bool:
-        whole = sum(1 for m in path if m.n_tokens == self.config.block_tokens)
-        last = (whole + 1) * self.config.units_per_block
+        last = turn.planned_tokens // self.config.unit_tokens + self.config.units_per_block
         if last > len(turn.units):
             return False
         return self.board.promised.get(turn.units[last - 1], turn.id) != turn.id
@@ -92,6 +127,9 @@ class Admission:
     def _try_open(self, turn: Turn, path: list[Match]) -> bool:
         """Give the turn a place if it fits beside those who run, or can take it from lighter ones.
         False: it waits for room."""
+        if not all(m.block.device or m.block.host for m in path):  # a copy on the device alone has gone
+            turn.planned = None
+            return True
         if not self._make_place(turn, path):
             if self.board.running or not path:
                 return False
@@ -240,6 +278,7 @@ class Admission:
         turn.state = TurnState.RUNNING
         turn.computed, turn.opened_at = cached, turn.total
         turn.from_disk = {}
+        turn.planned, turn.planned_at_us, turn.fetching = None, 0, []
         turn.resume = None
         turn.path = blocks_of(path)
         if path and path[-1].n_tokens < self.config.block_tokens:

@@ -163,6 +163,7 @@ class Board:
             del self._claimants[request]
             if request in self.turns:
                 self.unclaim(self.turns[request])
+                self.turns[request].planned = None
 
     # --- what is stored -----------------------------------------------------------------------
 

@@ -54,14 +54,19 @@ class PrefillFit:
 
     def estimate_ns(self, tokens: int, depth_tokens: int) -> int:
         """Time to compute ``tokens`` whose depths sum to ``depth_tokens``."""
+        a, b, divisor = self.coefficients()
+        return (tokens * a + depth_tokens * b) // divisor
+
+    def coefficients(self) -> tuple[int, int, int]:
+        """``(a, b, divisor)``: nanoseconds are ``(tokens * a + depth_tokens * b) // divisor``."""
         if not self.nn:
-            return tokens * DEFAULT_PREFILL_NS_PER_TOKEN
+            return DEFAULT_PREFILL_NS_PER_TOKEN, 0, 1
         determinant = self.nn * self.dd - self.nd * self.nd
         a_scaled = self.nt * self.dd - self.dt * self.nd
         b_scaled = self.nn * self.dt - self.nd * self.nt
         if determinant > 0 and a_scaled > 0 and b_scaled >= 0:
-            return (tokens * a_scaled + depth_tokens * b_scaled) // determinant
-        return tokens * self.nt // self.nn
+            return a_scaled, b_scaled, determinant
+        return self.nt, 0, self.nn
 
 
 @dataclass(slots=True)
@@ -116,12 +121,15 @@ def best_cut(steps: Sequence[Step], prompt_tokens: int, costs: Costs) -> int:
 
     Loads of one prefix add up, and whatever is not loaded is computed at its depth. Ties load.
     """
-    tokens, loading_us = 0, 0
-    best, best_us = 0, costs.compute_us(0, prompt_tokens)
+    a, b, divisor = costs.prefill.coefficients()
+    divisor *= 1000
+    start, loading_us = 0, 0
+    best, best_us = 0, (prompt_tokens * a + prompt_tokens * prompt_tokens // 2 * b) // divisor
     for count, step in enumerate(steps, start=1):
-        tokens += step.n_tokens
+        start += step.n_tokens
         loading_us += step.load_us
-        total_us = loading_us + costs.compute_us(tokens, prompt_tokens)
+        left = max(0, prompt_tokens - start)
+        total_us = loading_us + (left * a + left * (start + prompt_tokens) // 2 * b) // divisor
         if total_us <= best_us:
             best, best_us = count, total_us
     return best

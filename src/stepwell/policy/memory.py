@@ -99,8 +99,10 @@ class Memory:
         millisecond a block) is far cheaper than computing what would be lost.
         """
         frames -= self.config.device_blocks - self.device_used
-        need = self._homeless_bytes(frames, now_us, taker) if frames > 0 else 0
         free = self.config.host_bytes - self.host_used
+        if frames * self.config.block_bytes <= free + self.clean_bytes:
+            return True
+        need = self._homeless_bytes(frames, now_us, taker)
         if need <= free + self.clean_bytes or not self.config.disk_bytes or self._writing_loses(need):
             return True
         self._write_cold(now_us, reach_bytes=self.config.host_bytes)
@@ -188,24 +190,19 @@ class Memory:
 
     def steps(self, path: Iterable[Match]) -> list[Step]:
         """What each block of a path would cost to bring onto the device now."""
+        up = self.costs.ns_per_kib[HOST, DEVICE]
+        read = self.costs.ns_per_kib[DISK, HOST]
         queued_us = self.costs.move_us(DISK, HOST, self.reading_bytes)
         steps = []
         for match in path:
-            load_us = self._load_us(match.block)
-            if match.block.fastest() is DISK:
-                load_us += queued_us
-                queued_us = 0
+            block = match.block
+            load_us = 0
+            if not block.device:
+                load_us = (up if block.host else up + read) * block.meta.size_bytes // (1024 * 1000)
+                if not block.host:
+                    load_us, queued_us = load_us + queued_us, 0
             steps.append(Step(match.n_tokens, load_us))
         return steps
-
-    def _load_us(self, block: Block) -> int:
-        if block.device:
-            return 0
-        size_bytes = block.meta.size_bytes
-        load_us = self.costs.move_us(HOST, DEVICE, size_bytes)
-        if not block.host:
-            load_us += self.costs.move_us(DISK, HOST, size_bytes)
-        return load_us
 
     # --- host ---------------------------------------------------------------------------------
 

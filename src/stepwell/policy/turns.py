@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stepwell.policy.contracts import Contract
-from stepwell.policy.index import Block
+from stepwell.policy.index import Block, Match
 from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId
 
 
@@ -82,6 +82,17 @@ class Turn:
     """Prompt blocks that this turn is computing now; others who need them wait."""
     claimed: list[Block] = field(default_factory=list)
     """Blocks it waits for or is about to load."""
+    planned: list[Match] | None = None
+    """While it waits: the stored path it would begin with, as of ``planned_at_us``; None: look again."""
+    planned_at_us: int = 0
+    planned_tokens: int = 0
+    """Tokens of that path in whole blocks."""
+    planned_next: bool = False
+    """Whether the block after those was stored too, and was left out because computing it is quicker."""
+    planned_bytes: int = 0
+    """Of that path: what does not lie on the device."""
+    fetching: list[Block] = field(default_factory=list)
+    """Of that path: what has yet to come up from disk, the last needed first."""
     from_disk: dict[BlockId, None] = field(default_factory=dict)
     """Blocks that came up from disk for this turn."""
 

@@ -28,7 +28,8 @@ _TIMERS_PER_STEP = 64
 _LOOK_AGAIN = 8  # heads of a ranking that are valued anew before a victim is named
 _MIN_STALE_US = 20_000
 _MAX_FOLLOWERS = 64
-_PROMOTE_GROUPS = 4  # how many of the most valuable groups on disk are looked at for promotion
+_PROMOTE_GROUPS = 4  # how many groups are promoted from at a time
+_PROMOTE_LOOK = 64  # how many of the most valuable groups on disk are looked at for that
 _PROMOTE_CHANCE = 1 << 18  # of 2**20: an agent that rather stays away is not fetched ahead
 _WRITE_CHANCE = 1 << 15  # of 2**20: below this a block is not worth writing
 _WRITE_GAIN = 2
@@ -151,6 +152,8 @@ class NextUse:
         began_us = now_us if holder.rest_since_us is None else holder.rest_since_us
         self._set_rest(group, self.forecaster.begin(holder, began_us), now_us)
         self._follow(group, holder)
+        if holder.hint.wait in (Wait.TOOL, Wait.CHILD):
+            return  # it has not answered yet
         for follower in self._followers.pop((holder.tenant, holder.agent), ()):
             if follower.rest is not None and follower is not group:
                 rest = self.forecaster.begin(follower.record, now_us, called=True)
@@ -279,11 +282,13 @@ class NextUse:
         yield from self._orphans.order[at]
         for names in self.quotas.phases(at, taker):
             yield from self._spare(kv_tier, [self.quotas.ranking(at, name) for name in names], now_us)
+        yield from self._at_work(kv_tier)
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
             if block.is_on(kv_tier):
                 yield block.id
 
     def _spare(self, kv_tier: KvTier, rankings: list[Ranking], now_us: int) -> Iterator[BlockId]:
+        """Blocks of agents that rest, the least valuable first."""
         for ranking in rankings:
             self._look_again(ranking, now_us)
         entries: Iterator[Entry]
@@ -292,6 +297,8 @@ class NextUse:
         else:
             entries = heapq.merge(*(ranking.entries for ranking in rankings))
         for _, _, group in entries:
+            if group.rest is None:
+                return  # all that follow are at work
             for block in group.spare(kv_tier):
                 if len(block.holders) > 1:
                     best = max(block.holders, key=_value_of)
@@ -299,6 +306,15 @@ class NextUse:
                         self._better.append((block, best))
                         continue
                 yield block.id
+
+    def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
+        """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere."""
+        on_device = kv_tier is KvTier.DEVICE
+        for name in self.quotas.names:
+            for _, _, group in reversed(self.quotas.ranking(AT[kv_tier], name).entries):
+                if group.rest is not None:
+                    break
+                yield from (b.id for b in group.spare(kv_tier) if not (on_device and b.pins))
 
     def _look_again(self, ranking: Ranking, now_us: int) -> None:
         """The value of a rest that nears its end rises; the lowest may have been so long ago."""
@@ -338,13 +354,12 @@ class NextUse:
 
     def _chance(self, block: Block) -> int:
         if block.holders:
-            return max(group.chance for group in block.holders)
+            best: int = max(group.chance for group in block.holders)
+            return best
         return _SEEN_AGAIN if block.uses > 1 else 0
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         for group in self._most_valuable_on_disk():
-            if not self._promotes(group):
-                continue
             for block in group.path:
                 if block.disk and not block.host and not block.device:
                     yield block
@@ -355,11 +370,14 @@ class NextUse:
         return group.rest is not None and group.chance >= _PROMOTE_CHANCE and max(device, host) < disk
 
     def _most_valuable_on_disk(self) -> list[Group]:
+        """Groups to promote, the most valuable first; at most a few, from the top of each ranking."""
         at = AT[KvTier.DISK]
         tops: list[Group] = []
         for name in self.quotas.names:
-            resting = (e[2] for e in reversed(self.quotas.ranking(at, name).entries) if e[2].rest is not None)
-            tops += [g for g, _ in zip(resting, range(_PROMOTE_GROUPS), strict=False)]
+            top = reversed(self.quotas.ranking(at, name).entries)
+            wanted = (entry[2] for entry, _ in zip(top, range(_PROMOTE_LOOK), strict=False))
+            found = (group for group in wanted if self._promotes(group))
+            tops += [group for group, _ in zip(found, range(_PROMOTE_GROUPS), strict=False)]
         return sorted(tops, key=lambda group: (-group.value, group.seq))[:_PROMOTE_GROUPS]
 
     # --- for people ---------------------------------------------------------------------------
