@@ -77,6 +77,7 @@ GROUPS = {
                 "policies", "stepwell.bench.policies:main", "What sinks: every policy against an oracle."
             ),
             Command("decisions", "stepwell.bench.decisions:main", "Time of one decision, and how it grows."),
+            Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -108,10 +108,18 @@ def running(arm: Arm) -> Iterator[RunningServer]:
 
 
 def our_server(
-    name: str, model: str, *, device_kv_tokens: int, host_kv: str, disk_kv: str, disk_dir: Path, threads: int
+    name: str,
+    model: str,
+    *,
+    device_kv_tokens: int,
+    host_kv: str,
+    disk_kv: str,
+    disk_dir: Path,
+    threads: int,
+    more: Mapping[str, str | Path] | None = None,
 ) -> Arm:
-    """``stepwell serve`` with these KV tiers; everything else as a user gets it. The model ``null`` is
-    the engine that computes nothing."""
+    """``stepwell serve`` with these KV tiers and the flags in ``more``; everything else as a user gets it.
+    The model ``null`` is the engine that computes nothing."""
     port = free_port()
     flags = {
         **({"engine": "null"} if model == NULL_MODEL else {"model": model}),
@@ -122,6 +130,7 @@ def our_server(
         "disk-kv": disk_kv,
         "disk-dir": disk_dir,
         "threads": threads,
+        **(more or {}),
     }
     words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     command = (sys.executable, "-m", "stepwell", "serve", *words)
