@@ -43,6 +43,8 @@ from stepwell.simulate.meter import Meter
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _NUDGE_US = 100  # a policy that wants to be called again at once: time passes all the same
 _FOREVER = 1 << 62
+_STILL_STEPS = 10_000
+"""Steps in a row that take no time: more than that, and the policy goes round in circles."""
 
 
 class SimulationError(StepwellError):
@@ -147,9 +149,16 @@ class Machine:
 
     def run(self) -> None:
         """Step until every turn has ended. ``SimulationError`` when the policy lets one wait for ever."""
+        still = 0
         while True:
+            before_us = self.now_us
             wake_at_us = self.step()
             if wake_at_us is None:
+                still = still + 1 if self.now_us == before_us else 0
+                if still > _STILL_STEPS:
+                    raise SimulationError(
+                        f"the policy decides and decides at {self.now_us} us and nothing runs"
+                    )
                 continue
             next_us = min(self._next_due_us(), wake_at_us)
             if not self._inbox and not self._live:
@@ -332,7 +341,11 @@ class Machine:
         live.generated += 1
         if live.generated == 1:
             self.meter.first_token(live.request, self.now_us)
-        return live.generated >= live.call.new_tokens
+        return self._is_done(live)
+
+    def _is_done(self, live: Live) -> bool:
+        """Its answer is complete, or the context is full (as the driver has it)."""
+        return live.generated >= live.call.new_tokens or live.total >= self.policy.config.context_tokens
 
     def _progress(self, live: Live, piece: Piece, stride: int) -> None:
         unit_tokens = self.policy.config.unit_tokens
@@ -341,7 +354,7 @@ class Machine:
         known = live.total // unit_tokens
         units = tuple(live.units[live.told : known])
         live.told = max(live.told, known)
-        reason = "stop" if live.generated >= live.call.new_tokens else None
+        reason = "stop" if live.generated and self._is_done(live) else None
         self._results.append(
             Progressed(live.request, computed, live.total, units, live.name(computed, unit_tokens), reason)
         )

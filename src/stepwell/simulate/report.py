@@ -14,9 +14,10 @@ from stepwell.simulate.meter import TurnTimes
 PERCENTS = (50, 90, 99)
 
 LEGEND = (
-    "cost of misses = seconds spent computing prompt tokens that had been computed before"
-    " + seconds of copies from host to device"
-    " + seconds that turns waited for blocks from disk (summed over turns)"
+    "cost of misses = again + copies + waits: seconds spent computing prompt tokens that had been computed"
+    " before (again), seconds of copies from host to device (copies), seconds that turns waited for blocks"
+    " from disk, summed over turns (waits). tax = tokens computed again / tokens computed; device, host, disk"
+    " = share of prompt tokens found there; closed = share of the distance from LRU to the oracle"
 )
 
 

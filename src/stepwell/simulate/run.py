@@ -37,6 +37,7 @@ def config_for(workload: Workload, model: MachineModel, room: Room, policy: str,
         token_bytes=model.token_bytes,
         host_bytes=room.host * block_bytes,
         disk_bytes=room.disk * block_bytes,
+        context_tokens=room.device * workload.block_tokens,
         placement=policy,
         **more,
     )

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from stepwell.policy.types import KvTier
 from stepwell.simulate.report import Latency, RunReport
-from stepwell.units import format_size
 
 ORACLE, REFERENCE = "oracle", "lru"
 
@@ -32,8 +31,8 @@ def closed(run: RunReport, runs: Sequence[RunReport]) -> float | None:
     return (reference.miss_s - run.miss_s) / (reference.miss_s - oracle.miss_s)
 
 
-COST_COLUMNS = ("misses", "/oracle", "closed", "again", "copies", "disk", "prefill", "tax", *KvTier)
-TRAFFIC_COLUMNS = ("dev>host", "host>dev", "host>disk", "disk>host", "written/read", "preempted", "refused")
+COST_COLUMNS = ("misses", "/oracle", "closed", "again", "copies", "waits", "prefill", "tax", *KvTier)
+TRAFFIC_COLUMNS = ("down", "up", "written", "read", "w/u", "preempted", "refused")
 
 
 def cost_table(title: str, runs: Sequence[RunReport]) -> Table:
@@ -42,14 +41,14 @@ def cost_table(title: str, runs: Sequence[RunReport]) -> Table:
     for run in runs:
         shares = [100 * tokens / max(1, run.prompt_tokens) for tokens in run.tokens_from.values()]
         table.add_row(
-            _name(run),
-            _seconds(run.miss_s),
+            name_of(run),
+            seconds(run.miss_s),
             _or_dash(ratio(run, runs), "{:.3f}"),
             _or_dash(closed(run, runs), "{:.2f}"),
-            _seconds(run.again_s),
-            _seconds(run.copy_in_s),
-            _seconds(run.disk_wait_s),
-            _seconds(run.prefill_s),
+            seconds(run.again_s),
+            seconds(run.copy_in_s),
+            seconds(run.disk_wait_s),
+            seconds(run.prefill_s),
             f"{100 * run.recompute_tax:.2f}%",
             *(f"{share:.1f}%" for share in shares),
         )
@@ -58,11 +57,15 @@ def cost_table(title: str, runs: Sequence[RunReport]) -> Table:
 
 def traffic_table(runs: Sequence[RunReport]) -> Table:
     """Bytes per route, what was written for each byte that was of use, and how long sessions took."""
-    table = _table("Bytes moved; sessions p50, p90, p99", (*TRAFFIC_COLUMNS, "p50", "p90", "p99"))
+    title = (
+        "Bytes: device to host (down), back (up), to disk (written), from disk (read), written per useful"
+        " byte read (w/u); sessions p50, p90, p99"
+    )
+    table = _table(title, (*TRAFFIC_COLUMNS, "p50", "p90", "p99"))
     for run in runs:
         table.add_row(
-            _name(run),
-            *(format_size(size) for size in run.bytes_moved.values()),
+            name_of(run),
+            *(_gib(size) for size in run.bytes_moved.values()),
             _or_dash(run.written_per_useful, "{:.2f}"),
             str(run.preemptions),
             str(run.refused),
@@ -79,7 +82,7 @@ def latency_table(runs: Sequence[RunReport]) -> Table:
         for tier in run.tiers:
             if tier.turns:
                 on_time = _or_dash(tier.ttft_on_time, "{:.1%}")
-                names = (_name(run), tier.service_tier, f"{tier.turns:,}")
+                names = (name_of(run), tier.service_tier, f"{tier.turns:,}")
                 table.add_row(*names, *_three(tier.ttft), on_time, *_three(tier.turn))
     return table
 
@@ -93,7 +96,7 @@ def _table(title: str, columns: Sequence[str], *names: str) -> Table:
     return table
 
 
-def _name(run: RunReport) -> str:
+def name_of(run: RunReport) -> str:
     """The policy, and what was declared if that was anything."""
     return run.policy if run.declared in ("silent", "exact", "") else f"{run.policy} ({run.declared})"
 
@@ -101,13 +104,18 @@ def _name(run: RunReport) -> str:
 def _three(latency: Latency) -> list[str]:
     if not latency.count:
         return ["-"] * 3
-    return [_seconds(value) for value in (latency.p50_s, latency.p90_s, latency.p99_s)]
+    return [seconds(value) for value in (latency.p50_s, latency.p90_s, latency.p99_s)]
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """A time in seconds, for people."""
     if value >= 100:
         return f"{value:,.0f}s"
     return f"{value:.1f}s" if value >= 10 else f"{value:.2f}s"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f}G"
 
 
 def _or_dash(value: float | None, form: str) -> str:
