@@ -27,13 +27,13 @@ class Neighbours:
     """The size of the workload. The defaults are the published ones."""
 
     agents: int = 3
-    turns: int = 6
+    turns: int = 5
     opening_words: int = 520
     turn_words: int = 150
     output_tokens: int = 48
-    think_s: tuple[float, float] = (0.5, 1.0)
-    flood_agents: int = 12
-    flood_outstanding: int = 24
+    think_s: tuple[float, float] = (0.5, 2.5)
+    flood_agents: int = 8
+    flood_outstanding: int = 16
     """Of agents and strangers together; who arrives beyond it is held back by his own client."""
     flood_words: int = 180
     flood_turn_words: int = 60

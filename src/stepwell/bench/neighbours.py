@@ -88,7 +88,7 @@ def main(
     threads
         Threads of every server (default: the cores there are).
     turns
-        Measured turns of each paying agent, alone and under the flood (default: 6).
+        Measured turns of each paying agent, alone and under the flood (default: 5).
     """
     require_writable(json_file)
     size_bytes("--host-kv", host_kv)
