@@ -43,6 +43,7 @@ from stepwell.bench.common import (
 from stepwell.bench.steady_load import Load, Size
 from stepwell.errors import BadInput
 from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.types import Moved, RequestArrived
 
 SIZES = "50x12500, 200x50000, 1000x250000, 5000x1000000"
 QUICK_SIZES = "20x1000, 50x4000"
@@ -75,6 +76,8 @@ class Cost:
     """Between KV tiers, per step: what a step is asked to do."""
     collector_us: list[float] = field(default_factory=list)
     """Of each step: Python's garbage collector."""
+    quiet: list[bool] = field(default_factory=list)
+    """Of each step: no turn arrived, no transfer ended and nothing was moved; turns only went on."""
     blocks: int = 0
     bytes_per_block: float = 0.0
     fill_s: float = 0.0
@@ -83,6 +86,12 @@ class Cost:
     """Whether device and host were full when the measurement began."""
     turns: int = 0
     profile: str = ""
+
+    @property
+    def quiet_us(self) -> float | None:
+        """The usual step of those in which turns only went on."""
+        times = [us for us, quiet in zip(self.step_us, self.quiet, strict=True) if quiet]
+        return median(times) if times else None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -95,6 +104,8 @@ class Cost:
             "step_us_p99": percentile(self.step_us, 99),
             "step_us_max": max(self.step_us),
             "step_us_mean": sum(self.step_us) / len(self.step_us),
+            "quiet_steps": sum(self.quiet),
+            "quiet_step_us_p50": self.quiet_us,
             "moved_blocks_per_step": sum(self.moved_blocks) / len(self.moved_blocks),
             "collector_us_max": max(self.collector_us),
             "python_bytes_per_block": self.bytes_per_block,
@@ -237,6 +248,8 @@ def _timed_step(load: Load, cost: Cost, collector: list[int], profiler: cProfile
     cost.collector_us.append(collector[0] / 1_000)
     load.carry_out(plan)
     cost.moved_blocks.append(load.blocks_moved - moved)
+    happened = any(isinstance(event, RequestArrived | Moved) for event in events)
+    cost.quiet.append(not happened and load.blocks_moved == moved)
 
 
 @contextmanager
@@ -306,11 +319,24 @@ def _samples(cost: Cost) -> dict[str, Any]:
 
 
 def _table(found: Sequence[Cost]) -> Table:
-    columns = ("policy", "agents", "blocks", "p50", "p90", "p99", "max", "collector", "moved", "bytes/block")
+    columns = (
+        "policy",
+        "agents",
+        "blocks",
+        "quiet p50",
+        "p50",
+        "p90",
+        "p99",
+        "max",
+        "collector",
+        "moved",
+        "bytes/block",
+    )
     rows = []
     for cost in found:
         figures = cost.as_json()
-        times = [f"{figures[f'step_us_{key}']:,.0f}" for key in ("p50", "p90", "p99", "max")]
+        quiet = "-" if cost.quiet_us is None else f"{cost.quiet_us:,.0f}"
+        times = [quiet, *(f"{figures[f'step_us_{key}']:,.0f}" for key in ("p50", "p90", "p99", "max"))]
         rows.append(
             [
                 cost.case.policy,
