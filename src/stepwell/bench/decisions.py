@@ -53,6 +53,7 @@ WARM_UP_S, WARM_UP_TURNS = 60.0, 4
 QUICK_STEPS = 100
 MOST_BYTES_PER_BLOCK = 4_000
 PROFILE_LINES = 20
+TIMES = ("quiet p50", "p50", "p90", "p99", "max")
 _SIZE = re.compile(r"([\d_]+)\s*x\s*([\d_]+)")
 
 
@@ -319,19 +320,7 @@ def _samples(cost: Cost) -> dict[str, Any]:
 
 
 def _table(found: Sequence[Cost]) -> Table:
-    columns = (
-        "policy",
-        "agents",
-        "blocks",
-        "quiet p50",
-        "p50",
-        "p90",
-        "p99",
-        "max",
-        "collector",
-        "moved",
-        "bytes/block",
-    )
+    columns = ("policy", "agents", "blocks", *TIMES, "collector", "moved", "bytes/block")
     rows = []
     for cost in found:
         figures = cost.as_json()
