@@ -31,15 +31,18 @@ from stepwell.errors import BadInput
 from stepwell.policy.placements import PLACEMENTS
 from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.chart import chart
+from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.player import Declared
 from stepwell.simulate.report import LEGEND, RunReport
 from stepwell.simulate.run import Room, config_for, simulate
 from stepwell.simulate.tables import closed, cost_table, latency_table, ratio, traffic_table
-from stepwell.simulate.traces import AGENTIC, MOONCAKE, TRACES, agentic, mooncake
+from stepwell.simulate.traces import AGENTIC, MOONCAKE, agentic, mooncake
 from stepwell.simulate.workload import Workload
 
 TRACES_VARIABLE = "STEPWELL_TRACES"
+GENERATED = "generated"
+TRACES = ("agentic", *MOONCAKE, GENERATED)
 ORACLE, REFERENCE, OWN = "oracle", "lru", "stepwell"
 USES_HINTS = (OWN, "steps")
 """Policies that look at what is declared; the others are run once, with nothing declared."""
@@ -101,7 +104,7 @@ def main(
     traces
         The directory with the trace files (default: $STEPWELL_TRACES).
     trace
-        Which traces, with commas: agentic, conversation, synthetic.
+        Which traces, with commas: agentic, conversation, synthetic; or generated, which needs no files.
     room
         Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
         again) at one time.
@@ -115,7 +118,7 @@ def main(
         What agents declare, with commas: silent, exact, or the sigma of a lognormal error. Policies that
         look at no declarations run once.
     sessions
-        How many sessions of coding agents, drawn by seed.
+        How many sessions of agents, drawn by seed.
     requests
         How many of Mooncake's requests (default: all of them).
     seed
@@ -130,7 +133,7 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
     if quick:
         sessions, requests, room = min(sessions, 30), 2_000, room.split(",")[0]
-    directory = traces_directory(traces)
+    directory = Path() if trace == GENERATED else traces_directory(traces)
     sizes = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
     common = {"traces": directory, "seed": seed, **sizes}
     settings = list(_settings(common, trace, room, policy, declared))
@@ -160,6 +163,7 @@ def traces_directory(given: Path | None) -> Path:
     if named is None:
         raise BadInput(
             f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory of {AGENTIC}"
+            f" (--trace {GENERATED} needs no file)"
         )
     if not named.is_dir():
         raise BadInput(f"the directory of traces {named} does not exist: give --traces DIR")
@@ -175,7 +179,7 @@ def _settings(
         for one_room in room.split(","):
             _fraction(one_room)
             for name in names:
-                aware = name in USES_HINTS and one_trace == "agentic"
+                aware = name in USES_HINTS and one_trace not in MOONCAKE
                 for mode in modes if aware else ["exact" if name == ORACLE else "silent"]:
                     yield Setting(**common, trace=one_trace, room=one_room, policy=name, declared=mode)
 
@@ -200,7 +204,9 @@ def _fraction(room: str) -> Fraction:
 
 def workload_of(setting: Setting, model: MachineModel) -> Workload:
     """The workload at its pace; the same for every policy and room."""
-    if setting.trace in MOONCAKE:
+    if setting.trace == GENERATED:
+        workload = generated(sessions=setting.sessions, seed=setting.seed)
+    elif setting.trace in MOONCAKE:
         workload = mooncake(setting.traces, setting.trace, requests=setting.requests, seed=setting.seed)
     else:
         workload = agentic(setting.traces, sessions=setting.sessions, seed=setting.seed)
@@ -281,7 +287,7 @@ def _verdicts(setting: Setting, runs: Sequence[RunReport]) -> Iterator[Verdict]:
             yield Verdict(target, closed(run, runs), LEAST_CLOSED, at_most=False)
         best_s = min((other.miss_s for other in runs if _is_rival(other, run)), default=0.0)
         if best_s:
-            limit = 1.0 if setting.trace == "agentic" else 1.02
+            limit = 1.02 if setting.trace in MOONCAKE else 1.0
             yield Verdict(f"{name}: against the best baseline", run.miss_s / best_s, limit, "x")
 
 

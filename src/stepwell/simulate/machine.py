@@ -43,8 +43,8 @@ from stepwell.simulate.meter import Meter
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _NUDGE_US = 100  # a policy that wants to be called again at once: time passes all the same
 _FOREVER = 1 << 62
-_STILL_STEPS = 10_000
-"""Steps in a row that take no time: more than that, and the policy goes round in circles."""
+_IDLE_STEPS = 100_000
+"""Steps in a row that run nothing: more than that, and the policy moves the same blocks to and fro."""
 
 
 class SimulationError(StepwellError):
@@ -132,6 +132,7 @@ class Machine:
         self.policy, self.model, self.source, self.meter = policy, model, source, meter
         self.now_us = 0
         self.steps = 0
+        self._idle_steps = 0
         self._strides = strides
         self._strict = strict
         self._results: list[Event] = []
@@ -149,16 +150,9 @@ class Machine:
 
     def run(self) -> None:
         """Step until every turn has ended. ``SimulationError`` when the policy lets one wait for ever."""
-        still = 0
-        while True:
-            before_us = self.now_us
+        while self._idle_steps < _IDLE_STEPS:
             wake_at_us = self.step()
             if wake_at_us is None:
-                still = still + 1 if self.now_us == before_us else 0
-                if still > _STILL_STEPS:
-                    raise SimulationError(
-                        f"the policy decides and decides at {self.now_us} us and nothing runs"
-                    )
                 continue
             next_us = min(self._next_due_us(), wake_at_us)
             if not self._inbox and not self._live:
@@ -167,6 +161,7 @@ class Machine:
                 raise SimulationError(f"{len(self._live)} turns wait and nothing will happen any more")
             next_us = max(next_us, self.now_us + _NUDGE_US) if next_us <= self.now_us else next_us
             self._pass_to(next_us)
+        raise SimulationError(f"the policy goes round in circles at {self.now_us} us: nothing runs any more")
 
     def step(self) -> int | None:
         """One turn of the loop. None: it wants to be called again at once; else when it wants to be."""
@@ -177,6 +172,7 @@ class Machine:
         self.meter.loading = self._loading()
         self._cancel(events)
         self._carry_out(plan.actions)
+        self._idle_steps = 0 if plan.batch else self._idle_steps + 1
         if plan.batch:
             self._run(plan)
         if self._strict:

@@ -7,6 +7,7 @@ kvcache-ai/Mooncake FAST'25 (conversation and synthetic, global block ids, no se
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,6 @@ MOONCAKE = {
     "conversation": "mooncake_fast25_conversation_trace.jsonl.gz",
     "synthetic": "mooncake_fast25_synthetic_trace.jsonl.gz",
 }
-TRACES = ("agentic", *MOONCAKE)
 BLOCK_TOKENS = 64
 TIER_SHARES = (("priority", 0.2), ("default", 0.5), ("flex", 0.3))
 CONTEXT_TOKENS = 200_000
@@ -277,11 +277,9 @@ def mooncake(
     tenant (they share prefixes, and tenants never do); the service tier is drawn per conversation, that is
     by the second block of the prompt, the first one being everybody's.
     """
-    sessions = []
-    for number, record in enumerate(lines_of(directory, MOONCAKE[which])):
-        if number == requests:
-            break
-        sessions.append(_request(record, number, seed, unit_tokens))
+    records = [r for _, r in zip(_up_to(requests), lines_of(directory, MOONCAKE[which]), strict=False)]
+    following = _following(records)
+    sessions = [_request(r, n, following[n], seed, unit_tokens) for n, r in enumerate(records)]
     notes = (
         f"{len(sessions)} requests at their timestamps, time scaled to the machine",
         f"a trace block of {_MOONCAKE_TOKENS} tokens stands for {unit_tokens} here, answers are scaled alike",
@@ -290,11 +288,43 @@ def mooncake(
     return Workload(which, tuple(sessions), unit_tokens, BLOCK_TOKENS, shared=which, notes=notes)
 
 
-def _request(record: Mapping[str, Any], number: int, seed: int, unit: int) -> SessionSpec:
+def _up_to(limit: int | None) -> Iterator[int]:
+    return itertools.count() if limit is None else iter(range(limit))
+
+
+def _following(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:
+    """Per request the next one that goes on from its whole prompt and has room for its answer: its
+    conversation's next turn, as far as one can tell from the names."""
+    latest: dict[int, Mapping[str, Any]] = {}
+    found: list[Mapping[str, Any] | None] = []
+    for record in reversed(records):
+        names = record["hash_ids"]
+        whole = record["input_length"] // _MOONCAKE_TOKENS
+        candidate = latest.get(names[whole - 1]) if whole > 1 else None
+        if (
+            candidate is not None
+            and candidate["input_length"] < record["input_length"] + record["output_length"]
+        ):
+            candidate = None
+        found.append(candidate)
+        for name in names:
+            latest[name] = record
+    found.reverse()
+    return found
+
+
+def _request(
+    record: Mapping[str, Any], number: int, following: Mapping[str, Any] | None, seed: int, unit: int
+) -> SessionSpec:
     names = record["hash_ids"]
     whole = record["input_length"] // _MOONCAKE_TOKENS
     rest = (record["input_length"] % _MOONCAKE_TOKENS) * unit // _MOONCAKE_TOKENS
     prompt = runs_of(names[:whole])
+    tokens = max(1, run_length(prompt) * unit + rest)
+    new_tokens = max(1, round(record["output_length"] * unit / _MOONCAKE_TOKENS))
+    grown = (
+        None if following is None else runs_of(following["hash_ids"][whole : (tokens + new_tokens) // unit])
+    )
     _, service_tier = customer(random.Random(f"{seed}/{names[min(1, len(names) - 1)]}"))
     turn = TurnSpec(
         number=0,
@@ -302,10 +332,10 @@ def _request(record: Mapping[str, Any], number: int, seed: int, unit: int) -> Se
         at_us=0,
         gap_us=0,
         took_us=0,
-        prompt_tokens=max(1, run_length(prompt) * unit + rest),
-        new_tokens=max(1, round(record["output_length"] * unit / _MOONCAKE_TOKENS)),
+        prompt_tokens=tokens,
+        new_tokens=new_tokens,
         prompt=prompt,
-        grown=None,
+        grown=grown,
         wait=Wait.UNKNOWN,
         seen_wait=Wait.UNKNOWN,
         rest_us=None,
