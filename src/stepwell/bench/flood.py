@@ -44,7 +44,7 @@ class Neighbours:
     """Arrivals, as a multiple of what the machine could serve alone."""
     settle_s: float = 4.0
     """How long the flood rises before the paying agents take their turns."""
-    flood_s: float = 60.0
+    flood_s: float = 45.0
     """After so long nobody begins another turn."""
     drain_s: float = 180.0
     seed: int = 20261122
