@@ -94,8 +94,8 @@ class World:
         record.path, record.hint = path, hint
         self.placement.continued(record, record.path, self.now_us)
         self.touch(path)
-        for block in {id(b): b for b in [*actor.loaded, *path]}.values():
-            block.pins = 0
+        for block in [*actor.loaded, *path]:
+            block.pins -= 1
         actor.loaded = []
         record.busy_us += self.now_us - record.last_use_us
         record.rest_since_us = record.last_use_us = self.now_us
@@ -173,18 +173,18 @@ class World:
                 break
             if not block.device and not block.host:
                 self.put(block, HOST)
+            block.pins += 1
             if not block.device:
                 self.put(block, DEVICE)
-            block.pins = 1
             path.append(block)
         return path
 
     def _compute(self, labels: Sequence[str]) -> list[Block]:
         path = [self._block(labels, depth) for depth in range(len(labels))]
         for block in path:
+            block.pins += 1
             if not block.device:
                 self.put(block, DEVICE)
-            block.pins = 1
         return path
 
     def _block(self, labels: Sequence[str], depth: int) -> Block:
