@@ -73,7 +73,8 @@ class Oracle(PlainPlacement):
         self._farthest = {kv_tier: _Ranked() for kv_tier in KvTier}
         self._soonest = _Ranked()
         """Everything that has a next use, to be asked about again once that has passed."""
-        self._on_disk = _Ranked()
+        self._promotable = _Ranked()
+        """What lies on disk alone and has a next use."""
         self._next_us: dict[BlockId, tuple[int, int]] = {}
         """When it was asked about, and the answer."""
 
@@ -89,9 +90,8 @@ class Oracle(PlainPlacement):
 
     def left(self, block: Block, kv_tier: KvTier) -> None:
         self._farthest[kv_tier].discard(block.id)
-        if kv_tier is KvTier.DISK:
-            self._on_disk.discard(block.id)
-        if not any(block.id in ranked.entries for ranked in self._farthest.values()):
+        self._see_to_promotion(block)
+        if not self._kv_tiers_of(block):
             self._soonest.discard(block.id)
             self._next_us.pop(block.id, None)
 
@@ -117,11 +117,8 @@ class Oracle(PlainPlacement):
     def promotable(self, now_us: int) -> Iterator[Block]:
         """What is on disk alone and used again, the soonest first and of one agent the root first."""
         self._ask_again(now_us)
-        for next_us, _, _, block in self._on_disk:
-            if next_us == NEVER_US:
-                return
-            if not block.device and not block.host:
-                yield block
+        for *_, block in self._promotable:
+            yield block
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -146,11 +143,20 @@ class Oracle(PlainPlacement):
 
     def _put(self, block: Block, kv_tier: KvTier, next_us: int) -> None:
         self._farthest[kv_tier].put(block, -next_us, -block.meta.depth)
-        if kv_tier is KvTier.DISK:
-            self._on_disk.put(block, next_us, block.meta.depth)
+        self._see_to_promotion(block)
+
+    def _see_to_promotion(self, block: Block) -> None:
+        next_us = self._next_us[block.id][1] if block.id in self._next_us else NEVER_US
+        if next_us < NEVER_US and self._kv_tiers_of(block) == [KvTier.DISK]:
+            self._promotable.put(block, next_us, block.meta.depth)
+        else:
+            self._promotable.discard(block.id)
+
+    def _kv_tiers_of(self, block: Block) -> list[KvTier]:
+        return [kv_tier for kv_tier, ranked in self._farthest.items() if block.id in ranked.entries]
 
     def _renew(self, block: Block, now_us: int) -> None:
-        here = [kv_tier for kv_tier, ranked in self._farthest.items() if block.id in ranked.entries]
+        here = self._kv_tiers_of(block)
         if here:
             next_us = self._ask(block, now_us)
             for kv_tier in here:
