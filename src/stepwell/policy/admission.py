@@ -242,10 +242,10 @@ class Admission:
         sources = [self._source_of(turn, match.block) for match in path]
         for match in path:  # first all pins, so that making room for one never evicts another
             self.memory.pin(match.block)
-        for match in path:
-            if not match.block.device:
-                self._take_frame(turn)
-                self.memory.load(match.block, self.board.now_us)
+        missing = [match.block for match in path if not match.block.device]
+        self._take_frames(turn, len(missing))
+        for block in missing:
+            self.memory.load(block, self.board.now_us)
         self.memory.touch(blocks_of(path), self.board.now_us)
         cached = sum(m.n_tokens for m in path)
         tokens = dict.fromkeys(KvTier, 0)
@@ -262,8 +262,8 @@ class Admission:
         """Where the block lay when the turn came: one that was fetched counts as from disk."""
         return KvTier.DISK if block.id in turn.from_disk else block.fastest()
 
-    def _take_frame(self, turn: Turn) -> None:
-        done = self.memory.take_frames(1, self.board.now_us, turn.contract.name)
+    def _take_frames(self, turn: Turn, count: int) -> None:
+        done = self.memory.take_frames(count, self.board.now_us, turn.contract.name)
         assert done, "the policy admitted a request for which there was no room"
 
     def _computed_again(self, turn: Turn, cached: int) -> int:
@@ -284,7 +284,7 @@ class Admission:
         if path and path[-1].n_tokens < self.config.block_tokens:
             tail = turn.path.pop()
             turn.opened_tail = tail
-            self._take_frame(turn)
+            self._take_frames(turn, 1)
             turn.frames = 1  # the tail is copied into it; only then may the tail leave
             self.memory.unpin(tail)
         self.board.unclaim(turn)

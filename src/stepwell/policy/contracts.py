@@ -34,6 +34,9 @@ class Contract:
 
     name: str
     weight: int = 1
+    keep_weight: int = 1
+    """How much more a second that its agents are spared is worth when blocks on host and disk are
+    compared across service tiers. More than 1 costs the others more than it spares: docs/policy.md."""
     guaranteed: Shares = Shares()
     borrowable: int = WHOLE
     """Per mille of the guarantee that others may use while the service tier does not."""
@@ -44,8 +47,9 @@ class Contract:
     """After this long in the queue a turn goes before everybody else: the bound on starvation."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.weight <= WHOLE:
-            raise ValueError(f"service tier {self.name!r}: weight must be from 1 to 1000")
+        for name in ("weight", "keep_weight"):
+            if not 1 <= getattr(self, name) <= WHOLE:
+                raise ValueError(f"service tier {self.name!r}: {name} must be from 1 to 1000")
         if not 0 <= self.borrowable <= WHOLE:
             raise ValueError(f"service tier {self.name!r}: borrowable must be from 0 to 1")
         for resource in RESOURCES:
@@ -66,7 +70,7 @@ DEFAULT_CONTRACTS = (
     Contract(
         "priority",
         weight=16,
-        guaranteed=Shares(step_tokens=600, device=400, host=300, disk=200),
+        guaranteed=Shares(step_tokens=600, device=200),
         ttft_target_us=2_000_000,
         tpot_target_us=100_000,
         max_wait_us=10_000_000,
@@ -74,14 +78,14 @@ DEFAULT_CONTRACTS = (
     Contract(
         "default",
         weight=4,
-        guaranteed=Shares(step_tokens=200, device=200, host=200, disk=200),
+        guaranteed=Shares(step_tokens=200, device=100),
         ttft_target_us=10_000_000,
         max_wait_us=30_000_000,
     ),
     Contract(
         "flex",
         weight=1,
-        guaranteed=Shares(step_tokens=50, device=0, host=50, disk=50),
+        guaranteed=Shares(step_tokens=50),
         max_wait_us=120_000_000,
     ),
 )

@@ -49,8 +49,11 @@ class GapClass:
 
     bins: int
     parent: GapClass | None = None
+    shared: int | None = None
+    """How many of its rests, the first ones, count in the parent as well; None: all of them."""
     reached: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
+    told_above: int = 0
     version: int = 0
     _hazards: list[int] = field(default_factory=list)
     _seen_version: int = -1
@@ -73,14 +76,23 @@ class GapClass:
             self.reached = [n // 2 for n in self.reached]
             self.ended = [n // 2 for n in self.ended]
         self.version += 1
-        if self.parent is not None and self.parent.parent is not None:
+        if self._counts_above():
+            assert self.parent is not None
             self.parent.outlast(first, last)
+
+    def _counts_above(self) -> bool:
+        """Whether the parent learns from this rest too; a prior, which has no parent, never learns."""
+        if self.parent is None or self.parent.parent is None:
+            return False
+        return self.shared is None or self.told_above <= self.shared
 
     def end(self, k: int) -> None:
         """A rest has ended in bin ``k``, which was told to ``outlast`` already."""
         self.ended[k] += 1
         self.version += 1
-        if self.parent is not None and self.parent.parent is not None:
+        if self._counts_above():
+            assert self.parent is not None
+            self.told_above += 1
             self.parent.end(k)
 
     def hazards(self) -> list[int]:

@@ -73,11 +73,12 @@ class Memory:
 
     def take_frames(self, count: int, now_us: int, taker: str = "") -> bool:
         """Make sure that ``count`` frames are free for a service tier and count them as used."""
-        while self.config.device_blocks - self.device_used < count:
-            victim = self._device_victim(now_us, taker)
-            if victim is None:
+        while (missing := count - (self.config.device_blocks - self.device_used)) > 0:
+            victims = self._device_victims(missing, now_us, taker)
+            if not victims:
                 return False
-            self.evict_from_device(victim, now_us)
+            for victim in victims:
+                self.evict_from_device(victim, now_us)
         self.device_used += count
         return True
 
@@ -85,12 +86,19 @@ class Memory:
         """Frames of a closed request that did not become blocks."""
         self.device_used -= count
 
-    def _device_victim(self, now_us: int, taker: str) -> Block | None:
+    def _device_victims(self, count: int, now_us: int, taker: str) -> list[Block]:
+        """Up to ``count`` blocks that can leave one after the other, children before their parents."""
+        chosen: list[Block] = []
+        orphaned: dict[BlockId, int] = {}
         for candidate in self.placement.victims(DEVICE, now_us, taker):
             block = self.index.blocks[candidate]
-            if not block.pins and not block.device_children:
-                return block
-        return None
+            if not block.pins and block.device_children <= orphaned.get(candidate, 0):
+                chosen.append(block)
+                if len(chosen) == count:
+                    break
+                if block.meta.parent is not None:
+                    orphaned[block.meta.parent] = orphaned.get(block.meta.parent, 0) + 1
+        return chosen
 
     def can_make_room(self, frames: int, now_us: int, taker: str = "") -> bool:
         """Whether ``frames`` frames can be freed without losing a block that the disk could keep.
@@ -215,22 +223,28 @@ class Memory:
             victim = self._host_victim(now_us)
             if victim is None:
                 return False
-            safe = victim.device or victim.disk
-            if not safe and not self.placement.outranks(newcomer, victim, HOST, now_us):
+            spare = self._is_spare(victim, now_us)
+            if not spare and not self.placement.outranks(newcomer, victim, HOST, now_us):
                 return False
             self.evict_from_host(victim)
         return True
 
     def _host_victim(self, now_us: int) -> Block | None:
-        """The coldest block whose bytes are also elsewhere; failing that, the coldest of all."""
+        """The coldest block that can be spared: its bytes are elsewhere too, or are not worth a write.
+        Failing that, the coldest of all."""
         coldest: Block | None = None
         for looked_at, block in enumerate(self.idle(HOST, now_us)):
-            if block.device or block.disk:
+            if self._is_spare(block, now_us):
                 return block
             coldest = coldest or block
             if looked_at >= _CLEAN_SEARCH:
                 break
         return coldest
+
+    def _is_spare(self, block: Block, now_us: int) -> bool:
+        if block.device or block.disk:
+            return True
+        return bool(self.config.disk_bytes) and not self.placement.wants_disk(block, now_us)
 
     def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""
@@ -315,7 +329,7 @@ class Memory:
     def _room_by_copies(self, newcomer: Block, now_us: int) -> bool:
         while self.host_used + newcomer.meta.size_bytes > self.config.host_bytes:
             victim = self._host_victim(now_us)
-            if victim is None or not (victim.device or victim.disk):
+            if victim is None or not self._is_spare(victim, now_us):
                 return False
             if not self.placement.outranks(newcomer, victim, HOST, now_us, _PROMOTE_MARGIN):
                 return False

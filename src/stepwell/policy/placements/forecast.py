@@ -2,8 +2,8 @@
 
 A declaration is believed as far as earlier ones of the same tenant came true: what is learned is the
 distribution of actual / declared. So a tenant who lies teaches the policy not to believe it, and
-nobody else's forecasts change. Without a declaration the gaps of (tenant, role, kind of wait) count;
-no class is shared between tenants.
+nobody else's forecasts change. Without a declaration the gaps of (tenant, role, kind of wait) count.
+What several tenants have in common is where a new one begins: each tenant's first rests count there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ _PRIORS = {
     Wait.DONE: prior_gaps(_ONE // 2_000, 100_000, _HOUR_US),
     Wait.UNKNOWN: prior_gaps(_ONE // 12, 10_000, _HOUR_US),
 }
+_LEFT = prior_gaps(_ONE // 60, 100_000, _HOUR_US)
+"""Of an agent whose parent went on without it."""
 _RATIO_PRIOR = prior_ratios()
+_SHARED = 24
+"""So many rests of a tenant count towards what is expected of tenants that are not known yet: a few
+tenants' habits help the next one, and none can bend them far."""
 
 
 @dataclass(slots=True)
@@ -79,13 +84,14 @@ class Forecaster:
 
     # --- the life of a rest -------------------------------------------------------------------
 
-    def begin(self, record: AgentRecord, since_us: int, *, called: bool = False) -> Rest:
-        """The agent waits from ``since_us`` on; ``called``: whom it waited for has answered then."""
+    def begin(self, record: AgentRecord, since_us: int, *, called: bool = False, left: bool = False) -> Rest:
+        """The agent waits from ``since_us`` on. ``called``: whom it waited for has answered then;
+        ``left``: its parent has gone on without it."""
         hint = record.hint
         declared_us = 0
         if not called and hint.expected_us is not None and hint.wait is not Wait.DONE:
             declared_us = min(max(hint.expected_us, MIN_DECLARED_US), MAX_DECLARED_US)
-        kind = self._declared_class(record) if declared_us else self._class(record, called)
+        kind = self._declared_class(record) if declared_us else self._class(record, called, left)
         retain_us = min(hint.retain_us or 0, MAX_DECLARED_US)
         return Rest(kind, since_us, declared_us, retain_until_us=since_us + max(0, retain_us))
 
@@ -147,22 +153,23 @@ class Forecaster:
         key = ("declared", record.tenant, record.hint.wait.value)
         return self._get(key, _RATIO_PRIOR)
 
-    def _class(self, record: AgentRecord, called: bool) -> GapClass:
-        tenant, prior = record.tenant, _PRIORS[record.hint.wait]
-        wait = record.hint.wait.value + ("-called" if called else "")
+    def _class(self, record: AgentRecord, called: bool, left: bool) -> GapClass:
+        tenant, prior = record.tenant, _LEFT if left else _PRIORS[record.hint.wait]
+        wait = "left" if left else record.hint.wait.value + ("-called" if called else "")
+        everybody = self._get(("gap", "", wait), prior)
         if len(self._roles) >= _MAX_TENANTS and tenant not in self._roles:
-            return self._get(("gap", "", wait), prior)
-        wide = self._get(("gap", tenant, wait), prior)
+            return everybody
+        wide = self._get(("gap", tenant, wait), everybody, _SHARED)
         roles = self._roles.setdefault(tenant, {})
         if not record.role or (record.role not in roles and len(roles) >= _MAX_ROLES):
             return wide
         roles[record.role] = None
         return self._get(("gap", tenant, wait, record.role), wide)
 
-    def _get(self, key: tuple[str, ...], parent: GapClass) -> GapClass:
+    def _get(self, key: tuple[str, ...], parent: GapClass, shared: int | None = None) -> GapClass:
         known = self._classes.get(key)
         if known is None:
-            known = self._classes[key] = GapClass(parent.bins, parent)
+            known = self._classes[key] = GapClass(parent.bins, parent, shared)
         return known
 
 

@@ -11,6 +11,7 @@ was learned, and the few that come up as victims are looked at again first.
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from stepwell.policy.index import Block
@@ -28,6 +29,7 @@ _TIMERS_PER_STEP = 64
 _LOOK_AGAIN = 8  # heads of a ranking that are valued anew before a victim is named
 _MIN_STALE_US = 20_000
 _MAX_FOLLOWERS = 64
+_TWICE = 0b11  # ranked on the device and on the host
 _PROMOTE_GROUPS = 4  # how many groups are promoted from at a time
 _PROMOTE_LOOK = 64  # how many of the most valuable groups on disk are looked at for that
 _PROMOTE_CHANCE = 1 << 18  # of 2**20: an agent that rather stays away is not fetched ahead
@@ -51,7 +53,10 @@ class NextUse:
         self._wakes: list[int] = []
         """Timers of groups on disk that are worth more by then."""
         self._followers: dict[Followed, list[Group]] = {}
+        self._children: dict[Followed, list[Group]] = {}
         self._better: list[tuple[Block, Group]] = []
+        self._copies: OrderedDict[BlockId, None] = OrderedDict()
+        """Blocks that lie on the device and on the host."""
         self._seq = 0
 
     # --- blocks come and go -------------------------------------------------------------------
@@ -61,6 +66,8 @@ class NextUse:
         if block.ranked >> at & 1:
             return
         block.ranked |= 1 << at
+        if block.ranked & _TWICE == _TWICE:
+            self._copies[block.id] = None
         if block.listed is None and not block.pins:
             block.listed = (
                 self._orphans
@@ -80,6 +87,8 @@ class NextUse:
         if not block.ranked >> at & 1:
             return
         block.ranked &= ~(1 << at)
+        if at < 2:
+            self._copies.pop(block.id, None)
         if block.listed is self._orphans:
             self._orphans.order[at].pop(block.id, None)
         elif block.listed is not None:
@@ -122,6 +131,7 @@ class NextUse:
             self._list(block, max(block.holders, key=_value_of))
         elif block.ranked:
             block.listed = self._orphans
+            block.uses = 0 if useless else block.uses
             self._orphans.add(block, useless=useless)
 
     # --- agents -------------------------------------------------------------------------------
@@ -144,6 +154,7 @@ class NextUse:
         group = self._group_of(holder)
         if group.rest is not None:
             self.forecaster.end(group.rest, now_us)
+        self._leave_children(holder, now_us)
         self._set_rest(group, None, now_us)
         self._move_to(group, holder.service_tier)
 
@@ -152,6 +163,10 @@ class NextUse:
         began_us = now_us if holder.rest_since_us is None else holder.rest_since_us
         self._set_rest(group, self.forecaster.begin(holder, began_us), now_us)
         self._follow(group, holder)
+        if holder.parent_agent:
+            _remember(
+                self._children, (holder.tenant, holder.parent_agent), group, self.outlook.config.max_agents
+            )
         if holder.hint.wait in (Wait.TOOL, Wait.CHILD):
             return  # it has not answered yet
         for follower in self._followers.pop((holder.tenant, holder.agent), ()):
@@ -159,14 +174,17 @@ class NextUse:
                 rest = self.forecaster.begin(follower.record, now_us, called=True)
                 self._set_rest(follower, rest, now_us)
 
+    def _leave_children(self, parent: AgentRecord, now_us: int) -> None:
+        """Its agent goes on: those of its children that have answered are probably finished. (A child
+        that waits for a tool goes on by itself.)"""
+        for child in self._children.pop((parent.tenant, parent.agent), ()):
+            if child.rest is not None and child.record.hint.wait not in (Wait.TOOL, Wait.CHILD):
+                self._set_rest(child, self.forecaster.begin(child.record, now_us, left=True), now_us)
+
     def _follow(self, group: Group, holder: AgentRecord) -> None:
         after = holder.hint.after_agent
         if after and holder.hint.wait in (Wait.AGENT, Wait.CHILD):
-            if len(self._followers) >= self.outlook.config.max_agents:
-                del self._followers[next(iter(self._followers))]
-            waiting = self._followers.setdefault((holder.tenant, after), [])
-            if group not in waiting and len(waiting) < _MAX_FOLLOWERS:
-                waiting.append(group)
+            _remember(self._followers, (holder.tenant, after), group, self.outlook.config.max_agents)
 
     def forgotten(self, holder: AgentRecord) -> None:
         group = self._groups.pop(holder, None)
@@ -220,7 +238,7 @@ class NextUse:
     def _value(self, group: Group, now_us: int) -> int:
         if group.rest is None:
             return _BUSY
-        weight = self.quotas.contract(group.service_tier).weight
+        weight = self.quotas.contract(group.service_tier).keep_weight
         value = self.forecaster.index(group.rest, now_us) * weight
         return self.quotas.less_for_many(value, group.service_tier, group.record.tenant)
 
@@ -279,18 +297,27 @@ class NextUse:
                 self._unlist(block)
                 self._list(block, holder)
         self._better.clear()
-        yield from self._orphans.order[at]
-        for names in self.quotas.phases(at, taker):
-            yield from self._spare(kv_tier, [self.quotas.ranking(at, name) for name in names], now_us)
+        if kv_tier is KvTier.HOST:
+            yield from self._copies  # what the device has as well is missed by nobody
+        for name, block in self._orphans.order[at].items():
+            if self._counts(block, at):
+                yield name
+        for rankings in self.quotas.phases(at, taker):
+            yield from self._spare(kv_tier, rankings, now_us)
         yield from self._at_work(kv_tier)
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
-            if block.is_on(kv_tier):
+            if block.is_on(kv_tier) and self._counts(block, at):
                 yield block.id
+
+    def _counts(self, block: Block, at: int) -> bool:
+        """Whether a victim is looked for among agents: what lies on the device too was named before."""
+        return at != 1 or block.ranked & _TWICE != _TWICE
 
     def _spare(self, kv_tier: KvTier, rankings: list[Ranking], now_us: int) -> Iterator[BlockId]:
         """Blocks of agents that rest, the least valuable first."""
         for ranking in rankings:
             self._look_again(ranking, now_us)
+        at = AT[kv_tier]
         entries: Iterator[Entry]
         if len(rankings) == 1:
             entries = iter(rankings[0].entries)
@@ -305,16 +332,22 @@ class NextUse:
                     if best.value > group.value:
                         self._better.append((block, best))
                         continue
-                yield block.id
+                if self._counts(block, at):
+                    yield block.id
 
     def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
-        """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere."""
-        on_device = kv_tier is KvTier.DEVICE
+        """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere.
+        What a running turn has pinned on the device is not named."""
+        at = AT[kv_tier]
         for name in self.quotas.names:
-            for _, _, group in reversed(self.quotas.ranking(AT[kv_tier], name).entries):
+            for _, _, group in reversed(self.quotas.ranking(at, name).entries):
                 if group.rest is not None:
                     break
-                yield from (b.id for b in group.spare(kv_tier) if not (on_device and b.pins))
+                for block in group.spare(kv_tier):
+                    if at == 0 and block.pins:
+                        break  # a running turn pins whatever stands before what it pins
+                    if self._counts(block, at):
+                        yield block.id
 
     def _look_again(self, ranking: Ranking, now_us: int) -> None:
         """The value of a rest that nears its end rises; the lowest may have been so long ago."""
@@ -322,14 +355,20 @@ class NextUse:
             if not ranking.entries:
                 return
             group = ranking.entries[0][2]
-            if group.rest is None:
-                return
-            stale_us = max(_MIN_STALE_US, (group.keyed_at_us - group.rest.since_us) // 8)
-            if now_us - group.keyed_at_us <= stale_us:
+            if not self._is_stale(group, now_us):
                 return
             self._revalue(group, now_us)
 
+    def _is_stale(self, group: Group, now_us: int) -> bool:
+        """Whether its rest has gone on for an eighth since it was valued."""
+        if group.rest is None:
+            return False
+        stale_us = max(_MIN_STALE_US, (group.keyed_at_us - group.rest.since_us) // 8)
+        return now_us - group.keyed_at_us > stale_us
+
     def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        if kv_tier is KvTier.HOST and not self._counts(other, AT[kv_tier]):
+            return True
         return self._worth(block) > margin * self._worth(other)
 
     def _worth(self, block: Block) -> int:
@@ -360,6 +399,8 @@ class NextUse:
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         for group in self._most_valuable_on_disk():
+            if self._is_stale(group, now_us):
+                self._revalue(group, now_us)
             for block in group.path:
                 if block.disk and not block.host and not block.device:
                     yield block
@@ -394,6 +435,15 @@ class NextUse:
 
 def _value_of(group: Group) -> int:
     return group.value
+
+
+def _remember(book: dict[Followed, list[Group]], key: Followed, group: Group, limit: int) -> None:
+    """Note that a group looks to an agent; bounded both ways, the oldest goes."""
+    if key not in book and len(book) >= limit:
+        del book[next(iter(book))]
+    known = book.setdefault(key, [])
+    if group not in known and len(known) < _MAX_FOLLOWERS:
+        known.append(group)
 
 
 def _common(old: Sequence[Block], new: Sequence[Block]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import WHOLE, Contract
@@ -12,41 +13,75 @@ _RESOURCE = ("device", "host", "disk")
 _FAIR_PARTS = 2  # a tenant's blocks count for less once it holds this many fair parts
 
 
+@dataclass(slots=True)
+class Holding:
+    """One service tier on one KV tier. All counts are blocks."""
+
+    name: str
+    weight: int
+    ranking: Ranking
+    guaranteed: int
+    reserved: int
+    cap: int
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it holds more than it is guaranteed."""
+        return self.ranking.blocks > self.guaranteed
+
+
 class Quotas:
-    """Rankings and counts by service tier. Counts are blocks."""
+    """Rankings and counts by service tier."""
 
     def __init__(self, config: PolicyConfig) -> None:
         self._contracts = {contract.name: contract for contract in config.contracts}
-        self._rankings: dict[tuple[int, str], Ranking] = {}
         self._by_tenant: dict[tuple[str, int], dict[str, int]] = {}
         self._room = (
             config.device_blocks,
             config.host_bytes // config.block_bytes,
             config.disk_bytes // config.disk_size_of(config.block_bytes),
         )
+        self._known: tuple[dict[str, Holding], ...] = ({}, {}, {})
+        self._order: tuple[list[Holding], ...] = ([], [], [])
         self.names: list[str] = []
         """Service tiers seen, the lightest first."""
-        for name in self._contracts:
-            self._add(name)
+        for contract in config.contracts:
+            self._add(contract)
 
     def contract(self, service_tier: str) -> Contract:
         """Its contract; a service tier that nobody configured is owed nothing and weighs 1."""
         known = self._contracts.get(service_tier)
         if known is None:
             known = self._contracts[service_tier] = Contract(service_tier)
+            self._add(known)
         return known
 
-    def _add(self, name: str) -> None:
-        self.names.append(name)
-        self.names.sort(key=lambda n: (self.contract(n).weight, n))
+    def _add(self, contract: Contract) -> None:
+        for at, resource in enumerate(_RESOURCE):
+            room = self._room[at]
+            holding = Holding(
+                contract.name,
+                contract.weight,
+                Ranking(),
+                getattr(contract.guaranteed, resource) * room // WHOLE,
+                contract.reserved(resource) * room // WHOLE,
+                getattr(contract.cap, resource) * room // WHOLE,
+            )
+            self._known[at][contract.name] = holding
+            self._order[at].append(holding)
+            self._order[at].sort(key=lambda h: (h.weight, h.name))
+        self.names = [holding.name for holding in self._order[0]]
+
+    def holding(self, at: int, service_tier: str) -> Holding:
+        """What a service tier holds on KV tier number ``at``."""
+        known = self._known[at].get(service_tier)
+        if known is None:
+            self.contract(service_tier)
+            known = self._known[at][service_tier]
+        return known
 
     def ranking(self, at: int, service_tier: str) -> Ranking:
-        known = self._rankings.get((at, service_tier))
-        if known is None:
-            known = self._rankings[at, service_tier] = Ranking()
-            if service_tier not in self.names:
-                self._add(service_tier)
-        return known
+        return self.holding(at, service_tier).ranking
 
     def count(self, service_tier: str, tenant: str, at: int, step: int) -> None:
         holders = self._by_tenant.setdefault((service_tier, at), {})
@@ -64,44 +99,33 @@ class Quotas:
         all_parts = self.ranking(1, service_tier).blocks * _FAIR_PARTS
         return value * all_parts // mine if mine > all_parts else value
 
-    def guaranteed(self, at: int, service_tier: str) -> int:
-        share: int = getattr(self.contract(service_tier).guaranteed, _RESOURCE[at])
-        return share * self._room[at] // WHOLE
-
-    def cap(self, at: int, service_tier: str) -> int:
-        share: int = getattr(self.contract(service_tier).cap, _RESOURCE[at])
-        return share * self._room[at] // WHOLE
-
-    def phases(self, at: int, taker: str) -> Iterator[list[str]]:
-        """Whose blocks go, group by group of service tiers.
+    def phases(self, at: int, taker: str) -> Iterator[list[Ranking]]:
+        """Whose blocks go, one group of rankings after the other.
 
         On the device: lighter service tiers' down to their guarantee, then the taker's own, then
         heavier ones' above their guarantee. Below it: whichever is worth least, down to the guarantee.
         Blocks within a guarantee come last; admission does not count on them.
         """
-        if taker and self.ranking(at, taker).blocks >= self.cap(at, taker) < self._room[at]:
-            yield [taker]
+        order = self._order[at]
+        own = self.holding(at, taker) if taker else None
+        if own is not None and own.ranking.blocks >= own.cap < self._room[at]:
+            yield [own.ranking]
             return
-        others = [name for name in self.names if name != taker]
-        over = [n for n in others if self.ranking(at, n).blocks > self.guaranteed(at, n)]
-        within = [n for n in others if n not in over]
-        if at or not taker:
-            yield [*over, *([taker] if taker else [])]
+        if at or own is None:
+            yield [h.ranking for h in order if h is own or h.is_over]
         else:
-            weight = self.contract(taker).weight
-            yield [n for n in over if self.contract(n).weight < weight]
-            yield [taker]
-            yield [n for n in over if self.contract(n).weight >= weight]
-        yield within
+            yield [h.ranking for h in order if h.weight < own.weight and h.is_over]
+            yield [own.ranking]
+            yield [h.ranking for h in order if h.weight >= own.weight and h is not own and h.is_over]
+        yield [h.ranking for h in order if h is not own and not h.is_over]
 
     def withheld(self, at: int, taker: str) -> int:
         """Blocks of room that ``taker`` cannot count on: what rests within another's guarantee, and
         what another has reserved and does not use."""
         total = 0
-        for name in self.names:
-            if name != taker:
-                ranking, contract = self.ranking(at, name), self.contract(name)
-                owed = max(0, self.guaranteed(at, name) - (ranking.blocks - ranking.resting))
-                unused = contract.reserved(_RESOURCE[at]) * self._room[at] // WHOLE - ranking.blocks
-                total += max(min(owed, ranking.resting), unused)
+        for holding in self._order[at]:
+            if holding.name != taker:
+                ranking = holding.ranking
+                owed = max(0, holding.guaranteed - (ranking.blocks - ranking.resting))
+                total += max(min(owed, ranking.resting), holding.reserved - ranking.blocks)
         return total
