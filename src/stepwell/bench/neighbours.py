@@ -93,7 +93,8 @@ def main(
     require_writable(json_file)
     size_bytes("--host-kv", host_kv)
     work = QUICK if quick else FULL
-    work = work if turns is None else replace(work, turns=turns)
+    if turns is not None:
+        work = replace(work, turns=turns, flood_s=work.flood_s * max(1.0, turns / work.turns))
     plan = Plan(
         model,
         named(policies),
