@@ -9,14 +9,32 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from stepwell.policy.index import Block
 from stepwell.simulate.session import SessionPlay
 from stepwell.simulate.workload import Runs, SessionSpec
 
+_FAR_US = 30 * 86_400_000_000
+
 Uses = tuple[tuple[int, tuple[int, ...]], ...]
 """Which turns of a session contain a name: agents, each with places among its turns."""
+
+
+def next_use_us(block: Block, now_us: int, ask: Callable[[bytes, int], int | None]) -> int | None:
+    """The next use of most of the block.
+
+    A prompt that leaves the prefix inside a block uses only its beginning. A use of half of it counts; a
+    block of which less is ever used again comes behind all others, but is not worthless.
+    """
+    units = block.meta.units
+    if not units:
+        return now_us  # less than a unit: what a preempted turn left, and that turn is in the queue
+    next_us = ask(units[len(units) // 2], now_us)
+    if next_us is not None:
+        return next_us
+    begins_us = ask(units[0], now_us)
+    return None if begins_us is None else begins_us + _FAR_US
 
 
 class Foresight:
@@ -28,9 +46,9 @@ class Foresight:
         self._uses: dict[bytes, Uses] = {}
 
     def __call__(self, block: Block, now_us: int) -> int | None:
-        if not block.meta.units:
-            return now_us  # less than a unit: what a preempted turn left, and it is in the queue
-        name = block.meta.units[-1]
+        return next_use_us(block, now_us, self._next_use)
+
+    def _next_use(self, name: bytes, now_us: int) -> int | None:
         play = self._plays.get(name[:8])
         return None if play is None else self._next_in(play, name, now_us)
 
@@ -98,9 +116,9 @@ class Timetable:
 
     def __call__(self, block: Block, now_us: int) -> int | None:
         """As ``Foresight``."""
-        if not block.meta.units:
-            return now_us
-        name = block.meta.units[-1]
+        return next_use_us(block, now_us, self._next_use)
+
+    def _next_use(self, name: bytes, now_us: int) -> int | None:
         if self._open[name] > 0:
             return now_us
         times = self._times.get(name, ())
