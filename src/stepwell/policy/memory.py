@@ -461,7 +461,9 @@ class Memory:
         """Free the device copy of a block that is about to be sealed again; False if it must stay."""
         if block.pins or block.device_children:
             return False
+        block.pins += 1  # it stays the same node in the index: who waits with it in his path still holds it
         self._drop(block, DEVICE)
+        block.pins -= 1
         return True
 
     def _remove_if_nowhere(self, block: Block) -> None:
