@@ -11,7 +11,7 @@ import pytest
 
 from stepwell.errors import BadInput
 from stepwell.policy.machine import Policy
-from stepwell.policy.types import Event, Hinted, KvTier, Plan, RequestArrived, Wait
+from stepwell.policy.types import Event, Hinted, KvTier, Moved, Open, Plan, RequestArrived, Wait
 from stepwell.simulate.calibrate import calibrated, facts_of, working_set_blocks
 from stepwell.simulate.chart import chart
 from stepwell.simulate.generated import generated
@@ -281,3 +281,15 @@ def test_hits_are_counted_where_a_turn_found_its_prompt() -> None:
     _, machine = watch(Workload("w", (session,), 16, 64), "silent")
     assert machine.meter.tokens_from == {KvTier.DEVICE: 320, KvTier.HOST: 0, KvTier.DISK: 0}
     assert machine.meter.prefill_tokens == 320 + 128 and machine.meter.decode_tokens == 6
+
+
+def test_a_read_is_of_use_when_a_turn_is_admitted_with_it() -> None:
+    """Two blocks come up from disk, one of them is used, and only once counted."""
+    meter = Meter(MODEL, 16)
+    for name in (b"used", b"idle"):
+        meter.moved(Moved(name, KvTier.DISK, KvTier.HOST, True, 1_000, 5))
+    meter.moved(Moved(b"used", KvTier.HOST, KvTier.DEVICE, True, 1_000, 5))
+    for request in (1, 2):
+        meter.opened(Open(request, (b"used", b"other"), 128, 64, 0, 64, 0))
+    assert (meter.useful_read_bytes, meter.bytes_moved["disk_host"]) == (1_000, 2_000)
+    assert meter.tokens_from[KvTier.DISK] == 128 and meter.copy_in_us == 5

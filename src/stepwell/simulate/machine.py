@@ -302,7 +302,7 @@ class Machine:
     def _open(self, action: Open) -> None:
         if any(block not in self._kept[DEVICE] for block in action.blocks):
             raise SimulationError("the policy opens a turn on blocks that the device does not hold")
-        self.meter.opened(action, self.now_us)
+        self.meter.opened(action)
 
     # --- the batch ----------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stepwell.policy.types import KvTier, Moved, Open, RequestArrived, RequestId
+from stepwell.policy.types import BlockId, KvTier, Moved, Open, RequestArrived, RequestId
 from stepwell.simulate.hardware import MachineModel
 
 ROUTES = ("device_host", "host_device", "host_disk", "disk_host")
@@ -50,7 +50,11 @@ class Meter:
     bytes_moved: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ROUTES, 0))
     tokens_from: dict[KvTier, int] = field(default_factory=lambda: dict.fromkeys(KvTier, 0))
     """Of the prompts: tokens found in each KV tier when the turn was first admitted."""
+    useful_read_bytes: int = 0
+    """Of the bytes read from disk: those of blocks that a turn was then admitted with."""
     preemptions: int = 0
+    _read: dict[BlockId, int] = field(default_factory=dict)
+    """Blocks that came up from disk and have not been used since, with their sizes."""
     _opened: set[RequestId] = field(default_factory=set)
     _seen: set[bytes] = field(default_factory=set)
 
@@ -63,7 +67,9 @@ class Meter:
             arrival.service_tier, arrival.session, at_us, arrival.prompt_tokens
         )
 
-    def opened(self, action: Open, now_us: int) -> None:
+    def opened(self, action: Open) -> None:
+        for block in action.blocks:
+            self.useful_read_bytes += self._read.pop(block, 0)
         if action.request in self._opened:
             return  # back after a preemption: counted where it was admitted first
         self._opened.add(action.request)
@@ -81,6 +87,8 @@ class Meter:
 
     def moved(self, moved: Moved) -> None:
         self.bytes_moved[f"{moved.source.value}_{moved.target.value}"] += moved.size_bytes
+        if moved.source is KvTier.DISK:
+            self._read[moved.block] = moved.size_bytes
         if moved.target is KvTier.DEVICE:
             self.copy_in_us += moved.duration_us
         elif moved.source is KvTier.DEVICE:

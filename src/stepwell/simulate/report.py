@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stepwell.policy.contracts import Contract
-from stepwell.policy.types import KvTier
 from stepwell.simulate.machine import Machine
 from stepwell.simulate.meter import TurnTimes
 
@@ -84,7 +83,7 @@ class RunReport:
     """Of the prompts, by KV tier; the rest was computed."""
     bytes_moved: dict[str, int]
     useful_read_bytes: int
-    """Of the bytes read from disk: those of tokens that a turn was admitted with."""
+    """Of the bytes read from disk: those of blocks that a turn was then admitted with."""
     written_per_useful: float | None
     preemptions: int
     turns: int
@@ -108,7 +107,7 @@ def report_of(policy: str, declared: str, machine: Machine, cpu_s: float) -> Run
     """Read the meter of a machine that has come to rest."""
     meter, turns = machine.meter, list(machine.meter.turns.values())
     again_s, copy_in_s, disk_wait_s = meter.again_us / 1e6, meter.copy_in_us / 1e6, meter.disk_wait_us / 1e6
-    useful = meter.tokens_from[KvTier.DISK] * machine.model.token_bytes
+    useful = meter.useful_read_bytes
     return RunReport(
         policy=policy,
         declared=declared,
