@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stepwell.policy.costs import Costs
+from stepwell.policy.invariants import check_memory
 from stepwell.policy.memory import Memory
 from stepwell.policy.placements import Outlook, make_placement
 from stepwell.policy.types import BlockMeta
@@ -22,4 +23,4 @@ def test_a_block_that_is_sealed_again_stays_the_node_that_waiting_turns_hold() -
     assert memory.sealed(meta, 1) is block
     assert (block.device, block.pins, block.claims) == (True, 1, 1)
     memory.unpin(block)
-    memory.check(0)
+    check_memory(memory, 0)
