@@ -74,6 +74,7 @@ class ServiceTierEntry:
     ttft_target_ms: Milliseconds | None = None
     tpot_target_ms: Milliseconds | None = None
     max_wait_s: Seconds = 60.0
+    keep_weight: Weight = 1
 
     def contract(self, name: str) -> Contract:
         """Raises ``ValueError`` with one sentence when it contradicts itself."""
@@ -86,6 +87,7 @@ class ServiceTierEntry:
             ttft_target_us=_us(self.ttft_target_ms),
             tpot_target_us=_us(self.tpot_target_ms),
             max_wait_us=round(self.max_wait_s * 1_000_000),
+            keep_weight=self.keep_weight,
         )
 
 

@@ -34,9 +34,6 @@ class Contract:
 
     name: str
     weight: int = 1
-    keep_weight: int = 1
-    """How much more a second that its agents are spared is worth when blocks on host and disk are
-    compared across service tiers. More than 1 costs the others more than it spares: docs/policy.md."""
     guaranteed: Shares = Shares()
     borrowable: int = WHOLE
     """Per mille of the guarantee that others may use while the service tier does not."""
@@ -45,6 +42,9 @@ class Contract:
     tpot_target_us: int | None = None
     max_wait_us: int = 60_000_000
     """After this long in the queue a turn goes before everybody else: the bound on starvation."""
+    keep_weight: int = 1
+    """How much more a second that its agents are spared is worth when blocks on host and disk are
+    compared across service tiers. More than 1 costs the others more than it spares: docs/policy.md."""
 
     def __post_init__(self) -> None:
         for name in ("weight", "keep_weight"):
