@@ -11,6 +11,8 @@ import pytest
 from stepwell.bench import policies
 from stepwell.cli import run
 from stepwell.errors import BadInput
+from stepwell.simulate.machine import SimulationError
+from stepwell.simulate.report import RunReport
 
 
 def bench(tmp_path: Path, *arguments: str) -> dict[str, Any]:
@@ -75,3 +77,24 @@ def test_a_wrong_flag_is_one_sentence(flag: str, value: str) -> None:
     given = {"trace": "generated", flag: value}
     with pytest.raises(BadInput, match=f"--{flag} {value}: "):
         policies.main(traces=Path(), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [SimulationError("the policy moves a block"), AssertionError()])
+def test_one_failed_run_does_not_cost_the_others(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_one = policies.run_one
+
+    def broken(setting: policies.Setting) -> RunReport:
+        if setting.policy == "ttl":
+            raise error
+        return run_one(setting)
+
+    monkeypatch.setattr(policies, "run_one", broken)
+    out = tmp_path / "out.json"
+    tokens = ["bench", "policies", "--trace", "generated", "--sessions", "8", "--room", "1/3"]
+    assert run([*tokens, "--policy", "lru,ttl", "--json", str(out)]) == 1
+    result = json.loads(out.read_text())
+    assert [row["policy"] for row in result["results"]["generated, device 1/3"]] == ["lru"]
+    why = str(error) or "AssertionError"
+    assert result["notes"][-1] == f"generated, device 1/3, ttl FAILED: {why}"

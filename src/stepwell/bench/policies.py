@@ -21,7 +21,6 @@ from stepwell.bench.common import (
     Positive,
     QuickOption,
     Report,
-    Ticker,
     Verdict,
     report_console,
     require_writable,
@@ -33,6 +32,7 @@ from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.chart import chart
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.machine import SimulationError
 from stepwell.simulate.player import Declared
 from stepwell.simulate.report import LEGEND, RunReport
 from stepwell.simulate.run import Room, config_for, simulate
@@ -92,12 +92,15 @@ def main(
     seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
     jobs: Positive = 1,
     out: Path | None = None,
-) -> None:
+) -> int:
     """Compare the policies that decide what sinks, over real traces, on a modelled machine.
 
     The real policy runs; the machine under it is a cost model with figures measured on llama.cpp. Each
     policy is compared with an oracle that knows the future. Example: stepwell bench policies --trace agentic
     --room 1/8 --policy lru,oracle
+
+    Exit code 1: a policy and the machine did not agree (a plan that cannot be carried out); the other runs
+    are reported.
 
     Parameters
     ----------
@@ -137,16 +140,19 @@ def main(
     sizes = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
     common = {"traces": directory, "seed": seed, **sizes}
     settings = list(_settings(common, trace, room, policy, declared))
-    report = Report("policies", {**common, "traces": str(directory), "machine_model": _model()})
-    runs = _run_all(settings, jobs)
+    report = Report("policies", {**common, "traces": directory.name, "machine_model": _model()})
+    found = _run_all(settings, jobs)
     console = report_console(json_file)
     for title in dict.fromkeys(setting.title for setting in settings):
-        here = [(s, r) for s, r in zip(settings, runs, strict=True) if s.title == title]
-        _show(console, report, here[0][0], [run for _, run in here])
-        if out is not None:
-            _draw(out, title, [run for _, run in here])
-    report.notes.append(LEGEND)
+        here = [setting for setting in settings if setting.title == title]
+        runs = [run for setting in here if isinstance(run := found[setting], RunReport)]
+        _show(console, report, here[0], runs)
+        if out is not None and runs:
+            _draw(out, title, runs)
+    failed = [f"{setting.label} FAILED: {why}" for setting, why in found.items() if isinstance(why, str)]
+    report.notes += [LEGEND, *failed]
     report.finish(console, json_file)
+    return 1 if failed else 0
 
 
 def _model() -> dict[str, Any]:
@@ -230,24 +236,37 @@ def run_one(setting: Setting) -> RunReport:
     return simulate(workload, model, config, Declared.parse(setting.declared))
 
 
-def _run_all(settings: Sequence[Setting], jobs: int) -> list[RunReport]:
+def _attempt(setting: Setting) -> RunReport | str:
+    """The run, or why it did not come to its end: one policy's mistake must not cost the others."""
+    try:
+        return run_one(setting)
+    except (SimulationError, AssertionError) as error:
+        return str(error) or type(error).__name__
+
+
+def _run_all(settings: Sequence[Setting], jobs: int) -> dict[Setting, RunReport | str]:
+    """All runs, in the order of ``settings`` however they end."""
+    found: dict[Setting, RunReport | str] = dict.fromkeys(settings, "was not run")
     with ticker() as progress:
         progress.phase(f"{len(settings)} runs", len(settings))
-        if jobs == 1:
-            return [_told(setting, run_one(setting), progress) for setting in settings]
-        found: dict[Setting, RunReport] = {}
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(run_one, setting): setting for setting in settings}
-            for future in as_completed(futures):
-                setting = futures[future]
-                found[setting] = _told(setting, future.result(), progress)
-        return [found[setting] for setting in settings]
+        for done, (setting, run) in enumerate(_each(settings, jobs), start=1):
+            found[setting] = run
+            what = run if isinstance(run, str) else f"{run.steps:,} steps in {run.cpu_s:.1f} s"
+            progress.phase(f"{done} of {len(settings)}: {setting.label}, {what}", len(settings))
+            progress.advance(done)
+    return found
 
 
-def _told(setting: Setting, run: RunReport, progress: Ticker) -> RunReport:
-    progress.advance()
-    progress.phase(f"{setting.label}: {run.steps:,} steps in {run.cpu_s:.1f} s")
-    return run
+def _each(settings: Sequence[Setting], jobs: int) -> Iterator[tuple[Setting, RunReport | str]]:
+    """Runs as they end."""
+    if jobs == 1:
+        for setting in settings:
+            yield setting, _attempt(setting)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_attempt, setting): setting for setting in settings}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 # --- telling ----------------------------------------------------------------------------------
