@@ -26,8 +26,14 @@ class _Step:
     """For those lighter than whoever has a target; None: nobody has one."""
     limit_weight: int = 0
     """Service tiers lighter than this are limited."""
+    decode_us: tuple[int, int] = (0, 0)
+    """What the first sequence that decodes adds, and every further one."""
     decoding: int = 0
+    so_far_us: int = 0
     pieces: dict[RequestId, Piece] = field(default_factory=dict)
+    cost_us: dict[RequestId, int] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+    """Tokens by service tier."""
     spent_us: dict[str, int] = field(default_factory=dict)
 
 
@@ -40,10 +46,11 @@ class Composer:
         self.memory = board.memory
         self.book = board.book
         self.attained = board.waiting.attained
+        self._shares: dict[str, int] = {}
 
     def compose(self) -> tuple[Piece, ...]:
         """One token for all who stream, then prompts, up to ``step_tokens``."""
-        step = _Step(self.config.step_tokens)
+        step = _Step(self.config.step_tokens, decode_us=self.memory.costs.decode_us())
         order = self._order()
         for prefilling in (False, True):
             for turn in order:
@@ -74,19 +81,23 @@ class Composer:
         if piece is None:
             return
         cost_us = self._cost_us(turn, piece.count, step)
-        step.pieces[turn.id] = piece
+        name = turn.contract.name
+        step.pieces[turn.id], step.cost_us[turn.id] = piece, cost_us
         step.tokens_left -= piece.count
         step.decoding += not turn.prefilling
-        step.spent_us[turn.contract.name] = step.spent_us.get(turn.contract.name, 0) + cost_us
+        step.so_far_us += cost_us
+        step.used[name] = step.used.get(name, 0) + piece.count
+        step.spent_us[name] = step.spent_us.get(name, 0) + cost_us
         self._limit(turn, cost_us, step)
 
     def _allowed_tokens(self, turn: Turn, step: _Step) -> int:
         contract = turn.contract
-        tokens = min(step.tokens_left, self._share_of_step(contract) - self._used_by(contract.name, step))
+        tokens = step.tokens_left
+        if self.book.ordered:
+            tokens = min(tokens, self._share_of_step(contract) - step.used.get(contract.name, 0))
         if tokens <= 0 or turn.aged or step.time_left_us is None or contract.weight >= step.limit_weight:
             return tokens
-        spent_us = step.spent_us.get(contract.name, 0)
-        owed_us = self.attained.debt_us(contract.name) - spent_us
+        owed_us = self.attained.debt_us(contract.name) - step.spent_us.get(contract.name, 0)
         time_us = max(step.time_left_us, owed_us if owed_us >= _LEAST_DEBT_PIECE_US else 0)
         per_token_us = max(1, self._cost_us(turn, 1, step))
         if not turn.prefilling:
@@ -95,24 +106,19 @@ class Composer:
 
     def _share_of_step(self, contract: Contract) -> int:
         """Tokens of a step a service tier may use: up to its cap, without what others have reserved."""
-        if not self.book.ordered:
-            return self.config.step_tokens
-        reserved = sum(self.book.of(n).reserved("step_tokens") for n in self.book.names if n != contract.name)
-        share = max(1, min(contract.cap.step_tokens, WHOLE - reserved))
-        return max(1, self.config.step_tokens * share // WHOLE)
-
-    def _used_by(self, service_tier: str, step: _Step) -> int:
-        if not self.book.ordered:
-            return 0
-        turns = self.board.turns
-        return sum(p.count for r, p in step.pieces.items() if turns[r].contract.name == service_tier)
+        known = self._shares.get(contract.name)
+        if known is None:
+            others = (self.book.of(name) for name in self.book.names if name != contract.name)
+            reserved = sum(other.reserved("step_tokens") for other in others)
+            share = max(1, min(contract.cap.step_tokens, WHOLE - reserved))
+            known = self._shares[contract.name] = max(1, self.config.step_tokens * share // WHOLE)
+        return known
 
     def _cost_us(self, turn: Turn, tokens: int, step: _Step) -> int:
         """What the piece adds to the step."""
-        costs = self.memory.costs
         if turn.prefilling:
-            return costs.compute_us(turn.computed, turn.computed + tokens)
-        return max(1, costs.decode_us(step.decoding + 1) - costs.decode_us(step.decoding))
+            return self.memory.costs.compute_us(turn.computed, turn.computed + tokens)
+        return max(1, step.decode_us[step.decoding > 0])
 
     def _limit(self, turn: Turn, cost_us: int, step: _Step) -> None:
         """Whoever has a target leaves those lighter than him only so much of the step."""
@@ -121,23 +127,20 @@ class Composer:
         if contract.weight < step.limit_weight and step.time_left_us is not None and not turn.aged:
             step.time_left_us = max(0, step.time_left_us - cost_us)
         elif target_us is not None:
-            left_us = cost_us // _PREFILL_LEAVES if turn.prefilling else target_us - self._so_far_us(step)
+            left_us = cost_us // _PREFILL_LEAVES if turn.prefilling else target_us - step.so_far_us
             known_us = step.time_left_us
             step.time_left_us = max(0, left_us if known_us is None else min(known_us, left_us))
             step.limit_weight = max(step.limit_weight, contract.weight)
-
-    def _so_far_us(self, step: _Step) -> int:
-        return sum(step.spent_us.values())
 
     def _charge(self, step: _Step, order: list[Turn]) -> None:
         """Book what each service tier, tenant and session was given."""
         if not self.book.ordered:
             return
-        for request, piece in step.pieces.items():
-            turn = self.board.turns[request]
-            self.attained.charge(turn, self._cost_us(turn, piece.count, step))
-        running = [turn.contract.name for turn in order]
-        demanding = [n for n in self.book.names if n in running]
+        demanding: dict[str, None] = {}
+        for turn in order:
+            demanding[turn.contract.name] = None
+            if turn.id in step.cost_us:
+                self.attained.charge(turn, step.cost_us[turn.id])
         self.attained.settle(step.spent_us, demanding)
 
     # --- its frames ---------------------------------------------------------------------------
@@ -147,7 +150,7 @@ class Composer:
         if count < turn.remaining:
             count = self._to_block_border(turn.computed, count)
         needed = self.config.blocks_for(turn.computed + count) - turn.blocks_held
-        if needed > 0 and not self._grow(turn, needed, step.pieces):
+        if needed > 0 and not self._grow(turn, needed, step):
             return None
         return Piece(turn.id, turn.computed, count)
 
@@ -156,11 +159,11 @@ class Composer:
         end = (start + count) // self.config.block_tokens * self.config.block_tokens
         return end - start if end > start else count
 
-    def _grow(self, turn: Turn, needed: int, pieces: dict[RequestId, Piece]) -> bool:
+    def _grow(self, turn: Turn, needed: int, step: _Step) -> bool:
         """Take frames; the lightest, youngest running turn makes room, and if that is ``turn``, it goes."""
         while not self.memory.take_frames(needed, self.board.now_us, turn.contract.name):
             victim = min((self.board.turns[r] for r in self.board.running), key=self.board.preemptable)
-            pieces.pop(victim.id, None)
+            step.pieces.pop(victim.id, None)
             self.board.preempt(victim)
             if victim is turn:
                 return False

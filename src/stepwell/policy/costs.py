@@ -101,11 +101,13 @@ class Costs:
         tokens = max(0, stop - start)
         return self.prefill.estimate_ns(tokens, tokens * (start + stop) // 2) // 1000
 
-    def decode_us(self, sequences: int) -> int:
-        """Time of a step in which ``sequences`` sequences get a token each; 0 while nothing was measured."""
-        if not sequences or not self.decode.nn:
-            return 0
-        return self.decode.estimate_ns(_STEP, sequences * _STEP) // (_STEP * 1000)
+    def decode_us(self) -> tuple[int, int]:
+        """Time of a step in which one sequence gets a token, and what every further one adds; 0 and 0
+        while nothing was measured."""
+        if not self.decode.nn:
+            return 0, 0
+        a, b, divisor = self.decode.coefficients()
+        return (a + b) // (divisor * 1000), b // (divisor * 1000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ before anything else that could wait.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from stepwell.policy.contracts import WHOLE, ContractBook
 from stepwell.policy.turns import Turn
@@ -69,12 +69,11 @@ class Attained:
         """How much compute the service tier is behind its guarantee."""
         return self._debts.get(service_tier, 0)
 
-    def settle(self, spent_us: Mapping[str, int], demanding: Iterable[str]) -> None:
+    def settle(self, spent_us: Mapping[str, int], demanding: Container[str]) -> None:
         """A step has been composed: ``spent_us`` by service tier; ``demanding`` had turns that could run."""
         total_us = sum(spent_us.values())
-        wanting = tuple(demanding)
         for name in self._book.names:
-            if name not in wanting:
+            if name not in demanding:
                 self._debts[name] = 0  # no demand, no debt
                 continue
             owed = total_us * self._book.of(name).guaranteed.step_tokens // WHOLE
