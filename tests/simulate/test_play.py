@@ -266,6 +266,17 @@ def test_the_chart_is_a_picture_with_every_policy_in_it() -> None:
     assert again[-1] == max(again) > 0
 
 
+def test_a_policy_that_thrashes_does_not_hide_the_others() -> None:
+    """Its bar is cut and marked; the others keep their length."""
+    runs = runs_of_three()
+    wide = replace(runs[1], miss_s=90 * runs[0].miss_s, again_s=90 * runs[0].miss_s)
+    svg = ET.fromstring(chart("t", [runs[0], wide]))
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    bars = [e for e in svg.iter("{http://www.w3.org/2000/svg}rect") if e.get("y") == "84"]
+    assert texts.count("»") == 1
+    assert sum(float(bar.get("width", "0")) for bar in bars) == pytest.approx(540 / 2.5, abs=1)
+
+
 def test_percentiles_are_those_of_the_nearest_rank() -> None:
     assert latency([]).count == 0
     some = latency([1_000_000 * n for n in range(1, 101)])

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from stepwell.simulate.report import RunReport
-from stepwell.simulate.tables import name_of, ratio, seconds
+from stepwell.simulate.tables import REFERENCE, find, name_of, ratio, seconds
 
-WIDTH, LEFT, RIGHT = 1040, 150, 330
+WIDTH, LEFT, RIGHT = 1080, 150, 390
 TOP, BAR, GAP, AXIS = 84, 22, 9, 34
 PARTS = (("again", "computed again"), ("copies", "copied from host"), ("waits", "waited for disk"))
-_HEADS = ((-258, "against oracle"), (-150, "TTFT p99, priority"), (-12, "flex"))
+_HEADS = ((-290, "cost"), (-200, "against oracle"), (-78, "TTFT p99, priority"), (-14, "flex"))
+_CLIP = 2.5
+"""A bar that is longer than so many of LRU's is cut: one policy that thrashes must not hide the others."""
 
 STYLE = """
 :root { --paper: #fbfaf7; --ink: #1c2430; --soft: #5a6473; --grid: #e6e4dd; --mark: #b3261e;
@@ -32,10 +34,13 @@ STYLE = """
 
 
 def chart(title: str, runs: Sequence[RunReport]) -> str:
-    """Bars of the cost of misses, shortest first; a dashed line where the oracle's ends."""
+    """Bars of the cost of misses, shortest first; a dashed line where the oracle's ends.
+
+    A bar that is cut at the right says so with a mark; its figure stands beside it.
+    """
     ordered = sorted(runs, key=lambda run: (run.miss_s, run.policy, run.declared))
     bottom = TOP + len(ordered) * (BAR + GAP)
-    longest_s = max([run.miss_s for run in ordered], default=0.0) or 1.0
+    longest_s = _longest_s(ordered)
     body = [*_head(title), *_axis(longest_s, bottom)]
     for row, run in enumerate(ordered):
         body += _bar(run, runs, TOP + row * (BAR + GAP), longest_s)
@@ -49,6 +54,12 @@ def chart(title: str, runs: Sequence[RunReport]) -> str:
         f"<title>{escape(title)}</title><style>{STYLE}</style>"
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>{"".join(body)}</svg>\n'
     )
+
+
+def _longest_s(runs: Sequence[RunReport]) -> float:
+    longest_s = max([run.miss_s for run in runs], default=0.0) or 1.0
+    reference = find(runs, REFERENCE)
+    return min(longest_s, _CLIP * reference.miss_s) if reference and reference.miss_s else longest_s
 
 
 def _head(title: str) -> Iterator[str]:
@@ -81,6 +92,8 @@ def _bar(run: RunReport, runs: Sequence[RunReport], y: float, longest_s: float) 
             f"<title>{escape(name_of(run))}: {label} {seconds(part_s)}</title></rect>"
         )
         start_s += part_s
+    if start_s > longest_s:
+        yield f'<text x="{_n(_x(longest_s, longest_s) + 6)}" y="{text_y}">»</text>'
     for (offset, _), text in zip(_HEADS, _figures(run, runs), strict=True):
         yield f'<text class="end" x="{WIDTH + offset}" y="{text_y}">{text}</text>'
 
@@ -90,11 +103,11 @@ def _figures(run: RunReport, runs: Sequence[RunReport]) -> list[str]:
     waits = {tier.service_tier: tier.ttft for tier in run.tiers}
     ttft = [waits.get(name) for name in ("priority", "flex")]
     last = [seconds(one.p99_s) if one is not None and one.count else "-" for one in ttft]
-    return ["-" if against is None else f"{against:.2f}x", *last]
+    return [seconds(run.miss_s), "-" if against is None else f"{against:.2f}x", *last]
 
 
 def _x(value_s: float, longest_s: float) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT) * value_s / longest_s
+    return LEFT + (WIDTH - LEFT - RIGHT) * min(value_s, longest_s) / longest_s
 
 
 def _step(longest_s: float) -> float:
