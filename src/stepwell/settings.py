@@ -106,7 +106,7 @@ class KvSettings:
 class PolicySettings:
     """Who runs, and what lies where."""
 
-    name: str = "lru"
+    name: str = "stepwell"
     """The placement rule: what leaves a KV tier first when room is needed."""
     step_tokens: Count = 256
     """Most tokens in one engine step; more fills prompts faster and makes streams stutter more."""

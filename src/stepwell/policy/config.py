@@ -37,7 +37,7 @@ class PolicyConfig:
     """How many hashes of lost units are remembered, to count what is computed twice."""
     always_load: bool = False
     """Skip the load-or-recompute gate: whatever is stored is loaded (the exactness benchmark)."""
-    placement: str = "lru"
+    placement: str = "stepwell"
     contracts: tuple[Contract, ...] = DEFAULT_CONTRACTS
     disk_write_bytes_per_day: int | None = None
     """Most bytes written to disk in a day, spread evenly with a tenth of a day in advance; None: no limit."""

@@ -126,14 +126,15 @@ def bin_of(edges: tuple[int, ...], value: int) -> int:
 def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
     """Gittins' index of a rest that has lasted ``elapsed``, in units of the edges.
 
-    Within a bin the return is taken to be at its middle, or halfway through what is left of it.
+    Within a bin the return is taken to be at its middle, or halfway through what is left of it. The last
+    bin has no end: whoever outlasts all others is not expected any more.
     """
     k = bin_of(edges, elapsed)
     alive, returned, held, best = _ONE, 0, 0, 0
     last = len(edges) - 1
     start = elapsed
-    while k <= last and alive > 16:
-        end = edges[k + 1] if k < last else 2 * edges[k]
+    while k < last and alive > 16:
+        end = edges[k + 1]
         hazard = hazards[k]
         if start > edges[k]:  # part of the bin is over: less is left of its chance
             hazard = hazard * (end - start) // (end - edges[k])
@@ -152,9 +153,9 @@ def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
 
 
 def chance_of_return(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
-    """The chance (of 2**20) that the agent comes back at all."""
+    """The chance (of 2**20) that the agent comes back before the last bin."""
     alive = _ONE
-    for hazard in hazards[bin_of(edges, elapsed) :]:
+    for hazard in hazards[bin_of(edges, elapsed) : -1]:
         alive -= alive * hazard >> 20
     return _ONE - alive
 
@@ -162,19 +163,20 @@ def chance_of_return(hazards: list[int], edges: tuple[int, ...], elapsed: int) -
 def expected_left(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int | None:
     """The median of the time still to wait, in units of the edges; None: rather never."""
     alive = _ONE
-    for k in range(bin_of(edges, elapsed), len(edges)):
+    for k in range(bin_of(edges, elapsed), len(edges) - 1):
         alive -= alive * hazards[k] >> 20
         if alive <= _ONE // 2:
-            middle = (edges[k] + (edges[k + 1] if k + 1 < len(edges) else 2 * edges[k])) // 2
-            return max(0, middle - elapsed)
+            return max(0, (edges[k] + edges[k + 1]) // 2 - elapsed)
     return None
 
 
-def prior_gaps(per_bin: int, first_us: int, last_us: int) -> GapClass:
-    """A flat hazard of ``per_bin`` (of 2**20) between two times and a tenth of it outside."""
+def prior_gaps(per_bin: int, typical_us: int, last_us: int) -> GapClass:
+    """A hazard of ``per_bin`` (of 2**20) from the typical gap to the last one. Below the typical gap it
+    falls with the length of the bins: a small chance in a very short time would be a high rate."""
     prior = GapClass(N_BINS)
     prior.reached = [_ONE] * N_BINS
-    prior.ended = [per_bin if first_us <= e <= last_us else per_bin // 10 for e in TIME_EDGES_US]
+    for k, edge in enumerate(TIME_EDGES_US):
+        prior.ended[k] = per_bin * min(edge, typical_us) // typical_us if edge <= last_us else per_bin // 10
     return prior
 
 
@@ -188,5 +190,5 @@ def prior_ratios() -> GapClass:
 
 def _prior_ratio_hazard(edge: int) -> int:
     if edge < _RATIO_ONE // 2:
-        return _ONE // 64
-    return _ONE // 3 if edge < 2 * _RATIO_ONE else _ONE // 8
+        return _ONE // 200
+    return _ONE // 3 if edge < 2 * _RATIO_ONE else _ONE // 16

@@ -61,6 +61,8 @@ class Policy:
         self.drained = False
         """After ``Draining``: nothing runs any more and what was worth keeping is on disk."""
         self.demoting: KvTier | None = None
+        self.held_down = False
+        """What the operator has pushed down stays there until somebody calls."""
         self._admission = Admission(self.board)
         self._composer = Composer(self.board)
 
@@ -100,7 +102,7 @@ class Policy:
         if self.memory.writes_paused_until_us > now_us:
             times.append(self.memory.writes_paused_until_us)
         changes_at_us = self.memory.placement.wake_at_us()
-        if changes_at_us is not None:
+        if changes_at_us is not None and not self.held_down:
             times.append(max(changes_at_us, now_us + _WAKE_EVERY_US))
         return min(times, default=None)
 
@@ -133,11 +135,12 @@ class Policy:
             case Recovered(blocks):
                 self.memory.recovered(blocks, self.board.now_us)
             case DemoteIdle(target):
-                self.demoting = target
+                self.demoting, self.held_down = target, True
             case Draining():
                 self.draining = True
 
     def _arrived(self, event: RequestArrived) -> None:
+        self.held_down = False
         if self.draining:
             self._refuse(event.request, "server_overloaded", _RETRY_AFTER_MS)
         elif len(self.board.waiting) >= self.config.max_waiting:
@@ -208,7 +211,8 @@ class Policy:
             self.demoting = KvTier.DISK
         if self.demoting is None:
             self.memory.sink(now_us)
-            self.memory.promote(now_us)
+            if not self.held_down:
+                self.memory.promote(now_us)
         elif push_down(self.memory, self.demoting, now_us):
             self.demoting = None
             self.drained = self.draining and idle

@@ -29,17 +29,17 @@ _RATIO_ONE = 1024
 MIN_DECLARED_US, MAX_DECLARED_US = 1_000, 24 * 3600 * 1_000_000
 _MAX_ROLES = 64  # per tenant: more are learned together, or a client could fill the memory with names
 _MAX_TENANTS = 1_000
-_MINUTE_US, _HOUR_US = 60_000_000, 3_600_000_000
+_SECOND_US, _MINUTE_US, _HOUR_US = 1_000_000, 60_000_000, 3_600_000_000
 
 _PRIORS = {
-    Wait.TOOL: prior_gaps(_ONE // 8, 100_000, 10 * _MINUTE_US),
-    Wait.CHILD: prior_gaps(_ONE // 8, 1_000_000, 30 * _MINUTE_US),
-    Wait.PERSON: prior_gaps(_ONE // 10, 5_000_000, _HOUR_US),
-    Wait.AGENT: prior_gaps(_ONE // 8, 10_000, 10 * _MINUTE_US),
-    Wait.DONE: prior_gaps(_ONE // 2_000, 100_000, _HOUR_US),
-    Wait.UNKNOWN: prior_gaps(_ONE // 12, 10_000, _HOUR_US),
+    Wait.TOOL: prior_gaps(_ONE // 6, 10 * _SECOND_US, 10 * _MINUTE_US),
+    Wait.CHILD: prior_gaps(_ONE // 6, _MINUTE_US, 30 * _MINUTE_US),
+    Wait.PERSON: prior_gaps(_ONE // 8, 3 * _MINUTE_US, _HOUR_US),
+    Wait.AGENT: prior_gaps(_ONE // 6, 10 * _SECOND_US, 10 * _MINUTE_US),
+    Wait.DONE: prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US),
+    Wait.UNKNOWN: prior_gaps(_ONE // 8, 20 * _SECOND_US, _HOUR_US),
 }
-_LEFT = prior_gaps(_ONE // 60, 100_000, _HOUR_US)
+_LEFT = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
 """Of an agent whose parent went on without it."""
 _RATIO_PRIOR = prior_ratios()
 _SHARED = 24
@@ -48,15 +48,14 @@ tenants' habits help the next one, and none can bend them far."""
 
 
 @dataclass(slots=True)
-class Rest:
-    """One wait of one agent: which class it belongs to and how far it has come."""
+class Watch:
+    """A rest as one class sees it: how long it has lasted on that class's scale."""
 
     kind: GapClass
     since_us: int
     declared_us: int = 0
-    """0: nothing was declared."""
+    """The unit of a class of declarations; 0: the scale is time itself."""
     bin: int = 0
-    retain_until_us: int = 0
 
     @property
     def edges(self) -> tuple[int, ...]:
@@ -67,12 +66,50 @@ class Rest:
         elapsed = max(0, now_us - self.since_us)
         return elapsed * _RATIO_ONE // self.declared_us if self.declared_us else elapsed
 
-    def rises(self, now_us: int) -> bool:
-        """Whether it is worth more as it goes on: a declared end has not come yet."""
-        return now_us - self.since_us < self.declared_us
-
     def to_us(self, position: int) -> int:
         return position * self.declared_us // _RATIO_ONE if self.declared_us else position
+
+    def advance(self, now_us: int) -> int | None:
+        """Note the bins that it has outlasted; when it outlasts the next, None after the last."""
+        now_in = bin_of(self.edges, self.position(now_us))
+        if now_in > self.bin:
+            self.kind.outlast(self.bin, now_in - 1)
+            self.bin = now_in
+        if now_in + 1 >= len(self.edges):
+            return None
+        return self.since_us + self.to_us(self.edges[now_in + 1]) + 1
+
+    def end(self, now_us: int) -> None:
+        """The agent has called again."""
+        self.advance(now_us)
+        self.kind.outlast(self.bin, self.bin)
+        self.kind.end(self.bin)
+
+    def index(self, now_us: int) -> int:
+        """Certain returns per time held, 2**40 / us."""
+        value = index_of(self.kind.hazards(), self.edges, self.position(now_us))
+        return value * _RATIO_ONE // self.declared_us if self.declared_us else value
+
+    def chance(self, now_us: int) -> int:
+        return chance_of_return(self.kind.hazards(), self.edges, self.position(now_us))
+
+    def left_us(self, now_us: int) -> int | None:
+        left = expected_left(self.kind.hazards(), self.edges, self.position(now_us))
+        return None if left is None else self.to_us(left)
+
+
+@dataclass(slots=True)
+class Rest:
+    """One wait of one agent, watched by the clock and, if it was declared, by its declaration."""
+
+    since_us: int
+    learned: Watch
+    declared: Watch | None = None
+    retain_until_us: int = 0
+
+    def rises(self, now_us: int) -> bool:
+        """Whether it is worth more as it goes on: a declared end has not come yet."""
+        return self.declared is not None and now_us - self.since_us < self.declared.declared_us
 
 
 class Forecaster:
@@ -88,64 +125,70 @@ class Forecaster:
         """The agent waits from ``since_us`` on. ``called``: whom it waited for has answered then;
         ``left``: its parent has gone on without it."""
         hint = record.hint
-        declared_us = 0
-        if not called and hint.expected_us is not None and hint.wait is not Wait.DONE:
+        rest = Rest(since_us, Watch(self._class(record, called, left), since_us))
+        if hint.expected_us is not None and not (called or left) and hint.wait is not Wait.DONE:
             declared_us = min(max(hint.expected_us, MIN_DECLARED_US), MAX_DECLARED_US)
-        kind = self._declared_class(record) if declared_us else self._class(record, called, left)
-        retain_us = min(hint.retain_us or 0, MAX_DECLARED_US)
-        return Rest(kind, since_us, declared_us, retain_until_us=since_us + max(0, retain_us))
+            rest.declared = Watch(self._declared_class(record), since_us, declared_us)
+        rest.retain_until_us = since_us + max(0, min(hint.retain_us or 0, MAX_DECLARED_US))
+        return rest
 
     def advance(self, rest: Rest, now_us: int) -> int | None:
-        """Note the bins that the rest has outlasted; when it outlasts the next, None after the last."""
-        now_in = bin_of(rest.edges, rest.position(now_us))
-        if now_in > rest.bin:
-            rest.kind.outlast(rest.bin, now_in - 1)
-            rest.bin = now_in
-        if now_in + 1 >= len(rest.edges):
-            return None
-        return rest.since_us + rest.to_us(rest.edges[now_in + 1]) + 1
+        """Note how long it has lasted; when it is worth another look."""
+        next_us = rest.learned.advance(now_us)
+        if rest.declared is not None:
+            declared_us = rest.declared.advance(now_us)
+            next_us = next_us if declared_us is None else declared_us
+        return next_us
 
     def end(self, rest: Rest, now_us: int) -> None:
         """The agent has called again."""
-        self.advance(rest, now_us)
-        rest.kind.outlast(rest.bin, rest.bin)
-        rest.kind.end(rest.bin)
+        rest.learned.end(now_us)
+        if rest.declared is not None:
+            rest.declared.end(now_us)
 
     # --- what it is worth ---------------------------------------------------------------------
 
     def index(self, rest: Rest, now_us: int) -> int:
         """Worth of holding its context: certain returns per time held, 2**40 / us."""
-        value = index_of(rest.kind.hazards(), rest.edges, rest.position(now_us))
-        if rest.declared_us:
-            value = value * _RATIO_ONE // rest.declared_us
-        return value
+        learned = rest.learned.index(now_us)
+        if rest.declared is None:
+            return learned
+        beyond = _ONE - rest.declared.chance(now_us)
+        return max(rest.declared.index(now_us), learned * beyond >> 20)
 
     def chance(self, rest: Rest, now_us: int) -> int:
         """The chance (of 2**20) that the agent comes back."""
         if now_us < rest.retain_until_us:
             return _ONE
-        return chance_of_return(rest.kind.hazards(), rest.edges, rest.position(now_us))
+        learned = rest.learned.chance(now_us)
+        if rest.declared is None:
+            return learned
+        declared = rest.declared.chance(now_us)
+        return declared + ((_ONE - declared) * learned >> 20)
 
     def expected_us(self, rest: Rest, now_us: int) -> int | None:
         """When the agent will probably call again; None: probably never."""
-        left = expected_left(rest.kind.hazards(), rest.edges, rest.position(now_us))
-        return None if left is None else now_us + rest.to_us(left)
+        left_us = None if rest.declared is None else rest.declared.left_us(now_us)
+        if left_us is None:
+            left_us = rest.learned.left_us(now_us)
+        return None if left_us is None else now_us + left_us
 
     def explain(self, rest: Rest, hint: Hint, now_us: int) -> tuple[int | None, str]:
         """When, and from what that is known, in a sentence for people."""
-        expected_us = self.expected_us(rest, now_us)
         waits = "nothing" if hint.wait is Wait.DONE else f"a {hint.wait.value}"
         waits = "nobody knows what" if hint.wait is Wait.UNKNOWN else waits
-        if rest.declared_us:
-            why = f"waits for {waits}, declared to take {_seconds(rest.declared_us)}"
-            ratio = expected_left(rest.kind.hazards(), RATIO_EDGES, 0)
+        if rest.declared is not None:
+            why = f"waits for {waits}, declared to take {_seconds(rest.declared.declared_us)}"
+            ratio = expected_left(rest.declared.kind.hazards(), RATIO_EDGES, 0)
             if ratio is not None:
                 why += f"; such waits of this tenant last about {ratio / _RATIO_ONE:.1f} times as declared"
         else:
-            why = f"waits for {waits}; learned from {rest.kind.ended_in_all} earlier waits of its kind"
+            why = (
+                f"waits for {waits}; learned from {rest.learned.kind.ended_in_all} earlier waits of its kind"
+            )
         if hint.after_agent:
             why += f"; called after {hint.after_agent}"
-        return expected_us, why
+        return self.expected_us(rest, now_us), why
 
     # --- classes ------------------------------------------------------------------------------
 

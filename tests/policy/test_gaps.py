@@ -1,0 +1,119 @@
+"""What is learned about gaps, and what holding a context is worth."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell.policy.gaps import (
+    N_BINS,
+    RATE_ONE,
+    RATIO_EDGES,
+    TIME_EDGES_US,
+    GapClass,
+    bin_of,
+    chance_of_return,
+    expected_left,
+    index_of,
+    prior_gaps,
+    prior_ratios,
+)
+
+SECOND = 1_000_000
+ONE = 1 << 20
+
+
+def learned(gaps_us: list[int], never: int = 0) -> GapClass:
+    """A class that saw these gaps, and agents that never came back within a day."""
+    kind = GapClass(N_BINS, prior_gaps(ONE // 10, 10 * SECOND, 3600 * SECOND))
+    for gap_us in gaps_us:
+        last = bin_of(TIME_EDGES_US, gap_us)
+        kind.outlast(0, last)
+        kind.end(last)
+    for _ in range(never):
+        kind.outlast(0, N_BINS - 2)
+    return kind
+
+
+@given(st.integers(0, 10**12))
+def test_a_value_lies_in_its_bin(value: int) -> None:
+    for edges in (TIME_EDGES_US, RATIO_EDGES):
+        k = bin_of(edges, value)
+        assert edges[k] <= value
+        assert k + 1 == len(edges) or value < edges[k + 1]
+
+
+@given(st.integers(SECOND, 600 * SECOND))
+def test_a_sure_gap_is_worth_one_over_what_is_left(gap_us: int) -> None:
+    """Then the ranking is Belady's."""
+    hazards = learned([gap_us] * 500).hazards()
+    worth = RATE_ONE / index_of(hazards, TIME_EDGES_US, 0)
+    assert 0.5 * gap_us <= worth <= 2 * gap_us
+
+
+def test_agents_that_never_come_back_are_worth_less() -> None:
+    gaps = [10 * SECOND] * 100
+    sure, half = learned(gaps).hazards(), learned(gaps, never=100).hazards()
+    assert index_of(half, TIME_EDGES_US, 0) < index_of(sure, TIME_EDGES_US, 0)
+    assert chance_of_return(sure, TIME_EDGES_US, 0) > 0.95 * ONE
+    assert 0.4 * ONE < chance_of_return(half, TIME_EDGES_US, 0) < 0.65 * ONE
+    assert expected_left(half, TIME_EDGES_US, 60 * SECOND) is None
+
+
+def test_the_worth_falls_once_the_usual_time_is_over() -> None:
+    """Quick tools and slow people: after ten seconds it was not the quick one."""
+    hazards = learned([2 * SECOND] * 300 + [600 * SECOND] * 100).hazards()
+    assert index_of(hazards, TIME_EDGES_US, 10 * SECOND) * 20 < index_of(hazards, TIME_EDGES_US, 0)
+
+
+def test_two_classes_that_differ_are_told_apart_by_few_observations() -> None:
+    quick, slow = learned([SECOND] * 10), learned([300 * SECOND] * 10)
+    assert index_of(quick.hazards(), TIME_EDGES_US, 0) > 10 * index_of(slow.hazards(), TIME_EDGES_US, 0)
+
+
+def test_a_rest_that_goes_on_counts_for_the_bins_it_outlasted_only() -> None:
+    kind = learned([10 * SECOND] * 50)
+    before = chance_of_return(kind.hazards(), TIME_EDGES_US, 0)
+    for _ in range(50):  # young rests: they say nothing about ten seconds
+        kind.outlast(0, bin_of(TIME_EDGES_US, SECOND))
+    assert abs(chance_of_return(kind.hazards(), TIME_EDGES_US, 0) - before) < ONE // 20
+
+
+def test_old_habits_fade() -> None:
+    kind = learned([SECOND] * 3_000)
+    for _ in range(3_000):
+        last = bin_of(TIME_EDGES_US, 300 * SECOND)
+        kind.outlast(0, last)
+        kind.end(last)
+    worth = RATE_ONE / index_of(kind.hazards(), TIME_EDGES_US, 0)
+    assert worth > 3 * SECOND
+
+
+def test_one_tenant_bends_what_others_begin_with_only_so_far() -> None:
+    """A flood of one tenant's rests counts like its first few."""
+
+    def everybody(flood: int) -> GapClass:
+        common = GapClass(N_BINS, prior_gaps(ONE // 10, 10 * SECOND, 3600 * SECOND))
+        for gap_us, rests in ((10 * SECOND, 100), (1_000 * SECOND, flood)):
+            tenant = GapClass(N_BINS, common, shared=24)
+            for _ in range(rests):
+                last = bin_of(TIME_EDGES_US, gap_us)
+                tenant.outlast(0, last)
+                tenant.end(last)
+        return common
+
+    few, many = everybody(25), everybody(5_000)
+    assert index_of(few.hazards(), TIME_EDGES_US, 0) == index_of(many.hazards(), TIME_EDGES_US, 0)
+
+
+def test_declarations_that_come_true_are_believed_more_than_those_that_do_not() -> None:
+    def tenant(ratio: int) -> GapClass:
+        kind = GapClass(len(RATIO_EDGES), prior_ratios())
+        for _ in range(40):
+            last = bin_of(RATIO_EDGES, ratio)
+            kind.outlast(0, last)
+            kind.end(last)
+        return kind
+
+    honest, liar = tenant(1024), tenant(1024 * 60)
+    assert index_of(honest.hazards(), RATIO_EDGES, 0) > 4 * index_of(liar.hazards(), RATIO_EDGES, 0)
