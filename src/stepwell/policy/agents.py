@@ -76,6 +76,7 @@ class AgentBook:
             self._forget_oldest_agents(arrival.tenant)
         record.service_tier, record.role = arrival.service_tier, arrival.role or record.role
         record.last_request = arrival.request
+        record.unknown = not arrival.agent and not record.role
         self.records.move_to_end(key)
         mine = self._of_tenant.setdefault(arrival.tenant, OrderedDict())
         mine[key] = None

@@ -29,6 +29,8 @@ class AgentRecord:
     agent: str
     parent_agent: str | None
     role: str = ""
+    unknown: bool = False
+    """Nobody said who it is or what kind of agent."""
     turns: int = 0
     tokens: int = 0
     units: tuple[bytes, ...] = ()

@@ -41,6 +41,8 @@ _PRIORS = {
 }
 _LEFT = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
 """Of an agent whose parent went on without it."""
+NOBODY = _PRIORS[Wait.UNKNOWN]
+"""What is expected of whom nothing is known."""
 _RATIO_PRIOR = prior_ratios()
 _SHARED = 24
 """So many rests of a tenant count towards what is expected of tenants that are not known yet: a few

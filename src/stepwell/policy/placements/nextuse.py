@@ -23,7 +23,6 @@ from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier, Wait
 
 _CERTAIN = 1 << 20
-_SEEN_AGAIN = 1 << 18  # nobody's block that was used more than once
 _BUSY = 1 << 100  # a group at work ranks above every other
 _TIMERS_PER_STEP = 64
 _LOOK_AGAIN = 8  # heads of a ranking that are valued anew before a victim is named
@@ -36,6 +35,7 @@ _PROMOTE_CHANCE = 1 << 18  # of 2**20: an agent that rather stays away is not fe
 _WRITE_CHANCE = 1 << 15  # of 2**20: below this a block is not worth writing
 _WRITE_GAIN = 2
 Followed = tuple[str, str]
+Ranked = tuple[int, BlockId]
 
 
 class NextUse:
@@ -78,9 +78,11 @@ class NextUse:
             self._count(block, block.listed, at, 1)
 
     def touched(self, path: Sequence[Block], now_us: int) -> None:
-        """Use of a path is told by ``works`` and ``continued``."""
-        for block in path:
+        """What agents use is told otherwise; of what nobody holds recency counts, leaves first."""
+        for block in reversed(path):
             block.uses += 1
+            if block.listed is self._orphans:
+                self._orphans.add(block)
 
     def left(self, block: Block, kv_tier: KvTier) -> None:
         at = AT[kv_tier]
@@ -137,6 +139,9 @@ class NextUse:
     # --- agents -------------------------------------------------------------------------------
 
     def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+        if holder.unknown:
+            self._leave_to_nobody(path)
+            return
         group = self._group_of(holder)
         same = _common(group.path, path)
         gone, group.path = group.path[same:], path
@@ -150,7 +155,15 @@ class NextUse:
                 self._unlist(block)
                 self._list(block, group)
 
+    def _leave_to_nobody(self, path: Sequence[Block]) -> None:
+        for block in path:
+            if block.listed is None:
+                block.listed = self._orphans
+                self._orphans.add(block)
+
     def works(self, holder: AgentRecord, now_us: int) -> None:
+        if holder.unknown:
+            return
         group = self._group_of(holder)
         if group.rest is not None:
             self.forecaster.end(group.rest, now_us)
@@ -159,6 +172,8 @@ class NextUse:
         self._move_to(group, holder.service_tier)
 
     def rests(self, holder: AgentRecord, now_us: int) -> None:
+        if holder.unknown:
+            return
         group = self._group_of(holder)
         began_us = now_us if holder.rest_since_us is None else holder.rest_since_us
         self._set_rest(group, self.forecaster.begin(holder, began_us), now_us)
@@ -243,7 +258,7 @@ class NextUse:
         return self.quotas.less_for_many(value, group.service_tier, group.record.tenant)
 
     def _rank(self, group: Group, at: int) -> None:
-        key = group.value * self._cost_below(group, at)
+        key = group.value * self._cost_below(len(group.path), at)
         group.keys[at] = key
         self.quotas.ranking(at, group.service_tier).put(key, group)
 
@@ -253,13 +268,13 @@ class NextUse:
             self.quotas.ranking(at, group.service_tier).take(key, group)
             group.keys[at] = None
 
-    def _cost_below(self, group: Group, at: int) -> int:
+    def _cost_below(self, depth: int, at: int) -> int:
         """What getting back one token costs when it goes one KV tier down, in units that compare
         within a KV tier: where it would be gone, deep tokens cost more than shallow ones."""
         config = self.outlook.config
         if (at == 0 and config.host_bytes) or (at == 1 and config.disk_bytes):
             return 1
-        tokens = len(group.path) * config.block_tokens
+        tokens = depth * config.block_tokens
         return 1 + self.outlook.costs.compute_us(max(0, tokens - config.block_tokens), tokens)
 
     def _set_timer(self, group: Group, now_us: int) -> None:
@@ -299,21 +314,25 @@ class NextUse:
         self._better.clear()
         if kv_tier is KvTier.HOST:
             yield from self._copies  # what the device has as well is missed by nobody
-        for name, block in self._orphans.order[at].items():
-            if self._counts(block, at):
-                yield name
+        orphans = self._of_nobody(at, now_us)
         for rankings in self.quotas.phases(at, taker):
-            yield from self._spare(kv_tier, rankings, now_us)
+            yield from _merged(orphans, self._spare(kv_tier, rankings, now_us))
+        yield from (name for _, name in orphans)
         yield from self._at_work(kv_tier)
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
             if block.is_on(kv_tier) and self._counts(block, at):
                 yield block.id
 
+    def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
+        for name, block in self._orphans.order[at].items():
+            if self._counts(block, at):
+                yield self._orphans.value(block, now_us) * self._cost_below(block.meta.depth + 1, at), name
+
     def _counts(self, block: Block, at: int) -> bool:
         """Whether a victim is looked for among agents: what lies on the device too was named before."""
         return at != 1 or block.ranked & _TWICE != _TWICE
 
-    def _spare(self, kv_tier: KvTier, rankings: list[Ranking], now_us: int) -> Iterator[BlockId]:
+    def _spare(self, kv_tier: KvTier, rankings: list[Ranking], now_us: int) -> Iterator[Ranked]:
         """Blocks of agents that rest, the least valuable first."""
         for ranking in rankings:
             self._look_again(ranking, now_us)
@@ -323,7 +342,7 @@ class NextUse:
             entries = iter(rankings[0].entries)
         else:
             entries = heapq.merge(*(ranking.entries for ranking in rankings))
-        for _, _, group in entries:
+        for key, _, group in entries:
             if group.rest is None:
                 return  # all that follow are at work
             for block in group.spare(kv_tier):
@@ -333,7 +352,7 @@ class NextUse:
                         self._better.append((block, best))
                         continue
                 if self._counts(block, at):
-                    yield block.id
+                    yield key, block.id
 
     def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
         """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere.
@@ -369,13 +388,14 @@ class NextUse:
     def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
         if kv_tier is KvTier.HOST and not self._counts(other, AT[kv_tier]):
             return True
-        return self._worth(block) > margin * self._worth(other)
+        return self._worth(block, now_us) > margin * self._worth(other, now_us)
 
-    def _worth(self, block: Block) -> int:
+    def _worth(self, block: Block, now_us: int) -> int:
         if block.listed is None:
             return _BUSY
         if block.listed is self._orphans:
-            return 0
+            nobodys: int = self._orphans.value(block, now_us)
+            return nobodys
         worth: int = max(holder.value for holder in block.holders)
         return worth
 
@@ -392,10 +412,10 @@ class NextUse:
         return chance >= _WRITE_CHANCE and saved_us * chance >> 20 > written_us * _WRITE_GAIN
 
     def _chance(self, block: Block) -> int:
-        if block.holders:
-            best: int = max(group.chance for group in block.holders)
-            return best
-        return _SEEN_AGAIN if block.uses > 1 else 0
+        if not block.holders:
+            return self._orphans.chance(block)
+        best: int = max(group.chance for group in block.holders)
+        return best
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         for group in self._most_valuable_on_disk():
@@ -431,6 +451,18 @@ class NextUse:
         if group is None or group.rest is None:
             return None, "a turn is open" if group is not None else ""
         return self.forecaster.explain(group.rest, record.hint, now_us)
+
+
+def _merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockId]:
+    """All of ``held``, and before each what is worth less of ``orphans``, which is left where it stopped."""
+    waiting = next(orphans, None)
+    for key, name in held:
+        while waiting is not None and waiting[0] <= key:
+            yield waiting[1]
+            waiting = next(orphans, None)
+        yield name
+    if waiting is not None:
+        yield waiting[1]
 
 
 def _value_of(group: Group) -> int:
