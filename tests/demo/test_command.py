@@ -40,7 +40,10 @@ def quick_null(monkeypatch: pytest.MonkeyPatch) -> None:
         settings: Settings, clock: Clock | None = None, progress: object = None
     ) -> tuple[NullEngine, NullText]:
         blocks = settings.engine.device_kv_tokens // 64
-        made = NullEngine(NullConfig(device_blocks=blocks, token_bytes=1024, max_sequences=32), clock)
+        made = NullEngine(
+            NullConfig(device_blocks=blocks, token_bytes=1024, max_sequences=32, prefill_us_per_token=100),
+            clock,
+        )
         return made, NullText(made.info)
 
     monkeypatch.setattr(assemble, "load_engine", engine)
