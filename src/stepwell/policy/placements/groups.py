@@ -22,6 +22,7 @@ from stepwell.policy.types import KvTier
 KV_TIERS = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
 AT = {kv_tier: position for position, kv_tier in enumerate(KV_TIERS)}
 Entry = tuple[int, int, "Group"]
+_ABANDONED = 8  # halvings: what is left behind counts for so much less than what nobody holds
 _MAX_HOLDERS = 8  # of one block; the ones that used it last
 
 
@@ -95,34 +96,41 @@ class Orphans:
 
     def __init__(self) -> None:
         self.order: tuple[OrderedDict[bytes, Block], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
+        self.abandoned: dict[bytes, None] = {}
+        """Those whose agent went on with another context: most of them for good."""
         self._worth: dict[int, int] = {}
 
-    def add(self, block: Block, *, useless: bool = False) -> None:
+    def add(self, block: Block) -> None:
         for at, kv_tier in enumerate(KV_TIERS):
             if block.is_on(kv_tier):
-                self.came(block, at, useless=useless)
+                self.came(block, at)
 
-    def came(self, block: Block, at: int, *, useless: bool = False) -> None:
+    def came(self, block: Block, at: int) -> None:
         self.order[at][block.id] = block
-        self.order[at].move_to_end(block.id, last=not useless)
+        self.order[at].move_to_end(block.id)
 
     def drop(self, block: Block) -> None:
         for order in self.order:
             order.pop(block.id, None)
+        self.abandoned.pop(block.id, None)
+
+    def left(self, block: Block, at: int) -> None:
+        """The block is no longer on KV tier number ``at``."""
+        self.order[at].pop(block.id, None)
+        if not block.ranked:
+            self.abandoned.pop(block.id, None)
 
     def chance(self, block: Block) -> int:
         """Of 2**20: that it is used again. Nobody knows, and a write costs a hundredth of what it may
         save; being choosy here lost a third on a trace of prompts that share beginnings."""
-        return 1 << 19 if block.uses else 0
+        return 1 << (16 if block.id in self.abandoned else 19)
 
     def value(self, block: Block, now_us: int) -> int:
-        if not block.uses:
-            return 0
         k = bin_of(TIME_EDGES_US, max(0, now_us - block.last_use_us))
         known = self._worth.get(k)
         if known is None:
             known = self._worth[k] = index_of(NOBODY.hazards(), TIME_EDGES_US, TIME_EDGES_US[k])
-        return known
+        return known >> _ABANDONED if block.id in self.abandoned else known
 
 
 def join(block: Block, group: Group) -> None:

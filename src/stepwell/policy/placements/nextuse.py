@@ -82,6 +82,7 @@ class NextUse:
         for block in reversed(path):
             block.uses += 1
             if block.listed is self._orphans:
+                self._orphans.abandoned.pop(block.id, None)
                 self._orphans.add(block)
 
     def left(self, block: Block, kv_tier: KvTier) -> None:
@@ -92,7 +93,7 @@ class NextUse:
         if at < 2:
             self._copies.pop(block.id, None)
         if block.listed is self._orphans:
-            self._orphans.order[at].pop(block.id, None)
+            self._orphans.left(block, at)
         elif block.listed is not None:
             self._count(block, block.listed, at, -1)
 
@@ -126,15 +127,15 @@ class NextUse:
                 if block.ranked >> at & 1:
                     self._count(block, group, at, -1)
 
-    def _list_elsewhere(self, block: Block, *, useless: bool) -> None:
-        """Its group holds it no more: another holder does, or nobody."""
+    def _list_elsewhere(self, block: Block) -> None:
+        """Its group holds it no more: another holder does, or nobody. It may well come back: agents make
+        calls beside their conversation and go on with it."""
         self._unlist(block)
         if block.holders:
             self._list(block, max(block.holders, key=_value_of))
         elif block.ranked:
             block.listed = self._orphans
-            block.uses = 0 if useless else block.uses
-            self._orphans.add(block, useless=useless)
+            self._orphans.add(block)
 
     # --- agents -------------------------------------------------------------------------------
 
@@ -148,7 +149,9 @@ class NextUse:
         for block in gone:
             quit_holding(block, group)
             if block.listed is group:
-                self._list_elsewhere(block, useless=True)
+                self._list_elsewhere(block)
+                if not block.holders:
+                    self._orphans.abandoned[block.id] = None
         for block in path[same:]:
             join(block, group)
             if block.listed is None or block.listed is self._orphans:
@@ -209,7 +212,7 @@ class NextUse:
         for block in group.path:
             quit_holding(block, group)
             if block.listed is group:
-                self._list_elsewhere(block, useless=False)
+                self._list_elsewhere(block)
 
     def _group_of(self, holder: AgentRecord) -> Group:
         group = self._groups.get(holder)
