@@ -53,6 +53,8 @@ log = logging.getLogger("stepwell.driver")
 _IDLE_CHECK_S = 0.5
 _FLUSH_S = 20.0
 _TRANSFER_S = 30.0
+_MOST_FAILURES = 5  # steps in a row
+_BROKEN = "The server has lost its footing and must be started again; nothing that was kept is lost."
 _MESSAGES = {
     "rate_limit_exceeded": "The queue is full; try again shortly.",
     "server_overloaded": "The server is shutting down and takes no new requests.",
@@ -96,6 +98,7 @@ class Driver:
         self._thread: threading.Thread | None = None
         self._stop_at_us: int | None = None
         self._stopped = False
+        self._broken = False
         self._demoted = threading.Event()
         self._failed_loads: set[BlockId] = set()
         self._failed_opens: set[RequestId] = set()
@@ -112,11 +115,13 @@ class Driver:
         with self._inbox.bell:
             self._next_request += 1
             live = LiveRequest(self._next_request, generation, sink, chain, self.text, self.clock.now_us())
-            closed = self._stopped
+            closed = self._stopped or self._broken
             if not closed:
                 self._live[live.request] = live
                 self._inbox.put(live.arrival())
-        if closed:
+        if self._broken:
+            self._reject(live, "server_error", None, _BROKEN)
+        elif closed:
             self._reject(live, "server_overloaded", 1_000)
         return live.request
 
@@ -166,6 +171,11 @@ class Driver:
         with self._lock:
             return take_one(self.policy, (tenant, agent), self._ttft_us, self.clock.now_us())
 
+    @property
+    def serves(self) -> bool:
+        """Whether requests are taken at all; False after ``stop``, or when the loop could not go on."""
+        return not (self._stopped or self._broken)
+
     def start(self) -> None:
         """Start the loop's thread."""
         assert self._thread is None, "the driver runs already"
@@ -196,17 +206,32 @@ class Driver:
     # --- the loop -----------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        failures = 0
         while not self._is_over():
             try:
                 wake_at_us = self.step()
+                failures = 0
             except Exception:
                 log.exception("a step of the loop failed")
                 if self._strict:
                     raise
+                failures += 1
+                if failures >= _MOST_FAILURES:
+                    self._give_up()
+                    return
                 self.clock.sleep_us(50_000)  # whatever it is, do not burn a core on it
                 continue
             if wake_at_us is None or wake_at_us > self.clock.now_us():
                 self._wait(wake_at_us)
+
+    def _give_up(self) -> None:
+        """One step after the other fails: policy and engine no longer agree on what lies where. Whoever
+        waits is told, and so is whoever comes; what is on disk is safe for the next start."""
+        log.critical("%d steps failed one after the other: this server serves no more", _MOST_FAILURES)
+        self._broken = True
+        for live in list(self._live.values()):
+            self._reject(live, "server_error", None, _BROKEN)
+        self._demoted.set()
 
     def _is_over(self) -> bool:
         if self._stop_at_us is None:
@@ -411,7 +436,8 @@ class Driver:
         self._results.append(StepFailed(lost))
         for request in lost:
             self.engine.forget(request)
-            self._reject(self._live[request], "server_error", None, "The engine failed on this request.")
+            if (live := self._live.get(request)) is not None:
+                self._reject(live, "server_error", None, "The engine failed on this request.")
 
     def _progress(self, item: BatchItem, sampled: Sampled | None) -> None:
         live = self._live[item.request]

@@ -271,3 +271,23 @@ def test_the_snapshot_counts_each_token_once() -> None:
         assert (view.state, view.service_tier, view.turns) == ("idle", "flex", 1)
         assert sum(view.kv_tokens.values()) == view.tokens - 1
     assert snapshot.usage[KvTier.DEVICE].used_bytes <= snapshot.usage[KvTier.DEVICE].limit_bytes
+
+
+def test_a_loop_that_fails_step_after_step_tells_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make_rig()
+    rig.driver._strict = False
+
+    def lost(*_: object) -> None:
+        raise RuntimeError("the book is wrong")
+
+    monkeypatch.setattr(rig.driver.policy, "step", lost)
+    waiting = rig.ask(range(65, 95))
+    rig.driver.start()
+    assert rig.driver._thread is not None
+    rig.driver._thread.join(30)
+    later = rig.ask(range(65, 95))
+    for answer in (waiting, later):
+        assert isinstance(answer.end, Rejected)
+        assert answer.end.code == "server_error"
+    assert not rig.driver.serves
+    rig.driver.stop(0)

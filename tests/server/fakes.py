@@ -94,6 +94,7 @@ class FakeDriver(Driver):
     hinted: list[tuple[RequestId, str, str, Hint]] = field(default_factory=list)
     refusal: str | None = None
     """What ``validate`` says."""
+    serves = True
 
     def __post_init__(self) -> None:
         self.clock = MonotonicClock()

@@ -29,9 +29,12 @@ async def home(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 while requests are taken, 503 while the server goes down."""
-    if service_of(request).draining:
+    """200 while requests are taken, 503 while the server goes down or after its loop could not go on."""
+    service = service_of(request)
+    if service.draining:
         return JSONResponse({"status": "draining"}, 503)
+    if not service.driver.serves:
+        return JSONResponse({"status": "failed"}, 503)
     return JSONResponse({"status": "ok"})
 
 
