@@ -40,13 +40,28 @@ from stepwell.bench.servers import Arm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, unrelated
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
-from stepwell.policy.contracts import DEFAULT_CONTRACTS, RESOURCES, WHOLE, Contract
+from stepwell.policy.contracts import RESOURCES, WHOLE, Contract, Shares
 from stepwell.policy.placements import PLACEMENTS
 
 PEER = "llama.cpp"
 PEER_PARALLEL = 4
 PAID_KEY, FLOOD_KEY = "sk-bench-priority", "sk-bench-flex"
 PAID = "priority"
+CONTRACTS = (
+    Contract(
+        PAID,
+        weight=16,
+        guaranteed=Shares(step_tokens=800, device=500),
+        borrowable=150,
+        ttft_target_us=1_000_000,
+        tpot_target_us=18_000,
+        max_wait_us=10_000_000,
+    ),
+    Contract("default", weight=4, guaranteed=Shares(step_tokens=50), max_wait_us=30_000_000),
+    Contract("flex", weight=1, guaranteed=Shares(step_tokens=100), max_wait_us=60_000_000),
+)
+"""What an operator would write who sells latency: most of a step is kept for whoever may come (only 15 % of
+the guarantee is lent), so that an arrival does not wait for a long step of others."""
 FULL = Neighbours()
 QUICK = Neighbours(
     agents=2, turns=2, opening_words=40, turn_words=10, output_tokens=8, think_s=(0.05, 0.1), flood_agents=4,
@@ -106,21 +121,21 @@ def main(
     if model != NULL_MODEL:
         resolve_model(model)  # a missing model is said before anything is started
     with ticker() as progress:
-        outcomes = measure(plan, work, DEFAULT_CONTRACTS, progress)
+        outcomes = measure(plan, work, CONTRACTS, progress)
     report = _report(plan, work, outcomes)
     console = report_console(json_file)
-    for shown in tables(outcomes, DEFAULT_CONTRACTS):
+    for shown in tables(outcomes, CONTRACTS):
         console.print(shown)
     report.finish(console, json_file)
 
 
 def _report(plan: Plan, work: Neighbours, outcomes: Sequence[Outcome]) -> Report:
-    contracts = [asdict(contract) for contract in DEFAULT_CONTRACTS]
+    contracts = [asdict(contract) for contract in CONTRACTS]
     report = Report("neighbours", {"workload": asdict(work), **asdict(plan), "contracts": contracts})
     report.results = {"servers": [outcome.as_json() for outcome in outcomes]}
     report.samples = [sample for outcome in outcomes for sample in samples(outcome)]
     report.notes = [f"{o.name}: {o.error}" for o in outcomes if o.error] + list(cut_short(outcomes, work))
-    report.verdicts = verdicts(outcomes, DEFAULT_CONTRACTS)
+    report.verdicts = verdicts(outcomes, CONTRACTS)
     return report
 
 
