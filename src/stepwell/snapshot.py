@@ -55,6 +55,7 @@ class Snapshot:
     ``evictions_{device_host,device_gone,host_disk,host_gone,disk_gone}``,
     ``moved_bytes_{device_host,host_device,host_disk,disk_host}``,
     ``moved_us_{device_host,host_device,host_disk,disk_host}``, ``step_us``, ``engine_us``,
+    ``disk_written_bytes``, ``disk_useful_bytes`` (read and then used),
     ``failed_loads``, ``failed_steps``, ``requests_{finished,cancelled,rejected}``."""
 
 
@@ -127,6 +128,8 @@ def _agent_view(policy: Policy, record: AgentRecord, ttft_us: int | None, now_us
 
 def _all_counters(policy: Policy, own: Mapping[str, int]) -> dict[str, int]:
     counters = {**own, "recomputed_tokens": policy.recomputed_tokens, "preemptions": policy.board.preemptions}
+    counters["disk_written_bytes"] = policy.memory.written_bytes
+    counters["disk_useful_bytes"] = policy.memory.useful_read_bytes
     for name, count in policy.memory.evictions.items():
         counters[f"evictions_{name}"] = count
     return counters

@@ -246,3 +246,15 @@ def test_answers_do_not_depend_on_what_was_declared() -> None:
         hint = Hint(list(Wait)[n % len(Wait)], (n * 7919) % 10**7, f"a{n % 5}", n * 10**6)
         answer = turn(rig, f"a{n % 6}", n % 6, tokens=62 + n, hint=hint)
         assert answer.tokens == expected_tokens(prompt(n % 6, 62 + n), 2)
+
+
+def test_bytes_written_and_read_to_a_purpose_are_counted() -> None:
+    rig = rig_of(device=8, host=12, disk=200)
+    turn(rig, "a", 1)
+    rig.driver.demote_idle(KvTier.DISK)
+    counters = rig.driver.snapshot().counters
+    assert counters["disk_written_bytes"] == counters["moved_bytes_host_disk"] > 0
+    assert counters["disk_useful_bytes"] == 0
+    turn(rig, "a", 1, tokens=80)
+    counters = rig.driver.snapshot().counters
+    assert 0 < counters["disk_useful_bytes"] <= counters["moved_bytes_disk_host"]

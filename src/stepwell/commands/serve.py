@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -81,6 +82,8 @@ def run(settings: Settings) -> None:
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     node = build(settings, progress=say)
     node.driver.start()
+    gc.collect()
+    gc.freeze()  # the model and the index of what lies on disk stay: the collector need not walk over them
     run_server(node.driver, node.text, settings.server, keys, on_ready=lambda url: welcome(node, keys, url))
     say("stopped: requests have been answered, and what was worth keeping is on disk")
 

@@ -34,6 +34,8 @@ class Block:
     device_children: int = 0
     """Children that are on the device: dropping a parent before them would strand them."""
     last_use_us: int = 0
+    read_unused: bool = False
+    """It came up from disk and no turn has begun with it since."""
     uses: int = 0
     """How many turns have begun with it."""
     holders: tuple[Any, ...] = ()

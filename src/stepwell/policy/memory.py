@@ -59,6 +59,8 @@ class Memory:
         self.clean_bytes = 0
         """Of the bytes on the host: those that lie on the device or the disk as well."""
         self.written_bytes = 0
+        self.useful_read_bytes = 0
+        """Read from disk, for a turn or ahead of one, and then used by one."""
         self._arrivals_unseen = 0
         """Blocks that came to the host since the coldest ones were last found to need no write."""
         self.ghosts = Ghosts(self.index, config.max_ghost_units)
@@ -160,6 +162,9 @@ class Memory:
     def load(self, block: Block, now_us: int) -> None:
         """Bring a block from host memory onto the device; the caller has taken the frame."""
         self.actions.append(Move(block.meta, HOST, DEVICE))
+        if block.read_unused:
+            block.read_unused = False
+            self.useful_read_bytes += block.meta.size_bytes
         self._set_device(block, True)
         self.placement.used(block, DEVICE, now_us)
 
@@ -398,6 +403,7 @@ class Memory:
         self.host_used -= block.meta.size_bytes
         block.moving = None
         if event.ok:
+            block.read_unused = True
             self._arrive(block, HOST, now_us)
         else:
             block.shunned_until_us = now_us + _READ_SHUN_US

@@ -126,6 +126,8 @@ _PLAIN = (
     ("recomputed_tokens", "Tokens computed again although they had been before"),
     ("preemptions", "Requests taken off the device before their end"),
     ("steps", "Engine steps"),
+    ("disk_written_bytes", "KV bytes written to disk: over the useful ones, what a byte's use costs in wear"),
+    ("disk_useful_bytes", "KV bytes read from disk and then used by a turn"),
     ("failed_loads", "Stored blocks that could not be used"),
 )
 
