@@ -34,6 +34,7 @@ _PROMOTE_LOOK = 64  # how many of the most valuable groups on disk are looked at
 _PROMOTE_CHANCE = 1 << 18  # of 2**20: an agent that rather stays away is not fetched ahead
 _WRITE_CHANCE = 1 << 15  # of 2**20: below this a block is not worth writing
 _WRITE_GAIN = 2
+_ROOMY = 8  # while the disk has room, a block is worth its write at an eighth of that chance
 Followed = tuple[str, str]
 Ranked = tuple[int, BlockId]
 
@@ -410,9 +411,14 @@ class NextUse:
         start = meta.depth * self.outlook.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
-        chance = self._chance(block)
+        chance = self._chance(block) * (_ROOMY if self._disk_is_roomy() else 1)
         written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
         return chance >= _WRITE_CHANCE and saved_us * chance >> 20 > written_us * _WRITE_GAIN
+
+    def _disk_is_roomy(self) -> bool:
+        """Whether a write there displaces nothing for a good while."""
+        held = sum(self.quotas.ranking(2, name).blocks for name in self.quotas.names)
+        return 4 * (held + len(self._orphans.order[2])) < 3 * self.quotas.room[2]
 
     def _chance(self, block: Block) -> int:
         if not block.holders:

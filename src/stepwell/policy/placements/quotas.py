@@ -36,7 +36,7 @@ class Quotas:
     def __init__(self, config: PolicyConfig) -> None:
         self._contracts = {contract.name: contract for contract in config.contracts}
         self._by_tenant: dict[tuple[str, int], dict[str, int]] = {}
-        self._room = (
+        self.room = (
             config.device_blocks,
             config.host_bytes // config.block_bytes,
             config.disk_bytes // config.disk_size_of(config.block_bytes),
@@ -58,7 +58,7 @@ class Quotas:
 
     def _add(self, contract: Contract) -> None:
         for at, resource in enumerate(_RESOURCE):
-            room = self._room[at]
+            room = self.room[at]
             holding = Holding(
                 contract.name,
                 contract.weight,
@@ -108,7 +108,7 @@ class Quotas:
         """
         order = self._order[at]
         own = self.holding(at, taker) if taker else None
-        if own is not None and own.ranking.blocks >= own.cap < self._room[at]:
+        if own is not None and own.ranking.blocks >= own.cap < self.room[at]:
             yield [own.ranking]
             return
         if at or own is None:
