@@ -51,8 +51,8 @@ CONTRACTS = (
     Contract(
         PAID,
         weight=16,
-        guaranteed=Shares(step_tokens=800, device=500),
-        borrowable=150,
+        guaranteed=Shares(step_tokens=850, device=500),
+        borrowable=0,
         ttft_target_us=1_000_000,
         tpot_target_us=18_000,
         max_wait_us=10_000_000,
@@ -60,8 +60,8 @@ CONTRACTS = (
     Contract("default", weight=4, guaranteed=Shares(step_tokens=50), max_wait_us=30_000_000),
     Contract("flex", weight=1, guaranteed=Shares(step_tokens=100), max_wait_us=60_000_000),
 )
-"""What an operator would write who sells latency: most of a step is kept for whoever may come (only 15 % of
-the guarantee is lent), so that an arrival does not wait for a long step of others."""
+"""What an operator would write who sells latency: most of a step and half of the device are kept for whoever
+may come and lent to nobody, so that an arrival does not wait for a long step of others."""
 FULL = Neighbours()
 QUICK = Neighbours(
     agents=2, turns=2, opening_words=40, turn_words=10, output_tokens=8, think_s=(0.05, 0.1), flood_agents=4,

@@ -14,7 +14,8 @@ from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import Piece, RequestId
 
 _PREFILL_LEAVES = 16  # beside a prompt with a target, lighter turns take a sixteenth of its time
-_LEAST_DEBT_PIECE_US = 1_000
+_LEAST_DEBT_PIECE_US, _MOST_DEBT_PIECE_US = 1_000, 25_000
+"""A debt is paid in pieces: all of it at once would be felt by who has a target."""
 
 
 @dataclass(slots=True)
@@ -98,7 +99,8 @@ class Composer:
         if tokens <= 0 or turn.aged or step.time_left_us is None or contract.weight >= step.limit_weight:
             return tokens
         owed_us = self.attained.debt_us(contract.name) - step.spent_us.get(contract.name, 0)
-        time_us = max(step.time_left_us, owed_us if owed_us >= _LEAST_DEBT_PIECE_US else 0)
+        paid_us = min(owed_us, _MOST_DEBT_PIECE_US) if owed_us >= _LEAST_DEBT_PIECE_US else 0
+        time_us = max(step.time_left_us, paid_us)
         per_token_us = max(1, self._cost_us(turn, 1, step))
         if not turn.prefilling:
             return tokens if time_us >= per_token_us else 0

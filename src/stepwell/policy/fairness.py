@@ -18,7 +18,7 @@ from stepwell.policy.contracts import WHOLE, ContractBook
 from stepwell.policy.turns import Turn
 
 _MAX_COUNTERS = 10_000
-_MAX_DEBT_US = 2_000_000
+_MAX_DEBT_US = 500_000
 
 
 class Attained:
