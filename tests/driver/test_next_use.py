@@ -258,3 +258,23 @@ def test_bytes_written_and_read_to_a_purpose_are_counted() -> None:
     turn(rig, "a", 1, tokens=80)
     counters = rig.driver.snapshot().counters
     assert 0 < counters["disk_useful_bytes"] <= counters["moved_bytes_disk_host"]
+
+
+def test_a_tenant_that_holds_or_held_much_gives_way() -> None:
+    """Block-seconds of host memory: more than twice an equal part counts for less, for a while after too."""
+    rig = rig_of(device=6, host=40, disk=0)
+    for n in range(9):
+        turn(rig, f"h{n}", n, tenant="hoarder", hint=declared(500))
+    for n, tenant in enumerate(("a", "b", "c", "a", "b", "c")):
+        turn(rig, f"s{n}", 40 + n, tenant=tenant, tokens=20, hint=declared(500))
+    quotas = rig.driver.policy.memory.placement.quotas
+    assert quotas.less_for_many(1_000, "default", "a") == 1_000
+    assert quotas.less_for_many(1_000, "default", "hoarder") < 1_000
+    rig.clock.sleep_us(64 * SECOND)
+    rig.settle()
+    holding = quotas._by_tenant["default", 1]
+    holding["hoarder"], holding["a"] = 1, holding["a"] + holding["hoarder"] - 1  # it has just let go
+    assert quotas.less_for_many(1_000, "default", "hoarder") < 1_000
+    rig.clock.sleep_us(640 * SECOND)
+    rig.settle()
+    assert quotas.less_for_many(1_000, "default", "hoarder") == 1_000

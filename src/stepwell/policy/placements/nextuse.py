@@ -293,6 +293,7 @@ class NextUse:
 
     def tick(self, now_us: int) -> None:
         """Rank anew whose rest has outlasted a bin; a few at a time."""
+        self.quotas.observe(now_us)
         while self._wakes and self._wakes[0] <= now_us:
             heapq.heappop(self._wakes)
         for _ in range(_TIMERS_PER_STEP):

@@ -10,6 +10,8 @@ from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.placements.groups import Ranking
 
 _RESOURCE = ("device", "host", "disk")
+_SECOND_US = 1_000_000
+_WINDOW_S = 64  # over which what a tenant has held is remembered, fading
 _FAIR_PARTS = 2  # a tenant's blocks count for less once it holds this many fair parts
 
 
@@ -36,6 +38,9 @@ class Quotas:
     def __init__(self, config: PolicyConfig) -> None:
         self._contracts = {contract.name: contract for contract in config.contracts}
         self._by_tenant: dict[tuple[str, int], dict[str, int]] = {}
+        self._attained: dict[str, dict[str, int]] = {}
+        """Per service tier and tenant: block-seconds of host memory over the window."""
+        self._observed_us = 0
         self.room = (
             config.device_blocks,
             config.host_bytes // config.block_bytes,
@@ -91,12 +96,33 @@ class Quotas:
         else:
             del holders[tenant]
 
+    def observe(self, now_us: int) -> None:
+        """Once a second: what each tenant has held of host memory over the last while, in block-seconds."""
+        seconds = min((now_us - self._observed_us) // _SECOND_US, _WINDOW_S)
+        if seconds < 1:
+            return
+        self._observed_us = now_us
+        for (name, at), holders in self._by_tenant.items():
+            if at == 1:
+                self._age(self._attained.setdefault(name, {}), holders, seconds)
+
+    @staticmethod
+    def _age(attained: dict[str, int], holders: dict[str, int], seconds: int) -> None:
+        for tenant in [*attained, *(t for t in holders if t not in attained)]:
+            before = attained.get(tenant, 0)
+            after = before + (holders.get(tenant, 0) * _WINDOW_S - before) * seconds // _WINDOW_S
+            if after > 0:
+                attained[tenant] = after
+            else:
+                attained.pop(tenant, None)
+
     def less_for_many(self, value: int, service_tier: str, tenant: str) -> int:
-        """A tenant that holds more than its part of its service tier's host memory has its blocks
-        valued down in proportion: a hundred agents of one do not push out the one of another."""
+        """A tenant that holds, or has held, more than its part of its service tier's host memory has its
+        blocks valued down in proportion: a hundred agents of one do not push out the one of another."""
         holders = self._by_tenant.get((service_tier, 1), {})
-        mine = holders.get(tenant, 0) * len(holders)
-        all_parts = self.ranking(1, service_tier).blocks * _FAIR_PARTS
+        held = holders.get(tenant, 0) * _WINDOW_S
+        mine = max(held, self._attained.get(service_tier, {}).get(tenant, 0)) * len(holders)
+        all_parts = self.ranking(1, service_tier).blocks * _WINDOW_S * _FAIR_PARTS
         return value * all_parts // mine if mine > all_parts else value
 
     def phases(self, at: int, taker: str) -> Iterator[list[Ranking]]:
