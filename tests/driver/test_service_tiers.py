@@ -240,6 +240,31 @@ def test_one_session_with_many_agents_does_not_starve_another() -> None:
     assert finished_at(asked, rig).index(12) <= 4
 
 
+def test_a_flood_of_paid_turns_leaves_the_guaranteed_places() -> None:
+    """However many paid turns wait: flex has its tenth of the places and of the compute, long before the
+    bound on its waiting."""
+    owed = Contract("flex", weight=1, guaranteed=Shares(step_tokens=100), max_wait_us=10_000 * SECOND)
+    rig = machine(PRIORITY, owed, max_running=10)
+    for n in range(60):
+        rig.ask(prompt(100 + n, 60), 60, tenant="p", service_tier="priority")
+    flex = [rig.ask(prompt(700 + n, 60), 20, tenant="f", service_tier="flex") for n in range(3)]
+    rig.driver.step()
+    while not all(answer.ended for answer in flex):
+        assert len(rig.driver.policy.board.waiting) > 8, "the flood is over and flex still waits"
+        rig.driver.step()
+    rig.settle()
+
+
+def test_a_turn_that_is_owed_a_place_and_does_not_fit_holds_up_nobody() -> None:
+    owed = Contract("flex", weight=1, guaranteed=Shares(step_tokens=100))
+    rig = tiered(PRIORITY, owed, device=12)
+    running = rig.ask(prompt(1, 90), 30, tenant="p", service_tier="priority")
+    steps(rig, 8)
+    large = rig.ask(prompt(2, 150), 10, tenant="f", service_tier="flex")
+    small = rig.ask(prompt(3, 20), 4, tenant="p", service_tier="priority")
+    assert finished_at([running, large, small], rig) == [2, 0, 1]
+
+
 # --- the bound on waiting ----------------------------------------------------------------------
 
 

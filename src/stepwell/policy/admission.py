@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepwell.policy.board import Board
-from stepwell.policy.contracts import WHOLE
+from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.costs import best_cut
 from stepwell.policy.index import Block, Match
 from stepwell.policy.memory import blocks_of, ids_of
@@ -27,15 +27,17 @@ class Admission:
 
     def admit(self) -> None:
         """Who waits for disk or for another's prefix lets others pass; who waits for room does not, or
-        large requests would starve. Blocks that wait on the
-        host for turns in the queue may take half of it, or they would drive out what has just come down."""
+        large requests would starve (but a turn that is only owed its place holds up nobody heavier). Blocks
+        that wait on the host for turns in the queue may take half of it, or they would drive out what has
+        just come down."""
         if not self.board.waiting:
             self.board.release_claims_beyond(())
             return
         self.board.waiting.age(self.board.now_us)
         blocked = False
         budget_bytes = self.config.host_bytes // 2
-        window = self.board.waiting.window(self.config.scan_waiting)
+        owed = self._owed_places()
+        window = self.board.waiting.window(self.config.scan_waiting, owed)
         for position, turn in enumerate(window):
             if position and budget_bytes <= 0:
                 window = window[:position]
@@ -43,7 +45,8 @@ class Admission:
             path = self._path_of(turn)
             budget_bytes -= turn.planned_bytes
             if not self._must_wait(turn) and not blocked:
-                blocked = not self._try_open(turn, path)
+                opened = self._try_open(turn, path)
+                blocked = not opened and (turn.aged or turn.contract.name not in owed)
         self.board.release_claims_beyond([turn.id for turn in window])
 
     # --- what can be loaded -------------------------------------------------------------------
@@ -150,6 +153,8 @@ class Admission:
         for victim in self._victims_of(turn):
             if missing <= 0 and places <= 0:
                 break
+            if missing <= 0 and self._keeps_its_place(victim):
+                continue
             leaving.append(victim)
             missing -= victim.blocks_held + self._still_reserved(victim)
             places -= 1
@@ -181,18 +186,33 @@ class Admission:
         )
         return self.config.device_blocks * share // WHOLE - used
 
-    def _places_for(self, turn: Turn) -> int:
-        """How many turns may run with this one. The last places are for service tiers that are
-        guaranteed compute and have somebody waiting, or nothing but the bound on waiting would help them."""
-        if not self.board.book.ordered or turn.aged:
-            return self.config.max_running
+    def _owed_places(self) -> dict[str, int]:
+        """Places that service tiers with somebody waiting are short of, by their guarantee of compute."""
+        if not self.board.book.ordered:
+            return {}
         running = [self.board.turns[r].contract.name for r in self.board.running]
-        kept = 0
+        owed: dict[str, int] = {}
         for name in self.board.book.names:
-            if name != turn.contract.name and self.board.waiting.demands(name):
-                share = self.board.book.of(name).guaranteed.step_tokens
-                least = -(-self.config.max_running * share // WHOLE)
-                kept += max(0, least - running.count(name))
+            if self.board.waiting.demands(name):
+                short = self._least_places(self.board.book.of(name)) - running.count(name)
+                if short > 0:
+                    owed[name] = short
+        return owed
+
+    def _least_places(self, contract: Contract) -> int:
+        return -(-self.config.max_running * contract.guaranteed.step_tokens // WHOLE)
+
+    def _keeps_its_place(self, turn: Turn) -> bool:
+        """Whether the turn's service tier runs no more turns than it is guaranteed places for."""
+        same = sum(1 for r in self.board.running if self.board.turns[r].contract is turn.contract)
+        return same <= self._least_places(turn.contract)
+
+    def _places_for(self, turn: Turn) -> int:
+        """How many turns may run with this one: the places owed to others are not for it."""
+        if turn.aged:
+            return self.config.max_running
+        owed = self._owed_places()
+        kept = sum(short for name, short in owed.items() if name != turn.contract.name)
         return max(1, self.config.max_running - kept)
 
     def _victims_of(self, turn: Turn) -> list[Turn]:

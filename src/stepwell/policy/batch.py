@@ -138,9 +138,9 @@ class Composer:
         """Book what each service tier, tenant and session was given."""
         if not self.book.ordered:
             return
-        demanding: dict[str, None] = {}
+        demanding = {name for name in self.book.names if self.board.waiting.demands(name)}
         for turn in order:
-            demanding[turn.contract.name] = None
+            demanding.add(turn.contract.name)
             if turn.id in step.cost_us:
                 self.attained.charge(turn, step.cost_us[turn.id])
         self.attained.settle(step.spent_us, demanding)

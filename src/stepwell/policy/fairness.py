@@ -32,6 +32,8 @@ class Attained:
 
     def arrived(self, turn: Turn, present: Iterable[str]) -> None:
         """A turn joins the queue; ``present`` are the tenants of its service tier that have turns now."""
+        if not self._book.ordered:
+            return
         service_tier, tenant = turn.contract.name, turn.arrival.tenant
         key = (service_tier, tenant)
         others = [self._tenants[service_tier, t] for t in present if (service_tier, t) in self._tenants]
@@ -70,7 +72,8 @@ class Attained:
         return self._debts.get(service_tier, 0)
 
     def settle(self, spent_us: Mapping[str, int], demanding: Container[str]) -> None:
-        """A step has been composed: ``spent_us`` by service tier; ``demanding`` had turns that could run."""
+        """A step has been composed: ``spent_us`` by service tier; ``demanding`` had turns that
+        ran, or that waited for a place."""
         total_us = sum(spent_us.values())
         for name in self._book.names:
             if name not in demanding:

@@ -1,16 +1,17 @@
 """The queue: who goes next.
 
-    aged        whoever has waited for ``max_wait_us`` of his contract, in order of arrival
+    aged          whoever has waited for ``max_wait_us`` of his contract, in order of arrival
+    owed          one turn of each service tier that has fewer places than its guarantee of compute
     service tier  the heaviest first
-    tenant      the one with the least attained service
-    session     of that tenant the one with the least; then in order of arrival
+    tenant        the one with the least attained service
+    session       of that tenant the one with the least; then in order of arrival
 
 Preempted turns stand before the new ones of their tenant. Without contracts: order of arrival.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.fairness import Attained
@@ -84,14 +85,16 @@ class Queue:
     def _shortest_wait_us(self) -> int:
         return min(self._book.of(name).max_wait_us for name in self._book.names)
 
-    def window(self, count: int) -> list[Turn]:
-        """The next ``count`` turns, in order."""
-        window = list(_first(iter(self._aged.values()), count))
+    def window(self, count: int, owed: Iterable[str] = ()) -> list[Turn]:
+        """The next ``count`` turns, in order; ``owed``: service tiers with fewer places than guaranteed."""
+        window = dict.fromkeys(_first(iter(self._aged.values()), count))
+        for name in owed:
+            window.update(dict.fromkeys(self._of_service_tier(name, 1)))
         for name in self._book.names:
             if len(window) >= count:
                 break
-            window += self._of_service_tier(name, count - len(window))
-        return window
+            window.update(dict.fromkeys(self._of_service_tier(name, count)))
+        return list(window)[:count]
 
     def _of_service_tier(self, name: str, count: int) -> list[Turn]:
         lines = self._lines.get(name, {})

@@ -49,7 +49,7 @@ class AgentRecord:
     """How long it had open turns, and how long it waited between them, in all."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Turn:
     """One request. Token counts: ``computed <= total``; the sampled token is known, not computed."""
 

@@ -96,6 +96,7 @@ class PlainPlacement:
         self.outlook = outlook
 
     def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+        """What ``touched`` tells block by block; every plain placement has its own."""
         raise NotImplementedError
 
     def touched(self, path: Sequence[Block], now_us: int) -> None:

@@ -121,8 +121,8 @@ class Orphans:
             self.abandoned.pop(block.id, None)
 
     def chance(self, block: Block) -> int:
-        """Of 2**20: that it is used again. Nobody knows, and a write costs a hundredth of what it may
-        save; being choosy here lost a third on a trace of prompts that share beginnings."""
+        """Of 2**20: that it is used again. Nobody knows, and a write costs little beside what it may
+        save: being choosy here loses to LRU where prompts of strangers share their beginnings."""
         return 1 << (16 if block.id in self.abandoned else 19)
 
     def value(self, block: Block, now_us: int) -> int:

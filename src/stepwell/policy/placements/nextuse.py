@@ -1,7 +1,7 @@
 """Stepwell's own placement: paid service tiers and next use decide what sinks.
 
-    value of a group = index(next use) x weight of its service tier, less for a tenant that holds
-                       more than twice its part
+    value of a group = index(next use) x keep_weight of its service tier, less for a tenant that has
+                       held more than twice its part
     key on a KV tier = value x what one KV tier further down would cost
 
 The index falls as a rest goes on, so a group is ranked anew whenever its rest outlasts a bin of what
@@ -70,9 +70,7 @@ class NextUse:
         if block.ranked & _TWICE == _TWICE:
             self._copies[block.id] = None
         if block.listed is None and not block.pins:
-            block.listed = (
-                self._orphans
-            )  # recovered from disk; what a running turn seals finds its group later
+            block.listed = self._orphans  # from disk at start; what a turn seals finds its group later
         if block.listed is self._orphans:
             self._orphans.came(block, at)
         elif block.listed is not None:
@@ -214,6 +212,7 @@ class NextUse:
             quit_holding(block, group)
             if block.listed is group:
                 self._list_elsewhere(block)
+        group.rest = None  # whoever still looks to it finds nobody there
 
     def _group_of(self, holder: AgentRecord) -> Group:
         group = self._groups.get(holder)
