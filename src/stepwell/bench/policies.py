@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
@@ -136,12 +136,23 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
     if quick:
         sessions, requests, room = min(sessions, 30), 2_000, room.split(",")[0]
+    _names("--trace", trace, list(TRACES))  # before anybody is asked where they are
     directory = Path() if trace == GENERATED else traces_directory(traces)
     sizes = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
     common = {"traces": directory, "seed": seed, **sizes}
     settings = list(_settings(common, trace, room, policy, declared))
     report = Report("policies", {**common, "traces": directory.name, "machine_model": _model()})
-    found = _run_all(settings, jobs)
+    return _tell(report, settings, _run_all(settings, jobs), out, json_file)
+
+
+def _tell(
+    report: Report,
+    settings: Sequence[Setting],
+    found: Mapping[Setting, RunReport | str],
+    out: Path | None,
+    json_file: Path | None,
+) -> int:
+    """Tables, charts and verdicts, a trace and a room at a time."""
     console = report_console(json_file)
     for title in dict.fromkeys(setting.title for setting in settings):
         here = [setting for setting in settings if setting.title == title]
