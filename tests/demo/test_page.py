@@ -129,4 +129,6 @@ def test_one_run_alone_makes_a_page() -> None:
 def test_a_run_without_samples_makes_a_page() -> None:
     figures = fake_figures()
     run = replace(figures.runs[0], lanes=dict.fromkeys(figures.runs[0].lanes, ()), fill=(), turns=())
-    check(render_page(replace(figures, runs=(run,))))
+    page = render_page(replace(figures, runs=(run,)))
+    check(page)
+    assert all(f'data-agent="{agent}"' in page for agent in run.lanes)

@@ -316,8 +316,11 @@ def test_a_block_that_does_not_fit_is_not_loaded(engine: Engine) -> None:
 
 
 def test_unknown_requests_may_be_closed_and_forgotten(engine: Engine) -> None:
+    free = frames_free(engine)
     engine.close(12345)
     engine.forget(12345)
+    engine.check()
+    assert frames_free(engine) == free
 
 
 def test_parameters_are_validated(engine: Engine) -> None:

@@ -156,3 +156,4 @@ def test_a_driver_that_outlives_the_loop() -> None:
     asyncio.run(run())
     driver.release.set()
     driver.wait_until_idle()
+    assert driver.running == 0, "the driver's thread has ended in spite of the loop that is gone"
