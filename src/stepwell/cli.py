@@ -35,6 +35,8 @@ EXTRA_OF_MODULE = {
     "numpy": "llamacpp",
     "pypdf": "documents",
     "xllamacpp": "peer",
+    "psycopg": "postgres",
+    "duckdb": "analytics",
 }
 """Which extra brings a module that is imported late."""
 

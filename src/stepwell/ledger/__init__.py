@@ -1,0 +1,1 @@
+"""What every agent cost and what it earned: metering, double-entry postings, prices, statements."""

@@ -1,0 +1,110 @@
+"""The Store contract: where postings are kept. SQLite by default, PostgreSQL for a fleet.
+
+One writer per run, which hands over batches in order; any number of readers. A batch is one transaction: it
+is there whole or not at all, and writing it again changes nothing.
+
+Tables (the same in every store; statements are plain SQL over them)::
+
+    accounts   id, kind, tenant, key, service_tier, session, agent, parent_agent, role
+    postings   run, batch, n, at_us, debit, credit, resource, amount, cause, request
+    usage      run, batch, n, at_us, request, account, model, reason, requests, input_tokens, cached_tokens,
+               visible_tokens, intermediate_tokens, recomputed_tokens, charge_microusd, ttft_us, e2e_us, cause
+    budgets    id, at_us, scope, tenant, name, soft_microusd, hard_microusd, actor
+    runs       id, node, started_at_us, ended_at_us, last_batch, last_at_us, last_now_us, model, config,
+               cost_book, price_book, totals
+    positions  run, account, device_bytes, host_bytes, disk_bytes, as_of_us
+
+``postings``, ``usage`` and ``budgets`` are append-only: triggers refuse every UPDATE and DELETE. ``runs`` and
+``positions`` are the writer's own notes. ``at_us`` is wall clock (microseconds since 1970) and never goes
+back within a run; ``now_us`` is the run's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stepwell.errors import StepwellError
+from stepwell.ledger.types import Budget, Position, Posting, Usage
+
+RunId = int
+
+
+class LedgerError(StepwellError):
+    """The books cannot be written or read: one sentence that says where and why."""
+
+
+class LedgerFull(LedgerError):
+    """There is no room for more postings (disk full, read-only); what was written is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One life of one server."""
+
+    node: str
+    """Which machine of a fleet; any name."""
+    started_at_us: int
+    model: str
+    config: str
+    """The policy's configuration as JSON."""
+    cost_book: str
+    price_book: str
+    """The books in force, as TOML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is written in one transaction: the postings of one engine step, or of a few."""
+
+    number: int
+    """Counts from 1 within the run."""
+    at_us: int
+    now_us: int
+    postings: Sequence[Posting] = ()
+    usage: Sequence[Usage] = ()
+    positions: Sequence[Position] = ()
+    totals: Mapping[str, int] = field(default_factory=dict)
+    """What the machine has given since the run began, by resource: the sum to which postings must come."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that has no end in the books: it is running now, or it was cut off."""
+
+    run: RunId
+    node: str
+    last_batch: int
+    last_at_us: int
+    last_now_us: int
+    totals: dict[str, int]
+    positions: list[Position]
+
+
+class Store(Protocol):
+    """Every method may raise ``LedgerError``. ``write`` and the run methods are called from one thread at
+    a time; ``rows`` from any."""
+
+    def begin(self, run: Run) -> RunId:
+        """Enter a new run."""
+
+    def write(self, run: RunId, batch: Batch) -> None:
+        """Add a batch; when it returns, the batch survives the death of this process. A number that is
+        there already is left as it is. Raises ``LedgerFull`` when there is no room: nothing of it is there
+        then, and the same batch may be written again later."""
+
+    def end(self, run: RunId, at_us: int) -> None:
+        """The run has closed its books; its positions are gone with it."""
+
+    def open_runs(self, node: str) -> list[OpenRun]:
+        """Runs of a node that have no end in the books, oldest first."""
+
+    def set_budget(self, budget: Budget) -> None:
+        """Append a budget; the latest row of a name is in force."""
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Answer one SELECT. Placeholders are ``?`` in every store."""
+
+    def close(self) -> None:
+        """Release files and connections; harmless when done twice."""
