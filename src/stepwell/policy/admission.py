@@ -42,11 +42,13 @@ class Admission:
             if position and budget_bytes <= 0:
                 window = window[:position]
                 break
+            self.memory.favour = turn.id
             path = self._path_of(turn)
             budget_bytes -= turn.planned_bytes
             if not self._must_wait(turn) and not blocked:
                 opened = self._try_open(turn, path)
                 blocked = not opened and (turn.aged or turn.contract.name not in owed)
+        self.memory.favour = 0
         self.board.release_claims_beyond([turn.id for turn in window])
 
     # --- what can be loaded -------------------------------------------------------------------

@@ -163,11 +163,14 @@ class Composer:
 
     def _grow(self, turn: Turn, needed: int, step: _Step) -> bool:
         """Take frames; the lightest, youngest running turn makes room, and if that is ``turn``, it goes."""
+        self.memory.favour = turn.id
         while not self.memory.take_frames(needed, self.board.now_us, turn.contract.name):
             victim = min((self.board.turns[r] for r in self.board.running), key=self.board.preemptable)
             step.pieces.pop(victim.id, None)
             self.board.preempt(victim)
             if victim is turn:
-                return False
-        turn.frames += needed
-        return True
+                break
+        else:
+            turn.frames += needed
+        self.memory.favour = 0
+        return turn.state is TurnState.RUNNING

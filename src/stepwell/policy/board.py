@@ -66,7 +66,7 @@ class Board:
             self.config.size_of(n_tokens),
         )
         self.memory.actions.append(Seal(turn.id, meta))
-        turn.path.append(self.memory.sealed(meta, self.now_us))
+        turn.path.append(self.memory.sealed(meta, self.now_us, turn.id))
         turn.frames -= 1
         self._keep_promise(turn, name)
         self._replace_opened_tail(turn, meta)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.policy.types import BlockId, BlockMeta, KvTier
+from stepwell.policy.types import BlockId, BlockMeta, KvTier, RequestId
 
 FASTEST_FIRST = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
 
@@ -38,6 +38,8 @@ class Block:
     """It came up from disk and no turn has begun with it since."""
     uses: int = 0
     """How many turns have begun with it."""
+    maker: RequestId = 0
+    """The request that computed it last; 0: it was found on disk."""
     holders: tuple[Any, ...] = ()
     """The placement's: whoever has it in his context."""
     ranked: int = 0

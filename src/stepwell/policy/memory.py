@@ -18,7 +18,7 @@ from stepwell.policy.costs import Step
 from stepwell.policy.ghosts import Ghosts
 from stepwell.policy.index import Block, BlockIndex, Match
 from stepwell.policy.placements.base import Outlook, Placement
-from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved
+from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved, RequestId
 from stepwell.policy.wear import WriteBudget
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
@@ -41,6 +41,8 @@ class Memory:
         self.index = BlockIndex(config.block_tokens, config.unit_tokens)
         self.costs = outlook.costs
         self.actions: list[Action] = []
+        self.favour: RequestId = 0
+        """For whom room is being made now."""
         self.device_used = 0
         """Frames: blocks on the device and frames that running requests hold for themselves."""
         self.device_count = 0
@@ -150,9 +152,10 @@ class Memory:
         self._arrive(block, HOST, now_us)
         return True
 
-    def sealed(self, meta: BlockMeta, now_us: int) -> Block:
+    def sealed(self, meta: BlockMeta, now_us: int, maker: RequestId) -> Block:
         """A running request's frame has become a block; the request pins it."""
         block = self.index.add(meta)
+        block.maker = maker
         self.ghosts.forget(meta.units)
         self._set_device(block, True)
         self.pin(block)
@@ -231,7 +234,7 @@ class Memory:
             spare = self._is_spare(victim, now_us)
             if not spare and not self.placement.outranks(newcomer, victim, HOST, now_us):
                 return False
-            self.evict_from_host(victim)
+            self.evict_from_host(victim, newcomer.maker)
         return True
 
     def _host_victim(self, now_us: int) -> Block | None:
@@ -258,11 +261,11 @@ class Memory:
             if not block.claims and block.moving is None:
                 yield block
 
-    def evict_from_host(self, block: Block) -> None:
+    def evict_from_host(self, block: Block, favour: RequestId = 0) -> None:
         """Drop the host copy; what lies nowhere else is gone."""
         if not block.device:
             self.evictions["host_disk" if block.disk else "host_gone"] += 1
-        self._drop(block, HOST)
+        self._drop(block, HOST, favour)
 
     def sink(self, now_us: int) -> None:
         """Write the colder half of the host pool to disk ahead of need, once it is half full.
@@ -338,7 +341,7 @@ class Memory:
                 return False
             if not self.placement.outranks(newcomer, victim, HOST, now_us, _PROMOTE_MARGIN):
                 return False
-            self.evict_from_host(victim)
+            self.evict_from_host(victim, newcomer.maker)
         return True
 
     # --- disk ---------------------------------------------------------------------------------
@@ -355,7 +358,7 @@ class Memory:
                 return False
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1
-            self._drop(victim, DISK)
+            self._drop(victim, DISK, newcomer.maker)
         return True
 
     def recovered(self, metas: Iterable[BlockMeta], now_us: int) -> None:
@@ -434,8 +437,8 @@ class Memory:
             self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
         self.placement.used(block, tier, now_us)
 
-    def _drop(self, block: Block, tier: KvTier) -> None:
-        self.actions.append(Drop(block.id, tier))
+    def _drop(self, block: Block, tier: KvTier, favour: RequestId = 0) -> None:
+        self.actions.append(Drop(block.id, tier, self.favour or favour))
         self.placement.left(block, tier)
         if tier is DEVICE:
             self._set_device(block, False)

@@ -100,6 +100,12 @@ class RequestArrived:
     role: str = ""
     """What kind of agent it is (its name in the program); gaps are learned per role."""
     hint: Hint = NO_HINT
+    key: str = ""
+    """The id of the API key it came with. For the ledger: it decides nothing."""
+    prewarm: bool = False
+    """Nothing of what it generates is for anybody; only its prompt's KV is wanted."""
+    same_prompt: bool = False
+    """A further choice of a prompt that another request of the same call pays for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +260,14 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Forget one copy of a block."""
+    """Forget one copy of a block.
+
+    ``favour`` is the request that gets the room; 0: nobody's in particular (the copy was of no more use).
+    """
 
     block: BlockId
     tier: KvTier
+    favour: RequestId = 0
 
 
 @dataclass(frozen=True, slots=True)
