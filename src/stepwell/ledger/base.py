@@ -5,7 +5,7 @@ is there whole or not at all, and writing it again changes nothing.
 
 Tables (the same in every store; statements are plain SQL over them)::
 
-    accounts   id, kind, tenant, key, service_tier, session, agent, parent_agent, role
+    accounts   id, kind, tenant, key, service_tier, session, agent, parent_agent, role, digest
     postings   run, batch, n, at_us, debit, credit, resource, amount, cause, request
     usage      run, batch, n, at_us, request, account, model, reason, requests, input_tokens, cached_tokens,
                visible_tokens, intermediate_tokens, recomputed_tokens, charge_microusd, ttft_us, e2e_us, cause
@@ -37,6 +37,10 @@ class LedgerError(StepwellError):
 
 class LedgerFull(LedgerError):
     """There is no room for more postings (disk full, read-only); what was written is safe."""
+
+
+class LedgerRefused(LedgerError):
+    """What was to be entered breaks the rules of the books; written again it would be refused again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +90,12 @@ class Store(Protocol):
     """Every method may raise ``LedgerError``. ``write`` and the run methods are called from one thread at
     a time; ``rows`` from any."""
 
+    def claim(self, node: str) -> None:
+        """From here on this store is the one writer for that node; ``close`` gives it back, and so does the
+        death of the process. ``LedgerError`` while another one has it. Harmless when done twice."""
+
     def begin(self, run: Run) -> RunId:
-        """Enter a new run."""
+        """Enter a new run. Claims its node."""
 
     def write(self, run: RunId, batch: Batch) -> None:
         """Add a batch; when it returns, the batch survives the death of this process. A number that is

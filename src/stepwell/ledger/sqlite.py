@@ -1,0 +1,266 @@
+"""The ledger in one SQLite file: the default, for one machine.
+
+The file is in WAL mode: readers, in this process or another, never stop the writer. What ``write`` has
+returned from survives the death of the process (``kill -9``) whole, because it lies with the operating
+system. ``synchronous=NORMAL`` does not wait for the disk at every batch: a power cut or a crash of the
+operating system may take the last batches (always the last ones, each whole; the file stays sound).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from stepwell.ledger import schema
+from stepwell.ledger.base import LedgerError, LedgerFull, LedgerRefused
+from stepwell.ledger.sqlstore import INSERT_POSTING, Cursor, SqlStore
+
+BUSY_S = 5.0
+"""How long to wait for another process that writes to the same file."""
+WAL_LIMIT_BYTES = 64 << 20
+"""What is left of the write-ahead log after it has grown under a long read."""
+MOST_IDLE_READERS = 8
+
+_FULL = {
+    sqlite3.SQLITE_FULL: "there is no room left",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_IOERR: "the disk reports an error",
+}
+_BROKEN = {
+    sqlite3.SQLITE_CORRUPT: "is damaged: restore a copy, or see what 'sqlite3 FILE .recover' saves",
+    sqlite3.SQLITE_NOTADB: "is not a ledger: it is no SQLite file",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: is its directory there, and writable?",
+    sqlite3.SQLITE_BUSY: f"is busy: another process has been writing to it for more than {BUSY_S:.0f} s",
+    sqlite3.SQLITE_LOCKED: "is locked by another connection",
+    sqlite3.SQLITE_PERM: "may not be opened",
+    sqlite3.SQLITE_AUTH: "may not be opened",
+}
+_REFUSED = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
+
+
+class SqliteStore(SqlStore):
+    """See ``base.Store``. Several processes may have the same file open; writers take turns.
+
+    ``create``: make the file when it is missing (its directory too); without it a missing file is a
+    ``LedgerError``, and nothing is written before the first ``begin``, ``write`` or ``set_budget``.
+    """
+
+    def __init__(self, path: Path | str, *, create: bool = True) -> None:
+        self.path = Path(path)
+        super().__init__(f"the ledger {self.path}")
+        self._connection: sqlite3.Connection | None = None
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._locks: dict[str, int] = {}
+        self._closed = threading.Event()
+        self._require_file(create)
+        with self._clear_errors():
+            if create:
+                self._writer()
+            else:
+                self._require_known()
+
+    # --- opening ------------------------------------------------------------------------------
+
+    def _require_file(self, create: bool) -> None:
+        if self.path.is_dir():
+            raise LedgerError(f"{self.where} is a directory: name a file, such as {self.path}/ledger.db")
+        if not create and not self.path.is_file():
+            raise LedgerError(f"there is no ledger at {self.path}")
+        if not create or self.path.exists():
+            return
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Customers' names and bills: nobody else's to read. SQLite gives its other files the same mode.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise LedgerError(f"{self.where} cannot be made: {error.strerror}") from error
+
+    def _writer(self) -> sqlite3.Connection:
+        """The one connection that writes, opened on first use."""
+        if self._closed.is_set():
+            raise LedgerError(f"{self.where} is closed")
+        if self._connection is None:
+            self._connection = self._connect("rw")
+            try:
+                self._prepare(self._connection)
+            except BaseException:
+                self._connection.close()
+                self._connection = None
+                raise
+        return self._connection
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{quote(str(self.path.absolute()))}?mode={mode}",
+            uri=True,
+            timeout=BUSY_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        # Look before touching: another program's database keeps its journal mode.
+        self._version(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+        # REPLACE removes rows without asking the triggers unless this is on.
+        connection.execute("PRAGMA recursive_triggers = ON")
+        found = self._version(connection)
+        if found == schema.VERSION:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in schema.statements(schema.SQLITE, self._version(connection), self.where):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Which version of the tables is there; 0: an empty file."""
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        if (application, version, tables) == (0, 0, 0):
+            return 0
+        if application != schema.APPLICATION_ID:
+            raise LedgerError(f"{self.where} is not a ledger: another program's tables lie in it")
+        if version > schema.VERSION:
+            schema.statements(schema.SQLITE, version, self.where)
+        return int(version)
+
+    def _require_known(self) -> None:
+        with self._reader() as connection:
+            if self._version(connection) == 0:
+                raise LedgerError(f"{self.where} is empty: nothing was ever entered")
+
+    # --- writing ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Cursor]:
+        with self._write_lock, self._clear_errors():
+            connection = self._writer()
+            # IMMEDIATE: waits for another writer here, where waiting is possible, and not half way.
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection.cursor()
+                connection.execute("COMMIT")
+            except BaseException:
+                self._forget_accounts()
+                _roll_back(connection)
+                raise
+            self._bound_accounts()
+
+    def _add_postings(self, cursor: Cursor, rows: list[tuple[Any, ...]]) -> None:
+        cursor.executemany(INSERT_POSTING, rows)
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._clear_errors(), self._reader() as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection that cannot write, lent to one thread at a time."""
+        if self._closed.is_set():
+            raise LedgerError(f"{self.where} is closed")
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = self._connect("ro")
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if self._closed.is_set() or len(self._readers) >= MOST_IDLE_READERS:
+            connection.close()
+        else:
+            self._readers.append(connection)
+
+    # --- one server of a name -----------------------------------------------------------------
+
+    def claim(self, node: str) -> None:
+        """An flock'd file beside the database: the kernel gives it back when its holder dies."""
+        with self._write_lock:
+            if node not in self._locks:
+                self._locks[node] = self._take_lock(node)
+
+    def _take_lock(self, node: str) -> int:
+        path = self.lock_path(node)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise LedgerError(f"the lock {path} cannot be made: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 32, 0).split(b"\n")[0].decode("ascii", "replace") or "unknown"
+            os.close(fd)
+            raise LedgerError(
+                f"{self.where} is in use by another server of the name {node!r} (process {holder}): "
+                "stop it, or give this one another name"
+            ) from error
+        with contextlib.suppress(OSError):  # full: the lock holds, only the number stays untold
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+    def lock_path(self, node: str) -> Path:
+        """Readable, and different for every name however it is written."""
+        digest = hashlib.sha256(node.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", node)[:40]
+        return self.path.with_name(f"{self.path.name}.{readable}-{digest}.lock")
+
+    # --- closing and errors -------------------------------------------------------------------
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._write_lock:
+            with contextlib.suppress(IndexError):
+                while True:
+                    self._readers.pop().close()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            while self._locks:
+                os.close(self._locks.popitem()[1])
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OverflowError) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> LedgerError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _FULL:
+            return LedgerFull(f"{self.where} cannot be written: {_FULL[code]} ({error})")
+        if code in _BROKEN:
+            return LedgerError(f"{self.where} {_BROKEN[code]}")
+        if code in _REFUSED or isinstance(error, OverflowError):
+            return LedgerRefused(f"{self.where} refuses an entry: {error}")
+        return LedgerError(f"{self.where}: {error}")
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """SQLite has rolled back by itself after some errors."""
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
