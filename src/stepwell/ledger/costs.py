@@ -33,13 +33,14 @@ Every cost is charged once. The accelerator's time pays ``1 - memory_share`` of 
 ``other_hourly_usd``; the bytes of its memory pay the rest by the time they are held. There is no right share:
 it says whether room or time is what the machine is short of, and an operator who is short of memory sets it
 higher. A disk's price is split likewise: room over its years, and wear, which is
-``(1 - capacity_share) * usd_per_gb`` over all the bytes it may take in its life. A disk that is written at its
-rated pace pays exactly its price. Bytes copied between device and host, and bytes read from disk, cost the
-compute time they take and nothing else.
+``(1 - capacity_share) * usd_per_gb`` over all the bytes it may take in its life. A disk that is written at
+its rated pace pays exactly its price. Bytes copied between device and host, and bytes read from disk, cost
+the compute time they take and nothing else.
 
-So one hour of compute and of every byte of all three KV tiers, used or idle, is the hourly price of the machine;
-idle time is an account of its own. ``utilisation`` serves those who ask what to charge: ``loaded`` rates are what a
-used hour must bring for the idle ones beside it. They are not to be added to the idle account.
+So one hour of compute and of every byte of all three KV tiers, used or idle, is the hourly price of the
+machine; idle time is an account of its own. ``utilisation`` serves those who ask what to charge: ``loaded``
+rates are what a used hour must bring for the idle ones beside it. They are not to be added to the idle
+account.
 """
 
 from __future__ import annotations
