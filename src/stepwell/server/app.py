@@ -25,6 +25,7 @@ from stepwell.server.gate import Gate
 from stepwell.server.keys import KeyRing
 from stepwell.server.metrics import OTHER, Metrics
 from stepwell.server.middleware import Ended, RequestMiddleware
+from stepwell.server.organization import costs, usage_completions
 from stepwell.server.responses import (
     cancel_response,
     create_response,
@@ -48,6 +49,8 @@ ROUTES = (
     Route("/v1/agents", list_agents, methods=["GET"]),
     Route("/v1/agents/{agent_id:path}/hint", hint_agent, methods=["POST"]),
     Route("/v1/agents/{agent_id:path}", get_agent, methods=["GET"]),
+    Route("/v1/organization/usage/completions", usage_completions, methods=["GET"]),
+    Route("/v1/organization/costs", costs, methods=["GET"]),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/responses", create_response, methods=["POST"]),

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
 from stepwell.server.agent_lists import AgentLists
+from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.errors import ApiError, draining, model_not_found
 from stepwell.server.gate import Gate
@@ -36,6 +37,8 @@ class Service:
     store: ResponseStore
     now_s: Callable[[], float] = time.time
     draining: bool = False
+    books: Books | None = None
+    """The ledger, where one is kept."""
     models: frozenset[str] = field(init=False)
     agent_lists: AgentLists = field(init=False)
     started_s: int = field(init=False)

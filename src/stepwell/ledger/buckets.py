@@ -1,0 +1,159 @@
+"""Usage and charges in buckets of time: what the organization routes answer.
+
+Only rows of the spend log are read, so a request counts in the bucket it ended in, and a correction in the
+one it was made in. Buckets lie on the grid of their width since 1970 (UTC); the first and the last are cut to
+what was asked for, so that the sum over all buckets is the sum of exactly that time.
+
+A page is bounded twice: by buckets, and by results. Where one bucket holds more groups than fit (a day of a
+fleet by agent), the page ends inside it and the next one goes on with the same bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from stepwell.ledger.base import Store
+from stepwell.ledger.queries import COUNTED, Counts, counts_of, one_of
+
+US_PER_S = 1_000_000
+WIDTHS_S: Mapping[str, int] = {"1m": 60, "1h": 3_600, "1d": 86_400}
+MAX_RESULTS = 10_000
+"""Most results on a page, over all its buckets."""
+
+LINE_ITEM = "u.model || ', ' || a.service_tier"
+"""What is known about a charge is for which model and service tier it was; a request's charge is one sum."""
+
+COLUMNS: Mapping[str, str] = {
+    "project_id": "a.tenant",
+    "api_key_id": "a.key",
+    "model": "u.model",
+    "service_tier": "a.service_tier",
+    "session_id": "a.session",
+    "agent_id": "a.agent",
+    "parent_agent_id": "a.parent_agent",
+    "role": "a.role",
+    "line_item": LINE_ITEM,
+}
+"""What can be grouped and filtered by, and the SQL for it: names of ours, never a client's text."""
+
+
+class Cursor(NamedTuple):
+    """Where the next page begins: a bucket, and how many of its results are on earlier pages."""
+
+    start_s: int
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked. Times are Unix seconds; ``end_s`` is exclusive."""
+
+    start_s: int
+    end_s: int
+    width: str = "1d"
+    """A key of ``WIDTHS_S``."""
+    limit: int = 7
+    """Most buckets on a page."""
+    tenants: Sequence[str] | None = None
+    """Whose rows may be seen; None: everybody's. Whatever is filtered for, nothing else is read."""
+    group_by: Sequence[str] = ()
+    """Keys of ``COLUMNS``."""
+    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Values of a key of ``COLUMNS``, any of which a row must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One group of a bucket: its values in the order of ``group_by``, and its sums."""
+
+    group: tuple[str, ...]
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """``end_s`` is exclusive."""
+
+    start_s: int
+    end_s: int
+    results: list[Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Buckets in order of time, those without any usage included."""
+
+    buckets: list[Bucket]
+    next: Cursor | None
+
+
+def valid_cursor(query: Query, cursor: Cursor) -> bool:
+    """Whether a cursor can have come from an earlier page of this query."""
+    at_edge = cursor.start_s == query.start_s or cursor.start_s % WIDTHS_S[query.width] == 0
+    return at_edge and query.start_s <= cursor.start_s < query.end_s and 0 <= cursor.skip < 2**31
+
+
+def usage_page(
+    store: Store, query: Query, cursor: Cursor | None = None, max_results: int = MAX_RESULTS
+) -> Page:
+    """One page of what was used and charged. ``cursor`` is the ``next`` of the page before."""
+    cursor = cursor or Cursor(query.start_s)
+    edges = _edges(query, cursor.start_s)
+    rows = _rows(store, query, edges, cursor.skip, max_results + 1)
+    starts, following = edges[:-1], Cursor(edges[-1]) if edges[-1] < query.end_s else None
+    if len(rows) > max_results:
+        following = _inside(rows, max_results, query, cursor)
+        rows, starts = rows[:max_results], [s for s in starts if s < following.start_s + bool(following.skip)]
+    return Page(_buckets(query, starts, rows), following)
+
+
+def _edges(query: Query, start_s: int) -> list[int]:
+    """Where the buckets of a page begin, and where the last one ends."""
+    inner = range(_end_s(query, start_s), query.end_s, WIDTHS_S[query.width])
+    return list(islice(chain([start_s], inner, [query.end_s]), query.limit + 1))
+
+
+def _end_s(query: Query, start_s: int) -> int:
+    width_s = WIDTHS_S[query.width]
+    return min(query.end_s, start_s - start_s % width_s + width_s)
+
+
+def _inside(rows: Sequence[tuple[Any, ...]], count: int, query: Query, cursor: Cursor) -> Cursor:
+    """The page is full: the next one begins with the first row that is not on it."""
+    number = rows[count][0]
+    on_page = sum(row[0] == number for row in rows[:count])
+    start_s = max(cursor.start_s, number * WIDTHS_S[query.width])
+    return Cursor(start_s, on_page + (cursor.skip if start_s == cursor.start_s else 0))
+
+
+def _buckets(query: Query, starts: Sequence[int], rows: Sequence[tuple[Any, ...]]) -> list[Bucket]:
+    fields = len(query.group_by)
+    results: dict[int, list[Result]] = {}
+    for row in rows:
+        group = tuple(row[1 : 1 + fields])
+        results.setdefault(row[0], []).append(Result(group, counts_of(row[1 + fields :])))
+    width_s = WIDTHS_S[query.width]
+    return [Bucket(s, _end_s(query, s), results.get(s // width_s, [])) for s in starts]
+
+
+def _rows(store: Store, query: Query, edges: Sequence[int], skip: int, limit: int) -> list[tuple[Any, ...]]:
+    number = f"u.at_us / {WIDTHS_S[query.width] * US_PER_S}"
+    groups = ", ".join([number, *(COLUMNS[name] for name in query.group_by)])
+    where, values = _where(query)
+    sql = f"""
+        SELECT {groups}, {COUNTED}
+        FROM usage u JOIN accounts a ON a.id = u.account
+        WHERE u.at_us >= ? AND u.at_us < ?{where}
+        GROUP BY {groups} ORDER BY {groups} LIMIT {limit} OFFSET {skip}
+    """
+    return store.rows(sql, [edges[0] * US_PER_S, edges[-1] * US_PER_S, *values])
+
+
+def _where(query: Query) -> tuple[str, list[str]]:
+    wanted = [("a.tenant", query.tenants)] if query.tenants is not None else []
+    wanted += [(COLUMNS[name], values) for name, values in query.filters.items()]
+    terms = [f" AND {column} {one_of(len(values or ()))}" for column, values in wanted]
+    return "".join(terms), [value for _, values in wanted for value in values or ()]

@@ -1,0 +1,177 @@
+"""What every statement reads: sums over the spend log and over postings, as plain SQL for both stores.
+
+Sums are taken by account in SQL and grouped further in Python: there are as many rows as accounts that did
+something, however many postings there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stepwell.ledger.base import RunId, Store
+from stepwell.ledger.types import Account, Kind, Resource
+
+AccountId = int
+LAST_US = 2**63 - 1
+
+
+class Counts(NamedTuple):
+    """Sums over rows of the spend log."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    visible_tokens: int = 0
+    intermediate_tokens: int = 0
+    recomputed_tokens: int = 0
+    charge_microusd: int = 0
+
+    @property
+    def output_tokens(self) -> int:
+        return self.visible_tokens + self.intermediate_tokens
+
+    def plus(self, other: Counts) -> Counts:
+        return Counts._make(a + b for a, b in zip(self, other, strict=True))
+
+
+COUNTED = (
+    "SUM(u.requests), SUM(u.input_tokens), SUM(u.cached_tokens), SUM(u.visible_tokens), "
+    "SUM(u.intermediate_tokens), SUM(u.recomputed_tokens), "
+    "SUM(u.charge_microusd >> 32), SUM(u.charge_microusd & 4294967295)"
+)
+"""SQL for ``Counts`` of rows ``u`` of the spend log; ``counts_of`` reads the answer."""
+
+
+def counts_of(columns: Sequence[Any]) -> Counts:
+    """What ``COUNTED`` answered. PostgreSQL sums integers into decimals, hence ``int``."""
+    return Counts._make([*map(int, columns[:6]), join_sum(columns[6], columns[7])])
+
+
+def split_sum(column: str) -> str:
+    """SQL for a sum of 64-bit integers in two halves, neither of which overflows; see ``join_sum``."""
+    return f"SUM({column} >> 32), SUM({column} & 4294967295)"
+
+
+def join_sum(high: Any, low: Any) -> int:
+    """The sum whose halves ``split_sum`` asked for; of no rows 0."""
+    return (int(high or 0) << 32) + int(low or 0)
+
+
+def one_of(count: int) -> str:
+    """``IN (?, ?)``; of nothing, what is never true (PostgreSQL has no empty list)."""
+    return f"IN ({', '.join('?' * count)})" if count else "IS NULL AND 1 = 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Wall clock, microseconds since 1970; ``until_us`` is exclusive."""
+
+    since_us: int = 0
+    until_us: int = LAST_US
+
+    def where(self, row: str) -> tuple[str, list[int]]:
+        return f"{row}.at_us >= ? AND {row}.at_us < ?", [self.since_us, self.until_us]
+
+
+class Spent(NamedTuple):
+    """What one account used of one model, as the spend log has it."""
+
+    account: AccountId
+    model: str
+    counts: Counts
+
+
+class Flow(NamedTuple):
+    """What one account got (negative: gave) of one resource in one run. ``between``: not for a request."""
+
+    run: RunId
+    account: AccountId
+    resource: Resource
+    between: bool
+    amount: int
+
+
+class Displaced(NamedTuple):
+    """Compute time that ``victim`` spent again because ``beneficiary`` took the room of its KV."""
+
+    run: RunId
+    victim: AccountId
+    beneficiary: AccountId
+    amount_us: int
+
+
+class RunRow(NamedTuple):
+    """A run as its books note it. ``ended_at_us`` None: it runs, or was cut off."""
+
+    id: RunId
+    node: str
+    started_at_us: int
+    ended_at_us: int | None
+    last_batch: int
+    model: str
+    config: str
+    cost_book: str
+    totals: str
+
+
+def accounts(store: Store) -> dict[AccountId, Account]:
+    """Every account there is."""
+    rows = store.rows(
+        "SELECT id, kind, tenant, key, service_tier, session, agent, parent_agent, role FROM accounts"
+    )
+    return {row[0]: Account(Kind(row[1]), *row[2:]) for row in rows}
+
+
+def runs(store: Store) -> list[RunRow]:
+    """Every run there is, oldest first."""
+    rows = store.rows(
+        "SELECT id, node, started_at_us, ended_at_us, last_batch, model, config, cost_book, totals "
+        "FROM runs ORDER BY id"
+    )
+    return [RunRow(*row) for row in rows]
+
+
+def spent(store: Store, period: Period) -> list[Spent]:
+    """The spend log by account and model."""
+    where, values = period.where("u")
+    rows = store.rows(
+        f"SELECT u.account, u.model, {COUNTED} FROM usage u WHERE {where} GROUP BY u.account, u.model", values
+    )
+    return [Spent(row[0], row[1], counts_of(row[2:])) for row in rows]
+
+
+def flows(store: Store, period: Period) -> Iterator[Flow]:
+    """What moved, by account: of every resource but what displacement cost. A row for each direction."""
+    where, values = period.where("p")
+    for side, sign in (("credit", 1), ("debit", -1)):
+        rows = store.rows(
+            f"SELECT p.run, p.{side}, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END, "
+            f"{split_sum('p.amount')} FROM postings p WHERE {where} AND p.resource <> ? "
+            f"GROUP BY p.run, p.{side}, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END",
+            [*values, Resource.DISPLACED.value],
+        )
+        for run, account, resource, between, high, low in rows:
+            amount = sign * join_sum(high, low)
+            yield Flow(run, account, Resource(resource), bool(between), amount)
+
+
+def displaced(store: Store, period: Period) -> list[Displaced]:
+    """Who lost compute time to whom."""
+    where, values = period.where("p")
+    rows = store.rows(
+        f"SELECT p.run, p.debit, p.credit, {split_sum('p.amount')} FROM postings p "
+        f"WHERE {where} AND p.resource = ? GROUP BY p.run, p.debit, p.credit",
+        [*values, Resource.DISPLACED.value],
+    )
+    return [Displaced(row[0], row[1], row[2], join_sum(row[3], row[4])) for row in rows]
+
+
+def of_tenants(known: dict[AccountId, Account], tenant: str | None) -> set[AccountId]:
+    """Accounts of a tenant and of its projects; of everybody, the machine's own included, for None."""
+    return {
+        number
+        for number, account in known.items()
+        if tenant is None or account.tenant == tenant or account.tenant.startswith(f"{tenant}/")
+    }
