@@ -41,6 +41,7 @@ class BudgetName(NamedTuple):
 SpentBefore = Callable[[BudgetName], int]
 """Micro-dollars that the books show as spent by a name, everything settled before the call included: whoever
 settles has handed the posting to the writer before, and whoever answers waits until the writer is through.
+(A charge between those two is counted twice, which is the safe side; in the other order it would be lost.)
 Called without the lock that ``reserve`` and ``settle`` take; must not set a budget itself."""
 
 
