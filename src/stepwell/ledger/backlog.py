@@ -46,9 +46,9 @@ class _Sum:
 
 
 class Backlog:
-    """A queue of batches, oldest first, that holds ``limit_postings`` as they came. What comes on top of
-    that is added up: postings of the same accounts, resource, cause and request become one. Only batches
-    that nobody has tried to write are changed, so that a number still names what it named."""
+    """A queue of batches, oldest first, that holds ``limit_postings`` as they came. What comes behind those
+    is added up until it is taken: postings of the same accounts, resource, cause and request become one, with
+    the time of the last. So it grows with requests and agents, and no longer with steps."""
 
     def __init__(self, limit_postings: int) -> None:
         if limit_postings < 1:
@@ -75,12 +75,6 @@ class Backlog:
             self._queue.append(batch)
             self._queued += size
             return
-        if self._sum.last is None:
-            # From here on the whole queue is one sum: what came first has waited long enough to be added too.
-            for waiting in self._queue:
-                self._sum.add(waiting)
-            self._queue.clear()
-            self._queued = 0
         self._sum.add(batch)
 
     def take(self, most_postings: int) -> Batch:

@@ -63,6 +63,13 @@ class SqliteStore(SqlStore):
         self._locks: dict[str, int] = {}
         self._closed = threading.Event()
         self._require_file(create)
+        try:
+            self._open(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, create: bool) -> None:
         with self._clear_errors():
             if create:
                 self._writer()

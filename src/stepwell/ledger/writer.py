@@ -57,8 +57,8 @@ class LedgerWriter:
         books: when a connection breaks during a commit nobody can say whether it is, only its number can."""
         self._since_s = 0.0
         self._failing: str | None = None
-        self._urgent = False
-        self._closing = self._abandoned = False
+        self._urgent = self._again = False
+        self._abandoned = False
         self._last_at_us = 0
         self._went_back = False
         self._thread = threading.Thread(target=self._work, name="stepwell-ledger", daemon=True)
@@ -92,7 +92,7 @@ class LedgerWriter:
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        if self._failing or self._closing or self._abandoned:
+        if self._failing or self._abandoned:
             return True
         if self._batch_s:
             return self._backlog.entries < TRANSACTION_POSTINGS
@@ -112,9 +112,10 @@ class LedgerWriter:
         return replace(batch, at_us=last_us, usage=usage)
 
     def flush(self, timeout_s: float = CLOSE_S) -> bool:
-        """Wait until all that was submitted is in the books; False when it is not within that time."""
+        """Wait until all that was submitted is in the books; False when it is not within that time. Has a
+        store that fails tried once more at once."""
         with self._changed:
-            self._urgent = True
+            self._urgent = self._again = True
             self._changed.notify_all()
             done = self._changed.wait_for(self._is_clear, timeout_s)
             self._urgent = False
@@ -162,7 +163,8 @@ class LedgerWriter:
                 continue
             self._fail(failure)
             with self._changed:
-                self._changed.wait_for(lambda: self._abandoned, pause_s)
+                self._changed.wait_for(lambda: self._abandoned or self._again, pause_s)
+                self._again = False
             pause_s = min(2 * pause_s, RETRY_MOST_S)
 
     def _take(self) -> bool:
@@ -227,4 +229,6 @@ class LedgerWriter:
 
 
 def _is_sound(posting: Posting) -> bool:
-    return posting.amount > 0 and posting.debit != posting.credit
+    """As the tables' own checks have it."""
+    amount: object = posting.amount
+    return isinstance(amount, int) and amount > 0 and posting.debit != posting.credit
