@@ -50,9 +50,17 @@ def apportion(parts: Mapping[Name, Fraction]) -> dict[Name, int]:
     The sum is rounded once; the units that rounding the parts down leaves over go to the largest
     remainders, the first of equal ones first.
     """
-    whole = {name: math.floor(part) for name, part in parts.items()}
-    left = round_half_up(sum(parts.values(), Fraction(0))) - sum(whole.values())
-    by_remainder = sorted(parts, key=lambda name: whole[name] - parts[name])
-    for name in by_remainder[:left]:
-        whole[name] += 1
+    unit = math.lcm(*(part.denominator for part in parts.values()))
+    return apportion_units(
+        {n: part.numerator * (unit // part.denominator) for n, part in parts.items()}, unit
+    )
+
+
+def apportion_units(parts: Mapping[Name, int], unit: int) -> dict[Name, int]:
+    """As ``apportion``, of amounts that are counted in a ``unit``-th of what is asked for."""
+    whole = {name: part // unit for name, part in parts.items()}
+    left = (2 * sum(parts.values()) + unit) // (2 * unit) - sum(whole.values())
+    if left:
+        for name in sorted(parts, key=lambda name: -(parts[name] % unit))[:left]:
+            whole[name] += 1
     return whole

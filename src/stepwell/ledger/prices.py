@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Literal
 
 from stepwell.ledger.books import ABOUT, Limits, Table, parse_ttl_us, read_book
-from stepwell.ledger.money import MICROUSD, apportion, round_half_up
+from stepwell.ledger.money import MICROUSD, apportion_units, round_half_up
 
 Counting = Literal["openai", "anthropic"]
 HOUR_US = 3_600_000_000
@@ -159,15 +159,17 @@ class Prices:
     def charge(self, tokens: TokenCounts) -> Charge:
         """Zero for a request that used nothing, at least the minimum for any other."""
         writes = sum(count * self.write(ttl_us) for ttl_us, count in tokens.cache_write_tokens)
-        picousd = {
-            "input": Fraction(tokens.fresh_tokens * self.input),
-            "cached_input": Fraction(tokens.cached_tokens * self.cached_input),
-            "cache_write": Fraction(writes),
-            "output": Fraction(tokens.visible_tokens * self.output),
-            "intermediate": Fraction(tokens.intermediate_tokens * self.intermediate),
-            "storage": Fraction(tokens.storage_token_us * self.storage_per_token_hour, HOUR_US),
-        }
-        parts = apportion({name: amount / MICROUSD for name, amount in picousd.items()})
+        parts = apportion_units(
+            {
+                "input": HOUR_US * tokens.fresh_tokens * self.input,
+                "cached_input": HOUR_US * tokens.cached_tokens * self.cached_input,
+                "cache_write": HOUR_US * writes,
+                "output": HOUR_US * tokens.visible_tokens * self.output,
+                "intermediate": HOUR_US * tokens.intermediate_tokens * self.intermediate,
+                "storage": tokens.storage_token_us * self.storage_per_token_hour,
+            },
+            HOUR_US * MICROUSD,
+        )
         missing = self.minimum_microusd - sum(parts.values()) if tokens.anything else 0
         return Charge(**parts, minimum=max(0, missing))
 
