@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import BatchItem, Engine, EngineError, Sampled, TextModel
 from stepwell.inbox import Inbox
+from stepwell.ledger.keeper import Keeper
+from stepwell.ledger.metered import Use
 from stepwell.live import LiveRequest
 from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.machine import Policy
@@ -45,7 +46,8 @@ from stepwell.policy.types import (
 )
 from stepwell.recording import Recorder
 from stepwell.requests import Generation, Rejected, Sink
-from stepwell.snapshot import AgentView, Snapshot, new_counters, take, take_one
+from stepwell.snapshot import AgentView, Snapshot, take, take_one
+from stepwell.tally import Tally
 from stepwell.tiers.base import Tiers
 
 log = logging.getLogger("stepwell.driver")
@@ -77,6 +79,7 @@ class Driver:
         *,
         clock: Clock | None = None,
         recorder: Recorder | None = None,
+        keeper: Keeper | None = None,
         salt: Callable[[str], str] = str,
         strict: bool = False,
     ) -> None:
@@ -85,6 +88,7 @@ class Driver:
         self.engine, self.text, self.tiers, self.policy = engine, text, tiers, policy
         self.clock = clock or MonotonicClock()
         self._recorder = recorder
+        self._keeper = keeper
         self._salt = salt
         self._strict = strict
         self._lock = threading.Lock()
@@ -93,8 +97,7 @@ class Driver:
         self._live: dict[RequestId, LiveRequest] = {}
         self._roots: dict[str, bytes] = {}
         self._next_request = 0
-        self._ttft_us: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._counters = new_counters()
+        self._tally = Tally(policy.config.max_agents)
         self._thread: threading.Thread | None = None
         self._stop_at_us: int | None = None
         self._stopped = False
@@ -114,16 +117,25 @@ class Driver:
         chain = TokenChain(self._root(generation.tenant), self.policy.config.unit_tokens, generation.prompt)
         with self._inbox.bell:
             self._next_request += 1
-            live = LiveRequest(self._next_request, generation, sink, chain, self.text, self.clock.now_us())
+            live = LiveRequest(
+                self._next_request, generation, sink, chain, self.text, self.clock.now_us(), self._use_of
+            )
             closed = self._stopped or self._broken
-            if not closed:
+            arrival = live.arrival()
+            refusal = None if closed or self._keeper is None else self._keeper.reserve(arrival)
+            if not closed and refusal is None:
                 self._live[live.request] = live
-                self._inbox.put(live.arrival())
+                self._inbox.put(arrival)
         if self._broken:
             self._reject(live, "server_error", None, _BROKEN)
         elif closed:
             self._reject(live, "server_overloaded", 1_000)
+        elif refusal is not None:
+            self._reject(live, refusal.code, refusal.retry_after_ms, refusal.message)
         return live.request
+
+    def _use_of(self, request: RequestId, now_us: int) -> Use | None:
+        return None if self._keeper is None else self._keeper.use_of(request, now_us)
 
     def _root(self, tenant: str) -> bytes:
         root = self._roots.get(tenant)
@@ -164,12 +176,14 @@ class Driver:
     def snapshot(self) -> Snapshot:
         """A consistent picture of this moment. Thread-safe."""
         with self._lock:
-            return take(self.policy, self.tiers, self._counters, self._ttft_us, self.clock.now_us())
+            return take(
+                self.policy, self.tiers, self._tally.counters, self._tally.ttft_us, self.clock.now_us()
+            )
 
     def agent(self, tenant: str, agent: str) -> AgentView | None:
         """One agent as it is now; None: not known. Thread-safe, and cheap however many there are."""
         with self._lock:
-            return take_one(self.policy, (tenant, agent), self._ttft_us, self.clock.now_us())
+            return take_one(self.policy, (tenant, agent), self._tally.ttft_us, self.clock.now_us())
 
     @property
     def serves(self) -> bool:
@@ -198,6 +212,8 @@ class Driver:
         self._stopped = True
         for live in list(self._live.values()):
             self._reject(live, "server_overloaded", 1_000)
+        if self._keeper is not None:
+            self._keeper.close(self.clock.now_us())
         self.tiers.close()
         self.engine.close_engine()
         if self._recorder is not None:
@@ -274,25 +290,29 @@ class Driver:
             self._results = []
             plan = self.policy.step(now_us, events)
         self._note(now_us, events, plan)
+        if self._keeper is not None:
+            self._keeper.step(now_us, events, plan, self.policy)
         self._execute(plan)
         self._settle(events)
-        self._counters["steps"] += bool(plan.batch)
-        self._counters["step_us"] += self.clock.now_us() - now_us if plan.batch else 0
+        if plan.batch:
+            self._tally.step(self.clock.now_us() - now_us)
         if self._strict:
             self.check()
-        return self.clock.now_us() if plan.actions or plan.batch or self._results else plan.wake_at_us
+            if self._keeper is not None:
+                self._keeper.check(self.policy)
+        return self.clock.now_us() if plan.actions or plan.batch or self._results else self._wake_at_us(plan)
+
+    def _wake_at_us(self, plan: Plan) -> int | None:
+        """When somebody wants to be called again although nothing happens."""
+        times = [plan.wake_at_us, None if self._keeper is None else self._keeper.due_us()]
+        return min((time_us for time_us in times if time_us is not None), default=None)
 
     def _note(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
         for event in events:
             if isinstance(event, Moved) and event.ok and event.source.value != "device":
-                self._count_move(event)
+                self._tally.moved(event)
         if self._recorder is not None and (events or plan.actions or plan.batch):
             self._recorder.step(now_us, events, plan)
-
-    def _count_move(self, event: Moved) -> None:
-        route = f"{event.source.value}_{event.target.value}"
-        self._counters[f"moved_bytes_{route}"] += event.size_bytes
-        self._counters[f"moved_us_{route}"] += event.duration_us
 
     def check(self) -> None:
         """Assert every invariant of policy, engine and tiers. Runs when the server is idle."""
@@ -354,7 +374,7 @@ class Driver:
         moved = Moved(
             action.block.id, action.source, action.target, ok, len(data), self.clock.now_us() - start_us
         )
-        self._count_move(moved)
+        self._tally.moved(moved)
         self._results.append(moved)
 
     def _load(self, action: Move) -> None:
@@ -370,7 +390,7 @@ class Driver:
         duration_us = self.clock.now_us() - start_us
         if not ok:
             self._failed_loads.add(block.id)
-            self._counters["failed_loads"] += 1
+            self._tally.add("failed_loads")
         gone = not ok and block.parent not in self._failed_loads
         self._results.append(
             Moved(block.id, action.source, action.target, ok, block.size_bytes, duration_us, gone)
@@ -384,13 +404,7 @@ class Driver:
             return
         self.engine.open(action.request, action.blocks, action.cached_tokens, live.generation.sampling)
         if live.opened(action, self.clock.now_us()):
-            self._count_prompt(live, action)
-
-    def _count_prompt(self, live: LiveRequest, action: Open) -> None:
-        self._counters["prompt_tokens_device"] += action.from_device_tokens
-        self._counters["prompt_tokens_host"] += action.from_host_tokens
-        self._counters["prompt_tokens_disk"] += action.from_disk_tokens
-        self._counters["prompt_tokens_computed"] += len(live.generation.prompt) - action.cached_tokens
+            self._tally.admitted(action, len(live.generation.prompt))
 
     def _refuse(self, request: RequestId, code: str, retry_after_ms: int) -> None:
         live = self._live.get(request)
@@ -402,7 +416,7 @@ class Driver:
     ) -> None:
         self._live.pop(live.request, None)
         if not live.ended:
-            self._counters["requests_rejected"] += 1
+            self._tally.add("requests_rejected")
             live.tell(Rejected(code, message or _MESSAGES.get(code, code), retry_after_ms))
 
     # --- the batch ----------------------------------------------------------------------------
@@ -416,23 +430,20 @@ class Driver:
             self._step_failed(error, items)
             return
         duration_us = self.clock.now_us() - start_us
-        self._counters["engine_us"] += duration_us
-        self._measure(items, duration_us)
+        self._ran(self._tally.ran(items, duration_us), pieces)
         for item in items:
             self._progress(item, sampled.get(item.request))
 
-    def _measure(self, items: Sequence[BatchItem], duration_us: int) -> None:
-        prefill = sum(len(i.tokens) for i in items if len(i.tokens) > 1)
-        decode = sum(1 for i in items if len(i.tokens) == 1)
-        depth = sum(len(i.tokens) * (2 * i.start + len(i.tokens)) // 2 for i in items)
-        self._counters["computed_tokens"] += prefill + decode
-        self._results.append(Computed(prefill, decode, depth, duration_us))
+    def _ran(self, computed: Computed, pieces: Sequence[Piece]) -> None:
+        self._results.append(computed)
+        if self._keeper is not None:
+            self._keeper.ran(computed, pieces, self.policy.memory.costs.prefill)
 
     def _step_failed(self, error: EngineError, items: Sequence[BatchItem]) -> None:
         """The requests named by the engine fail; the others are as they were and are tried again."""
         lost = tuple(error.requests) or tuple(item.request for item in items)
         log.error("an engine step failed for %d of %d requests: %s", len(lost), len(items), error)
-        self._counters["failed_steps"] += 1
+        self._tally.add("failed_steps")
         self._results.append(StepFailed(lost))
         for request in lost:
             self.engine.forget(request)
@@ -455,16 +466,8 @@ class Driver:
 
     def _take(self, live: LiveRequest, sampled: Sampled) -> str | None:
         reason = live.take(sampled, self.policy.config.context_tokens, self.clock.now_us())
-        self._counters["generation_tokens"] += 1
-        self._counters["requests_finished"] += reason is not None
-        if live.generated == 1:
-            self._note_ttft(live)
+        self._tally.token(live, finished=reason is not None)
         return reason
-
-    def _note_ttft(self, live: LiveRequest) -> None:
-        self._ttft_us[live.generation.tenant, live.generation.agent] = live.first_token_us or 0
-        while len(self._ttft_us) > self.policy.config.max_agents:
-            self._ttft_us.popitem(last=False)
 
     def _settle(self, events: Sequence[Event]) -> None:
         """Forget requests whose end the policy has now seen."""
@@ -480,7 +483,7 @@ class Driver:
     def _cancelled(self, request: RequestId) -> None:
         live = self._live.get(request)
         if live is not None and not live.ended:
-            self._counters["requests_cancelled"] += 1
+            self._tally.add("requests_cancelled")
             live.finish("cancelled", self.clock.now_us())
         self._forget(request)
 

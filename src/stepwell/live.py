@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stepwell.engines.base import BatchItem, Sampled, TextModel
+from stepwell.ledger.metered import Use
 from stepwell.policy.chain import TokenChain
 from stepwell.policy.types import Open, Piece, RequestArrived, RequestId
 from stepwell.requests import (
@@ -18,6 +21,9 @@ from stepwell.requests import (
 )
 from stepwell.textstream import TextStream
 
+UseOf = Callable[[RequestId, int], Use | None]
+"""What a request has used until now."""
+
 
 class LiveRequest:
     """A request that has not ended. All times are the driver's clock."""
@@ -30,6 +36,7 @@ class LiveRequest:
         chain: TokenChain,
         text: TextModel,
         now_us: int,
+        use_of: UseOf = lambda request, now_us: None,
     ) -> None:
         self.request = request
         self.generation = generation
@@ -39,6 +46,7 @@ class LiveRequest:
         self.first_token_us: int | None = None
         """From submit to the first token."""
         self._sink = sink
+        self._use_of = use_of
         self._text = text
         self._stream = TextStream(text.detokenizer(), generation.stop)
         self._submitted_us = now_us
@@ -66,6 +74,9 @@ class LiveRequest:
             units=tuple(self.chain.units),
             role=generation.role,
             hint=generation.hint,
+            key=generation.key,
+            prewarm=generation.prewarm,
+            same_prompt=generation.same_prompt,
         )
 
     def opened(self, action: Open, now_us: int) -> bool:
@@ -123,6 +134,7 @@ class LiveRequest:
                 ttft_us=self.first_token_us or 0,
                 e2e_us=now_us - self._submitted_us,
                 preemptions=self._preemptions,
+                use=self._use_of(self.request, now_us),
             )
         )
         return reason

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepwell.engines.base import SamplingParams
+from stepwell.ledger.metered import Use
 from stepwell.policy.types import NO_HINT, Hint, RequestId
 
 LOCAL_TENANT = "local"
@@ -41,6 +42,10 @@ class Generation:
     """What comes after this turn, as far as the client says."""
     prewarm: bool = False
     """Only compute the prompt's KV: the one token that is sampled for it is dropped."""
+    key: str = ""
+    """The id of the API key it came with, for the ledger."""
+    same_prompt: bool = False
+    """A further choice of a prompt that is paid for by another generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class Finished:
     """From submit to the first token."""
     e2e_us: int
     preemptions: int
+    use: Use | None = None
+    """What the request used of the machine; None where no ledger is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,17 +59,6 @@ class Snapshot:
     ``failed_loads``, ``failed_steps``, ``requests_{finished,cancelled,rejected}``."""
 
 
-def new_counters() -> dict[str, int]:
-    """The driver's own counters, all zero; the policy keeps the others."""
-    names = [f"prompt_tokens_{source}" for source in ("computed", "device", "host", "disk")]
-    names += ["generation_tokens", "computed_tokens", "steps", "step_us", "engine_us"]
-    names += ["failed_loads", "failed_steps"]
-    names += [f"requests_{end}" for end in ("finished", "cancelled", "rejected")]
-    for route in ROUTES:
-        names += [f"moved_bytes_{route}", f"moved_us_{route}"]
-    return dict.fromkeys(names, 0)
-
-
 def take(
     policy: Policy,
     tiers: Tiers,

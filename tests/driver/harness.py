@@ -10,11 +10,13 @@ from stepwell.clock import ManualClock
 from stepwell.driver import Driver
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.ledger.keeper import Keeper
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.tiers.base import Buffer, TierUsage
+from tests.ledger.books import MemoryWriter, make_keeper
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -120,6 +122,8 @@ class Rig:
     engine: NullEngine
     tiers: FlakyTiers
     clock: ManualClock
+    books: MemoryWriter
+    keeper: Keeper
 
     def ask(self, prompt: Sequence[int], new_tokens: int = 8, **generation: Any) -> Answer:
         answer = Answer()
@@ -135,7 +139,13 @@ class Rig:
 
 
 def make_rig(
-    device: int = 16, host: int = 64, disk: int = 256, *, tiers: FlakyTiers | None = None, **config: Any
+    device: int = 16,
+    host: int = 64,
+    disk: int = 256,
+    *,
+    tiers: FlakyTiers | None = None,
+    storage_every_us: int = 60_000_000,
+    **config: Any,
 ) -> Rig:
     """``device``, ``host`` and ``disk`` in blocks of 16 tokens (units of 4)."""
     clock = ManualClock()
@@ -157,8 +167,11 @@ def make_rig(
         **{"reserve_tokens": 8, "step_tokens": 64, "always_load": True, **config},
     )
     tiers = tiers or FlakyTiers(policy_config.host_bytes, policy_config.disk_bytes)
-    driver = Driver(engine, NullText(info), tiers, Policy(policy_config), clock=clock, strict=True)
-    return Rig(driver, engine, tiers, clock)
+    keeper, books = make_keeper(policy_config, now_us=clock.now_us(), storage_every_us=storage_every_us)
+    driver = Driver(
+        engine, NullText(info), tiers, Policy(policy_config), clock=clock, keeper=keeper, strict=True
+    )
+    return Rig(driver, engine, tiers, clock, books, keeper)
 
 
 def expected_tokens(prompt: Sequence[int], new_tokens: int) -> list[int]:

@@ -12,6 +12,7 @@ from stepwell.policy.placements import PLACEMENTS
 from stepwell.policy.types import Hint, KvTier, Wait
 from stepwell.requests import Finished
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
+from tests.ledger.books import check_books
 
 LIVE = sorted(PLACEMENTS.keys() - {"oracle"})
 HINTS = st.builds(
@@ -76,6 +77,15 @@ class Life(RuleBasedStateMachine):
     def run(self, steps: int) -> None:
         for _ in range(steps):
             self.rig.driver.step()
+
+    @rule(
+        which=st.integers(0, 30),
+        wait=st.sampled_from([Wait.TOOL, Wait.PERSON, Wait.CHILD, Wait.DONE]),
+    )
+    def say_what_an_answer_was_for(self, which: int, wait: Wait) -> None:
+        if self.asked:
+            request = self.asked[which % len(self.asked)][2]
+            self.rig.driver.hint(request, "local", "", Hint(wait))
 
     @rule(us=st.sampled_from([1_000, 10**6, 10**8, 10**10]))
     def time_passes(self, us: int) -> None:
@@ -142,6 +152,7 @@ class Life(RuleBasedStateMachine):
             assert all(answer.ended for *_, answer in self.asked)
             self.every_finished_answer_is_right()
             self.rig.driver.stop()
+            check_books(self.rig.books, self.rig.keeper)
 
 
 TestLife = Life.TestCase

@@ -1,0 +1,164 @@
+"""The bookkeeper beside the driver: budgets before a request, the meter at every step, the writer behind it.
+
+Everything but ``reserve`` is called from the driver's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from stepwell.ledger.base import Batch
+from stepwell.ledger.budgets import BudgetBook, BudgetExceeded
+from stepwell.ledger.meter import Meter
+from stepwell.ledger.metered import Entries, Use
+from stepwell.ledger.types import Scope
+from stepwell.policy.costs import PrefillFit
+from stepwell.policy.machine import Policy
+from stepwell.policy.types import Computed, Event, Piece, Plan, RequestArrived, RequestId
+
+UNWRITTEN = "ledger_unavailable"
+SPENT = {
+    Scope.TENANT: "insufficient_quota",
+    Scope.KEY: "insufficient_quota",
+    Scope.SESSION: "session_budget_exceeded",
+    Scope.AGENT: "agent_budget_exceeded",
+}
+"""The error code of a spent budget."""
+_RETRY_AFTER_MS = 1_000
+
+
+class Writer(Protocol):
+    """Where batches go: ``LedgerWriter``, or a list in a test."""
+
+    @property
+    def failing(self) -> str | None:
+        """One sentence about why nothing can be written now; None: all is well."""
+
+    @property
+    def overfull(self) -> bool:
+        """Whether so much waits to be written that nothing more should be taken on."""
+
+    def submit(self, batch: Batch) -> None:
+        """Take a batch over; it is written in order, or kept until it can be."""
+
+    def close(self, at_us: int) -> bool:
+        """Write what is left and close the run; False when that could not be done in time."""
+
+
+class Refusal(NamedTuple):
+    """Why a request is not taken."""
+
+    code: str
+    message: str
+    retry_after_ms: int | None = None
+    """When it may be taken; None: not before somebody has done something."""
+
+
+class Keeper:
+    """One run's bookkeeper."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        writer: Writer,
+        budgets: BudgetBook,
+        *,
+        wall_offset_us: int = 0,
+        refuse_unwritten: bool = False,
+    ) -> None:
+        """``wall_offset_us``: from the run's own clock to microseconds since 1970. ``refuse_unwritten``:
+        take no requests while the ledger cannot be written, rather than serve them unpaid."""
+        self.meter = meter
+        self.writer = writer
+        self.budgets = budgets
+        self.number = 0
+        """Batches handed over so far."""
+        self._wall_offset_us = wall_offset_us
+        self._refuse_unwritten = refuse_unwritten
+
+    def reserve(self, arrival: RequestArrived) -> Refusal | None:
+        """Hold what the request may come to, or say why it is not taken. Thread-safe."""
+        if self.writer.overfull or (self._refuse_unwritten and self.writer.failing):
+            return Refusal(UNWRITTEN, "The ledger cannot be written now; the request was not taken.")
+        verdict = self.budgets.reserve(
+            arrival.request,
+            arrival.tenant,
+            arrival.key,
+            arrival.session,
+            arrival.agent,
+            self.meter.bills.hold_of(arrival),
+        )
+        return None if verdict.refused is None else _refusal(verdict.refused)
+
+    def refused(self, request: RequestId) -> None:
+        """A request ended before the policy had heard of it."""
+        self.budgets.release(request)
+
+    def ran(self, computed: Computed, pieces: Sequence[Piece], prefill: PrefillFit) -> None:
+        """A batch has run."""
+        self.meter.ran(computed, pieces, prefill)
+
+    def step(self, now_us: int, events: Sequence[Event], plan: Plan, policy: Policy) -> None:
+        """A step was decided; what the one before it used is posted."""
+        self._write(self.meter.step(now_us, events, plan, policy), now_us)
+
+    def use_of(self, request: RequestId, now_us: int) -> Use | None:
+        """What a request has used until now."""
+        return self.meter.use_of(request, now_us)
+
+    def due_us(self) -> int:
+        """When the keeper wants a step at the latest."""
+        return self.meter.due_us
+
+    def close(self, now_us: int) -> None:
+        """The run ends: everything is posted and the books are closed."""
+        self._write(self.meter.close(), now_us)
+        self.writer.close(now_us + self._wall_offset_us)
+
+    def check(self, policy: Policy) -> None:
+        """Assert that the meter sees what the policy has booked."""
+        self.meter.check(policy)
+
+    def _write(self, entries: Entries, now_us: int) -> None:
+        for request, charge_microusd in entries.settled:
+            self.budgets.settle(request, charge_microusd)
+        for usage in entries.usage:
+            if not usage.requests:
+                who = usage.account
+                self.budgets.correct(who.tenant, who.key, who.session, who.agent, usage.charge_microusd)
+        if not (entries.postings or entries.usage or entries.positions):
+            return
+        self.number += 1
+        self.writer.submit(
+            Batch(
+                self.number,
+                now_us + self._wall_offset_us,
+                now_us,
+                entries.postings,
+                entries.usage,
+                entries.positions,
+                dict(self.meter.totals),
+            )
+        )
+
+
+def _refusal(spent: BudgetExceeded) -> Refusal:
+    state, scope = spent.state, spent.scope
+    whose = f"{scope} {state.name.name!r}" if state.name.name else "this customer"
+    limit, used = _usd(state.hard_microusd or 0), _usd(state.spent_microusd)
+    if spent.passing:
+        message = (
+            f"The budget of {whose} has no room for the {_usd(spent.needed_microusd)} that this request may "
+            f"come to while other requests are under way ({used} of {limit} spent); try again shortly."
+        )
+        return Refusal("rate_limit_exceeded", message, _RETRY_AFTER_MS)
+    return Refusal(
+        SPENT[scope],
+        f"The budget of {whose} is reached: {used} of {limit} is spent and this request may come to "
+        f"{_usd(spent.needed_microusd)}. Its state is kept; raise the budget to go on.",
+    )
+
+
+def _usd(microusd: int) -> str:
+    return f"${microusd / 1e6:.6f}".rstrip("0").rstrip(".")

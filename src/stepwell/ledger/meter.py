@@ -1,0 +1,459 @@
+"""The meter: what every step of the machine cost, and whom.
+
+A pure state machine beside the policy: it is told the time, what happened and what was decided, and says what
+is to be posted. The same recording gives the same postings.
+
+How the machine's time is split (``docs/ledger.md`` has the reasons):
+
+batch   over its requests by the work each brought: its tokens, each weighed with what a token at that depth
+        costs as the policy has measured it. The parts sum to the batch.
+copies  between device and host: a load to the request it was made for, a store to who holds the block
+rest    of the wall clock: ``idle`` when no request was there, else ``overhead``
+
+Bytes that moved are split among who holds the block. Bytes that lie somewhere: ``holdings``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import sub
+
+from stepwell.ledger.bills import Bills, Counts
+from stepwell.ledger.displaced import Displaced, shares
+from stepwell.ledger.holdings import Holder, Holdings
+from stepwell.ledger.metered import Entries, Metered, Use, customer_accounts, split
+from stepwell.ledger.types import (
+    IDLE,
+    MACHINE,
+    MACHINE_RESOURCES,
+    OVERHEAD,
+    UNATTRIBUTED,
+    Account,
+    Cause,
+    Kind,
+    Position,
+    Posting,
+    Resource,
+)
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.costs import PrefillFit
+from stepwell.policy.machine import Policy
+from stepwell.policy.turns import Turn
+from stepwell.policy.types import (
+    Action,
+    BlockId,
+    Computed,
+    Drop,
+    Event,
+    Hinted,
+    KvTier,
+    Move,
+    Moved,
+    Open,
+    Piece,
+    Plan,
+    Progressed,
+    Recovered,
+    Refuse,
+    RequestArrived,
+    RequestCancelled,
+    RequestId,
+    Seal,
+    StepFailed,
+)
+
+STORAGE_EVERY_US = 60_000_000
+STORAGE = (Resource.DEVICE, Resource.HOST, Resource.DISK)
+MOST_PAUSE_US = 3_600_000_000
+_WEIGHT_BITS = 20
+_DEVICE = KvTier.DEVICE
+Line = tuple[Account, Account, Resource, Cause, RequestId]
+
+
+class Meter:
+    """Watches one run from its first step."""
+
+    def __init__(
+        self, config: PolicyConfig, bills: Bills, now_us: int, *, storage_every_us: int = STORAGE_EVERY_US
+    ) -> None:
+        """``storage_every_us``: how often the storage of agents that do nothing is posted."""
+        self.config = config
+        self.bills = bills
+        self.holdings = Holdings(config.block_bytes, config.disk_overhead_bytes)
+        self.requests: dict[RequestId, Metered] = {}
+        self.totals: dict[str, int] = {resource.value: 0 for resource in MACHINE_RESOURCES}
+        """What the machine has given since the run began."""
+        self.clock_went_back_us = 0
+        """The furthest that a step's time lay before the one before it; such time is not counted."""
+        self._capacity = (config.device_blocks * config.block_bytes, config.host_bytes, config.disk_bytes)
+        self._storage_every_us = self._pause_us = storage_every_us
+        self.due_us = now_us + storage_every_us
+        """When storage is posted at the latest, whatever happens or does not."""
+        self._now_us = now_us
+        self._holders: dict[Account, Holder] = {}
+        self._of_agent: dict[tuple[str, str], Holder] = {}
+        self._framed: list[Holder] = []
+        self._accounted_us = 0
+        self._free_byte_us = [0, 0, 0]
+        self._displaced = Displaced(config.unit_tokens, config.max_ghost_units)
+        self._loads: dict[BlockId, RequestId] = {}
+        self._sums: dict[Line, int] = {}
+        self._entries = Entries()
+
+    # --- what the driver tells ----------------------------------------------------------------
+
+    def ran(self, computed: Computed, pieces: Sequence[Piece], prefill: PrefillFit) -> None:
+        """A batch has run: split its time by the work that each piece brought."""
+        works = [self._work(piece, *_per_token(prefill)) for piece in pieces]
+        self._accounted_us += computed.duration_us
+        for piece, part_us in zip(pieces, split(computed.duration_us, works), strict=True):
+            metered = self.requests.get(piece.request)
+            account = UNATTRIBUTED if metered is None else metered.holder.account
+            self._add(MACHINE, account, Resource.COMPUTE, Cause.STEP, piece.request, part_us)
+            if metered is not None:
+                metered.compute_us += part_us
+                self._displace(metered, piece, part_us)
+
+    @staticmethod
+    def _work(piece: Piece, token: int, depth: int) -> int:
+        return piece.count * token + piece.count * (2 * piece.start + piece.count) // 2 * depth
+
+    def step(self, now_us: int, events: Sequence[Event], plan: Plan, policy: Policy) -> Entries:
+        """One step of the policy: ``events`` went in, ``plan`` came out. What is to be posted now."""
+        self._accounted_us += sum(e.duration_us for e in events if isinstance(e, Moved) and _copied(e))
+        self._pass(now_us)
+        for event in events:
+            self._apply(event, policy)
+        for action in plan.actions:
+            self._carry_out(action, policy)
+        self._count_frames(policy)
+        self._end_requests()
+        for event in events:
+            if isinstance(event, Hinted):
+                self._correct(event)
+        if self._now_us >= self.due_us:
+            self._store_all()
+        return self._hand_over()
+
+    def close(self) -> Entries:
+        """The run ends here: nothing is left uncounted. Requests still there are given back their holds."""
+        for metered in self.requests.values():
+            metered.reason = metered.reason or "server_overloaded"
+        self._end_requests()
+        self._store_all()
+        for holder in self._holders.values():
+            for pool in holder.pools:
+                holder.accrued = [have + rest for have, rest in zip(holder.accrued, pool.carry, strict=True)]
+                pool.carry = [0, 0, 0]
+        self._store_all()
+        return self._hand_over()
+
+    def use_of(self, request: RequestId, now_us: int) -> Use | None:
+        """What a request has used until now; None when it is not known (any more)."""
+        metered = self.requests.get(request)
+        if metered is None:
+            return None
+        metered.holder.settle(max(now_us, metered.holder.since_us))
+        device, host, disk = (a + b for a, b in zip(metered.stored, metered.holder.accrued, strict=True))
+        return Use(metered.compute_us, (device, host, disk), metered.moved_bytes, metered.displaced_us)
+
+    def check(self, policy: Policy) -> None:
+        """Assert that the meter sees what the policy has booked."""
+        memory = policy.memory
+        booked = [memory.device_used * self.config.block_bytes, memory.host_used, memory.disk_used]
+        assert self.holdings.used == booked, f"metered {self.holdings.used}, booked {booked}"
+        self.holdings.check(self._holders.values())
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def _pass(self, now_us: int) -> None:
+        """The time since the last step: what no batch and no copy took is rest."""
+        passed_us = now_us - self._now_us
+        if passed_us < 0:
+            self.clock_went_back_us = max(self.clock_went_back_us, -passed_us)
+            passed_us = 0
+        self._now_us += passed_us
+        rest_us = max(0, passed_us - self._accounted_us)
+        self._count(Resource.COMPUTE, self._accounted_us + rest_us)
+        self._accounted_us = 0
+        self._add(MACHINE, OVERHEAD if self.requests else IDLE, Resource.COMPUTE, Cause.REST, 0, rest_us)
+        for at, capacity in enumerate(self._capacity):
+            self._count(STORAGE[at], capacity * passed_us)
+            self._free_byte_us[at] += (capacity - self.holdings.used[at]) * passed_us
+
+    def _count(self, resource: Resource, amount: int) -> None:
+        self.totals[resource.value] += amount
+
+    # --- events -------------------------------------------------------------------------------
+
+    def _apply(self, event: Event, policy: Policy) -> None:
+        match event:
+            case RequestArrived(request):
+                turn = policy.board.turns.get(request)
+                if turn is not None:
+                    self._arrived(event, turn)
+            case Progressed():
+                self._progressed(event)
+            case RequestCancelled(request):
+                self._ends((request,), "cancelled")
+            case StepFailed(requests):
+                self._ends(requests, "server_error")
+            case Moved():
+                self._moved(event)
+            case Recovered(blocks):
+                for meta in blocks:
+                    owner = self._holder(Account(Kind.AGENT, tenant=meta.tenant))
+                    self.holdings.found(owner, meta, self._now_us)
+
+    def _arrived(self, event: RequestArrived, turn: Turn) -> None:
+        self._pause_us = self._storage_every_us // 2
+        account = Account(
+            Kind.AGENT,
+            event.tenant,
+            event.key,
+            event.service_tier,
+            event.session,
+            turn.record.agent,
+            event.parent_agent or "",
+            turn.record.role,
+        )
+        holder = self._holder(account)
+        self._store(holder)
+        metered = Metered(event, holder, self._now_us, total=event.prompt_tokens)
+        self.requests[event.request] = metered
+        metered.held_microusd = self.bills.hold_of(event)
+        customer, held = customer_accounts(event.tenant)
+        self._add(customer, held, Resource.MONEY, Cause.HOLD, event.request, metered.held_microusd)
+
+    def _holder(self, account: Account) -> Holder:
+        holder = self._holders.get(account)
+        if holder is None:
+            holder = self._holders[account] = Holder(account, self._now_us)
+        return holder
+
+    def _progressed(self, event: Progressed) -> None:
+        metered = self.requests.get(event.request)
+        if metered is None:
+            return
+        metered.total = event.total
+        if not metered.ttft_us and event.total > metered.arrival.prompt_tokens:
+            metered.ttft_us = self._now_us - metered.arrived_us
+        metered.reason = event.finished or metered.reason
+
+    def _ends(self, requests: Iterable[RequestId], reason: str) -> None:
+        for request in requests:
+            if (metered := self.requests.get(request)) is not None:
+                metered.reason = metered.reason or reason
+
+    # --- bytes that moved ---------------------------------------------------------------------
+
+    def _moved(self, event: Moved) -> None:
+        self._pay_for(event)
+        if event.ok:
+            return
+        if KvTier.DISK in (event.source, event.target) or event.target is _DEVICE:
+            self._lost(event.block, event.target, 0)
+
+    def _pay_for(self, event: Moved) -> None:
+        """Its bytes, and its time where the loop stood still for it."""
+        resource = Resource(f"{event.source.value}_{event.target.value}_bytes")
+        size_bytes = event.size_bytes if event.ok else 0
+        self._count(resource, size_bytes)
+        metered = self.requests.get(self._loads.pop(event.block, 0))
+        request = 0 if metered is None else metered.arrival.request
+        payers = self.holdings.holders_of(event.block) if metered is None else (metered.holder,)
+        accounts = [holder.account for holder in payers] or [UNATTRIBUTED]
+        even = [1] * len(accounts)
+        for account, part in zip(accounts, split(size_bytes, even), strict=True):
+            self._add(MACHINE, account, resource, Cause.MOVE, request, part)
+        if metered is not None:
+            metered.moved_bytes += size_bytes
+            metered.compute_us += event.duration_us  # only loads are made for a request
+        if _copied(event):
+            for account, part in zip(accounts, split(event.duration_us, even), strict=True):
+                self._add(MACHINE, account, Resource.COMPUTE, Cause.MOVE, request, part)
+
+    # --- actions ------------------------------------------------------------------------------
+
+    def _carry_out(self, action: Action, policy: Policy) -> None:
+        match action:
+            case Seal(request, block):
+                self.holdings.sealed(self._maker(request), block, self._now_us)
+                self._displaced.back(block.units)
+            case Move(block, _, target):
+                self.holdings.came(block.id, target, self._now_us)
+                if target is _DEVICE:
+                    self._loads[block.id] = 0
+            case Drop(block_id, tier, favour):
+                self._lost(block_id, tier, favour)
+            case Open():
+                self._open(action, policy)
+            case Refuse(request, code):
+                self._ends((request,), code)
+
+    def _maker(self, request: RequestId) -> Holder:
+        metered = self.requests.get(request)
+        return self._holder(UNATTRIBUTED) if metered is None else metered.holder
+
+    def _open(self, action: Open, policy: Policy) -> None:
+        metered = self.requests.get(action.request)
+        if metered is None:
+            return
+        for block, request in self._loads.items():
+            self._loads[block] = request or action.request
+        self.holdings.turn_to(metered.holder, action.blocks, self._now_us)
+        self._follow(metered)
+        if not metered.opened:
+            metered.opened = True
+            metered.cached_tokens = action.cached_tokens
+        metered.recomputed_tokens += action.recomputed_tokens
+        turn = policy.board.turns.get(action.request)
+        if action.recomputed_tokens and turn is not None:
+            metered.spans = self._displaced.spans(turn.units, action, metered.holder.account)
+
+    def _follow(self, metered: Metered) -> None:
+        """An agent that comes back under another key or service tier holds its context as that."""
+        account = metered.holder.account
+        agent = (account.tenant, account.agent)
+        before = self._of_agent.get(agent)
+        self._of_agent[agent] = metered.holder
+        if before is not None and before is not metered.holder:
+            self.holdings.turn_to(before, (), self._now_us)
+
+    def _count_frames(self, policy: Policy) -> None:
+        frames: dict[Holder, int] = dict.fromkeys(self._framed, 0)
+        for request in policy.board.running:
+            holder = self._maker(request)
+            frames[holder] = frames.get(holder, 0) + policy.board.turns[request].frames
+        for holder, count in frames.items():
+            self.holdings.frames(holder, count * self.config.block_bytes, self._now_us)
+        self._framed = [holder for holder, count in frames.items() if count]
+
+    # --- displaced ----------------------------------------------------------------------------
+
+    def _lost(self, block: BlockId, kv_tier: KvTier, favour: RequestId) -> None:
+        """A copy has gone; when it was the last one, remember who got the room."""
+        held = self.holdings.gone(block, kv_tier, self._now_us)
+        winner = self.requests.get(favour)
+        if held is not None and winner is not None:
+            self._displaced.lost(held.meta.units, winner.holder.account)
+
+    def _displace(self, metered: Metered, piece: Piece, part_us: int) -> None:
+        """Post to whoever got the room what it cost to compute those tokens again."""
+        victim, request = metered.holder.account, piece.request
+        for winner, again_us in shares(metered.spans, piece, part_us):
+            metered.displaced_us += again_us
+            self._add(victim, winner, Resource.DISPLACED, Cause.DISPLACED, request, again_us)
+        metered.spans = [span for span in metered.spans if span.stop > piece.start + piece.count]
+
+    # --- storage ------------------------------------------------------------------------------
+
+    def _store(self, holder: Holder, metered: Metered | None = None) -> None:
+        """Post what a holder has stored until now; within a request, for it."""
+        byte_us = holder.take(self._now_us)
+        request = 0 if metered is None else metered.arrival.request
+        for at, amount in enumerate(byte_us):
+            self._add(MACHINE, holder.account, STORAGE[at], Cause.STORAGE, request, amount)
+            if metered is not None:
+                metered.stored[at] += amount
+        if any(byte_us):
+            self._entries.positions.append(Position(holder.account, *holder.holds(), self._now_us))
+
+    def _store_all(self) -> None:
+        # While nobody calls, the books grow more and more slowly.
+        self._pause_us = min(2 * self._pause_us, max(MOST_PAUSE_US, self._storage_every_us))
+        self.due_us = self._now_us + self._pause_us
+        busy = {metered.holder.account: metered for metered in self.requests.values()}
+        for account, holder in list(self._holders.items()):
+            self._store(holder, busy.get(account))
+            if not holder.pools and not holder.frame_bytes and account not in busy:
+                self._forget(holder)
+        for at, free in enumerate(self._free_byte_us):
+            self._add(MACHINE, IDLE, STORAGE[at], Cause.REST, 0, free)
+        self._free_byte_us = [0, 0, 0]
+        device, host, disk = map(sub, self._capacity, self.holdings.used)
+        self._entries.positions.append(Position(IDLE, device, host, disk, self._now_us))
+
+    def _forget(self, holder: Holder) -> None:
+        account = holder.account
+        del self._holders[account]
+        if self._of_agent.get((account.tenant, account.agent)) is holder:
+            del self._of_agent[account.tenant, account.agent]
+        self._entries.positions.append(Position(account, 0, 0, 0, self._now_us))
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def _end_requests(self) -> None:
+        for request, metered in list(self.requests.items()):
+            if metered.reason:
+                self._store(metered.holder, metered)
+                self._settle(metered)
+                del self.requests[request]
+
+    def _settle(self, metered: Metered) -> None:
+        """The hold becomes what it was really worth; the rest goes back."""
+        arrival, request = metered.arrival, metered.arrival.request
+        usage = self.bills.settle(
+            arrival,
+            metered.holder.account,
+            Counts(metered.cached_tokens, metered.total - arrival.prompt_tokens, metered.recomputed_tokens),
+            metered.reason if metered.opened or metered.reason != "stop" else "cancelled",
+            self._now_us,
+            opened=metered.opened,
+            ttft_us=metered.ttft_us,
+            e2e_us=self._now_us - metered.arrived_us,
+        )
+        charge = usage.charge_microusd
+        customer, held = customer_accounts(arrival.tenant)
+        self._add(held, self.bills.revenue, Resource.MONEY, Cause.SETTLE, request, charge)
+        rest = metered.held_microusd - charge
+        self._add(customer, held, Resource.MONEY, Cause.HOLD, request, max(0, -rest))
+        self._add(held, customer, Resource.MONEY, Cause.RELEASE, request, max(0, rest))
+        self._entries.usage.append(usage)
+        self._entries.settled.append((request, charge))
+
+    def _correct(self, event: Hinted) -> None:
+        """An answer turned out to be for a tool and not for a person, or the other way round."""
+        usage = self.bills.correct(event, self._now_us)
+        if usage is None:
+            return
+        self._entries.usage.append(usage)
+        customer, _ = customer_accounts(usage.account.tenant)
+        more, revenue = usage.charge_microusd, self.bills.revenue
+        debit, credit = (customer, revenue) if more > 0 else (revenue, customer)
+        self._add(debit, credit, Resource.MONEY, Cause.CORRECTION, usage.request, abs(more))
+
+    # --- postings -----------------------------------------------------------------------------
+
+    def _add(
+        self, debit: Account, credit: Account, resource: Resource, cause: Cause, request: int, amount: int
+    ) -> None:
+        """Amounts of one step between the same accounts for the same cause are one posting."""
+        assert amount >= 0, f"{resource} from {debit} to {credit} is negative"
+        if amount:
+            line = (debit, credit, resource, cause, request)
+            self._sums[line] = self._sums.get(line, 0) + amount
+
+    def _hand_over(self) -> Entries:
+        entries, self._entries = self._entries, Entries()
+        sums, self._sums = self._sums, {}
+        for (debit, credit, resource, cause, request), amount in sums.items():
+            entries.postings.append(Posting(debit, credit, resource, amount, cause, request))
+        return entries
+
+
+def _per_token(fit: PrefillFit) -> tuple[int, int]:
+    """What a token costs, and what each token before it adds; in a unit that cancels out."""
+    token, depth, divisor = fit.coefficients()
+    return max(1, (token << _WEIGHT_BITS) // divisor), (depth << _WEIGHT_BITS) // divisor
+
+
+def ran_pieces(events: Iterable[Event], plan: Plan) -> list[Piece]:
+    """Of the last plan's batch: what really ran. For replays, where no driver says so."""
+    progressed = {event.request for event in events if isinstance(event, Progressed)}
+    return [piece for piece in plan.batch if piece.request in progressed]
+
+
+def _copied(event: Moved) -> bool:
+    """Whether the loop stood still for it."""
+    return _DEVICE in (event.source, event.target)

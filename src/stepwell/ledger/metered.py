@@ -1,0 +1,75 @@
+"""What the meter keeps of a request while it runs, and what it hands over to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stepwell.ledger.displaced import Span
+from stepwell.ledger.holdings import Holder
+from stepwell.ledger.types import Account, Kind, Position, Posting, Usage
+from stepwell.policy.types import RequestArrived, RequestId
+
+
+@dataclass(slots=True)
+class Entries:
+    """What is to be written."""
+
+    postings: list[Posting] = field(default_factory=list)
+    usage: list[Usage] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
+    settled: list[tuple[RequestId, int]] = field(default_factory=list)
+    """Requests that have ended, with what they were charged in micro-dollars."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What one request has used so far."""
+
+    compute_us: int
+    byte_us: tuple[int, int, int]
+    """Device, host and disk: what its agent held while the request was there."""
+    moved_bytes: int
+    displaced_us: int
+    """Of ``compute_us``: computed again because somebody else had taken the room."""
+
+
+@dataclass(slots=True, eq=False)
+class Metered:
+    """A request that has not ended."""
+
+    arrival: RequestArrived
+    holder: Holder
+    arrived_us: int
+    held_microusd: int = 0
+    total: int = 0
+    opened: bool = False
+    cached_tokens: int = 0
+    recomputed_tokens: int = 0
+    ttft_us: int = 0
+    compute_us: int = 0
+    stored: list[int] = field(default_factory=lambda: [0, 0, 0])
+    moved_bytes: int = 0
+    displaced_us: int = 0
+    spans: list[Span] = field(default_factory=list)
+    """Tokens it computes again for want of room that somebody got."""
+    reason: str = ""
+
+
+def split(amount: int, weights: Sequence[int]) -> list[int]:
+    """``amount`` in whole parts by weight that sum to it exactly; evenly when nothing weighs."""
+    total = sum(weights)
+    if not total:
+        weights, total = [1] * len(weights), len(weights)
+    parts, weighed, given = [], 0, 0
+    for weight in weights:
+        weighed += weight
+        upto = amount * weighed // total
+        parts.append(upto - given)
+        given = upto
+    return parts
+
+
+def customer_accounts(tenant: str) -> tuple[Account, Account]:
+    """A tenant's money, and what of it is held for requests under way."""
+    return Account(Kind.CUSTOMER, tenant), Account(Kind.HELD, tenant)

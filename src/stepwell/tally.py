@@ -1,0 +1,65 @@
+"""What a server has done since it started, in counters that only grow."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from stepwell.engines.base import BatchItem
+from stepwell.live import LiveRequest
+from stepwell.policy.types import Computed, Moved, Open
+from stepwell.snapshot import ROUTES
+
+
+class Tally:
+    """The driver's own counters; the policy keeps the others. ``Snapshot.counters`` says what they mean."""
+
+    def __init__(self, max_agents: int) -> None:
+        names = [f"prompt_tokens_{source}" for source in ("computed", "device", "host", "disk")]
+        names += ["generation_tokens", "computed_tokens", "steps", "step_us", "engine_us"]
+        names += ["failed_loads", "failed_steps"]
+        names += [f"requests_{end}" for end in ("finished", "cancelled", "rejected")]
+        for route in ROUTES:
+            names += [f"moved_bytes_{route}", f"moved_us_{route}"]
+        self.counters = dict.fromkeys(names, 0)
+        self.ttft_us: OrderedDict[tuple[str, str], int] = OrderedDict()
+        """Of each agent's latest turn, by tenant and agent."""
+        self._max_agents = max_agents
+
+    def add(self, name: str, amount: int = 1) -> None:
+        self.counters[name] += amount
+
+    def step(self, duration_us: int) -> None:
+        """A step of the loop that ran a batch."""
+        self.counters["steps"] += 1
+        self.counters["step_us"] += duration_us
+
+    def moved(self, event: Moved) -> None:
+        route = f"{event.source.value}_{event.target.value}"
+        self.counters[f"moved_bytes_{route}"] += event.size_bytes
+        self.counters[f"moved_us_{route}"] += event.duration_us
+
+    def admitted(self, action: Open, prompt_tokens: int) -> None:
+        """A request was opened for the first time."""
+        self.counters["prompt_tokens_device"] += action.from_device_tokens
+        self.counters["prompt_tokens_host"] += action.from_host_tokens
+        self.counters["prompt_tokens_disk"] += action.from_disk_tokens
+        self.counters["prompt_tokens_computed"] += prompt_tokens - action.cached_tokens
+
+    def ran(self, items: Sequence[BatchItem], duration_us: int) -> Computed:
+        """A batch has run: the event that says so."""
+        prefill = sum(len(i.tokens) for i in items if len(i.tokens) > 1)
+        decode = sum(1 for i in items if len(i.tokens) == 1)
+        depth = sum(len(i.tokens) * (2 * i.start + len(i.tokens)) // 2 for i in items)
+        self.counters["engine_us"] += duration_us
+        self.counters["computed_tokens"] += prefill + decode
+        return Computed(prefill, decode, depth, duration_us)
+
+    def token(self, live: LiveRequest, *, finished: bool) -> None:
+        """A request has got a token."""
+        self.counters["generation_tokens"] += 1
+        self.counters["requests_finished"] += finished
+        if live.generated == 1:
+            self.ttft_us[live.generation.tenant, live.generation.agent] = live.first_token_us or 0
+            while len(self.ttft_us) > self._max_agents:
+                self.ttft_us.popitem(last=False)
