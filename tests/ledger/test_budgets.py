@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterable
+from collections import UserDict
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -273,7 +276,9 @@ def test_books_that_cannot_be_asked_leave_no_budget() -> None:
     with pytest.raises(OSError, match="no disk"):
         book.set(SESSION)
     assert book.states() == []
-    assert book.set(SESSION, 0) is not None
+    state = book.set(SESSION, 5)
+    assert state is not None
+    assert state.spent_microusd == 5
 
 
 def test_a_budget_is_not_in_force_before_the_books_have_answered() -> None:
@@ -384,6 +389,59 @@ TestBudgetLife = BudgetLife.TestCase
 TestBudgetLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
+class Guarded(UserDict[Any, Any]):
+    """Notes every access without the lock."""
+
+    def __init__(self, lock: threading.Lock, content: dict[Any, Any]) -> None:
+        self.lock, self.unguarded = lock, 0
+        super().__init__(content)
+
+    def __getitem__(self, key: object) -> Any:
+        self.unguarded += not self.lock.locked()
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: object, item: Any) -> None:
+        self.unguarded += not self.lock.locked()
+        super().__setitem__(key, item)
+
+    def __delitem__(self, key: object) -> None:
+        self.unguarded += not self.lock.locked()
+        super().__delitem__(key)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.unguarded += not self.lock.locked()
+        return super().__iter__()
+
+
+def test_everything_is_read_and_written_under_the_lock() -> None:
+    book = book_with(TENANT)
+    with book._lock:
+        book._accounts = accounts = Guarded(book._lock, book._accounts)  # type: ignore[assignment]
+        book._holds = holds = Guarded(book._lock, book._holds)  # type: ignore[assignment]
+    book.set(SESSION)
+    for request in 1, 2:
+        assert book.reserve(request, *WHO, 10).ok
+    book.held_microusd(1)
+    book.settle(1, 5)
+    book.release(2)
+    book.correct(*WHO, 1)
+    assert len(book.states()) == 2
+    assert book.state(Scope.TENANT, "acme") is not None
+    book.set(budget(Scope.SESSION, "s1", None))
+    book.check()
+    assert (accounts.unguarded, holds.unguarded) == (0, 0)
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can, so that what is not under the lock is found out."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("restless")
 def test_many_threads_together_overrun_nothing() -> None:
     book = book_with(budget(Scope.TENANT, "", 1_000), budget(Scope.SESSION, "s1", 700))
     begin = threading.Barrier(8)

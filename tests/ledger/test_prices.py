@@ -179,6 +179,25 @@ def test_counts_that_cannot_be_are_refused(counts: dict[str, Any]) -> None:
         TokenCounts(**counts)
 
 
+def test_the_hold_is_what_the_dearest_outcome_is_charged() -> None:
+    prices, ttl_us = book(FULL), parse_ttl_us("1h")
+    plain = TokenCounts(900, visible_tokens=100)
+    assert prices.worst_case("default", 900, 100) == prices.charge("default", plain).total
+    kept = TokenCounts(900, 0, 100, 0, ((ttl_us, 900),), 1_000 * ttl_us)
+    held = prices.worst_case("default", 900, 100, ttl_us=ttl_us, storage_token_us=1_000 * ttl_us)
+    assert held == prices.charge("default", kept).total == 5_400 + 1_500 + 4_500
+    dear = book(BASE + "intermediate = 20\n")
+    assert (
+        dear.worst_case("default", 0, 10) == dear.charge("default", TokenCounts(intermediate_tokens=10)).total
+    )
+
+
+def test_a_discount_on_long_prompts_is_not_relied_on_by_the_hold() -> None:
+    prices = book(BASE + "[long_prompt]\nabove_tokens = 10\nmultiplier = 0.1\n")
+    answer_alone = TokenCounts(visible_tokens=100)
+    assert prices.worst_case("default", 11, 100) >= prices.charge("default", answer_alone).total
+
+
 # --- properties --------------------------------------------------------------------------------
 
 factor = st.sampled_from(["0", "0.5", "1", "1.5", "2", "6"])
@@ -186,7 +205,10 @@ factor = st.sampled_from(["0", "0.5", "1", "1.5", "2", "6"])
 
 @st.composite
 def books(draw: st.DrawFn) -> PriceBook:
-    amounts = [draw(st.integers(0, 10**6)) * 1_000 for _ in range(8)]
+    # Up to 1,000 USD per million tokens; a minimum that is seldom more than what the tokens come to.
+    amounts = [draw(st.integers(0, 10**6)) * 1_000 for _ in range(7)] + [
+        draw(st.sampled_from([0, 0, 20_000]))
+    ]
     usd = [f'"{a // 10**6}.{a % 10**6:06d}"' for a in amounts]
     return book(
         f"batch_multiplier = {draw(factor)}\n[prices]\ninput = {usd[0]}\ncached_input = {usd[1]}\n"
