@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.driver import Driver
 from stepwell.engines.base import Engine, EngineInfo, TextModel
-from stepwell.errors import BadInput
+from stepwell.errors import BadInput, MissingExtra
+from stepwell.ledger.settings import NO_LEDGER
+from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
@@ -34,10 +39,14 @@ class Node:
     text: TextModel
     tiers: Tiers
     driver: Driver
+    ledger: Ledger | None = None
+    """The books, where any are kept."""
 
     def stop(self, drain_s: float = 30.0) -> None:
-        """Finish or tell what runs, keep on disk what is worth keeping, free everything."""
+        """Finish or tell what runs, keep on disk what is worth keeping, close the books, free everything."""
         self.driver.stop(drain_s)
+        if self.ledger is not None:
+            self.ledger.close()
 
 
 def build(
@@ -50,15 +59,47 @@ def build(
     _require_policy(settings.policy.name)
     clock = clock or MonotonicClock()
     engine, text = load_engine(settings, clock, progress)
-    try:
+    with ExitStack() as undo:
+        undo.callback(engine.close_engine)
         tiers = _tiers(settings, engine.info)
+        undo.callback(tiers.close)
         config = policy_config(settings, engine.info, tiers)
-        recorder = Recorder(settings.record, config) if settings.record else None
-        driver = Driver(engine, text, tiers, Policy(config), clock=clock, recorder=recorder, strict=strict)
-    except BaseException:
-        engine.close_engine()
-        raise
-    return Node(settings, engine, text, tiers, driver)
+        ledger = _ledger(settings, config, text.name, clock)
+        if ledger is not None:
+            undo.callback(ledger.close)
+        header = None if ledger is None else ledger.header
+        recorder = Recorder(settings.record, config, header) if settings.record else None
+        driver = Driver(
+            engine,
+            text,
+            tiers,
+            Policy(config),
+            clock=clock,
+            recorder=recorder,
+            keeper=None if ledger is None else ledger.keeper,
+            strict=strict,
+        )
+        undo.pop_all()
+    return Node(settings, engine, text, tiers, driver, ledger)
+
+
+def _ledger(settings: Settings, config: PolicyConfig, model: str, clock: Clock) -> Ledger | None:
+    """The books, open; None where the settings name no place for them."""
+    if settings.ledger.path in (None, NO_LEDGER):
+        return None
+    wall_us = time.time_ns() // 1000
+    try:
+        return open_ledger(
+            settings.ledger,
+            config,
+            model,
+            now_us=clock.now_us(),
+            wall_us=wall_us,
+            node=f"{socket.gethostname()}:{settings.kv.disk_dir.absolute()}",
+            budgets=[entry.budget(wall_us) for entry in settings.budgets],
+        )
+    except ImportError as error:
+        raise MissingExtra("a ledger in PostgreSQL", "postgres") from error
 
 
 def _require_policy(name: str) -> None:

@@ -8,7 +8,7 @@ counts, never text or tokens of a customer.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -47,11 +47,12 @@ def _open(path: Path, mode: str) -> IO[bytes]:
 class Recorder:
     """Writes a recording while a driver runs. ``.gz`` at the end of the name compresses it."""
 
-    def __init__(self, path: Path, config: PolicyConfig) -> None:
+    def __init__(self, path: Path, config: PolicyConfig, ledger: Mapping[str, object] | None = None) -> None:
+        """``ledger``: which run of the books it belongs to, and what they were kept by."""
         self._encoder = msgspec.json.Encoder()
         self._log = DecisionLog()
         self._file = _open(path, "wb")
-        self._line({"format": FORMAT, "version": VERSION, "config": asdict(config)})
+        self._line({"format": FORMAT, "version": VERSION, "config": asdict(config), "ledger": ledger})
 
     def step(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
         """Add one step. Steps without events that decided nothing leave only their hash."""

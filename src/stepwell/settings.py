@@ -33,6 +33,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from stepwell.errors import BadInput
+from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.models import cache_dir
 from stepwell.policy.contracts import Contract
 from stepwell.server.keys import KeyEntry, missing_service_tier
@@ -133,6 +134,10 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     service_tiers: dict[str, ServiceTierEntry] = field(default_factory=dict)
     """Contracts by name, see ``service_tiers.py``. Without any: ``priority``, ``default`` and ``flex``."""
+    ledger: LedgerSettings = field(default_factory=LedgerSettings)
+    """Where the books are kept, and by which prices; see ``ledger/settings.py``."""
+    budgets: tuple[BudgetEntry, ...] = ()
+    """What tenants, keys, sessions and agents may spend in all."""
     keys: tuple[KeyEntry, ...] = ()
     """API keys, see ``server/keys.py``. Without any: one local tenant, on loopback only."""
     keys_file: Path | None = None
@@ -191,6 +196,7 @@ def load(
     if settings.keys and settings.keys_file:
         raise BadInput("there are [[keys]] in the settings and a keys_file as well: keep one of them")
     _require_contracts(settings, layers)
+    _require_budgets(settings, layers)
     return settings
 
 
@@ -202,6 +208,14 @@ def _require_contracts(settings: Settings, layers: Layers) -> None:
         raise BadInput(f"{layers.source(('service_tiers',))}: service_tiers: {error}") from error
     if missing := missing_service_tier(settings.keys, names):
         raise BadInput(f"{layers.source(('keys',))}: {missing}")
+
+
+def _require_budgets(settings: Settings, layers: Layers) -> None:
+    for number, entry in enumerate(settings.budgets, 1):
+        try:
+            entry.budget()
+        except ValueError as error:
+            raise BadInput(f"{layers.source(('budgets',))}: budgets[{number}]: {error}") from error
 
 
 def _from_file(config: Path | None) -> Iterator[tuple[KeyPath, Any, str]]:
@@ -338,10 +352,12 @@ def _sentence(errors: list[ErrorDetails], layers: Layers) -> str:
     return f"{where}: {json.dumps(error['input'])} is wrong, it {reason}"
 
 
-def _table(path: KeyPath) -> type[KeyEntry] | type[ServiceTierEntry] | type[SharesEntry]:
+def _table(
+    path: KeyPath,
+) -> type[KeyEntry] | type[BudgetEntry] | type[ServiceTierEntry] | type[SharesEntry]:
     """What kind of table a key stands in: ``('service_tiers', 'flex', 'cap', 'disk')``."""
-    if path[0] == "keys":
-        return KeyEntry
+    if path[0] in ("keys", "budgets"):
+        return KeyEntry if path[0] == "keys" else BudgetEntry
     return ServiceTierEntry if len(path) == 3 else SharesEntry
 
 

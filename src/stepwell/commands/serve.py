@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,9 @@ from stepwell import __version__
 from stepwell.assemble import Node, build
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput
+from stepwell.ledger.start import default_path
 from stepwell.policy.types import KvTier
+from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
@@ -75,17 +78,40 @@ def serve(
 
 def run(settings: Settings) -> None:
     """Serve with these settings; returns when the server has been told to stop and has drained."""
+    settings = with_ledger(settings)
     keys = key_ring(settings)
     require_port(settings.server.port)
     require_keys_beyond_loopback(settings.server.host, keys)
     require_room(settings.kv)
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     node = build(settings, progress=say)
+    for recovered in node.ledger.recovered if node.ledger else ():
+        say(f"the books of the last time are closed: {recovered.sentence}")
     node.driver.start()
     gc.collect()
     gc.freeze()  # the model and the index of what lies on disk stay: the collector need not walk over them
-    run_server(node.driver, node.text, settings.server, keys, on_ready=lambda url: welcome(node, keys, url))
+    try:
+        run_server(
+            node.driver,
+            node.text,
+            settings.server,
+            keys,
+            None if node.ledger is None else Books(node.ledger.store, node.ledger),
+            on_ready=lambda url: welcome(node, keys, url),
+        )
+    finally:
+        if node.ledger is not None:
+            node.ledger.close()
     say("stopped: requests have been answered, and what was worth keeping is on disk")
+
+
+def with_ledger(settings: Settings) -> Settings:
+    """Whoever does not say where the books are to be kept has them at the usual place."""
+    if settings.ledger.path is not None:
+        return settings
+    path = default_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return replace(settings, ledger=replace(settings.ledger, path=str(path)))
 
 
 def say(line: str) -> None:
@@ -125,6 +151,8 @@ def welcome(node: Node, keys: KeyRing, url: str) -> None:
     say(f"Stepwell {__version__} serves {node.text.name} at {url}/v1")
     for line in capacity_lines(node):
         say("  " + line)
+    if node.ledger is not None:
+        say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says who cost what")
     who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
     say(f"  {who}. Ctrl-C stops.")
 

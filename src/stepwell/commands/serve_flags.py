@@ -36,6 +36,17 @@ class ServeFlags:
     record: Annotated[
         Path | None, option("Write every event here, for 'stepwell replay' (.gz compresses).")
     ] = None
+    ledger: Annotated[
+        str | None,
+        option("The books: a file, postgresql://..., or none. [~/.local/share/stepwell/ledger.db]"),
+    ] = None
+    price_book: Annotated[
+        str | None,
+        option("What customers pay: a preset or a TOML file. [local]"),
+    ] = None
+    cost_book: Annotated[str | None, option("What the machine costs: a preset or a TOML file. [laptop]")] = (
+        None
+    )
     policy: Annotated[
         str | None, option(f"What leaves a KV tier first when room is needed. [{PolicySettings().name}]")
     ] = None
@@ -68,6 +79,9 @@ KEYS = {
     "port": ["server.port"],
     "keys_file": ["keys_file"],
     "record": ["record"],
+    "ledger": ["ledger.path"],
+    "price_book": ["ledger.price_book"],
+    "cost_book": ["ledger.cost_book"],
     "policy": ["policy.name"],
     "context_tokens": ["engine.context_tokens"],
     "threads": ["engine.threads"],

@@ -16,6 +16,7 @@ from stepwell.driver import Driver
 from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.errors import StepwellError
 from stepwell.server.app import create_app
+from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
 from stepwell.settings import Settings
 
@@ -78,7 +79,8 @@ def open_node(settings: Settings) -> Iterator[Node]:
     built = assemble.build(settings)
     try:
         built.driver.start()
-        app = create_app(built.driver, built.text, settings.server, KeyRing(settings.keys))
+        books = None if built.ledger is None else Books(built.ledger.store, built.ledger)
+        app = create_app(built.driver, built.text, settings.server, KeyRing(settings.keys), books)
         with serving(app) as url:
             yield Node(url, built.text.name, built.text.has_chat_template, built.driver)
     finally:

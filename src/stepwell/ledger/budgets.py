@@ -168,6 +168,11 @@ class BudgetBook:
     _setting: threading.Lock = field(default_factory=threading.Lock, init=False)
     """Budgets are set one after the other, so that the books are asked without ``_lock``."""
 
+    @staticmethod
+    def check_budget(budget: Budget) -> None:
+        """Raise ``BadInput`` for limits that make no sense, before they are entered anywhere."""
+        _validate(budget)
+
     def set(self, budget: Budget, spent_microusd: int | None = None) -> BudgetState | None:
         """Put a budget in force, or take it away (neither soft nor hard: the answer is None).
 

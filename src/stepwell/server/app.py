@@ -17,6 +17,7 @@ from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
 from stepwell.server import views
 from stepwell.server.agents import get_agent, hint_agent, list_agents
+from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
 from stepwell.server.completions import completions
@@ -66,6 +67,7 @@ def create_app(
     text_model: TextModel,
     settings: ServerSettings | None = None,
     keys: KeyRing | None = None,
+    books: Books | None = None,
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop.
 
@@ -82,6 +84,7 @@ def create_app(
         gate=Gate(settings),
         metrics=metrics,
         store=ResponseStore(settings),
+        books=books,
     )
     app = Starlette(
         routes=ROUTES,

@@ -23,6 +23,7 @@ from stepwell.engines.base import TextModel
 from stepwell.errors import BadInput, StepwellError
 from stepwell.requests import Rejected
 from stepwell.server.app import create_app
+from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
 from stepwell.server.service import Service, is_loopback
 from stepwell.server.settings import ServerSettings
@@ -43,6 +44,7 @@ def serve(
     text_model: TextModel,
     settings: ServerSettings,
     keys: KeyRing | None = None,
+    books: Books | None = None,
     *,
     on_ready: OnReady = lambda base_url: None,
 ) -> None:
@@ -55,7 +57,7 @@ def serve(
     require_keys_beyond_loopback(settings.host, keys)
     try:
         listener = listen(settings.host, settings.port)
-        app = create_app(driver, text_model, settings, keys)
+        app = create_app(driver, text_model, settings, keys, books)
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
         server.run(sockets=[listener])
@@ -169,11 +171,12 @@ class BackgroundServer:
         text_model: TextModel,
         settings: ServerSettings | None = None,
         keys: KeyRing | None = None,
+        books: Books | None = None,
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
         require_keys_beyond_loopback(self._settings.host, self._keys)
-        self.app = create_app(driver, text_model, self._settings, self._keys)
+        self.app = create_app(driver, text_model, self._settings, self._keys, books)
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)
         self._ready = threading.Event()

@@ -1,0 +1,37 @@
+"""What the books show as spent, and the budgets in force."""
+
+from __future__ import annotations
+
+from stepwell.ledger.base import Store
+from stepwell.ledger.budgets import BudgetName
+from stepwell.ledger.types import Budget, Scope
+
+_COLUMN = {Scope.TENANT: "tenant", Scope.KEY: "key", Scope.SESSION: "session", Scope.AGENT: "agent"}
+_IN_FORCE = """
+SELECT at_us, scope, tenant, name, soft_microusd, hard_microusd, actor FROM budgets
+WHERE id IN (SELECT MAX(id) FROM budgets GROUP BY scope, tenant, name) ORDER BY id
+"""
+
+
+def spent_microusd(store: Store, name: BudgetName) -> int:
+    """What a tenant, key, session or agent has been charged in all, in micro-dollars. A charge of a request
+    is far below 2**40, so the sum does not overflow."""
+    where, values = "a.tenant = ?", [name.tenant]
+    if name.scope is not Scope.TENANT:
+        where += f" AND a.{_COLUMN[name.scope]} = ?"
+        values.append(name.name)
+    sql = f"SELECT SUM(u.charge_microusd) FROM usage u JOIN accounts a ON a.id = u.account WHERE {where}"
+    return int(store.rows(sql, values)[0][0] or 0)
+
+
+def budgets_in_force(store: Store) -> list[Budget]:
+    """The latest row of every name, the removed ones included (neither soft nor hard)."""
+    return [
+        Budget(Scope(scope), tenant, name, soft, hard, at_us, actor)
+        for at_us, scope, tenant, name, soft, hard, actor in store.rows(_IN_FORCE)
+    ]
+
+
+def last_entry_us(store: Store) -> int:
+    """The wall clock of the latest entry; 0: there is none."""
+    return int(store.rows("SELECT MAX(last_at_us) FROM runs")[0][0] or 0)

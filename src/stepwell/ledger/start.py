@@ -1,0 +1,168 @@
+"""Opening the books for a run: what was cut off is closed, budgets are known, the meter stands ready."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stepwell.ledger.base import Run, RunId, Store
+from stepwell.ledger.bills import Bills
+from stepwell.ledger.budgets import BudgetBook, BudgetName
+from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book
+from stepwell.ledger.keeper import Keeper
+from stepwell.ledger.meter import Meter
+from stepwell.ledger.open import open_store
+from stepwell.ledger.prices import PriceBook, load_price_book
+from stepwell.ledger.recovery import Recovered, recover
+from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
+from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_microusd
+from stepwell.ledger.types import Budget
+from stepwell.ledger.writer import LedgerWriter
+from stepwell.policy.config import PolicyConfig
+
+log = logging.getLogger("stepwell.ledger")
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The books of one run, open."""
+
+    store: Store
+    run: RunId
+    keeper: Keeper
+    writer: LedgerWriter
+    prices: PriceBook
+    costs: CostBook
+    rates: Rates
+    """What a unit of each of this machine's resources costs."""
+    recovered: list[Recovered]
+    """Runs of this node that had been cut off, and are closed now."""
+    header: dict[str, object]
+    """What a recording must know for its postings to be made again."""
+
+    def set_budget(self, budget: Budget) -> None:
+        """Enter a budget and put it in force. Raises ``BadInput`` or ``LedgerError``: nothing has changed."""
+        self.keeper.budgets.check_budget(budget)
+        self.store.set_budget(budget)
+        self.keeper.budgets.set(budget)
+
+    def close(self) -> None:
+        """Release the store; the driver has closed the run."""
+        self.store.close()
+
+
+def open_ledger(
+    settings: LedgerSettings,
+    config: PolicyConfig,
+    model: str,
+    *,
+    now_us: int,
+    wall_us: int,
+    node: str = "",
+    budgets: Iterable[Budget] = (),
+) -> Ledger:
+    """Open the store that ``settings`` name and begin a run.
+
+    ``now_us``: the driver's clock; ``wall_us``: microseconds since 1970; ``node``: used where the settings
+    name none. Raises ``LedgerError`` or ``BadInput``: one sentence.
+    """
+    assert settings.path is not None
+    names = [contract.name for contract in config.contracts]
+    prices = load_price_book(settings.price_book, names)
+    costs = load_cost_book(settings.cost_book)
+    rates = costs.rates(
+        Capacities(config.device_blocks * config.block_bytes, config.host_bytes, config.disk_bytes)
+    )
+    store = open_store(settings.path)
+    try:
+        node = settings.node or node or socket.gethostname()
+        wall_us = _not_before_the_last_entry(store, wall_us)
+        recovered = recover(store, node, wall_us)
+        run = store.begin(Run(node, wall_us, model, _config_text(config), costs.text, prices.text))
+    except BaseException:
+        store.close()
+        raise
+    for one in recovered:
+        log.warning("%s", one.sentence)
+    writer = LedgerWriter(
+        store, run, batch_us=settings.batch_ms * 1000, backlog_postings=settings.backlog_postings
+    )
+    offset_us = wall_us - now_us
+    every_us = settings.storage_every_s * 1_000_000
+    meter = Meter(config, Bills(prices, model, offset_us), now_us, storage_every_us=every_us)
+    keeper = Keeper(
+        meter,
+        writer,
+        _budget_book(store, writer, budgets, wall_us),
+        wall_offset_us=offset_us,
+        refuse_unwritten=settings.on_failure == "refuse",
+    )
+    header: dict[str, object] = {
+        "run": run,
+        "now_us": now_us,
+        "wall_us": wall_us,
+        "storage_every_us": every_us,
+        "model": model,
+        "price_book": prices.text,
+    }
+    return Ledger(store, run, keeper, writer, prices, costs, rates, recovered, header)
+
+
+def default_path() -> Path:
+    """Where ``stepwell serve`` keeps its books: ``$XDG_DATA_HOME/stepwell/ledger.db``."""
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "stepwell" / "ledger.db"
+
+
+def _config_text(config: PolicyConfig) -> str:
+    return json.dumps(asdict(config), sort_keys=True)
+
+
+def _not_before_the_last_entry(store: Store, wall_us: int) -> int:
+    """Entries never go back in time, whatever the clock on the wall does."""
+    last_us = last_entry_us(store)
+    if wall_us < last_us:
+        log.warning(
+            "the clock stands %.0f s before the last entry of the ledger: entries begin there; set the clock",
+            (last_us - wall_us) / 1e6,
+        )
+    return max(wall_us, last_us)
+
+
+def _budget_book(store: Store, writer: LedgerWriter, given: Iterable[Budget], wall_us: int) -> BudgetBook:
+    """The budgets in force. Those of the settings are entered when they are new or have changed, so that
+    what an operator has set since is not undone by a restart."""
+
+    def spent_before(name: BudgetName) -> int:
+        writer.flush()
+        return spent_microusd(store, name)
+
+    known = {_name(budget): budget for budget in budgets_in_force(store)}
+    for budget in given:
+        before = _last_of_settings(store, budget)
+        if before != (budget.soft_microusd, budget.hard_microusd):
+            store.set_budget(budget)
+            known[_name(budget)] = budget
+    book = BudgetBook(spent_before)
+    spent = {name: spent_microusd(store, name) for name in known}
+    book.seed(known.values(), spent)
+    return book
+
+
+def _name(budget: Budget) -> BudgetName:
+    return BudgetName(budget.scope, budget.tenant, budget.name)
+
+
+def _last_of_settings(store: Store, budget: Budget) -> tuple[int | None, int | None] | None:
+    """The bounds that a settings file has named last for this name."""
+    rows = store.rows(
+        "SELECT soft_microusd, hard_microusd FROM budgets WHERE scope = ? AND tenant = ? AND name = ? "
+        "AND actor = ? ORDER BY id DESC LIMIT 1",
+        (budget.scope.value, budget.tenant, budget.name, FROM_SETTINGS),
+    )
+    return rows[0] if rows else None
