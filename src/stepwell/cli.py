@@ -1,4 +1,4 @@
-"""The front door: ``stepwell serve | demo | replay | disk | bench | doctor``.
+"""The front door: ``stepwell serve | demo | replay | disk | ledger | bench | doctor``.
 
 Only names and one line each live here. A command's module is imported when it is called, so that
 ``stepwell --help`` is quick and works without any extra installed.
@@ -65,6 +65,26 @@ GROUPS = {
                 "stat", "stepwell.commands.disk:stat", "How much lies there, whose, and for which model."
             ),
             Command("clear", "stepwell.commands.disk:clear", "Remove every block."),
+        ),
+    ),
+    "ledger": (
+        "What every agent cost, and what it earned.",
+        (
+            Command(
+                "statement", "stepwell.commands.ledger:statement", "What customers used and were charged."
+            ),
+            Command(
+                "margin",
+                "stepwell.commands.ledger:margin",
+                "Revenue, cost by resource, and who displaced whom.",
+            ),
+            Command("top", "stepwell.commands.ledger:top", "The agents or sessions that cost or lose most."),
+            Command("verify", "stepwell.commands.ledger_verify:verify", "Check the books, entry by entry."),
+            Command(
+                "export",
+                "stepwell.commands.ledger_export:export",
+                "The books as CSV, Parquet or a spend log.",
+            ),
         ),
     ),
     "bench": (

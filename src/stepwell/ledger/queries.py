@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stepwell.ledger.base import RunId, Store
+from stepwell.ledger.base import LedgerError, RunId, Store
 from stepwell.ledger.types import Account, Kind, Resource
 
 AccountId = int
@@ -116,12 +116,35 @@ class RunRow(NamedTuple):
     totals: str
 
 
-def accounts(store: Store) -> dict[AccountId, Account]:
-    """Every account there is."""
-    rows = store.rows(
-        "SELECT id, kind, tenant, key, service_tier, session, agent, parent_agent, role FROM accounts"
-    )
-    return {row[0]: Account(Kind(row[1]), *row[2:]) for row in rows}
+ACCOUNT_COLUMNS = "id, kind, tenant, key, service_tier, session, agent, parent_agent, role"
+
+
+class Accounts(dict[AccountId, Account]):
+    """Accounts by number. One that is asked for and was not there yet is looked up; ``LedgerError`` when the
+    books name an account that does not exist."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        rows = store.rows(f"SELECT {ACCOUNT_COLUMNS} FROM accounts")
+        super().__init__((row[0], _account(row)) for row in rows)
+
+    def __missing__(self, number: AccountId) -> Account:
+        rows = self._store.rows(f"SELECT {ACCOUNT_COLUMNS} FROM accounts WHERE id = ?", (number,))
+        if not rows:
+            raise LedgerError(
+                f"the books name account {number}, and there is none: 'stepwell ledger verify' says where"
+            )
+        self[number] = found = _account(rows[0])
+        return found
+
+
+def _account(row: Sequence[Any]) -> Account:
+    try:
+        return Account(Kind(row[1]), *row[2:])
+    except ValueError as error:
+        raise LedgerError(
+            f"account {row[0]} is of a kind that this Stepwell does not know: {error}"
+        ) from error
 
 
 def runs(store: Store) -> list[RunRow]:
@@ -142,19 +165,38 @@ def spent(store: Store, period: Period) -> list[Spent]:
     return [Spent(row[0], row[1], counts_of(row[2:])) for row in rows]
 
 
-def flows(store: Store, period: Period) -> Iterator[Flow]:
-    """What moved, by account: of every resource but what displacement cost. A row for each direction."""
+def flows(store: Store, period: Period) -> list[Flow]:
+    """What moved, by account: a row for each direction. ``LedgerError`` for a resource that nobody knows."""
     where, values = period.where("p")
+    try:
+        return [
+            Flow(move.run, move.account, Resource(move.resource), move.between, move.amount)
+            for move in movements(store, where, values)
+        ]
+    except ValueError as error:
+        raise LedgerError(f"the books hold what this Stepwell does not know: {error}") from error
+
+
+class Movement(NamedTuple):
+    """A ``Flow`` as it stands in the books, of whatever resource they say."""
+
+    run: RunId
+    account: AccountId
+    resource: str
+    between: bool
+    amount: int
+
+
+def movements(store: Store, where: str, values: Sequence[Any]) -> Iterator[Movement]:
+    """Sums of the postings ``p`` that the SQL in ``where`` names, by account and direction."""
     for side, sign in (("credit", 1), ("debit", -1)):
+        groups = f"p.run, p.{side}, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END"
         rows = store.rows(
-            f"SELECT p.run, p.{side}, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END, "
-            f"{split_sum('p.amount')} FROM postings p WHERE {where} AND p.resource <> ? "
-            f"GROUP BY p.run, p.{side}, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END",
-            [*values, Resource.DISPLACED.value],
+            f"SELECT {groups}, {split_sum('p.amount')} FROM postings p WHERE {where} GROUP BY {groups}",
+            values,
         )
         for run, account, resource, between, high, low in rows:
-            amount = sign * join_sum(high, low)
-            yield Flow(run, account, Resource(resource), bool(between), amount)
+            yield Movement(run, account, resource, bool(between), sign * join_sum(high, low))
 
 
 def displaced(store: Store, period: Period) -> list[Displaced]:
@@ -168,10 +210,6 @@ def displaced(store: Store, period: Period) -> list[Displaced]:
     return [Displaced(row[0], row[1], row[2], join_sum(row[3], row[4])) for row in rows]
 
 
-def of_tenants(known: dict[AccountId, Account], tenant: str | None) -> set[AccountId]:
-    """Accounts of a tenant and of its projects; of everybody, the machine's own included, for None."""
-    return {
-        number
-        for number, account in known.items()
-        if tenant is None or account.tenant == tenant or account.tenant.startswith(f"{tenant}/")
-    }
+def belongs(account: Account, tenant: str | None) -> bool:
+    """Whether an account is a tenant's or one of its projects'; to None everything belongs."""
+    return tenant is None or account.tenant == tenant or account.tenant.startswith(f"{tenant}/")

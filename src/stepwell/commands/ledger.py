@@ -1,0 +1,206 @@
+"""``stepwell ledger statement | margin | top``: what was used, charged, and earned."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from stepwell.commands.ledger_flags import (
+    CostBook,
+    JsonFile,
+    Ledger,
+    Limit,
+    Since,
+    Tenant,
+    Until,
+    as_json,
+    console_for,
+    opened,
+    period,
+    said,
+    sums_and_rates,
+    working,
+    write_json,
+)
+from stepwell.commands.ledger_tables import money, named, share, show_margin, show_statement, show_top
+from stepwell.ledger import margin as margins
+from stepwell.ledger import statements
+from stepwell.ledger.grouping import parse_by
+from stepwell.ledger.margin import Line, Margin
+from stepwell.ledger.queries import Counts
+
+By = Annotated[str, Parameter(help="By what to add up; several with commas.")]
+
+
+def statement(
+    *,
+    by: By = "tenant",
+    ledger: Ledger = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    limit: Limit = 40,
+    json_file: JsonFile = None,
+) -> int:
+    """What customers used and were charged: requests, tokens, money.
+
+    A request counts when it ended; a correction when it was made. Tokens are *visible* when they were
+    shown to whoever asked, and *intermediate* when other agents and tools got them.
+    Example: ``stepwell ledger statement --by tenant,model --since 30d``
+
+    ``--by`` takes tenant, key, service-tier, session, agent, parent-agent, role, model.
+    """
+    fields, asked = parse_by(by, beyond=(statements.MODEL,)), period(since, until)
+    with opened(ledger) as store, working("adding up requests"):
+        found = statements.statement(store, asked, fields, tenant)
+    console = console_for(json_file)
+    show_statement(console, found, f"Charges {said(asked)}", limit)
+    total = found.total
+    console.print(
+        f"{total.requests:,} requests, {total.input_tokens:,} tokens in and {total.output_tokens:,} out: "
+        f"{money(total.charge_microusd)} USD",
+        soft_wrap=True,
+    )
+    rows = [named(found.fields, row.group) | counts_json(row.counts) for row in found.rows]
+    write_json(json_file, as_json(asked) | {"by": found.fields, "rows": rows, "total": counts_json(total)})
+    return 0
+
+
+def margin(
+    *,
+    by: By = "service-tier",
+    loaded: bool = False,
+    cost_book: CostBook = None,
+    ledger: Ledger = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    limit: Limit = 20,
+    json_file: JsonFile = None,
+) -> int:
+    """Revenue against what the machine's compute, memory and wear cost, and who displaced whom.
+
+    What agents used, idle time, overhead and what nobody can be named for come to the machine's bill.
+    Each run is priced by the cost book it had.
+    Example: ``stepwell ledger margin --by tenant,role --since 24h``
+
+    ``--by`` takes service-tier, session, role, tenant, agent, key, parent-agent.
+
+    Parameters
+    ----------
+    loaded
+        Spread the cost of idle time over what was used of the same resource.
+    """
+    fields, asked = parse_by(by), period(since, until)
+    with opened(ledger) as store:
+        sums, rates = sums_and_rates(store, asked, cost_book)
+    found = margins.margin(sums, rates, fields, tenant=tenant, loaded=loaded)
+    console = console_for(json_file)
+    show_margin(console, found, f"Margin {said(asked)}{', loaded' if loaded else ''}", limit)
+    console.print(_last_line(found), soft_wrap=True)
+    write_json(json_file, as_json(asked) | margin_json(found))
+    return 0
+
+
+def _last_line(found: Margin) -> str:
+    total = found.total
+    earned = f"revenue {money(total.revenue_microusd)} USD"
+    if not found.machine:
+        kept = total.margin_microusd
+        return f"{earned} - cost {money(total.cost_microusd)} = {money(kept)} USD"
+    bill = found.bill_microusd
+    kept = total.revenue_microusd - bill
+    used = f"{share(total.cost_microusd, bill)} of it used by agents"
+    rate = share(kept, total.revenue_microusd)
+    return f"{earned} - bill {money(bill)} ({used}) = {money(kept)} USD, {rate} of revenue"
+
+
+def top(
+    *,
+    by: Literal["cost", "loss", "intermediate", "storage"] = "cost",
+    of: Literal["agent", "session"] = "agent",
+    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 10,
+    cost_book: CostBook = None,
+    ledger: Ledger = None,
+    since: Since = None,
+    until: Until = None,
+    tenant: Tenant = None,
+    json_file: JsonFile = None,
+) -> int:
+    """The agents or sessions that cost most, lose most, talk most among themselves, or fill most memory.
+
+    Example: ``stepwell ledger top --by loss --of session --since 7d``
+
+    Parameters
+    ----------
+    by
+        cost; loss (cost above revenue); intermediate tokens; storage (KV on all KV tiers).
+    of
+        What a line is: an agent or a session.
+    limit
+        How many lines.
+    """
+    fields, asked = parse_by(of), period(since, until)
+    with opened(ledger) as store:
+        sums, rates = sums_and_rates(store, asked, cost_book)
+    lines = statements.top(margins.margin(sums, rates, fields, tenant=tenant).lines, by, limit)
+    console = console_for(json_file)
+    show_top(console, fields, lines, f"Most {by} {said(asked)} (USD)")
+    first = f"{' / '.join(lines[0].group)}" if lines else "nobody"
+    console.print(f"Most {by}: {first}", markup=False, soft_wrap=True)
+    write_json(
+        json_file, as_json(asked) | {"by": by, "of": of, "lines": [line_json(fields, one) for one in lines]}
+    )
+    return 0
+
+
+def counts_json(counts: Counts) -> dict[str, Any]:
+    """All counts by their names, and the amplification (null without visible tokens)."""
+    visible = counts.visible_tokens
+    amplified = round(counts.intermediate_tokens / visible, 4) if visible else None
+    return counts._asdict() | {"output_tokens": counts.output_tokens, "amplification": amplified}
+
+
+def line_json(fields: tuple[str, ...], line: Line) -> dict[str, Any]:
+    """Money in micro-dollars; amounts in the resources' units."""
+    return (
+        named(fields, line.group)
+        | counts_json(line.counts)
+        | {
+            "revenue_microusd": line.revenue_microusd,
+            "cost_microusd": line.cost_microusd,
+            "margin_microusd": line.margin_microusd,
+            "cost_by_resource_microusd": {r.value: cost for r, cost in line.cost.items()},
+            "amounts": {r.value: amount for r, amount in line.amounts.items()},
+            "between_turns_microusd": line.between_microusd,
+            "lost_to_others_microusd": line.lost_microusd,
+            "caused_to_others_microusd": line.caused_microusd,
+        }
+    )
+
+
+def margin_json(found: Margin) -> dict[str, Any]:
+    """Everything that the tables show, and what they leave out."""
+    displaced = [
+        {
+            "victim": named(found.fields, one.victim),
+            "beneficiary": named(found.fields, one.beneficiary),
+            "displaced_us": one.amount_us,
+            "cost_microusd": one.cost_microusd,
+        }
+        for one in found.exchanges
+    ]
+    return {
+        "by": found.fields,
+        "loaded": found.loaded,
+        "lines": [line_json(found.fields, line) for line in found.lines],
+        "total": line_json((), found.total),
+        "machine": {
+            kind.value: {resource.value: cost for resource, cost in costs.items()}
+            for kind, costs in found.machine.items()
+        },
+        "bill_microusd": found.bill_microusd,
+        "displaced": displaced,
+    }

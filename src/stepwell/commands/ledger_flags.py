@@ -1,0 +1,136 @@
+"""What all commands of ``stepwell ledger`` have in common: which books, which time, whose."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from stepwell.errors import BadInput
+from stepwell.ledger.base import Store
+from stepwell.ledger.costs import Rates, load_cost_book
+from stepwell.ledger.margin import Sums, read_sums
+from stepwell.ledger.open import open_store
+from stepwell.ledger.queries import LAST_US, Period, runs
+from stepwell.ledger.run_rates import rates_of
+from stepwell.models import cache_dir
+
+Ledger = Annotated[
+    str | None,
+    Parameter(name="--ledger", help="The ledger: a file, or postgresql://... Default: that of 'serve'."),
+]
+Since = Annotated[
+    str | None,
+    Parameter(help="From when on: a date (2026-11-22), a time (2026-11-22T10:00, UTC), or 7d, 24h, 30min."),
+]
+Until = Annotated[str | None, Parameter(help="Until when, exclusive; written like --since.")]
+Tenant = Annotated[str | None, Parameter(help="One tenant and its projects alone.")]
+Limit = Annotated[int, Parameter(help="Most lines of a table; --json has all.")]
+CostBook = Annotated[
+    str | None,
+    Parameter(help="A cost book (preset or TOML file) in place of the one that each run had."),
+]
+JsonFile = Annotated[
+    Path | None,
+    Parameter(
+        name="--json", allow_leading_hyphen=True, help="Write the result here as JSON (-: standard output)."
+    ),
+]
+
+_AGO = re.compile(r"(\d{1,6})(min|h|d|w)", re.ASCII)
+_AGO_S = {"min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+@contextmanager
+def opened(ledger: str | None) -> Iterator[Store]:
+    """The books, for reading."""
+    store = open_store(ledger if ledger is not None else cache_dir() / "ledger.db", create=False)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def period(since: str | None, until: str | None) -> Period:
+    """Raises ``BadInput``."""
+    now_s = time.time()
+    since_us = 0 if since is None else _moment_us("--since", since, now_s)
+    until_us = LAST_US if until is None else _moment_us("--until", until, now_s)
+    if since_us >= until_us:
+        raise BadInput("--since must lie before --until")
+    return Period(since_us, until_us)
+
+
+def _moment_us(flag: str, text: str, now_s: float) -> int:
+    if (ago := _AGO.fullmatch(text.strip())) is not None:
+        return max(0, int((now_s - int(ago[1]) * _AGO_S[ago[2]]) * 1_000_000))
+    try:
+        moment = datetime.fromisoformat(text.strip())
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+    except (ValueError, OverflowError) as error:
+        raise BadInput(
+            f"{flag} {text!r} is no moment: write 2026-11-22, 2026-11-22T10:00, or 7d, 24h, 30min ago"
+        ) from error
+
+
+def said(asked: Period) -> str:
+    """The period in words."""
+    start = "the beginning" if asked.since_us == 0 else _iso(asked.since_us)
+    return f"from {start} until {'now' if asked.until_us == LAST_US else _iso(asked.until_us)}"
+
+
+def as_json(asked: Period) -> dict[str, Any]:
+    """Open ends are null."""
+    return {
+        "since": None if asked.since_us == 0 else _iso(asked.since_us),
+        "until": None if asked.until_us == LAST_US else _iso(asked.until_us),
+    }
+
+
+def _iso(at_us: int) -> str:
+    moment = datetime.fromtimestamp(at_us / 1_000_000, UTC)
+    return f"{moment:%Y-%m-%d}" if at_us % 86_400_000_000 == 0 else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def sums_and_rates(store: Store, asked: Period, cost_book: str | None) -> tuple[Sums, dict[int, Rates]]:
+    """What margins are made of. Raises ``BadInput`` for a book that cannot be read."""
+    book = None if cost_book is None else load_cost_book(cost_book)
+    with working("adding up postings"):
+        sums = read_sums(store, asked)
+    seen = {flow.run for flow in sums.flows} | {one.run for one in sums.displaced}
+    return sums, rates_of((run for run in runs(store) if run.id in seen), book)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says so on a terminal while it takes a while."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(f"{what} ..."):
+        yield
+
+
+def console_for(json_file: Path | None) -> Console:
+    """Text goes out of the way when the JSON goes to standard output."""
+    return Console(stderr=str(json_file) == "-", highlight=False)
+
+
+def write_json(json_file: Path | None, result: dict[str, Any]) -> None:
+    if json_file is None:
+        return
+    text = json.dumps(result, indent=2) + "\n"
+    if str(json_file) == "-":
+        sys.stdout.write(text)
+    else:
+        json_file.write_text(text, encoding="utf-8")

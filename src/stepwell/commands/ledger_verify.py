@@ -1,0 +1,52 @@
+"""``stepwell ledger verify``: are the books right?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from stepwell.commands.ledger_flags import JsonFile, Ledger, console_for, opened, write_json
+from stepwell.ledger import verify as verifying
+
+MOST_LINES = 20
+
+
+def verify(*, ledger: Ledger = None, json_file: JsonFile = None) -> int:
+    """Add up every posting again and name whatever is not as it should be. Changes nothing.
+
+    Checked for every run: each resource sums to zero over all accounts; what went out of the machine is what
+    it gave; what went to revenue is what customers were charged; nothing is held any more when the run has
+    ended; no entry was taken out, none goes back in time, none moves nothing or names an account that is not
+    there. A server may go on writing meanwhile. Example: ``stepwell ledger verify``
+
+    Exit code 0: the books are right; 1: they are not, or cannot be read.
+    """
+    with opened(ledger) as store, _progress() as advance:
+        found = verifying.verify(store, None, advance)
+    console = console_for(json_file)
+    for difference in found.differences[:MOST_LINES]:
+        console.print(difference.sentence, markup=False, soft_wrap=True)
+    if (more := len(found.differences) - MOST_LINES) > 0:
+        console.print(f"and {more:,} more (--json has them)")
+    looked_at = f"{found.postings:,} postings, {found.accounts:,} accounts, {found.runs:,} runs"
+    if found.differences:
+        console.print(
+            f"The books are wrong: {len(found.differences):,} differences in {looked_at}", style="red"
+        )
+    else:
+        console.print(f"The books are right: {looked_at}", style="green", soft_wrap=True)
+    write_json(json_file, asdict(found) | {"right": not found.differences})
+    return 1 if found.differences else 0
+
+
+@contextmanager
+def _progress() -> Iterator[verifying.Progress]:
+    console = Console(stderr=True)
+    columns = (TextColumn("checking runs"), BarColumn(), TextColumn("{task.completed} of {task.total}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
