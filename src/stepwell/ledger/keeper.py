@@ -121,12 +121,16 @@ class Keeper:
         self.meter.check(policy)
 
     def _write(self, entries: Entries, now_us: int) -> None:
+        self._hand_over(entries, now_us)
+        # After that, never before: a budget set in between counts a charge twice rather than not at all.
         for request, charge_microusd in entries.settled:
             self.budgets.settle(request, charge_microusd)
         for usage in entries.usage:
             if not usage.requests:
                 who = usage.account
                 self.budgets.correct(who.tenant, who.key, who.session, who.agent, usage.charge_microusd)
+
+    def _hand_over(self, entries: Entries, now_us: int) -> None:
         if not (entries.postings or entries.usage or entries.positions):
             return
         self.number += 1
