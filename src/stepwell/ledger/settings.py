@@ -19,8 +19,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -31,7 +31,7 @@ NO_LEDGER = "none"
 FROM_SETTINGS = "settings"
 """The actor of a budget that a settings file names."""
 Text = Annotated[str, Field(min_length=1, max_length=255)]
-Usd = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Usd = Annotated[Decimal, Field(ge=0, le=10**12, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,6 @@ class BudgetEntry:
         return (Scope.KEY, self.key), (Scope.SESSION, self.session), (Scope.AGENT, self.agent)
 
 
-def microusd(usd: float | None) -> int | None:
+def microusd(usd: Decimal | None) -> int | None:
     """Whole micro-dollars, half up."""
-    return None if usd is None else math.floor(usd * 1_000_000 + 0.5)
+    return None if usd is None else int((usd * 1_000_000).to_integral_value(ROUND_HALF_UP))
