@@ -42,17 +42,17 @@ def added(balances: Balances, postings: Sequence[Posting]) -> None:
 def balances(store: Store, run: RunId | None = None) -> Balances:
     """As the books have them."""
     fields = ", ".join(f"a.{name}" for name in ACCOUNT_FIELDS)
-    where, values = ("", ()) if run is None else ("WHERE p.run = ?", (run,))
+    where = "" if run is None else f"WHERE p.run = {run:d}"
+    # One statement sees one state of the books, whoever writes.
+    sides = [
+        f"SELECT {sign} AS sign, {fields}, p.resource, {split_sum('p.amount')} FROM postings p "
+        f"JOIN accounts a ON a.id = p.{side} {where} GROUP BY {fields}, p.resource"
+        for side, sign in (("debit", -1), ("credit", 1))
+    ]
     found: Balances = {}
-    for side, sign in (("debit", -1), ("credit", 1)):
-        rows = store.rows(
-            f"SELECT {fields}, p.resource, {split_sum('p.amount')} FROM postings p "
-            f"JOIN accounts a ON a.id = p.{side} {where} GROUP BY {fields}, p.resource",
-            values,
-        )
-        for *account, resource, high, low in rows:
-            key = (account_of(account), Resource(resource))
-            found[key] = found.get(key, 0) + sign * join_sum(high, low)
+    for sign, *account, resource, high, low in store.rows(" UNION ALL ".join(sides)):
+        key = (account_of(account), Resource(resource))
+        found[key] = found.get(key, 0) + sign * join_sum(high, low)
     return {key: amount for key, amount in found.items() if amount}
 
 

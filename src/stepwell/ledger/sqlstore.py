@@ -20,7 +20,8 @@ from stepwell.ledger.schema import ACCOUNT_FIELDS, USAGE_COUNTS
 from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Kind, Position, Posting, Usage
 
 MOST_ACCOUNTS_IN_MEMORY = 500_000
-NUMBER_MOST = 2**63 - 1
+MOST_AMOUNT = MAX_AMOUNT << 16
+"""A terabyte for three days in one posting: beyond that it is a mistake, not to be split into millions."""
 
 POSTING_COLUMNS = ("run", "batch", "n", "at_us", "debit", "credit", "resource", "amount", "cause", "request")
 USAGE_COLUMNS = (
@@ -238,6 +239,8 @@ def posting_rows(run: RunId, batch: Batch, ids: Mapping[Account, int]) -> list[t
 def _split(postings: Iterable[Posting]) -> Iterator[Posting]:
     for posting in postings:
         left = posting.amount
+        if left > MOST_AMOUNT:
+            raise LedgerRefused(f"an amount that no machine comes to is refused: {posting}")
         while left > MAX_AMOUNT:
             yield posting._replace(amount=MAX_AMOUNT)
             left -= MAX_AMOUNT
