@@ -24,7 +24,15 @@ from stepwell.commands.ledger_flags import (
     working,
     write_json,
 )
-from stepwell.commands.ledger_tables import money, named, share, show_margin, show_statement, show_top
+from stepwell.commands.ledger_tables import (
+    money,
+    named,
+    printable,
+    share,
+    show_margin,
+    show_statement,
+    show_top,
+)
 from stepwell.ledger import margin as margins
 from stepwell.ledger import statements
 from stepwell.ledger.grouping import parse_by
@@ -148,7 +156,7 @@ def top(
     lines = statements.top(margins.margin(sums, rates, fields, tenant=tenant).lines, by, limit)
     console = console_for(json_file)
     show_top(console, fields, lines, f"Most {by} {said(asked)} (USD)")
-    first = f"{' / '.join(lines[0].group)}" if lines else "nobody"
+    first = printable(" / ".join(lines[0].group)) if lines else "nobody"
     console.print(f"Most {by}: {first}", markup=False, soft_wrap=True)
     write_json(
         json_file, as_json(asked) | {"by": by, "of": of, "lines": [line_json(fields, one) for one in lines]}

@@ -16,7 +16,7 @@ from stepwell.ledger.statements import Statement
 from stepwell.ledger.types import Kind, Resource
 
 MACHINE_NAMES = {Kind.IDLE: "(idle)", Kind.OVERHEAD: "(loop)", Kind.UNATTRIBUTED: "(lost)"}
-MACHINE_LEGEND = "(loop): deciding, sampling, waiting; (lost): used, but by whom was lost in a crash"
+MACHINE_LEGEND = "(loop): deciding, sampling, waiting; (lost): used by nobody who can be named"
 LEAST_NAME_CHARS = 6
 TAIL_FIELDS = ("agent", "parent-agent")
 """Of these the end says more than the beginning."""
@@ -63,42 +63,59 @@ TOKENS: Figures = {"visible": 7, "interm.": 7}
 class Sheet:
     """A table whose first columns are names, cut to what the others leave of the line."""
 
-    def __init__(self, console: Console, title: str, names: Sequence[str], figures: Figures) -> None:
-        self._table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        room = console.width - sum(figures.values()) - len(figures) - len(names)
-        self._names, self._name_chars = names, max(LEAST_NAME_CHARS, room // max(1, len(names)))
-        for name in names:
-            self._table.add_column(name.replace("-", " "), no_wrap=True)
-        for figure in figures:
-            self._table.add_column(figure, justify="right", no_wrap=True)
+    def __init__(self, title: str, names: Sequence[str], figures: Figures) -> None:
+        self._title, self._names, self._figures = title, names, figures
+        self._rows: list[tuple[list[str], list[str], str]] = []
 
     def add(self, group: Sequence[str], figures: Iterable[str], style: str = "") -> None:
         """A line; names that are missing stay empty."""
-        names = zip(self._names, _filled(group, self._names), strict=True)
-        self._table.add_row(*(self._cut(name, text) for name, text in names), *figures, style=style)
-
-    def _cut(self, field: str, text: str) -> Text:
-        plain = "".join(c if c.isprintable() else "?" for c in text) or "-"
-        if len(plain) > self._name_chars:
-            keep = self._name_chars - 1
-            plain = f"…{plain[-keep:]}" if field in TAIL_FIELDS else f"{plain[:keep]}…"
-        return Text(plain)
+        names = [printable(name) or "-" for name in group] + [""] * (len(self._names) - len(group))
+        self._rows.append((names, list(figures), style))
 
     def show(self, console: Console, left_out: int = 0) -> None:
-        console.print(self._table)
+        table = Table(title=self._title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+        for name in self._names:
+            table.add_column(name.replace("-", " "), no_wrap=True)
+        for figure in self._figures:
+            table.add_column(figure, justify="right", no_wrap=True)
+        room = console.width - sum(self._figures.values()) - len(self._figures) - len(self._names)
+        widths = self._widths(room)
+        for names, figures, style in self._rows:
+            cut = map(_cut, self._names, names, widths)
+            table.add_row(*(Text(name) for name in cut), *figures, style=style)
+        console.print(table)
         if left_out:
             console.print(f"and {left_out:,} more (--limit, --json)")
         console.print()
 
+    def _widths(self, room: int) -> list[int]:
+        """What each column of names gets: short ones what they need, the others the rest in equal parts."""
+        needed = [
+            max(map(len, column)) for column in zip(*(names for names, _, _ in self._rows), strict=True)
+        ]
+        widths = dict.fromkeys(range(len(self._names)), LEAST_NAME_CHARS)
+        for left, at in enumerate(sorted(range(len(needed)), key=needed.__getitem__)):
+            fair = max(LEAST_NAME_CHARS, room // (len(needed) - left))
+            widths[at] = min(needed[at], fair)
+            room -= widths[at]
+        return list(widths.values())
 
-def _filled(group: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [*group, *[" "] * (len(names) - len(group))]
+
+def printable(text: str) -> str:
+    """Names are what clients said; none of them moves the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _cut(field: str, text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"…{text[1 - most :]}" if field in TAIL_FIELDS else f"{text[: most - 1]}…"
 
 
 def show_statement(console: Console, found: Statement, title: str, limit: int) -> None:
     """Tokens, and what they were charged."""
     figures = {"requests": 8, "input": 7, "cached": 7, "visible": 7, "interm.": 7, "charge USD": 10}
-    sheet = Sheet(console, title, found.fields, figures)
+    sheet = Sheet(title, found.fields, figures)
     for row in found.rows[:limit]:
         sheet.add(row.group, _usage(row.counts))
     sheet.add(["(all)"], _usage(found.total), "bold")
@@ -113,19 +130,17 @@ def _usage(counts: Counts) -> list[str]:
 def show_margin(console: Console, found: Margin, title: str, limit: int) -> None:
     """Earnings, costs by resource, and who displaced whom."""
     lines, left_out = found.lines[:limit], max(0, len(found.lines) - limit)
-    _earnings(console, found, lines, title).show(console, left_out)
-    _costs(console, found, lines).show(console, left_out)
+    _earnings(found, lines, title).show(console, left_out)
+    _costs(found, lines).show(console, left_out)
     if found.machine:
         console.print(MACHINE_LEGEND + "\n", style="dim", soft_wrap=True)
     if found.exchanges:
-        _exchanges(console, found, found.exchanges[:limit]).show(
-            console, max(0, len(found.exchanges) - limit)
-        )
+        _exchanges(found, found.exchanges[:limit]).show(console, max(0, len(found.exchanges) - limit))
 
 
-def _earnings(console: Console, found: Margin, lines: Sequence[Line], title: str) -> Sheet:
+def _earnings(found: Margin, lines: Sequence[Line], title: str) -> Sheet:
     figures = {**TOKENS, "amplif.": 7, "revenue": 8, "cost": 8, "margin": 9, "of rev.": 7}
-    sheet = Sheet(console, f"{title} (USD)", found.fields, figures)
+    sheet = Sheet(f"{title} (USD)", found.fields, figures)
     for line in lines:
         sheet.add(line.group, earned(line))
     sheet.add(["(all)"], earned(found.total), "bold")
@@ -145,10 +160,10 @@ def earned(line: Line) -> list[str]:
     ]
 
 
-def _costs(console: Console, found: Margin, lines: Sequence[Line]) -> Sheet:
+def _costs(found: Margin, lines: Sequence[Line]) -> Sheet:
     figures = dict.fromkeys(("compute", "device", "host", "disk", "written", "total"), 8) | {"(between)": 9}
     title = "Cost by resource (USD); between: KV of agents without a request under way"
-    sheet = Sheet(console, title, found.fields, figures)
+    sheet = Sheet(title, found.fields, figures)
     for line in lines:
         sheet.add(line.group, [*_by_resource(line.cost), money(line.between_microusd)])
     total = found.total
@@ -163,9 +178,9 @@ def _by_resource(cost: dict[Resource, int]) -> list[str]:
     return [*(money(cost.get(resource, 0)) for resource in shown), money(sum(cost.values()))]
 
 
-def _exchanges(console: Console, found: Margin, exchanges: Sequence[Exchange]) -> Sheet:
+def _exchanges(found: Margin, exchanges: Sequence[Exchange]) -> Sheet:
     names = [*found.fields, *(f"for {name}" for name in found.fields)]
-    sheet = Sheet(console, "Computed again because others took the room", names, {"seconds": 9, "USD": 8})
+    sheet = Sheet("Computed again because others took the room", names, {"seconds": 9, "USD": 8})
     for one in exchanges:
         sheet.add([*one.victim, *one.beneficiary], [f"{one.amount_us / 1e6:,.3f}", money(one.cost_microusd)])
     return sheet
@@ -174,7 +189,7 @@ def _exchanges(console: Console, found: Margin, exchanges: Sequence[Exchange]) -
 def show_top(console: Console, fields: Sequence[str], lines: Sequence[Line], title: str) -> None:
     """The first lines of an order."""
     figures = {**TOKENS, "storage": 8, "lost": 8, "revenue": 8, "cost": 8, "margin": 9}
-    sheet = Sheet(console, title, fields, figures)
+    sheet = Sheet(title, fields, figures)
     for line in lines:
         sheet.add(line.group, top_figures(line))
     sheet.show(console)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from stepwell.commands.ledger_flags import JsonFile, Ledger, console_for, opened, write_json
+from stepwell.commands.ledger_tables import printable
 from stepwell.ledger import verify as verifying
 
 MOST_LINES = 20
@@ -29,7 +30,7 @@ def verify(*, ledger: Ledger = None, json_file: JsonFile = None) -> int:
         found = verifying.verify(store, None, advance)
     console = console_for(json_file)
     for difference in found.differences[:MOST_LINES]:
-        console.print(difference.sentence, markup=False, soft_wrap=True)
+        console.print(printable(difference.sentence), markup=False, soft_wrap=True)
     if (more := len(found.differences) - MOST_LINES) > 0:
         console.print(f"and {more:,} more (--json has them)")
     looked_at = f"{found.postings:,} postings, {found.accounts:,} accounts, {found.runs:,} runs"
