@@ -26,6 +26,8 @@ from stepwell.ledger.sqlstore import POSTING_COLUMNS, Cursor, SqlStore
 
 SCHEMA = "stepwell"
 CONNECT_S = 5
+CLAIM_WAIT_MS = 1_000
+"""The server takes a moment to see that a holder has died."""
 STATEMENT_MS = 60_000
 """A statement over a year of postings takes its time; nothing takes for ever."""
 MOST_IDLE_READERS = 8
@@ -192,12 +194,15 @@ class PostgresStore(SqlStore):
     def _lock_node(self, connection: psycopg.Connection[Any], node: str) -> None:
         digest = hashlib.sha256(node.encode("utf-8", "surrogatepass")).digest()
         key = int.from_bytes(digest[:8], "big", signed=True)
-        (taken,) = _one(connection, "SELECT pg_try_advisory_lock(%s)", (key,))
-        if not taken:
+        try:
+            with connection.transaction():
+                connection.execute(f"SET LOCAL lock_timeout = {CLAIM_WAIT_MS}")
+                connection.execute("SELECT pg_advisory_lock(%s)", (key,))
+        except errors.LockNotAvailable as error:
             raise LedgerError(
                 f"{self.where} is in use by another server of the name {node!r}: "
                 "stop it, or give this one another name"
-            )
+            ) from error
 
     # --- closing and errors -------------------------------------------------------------------
 
@@ -206,6 +211,9 @@ class PostgresStore(SqlStore):
         with self._write_lock:
             self._drop_readers()
             if self._connection is not None:
+                with contextlib.suppress(psycopg.Error):
+                    # Now, and not when the server sees that the connection has ended.
+                    self._connection.execute("SELECT pg_advisory_unlock_all()")
                 self._connection.close()
                 self._connection = None
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from stepwell.ledger.backlog import Backlog
 from stepwell.ledger.base import Batch, LedgerError, LedgerRefused, RunId, Store
+from stepwell.ledger.sqlstore import MOST_AMOUNT
 from stepwell.ledger.types import Posting
 
 log = logging.getLogger("stepwell.ledger")
@@ -77,8 +78,9 @@ class LedgerWriter:
     @property
     def backlog_postings(self) -> int:
         """Postings (and rows of usage) that are not in the books yet."""
-        in_hand = self._in_hand
-        return self._backlog.entries + (0 if in_hand is None else len(in_hand.postings) + len(in_hand.usage))
+        # In this order: a batch that is taken in between counts twice for a moment, and never not at all.
+        waiting, in_hand = self._backlog.entries, self._in_hand
+        return waiting + (0 if in_hand is None else len(in_hand.postings) + len(in_hand.usage))
 
     def submit(self, batch: Batch) -> None:
         """Hand over the next batch. Waits while the one before is being written (2 s at most); never while
@@ -231,4 +233,4 @@ class LedgerWriter:
 def _is_sound(posting: Posting) -> bool:
     """As the tables' own checks have it."""
     amount: object = posting.amount
-    return isinstance(amount, int) and amount > 0 and posting.debit != posting.credit
+    return isinstance(amount, int) and 0 < amount <= MOST_AMOUNT and posting.debit != posting.credit

@@ -1,0 +1,63 @@
+"""A store that fails when it is told to: before it has written, or after it has and could not say so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from stepwell.ledger.base import Batch, LedgerFull, OpenRun, Run, RunId, Store
+from stepwell.ledger.types import Budget
+
+SENTENCE = "the ledger books.db cannot be written: there is no room left"
+
+
+class FlakyStore:
+    """Another store with faults. ``fault`` is raised by every ``write`` while it is set; ``unsaid`` so many
+    times by a write that has been carried out, as when a connection breaks during the commit. ``gate``:
+    writes wait until it is set."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.fault: Exception | None = None
+        self.unsaid = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.numbers: list[int] = []
+        """Of batches whose writing was carried out, again each time."""
+
+    def fill(self) -> None:
+        self.fault = LedgerFull(SENTENCE)
+
+    def write(self, run: RunId, batch: Batch) -> None:
+        assert self.gate.wait(30)
+        if self.fault is not None:
+            raise self.fault
+        self.store.write(run, batch)
+        self.numbers.append(batch.number)
+        if self.unsaid:
+            self.unsaid -= 1
+            raise LedgerFull("the connection was lost")
+
+    def claim(self, node: str) -> None:
+        self.store.claim(node)
+
+    def begin(self, run: Run) -> RunId:
+        return self.store.begin(run)
+
+    def end(self, run: RunId, at_us: int) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.store.end(run, at_us)
+
+    def open_runs(self, node: str) -> list[OpenRun]:
+        return self.store.open_runs(node)
+
+    def set_budget(self, budget: Budget) -> None:
+        self.store.set_budget(budget)
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self.store.rows(sql, parameters)
+
+    def close(self) -> None:
+        self.store.close()
