@@ -12,6 +12,8 @@ import pytest
 from tests.ledger.made_books import START_S, Books, Writer, agent, gave, made_books, used
 
 from stepwell import cli
+from stepwell.ledger.books import preset_names
+from stepwell.ledger.costs import Capacities, load_cost_book
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Resource
 
@@ -21,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Books:
     """Where a command looks without being told."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "stepwell").mkdir()
     made = made_books(tmp_path / "stepwell")
@@ -178,6 +180,21 @@ def test_a_ledger_that_is_not_there_is_not_made(tmp_path: Path, capsys: Capture,
     assert not path.exists()
 
 
+def test_the_ledger_of_the_settings(
+    books: Books, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = tmp_path / "stepwell.toml"
+    settings.write_text(f'[ledger]\npath = "{books.path}"\n', "utf-8")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    assert run("verify") == 1
+    assert "there is no ledger at" in capsys.readouterr().err
+    monkeypatch.setenv("STEPWELL_CONFIG", str(settings))
+    assert "39 postings" in shown(capsys, "verify")
+    monkeypatch.setenv("STEPWELL_LEDGER_PATH", "none")
+    assert run("verify") == 2
+    assert "no ledger is kept" in capsys.readouterr().err
+
+
 def test_times(books: Books, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepwell.commands.ledger_flags.time.time", lambda: START_S + 2 * 86_400)
 
@@ -189,3 +206,17 @@ def test_times(books: Books, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -
     assert requests("--since", "3d", "--until", "2820min") == 2
     assert requests("--until", "520w") == 0
     assert requests("--since", "2026-11-22T00:30", "--until", "2026-11-22T03:00+01:00") == 2
+
+
+def test_books(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = shown(capsys, "books")
+    for kind in ("price", "cost"):
+        for name in preset_names(kind):
+            assert f"\n{name} " in text
+    assert max(map(len, text.splitlines())) <= 80
+    own = tmp_path / "own.toml"
+    own.write_text(shown(capsys, "books", "laptop"), "utf-8")
+    assert load_cost_book(own).rates(Capacities(10**9)) == load_cost_book("laptop").rates(Capacities(10**9))
+    assert run("books", "laptap") == 2
+    assert "did you mean 'laptop'?" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepwell.ledger.base import Batch, Run
+from stepwell.ledger.base import Batch, Run, Store
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import (
     IDLE,
@@ -64,7 +64,7 @@ AGENTS = (LEAD, READER, SEARCH, RIVAL, RIVAL_READER)
 class Writer:
     """Keeps the batches of one run in step with its totals."""
 
-    store: SqliteStore
+    store: Store
     run: int
     at_us: int
     number: int = 0
@@ -75,9 +75,7 @@ class Writer:
     usage: list[Usage] = field(default_factory=list)
 
     @classmethod
-    def begin(
-        cls, store: SqliteStore, node: str, at_us: int = START_US, cost_book: str = COST_BOOK
-    ) -> Writer:
+    def begin(cls, store: Store, node: str, at_us: int = START_US, cost_book: str = COST_BOOK) -> Writer:
         return cls(store, store.begin(Run(node, at_us, MODEL, CONFIG, cost_book, "")), at_us)
 
     def write(self, postings: Sequence[Posting] = (), usage: Sequence[Usage] = (), after_us: int = 0) -> None:
@@ -208,13 +206,18 @@ class Books:
 
 
 def made_books(directory: Path) -> Books:
-    """Written, both runs ended."""
+    """Written into a file, both runs ended."""
     path = directory / "ledger.db"
     store = SqliteStore(path)
+    return Books(path, store, write_runs(store))
+
+
+def write_runs(store: Store) -> list[Writer]:
+    """The two runs, in any store."""
     first = Writer.begin(store, "one")
     first_run(first)
     first.end()
     second = Writer.begin(store, "two", START_US + 40 * HOUR_US)
     second_run(second)
     second.end()
-    return Books(path, store, [first, second])
+    return [first, second]

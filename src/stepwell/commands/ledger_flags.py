@@ -22,11 +22,16 @@ from stepwell.ledger.margin import Sums, read_sums
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import LAST_US, Period, runs
 from stepwell.ledger.run_rates import rates_of
-from stepwell.models import cache_dir
+from stepwell.ledger.settings import NO_LEDGER
+from stepwell.ledger.start import default_path
+from stepwell.settings import load
 
 Ledger = Annotated[
     str | None,
-    Parameter(name="--ledger", help="The ledger: a file, or postgresql://... Default: that of 'serve'."),
+    Parameter(
+        name="--ledger",
+        help="The ledger: a file, or postgresql://... Default: as for 'serve'.",
+    ),
 ]
 Since = Annotated[
     str | None,
@@ -53,11 +58,19 @@ _AGO_S = {"min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 @contextmanager
 def opened(ledger: str | None) -> Iterator[Store]:
     """The books, for reading."""
-    store = open_store(ledger if ledger is not None else cache_dir() / "ledger.db", create=False)
+    store = open_store(ledger if ledger is not None else _usual(), create=False)
     try:
         yield store
     finally:
         store.close()
+
+
+def _usual() -> str:
+    """Where ``serve`` keeps its books by the same settings file and environment."""
+    path = load().ledger.path
+    if path == NO_LEDGER:
+        raise BadInput("the settings say that no ledger is kept (ledger.path): name one with --ledger")
+    return path if path is not None else str(default_path())
 
 
 def period(since: str | None, until: str | None) -> Period:
