@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from stepwell.ledger.base import Batch, LedgerFull, OpenRun, Run, RunId, Store
@@ -58,6 +59,9 @@ class FlakyStore:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self.store.rows(sql, parameters)
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        return self.store.snapshot()
 
     def close(self) -> None:
         self.store.close()

@@ -280,6 +280,25 @@ def test_readers_see_whole_batches_while_one_writes(store: Store) -> None:
     assert all(size % 10 == 0 for size in sizes)
 
 
+def test_a_snapshot_is_one_state_of_the_books_for_this_thread(store: Store) -> None:
+    run = store.begin(RUN)
+    store.write(run, batch(1, computed(1)))
+    with store.snapshot():
+        store.write(run, batch(2, computed(1)))
+        with store.snapshot():
+            assert count_of(store, "postings") == 1
+        assert count_of(store, "postings") == 1
+        others: list[int] = []
+        thread = threading.Thread(target=lambda: others.append(count_of(store, "postings")))
+        thread.start()
+        thread.join(30)
+        assert others == [2]
+    assert count_of(store, "postings") == 2
+    with pytest.raises(LedgerError), store.snapshot():
+        store.rows("SELECT nonsense")
+    assert count_of(store, "postings") == 2
+
+
 def test_a_reader_cannot_write(store: Store) -> None:
     store.begin(RUN)
     with pytest.raises(LedgerError):

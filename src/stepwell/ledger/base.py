@@ -22,6 +22,7 @@ back within a run; ``now_us`` is the run's own clock.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -113,6 +114,10 @@ class Store(Protocol):
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Answer one SELECT. Placeholders are ``?`` in every store."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Within it every ``rows`` of this thread sees the same state of the books, whoever writes meanwhile:
+        for answers that take several statements. Keep it short; a file cannot be tidied under it."""
 
     def close(self) -> None:
         """Release files and connections; harmless when done twice."""

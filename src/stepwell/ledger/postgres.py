@@ -161,6 +161,9 @@ class PostgresStore(SqlStore):
     @contextlib.contextmanager
     def _reader(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection that cannot write, lent to one thread at a time."""
+        if self._in_snapshot is not None:
+            yield self._in_snapshot
+            return
         try:
             connection = self._readers.pop()
         except IndexError:
@@ -181,6 +184,18 @@ class PostgresStore(SqlStore):
         with contextlib.suppress(IndexError):
             while True:
                 self._readers.pop().close()
+
+    @contextlib.contextmanager
+    def _freeze(self) -> Iterator[psycopg.Connection[Any]]:
+        with self._clear_errors(), self._reader() as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            # The state is that of the first statement.
+            connection.execute("SELECT COUNT(*) FROM runs").fetchone()
+            try:
+                yield connection
+            finally:
+                with contextlib.suppress(psycopg.Error):
+                    connection.execute("ROLLBACK")
 
     # --- one server of a name -----------------------------------------------------------------
 

@@ -184,6 +184,9 @@ class SqliteStore(SqlStore):
     @contextlib.contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
         """A connection that cannot write, lent to one thread at a time."""
+        if self._in_snapshot is not None:
+            yield self._in_snapshot
+            return
         if self._closed.is_set():
             raise LedgerError(f"{self.where} is closed")
         try:
@@ -199,6 +202,18 @@ class SqliteStore(SqlStore):
             connection.close()
         else:
             self._readers.append(connection)
+
+    @contextlib.contextmanager
+    def _freeze(self) -> Iterator[sqlite3.Connection]:
+        with self._clear_errors(), self._reader() as connection:
+            connection.execute("BEGIN")
+            # The state is that of the first statement.
+            connection.execute("SELECT COUNT(*) FROM runs").fetchone()
+            try:
+                yield connection
+            finally:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
 
     # --- one server of a name -----------------------------------------------------------------
 

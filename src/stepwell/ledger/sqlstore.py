@@ -11,7 +11,7 @@ import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -75,6 +75,8 @@ class SqlStore(ABC):
         """The file or address, without any password: for sentences."""
         self._write_lock = threading.RLock()
         self._ids: dict[Account, int] = {}
+        self._frozen = threading.local()
+        """``reader``: this thread's connection while it is in a snapshot."""
 
     @abstractmethod
     def _transaction(self) -> AbstractContextManager[Cursor]:
@@ -86,6 +88,26 @@ class SqlStore(ABC):
 
     @abstractmethod
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+    @abstractmethod
+    def _freeze(self) -> AbstractContextManager[Any]:
+        """A reading connection that keeps to one state of the books."""
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        if self._in_snapshot is not None:
+            yield
+            return
+        with self._freeze() as reader:
+            self._frozen.reader = reader
+            try:
+                yield
+            finally:
+                self._frozen.reader = None
+
+    @property
+    def _in_snapshot(self) -> Any:
+        return getattr(self._frozen, "reader", None)
 
     @abstractmethod
     def claim(self, node: str) -> None: ...
