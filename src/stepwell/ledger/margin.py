@@ -103,10 +103,9 @@ class Sums:
 
 
 def read_sums(store: Store, period: Period) -> Sums:
-    """All sums by account. Goes over the period's postings three times."""
-    spent, flows = queries.spent(store, period), queries.flows(store, period)
-    displaced = queries.displaced(store, period)
-    return Sums(queries.Accounts(store), spent, flows, displaced)
+    """All sums by account. Goes over the period's postings once."""
+    spent, moved = queries.spent(store, period), queries.moves(store, *period.where("p"))
+    return Sums(queries.Accounts(store), spent, queries.flows(moved), queries.displaced(moved))
 
 
 def margin(

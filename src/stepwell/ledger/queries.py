@@ -6,7 +6,7 @@ something, however many postings there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -165,49 +165,48 @@ def spent(store: Store, period: Period) -> list[Spent]:
     return [Spent(row[0], row[1], counts_of(row[2:])) for row in rows]
 
 
-def flows(store: Store, period: Period) -> list[Flow]:
-    """What moved, by account: a row for each direction. ``LedgerError`` for a resource that nobody knows."""
-    where, values = period.where("p")
-    try:
-        return [
-            Flow(move.run, move.account, Resource(move.resource), move.between, move.amount)
-            for move in movements(store, where, values)
-        ]
-    except ValueError as error:
-        raise LedgerError(f"the books hold what this Stepwell does not know: {error}") from error
-
-
-class Movement(NamedTuple):
-    """A ``Flow`` as it stands in the books, of whatever resource they say."""
+class Move(NamedTuple):
+    """A sum of postings from one account to another, of whatever resource the books say."""
 
     run: RunId
-    account: AccountId
+    debit: AccountId
+    credit: AccountId
     resource: str
     between: bool
     amount: int
 
 
-def movements(store: Store, where: str, values: Sequence[Any]) -> Iterator[Movement]:
-    """Sums of the postings ``p`` that the SQL in ``where`` names, by account and direction."""
-    for side, sign in (("credit", 1), ("debit", -1)):
-        groups = f"p.run, p.{side}, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END"
-        rows = store.rows(
-            f"SELECT {groups}, {split_sum('p.amount')} FROM postings p WHERE {where} GROUP BY {groups}",
-            values,
-        )
-        for run, account, resource, between, high, low in rows:
-            yield Movement(run, account, resource, bool(between), sign * join_sum(high, low))
-
-
-def displaced(store: Store, period: Period) -> list[Displaced]:
-    """Who lost compute time to whom."""
-    where, values = period.where("p")
+def moves(store: Store, where: str, values: Sequence[Any]) -> list[Move]:
+    """Sums of the postings ``p`` that the SQL in ``where`` names. Goes over them once."""
+    groups = "p.run, p.debit, p.credit, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END"
     rows = store.rows(
-        f"SELECT p.run, p.debit, p.credit, {split_sum('p.amount')} FROM postings p "
-        f"WHERE {where} AND p.resource = ? GROUP BY p.run, p.debit, p.credit",
-        [*values, Resource.DISPLACED.value],
+        f"SELECT {groups}, {split_sum('p.amount')} FROM postings p WHERE {where} GROUP BY {groups}", values
     )
-    return [Displaced(row[0], row[1], row[2], join_sum(row[3], row[4])) for row in rows]
+    return [
+        Move(run, debit, credit, resource, bool(between), join_sum(high, low))
+        for run, debit, credit, resource, between, high, low in rows
+    ]
+
+
+def flows(moved: Iterable[Move]) -> list[Flow]:
+    """Both sides of every move. ``LedgerError`` for a resource that nobody knows."""
+    try:
+        return [
+            Flow(move.run, account, Resource(move.resource), move.between, sign * move.amount)
+            for move in moved
+            for account, sign in ((move.credit, 1), (move.debit, -1))
+        ]
+    except ValueError as error:
+        raise LedgerError(f"the books hold what this Stepwell does not know: {error}") from error
+
+
+def displaced(moved: Iterable[Move]) -> list[Displaced]:
+    """Who lost compute time to whom."""
+    return [
+        Displaced(move.run, move.debit, move.credit, move.amount)
+        for move in moved
+        if move.resource == Resource.DISPLACED.value
+    ]
 
 
 def belongs(account: Account, tenant: str | None) -> bool:

@@ -21,10 +21,10 @@ from stepwell.ledger.base import LedgerError, Store
 from stepwell.ledger.queries import (
     AccountId,
     Accounts,
-    Movement,
+    Move,
     RunRow,
     join_sum,
-    movements,
+    moves,
     runs,
     split_sum,
 )
@@ -89,7 +89,7 @@ def verify(store: Store, replay: Replay | None = None, progress: Progress | None
 
 def _verify_run(run: _Run, replay: Replay | None, found: Verified) -> None:
     found.postings += run.count("postings")
-    moved = list(movements(run.store, *run.part("p")))
+    moved = moves(run.store, *run.part("p"))
     checks = [
         _entries(run, "postings"),
         _entries(run, "usage"),
@@ -98,7 +98,7 @@ def _verify_run(run: _Run, replay: Replay | None, found: Verified) -> None:
         _unknown_accounts(run, moved),
         _zero_sums(run, moved),
         _totals(run, moved, run.row.totals, "the machine's totals"),
-        _charges(run),
+        _charges(run, moved),
         _holds(run) if run.row.ended_at_us is not None else iter(()),
     ]
     for check in checks:
@@ -129,8 +129,12 @@ class _Run:
         where, values = self.part("t")
         return int(self.store.rows(f"SELECT COUNT(*) FROM {table} t WHERE {where}", values)[0][0])
 
-    def named(self, account: AccountId | None) -> str:
-        if account is None or account not in self.accounts:
+    def is_a(self, kind: Kind, account: AccountId) -> bool:
+        known = self.accounts.get(account)
+        return known is not None and known.kind is kind
+
+    def named(self, account: AccountId) -> str:
+        if account not in self.accounts:
             return f"account {account}"
         return describe(self.accounts[account])
 
@@ -216,10 +220,10 @@ def _amounts(run: _Run) -> Iterator[Difference]:
             yield Difference(what, f"from {run.named(debit)} to {run.named(credit)}", "between two accounts")
 
 
-def _unknown_accounts(run: _Run, moved: Iterable[Movement]) -> Iterator[Difference]:
+def _unknown_accounts(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
     where, values = run.part("u")
     users = run.store.rows(f"SELECT DISTINCT u.account FROM usage u WHERE {where}", values)
-    used = {account for (account,) in users} | {move.account for move in moved}
+    used = {account for (account,) in users} | {one for move in moved for one in (move.debit, move.credit)}
     for account in sorted(used - run.accounts.keys()):
         yield Difference(
             f"{run}: entries of account {account}", "there are some", "of an account that exists"
@@ -228,23 +232,22 @@ def _unknown_accounts(run: _Run, moved: Iterable[Movement]) -> Iterator[Differen
         yield Difference(f"{run}: postings of {resource!r}", "there are some", "of a resource that is known")
 
 
-def _zero_sums(run: _Run, moved: Iterable[Movement]) -> Iterator[Difference]:
+def _zero_sums(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
     sums: dict[str, int] = defaultdict(int)
     for move in moved:
-        if move.account in run.accounts:
-            sums[move.resource] += move.amount
+        sums[move.resource] += move.amount * ((move.credit in run.accounts) - (move.debit in run.accounts))
     for resource, amount in sums.items():
         if amount:
             yield Difference(f"{run}: {resource} over all accounts", f"{amount:,}", "0")
 
 
-def _totals(run: _Run, moved: Iterable[Movement], totals: str, whose: str) -> Iterator[Difference]:
+def _totals(run: _Run, moved: Iterable[Move], totals: str, whose: str) -> Iterator[Difference]:
     """What went out of the machine is what it gave."""
     given: dict[str, int] = defaultdict(int)
     for move in moved:
-        account = run.accounts.get(move.account)
-        if account is not None and account.kind is Kind.MACHINE:
-            given[move.resource] -= move.amount
+        given[move.resource] += move.amount * (
+            run.is_a(Kind.MACHINE, move.debit) - run.is_a(Kind.MACHINE, move.credit)
+        )
     expected = _read_totals(run, totals)
     for resource in dict.fromkeys([*(r.value for r in MACHINE_RESOURCES), *given, *expected]):
         books, should = given.get(resource, 0), expected.get(resource, 0)
@@ -259,7 +262,7 @@ def _read_totals(run: _Run, totals: str) -> dict[str, int]:
         raise LedgerError(f"{run}: its totals cannot be read") from error
 
 
-def _charges(run: _Run) -> Iterator[Difference]:
+def _charges(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
     """What customers were charged is what went to revenue for them."""
     where, values = run.part("u")
     rows = run.store.rows(
@@ -269,29 +272,24 @@ def _charges(run: _Run) -> Iterator[Difference]:
     charged: dict[str, int] = defaultdict(int)
     for account, high, low in rows:
         charged[_tenant(run, account)] += join_sum(high, low)
-    moved = _revenue(run)
-    for tenant in sorted(charged.keys() | moved.keys()):
-        if charged.get(tenant, 0) != moved.get(tenant, 0):
+    revenue = _revenue(run, moved)
+    for tenant in sorted(charged.keys() | revenue.keys()):
+        if charged.get(tenant, 0) != revenue.get(tenant, 0):
             what = f"{run}, tenant {tenant or '-'}: micro-dollars that went to revenue"
             should = f"{charged.get(tenant, 0):,} by the charges of the spend log"
-            yield Difference(what, f"{moved.get(tenant, 0):,}", should)
+            yield Difference(what, f"{revenue.get(tenant, 0):,}", should)
 
 
-def _revenue(run: _Run) -> dict[str, int]:
-    where, values = run.part("p")
-    rows = run.store.rows(
-        f"SELECT p.debit, p.credit, {split_sum('p.amount')} FROM postings p "
-        f"WHERE {where} AND p.resource = ? GROUP BY p.debit, p.credit",
-        [*values, Resource.MONEY.value],
-    )
-    revenue = {number for number, account in run.accounts.items() if account.kind is Kind.REVENUE}
-    moved: dict[str, int] = defaultdict(int)
-    for debit, credit, high, low in rows:
-        if credit in revenue:
-            moved[_tenant(run, debit)] += join_sum(high, low)
-        if debit in revenue:
-            moved[_tenant(run, credit)] -= join_sum(high, low)
-    return moved
+def _revenue(run: _Run, moved: Iterable[Move]) -> dict[str, int]:
+    found: dict[str, int] = defaultdict(int)
+    for move in moved:
+        if move.resource != Resource.MONEY.value:
+            continue
+        if run.is_a(Kind.REVENUE, move.credit):
+            found[_tenant(run, move.debit)] += move.amount
+        if run.is_a(Kind.REVENUE, move.debit):
+            found[_tenant(run, move.credit)] -= move.amount
+    return found
 
 
 def _tenant(run: _Run, account: AccountId) -> str:
@@ -319,11 +317,12 @@ def _holds(run: _Run) -> Iterator[Difference]:
         yield Difference(what, f"{join_sum(high, low):,}", "0, for the run has ended")
 
 
-def _balances(run: _Run, moved: Iterable[Movement], replayed: Replayed) -> Iterator[Difference]:
+def _balances(run: _Run, moved: Iterable[Move], replayed: Replayed) -> Iterator[Difference]:
     books: dict[tuple[Account, str], int] = defaultdict(int)
     for move in moved:
-        if move.account in run.accounts:
-            books[run.accounts[move.account], move.resource] += move.amount
+        for number, amount in ((move.credit, move.amount), (move.debit, -move.amount)):
+            if number in run.accounts:
+                books[run.accounts[number], move.resource] += amount
     should = {
         (account, resource.value): amount
         for account, balances in replayed.balances.items()
