@@ -101,6 +101,7 @@ GROUPS = {
             ),
             Command("decisions", "stepwell.bench.decisions:main", "Time of one decision, and how it grows."),
             Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
+            Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),
