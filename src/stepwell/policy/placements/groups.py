@@ -74,7 +74,9 @@ class Group:
 class Ranking:
     """The groups of one service tier on one KV tier, the least valuable first."""
 
-    def __init__(self) -> None:
+    def __init__(self, weight: int = 1) -> None:
+        self.weight = weight
+        """How many times over its groups count beside those of other service tiers."""
         self.entries: list[Entry] = []
         self.blocks = 0
         """Listed blocks, of agents that work and that rest."""

@@ -341,14 +341,7 @@ class NextUse:
         for ranking in rankings:
             self._look_again(ranking, now_us)
         at = AT[kv_tier]
-        entries: Iterator[Entry]
-        if len(rankings) == 1:
-            entries = iter(rankings[0].entries)
-        else:
-            entries = heapq.merge(*(ranking.entries for ranking in rankings))
-        for key, _, group in entries:
-            if group.rest is None:
-                return  # all that follow are at work
+        for key, _, group in heapq.merge(*map(_resting, rankings)):
             for block in group.spare(kv_tier):
                 if len(block.holders) > 1:
                     best = max(block.holders, key=_value_of)
@@ -460,6 +453,14 @@ class NextUse:
         if group is None or group.rest is None:
             return None, "a turn is open" if group is not None else ""
         return self.forecaster.explain(group.rest, record.hint, now_us)
+
+
+def _resting(ranking: Ranking) -> Iterator[Entry]:
+    """Its groups at rest, by what they count beside those of other service tiers."""
+    for key, seq, group in ranking.entries:
+        if group.rest is None:
+            return  # all that follow are at work
+        yield key * ranking.weight, seq, group
 
 
 def _merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockId]:

@@ -67,7 +67,7 @@ class Quotas:
             holding = Holding(
                 contract.name,
                 contract.weight,
-                Ranking(),
+                Ranking(contract.weight if at == 0 else 1),
                 getattr(contract.guaranteed, resource) * room // WHOLE,
                 contract.reserved(resource) * room // WHOLE,
                 getattr(contract.cap, resource) * room // WHOLE,
@@ -128,8 +128,8 @@ class Quotas:
     def phases(self, at: int, taker: str) -> Iterator[list[Ranking]]:
         """Whose blocks go, one group of rankings after the other.
 
-        On the device: lighter service tiers' down to their guarantee, then the taker's own, then
-        heavier ones' above their guarantee. Below it: whichever is worth least, down to the guarantee.
+        Whichever is worth least, down to the guarantee; on the device a service tier's blocks count by
+        its weight, so that a lighter one's go first unless they will be used so many times sooner.
         Blocks within a guarantee come last; admission does not count on them.
         """
         order = self._order[at]
@@ -137,12 +137,7 @@ class Quotas:
         if own is not None and own.ranking.blocks >= own.cap < self.room[at]:
             yield [own.ranking]
             return
-        if at or own is None:
-            yield [h.ranking for h in order if h is own or h.is_over]
-        else:
-            yield [h.ranking for h in order if h.weight < own.weight and h.is_over]
-            yield [own.ranking]
-            yield [h.ranking for h in order if h.weight >= own.weight and h is not own and h.is_over]
+        yield [h.ranking for h in order if h is own or h.is_over]
         yield [h.ranking for h in order if h is not own and not h.is_over]
 
     def withheld(self, at: int, taker: str) -> int:
