@@ -12,7 +12,7 @@ from stepwell.ledger.base import Store
 from stepwell.ledger.open import open_store
 from tests.ledger.postgres_server import Server, running_server
 
-Opener = Callable[[], Store]
+Opener = Callable[..., Store]
 """Opens the same books again, as another process would."""
 
 
@@ -44,8 +44,8 @@ def open_books(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opene
     )
     opened: list[Store] = []
 
-    def opener() -> Store:
-        opened.append(open_store(name))
+    def opener(**options: bool) -> Store:
+        opened.append(open_store(name, **options))
         return opened[-1]
 
     yield opener

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stepwell.errors import BadInput
+from stepwell.ledger import schema
 from stepwell.ledger.base import Batch, LedgerError, LedgerRefused, Store
 from stepwell.ledger.open import open_store
 from stepwell.ledger.schema import APPEND_ONLY, VERSION
@@ -341,6 +342,25 @@ def test_the_books_are_there_after_closing(open_books: Opener) -> None:
     assert balances(open_books())[agent(), Resource.COMPUTE] == 5
 
 
+def test_older_tables_are_brought_up_to_date_by_who_writes(
+    open_books: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = open_books()
+    run = old.begin(RUN)
+    old.write(run, batch(1, computed(5)))
+    old.close()
+    statement = "ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT 'none'"
+    monkeypatch.setattr(schema, "VERSION", VERSION + 1)
+    monkeypatch.setattr(schema, "MIGRATIONS", {VERSION: (statement,)})
+    with pytest.raises(LedgerError, match="start a server on it once"):
+        open_books(create=False)
+    for _ in range(2):
+        new = open_books()
+        assert new.rows("SELECT note FROM runs") == [("none",)]
+        assert balances(new)[agent(), Resource.COMPUTE] == 5
+        new.close()
+
+
 # --- SQLite's own ---------------------------------------------------------------------------------
 
 
@@ -471,6 +491,13 @@ def test_a_password_is_in_no_sentence() -> None:
         open_store("postgresql://me:secret@127.0.0.1:1/books")
     assert "secret" not in str(raised.value)
     assert "postgresql://me@127.0.0.1:1/books does not answer" in str(raised.value)
+    for url in (
+        "postgresql://me:se%zzcret@127.0.0.1:1/books",
+        "postgresql://127.0.0.1:1/b?password=se%zzcret",
+    ):
+        with pytest.raises(LedgerError) as raised:
+            open_store(url)
+        assert "cret" not in str(raised.value)
 
 
 def test_an_empty_database_is_said(postgres_url: str) -> None:

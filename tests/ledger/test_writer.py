@@ -109,7 +109,7 @@ def test_submit_returns_at_once_and_waits_for_the_batch_before(
 
 
 def test_a_disk_that_hangs_does_not_hang_the_engine(
-    store: FlakyStore, writing: Writing, monkeypatch: pytest.MonkeyPatch
+    store: FlakyStore, writing: Writing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(writer_module, "WAIT_MOST_S", 0.001)
     writer = writing(backlog_postings=8)
@@ -117,9 +117,11 @@ def test_a_disk_that_hangs_does_not_hang_the_engine(
     for number in range(1, 6):
         writer.submit(batch(number, computed(1)))
     overfull = [writer.overfull]
+    assert until_failing(writer) == "the ledger has not answered for 0.001 s"
+    assert len(said(caplog)) == 1
     store.gate.set()
     assert writer.flush(LONG_S)
-    assert [*overfull, writer.overfull] == [True, False]
+    assert [*overfull, writer.overfull, writer.failing] == [True, False, None]
     assert balances(store)[agent(), COMPUTE] == 5
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 from psycopg import errors
@@ -26,6 +26,7 @@ from stepwell.ledger.sqlstore import POSTING_COLUMNS, Cursor, SqlStore
 
 SCHEMA = "stepwell"
 CONNECT_S = 5
+SILENCE_MS = 15_000
 CLAIM_WAIT_MS = 1_000
 """The server takes a moment to see that a holder has died."""
 STATEMENT_MS = 60_000
@@ -73,6 +74,8 @@ class PostgresStore(SqlStore):
             self._url,
             autocommit=True,
             connect_timeout=CONNECT_S,
+            # A network that is cut gives no error by itself; without this a write would wait for hours.
+            tcp_user_timeout=SILENCE_MS,
             application_name="stepwell ledger",
             # A reader's values are put into the text: no types to guess of bare placeholders.
             cursor_factory=psycopg.ClientCursor if read_only else psycopg.Cursor,
@@ -127,8 +130,7 @@ class PostgresStore(SqlStore):
 
     def _require_known(self) -> None:
         with self._reader() as connection:
-            if self._version(connection) == 0:
-                raise LedgerError(f"{self.where} is empty: nothing was ever entered")
+            schema.require_current(self._version(connection), self.where)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -240,7 +242,7 @@ class PostgresStore(SqlStore):
             raise self._explained(error) from error
 
     def _explained(self, error: psycopg.Error) -> LedgerError:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = without_secrets(" ".join(str(error).split()), self._url) or type(error).__name__
         if isinstance(error, _FULL):
             return LedgerFull(f"{self.where} cannot be written: {text}")
         if isinstance(error, _REFUSED):
@@ -300,6 +302,17 @@ def without_password(url: str) -> str:
     where = parts.netloc.rpartition("@")[2]
     user = parts.username
     return f"postgresql://{f'{user}@' if user else ''}{where}{parts.path}"
+
+
+def without_secrets(text: str, url: str) -> str:
+    """libpq quotes parts of a URL that it does not understand, passwords included."""
+    parts = urlsplit(url)
+    secrets = [parts.netloc.rpartition("@")[0].partition(":")[2]]
+    secrets += [word.partition("=")[2] for word in parts.query.split("&") if word.startswith("password=")]
+    for secret in secrets:
+        for form in (secret, unquote(secret)):
+            text = text.replace(form, "***") if form else text
+    return text
 
 
 def _one(connection: psycopg.Connection[Any], text: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:

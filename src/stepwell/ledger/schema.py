@@ -160,6 +160,17 @@ def statements(dialect: Dialect, found: int, where: str) -> Sequence[str]:
     return [statement for version in range(found, VERSION) for statement in MIGRATIONS[version]]
 
 
+def require_current(found: int, where: str) -> None:
+    """Who only reads does not change tables. ``LedgerError`` when they are not those of VERSION."""
+    if found == 0:
+        raise LedgerError(f"{where} is empty: nothing was ever entered")
+    if found < VERSION:
+        raise LedgerError(
+            f"{where} has tables of version {found}, and this Stepwell reads {VERSION}: "
+            "start a server on it once, which brings them up to date"
+        )
+
+
 def _creation(dialect: Dialect) -> list[str]:
     text = TABLES.format(
         integer=dialect.integer,

@@ -152,8 +152,7 @@ class SqliteStore(SqlStore):
 
     def _require_known(self) -> None:
         with self._reader() as connection:
-            if self._version(connection) == 0:
-                raise LedgerError(f"{self.where} is empty: nothing was ever entered")
+            schema.require_current(self._version(connection), self.where)
 
     # --- writing ------------------------------------------------------------------------------
 

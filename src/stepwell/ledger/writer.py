@@ -87,7 +87,9 @@ class LedgerWriter:
         the store fails. Raises nothing that the store raises."""
         batch = self._in_time(batch)
         with self._changed:
-            self._changed.wait_for(self._has_room, WAIT_MOST_S)
+            if not self._changed.wait_for(self._has_room, WAIT_MOST_S):
+                # From here on no step waits, until the store has answered.
+                self._fail(f"the ledger has not answered for {WAIT_MOST_S:g} s")
             if not self._backlog.entries_waiting:
                 self._since_s = time.monotonic()
             self._backlog.add(batch)
