@@ -62,7 +62,7 @@ class Holder:
     context: list[BlockId] = field(default_factory=list)
     """Blocks of its latest context, root first."""
     intact: bool = True
-    """None of those blocks has gone since."""
+    """All of those blocks are there, and none has gone since."""
     pools: dict[Pool, list[int]] = field(default_factory=dict)
     """What ``Pool.share`` stood at when it was counted last."""
     frame_bytes: int = 0
@@ -136,6 +136,14 @@ class Holdings:
 
     def sealed(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
         """A frame has become a block, or a block is there once more that lay elsewhere already."""
+        if meta.depth and holder.context[meta.depth - 1 : meta.depth] != [meta.parent]:
+            # Another turn of the same agent has begun since: this one's blocks are not in its latest context.
+            self._set_aside(holder, meta, now_us)
+        else:
+            self._extend(holder, meta, now_us)
+        self.came(meta.id, KvTier.DEVICE, now_us)
+
+    def _extend(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
         held = self.blocks.get(meta.id)
         if held is None:
             held = self.blocks[meta.id] = Held(meta, self._own_pool(holder, now_us))
@@ -145,7 +153,6 @@ class Holdings:
         rest = [block for block in holder.context[meta.depth :] if block != meta.id]
         holder.context[meta.depth :] = [meta.id]
         self._let_go(holder, rest, now_us)
-        self.came(meta.id, KvTier.DEVICE, now_us)
 
     def _own_pool(self, holder: Holder, now_us: int) -> Pool:
         """Where new blocks of a holder go: the pool of its newest one if it shares that with nobody."""
@@ -158,6 +165,12 @@ class Holdings:
 
     def found(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
         """A block lies on disk of which nobody knows whose it was; ``holder`` has it until somebody does."""
+        if meta.id not in self.blocks:
+            self._set_aside(holder, meta, now_us)
+            self.came(meta.id, KvTier.DISK, now_us)
+
+    def _set_aside(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
+        """It is the holder's as if he had left it behind."""
         if meta.id in self.blocks:
             return
         pool = next((pool for pool in holder.pools if pool.left), None)
@@ -166,7 +179,6 @@ class Holdings:
             holder.join(pool)
         pool.blocks[meta.id] = None
         self.blocks[meta.id] = Held(meta, pool)
-        self.came(meta.id, KvTier.DISK, now_us)
 
     def came(self, block: BlockId, kv_tier: KvTier, now_us: int) -> None:
         """A copy lies on a KV tier from now on."""
@@ -221,9 +233,9 @@ class Holdings:
         """The holder's context is another one from now on: it lets go of what is not in it."""
         old, new = holder.context, list(context)
         same = self._common(old, new) if holder.intact else 0
-        holder.context, holder.intact = new, True
-        self._hold(holder, new[same:], now_us)
         keeps = dict.fromkeys(new[same:])
+        holder.context, holder.intact = new, all(block in self.blocks for block in keeps)
+        self._hold(holder, keeps, now_us)
         self._let_go(holder, [block for block in old[same:] if block not in keeps], now_us)
 
     @staticmethod
