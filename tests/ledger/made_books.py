@@ -193,13 +193,17 @@ class Books:
         """With the run each is of."""
         return [(w.run, p) for w in self.writers for p in w.postings if p.resource is resource]
 
-    def corrupt(self, sql: str) -> None:
-        """What nobody should be able to do: change what is written."""
+    def unguarded(self) -> sqlite3.Connection:
+        """A connection that may do what nobody should be able to: change what is written."""
         connection = sqlite3.connect(self.path)
         found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
         for (name,) in found:
             connection.execute(f"DROP TRIGGER {name}")
         connection.execute("PRAGMA ignore_check_constraints = ON")
+        return connection
+
+    def corrupt(self, sql: str) -> None:
+        connection = self.unguarded()
         assert connection.execute(sql).rowcount != 0
         connection.commit()
         connection.close()

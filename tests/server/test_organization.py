@@ -9,9 +9,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
 
+from stepwell.ledger.buckets import COLUMNS, valid_cursor
 from stepwell.server.books import Books
+from stepwell.server.errors import ApiError
 from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.organization import COSTS as COST_RULES
+from stepwell.server.organization import USAGE as USAGE_RULES
+from stepwell.server.organization_query import Rules, read
 from stepwell.server.run import BackgroundServer
 from tests.ledger.made_books import START_S, made_books
 from tests.server.fakes import FakeDriver, says, serving
@@ -240,3 +248,34 @@ def test_a_ledger_that_cannot_be_read_is_a_503_without_its_path(tmp_path: Path) 
     assert (answer.status_code, error_of(answer)["code"]) == (503, "ledger_unavailable")
     assert "retry-after" in answer.headers
     assert str(tmp_path) not in answer.text
+
+
+KNOWN = sorted({*USAGE_RULES.known, *COST_RULES.known})
+NAMES = st.sampled_from([*KNOWN, *(f"{name}[]" for name in KNOWN), "tenant", "", "[]"])
+VALUES = st.one_of(
+    st.sampled_from([*COLUMNS, "1m", "1h", "1d", "true", "false", "acme", "search", "rival", "WzEsMl0"]),
+    st.integers(-5, 2 * END_S).map(str),
+    st.text(max_size=20),
+)
+START = st.sampled_from([[], [("start_time", str(START_S))]])
+
+
+@given(START, st.lists(st.tuples(NAMES, VALUES), max_size=5), st.sampled_from([USAGE_RULES, COST_RULES]))
+def test_whatever_is_asked_the_tenant_is_the_keys(
+    start: list[tuple[str, str]], items: list[tuple[str, str]], rules: Rules
+) -> None:
+    """Anything but a question within bounds, about the key's own tenants, is a 400 that names a parameter."""
+    key, refused = RING.find("Bearer sk-acme"), None
+    try:
+        asked = read(QueryParams([*start, *items]), rules, key, START_S + 100)
+    except ApiError as error:
+        refused = error
+    if refused is not None:
+        assert refused.status == 400
+        assert refused.param is not None
+        return
+    assert asked.query.tenants == ["acme", "acme/search"]
+    assert set(asked.query.group_by) <= COLUMNS.keys()
+    assert 1 <= asked.query.limit <= 1_440
+    assert asked.query.start_s < asked.query.end_s
+    assert asked.cursor is None or valid_cursor(asked.query, asked.cursor)
