@@ -20,7 +20,7 @@ from stepwell.ledger.queries import COUNTED, Counts, counts_of, one_of
 
 US_PER_S = 1_000_000
 WIDTHS_S: Mapping[str, int] = {"1m": 60, "1h": 3_600, "1d": 86_400}
-MAX_RESULTS = 10_000
+MAX_RESULTS = 2_000
 """Most results on a page, over all its buckets."""
 
 LINE_ITEM = "u.model || ', ' || a.service_tier"

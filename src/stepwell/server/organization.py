@@ -11,12 +11,14 @@ tier, and results carry visible, intermediate and recomputed tokens. End users a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from stepwell.ledger.base import Store
 from stepwell.ledger.buckets import Bucket, Result, usage_page
 from stepwell.ledger.queries import Counts
 from stepwell.server.errors import not_found
@@ -75,15 +77,20 @@ async def _page(request: Request, rules: Rules, shape: Shape) -> Response:
     if service.books is None:
         raise not_found("This server keeps no ledger.", code="ledger_off")
     with service.gate.enter(key):
-        page = await service.books.ask(usage_page, asked.query, asked.cursor)
-    return JSONResponse(
-        {
-            "object": "page",
-            "data": [_bucket(rules, asked, bucket, shape) for bucket in page.buckets],
-            "has_more": page.next is not None,
-            "next_page": None if page.next is None else cursor_text(page.next),
-        }
-    )
+        content = await service.books.ask(_answer, rules, asked, shape)
+    return Response(content, media_type="application/json")
+
+
+def _answer(store: Store, rules: Rules, asked: Asked, shape: Shape) -> bytes:
+    """A whole page as JSON: streams must not wait while thousands of results are written out."""
+    page = usage_page(store, asked.query, asked.cursor)
+    body = {
+        "object": "page",
+        "data": [_bucket(rules, asked, bucket, shape) for bucket in page.buckets],
+        "has_more": page.next is not None,
+        "next_page": None if page.next is None else cursor_text(page.next),
+    }
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 def _bucket(rules: Rules, asked: Asked, bucket: Bucket, shape: Shape) -> dict[str, Any]:
