@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -415,6 +419,44 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(LedgerError, match="is damaged"):
         SqliteStore(path).rows("SELECT COUNT(*) FROM postings")
+
+
+UNPRIVILEGED = """
+import os
+from stepwell.ledger.open import open_store
+if os.geteuid() == 0:
+    os.setgid(65534), os.setuid(65534)
+for name, create in ("new.db", True), ("ledger.db", True), ("ledger.db", False):
+    try:
+        open_store(name, create=create)
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_directory_that_is_not_writable_is_one_sentence() -> None:
+    """In a child, because root has to become somebody else first; not below pytest's own private place."""
+    with tempfile.TemporaryDirectory(prefix="stepwell-books-") as made:
+        place = Path(made)
+        SqliteStore(place / "ledger.db").close()
+        (place / "ledger.db").chmod(0o644)
+        place.chmod(0o555)
+        words = [sys.executable, "-c", UNPRIVILEGED]
+        done = subprocess.run(
+            words, cwd=place, env=_with_source(), capture_output=True, text=True, check=False
+        )
+        place.chmod(0o755)
+    if done.returncode != 0:
+        pytest.skip(f"another user cannot run this Python: {done.stderr[-200:]}")
+    beside = "SQLite keeps two small files beside it, even for readers, and its directory is not writable"
+    assert done.stdout.splitlines() == [
+        "LedgerError the ledger new.db cannot be made: Permission denied",
+        *[f"LedgerError the ledger ledger.db cannot be used there: {beside}"] * 2,
+    ]
+
+
+def _with_source() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(schema.__file__).parents[2])}
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -270,7 +270,13 @@ class SqliteStore(SqlStore):
             raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> LedgerError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code == sqlite3.SQLITE_READONLY_DIRECTORY:
+            return LedgerError(
+                f"{self.where} cannot be used there: SQLite keeps two small files beside it, even for "
+                "readers, and its directory is not writable"
+            )
+        code &= 0xFF  # the rest of it says where in SQLite
         if code in _FULL:
             return LedgerFull(f"{self.where} cannot be written: {_FULL[code]} ({error})")
         if code in _BROKEN:
