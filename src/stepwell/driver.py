@@ -311,7 +311,9 @@ class Driver:
         for event in events:
             if isinstance(event, Moved) and event.ok and event.source.value != "device":
                 self._tally.moved(event)
-        if self._recorder is not None and (events or plan.actions or plan.batch):
+        # A step in which only time passed is posted as well.
+        says_something = events or plan.actions or plan.batch or self._keeper is not None
+        if self._recorder is not None and says_something:
             self._recorder.step(now_us, events, plan)
 
     def check(self) -> None:

@@ -3,11 +3,15 @@
 One JSON object a line. The first line says under which configuration the policy ran; every other
 line is one step: the time, the events, and the decision hash so far. A recording holds hashes and
 counts, never text or tokens of a customer.
+
+Where books are kept, every step is there and is written out before it is posted: after a crash the recording
+says at least what the books say. Its last line may be cut off then.
 """
 
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +42,25 @@ class RecordedStep:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording that is being read; ends with its ``with``, or when the last step was read."""
+
+    path: Path
+    config: PolicyConfig
+    ledger: Mapping[str, Any] | None
+    """Which run of the books it belongs to, and what they were kept by; see ``Ledger.header``."""
+    steps: Iterator[RecordedStep]
+    """Read as they are asked for, once."""
+    file: IO[bytes]
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
 def _open(path: Path, mode: str) -> IO[bytes]:
     if path.suffix == ".gz":
         return gzip.open(path, mode)  # type: ignore[return-value]
@@ -49,6 +72,7 @@ class Recorder:
 
     def __init__(self, path: Path, config: PolicyConfig, ledger: Mapping[str, object] | None = None) -> None:
         """``ledger``: which run of the books it belongs to, and what they were kept by."""
+        self._outlives_us = ledger is not None
         self._encoder = msgspec.json.Encoder()
         self._log = DecisionLog()
         self._file = _open(path, "wb")
@@ -62,6 +86,8 @@ class Recorder:
 
     def _line(self, value: object) -> None:
         self._file.write(self._encoder.encode(value) + b"\n")
+        if self._outlives_us:
+            self._file.flush()
 
     @property
     def digest(self) -> str:
@@ -73,6 +99,16 @@ class Recorder:
 
 def read_recording(path: Path) -> tuple[PolicyConfig, Iterator[RecordedStep]]:
     """The configuration and the steps of a recording. Errors: ``RecordingError``."""
+    recording = open_recording(path)
+    return recording.config, recording.steps
+
+
+def open_recording(path: Path, *, cut_off: bool = False) -> Recording:
+    """Read the first line; the steps follow as they are asked for. ``cut_off``: whoever wrote it may have
+    been killed or is still at it, so that a last line without an end is the end and no damage.
+
+    Errors, here and from the steps: ``RecordingError``.
+    """
     try:
         file = _open(path, "rb")
     except OSError as error:
@@ -82,15 +118,18 @@ def read_recording(path: Path) -> tuple[PolicyConfig, Iterator[RecordedStep]]:
         if header["format"] != FORMAT or header["version"] != VERSION:
             raise ValueError("unknown format or version")
         config = msgspec.convert(header["config"], PolicyConfig)
-    except _NOT_OURS as error:
+        ledger = header.get("ledger")
+    except (*_NOT_OURS, EOFError) as error:
         file.close()
         raise RecordingError(f"{path} is not a Stepwell recording (line 1: {error})") from error
-    return config, _steps(path, file)
+    return Recording(path, config, ledger, _steps(path, file, cut_off), file)
 
 
-def _steps(path: Path, file: IO[bytes]) -> Iterator[RecordedStep]:
+def _steps(path: Path, file: IO[bytes], cut_off: bool) -> Iterator[RecordedStep]:
     with file:
-        for number, line in enumerate(file, start=2):
+        for number, line in enumerate(_lines(path, file, cut_off), start=2):
+            if cut_off and not line.endswith(b"\n"):
+                return
             try:
                 raw = msgspec.json.decode(line)
                 events = tuple(msgspec.convert(body, _EVENTS[name]) for name, body in raw["e"])
@@ -98,3 +137,14 @@ def _steps(path: Path, file: IO[bytes]) -> Iterator[RecordedStep]:
             except _NOT_OURS as error:
                 raise RecordingError(f"{path} line {number} is damaged: {error}") from error
             yield step
+
+
+def _lines(path: Path, file: IO[bytes], cut_off: bool) -> Iterator[bytes]:
+    """What was compressed ends in the middle of its stream when the writer was killed."""
+    try:
+        yield from file
+    except EOFError as error:
+        if not cut_off:
+            raise RecordingError(f"{path} is cut off: {error}") from error
+    except (OSError, zlib.error) as error:
+        raise RecordingError(f"{path} is damaged: {error}") from error

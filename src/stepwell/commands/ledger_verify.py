@@ -5,18 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from stepwell.commands.ledger_flags import JsonFile, Ledger, console_for, opened, write_json
 from stepwell.commands.ledger_tables import printable
+from stepwell.errors import BadInput
 from stepwell.ledger import verify as verifying
+from stepwell.replayed import replay_of
 
 MOST_LINES = 20
 
 
-def verify(*, ledger: Ledger = None, json_file: JsonFile = None) -> int:
+def verify(
+    *,
+    ledger: Ledger = None,
+    recording: Annotated[tuple[Path, ...], Parameter(show_default=False, negative="")] = (),
+    json_file: JsonFile = None,
+) -> int:
     """Add up every posting again and name whatever is not as it should be. Changes nothing.
 
     Checked for every run: each resource sums to zero over all accounts; what went out of the machine is what
@@ -24,16 +34,29 @@ def verify(*, ledger: Ledger = None, json_file: JsonFile = None) -> int:
     ended; no entry was taken out, none goes back in time, none moves nothing or names an account that is not
     there. A server may go on writing meanwhile. Example: ``stepwell ledger verify``
 
+    With ``--recording`` everything that the recorded run has entered is made once more from its events and
+    compared, to the last microsecond and byte. Example: ``stepwell ledger verify --recording run.jsonl``
+
     Exit code 0: the books are right; 1: they are not, or cannot be read.
+
+    Parameters
+    ----------
+    recording
+        What ``stepwell serve --record FILE`` has written while these books were kept; may be given again for
+        other runs.
     """
     with opened(ledger) as store, _progress() as advance:
-        found = verifying.verify(store, None, advance)
+        found = verifying.verify(store, replay_of(recording), advance)
+    if (strangers := len(recording) - found.replayed) > 0:
+        raise BadInput(f"{strangers} of {len(recording)} recordings are of runs that are not in these books")
     console = console_for(json_file)
     for difference in found.differences[:MOST_LINES]:
         console.print(printable(difference.sentence), markup=False, soft_wrap=True)
     if (more := len(found.differences) - MOST_LINES) > 0:
         console.print(f"and {more:,} more (--json has them)")
     looked_at = f"{found.postings:,} postings, {found.accounts:,} accounts, {found.runs:,} runs"
+    if recording:
+        looked_at += f", {found.replayed:,} made again from recordings"
     if found.differences:
         console.print(
             f"The books are wrong: {len(found.differences):,} differences in {looked_at}", style="red"

@@ -136,7 +136,9 @@ class Meter:
         return self._hand_over()
 
     def close(self) -> Entries:
-        """The run ends here: nothing is left uncounted. Requests still there are given back their holds."""
+        """The run ends with its last step: nothing until then is left uncounted. Requests still there are
+        given back their holds."""
+        self._sums.clear()  # a batch that no step came after: in flight, and in no recording
         for metered in self.requests.values():
             metered.reason = metered.reason or "server_overloaded"
         self._end_requests()
