@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,12 @@ def test_books(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_cost_book(own).rates(Capacities(10**9)) == load_cost_book("laptop").rates(Capacities(10**9))
     assert run("books", "laptap") == 2
     assert "did you mean 'laptop'?" in capsys.readouterr().err
+
+
+def test_parquet_without_duckdb_says_what_to_install(
+    books: Books, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    assert run("export", str(tmp_path / "x.parquet")) == 1
+    assert "[analytics]" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*x.parquet*"))

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from stepwell import cli
 from stepwell.ledger import verify as verifying
 from stepwell.ledger.base import Store
 from stepwell.ledger.buckets import COLUMNS, WIDTHS_S, Page, Query, usage_page
 from stepwell.ledger.export import postings_sheet, spend_log_sheet, usage_sheet, write_csv
 from stepwell.ledger.grouping import FIELDS
 from stepwell.ledger.margin import Margin, margin, read_sums
+from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import Period, runs
 from stepwell.ledger.run_rates import rates_of
 from stepwell.ledger.statements import statement
@@ -143,3 +145,20 @@ def test_verify_finds_what_is_there(open_books: Opener) -> None:
         "run has ended",
     ]
     assert CONFIG in runs(store)[0].config
+
+
+def test_commands_take_the_address_of_a_database(
+    postgres_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    store = open_store(postgres_url)
+    write_runs(store)
+    store.close()
+    for command, said in (
+        (["verify"], "The books are right: 39 postings, 16 accounts, 2 runs"),
+        (["margin", "--by", "tenant,role"], "bill 0.013772"),
+        (["statement"], "0.013448 USD"),
+        (["top"], "Most cost: acme / s1"),
+        (["export", str(tmp_path / "log.csv"), "--format", "spend-log"], "7 rows in"),
+    ):
+        assert cli.run(["ledger", *command, "--ledger", postgres_url]) == 0
+        assert said in capsys.readouterr().out

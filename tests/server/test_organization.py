@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
 from stepwell.ledger.buckets import COLUMNS, valid_cursor
-from stepwell.server.books import Books
+from stepwell.server.books import QUESTIONS_AT_ONCE, Books
 from stepwell.server.errors import ApiError
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.organization import COSTS as COST_RULES
@@ -279,3 +282,26 @@ def test_whatever_is_asked_the_tenant_is_the_keys(
     assert 1 <= asked.query.limit <= 1_440
     assert asked.query.start_s < asked.query.end_s
     assert asked.cursor is None or valid_cursor(asked.query, asked.cursor)
+
+
+def test_few_questions_at_once() -> None:
+    """A hundred customers who look at their bills leave the threads to those who ask for tokens."""
+    asking, most = 0, 0
+    lock = threading.Lock()
+
+    def question(store: Any, number: int) -> int:
+        nonlocal asking, most
+        with lock:
+            asking += 1
+            most = max(most, asking)
+        time.sleep(0.005)
+        with lock:
+            asking -= 1
+        return number
+
+    async def ask_all() -> list[int]:
+        books: Any = Books(None)  # type: ignore[arg-type]
+        return await asyncio.gather(*(books.ask(question, number) for number in range(12)))
+
+    assert asyncio.run(ask_all()) == list(range(12))
+    assert most <= QUESTIONS_AT_ONCE
