@@ -149,6 +149,24 @@ def test_whatever_is_done_to_the_books_is_named(books: Books, sql: str, named: l
     assert sentences(verify(books.store)) == named
 
 
+@pytest.mark.parametrize("more", [1, -1, 2**33])
+def test_no_single_amount_can_be_changed_unseen(books: Books, more: int) -> None:
+    """But for displacement, of which only a recording knows."""
+    connection = books.unguarded()
+    for writer in books.writers:
+        for batch, n, resource in connection.execute(
+            "SELECT batch, n, resource FROM postings WHERE run = ?", (writer.run,)
+        ).fetchall():
+            where = f"WHERE run = {writer.run} AND batch = {batch} AND n = {n}"
+            connection.execute(f"UPDATE postings SET amount = amount + {more} {where}")
+            connection.commit()
+            assert bool(verify(books.store).differences) is (resource != Resource.DISPLACED.value)
+            connection.execute(f"UPDATE postings SET amount = amount - {more} {where}")
+            connection.commit()
+    connection.close()
+    assert verify(books.store).differences == []
+
+
 def test_entries_of_a_run_that_does_not_exist(books: Books) -> None:
     books.corrupt("DELETE FROM runs WHERE id = 2")
     found = sentences(verify(books.store))
@@ -175,6 +193,30 @@ def test_holds_of_a_run_that_goes_on_are_as_they_should_be(tmp_path: Path) -> No
         "run has ended"
     ]
     store.close()
+
+
+def test_room_is_posted_later_than_it_is_used(tmp_path: Path) -> None:
+    """The machine's totals say at every step what was given; who had it is posted now and then."""
+    store = SqliteStore(tmp_path / "ledger.db")
+    writer = Writer.begin(store, "one")
+    writer.totals["device_byte_us"] = 70
+    writer.write([gave(LEAD, Resource.COMPUTE, 10, 1)])
+    assert verify(store).differences == []
+    writer.totals["compute_us"] += 1
+    writer.write([gave(LEAD, Resource.HOST, 5)])
+    assert ["compute_us of the machine" in one for one in sentences(verify(store))] == [True]
+    writer.totals["compute_us"] -= 1
+    writer.totals["host_byte_us"] -= 1
+    writer.write([gave(LEAD, Resource.DEVICE, 69)])
+    assert ["host_byte_us of the machine" in one for one in sentences(verify(store))] == [True]
+    writer.totals["host_byte_us"] += 1
+    writer.end()
+    found = sentences(verify(store))
+    store.close()
+    assert [one.partition(":")[2] for one in found] == [
+        " device_byte_us of the machine: the books say 69, and it should be 139 by the machine's totals",
+        " host_byte_us of the machine: the books say 5, and it should be 4 by the machine's totals",
+    ]
 
 
 def test_large_holds_whose_halves_do_not_cancel(tmp_path: Path) -> None:
