@@ -20,6 +20,7 @@ from stepwell.policy.machine import Policy
 from stepwell.policy.placements import PLACEMENTS
 from stepwell.policy.types import KvTier
 from stepwell.recording import Recorder
+from stepwell.server.keys import KeyRing
 from stepwell.settings import Settings
 from stepwell.tiers.base import Tiers
 
@@ -96,10 +97,19 @@ def _ledger(settings: Settings, config: PolicyConfig, model: str, clock: Clock) 
             now_us=clock.now_us(),
             wall_us=wall_us,
             node=f"{socket.gethostname()}:{settings.kv.disk_dir.absolute()}",
-            budgets=[entry.budget(wall_us) for entry in settings.budgets],
+            budgets=[
+                *(entry.budget(wall_us) for entry in settings.budgets),
+                *key_ring(settings).budgets(wall_us),
+            ],
         )
     except ImportError as error:
         raise MissingExtra("a ledger in PostgreSQL", "postgres") from error
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The API keys of the settings or of their file. Raises ``BadInput``, which never quotes a key."""
+    names = [contract.name for contract in settings.contracts()]
+    return KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
 
 
 def _require_policy(name: str) -> None:

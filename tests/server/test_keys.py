@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from stepwell.errors import BadInput
+from stepwell.ledger.types import Budget, Scope
 from stepwell.server.errors import ApiError
 from stepwell.server.keys import ApiKey, KeyEntry, KeyRing
 from stepwell.server.run import require_keys_beyond_loopback
@@ -83,8 +85,21 @@ def test_a_keys_file(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(FILE.format(digest=hashlib.sha256(b"sk-two").hexdigest()))
     ring = KeyRing.load(path)
-    assert ring.find("Bearer sk-one") == ApiKey("acme", ("flex", "default"), "default", True, 3, ("a",))
-    assert ring.find("Bearer sk-two") == ApiKey("other", ("default",), "default")
+    one, two = (f"key_{hashlib.sha256(key).hexdigest()[:12]}" for key in (b"sk-one", b"sk-two"))
+    assert ring.find("Bearer sk-one") == ApiKey("acme", ("flex", "default"), "default", True, 3, ("a",), one)
+    assert ring.find("Bearer sk-two") == ApiKey("other", ("default",), "default", id=two)
+    assert ring.budgets() == []
+
+
+def test_a_key_with_a_budget() -> None:
+    entry = KeyEntry(tenant="acme", key="sk-one", soft_usd=Decimal("0.5"), hard_usd=Decimal(1))
+    (budget,) = KeyRing([entry, KeyEntry(tenant="acme", key="sk-two")]).budgets(at_us=7)
+    name = "key_" + hashlib.sha256(b"sk-one").hexdigest()[:12]
+    assert budget == Budget(Scope.KEY, "acme", name, 500_000, 1_000_000, 7, "settings")
+    with pytest.raises(BadInput, match="soft limit is above"):
+        KeyRing([KeyEntry(tenant="acme", key="sk-one", soft_usd=Decimal(2), hard_usd=Decimal(1))])
+    with pytest.raises(BadInput, match="projects"):
+        KeyRing([KeyEntry(tenant="acme", key="sk-one", hard_usd=Decimal(1), projects=("a",))])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stepwell import __version__
-from stepwell.assemble import Node, build
+from stepwell.assemble import Node, build, key_ring
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
@@ -117,11 +117,6 @@ def with_ledger(settings: Settings) -> Settings:
 def say(line: str) -> None:
     """To standard error: the command has no result of its own, and nobody should parse this."""
     print(line, file=sys.stderr, flush=True)
-
-
-def key_ring(settings: Settings) -> KeyRing:
-    names = [contract.name for contract in settings.contracts()]
-    return KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
 
 
 def require_port(port: int) -> None:

@@ -45,7 +45,7 @@ class Bills:
         new_tokens = 0 if arrival.prewarm else arrival.max_new_tokens
         ttl_us = max(0, arrival.hint.retain_us or 0)
         return self.prices.worst_case(
-            self._priced(arrival),
+            self.priced_as(arrival),
             arrival.prompt_tokens,
             new_tokens,
             ttl_us=ttl_us,
@@ -54,9 +54,9 @@ class Bills:
 
     def charge_of(self, arrival: RequestArrived, tokens: TokenCounts) -> Charge:
         """What a request comes to."""
-        return self.prices.charge(self._priced(arrival), tokens)
+        return self.prices.charge(self.priced_as(arrival), tokens)
 
-    def _priced(self, arrival: RequestArrived) -> str:
+    def priced_as(self, arrival: RequestArrived) -> str:
         """A service tier that nobody has defined runs as ``default`` and is charged as that."""
         return arrival.service_tier if arrival.service_tier in self.prices.sheets else "default"
 

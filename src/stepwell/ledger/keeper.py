@@ -6,13 +6,15 @@ Everything but ``reserve`` is called from the driver's thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from stepwell.ledger.base import Batch
 from stepwell.ledger.budgets import BudgetBook, BudgetExceeded
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.metered import Entries, Use
-from stepwell.ledger.types import Scope
+from stepwell.ledger.money import usd_text
+from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Posting, Resource, Scope, Usage
 from stepwell.policy.costs import PrefillFit
 from stepwell.policy.machine import Policy
 from stepwell.policy.types import Computed, Event, Piece, Plan, RequestArrived, RequestId
@@ -26,6 +28,9 @@ SPENT = {
 }
 """The error code of a spent budget."""
 _RETRY_AFTER_MS = 1_000
+_METERED = frozenset(MACHINE_RESOURCES)
+NOBODY = "none"
+"""The service tier of KV that was found on disk, until its agent calls."""
 
 
 class Writer(Protocol):
@@ -55,6 +60,35 @@ class Refusal(NamedTuple):
     """When it may be taken; None: not before somebody has done something."""
 
 
+@dataclass(slots=True)
+class Sums:
+    """What a run has come to so far, for whoever looks at it from outside; read it from any thread."""
+
+    used: dict[tuple[Resource, str], int] = field(default_factory=dict)
+    """Of the machine's resources, by service tier, or by the kind of an account that has none."""
+    charged_microusd: dict[str, int] = field(default_factory=dict)
+    """By service tier."""
+    returned_microusd: dict[str, int] = field(default_factory=dict)
+    """The same: what corrections took back of it."""
+
+    def add(self, entries: Entries) -> None:
+        for posting in entries.postings:
+            if posting.resource in _METERED:
+                self._use(posting)
+        for usage in entries.usage:
+            self._charge(usage)
+
+    def _use(self, posting: Posting) -> None:
+        who = posting.credit
+        name = who.service_tier or (NOBODY if who.kind is Kind.AGENT else who.kind.value)
+        self.used[posting.resource, name] = self.used.get((posting.resource, name), 0) + posting.amount
+
+    def _charge(self, usage: Usage) -> None:
+        amount, name = usage.charge_microusd, usage.account.service_tier
+        sums = self.charged_microusd if amount >= 0 else self.returned_microusd
+        sums[name] = sums.get(name, 0) + abs(amount)
+
+
 class Keeper:
     """One run's bookkeeper."""
 
@@ -74,12 +108,18 @@ class Keeper:
         self.budgets = budgets
         self.number = 0
         """Batches handed over so far."""
+        self.sums = Sums()
         self._wall_offset_us = wall_offset_us
         self._refuse_unwritten = refuse_unwritten
 
+    @property
+    def refuses(self) -> bool:
+        """Whether no requests are taken because what they come to could not be entered. Thread-safe."""
+        return self.writer.overfull or (self._refuse_unwritten and self.writer.failing is not None)
+
     def reserve(self, arrival: RequestArrived) -> Refusal | None:
         """Hold what the request may come to, or say why it is not taken. Thread-safe."""
-        if self.writer.overfull or (self._refuse_unwritten and self.writer.failing):
+        if self.refuses:
             return Refusal(UNWRITTEN, "The ledger cannot be written now; the request was not taken.")
         verdict = self.budgets.reserve(
             arrival.request,
@@ -92,8 +132,9 @@ class Keeper:
         return None if verdict.refused is None else _refusal(verdict.refused)
 
     def refused(self, request: RequestId) -> None:
-        """A request ended before the policy had heard of it."""
-        self.budgets.release(request)
+        """A request is told that it is not served. What the meter knows it settles itself."""
+        if request not in self.meter.requests:
+            self.budgets.release(request)
 
     def ran(self, computed: Computed, pieces: Sequence[Piece], prefill: PrefillFit) -> None:
         """A batch has run."""
@@ -134,6 +175,7 @@ class Keeper:
         if not (entries.postings or entries.usage or entries.positions):
             return
         self.number += 1
+        self.sums.add(entries)
         self.writer.submit(
             Batch(
                 self.number,
@@ -150,19 +192,16 @@ class Keeper:
 def _refusal(spent: BudgetExceeded) -> Refusal:
     state, scope = spent.state, spent.scope
     whose = f"{scope} {state.name.name!r}" if state.name.name else "this customer"
-    limit, used = _usd(state.hard_microusd or 0), _usd(state.spent_microusd)
+    limit, used = usd_text(state.hard_microusd or 0), usd_text(state.spent_microusd)
+    needed = usd_text(spent.needed_microusd)
     if spent.passing:
         message = (
-            f"The budget of {whose} has no room for the {_usd(spent.needed_microusd)} that this request may "
-            f"come to while other requests are under way ({used} of {limit} spent); try again shortly."
+            f"The budget of {whose} has no room for the {needed} that this request may come to while other "
+            f"requests are under way ({used} of {limit} spent); try again shortly."
         )
         return Refusal("rate_limit_exceeded", message, _RETRY_AFTER_MS)
     return Refusal(
         SPENT[scope],
         f"The budget of {whose} is reached: {used} of {limit} is spent and this request may come to "
-        f"{_usd(spent.needed_microusd)}. Its state is kept; raise the budget to go on.",
+        f"{needed}. Its state is kept; raise the budget to go on.",
     )
-
-
-def _usd(microusd: int) -> str:
-    return f"${microusd / 1e6:.6f}".rstrip("0").rstrip(".")

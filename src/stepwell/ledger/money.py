@@ -64,3 +64,8 @@ def apportion_units(parts: Mapping[Name, int], unit: int) -> dict[Name, int]:
         for name in sorted(parts, key=lambda name: -(parts[name] % unit))[:left]:
             whole[name] += 1
     return whole
+
+
+def usd_text(microusd: int) -> str:
+    """For a sentence: ``$0.0125``."""
+    return f"${microusd / 1e6:.6f}".rstrip("0").rstrip(".")

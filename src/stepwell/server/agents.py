@@ -29,9 +29,9 @@ DEFAULT_PAGE = 20
 async def list_agents(request: Request) -> Response:
     """Agents in order of their ids: ``limit``, ``after``; operators may pick a ``tenant``."""
     service = service_of(request)
-    key, own = _who(service, request)
+    key, own = who_asks(service, request)
     only = request.query_params.get("tenant") if key.operator else own
-    limit, after = _limit(request), request.query_params.get("after", "")
+    limit, after = page_limit(request), request.query_params.get("after", "")
     views = [v for v in await service.agent_lists.all() if only in (None, v.tenant) and v.agent > after]
     views.sort(key=lambda view: (view.agent, view.tenant))
     page = _page(views, limit)
@@ -50,7 +50,7 @@ async def list_agents(request: Request) -> Response:
 async def get_agent(request: Request) -> Response:
     """One agent. An operator says whose (``tenant``) where two tenants have one of that name."""
     service = service_of(request)
-    key, own = _who(service, request)
+    key, own = who_asks(service, request)
     agent = request.path_params["agent_id"]
     tenants = await _tenants_with(service, request, agent, own) if key.operator else [own]
     looked = await asyncio.to_thread(lambda: [service.driver.agent(tenant, agent) for tenant in tenants])
@@ -67,7 +67,7 @@ async def hint_agent(request: Request) -> Response:
     """More is known about what an agent of one's own waits for. Answers what was understood."""
     service = service_of(request)
     service.require_open()
-    key, tenant = _who(service, request)
+    key, tenant = who_asks(service, request)
     agent = request.path_params["agent_id"]
     with service.gate.enter(key):
         body = await read_object(request, service.settings)
@@ -82,7 +82,7 @@ async def hint_agent(request: Request) -> Response:
     return JSONResponse({"id": agent, "object": "agent.hint", **_said(hint)})
 
 
-def _who(service: Service, request: Request) -> tuple[ApiKey, str]:
+def who_asks(service: Service, request: Request) -> tuple[ApiKey, str]:
     """The key and the tenant it acts for."""
     key = service.key(request)
     return key, service.identity(request, {}, key).tenant
@@ -100,7 +100,8 @@ def _unknown(agent: str) -> ApiError:
     return not_found(f"Agent with id '{clip(agent, 64)}' not found.", code="agent_not_found")
 
 
-def _limit(request: Request) -> int:
+def page_limit(request: Request) -> int:
+    """How many a list may have: 1 to 100. Raises ``ApiError``."""
     text = request.query_params.get("limit", str(DEFAULT_PAGE))
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
         raise bad_request(f"'limit' must be between 1 and {MAX_PAGE}.", param="limit")
@@ -125,7 +126,7 @@ def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
         "parent_agent_id": view.parent_agent,
         "role": view.role or None,
         "service_tier": view.service_tier,
-        "status": view.state,
+        "status": _status(service, view),
         "context_tokens": view.tokens,
         "kv_tokens": {**held, "gone": max(0, view.tokens - sum(held.values()))},
         "turns": view.turns,
@@ -134,6 +135,11 @@ def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
         "why": view.why or None,
         "last_ttft_ms": None if view.last_ttft_us is None else view.last_ttft_us / 1_000,
     }
+
+
+def _status(service: Service, view: AgentView) -> str:
+    paused = view.state == "idle" and service.is_paused(view.tenant, view.session, view.agent)
+    return "budget_reached" if paused else view.state
 
 
 def _unix_s(service: Service, at_us: int | None) -> float | None:

@@ -16,6 +16,7 @@ from starlette.types import Scope
 from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
 from stepwell.server import views
+from stepwell.server.admin_budgets import list_budgets, set_budget
 from stepwell.server.agents import get_agent, hint_agent, list_agents
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
@@ -36,6 +37,7 @@ from stepwell.server.responses import (
     stop,
 )
 from stepwell.server.service import Service
+from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
 
@@ -45,11 +47,16 @@ ROUTES = (
     Route("/metrics", views.metrics, methods=["GET"]),
     Route("/admin/agents", views.agents, methods=["GET"]),
     Route("/admin/snapshot", views.snapshot, methods=["GET"]),
+    Route("/admin/budgets", list_budgets, methods=["GET"]),
+    Route("/admin/budgets", set_budget, methods=["POST"]),
     Route("/v1/models", views.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", views.get_model, methods=["GET"]),
     Route("/v1/agents", list_agents, methods=["GET"]),
     Route("/v1/agents/{agent_id:path}/hint", hint_agent, methods=["POST"]),
     Route("/v1/agents/{agent_id:path}", get_agent, methods=["GET"]),
+    Route("/v1/sessions", list_sessions, methods=["GET"]),
+    Route("/v1/sessions/{session_id:path}", get_session, methods=["GET"]),
+    Route("/v1/sessions/{session_id:path}", update_session, methods=["POST"]),
     Route("/v1/organization/usage/completions", usage_completions, methods=["GET"]),
     Route("/v1/organization/costs", costs, methods=["GET"]),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
@@ -74,7 +81,7 @@ def create_app(
     ``app.state.service`` is the ``Service``: set its ``draining`` to refuse new requests.
     """
     settings, keys = settings or ServerSettings(), keys or KeyRing()
-    metrics = Metrics(driver, keys.service_tiers)
+    metrics = Metrics(driver, keys.service_tiers, None if books is None else books.ledger)
     service = Service(
         driver=driver,
         text_model=text_model,

@@ -75,6 +75,7 @@ class Bridge:
         except BaseException:
             batch.cancel()
             raise
+        self._drain()  # what the driver has refused at once is known when this returns
         return batch
 
     def abort_all(self, reason: Rejected) -> None:
@@ -137,6 +138,12 @@ class Batch:
     def over(self) -> bool:
         """Everything has ended and has been read."""
         return not self._open and not self._arrivals
+
+    @property
+    def refused(self) -> Rejected | None:
+        """Why it was not taken, as far as nobody has read on."""
+        found = (a.output for a in self._arrivals if isinstance(a.output, Rejected))
+        return next(found, None)
 
     async def next(self, timeout_s: float | None = None) -> Arrival | None:
         """The next output; None when ``timeout_s`` passed in silence. Not to be called when over."""

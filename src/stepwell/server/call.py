@@ -48,6 +48,7 @@ class Call(Generic[Wanted]):
             read_hint(headers_of(self.request), self.body, identity),
             role_of(identity, self.body),
             wants_prewarm(self.body),
+            self.key.id,
         )
 
 

@@ -14,6 +14,7 @@ from stepwell.policy.types import Wait
 from stepwell.requests import Delta, Finished, Generation, TokenInfo
 from stepwell.server.bridge import Arrival
 from stepwell.server.call import understand
+from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import chat_logprobs
@@ -105,8 +106,11 @@ class ChatShape(DataFrames):
 
     def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
         choices = [self._choice(index, one) for index, one in enumerate(progress)]
-        usage = Usage.of(progress, self.n).chat()
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": usage}
+        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self._usage(progress)}
+
+    def _usage(self, progress: Sequence[Progress]) -> dict[str, Any]:
+        cost = cost_of(self.service.books, self.ask, progress, self.n, self.waits_for())
+        return {**Usage.of(progress, self.n).chat(), **cost}
 
     def _choice(self, index: int, progress: Progress) -> dict[str, Any]:
         answer = self.tools.split(progress.text, self.service.text_model)
@@ -162,7 +166,7 @@ class ChatShape(DataFrames):
     def end(self) -> list[Event]:
         if not self._include_usage():
             return []
-        usage = Usage.of(self.progress, self.n).chat()
+        usage = self._usage(self.progress)
         return [{**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage}]
 
     def _chunk(

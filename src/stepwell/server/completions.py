@@ -14,6 +14,7 @@ from stepwell.policy.types import Wait
 from stepwell.requests import Delta, Finished, Generation, TokenInfo
 from stepwell.server.bridge import Arrival
 from stepwell.server.call import understand
+from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import completion_logprobs
@@ -93,7 +94,11 @@ class CompletionShape(DataFrames):
             )
             for index, one in enumerate(progress)
         ]
-        return {**self.head, "choices": choices, "usage": Usage.of(progress, self.n).chat()}
+        return {**self.head, "choices": choices, "usage": self._usage(progress)}
+
+    def _usage(self, progress: Sequence[Progress]) -> dict[str, Any]:
+        cost = cost_of(self.service.books, self.ask, progress, self.n, self.waits_for())
+        return {**Usage.of(progress, self.n).chat(), **cost}
 
     def _echo(self, index: int) -> str:
         if not self.wanted.echo:
@@ -138,7 +143,7 @@ class CompletionShape(DataFrames):
     def end(self) -> list[Event]:
         if not self._include_usage():
             return []
-        return [{**self.head, "choices": [], "usage": Usage.of(self.progress, self.n).chat()}]
+        return [{**self.head, "choices": [], "usage": self._usage(self.progress)}]
 
     def _chunk(self, choice: Mapping[str, Any]) -> dict[str, Any]:
         usage = {"usage": None} if self._include_usage() else {}

@@ -118,6 +118,8 @@ class _Shape:
     status: int
     type: str
     retry_after_ms: int | None = None
+    final: bool = False
+    """Trying again is of no use before somebody has done something."""
 
 
 REJECTIONS: Mapping[str, _Shape] = {
@@ -127,7 +129,11 @@ REJECTIONS: Mapping[str, _Shape] = {
     "invalid_grammar": _Shape(400, "invalid_request_error"),
     "rate_limit_exceeded": _Shape(429, "rate_limit_error", 500),
     "flex_unavailable": _Shape(429, "rate_limit_error", 2_000),
+    "insufficient_quota": _Shape(429, "insufficient_quota", final=True),
+    "session_budget_exceeded": _Shape(429, "insufficient_quota", final=True),
+    "agent_budget_exceeded": _Shape(429, "insufficient_quota", final=True),
     "server_overloaded": _Shape(503, "server_error", 1_000),
+    "ledger_unavailable": _Shape(503, "server_error", 1_000),
 }
 """The driver's codes. A code that is not here is a failure of ours: 500."""
 
@@ -136,13 +142,15 @@ def from_rejected(rejected: Rejected, param: str | None = None) -> ApiError:
     """The driver would not serve a request. ``param`` names the field that holds the prompt."""
     shape = REJECTIONS.get(rejected.code, _Shape(500, "server_error"))
     retry_after_ms = rejected.retry_after_ms if rejected.retry_after_ms is not None else shape.retry_after_ms
+    may_retry = shape.status in (429, 503) and not shape.final
     return ApiError(
         shape.status,
         rejected.message,
         code=rejected.code,
         type=shape.type,
         param=param if rejected.code == "context_length_exceeded" else None,
-        retry_after_ms=retry_after_ms if shape.status in (429, 503) else None,
+        retry_after_ms=retry_after_ms if may_retry else None,
+        headers={"x-should-retry": "false"} if shape.final else None,
     )
 
 

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
 
+from stepwell.ledger.bills import FOR_OTHERS
 from stepwell.policy.types import Wait
 from stepwell.requests import Generation, Preempted, Rejected
 from stepwell.server.bridge import Arrival, Batch
 from stepwell.server.call import Call
 from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error
 from stepwell.server.middleware import request_id_of
+from stepwell.server.pauses import REFUSED
 from stepwell.server.service import Service
 from stepwell.server.sse import COMMENTS, DONE, Comment, EventStream, event, while_connected
 from stepwell.server.turns import Progress, collect
@@ -76,7 +78,7 @@ async def exchange(call: Call[Any], prepare: Prepare, shape: Shape, *, stream: b
     with ExitStack() as stack:
         limits = stack.enter_context(service.gate.enter(call.key))
         generations = await while_connected(request, prepared(service, prepare))
-        batch = stack.enter_context(service.bridge.open(generations))
+        batch = stack.enter_context(await opened(service, generations))
         if not stream:
             progress = await while_connected(request, collect(batch))
             answer = shape.whole(progress)
@@ -91,13 +93,29 @@ async def exchange(call: Call[Any], prepare: Prepare, shape: Shape, *, stream: b
     raise AssertionError("an exit stack swallows nothing")
 
 
+async def opened(service: Service, generations: Sequence[Generation]) -> Batch:
+    """Hand generations to the driver. Raises ``ApiError`` for what it refuses at once: a spent budget,
+    a ledger that cannot be written, a server that goes down."""
+    batch, turn = service.bridge.open(generations), generations[0]
+    refusal = batch.refused
+    if refusal is None:
+        service.pauses.over(turn.tenant, turn.session)
+        return batch
+    batch.cancel()
+    if refusal.code == REFUSED:
+        await service.pauses.refused(turn)
+    raise from_rejected(refusal)
+
+
 def note_what_it_waits_for(service: Service, batch: Batch, shape: Shape) -> None:
     """Tell the policy what the answer shows, where the client has not said it: once per answer, and
-    before the client can see its end, or the agent's next turn could come first."""
+    before the client can see its end, or the agent's next turn could come first. The ledger must hear of
+    every choice that was not for a person: it charges each by itself."""
     turn, wait = batch.generations[-1], shape.waits_for()
     if turn.hint.wait is Wait.UNKNOWN and wait is not Wait.UNKNOWN and not turn.prewarm:
         hint = replace(turn.hint, wait=wait)
-        service.driver.hint(batch.requests[-1], turn.tenant, turn.agent, hint)
+        for request in batch.requests if wait in FOR_OTHERS else batch.requests[-1:]:
+            service.driver.hint(request, turn.tenant, turn.agent, hint)
 
 
 async def prepared(service: Service, prepare: Prepare) -> Sequence[Generation]:

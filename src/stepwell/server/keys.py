@@ -10,6 +10,8 @@
     operator = false                         # may see /admin and /metrics from elsewhere
     max_concurrent_requests = 8              # default: no limit of its own
     projects = ["search"]                    # OpenAI-Project values that get a tenant of their own
+    soft_usd = 8                             # from here on answers say so; default: never
+    hard_usd = 10                            # what may be spent with this key in all; default: no limit
 
 Keys are compared as SHA-256 digests in constant time: how long a wrong key takes says nothing about
 the right one.
@@ -22,13 +24,16 @@ import hmac
 import json
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from stepwell.errors import BadInput
+from stepwell.ledger.budgets import BudgetBook
+from stepwell.ledger.settings import FROM_SETTINGS, Usd, microusd
+from stepwell.ledger.types import Budget, Scope
 from stepwell.requests import LOCAL_TENANT
 from stepwell.server.errors import ApiError, bad_request
 
@@ -37,6 +42,7 @@ KNOWN_SERVICE_TIERS = frozenset({*SERVICE_TIERS, "auto", "fast", "scale", "ultra
 SAME_TIER = {"fast": "priority"}
 """OpenAI answers ``fast`` as ``priority``."""
 MAX_KEY_CHARS = 1_024
+ID_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class ApiKey:
     operator: bool = False
     max_concurrent_requests: int | None = None
     projects: tuple[str, ...] = ()
+    id: str = ""
+    """What the books call it: ``key_`` and how its SHA-256 begins. Empty where there are no keys."""
 
     def service_tier(self, asked: str | None) -> str:
         """The service tier to really use. 403 rather than a silent downgrade when it is not paid for:
@@ -91,6 +99,8 @@ class KeyEntry:
     operator: bool = False
     max_concurrent_requests: Annotated[int, Field(ge=1)] | None = None
     projects: tuple[Text, ...] = ()
+    soft_usd: Usd | None = None
+    hard_usd: Usd | None = None
 
     def digest(self) -> bytes:
         if self.key_sha256 is not None:
@@ -105,7 +115,22 @@ class KeyEntry:
             self.operator,
             self.max_concurrent_requests,
             self.projects,
+            "key_" + self.digest().hex()[:ID_DIGITS],
         )
+
+    def budget(self, at_us: int = 0) -> Budget | None:
+        """What may be spent with it in all; None: nothing is said. Raises ``BadInput``: one sentence."""
+        if self.soft_usd is None and self.hard_usd is None:
+            return None
+        if self.projects:
+            raise BadInput(
+                f"a key of {self.tenant!r} has a budget and projects: spending is counted for each project "
+                "apart, so give the tenants of the projects budgets of their own"
+            )
+        soft, hard = microusd(self.soft_usd), microusd(self.hard_usd)
+        budget = Budget(Scope.KEY, self.tenant, self.api_key().id, soft, hard, at_us, FROM_SETTINGS)
+        BudgetBook.check_budget(budget)
+        return budget
 
 
 def missing_service_tier(entries: Iterable[KeyEntry], names: Sequence[str]) -> str | None:
@@ -131,6 +156,7 @@ class KeyRing:
         Raises ``BadInput`` when two entries contradict each other or one is incomplete.
         """
         self._keys: list[tuple[bytes, ApiKey]] = []
+        self._budgets: list[Budget] = []
         for number, entry in enumerate(entries, 1):
             self._add(number, entry)
         usual = "default" if "default" in service_tiers else service_tiers[0]
@@ -172,6 +198,10 @@ class KeyRing:
         tiers = {tier for _, key in self._keys for tier in (*key.service_tiers, key.default_service_tier)}
         return sorted(tiers or self._local.service_tiers)
 
+    def budgets(self, at_us: int = 0) -> list[Budget]:
+        """Those that the keys name."""
+        return [replace(budget, at_us=at_us) for budget in self._budgets]
+
     def find(self, authorization: str | None) -> ApiKey:
         """The key behind an ``Authorization`` header. Raises a 401 ``ApiError``."""
         if not self._keys:
@@ -202,6 +232,8 @@ class KeyRing:
         if any(known == entry.digest() for known, _ in self._keys):
             raise BadInput(f"keys[{number}] ({entry.tenant}): this key is there twice")
         self._keys.append((entry.digest(), key))
+        if (budget := entry.budget()) is not None:
+            self._budgets.append(budget)
 
 
 def _digest(key: str) -> bytes:

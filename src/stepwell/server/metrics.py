@@ -15,7 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from stepwell.driver import Driver, Snapshot
+from stepwell.ledger.start import Ledger
 from stepwell.requests import Admitted, Finished, Generation, Output
+from stepwell.server.ledger_metrics import LedgerCollector
 
 AGENT_STATES = ("waiting", "loading", "running", "preempted", "idle")
 PROMPT_SOURCES = ("computed", "device", "host", "disk")
@@ -28,10 +30,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """One server's metrics in a registry of their own, so that two servers fit in one process."""
 
-    def __init__(self, driver: Driver, service_tiers: Sequence[str]) -> None:
+    def __init__(self, driver: Driver, service_tiers: Sequence[str], ledger: Ledger | None = None) -> None:
         self._registry = CollectorRegistry()
         self._service_tiers = frozenset(service_tiers)
         self._registry.register(_SnapshotCollector(driver))
+        if ledger is not None:
+            self._registry.register(LedgerCollector(ledger))
         self._queue = self._histogram("queue", "Time from submit to admission", SECONDS)
         self._ttft = self._histogram("ttft", "Time from submit to the first token", SECONDS)
         self._tpot = self._histogram("tpot", "Time per output token after the first", TOKEN_SECONDS)

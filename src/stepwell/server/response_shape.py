@@ -9,6 +9,7 @@ from typing import Any
 from stepwell.policy.types import Wait
 from stepwell.requests import Admitted, Delta, Finished, TokenInfo
 from stepwell.server.bridge import Arrival
+from stepwell.server.cost import cost_of
 from stepwell.server.errors import ApiError
 from stepwell.server.exchange import Event
 from stepwell.server.logprobs import token_logprobs
@@ -119,7 +120,8 @@ class ResponseShape:
             events += self._call(call)
         self.response["status"] = status
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
-        self.response["usage"] = Usage.of([self.progress]).responses()
+        cost = cost_of(self.service.books, self.ask, [self.progress], 1, self.waits_for())
+        self.response["usage"] = {**Usage.of([self.progress]).responses(), **cost}
         return events
 
     def _open_message(self) -> list[Event]:

@@ -14,7 +14,7 @@ from stepwell.requests import Generation
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.errors import bad_request, rate_limited, unsupported
-from stepwell.server.exchange import exchange, prepared, stream_events
+from stepwell.server.exchange import exchange, opened, prepared, stream_events
 from stepwell.server.identity import Identity
 from stepwell.server.middleware import request_id_of
 from stepwell.server.prompts import chat_prompt
@@ -126,7 +126,7 @@ async def _in_background(request: Request, creation: Creation) -> Response:
     with ExitStack() as stack:
         stack.enter_context(service.gate.enter(creation.call.key))
         generations = await while_connected(request, prepared(service, creation.prepare))
-        batch = stack.enter_context(service.bridge.open(generations))
+        batch = stack.enter_context(await opened(service, generations))
         source = stream_events(service, request_id_of(request.scope), batch, creation.shape)
         resources = stack.pop_all()
     run = BackgroundRun(source, resources.close)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
+from stepwell.ledger.types import Scope
 from stepwell.server.agent_lists import AgentLists
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
@@ -19,6 +20,7 @@ from stepwell.server.gate import Gate
 from stepwell.server.identity import Identity, identify
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.metrics import Metrics
+from stepwell.server.pauses import Pauses
 from stepwell.server.settings import LOOPBACK_HOSTS, ServerSettings
 from stepwell.server.store import ResponseStore
 
@@ -41,11 +43,13 @@ class Service:
     """The ledger, where one is kept."""
     models: frozenset[str] = field(init=False)
     agent_lists: AgentLists = field(init=False)
+    pauses: Pauses = field(init=False)
     started_s: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.started_s = int(self.now_s())
         self.agent_lists = AgentLists(self.driver)
+        self.pauses = Pauses(self.driver, self.agent_lists)
         self.models = frozenset({self.text_model.name, *self.settings.model_aliases})
 
     def key(self, request: Request) -> ApiKey:
@@ -66,6 +70,14 @@ class Service:
     def require_model(self, name: str) -> None:
         if name not in self.models:
             raise model_not_found(name)
+
+    def is_paused(self, tenant: str, session: str, agent: str = "") -> bool:
+        """Whether a session, or one agent, gets nothing more until its budget is raised."""
+        if self.books is None or self.books.ledger is None:
+            return False
+        budgets = self.books.ledger.keeper.budgets
+        states = (budgets.state(Scope.SESSION, tenant, session), budgets.state(Scope.AGENT, tenant, agent))
+        return (tenant, session) in self.pauses or any(s is not None and s.reached for s in states)
 
     def identity(self, request: Request, body: Mapping[str, Any], key: ApiKey) -> Identity:
         return identify(headers_of(request), body, key)

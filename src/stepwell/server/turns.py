@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepwell.engines.base import SamplingParams
-from stepwell.policy.types import NO_HINT, Hint
+from stepwell.policy.types import NO_HINT, Hint, RequestArrived
 from stepwell.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
 from stepwell.server.bridge import Batch
 from stepwell.server.errors import from_rejected
@@ -31,6 +31,8 @@ class Ask:
     role: str = ""
     prewarm: bool = False
     """Only prepare the cache: nothing is answered."""
+    key: str = ""
+    """The id of the API key."""
 
     def generations(self, prompt: TokenPrompt, n: int) -> list[Generation]:
         """``n`` choices of one prompt. With a seed each choice gets its own, else they would be equal."""
@@ -50,9 +52,29 @@ class Ask:
                 role=self.role,
                 hint=self.hint,
                 prewarm=self.prewarm,
+                key=self.key,
+                same_prompt=i > 0,
             )
             for i in range(n)
         ]
+
+    def arrival(self, prompt_tokens: int, *, same_prompt: bool) -> RequestArrived:
+        """One of the generations as the ledger hears of it, as far as its charge depends on it."""
+        return RequestArrived(
+            request=0,
+            tenant=self.identity.tenant,
+            service_tier=self.service_tier,
+            session=self.identity.session,
+            agent=self.identity.agent,
+            parent_agent=self.identity.parent,
+            prompt_tokens=prompt_tokens,
+            max_new_tokens=0,
+            units=(),
+            hint=self.hint,
+            key=self.key,
+            prewarm=self.prewarm,
+            same_prompt=same_prompt,
+        )
 
 
 @dataclass(slots=True)

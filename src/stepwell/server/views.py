@@ -19,7 +19,8 @@ An OpenAI-compatible server for many agents on too little fast memory: point a c
 {base}v1 (set OPENAI_BASE_URL to it).
 
   POST /v1/chat/completions    POST /v1/completions    POST /v1/responses    GET /v1/models
-  GET  /v1/agents              GET  /health            GET  /metrics         GET /admin/snapshot
+  GET  /v1/agents              GET  /v1/sessions       GET  /v1/organization/costs
+  GET  /health                 GET  /metrics           GET  /admin/snapshot  GET /admin/budgets
 """
 
 
@@ -29,13 +30,20 @@ async def home(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 while requests are taken, 503 while the server goes down or after its loop could not go on."""
+    """200 while requests are taken, 503 while the server goes down, after its loop could not go on, or while
+    nothing is taken because the ledger cannot be written."""
     service = service_of(request)
     if service.draining:
         return JSONResponse({"status": "draining"}, 503)
     if not service.driver.serves:
         return JSONResponse({"status": "failed"}, 503)
-    return JSONResponse({"status": "ok"})
+    if service.books is None or service.books.ledger is None:
+        return JSONResponse({"status": "ok"})
+    keeper = service.books.ledger.keeper
+    state = {"ledger": "failing" if keeper.writer.failing else "ok"}
+    if keeper.refuses:
+        return JSONResponse({"status": "ledger", **state}, 503)
+    return JSONResponse({"status": "ok", **state})
 
 
 async def metrics(request: Request) -> Response:

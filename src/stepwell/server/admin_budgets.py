@@ -1,0 +1,104 @@
+"""``/admin/budgets``: what tenants, keys, sessions and agents may spend. For operators only."""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepwell.ledger.budgets import BudgetState
+from stepwell.ledger.settings import Text, microusd
+from stepwell.ledger.types import Budget, Scope
+from stepwell.server.body import parse, read_object
+from stepwell.server.errors import bad_request
+from stepwell.server.schema import Schema
+from stepwell.server.service import service_of
+from stepwell.server.sessions import put_in_force, require_ledger
+
+ACTOR = "operator"
+MAX_PAGE = 1_000
+DEFAULT_PAGE = 100
+
+
+Dollars = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+
+
+class BudgetChange(Schema):
+    """A budget to be in force from now on; neither soft nor hard takes it away."""
+
+    scope: Literal["tenant", "key", "session", "agent"]
+    tenant: Text
+    name: Annotated[str, Field(max_length=255)] = ""
+    soft_usd: Dollars | None = None
+    hard_usd: Dollars | None = None
+
+
+async def list_budgets(request: Request) -> Response:
+    """All budgets in force, by scope, tenant and name: ``limit``, ``after``, ``tenant``."""
+    service = service_of(request)
+    service.require_operator(request)
+    states = require_ledger(service).keeper.budgets.states(request.query_params.get("tenant"))
+    after = request.query_params.get("after")
+    if after is not None:
+        at = next((number for number, state in enumerate(states) if _id(state) == after), None)
+        if at is None:
+            raise bad_request("'after' names no budget that is in force.", param="after")
+        states = states[at + 1 :]
+    page = states[: _limit(request)]
+    return JSONResponse(
+        {"object": "list", "data": [_budget(state) for state in page], "has_more": len(page) < len(states)}
+    )
+
+
+async def set_budget(request: Request) -> Response:
+    """Put one in force, raise it, lower it or take it away. Answers how it stands."""
+    service = service_of(request)
+    service.require_operator(request)
+    ledger = require_ledger(service)
+    wanted = parse(BudgetChange, await read_object(request, service.settings))
+    scope, at_us = Scope(wanted.scope), int(service.now_s() * 1e6)
+    soft, hard = _microusd(wanted.soft_usd), _microusd(wanted.hard_usd)
+    await put_in_force(service, ledger, Budget(scope, wanted.tenant, wanted.name, soft, hard, at_us, ACTOR))
+    state = ledger.keeper.budgets.state(scope, wanted.tenant, wanted.name)
+    if state is None:
+        removed = {"object": "budget", "scope": scope.value, "tenant": wanted.tenant, "name": wanted.name}
+        return JSONResponse({**removed, "deleted": True})
+    return JSONResponse(_budget(state))
+
+
+def _microusd(usd: float | None) -> int | None:
+    return None if usd is None else microusd(Decimal(repr(usd)))
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(DEFAULT_PAGE))
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
+        raise bad_request(f"'limit' must be between 1 and {MAX_PAGE}.", param="limit")
+    return int(text)
+
+
+def _id(state: BudgetState) -> str:
+    return "budget_" + hashlib.sha256("\0".join(state.name).encode()).hexdigest()[:24]
+
+
+def _budget(state: BudgetState) -> dict[str, Any]:
+    return {
+        "id": _id(state),
+        "object": "budget",
+        "scope": state.name.scope.value,
+        "tenant": state.name.tenant,
+        "name": state.name.name,
+        "soft_usd": _usd(state.soft_microusd),
+        "hard_usd": _usd(state.hard_microusd),
+        "spent_usd": state.spent_microusd / 1e6,
+        "held_usd": state.held_microusd / 1e6,
+        "status": "reached" if state.reached else "warning" if state.warned else "ok",
+    }
+
+
+def _usd(microusd_or_none: int | None) -> float | None:
+    return None if microusd_or_none is None else microusd_or_none / 1e6

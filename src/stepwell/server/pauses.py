@@ -1,0 +1,67 @@
+"""Sessions that have reached their budget: paused, with everything kept, until somebody raises it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from stepwell.driver import AgentView, Driver
+from stepwell.policy.types import Hint, Wait
+from stepwell.requests import Generation
+from stepwell.server.agent_lists import AgentLists
+
+REFUSED = "session_budget_exceeded"
+MAX_PAUSED = 10_000
+SETTLED = (Wait.PERSON, Wait.DONE)
+
+
+class Pauses:
+    """Which sessions were refused something since their budget was raised last. Lives in the event loop.
+
+    In memory only: after a restart a session counts as paused once its whole budget is spent, or when it is
+    refused again.
+    """
+
+    def __init__(self, driver: Driver, agents: AgentLists) -> None:
+        self._driver = driver
+        self._agents = agents
+        self._told: OrderedDict[tuple[str, str], set[str]] = OrderedDict()
+        """By tenant and session: the agents of which the policy was told."""
+
+    def __contains__(self, session: tuple[str, str]) -> bool:
+        return session in self._told
+
+    def over(self, tenant: str, session: str) -> None:
+        """The session goes on."""
+        self._told.pop((tenant, session), None)
+
+    async def refused(self, turn: Generation) -> None:
+        """A turn was refused for want of its session's budget: its agents wait for a person now, and their
+        KV may sink. Nothing is dropped that would not be dropped for any agent that waits so."""
+        name = turn.tenant, turn.session
+        first = name not in self._told
+        told = self._told.setdefault(name, set())
+        self._told.move_to_end(name)
+        while len(self._told) > MAX_PAUSED:
+            self._told.popitem(last=False)
+        for view in await self._whom(turn, first=first):
+            if view.agent not in told:
+                told.add(view.agent)
+                self._tell(view, came_back=view.agent == turn.agent)
+
+    async def _whom(self, turn: Generation, *, first: bool) -> Sequence[AgentView]:
+        """All agents of the session, or, when they know already, the one that has tried again."""
+        if first:
+            everybody = await self._agents.all()
+            return [v for v in everybody if (v.tenant, v.session) == (turn.tenant, turn.session)]
+        view = await asyncio.to_thread(self._driver.agent, turn.tenant, turn.agent) if turn.agent else None
+        return [] if view is None else [view]
+
+    def _tell(self, view: AgentView, *, came_back: bool) -> None:
+        """What is said about an agent counts, unless it has come back from what it waited for."""
+        wait = view.hint.wait
+        if view.state == "idle" and wait not in SETTLED and (came_back or wait is Wait.UNKNOWN):
+            hint: Hint = replace(view.hint, wait=Wait.PERSON, expected_us=None, after_agent=None)
+            self._driver.hint(0, view.tenant, view.agent, hint)
