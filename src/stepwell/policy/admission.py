@@ -13,6 +13,7 @@ from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import KvTier, Open
 
 _PLAN_AGAIN_US = 250_000
+_LOOK_AGAIN_US = 50_000  # for room, while nothing has moved
 _LEAST_RUN_TOKENS = 16  # a turn that was just opened has its place for so many tokens at least
 
 
@@ -46,10 +47,30 @@ class Admission:
             path = self._path_of(turn)
             budget_bytes -= turn.planned_bytes
             if not self._must_wait(turn) and not blocked:
-                opened = self._try_open(turn, path)
+                opened = not self._still_no_room(turn) and self._try_open(turn, path)
                 blocked = not opened and (turn.aged or turn.contract.name not in owed)
         self.memory.favour = 0
         self.board.release_claims_beyond([turn.id for turn in window])
+
+    def _still_no_room(self, turn: Turn) -> bool:
+        """Whether nothing has moved since the turn found no room, a moment ago. Looking again costs a walk
+        over its path, and most steps move nothing. While nobody runs it is looked again every time: there
+        may be no other step."""
+        room = self._room()
+        if (
+            self.board.running
+            and turn.no_room == room
+            and self.board.now_us - turn.no_room_at_us < _LOOK_AGAIN_US
+        ):
+            return True
+        turn.no_room, turn.no_room_at_us = room, self.board.now_us
+        return False
+
+    def _room(self) -> tuple[int, ...]:
+        """What a turn's place depends on, but for time and for how far those who run have come."""
+        m = self.memory
+        used = (m.device_used, m.device_count, m.pinned, m.host_used, m.clean_bytes, m.writes_in_flight)
+        return (*used, len(self.board.running), self.board.preemptions, len(self.board.waiting))
 
     # --- what can be loaded -------------------------------------------------------------------
 

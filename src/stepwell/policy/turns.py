@@ -93,6 +93,9 @@ class Turn:
     """Whether the block after those was stored too, and was left out because computing it is quicker."""
     planned_bytes: int = 0
     """Of that path: what does not lie on the device."""
+    no_room: tuple[int, ...] = ()
+    """What its place depends on, as of ``no_room_at_us``, when there was none for it."""
+    no_room_at_us: int = 0
     fetching: list[Block] = field(default_factory=list)
     """Of that path: what has yet to come up from disk, the last needed first."""
     from_disk: dict[BlockId, None] = field(default_factory=dict)

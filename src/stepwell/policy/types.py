@@ -126,6 +126,8 @@ class RequestCancelled:
     """The client has gone, or the operator has said stop."""
 
     request: RequestId
+    reason: str = "cancelled"
+    """For the ledger: an error code when it was the server that gave up."""
 
 
 @dataclass(frozen=True, slots=True)
