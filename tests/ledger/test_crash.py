@@ -27,6 +27,7 @@ from stepwell.ledger.types import MACHINE, UNATTRIBUTED, Resource
 from stepwell.ledger.writer import LedgerWriter
 from tests.ledger.crash_child import step
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances, batch, computed
+from tests.ledger.postgres_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 6
@@ -89,6 +90,30 @@ def test_a_killed_writer_of_postgres_loses_nothing_either(postgres_url: str) -> 
     for run, said in found:
         check_run(store, run, said)
     assert (UNATTRIBUTED, Resource.COMPUTE) not in balances(store)
+    store.close()
+
+
+def test_a_server_that_goes_away_while_it_is_written_to_loses_nothing(
+    postgres_server: Server, postgres_url: str
+) -> None:
+    store = open_store(postgres_url)
+    writer = LedgerWriter(store, store.begin(RUN), retry_s=0.01)
+    expected: Balances = {}
+    try:
+        for number in range(1, 61):
+            if number == 30:
+                postgres_server.stop()
+            writer.submit(batch(number, computed(number, agent(f"a{number % 7}"))))
+            added(expected, [computed(number, agent(f"a{number % 7}"))])
+        with writer._changed:
+            assert writer._changed.wait_for(lambda: writer.failing is not None, LONG_S)
+        assert "does not answer" in str(writer.failing)
+        postgres_server.start()
+        assert writer.close(START_US + 900, LONG_S)
+    finally:
+        writer.abandon()
+    assert balances(store) == expected
+    assert store.rows("SELECT COUNT(*) FROM runs WHERE ended_at_us IS NULL") == [(0,)]
     store.close()
 
 
