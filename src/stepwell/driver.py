@@ -256,7 +256,7 @@ class Driver:
         if late_us > 0 and self._live:
             for live in list(self._live.values()):
                 self._reject(live, "server_overloaded", 1_000)
-                self._inbox.put(RequestCancelled(live.request))
+                self._inbox.put(RequestCancelled(live.request, "server_overloaded"))
         return self.policy.drained or late_us > _FLUSH_S * 1e6
 
     def _wait(self, wake_at_us: int | None) -> None:
@@ -417,6 +417,8 @@ class Driver:
         self, live: LiveRequest, code: str, retry_after_ms: int | None, message: str | None = None
     ) -> None:
         self._live.pop(live.request, None)
+        if self._keeper is not None:
+            self._keeper.refused(live.request)
         if not live.ended:
             self._tally.add("requests_rejected")
             live.tell(Rejected(code, message or _MESSAGES.get(code, code), retry_after_ms))

@@ -194,10 +194,12 @@ class Meter:
                 turn = policy.board.turns.get(request)
                 if turn is not None:
                     self._arrived(event, turn)
+                else:  # refused, or gone again in the same step
+                    self._entries.settled.append((request, 0))
             case Progressed():
                 self._progressed(event)
-            case RequestCancelled(request):
-                self._ends((request,), "cancelled")
+            case RequestCancelled(request, reason):
+                self._ends((request,), reason)
             case StepFailed(requests):
                 self._ends(requests, "server_error")
             case Moved():
@@ -209,6 +211,7 @@ class Meter:
 
     def _arrived(self, event: RequestArrived, turn: Turn) -> None:
         self._pause_us = self._storage_every_us // 2
+        self.due_us = min(self.due_us, self._now_us + self._storage_every_us)
         account = Account(
             Kind.AGENT,
             event.tenant,
@@ -220,7 +223,8 @@ class Meter:
             turn.record.role,
         )
         holder = self._holder(account)
-        self._store(holder)
+        busy = next((other for other in self.requests.values() if other.holder is holder), None)
+        self._store(holder, busy)
         metered = Metered(event, holder, self._now_us, total=event.prompt_tokens)
         self.requests[event.request] = metered
         metered.held_microusd = self.bills.hold_of(event)
@@ -261,7 +265,8 @@ class Meter:
         resource = Resource(f"{event.source.value}_{event.target.value}_bytes")
         size_bytes = event.size_bytes if event.ok else 0
         self._count(resource, size_bytes)
-        metered = self.requests.get(self._loads.pop(event.block, 0))
+        loaded_for = self._loads.pop(event.block, 0) if event.target is _DEVICE else 0
+        metered = self.requests.get(loaded_for)
         request = 0 if metered is None else metered.arrival.request
         payers = self.holdings.holders_of(event.block) if metered is None else (metered.holder,)
         accounts = [holder.account for holder in payers] or [UNATTRIBUTED]
@@ -334,11 +339,13 @@ class Meter:
     # --- displaced ----------------------------------------------------------------------------
 
     def _lost(self, block: BlockId, kv_tier: KvTier, favour: RequestId) -> None:
-        """A copy has gone; when it was the last one, remember who got the room."""
+        """A copy has gone; when it was the last one, remember who got the room, if anybody did."""
         held = self.holdings.gone(block, kv_tier, self._now_us)
         winner = self.requests.get(favour)
         if held is not None and winner is not None:
             self._displaced.lost(held.meta.units, winner.holder.account)
+        elif held is not None:
+            self._displaced.back(held.meta.units)
 
     def _displace(self, metered: Metered, piece: Piece, part_us: int) -> None:
         """Post to whoever got the room what it cost to compute those tokens again."""
