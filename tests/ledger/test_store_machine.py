@@ -243,5 +243,5 @@ def closing(written: Sequence[Batch]) -> list[Posting]:
     return postings
 
 
-Books.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+Books.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestBooks = Books.TestCase
