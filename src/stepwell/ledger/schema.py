@@ -1,12 +1,12 @@
 """The ledger's tables, once for SQLite and once for PostgreSQL, and how older ones become newer ones.
 
-Resources and causes are kept as the words that they are: small numbers in their place would save a quarter
-of the file and a tenth of the time (measured with ``stepwell bench postings``), and everybody who opens the
-books with another program would have to look them up.
+Resources and causes are kept as the words that they are: numbers in their place would make the file a little
+smaller and writing a little quicker, and everybody who opens the books with another program would have to
+look them up.
 
 Postings have two indexes: the primary key, which makes a batch unrepeatable and keeps a run's entries
-together, and the time, which statements ask for. Both only grow at their end. An index on accounts would
-make writing five times slower; whoever asks for one account reads the time he asks for.
+together, and the time, which statements ask for. Both only grow at their end. An index on accounts would not,
+and writing would take several times as long; whoever asks for one account reads the time he asks for.
 """
 
 from __future__ import annotations
