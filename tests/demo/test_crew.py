@@ -62,8 +62,8 @@ def test_every_agent_takes_its_turns() -> None:
         "almond/writer": 2,
     }
     assert len(api.calls) == len(board.turns) == 15
-    assert api.calls[-1][0].name == "writer"
-    assert board.answers["almond"] == "writer said 15"
+    assert api.calls[-1][0].name == "lead"
+    assert board.answers["almond"] == "lead said 15"
     assert all(status.doing == "done" and not status.busy for status in board.statuses.values())
 
 
@@ -119,6 +119,17 @@ def test_agents_say_who_they_are() -> None:
         "X-Parent-Session-ID": "almond/lead",
     }
     assert "X-Parent-Session-ID" not in callers["lead"].headers()
+    assert callers["reader-2"].headers()["X-Session-ID"] == "almond/reader-2"
+    assert callers["reader-2"].headers()["X-Agent-Name"] == "reader"
+
+
+def test_only_the_plan_is_declared_to_be_for_the_readers() -> None:
+    """The books count what the lead says as shown to the customer, unless it says for whom it is."""
+    api, board, _ = run_crew()
+    tasks = [turn.task for turn in board.turns if turn.agent == "almond/lead"]
+    headers = [caller.headers() for caller, _ in api.calls if caller.name == "lead"]
+    declared = {task: sent.get("X-Agent-Next") for task, sent in zip(tasks, headers, strict=True)}
+    assert declared == {"plans": "child", "drafts": None, "answers": None}
 
 
 def test_turns_are_recorded_from_usage() -> None:
@@ -133,7 +144,7 @@ def test_turns_are_recorded_from_usage() -> None:
 def test_agents_wait_the_same_times_in_every_run() -> None:
     first, second = run_crew()[2], run_crew()[2]
     assert sorted(first) == sorted(second)
-    assert len(first) == 2 * 4 + 1
+    assert len(first) == 2 * 4 + 2
     assert min(first) > 0
 
 

@@ -34,15 +34,25 @@ class Caller:
     session_id: str
     name: str
     parent_session_id: str | None = None
+    waits_for: str | None = None
+    """What it waits for after this turn, in the words of ``X-Agent-Next``; None: it does not say."""
+
+    @property
+    def role(self) -> str:
+        """What kind of agent: the name without its number. Agents of one kind wait alike and are one line
+        of the books."""
+        return self.name.rstrip("0123456789").rstrip("-") or self.name
 
     def headers(self) -> dict[str, str]:
         headers = {
             "Authorization": f"Bearer {self.api_key}",
             "X-Session-ID": self.session_id,
-            "X-Agent-Name": self.name,
+            "X-Agent-Name": self.role,
         }
         if self.parent_session_id is not None:
             headers["X-Parent-Session-ID"] = self.parent_session_id
+        if self.waits_for is not None:
+            headers["X-Agent-Next"] = self.waits_for
         return headers
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from stepwell import __version__
 from stepwell.bench.common import machine, versions
 from stepwell.demo import figures as fig
+from stepwell.demo.books import read_ledger
 from stepwell.demo.crew import QUICK, Brief, Shape
 from stepwell.demo.document import Document, load_document
 from stepwell.demo.node import loaded, open_node
@@ -31,6 +32,9 @@ from stepwell.demo.report import make_console, print_end, print_plan, print_repo
 from stepwell.demo.run import Job, crew_agents, run_job
 from stepwell.demo.screen import Screen, make_screen
 from stepwell.errors import BadInput, StepwellError
+from stepwell.ledger.costs import load_cost_book
+from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.settings import LedgerSettings
 from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load
 
@@ -59,6 +63,8 @@ class Options:
     quick: bool = False
     compare: bool = True
     disk_dir: Path | None = None
+    price_book: str | None = None
+    cost_book: str | None = None
     engine: Literal["llamacpp", "null"] = "llamacpp"
 
 
@@ -89,6 +95,16 @@ def demo(
         Path | None,
         Parameter(help="Where KV blocks go on disk while it runs. Default: a temporary directory."),
     ] = None,
+    price_book: Annotated[
+        str | None,
+        Parameter(
+            help="What customers pay: a preset ('stepwell ledger books') or a TOML file. Default: local."
+        ),
+    ] = None,
+    cost_book: Annotated[
+        str | None,
+        Parameter(help="What the machine costs: a preset or a TOML file. Default: laptop."),
+    ] = None,
     engine: Annotated[Literal["llamacpp", "null"], Parameter(show=False)] = "llamacpp",
 ) -> int:
     """Three customers' crews of agents read a document and answer questions about it.
@@ -96,16 +112,30 @@ def demo(
     Each crew has a lead, readers, a critic and a writer; the customers have different service tiers
     and work at the same time. The device has KV for a quarter of what their agents hold together, so
     the KV of agents that wait goes down to host memory and disk and comes back. The job is then run
-    again with host memory and disk switched off. The page shows where each agent's KV lay.
+    again with host memory and disk switched off. The page shows where each agent's KV lay and what it
+    cost; the last table says who earned the machine's bill.
 
         stepwell demo
         stepwell demo report.pdf --ask "What does it recommend?"
         cat notes.md | stepwell demo - --ask "Who decides?" --json figures.json
         stepwell demo --model gemma3 --quick
+        stepwell demo --price-book openai-gpt-5 --cost-book h100-rented
     """
     if document is not None and document.startswith("-") and document != "-":
         raise BadInput(f"unknown option {document} (stepwell demo --help explains)")
-    options = Options(document, tuple(ask or ()), model, json, html, quick, compare, disk_dir, engine)
+    options = Options(
+        document,
+        tuple(ask or ()),
+        model,
+        json,
+        html,
+        quick,
+        compare,
+        disk_dir,
+        price_book,
+        cost_book,
+        engine,
+    )
     return run_demo(options, make_console())
 
 
@@ -149,6 +179,7 @@ def prepare(
     """Read the document with the model's own vocabulary, rehearse, and size the KV tiers."""
     shape = QUICK if options.quick else Shape()
     settings = settings_for(options, customers, directory)
+    require_books(settings)
     say(console, f"Loading {options.model} to count tokens ...")
     with loaded(settings) as (info, text):
         counter = TextCounter(text)
@@ -184,9 +215,16 @@ def perform(stage: Stage, options: Options, console: Console) -> list[Run]:
 
 
 def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen) -> Run:
-    """One run on a server of its own."""
-    with open_node(sized(stage.settings, capacity)) as node:
-        return run_job(node, stage.job, capacity, name, screen)
+    """One run on a server of its own, and what its ledger says when it is gone."""
+    settings = sized(stage.settings, capacity)
+    with open_node(settings) as node:
+        run = run_job(node, stage.job, capacity, name, screen)
+    books = settings.ledger
+    assert books.path is not None
+    run.ledger = read_ledger(
+        books.path, run.agents, run.began_us, run.duration_s, books.price_book, books.cost_book
+    )
+    return run
 
 
 def collect(stage: Stage, document: Document, runs: Sequence[Run]) -> fig.DemoFigures:
@@ -255,14 +293,30 @@ def settings_for(options: Options, customers: Sequence[Customer], directory: Pat
     keys = tuple(KeyEntry(key=c.api_key, tenant=c.tenant, service_tiers=(c.service_tier,)) for c in customers)
     engine = replace(own.engine, device_kv_tokens=PROVISIONAL_DEVICE_TOKENS)
     kv = replace(own.kv, host_kv=0, disk_kv=0, disk_dir=directory)
-    return replace(own, engine=engine, kv=kv, keys=keys, keys_file=None, record=None)
+    ledger = LedgerSettings(
+        path=str(directory / "ledger.db"),
+        price_book=options.price_book or own.ledger.price_book,
+        cost_book=options.cost_book or own.ledger.cost_book,
+        storage_every_s=1,  # so that what idle agents cost is a line in the picture, not a staircase
+    )
+    return replace(
+        own, engine=engine, kv=kv, keys=keys, keys_file=None, record=None, ledger=ledger, budgets=()
+    )
+
+
+def require_books(settings: Settings) -> None:
+    """Find out before minutes of work that the books cannot be read. Raises ``BadInput``."""
+    load_price_book(settings.ledger.price_book, [contract.name for contract in settings.contracts()])
+    load_cost_book(settings.ledger.cost_book)
 
 
 def sized(settings: Settings, capacity: Capacity) -> Settings:
-    """The same settings with KV tiers of these sizes."""
+    """The same settings with KV tiers of these sizes, and a ledger of its own."""
     engine: EngineSettings = replace(settings.engine, device_kv_tokens=capacity.device_tokens)
     kv: KvSettings = replace(settings.kv, host_kv=capacity.host_bytes, disk_kv=capacity.disk_bytes)
-    return replace(settings, engine=engine, kv=kv)
+    name = f"ledger-{'without' if capacity.host_bytes == 0 else 'with'}.db"
+    ledger = replace(settings.ledger, path=str(settings.kv.disk_dir / name))
+    return replace(settings, engine=engine, kv=kv, ledger=ledger)
 
 
 def write_briefs(

@@ -3,7 +3,7 @@
 ::
 
     lead plans -> readers read page after page and report -> lead drafts, a person looks at it
-    -> critic asks -> readers answer -> critic judges -> writer writes, lead comments, writer ends
+    -> critic asks -> readers answer -> critic judges; writer writes, and again -> lead answers
 
 Between its turns every agent waits: for a page, for others, for a person. That is where its KV
 sinks; the critic's question is where readers come back after a long wait.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stepwell.demo.client import Api, Caller, Message, Reply
 from stepwell.demo.record import KV_TIERS, Customer, Turn
@@ -107,11 +107,16 @@ class Agent:
         self._rng = random.Random(self.key)
         self.status = board.statuses.setdefault(self.key, AgentStatus(self.key, role))
 
-    async def ask(self, question: str, max_tokens: int, task: str) -> str:
-        """One turn. The answer is kept exactly as it came, so that its KV is found again."""
+    async def ask(self, question: str, max_tokens: int, task: str, waits_for: str | None = None) -> str:
+        """One turn. The answer is kept exactly as it came, so that its KV is found again.
+
+        ``waits_for``: what the server is told about the time after it. Who has a parent need not say for
+        whom an answer is; of a lead's, those that are for its own agents are not shown to the customer.
+        """
         self._messages.append({"role": "user", "content": question})
         self.status.doing, self.status.busy = task, True
-        reply = await self._api.turn(self._messages, max_tokens, self._caller)
+        caller = replace(self._caller, waits_for=waits_for)
+        reply = await self._api.turn(self._messages, max_tokens, caller)
         self.status.busy = False
         self._messages.append({"role": "assistant", "content": reply.text})
         self._note(reply, task)
@@ -186,14 +191,19 @@ class Crew:
     async def run(self) -> str:
         """The whole session; returns the answer."""
         note, answer = self.shape.note_tokens, self.shape.answer_tokens
-        await self.lead.ask("In one sentence: what should the readers look for?", note, "plans")
+        question = "In one sentence: what should the readers look for?"
+        await self.lead.ask(question, note, "plans", waits_for="child")
         self.lead.rest("waits for the readers")
         await asyncio.gather(*(self._read(at) for at in range(len(self.readers))))
         draft = await self.lead.ask(f"{self._quote}\n{self._task}", note, "drafts")
         person = asyncio.create_task(self.lead.wait(2.0, 4.0, "waits for a person"))
-        judgement = await self._check(draft)
+        judgement, proposal = await asyncio.gather(self._check(draft), self._write(draft, answer))
         await person
-        text = await self._write(judgement, answer)
+        text = await self.lead.ask(
+            f"The critic says: {judgement}\nThe writer proposes: {proposal}\n\n{self._quote}\n{self._task}",
+            answer,
+            "answers",
+        )
         for agent in (self.lead, self.critic, self.writer, *self.readers):
             agent.rest("done")
         return text
@@ -238,20 +248,16 @@ class Crew:
         reader.rest("done")
         return answer
 
-    async def _write(self, judgement: str, answer_tokens: int) -> str:
-        """Writer, lead, writer. Only the lead hears the critic: a small model copies what it hears."""
-        note = self.shape.note_tokens
-        first = await self.writer.ask(f"{self._quote}\n{self._task}", answer_tokens, "writes")
+    async def _write(self, draft: str, answer_tokens: int) -> str:
+        """The writer proposes an answer, and another one when it has read the draft. Only the lead hears the
+        critic: a small model copies what it hears."""
+        await self.writer.ask(f"{self._quote}\n{self._task}", answer_tokens, "writes")
+        await self.writer.wait(2.0, 4.0, "puts it aside")
+        proposal = await self.writer.ask(
+            f"The lead's draft: {draft}\n\n{self._quote}\n{self._task}", answer_tokens, "writes it again"
+        )
         self.writer.rest("waits for the lead")
-        comment = await self.lead.ask(
-            f"The critic says: {judgement}\nThe writer proposes: {first}\nIn one sentence: is that right?",
-            note,
-            "comments",
-        )
-        self.lead.rest("waits for the writer")
-        return await self.writer.ask(
-            f"The lead says: {comment}\n\n{self._quote}\n{self._task}", answer_tokens, "writes the answer"
-        )
+        return proposal
 
     @property
     def _quote(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from stepwell.bench.common import percentile
+from stepwell.demo.books import LedgerFigures
 from stepwell.demo.record import KV_TIERS, AgentSample, Capacity, Customer, Run, Turn
 
 SCHEMA = "stepwell.demo/1"
@@ -85,6 +86,8 @@ class RunFigures:
     turns: tuple[Turn, ...]
     lanes: dict[str, tuple[LanePoint, ...]]
     fill: tuple[FillPoint, ...]
+    ledger: LedgerFigures | None = None
+    """What it cost and earned; None in files of before the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ def figures_of_run(run: Run, customers: Sequence[Customer], shared_tokens: int) 
         turns=tuple(sorted(run.turns, key=lambda turn: turn.start_s)),
         lanes=lanes(run),
         fill=fill(run),
+        ledger=run.ledger,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from stepwell.demo.books import LedgerFigures
+
 KV_TIERS = ("device", "host", "disk")
 
 
@@ -121,6 +123,9 @@ class Run:
     answers: dict[str, str] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     duration_s: float = 0.0
+    began_us: int = 0
+    """Wall clock when it began, microseconds since 1970: the ledger's time."""
+    ledger: LedgerFigures | None = None
 
     @property
     def tiering(self) -> bool:

@@ -52,6 +52,7 @@ def _first(group: BaseExceptionGroup[CallFailed]) -> CallFailed:
 async def _run(node: Node, job: Job, run: Run, screen: Screen) -> None:
     api = HttpApi(node.url, node.model, chat=node.chat)
     board = Board(began_s=time.perf_counter())
+    run.began_us = time.time_ns() // 1000
     crews = [Crew(brief, job.shape, api, board) for brief in job.briefs]
     screen.begin(run, board, job.turns)
     completed = False
