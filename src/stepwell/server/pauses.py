@@ -47,9 +47,8 @@ class Pauses:
         while len(self._told) > MAX_PAUSED:
             self._told.popitem(last=False)
         for view in await self._whom(turn, first=first):
-            if view.agent not in told:
+            if view.agent not in told and self._tell(view, came_back=view.agent == turn.agent):
                 told.add(view.agent)
-                self._tell(view, came_back=view.agent == turn.agent)
 
     async def _whom(self, turn: Generation, *, first: bool) -> Sequence[AgentView]:
         """All agents of the session, or, when they know already, the one that has tried again."""
@@ -59,9 +58,11 @@ class Pauses:
         view = await asyncio.to_thread(self._driver.agent, turn.tenant, turn.agent) if turn.agent else None
         return [] if view is None else [view]
 
-    def _tell(self, view: AgentView, *, came_back: bool) -> None:
+    def _tell(self, view: AgentView, *, came_back: bool) -> bool:
         """What is said about an agent counts, unless it has come back from what it waited for."""
         wait = view.hint.wait
-        if view.state == "idle" and wait not in SETTLED and (came_back or wait is Wait.UNKNOWN):
-            hint: Hint = replace(view.hint, wait=Wait.PERSON, expected_us=None, after_agent=None)
-            self._driver.hint(0, view.tenant, view.agent, hint)
+        if view.state != "idle" or wait in SETTLED or not (came_back or wait is Wait.UNKNOWN):
+            return False
+        hint: Hint = replace(view.hint, wait=Wait.PERSON, expected_us=None, after_agent=None)
+        self._driver.hint(0, view.tenant, view.agent, hint)
+        return True
