@@ -102,6 +102,7 @@ GROUPS = {
             Command("decisions", "stepwell.bench.decisions:main", "Time of one decision, and how it grows."),
             Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
             Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),
+            Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

@@ -1,0 +1,86 @@
+"""The books come to what the machine gave, through a kill; and the benchmark would see it if they did not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from stepwell.bench import conservation
+from stepwell.bench.common import Report
+from stepwell.bench.conservation import Line, Lived, _fill, audit
+from stepwell.bench.conservation_child import Life
+from stepwell.cli import run
+from stepwell.ledger.types import Kind, Resource
+from stepwell.ledger.verify import Verified
+
+
+def test_a_killed_run_on_the_null_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lived: list[Lived] = []
+
+    def audit_again(lives: Sequence[Lived]) -> tuple[list[Line], Verified]:
+        """The same books, had the machine had twice the room on the device."""
+        lived.extend(lives)
+        right, found = audit(lives)
+        room = lives[0].ready["capacity"]
+        room[0] *= 2
+        wrong, _ = audit(lives)
+        room[0] //= 2
+        assert [line.resource for line in wrong if line.off_percent > 0.1] == [Resource.DEVICE]
+        return right, found
+
+    monkeypatch.setattr(conservation, "audit", audit_again)
+    file, place = tmp_path / "c.json", tmp_path / "kept"
+    code = run(["bench", "conservation", "--minutes", "4", "--json", str(file), "--keep", str(place)])
+    result = json.loads(file.read_text("utf-8"))
+    assert code == 0, (result["verdicts"], result["notes"])
+    assert capsys.readouterr().out.rstrip().endswith("targets reached.")
+    by_name = {line["resource"]: line for line in result["results"]["resources"]}
+    assert set(by_name) == {resource.value for resource in conservation.SHOWN}
+    assert all(line["off_percent"] < 0.1 and line["given"] for line in by_name.values())
+    assert by_name["compute_us"]["given"] > 200e6
+    assert by_name["compute_us"]["by"]["agent"] > 0.2 * by_name["compute_us"]["given"]
+    assert result["results"]["seen"]["kill -9"] == 1 and lived[0].killed and not lived[1].killed
+    assert {path.name for path in place.glob("life-*.jsonl")} == {"life-1.jsonl", "life-2.jsonl"}
+
+
+def test_a_run_in_which_nothing_happened_proves_nothing() -> None:
+    lives = [
+        Lived(Life("", n, "null", "null", 1, 60.0), ready={"recovered": [], "warm_blocks": 0}) for n in (1, 2)
+    ]
+    for one in lives:
+        one.last = {"load": {"requests": 5}, "now_us": 9, "begun_us": 0, "step_us": 9}
+    report = Report("conservation", {})
+    _fill(report, lives, [], Verified(replayed=2))
+    assert [verdict.target for verdict in report.missed] == ["kinds of events that did not happen"]
+    assert "preemptions" in report.notes[0] and "requests," not in report.notes[0]
+
+
+def test_what_is_off() -> None:
+    posted = {Kind.AGENT: 600, Kind.IDLE: 390, Kind.OVERHEAD: 0, Kind.UNATTRIBUTED: 9}
+    assert Line(Resource.COMPUTE, 1000, posted).off_percent == pytest.approx(0.1)
+    assert Line(Resource.COMPUTE, 0, posted).off_percent == 100
+    assert Line(Resource.READ, 0, dict.fromkeys(posted, 0)).off_percent == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--minutes", "0"], "--minutes must be between 1 and 1440"),
+        (["--engine", "other"], "other"),
+    ],
+)
+def test_bad_input(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "conservation", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_directory_that_exists_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", "conservation", "--keep", str(tmp_path)]) == 2
+    assert "exists" in capsys.readouterr().err
