@@ -105,7 +105,7 @@ class Bills:
     def correct(self, event: Hinted, now_us: int) -> Usage | None:
         """It turns out for whom an answer was: the row of differences, or None when nothing changes."""
         known = self._settled.get(event.request)
-        if known is None or known[0].tenant != event.tenant:
+        if known is None or known[0].tenant != event.tenant or event.hint.wait is Wait.UNKNOWN:
             return None
         arrival, usage = known
         visible = not arrival.parent_agent and event.hint.wait not in FOR_OTHERS
