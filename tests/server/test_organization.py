@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
 from stepwell.ledger.buckets import COLUMNS, valid_cursor
+from stepwell.ledger.open import open_store
 from stepwell.server.books import QUESTIONS_AT_ONCE, Books
 from stepwell.server.errors import ApiError
 from stepwell.server.keys import KeyEntry, KeyRing
@@ -284,7 +285,7 @@ def test_whatever_is_asked_the_tenant_is_the_keys(
     assert asked.cursor is None or valid_cursor(asked.query, asked.cursor)
 
 
-def test_few_questions_at_once() -> None:
+def test_few_questions_at_once(tmp_path: Path) -> None:
     """A hundred customers who look at their bills leave the threads to those who ask for tokens."""
     asking, most = 0, 0
     lock = threading.Lock()
@@ -300,8 +301,9 @@ def test_few_questions_at_once() -> None:
         return number
 
     async def ask_all() -> list[int]:
-        books: Any = Books(None)  # type: ignore[arg-type]
         return await asyncio.gather(*(books.ask(question, number) for number in range(12)))
 
+    books = Books(open_store(tmp_path / "ledger.db"))
     assert asyncio.run(ask_all()) == list(range(12))
+    books.store.close()
     assert most <= QUESTIONS_AT_ONCE

@@ -57,10 +57,11 @@ _AGO_S = {"min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 @contextmanager
 def opened(ledger: str | None) -> Iterator[Store]:
-    """The books, for reading."""
+    """The books, for reading, as they stand now: a server may write meanwhile."""
     store = open_store(ledger if ledger is not None else _usual(), create=False)
     try:
-        yield store
+        with store.snapshot():
+            yield store
     finally:
         store.close()
 

@@ -35,9 +35,14 @@ class Books:
     ) -> Answer:
         """Run a function of the store in a thread. A store that cannot be read is a 503 ``ApiError`` that
         says nothing of where it lies."""
+
+        def read() -> Answer:
+            with self.store.snapshot():
+                return question(self.store, *args, **kwargs)
+
         async with self.reading:
             try:
-                return await asyncio.to_thread(question, self.store, *args, **kwargs)
+                return await asyncio.to_thread(read)
             except LedgerError as error:
                 raise ApiError(
                     503,
