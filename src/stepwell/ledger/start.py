@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from stepwell.ledger.base import Run, RunId, Store
@@ -52,7 +53,8 @@ class Ledger:
         self.keeper.budgets.set(budget)
 
     def close(self) -> None:
-        """Release the store; the driver has closed the run."""
+        """Release the store; the driver has closed the run, unless it never was there."""
+        self.writer.abandon()
         self.store.close()
 
 
@@ -72,6 +74,9 @@ def open_ledger(
     name none. Raises ``LedgerError`` or ``BadInput``: one sentence.
     """
     assert settings.path is not None
+    budgets = tuple(budgets)
+    for budget in budgets:  # what makes no sense must never get into the books: no start would come through
+        BudgetBook.check_budget(budget)
     names = [contract.name for contract in config.contracts]
     prices = load_price_book(settings.price_book, names)
     costs = load_cost_book(settings.cost_book)
@@ -83,6 +88,7 @@ def open_ledger(
         node = settings.node or node or socket.gethostname()
         wall_us = _not_before_the_last_entry(store, wall_us)
         recovered = recover(store, node, wall_us)
+        book = _budget_book(store, budgets)
         run = store.begin(Run(node, wall_us, model, _config_text(config), costs.text, prices.text))
     except BaseException:
         store.close()
@@ -92,13 +98,14 @@ def open_ledger(
     writer = LedgerWriter(
         store, run, batch_us=settings.batch_ms * 1000, backlog_postings=settings.backlog_postings
     )
+    book.spent_before = partial(_spent_before, store, writer)
     offset_us = wall_us - now_us
     every_us = settings.storage_every_s * 1_000_000
     meter = Meter(config, Bills(prices, model, offset_us), now_us, storage_every_us=every_us)
     keeper = Keeper(
         meter,
         writer,
-        _budget_book(store, writer, budgets, wall_us),
+        book,
         wall_offset_us=offset_us,
         refuse_unwritten=settings.on_failure == "refuse",
     )
@@ -126,7 +133,7 @@ def _config_text(config: PolicyConfig) -> str:
 def _not_before_the_last_entry(store: Store, wall_us: int) -> int:
     """Entries never go back in time, whatever the clock on the wall does."""
     last_us = last_entry_us(store)
-    if wall_us < last_us:
+    if last_us - wall_us >= 1_000_000:  # less is the drift of two clocks
         log.warning(
             "the clock stands %.0f s before the last entry of the ledger: entries begin there; set the clock",
             (last_us - wall_us) / 1e6,
@@ -134,24 +141,24 @@ def _not_before_the_last_entry(store: Store, wall_us: int) -> int:
     return max(wall_us, last_us)
 
 
-def _budget_book(store: Store, writer: LedgerWriter, given: Iterable[Budget], wall_us: int) -> BudgetBook:
+def _budget_book(store: Store, given: Iterable[Budget]) -> BudgetBook:
     """The budgets in force. Those of the settings are entered when they are new or have changed, so that
     what an operator has set since is not undone by a restart."""
-
-    def spent_before(name: BudgetName) -> int:
-        writer.flush()
-        return spent_microusd(store, name)
-
     known = {_name(budget): budget for budget in budgets_in_force(store)}
     for budget in given:
         before = _last_of_settings(store, budget)
         if before != (budget.soft_microusd, budget.hard_microusd):
             store.set_budget(budget)
             known[_name(budget)] = budget
-    book = BudgetBook(spent_before)
+    book = BudgetBook()
     spent = {name: spent_microusd(store, name) for name in known}
     book.seed(known.values(), spent)
     return book
+
+
+def _spent_before(store: Store, writer: LedgerWriter, name: BudgetName) -> int:
+    writer.flush()
+    return spent_microusd(store, name)
 
 
 def _name(budget: Budget) -> BudgetName:
