@@ -33,8 +33,10 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
         yield running
 
 
-def ask(kept: Kept, key: str = "acme", body: dict[str, Any] = TURN, **headers: str) -> Any:
-    return post(kept.server, "/v1/completions", body, **bearer(key), **(headers or RUN))
+def ask(kept: Kept, key: str = "acme", agent: str = "run/planner", **more: Any) -> Any:
+    run, _, name = agent.partition("/")
+    headers = {"x-session-id": run} | ({"x-agent-id": name} if name else {})
+    return post(kept.server, "/v1/completions", TURN | more, **bearer(key), **headers)
 
 
 def session(kept: Kept, key: str = "acme", name: str = "run") -> Any:
@@ -116,7 +118,7 @@ def test_what_is_under_way_ends(tmp_path: Path) -> None:
             headers = bearer("acme") | RUN
             with client.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
                 assert limit(kept, 0).json()["status"] == "in_progress"
-                assert ask(kept, **{"x-session-id": "run", "x-agent-id": "other"}).status_code == 429
+                assert ask(kept, agent="run/other").status_code == 429
                 answer.read()
                 found = events(answer)
         assert found[-2]["usage"]["completion_tokens"] == 60
@@ -124,13 +126,19 @@ def test_what_is_under_way_ends(tmp_path: Path) -> None:
 
 
 def test_the_policy_is_told_once_that_nobody_comes(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
-    for agent, body in (("planner", {}), ("quiet", {}), ("busy", {"metadata": {"next": "tool"}})):
-        ask(kept, body=TURN | body, **{"x-session-id": "run", "x-agent-id": agent})
-    ask(kept, body=TURN, **{"x-session-id": "elsewhere"})
+    said: dict[str, Any] = {"planner": {}, "quiet": {}, "busy": {"metadata": {"next": "tool"}}}
+    for agent, body in said.items():
+        ask(kept, agent=f"run/{agent}", **body)
+    ask(kept, agent="elsewhere")
     kept.at_rest()
     told: list[Any] = []
     hint = kept.driver.hint
-    monkeypatch.setattr(kept.driver, "hint", lambda *said: (told.append(said), hint(*said)))
+
+    def tell(*said: Any) -> None:
+        told.append(said)
+        hint(*said)
+
+    monkeypatch.setattr(kept.driver, "hint", tell)
     limit(kept, 1)
     for _ in range(2):
         ask(kept)
@@ -138,7 +146,7 @@ def test_the_policy_is_told_once_that_nobody_comes(kept: Kept, monkeypatch: pyte
     assert sorted(told) == [(0, "acme", f"run/{agent}", waits) for agent in ("planner", "quiet")]
     # Who comes back does not wait for its tool any more.
     for _ in range(2):
-        ask(kept, **{"x-session-id": "run", "x-agent-id": "busy"})
+        ask(kept, agent="run/busy")
     assert told[2:] == [(0, "acme", "run/busy", waits)]
     until(lambda: (view := kept.driver.agent("acme", "run/busy")) and view.hint == waits)
     assert len(kept.driver.snapshot().agents) == 4
@@ -148,7 +156,7 @@ def test_the_policy_is_told_once_that_nobody_comes(kept: Kept, monkeypatch: pyte
 @pytest.mark.parametrize("extra", [{}, {"stream": True}, {"background": True}, {"n": 3}])
 def test_every_route_refuses_before_it_begins(kept: Kept, path: str, extra: dict[str, Any]) -> None:
     limit(kept, 0)
-    answer = post(kept.server, path, ROUTES[path] | extra, **bearer("acme"), **RUN)
+    answer = post(kept.server, path, dict(ROUTES[path]) | extra, **bearer("acme"), **RUN)
     assert (answer.status_code, error_of(answer)["code"]) == (429, "session_budget_exceeded")
     assert error_of(answer)["type"] == "insufficient_quota"
     assert kept.rows("SELECT * FROM usage") == []
@@ -220,7 +228,7 @@ def test_an_agents_own_budget(kept: Kept) -> None:
     assert error_of(ask(kept))["code"] == "agent_budget_exceeded"
     assert agent_status(kept) == "budget_reached"
     assert session(kept)["status"] == "idle"
-    assert ask(kept, **{"x-session-id": "run", "x-agent-id": "other"}).status_code == 200
+    assert ask(kept, agent="run/other").status_code == 200
 
 
 def test_budgets_page_by_page(kept: Kept) -> None:
@@ -266,13 +274,14 @@ def test_a_budget_that_makes_no_sense(kept: Kept, budget: dict[str, Any]) -> Non
 
 
 def test_a_soft_limit_is_said_in_the_answer(tmp_path: Path) -> None:
-    budget = Budget(Scope.TENANT, "acme", "", TURN_MICROUSD, 10 * TURN_MICROUSD)
+    budget = Budget(Scope.TENANT, "acme", "", TURN_MICROUSD + 1, 10 * TURN_MICROUSD)
     with keeping(tmp_path, budgets=[budget]) as kept:
         assert "budget_warning" not in ask(kept).json()["usage"]["cost_details"]
         kept.at_rest()
-        warning = ask(kept).json()["usage"]["cost_details"]["budget_warning"]
-        assert warning == (
-            "The budget of this customer has reached its soft limit of $0.014: $0.014 of $0.14 is spent."
+        usage = ask(kept).json()["usage"]
+        spent = f"${(TURN_MICROUSD + round(usage['cost'] * 1e6)) / 1e6:.5f}"
+        assert usage["cost_details"]["budget_warning"] == (
+            f"The budget of this customer has reached its soft limit of $0.014001: {spent} of $0.14 is spent."
         )
         assert "budget_warning" not in ask(kept, "rival").json()["usage"]["cost_details"]
 
@@ -297,7 +306,7 @@ def test_a_keys_own_budget(tmp_path: Path) -> None:
 def test_nobody_sees_or_sets_what_belongs_to_others(kept: Kept) -> None:
     ask(kept)
     limit(kept, 50)
-    ask(kept, "rival", **{"x-session-id": "theirs"})
+    ask(kept, "rival", agent="theirs")
     kept.at_rest()
     for query in ("", "?tenant=acme", "?limit=100&tenant=acme"):
         assert [s["id"] for s in kept.get(f"/v1/sessions{query}", "rival").json()["data"]] == ["theirs"]

@@ -44,7 +44,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 
 def microusd(usage: dict[str, Any]) -> int:
     """What a usage says, after checking that its parts add up to it."""
-    cost = round(usage["cost"] * 1e6)
+    cost: int = round(usage["cost"] * 1e6)
     assert usage["cost"] == cost / 1e6
     details = usage["cost_details"]
     assert round(sum(details[part] for part in (*PARTS, "minimum") if part in details) * 1e6) == cost
@@ -147,7 +147,9 @@ def costs(kept: Kept, key: str) -> int:
     page = kept.get(
         f"/v1/organization/costs?start_time={start_s}&end_time={start_s + 3 * 86_400}", key
     ).json()
-    amounts = [result["amount"]["value"] for bucket in page["data"] for result in bucket["results"]]
+    amounts: list[float] = [
+        result["amount"]["value"] for bucket in page["data"] for result in bucket["results"]
+    ]
     return round(sum(amounts) * 1e6)
 
 
@@ -166,10 +168,10 @@ def test_one_prompt_is_paid_once(kept: Kept) -> None:
 def test_an_answer_for_a_tool_is_charged_as_that(kept: Kept) -> None:
     for path, tool in (("/v1/chat/completions", CHAT_TOOL), ("/v1/responses", RESPONSE_TOOL)):
         for stream in (False, True):
-            details = usage_of(kept, path, ROUTES[path] | {"stream": stream})["cost_details"]
+            details = usage_of(kept, path, dict(ROUTES[path]) | {"stream": stream})["cost_details"]
             assert (details["visible"], details["intermediate"]) == (True, 0)
             assert details["output"] > 0
-            details = usage_of(kept, path, ROUTES[path] | tool | {"stream": stream})["cost_details"]
+            details = usage_of(kept, path, dict(ROUTES[path]) | tool | {"stream": stream})["cost_details"]
             assert (details["visible"], details["output"]) == (False, 0)
             assert details["intermediate"] > 0
     tokens = "SELECT SUM(visible_tokens), SUM(intermediate_tokens) FROM usage"

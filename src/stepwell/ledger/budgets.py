@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from stepwell.errors import BadInput
@@ -240,12 +240,19 @@ class BudgetBook:
             for name in names_of(tenant, key, session, agent):
                 self._spend(name, delta_microusd)
 
-    def state(self, scope: Scope, tenant: str, name: str = "") -> BudgetState | None:
-        """How far a budget is used; None when the name has none."""
+    def state(
+        self, scope: Scope, tenant: str, name: str = "", *, ended: Mapping[int, int] | None = None
+    ) -> BudgetState | None:
+        """How far a budget is used; None when the name has none. ``ended``: requests of the name that have
+        ended and what they come to; what is not settled yet of it counts as spent."""
         full = BudgetName(scope, tenant, name)
         with self._lock:
             account = self._accounts.get(full)
-            return account.state(full) if account and account.in_force else None
+            if account is None or not account.in_force:
+                return None
+            coming = sum(charge for request, charge in (ended or {}).items() if request in self._holds)
+            state = account.state(full)
+            return replace(state, spent_microusd=state.spent_microusd + coming)
 
     def states(self, tenant: str | None = None) -> list[BudgetState]:
         """All budgets, or those of one tenant, in the order of their names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -42,7 +42,12 @@ def cost_of(
     details["service_tier"] = bills.priced_as(ask.arrival(1, same_prompt=False))
     details["visible"] = visible
     details |= _used(progress)
-    if (warning := budget_warning(keeper.budgets, ask)) is not None:
+    ended = {
+        one.admitted.request: charge.total
+        for one, charge in zip(progress, charges, strict=True)
+        if one.admitted is not None
+    }
+    if (warning := budget_warning(keeper.budgets, ask, ended)) is not None:
         details["budget_warning"] = warning
     return {"cost": sum(parts.values()) / MICROUSD, "cost_details": details}
 
@@ -78,11 +83,12 @@ def _used(progress: Sequence[Progress]) -> dict[str, Any]:
     }
 
 
-def budget_warning(budgets: BudgetBook, ask: Ask) -> str | None:
-    """One sentence about the widest budget of the request whose soft limit is reached."""
+def budget_warning(budgets: BudgetBook, ask: Ask, ended: Mapping[int, int]) -> str | None:
+    """One sentence about the widest budget of the request whose soft limit is reached. ``ended``: what each
+    of its generations comes to; the driver hears of their end after us."""
     who = ask.identity
     for name in names_of(who.tenant, ask.key, who.session, who.agent):
-        state = budgets.state(*name)
+        state = budgets.state(*name, ended=ended)
         if state is not None and state.warned:
             return _warning(state)
     return None
