@@ -360,7 +360,7 @@ def test_a_clock_that_is_right_is_not_spoken_of(tmp_path: Path, caplog: pytest.L
         ledger = opened(tmp_path / "l.db", NOW_US + day * DAY_US)
         ledger.keeper.close(1)
         ledger.close()
-    again = opened(tmp_path / "l.db", NOW_US + DAY_US - 999_999)
+    again = opened(tmp_path / "l.db", NOW_US + DAY_US - 999_998)
     assert again.header["wall_us"] == NOW_US + DAY_US + 1
     again.keeper.close(1)
     again.close()
