@@ -103,6 +103,7 @@ GROUPS = {
             Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
             Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),
             Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
+            Command("metering", "stepwell.bench.metering:main", "What it costs to keep books."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

@@ -32,9 +32,9 @@ from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
 from stepwell.tiers.base import Tiers
 
-BUDGET_USD = Decimal("0.0008")
-TOP_UP_MICROUSD = 800
-TOP_UP_AFTER_US = 45 * SECOND_US
+BUDGET_MICROUSD = 400
+"""What it has at first, and what it is topped up by."""
+TOP_UP_AFTER_US = 10 * SECOND_US
 FAIL_EVERY = 400
 """Engine steps, on average, between two that fail."""
 SAY_EVERY_S = 0.05
@@ -44,7 +44,16 @@ BUSY_STEPS = 3
 """Steps that ran one right after the other before a simulated life is killed: it dies at work."""
 DRAIN_S = 30.0
 SOURCE_WORDS = 4_000
-NULL_SIZE, LIVE_SIZE = Size(), Size(system_tokens=128, document_tokens=128, answer_tokens=48, turns=3)
+NULL_SIZE = Size()
+LIVE_SIZE = Size(
+    system_tokens=128,
+    document_tokens=128,
+    message_tokens=64,
+    answer_tokens=48,
+    turns=3,
+    session_every_s=20.0,
+    burst_sessions=6,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +84,22 @@ class Life:
 
 def settings_of(life: Life) -> Settings:
     """A server that is too small for its load in every KV tier."""
-    block_bytes = 4096 if life.simulated else 64 * 23_040
+    block_bytes, host_blocks = (4096, 48) if life.simulated else (64 * 23_040, 16)
     return Settings(
-        engine=EngineSettings(kind=life.engine, model=life.model, device_kv_tokens=4096, max_sequences=32),  # type: ignore[arg-type]
+        engine=EngineSettings(
+            kind="null" if life.simulated else "llamacpp",
+            model=life.model,
+            device_kv_tokens=64 * (64 if life.simulated else 40),
+            max_sequences=32,
+        ),
         kv=KvSettings(
-            host_kv=48 * block_bytes,
+            host_kv=host_blocks * block_bytes,
             disk_kv=300 * (block_bytes + 8192),
             disk_dir=Path(life.directory) / "kv",
         ),
         policy=PolicySettings(step_tokens=64 if life.simulated else 128, max_running=16, reserve_tokens=16),
         ledger=LedgerSettings(path=str(life.ledger), node="conservation"),
-        budgets=(BudgetEntry(tenant=BUDGETED, hard_usd=BUDGET_USD),),
+        budgets=(BudgetEntry(tenant=BUDGETED, hard_usd=Decimal(BUDGET_MICROUSD) / 10**6),),
         record=life.recording,
     )
 
@@ -187,7 +201,7 @@ class Server:
         assert self.node.ledger is not None
         states = self.node.ledger.keeper.budgets.states()
         spent = max(state.spent_microusd for state in states if state.name.tenant == BUDGETED)
-        hard = spent + TOP_UP_MICROUSD
+        hard = spent + BUDGET_MICROUSD
         self.node.ledger.set_budget(Budget(Scope.TENANT, BUDGETED, "", None, hard, actor="operator"))
         self.load.waits_for_budget, self.spent_since_us = False, None
         self.load.counts["top_ups"] += 1

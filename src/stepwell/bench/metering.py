@@ -1,0 +1,322 @@
+"""``stepwell bench metering``: what it costs to keep the books.
+
+Twice: the same turns on a real model with and without a ledger, and as many postings as the loop can make on
+an engine whose time is only simulated. What the ledger takes is measured directly as well, for on most
+machines one per cent of a run is less than two runs differ by.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from stepwell import assemble
+from stepwell.bench.common import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    Report,
+    Ticker,
+    Verdict,
+    median,
+    report_console,
+    require_writable,
+    table,
+    ticker,
+)
+from stepwell.bench.node import NULL_MODEL, TurnLog, turn_of
+from stepwell.bench.workload import prose
+from stepwell.clock import Clock, ManualClock
+from stepwell.ledger.base import Batch, RunId
+from stepwell.ledger.settings import LedgerSettings
+from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
+
+LIMIT_PERCENT = 1
+TARGET_PER_S = 100_000
+KEEPER_CALLS = ("reserve", "ran", "step", "use_of")
+HOST_BYTES = 8 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Agents that take turns, all of them at once."""
+
+    agents: int
+    turns: int
+    prompt_tokens: int
+    added_tokens: int
+    output_tokens: int
+    device_kv_tokens: int
+
+
+LIVE = Work(8, 4, 300, 40, 32, 4_096)
+QUICK_LIVE = Work(4, 2, 100, 20, 12, 1_024)
+NULL = Work(192, 4, 400, 40, 64, 192 * 512)
+QUICK_NULL = replace(NULL, turns=1)
+
+
+@dataclass(slots=True)
+class Kept:
+    """What keeping books took in one run."""
+
+    wall_s: float = 0.0
+    steps: int = 0
+    keeper_s: float = 0.0
+    """In the loop's own thread, waiting for the writer included."""
+    writer_cpu_s: float = 0.0
+    """In the writer's thread: time that a core could have given to the model."""
+    written_s: float = 0.0
+    """From the first submit until everything was in the books."""
+    postings: int = 0
+    transactions: int = 0
+
+    @property
+    def per_s(self) -> float:
+        """Postings a second of the time that the loop gives to the books, until the last is written."""
+        return self.postings / (self.keeper_s + self.written_s - self.wall_s)
+
+    @property
+    def share(self) -> float:
+        return (self.keeper_s + self.writer_cpu_s) / self.wall_s
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"share": self.share}
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Wall time of the same work, without and with books."""
+
+    without_s: list[float] = field(default_factory=list)
+    with_s: list[float] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [kept / bare for kept, bare in zip(self.with_s, self.without_s, strict=True)]
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    model: str = "smollm2",
+    rounds: Positive = 5,
+    threads: OptionalPositive = None,
+) -> int:
+    """Measure what keeping books costs a server, and how many postings a second it can make.
+
+    The same turns on a real model with and without a ledger, in turn; and, on an engine that computes
+    nothing, postings from the meter through the writer into SQLite. Example: stepwell bench metering
+
+    Exit code 1 if a target is missed.
+
+    Parameters
+    ----------
+    model
+        smollm2, gemma3, the path of a GGUF file, or null.
+    rounds
+        How often the live work is done in each way (2 with --quick).
+    threads
+        Threads of the engine (default: the cores there are).
+    """
+    require_writable(json_file)
+    live, null = (QUICK_LIVE, QUICK_NULL) if quick else (LIVE, NULL)
+    rounds = min(rounds, 2) if quick else rounds
+    settings = {"model": model, "rounds": rounds, "live": asdict(live), "null": asdict(null), "quick": quick}
+    report = Report("metering", settings)
+    with tempfile.TemporaryDirectory(prefix="stepwell-metering-") as place, ticker() as progress:
+        found = _live(Path(place), live, model, threads, rounds, progress)
+        many = _null(Path(place), null, progress)
+    _fill(report, found, many)
+    console = report_console(json_file)
+    console.print(_live_table(found), _null_table(many))
+    report.finish(console, json_file)
+    return 1 if report.missed else 0
+
+
+# --- live ---------------------------------------------------------------------------------------
+
+
+def _live(place: Path, work: Work, model: str, threads: int | None, rounds: int, progress: Ticker) -> Rounds:
+    """Each round once without and once with books, which of them first in turn."""
+    found = Rounds()
+    engine = EngineSettings(
+        kind="null" if model == NULL_MODEL else "llamacpp",
+        model=model,
+        device_kv_tokens=work.device_kv_tokens,
+        threads=threads,
+    )
+    progress.phase(f"{work.agents} agents on {model}, without and with books", 2 * rounds + 1)
+    _one_run(place, work, engine, None)  # the first run of a process is slower
+    progress.advance()
+    for number in range(rounds):
+        for keeps in ((False, True), (True, False))[number % 2]:
+            kept = _one_run(place, work, engine, place / f"live-{number}.db" if keeps else None)
+            (found.with_s if keeps else found.without_s).append(kept.wall_s)
+            found.kept += [kept] * keeps
+            progress.advance()
+    return found
+
+
+def _null(place: Path, work: Work, progress: Ticker) -> Kept:
+    """Time is simulated: the engine's passes at once and is metered all the same."""
+    progress.phase(f"{work.agents} agents on the null engine")
+    engine = EngineSettings(
+        kind="null", device_kv_tokens=work.device_kv_tokens, max_sequences=min(255, work.agents)
+    )
+    return _one_run(place, work, engine, place / "null.db", ManualClock())
+
+
+def _one_run(
+    place: Path, work: Work, engine: EngineSettings, ledger: Path | None, clock: Clock | None = None
+) -> Kept:
+    settings = Settings(
+        engine=engine,
+        kv=KvSettings(host_kv=HOST_BYTES, disk_kv=0, disk_dir=place / "kv"),
+        policy=PolicySettings(max_running=engine.max_sequences),
+        ledger=LedgerSettings(path=None if ledger is None else str(ledger)),
+    )
+    node = assemble.build(settings, clock=clock)
+    kept = Kept()
+    try:
+        with _stopwatch(node, kept):
+            _play(node, work, kept)
+    finally:
+        node.stop(0.0)
+    return kept
+
+
+def _play(node: assemble.Node, work: Work, kept: Kept) -> None:
+    """All turns of all agents; every turn of everybody is asked for at once."""
+    driver = node.driver
+    contexts = [_tokens(node, number, work.prompt_tokens) for number in range(work.agents)]
+    added = [_tokens(node, work.agents + number, work.added_tokens) for number in range(work.agents)]
+    steps_before = driver.snapshot().counters["steps"]
+    started_s = time.perf_counter()
+    for _ in range(work.turns):
+        logs = [TurnLog() for _ in contexts]
+        for number, (context, log) in enumerate(zip(contexts, logs, strict=True)):
+            driver.submit(turn_of(context, work.output_tokens, f"agent-{number}"), log)
+        while not all(log.finished for log in logs):
+            driver.step()
+        for number, log in enumerate(logs):
+            contexts[number] = [*contexts[number], *log.tokens, *added[number]]
+    kept.wall_s = time.perf_counter() - started_s
+    if node.ledger is not None:
+        node.ledger.writer.flush()
+    kept.written_s = time.perf_counter() - started_s
+    kept.steps = driver.snapshot().counters["steps"] - steps_before
+
+
+def _tokens(node: assemble.Node, number: int, count: int) -> list[int]:
+    words = prose(random.Random(9_000 + number), count)
+    return node.text.tokenize(f" {number}: {words}", add_bos=False, parse_special=False)[:count]
+
+
+# --- the stopwatch ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _stopwatch(node: assemble.Node, kept: Kept) -> Iterator[None]:
+    """Time what the loop calls of the keeper, and what the writer's thread computes for it."""
+    if node.ledger is None:
+        yield
+        return
+    keeper, store = node.ledger.keeper, node.ledger.store
+
+    def in_the_loop(call: Callable[..., Any], *arguments: Any) -> Any:
+        started_s = time.perf_counter()
+        try:
+            return call(*arguments)
+        finally:
+            kept.keeper_s += time.perf_counter() - started_s
+
+    def in_the_writer(write: Callable[[RunId, Batch], None], run: RunId, batch: Batch) -> None:
+        started_s = time.thread_time()
+        write(run, batch)
+        kept.writer_cpu_s += time.thread_time() - started_s
+        kept.postings += len(batch.postings)
+        kept.transactions += 1
+
+    patched = [(keeper, name, in_the_loop) for name in KEEPER_CALLS] + [(store, "write", in_the_writer)]
+    for owner, name, around in patched:
+        setattr(owner, name, partial(around, getattr(owner, name)))
+    try:
+        yield
+    finally:
+        for owner, name, _ in patched:
+            delattr(owner, name)
+
+
+# --- report -------------------------------------------------------------------------------------
+
+
+def _fill(report: Report, found: Rounds, many: Kept) -> None:
+    shares = [kept.share for kept in found.kept]
+    report.results = {
+        "share_of_wall_time": median(shares),
+        "loop_us_per_step": median([kept.keeper_s / kept.steps * 1e6 for kept in found.kept]),
+        "writer_us_per_step": median([kept.writer_cpu_s / kept.steps * 1e6 for kept in found.kept]),
+        "wall_time_ratio": median(found.ratios),
+        "wall_time_ratio_least": min(found.ratios),
+        "wall_time_ratio_most": max(found.ratios),
+        "without_s": found.without_s,
+        "with_s": found.with_s,
+        "postings_per_s": many.per_s,
+        "postings_per_s_with_the_loop": many.postings / many.written_s,
+        "null": many.as_json(),
+    }
+    report.samples = [kept.as_json() for kept in found.kept]
+    report.verdicts = [
+        Verdict("keeping books, share of a live run's wall time", 100 * median(shares), LIMIT_PERCENT, " %"),
+        Verdict("postings a second, from the meter into SQLite", many.per_s, TARGET_PER_S, at_most=False),
+    ]
+    spread = max(found.without_s) / min(found.without_s) - 1
+    report.notes.append(
+        f"runs without books differ among themselves by {100 * spread:.1f} %: the share is what was timed in "
+        "the loop and in the writer, not the difference of two runs"
+    )
+
+
+def _live_table(found: Rounds) -> Table:
+    median_us = {
+        name: median([getattr(kept, name) / kept.steps * 1e6 for kept in found.kept])
+        for name in ("keeper_s", "writer_cpu_s", "wall_s")
+    }
+    ratios = [100 * (ratio - 1) for ratio in found.ratios]
+    rows = [
+        ("a step, us", f"{median_us['wall_s']:,.0f}"),
+        ("of it in the loop: meter, budgets, handing over, us", f"{median_us['keeper_s']:,.0f}"),
+        ("beside it in the writer's thread: SQLite, us of CPU", f"{median_us['writer_cpu_s']:,.0f}"),
+        ("both, share of wall time", f"{100 * median([kept.share for kept in found.kept]):.2f} %"),
+        ("postings a step", f"{median([kept.postings / kept.steps for kept in found.kept]):,.1f}"),
+        ("wall time without books, median s", f"{median(found.without_s):,.2f}"),
+        ("wall time with books, median s", f"{median(found.with_s):,.2f}"),
+        ("longer by, median", f"{median(ratios):+.1f} %"),
+        ("longer by, least to most", f"{min(ratios):+.1f} to {max(ratios):+.1f} %"),
+    ]
+    return table("The same turns with and without books", ("", "live"), rows)
+
+
+def _null_table(many: Kept) -> Table:
+    rows = [
+        ("postings", f"{many.postings:,}"),
+        ("a step", f"{many.postings / many.steps:,.0f}"),
+        ("seconds in the loop for the books", f"{many.keeper_s:,.2f}"),
+        ("seconds until the rest was written", f"{many.written_s - many.wall_s:,.2f}"),
+        ("seconds of CPU in the writer", f"{many.writer_cpu_s:,.2f}"),
+        ("postings a second", f"{many.per_s:,.0f}"),
+        ("a second of everything: policy, engine and loop too", f"{many.postings / many.written_s:,.0f}"),
+    ]
+    return table("On an engine that takes no time", ("", "null"), rows)
