@@ -61,23 +61,7 @@ class LiveRequest:
             self._sink(output)
 
     def arrival(self) -> RequestArrived:
-        generation = self.generation
-        return RequestArrived(
-            request=self.request,
-            tenant=generation.tenant,
-            service_tier=generation.service_tier,
-            session=generation.session,
-            agent=generation.agent,
-            parent_agent=generation.parent_agent,
-            prompt_tokens=len(generation.prompt),
-            max_new_tokens=generation.max_new_tokens,
-            units=tuple(self.chain.units),
-            role=generation.role,
-            hint=generation.hint,
-            key=generation.key,
-            prewarm=generation.prewarm,
-            same_prompt=generation.same_prompt,
-        )
+        return self.generation.arrival(self.request, tuple(self.chain.units))
 
     def opened(self, action: Open, now_us: int) -> bool:
         """It has a place on the device; True if that is for the first time."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from stepwell.engines.base import SamplingParams
 from stepwell.ledger.metered import Use
-from stepwell.policy.types import NO_HINT, Hint, RequestId
+from stepwell.policy.types import NO_HINT, Hint, RequestArrived, RequestId
 
 LOCAL_TENANT = "local"
 
@@ -46,6 +46,25 @@ class Generation:
     """The id of the API key it came with, for the ledger."""
     same_prompt: bool = False
     """A further choice of a prompt that is paid for by another generation."""
+
+    def arrival(self, request: RequestId = 0, units: tuple[bytes, ...] = ()) -> RequestArrived:
+        """As the policy and the ledger hear of it. ``units``: the chained hashes of the prompt."""
+        return RequestArrived(
+            request=request,
+            tenant=self.tenant,
+            service_tier=self.service_tier,
+            session=self.session,
+            agent=self.agent,
+            parent_agent=self.parent_agent,
+            prompt_tokens=len(self.prompt),
+            max_new_tokens=self.max_new_tokens,
+            units=units,
+            role=self.role,
+            hint=self.hint,
+            key=self.key,
+            prewarm=self.prewarm,
+            same_prompt=self.same_prompt,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,16 @@ def test_every_route_refuses_before_it_begins(kept: Kept, path: str, extra: dict
     assert kept.server.service.gate.inside == 0
 
 
+def test_several_choices_are_taken_together_or_not_at_all(kept: Kept) -> None:
+    limit(kept, 2 * TURN_MICROUSD / 10_000)
+    for _ in range(5):
+        assert error_of(ask(kept, n=3))["code"] == "session_budget_exceeded"
+    assert kept.rows("SELECT * FROM usage") == []
+    assert session(kept)["status"] == "budget_reached"
+    assert ask(kept, n=2).status_code == 200
+    assert session(kept)["status"] == "idle"
+
+
 def test_sessions_page_by_page(kept: Kept) -> None:
     for number in range(5):
         limit(kept, 10, name=f"s{number}")

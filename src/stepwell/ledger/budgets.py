@@ -213,14 +213,23 @@ class BudgetBook:
         with self._lock:
             if request in self._holds:
                 raise ValueError(f"request {request} holds an amount already")
-            accounts = [(name, account) for name in names if (account := self._accounts.get(name))]
-            for name, account in accounts:
-                if not account.admits(hold_microusd):
-                    return Verdict(BudgetExceeded(account.state(name), hold_microusd), _warned(accounts))
-            for _, account in accounts:
-                account.held += hold_microusd
-            self._holds[request] = _Hold(names, hold_microusd)
-            return Verdict(None, _warned(accounts))
+            verdict, accounts = self._judge(names, hold_microusd)
+            if verdict.ok:
+                for account in accounts:
+                    account.held += hold_microusd
+                self._holds[request] = _Hold(names, hold_microusd)
+            return verdict
+
+    def judge(self, tenant: str, key: str, session: str, agent: str, hold_microusd: int) -> Verdict:
+        """What ``reserve`` would say now. Nothing is held."""
+        with self._lock:
+            return self._judge(names_of(tenant, key, session, agent), hold_microusd)[0]
+
+    def _judge(self, names: Iterable[BudgetName], amount: int) -> tuple[Verdict, list[_Account]]:
+        found = [(name, account) for name in names if (account := self._accounts.get(name))]
+        full = next(((name, account) for name, account in found if not account.admits(amount)), None)
+        refused = None if full is None else BudgetExceeded(full[1].state(full[0]), amount)
+        return Verdict(refused, _warned(found)), [account for _, account in found]
 
     def settle(self, request: int, charge_microusd: int) -> bool:
         """The charge takes the place of the hold. False, and nothing changes, when the request holds nothing

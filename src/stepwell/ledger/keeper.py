@@ -131,6 +131,14 @@ class Keeper:
         )
         return None if verdict.refused is None else _refusal(verdict.refused)
 
+    def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
+        """Why generations that are asked for together would not all be taken: else those before the one that
+        is refused would be worked on, and charged, for nothing. Holds nothing. Thread-safe."""
+        who = arrivals[0]
+        needed = sum(self.meter.bills.hold_of(arrival) for arrival in arrivals)
+        verdict = self.budgets.judge(who.tenant, who.key, who.session, who.agent, needed)
+        return None if verdict.refused is None else _refusal(verdict.refused)
+
     def refused(self, request: RequestId) -> None:
         """A request is told that it is not served. What the meter knows it settles itself."""
         if request not in self.meter.requests:

@@ -96,15 +96,26 @@ async def exchange(call: Call[Any], prepare: Prepare, shape: Shape, *, stream: b
 async def opened(service: Service, generations: Sequence[Generation]) -> Batch:
     """Hand generations to the driver. Raises ``ApiError`` for what it refuses at once: a spent budget,
     a ledger that cannot be written, a server that goes down."""
-    batch, turn = service.bridge.open(generations), generations[0]
-    refusal = batch.refused
+    turn = generations[0]
+    refusal = no_room(service, generations)
     if refusal is None:
-        service.pauses.over(turn.tenant, turn.session)
-        return batch
-    batch.cancel()
+        batch = service.bridge.open(generations)
+        refusal = batch.refused
+        if refusal is None:
+            service.pauses.over(turn.tenant, turn.session)
+            return batch
+        batch.cancel()
     if refusal.code == REFUSED:
         await service.pauses.refused(turn)
     raise from_rejected(refusal)
+
+
+def no_room(service: Service, generations: Sequence[Generation]) -> Rejected | None:
+    """Why a budget has no room for several generations together; one alone is the driver's to refuse."""
+    if len(generations) == 1 or service.books is None or service.books.ledger is None:
+        return None
+    refusal = service.books.ledger.keeper.room_for([one.arrival() for one in generations])
+    return None if refusal is None else Rejected(*refusal)
 
 
 def note_what_it_waits_for(service: Service, batch: Batch, shape: Shape) -> None:
