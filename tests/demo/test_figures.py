@@ -117,5 +117,5 @@ def test_tables_have_a_cell_for_every_column() -> None:
         assert all(len(row) == len(table.columns) for row in table.rows)
 
 
-def test_the_notes_say_that_service_tiers_are_treated_alike() -> None:
-    assert any("treated alike" in note for note in notes(fake_figures()))
+def test_the_notes_say_what_service_tiers_are_owed() -> None:
+    assert any("16 times as much as flex" in note for note in notes(fake_figures()))

@@ -67,7 +67,7 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class CostPoint:
-    """What it had come to at this moment, in micro-dollars, by resource in the order of ``COST_RESOURCES``."""
+    """What it had come to by then, in micro-dollars, by resource in the order of ``COST_RESOURCES``."""
 
     t_s: float
     microusd: tuple[float, ...]
@@ -88,13 +88,29 @@ class AgentCost:
 
 @dataclass(frozen=True, slots=True)
 class MachinePoint:
-    """The whole machine's bill up to this moment, in micro-dollars; and what was charged for finished turns."""
+    """The whole machine's bill so far, in micro-dollars, and what finished turns were charged."""
 
     t_s: float
     agents_microusd: float
     rest_microusd: float
     """Idle, overhead, and what nobody can be named for."""
     revenue_microusd: float
+
+    @property
+    def bill_microusd(self) -> float:
+        return self.agents_microusd + self.rest_microusd
+
+
+@dataclass(frozen=True, slots=True)
+class MachineLine:
+    """What is nobody's, by resource: micro-dollars, and amounts in the resource's own unit."""
+
+    cost_microusd: dict[str, int]
+    amounts: dict[str, int]
+
+    @property
+    def total_cost_microusd(self) -> int:
+        return sum(self.cost_microusd.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +123,8 @@ class LedgerFigures:
     """Per customer and role."""
     customers: tuple[CostLine, ...]
     total: CostLine
-    machine: dict[str, dict[str, int]]
-    """Micro-dollars of idle time, overhead and what is nobody's, by resource."""
+    machine: dict[str, MachineLine]
+    """``idle``, ``overhead`` and ``unattributed``: what nobody pays for by name."""
     bill_microusd: int
     """What agents cost and what is nobody's: the machine, from the server's start to its end."""
     agents: dict[str, AgentCost]
@@ -146,7 +162,10 @@ def read_ledger(
         lines=_role_lines(by_role, agents),
         customers=_customer_lines(by_role, agents),
         total=cost_line("", "", by_role.total),
-        machine={kind.value: _by_resource(cost) for kind, cost in by_role.machine.items()},
+        machine={
+            kind.value: MachineLine(_by_resource(cost), _by_resource(_used_by(sums, kind)))
+            for kind, cost in by_role.machine.items()
+        },
         bill_microusd=by_role.bill_microusd,
         agents=_agents(by_agent, curves, agents),
         over_time=curves.machine,
@@ -168,15 +187,23 @@ def cost_line(customer: str, role: str, line: Line) -> CostLine:
         visible_tokens=counts.visible_tokens,
         intermediate_tokens=counts.intermediate_tokens,
         cost_microusd=_by_resource(line.cost),
-        amounts={resource.value: line.amounts.get(resource, 0) for resource in COST_RESOURCES},
+        amounts=_by_resource(line.amounts),
         revenue_microusd=line.revenue_microusd,
         lost_microusd=line.lost_microusd,
         caused_microusd=line.caused_microusd,
     )
 
 
-def _by_resource(cost: Mapping[Resource, int]) -> dict[str, int]:
-    return {resource.value: cost.get(resource, 0) for resource in COST_RESOURCES}
+def _by_resource(numbers: Mapping[Resource, int]) -> dict[str, int]:
+    return {resource.value: numbers.get(resource, 0) for resource in COST_RESOURCES}
+
+
+def _used_by(sums: Sums, kind: Kind) -> dict[Resource, int]:
+    amounts: dict[Resource, int] = defaultdict(int)
+    for flow in sums.flows:
+        if sums.accounts[flow.account].kind is kind:
+            amounts[flow.resource] += flow.amount
+    return amounts
 
 
 def _role_lines(found: Margin, agents: Sequence[str]) -> tuple[CostLine, ...]:
@@ -262,6 +289,10 @@ def _periods(began_us: int, duration_s: float) -> Iterator[tuple[float, Period]]
 
 
 def _changes(points: Sequence[CostPoint]) -> tuple[CostPoint, ...]:
-    """Without those that say the same as the one before; the last one stays."""
-    kept = [p for at, p in enumerate(points) if at == 0 or p.microusd != points[at - 1].microusd]
-    return tuple(kept)
+    """Without those between two that say the same: a line through the others is the same line."""
+    before, after = [None, *points[:-1]], [*points[1:], None]
+    return tuple(
+        point
+        for last, point, following in zip(before, points, after, strict=True)
+        if last is None or following is None or not last.microusd == point.microusd == following.microusd
+    )

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from importlib import resources
 
+from stepwell.demo.cost_picture import LEGEND, cost_data, draw_costs
+from stepwell.demo.cost_table import cost_sentences, cost_table
+from stepwell.demo.drawing import Scale
 from stepwell.demo.figures import CustomerFigures, DemoFigures, RunFigures
-from stepwell.demo.picture import Scale, common_scale, draw_run
+from stepwell.demo.picture import common_scale, draw_run
 from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
 
 
@@ -20,6 +23,7 @@ def render_page(figures: DemoFigures) -> str:
         _headline(figures),
         _legend(),
         *_pictures(figures, scale),
+        *_costs(figures, scale),
         *_tables(figures),
         _answers(figures),
         _method(figures),
@@ -32,6 +36,7 @@ def render_page(figures: DemoFigures) -> str:
         + "\n".join(sections)
         + '\n</main>\n<div id="tip" role="status" hidden></div>\n'
         + f'<script type="application/json" id="lanes">{_lane_data(figures.runs)}</script>\n'
+        + f'<script type="application/json" id="costs">{cost_data(figures.runs)}</script>\n'
         + f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
     )
 
@@ -119,6 +124,44 @@ def _pictures(figures: DemoFigures, scale: Scale) -> list[str]:
     return made
 
 
+def _costs(figures: DemoFigures, scale: Scale) -> list[str]:
+    """The second picture, of every run that kept a ledger, and the table of the first one."""
+    made = []
+    for number, run in enumerate(figures.runs):
+        if svg := draw_costs(run, figures.customers, scale, f"cost-{number}"):
+            made.append(
+                f'<figure data-cost="{number}"><figcaption>{escape(_cost_caption(run))}</figcaption>'
+                f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(run.name)}, costs">'
+                f"{svg}</div></figure>"
+            )
+    if not made:
+        return []
+    run = figures.runs[0]
+    table = cost_table(run, figures.customers)
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in cost_sentences(run))
+    return [_cost_legend(), *made, *([_table(table)] if table is not None else []), said]
+
+
+def _cost_caption(run: RunFigures) -> str:
+    assert run.ledger is not None
+    return f"{run.name}: the machine cost {run.ledger.bill_microusd:,} u$"
+
+
+def _cost_legend() -> str:
+    squares = "".join(
+        f'<li><svg width="22" height="12" aria-hidden="true"><rect class="cost-{kind}" width="22" '
+        f'height="12"/></svg>{text}</li>'
+        for kind, text in LEGEND
+    )
+    return (
+        '<section><h2>What each agent cost</h2>\n<ul class="legend">' + squares + "</ul>\n"
+        "<p>The same lanes again; now the height of a lane is what its agent has cost so far, and the number "
+        "beside its name what it came to, in u$ (millionths of a dollar). While an agent waits its lane "
+        "still rises a little: somebody keeps its KV. Above the lanes: the machine's bill, hatched what was "
+        "idle or the loop's own work, and as a line what customers were charged.</p></section>"
+    )
+
+
 def _tables(figures: DemoFigures) -> list[str]:
     tables = [service_tier_table(run) for run in figures.runs]
     if len(figures.runs) == 2:
@@ -129,11 +172,11 @@ def _tables(figures: DemoFigures) -> list[str]:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     rows = "".join(
-        "<tr>"
+        ('<tr class="strong">' if number in table.strong else "<tr>")
         + f'<th scope="row">{escape(row[0])}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
         + "</tr>"
-        for row in table.rows
+        for number, row in enumerate(table.rows)
     )
     return (
         f'<section><h2>{escape(table.title)}</h2><div class="scroll"><table><thead><tr>{head}</tr></thead>'

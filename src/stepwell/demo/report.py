@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from stepwell.demo.cost_table import cost_sentences, cost_table
 from stepwell.demo.figures import DemoFigures
 from stepwell.demo.record import Capacity, Customer
 from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
@@ -60,6 +62,18 @@ def print_report(console: Console, figures: DemoFigures) -> None:
         _print_table(console, comparison_table(figures.runs[0], figures.runs[1]))
     for note in notes(figures):
         console.print(Text(f"- {note}", style="bright_black"), highlight=False)
+    _print_costs(console, figures)
+
+
+def _print_costs(console: Console, figures: DemoFigures) -> None:
+    """What it cost and earned: the table that closes the demo."""
+    run = figures.runs[0]
+    table = cost_table(run, figures.customers)
+    if table is None:
+        return
+    _print_table(console, table)
+    for sentence in cost_sentences(run):
+        console.print(Text(sentence), highlight=False)
 
 
 def _answers(console: Console, figures: DemoFigures) -> None:
@@ -71,15 +85,33 @@ def _answers(console: Console, figures: DemoFigures) -> None:
 
 
 def _print_table(console: Console, table: Table) -> None:
-    made = RichTable(
-        title=table.title, title_justify="left", title_style="bold", box=None, header_style="bright_black"
-    )
-    for number, column in enumerate(table.columns):
-        made.add_column(column, justify="left" if number == 0 else "right")
-    for row in table.rows:
-        made.add_row(*row)
+    made = _rich_table(table)
+    if table.fold and _natural_width(console, made) > console.width:
+        for half in table.halves():
+            _print_table(console, half)
+        return
     say(console, "")
     console.print(made)
+
+
+def _natural_width(console: Console, table: RichTable) -> int:
+    return Measurement.get(console, console.options.update(width=10 * PLAIN_WIDTH), table).maximum
+
+
+def _rich_table(table: Table) -> RichTable:
+    made = RichTable(
+        title=table.title or None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        header_style="bright_black",
+    )
+    for number, column in enumerate(table.columns):
+        # A table that is cut where it is too wide keeps its figures whole.
+        made.add_column(column, justify="left" if number == 0 else "right", no_wrap=bool(table.strong))
+    for number, row in enumerate(table.rows):
+        made.add_row(*row, style="bold" if number in table.strong else None)
+    return made
 
 
 def print_end(console: Console, figures: DemoFigures, html: Path, json: Path | None, total_s: float) -> None:

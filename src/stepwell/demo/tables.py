@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from stepwell.demo.books import LedgerFigures
 from stepwell.demo.figures import DemoFigures, RunFigures, ServiceTierFigures
 from stepwell.demo.record import KV_TIERS
 from stepwell.units import format_size
@@ -16,6 +17,21 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    strong: tuple[int, ...] = ()
+    """Rows that stand out: sums of others."""
+    fold: int = 0
+    """Where it is cut in two on a narrow screen: columns from here on go below, with the names again. 0:
+    nowhere."""
+
+    def halves(self) -> tuple[Table, Table]:
+        """The table cut at ``fold``."""
+        left = [row[: self.fold] for row in self.rows]
+        right = [(row[0], *row[self.fold :]) for row in self.rows]
+        columns = self.columns[: self.fold], (self.columns[0], *self.columns[self.fold :])
+        return (
+            replace(self, columns=columns[0], rows=tuple(left), fold=0),
+            replace(self, columns=columns[1], rows=tuple(right), fold=0, title=""),
+        )
 
 
 def service_tier_table(run: RunFigures) -> Table:
@@ -71,6 +87,12 @@ def comparison_table(ours: RunFigures, theirs: RunFigures) -> Table:
     rows += [(name, f"{a:,}", f"{b:,}", _ratio(a, b)) for name, a, b in tokens]
     tax = (first.recompute_tax, second.recompute_tax)
     rows.append(("recompute tax", f"{tax[0]:.1%}", f"{tax[1]:.1%}", _ratio(*tax)))
+    if ours.ledger is not None and theirs.ledger is not None:
+        money = [
+            ("the machine's bill", ours.ledger.bill_microusd, theirs.ledger.bill_microusd),
+            ("revenue", ours.ledger.total.revenue_microusd, theirs.ledger.total.revenue_microusd),
+        ]
+        rows += [(name, f"{a:,} u$", f"{b:,} u$", _ratio(a, b)) for name, a, b in money]
     return Table(
         "The same job, side by side", ("", "with KV tiers", "without", "without / with"), tuple(rows)
     )
@@ -113,10 +135,8 @@ def notes(figures: DemoFigures) -> list[str]:
         "Cached tokens are counted where they lay when the turn was admitted. Computed tokens are missing "
         "prompt tokens plus "
         "generated ones; recomputed ones had been computed before; recompute tax is recomputed / computed.",
-        "Service tiers: requests are admitted first come, first served, so today the three service tiers are "
-        "treated alike; "
-        "differences between their rows are chance and order of arrival. The policy that honours them is not "
-        "built yet.",
+        "Service tiers: under pressure priority counts 16 times as much as flex, for compute and for room; "
+        "with one question per customer, differences between their rows are order of arrival as well.",
     ]
     if len(figures.runs) == 2:
         made.append(
@@ -125,9 +145,21 @@ def notes(figures: DemoFigures) -> list[str]:
             "answers may differ between runs, because floating-point sums depend on which requests share a "
             "batch."
         )
+    if run.ledger is not None:
+        made.append(_money_note(run.ledger))
     if "smollm2" in figures.model or "gemma" in figures.model:
         made.append(
             "A model this small writes poor answers. The demo is about memory; give it a larger GGUF with "
             "--model for better ones."
         )
     return made
+
+
+def _money_note(books: LedgerFigures) -> str:
+    return (
+        f"Costs are the ledger's, by the cost book '{books.cost_book}'; revenue by the price book "
+        f"'{books.price_book}' ('stepwell ledger books' shows both and what they assume). Compute is split "
+        "over the requests of a batch by the work each brought; KV that agents share is split among them. "
+        "The machine is paid for from the server's start to its end. Visible tokens are the lead's draft and "
+        "its answer; everything else is intermediate."
+    )

@@ -1,8 +1,10 @@
-// Reads the lane under the pointer out loud: which agent, when, and where its tokens lay.
+// Reads the lane under the pointer out loud: which agent, when, where its tokens lay, and what it had cost.
 "use strict";
 (() => {
   const runs = JSON.parse(document.getElementById("lanes").textContent);
+  const costs = JSON.parse(document.getElementById("costs").textContent);
   const tip = document.getElementById("tip");
+  const PARTS = ["compute", "KV on the device", "KV in host memory", "KV on disk", "wear of the disk"];
 
   function pointAt(points, t) {
     let low = 0, high = points.length - 1, found = null;
@@ -13,13 +15,21 @@
     return found;
   }
 
-  function sentence(agent, t, point) {
+  function places(agent, t, point) {
     if (point === null) return `${agent}\n${t.toFixed(1)} s: not started`;
     const [, state, tokens, device, host, disk] = point;
     const absent = Math.max(0, tokens - device - host - disk);
     const rows = [["device", device], ["host", host], ["disk", disk], ["nowhere", absent]];
     return `${agent}\n${t.toFixed(1)} s: ${state}, context ${tokens} tokens\n` +
       rows.filter(([, n]) => n > 0).map(([name, n]) => `${name}: ${n}`).join("\n");
+  }
+
+  function money(agent, t, point) {
+    if (point === null) return `${agent}\n${t.toFixed(1)} s: nothing yet`;
+    const parts = point.slice(1), sum = parts.reduce((a, b) => a + b, 0);
+    return `${agent}\n${t.toFixed(1)} s: ${sum.toFixed(1)} u$ so far\n` +
+      parts.map((n, at) => [PARTS[at], n]).filter(([, n]) => n > 0)
+        .map(([name, n]) => `${name}: ${n.toFixed(2)}`).join("\n");
   }
 
   function place(event) {
@@ -29,10 +39,9 @@
     tip.style.top = `${top}px`;
   }
 
-  document.querySelectorAll("figure[data-run]").forEach((figure) => {
+  function listen(figure, lanes, sentence) {
     const svg = figure.querySelector("svg.picture");
     const cursor = svg.querySelector(".cursor");
-    const lanes = runs[Number(figure.dataset.run)];
     const left = Number(svg.dataset.left), right = Number(svg.dataset.right), end = Number(svg.dataset.end);
 
     svg.addEventListener("pointermove", (event) => {
@@ -50,5 +59,10 @@
 
     function hide() { tip.hidden = true; cursor.setAttribute("visibility", "hidden"); }
     svg.addEventListener("pointerleave", hide);
-  });
+  }
+
+  document.querySelectorAll("figure[data-run]").forEach((figure) =>
+    listen(figure, runs[Number(figure.dataset.run)], places));
+  document.querySelectorAll("figure[data-cost]").forEach((figure) =>
+    listen(figure, costs[Number(figure.dataset.cost)], money));
 })();

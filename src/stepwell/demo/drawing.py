@@ -1,0 +1,113 @@
+"""What every picture of the page is drawn with: one axis of time, filled step functions, coordinates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 1180
+LEFT = 112
+RIGHT = 16
+AXIS_HEIGHT = 36
+
+Level = tuple[float, float]
+"""A step function: (time, value from then on)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Where a moment and a length lie. Both runs share one, so that they can be compared by eye."""
+
+    end_s: float
+    max_tokens: int
+    max_bytes: int
+    max_agent_microusd: float = 1.0
+    """The dearest agent of all runs."""
+    max_bill_microusd: float = 1.0
+    """The larger of the largest bill and the largest revenue."""
+
+    def x(self, t_s: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * min(max(t_s, 0.0), self.end_s) / self.end_s
+
+
+def open_svg(scale: Scale, ident: str, height: float, title: str, description: str) -> str:
+    """The element's head, with what a screen reader says and what the page's script needs."""
+    return (
+        f'<svg class="picture" id="{ident}" viewBox="0 0 {WIDTH} {px(height)}" role="img" '
+        f'aria-labelledby="{ident}-title {ident}-desc" data-end="{scale.end_s:.3f}" data-left="{LEFT}" '
+        f'data-right="{WIDTH - RIGHT}">\n'
+        f'<title id="{ident}-title">{escape(title)}</title>\n'
+        f'<desc id="{ident}-desc">{escape(description)}</desc>'
+    )
+
+
+def visible(times: Sequence[float], sums: Mapping[str, Sequence[float]]) -> Iterable[tuple[str, list[Level]]]:
+    """The layers that are not covered whole by the next one down."""
+    for (kind, heights), covering in itertools.zip_longest(sums.items(), list(sums.values())[1:]):
+        if heights != covering:
+            yield kind, list(zip(times, map(float, heights), strict=True))
+
+
+def area(css: str, levels: Sequence[Level], scale: Scale, unit: float, base: float, end_s: float) -> str:
+    """A filled step function over ``base``, ``unit`` pixels per unit; nothing when it is zero throughout."""
+    end_x = scale.x(end_s)
+    points = steps([(scale.x(t), value * unit) for t, value in levels], end_x)
+    if not any(height for _, height in points):
+        return ""
+    path = [f"M{px(points[0][0])} {px(base)}"]
+    path += [f"H{px(x)}V{px(base - height)}" for x, height in points]
+    path.append(f"H{px(end_x)}V{px(base)}Z")
+    return f'<path class="{css}" d="{"".join(path)}"/>'
+
+
+def steps(points: Sequence[tuple[float, float]], end_x: float) -> list[tuple[float, float]]:
+    """Points that can be told apart on screen: not closer than half a pixel, and different."""
+    kept: list[tuple[float, float]] = []
+    for x, height in points:
+        if x >= end_x:
+            break
+        if kept and x - kept[-1][0] < 0.5:
+            kept[-1] = (kept[-1][0], height)
+        elif not kept or abs(height - kept[-1][1]) >= 0.05:
+            kept.append((x, height))
+    return kept or [(LEFT, 0.0)]
+
+
+def axis(scale: Scale, top: float, bottom: float) -> str:
+    """Seconds since the job began, from ``top`` down to ``bottom``."""
+    parts = []
+    step = _tick_step(scale.end_s)
+    for tick in itertools.takewhile(lambda t: t <= scale.end_s, (step * n for n in itertools.count())):
+        x = px(scale.x(tick))
+        label = f"{tick:g} s" if tick else "0"
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{px(top)}" y2="{px(bottom)}"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{px(bottom + 14)}">{label}</text>')
+    parts.append(
+        f'<text class="tick end" x="{WIDTH - RIGHT}" y="{px(bottom + 29)}">seconds since the job began</text>'
+    )
+    return f'<g class="axis">{"".join(parts)}</g>'
+
+
+def _tick_step(end_s: float) -> float:
+    """A round step that gives six to twelve ticks."""
+    rough = end_s / 10
+    size = 10.0 ** math.floor(math.log10(rough))
+    return next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+
+
+def mark(scale: Scale, mark_s: float, top: float, bottom: float) -> str:
+    """Where the run with KV tiers had ended."""
+    x = scale.x(mark_s)
+    return (
+        f'<line class="mark" x1="{px(x)}" x2="{px(x)}" y1="{px(top)}" y2="{px(bottom + 18)}"/>'
+        f'<text class="small" x="{px(x + 5)}" y="{px(bottom + 29)}">with KV tiers all was done here: '
+        f"{mark_s:.1f} s</text>"
+    )
+
+
+def px(value: float) -> str:
+    """A coordinate in pixels, to a tenth."""
+    return f"{value:.1f}".removesuffix(".0")
