@@ -92,11 +92,14 @@ class Meter:
         self._now_us = now_us
         self._holders: dict[Account, Holder] = {}
         self._of_agent: dict[tuple[str, str], Holder] = {}
-        self._framed: list[Holder] = []
+        self._framed: dict[Holder, int] = {}
+        """Frames of running turns after the last step."""
         self._accounted_us = 0
         self._free_byte_us = [0, 0, 0]
         self._displaced = Displaced(config.unit_tokens, config.max_ghost_units)
         self._loads: dict[BlockId, RequestId] = {}
+        self._movers: dict[tuple[BlockId, KvTier], list[Account]] = {}
+        """For whom each move under way was decided: a block may be gone by the time it has ended."""
         self._sums: dict[Line, int] = {}
         self._entries = Entries()
 
@@ -104,7 +107,8 @@ class Meter:
 
     def ran(self, computed: Computed, pieces: Sequence[Piece], prefill: PrefillFit) -> None:
         """A batch has run: split its time by the work that each piece brought."""
-        works = [self._work(piece, *_per_token(prefill)) for piece in pieces]
+        token, depth = _per_token(prefill)
+        works = [self._work(piece, token, depth) for piece in pieces]
         self._accounted_us += computed.duration_us
         for piece, part_us in zip(pieces, split(computed.duration_us, works), strict=True):
             metered = self.requests.get(piece.request)
@@ -112,7 +116,8 @@ class Meter:
             self._add(MACHINE, account, Resource.COMPUTE, Cause.STEP, piece.request, part_us)
             if metered is not None:
                 metered.compute_us += part_us
-                self._displace(metered, piece, part_us)
+                if metered.spans:
+                    self._displace(metered, piece, part_us)
 
     @staticmethod
     def _work(piece: Piece, token: int, depth: int) -> int:
@@ -268,8 +273,9 @@ class Meter:
         loaded_for = self._loads.pop(event.block, 0) if event.target is _DEVICE else 0
         metered = self.requests.get(loaded_for)
         request = 0 if metered is None else metered.arrival.request
+        decided_for = self._movers.pop((event.block, event.target), [])
         payers = self.holdings.holders_of(event.block) if metered is None else (metered.holder,)
-        accounts = [holder.account for holder in payers] or [UNATTRIBUTED]
+        accounts = [holder.account for holder in payers] or decided_for or [UNATTRIBUTED]
         even = [1] * len(accounts)
         for account, part in zip(accounts, split(size_bytes, even), strict=True):
             self._add(MACHINE, account, resource, Cause.MOVE, request, part)
@@ -288,6 +294,8 @@ class Meter:
                 self.holdings.sealed(self._maker(request), block, self._now_us)
                 self._displaced.back(block.units)
             case Move(block, _, target):
+                holders = self.holdings.holders_of(block.id)
+                self._movers[block.id, target] = [holder.account for holder in holders]
                 self.holdings.came(block.id, target, self._now_us)
                 if target is _DEVICE:
                     self._loads[block.id] = 0
@@ -328,13 +336,17 @@ class Meter:
             self.holdings.turn_to(before, (), self._now_us)
 
     def _count_frames(self, policy: Policy) -> None:
-        frames: dict[Holder, int] = dict.fromkeys(self._framed, 0)
+        frames: dict[Holder, int] = {}
+        turns, before = policy.board.turns, self._framed
         for request in policy.board.running:
             holder = self._maker(request)
-            frames[holder] = frames.get(holder, 0) + policy.board.turns[request].frames
+            frames[holder] = frames.get(holder, 0) + turns[request].frames
+        for holder in before.keys() - frames.keys():
+            self.holdings.frames(holder, 0, self._now_us)
         for holder, count in frames.items():
-            self.holdings.frames(holder, count * self.config.block_bytes, self._now_us)
-        self._framed = [holder for holder, count in frames.items() if count]
+            if count != before.get(holder, 0):
+                self.holdings.frames(holder, count * self.config.block_bytes, self._now_us)
+        self._framed = frames
 
     # --- displaced ----------------------------------------------------------------------------
 
