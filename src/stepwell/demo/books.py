@@ -23,6 +23,7 @@ from stepwell.ledger.verify import verify
 
 COST_RESOURCES = (Resource.COMPUTE, Resource.DEVICE, Resource.HOST, Resource.DISK, Resource.WRITTEN)
 """What costs money, in the order of the table. Copies and reads cost the compute time that they take."""
+NOTHING = (Fraction(0),) * len(COST_RESOURCES)
 MOST_POINTS = 150
 """Of one curve; the picture is not much wider."""
 LEAST_STEP_S = 0.25
@@ -91,14 +92,15 @@ class MachinePoint:
     """The whole machine's bill so far, in micro-dollars, and what finished turns were charged."""
 
     t_s: float
-    agents_microusd: float
+    agents_microusd: tuple[float, ...]
+    """What agents used, by resource in the order of ``COST_RESOURCES``."""
     rest_microusd: float
     """Idle, overhead, and what nobody can be named for."""
     revenue_microusd: float
 
     @property
     def bill_microusd(self) -> float:
-        return self.agents_microusd + self.rest_microusd
+        return sum(self.agents_microusd) + self.rest_microusd
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +257,14 @@ def read_curves(store: Store, rates: Mapping[RunId, Rates], began_us: int, durat
         rest += _add_flows(sums, rates, spent)
         revenue += sum(entry.counts.charge_microusd for entry in sums.spent)
         for agent, costs in spent.items():
-            points[agent].append(CostPoint(t_s, tuple(round(float(cost), 3) for cost in costs)))
-        used = sum((sum(costs) for costs in spent.values()), Fraction(0))
-        machine.append(MachinePoint(t_s, round(float(used), 3), round(float(rest), 3), float(revenue)))
+            points[agent].append(CostPoint(t_s, _rounded(costs)))
+        used = [sum(column, Fraction(0)) for column in zip(*spent.values(), strict=True)]
+        machine.append(MachinePoint(t_s, _rounded(used or NOTHING), round(float(rest), 3), float(revenue)))
     return Curves({agent: _changes(found) for agent, found in points.items()}, tuple(machine))
+
+
+def _rounded(costs: Sequence[Fraction]) -> tuple[float, ...]:
+    return tuple(round(float(cost), 3) for cost in costs)
 
 
 def _add_flows(sums: Sums, rates: Mapping[RunId, Rates], spent: dict[str, list[Fraction]]) -> Fraction:
@@ -270,7 +276,7 @@ def _add_flows(sums: Sums, rates: Mapping[RunId, Rates], spent: dict[str, list[F
             continue
         cost = rates[flow.run].microusd[flow.resource] * flow.amount
         if account.kind is Kind.AGENT:
-            mine = spent.setdefault(account.agent, [Fraction(0)] * len(COST_RESOURCES))
+            mine = spent.setdefault(account.agent, list(NOTHING))
             mine[COST_RESOURCES.index(flow.resource)] += cost
         else:
             rest += cost

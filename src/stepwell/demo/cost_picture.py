@@ -5,11 +5,11 @@ tokens: a lane grows with what its agent has cost so far, in the colours of what
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import accumulate
 
-from stepwell.demo.books import AgentCost, CostLine, CostPoint, LedgerFigures
+from stepwell.demo.books import AgentCost, CostLine, LedgerFigures
 from stepwell.demo.drawing import (
     AXIS_HEIGHT,
     LEFT,
@@ -47,16 +47,18 @@ def draw_costs(run: RunFigures, customers: Sequence[CustomerFigures], scale: Sca
     books = run.ledger
     if books is None:
         return ""
+    most = max((1.0, *(cost.points[-1].total_microusd for cost in books.agents.values() if cost.points)))
     groups: list[str] = []
     bottom: float = BILL_TOP + BILL_HEIGHT + 14
     for customer in customers:
-        group, bottom = _customer(books, customer, scale, bottom)
+        group, bottom = _customer(books, customer, scale, LANE_HEIGHT / most, bottom)
         groups.append(group)
     title = f"{run.name}: what each agent cost, over {run.duration_s:.1f} seconds"
     parts = [
         open_svg(scale, ident, bottom + AXIS_HEIGHT, title, _description(books)),
         axis(scale, BILL_TOP, bottom),
         _bill(run, books, scale),
+        _lane_note(most),
         *groups,
         f'<line class="cursor" y1="{BILL_TOP}" y2="{px(bottom)}" visibility="hidden"/>',
         "</svg>",
@@ -73,7 +75,9 @@ def _description(books: LedgerFigures) -> str:
     )
 
 
-def _customer(books: LedgerFigures, customer: CustomerFigures, scale: Scale, y: float) -> tuple[str, float]:
+def _customer(
+    books: LedgerFigures, customer: CustomerFigures, scale: Scale, unit: float, y: float
+) -> tuple[str, float]:
     """The lanes of one customer's agents under a line that names it; and where the next begins."""
     tenant = customer.name.lower()
     paid = next((line for line in books.customers if line.customer == tenant), None)
@@ -84,7 +88,7 @@ def _customer(books: LedgerFigures, customer: CustomerFigures, scale: Scale, y: 
     y += HEADER_HEIGHT
     for agent, cost in books.agents.items():
         if agent.split("/")[0] == tenant:
-            parts.append(_lane(agent, cost, scale, y))
+            parts.append(_lane(agent, cost, scale, unit, y))
             y += LANE_HEIGHT + LANE_GAP
     return "\n".join(parts), y + 4
 
@@ -95,12 +99,14 @@ def _paid(line: CostLine | None) -> str:
     return f": cost {line.total_cost_microusd:,} u$, paid {line.revenue_microusd:,} u$"
 
 
-def _lane(agent: str, cost: AgentCost, scale: Scale, y: float) -> str:
+def _lane(agent: str, cost: AgentCost, scale: Scale, unit: float, y: float) -> str:
     """One agent: what it has cost so far, and what in the end."""
     base = y + LANE_HEIGHT
-    unit = LANE_HEIGHT / scale.max_agent_microusd
     layers = "".join(
-        _ramp(f"cost-{kind}", levels, scale, unit, base) for kind, levels in _layers(cost.points)
+        _ramp(f"cost-{kind}", levels, scale, unit, base)
+        for kind, levels in visible(
+            [point.t_s for point in cost.points], _layers([p.microusd for p in cost.points])
+        )
     )
     name = agent.split("/", 1)[-1]
     return (
@@ -112,11 +118,16 @@ def _lane(agent: str, cost: AgentCost, scale: Scale, y: float) -> str:
     )
 
 
-def _layers(points: Sequence[CostPoint]) -> Iterable[tuple[str, list[Level]]]:
+def _lane_note(most_microusd: float) -> str:
+    """Each run's lanes have a scale of their own: its dearest agent fills one."""
+    y = BILL_TOP + BILL_HEIGHT + 14 + 15
+    return f'<text class="small end" x="{WIDTH - RIGHT}" y="{y}">the height of a lane: {most_microusd:,.0f} u$</text>'
+
+
+def _layers(costs: Sequence[Sequence[float]]) -> dict[str, list[float]]:
     """From the top down, each layer as the sum of itself and everything below it."""
-    sums = [list(accumulate(point.microusd)) for point in points]
-    layers = {kind: [row[at] for row in sums] for at, kind in reversed(list(enumerate(LAYERS)))}
-    return visible([point.t_s for point in points], layers)
+    sums = [list(accumulate(by_resource)) for by_resource in costs]
+    return {kind: [row[at] for row in sums] for at, kind in reversed(list(enumerate(LAYERS)))}
 
 
 def _ramp(css: str, levels: Sequence[Level], scale: Scale, unit: float, base: float) -> str:
@@ -133,10 +144,8 @@ def _bill(run: RunFigures, books: LedgerFigures, scale: Scale) -> str:
     """The machine's bill so far, and over it what finished turns were charged."""
     base, unit = BILL_TOP + BILL_HEIGHT, BILL_HEIGHT / scale.max_bill_microusd
     times = [point.t_s for point in books.over_time]
-    sums = {
-        "rest": [point.bill_microusd for point in books.over_time],
-        "agents": [point.agents_microusd for point in books.over_time],
-    }
+    rest = {"rest": [point.bill_microusd for point in books.over_time]}
+    sums = rest | _layers([point.agents_microusd for point in books.over_time])
     layers = "".join(
         _ramp(f"cost-{kind}", levels, scale, unit, base) for kind, levels in visible(times, sums)
     )

@@ -24,8 +24,6 @@ class Scale:
     end_s: float
     max_tokens: int
     max_bytes: int
-    max_agent_microusd: float = 1.0
-    """The dearest agent of all runs."""
     max_bill_microusd: float = 1.0
     """The larger of the largest bill and the largest revenue."""
 

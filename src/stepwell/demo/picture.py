@@ -40,13 +40,11 @@ def common_scale(runs: Sequence[RunFigures]) -> Scale:
     points = [point for run in runs for lane in run.lanes.values() for point in lane]
     stacked = (p.device_bytes + p.host_bytes + p.disk_bytes for run in runs for p in run.fill)
     books = [run.ledger for run in runs if run.ledger is not None]
-    agents = (p.total_microusd for book in books for agent in book.agents.values() for p in agent.points)
     bills = (max(p.bill_microusd, p.revenue_microusd) for book in books for p in book.over_time)
     return Scale(
         end_s=max((1.0, *(run.duration_s for run in runs))),
         max_tokens=max((1, *(max(p.tokens, p.device + p.host + p.disk) for p in points))),
         max_bytes=max((1, *stacked)),
-        max_agent_microusd=max((1.0, *agents)),
         max_bill_microusd=max((1.0, *bills)),
     )
 
