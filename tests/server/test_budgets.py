@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from stepwell.assemble import build
 from stepwell.engines.null import NullConfig
+from stepwell.ledger.budgets import BudgetName
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import Hint, Wait
 from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.settings import load
 from tests.ledger.flaky import FlakyStore
 from tests.server.fakes import MODEL, until
 from tests.server.ledgers import Kept, bearer, keeping
@@ -308,6 +312,24 @@ def test_a_keys_own_budget(tmp_path: Path) -> None:
         kept.at_rest()
         assert error_of(ask(kept))["code"] == "insufficient_quota"
         assert ask(kept, "other").status_code == 200
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_the_budgets_of_keys_are_in_force_from_the_start(tmp_path: Path, in_a_file: bool) -> None:
+    keys = '[[keys]]\nkey = "sk-acme"\ntenant = "acme"\nsoft_usd = 0.1\nhard_usd = 0.25\n'
+    text = f'[engine]\nkind = "null"\n[kv]\ndisk_kv = 0\n[ledger]\npath = "{tmp_path}/books.db"\n'
+    (tmp_path / "keys.toml").write_text(keys)
+    text = f'keys_file = "{tmp_path}/keys.toml"\n{text}' if in_a_file else text + keys
+    (tmp_path / "settings.toml").write_text(text)
+    node = build(load(tmp_path / "settings.toml", env={}))
+    try:
+        assert node.ledger is not None
+        (state,) = node.ledger.keeper.budgets.states()
+        name = "key_" + hashlib.sha256(b"sk-acme").hexdigest()[:12]
+        assert state.name == BudgetName(Scope.KEY, "acme", name)
+        assert (state.soft_microusd, state.hard_microusd) == (100_000, 250_000)
+    finally:
+        node.stop(0)
 
 
 # --- whose is what -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import hashlib
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,14 +17,14 @@ from stepwell.server.body import parse, read_object
 from stepwell.server.errors import bad_request
 from stepwell.server.schema import Schema
 from stepwell.server.service import service_of
-from stepwell.server.sessions import put_in_force, require_ledger
+from stepwell.server.sessions import exact, put_in_force, require_ledger
 
 ACTOR = "operator"
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 
 
-Dollars = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Dollars = Annotated[Decimal, BeforeValidator(exact), Field(ge=0, le=10**12, allow_inf_nan=False)]
 
 
 class BudgetChange(Schema):
@@ -61,17 +61,13 @@ async def set_budget(request: Request) -> Response:
     ledger = require_ledger(service)
     wanted = parse(BudgetChange, await read_object(request, service.settings))
     scope, at_us = Scope(wanted.scope), int(service.now_s() * 1e6)
-    soft, hard = _microusd(wanted.soft_usd), _microusd(wanted.hard_usd)
+    soft, hard = microusd(wanted.soft_usd), microusd(wanted.hard_usd)
     await put_in_force(service, ledger, Budget(scope, wanted.tenant, wanted.name, soft, hard, at_us, ACTOR))
     state = ledger.keeper.budgets.state(scope, wanted.tenant, wanted.name)
     if state is None:
         removed = {"object": "budget", "scope": scope.value, "tenant": wanted.tenant, "name": wanted.name}
         return JSONResponse({**removed, "deleted": True})
     return JSONResponse(_budget(state))
-
-
-def _microusd(usd: float | None) -> int | None:
-    return None if usd is None else microusd(Decimal(repr(usd)))
 
 
 def _limit(request: Request) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -32,7 +33,14 @@ from stepwell.server.service import Service, service_of
 MICROUSD_PER_CENT = 10_000
 MAX_SESSION_BUDGETS = 10_000
 """Of one tenant, so that nobody can use up the room for budgets that all share."""
-Cents = Annotated[float, Field(ge=0, le=1e14, allow_inf_nan=False)]
+
+
+def exact(value: Any) -> Any:
+    """A number of JSON as it was written, for amounts of money; all else is left to be refused."""
+    return Decimal(repr(value)) if type(value) in (int, float) else value
+
+
+Cents = Annotated[Decimal, BeforeValidator(exact), Field(ge=0, le=10**14, allow_inf_nan=False)]
 Name = tuple[str, str]
 """A session's tenant and its id."""
 
@@ -126,7 +134,9 @@ async def put_in_force(service: Service, ledger: Ledger, budget: Budget) -> None
         service.pauses.over(budget.tenant, budget.name)
 
 
-async def _set_limit(service: Service, ledger: Ledger, key: ApiKey, name: Name, limit: float | None) -> None:
+async def _set_limit(
+    service: Service, ledger: Ledger, key: ApiKey, name: Name, limit: Decimal | None
+) -> None:
     """A soft limit that somebody has set before stays where it makes sense."""
     tenant, session = name
     if not session or clean(session) != session:
@@ -135,7 +145,7 @@ async def _set_limit(service: Service, ledger: Ledger, key: ApiKey, name: Name, 
     before = budgets.state(Scope.SESSION, tenant, session)
     if before is None and _session_budgets(budgets.states(tenant)) >= MAX_SESSION_BUDGETS:
         raise bad_request(f"At most {MAX_SESSION_BUDGETS} sessions of a customer may have a budget.")
-    hard = None if limit is None else round(limit * MICROUSD_PER_CENT)
+    hard = None if limit is None else int((limit * MICROUSD_PER_CENT).to_integral_value(ROUND_HALF_UP))
     soft = before.soft_microusd if before is not None else None
     if soft is not None and hard is not None and soft > hard:
         soft = None
