@@ -363,6 +363,14 @@ def test_a_block_computed_again_by_another_is_shared_when_the_first_comes_back(p
     assert ann in pools.holders_of(b"01") and bob in pools.holders_of(b"01")
 
 
+def test_a_block_that_goes_on_from_one_that_was_set_aside_is_not_set_aside(pools: Holdings) -> None:
+    ann = holder("ann")
+    pools.turn_to(ann, upto("0"), 0)
+    pools.found(ann, meta("0"), 0)
+    pools.sealed(ann, meta("00"), 0)
+    assert not pools.blocks[b"00"].pool.left
+
+
 def test_two_turns_of_one_agent_at_once_keep_one_context(pools: Holdings) -> None:
     """The first one goes on after the second has begun: what it makes is set aside, and used once only."""
     ann = holder("ann")

@@ -157,7 +157,7 @@ class Holdings:
     def _own_pool(self, holder: Holder, now_us: int) -> Pool:
         """Where new blocks of a holder go: the pool of its newest one if it shares that with nobody."""
         last = self.blocks.get(holder.context[-1]) if holder.context else None
-        if last is not None and len(last.pool.holders) == 1 and holder in last.pool.holders:
+        if last is not None and not last.pool.left and last.pool.holders == [holder]:
             return last.pool
         pool = Pool(now_us)
         holder.join(pool)
