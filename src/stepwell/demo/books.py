@@ -1,7 +1,7 @@
 """What the ledger of one run says: per customer and role, per agent over time, and whether it adds up.
 
-Read after the server is gone, from the closed books. Money is whole micro-dollars, as the ledger has it;
-only the curves over time have fractions of them, because a moment's cost is less than one.
+Read after the server is gone, from the closed books. Money is whole micro-dollars, as the ledger has it; in
+the curves over time it is whole nano-dollars, because a moment's cost is less than a micro-dollar.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from stepwell.ledger import queries
 from stepwell.ledger.base import RunId, Store
 from stepwell.ledger.costs import Rates
 from stepwell.ledger.margin import Line, Margin, Sums, margin, read_sums, total_of
+from stepwell.ledger.money import round_half_up
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import LAST_US, Period
 from stepwell.ledger.run_rates import rates_of
@@ -23,6 +24,8 @@ from stepwell.ledger.verify import verify
 
 COST_RESOURCES = (Resource.COMPUTE, Resource.DEVICE, Resource.HOST, Resource.DISK, Resource.WRITTEN)
 """What costs money, in the order of the table. Copies and reads cost the compute time that they take."""
+NANOUSD = 1_000
+"""Nano-dollars in a micro-dollar."""
 NOTHING = (Fraction(0),) * len(COST_RESOURCES)
 MOST_POINTS = 150
 """Of one curve; the picture is not much wider."""
@@ -68,14 +71,14 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class CostPoint:
-    """What it had come to by then, in micro-dollars, by resource in the order of ``COST_RESOURCES``."""
+    """What it had come to by then, in nano-dollars, by resource in the order of ``COST_RESOURCES``."""
 
     t_s: float
-    microusd: tuple[float, ...]
+    nanousd: tuple[int, ...]
 
     @property
-    def total_microusd(self) -> float:
-        return sum(self.microusd)
+    def total_nanousd(self) -> int:
+        return sum(self.nanousd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +92,18 @@ class AgentCost:
 
 @dataclass(frozen=True, slots=True)
 class MachinePoint:
-    """The whole machine's bill so far, in micro-dollars, and what finished turns were charged."""
+    """The whole machine's bill so far, in nano-dollars, and what finished turns were charged."""
 
     t_s: float
-    agents_microusd: tuple[float, ...]
+    agents_nanousd: tuple[int, ...]
     """What agents used, by resource in the order of ``COST_RESOURCES``."""
-    rest_microusd: float
+    rest_nanousd: int
     """Idle, overhead, and what nobody can be named for."""
-    revenue_microusd: float
+    revenue_nanousd: int
 
     @property
-    def bill_microusd(self) -> float:
-        return sum(self.agents_microusd) + self.rest_microusd
+    def bill_nanousd(self) -> int:
+        return sum(self.agents_nanousd) + self.rest_nanousd
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,14 +260,15 @@ def read_curves(store: Store, rates: Mapping[RunId, Rates], began_us: int, durat
         rest += _add_flows(sums, rates, spent)
         revenue += sum(entry.counts.charge_microusd for entry in sums.spent)
         for agent, costs in spent.items():
-            points[agent].append(CostPoint(t_s, _rounded(costs)))
+            points[agent].append(CostPoint(t_s, _nanousd(costs)))
         used = [sum(column, Fraction(0)) for column in zip(*spent.values(), strict=True)]
-        machine.append(MachinePoint(t_s, _rounded(used or NOTHING), round(float(rest), 3), float(revenue)))
+        (others,) = _nanousd([rest])
+        machine.append(MachinePoint(t_s, _nanousd(used or NOTHING), others, revenue * NANOUSD))
     return Curves({agent: _changes(found) for agent, found in points.items()}, tuple(machine))
 
 
-def _rounded(costs: Sequence[Fraction]) -> tuple[float, ...]:
-    return tuple(round(float(cost), 3) for cost in costs)
+def _nanousd(costs: Sequence[Fraction]) -> tuple[int, ...]:
+    return tuple(round_half_up(cost * NANOUSD) for cost in costs)
 
 
 def _add_flows(sums: Sums, rates: Mapping[RunId, Rates], spent: dict[str, list[Fraction]]) -> Fraction:
@@ -300,5 +304,5 @@ def _changes(points: Sequence[CostPoint]) -> tuple[CostPoint, ...]:
     return tuple(
         point
         for last, point, following in zip(before, points, after, strict=True)
-        if last is None or following is None or not last.microusd == point.microusd == following.microusd
+        if last is None or following is None or not last.nanousd == point.nanousd == following.nanousd
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import accumulate
 
-from stepwell.demo.books import AgentCost, CostLine, LedgerFigures
+from stepwell.demo.books import NANOUSD, AgentCost, CostLine, LedgerFigures
 from stepwell.demo.drawing import (
     AXIS_HEIGHT,
     LEFT,
@@ -47,7 +47,7 @@ def draw_costs(run: RunFigures, customers: Sequence[CustomerFigures], scale: Sca
     books = run.ledger
     if books is None:
         return ""
-    most = max((1.0, *(cost.points[-1].total_microusd for cost in books.agents.values() if cost.points)))
+    most = max((1, *(cost.points[-1].total_nanousd for cost in books.agents.values() if cost.points)))
     groups: list[str] = []
     bottom: float = BILL_TOP + BILL_HEIGHT + 14
     for customer in customers:
@@ -105,7 +105,7 @@ def _lane(agent: str, cost: AgentCost, scale: Scale, unit: float, y: float) -> s
     layers = "".join(
         _ramp(f"cost-{kind}", levels, scale, unit, base)
         for kind, levels in visible(
-            [point.t_s for point in cost.points], _layers([p.microusd for p in cost.points])
+            [point.t_s for point in cost.points], _layers([p.nanousd for p in cost.points])
         )
     )
     name = agent.split("/", 1)[-1]
@@ -118,13 +118,14 @@ def _lane(agent: str, cost: AgentCost, scale: Scale, unit: float, y: float) -> s
     )
 
 
-def _lane_note(most_microusd: float) -> str:
+def _lane_note(most_nanousd: int) -> str:
     """Each run's lanes have a scale of their own: its dearest agent fills one."""
     y = BILL_TOP + BILL_HEIGHT + 14 + 15
-    return f'<text class="small end" x="{WIDTH - RIGHT}" y="{y}">the height of a lane: {most_microusd:,.0f} u$</text>'
+    said = f"the height of a lane: {most_nanousd / NANOUSD:,.0f} u$"
+    return f'<text class="small end" x="{WIDTH - RIGHT}" y="{y}">{said}</text>'
 
 
-def _layers(costs: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+def _layers(costs: Sequence[Sequence[int]]) -> dict[str, list[int]]:
     """From the top down, each layer as the sum of itself and everything below it."""
     sums = [list(accumulate(by_resource)) for by_resource in costs]
     return {kind: [row[at] for row in sums] for at, kind in reversed(list(enumerate(LAYERS)))}
@@ -142,19 +143,20 @@ def _ramp(css: str, levels: Sequence[Level], scale: Scale, unit: float, base: fl
 
 def _bill(run: RunFigures, books: LedgerFigures, scale: Scale) -> str:
     """The machine's bill so far, and over it what finished turns were charged."""
-    base, unit = BILL_TOP + BILL_HEIGHT, BILL_HEIGHT / scale.max_bill_microusd
+    base, unit = BILL_TOP + BILL_HEIGHT, BILL_HEIGHT / scale.max_bill_nanousd
     times = [point.t_s for point in books.over_time]
-    rest = {"rest": [point.bill_microusd for point in books.over_time]}
-    sums = rest | _layers([point.agents_microusd for point in books.over_time])
+    rest = {"rest": [point.bill_nanousd for point in books.over_time]}
+    sums = rest | _layers([point.agents_nanousd for point in books.over_time])
     layers = "".join(
         _ramp(f"cost-{kind}", levels, scale, unit, base) for kind, levels in visible(times, sums)
     )
     used = books.total.total_cost_microusd
     line = _revenue(run, books, scale, unit, base)
+    most = f"{scale.max_bill_nanousd / NANOUSD:,.0f}"
     return (
         f'<g><text class="small" x="{LEFT}" y="14">The machine\'s bill: {books.bill_microusd:,} u$, of which '
         f"agents used {used:,} u$; line: revenue, {books.total.revenue_microusd:,} u$</text>"
-        f'<text class="label" x="{LEFT - 8}" y="{BILL_TOP + 9}">{scale.max_bill_microusd:,.0f} u$</text>'
+        f'<text class="label" x="{LEFT - 8}" y="{BILL_TOP + 9}">{most} u$</text>'
         f'<text class="label" x="{LEFT - 8}" y="{base}">0</text>{layers}{line}'
         f'<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/></g>'
     )
@@ -162,7 +164,7 @@ def _bill(run: RunFigures, books: LedgerFigures, scale: Scale) -> str:
 
 def _revenue(run: RunFigures, books: LedgerFigures, scale: Scale, unit: float, base: float) -> str:
     end_x = scale.x(run.duration_s)
-    levels = [(scale.x(point.t_s), point.revenue_microusd * unit) for point in books.over_time]
+    levels = [(scale.x(point.t_s), point.revenue_nanousd * unit) for point in books.over_time]
     path = [f"M{LEFT} {px(base)}", *(f"H{px(x)}V{px(base - height)}" for x, height in steps(levels, end_x))]
     last = levels[-1][1] if levels else 0.0
     path.append(f"H{px(end_x)}V{px(base - last)}")
@@ -170,12 +172,12 @@ def _revenue(run: RunFigures, books: LedgerFigures, scale: Scale, unit: float, b
 
 
 def cost_data(runs: Sequence[RunFigures]) -> str:
-    """The curves for the pointer, small. No ``<`` at all: it could end the script element."""
+    """The curves for the pointer, in nano-dollars. No ``<`` at all: it could end the script element."""
     data = [
         {}
         if run.ledger is None
         else {
-            agent: [[point.t_s, *(round(part, 2) for part in point.microusd)] for point in cost.points]
+            agent: [[point.t_s, *point.nanousd] for point in cost.points]
             for agent, cost in run.ledger.agents.items()
         }
         for run in runs

@@ -24,7 +24,7 @@ class Scale:
     end_s: float
     max_tokens: int
     max_bytes: int
-    max_bill_microusd: float = 1.0
+    max_bill_nanousd: int = 1
     """The larger of the largest bill and the largest revenue."""
 
     def x(self, t_s: float) -> float:

@@ -156,9 +156,10 @@ def _cost_legend() -> str:
     return (
         '<section><h2>What each agent cost</h2>\n<ul class="legend">' + squares + "</ul>\n"
         "<p>The same lanes again; now the height of a lane is what its agent has cost so far, and the number "
-        "beside its name what it came to, in u$ (millionths of a dollar). While an agent waits, its KV "
-        "alone costs: as much on the device as if it worked, next to nothing in host memory and on disk. "
-        "Above the lanes: the machine's bill, hatched what was idle or the loop's own work, and as a line what customers were charged.</p></section>"
+        "beside its name what it came to, in u$ (millionths of a dollar). While an agent waits, its KV alone "
+        "costs: as much on the device as if it worked, next to nothing in host memory and on disk. Above the "
+        "lanes: the machine's bill, hatched what was idle or the loop's own work, and as a line what was "
+        "charged.</p></section>"
     )
 
 

@@ -40,12 +40,12 @@ def common_scale(runs: Sequence[RunFigures]) -> Scale:
     points = [point for run in runs for lane in run.lanes.values() for point in lane]
     stacked = (p.device_bytes + p.host_bytes + p.disk_bytes for run in runs for p in run.fill)
     books = [run.ledger for run in runs if run.ledger is not None]
-    bills = (max(p.bill_microusd, p.revenue_microusd) for book in books for p in book.over_time)
+    bills = (max(p.bill_nanousd, p.revenue_nanousd) for book in books for p in book.over_time)
     return Scale(
         end_s=max((1.0, *(run.duration_s for run in runs))),
         max_tokens=max((1, *(max(p.tokens, p.device + p.host + p.disk) for p in points))),
         max_bytes=max((1, *stacked)),
-        max_bill_microusd=max((1.0, *bills)),
+        max_bill_nanousd=max((1, *bills)),
     )
 
 

@@ -26,7 +26,7 @@
 
   function money(agent, t, point) {
     if (point === null) return `${agent}\n${t.toFixed(1)} s: nothing yet`;
-    const parts = point.slice(1), sum = parts.reduce((a, b) => a + b, 0);
+    const parts = point.slice(1).map((nanousd) => nanousd / 1000), sum = parts.reduce((a, b) => a + b, 0);
     return `${agent}\n${t.toFixed(1)} s: ${sum.toFixed(1)} u$ so far\n` +
       parts.map((n, at) => [PARTS[at], n]).filter(([, n]) => n > 0)
         .map(([name, n]) => `${name}: ${n.toFixed(2)}`).join("\n");
