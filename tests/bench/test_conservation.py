@@ -10,7 +10,7 @@ import pytest
 
 from stepwell.bench import conservation
 from stepwell.bench.common import Report
-from stepwell.bench.conservation import Line, Lived, _fill, audit
+from stepwell.bench.conservation import Audit, Line, Lived, _fill, audit
 from stepwell.bench.conservation_child import Life
 from stepwell.cli import run
 from stepwell.ledger.types import Kind, Resource
@@ -22,16 +22,16 @@ def test_a_killed_run_on_the_null_engine(
 ) -> None:
     lived: list[Lived] = []
 
-    def audit_again(lives: Sequence[Lived]) -> tuple[list[Line], Verified]:
+    def audit_again(lives: Sequence[Lived]) -> Audit:
         """The same books, had the machine had twice the room on the device."""
         lived.extend(lives)
-        right, found = audit(lives)
+        right = audit(lives)
         room = lives[0].ready["capacity"]
         room[0] *= 2
-        wrong, _ = audit(lives)
+        wrong = audit(lives).lines
         room[0] //= 2
         assert [line.resource for line in wrong if line.off_percent > 0.1] == [Resource.DEVICE]
-        return right, found
+        return right
 
     monkeypatch.setattr(conservation, "audit", audit_again)
     file, place = tmp_path / "c.json", tmp_path / "kept"
@@ -53,11 +53,24 @@ def test_a_run_in_which_nothing_happened_proves_nothing() -> None:
         Lived(Life("", n, "null", "null", 1, 60.0), ready={"recovered": [], "warm_blocks": 0}) for n in (1, 2)
     ]
     for one in lives:
-        one.last = {"load": {"requests": 5}, "now_us": 9, "begun_us": 0, "step_us": 9}
+        one.last = {"load": {"requests": 5}, "now_us": 9, "begun_us": 0, "moved": {}}
     report = Report("conservation", {})
-    _fill(report, lives, [], Verified(replayed=2))
+    _fill(report, lives, Audit([], Verified(replayed=2), [9, 9], 1))
     assert [verdict.target for verdict in report.missed] == ["kinds of events that did not happen"]
     assert "preemptions" in report.notes[0] and "requests," not in report.notes[0]
+
+
+def test_where_a_killed_life_ends() -> None:
+    """With the last step that its books know; whatever began after that was lost."""
+    lived = Lived(Life("", 1, "null", "null", 1, 60.0), killed=True, ready={"capacity": [3, 2, 1]})
+    lived.last = {"now_us": 99, "begun_us": 10, "moved": {"device_host_bytes": 9}}
+    for step_us, moved in ((20, 1), (31, 4), (40, 6), (52, 8)):
+        lived.steps.append({"step_us": step_us, "moved": {"device_host_bytes": moved}})
+    given = lived.given(30)  # the loop looked at its clock just before
+    assert (given[Resource.COMPUTE], given[Resource.DEVICE], given[Resource.STORED]) == (21, 63, 4)
+    assert [lived.lost_steps(now_us) for now_us in (30, 40, 52, 60)] == [2, 1, 0, 0]
+    lived.killed = False
+    assert (lived.lived_us(30), lived.lost_steps(30)) == (89, 0)
 
 
 def test_what_is_off() -> None:

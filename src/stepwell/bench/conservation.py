@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -60,6 +60,7 @@ SHOWN = {
     Resource.READ: ("disk to host", 2**20, "MiB"),
 }
 """How a resource is shown: name, divisor, unit."""
+MOST_STEPS = 100
 START_S = 120.0
 """Longest that a process may take to load its model."""
 TAKERS = (Kind.AGENT, Kind.IDLE, Kind.OVERHEAD, Kind.UNATTRIBUTED)
@@ -74,6 +75,8 @@ class Lived:
     ready: dict[str, Any] = field(default_factory=dict)
     last: dict[str, Any] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
+    steps: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MOST_STEPS))
+    """The last ones that began: when, and what had moved until then."""
 
     def take(self, line: bytes) -> None:
         """One line of its output; a kill may have cut the last one."""
@@ -81,34 +84,42 @@ class Lived:
             said = json.loads(line)
         except ValueError:
             return
-        if said["kind"] == "ready":
-            self.ready = said
-        elif said["kind"] == "counters":
-            self.counters = said["counters"]
-        else:
-            self.last = said
-
-    @property
-    def lived_us(self) -> int:
-        """A life that was killed ends where the step in flight began: that one is in no books."""
-        end_us = self.last["step_us"] if self.killed else self.last["now_us"]
-        return int(end_us - self.last["begun_us"])
+        match said["kind"]:
+            case "ready":
+                self.ready = said
+            case "counters":
+                self.counters = said["counters"]
+            case "step":
+                self.steps.append(said)
+            case _:
+                self.last = said
 
     @property
     def last_s(self) -> float:
         """Since its beginning, by its own clock."""
         return float(self.last["now_us"] - self.last["begun_us"]) / 1e6
 
-    @property
-    def in_flight_us(self) -> int:
-        return int(self.last["now_us"] - self.last["step_us"]) if self.killed else 0
+    def lost_steps(self, last_now_us: int) -> int:
+        """Steps that had begun when it was killed, after the last one that its books know."""
+        return sum(step["step_us"] > self._end(last_now_us)[0] for step in self.steps) if self.killed else 0
 
-    def given(self) -> dict[Resource, int]:
+    def lived_us(self, last_now_us: int) -> int:
+        """A life that was killed ends with the last step that is in its books."""
+        return int(self._end(last_now_us)[0] - self.last["begun_us"])
+
+    def given(self, last_now_us: int) -> dict[Resource, int]:
         """What the machine gave in that time."""
+        lived_us, moved = self.lived_us(last_now_us), self._end(last_now_us)[1]
         rooms = zip(ROOM, self.ready["capacity"], strict=True)
-        found = {Resource.COMPUTE: self.lived_us} | {room: size * self.lived_us for room, size in rooms}
-        moved: dict[str, int] = self.last["step_moved"]
+        found = {Resource.COMPUTE: lived_us} | {room: size * lived_us for room, size in rooms}
         return {resource: found.get(resource, moved.get(resource.value, 0)) for resource in MACHINE_RESOURCES}
+
+    def _end(self, last_now_us: int) -> tuple[int, dict[str, int]]:
+        """When, by its own clock, and what had moved until then."""
+        if not self.killed:
+            return self.last["now_us"], self.last["moved"]
+        step = next((step for step in self.steps if step["step_us"] >= last_now_us), self.steps[-1])
+        return step["step_us"], step["moved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +188,10 @@ def main(
         first, second = _plan(directory, engine, model, seed, wanted * 60)
         lives = [live(first, progress), live(second, progress)]
         progress.phase("adding up the books, and making them again from the recordings")
-        lines, found = audit(lives)
-    _fill(report, lives, lines, found)
+        found = audit(lives)
+    _fill(report, lives, found)
     console = report_console(json_file)
-    console.print(_table(lines), _seen_table(seen(lives)))
+    console.print(_table(found.lines), _seen_table(seen(lives)))
     report.finish(console, json_file)
     return 1 if report.missed else 0
 
@@ -254,7 +265,17 @@ def _follow(child: subprocess.Popen[bytes], lived: Lived) -> None:
 # --- the audit ----------------------------------------------------------------------------------
 
 
-def audit(lives: Sequence[Lived]) -> tuple[list[Line], Verified]:
+@dataclass(slots=True)
+class Audit:
+    """What was found in the books."""
+
+    lines: list[Line]
+    verified: Verified
+    lived_us: list[int]
+    lost_steps: int
+
+
+def audit(lives: Sequence[Lived]) -> Audit:
     """Every resource against what was given, and everything that ``stepwell ledger verify`` looks at."""
     store = open_store(str(lives[0].life.ledger), create=False)
     try:
@@ -265,15 +286,20 @@ def audit(lives: Sequence[Lived]) -> tuple[list[Line], Verified]:
             if resource in posted:
                 posted[resource][known[move.credit].kind] += move.amount
                 posted[resource][known[move.debit].kind] -= move.amount
+        until_us = dict(store.rows("SELECT id, last_now_us FROM runs"))
         found = verify(store, replay_of([one.life.recording for one in lives]))
     finally:
         store.close()
-    given = [one.given() for one in lives]
-    lines = [
-        Line(resource, sum(one[resource] for one in given), {k: posted[resource][k] for k in TAKERS})
-        for resource in MACHINE_RESOURCES
-    ]
-    return lines, found
+    given = [one.given(until_us[one.ready["run"]]) for one in lives]
+    return Audit(
+        [
+            Line(resource, sum(one[resource] for one in given), {k: posted[resource][k] for k in TAKERS})
+            for resource in MACHINE_RESOURCES
+        ],
+        found,
+        [one.lived_us(until_us[one.ready["run"]]) for one in lives],
+        sum(one.lost_steps(until_us[one.ready["run"]]) for one in lives),
+    )
 
 
 def seen(lives: Sequence[Lived]) -> dict[str, int]:
@@ -308,8 +334,8 @@ def seen(lives: Sequence[Lived]) -> dict[str, int]:
 # --- report -------------------------------------------------------------------------------------
 
 
-def _fill(report: Report, lives: Sequence[Lived], lines: Sequence[Line], found: Verified) -> None:
-    happened = seen(lives)
+def _fill(report: Report, lives: Sequence[Lived], audited: Audit) -> None:
+    happened, lines, found = seen(lives), audited.lines, audited.verified
     report.results = {
         "resources": [
             {
@@ -326,8 +352,8 @@ def _fill(report: Report, lives: Sequence[Lived], lines: Sequence[Line], found: 
         "runs": found.runs,
         "replayed": found.replayed,
         "differences": [difference.sentence for difference in found.differences],
-        "lived_s": [one.lived_us / 1e6 for one in lives],
-        "in_flight_ms": sum(one.in_flight_us for one in lives) / 1e3,
+        "lived_s": [lived_us / 1e6 for lived_us in audited.lived_us],
+        "lost_steps": audited.lost_steps,
     }
     report.samples = [{"life": one.life.number, **one.last, "counters": one.counters} for one in lives]
     report.verdicts = [
@@ -335,6 +361,7 @@ def _fill(report: Report, lives: Sequence[Lived], lines: Sequence[Line], found: 
         for line in lines
     ]
     report.verdicts += [
+        Verdict("steps that a kill took, besides the one in flight", max(0, audited.lost_steps - 1), 0),
         Verdict("differences found by ledger verify", len(found.differences), 0),
         Verdict("runs made again from their recordings", found.replayed, len(lives), at_most=False),
         Verdict("kinds of events that did not happen", sum(not count for count in happened.values()), 0),

@@ -13,8 +13,9 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -40,6 +41,9 @@ FAIL_EVERY = 400
 SAY_EVERY_S = 0.05
 DISK_US = 2_000
 """Simulated time that passes while the loop waits for the disk."""
+LAST_STEPS = 5
+"""So many of the last steps a simulated life remembers to tell."""
+_OUTPUT = threading.Lock()
 BUSY_STEPS = 3
 """Steps that ran one right after the other before a simulated life is killed: it dies at work."""
 DRAIN_S = 30.0
@@ -114,16 +118,24 @@ class Given:
     steps: int = 0
     busy: int = 0
     """Steps since the loop last waited."""
-    step_us: int = 0
-    """When the last step began."""
-    step_moved: dict[str, int] = field(default_factory=dict)
-    """What had moved until then: the rest belongs to the step in flight."""
+    last_steps: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=LAST_STEPS))
+    """When each began, and what had moved until then."""
 
     def step(self) -> None:
         self.steps += 1
         self.busy += 1
-        self.step_us = self.clock.now_us()
-        self.step_moved = dict(self.moved)
+        line = {"kind": "step", "step_us": self.clock.now_us(), "moved": dict(self.moved)}
+        if isinstance(self.clock, ManualClock):
+            self.last_steps.append(line)
+        else:  # nobody knows when it will be killed
+            tell(line)
+
+
+def tell(line: dict[str, Any]) -> None:
+    """One whole line for whoever has started this, from any thread."""
+    with _OUTPUT:
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
 
 
 class Door:
@@ -213,18 +225,17 @@ class Server:
             "kind": kind,
             "begun_us": given.begun_us,
             "now_us": self.clock.now_us(),
-            "step_us": given.step_us,
             "steps": given.steps,
             "running": len(self.node.driver.policy.board.running),
-            "step_moved": given.step_moved,
+            "moved": dict(given.moved),
             "load": dict(self.load.counts),
         }
-        print(json.dumps(line), flush=True)
+        tell(line)
 
     def say_all(self, kind: str) -> None:
         """The same with everything that the server itself counts."""
         counters = self.node.driver.snapshot().counters
-        print(json.dumps({"kind": "counters", "counters": counters}), flush=True)
+        tell({"kind": "counters", "counters": counters})
         self.say(kind)
 
 
@@ -240,6 +251,8 @@ class Dying:
         if self.kill_at_us is None or server is None:
             return
         if server.clock.now_us() >= self.kill_at_us and server.given.busy >= BUSY_STEPS:
+            for line in server.given.last_steps:
+                tell(line)
             server.say_all("dying")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -310,7 +323,7 @@ def main(text: str) -> None:
         "warm_blocks": len(server.node.tiers.recovered()),
         "recovered": [asdict(one) for one in ledger.recovered],
     }
-    print(json.dumps(said), flush=True)
+    tell(said)
     until_us = server.clock.now_us() + int(life.seconds * 1e6)
     if isinstance(server.clock, ManualClock):
         play_simulated(server, server.clock, until_us)
