@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.engines.base import SamplingParams
-from stepwell.requests import Admitted, Delta, Finished, Generation, Output, Preempted, Rejected, TokenInfo
+from stepwell.policy.types import RequestId
+from stepwell.requests import (
+    Admitted,
+    Delta,
+    Finished,
+    Generation,
+    Output,
+    Preempted,
+    Rejected,
+    Sink,
+    TokenInfo,
+)
 from stepwell.server.bridge import Arrival, Batch, Bridge
 from tests.server.fakes import HOLD, FakeDriver, says
 
@@ -157,3 +168,33 @@ def test_a_driver_that_outlives_the_loop() -> None:
     driver.release.set()
     driver.wait_until_idle()
     assert driver.running == 0, "the driver's thread has ended in spite of the loop that is gone"
+
+
+class AtOnce(FakeDriver):
+    """Says everything before ``submit`` returns."""
+
+    def submit(self, generation: Generation, sink: Sink) -> RequestId:
+        for output in OUTPUTS[generation.prompt[0]]:
+            sink(output)
+        self.submitted.append(generation)
+        return len(self.submitted)
+
+
+OUTPUTS: dict[int, list[Output]] = {
+    0: [Admitted(1, 0, 0, 0, 0), Delta("x", ())],
+    1: [LOST],
+    2: [Admitted(1, 0, 0, 0, 0), Delta("x", ()), LOST],
+}
+
+
+def test_what_is_refused_at_once_is_known_at_once() -> None:
+    def refused(*kinds: int) -> bool:
+        driver = AtOnce(says())
+        asked = [Generation((kind,), 8, SamplingParams()) for kind in kinds]
+        return Bridge(driver).open(asked).refused is LOST
+
+    async def run() -> list[bool]:
+        return [refused(*kinds) for kinds in ((0,), (1,), (0, 1), (2,), (0, 2), (2, 1))]
+
+    # What was lost after it had begun is a failure of its stream, not a refusal.
+    assert asyncio.run(run()) == [False, True, True, False, False, True]

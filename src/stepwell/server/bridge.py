@@ -141,9 +141,14 @@ class Batch:
 
     @property
     def refused(self) -> Rejected | None:
-        """Why it was not taken, as far as nobody has read on."""
-        found = (a.output for a in self._arrivals if isinstance(a.output, Rejected))
-        return next(found, None)
+        """Why some generation was not taken: its first output, and nobody has read on. One that was lost
+        later has begun."""
+        begun: set[int] = set()
+        for arrival in self._arrivals:
+            if isinstance(arrival.output, Rejected) and arrival.index not in begun:
+                return arrival.output
+            begun.add(arrival.index)
+        return None
 
     async def next(self, timeout_s: float | None = None) -> Arrival | None:
         """The next output; None when ``timeout_s`` passed in silence. Not to be called when over."""
