@@ -294,6 +294,20 @@ def test_an_odd_byte_is_carried_and_not_lost(pools: Holdings) -> None:
     assert pools.blocks[b"0"].pool.carry[0] == FRAME * 7 % 3
 
 
+def test_a_rest_that_could_not_be_divided_goes_to_one_of_them_once(pools: Holdings) -> None:
+    """It waits where nothing lies any more until somebody takes the block over."""
+    ann, bob, cyd = (holder(name) for name in NAMES)
+    pools.sealed(ann, meta("0"), 0)
+    pools.came(b"0", KvTier.HOST, 0)
+    pools.turn_to(bob, upto("0"), 0)
+    pools.gone(b"0", KvTier.DEVICE, 1)  # an odd number of byte-microseconds for two
+    pools.turn_to(bob, [], 1)
+    pools.turn_to(ann, [], 1)
+    pools.turn_to(cyd, upto("0"), 1)
+    pools.came(b"0", KvTier.DEVICE, 1)
+    assert [one.take(2)[0] for one in (ann, bob, cyd)] == [FRAME // 2, FRAME // 2, FRAME + 1]
+
+
 def test_what_is_left_behind_stays_with_who_made_it_until_somebody_uses_it(pools: Holdings) -> None:
     ann, bob = holder("ann"), holder("bob")
     pools.sealed(ann, meta("0"), 0)
