@@ -235,6 +235,16 @@ def test_what_was_used_is_shown_and_what_it_cost_the_operator_is_not(kept: Kept)
     assert details["compute_seconds"] > 0 < details["device_byte_seconds"]
 
 
+def test_choices_that_end_together_do_not_count_the_same_room_twice(kept: Kept) -> None:
+    body = CHAT | {"n": 8, "max_tokens": 20}
+    details = usage_of(kept, "/v1/chat/completions", body, **{"x-session-id": "n"})["cost_details"]
+    entered = kept.rows(
+        "SELECT SUM(p.amount) FROM postings p JOIN accounts a ON a.id = p.credit "
+        "WHERE a.session = 'n' AND p.resource = 'device_byte_us' AND p.request <> 0"
+    )[0][0]
+    assert 0 < details["device_byte_seconds"] * 1e6 <= entered
+
+
 def test_without_a_ledger_nothing_is_said() -> None:
     with null_node() as server:
         for path, body in ROUTES.items():

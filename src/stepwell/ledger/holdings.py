@@ -69,6 +69,8 @@ class Holder:
     """On the device: frames of running turns that are not blocks."""
     accrued: list[int] = field(default_factory=lambda: [0, 0, 0])
     """Byte-microseconds that have not been taken yet."""
+    told: list[int] = field(default_factory=lambda: [0, 0, 0])
+    """Of those, what some request has been told as its own: choices that end together share them."""
 
     def settle(self, now_us: int) -> None:
         """Count up to now."""
@@ -87,8 +89,15 @@ class Holder:
         """Byte-microseconds since the last call."""
         self.settle(now_us)
         device, host, disk = self.accrued
-        self.accrued = [0, 0, 0]
+        self.accrued, self.told = [0, 0, 0], [0, 0, 0]
         return device, host, disk
+
+    def tell(self, now_us: int) -> list[int]:
+        """Byte-microseconds that nobody has taken or been told of yet."""
+        self.settle(now_us)
+        fresh = [have - told for have, told in zip(self.accrued, self.told, strict=True)]
+        self.told = list(self.accrued)
+        return fresh
 
     def holds(self) -> Bytes:
         """Its share of bytes now, rounded down."""

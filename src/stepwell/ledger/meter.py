@@ -156,12 +156,12 @@ class Meter:
         return self._hand_over()
 
     def use_of(self, request: RequestId, now_us: int) -> Use | None:
-        """What a request has used until now; None when it is not known (any more)."""
+        """What a request has used until now, asked when it ends; None when it is not known (any more)."""
         metered = self.requests.get(request)
         if metered is None:
             return None
-        metered.holder.settle(max(now_us, metered.holder.since_us))
-        device, host, disk = (a + b for a, b in zip(metered.stored, metered.holder.accrued, strict=True))
+        fresh = metered.holder.tell(max(now_us, metered.holder.since_us))
+        device, host, disk = (a + b for a, b in zip(metered.stored, fresh, strict=True))
         return Use(metered.compute_us, (device, host, disk), metered.moved_bytes, metered.displaced_us)
 
     def check(self, policy: Policy) -> None:
