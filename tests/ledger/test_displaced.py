@@ -65,6 +65,17 @@ def test_who_computes_again_what_another_displaced_is_owed_exactly_that_time() -
     assert balances[posting.credit][Resource.DISPLACED] == -balances[posting.debit][Resource.DISPLACED]
 
 
+def test_what_was_computed_again_is_nobodys_doing_any_more() -> None:
+    """It may be computed once more because that is quicker than to load it: then for nobody's sake."""
+    rig = small()
+    victim_comes_back(rig)
+    meter = rig.keeper.meter
+    there = [unit for held in meter.holdings.blocks.values() for unit in held.meta.units]
+    assert len(there) >= 12
+    assert not set(there) & meter._displaced._winners.keys()
+    end(rig)
+
+
 def test_it_is_told_with_the_answer() -> None:
     rig = small()
     first = turn(rig, PROMPT, 5, agent="v")
