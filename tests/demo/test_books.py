@@ -28,6 +28,7 @@ from stepwell.demo.page import render_page
 from stepwell.demo.picture import common_scale
 from stepwell.demo.report import print_report
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.ledger.base import LedgerError
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import runs
 from stepwell.ledger.run_rates import rates_of
@@ -88,18 +89,19 @@ def books_of(path: str) -> Books:
     return found
 
 
+def null_engine(settings: Settings, clock: Clock | None = None, progress: object = None) -> tuple[Any, Any]:
+    """Without the time that a model would take."""
+    blocks = settings.engine.device_kv_tokens // 64
+    made = NullEngine(
+        NullConfig(device_blocks=blocks, token_bytes=1024, max_sequences=32, prefill_us_per_token=100), clock
+    )
+    return made, NullText(made.info)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """One whole demo on the null engine, both runs; the ledgers are looked into before they go."""
     directory, out, books = tmp_path_factory.mktemp("demo"), io.StringIO(), []
-
-    def engine(settings: Settings, clock: Clock | None = None, progress: object = None) -> tuple[Any, Any]:
-        blocks = settings.engine.device_kv_tokens // 64
-        config = NullConfig(
-            device_blocks=blocks, token_bytes=1024, max_sequences=32, prefill_us_per_token=100
-        )
-        made = NullEngine(config, clock)
-        return made, NullText(made.info)
 
     def look(path: str, *rest: Any) -> LedgerFigures:
         books.append(books_of(path))
@@ -114,7 +116,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         engine="null",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assemble, "load_engine", engine)
+        patch.setattr(assemble, "load_engine", null_engine)
         patch.setattr(command, "QUICK", TINY)
         patch.setattr(command, "read_ledger", look)
         assert run_demo(options, Console(file=out, width=132, color_system=None)) == 0
@@ -311,6 +313,22 @@ def test_a_loss_is_called_one(demo: Demo) -> None:
     books = replace(demo.first, total=poor, bill_microusd=10, machine={})
     first = cost_sentences(replace(demo.figures.runs[0], ledger=books))[0]
     assert "for a machine that cost 10: 9 u$ are missing" in first
+
+
+def test_a_ledger_that_cannot_be_read_does_not_cost_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*anything: Any) -> LedgerFigures:
+        raise LedgerError("the ledger is damaged")
+
+    monkeypatch.setattr(assemble, "load_engine", null_engine)
+    monkeypatch.setattr(command, "QUICK", TINY)
+    monkeypatch.setattr(command, "read_ledger", unreadable)
+    out, html = io.StringIO(), tmp_path / "page.html"
+    options = Options(html=html, quick=True, compare=False, engine="null")
+    assert run_demo(options, Console(file=out, width=132, color_system=None)) == 0
+    assert "What it cost is not known: the ledger is damaged" in out.getvalue()
+    assert html.is_file()
 
 
 @pytest.mark.parametrize("option", ["--price-book", "--cost-book"])
