@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,29 @@ def test_the_responses_add_up_to_the_books(kept: Kept) -> None:
     assert costs(kept, "acme") == shown["acme"] + gone
     assert costs(kept, "rival") == shown["rival"]
     assert costs(kept, "operator") == sum(shown.values()) + gone == kept.charged_microusd()
+
+
+def test_they_add_up_with_preemption_and_eviction_too(tmp_path: Path) -> None:
+    """More agents at once than the device holds, each for three turns that continue one another."""
+    tight = NullConfig(model=MODEL, block_tokens=16, device_blocks=24, decode_us_per_step=200)
+
+    def live(kept: Kept, number: int) -> int:
+        said, spent = f"agent {number}: ", 0
+        headers = {"x-session-id": f"s{number % 5}", "x-agent-id": f"a{number}"}
+        for turn in range(3):
+            said += "and then? " * (number % 4 + turn)
+            body = TEXT | {"prompt": said, "max_tokens": 40, "stream": bool(number % 2)}
+            tier = {"service_tier": ("default", "priority", "flex")[number % 3]}
+            usage = usage_of(kept, "/v1/completions", body | tier, "acme", **headers)
+            spent += microusd(usage)
+        return spent
+
+    with keeping(tmp_path, config=tight, host_bytes=60_000) as kept, ThreadPoolExecutor(16) as pool:
+        shown = sum(pool.map(lambda number: live(kept, number), range(16)))
+        assert shown == kept.charged_microusd() == costs(kept, "acme")
+        counters = kept.driver.snapshot().counters
+        assert counters["preemptions"] > 0
+        assert counters["recomputed_tokens"] > 0
 
 
 def _leave_a_stream(kept: Kept) -> None:
