@@ -10,12 +10,13 @@ from pathlib import Path
 from stepwell.ledger.base import Run
 from stepwell.ledger.displaced import Displaced, Span, shares
 from stepwell.ledger.grouping import parse_by
+from stepwell.ledger.holdings import Holder
 from stepwell.ledger.margin import margin, read_sums
 from stepwell.ledger.queries import Period, runs
 from stepwell.ledger.run_rates import rates_of
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Account, Kind, Posting, Resource
-from stepwell.policy.types import KvTier, Open, Piece
+from stepwell.policy.types import BlockMeta, KvTier, Open, Piece
 from tests.driver.harness import Rig, make_rig
 from tests.ledger.books import PRICES
 from tests.ledger.made_books import COST_BOOK
@@ -74,6 +75,23 @@ def test_what_was_computed_again_is_nobodys_doing_any_more() -> None:
     assert len(there) >= 12
     assert not set(there) & meter._displaced._winners.keys()
     end(rig)
+
+
+def test_the_last_loss_of_a_unit_says_for_whom() -> None:
+    """A tail is lost in somebody's favour while a full block has its units; that one is lost for nobody."""
+    rig = small()
+    rig.ask(LONG, 4, agent="w")
+    rig.driver.step()
+    meter = rig.keeper.meter
+    holder = Holder(agent("v"), 0)
+    tail = BlockMeta(b"tail", None, 0, 8, (b"u1", b"u2"), "acme", 64)
+    full = BlockMeta(b"full", None, 0, 16, (b"u1", b"u2", b"u3", b"u4"), "acme", 128)
+    for block in (tail, full):
+        meter.holdings.sealed(holder, block, 0)
+    meter._lost(b"tail", KvTier.DEVICE, 1)
+    assert {meter._displaced._winners[unit].agent for unit in tail.units} == {"w"}
+    meter._lost(b"full", KvTier.DEVICE, 0)
+    assert not meter._displaced._winners
 
 
 def test_it_is_told_with_the_answer() -> None:

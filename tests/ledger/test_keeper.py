@@ -218,7 +218,7 @@ class Paying(RuleBasedStateMachine):
 
         self.rig.engine.run = sometimes  # type: ignore[assignment,method-assign]
 
-    @rule(size=st.sampled_from([5, 20, 60, 200]), new_tokens=st.integers(1, 12), agent=st.sampled_from("abc"))
+    @rule(size=st.sampled_from([5, 20, 60, 200]), new_tokens=st.integers(1, 40), agent=st.sampled_from("abc"))
     def ask(self, size: int, new_tokens: int, agent: str) -> None:
         prompt = [97 + ord(agent) % 3] * size
         self.answers.append(self.rig.ask(prompt, new_tokens, agent=agent, session="s"))
@@ -261,6 +261,11 @@ class Paying(RuleBasedStateMachine):
                 rows = usage_of(self.rig, request)
                 if isinstance(answer.end, Rejected):
                     assert sum(row.charge_microusd for row in rows) == 0
+                elif rows:
+                    (row,), finished = rows, answer.end
+                    assert row.reason == finished.reason
+                    assert row.recomputed_tokens == finished.recomputed_tokens
+                    assert row.output_tokens == finished.generated_tokens
 
 
 TestPaying = Paying.TestCase

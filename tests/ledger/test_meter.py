@@ -215,6 +215,16 @@ def test_a_second_turn_of_a_running_agent_takes_no_room_from_the_first() -> None
     end(rig)
 
 
+def test_what_three_could_not_divide_is_posted_in_the_end() -> None:
+    rig = make_rig(device=64)
+    for agent in "abc":
+        turn(rig, [*DOCUMENT[:32], *[ord(agent)] * 5], 2, agent=agent)
+    wait(rig, 1_000_003)
+    assert rig.clock.now_us() * 2 * FRAME % 3, "there is a rest"
+    end(rig)
+    assert machine_gave(rig, Resource.DEVICE) == rig.clock.now_us() * 64 * FRAME
+
+
 def test_all_room_is_somebodys_or_idle() -> None:
     rig = make_rig()
     turn(rig, DOCUMENT, 5, agent="a")
@@ -335,6 +345,17 @@ def test_a_prewarm_pays_for_its_prompt_alone() -> None:
     (usage,) = usage_of(rig, 1)
     assert (usage.input_tokens, usage.output_tokens, usage.charge_microusd) == (48, 0, 48 * 100)
     assert got(rig, Resource.COMPUTE, "a") == 48 * 2_000
+    end(rig)
+
+
+def test_what_was_found_is_charged_as_cached_wherever_it_lay() -> None:
+    rig = make_rig()
+    first = turn(rig, DOCUMENT, 6, agent="a")
+    rig.driver.demote_idle(KvTier.DISK)
+    turn(rig, [*DOCUMENT, *first.tokens, 97], 2, agent="a")
+    (usage,) = usage_of(rig, 2)
+    assert (usage.input_tokens, usage.cached_tokens, usage.recomputed_tokens) == (55, 52, 0)
+    assert usage.charge_microusd == 52 * 10 + 3 * 100 + 2 * 400
     end(rig)
 
 
