@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.stateful import rule
 
 from stepwell.commands.ledger_verify import verify
 from stepwell.errors import BadInput
@@ -57,6 +58,11 @@ class RecordedLife(random_life.Life):
         self.directory = tempfile.TemporaryDirectory()
         self.path = Path(self.directory.name) / "run.jsonl"
         record(self.rig, self.path)
+
+    @rule()
+    def somebody_looks(self) -> None:
+        """Screens and metrics do all the time: it decides nothing, or the recording would not know."""
+        self.rig.driver.snapshot()
 
     def teardown(self) -> None:
         super().teardown()

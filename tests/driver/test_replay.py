@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from stepwell.commands.replay import replay
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.machine import Policy
+from stepwell.policy.types import Hint, Wait
 from stepwell.recording import Recorder, RecordingError, read_recording
 from tests.driver.harness import make_rig
 
@@ -108,3 +110,25 @@ def test_a_recording_holds_no_tokens_of_a_customer(tmp_path: Path) -> None:
     content = path.read_text()
     assert "secret" not in content
     assert str(list(b"secret"))[1:-1].replace(" ", "") not in content.replace(" ", "")
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_who_looks_at_a_server_changes_no_decision(tmp_path: Path, every: int) -> None:
+    """Screens and metrics ask for forecasts; what they are told is no event, so it may decide nothing."""
+
+    def live(path: Path, looks: bool) -> str:
+        rig, dice = make_rig(device=14, host=8, disk=60, placement="stepwell"), Random(5)
+        rig.driver._recorder = recorder = Recorder(path, rig.driver.policy.config)
+        for turn in range(60):
+            for agent in dice.sample(range(12), 3):
+                hint = Hint(Wait.TOOL, expected_us=dice.randrange(10**7)) if agent % 2 else Hint()
+                prompt = [100 + agent, *range(60, 80 + turn % 30)]
+                rig.ask(prompt, 5, agent=f"a{agent}", role=f"r{agent % 3}", hint=hint)
+            rig.settle()
+            if looks and turn % every == 0:
+                rig.driver.snapshot()
+            rig.clock.sleep_us(dice.choice((10**5, 10**6, 10**7)))
+        rig.driver.stop()
+        return recorder.digest
+
+    assert live(tmp_path / "seen.jsonl", looks=True) == live(tmp_path / "unseen.jsonl", looks=False)

@@ -117,3 +117,17 @@ def test_declarations_that_come_true_are_believed_more_than_those_that_do_not() 
 
     honest, liar = tenant(1024), tenant(1024 * 60)
     assert index_of(honest.hazards(), RATIO_EDGES, 0) > 4 * index_of(liar.hazards(), RATIO_EDGES, 0)
+
+
+def test_who_only_looks_changes_nothing() -> None:
+    """What was learned is taken up at certain points, and a glance from outside is none of them."""
+    looked_at, left_alone = learned([SECOND] * 3), learned([SECOND] * 3)
+    assert looked_at.peek() == left_alone.hazards()
+    looked_at.hazards()
+    for count in range(200):
+        for kind in (looked_at, left_alone):
+            kind.outlast(0, count % 5)
+            kind.end(count % 5)
+        looked_at.peek()
+        if count % 7 == 0:
+            assert looked_at.hazards() == left_alone.hazards()

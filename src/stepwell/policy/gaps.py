@@ -98,11 +98,23 @@ class GapClass:
     def hazards(self) -> list[int]:
         """Per bin: the chance (of 2**20) that a rest which reached it ends in it."""
         above = None if self.parent is None else self.parent.hazards()
-        stale = self.version >= self._seen_version + 1 + self._seen_version // 32
-        if self._seen_version < 0 or stale:
+        if self._is_stale:
             self._seen_version = self.version
             self._hazards = [self._hazard(k, above) for k in range(self.bins)]
         return self._hazards
+
+    def peek(self) -> list[int]:
+        """What ``hazards`` would answer, for who is not the policy: nothing is brought up to date, because
+        what is decided must not depend on who looks."""
+        if not self._is_stale:
+            return self._hazards
+        above = None if self.parent is None else self.parent.peek()
+        return [self._hazard(k, above) for k in range(self.bins)]
+
+    @property
+    def _is_stale(self) -> bool:
+        seen = self._seen_version
+        return seen < 0 or self.version >= seen + 1 + seen // 32
 
     def _hazard(self, k: int, above: list[int] | None) -> int:
         ended, reached = self.ended[k] * _ONE, self.reached[k]

@@ -96,7 +96,8 @@ class Watch:
         return chance_of_return(self.kind.hazards(), self.edges, self.position(now_us))
 
     def left_us(self, now_us: int) -> int | None:
-        left = expected_left(self.kind.hazards(), self.edges, self.position(now_us))
+        """For people: decides nothing."""
+        left = expected_left(self.kind.peek(), self.edges, self.position(now_us))
         return None if left is None else self.to_us(left)
 
 
@@ -169,7 +170,7 @@ class Forecaster:
         return declared + ((_ONE - declared) * learned >> 20)
 
     def expected_us(self, rest: Rest, now_us: int) -> int | None:
-        """When the agent will probably call again; None: probably never."""
+        """When the agent will probably call again; None: probably never. For people: decides nothing."""
         left_us = None if rest.declared is None else rest.declared.left_us(now_us)
         if left_us is None:
             left_us = rest.learned.left_us(now_us)
@@ -181,7 +182,7 @@ class Forecaster:
         waits = "nobody knows what" if hint.wait is Wait.UNKNOWN else waits
         if rest.declared is not None:
             why = f"waits for {waits}, declared to take {_seconds(rest.declared.declared_us)}"
-            ratio = expected_left(rest.declared.kind.hazards(), RATIO_EDGES, 0)
+            ratio = expected_left(rest.declared.kind.peek(), RATIO_EDGES, 0)
             if ratio is not None:
                 why += f"; such waits of this tenant last about {ratio / _RATIO_ONE:.1f} times as declared"
         else:
