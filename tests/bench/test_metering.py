@@ -18,7 +18,7 @@ SMALL = Work(agents=6, turns=2, prompt_tokens=40, added_tokens=5, output_tokens=
 def test_the_figures_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not whether they are good: this machine may be busy."""
     file = tmp_path / "m.json"
-    assert run(["bench", "metering", "--quick", "--model", "null", "--json", str(file)]) in (0, 1)
+    assert run(["bench", "metering", "--quick", "--model", "null", "--json", str(file)]) == 0
     result = json.loads(file.read_text("utf-8"))
     figures = result["results"]
     assert 0 < figures["share_of_wall_time"] < 1
