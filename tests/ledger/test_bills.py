@@ -99,6 +99,14 @@ def test_a_ttl_is_paid_as_storage_of_what_is_kept() -> None:
     assert usage.charge_microusd == 1_000 * 100 + 4_500
 
 
+def test_the_hold_of_a_ttl_covers_the_answer_too() -> None:
+    text = "[prices]\ninput = 100\noutput = 400\nstorage_per_token_hour = 4.5\n"
+    request = arrival(hint=Hint(retain_us=HOUR_US))
+    hold = made_bills(text).hold_of(request)
+    assert hold == 1_000 * 100 + 200 * 400 + 1_200 * 9 // 2
+    assert settled(made_bills(text), request, new=200).charge_microusd == hold
+
+
 # --- corrections ---------------------------------------------------------------------------------
 
 
