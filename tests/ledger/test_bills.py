@@ -99,6 +99,12 @@ def test_a_ttl_is_paid_as_storage_of_what_is_kept() -> None:
     assert usage.charge_microusd == 1_000 * 100 + 4_500
 
 
+def test_what_is_computed_to_be_kept_is_paid_as_a_write() -> None:
+    bills = made_bills('[prices]\ninput = 100\noutput = 400\ncache_write = { "1h" = 200 }\n')
+    usage = settled(bills, arrival(hint=Hint(retain_us=HOUR_US)), cached=600)
+    assert usage.charge_microusd == 600 * 100 + 400 * 200
+
+
 def test_the_hold_of_a_ttl_covers_the_answer_too() -> None:
     text = "[prices]\ninput = 100\noutput = 400\nstorage_per_token_hour = 4.5\n"
     request = arrival(hint=Hint(retain_us=HOUR_US))

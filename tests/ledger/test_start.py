@@ -197,6 +197,22 @@ def test_names_of_one_scope_are_not_names_of_another(start: Start) -> None:
     assert spent == {Scope.TENANT: COST_US, Scope.KEY: COST_US, Scope.SESSION: 0, Scope.AGENT: 0}
 
 
+@pytest.mark.parametrize("on_failure", ["serve", "refuse"])
+def test_what_is_done_while_the_ledger_fails_is_the_settings_choice(start: Start, on_failure: str) -> None:
+    node = start(on_failure=on_failure)
+    assert node.ledger is not None
+    node.ledger.writer._failing = "the disk is full"
+    assert node.ledger.keeper.refuses is (on_failure == "refuse")
+    node.ledger.writer._failing = None
+
+
+def test_a_budget_of_the_settings_bounds_one_name_with_something() -> None:
+    with pytest.raises(ValueError, match="has neither soft_usd nor hard_usd"):
+        BudgetEntry("local").budget()
+    with pytest.raises(ValueError, match="names key and session: one only"):
+        hard("1", key="key_1", session="s").budget()
+
+
 # --- restarts ------------------------------------------------------------------------------------
 
 
