@@ -12,6 +12,7 @@ is written as if they had already succeeded, and ``moved`` corrects it when one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Step
@@ -60,6 +61,8 @@ class Memory:
         )
         self.clean_bytes = 0
         """Of the bytes on the host: those that lie on the device or the disk as well."""
+        self._clean: dict[BlockId, Block] = {}
+        """The blocks that those are of, in the order in which they got their copy."""
         self.written_bytes = 0
         self.useful_read_bytes = 0
         """Read from disk, for a turn or ahead of one, and then used by one."""
@@ -239,7 +242,7 @@ class Memory:
 
     def _host_victim(self, now_us: int) -> Block | None:
         """The coldest block that can be spared: its bytes are elsewhere too, or are not worth a write.
-        Failing that, the coldest of all."""
+        Failing that, the one that has had a copy for longest, and only then the coldest of all."""
         coldest: Block | None = None
         for looked_at, block in enumerate(self.idle(HOST, now_us)):
             if self._is_spare(block, now_us):
@@ -247,7 +250,8 @@ class Memory:
             coldest = coldest or block
             if looked_at >= _CLEAN_SEARCH:
                 break
-        return coldest
+        copies = islice(self._clean.values(), _CLEAN_SEARCH)
+        return next((copy for copy in copies if not copy.claims and copy.moving is None), coldest)
 
     def _is_spare(self, block: Block, now_us: int) -> bool:
         if block.device or block.disk:
@@ -457,6 +461,10 @@ class Memory:
     def _recount(self, block: Block, step: int) -> None:
         if block.host and (block.device or block.disk):
             self.clean_bytes += step * block.meta.size_bytes
+            if step > 0:
+                self._clean[block.id] = block
+            else:
+                del self._clean[block.id]
 
     def forget(self, block: Block) -> None:
         """Drop every copy: a longer block has taken this one's place."""
