@@ -1,0 +1,1 @@
+"""Crews: agents that spawn, wait and call tools, over any OpenAI-compatible server."""
