@@ -184,9 +184,10 @@ class Meter:
         self._count(Resource.COMPUTE, self._accounted_us + rest_us)
         self._accounted_us = 0
         self._add(MACHINE, OVERHEAD if self.requests else IDLE, Resource.COMPUTE, Cause.REST, 0, rest_us)
-        for at, capacity in enumerate(self._capacity):
-            self._count(STORAGE[at], capacity * passed_us)
-            self._free_byte_us[at] += (capacity - self.holdings.used[at]) * passed_us
+        for at, (capacity, used) in enumerate(zip(self._capacity, self.holdings.used, strict=True)):
+            given = max(capacity, used)  # a disk that is found too full at a start gives what lies there
+            self._count(STORAGE[at], given * passed_us)
+            self._free_byte_us[at] += (given - used) * passed_us
 
     def _count(self, resource: Resource, amount: int) -> None:
         self.totals[resource.value] += amount
@@ -392,7 +393,7 @@ class Meter:
         for at, free in enumerate(self._free_byte_us):
             self._add(MACHINE, IDLE, STORAGE[at], Cause.REST, 0, free)
         self._free_byte_us = [0, 0, 0]
-        device, host, disk = map(sub, self._capacity, self.holdings.used)
+        device, host, disk = (max(0, free) for free in map(sub, self._capacity, self.holdings.used))
         self._entries.positions.append(Position(IDLE, device, host, disk, self._now_us))
 
     def _forget(self, holder: Holder) -> None:
