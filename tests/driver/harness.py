@@ -13,7 +13,7 @@ from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.ledger.keeper import Keeper
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.machine import Policy
-from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
+from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved, RequestId
 from stepwell.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.tiers.base import Buffer, TierUsage
 from tests.ledger.books import MemoryWriter, make_keeper
@@ -171,7 +171,25 @@ def make_rig(
     driver = Driver(
         engine, NullText(info), tiers, Policy(policy_config), clock=clock, keeper=keeper, strict=True
     )
+    _watch_names(driver, engine)
     return Rig(driver, engine, tiers, clock, books, keeper)
+
+
+def _watch_names(driver: Driver, engine: NullEngine) -> None:
+    """Every block that is sealed bears the name of exactly the tokens that are in it: whoever finds it by
+    that name gets what he asked for, and nobody gets another tenant's."""
+    seal = engine.seal
+
+    def named(request: RequestId, block: BlockMeta) -> None:
+        chain = driver._live[request].chain
+        stop = block.depth * 16 + block.n_tokens
+        assert block.id == chain.name(stop), (
+            f"tokens up to {stop} of request {request} are sealed under another name"
+        )
+        assert block.tenant == driver._live[request].generation.tenant
+        seal(request, block)
+
+    engine.seal = named  # type: ignore[method-assign]
 
 
 def expected_tokens(prompt: Sequence[int], new_tokens: int) -> list[int]:

@@ -320,6 +320,7 @@ class Admission:
         self.board.running.append(turn.id)
         turn.state = TurnState.RUNNING
         turn.computed, turn.opened_at = cached, turn.total
+        turn.tail = b""  # what is there now has no name of its own before the first step
         turn.from_disk = {}
         turn.planned, turn.planned_at_us, turn.fetching = None, 0, []
         turn.resume = None

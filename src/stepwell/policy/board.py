@@ -89,7 +89,7 @@ class Board:
 
     def seal_tail(self, turn: Turn, least_tokens: int) -> BlockId | None:
         rest = turn.computed - len(turn.path) * self.config.block_tokens
-        if turn.stuck or turn.frames < 1 or rest < least_tokens:
+        if turn.stuck or turn.frames < 1 or rest < least_tokens or not turn.tail:
             return None
         return turn.tail if self._seal(turn, turn.tail, rest) else None
 
