@@ -44,8 +44,7 @@ class Size:
     turns: int = 4
     session_every_s: float = 12.0
     burst_sessions: int = 10
-    bursts: tuple[float, ...] = (0.15, 0.5, 0.8)
-    """When, as shares of the whole time."""
+    burst_every_s: float = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -106,8 +105,7 @@ class MixedLoad:
             tenant: self._cut(size.system_tokens, index) for index, (tenant, _) in enumerate(TENANTS)
         }
         self._at(0, self._next_session)
-        for share in size.bursts:
-            self._at(int(share * until_us), self._burst)
+        self._at(begun_us + int(size.burst_every_s * SECOND_US / 3), self._burst)
 
     def due_us(self) -> int | None:
         """When it wants to act next by itself; 0: now."""
@@ -142,9 +140,11 @@ class MixedLoad:
             self._at(now_us + int(self._dice.expovariate(1 / mean_s) * SECOND_US), self._next_session)
 
     def _burst(self, now_us: int) -> None:
-        self.counts["bursts"] += 1
-        for _ in range(self._size.burst_sessions):
-            self._session(now_us)
+        if now_us < self._until_us:
+            self.counts["bursts"] += 1
+            for _ in range(self._size.burst_sessions):
+                self._session(now_us)
+            self._at(now_us + int(self._size.burst_every_s * SECOND_US), self._burst)
 
     def _session(self, now_us: int) -> None:
         self._sessions += 1
