@@ -209,7 +209,8 @@ class Driver:
             self.run_until_idle()
         else:
             self._thread.join(drain_s + _FLUSH_S + 10)
-        self._stopped = True
+        with self._inbox.bell:  # whoever submits now is either told below or sees that it is over
+            self._stopped = True
         for live in list(self._live.values()):
             self._reject(live, "server_overloaded", 1_000)
         if self._keeper is not None:

@@ -413,3 +413,17 @@ def test_no_ledger_is_kept_where_none_is_wanted(start: Start) -> None:
         end = ask(node)
         assert isinstance(end, Finished) and end.use is None
         node.stop()
+
+
+def test_a_budget_taken_out_of_the_settings_is_lifted_and_one_of_the_operator_is_not(start: Start) -> None:
+    node = start(hard("0.014"), hard("0.001", session="s"))
+    assert node.ledger is not None
+    node.ledger.set_budget(Budget(Scope.AGENT, "local", "a", None, 1, NOW_US, "operator"))
+    node.stop()
+    again = start(hard("0.014"))
+    assert isinstance(ask(again, session="s"), Finished), "nobody bounds the session any more"
+    end = ask(again, agent="a")
+    assert isinstance(end, Rejected)
+    assert end.code in ("agent_budget_exceeded", "insufficient_quota")
+    assert again.ledger is not None
+    assert {state.name.scope for state in again.ledger.keeper.budgets.states()} == {Scope.TENANT, Scope.AGENT}

@@ -441,3 +441,14 @@ def test_a_budget_that_cannot_be_entered_is_not_in_force(kept: Kept, monkeypatch
     for answer in (limit(kept, 0), set_budget(kept, scope="tenant", tenant="acme", hard_usd=0)):
         assert (answer.status_code, error_of(answer)["code"]) == (503, "ledger_unavailable")
     assert ask(kept).status_code == 200
+
+
+def test_what_the_operator_has_bounded_the_customer_does_not_raise(kept: Kept) -> None:
+    assert set_budget(kept, scope="session", tenant="acme", name="run", hard_usd=0.5).status_code == 200
+    refused = limit(kept, 5_000)
+    assert refused.status_code == 403
+    assert error_of(refused)["code"] == "operator_budget"
+    assert limit(kept, 5_000, name="other").status_code == 200
+    assert limit(kept, 6_000, name="other").status_code == 200, "his own he may change"
+    assert set_budget(kept, scope="session", tenant="acme", name="run").status_code == 200
+    assert limit(kept, 5_000).status_code == 200, "a bound that was lifted binds nobody"

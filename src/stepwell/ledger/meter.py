@@ -101,7 +101,7 @@ class Meter:
         self._movers: dict[tuple[BlockId, KvTier], list[Account]] = {}
         """For whom each move under way was decided: a block may be gone by the time it has ended."""
         self._sums: dict[Line, int] = {}
-        self._entries = Entries()
+        self._entries = Entries(positions=[Position(IDLE, *self._capacity, now_us)])
 
     # --- what the driver tells ----------------------------------------------------------------
 

@@ -30,6 +30,8 @@ from stepwell.ledger.types import Budget, Scope
 NO_LEDGER = "none"
 FROM_SETTINGS = "settings"
 """The actor of a budget that a settings file names."""
+OPERATOR = "operator"
+"""The actor of one that was set over HTTP with an operator's rights."""
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 Usd = Annotated[Decimal, Field(ge=0, le=10**12, allow_inf_nan=False)]
 

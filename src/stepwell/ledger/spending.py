@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stepwell.ledger.base import Store
-from stepwell.ledger.budgets import BudgetName
+from stepwell.ledger.budgets import BudgetName, names_of
 from stepwell.ledger.types import Budget, Scope
 
 _COLUMN = {Scope.TENANT: "tenant", Scope.KEY: "key", Scope.SESSION: "session", Scope.AGENT: "agent"}
+_BY_ACCOUNT = """
+SELECT a.tenant, a.key, a.session, a.agent, SUM(u.charge_microusd)
+FROM usage u JOIN accounts a ON a.id = u.account
+GROUP BY a.tenant, a.key, a.session, a.agent
+"""
 _IN_FORCE = """
 SELECT at_us, scope, tenant, name, soft_microusd, hard_microusd, actor FROM budgets
 WHERE id IN (SELECT MAX(id) FROM budgets GROUP BY scope, tenant, name) ORDER BY id
@@ -22,6 +29,28 @@ def spent_microusd(store: Store, name: BudgetName) -> int:
         values.append(name.name)
     sql = f"SELECT SUM(u.charge_microusd) FROM usage u JOIN accounts a ON a.id = u.account WHERE {where}"
     return int(store.rows(sql, values)[0][0] or 0)
+
+
+def spent_by(store: Store, names: Iterable[BudgetName]) -> dict[BudgetName, int]:
+    """The same for many names, in one go over the books."""
+    spent = dict.fromkeys(names, 0)
+    if not spent:
+        return {}
+    for tenant, key, session, agent, charge in store.rows(_BY_ACCOUNT):
+        for name in names_of(tenant, key, session, agent):
+            if name in spent:
+                spent[name] += int(charge)
+    return spent
+
+
+def actor_of(store: Store, name: BudgetName) -> str:
+    """Who has set the budget that is in force; empty where there is none."""
+    rows = store.rows(
+        "SELECT actor, soft_microusd, hard_microusd FROM budgets WHERE scope = ? AND tenant = ? AND name = ? "
+        "ORDER BY id DESC LIMIT 1",
+        (name.scope.value, name.tenant, name.name),
+    )
+    return str(rows[0][0]) if rows and rows[0][1:] != (None, None) else ""
 
 
 def budgets_in_force(store: Store) -> list[Budget]:

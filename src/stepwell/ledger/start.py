@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from stepwell.ledger.open import open_store
 from stepwell.ledger.prices import PriceBook, load_price_book
 from stepwell.ledger.recovery import Recovered, recover
 from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
-from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_microusd
+from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_by, spent_microusd
 from stepwell.ledger.types import Budget
 from stepwell.ledger.writer import LedgerWriter
 from stepwell.policy.config import PolicyConfig
@@ -88,7 +88,7 @@ def open_ledger(
         node = settings.node or node or socket.gethostname()
         wall_us = _not_before_the_last_entry(store, wall_us)
         recovered = recover(store, node, wall_us)
-        book = _budget_book(store, budgets)
+        book = _budget_book(store, budgets, wall_us)
         run = store.begin(Run(node, wall_us, model, _config_text(config), costs.text, prices.text))
     except BaseException:
         store.close()
@@ -141,19 +141,27 @@ def _not_before_the_last_entry(store: Store, wall_us: int) -> int:
     return max(wall_us, last_us)
 
 
-def _budget_book(store: Store, given: Iterable[Budget]) -> BudgetBook:
+def _budget_book(store: Store, given: Sequence[Budget], wall_us: int) -> BudgetBook:
     """The budgets in force. Those of the settings are entered when they are new or have changed, so that
-    what an operator has set since is not undone by a restart."""
+    what an operator has set since is not undone by a restart; one that is no longer there is lifted."""
     known = {_name(budget): budget for budget in budgets_in_force(store)}
-    for budget in given:
-        before = _last_of_settings(store, budget)
-        if before != (budget.soft_microusd, budget.hard_microusd):
+    named = {_name(budget) for budget in given}  # membership only
+    gone = [
+        Budget(one.scope, one.tenant, one.name, None, None, wall_us, FROM_SETTINGS)
+        for name, one in known.items()
+        if one.actor == FROM_SETTINGS and name not in named and _bounds(one) != (None, None)
+    ]
+    for budget in (*given, *gone):
+        if _last_of_settings(store, budget) != _bounds(budget):
             store.set_budget(budget)
             known[_name(budget)] = budget
     book = BudgetBook()
-    spent = {name: spent_microusd(store, name) for name in known}
-    book.seed(known.values(), spent)
+    book.seed(known.values(), spent_by(store, known))
     return book
+
+
+def _bounds(budget: Budget) -> tuple[int | None, int | None]:
+    return budget.soft_microusd, budget.hard_microusd
 
 
 def _spent_before(store: Store, writer: LedgerWriter, name: BudgetName) -> int:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepwell.ledger.budgets import BudgetState
-from stepwell.ledger.settings import Text, microusd
+from stepwell.ledger.settings import OPERATOR, Text, microusd
 from stepwell.ledger.types import Budget, Scope
 from stepwell.server.body import parse, read_object
 from stepwell.server.errors import bad_request
@@ -19,7 +19,6 @@ from stepwell.server.schema import Schema
 from stepwell.server.service import service_of
 from stepwell.server.sessions import exact, put_in_force, require_ledger
 
-ACTOR = "operator"
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 
@@ -62,7 +61,9 @@ async def set_budget(request: Request) -> Response:
     wanted = parse(BudgetChange, await read_object(request, service.settings))
     scope, at_us = Scope(wanted.scope), int(service.now_s() * 1e6)
     soft, hard = microusd(wanted.soft_usd), microusd(wanted.hard_usd)
-    await put_in_force(service, ledger, Budget(scope, wanted.tenant, wanted.name, soft, hard, at_us, ACTOR))
+    await put_in_force(
+        service, ledger, Budget(scope, wanted.tenant, wanted.name, soft, hard, at_us, OPERATOR)
+    )
     state = ledger.keeper.budgets.state(scope, wanted.tenant, wanted.name)
     if state is None:
         removed = {"object": "budget", "scope": scope.value, "tenant": wanted.tenant, "name": wanted.name}

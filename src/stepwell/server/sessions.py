@@ -18,8 +18,10 @@ from starlette.responses import JSONResponse, Response
 from stepwell.driver import AgentView
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
-from stepwell.ledger.budgets import BudgetState
+from stepwell.ledger.budgets import BudgetName, BudgetState
 from stepwell.ledger.queries import join_sum, one_of, split_sum
+from stepwell.ledger.settings import FROM_SETTINGS, OPERATOR
+from stepwell.ledger.spending import actor_of
 from stepwell.ledger.start import Ledger
 from stepwell.ledger.types import Budget, Scope
 from stepwell.server.agents import page_limit, who_asks
@@ -141,6 +143,8 @@ async def _set_limit(
     tenant, session = name
     if not session or clean(session) != session:
         raise bad_request("A session id is at most 255 printable characters.", param="session_id")
+    if not key.operator:
+        await _require_own(service, BudgetName(Scope.SESSION, tenant, session))
     budgets = ledger.keeper.budgets
     before = budgets.state(Scope.SESSION, tenant, session)
     if before is None and _session_budgets(budgets.states(tenant)) >= MAX_SESSION_BUDGETS:
@@ -151,6 +155,17 @@ async def _set_limit(
         soft = None
     at_us, actor = int(service.now_s() * 1e6), key.id or tenant
     await put_in_force(service, ledger, Budget(Scope.SESSION, tenant, session, soft, hard, at_us, actor))
+
+
+async def _require_own(service: Service, name: BudgetName) -> None:
+    """What an operator has bounded, the customer may not raise by himself."""
+    assert service.books is not None
+    if await service.books.ask(actor_of, name) in (OPERATOR, FROM_SETTINGS):
+        raise ApiError(
+            403,
+            "The operator of this server has set the budget of this session; ask there to have it changed.",
+            code="operator_budget",
+        )
 
 
 def _session_budgets(states: Iterable[BudgetState]) -> int:
