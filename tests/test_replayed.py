@@ -69,7 +69,7 @@ class RecordedLife(random_life.Life):
         if not hasattr(self, "rig"):
             return
         batches = self.rig.books.batches
-        for last in {len(batches), len(batches) // 3, len(batches) - 1}:
+        for last in {len(batches), len(batches) // 3, max(0, len(batches) - 1)}:
             again = replay_books(self.path, last)
             assert again.balances == balances(batches[:last])
             assert not last or again.totals == batches[last - 1].totals

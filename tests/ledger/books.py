@@ -42,6 +42,9 @@ class MemoryWriter:
         assert batch.number == len(self.batches) + 1
         self.batches.append(batch)
 
+    def abandon(self) -> None:
+        self.closed = True
+
     def close(self, at_us: int) -> bool:
         self.closed = True
         return True
@@ -69,7 +72,8 @@ def make_keeper(
     writer = writer or MemoryWriter()
     bills = Bills(parse_price_book(PRICES, "the test"), "null")
     meter = Meter(config, bills, now_us, storage_every_us=storage_every_us)
-    return Keeper(meter, writer, budgets or BudgetBook(), refuse_unwritten=refuse_unwritten), writer
+    budgets = budgets or BudgetBook()
+    return Keeper(meter, writer, budgets, refuse_unwritten=refuse_unwritten, strict=True), writer
 
 
 def check_books(books: MemoryWriter, keeper: Keeper) -> None:

@@ -272,3 +272,23 @@ TestPaying = Paying.TestCase
 TestPaying.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_a_fault_of_the_meter_stops_the_books_and_not_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    """What has been entered stays, requests go on unless the operator has asked otherwise."""
+    rig = make_rig()
+    keeper = rig.keeper
+    keeper._strict = False
+    assert isinstance(rig.ask(range(65, 90), 3).outputs, list)
+    rig.settle()
+    entered = len(rig.books.batches)
+    keeper.meter.step = None  # type: ignore[assignment, method-assign]
+    rig.driver._strict = False
+    answer = rig.ask(range(70, 95), 3)
+    rig.settle()
+    assert isinstance(answer.end, Finished)
+    assert len(rig.books.batches) == entered and rig.books.closed
+    assert "the meter has failed" in caplog.text and caplog.text.count("the meter has failed") == 1
+    assert keeper.failing is not None and not keeper.refuses
+    keeper._refuse_unwritten = True
+    assert isinstance(rig.ask(range(70, 95), 3).end, Rejected)

@@ -5,7 +5,9 @@ Everything but ``reserve`` is called from the driver's thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -19,6 +21,8 @@ from stepwell.policy.costs import PrefillFit
 from stepwell.policy.machine import Policy
 from stepwell.policy.types import Computed, Event, Piece, Plan, RequestArrived, RequestId
 
+log = logging.getLogger("stepwell.ledger")
+
 UNWRITTEN = "ledger_unavailable"
 SPENT = {
     Scope.TENANT: "insufficient_quota",
@@ -28,6 +32,7 @@ SPENT = {
 }
 """The error code of a spent budget."""
 _RETRY_AFTER_MS = 1_000
+NEVER_US = 1 << 62
 _METERED = frozenset(MACHINE_RESOURCES)
 NOBODY = "none"
 """The service tier of KV that was found on disk, until its agent calls."""
@@ -46,6 +51,9 @@ class Writer(Protocol):
 
     def submit(self, batch: Batch) -> None:
         """Take a batch over; it is written in order, or kept until it can be."""
+
+    def abandon(self) -> None:
+        """Stop without closing the run: the next start closes it."""
 
     def close(self, at_us: int) -> bool:
         """Write what is left and close the run; False when that could not be done in time."""
@@ -100,22 +108,32 @@ class Keeper:
         *,
         wall_offset_us: int = 0,
         refuse_unwritten: bool = False,
+        strict: bool = False,
     ) -> None:
         """``wall_offset_us``: from the run's own clock to microseconds since 1970. ``refuse_unwritten``:
-        take no requests while the ledger cannot be written, rather than serve them unpaid."""
+        take no requests while the ledger cannot be written, rather than serve them unpaid. ``strict``: let
+        errors of the meter through, for tests."""
         self.meter = meter
         self.writer = writer
         self.budgets = budgets
         self.number = 0
         """Batches handed over so far."""
         self.sums = Sums()
+        self.broken: str | None = None
+        """One sentence when the meter itself has failed: nothing more is entered for this run."""
         self._wall_offset_us = wall_offset_us
         self._refuse_unwritten = refuse_unwritten
+        self._strict = strict
 
     @property
     def refuses(self) -> bool:
         """Whether no requests are taken because what they come to could not be entered. Thread-safe."""
-        return self.writer.overfull or (self._refuse_unwritten and self.writer.failing is not None)
+        return self.writer.overfull or (self._refuse_unwritten and self.failing is not None)
+
+    @property
+    def failing(self) -> str | None:
+        """Why nothing can be entered now; None: all is well. Thread-safe."""
+        return self.broken or self.writer.failing
 
     def reserve(self, arrival: RequestArrived) -> Refusal | None:
         """Hold what the request may come to, or say why it is not taken. Thread-safe."""
@@ -146,24 +164,41 @@ class Keeper:
 
     def ran(self, computed: Computed, pieces: Sequence[Piece], prefill: PrefillFit) -> None:
         """A batch has run."""
-        self.meter.ran(computed, pieces, prefill)
+        with self._apart():
+            self.meter.ran(computed, pieces, prefill)
 
     def step(self, now_us: int, events: Sequence[Event], plan: Plan, policy: Policy) -> None:
         """A step was decided; what the one before it used is posted."""
-        self._write(self.meter.step(now_us, events, plan, policy), now_us)
+        with self._apart():
+            self._write(self.meter.step(now_us, events, plan, policy), now_us)
 
     def use_of(self, request: RequestId, now_us: int) -> Use | None:
         """What a request has used until now."""
-        return self.meter.use_of(request, now_us)
+        return None if self.broken else self.meter.use_of(request, now_us)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """A fault of the books must not stop the engine. What was entered stands; the run is left open, so
+        that the next start closes it and says what nobody was charged for."""
+        try:
+            yield
+        except Exception:
+            if self._strict:
+                raise
+            if self.broken is None:
+                log.exception("the meter has failed: nothing more is entered into the books of this run")
+                self.broken = "the meter has failed; the books of this run are closed at the next start"
+                self.writer.abandon()
 
     def due_us(self) -> int:
         """When the keeper wants a step at the latest."""
-        return self.meter.due_us
+        return NEVER_US if self.broken else self.meter.due_us
 
     def close(self, now_us: int) -> None:
         """The run ends: everything is posted and the books are closed."""
-        self._write(self.meter.close(), now_us)
-        self.writer.close(now_us + self._wall_offset_us)
+        if self.broken is None:
+            self._write(self.meter.close(), now_us)
+            self.writer.close(now_us + self._wall_offset_us)
 
     def check(self, policy: Policy) -> None:
         """Assert that the meter sees what the policy has booked."""

@@ -457,6 +457,8 @@ class Meter:
             self._sums[line] = self._sums.get(line, 0) + amount
 
     def _hand_over(self) -> Entries:
+        if not (self._sums or self._entries.usage or self._entries.settled):
+            return Entries()  # positions alone can wait: they say nothing new before something is posted
         entries, self._entries = self._entries, Entries()
         sums, self._sums = self._sums, {}
         for (debit, credit, resource, cause, request), amount in sums.items():

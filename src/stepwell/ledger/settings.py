@@ -55,7 +55,7 @@ class LedgerSettings:
     batch_ms: Annotated[int, Field(ge=0, le=60_000)] = 0
     """Collect the postings of so long a time for one transaction. 0: every step has its own, and a crash
     loses nothing but the step in flight."""
-    storage_every_s: Annotated[int, Field(ge=1, le=86_400)] = 60
+    storage_every_s: Annotated[int, Field(ge=1, le=86_400)] = 10
     """How often the room that idle agents take is posted; more and more rarely while nobody calls."""
     backlog_postings: Annotated[int, Field(ge=1_000, le=100_000_000)] = 200_000
     """What may wait in memory while the ledger cannot be written; from half of it requests are refused."""

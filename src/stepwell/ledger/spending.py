@@ -62,5 +62,6 @@ def budgets_in_force(store: Store) -> list[Budget]:
 
 
 def last_entry_us(store: Store) -> int:
-    """The wall clock of the latest entry; 0: there is none."""
-    return int(store.rows("SELECT MAX(last_at_us) FROM runs")[0][0] or 0)
+    """The wall clock of the latest entry or end of a run; 0: there is none."""
+    ((entered_us, ended_us),) = store.rows("SELECT MAX(last_at_us), MAX(ended_at_us) FROM runs")
+    return max(entered_us or 0, ended_us or 0)

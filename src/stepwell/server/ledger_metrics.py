@@ -37,7 +37,7 @@ class LedgerCollector(Collector):
             value=writer.backlog_postings,
         )
         yield GaugeMetricFamily(
-            "stepwell_ledger_failing", "1 while the ledger cannot be written", value=bool(writer.failing)
+            "stepwell_ledger_failing", "1 while the ledger cannot be written", value=bool(keeper.failing)
         )
 
     def _cost(self) -> CounterMetricFamily:

@@ -40,7 +40,7 @@ async def health(request: Request) -> Response:
     if service.books is None or service.books.ledger is None:
         return JSONResponse({"status": "ok"})
     keeper = service.books.ledger.keeper
-    state = {"ledger": "failing" if keeper.writer.failing else "ok"}
+    state = {"ledger": "failing" if keeper.failing else "ok"}
     if keeper.refuses:
         return JSONResponse({"status": "ledger", **state}, 503)
     return JSONResponse({"status": "ok", **state})
