@@ -1,0 +1,270 @@
+"""Python functions as tools, and the one way in which any tool is run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import json
+import re
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic_core import to_json
+
+from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.errors import BadInput
+
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+GIVE_UP_S = 1.0
+"""How long a call that was cancelled may take to clean up before nobody waits for it any more."""
+T = TypeVar("T")
+_ARGUMENT_LINE = re.compile(r"\s*(\w+)(?:\s*\([^)]*\))?:\s+(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a call came to, as the model reads it."""
+
+    text: str
+    ok: bool
+    """False: ``text`` is the one sentence that says what went wrong."""
+    seconds: float
+
+
+def tool(fn: Callable[..., Any]) -> Tool:
+    """Decorator: the function becomes a Tool, with every default of ``from_function``."""
+    return from_function(fn)
+
+
+def from_function(
+    fn: Callable[..., Any],
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    expected_ms: int = 100,
+    timeout_s: float = 30.0,
+    max_answer_chars: int = 8_000,
+) -> Tool:
+    """A Python function, sync or async, as a Tool.
+
+    Its name, the first paragraph of its docstring, its annotations and the ``Args:`` of its docstring are
+    what the model is told. Arguments are checked (``"3"`` is taken for an ``int``) before it is called. A
+    sync function runs in a thread of its own. What it returns is the answer: text as it is, anything
+    else as JSON. ``BadInput`` when the function cannot be described: no docstring, a parameter without
+    annotation, ``*args``.
+    """
+    told = name or fn.__name__
+    if not TOOL_NAME.fullmatch(told):
+        raise BadInput(f"tool {told!r}: a name has at most 64 letters, digits, _ and -; give name=...")
+    text = description or _first_paragraph(fn)
+    if not text:
+        raise BadInput(f"tool {told}: say in its docstring what it does: the model chooses by it")
+    arguments = _arguments_model(fn, told)
+    call = _call(fn, arguments)
+    return Tool(told, text, _schema(arguments), call, expected_ms, timeout_s, max_answer_chars)
+
+
+def _first_paragraph(fn: Callable[..., Any]) -> str:
+    return " ".join((inspect.getdoc(fn) or "").partition("\n\n")[0].split())
+
+
+def _argument_lines(fn: Callable[..., Any]) -> dict[str, str]:
+    """``Args:`` of a docstring, one line per argument."""
+    _, _, section = (inspect.getdoc(fn) or "").partition("Args:\n")
+    section = section.partition("\n\n")[0]
+    return {found[1]: found[2] for line in section.splitlines() if (found := _ARGUMENT_LINE.match(line))}
+
+
+def _arguments_model(fn: Callable[..., Any], told: str) -> type[BaseModel]:
+    """A model whose fields are the parameters, by alias: a parameter may have any name, ``schema`` too."""
+    hints, lines = _hints(fn, told), _argument_lines(fn)
+    fields: dict[str, Any] = {}
+    for number, parameter in enumerate(inspect.signature(fn).parameters.values()):
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise BadInput(f"tool {told}: {parameter} cannot be given by name: use plain parameters")
+        if parameter.name not in hints:
+            raise BadInput(f"tool {told}: annotate {parameter.name}: the model is told its type")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        about: dict[str, Any] = {"alias": parameter.name}
+        if parameter.name in lines:
+            about["description"] = lines[parameter.name]
+        fields[f"arg_{number}"] = (hints[parameter.name], Field(default, **about))
+    try:
+        return create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    except PydanticUserError as error:
+        raise BadInput(
+            f"tool {told}: a parameter has a type that JSON cannot hold: {_line(error)}"
+        ) from error
+
+
+def _hints(fn: Callable[..., Any], told: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(fn, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise BadInput(f"tool {told}: its annotations cannot be read: {error}") from error
+
+
+def _schema(arguments: type[BaseModel]) -> dict[str, Any]:
+    """Without titles: they repeat the names, and every token of a schema is read by the model."""
+    schema: dict[str, Any] = _untitled(arguments.model_json_schema(by_alias=True))
+    schema.setdefault("properties", {})
+    return schema
+
+
+def _untitled(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: {name: _untitled(value) for name, value in inner.items()}
+            if key in ("properties", "$defs") and isinstance(inner, dict)
+            else _untitled(inner)
+            for key, inner in node.items()
+            if not (key == "title" and isinstance(inner, str))
+        }
+    return [_untitled(inner) for inner in node] if isinstance(node, list) else node
+
+
+def _call(
+    fn: Callable[..., Any], arguments: type[BaseModel]
+) -> Callable[[Mapping[str, Any]], Awaitable[str]]:
+    names = {field: str(info.alias) for field, info in arguments.model_fields.items()}
+
+    async def call(given: Mapping[str, Any]) -> str:
+        try:
+            checked = arguments.model_validate(dict(given))
+        except ValidationError as error:
+            raise ToolError(_argument_sentence(error)) from None
+        values = {alias: getattr(checked, field) for field, alias in names.items()}
+        if inspect.iscoroutinefunction(fn):
+            return _text(await fn(**values))
+        return _text(await in_thread(lambda: fn(**values)))
+
+    return call
+
+
+def _argument_sentence(error: ValidationError) -> str:
+    """The first complaint; a model mends one thing at a time."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the arguments"
+    if first["type"] == "missing":
+        return f"argument {where} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"there is no argument {where}"
+    given = repr(first["input"])
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    return f"argument {where}: {message}, not {given[:80]}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value, fallback=repr).decode()
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Runs ``work`` in a daemon thread.
+
+    Not the event loop's pool: one function that never returns would take a worker of it for good, and
+    keep the process from ending.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is None:
+            outcome.set_result(value)  # type: ignore[arg-type]
+        else:
+            outcome.set_exception(error)
+
+    def body() -> None:
+        value: T | None = None
+        failure: BaseException | None = None
+        try:
+            value = context.run(work)
+        except Exception as error:  # noqa: BLE001 - it is raised again where it is awaited
+            failure = error
+        except BaseException as error:  # noqa: BLE001 - a future cannot hold SystemExit without ending the loop
+            failure = ToolError(f"the tool raised {type(error).__name__}")
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, value, failure)
+
+    context = contextvars.copy_context()
+    threading.Thread(target=body, daemon=True, name="stepwell-tool").start()
+    return await outcome
+
+
+async def run_tool(tool: Tool, arguments: Mapping[str, Any] | str) -> ToolResult:
+    """Calls a tool and says what came of it, whatever happens; only being cancelled gets through.
+
+    ``arguments`` may be the JSON text of a model. A call that takes longer than ``tool.timeout_s`` is
+    cancelled and given up. A longer answer than ``tool.max_answer_chars`` is cut and says so.
+    """
+    start = time.perf_counter()
+    try:
+        text, ok = await _within(tool, _mapping(arguments)), True
+    except ToolError as error:
+        text, ok = _line(error), False
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool may raise anything; the crew goes on
+        text, ok = f"{tool.name} failed with {type(error).__name__}: {_line(error)}", False
+    return ToolResult(_cut(text, tool.max_answer_chars), ok, time.perf_counter() - start)
+
+
+def _mapping(arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            raise ToolError("the arguments are not valid JSON") from None
+    if not isinstance(arguments, Mapping):
+        raise ToolError("the arguments must be one JSON object with the argument names as keys")
+    return arguments
+
+
+async def _within(tool: Tool, arguments: Mapping[str, Any]) -> str:
+    """The answer, or ``ToolError`` after ``timeout_s``, even when the call refuses to be cancelled."""
+    task = asyncio.ensure_future(_guarded(tool, arguments))
+    task.add_done_callback(_read_outcome)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=tool.timeout_s)
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=GIVE_UP_S)
+        raise
+    if done:
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task}, timeout=GIVE_UP_S)
+    raise ToolError(f"{tool.name} was given up after {tool.timeout_s:g} s without an answer")
+
+
+async def _guarded(tool: Tool, arguments: Mapping[str, Any]) -> str:
+    try:
+        return await tool.call(arguments)
+    except (SystemExit, KeyboardInterrupt) as error:
+        # A task that ends with these takes the event loop with it.
+        raise ToolError(f"{tool.name} raised {type(error).__name__}") from None
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        raise ToolError(f"{tool.name} was cancelled from inside") from None
+
+
+def _read_outcome(task: asyncio.Future[str]) -> None:
+    """An abandoned call's late error is of no use to anybody, and not worth a warning."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "without a message"
+
+
+def _cut(text: str, limit: int) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else f"{text[:limit]}\n[cut: {limit} of {len(text)} characters shown]"

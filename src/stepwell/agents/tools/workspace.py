@@ -1,0 +1,54 @@
+"""What tools may use on behalf of one run: a directory, the person's files, servers, and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call of a tool may take, with defaults for a laptop."""
+
+    wall_s: float = 10.0
+    """Python sandbox: from start to end."""
+    cpu_s: int = 10
+    """Python sandbox: processor time, all threads together."""
+    memory_bytes: int = 512 << 20
+    """Python sandbox: address space. SQL: what DuckDB may hold."""
+    output_bytes: int = 64 << 10
+    """Python sandbox: what may be printed before the run is ended."""
+    scratch_bytes: int = 32 << 20
+    """Python sandbox: files written, one and all together."""
+    code_chars: int = 50_000
+    """Code, tests or a statement: longer ones are refused."""
+    query_s: float = 10.0
+    """SQL: one statement."""
+    rows: int = 50
+    """SQL: rows shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class McpServer:
+    """A Model Context Protocol server: a program that is spoken to over its stdin and stdout."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to the few variables that every program needs (``PATH``, ``HOME``); nothing else is passed on."""
+    timeout_s: float = 30.0
+    """The start, and each call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What the tools of one run share. Made by whoever runs the crew; agents never see it."""
+
+    directory: Path
+    """Scratch and results (charts): created when it is missing."""
+    files: tuple[Path, ...] = ()
+    """The person's own data, read only: CSV, Parquet, DuckDB."""
+    limits: Limits = field(default_factory=Limits)
+    mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
+    """By the name that a crew gives them; their tools are asked for as ``mcp:NAME`` or ``mcp:NAME/TOOL``."""
