@@ -31,3 +31,5 @@ class Tool:
     """After this long a call is given up; the model is told so."""
     max_answer_chars: int = 8_000
     """A longer answer is cut, and says so."""
+    idempotent: bool = False
+    """Whether a call may be done again when a crash left its outcome unknown. Otherwise the model is told that."""
