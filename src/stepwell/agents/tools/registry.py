@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stepwell.agents.tools.base import Tool
 from stepwell.agents.tools.calculator import calculator
+from stepwell.agents.tools.coding import python_tool, run_tests_tool
 from stepwell.agents.tools.workspace import Workspace
 from stepwell.errors import BadInput
 
@@ -13,6 +14,8 @@ Builder = Callable[[Workspace], Tool]
 
 BUILDERS: Mapping[str, Builder] = {
     "calculator": lambda _: calculator(),
+    "python": python_tool,
+    "run_tests": run_tests_tool,
 }
 
 

@@ -1,0 +1,272 @@
+"""A sandbox for Python that a model wrote: one process per run, locked in, gone when the call returns.
+
+What holds, in layers, each where the system allows it (``describe`` says which are in force here):
+
+- an isolated interpreter (no site packages, no environment, an empty private working directory), limits
+  on wall time, processor time, memory, output, and files written;
+- an audit hook, which refuses network, processes, foreign files and ``ctypes`` with a clear sentence;
+- a network namespace without a network, Landlock (files outside the working directory and the standard
+  library cannot be opened) and a seccomp filter (no sockets, no processes, no signals to others).
+
+What it is not. The audit hook alone stops accidents and stops a model; it does not stop a person who
+knows CPython: where neither Landlock nor seccomp is in force, do not run code of people you do not trust.
+With them the boundary is the kernel's, which shares its faults with every container. The code can see
+which files exist and how large they are, the time, and how much the machine has of everything. Code under
+test shares its process with the tests: one that sets out to cheat can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stepwell.agents.tools import sandbox_child
+from stepwell.agents.tools.base import ToolError
+from stepwell.agents.tools.workspace import Limits, Workspace
+
+WATCH_S = 0.1
+DRAIN_S = 1.0
+MAX_FILES = 5_000
+READ_BYTES = 65_536
+REPORT_FACTOR = 8
+"""The report holds a value and verdicts besides what is printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of one run."""
+
+    printed: str
+    """Standard output and standard error, as they came."""
+    reports: tuple[Mapping[str, Any], ...]
+    """What the child said about it, in order."""
+    ended: str | None
+    """Why the run was ended before the code was done, or None."""
+
+    def said(self, key: str) -> Any:
+        """The last thing that was reported under this key, or None."""
+        return next((report[key] for report in reversed(self.reports) if key in report), None)
+
+
+async def run_python(
+    code: str, workspace: Workspace, *, tests: str | None = None, without: tuple[str, ...] = ()
+) -> Run:
+    """Runs ``code``, and ``tests`` after it, in a new process that is dead when this returns or raises.
+
+    ``without`` leaves out layers by name, to see that the others hold. ``ToolError`` for code that is
+    longer than the workspace's limit, and when no process can be started.
+    """
+    limits = workspace.limits
+    if max(len(code), len(tests or "")) > limits.code_chars:
+        raise ToolError(f"the code is longer than {limits.code_chars} characters")
+    workspace.directory.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="python-", dir=workspace.directory)).resolve()
+    try:
+        return await _in_process(_job(code, tests, scratch, limits, without), scratch, limits)
+    finally:
+        _remove(scratch)
+
+
+def _job(
+    code: str, tests: str | None, scratch: Path, limits: Limits, without: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "code": code,
+        "tests": tests,
+        "scratch": str(scratch),
+        "cpu_s": limits.cpu_s,
+        "memory_bytes": limits.memory_bytes,
+        "file_bytes": limits.scratch_bytes,
+        "without": without,
+        # Lines without it are the code's own writing. It keeps honest code honest, no more.
+        "key": secrets.token_hex(8),
+    }
+
+
+async def _in_process(job: dict[str, Any], scratch: Path, limits: Limits) -> Run:
+    read_end, write_end = os.pipe()
+    job["report"] = write_end
+    try:
+        process = await _start(write_end)
+    except OSError as error:
+        os.close(read_end)
+        raise ToolError(f"the sandbox could not be started: {error.strerror}") from error
+    finally:
+        os.close(write_end)
+    try:
+        return await _watched(process, job, read_end, scratch, limits)
+    finally:
+        _kill(process)
+        await asyncio.shield(process.wait())
+
+
+async def _start(write_end: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-I", "-S", "-B", "-X", "utf8", sandbox_child.__file__),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={},
+        pass_fds=(write_end,),
+        start_new_session=True,
+    )
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """The whole process group: where seccomp is not in force the code may have children."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+async def _watched(
+    process: asyncio.subprocess.Process, job: dict[str, Any], read_end: int, scratch: Path, limits: Limits
+) -> Run:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    printed, said = bytearray(), bytearray()
+    report, transport = await _reader(read_end)
+    over_output = asyncio.ensure_future(_read(process.stdout, printed, limits.output_bytes))
+    over_report = asyncio.ensure_future(_read(report, said, limits.output_bytes * REPORT_FACTOR))
+    over_files = asyncio.ensure_future(_watch(scratch, limits.scratch_bytes))
+    exited = asyncio.ensure_future(_fed(process, json.dumps(job).encode()))
+    try:
+        ended = await _first_end(exited, over_output, over_report, over_files, limits)
+        _kill(process)
+        await asyncio.wait({over_output, over_report}, timeout=DRAIN_S)
+    finally:
+        for task in (over_output, over_report, over_files, exited):
+            task.cancel()
+        transport.close()
+    text = printed[: limits.output_bytes].decode("utf-8", "replace")
+    return Run(text, _reports(bytes(said), job["key"]), ended)
+
+
+async def _reader(read_end: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+    pipe = os.fdopen(read_end, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader, transport
+
+
+async def _fed(process: asyncio.subprocess.Process, job: bytes) -> int:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(job)
+        await process.stdin.drain()
+    process.stdin.close()
+    return await process.wait()
+
+
+async def _read(stream: asyncio.StreamReader, into: bytearray, limit: int) -> bool:
+    """True when there was more than ``limit``."""
+    while data := await stream.read(READ_BYTES):
+        into += data
+        if len(into) > limit:
+            return True
+    return False
+
+
+async def _watch(scratch: Path, limit: int) -> None:
+    """Returns when the files together are too large or too many; the kernel limits only each of them."""
+    while _size(scratch) <= limit:
+        await asyncio.sleep(WATCH_S)
+
+
+def _size(scratch: Path) -> float:
+    total, count, folders = 0, 0, [str(scratch)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            continue  # the code removed it meanwhile
+        except OSError:
+            return float("inf")  # nested so deep that no path leads there
+        if count > MAX_FILES:
+            return float("inf")
+    return total
+
+
+async def _first_end(
+    exited: asyncio.Future[int],
+    over_output: asyncio.Future[bool],
+    over_report: asyncio.Future[bool],
+    over_files: asyncio.Future[None],
+    limits: Limits,
+) -> str | None:
+    """Waits for the process to end, or for the first reason to end it."""
+    deadline = asyncio.get_running_loop().time() + limits.wall_s
+    waiting: set[asyncio.Future[Any]] = {exited, over_output, over_report, over_files}
+    while True:
+        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if over_files in done:
+            return f"it wrote more than {limits.scratch_bytes} bytes or {MAX_FILES} files"
+        if any(one in done and one.result() for one in (over_output, over_report)):
+            return f"it printed more than {limits.output_bytes} bytes"
+        if exited.done():
+            return _exit_sentence(exited.result(), limits)
+        if not done:
+            return f"it was still running after {limits.wall_s:g} s"
+
+
+def _exit_sentence(code: int, limits: Limits) -> str | None:
+    if code == 0:
+        return None
+    if code == -signal.SIGXCPU or code == -signal.SIGKILL:
+        return f"it used more than {limits.cpu_s} s of processor time, or was killed"
+    if code == -signal.SIGXFSZ:
+        return f"it wrote more than {limits.scratch_bytes} bytes"
+    if code < 0:
+        return f"it crashed the interpreter ({signal.Signals(-code).name})"
+    return f"it ended the interpreter with code {code}"
+
+
+def _reports(said: bytes, key: str) -> tuple[Mapping[str, Any], ...]:
+    found = []
+    for line in said.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            report = json.loads(line)
+            if isinstance(report, dict) and report.pop("key", None) == key:
+                found.append(report)
+    return tuple(found)
+
+
+def _remove(scratch: Path) -> None:
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+    except RecursionError:
+        # Folders nested thousands deep: rm climbs down without recursion.
+        subprocess.run(["rm", "-rf", "--", str(scratch)], check=False, timeout=30)
+
+
+async def describe(workspace: Workspace) -> str:
+    """Which layers are in force on this machine, found by asking for them, and what that means."""
+    layers = (await run_python("", workspace)).said("layers") or ["none: the sandbox does not start here"]
+    kernel = {"landlock", "seccomp"} <= set(layers)
+    meaning = (
+        "files and network are closed by the kernel"
+        if kernel
+        else "not a boundary against hostile code: landlock or seccomp is missing"
+    )
+    return f"python sandbox: {', '.join(layers)} ({meaning})"
