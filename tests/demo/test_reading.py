@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.demo.document import Document
 from stepwell.demo.reading import assign, shorten
+from stepwell.library.documents import Document
 
 
 def count(text: str) -> int:

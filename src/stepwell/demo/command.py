@@ -22,7 +22,7 @@ from stepwell.bench.common import machine, versions
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
 from stepwell.demo.crew import QUICK, Brief, Shape
-from stepwell.demo.document import Document, load_document
+from stepwell.demo.document import load_document
 from stepwell.demo.node import loaded, open_node
 from stepwell.demo.page import render_page
 from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, rehearse, without_tiers
@@ -36,6 +36,7 @@ from stepwell.ledger.base import LedgerError
 from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import LedgerSettings
+from stepwell.library.documents import Document
 from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load
 

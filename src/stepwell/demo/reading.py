@@ -13,19 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stepwell.demo.document import Document, split_parts, split_passages
+from stepwell.library.documents import Document
+from stepwell.library.passages import split_parts, split_passages
+from stepwell.library.words import words
 
 CountTokens = Callable[[str], int]
 
-_WORD = re.compile(r"[^\W_]{2,}")
-_COMMON = frozenset(
-    _WORD.findall(
-        "the of and to in is are was were be been it its this that these those for on with as by at from "
-        "or an what which who whom whose how why when where did does do has have had not can could would "
-        "should there their they he she his her you your we our into than then so but if about over "
-        "after before between all any each "
-    )
-)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 _SHORTEST_EXCERPT_TOKENS = 8
 _SHORTEST_QUOTE_WORDS = 3
@@ -66,14 +59,6 @@ def assign(
     best = sorted(filter(None, quotes), key=lambda found: -nearness(found, question, weights))
     total = sum(count(passage) for passage in passages)
     return Assignment(tuple(chosen), quotes, tuple(best[:_BEST_QUOTES]), used, total)
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words that carry meaning, plural endings cut so that "steps" finds "step"."""
-    found = (word.lower() for word in _WORD.findall(text))
-    return [
-        word[:-1] if len(word) > 3 and word.endswith("s") else word for word in found if word not in _COMMON
-    ]
 
 
 def _weights(passages: list[str]) -> dict[str, float]:

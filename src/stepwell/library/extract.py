@@ -1,0 +1,87 @@
+"""From the bytes of a file to its text: plain text, Markdown, HTML, PDF, CSV and Parquet.
+
+A file comes from somebody else, so everything here has a limit, and what cannot be read is one sentence.
+What a file holds decides how it is read. Its name decides only between kinds of text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stepwell.errors import BadInput
+from stepwell.library.documents import DEFAULT_LIMITS, HEADING, MIB, Document, Limits
+from stepwell.library.html import html_text, looks_like_html
+from stepwell.library.pdf import pdf_text
+from stepwell.library.tables import csv_text, parquet_text
+
+READABLE = "give plain text, Markdown, HTML, PDF, CSV or Parquet"
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_MARKDOWN, _HTML, _CSV = (".md", ".markdown"), (".html", ".htm", ".xhtml"), (".csv", ".tsv")
+_FOREIGN = (
+    (b"PK\x03\x04", "a ZIP or Office file"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file"),
+    (b"\x1f\x8b", "compressed with gzip"),
+    (b"\x89PNG", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"GIF8", "a picture"),
+    (b"SQLite format 3\0", "a SQLite database"),
+)
+
+
+def extract(data: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> Document:
+    """The text of a file. ``name`` is what people call it; it is in every sentence.
+
+    Raises ``BadInput`` (empty, too large, encrypted, damaged, no text) or ``MissingExtra`` (a PDF
+    without pypdf, Parquet without DuckDB).
+    """
+    if len(data) > limits.max_bytes:
+        raise BadInput(f"document {name} is larger than {_size(limits.max_bytes)}: give a part of it")
+    kind, text, note = _read(data, name, limits)
+    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    if not text.strip():
+        raise BadInput(f"document {name} is empty: there is nothing to read in it")
+    if len(text) <= limits.max_chars:
+        return Document(name, kind, text, note)
+    if not limits.cut:
+        raise BadInput(
+            f"the text of document {name} is longer than {limits.max_chars:,} characters: split it"
+        )
+    note = f"only its first {limits.max_chars:,} characters were looked at"
+    return Document(name, kind, text[: limits.max_chars], note)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes // MIB} MiB" if size_bytes >= MIB else f"{size_bytes} bytes"
+
+
+def _read(data: bytes, name: str, limits: Limits) -> tuple[str, str, str]:
+    """Kind, text and note."""
+    if b"%PDF-" in data[:1024]:
+        return "pdf", *pdf_text(data, name, limits.max_pages)
+    if data[:4] == b"PAR1":
+        return "parquet", *parquet_text(data, name, limits)
+    text, low = _plain_text(data, name), name.lower()
+    if low.endswith(_CSV) and text.strip():
+        return "csv", csv_text(text, name, limits), ""
+    if looks_like_html(text, named=low.endswith(_HTML)):
+        return "html", html_text(text), ""
+    is_markdown = low.endswith(_MARKDOWN) or HEADING.match(text.lstrip())
+    return ("markdown" if is_markdown else "text"), text, ""
+
+
+def _plain_text(data: bytes, name: str) -> str:
+    """UTF-8, UTF-16 with a byte order mark, or Windows-1252; anything else is not text."""
+    for magic, what in _FOREIGN:
+        if data.startswith(magic):
+            raise BadInput(f"document {name} is {what}, which is not read here: {READABLE}")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", errors="replace")
+    if b"\0" in data:
+        raise BadInput(f"document {name} is not text (it holds zero bytes): {READABLE}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+    if len(_CONTROL.findall(text)) + text.count("\ufffd") > len(text) // 100:
+        raise BadInput(f"document {name} is neither UTF-8 nor Windows text: {READABLE}")
+    return text
