@@ -1,0 +1,316 @@
+"""One agent: a conversation that only grows, and the next step that follows from how it ends.
+
+What an agent does next depends on its messages alone, so that one that was stopped anywhere goes on by
+looking at them: calls that have no answer are carried out, a question is asked, an answer ends the task.
+Earlier messages never change, so the server finds their KV again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stepwell.agents import events, schemas
+from stepwell.agents.client import Caller, TurnRefused
+from stepwell.agents.definition import Role
+from stepwell.agents.limits import Refused
+from stepwell.agents.state import AgentRow, Message, TaskRow
+from stepwell.agents.tools.base import Tool, ToolError
+
+if TYPE_CHECKING:
+    from stepwell.agents.session import Session
+
+REPAIR = "That cannot be used: "
+UNKNOWN = (
+    "The outcome of this call is not known: the program was stopped while it ran. It may have taken effect."
+)
+WAIT_TOOL = "wait_agent"
+MAX_LETTER_CHARS = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended. ``kind``: completed, turn_limit, invalid_output, refused or interrupted."""
+
+    kind: str
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        return self.kind == "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool that the model wants called; ``key`` names the call for good."""
+
+    key: str
+    place: int
+    tool: str
+    arguments: str | Mapping[str, Any]
+    id: str | None = None
+    """The API's id; None under ``calls = "schema"``."""
+
+
+@dataclass(slots=True)
+class Agent:
+    """An agent as the session keeps it."""
+
+    row: AgentRow
+    role: Role
+    tools: Mapping[str, Tool]
+    caller: Caller
+    messages: list[Message] = field(default_factory=list)
+    tasks: list[TaskRow] = field(default_factory=list)
+    turns: int = 0
+    task_turns: int = 0
+    """Turns of the task under way."""
+    at_work: asyncio.Task[None] | None = None
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def active(self) -> bool:
+        return bool(self.tasks) and self.tasks[-1].outcome is None
+
+    @property
+    def status(self) -> str:
+        return "active" if self.active else "closed"
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Of its last task."""
+        last = self.tasks[-1] if self.tasks else None
+        return None if last is None or last.outcome is None else Outcome(last.outcome, last.answer or "")
+
+
+async def work(agent: Agent, session: Session) -> Outcome:
+    """Take steps until the task has an outcome, which is not committed yet."""
+    while True:
+        last = agent.messages[-1]
+        if last["role"] != "assistant":
+            outcome = await _turn(agent, session)
+        elif calls := list(pending(agent)):
+            await _carry_out(agent, session, calls)
+            continue
+        else:
+            outcome = _judge(agent, session)
+        if outcome is not None:
+            return outcome
+
+
+# --- turns ---------------------------------------------------------------------------------------
+
+
+async def _turn(agent: Agent, session: Session) -> Outcome | None:
+    """Ask the model; its answer is committed with what it took."""
+    most = agent.role.max_turns or session.crew.limits.turns_per_agent
+    if agent.task_turns >= most:
+        return Outcome("turn_limit", f"{agent.id} has had its {most} turns and no answer")
+    session.meter.require_room()
+    _open_letters(agent, session)
+    began_us = events.now_us()
+    session.tell(events.TurnBegan(agent.id, agent.turns + 1))
+    try:
+        reply = await session.client.chat(
+            _body(agent, session),
+            agent.caller,
+            _hint_with_turn(agent),
+            lambda why, wait_ms: session.tell(events.Retried(agent.id, why, wait_ms)),
+        )
+    except TurnRefused as error:
+        return Outcome("refused", f"the server refused the turn of {agent.id}: {error}")
+    with session.store.transaction():
+        session.append(agent, reply.message)
+        session.store.add_turn(agent.id, agent.turns + 1, agent.tasks[-1].key, reply.usage)
+    agent.turns += 1
+    agent.task_turns += 1
+    session.meter.add(reply.usage)
+    session.tell(events.TurnEnded(agent.id, agent.turns, reply.usage, events.now_us() - began_us))
+    return None
+
+
+def _body(agent: Agent, session: Session) -> dict[str, Any]:
+    role, tools = agent.role, list(agent.tools.values())
+    body: dict[str, Any] = {
+        "model": role.model or session.model,
+        "messages": wire(agent.messages),
+        "max_tokens": role.max_tokens,
+        "temperature": role.temperature,
+        "seed": zlib.crc32(f"{session.client.seed}/{agent.id}/{agent.turns}".encode()),
+    }
+    if tools and role.calls == "tools":
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {"name": t.name, "description": t.description, "parameters": t.parameters},
+            }
+            for t in tools
+        ]
+    elif schema := answer_schema(agent):
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": role.name, "schema": schema},
+        }
+    return body
+
+
+def answer_schema(agent: Agent) -> dict[str, Any] | None:
+    """What a turn's text has to fit; None: any text."""
+    if agent.tools and agent.role.calls == "schema":
+        return schemas.action_schema(list(agent.tools.values()), agent.role.schema)
+    return None if agent.role.schema is None else dict(agent.role.schema)
+
+
+def wire(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role as one message: many chat templates insist that roles alternate."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and message["role"] == joined[-1]["role"] == "user":
+            joined[-1] = joined[-1] | {"content": f"{joined[-1]['content']}\n\n{message['content']}"}
+        else:
+            joined.append(message)
+    return joined
+
+
+def _hint_with_turn(agent: Agent) -> dict[str, Any] | None:
+    """What it will most likely wait for once it has answered.
+
+    The entry may answer the person, so it keeps still.
+    """
+    if agent.row.parent is None:
+        return {"next": "child"} if agent.role.plans else None
+    if not agent.tools:
+        return {"next": "agent", "after_agent": agent.row.parent}
+    slowest = max((tool.expected_ms for tool in agent.tools.values()), default=0)
+    return {"next": "tool", "expected_ms": slowest}
+
+
+def _open_letters(agent: Agent, session: Session) -> None:
+    letters = session.store.undelivered(agent.id)
+    if not letters:
+        return
+    text = "\n".join(f"Message from {one['author']}: {one['text'][:MAX_LETTER_CHARS]}" for one in letters)
+    with session.store.transaction():
+        session.append(agent, {"role": "user", "content": text})
+        session.store.deliver(agent.id)
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def _judge(agent: Agent, session: Session) -> Outcome | None:
+    """The last message is an answer, or is sent back once."""
+    text = agent.messages[-1]["content"]
+    try:
+        return Outcome("completed", _answer(agent, text))
+    except schemas.Invalid as error:
+        if agent.messages[-2]["content"].startswith(REPAIR):
+            return Outcome(
+                "invalid_output", f"{agent.id} gave no valid answer, and none when asked again: {error}"
+            )
+        session.append(
+            agent, {"role": "user", "content": f"{REPAIR}{error}. Answer again, as you were asked."}
+        )
+        return None
+
+
+def _answer(agent: Agent, text: str) -> str:
+    """Raises ``Invalid``."""
+    schema = answer_schema(agent)
+    if schema is None:
+        if not text.strip():
+            raise schemas.Invalid("it is empty")
+        return text.strip()
+    value = schemas.read_json(text, schema)
+    if agent.tools and agent.role.calls == "schema":
+        value = value[schemas.ANSWER]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# --- calls ---------------------------------------------------------------------------------------
+
+
+def pending(agent: Agent) -> Iterator[Call]:
+    """Calls of the last assistant's message that have no answer yet. The last message is the assistant's."""
+    at = len(agent.messages) - 1
+    message = agent.messages[at]
+    for place, call in enumerate(message.get("tool_calls") or ()):
+        function = call["function"]
+        yield Call(f"{agent.id}#{at}.{place}", place, function["name"], function["arguments"], call["id"])
+    if agent.tools and agent.role.calls == "schema":
+        try:
+            value = schemas.read_json(message["content"], answer_schema(agent) or {})
+        except schemas.Invalid:
+            return
+        if value["action"] != schemas.ANSWER:
+            yield Call(f"{agent.id}#{at}.0", 0, value["action"], value["arguments"])
+
+
+async def _carry_out(agent: Agent, session: Session, calls: Sequence[Call]) -> None:
+    """All calls of one turn; their answers are committed together."""
+    at = len(agent.messages) - 1
+    await session.hint(agent, _hint_of(calls, agent.tools))
+    answers = [_result(call, await _call(agent, session, at, call)) for call in calls]
+    session.append(agent, *answers)
+
+
+def _result(call: Call, text: str) -> Message:
+    if call.id is None:
+        return {"role": "user", "content": f"Result of {call.tool}: {text}"}
+    return {"role": "tool", "tool_call_id": call.id, "content": text}
+
+
+def _hint_of(calls: Sequence[Call], tools: Mapping[str, Tool]) -> dict[str, Any]:
+    known = [tools[call.tool] for call in calls if call.tool in tools]
+    expected_ms = sum(tool.expected_ms for tool in known)
+    if any(call.tool == WAIT_TOOL for call in calls):
+        return {"next": "child"}
+    return {"next": "tool", "expected_ms": max(expected_ms, 1)}
+
+
+async def _call(agent: Agent, session: Session, at: int, call: Call) -> str:
+    """One call; whatever happens is a text for the model."""
+    tool = agent.tools.get(call.tool)
+    if tool is None:
+        return f"There is no tool {call.tool!r}: there are {', '.join(agent.tools) or 'none'}."
+    try:
+        arguments = (
+            schemas.read_json(call.arguments, tool.parameters) if isinstance(call.arguments, str) else None
+        )
+        arguments = dict(call.arguments) if isinstance(call.arguments, Mapping) else arguments
+    except schemas.Invalid as error:
+        return f"The arguments of {tool.name} are not valid: {error}."
+    if not isinstance(arguments, dict):
+        return f"The arguments of {tool.name} are not an object."
+    first = session.store.begin_call(agent.id, at, call.place, tool.name)
+    if not first and not tool.idempotent:
+        return UNKNOWN
+    session.tell(events.CallBegan(agent.id, tool.name, arguments))
+    began_us = events.now_us()
+    session.calling[agent.id] = call.key
+    text, ok = await _attempt(tool, arguments)
+    session.tell(events.CallEnded(agent.id, tool.name, events.now_us() - began_us, ok))
+    return text
+
+
+async def _attempt(tool: Tool, arguments: Mapping[str, Any]) -> tuple[str, bool]:
+    try:
+        async with asyncio.timeout(tool.timeout_s):
+            text = await tool.call(arguments)
+    except TimeoutError:
+        return f"{tool.name} did not answer within {tool.timeout_s:g} s and was given up.", False
+    except (ToolError, Refused) as error:
+        return f"{tool.name} failed: {error}", False
+    except Exception as error:  # noqa: BLE001 - a tool is somebody's code; its bug must not end the session
+        return f"{tool.name} is broken: {type(error).__name__}: {error}", False
+    if len(text) > tool.max_answer_chars:
+        text = f"{text[: tool.max_answer_chars]}\n(cut: {len(text):,} characters in all)"
+    return text, True

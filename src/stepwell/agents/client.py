@@ -1,0 +1,267 @@
+"""Chat completions of any OpenAI-compatible server, with who is calling and what comes next.
+
+Full queues and lost connections are waited for; a spent budget pauses the session; what the server
+refuses ends the agent with the server's own sentence. A server that knows no hints is asked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+
+from stepwell.agents.events import Usage
+from stepwell.agents.limits import Paused, budget_reached
+from stepwell.errors import StepwellError
+
+TURN_TIMEOUT_S = 900.0
+HINT_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 256
+RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+FIRST_WAIT_MS = 250
+LONGEST_WAIT_MS = 8_000
+MICROUSD_PER_CENT = 10_000
+FATAL = frozenset({401, 403, 404})
+"""A wrong key or model: no agent of the session would fare better."""
+
+Body = dict[str, Any]
+Hint = Mapping[str, Any]
+Retry = Callable[[str, int], None]
+
+
+class TurnRefused(StepwellError):
+    """The server will not do this turn, however often it is asked: its own sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Which agent of which session calls."""
+
+    session: str
+    agent: str
+    role: str
+    parent: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        headers = {"X-Session-ID": self.session, "X-Agent-ID": self.agent, "X-Agent-Name": self.role}
+        return headers if self.parent is None else headers | {"X-Parent-Agent-ID": self.parent}
+
+    @property
+    def path(self) -> str:
+        """Where its hints go."""
+        return f"/agents/{quote(self.session)}/{quote(self.agent)}/hint"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answered turn: the message as it is kept, and what it took."""
+
+    message: dict[str, Any]
+    usage: Usage
+    cut: bool
+    """It ended at ``max_tokens``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server that does not answer is waited for."""
+
+    full_attempts: int = 200
+    """A queue that is full is normal under load."""
+    lost_attempts: int = 6
+    """Connections that fail, and answers that say the server is broken."""
+
+
+@dataclass(slots=True)
+class Client:
+    """One server. Use as a context; calls may run at once."""
+
+    server: str
+    api_key: str = "none"
+    seed: int = 0
+    patience: Patience = field(default_factory=Patience)
+    transport: httpx2.AsyncBaseTransport | None = None
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    hints: bool = True
+    """Off once the server has shown that it knows none."""
+    _http: httpx2.AsyncClient = field(init=False)
+    _random: random.Random = field(init=False)
+
+    async def __aenter__(self) -> Client:
+        base = self.server.rstrip("/")
+        limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
+        self._http = httpx2.AsyncClient(
+            base_url=base if base.endswith("/v1") else base + "/v1",
+            headers={"Authorization": f"Bearer {self.api_key}"},
+            timeout=TURN_TIMEOUT_S,
+            limits=limits,
+            transport=self.transport,
+            # A proxy from the environment must not come between us and our own loopback.
+            trust_env="//127.0.0.1" not in base and "//localhost" not in base,
+        )
+        self._random = random.Random(self.seed)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def only_model(self) -> str:
+        """The server's model. Raises ``StepwellError`` when it serves several or none."""
+        data = await self._ask("GET", "/models", None, {}, _quiet)
+        names = [str(model.get("id")) for model in data.get("data") or () if isinstance(model, dict)]
+        if len(names) != 1:
+            raise StepwellError(
+                f"{self.server} serves {len(names)} models ({', '.join(names[:5]) or 'none'}): name one, "
+                "as in --model NAME or in the role"
+            )
+        return names[0]
+
+    async def chat(self, body: Body, caller: Caller, hint: Hint | None, retry: Retry) -> Reply:
+        """One turn. Raises ``TurnRefused``, ``Paused`` or ``StepwellError``."""
+        sent = body | {"agent_hint": dict(hint)} if hint and self.hints else body
+        try:
+            data = await self._ask("POST", "/chat/completions", sent, caller.headers(), retry)
+        except TurnRefused as error:
+            if "agent_hint" not in sent or "agent_hint" not in str(error):
+                raise
+            self.hints = False
+            data = await self._ask("POST", "/chat/completions", body, caller.headers(), retry)
+        return _reply(data)
+
+    async def say(self, caller: Caller, hint: Hint) -> None:
+        """A hint between turns. Never an error: a server that takes none is not told again."""
+        if not self.hints:
+            return
+        try:
+            response = await self._http.post(
+                caller.path, json=dict(hint), headers=caller.headers(), timeout=HINT_TIMEOUT_S
+            )
+        except httpx2.HTTPError:
+            return
+        if response.status_code in (404, 405, 501) and _code(response) != "agent_not_found":
+            self.hints = False
+
+    async def set_budget(self, session: str, left_microusd: int) -> None:
+        """Have the server stop the session where the budget ends; servers without budgets are left alone."""
+        path = f"/sessions/{quote(session)}"
+        try:
+            before = await self._http.get(path)
+            control = _json(before).get("spend_control") or {} if before.status_code == 200 else {}
+            limit = Decimal(str(control.get("consumed") or 0)) + Decimal(left_microusd) / MICROUSD_PER_CENT
+            await self._http.post(path, json={"spend_control": {"limit": float(limit)}})
+        except httpx2.HTTPError:
+            return
+
+    async def _ask(
+        self, method: str, path: str, body: Body | None, headers: Mapping[str, str], retry: Retry
+    ) -> dict[str, Any]:
+        full = lost = 0
+        while True:
+            response: httpx2.Response | None = None
+            try:
+                answer = response = await self._http.request(method, path, json=body, headers=dict(headers))
+            except httpx2.HTTPError as error:
+                lost, why = lost + 1, f"{type(error).__name__} {error}".strip()
+            else:
+                if answer.status_code == 200:
+                    return _json(answer)
+                why = _sentence(answer)
+                self._require_retry(answer, why)
+                full, lost = (full + 1, lost) if answer.status_code == 429 else (full, lost + 1)
+            if lost >= self.patience.lost_attempts or full >= self.patience.full_attempts:
+                raise Paused(
+                    "server_unreachable", f"the server {self.server} does not answer: {why}; resume later"
+                )
+            wait_ms = self._wait_ms(response, full + lost)
+            retry(why, wait_ms)
+            await self.sleep(wait_ms / 1_000)
+
+    def _require_retry(self, response: httpx2.Response, why: str) -> None:
+        """Raises unless asking again may help."""
+        if _code(response) in ("session_budget_exceeded", "agent_budget_exceeded", "insufficient_quota"):
+            raise budget_reached(f"the server says: {why}")
+        final = response.headers.get("x-should-retry", "").lower() == "false"
+        if response.status_code in FATAL:
+            raise StepwellError(f"the server {self.server} says: {why}")
+        if final or response.status_code not in RETRIED:
+            raise TurnRefused(why)
+
+    def _wait_ms(self, response: httpx2.Response | None, attempts: int) -> int:
+        """What the server asks for, else twice as long each time, and never all agents at once."""
+        asked = "" if response is None else response.headers.get("retry-after-ms", "")
+        if asked.isascii() and asked.isdigit():
+            return min(max(int(asked), 10), LONGEST_WAIT_MS)
+        longest = min(FIRST_WAIT_MS << min(attempts - 1, 8), LONGEST_WAIT_MS)
+        return longest - self._random.randrange(longest // 4)
+
+
+def _quiet(why: str, wait_ms: int) -> None:
+    """Nobody looks on yet."""
+
+
+def _json(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        value = json.loads(response.content, parse_float=Decimal)
+    except ValueError as error:
+        raise TurnRefused(
+            f"the server answered {response.status_code} with something that is not JSON"
+        ) from error
+    return value if isinstance(value, dict) else {}
+
+
+def _error(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        error = _json(response).get("error")
+    except TurnRefused:
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def _code(response: httpx2.Response) -> str:
+    return str(_error(response).get("code") or "")
+
+
+def _sentence(response: httpx2.Response) -> str:
+    """The server's own, or the beginning of whatever it sent."""
+    said = _error(response).get("message") or response.text[:200].strip()
+    return f"{said or 'no reason'} (HTTP {response.status_code})"
+
+
+def _reply(data: Mapping[str, Any]) -> Reply:
+    try:
+        choice = data["choices"][0]
+        said = choice["message"]
+        message: dict[str, Any] = {"role": "assistant", "content": said.get("content") or ""}
+        if calls := said.get("tool_calls"):
+            message["tool_calls"] = [_call(call) for call in calls]
+        return Reply(message, _usage(data.get("usage") or {}), choice.get("finish_reason") == "length")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise TurnRefused("the server's answer is no chat completion") from error
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    named = {"name": str(function["name"]), "arguments": str(function.get("arguments") or "{}")}
+    return {"id": str(call["id"]), "type": "function", "function": named}
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    cost = usage.get("cost")
+    return Usage(
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        cached_tokens=int(details.get("cached_tokens") or 0),
+        recomputed_tokens=int(details.get("recomputed_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+        cost_microusd=None if cost is None else round(Decimal(str(cost)) * 1_000_000),
+    )

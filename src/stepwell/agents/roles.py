@@ -1,0 +1,107 @@
+"""The roles that ship: instructions short enough for a small model, and the form of their answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_STEPS = 5
+STEP_IDS = tuple(f"s{number}" for number in range(1, MAX_STEPS + 1))
+
+
+def plan_schema(roles: tuple[str, ...]) -> dict[str, Any]:
+    """A short plan: a graph of steps, each for one of ``roles``."""
+    step = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "enum": list(STEP_IDS)},
+            "role": {"type": "string", "enum": list(roles)},
+            "task": {"type": "string", "maxLength": 240},
+            "needs": {"type": "array", "items": {"type": "string", "enum": list(STEP_IDS)}, "maxItems": 4},
+        },
+        "required": ["id", "role", "task", "needs"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "done": {"type": "boolean"},
+            "steps": {"type": "array", "items": step, "maxItems": MAX_STEPS},
+        },
+        "required": ["done", "steps"],
+        "additionalProperties": False,
+    }
+
+
+VERDICT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "ok": {"type": "boolean"},
+        "score": {"type": "integer", "minimum": 0, "maximum": 10},
+        "reason": {"type": "string", "maxLength": 240},
+    },
+    "required": ["ok", "score", "reason"],
+    "additionalProperties": False,
+}
+CHOICE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "best": {"type": "integer", "minimum": 1, "maximum": 20},
+        "reason": {"type": "string", "maxLength": 240},
+    },
+    "required": ["best", "reason"],
+    "additionalProperties": False,
+}
+
+SHIPPED: dict[str, dict[str, Any]] = {
+    "planner": {
+        "instructions": "You plan the work of others. Split the question into at most five short steps. Each "
+        "step has an id (s1 to s5), a role, a task in one sentence, and the ids of the steps "
+        "whose results it needs. Steps that need nothing run at once. When the results answer "
+        "the question, say done and give no steps.",
+        "plans": True,
+        "max_tokens": 512,
+    },
+    "reader": {
+        "instructions": "You read the passages that you are given and answer from them alone, in one or two "
+        "sentences. Quote figures and names exactly. If the passages do not say it, say: not "
+        "in these passages.",
+        "reads": True,
+        "max_tokens": 96,
+    },
+    "solver": {
+        "instructions": "You solve one small task. Think in a few short steps and end with the answer in one "
+        "sentence. Calculate with the calculator where you have one.",
+        "max_tokens": 256,
+    },
+    "coder": {
+        "instructions": "You write small Python programs and run them with the python tool until they do what "
+        "is asked. Print what you want to see. End with the program and what it printed.",
+        "tools": ("python",),
+        "max_tokens": 512,
+    },
+    "critic": {
+        "instructions": "You look for what is wrong or missing in a piece of work. Name the worst fault in "
+        "one sentence, and how to mend it in another. If there is none, say: no fault found.",
+        "max_tokens": 128,
+    },
+    "verifier": {
+        "instructions": "You check an answer against the question and the results it rests on. Say ok only "
+        "when it answers the question and every claim in it stands in the results. Score it "
+        "from 0 to 10.",
+        "output": "json",
+        "schema": VERDICT_SCHEMA,
+        "max_tokens": 160,
+    },
+    "judge": {
+        "instructions": "You are given a question and several numbered answers. Choose the best one.",
+        "output": "json",
+        "schema": CHOICE_SCHEMA,
+        "max_tokens": 128,
+    },
+    "writer": {
+        "instructions": "You write the answer to the question from the results that you are given: short, "
+        "plain, and with nothing that is not in the results.",
+        "max_tokens": 256,
+    },
+}
+"""Per name: the settings of ``Role``; a crew's own settings win over them."""

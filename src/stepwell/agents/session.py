@@ -1,0 +1,400 @@
+"""A session: the agents of one run of a crew, the verbs between them, and the end.
+
+Every task has a key that is the same in every run of the session: the place in the conversation that asked
+for it. A verb that is called again with a key does nothing again, which is what makes resuming simple.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from stepwell.agents import events
+from stepwell.agents.agent import Agent, Outcome, work
+from stepwell.agents.client import Caller, Client
+from stepwell.agents.definition import Crew, Role
+from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
+from stepwell.agents.state import AgentRow, Message, Store, TaskRow
+from stepwell.agents.tools.base import Tool
+from stepwell.agents.verbs import VERBS, verb_tools
+from stepwell.errors import BadInput, StepwellError
+
+Toolbox = Callable[[Sequence[str]], Sequence[Tool]]
+"""Tools by the names that a crew uses; raises ``BadInput`` for an unknown one."""
+Reading = Callable[[str, int], str]
+"""The passages for a task of a role that reads; the number is of such tasks so far. Empty: none."""
+Flow = Callable[["Session", Agent, str], Awaitable[Outcome]]
+"""Leads the session to its answer, given the entry agent and the question."""
+ROOT_KEY = "ask"
+MAX_ASK_CHARS = 100_000
+STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run of a session ended."""
+
+    status: str
+    """completed; budget_reached, token_limit, time_limit or server_unreachable (all can be resumed); or the
+    outcome of the entry agent's task where that has no answer."""
+    answer: str
+    """Empty where there is none."""
+    sentence: str
+    """What to say about it where it is not completed."""
+    session: str
+    agents: int
+    turns: int
+    prompt_tokens: int
+    visible_tokens: int
+    """Of the turn that gave the answer."""
+    intermediate_tokens: int
+    """Of all other answers."""
+    cost_microusd: int | None
+    duration_us: int
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of a crew. ``async with`` its client; then ``run``."""
+
+    crew: Crew
+    client: Client
+    store: Store
+    toolbox: Toolbox
+    reading: Reading | None = None
+    tell: events.Stream = field(default_factory=events.Stream)
+    flow: Flow | None = None
+    """What leads an entry role that plans; others lead themselves."""
+    agents: dict[str, Agent] = field(default_factory=dict)
+    calling: dict[str, str] = field(default_factory=dict)
+    """Per agent, the key of the call that it is in."""
+    model: str = ""
+    id: str = ""
+    meter: Meter = field(init=False)
+    answered_by: str = ""
+    """The key of the task whose answer is the session's."""
+    _tasks: dict[str, TaskRow] = field(default_factory=dict)
+    _room: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    _why: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.crew.limits)
+        for role in self.crew.roles.values():
+            self.toolbox([name for name in role.tools if name not in VERBS])
+
+    # --- running -----------------------------------------------------------------------------------
+
+    async def run(self, ask: str = "") -> Result:
+        """Answer ``ask``; without one, go on where this session stopped. Raises ``StepwellError``."""
+        began_us = events.now_us()
+        question = self._begin(ask)
+        await self._prepare()
+        self._load()
+        root = self.agents.get(self.crew.entry) or self._make(self.crew.entry, None, self.crew.entry, 0)
+        lead = asyncio.create_task(self._lead(root, question))
+        try:
+            outcome = await self._until_end(lead)
+        finally:
+            await self._stop_all(lead)
+        result = self._result(outcome, began_us)
+        self.store.put("status", result.status)
+        self.tell(events.Finished(result.status, result.answer or result.sentence))
+        return result
+
+    def _begin(self, ask: str) -> str:
+        """The question, kept for good; ids too."""
+        kept = self.store.get("ask")
+        if kept is None and not ask.strip():
+            raise BadInput("there is nothing to resume in this session: ask a question")
+        if len(ask) > MAX_ASK_CHARS:
+            raise BadInput(f"the question is {len(ask):,} characters long: give documents as files")
+        if kept is not None and ask.strip() and ask != kept:
+            raise BadInput("this session has another question: resume it without one, or begin a new session")
+        if kept is None:
+            with self.store.transaction():
+                self.store.put("ask", ask)
+                self.store.put("id", self.id or f"crew-{uuid.uuid4().hex[:12]}")
+        self.id = self.store.get("id")
+        return str(self.store.get("ask"))
+
+    async def _prepare(self) -> None:
+        if not self.model and any(not role.model for role in self.crew.roles.values()):
+            try:
+                self.model = await self.client.only_model()
+            except Paused as error:
+                raise StepwellError(str(error)) from error
+        for _, _, usage in self.store.turns():
+            self.meter.add(usage)
+        budget = self.crew.limits.budget_microusd
+        if budget is not None:
+            await self.client.set_budget(self.id, max(0, budget - (self.meter.cost_microusd or 0)))
+
+    async def _lead(self, root: Agent, question: str) -> Outcome:
+        if self.flow is not None and root.role.plans:
+            return await self.flow(self, root, question)
+        self.assign(root, question, ROOT_KEY)
+        self.answered_by = ROOT_KEY
+        return (await self.wait([root.id]))[root.id]
+
+    async def _until_end(self, lead: asyncio.Task[Outcome]) -> Outcome:
+        stopped = asyncio.create_task(self._stopped.wait())
+        seconds = self.crew.limits.seconds
+        await asyncio.wait({lead, stopped}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if lead.done():
+            return lead.result()
+        why = self._why or Paused(
+            "time_limit", f"the session has used its {seconds} seconds; resume it to go on"
+        )
+        if not isinstance(why, Paused):
+            raise why
+        return Outcome(why.status, str(why))
+
+    async def _stop_all(self, lead: asyncio.Task[Outcome]) -> None:
+        """Nothing goes on after the end. What was under way stays so on disk, unless the answer is there."""
+        tasks = [agent.at_work for agent in self.agents.values() if agent.at_work is not None]
+        finished = lead.done() and not lead.cancelled() and lead.exception() is None and self._why is None
+        for task in (lead, *tasks):
+            task.cancel()
+        await asyncio.wait({lead, *tasks}, timeout=STOP_S)
+        if not finished:
+            return
+        for agent in list(self.agents.values()):
+            if agent.active:
+                self._close(agent, Outcome("interrupted", "the crew's answer was given without it"))
+        await asyncio.gather(*(self.hint(agent, {"next": "done"}) for agent in self.agents.values()))
+
+    def _result(self, outcome: Outcome, began_us: int) -> Result:
+        turns = self.store.turns()
+        last = [usage.completion_tokens for _, task, usage in turns if task == self.answered_by]
+        visible = last[-1] if last and outcome.ok else 0
+        answer = outcome.text if outcome.ok else self.store.get("draft") or ""
+        return Result(
+            status=outcome.kind,
+            answer=answer,
+            sentence="" if outcome.ok else outcome.text,
+            session=self.id,
+            agents=len(self.agents),
+            turns=len(turns),
+            prompt_tokens=self.meter.prompt_tokens,
+            visible_tokens=visible,
+            intermediate_tokens=self.meter.completion_tokens - visible,
+            cost_microusd=self.meter.cost_microusd,
+            duration_us=events.now_us() - began_us,
+        )
+
+    # --- the verbs ---------------------------------------------------------------------------------
+
+    def spawn(self, role: str, task: str, *, parent: str, key: str) -> Agent:
+        """A child at work on a task. Raises ``Refused`` where a limit or the crew forbids it."""
+        if key in self._tasks:
+            return self.agents[self._tasks[key].agent]
+        above = self._find(parent)
+        if role not in above.role.may_spawn and not above.role.plans:
+            raise Refused(
+                f"{parent} may not spawn {role!r}: it may spawn {', '.join(above.role.may_spawn) or 'none'}"
+            )
+        require_depth(self.crew.limits, above.row.depth + 1)
+        require_agents(self.crew.limits, len(self.agents) - 1, self.active)
+        prefix = "" if above.row.parent is None else f"{parent}."
+        number = sum(1 for child in self.children(parent) if child.role.name == role) + 1
+        with self.store.transaction():
+            child = self._make(f"{prefix}{role}-{number}", parent, role, above.row.depth + 1)
+            self.assign(child, task, key)
+        return child
+
+    def followup(self, agent: str, task: str, *, key: str, by: str) -> Agent:
+        """Another task for an agent that has answered. Raises ``Refused``."""
+        found = self._find(agent)
+        if key in self._tasks:
+            return found
+        self._require_below(found, by)
+        if found.active:
+            raise Refused(f"{agent} is still at work: wait for it, or send it a message")
+        require_agents(self.crew.limits, 0, self.active)
+        self.assign(found, task, key)
+        return found
+
+    def send(self, recipient: str, text: str, *, author: str, key: str) -> None:
+        """A message that ``recipient`` reads before its next turn. Raises ``Refused``."""
+        self._find(recipient)
+        if self.store.post(key, author, recipient, text):
+            self.tell(events.Messaged(author, recipient, text))
+
+    async def wait(self, agents: Sequence[str], *, waiting: str = "") -> dict[str, Outcome]:
+        """The outcomes of agents' last tasks, once all have one. Raises ``Refused`` for an unknown one."""
+        found = [self._find(name) for name in agents]
+        if waiting:
+            self._require_no_circle(found, waiting)
+        for agent in found:
+            if agent.active and waiting:
+                await self.hint(self.agents[waiting], {"next": "child", "after_agent": agent.id})
+            await agent.closed.wait()
+        return {agent.id: agent.outcome or Outcome("completed", "") for agent in found}
+
+    async def interrupt(self, agent: str, *, by: str) -> None:
+        """Stop an agent and whatever it has spawned. Raises ``Refused``."""
+        found = self._find(agent)
+        self._require_below(found, by)
+        for one in [*self._below(found), found]:
+            if not one.active:
+                continue
+            if one.at_work is not None:
+                one.at_work.cancel()
+                await asyncio.wait({one.at_work}, timeout=STOP_S)
+            self._close(one, Outcome("interrupted", f"it was stopped by {by}"))
+            await self.hint(one, {"next": "done"})
+
+    def children(self, agent: str) -> list[Agent]:
+        return [one for one in self.agents.values() if one.row.parent == agent]
+
+    @property
+    def active(self) -> int:
+        """Sub-agents at work."""
+        return sum(1 for agent in self.agents.values() if agent.active and agent.row.parent is not None)
+
+    async def free_place(self) -> None:
+        """Returns when one more sub-agent may be at work."""
+        while self.active >= self.crew.limits.concurrent:
+            self._room.clear()
+            await self._room.wait()
+
+    def _find(self, agent: str) -> Agent:
+        if agent not in self.agents:
+            raise Refused(f"there is no agent {agent!r}: there are {', '.join(list(self.agents)[:20])}")
+        return self.agents[agent]
+
+    def _below(self, agent: Agent) -> list[Agent]:
+        """All descendants, the deepest first."""
+        return [one for child in self.children(agent.id) for one in [*self._below(child), child]]
+
+    def _require_below(self, agent: Agent, by: str) -> None:
+        if agent not in self._below(self._find(by)):
+            raise Refused(f"{agent.id} was not spawned by {by}: only its own agents are its to command")
+
+    def _require_no_circle(self, agents: Sequence[Agent], waiting: str) -> None:
+        """Only descendants are waited for: an agent that waits for one above it would wait for ever."""
+        below = self._below(self._find(waiting))
+        for agent in agents:
+            if agent not in below:
+                raise Refused(f"{agent.id} was not spawned by {waiting}: it can wait for its own agents only")
+
+    # --- agents and their tasks --------------------------------------------------------------------
+
+    def append(self, agent: Agent, *messages: Message) -> None:
+        """Commit messages, then know them."""
+        self.store.add_messages(agent.id, len(agent.messages), messages)
+        agent.messages += messages
+
+    async def hint(self, agent: Agent, hint: Mapping[str, Any]) -> None:
+        """Tell listeners and the server what the agent waits for from now on."""
+        after = hint.get("after_agent")
+        self.tell(events.Waiting(agent.id, hint["next"], after, hint.get("expected_ms")))
+        if agent.turns:
+            await self.client.say(agent.caller, hint)
+
+    def assign(self, agent: Agent, task: str, key: str) -> None:
+        """Commit a task and begin it; one whose key is known is left as it is."""
+        if key in self._tasks:
+            return
+        row = TaskRow(key, agent.id, task, None, None)
+        text = self._with_passages(agent.role, task)
+        first = [] if agent.messages else [{"role": "system", "content": agent.role.instructions}]
+        with self.store.transaction():
+            self.store.add_task(key, agent.id, task)
+            self.append(agent, *first, {"role": "user", "content": text})
+        agent.tasks.append(row)
+        self._tasks[key] = row
+        agent.task_turns = 0
+        self._start(agent)
+
+    def _with_passages(self, role: Role, task: str) -> str:
+        if not role.reads or self.reading is None:
+            return task
+        number = sum(1 for row in self._tasks.values() if self.agents[row.agent].role.reads)
+        passages = self.reading(task, number)
+        return f"Passages:\n{passages}\n\nTask: {task}" if passages else task
+
+    def _make(self, name: str, parent: str | None, role: str, depth: int) -> Agent:
+        row = AgentRow(name, parent, role, depth)
+        self.store.add_agent(row)
+        return self._known(row)
+
+    def _known(self, row: AgentRow) -> Agent:
+        role = self.crew.roles[row.role]
+        verbs = verb_tools(self, self.crew, role, lambda: self.agents[row.id])
+        tools = [*self.toolbox([name for name in role.tools if name not in VERBS]), *verbs]
+        caller = Caller(self.id, row.id, role.name, row.parent)
+        agent = Agent(row, role, {tool.name: tool for tool in tools}, caller)
+        self.agents[row.id] = agent
+        self.tell(events.Spawned(row.id, row.parent, row.role))
+        return agent
+
+    def _start(self, agent: Agent) -> None:
+        agent.closed.clear()
+        self.tell(events.Assigned(agent.id, agent.tasks[-1].key, agent.tasks[-1].task))
+        agent.at_work = asyncio.create_task(self._work(agent), name=agent.id)
+        agent.at_work.add_done_callback(self._ended)
+
+    async def _work(self, agent: Agent) -> None:
+        outcome = await work(agent, self)
+        self._close(agent, outcome)
+        await self.hint(agent, {"next": "done"})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and self._why is None:
+            self._why = error
+            self._stopped.set()
+
+    def _close(self, agent: Agent, outcome: Outcome) -> None:
+        last = agent.tasks[-1]
+        self.store.end_task(last.key, outcome.kind, outcome.text)
+        agent.tasks[-1] = self._tasks[last.key] = replace(last, outcome=outcome.kind, answer=outcome.text)
+        agent.closed.set()
+        self._room.set()
+        self.tell(events.Ended(agent.id, outcome.kind, outcome.text))
+
+    def outcome_of(self, key: str) -> Outcome | None:
+        """Of the task with this key, if it has one."""
+        row = self._tasks.get(key)
+        return None if row is None or row.outcome is None else Outcome(row.outcome, row.answer or "")
+
+    def agent_of(self, key: str) -> Agent | None:
+        """Who was given the task with this key."""
+        return self.agents[self._tasks[key].agent] if key in self._tasks else None
+
+    def _load(self) -> None:
+        """Agents as they were; those with a task under way go on with it."""
+        turns = self.store.turns()
+        for row in self.store.agents():
+            if row.role not in self.crew.roles:
+                raise BadInput(
+                    f"this session has agents of the role {row.role!r}, which the crew does not have"
+                )
+            self._known(row).messages = self.store.messages(row.id)
+        for task in self.store.tasks():
+            self.agents[task.agent].tasks.append(task)
+            self._tasks[task.key] = task
+        for agent in self.agents.values():
+            own = [task for name, task, _ in turns if name == agent.id]
+            agent.turns = len(own)
+            agent.task_turns = own.count(agent.tasks[-1].key) if agent.tasks else 0
+        for agent in self.agents.values():
+            if agent.active:
+                self._start(agent)
+            else:
+                agent.closed.set()
+
+
+def open_session(
+    crew: Crew, client: Client, path: Path | str, toolbox: Toolbox, *, reading: Reading | None = None
+) -> Session:
+    """A session in a file, new or to be resumed, that plans where its entry role does."""
+    from stepwell.agents.planner import plan_flow, with_writer
+
+    return Session(with_writer(crew), client, Store(path), toolbox, reading, flow=plan_flow)
