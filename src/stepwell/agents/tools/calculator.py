@@ -319,4 +319,5 @@ def calculator() -> Tool:
         call=_call,
         expected_ms=1,
         timeout_s=5.0,
+        idempotent=True,
     )

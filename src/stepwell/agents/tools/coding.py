@@ -85,7 +85,9 @@ def python_tool(workspace: Workspace) -> Tool:
         """
         return show_run(await run_python(code, workspace))
 
-    return from_function(python, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S)
+    return from_function(
+        python, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S, idempotent=True
+    )
 
 
 def run_tests_tool(workspace: Workspace) -> Tool:
@@ -100,4 +102,6 @@ def run_tests_tool(workspace: Workspace) -> Tool:
         """
         return show_verdict(await check_code(code, tests, workspace))
 
-    return from_function(run_tests, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S)
+    return from_function(
+        run_tests, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S, idempotent=True
+    )

@@ -50,6 +50,7 @@ def from_function(
     expected_ms: int = 100,
     timeout_s: float = 30.0,
     max_answer_chars: int = 8_000,
+    idempotent: bool = False,
 ) -> Tool:
     """A Python function, sync or async, as a Tool.
 
@@ -66,8 +67,16 @@ def from_function(
     if not text:
         raise BadInput(f"tool {told}: say in its docstring what it does: the model chooses by it")
     arguments = _arguments_model(fn, told)
-    call = _call(fn, arguments)
-    return Tool(told, text, _schema(arguments), call, expected_ms, timeout_s, max_answer_chars)
+    return Tool(
+        name=told,
+        description=text,
+        parameters=_schema(arguments),
+        call=_call(fn, arguments),
+        expected_ms=expected_ms,
+        timeout_s=timeout_s,
+        max_answer_chars=max_answer_chars,
+        idempotent=idempotent,
+    )
 
 
 def _first_paragraph(fn: Callable[..., Any]) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from stepwell.agents.tools.base import Tool
 from stepwell.agents.tools.calculator import calculator
+from stepwell.agents.tools.chart import chart_tool
 from stepwell.agents.tools.coding import python_tool, run_tests_tool
+from stepwell.agents.tools.sql import sql_tool, tables_tool
 from stepwell.agents.tools.workspace import Workspace
 from stepwell.errors import BadInput
 
@@ -16,6 +18,9 @@ BUILDERS: Mapping[str, Builder] = {
     "calculator": lambda _: calculator(),
     "python": python_tool,
     "run_tests": run_tests_tool,
+    "sql": sql_tool,
+    "tables": tables_tool,
+    "chart": chart_tool,
 }
 
 

@@ -45,8 +45,8 @@ _REFUSED_IMPORTS = {
 }  # fmt: skip
 _PATHS = {
     "os.listdir": 1, "os.scandir": 1, "os.chdir": 1, "os.mkdir": 1, "os.remove": 1, "os.rmdir": 1,
-    "os.truncate": 1, "os.utime": 1, "os.chmod": 1, "os.chflags": 1, "os.rename": 2, "os.link": 2, "shutil.rmtree": 1,
-    "sqlite3.connect": 1, "os.mkfifo": 1, "os.mknod": 1,
+    "os.truncate": 1, "os.utime": 1, "os.chmod": 1, "os.chflags": 1, "os.rename": 2, "os.link": 2,
+    "shutil.rmtree": 1, "sqlite3.connect": 1, "os.mkfifo": 1, "os.mknod": 1,
 }  # fmt: skip
 """How many of an event's first arguments are paths."""
 _ONLY_READING = {"os.listdir", "os.scandir"}
