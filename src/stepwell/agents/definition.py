@@ -166,7 +166,8 @@ def budget_microusd(usd: object, where: str) -> int | None:
 
 _ROLE_TYPES: dict[str, type] = {
     "instructions": str, "model": str, "tools": list, "may_spawn": list, "max_tokens": int,
-    "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str, "plans": bool, "reads": bool,
+    "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
+    "plans": bool, "reads": bool,
 }  # fmt: skip
 _CHOICES = {"output": ("text", "json"), "calls": ("tools", "schema")}
 

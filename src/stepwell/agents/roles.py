@@ -74,8 +74,8 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "max_tokens": 256,
     },
     "coder": {
-        "instructions": "You write small Python programs and run them with the python tool until they do what "
-        "is asked. Print what you want to see. End with the program and what it printed.",
+        "instructions": "You write small Python programs and run them with the python tool until they do "
+        "what is asked. Print what you want to see. End with the program and what it printed.",
         "tools": ("python",),
         "max_tokens": 512,
     },
