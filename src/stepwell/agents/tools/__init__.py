@@ -1,1 +1,22 @@
-"""What agents can do besides talk."""
+"""What agents can do besides talk. Usable without the runtime: docs/tools.md."""
+
+from __future__ import annotations
+
+from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.functions import ToolResult, from_function, run_tool, tool
+from stepwell.agents.tools.registry import build_tools, open_tools
+from stepwell.agents.tools.workspace import Limits, McpServer, Workspace
+
+__all__ = [
+    "Limits",
+    "McpServer",
+    "Tool",
+    "ToolError",
+    "ToolResult",
+    "Workspace",
+    "build_tools",
+    "from_function",
+    "open_tools",
+    "run_tool",
+    "tool",
+]

@@ -97,14 +97,11 @@ def _labels(labels: Sequence[str], centres: Sequence[float]) -> list[str]:
     """At most so many, evenly chosen; slanted when they would touch."""
     every = math.ceil(len(labels) / LABELS_MOST)
     shown = [(label[:LABEL_CHARS], centre) for label, centre in zip(labels, centres, strict=True)][::every]
-    slant = max(len(label) for label, _ in shown) * 7 > (WIDTH - LEFT - RIGHT) / len(shown)
     y = HEIGHT - BOTTOM + 16
+    if max(len(label) for label, _ in shown) * 7 <= (WIDTH - LEFT - RIGHT) / len(shown):
+        return [_text(centre, y, label, "middle", 11) for label, centre in shown]
     return [
-        _text(
-            centre, y, label, "end" if slant else "middle", 11, f' transform="rotate(-30 {centre:.1f} {y})"'
-        )
-        if slant
-        else _text(centre, y, label, "middle", 11)
+        _text(centre, y, label, "end", 11, f' transform="rotate(-30 {centre:.1f} {y})"')
         for label, centre in shown
     ]
 

@@ -1,0 +1,231 @@
+"""Tools of Model Context Protocol servers, through the official ``mcp`` package (the extra ``mcp``)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.workspace import McpServer
+from stepwell.errors import BadInput, MissingExtra, StepwellError
+
+if TYPE_CHECKING:
+    import mcp
+    import mcp_types
+
+RESTARTS = 1
+"""How often a server that died is started again in one run: one that keeps dying is not worth the wait."""
+PAGES_MOST = 50
+TOOLS_MOST = 200
+CLOSE_S = 10.0
+DESCRIPTION_CHARS = 1_000
+
+
+class Server:
+    """One running MCP server. Made by ``running``; ``call`` may be used by many agents at once.
+
+    The client's scopes must be left in the task that entered them, so a task of its own holds them.
+    """
+
+    def __init__(self, name: str, declared: McpServer, log: Path) -> None:
+        self._name, self._declared, self._log = name, declared, log
+        self._restarts_left = RESTARTS
+        self._starting = asyncio.Lock()
+        self._client: mcp.Client | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._leave = asyncio.Event()
+
+    async def start(self) -> None:
+        """Starts the program and shakes hands. ``StepwellError`` when it does not within ``timeout_s``."""
+        ready: asyncio.Future[mcp.Client] = asyncio.get_running_loop().create_future()
+        self._leave = asyncio.Event()
+        self._keeper = asyncio.ensure_future(self._keep(ready, self._leave))
+        try:
+            self._client = await asyncio.wait_for(ready, self._declared.timeout_s)
+        except TimeoutError:
+            await self.close()
+            raise StepwellError(self._said(f"did not answer within {self._declared.timeout_s:g} s")) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends the program, politely first; returns when it is gone. May be called twice."""
+        keeper, self._keeper, self._client = self._keeper, None, None
+        if keeper is None:
+            return
+        self._leave.set()
+        done, _ = await asyncio.wait({keeper}, timeout=CLOSE_S)
+        if not done:
+            keeper.cancel()
+            await asyncio.wait({keeper}, timeout=CLOSE_S)
+
+    async def tools(self) -> list[Tool]:
+        """What the server offers."""
+        listed: list[mcp_types.Tool] = []
+        cursor = None
+        client = await self._living()
+        for _ in range(PAGES_MOST):
+            page = await client.list_tools(cursor=cursor)
+            listed += page.tools
+            cursor = page.next_cursor
+            if cursor is None or len(listed) >= TOOLS_MOST:
+                break
+        return [self._tool(one) for one in listed[:TOOLS_MOST]]
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> str:
+        """The text of the answer.
+
+        ``ToolError``: the server said that it failed, took too long, or died. It is then started again at
+        the next call, once; the call itself is not repeated, for nobody knows whether it was done.
+        """
+        client = await self._living()
+        try:
+            answer = await asyncio.wait_for(client.call_tool(tool, dict(arguments)), self._declared.timeout_s)
+        except TimeoutError:
+            raise ToolError(self._said(f"did not answer within {self._declared.timeout_s:g} s")) from None
+        except Exception as error:  # noqa: BLE001 - the package raises many kinds; the model reads one
+            if _is_gone(error):
+                await self._died(client)
+                raise ToolError(
+                    self._said("died during the call; it may or may not have been done")
+                ) from None
+            raise ToolError(self._said(f"refused the call: {' '.join(str(error).split())[:500]}")) from None
+        text = _text(answer)
+        if answer.is_error:
+            raise ToolError(text or self._said("failed without saying why"))
+        return text
+
+    async def _died(self, client: mcp.Client) -> None:
+        async with self._starting:
+            if self._client is client:  # others may have found out at the same time
+                await self.close()
+
+    async def _living(self) -> mcp.Client:
+        async with self._starting:
+            if self._client is None:
+                if self._restarts_left == 0:
+                    raise ToolError(self._said("has died again and is not started any more"))
+                self._restarts_left -= 1
+                try:
+                    await self.start()
+                except StepwellError as error:
+                    raise ToolError(str(error)) from None
+            assert self._client is not None
+            return self._client
+
+    async def _keep(self, ready: asyncio.Future[mcp.Client], leave: asyncio.Event) -> None:
+        """Enters the client, waits to be told to leave, and leaves it."""
+        try:
+            with self._log.open("a", encoding="utf-8") as log:
+                async with _client(self._declared, log) as client:
+                    ready.set_result(client)
+                    await leave.wait()
+        except Exception as error:  # noqa: BLE001 - whoever waits for the start is told
+            if not ready.done():
+                ready.set_exception(StepwellError(self._said(f"could not be started: {_cause(error)}")))
+
+    def _said(self, what: str) -> str:
+        return f"the MCP server {self._name} {what} (what it wrote is in {self._log.name})"
+
+    def _tool(self, one: mcp_types.Tool) -> Tool:
+        async def call(arguments: Mapping[str, Any]) -> str:
+            return await self.call(one.name, arguments)
+
+        hints = one.annotations
+        return Tool(
+            name=re.sub(r"[^A-Za-z0-9_-]", "_", one.name)[:64],
+            description=(one.description or one.title or one.name)[:DESCRIPTION_CHARS],
+            parameters=one.input_schema,
+            call=call,
+            expected_ms=1_000,
+            # The server's own limit speaks first; this one also covers starting it again.
+            timeout_s=2 * self._declared.timeout_s + CLOSE_S,
+            idempotent=bool(hints and (hints.read_only_hint or hints.idempotent_hint)),
+        )
+
+
+@asynccontextmanager
+async def _client(declared: McpServer, log: Any) -> AsyncIterator[mcp.Client]:
+    import mcp
+
+    parameters = mcp.StdioServerParameters(
+        command=declared.command, args=list(declared.args), env=dict(declared.env)
+    )
+    async with mcp.Client(mcp.stdio_client(parameters, errlog=log)) as client:
+        yield client
+
+
+def _cause(error: BaseException) -> str:
+    """The first plain error inside the groups that task groups wrap around it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, FileNotFoundError):
+        return f"there is no program {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_gone(error: BaseException) -> bool:
+    import anyio
+    import mcp_types
+
+    closed = isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError | ConnectionError)
+    return closed or getattr(error, "code", None) == mcp_types.CONNECTION_CLOSED
+
+
+def _text(answer: mcp_types.CallToolResult) -> str:
+    """Text as it is; of pictures and the like, what they are: a model of text cannot see more."""
+    parts = [getattr(part, "text", None) or f"[{part.type}]" for part in answer.content]
+    if not parts and answer.structured_content is not None:
+        return json.dumps(answer.structured_content, ensure_ascii=False)
+    return "\n".join(parts)
+
+
+@asynccontextmanager
+async def running(
+    declared: Mapping[str, McpServer], wanted: Sequence[str], directory: Path
+) -> AsyncIterator[dict[str, list[Tool]]]:
+    """The tools of these servers by server name; all servers have ended when the block is left.
+
+    ``BadInput`` for a server that is not declared, ``MissingExtra`` without the package,
+    ``StepwellError`` for one that does not start.
+    """
+    unknown = [name for name in wanted if name not in declared]
+    if unknown:
+        raise BadInput(f"there is no MCP server {unknown[0]!r}: declared are {', '.join(declared) or 'none'}")
+    if wanted:
+        _need_package()
+        directory.mkdir(parents=True, exist_ok=True)
+    async with contextlib.AsyncExitStack() as stack:
+        tools = {}
+        for name in wanted:
+            log = directory / f"mcp-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.log"
+            server = Server(name, declared[name], log)
+            await server.start()
+            stack.push_async_callback(server.close)
+            try:
+                tools[name] = await server.tools()
+            except Exception as error:
+                raise StepwellError(
+                    f"the MCP server {name} does not list its tools: {_cause(error)}"
+                ) from error
+        yield tools
+
+
+def _need_package() -> None:
+    try:
+        import mcp  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("an MCP server", "mcp") from error
+
+
+def renamed(tool: Tool, server: str) -> Tool:
+    """The same tool under a name that says whose it is: for two servers with a tool of one name."""
+    return replace(tool, name=f"{re.sub(r'[^A-Za-z0-9_-]', '_', server)}_{tool.name}"[:64])
