@@ -37,6 +37,7 @@ EXTRA_OF_MODULE = {
     "xllamacpp": "peer",
     "psycopg": "postgres",
     "duckdb": "analytics",
+    "mcp": "mcp",
 }
 """Which extra brings a module that is imported late."""
 
