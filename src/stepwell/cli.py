@@ -1,4 +1,4 @@
-"""The front door: ``stepwell serve | demo | replay | disk | ledger | bench | doctor``.
+"""The front door: ``stepwell serve | demo | run | replay | disk | ledger | bench | doctor``.
 
 Only names and one line each live here. A command's module is imported when it is called, so that
 ``stepwell --help`` is quick and works without any extra installed.
@@ -54,6 +54,7 @@ class Command:
 TOP = (
     Command("serve", "stepwell.commands.serve:serve", "Serve a model over an OpenAI-compatible API."),
     Command("demo", "stepwell.demo.command:demo", "Three customers' crews of agents read a document."),
+    Command("run", "stepwell.commands.run:run", "A crew of agents answers a question."),
     Command("replay", "stepwell.commands.replay:replay", "Decide a recorded run again and compare."),
     Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
 )
@@ -66,6 +67,15 @@ GROUPS = {
                 "stat", "stepwell.commands.disk:stat", "How much lies there, whose, and for which model."
             ),
             Command("clear", "stepwell.commands.disk:clear", "Remove every block."),
+        ),
+    ),
+    "library": (
+        "Documents that agents attach and search.",
+        (
+            Command("add", "stepwell.commands.library:add", "Add documents: text, HTML, PDF, tables."),
+            Command("list", "stepwell.commands.library:list_", "What is there, newest first."),
+            Command("rm", "stepwell.commands.library:rm", "Remove documents by their ids."),
+            Command("search", "stepwell.commands.library:search", "Find the passages near a question."),
         ),
     ),
     "ledger": (

@@ -26,7 +26,7 @@ from stepwell.errors import BadInput, StepwellError
 Toolbox = Callable[[Sequence[str]], Sequence[Tool]]
 """Tools by the names that a crew uses; raises ``BadInput`` for an unknown one."""
 Reading = Callable[[str, int], str]
-"""The passages for a task of a role that reads; the number is of such tasks so far. Empty: none."""
+"""The passages for a task of a role that reads, and how many had the very same task before; may be empty."""
 Flow = Callable[["Session", Agent, str], Awaitable[Outcome]]
 """Leads the session to its answer, given the entry agent and the question."""
 ROOT_KEY = "ask"
@@ -316,7 +316,8 @@ class Session:
     def _with_passages(self, role: Role, task: str) -> str:
         if not role.reads or self.reading is None:
             return task
-        number = sum(1 for row in self._tasks.values() if self.agents[row.agent].role.reads)
+        rows = self._tasks.values()
+        number = sum(1 for row in rows if row.task == task and self.agents[row.agent].role.reads)
         passages = self.reading(task, number)
         return f"Passages:\n{passages}\n\nTask: {task}" if passages else task
 

@@ -1,0 +1,254 @@
+"""``stepwell run``: a crew of agents answers a question, over any server or one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from stepwell.agents import events
+from stepwell.agents.client import Client
+from stepwell.agents.definition import Crew, budget_microusd, find_crew
+from stepwell.agents.session import Reading, Result, open_session
+from stepwell.agents.tools.registry import build_tools
+from stepwell.agents.tools.workspace import Workspace
+from stepwell.assemble import build
+from stepwell.bench.common import JsonOption, require_writable, write_json
+from stepwell.commands.run_view import trace_file, usd, watched
+from stepwell.demo.document import load_document
+from stepwell.demo.reading import assign
+from stepwell.errors import BadInput
+from stepwell.ledger.start import default_path
+from stepwell.library.documents import Document
+from stepwell.server.books import Books
+from stepwell.server.run import BackgroundServer
+from stepwell.server.settings import ServerSettings
+from stepwell.settings import Settings, load
+
+DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
+DATA_TOOLS = frozenset({"sql", "tables", "chart"})
+PASSAGE_WORDS = 320
+"""What a reader is given at once: a page that fits the context of a small model beside its conversation."""
+MAX_PAGES = 8
+"""Pages that readers with the very same task are given in turn."""
+STOP_S = 5.0
+
+
+def option(text: str) -> Parameter:
+    return Parameter(help=text, show_default=False)
+
+
+def run(
+    crew: str,
+    /,
+    *files: Path,
+    ask: Annotated[str, option("The question.")] = "",
+    server: Annotated[str | None, option("An OpenAI-compatible server. [one of its own]")] = None,
+    key: Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")] = None,
+    model: Annotated[
+        str | None,
+        option("The server's model, or for one of its own smollm2, gemma3, a GGUF file. [smollm2]"),
+    ] = None,
+    budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
+    seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
+    trace: Annotated[Path | None, option("Write every event here, a line of JSON each.")] = None,
+    resume: Annotated[Path | None, option("Go on with this session, with the same crew and files.")] = None,
+    output: Annotated[
+        Path | None, option("Where charts and files of tools go. [a directory that goes away]")
+    ] = None,
+    json_file: JsonOption = None,
+) -> int:
+    """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
+
+    CREW is one that ships (documents, code, data) or a TOML file; FILES are what it works on: text,
+    Markdown, PDF, HTML, or tables for crews with SQL. Without --server a server of its own is started for the time.
+    The answer goes to standard output, all else to standard error. Example:
+
+        stepwell run documents report.pdf --ask "Who paid for the well?"
+
+    A session that is stopped, by Ctrl-C, a limit, or a server that goes away, is kept, and --resume goes on.
+    """
+    amount = _microusd(budget)
+    made = find_crew(crew)
+    if amount is not None:
+        made = replace(made, limits=replace(made.limits, budget_microusd=amount))
+    if not ask.strip() and resume is None:
+        raise BadInput('there is no question: give one, as in --ask "What does it say about wells?"')
+    if resume is not None and not resume.is_file():
+        raise BadInput(f"--resume {resume}: there is no such session")
+    require_writable(json_file)
+    job = Job(made, ask, files, server, key, model, seed, trace, resume or _new_session(), output)
+    return job.finish(job.perform(Console(stderr=True, highlight=False)), json_file, is_new=resume is None)
+
+
+def _microusd(budget: str | None) -> int | None:
+    if budget is None:
+        return None
+    try:
+        return budget_microusd(Decimal(budget), "--budget")
+    except InvalidOperation as error:
+        raise BadInput(f"--budget {budget} is no amount: write dollars, like 0.02") from error
+
+
+def _new_session() -> Path:
+    """Beside the books, where they usually are."""
+    folder = default_path().parent / "sessions"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"crew-{uuid.uuid4().hex[:12]}.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The command line, understood."""
+
+    crew: Crew
+    ask: str
+    files: tuple[Path, ...]
+    server: str | None
+    key: str | None
+    model: str | None
+    seed: int
+    trace: Path | None
+    session: Path
+    output: Path | None
+
+    def perform(self, console: Console) -> Result:
+        """Run the crew; what is stopped by hand says how to go on."""
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
+            reading, tables = self.read_files(console)
+            workspace = Workspace(directory=self.output or scratch / "work", files=tuple(tables))
+            listeners = stack.enter_context(trace_file(self.trace))
+            build_tools(sorted({tool for role in self.crew.roles.values() for tool in role.tools}), workspace)
+            url = self.server or stack.enter_context(embedded(self.model, scratch, console))
+            view = stack.enter_context(watched(console))
+            toolbox = partial(build_tools, workspace=workspace)
+            try:
+                return asyncio.run(self._session(url, toolbox, reading, [view, *listeners]))
+            except KeyboardInterrupt:
+                console.print(self.how_to_resume(), markup=False, soft_wrap=True)
+                raise
+
+    async def _session(
+        self,
+        url: str,
+        toolbox: Callable[[Sequence[str]], Any],
+        reading: Reading | None,
+        listeners: Sequence[events.Listener],
+    ) -> Result:
+        key = self.key or os.environ.get("OPENAI_API_KEY", "none") if self.server else "none"
+        async with Client(url, key, self.seed) as client:
+            session = open_session(self.crew, client, self.session, toolbox, reading=reading)
+            try:
+                session.model = (self.model or "") if self.server else ""
+                session.tell.listeners.extend(listeners)
+                return await session.run(self.ask)
+            finally:
+                session.store.close()
+
+    def read_files(self, console: Console) -> tuple[Reading | None, list[Path]]:
+        """Documents for readers, tables for SQL. Raises ``BadInput`` for what cannot be read."""
+        wants_tables = any(DATA_TOOLS.intersection(role.tools) for role in self.crew.roles.values())
+        tables = [file for file in self.files if wants_tables and file.suffix.lower() in DATA_SUFFIXES]
+        for file in tables:
+            if not file.is_file():
+                raise BadInput(f"{file} does not exist: name a CSV, Parquet or DuckDB file")
+        documents = [load_document(str(file)) for file in self.files if file not in tables]
+        for document in documents:
+            if document.note:
+                console.print(f"{document.name}: {document.note}", markup=False, soft_wrap=True)
+        if documents and not any(role.reads for role in self.crew.roles.values()):
+            names = ", ".join(document.name for document in documents)
+            raise BadInput(
+                f"the crew {self.crew.name} has nobody who reads documents, such as {names}: try documents"
+            )
+        return (reader_of(documents) if documents else None), tables
+
+    def how_to_resume(self) -> str:
+        return f"The session is kept; to go on, run the same with --resume {self.session} instead of --ask."
+
+    def finish(self, result: Result, json_file: Path | None, *, is_new: bool) -> int:
+        """The answer, the closing line, the figures; the exit code."""
+        if json_file is not None:
+            write_json(
+                json_file, {"crew": self.crew.name, "session_file": str(self.session)} | asdict(result)
+            )
+        if result.answer and str(json_file) != "-":
+            print(result.answer, flush=True)
+        say = partial(print, file=sys.stderr, flush=True)
+        completed = result.status == "completed"
+        if not completed:
+            say(f"Not completed ({result.status}): {result.sentence}.")
+        say(closing_line(result))
+        if not completed:
+            say(self.how_to_resume())
+        elif is_new:
+            for name in (self.session, *(Path(f"{self.session}-{end}") for end in ("wal", "shm"))):
+                name.unlink(missing_ok=True)
+        return 0 if completed else 1
+
+
+def closing_line(result: Result) -> str:
+    """What it took, in one line."""
+    cost = "" if result.cost_microusd is None else f", {usd(result.cost_microusd)}"
+    return (
+        f"{result.agents} agents, {result.turns} turns, {result.prompt_tokens:,} prompt tokens, "
+        f"{result.visible_tokens:,} visible and {result.intermediate_tokens:,} intermediate answer tokens"
+        f"{cost}, {result.duration_us / 1e6:.1f} s"
+    )
+
+
+def reader_of(documents: Sequence[Document]) -> Reading:
+    """The passages nearest to a task; who has the same task as others gets the next nearest."""
+    text = "\n\n".join(document.text for document in documents)
+    whole = replace(documents[0], text=text)
+
+    def read(task: str, number: int) -> str:
+        count = number % MAX_PAGES + 1
+        pages = assign(whole, task, 1, count, PASSAGE_WORDS, lambda page: len(page.split())).pages[0]
+        filled = [page for page in pages if page]
+        return filled[number % len(filled)] if filled else ""
+
+    return read
+
+
+# --- a server of its own ---------------------------------------------------------------------------
+
+
+def embedded_settings(model: str | None, scratch: Path) -> Settings:
+    """The user's own settings, but for keys and places: nobody else is served, and nothing stays."""
+    own = load(flags={"engine.model": model})
+    ledger = replace(own.ledger, path=str(scratch / "ledger.db"))
+    kv = replace(own.kv, disk_dir=scratch / "kv")
+    return replace(own, kv=kv, ledger=ledger, keys=(), keys_file=None, record=None, budgets=())
+
+
+@contextmanager
+def embedded(model: str | None, scratch: Path, console: Console) -> Iterator[str]:
+    """A whole server for the time of the block; yields its URL."""
+    say = partial(console.print, markup=False, soft_wrap=True)
+    settings = embedded_settings(model, scratch)
+    say(f"Loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
+    node = build(settings, progress=say)
+    try:
+        node.driver.start()
+        books = None if node.ledger is None else Books(node.ledger.store, node.ledger)
+        with BackgroundServer(
+            node.driver, node.text, ServerSettings(port=0, drain_s=STOP_S), books=books
+        ) as server:
+            say(f"{node.text.name} is served at {server.base_url}/v1 for this run.")
+            yield server.base_url
+    finally:
+        node.stop(STOP_S)
