@@ -34,6 +34,8 @@ from pydantic_core import ErrorDetails
 
 from stepwell.errors import BadInput
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
+from stepwell.ledger.start import default_path
+from stepwell.library.documents import Limits
 from stepwell.models import cache_dir
 from stepwell.policy.contracts import Contract
 from stepwell.server.keys import KeyEntry, missing_service_tier
@@ -125,6 +127,26 @@ class PolicySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LibrarySettings:
+    """The documents that tenants keep here."""
+
+    dir: Path = field(default_factory=lambda: default_path().parent / "library")
+    quota: SizeBytes = 2**30
+    """What each tenant may keep, by default; 0 switches the library off."""
+    quotas: dict[str, SizeBytes] = field(default_factory=dict)
+    """The same by service tier: a tenant has that of its key's default service tier."""
+    max_file: Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**30)] = 64 * 2**20
+    max_chars: Count = 4_000_000
+    """Of a document's text; beyond it the document is refused."""
+    max_pages: Count = 2_000
+    """Pages of a PDF that are read."""
+    upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+
+    def limits(self) -> Limits:
+        return Limits(self.max_file, self.max_chars, self.max_pages)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it. Sections are the tables of the TOML file."""
 
@@ -136,6 +158,7 @@ class Settings:
     """Contracts by name, see ``service_tiers.py``. Without any: ``priority``, ``default`` and ``flex``."""
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     """Where the books are kept, and by which prices; see ``ledger/settings.py``."""
+    library: LibrarySettings = field(default_factory=LibrarySettings)
     budgets: tuple[BudgetEntry, ...] = ()
     """What tenants, keys, sessions and agents may spend in all."""
     keys: tuple[KeyEntry, ...] = ()
@@ -196,6 +219,7 @@ def load(
     if settings.keys and settings.keys_file:
         raise BadInput("there are [[keys]] in the settings and a keys_file as well: keep one of them")
     _require_contracts(settings, layers)
+    _require_quotas(settings, layers)
     _require_budgets(settings, layers)
     return settings
 
@@ -208,6 +232,16 @@ def _require_contracts(settings: Settings, layers: Layers) -> None:
         raise BadInput(f"{layers.source(('service_tiers',))}: service_tiers: {error}") from error
     if missing := missing_service_tier(settings.keys, names):
         raise BadInput(f"{layers.source(('keys',))}: {missing}")
+
+
+def _require_quotas(settings: Settings, layers: Layers) -> None:
+    names = {contract.name for contract in settings.contracts()}
+    if unknown := sorted(set(settings.library.quotas) - names):
+        source = layers.source(("library", "quotas"))
+        raise BadInput(
+            f"{source}: library.quotas names the service tier {unknown[0]!r}, which does not exist: there is "
+            f"{', '.join(sorted(names))}"
+        )
 
 
 def _require_budgets(settings: Settings, layers: Layers) -> None:

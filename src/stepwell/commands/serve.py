@@ -19,12 +19,14 @@ from stepwell.assemble import Node, build, key_ring
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
+from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
+from stepwell.server.library import ServedLibrary
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
-from stepwell.settings import KvSettings, Settings, load
+from stepwell.settings import KvSettings, LibrarySettings, Settings, load
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
@@ -62,6 +64,8 @@ def serve(
         model = "smollm2"
         [server]
         port = 8000
+        [library]
+        quota = "1GiB"
         [service_tiers.priority]
         weight = 16
         guaranteed = { step_tokens = 0.6, device = 0.4, host = 0.3 }
@@ -84,6 +88,7 @@ def run(settings: Settings) -> None:
     require_keys_beyond_loopback(settings.server.host, keys)
     require_room(settings.kv)
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
+    library = served_library(settings.library)
     node = build(settings, progress=say)
     for recovered in node.ledger.recovered if node.ledger else ():
         say(f"the books of the last time are closed: {recovered.sentence}")
@@ -97,12 +102,21 @@ def run(settings: Settings) -> None:
             settings.server,
             keys,
             None if node.ledger is None else Books(node.ledger.store, node.ledger),
+            library,
             on_ready=lambda url: welcome(node, keys, url),
         )
     finally:
         if node.ledger is not None:
             node.ledger.close()
     say("stopped: requests have been answered, and what was worth keeping is on disk")
+
+
+def served_library(settings: LibrarySettings) -> ServedLibrary | None:
+    """The documents of the tenants; None where they are switched off."""
+    if settings.quota == 0 and not settings.quotas:
+        return None
+    library = Library(settings.dir, settings.limits())
+    return ServedLibrary(library, settings.quota, settings.quotas, settings.upload_timeout_s)
 
 
 def with_ledger(settings: Settings) -> Settings:

@@ -115,8 +115,8 @@ def _table(
         chars += len(lines[-1]) + 1
         if chars > limits.max_chars and not limits.cut:
             raise BadInput(
-                f"table {name} is longer than {limits.max_chars:,} characters as text: give fewer rows or ask "
-                "it with SQL"
+                f"table {name} is longer than {limits.max_chars:,} characters as text: give fewer rows or "
+                "ask it with SQL"
             )
         if chars > limits.max_chars:
             break

@@ -23,8 +23,12 @@ from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
 from stepwell.server.completions import completions
 from stepwell.server.errors import ApiError, clip
+from stepwell.server.file_prewarm import prewarm_file
+from stepwell.server.file_search import search_files
+from stepwell.server.files import create_file, delete_file, file_content, get_file, list_files
 from stepwell.server.gate import Gate
 from stepwell.server.keys import KeyRing
+from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import OTHER, Metrics
 from stepwell.server.middleware import Ended, RequestMiddleware
 from stepwell.server.organization import costs, usage_completions
@@ -59,6 +63,13 @@ ROUTES = (
     Route("/v1/sessions/{session_id:path}", update_session, methods=["POST"]),
     Route("/v1/organization/usage/completions", usage_completions, methods=["GET"]),
     Route("/v1/organization/costs", costs, methods=["GET"]),
+    Route("/v1/files", list_files, methods=["GET"]),
+    Route("/v1/files", create_file, methods=["POST"]),
+    Route("/v1/files/search", search_files, methods=["POST"]),
+    Route("/v1/files/{file_id}", get_file, methods=["GET"]),
+    Route("/v1/files/{file_id}", delete_file, methods=["DELETE"]),
+    Route("/v1/files/{file_id}/content", file_content, methods=["GET"]),
+    Route("/v1/files/{file_id}/prewarm", prewarm_file, methods=["POST"]),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/responses", create_response, methods=["POST"]),
@@ -75,6 +86,7 @@ def create_app(
     settings: ServerSettings | None = None,
     keys: KeyRing | None = None,
     books: Books | None = None,
+    library: ServedLibrary | None = None,
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop.
 
@@ -92,6 +104,7 @@ def create_app(
         metrics=metrics,
         store=ResponseStore(settings),
         books=books,
+        library=library,
     )
     app = Starlette(
         routes=ROUTES,

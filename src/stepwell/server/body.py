@@ -21,7 +21,7 @@ async def read_object(request: Request, settings: ServerSettings) -> dict[str, A
         async with asyncio.timeout(settings.body_timeout_s):
             data = await _read(request, settings.max_body_bytes)
     except TimeoutError:
-        raise _too_slow(settings.body_timeout_s) from None
+        raise too_slow(settings.body_timeout_s) from None
     try:
         # Refuses NaN, lone surrogates, invalid UTF-8 and nesting deeper than 200.
         value = from_json(data, allow_inf_nan=False)
@@ -45,13 +45,13 @@ def parse(model: type[Model], value: dict[str, Any]) -> Model:
 async def _read(request: Request, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
-        raise _too_large(max_bytes)
+        raise too_large(max_bytes)
     data = bytearray()
     try:
         async for piece in request.stream():
             data += piece
             if len(data) > max_bytes:
-                raise _too_large(max_bytes)
+                raise too_large(max_bytes)
     except ClientDisconnect:
         raise ClientGone from None
     return bytes(data)
@@ -61,7 +61,7 @@ class ClientGone(Exception):
     """Nobody is left to answer."""
 
 
-def _too_slow(timeout_s: float) -> ApiError:
+def too_slow(timeout_s: float) -> ApiError:
     return ApiError(
         408,
         f"The request did not arrive within {timeout_s:g} s.",
@@ -70,11 +70,11 @@ def _too_slow(timeout_s: float) -> ApiError:
     )
 
 
-def _too_large(max_bytes: int) -> ApiError:
+def too_large(max_bytes: int) -> ApiError:
     # The rest of the body is not read, so the connection cannot be used again.
     return ApiError(
         413,
         f"The request is larger than {max_bytes} bytes.",
-        code="request_too_large",
+        code="requesttoo_large",
         headers={"connection": "close"},
     )

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 
 from stepwell.engines.base import SamplingParams
+from stepwell.server.attachments import attach_files
 from stepwell.server.body import parse, read_object
 from stepwell.server.hints import read_hint, wants_prewarm
 from stepwell.server.identity import Identity
@@ -29,6 +30,7 @@ class Call(Generic[Wanted]):
     request: Request
     key: ApiKey
     body: dict[str, Any]
+    """As it came; ``wanted`` has the text of attached files in it."""
     wanted: Wanted
     identity: Identity
 
@@ -58,6 +60,7 @@ async def understand(request: Request, schema: type[Wanted]) -> Call[Wanted]:
     service.require_open()
     key = service.key(request)
     body = await read_object(request, service.settings)
-    wanted = parse(schema, body)
+    identity = service.identity(request, body, key)
+    wanted = parse(schema, await attach_files(service, identity.tenant, body))
     service.require_model(wanted.model)
-    return Call(service, request, key, body, wanted, service.identity(request, body, key))
+    return Call(service, request, key, body, wanted, identity)

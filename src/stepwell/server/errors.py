@@ -76,12 +76,17 @@ def model_not_found(name: str) -> ApiError:
     )
 
 
-def context_length_exceeded(context_tokens: int, prompt_tokens: int | None, param: str) -> ApiError:
-    """``prompt_tokens`` None: so long that nobody counted."""
+def context_length_exceeded(
+    context_tokens: int, prompt_tokens: int | None, param: str, *, attached: bool = False
+) -> ApiError:
+    """``prompt_tokens`` None: so long that nobody counted. ``attached``: there are documents in it."""
+    advice = "Please shorten it."
+    if attached:
+        advice = "Attach less of it: POST /v1/files/search finds the passages of a document that matter."
     has = f"{prompt_tokens} tokens" if prompt_tokens is not None else "far more"
     return bad_request(
         f"This model's maximum context length is {context_tokens} tokens, at least one of them for the "
-        f"answer. However, your input has {has}. Please shorten it.",
+        f"answer. However, your input has {has}. {advice}",
         code="context_length_exceeded",
         param=param,
     )

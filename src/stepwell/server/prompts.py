@@ -11,6 +11,8 @@ from stepwell.server.errors import bad_request, clip, context_length_exceeded
 from stepwell.server.schema import Message, Prompt
 from stepwell.server.tools import ToolSet
 
+DOCUMENT_END = "</document>"
+"""The end of an attached document's frame (``attachments``)."""
 MAX_TOKEN_CHARS = 512
 """Longer than any token of any vocabulary in use (the longest are runs of spaces)."""
 
@@ -67,7 +69,7 @@ def text_of(text_model: TextModel, tokens: Sequence[int]) -> str:
 def _tokenize(text_model: TextModel, text: str, param: str) -> list[int]:
     """Tokenising megabytes takes seconds of a thread; text that cannot possibly fit is not even tried."""
     if len(text) > text_model.context_tokens * MAX_TOKEN_CHARS:
-        raise context_length_exceeded(text_model.context_tokens, None, param)
+        raise context_length_exceeded(text_model.context_tokens, None, param, attached=DOCUMENT_END in text)
     return text_model.tokenize(text, add_bos=True, parse_special=True)
 
 
@@ -77,7 +79,8 @@ def _checked(
     if not tokens:
         raise bad_request("The prompt is empty.", param=param)
     if len(tokens) >= text_model.context_tokens:
-        raise context_length_exceeded(text_model.context_tokens, len(tokens), param)
+        attached = DOCUMENT_END in text
+        raise context_length_exceeded(text_model.context_tokens, len(tokens), param, attached=attached)
     return TokenPrompt(tuple(tokens), text, stops)
 
 

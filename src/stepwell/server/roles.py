@@ -18,6 +18,7 @@ from stepwell.server.identity import Body, Identity
 INFERRED = "prompt-"
 DIGEST_CHARS = 12
 PROMPT_CHARS = 256
+MAX_PARTS = 128
 SYSTEM = ("system", "developer")
 
 
@@ -48,8 +49,9 @@ def _system_prompt(body: Body) -> str:
 
 
 def _beginning(content: Any) -> str:
-    if isinstance(content, list) and content and isinstance(content[0], Mapping):
-        content = content[0].get("text")
+    if isinstance(content, list):  # attached files are no text of its own
+        texts = (part.get("text") for part in content[:MAX_PARTS] if isinstance(part, Mapping))
+        content = next((text for text in texts if text), "")
     return content[:PROMPT_CHARS] if isinstance(content, str) else ""
 
 

@@ -25,6 +25,7 @@ from stepwell.requests import Rejected
 from stepwell.server.app import create_app
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
+from stepwell.server.library import ServedLibrary
 from stepwell.server.service import Service, is_loopback
 from stepwell.server.settings import ServerSettings
 
@@ -45,6 +46,7 @@ def serve(
     settings: ServerSettings,
     keys: KeyRing | None = None,
     books: Books | None = None,
+    library: ServedLibrary | None = None,
     *,
     on_ready: OnReady = lambda base_url: None,
 ) -> None:
@@ -57,7 +59,7 @@ def serve(
     require_keys_beyond_loopback(settings.host, keys)
     try:
         listener = listen(settings.host, settings.port)
-        app = create_app(driver, text_model, settings, keys, books)
+        app = create_app(driver, text_model, settings, keys, books, library)
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
         server.run(sockets=[listener])
@@ -172,11 +174,12 @@ class BackgroundServer:
         settings: ServerSettings | None = None,
         keys: KeyRing | None = None,
         books: Books | None = None,
+        library: ServedLibrary | None = None,
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
         require_keys_beyond_loopback(self._settings.host, self._keys)
-        self.app = create_app(driver, text_model, self._settings, self._keys, books)
+        self.app = create_app(driver, text_model, self._settings, self._keys, books, library)
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)
         self._ready = threading.Event()

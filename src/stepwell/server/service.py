@@ -19,6 +19,7 @@ from stepwell.server.errors import ApiError, draining, model_not_found
 from stepwell.server.gate import Gate
 from stepwell.server.identity import Identity, identify
 from stepwell.server.keys import ApiKey, KeyRing
+from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import Metrics
 from stepwell.server.pauses import Pauses
 from stepwell.server.settings import LOOPBACK_HOSTS, ServerSettings
@@ -41,6 +42,8 @@ class Service:
     draining: bool = False
     books: Books | None = None
     """The ledger, where one is kept."""
+    library: ServedLibrary | None = None
+    """The documents of the tenants, where any are kept."""
     models: frozenset[str] = field(init=False)
     agent_lists: AgentLists = field(init=False)
     pauses: Pauses = field(init=False)

@@ -1,0 +1,166 @@
+"""``stepwell library add | list | rm | search``: documents for agents, here or on a server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from stepwell.commands.library_places import Place, RemotePlace, local_place
+from stepwell.errors import BadInput, StepwellError
+from stepwell.units import format_size
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which library is meant."""
+
+    server: Annotated[str | None, Parameter(help="A server's URL, such as http://127.0.0.1:8000.")] = None
+    key: Annotated[str | None, Parameter(env_var="OPENAI_API_KEY", help="The API key for it.")] = None
+    dir: Annotated[Path | None, Parameter(help="A library's directory. Default: as for 'serve'.")] = None
+    config: Annotated[Path | None, Parameter(help="The settings file of the server it belongs to.")] = None
+    tenant: Annotated[str, Parameter(help="Whose documents, in a directory.")] = "local"
+
+    def place(self) -> Place:
+        """Raises ``BadInput``."""
+        if self.server is None:
+            return local_place(self.dir, self.config, self.tenant)
+        if self.dir is not None or self.config is not None or self.tenant != "local":
+            raise BadInput("--server asks a server: --dir, --config and --tenant are for a library here")
+        return RemotePlace(self.server, self.key)
+
+
+HERE = Where()
+JsonFile = Annotated[
+    Path | None,
+    Parameter(
+        name="--json", allow_leading_hyphen=True, help="Write the result here as JSON (-: standard output)."
+    ),
+]
+
+
+def add(files: list[Path], /, *, where: Where = HERE, json_file: JsonFile = None) -> int:
+    """Add documents: text, Markdown, HTML, PDF, CSV or Parquet.
+
+    Each is read once and kept as it is, with its text. Agents attach it by its id. What cannot be read is
+    named with the reason, and the others are added all the same. Example:
+
+        stepwell library add report.pdf notes.md
+        stepwell library add report.pdf --server http://127.0.0.1:8000
+
+    Exit code 0: all were added; 1: some were not.
+    """
+    if not files:
+        raise BadInput("name at least one file, as in  stepwell library add report.pdf")
+    console, place = _console(json_file), where.place()
+    added: list[dict[str, Any]] = []
+    failed = 0
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for path in progress.track(files, description="adding"):
+            try:
+                added.append(place.add(path))
+                console.print(_line(added[-1]), markup=False, highlight=False)
+            except StepwellError as error:
+                failed += 1
+                print(f"stepwell: {error}", file=sys.stderr)
+    lost = f"; {failed} could not be added" if failed else ""
+    console.print(f"{len(added)} of {len(files)} documents added{lost}.", markup=False)
+    _write_json(json_file, {"files": added, "failed": failed})
+    return 1 if failed else 0
+
+
+def list_(*, where: Where = HERE, json_file: JsonFile = None) -> None:
+    """List the documents, newest first. Example: ``stepwell library list``"""
+    files = where.place().files()
+    table = Table(box=None, pad_edge=False)
+    for title in ("id", "name", "kind", "size", "tokens", "added (UTC)"):
+        table.add_column(title, justify="right" if title in ("size", "tokens") else "left")
+    for file in files:
+        tokens = f"{file['tokens']:,}" if file["tokens"] is not None else "-"
+        added = datetime.fromtimestamp(file["created_at"], UTC).strftime("%Y-%m-%d %H:%M")
+        table.add_row(file["id"], file["filename"], file["kind"], format_size(file["bytes"]), tokens, added)
+    console = _console(json_file)
+    if files:
+        console.print(table, markup=False)
+    total = format_size(sum(file["bytes"] for file in files))
+    console.print(f"{len(files)} documents, {total}.", markup=False, highlight=False)
+    _write_json(json_file, {"files": files})
+
+
+def rm(ids: list[str], /, *, where: Where = HERE, json_file: JsonFile = None) -> int:
+    """Remove documents. Example: ``stepwell library rm file-0123456789abcdef01234567``
+
+    Exit code 0: all are gone; 1: some were not there.
+    """
+    if not ids:
+        raise BadInput("name at least one id; 'stepwell library list' shows them")
+    place, gone = where.place(), list[str]()
+    for file_id in dict.fromkeys(ids):
+        try:
+            place.remove(file_id)
+            gone.append(file_id)
+        except StepwellError as error:
+            print(f"stepwell: {error}", file=sys.stderr)
+    _console(json_file).print(f"{len(gone)} documents removed.", markup=False)
+    _write_json(json_file, {"removed": gone})
+    return 0 if len(gone) == len(set(ids)) else 1
+
+
+def search(
+    question: str,
+    /,
+    *,
+    files: Annotated[
+        Sequence[str], Parameter(name="--file", help="Search this id alone (repeat for more).")
+    ] = (),
+    results: Annotated[int, Parameter(help="Most passages, 1 to 50.")] = 5,
+    where: Where = HERE,
+    json_file: JsonFile = None,
+) -> None:
+    """Find the passages nearest to a question, by its words (BM25).
+
+    Example: ``stepwell library search "how deep is the well" --results 3``
+    """
+    if not question.strip() or not 1 <= results <= 50:
+        raise BadInput("give a question of at least one word, and --results between 1 and 50")
+    found = where.place().search(question, results, list(files) or None)
+    console = _console(json_file)
+    for hit in found:
+        head = f"{hit['filename']}  {hit['file_id']}  {hit['start']}-{hit['end']}  score {hit['score']:.2f}"
+        console.print(head, style="bold", markup=False, highlight=False)
+        console.print(" ".join(hit["content"][0]["text"].split()) + "\n", markup=False, highlight=False)
+    console.print(f"{len(found)} passages." if found else "No passage shares a word with the question.")
+    _write_json(json_file, {"data": found})
+
+
+def _line(file: dict[str, Any]) -> str:
+    note = f" ({file['status_details']})" if file["status_details"] else ""
+    return f"{file['id']}  {file['filename']}  {format_size(file['bytes'])}{note}"
+
+
+def _console(json_file: Path | None) -> Console:
+    """The result's own place; words go to standard error where standard output is for JSON."""
+    return Console(stderr=json_file == Path("-"), soft_wrap=True)
+
+
+def _write_json(json_file: Path | None, value: dict[str, Any]) -> None:
+    if json_file is None:
+        return
+    text = json.dumps(value, indent=2) + "\n"
+    if json_file == Path("-"):
+        sys.stdout.write(text)
+        return
+    try:
+        json_file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--json {json_file} cannot be written: {error.strerror}") from error

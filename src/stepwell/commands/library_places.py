@@ -1,0 +1,154 @@
+"""A library on this machine or behind a server, through one door. Everything is in the API's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx2
+
+from stepwell.errors import BadInput, StepwellError
+from stepwell.library.errors import QuotaFull
+from stepwell.library.retrieve import find_passages
+from stepwell.library.search import CountedTexts
+from stepwell.library.store import Library
+from stepwell.server.file_search import shown_passage
+from stepwell.server.files import shown
+from stepwell.settings import load
+
+TIMEOUT_S = 600.0
+PAGE = 1_000
+Shown = dict[str, Any]
+
+
+class Place(Protocol):
+    """Every method raises ``StepwellError`` with one sentence."""
+
+    def add(self, path: Path) -> Shown:
+        """One file object."""
+
+    def files(self) -> list[Shown]:
+        """All, newest first."""
+
+    def remove(self, file_id: str) -> None: ...
+
+    def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]: ...
+
+
+def local_place(directory: Path | None, config: Path | None, tenant: str) -> Place:
+    """The library in ``directory``, or where the settings say."""
+    settings = load(config, {"library.dir": None if directory is None else str(directory)}).library
+    try:
+        library = Library(settings.dir, settings.limits())
+    except OSError as error:
+        raise BadInput(f"the library {settings.dir} cannot be opened: {error.strerror}") from error
+    return LocalPlace(library, settings.quota, tenant)
+
+
+class LocalPlace:
+    """The directory itself: works with and without a server beside it."""
+
+    def __init__(self, library: Library, quota_bytes: int, tenant: str) -> None:
+        self._library, self._quota_bytes, self._tenant = library, quota_bytes, tenant
+
+    def add(self, path: Path) -> Shown:
+        data = read_file(path, self._library.limits.max_bytes)
+        try:
+            return shown(self._library.add(self._tenant, path.name, data, quota_bytes=self._quota_bytes))
+        except QuotaFull as error:
+            raise QuotaFull(f"{error}, or raise the quota in [library] of the settings") from error
+
+    def files(self) -> list[Shown]:
+        def page(after: str | None) -> tuple[list[Shown], bool]:
+            found = self._library.files(self._tenant, limit=PAGE, after=after)
+            return [shown(record) for record in found.files], found.has_more
+
+        return _all(page)
+
+    def remove(self, file_id: str) -> None:
+        self._library.delete(self._tenant, file_id)
+
+    def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]:
+        found = find_passages(self._library, CountedTexts(), self._tenant, question, results, file_ids)
+        return [shown_passage(passage) for passage in found]
+
+
+class RemotePlace:
+    """A server's own tenant, as its key says."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        base = url.rstrip("/").removesuffix("/v1")
+        if not base.startswith(("http://", "https://")):
+            raise BadInput(f"--server {url} is no URL: write it like http://127.0.0.1:8000")
+        self._base = base
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx2.Client(base_url=base, headers=headers, timeout=TIMEOUT_S)
+
+    def add(self, path: Path) -> Shown:
+        try:
+            with path.open("rb") as file:
+                form = {"files": {"file": (path.name, file)}, "data": {"purpose": "user_data"}}
+                return self._ask("POST", "/v1/files", **form)
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+
+    def files(self) -> list[Shown]:
+        def page(after: str | None) -> tuple[list[Shown], bool]:
+            query = {"limit": str(PAGE), **({"after": after} if after else {})}
+            answer = self._ask("GET", "/v1/files", params=query)
+            return answer["data"], answer["has_more"]
+
+        return _all(page)
+
+    def remove(self, file_id: str) -> None:
+        self._ask("DELETE", f"/v1/files/{file_id}")
+
+    def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]:
+        body: Shown = {"query": question, "max_num_results": results}
+        if file_ids is not None:
+            body["file_ids"] = list(file_ids)
+        found: list[Shown] = self._ask("POST", "/v1/files/search", json=body)["data"]
+        return found
+
+    def _ask(self, method: str, path: str, **content: Any) -> Shown:
+        try:
+            answer = self._client.request(method, path, **content)
+            body = answer.json()
+        except httpx2.HTTPError as error:
+            raise StepwellError(f"the server {self._base} cannot be asked: {error}") from error
+        except ValueError as error:
+            raise StepwellError(f"{self._base} does not answer as a Stepwell server does") from error
+        if answer.is_success and isinstance(body, dict):
+            return body
+        raise StepwellError(f"the server says: {_message(body, answer.status_code)}")
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Never more than one byte beyond what may be added. Raises ``BadInput``."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a directory: name the files in it")
+    try:
+        with path.open("rb") as file:
+            return file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise BadInput(f"{path} does not exist") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _all(page: Callable[[str | None], tuple[list[Shown], bool]]) -> list[Shown]:
+    """Every page in turn."""
+    files, more = page(None)
+    while more and files:
+        following, more = page(files[-1]["id"])
+        files += following
+        if not following:
+            break
+    return files
+
+
+def _message(body: object, status: int) -> str:
+    error = body.get("error") if isinstance(body, Mapping) else None
+    message = error.get("message") if isinstance(error, Mapping) else None
+    return str(message).rstrip(".") if message else f"status {status}"

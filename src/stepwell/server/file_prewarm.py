@@ -1,0 +1,127 @@
+"""A document's KV computed before anybody asks: a turn that only prepares the cache, and is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepwell.engines.base import SamplingParams
+from stepwell.library.index import FileRecord
+from stepwell.policy.types import Hint, Wait
+from stepwell.requests import Generation
+from stepwell.server.attachments import frame_of
+from stepwell.server.body import parse, read_object
+from stepwell.server.cost import cost_of
+from stepwell.server.errors import bad_request, not_found
+from stepwell.server.exchange import opened, prepared
+from stepwell.server.hints import ttl_us
+from stepwell.server.identity import Identity
+from stepwell.server.keys import ApiKey
+from stepwell.server.prompts import TokenPrompt, chat_prompt
+from stepwell.server.sampling import constraint_of
+from stepwell.server.schema import Schema
+from stepwell.server.service import Service, service_of
+from stepwell.server.sse import while_connected
+from stepwell.server.tools import build_tools
+from stepwell.server.turns import Ask, Usage, collect
+
+DEFAULT_TTL = "1h"
+SESSION = "library"
+ROLE = "document"
+
+
+class PrewarmRequest(Schema):
+    """How the agents will attach it. ``instructions`` is their system message where it is the same for all;
+    ``role`` is whose message begins with the document."""
+
+    ttl: str | int | float = DEFAULT_TTL
+    role: Literal["user", "system"] = "user"
+    instructions: Annotated[str, Field(max_length=1_000_000)] | None = None
+    service_tier: Annotated[str, Field(max_length=64)] | None = None
+
+
+def agent_of(record: FileRecord) -> str:
+    """The agent whose context is this document: ``/v1/agents/library/file-...`` says where its KV lies."""
+    return f"{SESSION}/{record.id}"
+
+
+async def prewarm_file(request: Request) -> Response:
+    """``POST /v1/files/{id}/prewarm``."""
+    service = service_of(request)
+    service.require_open()
+    if service.library is None:
+        raise not_found("This server keeps no documents.", code="library_off")
+    library, key = service.library.library, service.key(request)
+    tenant, file_id = service.identity(request, {}, key).tenant, request.path_params["file_id"]
+    empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+    body = {} if empty else await read_object(request, service.settings)
+    wanted = parse(PrewarmRequest, body)
+    record = await service.library.work(lambda: library.get(tenant, file_id), "file_id")
+    return JSONResponse(await prewarm(service, request, key, record, wanted))
+
+
+async def prewarm(
+    service: Service, request: Request, key: ApiKey, record: FileRecord, wanted: PrewarmRequest
+) -> dict[str, Any]:
+    """Compute what is missing of the document's KV and hold it for ``ttl``. Raises ``ApiError``."""
+    assert service.library is not None
+    library, retain_us = service.library.library, ttl_us(wanted.ttl)
+    if retain_us is None:
+        raise bad_request('\'ttl\' is a time like "30m" or "12h", or a number of seconds.', param="ttl")
+    ask = Ask(
+        sampling=SamplingParams(),
+        stops=(),
+        max_new_tokens=1,
+        default_max_new_tokens=1,
+        context_tokens=service.text_model.context_tokens,
+        identity=Identity(record.tenant, SESSION, agent_of(record), None, ROLE),
+        service_tier=key.service_tier(wanted.service_tier),
+        hint=Hint(retain_us=retain_us),
+        role=ROLE,
+        prewarm=True,
+        key=key.id,
+    )
+    frame = await service.library.work(lambda: frame_of(library, record))
+
+    def prepare() -> Sequence[Generation]:
+        return ask.generations(shared_prompt(service, frame, wanted), 1)
+
+    with service.gate.enter(key):
+        generations = await while_connected(request, prepared(service, prepare))
+        with await opened(service, generations) as batch:
+            progress = await while_connected(request, collect(batch))
+    cost = cost_of(service.books, ask, progress, 1, Wait.UNKNOWN)
+    return {
+        "object": "file.prewarm",
+        "file_id": record.id,
+        "agent_id": agent_of(record),
+        "retain_s": retain_us // 1_000_000,
+        "usage": {**Usage.of(progress).chat(), **cost},
+    }
+
+
+def shared_prompt(service: Service, frame: str, wanted: PrewarmRequest) -> TokenPrompt:
+    """The tokens with which every prompt begins that attaches the document in this way: what two prompts
+    that go on differently have in common. Raises ``ApiError``."""
+    tools = build_tools((), None, constraint_of(None, None, service.settings), service.settings)
+    one, other = (
+        chat_prompt(service.text_model, _messages(frame, wanted, rest), tools, "file_id").tokens
+        for rest in ("0", "x")
+    )
+    same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    return TokenPrompt(one[: max(1, same)], "")
+
+
+def _messages(frame: str, wanted: PrewarmRequest, rest: str) -> list[dict[str, Any]]:
+    """As the schema joins the parts of a message: by a newline."""
+    instructions = [{"role": "system", "content": wanted.instructions}] if wanted.instructions else []
+    own = {"role": wanted.role, "content": f"{frame}\n{rest}"}
+    if wanted.role == "user":
+        return [*instructions, own]
+    if instructions:
+        own["content"] = f"{frame}\n{wanted.instructions}\n{rest}"
+    return [own, {"role": "user", "content": rest}]
