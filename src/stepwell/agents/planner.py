@@ -129,8 +129,9 @@ class Planning:
     async def _plan(self, number: int) -> Plan:
         """The planner's next steps; where it gives none at first, one step for each role."""
         workers = self.root.role.may_spawn
-        plan = read_plan((await self._ask_planner(f"plan-{number}", self._request(number))).text, workers)
-        if plan.faults:
+        said = await self._ask_planner(f"plan-{number}", self._request(number))
+        plan = read_plan(said.text, workers)
+        if plan.faults and said.ok:  # an answer without a valid form has been sent back already
             again = f"This plan cannot be used: {'; '.join(plan.faults)}. Give the whole plan again."
             plan = read_plan((await self._ask_planner(f"plan-{number}-again", again)).text, workers)
         if not plan.steps and not (plan.done and self.best.ok):

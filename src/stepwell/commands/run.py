@@ -73,7 +73,7 @@ def run(
     """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
 
     CREW is one that ships (documents, code, data) or a TOML file; FILES are what it works on: text,
-    Markdown, PDF, HTML, or tables for crews with SQL. Without --server a server of its own is started for the time.
+    Markdown, PDF, HTML, or tables for crews with SQL. Without --server it starts one of its own.
     The answer goes to standard output, all else to standard error. Example:
 
         stepwell run documents report.pdf --ask "Who paid for the well?"

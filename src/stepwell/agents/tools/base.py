@@ -32,4 +32,4 @@ class Tool:
     max_answer_chars: int = 8_000
     """A longer answer is cut, and says so."""
     idempotent: bool = False
-    """Whether a call may be done again when a crash left its outcome unknown; if not, the model is told so."""
+    """Whether a call whose outcome a crash left unknown may be done again; if not, the model is told."""
