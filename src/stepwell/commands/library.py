@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -88,7 +89,9 @@ def list_(*, where: Where = HERE, json_file: JsonFile = None) -> None:
     for file in files:
         tokens = f"{file['tokens']:,}" if file["tokens"] is not None else "-"
         added = datetime.fromtimestamp(file["created_at"], UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(file["id"], file["filename"], file["kind"], format_size(file["bytes"]), tokens, added)
+        table.add_row(
+            file["id"], escape(file["filename"]), file["kind"], format_size(file["bytes"]), tokens, added
+        )
     console = _console(json_file)
     if files:
         console.print(table, markup=False)

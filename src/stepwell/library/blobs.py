@@ -58,10 +58,16 @@ class Blobs:
         """Give it a place, and say which."""
         place = f"{tenant_folder(tenant)}/{written.sha256[:16]}-{secrets.token_hex(8)}"
         target = self._contents / place
-        with _told():
-            target.parent.mkdir(exist_ok=True)
-            written.path.rename(target)
-            _sync_folder(target.parent)
+        try:
+            with _told():
+                if not target.parent.is_dir():
+                    target.parent.mkdir(exist_ok=True)
+                    _sync_folder(self._contents)
+                written.path.rename(target)
+                _sync_folder(target.parent)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
         return place
 
     def is_whole(self, place: str, sha256: str) -> bool:

@@ -1,0 +1,163 @@
+"""Files come from strangers: what can be read is read whole, what cannot is one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell.errors import BadInput, MissingExtra
+from stepwell.library.documents import Limits, clean_name
+from stepwell.library.extract import extract
+
+PAGE = """<!doctype html><html><head><title>Wells</title><style>p {color: red}</style>
+<script>alert("no")</script></head><body><h1>Step wells</h1><p>Deep &amp; <b>cool</b>
+water.</p><ul><li>one<li>two</ul><pre>a
+  b</pre><table><tr><th>x<th>y<tr><td>1<td>2</table></body></html>"""
+
+
+def test_a_page_is_its_readable_text() -> None:
+    read = extract(PAGE.encode(), "page.txt")
+    assert read.kind == "html"
+    assert read.text.startswith("Wells\n\n# Step wells\n\nDeep & cool water.\n")
+    assert "- one\n- two\n" in read.text
+    assert "a\n  b\n" in read.text
+    assert "| 1 | 2" in read.text
+    assert not any(word in read.text for word in ("alert", "color", "<"))
+
+
+@given(st.text(st.sampled_from("<>/!-abp =\"'&;#x\n "), max_size=200))
+def test_no_page_is_too_broken(text: str) -> None:
+    with contextlib.suppress(BadInput):
+        assert extract(f"<html>{text}".encode(), "x.html").text.strip()
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "kind"),
+    [
+        (b"plain words", "x", "text"),
+        (b"# A heading\n\nwords", "x.txt", "markdown"),
+        (b"words", "x.md", "markdown"),
+        (b"a < b and c > d", "x.html", "text"),
+        (b"<p>words", "x.html", "html"),
+        (b"<p>words", "x.txt", "text"),
+        (b"no table at all", "x.pdf", "text"),
+    ],
+)
+def test_content_decides_and_the_name_only_between_kinds_of_text(data: bytes, name: str, kind: str) -> None:
+    assert extract(data, name).kind == kind
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+def test_a_table_says_what_its_columns_are(sign: str) -> None:
+    names, full = ["name", "depth", "rate", "built", ""], ["Adalaj", "30", "1.5", "1498-01-02", ""]
+    rows = [names, full, ["", "7", "2", "", ""]]
+    data = "\r\n".join(sign.join(row) for row in rows).encode()
+    read = extract(data, "wells.csv")
+    assert read.kind == "csv"
+    schema, _, *lines = read.text.splitlines()
+    assert schema == (
+        "Table of 2 rows. Columns: name (text), depth (integer), rate (number), built (date), "
+        "(no name) (empty)."
+    )
+    assert lines[1].startswith("Adalaj | 30 | 1.5 | 1498-01-02")
+
+
+def test_a_quoted_cell_stays_one_line() -> None:
+    assert "two lines" in extract(b'a,b\n"two\nlines",2\n', "x.csv").text.splitlines()[-1]
+
+
+def parquet(tmp_path: Path) -> bytes:
+    duckdb = pytest.importorskip("duckdb")
+    path = tmp_path / "made.parquet"
+    duckdb.sql(f"COPY (SELECT range AS n, 'w' || range AS word FROM range(3)) TO '{path}' (FORMAT parquet)")
+    return path.read_bytes()
+
+
+def test_parquet_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    read = extract(parquet(tmp_path), "table.bin")
+    assert read.kind == "parquet"
+    schema, table = read.text.split("\n\n")
+    assert schema == "Table of 3 rows. Columns: n (bigint), word (varchar)."
+    assert table == "n | word\n0 | w0\n1 | w1\n2 | w2\n"
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    data = bytearray(parquet(tmp_path))
+    data[-20:-4] = bytes(16)
+    with pytest.raises(BadInput, match="may be damaged"):
+        extract(bytes(data), "table.parquet")
+
+
+def test_parquet_without_duckdb_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(MissingExtra, match="analytics"):
+        extract(b"PAR1....PAR1", "t.parquet")
+
+
+def test_an_encrypted_pdf_says_so() -> None:
+    pypdf = pytest.importorskip("pypdf")
+    writer, made = pypdf.PdfWriter(), io.BytesIO()
+    writer.add_blank_page(100, 100)
+    writer.encrypt("secret", algorithm="RC4-128")
+    writer.write(made)
+    with pytest.raises(BadInput, match="needs a password"):
+        extract(made.getvalue(), "locked.pdf")
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "sentence"),
+    [
+        (b"", "x.txt", "is empty"),
+        (b" \n", "x.csv", "is empty"),
+        (b"<html><script>x</script></html>", "x.html", "is empty"),
+        (b"\x7fELF\x02\x01\x01\0\0", "junk.txt", "is not text"),
+        (b"PK\x03\x04rest", "paper.docx", "a ZIP or Office file"),
+        (b"\x89PNG\r\n", "scan.pdf", "a picture"),
+        (b"%PDF-1.7\nthis is not one", "x.pdf", "cannot be read"),
+        (b"x" * 1_001, "x.txt", "larger than 1000 bytes"),
+        (b"y" * 999, "x.txt", "longer than 500 characters"),
+        (b"a,b\n" + b"1,2\n" * 200, "x.csv", "longer than 500 characters"),
+        (b'a,b\n"' + b"z" * 400, "x.csv", None),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(data: bytes, name: str, sentence: str | None) -> None:
+    limits = Limits(max_bytes=1_000, max_chars=500)
+    if sentence is None:
+        assert extract(data, name, limits).text
+        return
+    with pytest.raises(BadInput, match=sentence) as caught:
+        extract(data, name, limits)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given_name", "kept"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\docs\\a.txt", "a.txt"),
+        ("a\x00b\nc\x1b[31m.txt", "a b c [31m.txt"),
+        ("..", "document"),
+        ("", "document"),
+        ("\ud800", "?"),
+        ("w" * 400, "w" * 255),
+        ("Brunnen \u00fc.md", "Brunnen \u00fc.md"),
+    ],
+)
+def test_names_lead_nowhere(given_name: str, kept: str) -> None:
+    assert clean_name(given_name).replace("\ufffd", "?").strip() == kept or kept == "?"
+    assert clean_name(given_name).isprintable()
+
+
+@given(st.text())
+def test_any_name_becomes_a_name(name: str) -> None:
+    cleaned = clean_name(name)
+    assert 0 < len(cleaned) <= 255
+    assert not set("/\\\n\0") & set(cleaned)
+    assert clean_name(cleaned) == cleaned
