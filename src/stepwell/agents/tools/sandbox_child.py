@@ -7,6 +7,7 @@ imports the standard library and its neighbour ``confine`` only. Never called fr
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
 import json
 import os
@@ -15,7 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
 NAME = "<code>"
@@ -103,22 +104,33 @@ def make_hook(readable: list[str], scratch: str) -> Callable[[str, tuple[Any, ..
 
 
 def _below() -> Callable[[tuple[Any, ...], tuple[str, ...]], bool]:
-    realpath, isinstance_, int_, fsdecode, every, some = (
-        os.path.realpath,
-        isinstance,
-        int,
-        os.fsdecode,
-        all,
-        any,
-    )
+    realpath, isinstance_, every, some, int_ = _private_realpath(), isinstance, all, any, int
+    bytes_, fspath, plain, decode = bytes, os.fspath, str.__str__, bytes.decode
 
     def one(path: Any, roots: tuple[str, ...]) -> bool:
-        if path is None or path == ":memory:" or isinstance_(path, int_):
-            return True  # the working directory; no file at all; a file that is open already
-        real = realpath(fsdecode(path))
-        return real == "/dev/null" or some(real == root or real.startswith(root + "/") for root in roots)
+        if path is None or isinstance_(path, int_):
+            return True  # the working directory; a file that is open already
+        given = fspath(path)
+        # A subclass of str may say of itself that it equals anything.
+        text = decode(given, "utf-8", "surrogateescape") if isinstance_(given, bytes_) else plain(given)
+        real = realpath(text)
+        inside = some(real == root or real.startswith(root + "/") for root in roots)
+        return inside or text == ":memory:" or real == "/dev/null"
 
     return lambda paths, roots: every(one(path, roots) for path in paths)
+
+
+def _private_realpath() -> Callable[[str], str]:
+    """``os.path.realpath`` of a module of its own: one that the code cannot reach, and so cannot patch."""
+    spec = importlib.util.spec_from_file_location("private", os.path.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["__builtins__"] = dict(vars(builtins))
+    spec.loader.exec_module(module)
+    module.__dict__["os"] = SimpleNamespace(**vars(os))
+    realpath: Callable[[str], str] = module.realpath
+    return realpath
 
 
 def load_confine() -> ModuleType:
