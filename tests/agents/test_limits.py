@@ -80,8 +80,8 @@ def test_a_session_out_of_time_stops_its_requests() -> None:
         await asyncio.Event().wait()
 
     server = Scripted(lambda asked: "never", gate=gate)
-    result = run(answer(server, limited(ALONE, seconds=0)))
-    assert (result.status, server.at_once) == ("time_limit", 0)
+    result = run(answer(server, limited(ALONE, seconds=0.2)))
+    assert (result.status, server.at_once, len(server.asked)) == ("time_limit", 0, 1)
 
 
 async def one_run(server: Scripted, made: Crew, path: Path, ask: str) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 MAX_STEPS = 5
+TEXT_CHARS = 120
+"""Of a task or a reason. Servers make a grammar of it, and one nests as deep as a bounded text is long."""
 STEP_IDS = tuple(f"s{number}" for number in range(1, MAX_STEPS + 1))
 
 
@@ -15,7 +17,7 @@ def plan_schema(roles: tuple[str, ...]) -> dict[str, Any]:
         "properties": {
             "id": {"type": "string", "enum": list(STEP_IDS)},
             "role": {"type": "string", "enum": list(roles)},
-            "task": {"type": "string", "maxLength": 240},
+            "task": {"type": "string", "maxLength": TEXT_CHARS},
             "needs": {"type": "array", "items": {"type": "string", "enum": list(STEP_IDS)}, "maxItems": 4},
         },
         "required": ["id", "role", "task", "needs"],
@@ -37,7 +39,7 @@ VERDICT_SCHEMA: dict[str, Any] = {
     "properties": {
         "ok": {"type": "boolean"},
         "score": {"type": "integer", "minimum": 0, "maximum": 10},
-        "reason": {"type": "string", "maxLength": 240},
+        "reason": {"type": "string", "maxLength": TEXT_CHARS},
     },
     "required": ["ok", "score", "reason"],
     "additionalProperties": False,
@@ -46,7 +48,7 @@ CHOICE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "best": {"type": "integer", "minimum": 1, "maximum": 20},
-        "reason": {"type": "string", "maxLength": 240},
+        "reason": {"type": "string", "maxLength": TEXT_CHARS},
     },
     "required": ["best", "reason"],
     "additionalProperties": False,

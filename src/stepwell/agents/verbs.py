@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 VERBS = ("spawn_agent", "send_message", WAIT_TOOL, "interrupt_agent", "list_agents", "followup_task")
 CHILD_MS = 10_000
 """How long a child is expected to take before anything is known of it."""
-TASK = {"type": "string", "maxLength": 2_000}
-AGENT = {"type": "string", "maxLength": 200}
+TASK = {"type": "string"}
+AGENT = {"type": "string"}
 
 Verb = Callable[["Session", Agent, Mapping[str, Any]], Awaitable[str]]
 
