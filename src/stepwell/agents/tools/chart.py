@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,6 +24,7 @@ POINTS_MOST = {"bar": 60, "line": 2_000}
 LABELS_MOST = 14
 LABEL_CHARS = 14
 FILES_MOST = 1_000
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 INK, GRID, FILL = "#333333", "#dddddd", "#2f6f9f"
 
 
@@ -81,8 +83,13 @@ def draw(kind: Kind, data: Series, x: str, y: str, title: str) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str, size: int = 12, turn: str = "") -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{turn}>{escape(text)}</text>'
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{turn}>{_xml(text)}</text>'
     )
+
+
+def _xml(text: str) -> str:
+    """Escaped, and without the characters that no XML may hold."""
+    return escape(_NOT_XML.sub("?", text))
 
 
 def _axis(scale: Sequence[float], at_values: Sequence[float]) -> list[str]:
@@ -110,7 +117,7 @@ def _bars(data: Series, centres: Sequence[float], step: float, at: Callable[[flo
     return [
         f'<rect x="{centre - step * 0.4:.1f}" y="{min(at(value), at(0)):.1f}" width="{step * 0.8:.1f}" '
         f'height="{abs(at(value) - at(0)):.1f}" fill="{FILL}">'
-        f"<title>{escape(label)}: {value:.10g}</title></rect>"
+        f"<title>{_xml(label)}: {value:.10g}</title></rect>"
         for label, value, centre in zip(data.labels, data.values, centres, strict=True)
     ]
 

@@ -43,26 +43,29 @@ class Server:
         self._leave = asyncio.Event()
 
     async def start(self) -> None:
-        """Starts the program and shakes hands. ``StepwellError`` when it does not within ``timeout_s``."""
+        """Starts the program and shakes hands. ``StepwellError`` when it does not within ``start_timeout_s``."""
         ready: asyncio.Future[mcp.Client] = asyncio.get_running_loop().create_future()
         self._leave = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep(ready, self._leave))
         try:
-            self._client = await asyncio.wait_for(ready, self._declared.timeout_s)
+            self._client = await asyncio.wait_for(ready, self._declared.start_timeout_s)
         except TimeoutError:
             await self.close()
-            raise StepwellError(self._said(f"did not answer within {self._declared.timeout_s:g} s")) from None
+            why = f"did not answer within {self._declared.start_timeout_s:g} s of its start"
+            raise StepwellError(self._said(why)) from None
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """Ends the program, politely first; returns when it is gone. May be called twice."""
-        keeper, self._keeper, self._client = self._keeper, None, None
+        keeper, greeted = self._keeper, self._client is not None
+        self._keeper = self._client = None
         if keeper is None:
             return
         self._leave.set()
-        done, _ = await asyncio.wait({keeper}, timeout=CLOSE_S)
+        # Before the handshake nobody listens for being told to leave.
+        done, _ = await asyncio.wait({keeper}, timeout=CLOSE_S if greeted else 0)
         if not done:
             keeper.cancel()
             await asyncio.wait({keeper}, timeout=CLOSE_S)
@@ -147,7 +150,7 @@ class Server:
             call=call,
             expected_ms=1_000,
             # The server's own limit speaks first; this one also covers starting it again.
-            timeout_s=2 * self._declared.timeout_s + CLOSE_S,
+            timeout_s=self._declared.start_timeout_s + self._declared.timeout_s + CLOSE_S,
             idempotent=bool(hints and (hints.read_only_hint or hints.idempotent_hint)),
         )
 

@@ -37,8 +37,9 @@ class McpServer:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the few variables that every program needs (``PATH``, ``HOME``); nothing else is passed on."""
+    start_timeout_s: float = 30.0
     timeout_s: float = 30.0
-    """The start, and each call."""
+    """Each call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,172 @@
+"""Tools of MCP servers: listed, called, told when the server fails, and ended with the block."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from stepwell.agents.tools import McpServer, Tool, ToolResult, Workspace, build_tools, open_tools, run_tool
+from stepwell.errors import BadInput, MissingExtra, StepwellError
+
+pytest.importorskip("mcp")
+
+SERVER = str(Path(__file__).with_name("mcp_server.py"))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("STEPWELL_SECRET", "hunter2")
+    tiny = McpServer(sys.executable, (SERVER,), {"TINY_SECRET": "given"})
+    servers = {
+        "tiny": tiny,
+        "twin": tiny,
+        "slow": McpServer(sys.executable, (SERVER,), timeout_s=3.0),
+        "absent": McpServer(str(tmp_path / "absent")),
+        "other": McpServer("cat"),
+        "gone": McpServer("true"),
+        "silent": McpServer(sys.executable, ("-c", "import time; time.sleep(60)"), start_timeout_s=0.5),
+    }
+    return Workspace(tmp_path / "workspace", mcp_servers=servers)
+
+
+Work = Callable[[dict[str, Tool]], Awaitable[None]]
+
+
+def within(names: list[str], workspace: Workspace, work: Work) -> None:
+    async def main() -> None:
+        async with open_tools(names, workspace) as tools:
+            await work({tool.name: tool for tool in tools})
+
+    asyncio.run(main())
+
+
+def test_tools_are_listed_and_called_by_many_at_once(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        assert list(tools) == ["calculator", "add", "fail", "die", "hang", "whoami"]
+        assert tools["add"].description == "Adds two numbers."
+        assert set(tools["add"].parameters["properties"]) == {"a", "b"}
+        answers = await asyncio.gather(*(run_tool(tools["add"], {"a": n, "b": 1}) for n in range(20)))
+        assert [answer.text for answer in answers] == [str(n + 1) for n in range(20)]
+
+    within(["calculator", "mcp:tiny"], workspace, work)
+
+
+def test_a_server_gets_its_own_variables_and_not_ours_and_ends_with_the_block(workspace: Workspace) -> None:
+    seen: list[str] = []
+
+    async def work(tools: dict[str, Tool]) -> None:
+        seen.extend((await run_tool(tools["whoami"], {})).text.split())
+
+    within(["mcp:tiny/whoami"], workspace, work)
+    assert seen[1:] == ["given", "None"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(seen[0]), 0)
+    assert "asked who I am" in (workspace.directory / "mcp-tiny.log").read_text()
+
+
+def test_failures_are_sentences(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        wrong = await run_tool(tools["add"], {"a": "x"})
+        failed = await run_tool(tools["fail"], {})
+        assert not wrong.ok
+        assert "valid integer" in wrong.text
+        assert (failed.ok, failed.text) == (False, "Error executing tool fail")
+
+    within(["mcp:tiny"], workspace, work)
+
+
+def test_a_call_that_hangs_is_given_up_and_the_server_goes_on(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        hung = await run_tool(tools["hang"], {})
+        assert not hung.ok
+        assert "did not answer within 3 s" in hung.text
+        assert (await run_tool(tools["add"], {"a": 1, "b": 1})).text == "2"
+
+    within(["mcp:slow"], workspace, work)
+
+
+def test_a_server_that_dies_is_started_again_once(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        first = (await run_tool(tools["whoami"], {})).text
+        died = await run_tool(tools["die"], {})
+        assert not died.ok
+        assert "died during the call; it may or may not have been done" in died.text
+        answers = await asyncio.gather(*(run_tool(tools["whoami"], {}) for _ in range(3)))
+        assert len({answer.text for answer in answers}) == 1
+        assert answers[0].ok
+        assert answers[0].text != first
+        await run_tool(tools["die"], {})
+        ended = await run_tool(tools["whoami"], {})
+        assert not ended.ok
+        assert "has died again and is not started any more" in ended.text
+
+    within(["mcp:tiny"], workspace, work)
+
+
+def test_two_servers_with_one_name_for_a_tool(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        assert list(tools) == ["add", "twin_add"]
+        answers: list[ToolResult] = [await run_tool(tool, {"a": 2, "b": 3}) for tool in tools.values()]
+        assert [answer.text for answer in answers] == ["5", "5"]
+
+    within(["mcp:tiny/add", "mcp:twin/add"], workspace, work)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("mcp:nobody", BadInput, "no MCP server 'nobody': declared are tiny"),
+        ("mcp:tiny/none", BadInput, "has no such tool; it has add, fail"),
+        ("mcp:absent", StepwellError, "could not be started: there is no program .*absent"),
+        ("mcp:other", StepwellError, "could not be started"),
+        ("mcp:gone", StepwellError, "could not be started"),
+        ("mcp:silent", StepwellError, "did not answer within 0.5 s of its start"),
+    ],
+)
+def test_a_server_that_is_not_there_is_one_sentence(
+    name: str, error: type[Exception], says: str, workspace: Workspace
+) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        raise AssertionError(f"opened {list(tools)}")
+
+    with pytest.raises(error, match=says) as raised:
+        within([name], workspace, work)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_the_block_ends_the_server_and_stays_itself(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        seen.extend((await run_tool(tools["whoami"], {})).text.split())
+        raise RuntimeError("of the block")
+
+    seen: list[str] = []
+    with pytest.raises(RuntimeError, match="of the block"):
+        within(["mcp:tiny"], workspace, work)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(seen[0]), 0)
+
+
+def test_without_the_package_the_extra_is_named(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        raise AssertionError(f"opened {list(tools)}")
+
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(MissingExtra, match="the extra 'mcp'"):
+        within(["mcp:tiny"], workspace, work)
+
+
+def test_names_are_built_in_order_and_once(workspace: Workspace) -> None:
+    assert [tool.name for tool in build_tools(["python", "calculator", "python"], workspace)] == [
+        "python", "calculator",
+    ]  # fmt: skip
+    with pytest.raises(BadInput, match="no tool 'abacus': there are calculator, python"):
+        build_tools(["abacus"], workspace)
+    with pytest.raises(BadInput, match="open_tools"):
+        build_tools(["mcp:tiny"], workspace)
