@@ -103,7 +103,7 @@ def test_damage_is_told_and_adding_it_again_heals(tmp_path: Path, damage: object
     (place,) = [path for path in contents(tmp_path) if path.read_bytes() == b"deep"]
     assert callable(damage)
     damage(place)
-    with pytest.raises(DamagedFile, match="a.html.*add it again"):
+    with pytest.raises(DamagedFile, match=r"a\.html.*add it again"):
         library.text(made)
     assert library.text(other) == "cool"
     add(library, "deep")

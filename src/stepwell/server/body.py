@@ -75,6 +75,6 @@ def too_large(max_bytes: int) -> ApiError:
     return ApiError(
         413,
         f"The request is larger than {max_bytes} bytes.",
-        code="requesttoo_large",
+        code="request_too_large",
         headers={"connection": "close"},
     )

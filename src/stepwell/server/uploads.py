@@ -52,10 +52,7 @@ async def read_upload(request: Request, max_bytes: int, timeout_s: float) -> Upl
 
 
 async def _parsed(request: Request, max_bytes: int, timeout_s: float) -> FormData:
-    pieces = _bounded(request, max_bytes)
-    parser = MultiPartParser(
-        request.headers, pieces, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
-    )
+    parser = _Form(request, max_bytes)
     try:
         async with asyncio.timeout(timeout_s):
             return await parser.parse()
@@ -70,18 +67,33 @@ async def _parsed(request: Request, max_bytes: int, timeout_s: float) -> FormDat
     except OSError as error:
         raise api_error(StorageFull(str(error.strerror))) from error
     finally:
-        await pieces.aclose()
+        await parser.stream.aclose()
 
 
-async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """Raises a 413 ``ApiError`` as soon as it is known."""
-    limit = max_bytes + OVERHEAD_BYTES
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
-        raise too_large(max_bytes)
-    seen = 0
-    async for piece in request.stream():
-        seen += len(piece)
-        if seen > limit:
+class _Form(MultiPartParser):
+    """Knows where the form ends: a body that ends before is half a file and no file."""
+
+    def __init__(self, request: Request, max_bytes: int) -> None:
+        pieces = self._pieces(request, max_bytes)
+        super().__init__(
+            request.headers, pieces, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
+        self._whole = False
+
+    def on_end(self) -> None:
+        self._whole = True
+
+    async def _pieces(self, request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+        """Raises a 413 ``ApiError`` as soon as it is known."""
+        limit = max_bytes + OVERHEAD_BYTES
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
             raise too_large(max_bytes)
-        yield piece
+        seen = 0
+        async for piece in request.stream():
+            seen += len(piece)
+            if seen > limit:
+                raise too_large(max_bytes)
+            yield piece
+        if not self._whole:
+            raise MultiPartException("it ends in the middle.")
