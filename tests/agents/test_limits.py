@@ -97,6 +97,7 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     assert first.status == "budget_reached"
     assert 2_000 <= first.cost_microusd <= 2_000 + 6_000  # what was under way goes on to its end
     assert "resume it with a larger budget" in first.sentence
+    assert ("lead", {"next": "person"}) in server.hints
     second = run(one_run(server, limited(LEAD, budget_microusd=1_000_000), path, ""))
     free = Scripted(spawns(3), cost="0.001")
     whole = run(answer(free, crew(LEAD)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_messages_only_grow_so_that_the_prefix_is_found_again() -> None:
     run(answer(server, crew(LEAD)))
     turns = [one.body["messages"] for one in server.asked if one.role == "lead"]
     assert len(turns) == 3
-    assert all(later[: len(earlier)] == earlier for earlier, later in zip(turns, turns[1:], strict=False))
+    assert all(later[: len(earlier)] == earlier for earlier, later in pairwise(turns))
 
 
 def test_a_tool_is_called_and_its_answer_read() -> None:
@@ -271,17 +272,44 @@ def test_a_session_needs_a_question_and_keeps_it() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[roles.x]\ninstruction = 'y'", "crew: [roles.x]: key 'instruction' is not known: did you mean 'instructions'?"),
-        ("[crew]\nentri = 'x'\n[roles.x]\ninstructions = 'y'", "crew: [crew]: key 'entri' is not known: did you mean 'entry'?"),
-        ("[crew]\nentry = 'y'\n[roles.x]\ninstructions = 'y'", "crew crew: entry 'y' is not there: there is x"),
-        ("[roles.x]\ninstructions = 'y'\nmay_spawn = ['planer']", "crew crew: role x: may_spawn 'planer' is not there: there is x"),
-        ("[roles.x]", "crew: [roles.x] has no instructions, and no role of that name ships: say what it is to do"),
-        ("[roles.writer]\nmax_turns = 'many'", "crew: [roles.writer]: max_turns is a whole number, not 'many'"),
-        ("[crew.limits]\nbudget_usd = 'x'\n[roles.writer]", "crew: [crew.limits]: the budget x is no amount: write dollars, like 0.02"),
-        ("[roles.writer]\ncalls = 'scheme'", "crew: [roles.writer]: calls 'scheme' is not there: did you mean 'schema'?"),
-        ("", "crew has 0 roles: 1 to 64 [roles.NAME] tables are needed"),
+        (
+            "[roles.x]\ninstruction = 'y'",
+            "crew: [roles.x]: key 'instruction' is not known: did you mean 'instructions'?",
+        ),
+        (
+            "[crew]\nentri = 'x'\n[roles.x]\ninstructions = 'y'",
+            "crew: [crew]: key 'entri' is not known: did you mean 'entry'?",
+        ),
+        (
+            "[crew]\nentry = 'y'\n[roles.x]\ninstructions = 'y'",
+            "crew crew: entry 'y' is not there: there is x",
+        ),
+        (
+            "[roles.x]\ninstructions = 'y'\nmay_spawn = ['planer']",
+            "crew crew: role x: may_spawn 'planer' is not there: there is x",
+        ),
+        (
+            "[roles.x]",
+            "crew: [roles.x] has no instructions, and no role of that name ships: say what it is to do",
+        ),
+        (
+            "[roles.writer]\nmax_turns = 'many'",
+            "crew: [roles.writer]: max_turns is a whole number, not 'many'",
+        ),
+        (
+            "[crew.limits]\nbudget_usd = 'x'\n[roles.writer]",
+            "crew: [crew.limits]: the budget x is no amount: write dollars, like 0.02",
+        ),
+        (
+            "[roles.writer]\ncalls = 'scheme'",
+            "crew: [roles.writer]: calls 'scheme' is not there: did you mean 'schema'?",
+        ),
+        (
+            "",
+            "crew has 0 roles: 1 to 64 [roles.NAME] tables are needed",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_crew_is_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_crew(text)

@@ -69,6 +69,10 @@ class Agent:
     turns: int = 0
     task_turns: int = 0
     """Turns of the task under way."""
+    may_return: bool = True
+    """Whether another task may follow; False tells the server that it is done when it has answered."""
+    said: Mapping[str, Any] | None = None
+    """What the server was told last of its wait."""
     at_work: asyncio.Task[None] | None = None
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -117,12 +121,13 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
     session.meter.require_room()
     _open_letters(agent, session)
     began_us = events.now_us()
+    agent.said = _hint_with_turn(agent)
     session.tell(events.TurnBegan(agent.id, agent.turns + 1))
     try:
         reply = await session.client.chat(
             _body(agent, session),
             agent.caller,
-            _hint_with_turn(agent),
+            agent.said,
             lambda why, wait_ms: session.tell(events.Retried(agent.id, why, wait_ms)),
         )
     except TurnRefused as error:
@@ -164,9 +169,11 @@ def _body(agent: Agent, session: Session) -> dict[str, Any]:
 
 def answer_schema(agent: Agent) -> dict[str, Any] | None:
     """What a turn's text has to fit; None: any text."""
+    first = len(agent.tasks) == 1 and agent.role.first_schema
+    schema = first or agent.role.schema
     if agent.tools and agent.role.calls == "schema":
-        return schemas.action_schema(list(agent.tools.values()), agent.role.schema)
-    return None if agent.role.schema is None else dict(agent.role.schema)
+        return schemas.action_schema(list(agent.tools.values()), schema)
+    return None if schema is None else dict(schema)
 
 
 def wire(messages: Sequence[Message]) -> list[Message]:
@@ -185,12 +192,17 @@ def _hint_with_turn(agent: Agent) -> dict[str, Any] | None:
 
     The entry may answer the person, so it keeps still.
     """
-    if agent.row.parent is None:
-        return {"next": "child"} if agent.role.plans else None
-    if not agent.tools:
-        return {"next": "agent", "after_agent": agent.row.parent}
+    if agent.row.parent is None or not agent.tools:
+        return hint_after_task(agent)
     slowest = max((tool.expected_ms for tool in agent.tools.values()), default=0)
     return {"next": "tool", "expected_ms": slowest}
+
+
+def hint_after_task(agent: Agent) -> dict[str, Any] | None:
+    """What it waits for once its task has an outcome."""
+    if agent.row.parent is None:
+        return {"next": "child"} if agent.role.plans else None
+    return {"next": "agent", "after_agent": agent.row.parent} if agent.may_return else {"next": "done"}
 
 
 def _open_letters(agent: Agent, session: Session) -> None:

@@ -73,6 +73,8 @@ class Role:
     output: str = "text"
     """``text``, or ``json`` with a ``schema``."""
     schema: Mapping[str, Any] | None = None
+    first_schema: Mapping[str, Any] | None = None
+    """In place of ``schema`` for an agent's first task: a planner's first plan is never empty."""
     max_turns: int | None = None
     """Per task; None: the crew's ``turns_per_agent``."""
     calls: str = "tools"

@@ -55,7 +55,13 @@ def with_writer(crew: Crew) -> Crew:
         name for name, role in roles.items() if name not in (WRITER, VERIFIER, crew.entry) and not role.plans
     )
     workers = workers or (WRITER,)
-    roles[crew.entry] = replace(entry, output="json", schema=plan_schema(workers), may_spawn=workers)
+    roles[crew.entry] = replace(
+        entry,
+        output="json",
+        schema=plan_schema(workers),
+        first_schema=plan_schema(workers, fewest=1),
+        may_spawn=workers,
+    )
     return replace(crew, roles=roles)
 
 
@@ -187,7 +193,8 @@ class Planning:
         if self.session.agent_of(key) is None:
             await self.session.free_place()
             if agent is None:
-                self.session.spawn(role, task, parent=self.root.id, key=key)
+                stays = role in (WRITER, VERIFIER)
+                self.session.spawn(role, task, parent=self.root.id, key=key, may_return=stays)
             else:
                 self.session.followup(agent.id, task, key=key, by=self.root.id)
         return await self._outcome(key)

@@ -10,8 +10,8 @@ TEXT_CHARS = 120
 STEP_IDS = tuple(f"s{number}" for number in range(1, MAX_STEPS + 1))
 
 
-def plan_schema(roles: tuple[str, ...]) -> dict[str, Any]:
-    """A short plan: a graph of steps, each for one of ``roles``."""
+def plan_schema(roles: tuple[str, ...], fewest: int = 0) -> dict[str, Any]:
+    """A short plan: a graph of at least ``fewest`` steps, each for one of ``roles``."""
     step = {
         "type": "object",
         "properties": {
@@ -26,8 +26,8 @@ def plan_schema(roles: tuple[str, ...]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "done": {"type": "boolean"},
-            "steps": {"type": "array", "items": step, "maxItems": MAX_STEPS},
+            "done": {"type": "boolean", "enum": [False] if fewest else [False, True]},
+            "steps": {"type": "array", "items": step, "minItems": fewest, "maxItems": MAX_STEPS},
         },
         "required": ["done", "steps"],
         "additionalProperties": False,

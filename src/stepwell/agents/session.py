@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
-from stepwell.agents.agent import Agent, Outcome, work
+from stepwell.agents.agent import Agent, Outcome, hint_after_task, work
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
@@ -163,11 +163,18 @@ class Session:
             task.cancel()
         await asyncio.wait({lead, *tasks}, timeout=STOP_S)
         if not finished:
-            return
+            return await self._await_person()
         for agent in list(self.agents.values()):
             if agent.active:
                 self._close(agent, Outcome("interrupted", "the crew's answer was given without it"))
         await asyncio.gather(*(self.hint(agent, {"next": "done"}) for agent in self.agents.values()))
+        return None
+
+    async def _await_person(self) -> None:
+        """A pause ends when somebody resumes the session."""
+        if isinstance(self._why, Paused) and self._why.status != "server_unreachable":
+            waiting = [agent for agent in self.agents.values() if agent.active]
+            await asyncio.gather(*(self.hint(agent, {"next": "person"}) for agent in waiting))
 
     def _result(self, outcome: Outcome, began_us: int) -> Result:
         turns = self.store.turns()
@@ -190,7 +197,7 @@ class Session:
 
     # --- the verbs ---------------------------------------------------------------------------------
 
-    def spawn(self, role: str, task: str, *, parent: str, key: str) -> Agent:
+    def spawn(self, role: str, task: str, *, parent: str, key: str, may_return: bool = True) -> Agent:
         """A child at work on a task. Raises ``Refused`` where a limit or the crew forbids it."""
         if key in self._tasks:
             return self.agents[self._tasks[key].agent]
@@ -205,6 +212,7 @@ class Session:
         number = sum(1 for child in self.children(parent) if child.role.name == role) + 1
         with self.store.transaction():
             child = self._make(f"{prefix}{role}-{number}", parent, role, above.row.depth + 1)
+            child.may_return = may_return
             self.assign(child, task, key)
         return child
 
@@ -293,6 +301,9 @@ class Session:
 
     async def hint(self, agent: Agent, hint: Mapping[str, Any]) -> None:
         """Tell listeners and the server what the agent waits for from now on."""
+        if agent.said == hint:
+            return
+        agent.said = dict(hint)
         after = hint.get("after_agent")
         self.tell(events.Waiting(agent.id, hint["next"], after, hint.get("expected_ms")))
         if agent.turns:
@@ -345,7 +356,8 @@ class Session:
     async def _work(self, agent: Agent) -> None:
         outcome = await work(agent, self)
         self._close(agent, outcome)
-        await self.hint(agent, {"next": "done"})
+        if (hint := hint_after_task(agent)) is not None:
+            await self.hint(agent, hint)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None and self._why is None:

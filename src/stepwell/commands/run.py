@@ -27,6 +27,7 @@ from stepwell.agents.tools.workspace import Workspace
 from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.run_view import trace_file, usd, watched
+from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
 from stepwell.demo.reading import assign
 from stepwell.errors import BadInput
@@ -127,6 +128,7 @@ class Job:
     def perform(self, console: Console) -> Result:
         """Run the crew; what is stopped by hand says how to go on."""
         with ExitStack() as stack:
+            stack.enter_context(told_to_stop())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
             reading, tables = self.read_files(console)
             workspace = Workspace(directory=self.output or scratch / "work", files=tuple(tables))
