@@ -43,7 +43,7 @@ class Server:
         self._leave = asyncio.Event()
 
     async def start(self) -> None:
-        """Starts the program and shakes hands. ``StepwellError`` when it does not within ``start_timeout_s``."""
+        """Starts the program and shakes hands. ``StepwellError`` when it does not, or not in time."""
         ready: asyncio.Future[mcp.Client] = asyncio.get_running_loop().create_future()
         self._leave = asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep(ready, self._leave))

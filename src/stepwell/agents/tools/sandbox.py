@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.tools import sandbox_child
+from stepwell.agents.tools import confine, sandbox_child
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.workspace import Limits, Workspace
 
@@ -85,6 +85,7 @@ def _job(
     return {
         "code": code,
         "tests": tests,
+        "confine": confine.__file__,
         "scratch": str(scratch),
         "cpu_s": limits.cpu_s,
         "memory_bytes": limits.memory_bytes,

@@ -133,9 +133,9 @@ def _private_realpath() -> Callable[[str], str]:
     return realpath
 
 
-def load_confine() -> ModuleType:
-    """The neighbour, without a path to import from: the package's parents must not be importable here."""
-    spec = importlib.util.spec_from_file_location("confine", Path(__file__).with_name("confine.py"))
+def load_confine(file: str) -> ModuleType:
+    """By its file, not by its name: nothing of the package may be importable here."""
+    spec = importlib.util.spec_from_file_location("confine", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -145,7 +145,7 @@ def load_confine() -> ModuleType:
 
 def lock_in(job: dict[str, Any]) -> list[str]:
     """All layers that this system allows, and their names."""
-    confine = load_confine()
+    confine = load_confine(job["confine"])
     readable = readable_paths()
     confine.die_with_parent()
     os.chdir(job["scratch"])
