@@ -98,6 +98,9 @@ def test_it_plans_again_from_the_results_and_the_verdict() -> None:
     assert "result of look again" in asked_of(server, "writer")[1]
     writers = {one.agent for one in server.asked if one.role == "writer"}
     assert writers == {"writer-1"}  # one that remembers, not one for every round
+    told = {one.role: one.body["agent_hint"] for one in server.asked}
+    assert told["writer"] == {"next": "agent", "after_agent": "planner"}
+    assert (told["solver"], told["planner"]) == ({"next": "done"}, {"next": "child"})
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,13 @@ def test_references_to_nothing_are_repaired_once_and_then_dropped_with_a_note() 
     planned = [event for event in heard if isinstance(event, events.Planned)]
     assert planned[0].dropped == ("s1 needs s4, which is no step",)
     assert len(asked_of(server, "solver")) == 1
+
+
+def test_the_first_plan_may_not_be_empty() -> None:
+    server = scripted([plan(done=True), TWO], [verdict(True, 9)])
+    run(answer(server, crew(CREW)))
+    assert "done is True and not one of False" in asked_of(server, "planner")[1]
+    assert len(asked_of(server, "solver")) == 2
 
 
 def test_a_planner_that_never_plans_still_gets_an_answer() -> None:
@@ -184,7 +194,8 @@ def test_what_is_read_of_any_plan_can_be_run_in_order(steps: list[dict[str, Any]
 
 
 def schemas_of(made: Crew) -> list[dict[str, Any]]:
-    return [dict(role.schema) for role in with_writer(made).roles.values() if role.schema]
+    roles = with_writer(made).roles.values()
+    return [dict(one) for role in roles for one in (role.schema, role.first_schema) if one]
 
 
 @pytest.mark.parametrize("name", shipped_crews())
