@@ -82,8 +82,7 @@ class RemotePlace:
         if not base.startswith(("http://", "https://")):
             raise BadInput(f"--server {url} is no URL: write it like http://127.0.0.1:8000")
         self._base = base
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.Client(base_url=base, headers=headers, timeout=TIMEOUT_S)
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def add(self, path: Path) -> Shown:
         try:
@@ -113,7 +112,8 @@ class RemotePlace:
 
     def _ask(self, method: str, path: str, **content: Any) -> Shown:
         try:
-            answer = self._client.request(method, path, **content)
+            with httpx2.Client(base_url=self._base, headers=self._headers, timeout=TIMEOUT_S) as client:
+                answer = client.request(method, path, **content)
             body = answer.json()
         except httpx2.HTTPError as error:
             raise StepwellError(f"the server {self._base} cannot be asked: {error}") from error
