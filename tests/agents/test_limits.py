@@ -106,6 +106,38 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     assert len(server.asked) == len(free.asked)
 
 
+def test_a_turn_under_way_when_the_budget_ends_is_kept(tmp_path: Path) -> None:
+    """It is paid for: the session that goes on does not ask it again."""
+    first_is_back = asyncio.Event()
+
+    async def gate(asked: Asked) -> None:
+        if asked.agent == "helper-2":
+            await first_is_back.wait()
+
+    def hear(event: events.Event) -> None:
+        if isinstance(event, events.TurnEnded) and event.agent == "helper-1":
+            asyncio.get_running_loop().call_later(0.05, first_is_back.set)  # well after the pause
+
+    async def scene(server: Scripted, budget_microusd: int, ask: str) -> Any:
+        made = limited(LEAD, budget_microusd=budget_microusd)
+        async with session(server, made, tmp_path / "s.db", tell=events.Stream([hear])) as running:
+            return await running.run(ask)
+
+    server = Scripted(two_and_one_more, cost="0.001", gate=gate)
+    paused = run(scene(server, 3_000, "Why?"))
+    assert (paused.status, paused.cost_microusd, server.at_once) == ("budget_reached", 4_000, 0)
+    again = Scripted(two_and_one_more, cost="0.001")
+    assert run(scene(again, 1_000_000, "")).status == "completed"
+    assert sorted(one.agent for one in again.asked) == ["helper-1", "lead"]
+
+
+def two_and_one_more(asked: Asked) -> Any:
+    """As ``spawns(2)``, but the first helper has a second turn to go."""
+    if asked.agent == "helper-1" and asked.turn == 1:
+        return calls(("nothing", {}))
+    return spawns(2)(asked)
+
+
 @pytest.mark.parametrize("code", ["session_budget_exceeded", "insufficient_quota"])
 def test_a_budget_of_the_server_pauses_and_is_not_asked_again(tmp_path: Path, code: str) -> None:
     spent = failure(429, code, "The budget is spent.", x_should_retry="false")

@@ -180,6 +180,13 @@ STEP = st.fixed_dictionaries(
 )
 
 
+def test_a_circle_is_opened_so_that_every_step_is_done() -> None:
+    steps = [("s1", "solver", "a", ["s2"]), ("s2", "solver", "b", ["s1"]), ("s3", "reader", "c", [])]
+    got = read_plan(plan(*steps), ["solver", "reader"])
+    assert [(step.id, step.needs) for step in got.steps] == [("s3", ()), ("s1", ()), ("s2", ("s1",))]
+    assert got.faults == ("s1, s2 need each other in a circle",)
+
+
 @given(st.lists(STEP, max_size=8), st.booleans())
 def test_what_is_read_of_any_plan_can_be_run_in_order(steps: list[dict[str, Any]], done: bool) -> None:
     got = read_plan(json.dumps({"done": done, "steps": steps}), ["solver", "reader"])

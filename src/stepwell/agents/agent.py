@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import events, schemas
@@ -118,28 +119,29 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
     most = agent.role.max_turns or session.crew.limits.turns_per_agent
     if agent.task_turns >= most:
         return Outcome("turn_limit", f"{agent.id} has had its {most} turns and no answer")
-    session.meter.require_room()
+    session.require_open()
     _open_letters(agent, session)
     began_us = events.now_us()
     agent.said = _hint_with_turn(agent)
     session.tell(events.TurnBegan(agent.id, agent.turns + 1))
-    try:
-        reply = await session.client.chat(
-            _body(agent, session),
-            agent.caller,
-            agent.said,
-            lambda why, wait_ms: session.tell(events.Retried(agent.id, why, wait_ms)),
-        )
-    except TurnRefused as error:
-        return Outcome("refused", f"the server refused the turn of {agent.id}: {error}")
-    with session.store.transaction():
-        session.append(agent, reply.message)
-        session.store.add_turn(agent.id, agent.turns + 1, agent.tasks[-1].key, reply.usage)
+    retry = partial(_retried, agent, session)
+    with session.turn_of(agent.id):
+        try:
+            reply = await session.client.chat(_body(agent, session), agent.caller, agent.said, retry)
+        except TurnRefused as error:
+            return Outcome("refused", f"the server refused the turn of {agent.id}: {error}")
+        with session.store.transaction():
+            session.append(agent, reply.message)
+            session.store.add_turn(agent.id, agent.turns + 1, agent.tasks[-1].key, reply.usage)
     agent.turns += 1
     agent.task_turns += 1
     session.meter.add(reply.usage)
     session.tell(events.TurnEnded(agent.id, agent.turns, reply.usage, events.now_us() - began_us))
     return None
+
+
+def _retried(agent: Agent, session: Session, why: str, wait_ms: int) -> None:
+    session.tell(events.Retried(agent.id, why, wait_ms))
 
 
 def _body(agent: Agent, session: Session) -> dict[str, Any]:

@@ -100,12 +100,15 @@ def _steps(given: Sequence[Any], roles: Sequence[str], faults: list[str]) -> dic
 
 
 def _ordered(steps: Mapping[str, Step], faults: list[str]) -> tuple[Step, ...]:
-    """Steps in a circle are left out."""
+    """Each after what it needs. A circle is opened at its first step, which then goes without the others."""
     ordered: dict[str, Step] = {}
-    while ready := [s for s in steps.values() if s.id not in ordered and all(n in ordered for n in s.needs)]:
+    while left := [step for step in steps.values() if step.id not in ordered]:
+        ready = [step for step in left if all(need in ordered for need in step.needs)]
+        if not ready:
+            faults.append(f"{', '.join(step.id for step in left)} need each other in a circle")
+            known = tuple(need for need in left[0].needs if need in ordered)
+            ready = [replace(left[0], needs=known)]
         ordered |= {step.id: step for step in ready}
-    if circle := [name for name in steps if name not in ordered]:
-        faults.append(f"{', '.join(circle)} need each other in a circle")
     return tuple(ordered.values())
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ Flow = Callable[["Session", Agent, str], Awaitable[Outcome]]
 ROOT_KEY = "ask"
 MAX_ASK_CHARS = 100_000
 STOP_S = 5.0
+LAST_TURNS_S = 120.0
+"""How long turns under way may take to end when a limit is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Session:
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _why: BaseException | None = None
+    _in_turn: set[str] = field(default_factory=set)
+    _turn_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.crew.limits)
@@ -153,7 +158,35 @@ class Session:
         )
         if not isinstance(why, Paused):
             raise why
+        if why.status in ("budget_reached", "token_limit"):
+            await self._let_turns_end()
         return Outcome(why.status, str(why))
+
+    async def _let_turns_end(self) -> None:
+        """Turns under way are paid for: their answers are kept. None begins meanwhile."""
+        try:
+            async with asyncio.timeout(LAST_TURNS_S):
+                while self._in_turn:
+                    self._turn_ended.clear()
+                    await self._turn_ended.wait()
+        except TimeoutError:
+            return
+
+    def require_open(self) -> None:
+        """Before a turn. Raises ``Paused`` when the session has stopped, or has used what it may."""
+        if isinstance(self._why, Paused):
+            raise self._why
+        self.meter.require_room()
+
+    @contextmanager
+    def turn_of(self, agent: str) -> Iterator[None]:
+        """Around a turn and the commit of its answer."""
+        self._in_turn.add(agent)
+        try:
+            yield
+        finally:
+            self._in_turn.discard(agent)
+            self._turn_ended.set()
 
     async def _stop_all(self, lead: asyncio.Task[Outcome]) -> None:
         """Nothing goes on after the end. What was under way stays so on disk, unless the answer is there."""
