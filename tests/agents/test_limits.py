@@ -108,11 +108,14 @@ def test_a_budget_is_kept_and_a_larger_one_goes_on(tmp_path: Path) -> None:
 
 def test_a_turn_under_way_when_the_budget_ends_is_kept(tmp_path: Path) -> None:
     """It is paid for: the session that goes on does not ask it again."""
-    first_is_back = asyncio.Event()
+    first_is_back, second_asks = asyncio.Event(), asyncio.Event()
 
     async def gate(asked: Asked) -> None:
         if asked.agent == "helper-2":
+            second_asks.set()
             await first_is_back.wait()
+        if asked.agent == "helper-1":
+            await second_asks.wait()
 
     def hear(event: events.Event) -> None:
         if isinstance(event, events.TurnEnded) and event.agent == "helper-1":
