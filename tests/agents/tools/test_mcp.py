@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.agents.tools import McpServer, Tool, ToolResult, Workspace, build_tools, open_tools, run_tool
+from stepwell.agents.tools import (
+    McpServer,
+    Tool,
+    ToolResult,
+    Workspace,
+    build_tools,
+    open_tools,
+    run_tool,
+    serving,
+)
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
 pytest.importorskip("mcp")
@@ -139,6 +148,19 @@ def test_a_server_that_is_not_there_is_one_sentence(
     assert "\n" not in str(raised.value)
 
 
+def test_while_the_servers_run_anybody_may_build_their_tools(workspace: Workspace) -> None:
+    """As a crew does: one opens, every agent builds its own."""
+
+    async def main() -> None:
+        async with serving(["mcp:tiny"], workspace):
+            one, other = (build_tools(["mcp:tiny/whoami"], workspace)[0] for _ in range(2))
+            assert (await run_tool(one, {})).text == (await run_tool(other, {})).text
+
+    asyncio.run(main())
+    with pytest.raises(BadInput, match="is not running"):
+        build_tools(["mcp:tiny/whoami"], workspace)
+
+
 def test_an_error_of_the_block_ends_the_server_and_stays_itself(workspace: Workspace) -> None:
     async def work(tools: dict[str, Tool]) -> None:
         seen.extend((await run_tool(tools["whoami"], {})).text.split())
@@ -168,5 +190,5 @@ def test_names_are_built_in_order_and_once(workspace: Workspace) -> None:
     ]  # fmt: skip
     with pytest.raises(BadInput, match="no tool 'abacus': there are calculator, python"):
         build_tools(["abacus"], workspace)
-    with pytest.raises(BadInput, match="open_tools"):
+    with pytest.raises(BadInput, match="'tiny' is not running: open_tools"):
         build_tools(["mcp:tiny"], workspace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import sys
@@ -314,6 +315,20 @@ def test_describe_says_what_is_in_force(workspace: Workspace) -> None:
     closed = {"landlock", "seccomp"} <= layers_here()
     assert ("closed by the kernel" in said) == closed
     assert ("not a boundary" in said) != closed
+
+
+@pytest.mark.parametrize(("program", "says"), [("/bin/false", "with code 1"), ("/no/python", "No such file")])
+def test_a_sandbox_that_does_not_start_is_not_the_codes_fault(
+    program: str, says: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(ToolError, match=f"the sandbox could not be started: .*{says}"):
+        run("1", workspace)
+    assert list(workspace.directory.iterdir()) == []
+
+
+def test_code_runs_after_everything_else(workspace: Workspace) -> None:
+    assert int(answer("import os; os.nice(0)", workspace)) > os.nice(0)
 
 
 def test_code_that_is_too_long_is_refused(workspace: Workspace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import ToolResult, from_function, run_tool, tool
-from stepwell.agents.tools.registry import build_tools, open_tools
+from stepwell.agents.tools.registry import build_tools, open_tools, serving
 from stepwell.agents.tools.workspace import Limits, McpServer, Workspace
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "from_function",
     "open_tools",
     "run_tool",
+    "serving",
     "tool",
 ]

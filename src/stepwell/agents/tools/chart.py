@@ -24,6 +24,7 @@ POINTS_MOST = {"bar": 60, "line": 2_000}
 LABELS_MOST = 14
 LABEL_CHARS = 14
 FILES_MOST = 1_000
+TINY, LARGEST = 1e-100, 1e100
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 INK, GRID, FILL = "#333333", "#dddddd", "#2f6f9f"
 
@@ -49,14 +50,18 @@ def series(result: Rows, x: str, y: str) -> Series:
 
 
 def _float(value: object, column: str) -> float:
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        number = float(value)
+        if abs(number) <= LARGEST:
+            return number
     raise ToolError(f"column {column} is not numeric: {str(value)[:40]!r}")
 
 
 def ticks(low: float, high: float) -> list[float]:
     """Four to nine round values that cover the range."""
-    span = (high - low) or abs(high) or 1.0
+    largest = max(abs(low), abs(high))
+    # A span below what a float can tell apart at this height would give the same tick twice.
+    span = max(high - low or largest, largest * 1e-9) if largest > TINY else 1.0
     step = 10.0 ** math.floor(math.log10(span / 4))
     step *= max(factor for factor in (1, 2, 5) if factor * step <= span / 4 or factor == 1)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -21,6 +21,8 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SIGKILL = 9
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_THREAD = 0x10000000, 0x40000000, 0x08000000, 0x10000
 EPERM, ENOSYS = 1, 38
+NICENESS = 10
+"""A model's loop must not keep the engine waiting that it runs beside."""
 
 
 def _libc() -> ctypes.CDLL:
@@ -33,7 +35,7 @@ def die_with_parent() -> bool:
 
 
 def limit_resources(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
-    """Processor time, address space, size of one file, open files; no core dumps."""
+    """Processor time, address space, size of one file, open files, no core dumps; others go first."""
     wanted = {
         # The soft limit is a signal that code may ignore; the hard one is the end.
         resource.RLIMIT_CPU: (cpu_s, cpu_s + 1),
@@ -42,6 +44,7 @@ def limit_resources(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
         resource.RLIMIT_NOFILE: (64, 64),
         resource.RLIMIT_CORE: (0, 0),
     }
+    os.nice(NICENESS)
     for what, (soft, hard) in wanted.items():
         most = resource.getrlimit(what)[1]
         if most != resource.RLIM_INFINITY:

@@ -15,7 +15,9 @@ from stepwell.agents.tools.workspace import Workspace
 from stepwell.errors import BadInput
 
 MCP_PREFIX = "mcp:"
+_OFFERED = "mcp"
 Builder = Callable[[Workspace], Tool]
+Offered = Mapping[str, Sequence[Tool]]
 
 BUILDERS: Mapping[str, Builder] = {
     "calculator": lambda _: calculator(),
@@ -30,41 +32,62 @@ BUILDERS: Mapping[str, Builder] = {
 def build_tools(names: Sequence[str], workspace: Workspace) -> list[Tool]:
     """The tools of these names, in this order, each once. ``BadInput`` for a name that nobody knows.
 
-    Tools of MCP servers have to be started and ended: ``open_tools`` knows them too.
+    ``mcp:SERVER`` (all of its tools) and ``mcp:SERVER/TOOL`` are known while ``serving`` runs the servers.
+    Names that two servers share get the server's in front.
     """
-    return [_builder(name)(workspace) for name in dict.fromkeys(names)]
+    tools: list[Tool] = []
+    for name in dict.fromkeys(names):
+        if name.startswith(MCP_PREFIX):
+            tools += [tool for tool in _of_server(name, _offered(workspace)) if tool not in tools]
+        else:
+            tools.append(_builder(name)(workspace))
+    return _distinct(tools, _offered(workspace))
+
+
+@asynccontextmanager
+async def serving(names: Sequence[str], workspace: Workspace) -> AsyncIterator[None]:
+    """Runs the MCP servers that these names need, until the block is left.
+
+    ``BadInput`` for a server that the workspace does not declare, ``MissingExtra`` without the package,
+    ``StepwellError`` for one that does not start.
+    """
+    servers = list(dict.fromkeys(_server(name) for name in names if name.startswith(MCP_PREFIX)))
+    async with mcp.running(workspace.mcp_servers, servers, workspace.directory) as offered:
+        workspace.shared[_OFFERED] = offered
+        try:
+            yield
+        finally:
+            del workspace.shared[_OFFERED]
+
+
+@asynccontextmanager
+async def open_tools(names: Sequence[str], workspace: Workspace) -> AsyncIterator[list[Tool]]:
+    """``serving`` and ``build_tools`` in one: the tools of these names, until the block is left."""
+    build_tools([name for name in names if not name.startswith(MCP_PREFIX)], workspace)
+    async with serving(names, workspace):
+        yield build_tools(names, workspace)
 
 
 def _builder(name: str) -> Builder:
-    if name.startswith(MCP_PREFIX):
-        raise BadInput(f"{name}: tools of MCP servers are opened with open_tools, which also ends them")
     if name not in BUILDERS:
         raise BadInput(f"there is no tool {name!r}: there are {', '.join(BUILDERS)} and {MCP_PREFIX}SERVER")
     return BUILDERS[name]
 
 
-@asynccontextmanager
-async def open_tools(names: Sequence[str], workspace: Workspace) -> AsyncIterator[list[Tool]]:
-    """The tools of these names, ``mcp:SERVER`` (all of it) and ``mcp:SERVER/TOOL`` among them.
-
-    The MCP servers run until the block is left. Names that two servers share get the server's in front.
-    """
-    servers = list(dict.fromkeys(_server(name) for name in names if name.startswith(MCP_PREFIX)))
-    own = build_tools([name for name in names if not name.startswith(MCP_PREFIX)], workspace)
-    async with mcp.running(workspace.mcp_servers, servers, workspace.directory) as offered:
-        tools = list(own)
-        for name in dict.fromkeys(names):
-            if name.startswith(MCP_PREFIX):
-                tools += [tool for tool in _of_server(name, offered) if tool not in tools]
-        yield _distinct(tools, offered)
+def _offered(workspace: Workspace) -> Offered:
+    offered = workspace.shared.get(_OFFERED, {})
+    assert isinstance(offered, dict)
+    return offered
 
 
 def _server(name: str) -> str:
     return name.removeprefix(MCP_PREFIX).partition("/")[0]
 
 
-def _of_server(name: str, offered: Mapping[str, Sequence[Tool]]) -> list[Tool]:
+def _of_server(name: str, offered: Offered) -> list[Tool]:
     server, _, wanted = name.removeprefix(MCP_PREFIX).partition("/")
+    if server not in offered:
+        raise BadInput(f"{name}: the MCP server {server!r} is not running: open_tools or serving starts it")
     found = [tool for tool in offered[server] if wanted in ("", tool.name)]
     if not found:
         has = ", ".join(tool.name for tool in offered[server]) or "none"
@@ -72,7 +95,7 @@ def _of_server(name: str, offered: Mapping[str, Sequence[Tool]]) -> list[Tool]:
     return found
 
 
-def _distinct(tools: Sequence[Tool], offered: Mapping[str, Sequence[Tool]]) -> list[Tool]:
+def _distinct(tools: Sequence[Tool], offered: Offered) -> list[Tool]:
     """No two of one name: the first keeps it."""
     owner = {id(tool): server for server, theirs in offered.items() for tool in theirs}
     kept: dict[str, Tool] = {}

@@ -74,9 +74,13 @@ async def run_python(
     workspace.directory.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="python-", dir=workspace.directory)).resolve()
     try:
-        return await _in_process(_job(code, tests, scratch, limits, without), scratch, limits)
+        run = await _in_process(_job(code, tests, scratch, limits, without), scratch, limits)
     finally:
         _remove(scratch)
+    if run.said("layers") is None:
+        why = run.printed.strip().rpartition("\n")[2] or run.ended or "it said nothing"
+        raise ToolError(f"the sandbox could not be started: {why}")
+    return run
 
 
 def _job(
