@@ -102,10 +102,13 @@ def _steps(given: Sequence[Any], roles: Sequence[str], faults: list[str]) -> dic
 def _ordered(steps: Mapping[str, Step], faults: list[str]) -> tuple[Step, ...]:
     """Each after what it needs. A circle is opened at its first step, which then goes without the others."""
     ordered: dict[str, Step] = {}
+    circles = 0
     while left := [step for step in steps.values() if step.id not in ordered]:
         ready = [step for step in left if all(need in ordered for need in step.needs)]
         if not ready:
-            faults.append(f"{', '.join(step.id for step in left)} need each other in a circle")
+            if not circles:
+                faults.append(f"{', '.join(step.id for step in left)} need each other in a circle")
+            circles += 1
             known = tuple(need for need in left[0].needs if need in ordered)
             ready = [replace(left[0], needs=known)]
         ordered |= {step.id: step for step in ready}
