@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.errors import BadInput, MissingExtra
+from stepwell.library import confined
+from stepwell.library.confined import extract_confined
 from stepwell.library.documents import Limits, clean_name
 from stepwell.library.extract import extract
 
@@ -135,6 +137,27 @@ def test_what_cannot_be_read_is_one_sentence(data: bytes, name: str, sentence: s
         extract(data, name, limits)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_hangs_its_parser_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pypdf")
+    endless = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(confined.sys, "executable", endless[0])
+    run = confined.subprocess.run
+    monkeypatch.setattr(confined.subprocess, "run", lambda command, **more: run(endless, **more))
+    with pytest.raises(BadInput, match=r"slow\.pdf cannot be read: it takes more time"):
+        extract_confined(b"%PDF-1.7", "slow.pdf", Limits(), timeout_s=1)
+
+
+def test_the_child_reads_as_we_do(tmp_path: Path) -> None:
+    data = parquet(tmp_path)
+    assert extract_confined(data, "t.parquet", Limits()) == extract(data, "t.parquet")
+    for bad in b"%PDF-1.7 no", b"PAR1 no":
+        with pytest.raises(BadInput) as ours:
+            extract(bad, "bad")
+        with pytest.raises(BadInput) as childs:
+            extract_confined(bad, "bad", Limits())
+        assert str(ours.value) == str(childs.value)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.library.blobs import Blobs, Written
+from stepwell.library.confined import extract_confined
 from stepwell.library.documents import DEFAULT_LIMITS, Document, Limits, clean_name
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
-from stepwell.library.extract import extract
 from stepwell.library.index import FileRecord, Index, insert, select
 from stepwell.units import format_size
 
@@ -64,7 +64,7 @@ class Library:
         Raises ``BadInput`` (unreadable, ``QuotaFull``), ``MissingExtra`` or ``StorageFull``.
         """
         name = clean_name(name)
-        document = extract(data, name, self.limits)
+        document = extract_confined(data, name, self.limits)
         text = document.text.encode("utf-8", "replace")
         now = int(self._now_s())
         with self._blobs.written(data) as content, self._blobs.written(text) as words:

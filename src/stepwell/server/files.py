@@ -77,6 +77,7 @@ async def _kept(
             count_tokens=count,
         ),
         "file",
+        reads_file=True,
     )
 
 

@@ -16,8 +16,10 @@ from stepwell.library.store import Library
 from stepwell.server.errors import ApiError, bad_request, not_found, rate_limited
 from stepwell.server.keys import ApiKey
 
-WORK_AT_ONCE = 2
+READ_AT_ONCE = 2
 """Reading a PDF takes a core for seconds; more at once would take it from the engine."""
+WORK_AT_ONCE = 8
+"""Of all else, which must not wait for a slow PDF."""
 UPLOADS_PER_TENANT = 4
 UPLOADS_AT_ONCE = 16
 RETRY_AFTER_MS = 1_000
@@ -35,6 +37,7 @@ class ServedLibrary:
     """By service tier, where it differs."""
     upload_timeout_s: float = 600.0
     counted: CountedTexts = field(default_factory=CountedTexts)
+    _reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READ_AT_ONCE))
     _working: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WORK_AT_ONCE))
     _uploading: Counter[str] = field(default_factory=Counter)
 
@@ -42,9 +45,12 @@ class ServedLibrary:
         """What the tenant of this key may keep."""
         return self.quotas.get(key.default_service_tier, self.quota_bytes)
 
-    async def work(self, do: Callable[[], Answer], param: str | None = None) -> Answer:
-        """Run something of the library in a thread. Raises ``ApiError``; ``param`` is the field to blame."""
-        async with self._working:
+    async def work(
+        self, do: Callable[[], Answer], param: str | None = None, *, reads_file: bool = False
+    ) -> Answer:
+        """Run something of the library in a thread. Raises ``ApiError``; ``param`` is the field to blame.
+        ``reads_file``: it extracts the text of a file."""
+        async with self._reading if reads_file else self._working:
             try:
                 return await asyncio.to_thread(do)
             except StepwellError as error:
