@@ -17,8 +17,9 @@ from cyclopts import Parameter
 from stepwell import __version__
 from stepwell.assemble import Node, build, key_ring
 from stepwell.commands.serve_flags import ServeFlags, option
-from stepwell.errors import BadInput
+from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.start import default_path
+from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
 from stepwell.server.books import Books
@@ -112,10 +113,17 @@ def run(settings: Settings) -> None:
 
 
 def served_library(settings: LibrarySettings) -> ServedLibrary | None:
-    """The documents of the tenants; None where they are switched off."""
+    """The documents of the tenants; None where they are switched off, or where nobody has said where they
+    are to lie and the usual place cannot be written."""
     if settings.quota == 0 and not settings.quotas:
         return None
-    library = Library(settings.dir, settings.limits())
+    try:
+        library = Library(settings.dir, settings.limits())
+    except StorageFull as error:
+        if settings.dir != LibrarySettings().dir:
+            raise StepwellError(f"{settings.dir}: {error}") from error
+        say(f"no documents are kept: {error}; [library] dir names another place than {settings.dir}")
+        return None
     return ServedLibrary(library, settings.quota, settings.quotas, settings.upload_timeout_s)
 
 
