@@ -19,10 +19,10 @@ from stepwell.agents.tools.workspace import Workspace
 Kind = Literal["bar", "line"]
 
 WIDTH, HEIGHT = 720, 400
-LEFT, RIGHT, TOP, BOTTOM = 70, 20, 44, 70
+LEFT, RIGHT, TOP, BOTTOM = 80, 20, 44, 100
 POINTS_MOST = {"bar": 60, "line": 2_000}
 LABELS_MOST = 14
-LABEL_CHARS = 14
+LABEL_CHARS = 18
 FILES_MOST = 1_000
 TINY, LARGEST = 1e-100, 1e100
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -113,7 +113,7 @@ def _labels(labels: Sequence[str], centres: Sequence[float]) -> list[str]:
     if max(len(label) for label, _ in shown) * 7 <= (WIDTH - LEFT - RIGHT) / len(shown):
         return [_text(centre, y, label, "middle", 11) for label, centre in shown]
     return [
-        _text(centre, y, label, "end", 11, f' transform="rotate(-30 {centre:.1f} {y})"')
+        _text(centre, y, label, "end", 11, f' transform="rotate(-35 {centre:.1f} {y})"')
         for label, centre in shown
     ]
 
