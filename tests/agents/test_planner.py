@@ -45,7 +45,11 @@ def scripted(plans: list[str], verdicts: list[str], **options: Any) -> Scripted:
         if asked.role in ("planner", "verifier"):
             script = plans if asked.role == "planner" else verdicts
             return script[min(asked.turn, len(script)) - 1]
-        return f"draft {asked.turn}" if asked.role == "writer" else f"result of {asked.last.splitlines()[0]}"
+        return (
+            f"draft {asked.turn}"
+            if asked.role == "writer"
+            else f"result of {asked.last.splitlines()[-1].removeprefix('Your part of it: ')}"
+        )
 
     return Scripted(model, **options)
 
@@ -59,8 +63,8 @@ def test_a_plan_is_carried_out_in_the_order_of_its_needs() -> None:
     result = run(answer(server, crew(CREW)))
     assert (result.status, result.answer) == ("completed", "draft 1")
     first, second = asked_of(server, "solver")
-    assert first == "first\nIt is part of the question: Why?"
-    assert "What is known already:\n- result of first" in second
+    assert first == "Question: Why?\nYour part of it: first"
+    assert second == "Question: Why?\nWhat is known already:\n- result of first\nYour part of it: second"
     assert "- second (solver): result of second" in asked_of(server, "writer")[0]
 
 
@@ -109,6 +113,7 @@ def test_it_plans_again_from_the_results_and_the_verdict() -> None:
         ([verdict(False, 5), verdict(False, 5), verdict(False, 4)], 3, "draft 1"),  # two rounds without gain
         ([verdict(False, 1), verdict(False, 2), verdict(False, 3), verdict(False, 4)], 4, "draft 4"),
         ([verdict(False, 1), verdict(False, 7), verdict(False, 3), verdict(False, 4)], 4, "draft 2"),
+        ([verdict(False, 9), verdict(True, 9)], 2, "draft 2"),  # the one that it is satisfied with
     ],
 )
 def test_it_stops_where_nothing_improves_and_keeps_the_best(

@@ -159,7 +159,7 @@ class Client:
             control = _json(before).get("spend_control") or {} if before.status_code == 200 else {}
             limit = Decimal(str(control.get("consumed") or 0)) + Decimal(left_microusd) / MICROUSD_PER_CENT
             await self._http.post(path, json={"spend_control": {"limit": float(limit)}})
-        except httpx2.HTTPError:
+        except (httpx2.HTTPError, TurnRefused, ArithmeticError):
             return
 
     async def _ask(

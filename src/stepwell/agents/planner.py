@@ -184,9 +184,9 @@ class Planning:
 
     async def _step(self, number: int, step: Step, needed: Mapping[str, asyncio.Task[str]]) -> str:
         before = [f"- {await task}" for task in needed.values()]
-        task = step.task if not before else f"{step.task}\nWhat is known already:\n" + "\n".join(before)
-        if step.task != self.question:
-            task = f"{task}\nIt is part of the question: {self.question}"
+        own = "" if step.task == self.question else f"\nYour part of it: {step.task}"
+        known = "\nWhat is known already:\n" + "\n".join(before) if before else ""
+        task = f"Question: {self.question}{known}{own}"
         try:
             outcome = await self._ask(step.role, f"round-{number}-{step.id}", task)
         except Refused as error:
@@ -216,7 +216,7 @@ class Planning:
         satisfied, score, reason = await self._verify(number, draft.text)
         self.results.append(f"- The draft was judged ({score} of 10): {reason}")
         self.idle_rounds = 0 if score > self.best_score else self.idle_rounds + 1
-        if score > self.best_score:
+        if score > self.best_score or satisfied:
             self._keep(number, draft, score)
         return satisfied or self.idle_rounds >= PATIENCE_ROUNDS
 
