@@ -84,7 +84,8 @@ def list_(*, where: Where = HERE, json_file: JsonFile = None) -> None:
     """List the documents, newest first. Example: ``stepwell library list``"""
     files = where.place().files()
     table = Table(box=None, pad_edge=False)
-    for title in ("id", "name", "kind", "size", "tokens", "added (UTC)"):
+    table.add_column("id", no_wrap=True, min_width=29)  # it is there to be copied
+    for title in ("name", "kind", "size", "tokens", "added (UTC)"):
         table.add_column(title, justify="right" if title in ("size", "tokens") else "left")
     for file in files:
         tokens = f"{file['tokens']:,}" if file["tokens"] is not None else "-"
