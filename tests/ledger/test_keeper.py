@@ -292,3 +292,13 @@ def test_a_fault_of_the_meter_stops_the_books_and_not_the_engine(caplog: pytest.
     assert keeper.failing is not None and not keeper.refuses
     keeper._refuse_unwritten = True
     assert isinstance(rig.ask(range(70, 95), 3).end, Rejected)
+
+
+def test_a_clock_that_goes_back_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    rig = make_rig()
+    rig.clock.sleep_us(1_000_000)
+    rig.settle()
+    rig.clock.sleep_us(-400)
+    rig.settle()
+    rig.settle()
+    assert caplog.text.count("the server's clock went back by 400 us") == 1

@@ -16,6 +16,7 @@ from stepwell.policy.types import Wait
 from stepwell.server.cost import cost_of
 from stepwell.server.identity import Identity
 from stepwell.server.turns import Ask
+from tests.ledger.books import PRICES
 from tests.server.fakes import MODEL, call, null_node, until
 from tests.server.ledgers import WALL_US, Kept, bearer, keeping
 from tests.server.wire import CHAT, RESPONSE, ROUTES, TEXT, events, get, http, post
@@ -341,3 +342,16 @@ def test_a_store_that_cannot_be_read_is_a_503(kept: Kept, monkeypatch: pytest.Mo
         answer = kept.get("/v1/sessions/s", "acme")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ledger_unavailable")
     assert "/srv" not in answer.text
+
+
+def test_a_price_book_that_counts_apart_shows_the_cached_tokens_apart(tmp_path: Path) -> None:
+    with keeping(tmp_path, prices='counting = "anthropic"\n' + PRICES) as kept:
+        for _ in range(2):
+            answer = post(
+                kept.server, "/v1/completions", TEXT | {"prompt": "p" * 99}, **bearer("acme")
+            ).json()
+    usage = answer["usage"]
+    apart = usage["cost_details"]["counted"]
+    assert apart["cache_read_input_tokens"] == usage["prompt_tokens_details"]["cached_tokens"] > 0
+    assert apart["input_tokens"] + apart["cache_read_input_tokens"] == usage["prompt_tokens"]
+    assert apart["output_tokens"] == usage["completion_tokens"]

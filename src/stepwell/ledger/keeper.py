@@ -124,6 +124,7 @@ class Keeper:
         self._wall_offset_us = wall_offset_us
         self._refuse_unwritten = refuse_unwritten
         self._strict = strict
+        self._said_back_us = 0
 
     @property
     def refuses(self) -> bool:
@@ -171,6 +172,9 @@ class Keeper:
         """A step was decided; what the one before it used is posted."""
         with self._apart():
             self._write(self.meter.step(now_us, events, plan, policy), now_us)
+            if self.meter.clock_went_back_us > self._said_back_us:
+                self._said_back_us = back_us = self.meter.clock_went_back_us
+                log.warning("the server's clock went back by %d us; such time is not posted", back_us)
 
     def use_of(self, request: RequestId, now_us: int) -> Use | None:
         """What a request has used until now."""

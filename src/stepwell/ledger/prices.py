@@ -410,19 +410,6 @@ def _whole(table: Table, key: str, price: Fraction) -> int:
     return int(picousd)
 
 
-def openai_usage(tokens: TokenCounts) -> dict[str, object]:
-    """Token counts as OpenAI's and Gemini's reports have them: the prompt includes what was cached."""
-    return {
-        "prompt_tokens": tokens.input_tokens,
-        "completion_tokens": tokens.output_tokens,
-        "total_tokens": tokens.input_tokens + tokens.output_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": tokens.cached_tokens,
-            "cache_write_tokens": tokens.written_tokens,
-        },
-    }
-
-
 SHORT_TTL_US = 300_000_000
 """Anthropic reports writes for five minutes apart from those for an hour."""
 

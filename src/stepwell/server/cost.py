@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from stepwell.ledger.bills import FOR_OTHERS, Bills, tokens_of
+from stepwell.ledger.bills import FOR_OTHERS, tokens_of
 from stepwell.ledger.budgets import BudgetBook, BudgetState, names_of
 from stepwell.ledger.metered import Use
 from stepwell.ledger.money import usd_text
-from stepwell.ledger.prices import Charge
+from stepwell.ledger.prices import Charge, TokenCounts, anthropic_usage
 from stepwell.policy.types import Wait
 from stepwell.server.books import Books
 from stepwell.server.turns import Ask, Progress
@@ -31,15 +31,19 @@ def cost_of(
         return {}
     keeper = books.ledger.keeper
     bills, visible = keeper.meter.bills, is_visible(ask, waits_for)
-    charges = [
-        _charge(bills, ask, one, same_prompt=index % choices_per_prompt > 0, visible=visible)
+    counted = [
+        _counted(ask, one, same_prompt=index % choices_per_prompt > 0, visible=visible)
         for index, one in enumerate(progress)
     ]
+    priced = ask.arrival(1, same_prompt=False)
+    charges = [bills.charge_of(priced, tokens) for tokens in counted]
     parts = {part.name: sum(getattr(charge, part.name) for charge in charges) for part in fields(Charge)}
     details: dict[str, Any] = {
         name: microusd / MICROUSD for name, microusd in parts.items() if microusd or name != "minimum"
     }
-    details["service_tier"] = bills.priced_as(ask.arrival(1, same_prompt=False))
+    details["service_tier"] = bills.priced_as(priced)
+    if bills.prices.counting == "anthropic":
+        details["counted"] = anthropic_usage(_together(counted))
     details["visible"] = visible
     details |= _used(progress)
     ended = {
@@ -58,13 +62,23 @@ def is_visible(ask: Ask, waits_for: Wait) -> bool:
     return not ask.identity.parent and wait not in FOR_OTHERS
 
 
-def _charge(bills: Bills, ask: Ask, one: Progress, *, same_prompt: bool, visible: bool) -> Charge:
-    """What the ledger enters for one choice."""
+def _counted(ask: Ask, one: Progress, *, same_prompt: bool, visible: bool) -> TokenCounts:
+    """What the ledger charges one choice for."""
     if one.admitted is None or one.finished is None:
-        return Charge()
+        return TokenCounts()
     arrival = ask.arrival(one.finished.prompt_tokens, same_prompt=same_prompt)
-    tokens = tokens_of(arrival, one.admitted.cached_tokens, one.finished.generated_tokens, visible=visible)
-    return bills.charge_of(arrival, tokens)
+    return tokens_of(arrival, one.admitted.cached_tokens, one.finished.generated_tokens, visible=visible)
+
+
+def _together(counted: Sequence[TokenCounts]) -> TokenCounts:
+    """All choices of a request as one count."""
+    return TokenCounts(
+        sum(tokens.input_tokens for tokens in counted),
+        sum(tokens.cached_tokens for tokens in counted),
+        sum(tokens.visible_tokens for tokens in counted),
+        sum(tokens.intermediate_tokens for tokens in counted),
+        tuple(write for tokens in counted for write in tokens.cache_write_tokens),
+    )
 
 
 def _used(progress: Sequence[Progress]) -> dict[str, Any]:
