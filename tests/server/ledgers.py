@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,9 @@ class Kept:
             self.driver.hint(0, "nobody", "nobody", NO_HINT)
             until(lambda: not self.driver._inbox.events)
         assert self.ledger.writer.flush()
+        # A list of agents that was made before may be shown for a while, longer on a busy machine.
+        lists = self.server.service.agent_lists
+        until(lambda: time.monotonic() >= lists._good_until_s)
 
     def charged_microusd(self) -> int:
         return int(self.rows("SELECT SUM(charge_microusd) FROM usage")[0][0] or 0)

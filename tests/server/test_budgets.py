@@ -181,6 +181,7 @@ def test_sessions_page_by_page(kept: Kept) -> None:
     for number in range(5):
         limit(kept, 10, name=f"s{number}")
     ask(kept)
+    kept.at_rest()
     page = kept.get("/v1/sessions?limit=4", "acme").json()
     assert [one["id"] for one in page["data"]] == ["run", "s0", "s1", "s2"]
     assert page["has_more"]
