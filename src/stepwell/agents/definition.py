@@ -20,13 +20,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from stepwell.agents.roles import SHIPPED
+from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput
 
 MICROUSD_PER_USD = 1_000_000
@@ -94,6 +95,10 @@ class Crew:
     entry: str
     roles: Mapping[str, Role]
     limits: Limits = field(default_factory=Limits)
+    mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
+    """Programs whose tools roles ask for as ``mcp:NAME`` or ``mcp:NAME/TOOL``."""
+    folder: Path | None = field(default=None, compare=False)
+    """Where its file lies: paths in it are seen from there. None: from where the program was started."""
 
     def __post_init__(self) -> None:
         _require_known(self.entry, self.roles, f"crew {self.name}: entry")
@@ -111,7 +116,9 @@ def load_crew(path: Path) -> Crew:
         raise BadInput(f"crew {path} cannot be read: {error.strerror}") from error
     if len(data) > MAX_TOML_BYTES:
         raise BadInput(f"crew {path} is larger than {MAX_TOML_BYTES} bytes: a crew is a short file")
-    return parse_crew(data.decode("utf-8", errors="replace"), str(path))
+    return replace(
+        parse_crew(data.decode("utf-8", errors="replace"), str(path)), folder=path.parent.resolve()
+    )
 
 
 def shipped_crews() -> list[str]:
@@ -135,7 +142,7 @@ def parse_crew(text: str, where: str = "crew") -> Crew:
         data = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{where} is not TOML: {error}") from error
-    _require_keys(data, ("crew", "roles"), where)
+    _require_keys(data, ("crew", "roles", "mcp"), where)
     head = _table(data, "crew", where)
     _require_keys(head, ("name", "entry", "limits"), f"{where}: [crew]")
     given = _table(data, "roles", where)
@@ -145,7 +152,39 @@ def parse_crew(text: str, where: str = "crew") -> Crew:
     limits = parse_limits(_table(head, "limits", where), f"{where}: [crew.limits]")
     entry = _typed(head, "entry", str, f"{where}: [crew]", next(iter(roles)))
     name = _typed(head, "name", str, f"{where}: [crew]", Path(where).stem)
-    return Crew(name, entry, roles, limits)
+    return Crew(name, entry, roles, limits, parse_servers(_table(data, "mcp", where), where))
+
+
+_SERVER_TYPES = {"command": str, "args": list, "env": dict, "start_timeout_s": Decimal, "timeout_s": Decimal}
+MAX_TIMEOUT_S = 3_600
+
+
+def parse_servers(data: Mapping[str, Any], where: str = "crew") -> dict[str, McpServer]:
+    """``[mcp.NAME]``: programs that are MCP servers. Nothing is started and no variable is looked up."""
+    return {name: _server(name, _table(data, name, where), f"{where}: [mcp.{name}]") for name in data}
+
+
+def _server(name: str, data: Mapping[str, Any], where: str) -> McpServer:
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"{where}: a server's name is letters, digits, - and _, at most 40")
+    _require_keys(data, _SERVER_TYPES, where)
+    if not data.get("command"):
+        raise BadInput(f"{where} has no command: name the program that is the server")
+    values: dict[str, Any] = {
+        key: _seconds(data[key], f"{where}: {key}") if kind is Decimal else _typed(data, key, kind, where)
+        for key, kind in _SERVER_TYPES.items()
+        if key in data
+    }
+    for key, of in (("args", values.get("args", ())), ("env", values.get("env", {}).values())):
+        if not all(isinstance(one, str) for one in of):
+            raise BadInput(f"{where}: {key} holds text alone: put numbers in quotes")
+    return McpServer(**values | {"args": tuple(values.get("args", ()))})
+
+
+def _seconds(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 < value <= MAX_TIMEOUT_S:
+        raise BadInput(f"{where} is a number of seconds, at most {MAX_TIMEOUT_S}, not {value}")
+    return float(value)
 
 
 def parse_limits(data: Mapping[str, Any], where: str = "limits") -> Limits:

@@ -53,5 +53,8 @@ class Workspace:
     limits: Limits = field(default_factory=Limits)
     mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
     """By the name that a crew gives them; their tools are asked for as ``mcp:NAME`` or ``mcp:NAME/TOOL``."""
+    folder: Path | None = None
+    """Of the crew's file: MCP servers start there, ``python:FILE.py:FUNCTION`` is found there. None: where the
+    program was started."""
     shared: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
     """What tools open once for all agents of the run: theirs to fill."""
