@@ -7,13 +7,13 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -22,8 +22,9 @@ from stepwell.agents import events
 from stepwell.agents.client import Client
 from stepwell.agents.definition import Crew, budget_microusd, find_crew
 from stepwell.agents.session import Reading, Result, open_session
-from stepwell.agents.tools.registry import build_tools
+from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import Workspace
+from stepwell.agents.verbs import VERBS
 from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.run_view import trace_file, usd, watched
@@ -131,14 +132,18 @@ class Job:
             stack.enter_context(told_to_stop())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
             reading, tables = self.read_files(console)
-            workspace = Workspace(directory=self.output or scratch / "work", files=tuple(tables))
+            workspace = Workspace(
+                directory=self.output or scratch / "work",
+                files=tuple(tables),
+                mcp_servers=self.crew.mcp_servers,
+                folder=self.crew.folder,
+            )
             listeners = stack.enter_context(trace_file(self.trace))
-            build_tools(sorted({tool for role in self.crew.roles.values() for tool in role.tools}), workspace)
+            require_tools(self.tool_names(), workspace)
             url = self.server or stack.enter_context(embedded(self.model, scratch, console))
             view = stack.enter_context(watched(console))
-            toolbox = partial(build_tools, workspace=workspace)
             try:
-                return asyncio.run(self._session(url, toolbox, reading, [view, *listeners]))
+                return asyncio.run(self._session(url, workspace, reading, [view, *listeners]))
             except KeyboardInterrupt:
                 console.print(self.how_to_resume(), markup=False, soft_wrap=True)
                 raise
@@ -146,12 +151,13 @@ class Job:
     async def _session(
         self,
         url: str,
-        toolbox: Callable[[Sequence[str]], Any],
+        workspace: Workspace,
         reading: Reading | None,
         listeners: Sequence[events.Listener],
     ) -> Result:
         key = self.key or os.environ.get("OPENAI_API_KEY", "none") if self.server else "none"
-        async with Client(url, key, self.seed) as client:
+        toolbox = partial(build_tools, workspace=workspace)
+        async with serving(self.tool_names(), workspace), Client(url, key, self.seed) as client:
             session = open_session(self.crew, client, self.session, toolbox, reading=reading)
             try:
                 session.model = (self.model or "") if self.server else ""
@@ -159,6 +165,11 @@ class Job:
                 return await session.run(self.ask)
             finally:
                 session.store.close()
+
+    def tool_names(self) -> list[str]:
+        """Of all roles, but for the verbs, which are the runtime's."""
+        names = {tool for role in self.crew.roles.values() for tool in role.tools}
+        return sorted(names.difference(VERBS))
 
     def read_files(self, console: Console) -> tuple[Reading | None, list[Path]]:
         """Documents for readers, tables for SQL. Raises ``BadInput`` for what cannot be read."""

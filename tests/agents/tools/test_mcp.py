@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         "twin": tiny,
         "slow": McpServer(sys.executable, (SERVER,), timeout_s=3.0),
         "absent": McpServer(str(tmp_path / "absent")),
+        "unset": McpServer("cat", env={"KEY": "$STEPWELL_UNSET"}),
+        "loud": McpServer(sys.executable, ("-c", "raise SystemExit('no licence')")),
+        "passed": McpServer(sys.executable, (SERVER,), {"TINY_SECRET": "$STEPWELL_SECRET"}),
+        "near": McpServer(sys.executable, ("near.py",)),
         "other": McpServer("cat"),
         "gone": McpServer("true"),
         "silent": McpServer(sys.executable, ("-c", "import time; time.sleep(60)"), start_timeout_s=0.5),
@@ -76,6 +81,24 @@ def test_a_server_gets_its_own_variables_and_not_ours_and_ends_with_the_block(wo
     with pytest.raises(ProcessLookupError):
         os.kill(int(seen[0]), 0)
     assert "asked who I am" in (workspace.directory / "mcp-tiny.log").read_text()
+
+
+def test_a_variable_is_passed_on_only_where_it_is_asked_for(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        assert (await run_tool(tools["whoami"], {})).text.split()[1:] == ["hunter2", "None"]
+
+    within(["mcp:passed/whoami"], workspace, work)
+
+
+def test_a_server_starts_in_the_folder_of_the_crew(workspace: Workspace, tmp_path: Path) -> None:
+    folder = tmp_path / "crew"
+    folder.mkdir()
+    (folder / "near.py").write_text(Path(SERVER).read_text())
+
+    async def work(tools: dict[str, Tool]) -> None:
+        assert (await run_tool(tools["add"], {"a": 1, "b": 2})).text == "3"
+
+    within(["mcp:near/add"], replace(workspace, folder=folder), work)
 
 
 def test_failures_are_sentences(workspace: Workspace) -> None:
@@ -131,9 +154,19 @@ def test_two_servers_with_one_name_for_a_tool(workspace: Workspace) -> None:
     [
         ("mcp:nobody", BadInput, "no MCP server 'nobody': declared are tiny"),
         ("mcp:tiny/none", BadInput, "has no such tool; it has add, fail"),
-        ("mcp:absent", StepwellError, "could not be started: there is no program .*absent"),
+        (
+            "mcp:absent",
+            BadInput,
+            r"\[mcp.absent\]: there is no program .*absent: install it, or mend its path",
+        ),
         ("mcp:other", StepwellError, "could not be started"),
         ("mcp:gone", StepwellError, "could not be started"),
+        (
+            "mcp:unset",
+            BadInput,
+            r"\[mcp.unset\]: env: KEY is to be passed \$STEPWELL_UNSET, which is not set",
+        ),
+        ("mcp:loud", StepwellError, r"could not be started.*the last it wrote: .*no licence"),
         ("mcp:silent", StepwellError, "did not answer within 0.5 s of its start"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import ToolResult, from_function, run_tool, tool
-from stepwell.agents.tools.registry import build_tools, open_tools, serving
+from stepwell.agents.tools.registry import build_tools, open_tools, require_tools, serving
 from stepwell.agents.tools.workspace import Limits, McpServer, Workspace
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "build_tools",
     "from_function",
     "open_tools",
+    "require_tools",
     "run_tool",
     "serving",
     "tool",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -26,6 +28,8 @@ PAGES_MOST = 50
 TOOLS_MOST = 200
 CLOSE_S = 10.0
 DESCRIPTION_CHARS = 1_000
+LOG_CHARS = 300
+_PASSED_ON = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
 class Server:
@@ -34,8 +38,8 @@ class Server:
     The client's scopes must be left in the task that entered them, so a task of its own holds them.
     """
 
-    def __init__(self, name: str, declared: McpServer, log: Path) -> None:
-        self._name, self._declared, self._log = name, declared, log
+    def __init__(self, name: str, declared: McpServer, log: Path, folder: Path | None = None) -> None:
+        self._name, self._declared, self._log, self._folder = name, declared, log, folder
         self._restarts_left = RESTARTS
         self._starting = asyncio.Lock()
         self._client: mcp.Client | None = None
@@ -128,7 +132,7 @@ class Server:
         """Enters the client, waits to be told to leave, and leaves it."""
         try:
             with self._log.open("a", encoding="utf-8") as log:
-                async with _client(self._declared, log) as client:
+                async with _client(self._declared, log, self._folder) as client:
                     ready.set_result(client)
                     await leave.wait()
         except Exception as error:  # noqa: BLE001 - whoever waits for the start is told
@@ -136,7 +140,13 @@ class Server:
                 ready.set_exception(StepwellError(self._said(f"could not be started: {_cause(error)}")))
 
     def _said(self, what: str) -> str:
-        return f"the MCP server {self._name} {what} (what it wrote is in {self._log.name})"
+        """With the last that it wrote: its log may go away with the run."""
+        try:
+            lines = self._log.read_text("utf-8", errors="replace")[-LOG_CHARS:].split("\n")
+        except OSError:
+            lines = []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"the MCP server {self._name} {what}" + (f" (the last it wrote: {last})" if last else "")
 
     def _tool(self, one: mcp_types.Tool) -> Tool:
         async def call(arguments: Mapping[str, Any]) -> str:
@@ -156,14 +166,53 @@ class Server:
 
 
 @asynccontextmanager
-async def _client(declared: McpServer, log: Any) -> AsyncIterator[mcp.Client]:
+async def _client(declared: McpServer, log: Any, folder: Path | None) -> AsyncIterator[mcp.Client]:
     import mcp
 
     parameters = mcp.StdioServerParameters(
-        command=declared.command, args=list(declared.args), env=dict(declared.env)
+        command=_program(declared.command, folder) or declared.command,
+        args=list(declared.args),
+        env=_variables(declared),
+        cwd=folder,
     )
     async with mcp.Client(mcp.stdio_client(parameters, errlog=log)) as client:
         yield client
+
+
+def _program(command: str, folder: Path | None) -> str | None:
+    """Where the program lies: a path is seen from ``folder``, a name from ``PATH``. None: nowhere."""
+    return shutil.which(str((folder or Path.cwd()) / command) if "/" in command else command)
+
+
+def _variables(declared: McpServer) -> dict[str, str]:
+    """``"$NAME"`` is looked up only now, so that a key is never part of a crew. ``BadInput``."""
+    given = {}
+    for name, value in declared.env.items():
+        asked = _PASSED_ON.fullmatch(value)
+        if asked and asked[1] not in os.environ:
+            raise BadInput(f"env: {name} is to be passed {value}, which is not set: export {asked[1]}")
+        given[name] = os.environ[asked[1]] if asked else value
+    return given
+
+
+def require_servers(declared: Mapping[str, McpServer], wanted: Sequence[str], folder: Path | None) -> None:
+    """What can be known without starting them: ``BadInput`` or ``MissingExtra`` with one sentence."""
+    for name in wanted:
+        if name not in declared:
+            known = ", ".join(declared) or "none"
+            raise BadInput(
+                f"there is no MCP server {name!r}: declared are {known}; declare it as [mcp.{name}]"
+            )
+        if _program(declared[name].command, folder) is None:
+            raise BadInput(
+                f"[mcp.{name}]: there is no program {declared[name].command}: install it, or mend its path"
+            )
+        try:
+            _variables(declared[name])
+        except BadInput as error:
+            raise BadInput(f"[mcp.{name}]: {error}") from None
+    if wanted:
+        _need_package()
 
 
 def _cause(error: BaseException) -> str:
@@ -193,24 +242,20 @@ def _text(answer: mcp_types.CallToolResult) -> str:
 
 @asynccontextmanager
 async def running(
-    declared: Mapping[str, McpServer], wanted: Sequence[str], directory: Path
+    declared: Mapping[str, McpServer], wanted: Sequence[str], directory: Path, folder: Path | None = None
 ) -> AsyncIterator[dict[str, list[Tool]]]:
     """The tools of these servers by server name; all servers have ended when the block is left.
 
-    ``BadInput`` for a server that is not declared, ``MissingExtra`` without the package,
-    ``StepwellError`` for one that does not start.
+    Raises what ``require_servers`` does, and ``StepwellError`` for one that does not start.
     """
-    unknown = [name for name in wanted if name not in declared]
-    if unknown:
-        raise BadInput(f"there is no MCP server {unknown[0]!r}: declared are {', '.join(declared) or 'none'}")
+    require_servers(declared, wanted, folder)
     if wanted:
-        _need_package()
         directory.mkdir(parents=True, exist_ok=True)
     async with contextlib.AsyncExitStack() as stack:
         tools = {}
         for name in wanted:
             log = directory / f"mcp-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.log"
-            server = Server(name, declared[name], log)
+            server = Server(name, declared[name], log, folder)
             await server.start()
             stack.push_async_callback(server.close)
             try:

@@ -10,6 +10,7 @@ from stepwell.agents.tools.base import Tool
 from stepwell.agents.tools.calculator import calculator
 from stepwell.agents.tools.chart import chart_tool
 from stepwell.agents.tools.coding import python_tool, run_tests_tool
+from stepwell.agents.tools.imported import PYTHON_PREFIX, imported_tool
 from stepwell.agents.tools.sql import sql_tool, tables_tool
 from stepwell.agents.tools.workspace import Workspace
 from stepwell.errors import BadInput
@@ -32,13 +33,16 @@ BUILDERS: Mapping[str, Builder] = {
 def build_tools(names: Sequence[str], workspace: Workspace) -> list[Tool]:
     """The tools of these names, in this order, each once. ``BadInput`` for a name that nobody knows.
 
-    ``mcp:SERVER`` (all of its tools) and ``mcp:SERVER/TOOL`` are known while ``serving`` runs the servers.
+    ``python:FILE.py:FUNCTION`` is a function of the person's own. ``mcp:SERVER`` (all of its tools) and
+    ``mcp:SERVER/TOOL`` are known while ``serving`` runs the servers.
     Names that two servers share get the server's in front.
     """
     tools: list[Tool] = []
     for name in dict.fromkeys(names):
         if name.startswith(MCP_PREFIX):
             tools += [tool for tool in _of_server(name, _offered(workspace)) if tool not in tools]
+        elif name.startswith(PYTHON_PREFIX):
+            tools.append(imported_tool(name, workspace))
         else:
             tools.append(_builder(name)(workspace))
     return _distinct(tools, _offered(workspace))
@@ -51,8 +55,8 @@ async def serving(names: Sequence[str], workspace: Workspace) -> AsyncIterator[N
     ``BadInput`` for a server that the workspace does not declare, ``MissingExtra`` without the package,
     ``StepwellError`` for one that does not start.
     """
-    servers = list(dict.fromkeys(_server(name) for name in names if name.startswith(MCP_PREFIX)))
-    async with mcp.running(workspace.mcp_servers, servers, workspace.directory) as offered:
+    wanted = _servers(names)
+    async with mcp.running(workspace.mcp_servers, wanted, workspace.directory, workspace.folder) as offered:
         workspace.shared[_OFFERED] = offered
         try:
             yield
@@ -60,17 +64,30 @@ async def serving(names: Sequence[str], workspace: Workspace) -> AsyncIterator[N
             del workspace.shared[_OFFERED]
 
 
+def require_tools(names: Sequence[str], workspace: Workspace) -> None:
+    """Whether these names can be had, as far as that is known before any server runs.
+
+    Raises ``BadInput`` or ``MissingExtra`` with one sentence.
+    """
+    build_tools([name for name in names if not name.startswith(MCP_PREFIX)], workspace)
+    mcp.require_servers(workspace.mcp_servers, _servers(names), workspace.folder)
+
+
 @asynccontextmanager
 async def open_tools(names: Sequence[str], workspace: Workspace) -> AsyncIterator[list[Tool]]:
     """``serving`` and ``build_tools`` in one: the tools of these names, until the block is left."""
-    build_tools([name for name in names if not name.startswith(MCP_PREFIX)], workspace)
+    require_tools(names, workspace)
     async with serving(names, workspace):
         yield build_tools(names, workspace)
 
 
 def _builder(name: str) -> Builder:
     if name not in BUILDERS:
-        raise BadInput(f"there is no tool {name!r}: there are {', '.join(BUILDERS)} and {MCP_PREFIX}SERVER")
+        known = ", ".join(BUILDERS)
+        raise BadInput(
+            f"there is no tool {name!r}: there are {known}, {MCP_PREFIX}SERVER "
+            f"and {PYTHON_PREFIX}FILE.py:FUNCTION"
+        )
     return BUILDERS[name]
 
 
@@ -80,8 +97,9 @@ def _offered(workspace: Workspace) -> Offered:
     return offered
 
 
-def _server(name: str) -> str:
-    return name.removeprefix(MCP_PREFIX).partition("/")[0]
+def _servers(names: Sequence[str]) -> list[str]:
+    wanted = [name.removeprefix(MCP_PREFIX) for name in names if name.startswith(MCP_PREFIX)]
+    return list(dict.fromkeys(name.partition("/")[0] for name in wanted))
 
 
 def _of_server(name: str, offered: Offered) -> list[Tool]:

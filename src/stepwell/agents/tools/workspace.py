@@ -36,7 +36,8 @@ class McpServer:
     command: str
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-    """Added to the few variables that every program needs (``PATH``, ``HOME``); nothing else is passed on."""
+    """Added to the few variables that every program needs (``PATH``, ``HOME``); nothing else is passed on but
+    what is asked for: ``"$NAME"`` is the value of our own variable of that name."""
     start_timeout_s: float = 30.0
     timeout_s: float = 30.0
     """Each call."""
@@ -54,7 +55,7 @@ class Workspace:
     mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
     """By the name that a crew gives them; their tools are asked for as ``mcp:NAME`` or ``mcp:NAME/TOOL``."""
     folder: Path | None = None
-    """Of the crew's file: MCP servers start there, ``python:FILE.py:FUNCTION`` is found there. None: where the
-    program was started."""
+    """Of the crew's file: MCP servers start there, ``python:FILE.py:FUNCTION`` is found there. None: where
+    the program was started."""
     shared: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
     """What tools open once for all agents of the run: theirs to fill."""
