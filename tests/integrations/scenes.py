@@ -1,0 +1,89 @@
+"""What the tests of integrations share: a scripted model on a real node, and what the server knows then.
+
+The node is whole (HTTP, driver, policy, null engine), so that hints arrive where they are used; only the
+text that it writes is scripted, because the null engine's own text calls no tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stepwell.driver import AgentView, Driver
+from stepwell.engines.null import END_TOKEN, NullConfig
+from stepwell.policy.types import Hint, RequestId
+from stepwell.requests import Delta, Finished, Generation, Sink
+from stepwell.server.run import BackgroundServer
+from tests.server.fakes import MODEL, FakeText, null_driver, serving, until
+
+Says = Callable[[str], str]
+"""The prompt -> what the model answers."""
+
+
+class ScriptedDriver(Driver):
+    """The real driver; one token of every answer is computed, and the script's text stands for it."""
+
+    says: Says
+
+    def submit(self, generation: Generation, sink: Sink) -> RequestId:
+        prompt = bytes(token for token in generation.prompt if token < END_TOKEN).decode()
+        text = [self.says(prompt)]
+
+        def scripted(output: Any) -> None:
+            if isinstance(output, Delta):
+                output = replace(output, text=text.pop() if text else "")
+            elif isinstance(output, Finished):
+                output = replace(output, reason="stop")
+            sink(output)
+
+        return super().submit(replace(generation, max_new_tokens=1), scripted)
+
+
+@dataclass
+class Node:
+    """One server, as a client and as its operator see it."""
+
+    server: BackgroundServer
+    driver: Driver
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.base_url}/v1"
+
+    @property
+    def agents(self) -> dict[str, AgentView]:
+        return {view.agent: view for view in self.driver.snapshot().agents}
+
+    def named(self, name: str) -> AgentView:
+        """The only agent of a role."""
+        (found,) = [view for view in self.agents.values() if view.role == name]
+        return found
+
+    def waits(self, name: str, wait: str, *, timed: bool = False) -> Hint:
+        """What was said of the only agent of a role, as soon as that is the wait (or fail).
+
+        ``timed``: with an expected time. The server takes a turn that ends in tool calls for a wait for
+        a tool by itself, so that only the time shows that somebody said so.
+        """
+
+        def said() -> bool:
+            hint = self.named(name).hint
+            return hint.wait.value == wait and (hint.expected_us is not None or not timed)
+
+        until(said)
+        return self.named(name).hint
+
+
+@contextmanager
+def scripted_node(says: Says) -> Iterator[Node]:
+    plain = null_driver(NullConfig(model=MODEL, block_tokens=16, device_blocks=2_048))
+    driver = ScriptedDriver(plain.engine, FakeText(plain.engine.info), plain.tiers, plain.policy)
+    driver.says = says
+    driver.start()
+    try:
+        with serving(driver, driver.text) as server:
+            yield Node(server, driver)
+    finally:
+        driver.stop(5.0)
