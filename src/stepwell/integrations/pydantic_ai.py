@@ -8,7 +8,7 @@ from typing import Any
 from stepwell.integrations._tell import WITHIN, Caller, Teller, caller, needs
 
 with needs("pydantic-ai-slim[openai]"):
-    from pydantic_ai import ApprovalRequired, DeferredToolRequests, ModelSettings, RunContext
+    from pydantic_ai import ApprovalRequired, DeferredToolRequests, RunContext
     from pydantic_ai.capabilities import AbstractCapability
 
 
@@ -21,11 +21,9 @@ class Stepwell(AbstractCapability[Any]):
         self.teller = Teller(base_url, api_key, end)
 
     async def for_run(self, ctx: RunContext[Any]) -> Stepwell:
-        """One copy for each run knows which agent it is."""
+        """A copy for each run, which knows whose run it is."""
         own = copy(self)
-        own.who = caller(
-            (ctx.agent and ctx.agent.name) or "agent", ctx.conversation_id or ctx.run_id or "run"
-        )
+        own.who = caller((ctx.agent and ctx.agent.name) or "agent", ctx.conversation_id or str(ctx.run_id))
         return own
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: Any) -> Any:
@@ -34,24 +32,22 @@ class Stepwell(AbstractCapability[Any]):
         token = WITHIN.set(self.who)
         try:
             result = await handler()
-            if isinstance(result.output, DeferredToolRequests):
-                self.teller.waits(self.who, "person" if result.output.approvals else "tool")
+            if isinstance(result.output, DeferredToolRequests) and result.output.approvals:
+                self.teller.waits(self.who, "person")
             return result
         finally:
             WITHIN.reset(token)
             self.teller.ends(self.who)
 
     async def before_model_request(self, ctx: RunContext[Any], request_context: Any) -> Any:
-        settings = request_context.model_settings or {}
-        headers = {**(settings.get("extra_headers") or {}), **self.teller.turn(self.who)}
-        request_context.model_settings = ModelSettings(**{**settings, "extra_headers": headers})
+        settings = dict(request_context.model_settings or {})
+        settings["extra_headers"] = {**settings.get("extra_headers", {}), **self.teller.turn(self.who)}
+        request_context.model_settings = settings
         return request_context
 
-    async def wrap_tool_execute(
-        self, ctx: RunContext[Any], *, call: Any, handler: Any, args: Any, **more: Any
-    ) -> Any:
-        self.teller.began(self.who, call.tool_name, key := (ctx.run_id, call.tool_call_id))
-        asks = False
+    async def wrap_tool_execute(self, ctx: RunContext[Any], *, handler: Any, args: Any, **more: Any) -> Any:
+        key, asks = (ctx.run_id, more["call"].tool_call_id), False
+        self.teller.began(self.who, more["call"].tool_name, key)
         try:
             return await handler(args)
         except ApprovalRequired:
