@@ -1,0 +1,79 @@
+"""Task sets: questions with answers that a program can check, shipped or from a person's own JSONL file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+GRADERS = ("number", "words", "program")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question and what is right."""
+
+    id: str
+    """Unique in its set. ``functions-017-count_over`` is of the kind ``count_over``."""
+    ask: str
+    """The question, whole; for code: name, arguments, what it does, and the visible examples."""
+    answer: str
+    """What is right; for the grader ``program``: the hidden tests (asserts)."""
+    passages: tuple[str, ...] = ()
+    """What readers read; a single call gets all of them."""
+    tests: str = ""
+    """Visible tests (asserts) that the crew's check may run."""
+    wrong: tuple[str, ...] = ()
+    """For the grader ``words``: what must not stand in a right reply (the values of the other passages)."""
+
+    @property
+    def kind(self) -> str:
+        """What halves are balanced over: what follows the number in the id, or nothing."""
+        found = re.fullmatch(r".+?-\d+-(.+)", self.id)
+        return found[1] if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSet:
+    """Items of one sort, the crew they are for, and how a reply is judged."""
+
+    name: str
+    crew: str
+    """The crew it is for: ``code``, ``documents``, ``calculation``, or a crew's file."""
+    single: str
+    """The role that answers alone in the single call."""
+    grader: str
+    """One of ``GRADERS``."""
+    items: tuple[Item, ...]
+
+    def halves(self) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+        """Items to fit on, and items held out; the same every time.
+
+        Items that read the same passages stay together. Groups whose items are of the same kinds go to the
+        two halves in turn, so both halves have as many of each kind, give or take one group.
+        """
+        groups: dict[object, list[Item]] = {}
+        for item in self.items:
+            groups.setdefault(item.passages or item.id, []).append(item)
+        turns: dict[tuple[str, ...], int] = {}
+        fit: list[Item] = []
+        held_out: list[Item] = []
+        for group in groups.values():
+            kinds = tuple(sorted(item.kind for item in group))
+            turn = turns[kinds] = turns.get(kinds, -1) + 1
+            (held_out if turn % 2 else fit).extend(group)
+        return tuple(fit), tuple(held_out)
+
+
+def _shipped() -> dict[str, Callable[[], TaskSet]]:
+    return {}
+
+
+def load_tasks(name_or_path: str) -> TaskSet:
+    """A shipped set by name (``functions``, ``facts``, ``sums``), or a JSONL file; ``BadInput`` says what is wrong."""
+    raise NotImplementedError
+
+
+def dump(task_set: TaskSet) -> Iterator[str]:
+    """The set as lines of JSON that ``load_tasks`` reads: the set's own line, then one an item."""
+    raise NotImplementedError
