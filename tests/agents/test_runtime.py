@@ -127,7 +127,7 @@ async def _long(arguments: Mapping[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (_hang, "double did not answer within 0.01 s and was given up."),
+        (_hang, "double failed: it did not answer within 0.01 s and was given up."),
         (_raise, "double is broken: ZeroDivisionError: oh"),
         (_fail, "double failed: the table does not exist"),
         (_long, "yyyyyyyyyy\n(cut: 1,000 characters in all)"),
@@ -234,9 +234,15 @@ def test_an_agent_waits_and_commands_below_itself_only() -> None:
 
 
 def test_what_an_agent_waits_for_reaches_the_server() -> None:
-    server = Scripted(spawns(1))
+    waits = ("lead", {"next": "child", "after_agent": "helper-1"})
+
+    async def gate(asked: Asked) -> None:
+        while asked.role == "helper" and waits not in server.hints:
+            await asyncio.sleep(0)
+
+    server = Scripted(spawns(1), gate=gate)
     run(answer(server, crew(LEAD)))
-    assert ("lead", {"next": "child", "after_agent": "helper-1"}) in server.hints
+    assert waits in server.hints
     assert ("helper-1", {"next": "done"}) in server.hints
     helper = next(one for one in server.asked if one.role == "helper")
     assert helper.body["agent_hint"] == {"next": "agent", "after_agent": "lead"}

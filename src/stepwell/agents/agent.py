@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 from stepwell.agents import events, schemas
 from stepwell.agents.client import Caller, TurnRefused
 from stepwell.agents.definition import Role
-from stepwell.agents.limits import Refused
 from stepwell.agents.state import AgentRow, Message, TaskRow
-from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.base import Tool, run_tool
 
 if TYPE_CHECKING:
     from stepwell.agents.session import Session
@@ -123,7 +122,7 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
     _open_letters(agent, session)
     began_us = events.now_us()
     agent.said = _hint_with_turn(agent)
-    session.tell(events.TurnBegan(agent.id, agent.turns + 1))
+    session.tell(events.TurnBegan(agent.id, agent.turns + 1, agent.role.model or session.model))
     retry = partial(_retried, agent, session)
     with session.turn_of(agent.id):
         try:
@@ -310,21 +309,6 @@ async def _call(agent: Agent, session: Session, at: int, call: Call) -> str:
     session.tell(events.CallBegan(agent.id, tool.name, arguments))
     began_us = events.now_us()
     session.calling[agent.id] = call.key
-    text, ok = await _attempt(tool, arguments)
-    session.tell(events.CallEnded(agent.id, tool.name, events.now_us() - began_us, ok))
-    return text
-
-
-async def _attempt(tool: Tool, arguments: Mapping[str, Any]) -> tuple[str, bool]:
-    try:
-        async with asyncio.timeout(tool.timeout_s):
-            text = await tool.call(arguments)
-    except TimeoutError:
-        return f"{tool.name} did not answer within {tool.timeout_s:g} s and was given up.", False
-    except (ToolError, Refused) as error:
-        return f"{tool.name} failed: {error}", False
-    except Exception as error:  # noqa: BLE001 - a tool is somebody's code; its bug must not end the session
-        return f"{tool.name} is broken: {type(error).__name__}: {error}", False
-    if len(text) > tool.max_answer_chars:
-        text = f"{text[: tool.max_answer_chars]}\n(cut: {len(text):,} characters in all)"
-    return text, True
+    result = await run_tool(tool, arguments)
+    session.tell(events.CallEnded(agent.id, tool.name, events.now_us() - began_us, result.ok))
+    return result.text

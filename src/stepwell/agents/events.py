@@ -41,6 +41,7 @@ class Assigned:
 class TurnBegan:
     agent: str
     number: int
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.agent import WAIT_TOOL, Agent
-from stepwell.agents.definition import Crew, Role
+from stepwell.agents.definition import Role
 from stepwell.agents.tools.base import Tool
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def _followup(session: Session, agent: Agent, arguments: Mapping[str, Any]
     return f"{arguments['agent']} is at work again; wait_agent gives its answer."
 
 
-def verb_tools(session: Session, crew: Crew, role: Role, agent: Callable[[], Agent]) -> list[Tool]:
+def verb_tools(session: Session, role: Role, agent: Callable[[], Agent]) -> list[Tool]:
     """The verbs that ``role`` may use: all with ``may_spawn``, else those among its ``tools``."""
     wanted = (
         VERBS if role.may_spawn and not role.plans else tuple(name for name in role.tools if name in VERBS)
@@ -95,8 +96,7 @@ def verb_tools(session: Session, crew: Crew, role: Role, agent: Callable[[], Age
             ["agent", "task"],
         ),
     }
-    seconds = float(crew.limits.seconds)
-    return [_tool(name, *shapes[name], session, agent, seconds) for name in wanted]
+    return [_tool(name, *shapes[name], session, agent) for name in wanted]
 
 
 def _tool(
@@ -107,7 +107,6 @@ def _tool(
     required: list[str],
     session: Session,
     agent: Callable[[], Agent],
-    seconds: float,
 ) -> Tool:
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     return Tool(
@@ -116,6 +115,6 @@ def _tool(
         parameters=schema,
         call=lambda arguments: verb(session, agent(), arguments),
         expected_ms=CHILD_MS if name == WAIT_TOOL else 1,
-        timeout_s=seconds,
+        timeout_s=math.inf,  # the session's own limit pauses what waits
         idempotent=True,  # each is done once per key, which is the call's place in the conversation
     )

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.agents.tools.base import ToolError
+from stepwell.agents.tools.base import ToolError, run_tool
 from stepwell.agents.tools.calculator import MAX_CHARS, MAX_DIGITS, calculate, calculator
-from stepwell.agents.tools.functions import run_tool
 
 DECIMALS = st.decimals(-(10**9), 10**9, places=4)
 

@@ -168,7 +168,9 @@ def test_a_tool_error_is_told_as_it_is() -> None:
         """Refuses."""
         raise ToolError("the shelf is empty")
 
-    assert run(tool(refuse), {}) == ToolResult("the shelf is empty", False, pytest.approx(0, abs=60))
+    assert run(tool(refuse), {}) == ToolResult(
+        "refuse failed: the shelf is empty", False, pytest.approx(0, abs=60)
+    )
 
 
 def test_a_function_that_hangs_is_given_up_and_the_process_can_end() -> None:
@@ -194,7 +196,7 @@ def test_a_function_that_hangs_is_given_up_and_the_process_can_end() -> None:
 
     for answer in asyncio.run(both()):
         assert not answer.ok
-        assert "given up after 0.05 s" in answer.text
+        assert "did not answer within 0.05 s and was given up" in answer.text
 
 
 def test_cancelling_the_caller_cancels_the_call() -> None:
@@ -242,7 +244,7 @@ def test_a_long_answer_is_cut_and_says_so() -> None:
 
     answer = run(from_function(long, max_answer_chars=10), {})
     assert answer.ok
-    assert answer.text == "x" * 10 + "\n[cut: 10 of 1000 characters shown]"
+    assert answer.text == "x" * 10 + "\n(cut: 1,000 characters in all)"
 
 
 def test_an_answer_can_always_be_sent() -> None:

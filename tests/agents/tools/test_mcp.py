@@ -107,7 +107,7 @@ def test_failures_are_sentences(workspace: Workspace) -> None:
         failed = await run_tool(tools["fail"], {})
         assert not wrong.ok
         assert "valid integer" in wrong.text
-        assert (failed.ok, failed.text) == (False, "Error executing tool fail")
+        assert (failed.ok, failed.text) == (False, "fail failed: Error executing tool fail")
 
     within(["mcp:tiny"], workspace, work)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepwell.agents.tools.base import Tool, ToolError
-from stepwell.agents.tools.functions import ToolResult, from_function, run_tool, tool
+from stepwell.agents.tools.base import Tool, ToolError, ToolResult, run_tool
+from stepwell.agents.tools.functions import from_function, tool
 from stepwell.agents.tools.registry import build_tools, open_tools, require_tools, serving
 from stepwell.agents.tools.workspace import Limits, McpServer, Workspace
 

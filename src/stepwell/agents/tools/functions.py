@@ -1,40 +1,25 @@
-"""Python functions as tools, and the one way in which any tool is run."""
+"""Python functions as tools."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import inspect
-import json
 import re
 import threading
-import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_json
 
-from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.base import Tool, ToolError, line_of
 from stepwell.errors import BadInput
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-GIVE_UP_S = 1.0
-"""How long a call that was cancelled may take to clean up before nobody waits for it any more."""
 T = TypeVar("T")
 _ARGUMENT_LINE = re.compile(r"\s*(\w+)(?:\s*\([^)]*\))?:\s+(.+)")
-
-
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    """What a call came to, as the model reads it."""
-
-    text: str
-    ok: bool
-    """False: ``text`` is the one sentence that says what went wrong."""
-    seconds: float
 
 
 def tool(fn: Callable[..., Any]) -> Tool:
@@ -108,7 +93,7 @@ def _arguments_model(fn: Callable[..., Any], told: str) -> type[BaseModel]:
         return create_model("Arguments", __config__=ConfigDict(extra="forbid"), **fields)
     except PydanticUserError as error:
         raise BadInput(
-            f"tool {told}: a parameter has a type that JSON cannot hold: {_line(error)}"
+            f"tool {told}: a parameter has a type that JSON cannot hold: {line_of(error)}"
         ) from error
 
 
@@ -205,75 +190,3 @@ async def in_thread(work: Callable[[], T]) -> T:
     context = contextvars.copy_context()
     threading.Thread(target=body, daemon=True, name="stepwell-tool").start()
     return await outcome
-
-
-async def run_tool(tool: Tool, arguments: Mapping[str, Any] | str) -> ToolResult:
-    """Calls a tool and says what came of it, whatever happens; only being cancelled gets through.
-
-    ``arguments`` may be the JSON text of a model. A call that takes longer than ``tool.timeout_s`` is
-    cancelled and given up. A longer answer than ``tool.max_answer_chars`` is cut and says so.
-    """
-    start = time.perf_counter()
-    try:
-        text, ok = await _within(tool, _mapping(arguments)), True
-    except ToolError as error:
-        text, ok = _line(error), False
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a tool may raise anything; the crew goes on
-        text, ok = f"{tool.name} failed with {type(error).__name__}: {_line(error)}", False
-    return ToolResult(_cut(text, tool.max_answer_chars), ok, time.perf_counter() - start)
-
-
-def _mapping(arguments: Mapping[str, Any] | str) -> Mapping[str, Any]:
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            raise ToolError("the arguments are not valid JSON") from None
-    if not isinstance(arguments, Mapping):
-        raise ToolError("the arguments must be one JSON object with the argument names as keys")
-    return arguments
-
-
-async def _within(tool: Tool, arguments: Mapping[str, Any]) -> str:
-    """The answer, or ``ToolError`` after ``timeout_s``, even when the call refuses to be cancelled."""
-    task = asyncio.ensure_future(_guarded(tool, arguments))
-    task.add_done_callback(_read_outcome)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=tool.timeout_s)
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait({task}, timeout=GIVE_UP_S)
-        raise
-    if done:
-        return task.result()
-    task.cancel()
-    await asyncio.wait({task}, timeout=GIVE_UP_S)
-    raise ToolError(f"{tool.name} was given up after {tool.timeout_s:g} s without an answer")
-
-
-async def _guarded(tool: Tool, arguments: Mapping[str, Any]) -> str:
-    try:
-        return await tool.call(arguments)
-    except (SystemExit, KeyboardInterrupt) as error:
-        # A task that ends with these takes the event loop with it.
-        raise ToolError(f"{tool.name} raised {type(error).__name__}") from None
-    except asyncio.CancelledError:
-        current = asyncio.current_task()
-        if current is not None and current.cancelling():
-            raise
-        raise ToolError(f"{tool.name} was cancelled from inside") from None
-
-
-def _read_outcome(task: asyncio.Future[str]) -> None:
-    """An abandoned call's late error is of no use to anybody, and not worth a warning."""
-    if not task.cancelled():
-        task.exception()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "without a message"
-
-
-def _cut(text: str, limit: int) -> str:
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= limit else f"{text[:limit]}\n[cut: {limit} of {len(text)} characters shown]"
