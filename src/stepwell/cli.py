@@ -73,6 +73,7 @@ GROUPS = {
         "Documents that agents attach and search.",
         (
             Command("add", "stepwell.commands.library:add", "Add documents: text, HTML, PDF, tables."),
+            Command("import", "stepwell.commands.library_import:import_", "Copy tables from a warehouse."),
             Command("list", "stepwell.commands.library:list_", "What is there, newest first."),
             Command("rm", "stepwell.commands.library:rm", "Remove documents by their ids."),
             Command("search", "stepwell.commands.library:search", "Find the passages near a question."),

@@ -63,20 +63,20 @@ def add(files: list[Path], /, *, where: Where = HERE, json_file: JsonFile = None
     """
     if not files:
         raise BadInput("name at least one file, as in  stepwell library add report.pdf")
-    console, place = _console(json_file), where.place()
+    console, place = result_console(json_file), where.place()
     added: list[dict[str, Any]] = []
     failed = 0
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for path in progress.track(files, description="adding"):
             try:
                 added.append(place.add(path))
-                console.print(_line(added[-1]), markup=False, highlight=False)
+                console.print(file_line(added[-1]), markup=False, highlight=False)
             except StepwellError as error:
                 failed += 1
                 print(f"stepwell: {error}", file=sys.stderr)
     lost = f"; {failed} could not be added" if failed else ""
     console.print(f"{len(added)} of {len(files)} documents added{lost}.", markup=False)
-    _write_json(json_file, {"files": added, "failed": failed})
+    write_result(json_file, {"files": added, "failed": failed})
     return 1 if failed else 0
 
 
@@ -93,12 +93,12 @@ def list_(*, where: Where = HERE, json_file: JsonFile = None) -> None:
         table.add_row(
             file["id"], escape(file["filename"]), file["kind"], format_size(file["bytes"]), tokens, added
         )
-    console = _console(json_file)
+    console = result_console(json_file)
     if files:
         console.print(table, markup=False)
     total = format_size(sum(file["bytes"] for file in files))
     console.print(f"{len(files)} documents, {total}.", markup=False, highlight=False)
-    _write_json(json_file, {"files": files})
+    write_result(json_file, {"files": files})
 
 
 def rm(ids: list[str], /, *, where: Where = HERE, json_file: JsonFile = None) -> int:
@@ -115,8 +115,8 @@ def rm(ids: list[str], /, *, where: Where = HERE, json_file: JsonFile = None) ->
             gone.append(file_id)
         except StepwellError as error:
             print(f"stepwell: {error}", file=sys.stderr)
-    _console(json_file).print(f"{len(gone)} documents removed.", markup=False)
-    _write_json(json_file, {"removed": gone})
+    result_console(json_file).print(f"{len(gone)} documents removed.", markup=False)
+    write_result(json_file, {"removed": gone})
     return 0 if len(gone) == len(set(ids)) else 1
 
 
@@ -138,26 +138,28 @@ def search(
     if not question.strip() or not 1 <= results <= 50:
         raise BadInput("give a question of at least one word, and --results between 1 and 50")
     found = where.place().search(question, results, list(files) or None)
-    console = _console(json_file)
+    console = result_console(json_file)
     for hit in found:
         head = f"{hit['filename']}  {hit['file_id']}  {hit['start']}-{hit['end']}  score {hit['score']:.2f}"
         console.print(head, style="bold", markup=False, highlight=False)
         console.print(" ".join(hit["content"][0]["text"].split()) + "\n", markup=False, highlight=False)
     console.print(f"{len(found)} passages." if found else "No passage shares a word with the question.")
-    _write_json(json_file, {"data": found})
+    write_result(json_file, {"data": found})
 
 
-def _line(file: dict[str, Any]) -> str:
+def file_line(file: dict[str, Any]) -> str:
+    """A file object in a line."""
     note = f" ({file['status_details']})" if file["status_details"] else ""
     return f"{file['id']}  {file['filename']}  {format_size(file['bytes'])}{note}"
 
 
-def _console(json_file: Path | None) -> Console:
+def result_console(json_file: Path | None) -> Console:
     """The result's own place; words go to standard error where standard output is for JSON."""
     return Console(stderr=json_file == Path("-"), soft_wrap=True)
 
 
-def _write_json(json_file: Path | None, value: dict[str, Any]) -> None:
+def write_result(json_file: Path | None, value: dict[str, Any]) -> None:
+    """What ``--json`` asked for. Raises ``BadInput``."""
     if json_file is None:
         return
     text = json.dumps(value, indent=2) + "\n"

@@ -33,10 +33,13 @@ class Place(Protocol):
 
     def remove(self, file_id: str) -> None: ...
 
+    def content(self, file_id: str) -> bytes:
+        """The file as it came."""
+
     def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]: ...
 
 
-def local_place(directory: Path | None, config: Path | None, tenant: str) -> Place:
+def local_place(directory: Path | None = None, config: Path | None = None, tenant: str = "local") -> Place:
     """The library in ``directory``, or where the settings say."""
     settings = load(config, {"library.dir": None if directory is None else str(directory)}).library
     try:
@@ -68,6 +71,9 @@ class LocalPlace:
 
     def remove(self, file_id: str) -> None:
         self._library.delete(self._tenant, file_id)
+
+    def content(self, file_id: str) -> bytes:
+        return self._library.content(self._library.get(self._tenant, file_id))
 
     def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]:
         found = find_passages(self._library, CountedTexts(), self._tenant, question, results, file_ids)
@@ -103,6 +109,12 @@ class RemotePlace:
     def remove(self, file_id: str) -> None:
         self._ask("DELETE", f"/v1/files/{file_id}")
 
+    def content(self, file_id: str) -> bytes:
+        answer = self._request("GET", f"/v1/files/{file_id}/content")
+        if answer.is_success:
+            return answer.content
+        raise StepwellError(f"the server says: {_message(_json(answer), answer.status_code)}")
+
     def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]:
         body: Shown = {"query": question, "max_num_results": results}
         if file_ids is not None:
@@ -111,17 +123,38 @@ class RemotePlace:
         return found
 
     def _ask(self, method: str, path: str, **content: Any) -> Shown:
-        try:
-            with httpx2.Client(base_url=self._base, headers=self._headers, timeout=TIMEOUT_S) as client:
-                answer = client.request(method, path, **content)
-            body = answer.json()
-        except httpx2.HTTPError as error:
-            raise StepwellError(f"the server {self._base} cannot be asked: {error}") from error
-        except ValueError as error:
-            raise StepwellError(f"{self._base} does not answer as a Stepwell server does") from error
+        answer = self._request(method, path, **content)
+        body = _json(answer)
+        if body is None:
+            raise StepwellError(f"{self._base} does not answer as a Stepwell server does")
         if answer.is_success and isinstance(body, dict):
             return body
         raise StepwellError(f"the server says: {_message(body, answer.status_code)}")
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx2.Response:
+        try:
+            with httpx2.Client(base_url=self._base, headers=self._headers, timeout=TIMEOUT_S) as client:
+                return client.request(method, path, **content)
+        except httpx2.HTTPError as error:
+            raise StepwellError(f"the server {self._base} cannot be asked: {error}") from error
+
+
+def fetched(place: Place, names: Sequence[str], folder: Path) -> list[Path]:
+    """Documents of a library as files in ``folder``, by id or by name (of two of one name the newest).
+
+    Raises ``BadInput`` for a name that is not there, ``StepwellError`` for what cannot be fetched.
+    """
+    files = place.files() if names else []
+    paths: list[Path] = []
+    for name in dict.fromkeys(names):
+        file = next((one for one in files if name in (one["id"], one["filename"])), None)
+        if file is None:
+            raise BadInput(f"there is no document {name} in the library: 'stepwell library list' shows them")
+        path = folder / file["id"] / file["filename"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(place.content(file["id"]))
+        paths.append(path)
+    return paths
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
@@ -146,6 +179,14 @@ def _all(page: Callable[[str | None], tuple[list[Shown], bool]]) -> list[Shown]:
         if not following:
             break
     return files
+
+
+def _json(answer: httpx2.Response) -> Any:
+    """None: it is no JSON."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None
 
 
 def _message(body: object, status: int) -> str:

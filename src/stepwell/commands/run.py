@@ -23,10 +23,11 @@ from stepwell.agents.client import Client
 from stepwell.agents.definition import Crew, budget_microusd, find_crew
 from stepwell.agents.session import Reading, Result, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
-from stepwell.agents.tools.workspace import Workspace
+from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
 from stepwell.agents.verbs import VERBS
 from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
+from stepwell.commands.library_places import RemotePlace, fetched, local_place
 from stepwell.commands.run_view import trace_file, usd, watched
 from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
@@ -70,6 +71,18 @@ def run(
     output: Annotated[
         Path | None, option("Where charts and files of tools go. [a directory that goes away]")
     ] = None,
+    warehouse: Annotated[
+        Sequence[str],
+        Parameter(
+            env_var="STEPWELL_WAREHOUSE",
+            show_env_var=True,
+            show_default=False,
+            help="Tables to ask in place: postgresql://, bigquery:// or duckdb:// (repeat for more).",
+        ),
+    ] = (),
+    library: Annotated[
+        Sequence[str], option("A document of the library, by name or id, as one more file (repeat for more).")
+    ] = (),
     json_file: JsonOption = None,
 ) -> int:
     """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
@@ -79,6 +92,7 @@ def run(
     The answer goes to standard output, all else to standard error. Example:
 
         stepwell run documents report.pdf --ask "Who paid for the well?"
+        stepwell run data --warehouse postgresql://reader@db/shop --ask "Which month sold most?"
 
     A session that is stopped, by Ctrl-C, a limit, or a server that goes away, is kept, and --resume goes on.
     """
@@ -91,7 +105,11 @@ def run(
     if resume is not None and not resume.is_file():
         raise BadInput(f"--resume {resume}: there is no such session")
     require_writable(json_file)
-    job = Job(made, ask, files, server, key, model, seed, trace, resume or _new_session(), output)
+    job = Job(
+        *(made, ask, files, server, key, model, seed, trace, resume or _new_session(), output),
+        warehouses=tuple(map(WarehouseUrl, warehouse)),
+        library=tuple(library),
+    )
     return job.finish(job.perform(Console(stderr=True, highlight=False)), json_file, is_new=resume is None)
 
 
@@ -125,18 +143,21 @@ class Job:
     trace: Path | None
     session: Path
     output: Path | None
+    warehouses: tuple[WarehouseUrl, ...] = ()
+    library: tuple[str, ...] = ()
 
     def perform(self, console: Console) -> Result:
         """Run the crew; what is stopped by hand says how to go on."""
         with ExitStack() as stack:
             stack.enter_context(told_to_stop())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
-            reading, tables = self.read_files(console)
+            reading, tables = self.read_files(console, (*self.files, *self.from_library(scratch)))
             workspace = Workspace(
                 directory=self.output or scratch / "work",
                 files=tuple(tables),
                 mcp_servers=self.crew.mcp_servers,
                 folder=self.crew.folder,
+                warehouses=self.warehouses,
             )
             listeners = stack.enter_context(trace_file(self.trace))
             require_tools(self.tool_names(), workspace)
@@ -171,14 +192,27 @@ class Job:
         names = {tool for role in self.crew.roles.values() for tool in role.tools}
         return sorted(names.difference(VERBS))
 
-    def read_files(self, console: Console) -> tuple[Reading | None, list[Path]]:
+    def from_library(self, scratch: Path) -> list[Path]:
+        """Documents of the server's library, or of the one here, as files."""
+        if not self.library:
+            return []
+        place = (
+            local_place()
+            if self.server is None
+            else RemotePlace(self.server, self.key or os.environ.get("OPENAI_API_KEY"))
+        )
+        return fetched(place, self.library, scratch / "library")
+
+    def read_files(self, console: Console, files: Sequence[Path]) -> tuple[Reading | None, list[Path]]:
         """Documents for readers, tables for SQL. Raises ``BadInput`` for what cannot be read."""
         wants_tables = any(DATA_TOOLS.intersection(role.tools) for role in self.crew.roles.values())
-        tables = [file for file in self.files if wants_tables and file.suffix.lower() in DATA_SUFFIXES]
+        tables = [file for file in files if wants_tables and file.suffix.lower() in DATA_SUFFIXES]
+        if self.warehouses and not wants_tables:
+            raise BadInput(f"the crew {self.crew.name} has nobody who asks tables of a warehouse: try data")
         for file in tables:
             if not file.is_file():
                 raise BadInput(f"{file} does not exist: name a CSV, Parquet or DuckDB file")
-        documents = [load_document(str(file)) for file in self.files if file not in tables]
+        documents = [load_document(str(file)) for file in files if file not in tables]
         for document in documents:
             if document.note:
                 console.print(f"{document.name}: {document.note}", markup=False, soft_wrap=True)

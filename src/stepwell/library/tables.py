@@ -11,6 +11,7 @@ import itertools
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stepwell.errors import BadInput, MissingExtra
@@ -60,7 +61,10 @@ def _kind(cells: Sequence[str]) -> str:
 
 
 def parquet_text(data: bytes, name: str, limits: Limits) -> tuple[str, str]:
-    """A Parquet file, through DuckDB (the extra ``analytics``); the note is empty. Raises ``BadInput``."""
+    """A Parquet file, through DuckDB (the extra ``analytics``), and a note. Raises ``BadInput``.
+
+    SQL reads the file itself, so a long table is no fault: of its text the beginning is enough.
+    """
     try:
         import duckdb
     except ImportError as error:
@@ -76,11 +80,15 @@ def parquet_text(data: bytes, name: str, limits: Limits) -> tuple[str, str]:
         file.flush()
         try:
             with duckdb.connect(config=options) as connection:
-                return _parquet_rows(connection, file.name, name, limits), ""
+                text = _parquet_rows(connection, file.name, name, replace(limits, cut=True))
         except duckdb.Error as error:
             raise BadInput(
                 f"Parquet file {name} cannot be read ({type(error).__name__}): it may be damaged"
             ) from error
+    if len(text) <= limits.max_chars:
+        return text, ""
+    whole_rows = text[: limits.max_chars].rpartition("\n")[0]
+    return f"{whole_rows}\n", f"of its text the first {limits.max_chars:,} characters are kept"
 
 
 def _parquet_rows(connection: Any, path: str, name: str, limits: Limits) -> str:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import from_function
-from stepwell.agents.tools.sql import START_S, Rows, shared_database
+from stepwell.agents.tools.rows import Rows
+from stepwell.agents.tools.sql import START_S, shared_database
 from stepwell.agents.tools.workspace import Workspace
 
 Kind = Literal["bar", "line"]

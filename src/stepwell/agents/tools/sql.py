@@ -1,4 +1,5 @@
-"""The tools ``sql`` and ``tables``: questions to the person's own CSV, Parquet and DuckDB files.
+"""The tools ``sql`` and ``tables``: questions to the person's own CSV, Parquet and DuckDB files, and to
+warehouses beside them.
 
 Every file is a view named after it. The views are made first; then DuckDB is locked: it can open no file
 but these, load nothing, attach nothing and change no setting, whatever a statement asks for.
@@ -9,12 +10,14 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import from_function, in_thread
+from stepwell.agents.tools.rows import Rows, plural, show_rows
+from stepwell.agents.tools.warehouse import duckdb_path, open_warehouse
+from stepwell.agents.tools.warehouses import Warehouses, written_name
 from stepwell.agents.tools.workspace import Workspace
 from stepwell.errors import MissingExtra
 
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 READERS = {".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet"}
 DATABASES = (".duckdb", ".db")
-CELL_CHARS = 200
 COUNTED_ROWS = 1_000_000
 BATCH_ROWS = 2_048
 START_S = 5.0
@@ -31,20 +33,17 @@ START_S = 5.0
 _KINDS = {"SELECT", "EXPLAIN", "RELATION"}
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A result: names of the columns, the first rows, and how many there are."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    count: int
-
-
 class Database:
     """The person's data files behind one locked DuckDB, opened at the first question. Safe over threads."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._files = [path for path in workspace.files if path.suffix.lower() in (*READERS, *DATABASES)]
+        paths = [path for path in workspace.files if path.suffix.lower() in (*READERS, *DATABASES)]
+        found = [(address, duckdb_path(address)) for address in workspace.warehouses]
+        self._databases = [Path(path) for _, path in found if path is not None]
+        """DuckDB files whatever they are called."""
+        self._files = [*paths, *self._databases]
+        away = [open_warehouse(address) for address, path in found if path is None]
+        self._warehouses = Warehouses(away, workspace.limits.query_s)
         self._limits = workspace.limits
         self._lock = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
@@ -71,6 +70,8 @@ class Database:
         timer = threading.Timer(self._limits.query_s, cursor.interrupt)
         timer.daemon = True
         try:
+            if (answer := self._warehouses.ask(statement, most_rows, _views(cursor))) is not None:
+                return answer
             _check_kind(cursor.extract_statements(statement))
             timer.start()
             return _fetch(cursor.execute(statement), most_rows)
@@ -111,7 +112,7 @@ class Database:
         if path.stat().st_size == 0:
             raise OSError("it is empty")
         name = _free(connection, _identifier(path.stem))
-        if path.suffix.lower() in READERS:
+        if path not in self._databases and path.suffix.lower() in READERS:
             reader = READERS[path.suffix.lower()]
             connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {reader}({_quoted(str(path))})")
             return
@@ -131,12 +132,13 @@ class Database:
     def _describe(self) -> str:
         cursor = self._cursor()
         try:
-            lines = [_table_line(cursor, name) for name in _views(cursor)]
+            own = _views(cursor)
+            lines = [_table_line(cursor, name) for name in own]
         finally:
             cursor.close()
         return (
-            "\n".join([*lines, *self.problems])
-            or "There are no tables: no CSV, Parquet or DuckDB file was given."
+            "\n".join([*lines, *self._warehouses.describe(own), *self.problems])
+            or "There are no tables: no CSV, Parquet or DuckDB file and no warehouse was given."
         )
 
 
@@ -169,7 +171,7 @@ def _fetch(result: duckdb.DuckDBPyConnection, most_rows: int) -> Rows:
     count = len(rows)
     while count < COUNTED_ROWS and (more := result.fetchmany(BATCH_ROWS)):
         count += len(more)
-    return Rows(columns, tuple(rows), count)
+    return Rows(columns, tuple(rows), min(count, COUNTED_ROWS), at_least=count >= COUNTED_ROWS)
 
 
 def _views(cursor: duckdb.DuckDBPyConnection) -> list[str]:
@@ -186,13 +188,8 @@ def _table_line(cursor: duckdb.DuckDBPyConnection, name: str) -> str:
         counted = cursor.execute(f"SELECT count(*) FROM {name}").fetchone()
     except _duckdb().Error as error:
         return f"{name} cannot be read: {_sentence(error)}"
-    listed = ", ".join(f"{_written(column[0])} {column[1]}" for column in columns)
-    return f"{name} ({listed}): {_plural(counted[0] if counted else 0)}"
-
-
-def _written(column: str) -> str:
-    """As a statement has to write it."""
-    return column if re.fullmatch(r"[A-Za-z_]\w*", column) else '"' + column.replace('"', '""') + '"'
+    listed = ", ".join(f"{written_name(column[0])} {column[1]}" for column in columns)
+    return f"{name} ({listed}): {plural(counted[0] if counted else 0)}"
 
 
 def _identifier(text: str) -> str:
@@ -223,36 +220,12 @@ def _sentence(error: BaseException) -> str:
     return " ".join(text.split())[:600] or type(error).__name__
 
 
-def show_rows(result: Rows) -> str:
-    """A Markdown table, and how many rows there are."""
-    if not result.rows:
-        return f"0 rows (columns: {', '.join(result.columns)})"
-    lines = [_row(result.columns), _row(["---"] * len(result.columns)), *(_row(row) for row in result.rows)]
-    count = f"more than {COUNTED_ROWS}" if result.count >= COUNTED_ROWS else str(result.count)
-    left = result.count - len(result.rows)
-    lines.append(f"{count} rows, the first {len(result.rows)} shown" if left else _plural(result.count))
-    return "\n".join(lines)
-
-
-def _plural(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
-
-
-def _row(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
-
-
-def _cell(value: Any) -> str:
-    text = "NULL" if value is None else " ".join(str(value).split()).replace("|", "\\|")
-    return text if len(text) <= CELL_CHARS else text[:CELL_CHARS] + "..."
-
-
 def sql_tool(workspace: Workspace) -> Tool:
     """The tool ``sql``."""
     database = shared_database(workspace)
 
     async def sql(query: str) -> str:
-        """Asks the data files one read-only SQL question (DuckDB); call tables first to see what there is.
+        """Asks the tables one read-only SQL question (DuckDB); call tables first to see what there is.
 
         Args:
             query: one SELECT

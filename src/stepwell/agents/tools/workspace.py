@@ -44,6 +44,16 @@ class McpServer:
 
 
 @dataclass(frozen=True, slots=True)
+class WarehouseUrl:
+    """``postgresql://...``, ``bigquery://project/dataset`` or ``duckdb:///file``.
+
+    It may hold a password, so ``repr`` does not show it.
+    """
+
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Workspace:
     """What the tools of one run share. Made by whoever runs the crew; agents never see it."""
 
@@ -57,5 +67,7 @@ class Workspace:
     folder: Path | None = None
     """Of the crew's file: MCP servers start there, ``python:FILE.py:FUNCTION`` is found there. None: where
     the program was started."""
+    warehouses: tuple[WarehouseUrl, ...] = ()
+    """Asked in place, read only, by the same tools as the files."""
     shared: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
     """What tools open once for all agents of the run: theirs to fill."""
