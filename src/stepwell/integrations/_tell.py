@@ -35,6 +35,9 @@ PARTING_S = 1.0
 MAX_TAIL_CHARS = 12
 ENDS = ("done", "person")
 
+PERSON_TOOLS, FINAL_TOOLS = frozenset({"user_input"}), frozenset({"final_answer"})
+"""Of smolagents: the first asks a person, after the second nothing follows."""
+
 Hint = dict[str, Any]
 
 
@@ -163,6 +166,14 @@ class Teller:
         """Its run is over, unless a person has to say something first."""
         if self._this_wait.get(who.path, {}).get("next") != "person":
             self.waits(who, self._end if who.parent is None else "done")
+
+    def asked(self, who: Caller, tools: Iterable[str]) -> None:
+        """Its turn asks for these tools: one wait, until its next turn (then: ``ended(who, who)``)."""
+        names = sorted(set(tools))
+        if PERSON_TOOLS & set(names):
+            self.waits(who, "person")
+        elif names and not FINAL_TOOLS & set(names):
+            self.began(who, " ".join(names), who)
 
     def expect(self, tool: str, milliseconds: int) -> None:
         """How long a tool takes, until it has been seen."""
