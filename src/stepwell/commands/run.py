@@ -21,13 +21,15 @@ from rich.console import Console
 from stepwell.agents import events
 from stepwell.agents.client import Client
 from stepwell.agents.definition import Crew, budget_microusd, find_crew
-from stepwell.agents.session import Reading, Result, open_session
+from stepwell.agents.result import Result
+from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
 from stepwell.agents.verbs import VERBS
 from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.library_places import RemotePlace, fetched, local_place
+from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
 from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
@@ -47,6 +49,7 @@ PASSAGE_WORDS = 320
 MAX_PAGES = 8
 """Pages that readers with the very same task are given in turn."""
 STOP_S = 5.0
+OTEL_HELP = "Send OpenTelemetry spans, where the OTEL_... variables say."
 
 
 def option(text: str) -> Parameter:
@@ -67,6 +70,7 @@ def run(
     budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
     seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
     trace: Annotated[Path | None, option("Write every event here, a line of JSON each.")] = None,
+    otel: Annotated[bool, Parameter(negative="", help=OTEL_HELP, show_default=False)] = False,
     resume: Annotated[Path | None, option("Go on with this session, with the same crew and files.")] = None,
     output: Annotated[
         Path | None, option("Where charts and files of tools go. [a directory that goes away]")
@@ -109,6 +113,7 @@ def run(
         *(made, ask, files, server, key, model, seed, trace, resume or _new_session(), output),
         warehouses=tuple(map(WarehouseUrl, warehouse)),
         library=tuple(library),
+        otel=otel,
     )
     return job.finish(job.perform(Console(stderr=True, highlight=False)), json_file, is_new=resume is None)
 
@@ -145,6 +150,7 @@ class Job:
     output: Path | None
     warehouses: tuple[WarehouseUrl, ...] = ()
     library: tuple[str, ...] = ()
+    otel: bool = False
 
     def perform(self, console: Console) -> Result:
         """Run the crew; what is stopped by hand says how to go on."""
@@ -161,10 +167,11 @@ class Job:
             )
             listeners = stack.enter_context(trace_file(self.trace))
             require_tools(self.tool_names(), workspace)
+            spans = stack.enter_context(spans_of(self.otel, console))
             url = self.server or stack.enter_context(embedded(self.model, scratch, console))
             view = stack.enter_context(watched(console))
             try:
-                return asyncio.run(self._session(url, workspace, reading, [view, *listeners]))
+                return asyncio.run(self._session(url, workspace, reading, [view, *listeners], spans))
             except KeyboardInterrupt:
                 console.print(self.how_to_resume(), markup=False, soft_wrap=True)
                 raise
@@ -175,6 +182,7 @@ class Job:
         workspace: Workspace,
         reading: Reading | None,
         listeners: Sequence[events.Listener],
+        spans: Listening | None,
     ) -> Result:
         key = self.key or os.environ.get("OPENAI_API_KEY", "none") if self.server else "none"
         toolbox = partial(build_tools, workspace=workspace)
@@ -182,7 +190,7 @@ class Job:
             session = open_session(self.crew, client, self.session, toolbox, reading=reading)
             try:
                 session.model = (self.model or "") if self.server else ""
-                session.tell.listeners.extend(listeners)
+                session.tell.listeners.extend([*listeners, *([spans(session)] if spans else [])])
                 return await session.run(self.ask)
             finally:
                 session.store.close()

@@ -1,0 +1,131 @@
+"""``stepwell run --otel``: spans reach a collector over OTLP, and nothing about them ends a run."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.agents.served import served
+
+from stepwell import cli
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED", "TRACEPARENT"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "alone.toml").write_text('[crew]\nname = "alone"\n[roles.lead]\ninstructions = "You lead."\n')
+    return tmp_path
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[Any]]]:
+    """Its URL, and the resource spans that it got."""
+    got: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                data = gzip.decompress(data)
+            got.extend(ExportTraceServiceRequest.FromString(data).resource_spans)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", got
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def run(home: Path, *flags: str, answer: str = "A queen.") -> int:
+    with served(lambda _: answer) as server:
+        return cli.run(["run", str(home / "alone.toml"), "--ask", "Who?", "--server", server.url, *flags])
+
+
+@pytest.mark.parametrize("flags", [[], ["--otel"]])
+def test_spans_reach_the_collector_that_the_environment_names(
+    home: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACEPARENT", f"00-{TRACE_ID}-b7ad6b7169203331-01")
+    with collector() as (url, got):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        assert run(home, *flags) == 0
+    spans = [span for resource in got for scope in resource.scope_spans for span in scope.spans]
+    assert sorted(span.name for span in spans) == ["chat one", "invoke_agent lead"]
+    assert {span.trace_id.hex() for span in spans} == {TRACE_ID}
+    names = {one.key: one.value.string_value for one in got[0].resource.attributes}
+    assert names["service.name"] == "stepwell"
+
+
+def test_nothing_is_sent_where_nobody_asks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with collector() as (url, got):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+        assert run(home) == 0
+    assert got == []
+
+
+def test_a_collector_that_is_not_there_is_a_line_and_the_answer_stands(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    assert run(home) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "A queen.\n"
+    assert [line[:15] for line in shown.err.splitlines()].count("OpenTelemetry: ") == 1
+    assert "Traceback" not in shown.err
+
+
+def test_spans_on_the_terminal_leave_the_answer_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    assert run(home) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "A queen.\n"
+    assert '"name": "invoke_agent lead"' in shown.err
+
+
+def test_an_exporter_that_nobody_knows_is_one_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "pigeon")
+    assert run(home) == 2
+    assert "stepwell: there is no OpenTelemetry exporter 'pigeon': there is otlp, " in capsys.readouterr().err
+
+
+def test_without_the_package_the_flag_is_an_error_and_the_environment_a_line(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    assert run(home, "--otel") == 1
+    assert "OpenTelemetry needs the extra 'otel'" in capsys.readouterr().err
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    assert run(home) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "A queen.\n"
+    assert "No spans: OpenTelemetry needs the extra 'otel'" in shown.err
