@@ -6,7 +6,7 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from stepwell.engines.null import NullConfig
+from stepwell.engines.null import END_TOKEN, NullConfig
 from tests.server.fakes import MODEL, FakeDriver, null_node, says, serving
 from tests.server.wire import CHAT, get, post
 
@@ -83,4 +83,5 @@ def test_models_have_aliases() -> None:
         listed = get(server, "/v1/models").json()["data"]
         assert [model["id"] for model in listed] == ["a/b", "gpt-4o", MODEL]
         assert get(server, "/v1/models/a/b").json()["context_window"] == 4_096
+        assert get(server, "/v1/models/a/b").json()["end_token_ids"] == [END_TOKEN]
         assert post(server, "/v1/chat/completions", CHAT | {"model": "a/b"}).json()["model"] == "a/b"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import events, schemas
 from stepwell.agents.client import Caller, TurnRefused
-from stepwell.agents.definition import Role
+from stepwell.agents.definition import Example, Role
 from stepwell.agents.state import AgentRow, Message, TaskRow
 from stepwell.agents.tools.base import Tool, run_tool
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from stepwell.agents.session import Session
 
 REPAIR = "That cannot be used: "
+SAMPLE = "~"
+"""Between the key of a step and the number of the answer to it, from the second on."""
+SPREAD_TEMPERATURE = 0.7
+"""Of all answers to a step but the first, where nothing else makes them differ."""
 UNKNOWN = (
     "The outcome of this call is not known: the program was stopped while it ran. It may have taken effect."
 )
@@ -42,6 +47,16 @@ class Outcome:
     @property
     def ok(self) -> bool:
         return self.kind == "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the turns of one task may be like, where that is not its role's alone to say."""
+
+    max_tokens: int | None = None
+    """None: as the role says."""
+    eos_bias: float = 0.0
+    """Added to the logits of the tokens that end an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +120,7 @@ async def work(agent: Agent, session: Session) -> Outcome:
             await _carry_out(agent, session, calls)
             continue
         else:
-            outcome = _judge(agent, session)
+            outcome = await _judge(agent, session)
         if outcome is not None:
             return outcome
 
@@ -145,13 +160,18 @@ def _retried(agent: Agent, session: Session, why: str, wait_ms: int) -> None:
 
 def _body(agent: Agent, session: Session) -> dict[str, Any]:
     role, tools = agent.role, list(agent.tools.values())
+    key = agent.tasks[-1].key
+    terms = session.terms_of(key)
     body: dict[str, Any] = {
         "model": role.model or session.model,
         "messages": wire(agent.messages),
-        "max_tokens": role.max_tokens,
-        "temperature": role.temperature,
-        "seed": zlib.crc32(f"{session.client.seed}/{agent.id}/{agent.turns}".encode()),
+        "max_tokens": terms.max_tokens or role.max_tokens,
+        "temperature": _temperature(role, key),
+        # Of the task and not of the agent: names of agents may depend on who was first.
+        "seed": zlib.crc32(f"{session.client.seed}/{key}/{agent.task_turns}".encode()),
     }
+    if terms.eos_bias and session.end_tokens:
+        body["logit_bias"] = {str(token): terms.eos_bias for token in session.end_tokens}
     if tools and role.calls == "tools":
         body["tools"] = [
             {
@@ -166,6 +186,39 @@ def _body(agent: Agent, session: Session) -> dict[str, Any]:
             "json_schema": {"name": role.name, "schema": schema},
         }
     return body
+
+
+def sample_key(key: str, number: int) -> str:
+    """The key of the task that is given to the ``number``-th agent of a step."""
+    return f"{key}{SAMPLE}{number}" if number else key
+
+
+def sample_number(key: str) -> int:
+    """From 0."""
+    return int(key.rpartition(SAMPLE)[2]) if SAMPLE in key else 0
+
+
+def _temperature(role: Role, key: str) -> float:
+    """Answers to one step differ: by their examples where there are enough, else by chance."""
+    alike = sample_number(key) and not 0 < role.shots < len(role.examples)
+    return max(role.temperature, SPREAD_TEMPERATURE) if alike else role.temperature
+
+
+def opening(role: Role, key: str) -> list[Message]:
+    """What an agent is told before its first task: instructions, and examples as turns that were."""
+    told: list[Message] = [{"role": "system", "content": role.instructions}]
+    for example in _shown(role, sample_number(key)):
+        told.append({"role": "user", "content": example.ask})
+        told.append({"role": "assistant", "content": example.answer})
+    return told
+
+
+def _shown(role: Role, number: int) -> Sequence[Example]:
+    """The first ``shots`` examples; other answers to the same step see others, in another order."""
+    shots = role.shots or len(role.examples)
+    if number == 0:
+        return role.examples[:shots]
+    return random.Random(number).sample(role.examples, shots)
 
 
 def answer_schema(agent: Agent) -> dict[str, Any] | None:
@@ -219,11 +272,12 @@ def _open_letters(agent: Agent, session: Session) -> None:
 # --- answers -------------------------------------------------------------------------------------
 
 
-def _judge(agent: Agent, session: Session) -> Outcome | None:
+async def _judge(agent: Agent, session: Session) -> Outcome | None:
     """The last message is an answer, or is sent back once."""
     text = agent.messages[-1]["content"]
     try:
-        return Outcome("completed", _answer(agent, text))
+        answer = _answer(agent, text)
+        return Outcome("completed", await session.finish(agent.role, answer) if agent.role.finish else answer)
     except schemas.Invalid as error:
         if agent.messages[-2]["content"].startswith(REPAIR):
             return Outcome(

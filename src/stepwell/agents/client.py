@@ -126,6 +126,18 @@ class Client:
             )
         return names[0]
 
+    async def end_tokens(self, model: str) -> list[int]:
+        """The tokens that end an answer of a model, empty where the server does not say.
+
+        ``end_token_ids`` of the model is Stepwell's own; OpenAI's models have no such field.
+        """
+        try:
+            data = await self._ask("GET", f"/models/{quote(model)}", None, {}, _quiet)
+        except StepwellError:
+            return []
+        given = data.get("end_token_ids")
+        return [token for token in given if isinstance(token, int)] if isinstance(given, list) else []
+
     async def chat(self, body: Body, caller: Caller, hint: Hint | None, retry: Retry) -> Reply:
         """One turn. Raises ``TurnRefused``, ``Paused`` or ``StepwellError``."""
         sent = body | {"agent_hint": dict(hint)} if hint and self.hints else body

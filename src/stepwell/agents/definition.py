@@ -26,6 +26,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from stepwell.agents.penalty import Penalty
 from stepwell.agents.roles import SHIPPED
 from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput
@@ -59,6 +60,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """A question and the answer to it, shown to an agent as turns that were."""
+
+    ask: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Role:
     """What agents of one kind are told and may do."""
 
@@ -85,6 +94,19 @@ class Role:
     """Whether it makes plans that the runtime carries out, instead of calling the verbs itself."""
     reads: bool = False
     """Whether it is given passages of the documents with its task."""
+    examples: tuple[Example, ...] = ()
+    shots: int = 0
+    """How many of the examples an agent sees; 0: all. Agents that answer the same step see others."""
+    samples: int = 1
+    """How many agents answer each planned step, at most."""
+    finish: str = ""
+    """A tool that the answer, its arguments as JSON, is given to: what it gives back is the answer."""
+    check: str = ""
+    """A tool with one argument that says whether an answer is right: one that is ends the work."""
+    pass_rate: float = 0.5
+    """How often an answer passes the check, or is right, before anything is known of the question."""
+    usual_tokens: int = 0
+    """Of an answer; 0: not known, as many as it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +119,22 @@ class Crew:
     limits: Limits = field(default_factory=Limits)
     mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
     """Programs whose tools roles ask for as ``mcp:NAME`` or ``mcp:NAME/TOOL``."""
+    dropped: tuple[str, ...] = ()
+    """Roles that are not used. Without its planner every other role has one step of a fixed plan."""
+    wave: int = 0
+    """How many of a step's ``samples`` are asked for at once; 0: all."""
+    penalty: Penalty | None = None
+    """What intermediate tokens are worth; None: they are not weighed."""
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Tables of ``[profiles.NAME]``, as they are written: ``profile.py`` reads them."""
     folder: Path | None = field(default=None, compare=False)
     """Where its file lies: paths in it are seen from there. None: from where the program was started."""
 
     def __post_init__(self) -> None:
-        _require_known(self.entry, self.roles, f"crew {self.name}: entry")
+        require_known(self.entry, self.roles, f"crew {self.name}: entry")
         for role in self.roles.values():
             for name in role.may_spawn:
-                _require_known(name, self.roles, f"crew {self.name}: role {role.name}: may_spawn")
+                require_known(name, self.roles, f"crew {self.name}: role {role.name}: may_spawn")
 
 
 def load_crew(path: Path) -> Crew:
@@ -131,7 +161,7 @@ def find_crew(name: str) -> Crew:
     """A shipped crew by its name, or a TOML file by its path. Raises ``BadInput``."""
     if Path(name).suffix == ".toml" or Path(name).exists():
         return load_crew(Path(name))
-    _require_known(name, shipped_crews(), "crew")
+    require_known(name, shipped_crews(), "crew")
     file = resources.files("stepwell.agents").joinpath("crews", f"{name}.toml")
     return parse_crew(file.read_text("utf-8"), f"{name}.toml")
 
@@ -142,17 +172,33 @@ def parse_crew(text: str, where: str = "crew") -> Crew:
         data = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{where} is not TOML: {error}") from error
-    _require_keys(data, ("crew", "roles", "mcp"), where)
-    head = _table(data, "crew", where)
-    _require_keys(head, ("name", "entry", "limits"), f"{where}: [crew]")
-    given = _table(data, "roles", where)
+    require_keys(data, ("crew", "roles", "mcp", "profiles"), where)
+    head = table_of(data, "crew", where)
+    require_keys(head, ("name", "entry", "drop", "limits"), f"{where}: [crew]")
+    given = table_of(data, "roles", where)
     if not 1 <= len(given) <= MAX_ROLES:
         raise BadInput(f"{where} has {len(given)} roles: 1 to {MAX_ROLES} [roles.NAME] tables are needed")
-    roles = {name: make_role(name, _table(given, name, where), where) for name in given}
-    limits = parse_limits(_table(head, "limits", where), f"{where}: [crew.limits]")
+    roles = {name: make_role(name, table_of(given, name, where), where) for name in given}
+    limits = parse_limits(table_of(head, "limits", where), f"{where}: [crew.limits]")
     entry = _typed(head, "entry", str, f"{where}: [crew]", next(iter(roles)))
     name = _typed(head, "name", str, f"{where}: [crew]", Path(where).stem)
-    return Crew(name, entry, roles, limits, parse_servers(_table(data, "mcp", where), where))
+    return Crew(
+        name,
+        entry,
+        roles,
+        limits,
+        parse_servers(table_of(data, "mcp", where), where),
+        dropped=names_of(head, "drop", f"{where}: [crew]"),
+        profiles=table_of(data, "profiles", where),
+    )
+
+
+def names_of(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """A list of names. Raises ``BadInput``."""
+    names = _typed(data, key, list, where, [])
+    if not all(isinstance(one, str) for one in names):
+        raise BadInput(f"{where}: {key} is a list of names")
+    return tuple(names)
 
 
 _SERVER_TYPES = {"command": str, "args": list, "env": dict, "start_timeout_s": Decimal, "timeout_s": Decimal}
@@ -161,13 +207,13 @@ MAX_TIMEOUT_S = 3_600
 
 def parse_servers(data: Mapping[str, Any], where: str = "crew") -> dict[str, McpServer]:
     """``[mcp.NAME]``: programs that are MCP servers. Nothing is started and no variable is looked up."""
-    return {name: _server(name, _table(data, name, where), f"{where}: [mcp.{name}]") for name in data}
+    return {name: _server(name, table_of(data, name, where), f"{where}: [mcp.{name}]") for name in data}
 
 
 def _server(name: str, data: Mapping[str, Any], where: str) -> McpServer:
     if not _NAME.fullmatch(name):
         raise BadInput(f"{where}: a server's name is letters, digits, - and _, at most 40")
-    _require_keys(data, _SERVER_TYPES, where)
+    require_keys(data, _SERVER_TYPES, where)
     if not data.get("command"):
         raise BadInput(f"{where} has no command: name the program that is the server")
     values: dict[str, Any] = {
@@ -190,8 +236,8 @@ def _seconds(value: Any, where: str) -> float:
 def parse_limits(data: Mapping[str, Any], where: str = "limits") -> Limits:
     """``[crew.limits]``; money is written as ``budget_usd``."""
     names = ("depth", "concurrent", "agents", "turns_per_agent", "rounds", "tokens", "seconds")
-    _require_keys(data, (*names, "budget_usd"), where)
-    values = {name: _whole(data, name, where) for name in names if name in data}
+    require_keys(data, (*names, "budget_usd"), where)
+    values = {name: whole_of(data, name, where) for name in names if name in data}
     return Limits(**values, budget_microusd=budget_microusd(data.get("budget_usd"), where))
 
 
@@ -208,8 +254,10 @@ def budget_microusd(usd: object, where: str) -> int | None:
 _ROLE_TYPES: dict[str, type] = {
     "instructions": str, "model": str, "tools": list, "may_spawn": list, "max_tokens": int,
     "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
-    "plans": bool, "reads": bool,
+    "plans": bool, "reads": bool, "examples": list, "shots": int, "samples": int, "finish": str, "check": str,
+    "pass_rate": Decimal, "usual_tokens": int,
 }  # fmt: skip
+MAX_SAMPLES = 64
 _CHOICES = {"output": ("text", "json"), "calls": ("tools", "schema")}
 
 
@@ -218,35 +266,54 @@ def make_role(name: str, data: Mapping[str, Any], where: str = "crew") -> Role:
     where = f"{where}: [roles.{name}]"
     if not _NAME.fullmatch(name):
         raise BadInput(f"{where}: a role's name is letters, digits, - and _, at most 40")
-    _require_keys(data, _ROLE_TYPES, where)
-    values = dict(SHIPPED.get(name, {}))
-    values |= {key: _role_value(data, key, where) for key in data}
+    values = dict(SHIPPED.get(name, {})) | role_values(data, where)
     if not values.get("instructions"):
         raise BadInput(f"{where} has no instructions, and no role of that name ships: say what it is to do")
     if values.get("output") == "json" and not values.get("schema"):
         raise BadInput(f'{where}: output = "json" needs a schema')
+    if values.get("finish") and values.get("output") != "json":
+        raise BadInput(f'{where}: finish needs output = "json": its schema is that of the tool\'s arguments')
     return Role(name=name, **values)
+
+
+def role_values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings of a role, read. Raises ``BadInput``."""
+    require_keys(data, _ROLE_TYPES, where)
+    values = {key: _role_value(data, key, where) for key in data}
+    if not 1 <= values.get("samples", 1) <= MAX_SAMPLES:
+        raise BadInput(f"{where}: samples is 1 to {MAX_SAMPLES}, not {values['samples']}")
+    return values
 
 
 def _role_value(data: Mapping[str, Any], key: str, where: str) -> Any:
     kind = _ROLE_TYPES[key]
     if kind is int:
-        return _whole(data, key, where)
+        return whole_of(data, key, where)
     if kind is Decimal:
-        return _temperature(data[key], where)
+        return number_of(data, key, where, most=2 if key == "temperature" else 1)
+    if key == "examples":
+        return tuple(_example(one, f"{where}: examples") for one in _typed(data, key, list, where))
     value = _typed(data, key, kind, where)
     if key in _CHOICES:
-        _require_known(value, _CHOICES[key], f"{where}: {key}")
+        require_known(value, _CHOICES[key], f"{where}: {key}")
     if kind is list:
-        if not all(isinstance(one, str) for one in value):
-            raise BadInput(f"{where}: {key} is a list of names")
-        return tuple(value)
+        return names_of(data, key, where)
     return plain(value)
 
 
-def _temperature(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 <= value <= 2:
-        raise BadInput(f"{where}: temperature is a number from 0 to 2, not {value}")
+def _example(data: Any, where: str) -> Example:
+    """Of a table with ``ask`` and ``answer``, or a list of the two."""
+    pair = [data.get("ask"), data.get("answer")] if isinstance(data, dict) else data
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(one, str) for one in pair):
+        raise BadInput(f'{where}: an example is {{ ask = "...", answer = "..." }}, not {data!r}')
+    return Example(*pair)
+
+
+def number_of(data: Mapping[str, Any], key: str, where: str, *, most: float, default: float = 0.0) -> float:
+    """A number from 0 to ``most``. Raises ``BadInput``."""
+    value = data.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 <= value <= most:
+        raise BadInput(f"{where}: {key} is a number from 0 to {most:g}, not {value}")
     return float(value)
 
 
@@ -259,7 +326,7 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, Decimal) else value
 
 
-def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+def table_of(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     table: Mapping[str, Any] = _typed(data, key, dict, where, {})
     return table
 
@@ -272,19 +339,19 @@ def _typed(data: Mapping[str, Any], key: str, kind: type, where: str, default: A
     return value
 
 
-def _whole(data: Mapping[str, Any], key: str, where: str) -> int:
+def whole_of(data: Mapping[str, Any], key: str, where: str) -> int:
     value = data[key]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
         raise BadInput(f"{where}: {key} is a whole number, not {value!r}")
     return value
 
 
-def _require_keys(data: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+def require_keys(data: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     for key in data:
-        _require_known(key, known, f"{where}: key", "known")
+        require_known(key, known, f"{where}: key", "known")
 
 
-def _require_known(name: str, known: Iterable[str], where: str, what: str = "there") -> None:
+def require_known(name: str, known: Iterable[str], where: str, what: str = "there") -> None:
     names = list(known)
     if name in names:
         return

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stepwell.agents import events
-from stepwell.agents.agent import Agent, Outcome
+from stepwell.agents import events, penalty
+from stepwell.agents.agent import Agent, Outcome, Terms
 from stepwell.agents.definition import Crew, make_role
 from stepwell.agents.limits import Refused
 from stepwell.agents.roles import MAX_STEPS, plan_schema
+from stepwell.agents.samples import JUDGE, Answer, Asking, ballot
 from stepwell.agents.session import Session
+from stepwell.errors import BadInput
 
 WRITER, VERIFIER = "writer", "verifier"
+MAX_SCORE = 10
+"""Of a verdict."""
 PATIENCE_ROUNDS = 2
 """Rounds without a better score after which the work ends."""
 MAX_RESULT_CHARS = 1_500
@@ -49,12 +54,17 @@ def with_writer(crew: Crew) -> Crew:
     entry = crew.roles[crew.entry]
     if not entry.plans:
         return crew
-    roles = dict(crew.roles)
-    roles.setdefault(WRITER, make_role(WRITER, {}))
-    workers = entry.may_spawn or tuple(
-        name for name, role in roles.items() if name not in (WRITER, VERIFIER, crew.entry) and not role.plans
-    )
-    workers = workers or (WRITER,)
+    roles = {
+        name: role for name, role in crew.roles.items() if name == crew.entry or name not in crew.dropped
+    }
+    if WRITER not in crew.dropped:
+        roles.setdefault(WRITER, make_role(WRITER, {}))
+    named = entry.may_spawn or tuple(name for name, role in roles.items() if not role.plans)
+    apart = (WRITER, VERIFIER, JUDGE, crew.entry)
+    workers = tuple(name for name in named if name in roles and (entry.may_spawn or name not in apart))
+    workers = workers or tuple(name for name in (WRITER,) if name in roles)
+    if not workers:
+        raise BadInput(f"crew {crew.name}: nobody is left to do what {crew.entry} plans: drop fewer roles")
     roles[crew.entry] = replace(
         entry,
         output="json",
@@ -126,21 +136,63 @@ class Planning:
     best: Outcome = field(default_factory=lambda: Outcome("refused", "no plan led to an answer"))
     best_score: int = -1
     idle_rounds: int = 0
+    spent_tokens: int = 0
+    """Intermediate tokens when the last of plan, steps, draft or verdict was begun."""
 
     async def run(self) -> Outcome:
-        for number in range(1, self.session.crew.limits.rounds + 1):
+        rounds = self.session.crew.limits.rounds if self._is_dynamic else 1
+        for number in range(1, rounds + 1):
+            spent = self._note_spending()
+            if number > 1 and not self._pays(spent):
+                break
             plan = await self._plan(number)
             if plan.done and not plan.steps and self.best.ok:
                 break
-            made = await self._carry_out(number, plan)
+            answers = await self._carry_out(number, plan)
+            if self._take_verified(answers):
+                break
+            made = [f"- {step.task} ({step.role}): {answers[step.id].text}" for step in plan.steps]
             self.results += made
-            if await self._judge(number, made):
+            if await self._judge(number, made, list(answers.values())):
                 break
         return self.best
+
+    @property
+    def _is_dynamic(self) -> bool:
+        return self.root.role.name not in self.session.crew.dropped
+
+    def _note_spending(self) -> int:
+        """Takes stock where nobody is at work, so that it is the same in every run; what it rose by."""
+        before, self.spent_tokens = self.spent_tokens, self.session.meter.completion_tokens
+        return self.spent_tokens - before
+
+    def _pays(self, tokens: int) -> bool:
+        """Whether a round more is worth as many tokens as the last one, by how the draft was judged."""
+        gain = (MAX_SCORE - max(self.best_score, 0)) / MAX_SCORE / 2
+        return penalty.pays(self.session.crew.penalty, gain, tokens)
+
+    def _terms(self, role: str) -> Terms | None:
+        """Of a turn that is not one of several samples."""
+        rule = self.session.crew.penalty
+        if rule is None:
+            return None
+        made = self.session.crew.roles[role]
+        most = penalty.turn_tokens(rule, made.max_tokens, made.pass_rate)
+        return Terms(most, penalty.eos_bias(rule, self.spent_tokens))
+
+    def _take_verified(self, answers: Mapping[str, Answer]) -> bool:
+        """An answer that passes its check is the answer: nobody need write or judge it."""
+        for answer in answers.values():
+            if answer.verified:
+                self._keep(answer.key, answer.outcome, MAX_SCORE)
+                return True
+        return False
 
     async def _plan(self, number: int) -> Plan:
         """The planner's next steps; where it gives none at first, one step for each role."""
         workers = self.root.role.may_spawn
+        if not self._is_dynamic:
+            return self._fixed_plan(workers)
         said = await self._ask_planner(f"plan-{number}", self._request(number))
         plan = read_plan(said.text, workers)
         if plan.faults and said.ok:  # an answer without a valid form has been sent back already
@@ -153,6 +205,15 @@ class Planning:
         self.session.tell(events.Planned(self.root.id, number, steps, plan.faults))
         return plan
 
+    def _fixed_plan(self, workers: Sequence[str]) -> Plan:
+        """Without a planner every role has one step, one after another."""
+        steps: list[Step] = []
+        for role, at in zip(workers, range(1, MAX_STEPS + 1), strict=False):
+            steps.append(Step(f"s{at}", role, self.question, tuple(step.id for step in steps)))
+        shown = tuple(f"{step.id} {step.role}: {step.task}" for step in steps)
+        self.session.tell(events.Planned(self.root.id, 1, shown, ()))
+        return Plan(False, tuple(steps))
+
     def _request(self, number: int) -> str:
         if number == 1:
             return f"Question: {self.question}\nPlan the first steps."
@@ -160,7 +221,8 @@ class Planning:
         return f"Results of the last steps:\n{since}\nPlan the next steps, or say done."
 
     async def _ask_planner(self, key: str, text: str) -> Outcome:
-        self.session.assign(self.root, text, key)
+        self._note_spending()
+        self.session.assign(self.root, text, key, self._terms(self.root.role.name))
         return await self._outcome(key)
 
     async def _outcome(self, key: str) -> Outcome:
@@ -170,46 +232,54 @@ class Planning:
             await agent.closed.wait()
         return outcome
 
-    async def _carry_out(self, number: int, plan: Plan) -> list[str]:
-        """All steps, each as soon as what it needs is there; their results in the plan's order."""
-        running: dict[str, asyncio.Task[str]] = {}
+    async def _carry_out(self, number: int, plan: Plan) -> dict[str, Answer]:
+        """All steps, each as soon as what it needs is there; per step id, in the plan's order."""
+        self._note_spending()
+        running: dict[str, asyncio.Task[Answer]] = {}
         try:
             for step in plan.steps:
                 needed = {need: running[need] for need in step.needs}
                 running[step.id] = asyncio.create_task(self._step(number, step, needed))
-            return [f"- {step.task} ({step.role}): {await running[step.id]}" for step in plan.steps]
+            return {step.id: await running[step.id] for step in plan.steps}
         finally:
             for task in running.values():
                 task.cancel()
 
-    async def _step(self, number: int, step: Step, needed: Mapping[str, asyncio.Task[str]]) -> str:
-        before = [f"- {await task}" for task in needed.values()]
+    async def _step(self, number: int, step: Step, needed: Mapping[str, asyncio.Task[Answer]]) -> Answer:
+        before = [f"- {(await task).text[:MAX_RESULT_CHARS]}" for task in needed.values()]
         own = "" if step.task == self.question else f"\nYour part of it: {step.task}"
         known = "\nWhat is known already:\n" + "\n".join(before) if before else ""
-        task = f"Question: {self.question}{known}{own}"
-        try:
-            outcome = await self._ask(step.role, f"round-{number}-{step.id}", task)
-        except Refused as error:
-            return f"not done: {error}"
-        text = outcome.text[:MAX_RESULT_CHARS]
-        return text if outcome.ok else f"not done: {text}"
+        # A worker alone with the question gets it bare: the smallest models are led astray by more.
+        task = f"Question: {self.question}{known}{own}" if known or own else self.question
+        role = self.session.crew.roles[step.role]
+        key = f"round-{number}-{step.id}"
+        return await Asking(self.session, self._ask_new, role, key, task, self.spent_tokens).answer()
 
-    async def _ask(self, role: str, key: str, task: str, agent: Agent | None = None) -> Outcome:
+    async def _ask_new(self, role: str, key: str, task: str, terms: Terms | None) -> Outcome:
+        """A task for a new agent; a limit that forbids it is an outcome too."""
+        try:
+            return await self._ask(role, key, task, terms=terms)
+        except Refused as error:
+            return Outcome("refused", str(error))
+
+    async def _ask(
+        self, role: str, key: str, task: str, agent: Agent | None = None, terms: Terms | None = None
+    ) -> Outcome:
         """A task for a new agent, or for one that is there."""
         if self.session.agent_of(key) is None:
             await self.session.free_place()
             if agent is None:
                 stays = role in (WRITER, VERIFIER)
-                self.session.spawn(role, task, parent=self.root.id, key=key, may_return=stays)
+                self.session.spawn(role, task, parent=self.root.id, key=key, may_return=stays, terms=terms)
             else:
-                self.session.followup(agent.id, task, key=key, by=self.root.id)
+                self.session.followup(agent.id, task, key=key, by=self.root.id, terms=terms)
         return await self._outcome(key)
 
     # --- drafts ------------------------------------------------------------------------------------
 
-    async def _judge(self, number: int, made: Sequence[str]) -> bool:
+    async def _judge(self, number: int, made: Sequence[str], answers: Sequence[Answer]) -> bool:
         """Write a draft and have it verified; whether the work is over."""
-        draft = await self._write(number, made)
+        key, draft = await self._draft(number, made, answers)
         if not draft.ok:
             self.idle_rounds += 1
             return self.idle_rounds >= PATIENCE_ROUNDS
@@ -217,14 +287,26 @@ class Planning:
         self.results.append(f"- The draft was judged ({score} of 10): {reason}")
         self.idle_rounds = 0 if score > self.best_score else self.idle_rounds + 1
         if score > self.best_score or satisfied:
-            self._keep(number, draft, score)
+            self._keep(key, draft, score)
         return satisfied or self.idle_rounds >= PATIENCE_ROUNDS
 
-    def _keep(self, number: int, draft: Outcome, score: int) -> None:
+    def _keep(self, key: str, draft: Outcome, score: int) -> None:
         """The best so far, which is the answer where a limit ends the work."""
         self.best, self.best_score = draft, score
-        self.session.answered_by = f"write-{number}"
+        self.session.answered_by = key
         self.session.store.put("draft", draft.text)
+
+    async def _draft(
+        self, number: int, made: Sequence[str], answers: Sequence[Answer]
+    ) -> tuple[str, Outcome]:
+        """What the writer writes, and its key; without a writer what most steps say, or the last one."""
+        if WRITER in self.session.crew.roles:
+            return f"write-{number}", await self._write(number, made)
+        good = [answer for answer in answers if answer.outcome.ok]
+        votes = Counter(ballot(answer.outcome.text) for answer in good)
+        most = max(votes.values(), default=0)
+        chosen = [one for one in good if votes[ballot(one.outcome.text)] == most] or list(answers)
+        return chosen[-1].key, chosen[-1].outcome
 
     async def _write(self, number: int, made: Sequence[str]) -> Outcome:
         judged = self.results[-len(made) - 1 : -len(made) or None][:1] if number > 1 else []
@@ -246,8 +328,10 @@ class Planning:
 
     async def _again(self, role: str, verb: str, number: int, task: str) -> Outcome:
         """The same agent in every round: it remembers, and the server has its KV."""
+        self._note_spending()
+        known = self.session.agent_of(f"{verb}-1")
         try:
-            return await self._ask(role, f"{verb}-{number}", task, self.session.agent_of(f"{verb}-1"))
+            return await self._ask(role, f"{verb}-{number}", task, known, self._terms(role))
         except Refused as error:
             return Outcome("refused", str(error))
 

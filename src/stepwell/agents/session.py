@@ -10,17 +10,19 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
-from stepwell.agents.agent import Agent, Outcome, hint_after_task, work
+from stepwell.agents.agent import Agent, Outcome, Terms, hint_after_task, opening, work
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
+from stepwell.agents.result import Result, RoleUse
+from stepwell.agents.schemas import Invalid
 from stepwell.agents.state import AgentRow, Message, Store, TaskRow
-from stepwell.agents.tools.base import Tool
+from stepwell.agents.tools.base import Tool, run_tool
 from stepwell.agents.verbs import VERBS, verb_tools
 from stepwell.errors import BadInput, StepwellError
 
@@ -31,33 +33,11 @@ Reading = Callable[[str, int], str]
 Flow = Callable[["Session", Agent, str], Awaitable[Outcome]]
 """Leads the session to its answer, given the entry agent and the question."""
 ROOT_KEY = "ask"
+TERMS = "terms/"
 MAX_ASK_CHARS = 100_000
 STOP_S = 5.0
 LAST_TURNS_S = 120.0
 """How long turns under way may take to end when a limit is reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a run of a session ended."""
-
-    status: str
-    """completed; budget_reached, token_limit, time_limit or server_unreachable (all can be resumed); or the
-    outcome of the entry agent's task where that has no answer."""
-    answer: str
-    """Empty where there is none."""
-    sentence: str
-    """What to say about it where it is not completed."""
-    session: str
-    agents: int
-    turns: int
-    prompt_tokens: int
-    visible_tokens: int
-    """Of the turn that gave the answer."""
-    intermediate_tokens: int
-    """Of all other answers."""
-    cost_microusd: int | None
-    duration_us: int
 
 
 @dataclass(slots=True)
@@ -76,11 +56,14 @@ class Session:
     calling: dict[str, str] = field(default_factory=dict)
     """Per agent, the key of the call that it is in."""
     model: str = ""
+    end_tokens: Sequence[int] = ()
+    """What ends an answer of this model, where the server says so and the crew has a token penalty."""
     id: str = ""
     meter: Meter = field(init=False)
     answered_by: str = ""
     """The key of the task whose answer is the session's."""
     _tasks: dict[str, TaskRow] = field(default_factory=dict)
+    _terms: dict[str, Terms] = field(default_factory=dict)
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _why: BaseException | None = None
@@ -91,6 +74,12 @@ class Session:
         self.meter = Meter(self.crew.limits)
         for role in self.crew.roles.values():
             self.toolbox([name for name in role.tools if name not in VERBS])
+            for name in (role.finish, role.check):
+                if name and not self._tool(name).idempotent:
+                    raise BadInput(
+                        f"role {role.name}: {name} cannot finish or check answers: after a crash it would be "
+                        "called again, and it is not idempotent"
+                    )
 
     # --- running -----------------------------------------------------------------------------------
 
@@ -133,6 +122,10 @@ class Session:
                 self.model = await self.client.only_model()
             except Paused as error:
                 raise StepwellError(str(error)) from error
+        if self.crew.penalty is not None and self.crew.penalty.eos_bias:
+            self.end_tokens = await self.client.end_tokens(
+                self.model or self.crew.roles[self.crew.entry].model
+            )
         for _, _, usage in self.store.turns():
             self.meter.add(usage)
         budget = self.crew.limits.budget_microusd
@@ -226,11 +219,28 @@ class Session:
             intermediate_tokens=self.meter.completion_tokens - visible,
             cost_microusd=self.meter.cost_microusd,
             duration_us=events.now_us() - began_us,
+            by_role=self._by_role(),
         )
+
+    def _by_role(self) -> dict[str, RoleUse]:
+        used: dict[str, RoleUse] = {}
+        for agent, _, usage in self.store.turns():
+            role = self.agents[agent].role.name
+            used[role] = used.get(role, RoleUse()).with_turn(usage)
+        return used
 
     # --- the verbs ---------------------------------------------------------------------------------
 
-    def spawn(self, role: str, task: str, *, parent: str, key: str, may_return: bool = True) -> Agent:
+    def spawn(
+        self,
+        role: str,
+        task: str,
+        *,
+        parent: str,
+        key: str,
+        may_return: bool = True,
+        terms: Terms | None = None,
+    ) -> Agent:
         """A child at work on a task. Raises ``Refused`` where a limit or the crew forbids it."""
         if key in self._tasks:
             return self.agents[self._tasks[key].agent]
@@ -246,10 +256,10 @@ class Session:
         with self.store.transaction():
             child = self._make(f"{prefix}{role}-{number}", parent, role, above.row.depth + 1)
             child.may_return = may_return
-            self.assign(child, task, key)
+            self.assign(child, task, key, terms)
         return child
 
-    def followup(self, agent: str, task: str, *, key: str, by: str) -> Agent:
+    def followup(self, agent: str, task: str, *, key: str, by: str, terms: Terms | None = None) -> Agent:
         """Another task for an agent that has answered. Raises ``Refused``."""
         found = self._find(agent)
         if key in self._tasks:
@@ -258,7 +268,7 @@ class Session:
         if found.active:
             raise Refused(f"{agent} is still at work: wait for it, or send it a message")
         require_agents(self.crew.limits, 0, self.active)
-        self.assign(found, task, key)
+        self.assign(found, task, key, terms)
         return found
 
     def send(self, recipient: str, text: str, *, author: str, key: str) -> None:
@@ -342,20 +352,54 @@ class Session:
         if agent.turns:
             await self.client.say(agent.caller, hint)
 
-    def assign(self, agent: Agent, task: str, key: str) -> None:
+    def assign(self, agent: Agent, task: str, key: str, terms: Terms | None = None) -> None:
         """Commit a task and begin it; one whose key is known is left as it is."""
         if key in self._tasks:
             return
         row = TaskRow(key, agent.id, task, None, None)
         text = self._with_passages(agent.role, task)
-        first = [] if agent.messages else [{"role": "system", "content": agent.role.instructions}]
+        first = [] if agent.messages else opening(agent.role, key)
         with self.store.transaction():
             self.store.add_task(key, agent.id, task)
+            if terms is not None:
+                self.store.put(f"{TERMS}{key}", asdict(terms))
+                self._terms[key] = terms
             self.append(agent, *first, {"role": "user", "content": text})
         agent.tasks.append(row)
         self._tasks[key] = row
         agent.task_turns = 0
         self._start(agent)
+
+    def terms_of(self, key: str) -> Terms:
+        """What was settled for a task when it was given; also after a crash."""
+        if key not in self._terms:
+            kept = self.store.get(f"{TERMS}{key}")
+            self._terms[key] = Terms() if kept is None else Terms(**kept)
+        return self._terms[key]
+
+    def tokens_of(self, key: str) -> int:
+        """Answer tokens of a task's turns so far."""
+        return sum(usage.completion_tokens for _, task, usage in self.store.turns() if task == key)
+
+    # --- tools that no agent calls -------------------------------------------------------------------
+
+    async def finish(self, role: Role, answer: str) -> str:
+        """What the role's finishing tool makes of an answer. Raises ``Invalid`` where that is nothing."""
+        result = await run_tool(self._tool(role.finish), answer)
+        if not result.ok:
+            raise Invalid(result.text)
+        return result.text
+
+    async def fault_of(self, check: str, answer: str) -> str | None:
+        """What a check says against an answer; None: it is right."""
+        tool = self._tool(check)
+        (argument,) = tool.parameters["properties"]
+        result = await run_tool(tool, {argument: answer})
+        return None if result.ok else result.text
+
+    def _tool(self, name: str) -> Tool:
+        (tool,) = self.toolbox([name])
+        return tool
 
     def _with_passages(self, role: Role, task: str) -> str:
         if not role.reads or self.reading is None:

@@ -193,6 +193,10 @@ class TextModel(Protocol):
     def is_end(self, token: int) -> bool:
         """Whether this token ends generation (EOS, EOT)."""
 
+    def end_tokens(self) -> Sequence[int]:
+        """The tokens that end an answer, for clients that make an end likelier (``logit_bias``)."""
+        ...
+
     def render_chat(
         self,
         messages: Sequence[dict[str, Any]],

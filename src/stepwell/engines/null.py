@@ -302,6 +302,9 @@ class NullText:
     def is_end(self, token: int) -> bool:
         return token == END_TOKEN
 
+    def end_tokens(self) -> Sequence[int]:
+        return (END_TOKEN,)
+
     def render_chat(
         self,
         messages: Sequence[dict[str, Any]],

@@ -75,6 +75,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "created": service.started_s,
         "owned_by": "stepwell",
         "context_window": service.text_model.context_tokens,
+        "end_token_ids": list(service.text_model.end_tokens()),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from stepwell.agents.tools.base import Tool, ToolError
@@ -9,6 +10,7 @@ from stepwell.agents.tools.functions import from_function
 from stepwell.agents.tools.sandbox import Run, run_python
 from stepwell.agents.tools.workspace import Workspace
 
+_FENCED = re.compile(r"```(?:[Pp]ython3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 START_S = 5.0
 """What a tool's own timeout leaves on top of the sandbox's, for starting and clearing away."""
 SHOWN_FAILURES = 10
@@ -72,6 +74,36 @@ def show_verdict(verdict: Verdict) -> str:
     if len(verdict.failed) > SHOWN_FAILURES:
         lines.append(f"and {len(verdict.failed) - SHOWN_FAILURES} more")
     return "\n".join(lines)
+
+
+def program_of(text: str) -> str:
+    """The program in a model's answer: its first fenced block, or all of it where there is none.
+
+    A block that was cut before its end counts: what is missing is often talk about the program.
+    """
+    found = _FENCED.search(text)
+    return found[1] if found else text
+
+
+def visible_tests_tool(workspace: Workspace) -> Tool:
+    """The tool ``visible_tests``: the person's own tests over a program, for a role's ``check``."""
+
+    async def visible_tests(program: str) -> str:
+        """Says whether a program passes the tests that came with the task.
+
+        Args:
+            program: the program, also inside a Markdown fence
+        """
+        if not workspace.tests:
+            raise ToolError("no tests came with this task: give a file of them, like tests.py")
+        verdict = await check_code(program_of(program), workspace.tests, workspace)
+        if not verdict.good:
+            raise ToolError(show_verdict(verdict))
+        return show_verdict(verdict)
+
+    return from_function(
+        visible_tests, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S, idempotent=True
+    )
 
 
 def python_tool(workspace: Workspace) -> Tool:

@@ -9,7 +9,7 @@ from stepwell.agents.tools import mcp
 from stepwell.agents.tools.base import Tool
 from stepwell.agents.tools.calculator import calculator
 from stepwell.agents.tools.chart import chart_tool
-from stepwell.agents.tools.coding import python_tool, run_tests_tool
+from stepwell.agents.tools.coding import python_tool, run_tests_tool, visible_tests_tool
 from stepwell.agents.tools.imported import PYTHON_PREFIX, imported_tool
 from stepwell.agents.tools.sql import sql_tool, tables_tool
 from stepwell.agents.tools.workspace import Workspace
@@ -24,6 +24,7 @@ BUILDERS: Mapping[str, Builder] = {
     "calculator": lambda _: calculator(),
     "python": python_tool,
     "run_tests": run_tests_tool,
+    "visible_tests": visible_tests_tool,
     "sql": sql_tool,
     "tables": tables_tool,
     "chart": chart_tool,

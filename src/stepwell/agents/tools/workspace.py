@@ -61,6 +61,8 @@ class Workspace:
     """Scratch and results (charts): created when it is missing."""
     files: tuple[Path, ...] = ()
     """The person's own data, read only: CSV, Parquet, DuckDB."""
+    tests: str = ""
+    """Tests that came with the task: every assert at the top level and every function ``test...``."""
     limits: Limits = field(default_factory=Limits)
     mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
     """By the name that a crew gives them; their tools are asked for as ``mcp:NAME`` or ``mcp:NAME/TOOL``."""

@@ -146,6 +146,10 @@ class NativeModel:
     def eos(self) -> int:
         return int(lib.llama_vocab_eos(self.vocab))
 
+    def eot(self) -> int:
+        """The end-of-turn token of chats, -1 when the model has none beside ``eos``."""
+        return int(lib.llama_vocab_eot(self.vocab))
+
 
 def _require_gguf(path: Path) -> None:
     try:

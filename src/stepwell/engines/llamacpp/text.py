@@ -46,6 +46,10 @@ class LlamaCppText:
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)
 
+    def end_tokens(self) -> Sequence[int]:
+        named = (self._model.eos(), self._model.eot())
+        return tuple(dict.fromkeys(token for token in named if token >= 0))
+
     def render_chat(
         self,
         messages: Sequence[dict[str, Any]],

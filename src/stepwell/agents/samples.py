@@ -1,0 +1,165 @@
+"""One step, several answers: who else is asked, when it is enough, and which answer is taken.
+
+A checked answer ends the asking; equal answers are votes; where neither decides, the judge does. Under a
+token penalty agents are asked one wave after another, and only as long as the next one pays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stepwell.agents import penalty
+from stepwell.agents.agent import Outcome, Terms, sample_key
+
+if TYPE_CHECKING:
+    from stepwell.agents.definition import Role
+    from stepwell.agents.session import Session
+
+JUDGE = "judge"
+MAX_JUDGED_CHARS = 1_000
+Ask = Callable[[str, str, str, "Terms | None"], Awaitable[Outcome]]
+"""A task for a new agent of a role, under a key and terms; its outcome, or an outcome that says why not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a step."""
+
+    key: str
+    """Of the task that gave it."""
+    outcome: Outcome
+    verified: bool = False
+    """The role's check says that it is right."""
+    fault: str = ""
+    """What the check said against it; empty without a check."""
+
+    @property
+    def text(self) -> str:
+        """For whoever goes on with it."""
+        if not self.outcome.ok:
+            return f"not done: {self.outcome.text}"
+        return f"{self.outcome.text}\n(this does not pass: {self.fault})" if self.fault else self.outcome.text
+
+
+@dataclass(slots=True)
+class Asking:
+    """One step of one role on its way to an answer."""
+
+    session: Session
+    ask: Ask
+    role: Role
+    key: str
+    task: str
+    spent_tokens: int
+    """Intermediate tokens of the session before this step."""
+    answers: list[Answer] = field(default_factory=list)
+
+    async def answer(self) -> Answer:
+        while count := self._next_wave():
+            begun = len(self.answers)
+            made = [self._sample(number) for number in range(begun, begun + count)]
+            self.answers += await asyncio.gather(*made)
+            for one in self.answers[begun:]:
+                if one.verified:
+                    return one
+        return await self._choose()
+
+    # --- who else is asked -------------------------------------------------------------------------
+
+    def _next_wave(self) -> int:
+        """How many more to ask at once; 0: it is enough."""
+        left = self.role.samples - len(self.answers)
+        if left <= 0 or (not self.role.check and penalty.is_settled(self._votes(), left)):
+            return 0
+        rule = self.session.crew.penalty
+        if self.answers and not penalty.pays(rule, self._gain(), self._usual_tokens()):
+            return 0
+        wave = self.session.crew.wave
+        return min(left, wave) if wave else left
+
+    def _gain(self) -> float:
+        if self.role.check:
+            return penalty.gain_of_attempt(self.role.pass_rate, len(self.answers))
+        return penalty.gain_of_vote(self._votes()) if self.answers else self.role.pass_rate
+
+    def _votes(self) -> list[int]:
+        return list(Counter(ballot(one.outcome.text) for one in self.answers if one.outcome.ok).values())
+
+    def _usual_tokens(self) -> int:
+        """What the next sample will take: as those before, else what is usual for the role."""
+        if self.answers:
+            return self._own_tokens() // len(self.answers)
+        return self.role.usual_tokens or self.role.max_tokens
+
+    def _own_tokens(self) -> int:
+        return sum(self.session.tokens_of(one.key) for one in self.answers)
+
+    # --- asking ------------------------------------------------------------------------------------
+
+    async def _sample(self, number: int) -> Answer:
+        key = sample_key(self.key, number)
+        outcome = await self.ask(self.role.name, key, self.task, self._terms())
+        if not outcome.ok or not self.role.check:
+            return Answer(key, outcome)
+        fault = await self.session.fault_of(self.role.check, outcome.text)
+        return Answer(key, outcome, verified=fault is None, fault=fault or "")
+
+    def _terms(self) -> Terms | None:
+        rule = self.session.crew.penalty
+        if rule is None:
+            return None
+        return Terms(
+            max_tokens=penalty.turn_tokens(rule, self.role.max_tokens, self._gain()),
+            eos_bias=penalty.eos_bias(rule, self.spent_tokens + self._own_tokens()),
+        )
+
+    # --- which one is taken ------------------------------------------------------------------------
+
+    async def _choose(self) -> Answer:
+        """The answer with the most votes, the judge's where all differ; else the first of them."""
+        good = [one for one in self.answers if one.outcome.ok]
+        if len(good) < 2:
+            return (good or self.answers)[0]
+        votes = Counter(ballot(one.outcome.text) for one in good)
+        (leader, most), *others = votes.most_common()
+        if not others:
+            return good[0]
+        if most == others[0][1] and JUDGE in self.session.crew.roles:
+            return await self._judged(good)
+        return next(one for one in good if ballot(one.outcome.text) == leader)
+
+    async def _judged(self, good: Sequence[Answer]) -> Answer:
+        different = list({ballot(one.outcome.text): one for one in reversed(good)}.values())[::-1]
+        listed = "\n".join(
+            f"{number}. {one.outcome.text[:MAX_JUDGED_CHARS]}" for number, one in enumerate(different, 1)
+        )
+        task = f"{self.task}\nAnswers:\n{listed}\nWhich one is best?"
+        said = await self.ask(JUDGE, f"{self.key}-judge", task, self._terms_of_judge())
+        return different[_choice(said, len(different)) - 1]
+
+    def _terms_of_judge(self) -> Terms | None:
+        rule = self.session.crew.penalty
+        role = self.session.crew.roles[JUDGE]
+        if rule is None:
+            return None
+        return Terms(role.max_tokens, penalty.eos_bias(rule, self.spent_tokens + self._own_tokens()))
+
+
+def ballot(text: str) -> str:
+    """What makes two answers the same one: their words and figures, not how they are written."""
+    return " ".join(re.findall(r"[\w.%+-]*\w%?", text.casefold()))
+
+
+def _choice(said: Outcome, count: int) -> int:
+    """The number of the best one; the first where the judge says nothing of use."""
+    try:
+        best = int(json.loads(said.text)["best"])
+    except (ValueError, KeyError, TypeError):
+        return 1
+    return best if said.ok and 1 <= best <= count else 1
