@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from stepwell.errors import BadInput
 
 GRADERS = ("number", "words", "program")
 
@@ -65,15 +67,14 @@ class TaskSet:
         return tuple(fit), tuple(held_out)
 
 
-def _shipped() -> dict[str, Callable[[], TaskSet]]:
-    return {}
-
-
 def load_tasks(name_or_path: str) -> TaskSet:
-    """A shipped set by name (``functions``, ``facts``, ``sums``), or a JSONL file; ``BadInput`` says what is wrong."""
-    raise NotImplementedError
+    """A shipped set by its name, or a person's own from a JSONL file; ``BadInput`` says what is wrong."""
+    from stepwell.fit import jsonl, sets  # both are made of the types above
 
-
-def dump(task_set: TaskSet) -> Iterator[str]:
-    """The set as lines of JSON that ``load_tasks`` reads: the set's own line, then one an item."""
-    raise NotImplementedError
+    if name_or_path in sets.SHIPPED:
+        return sets.SHIPPED[name_or_path]()
+    path = Path(name_or_path)
+    if not path.is_file():
+        shipped = ", ".join(sets.SHIPPED)
+        raise BadInput(f"{name_or_path!r} is no task set: give one of {shipped}, or a JSONL file")
+    return jsonl.read_tasks(path)

@@ -1,1 +1,16 @@
 """The task sets that ship, each made by seeded code: no data files, the same items on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from stepwell.fit.sets.facts import facts
+from stepwell.fit.sets.functions import functions
+from stepwell.fit.sets.sums import sums
+from stepwell.fit.tasks import TaskSet
+
+SHIPPED: Mapping[str, Callable[[], TaskSet]] = {
+    "functions": functions,
+    "facts": facts,
+    "sums": sums,
+}

@@ -1,0 +1,64 @@
+"""The set ``facts``: questions about one passage of a document whose other passages tell the same of others."""
+
+from __future__ import annotations
+
+from random import Random
+
+from stepwell.fit.sets.subjects import SUBJECTS, Draw, Subject
+from stepwell.fit.tasks import Item, TaskSet
+
+SEED = 20261122
+DOCUMENTS = 50
+PASSAGES = (8, 10)
+
+Facts = dict[str, str]
+"""The fields of one passage, and ``name``."""
+
+
+def facts(seed: int = SEED) -> TaskSet:
+    """Fifty documents with six questions each, one on every field, each about another passage."""
+    items: list[Item] = []
+    for document in range(DOCUMENTS):
+        subject = SUBJECTS[document % len(SUBJECTS)]
+        rng = Random(f"{seed}-{document}")
+        told = _told(subject, rng)
+        passages = tuple(rng.choice(subject.passages).format(**facts) for facts in told)
+        items += _questions(subject, told, passages, len(items), rng)
+    return TaskSet("facts", crew="documents", single="reader", grader="words", items=tuple(items))
+
+
+def _told(subject: Subject, rng: Random) -> list[Facts]:
+    """Facts for each passage; no word of a value stands in any other value of the document."""
+    taken: set[str] = set()
+    told = []
+    for _ in range(rng.randint(*PASSAGES)):
+        facts = {"name": _another(subject.draw_name, rng, taken)}
+        for name, field in subject.fields.items():
+            facts[name] = _another(field.draw, rng, taken)
+        told.append(facts)
+    return told
+
+
+def _another(draw: Draw, rng: Random, taken: set[str]) -> str:
+    while True:
+        value = draw(rng)
+        last = value.split()[-1]
+        if last not in taken:
+            taken.add(last)
+            return value
+
+
+def _questions(
+    subject: Subject, told: list[Facts], passages: tuple[str, ...], before: int, rng: Random
+) -> list[Item]:
+    asked = rng.sample(told, len(subject.fields))
+    return [
+        Item(
+            f"facts-{before + turn:03d}-{subject.kind}_{name}",
+            ask=rng.choice(field.questions).format(name=facts["name"]),
+            answer=facts[name],
+            passages=passages,
+            wrong=tuple(other[name] for other in told if other is not facts),
+        )
+        for turn, ((name, field), facts) in enumerate(zip(subject.fields.items(), asked, strict=True))
+    ]
