@@ -130,16 +130,22 @@ def test_the_planner_says_when_it_is_done() -> None:
     assert len(asked_of(server, "verifier")) == 1
 
 
-def test_references_to_nothing_are_repaired_once_and_then_dropped_with_a_note() -> None:
+def test_references_to_nothing_are_dropped_with_a_note() -> None:
     heard: list[events.Event] = []
-    wrong = plan(("s1", "solver", "first", ["s4"]))
-    server = scripted([wrong, wrong], [verdict(True, 9)])
+    server = scripted([plan(("s1", "solver", "first", ["s4"]))], [verdict(True, 9)])
     result = run(answer(server, crew(CREW), tell=events.Stream([heard.append])))
     assert result.status == "completed"
-    assert "This plan cannot be used: s1 needs s4, which is no step" in asked_of(server, "planner")[1]
     planned = [event for event in heard if isinstance(event, events.Planned)]
     assert planned[0].dropped == ("s1 needs s4, which is no step",)
-    assert len(asked_of(server, "solver")) == 1
+    assert (len(asked_of(server, "solver")), len(asked_of(server, "planner"))) == (1, 1)
+
+
+def test_a_plan_of_which_nothing_is_left_is_sent_back_once() -> None:
+    wrong = plan(("s1", "solver", " ", []))
+    server = scripted([wrong, wrong], [verdict(True, 9)])
+    assert run(answer(server, crew(CREW))).status == "completed"
+    assert "This plan cannot be used: s1 has no task" in asked_of(server, "planner")[1]
+    assert asked_of(server, "solver") == ["Why?"]
 
 
 def test_the_first_plan_may_not_be_empty() -> None:

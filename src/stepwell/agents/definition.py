@@ -92,6 +92,8 @@ class Role:
     under a grammar, so that a small model cannot emit an invalid call."""
     plans: bool = False
     """Whether it makes plans that the runtime carries out, instead of calling the verbs itself."""
+    splits: bool = True
+    """Whether its plans word a task for each step; otherwise each step is the whole question."""
     reads: bool = False
     """Whether it is given passages of the documents with its task."""
     examples: tuple[Example, ...] = ()
@@ -254,7 +256,7 @@ def budget_microusd(usd: object, where: str) -> int | None:
 _ROLE_TYPES: dict[str, type] = {
     "instructions": str, "model": str, "tools": list, "may_spawn": list, "max_tokens": int,
     "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
-    "plans": bool, "reads": bool, "examples": list, "shots": int, "samples": int, "finish": str, "check": str,
+    "plans": bool, "splits": bool, "reads": bool, "examples": list, "shots": int, "samples": int, "finish": str, "check": str,
     "pass_rate": Decimal, "usual_tokens": int,
 }  # fmt: skip
 MAX_SAMPLES = 64

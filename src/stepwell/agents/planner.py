@@ -68,28 +68,31 @@ def with_writer(crew: Crew) -> Crew:
     roles[crew.entry] = replace(
         entry,
         output="json",
-        schema=plan_schema(workers),
-        first_schema=plan_schema(workers, fewest=1),
+        schema=plan_schema(workers, splits=entry.splits),
+        first_schema=plan_schema(workers, fewest=1, splits=entry.splits),
         may_spawn=workers,
     )
     return replace(crew, roles=roles)
 
 
-def read_plan(text: str, roles: Sequence[str]) -> Plan:
-    """The usable part of a plan, in an order in which every step comes after what it needs."""
+def read_plan(text: str, roles: Sequence[str], whole: str = "") -> Plan:
+    """The usable part of a plan, in an order in which every step comes after what it needs.
+
+    ``whole`` is the task of steps in plans that word none.
+    """
     try:
         data = json.loads(text)
         done, given = bool(data["done"]), list(data["steps"])
     except (ValueError, KeyError, TypeError):
         return Plan(False, (), ("it is not a plan",))
     faults: list[str] = []
-    steps = _steps(given, roles, faults)
+    steps = _steps([{"task": whole} | one for one in given[:MAX_STEPS]], roles, faults)
     return Plan(done, _ordered(steps, faults), tuple(faults))
 
 
 def _steps(given: Sequence[Any], roles: Sequence[str], faults: list[str]) -> dict[str, Step]:
     steps: dict[str, Step] = {}
-    for one in given[:MAX_STEPS]:
+    for one in given:
         step = Step(
             str(one["id"]), str(one["role"]), str(one["task"]).strip(), tuple(dict.fromkeys(one["needs"]))
         )
@@ -194,10 +197,12 @@ class Planning:
         if not self._is_dynamic:
             return self._fixed_plan(workers)
         said = await self._ask_planner(f"plan-{number}", self._request(number))
-        plan = read_plan(said.text, workers)
-        if plan.faults and said.ok:  # an answer without a valid form has been sent back already
+        plan = read_plan(said.text, workers, self.question)
+        # An answer without a valid form has been sent back already, and half a plan is worth carrying out.
+        if plan.faults and not plan.steps and said.ok:
             again = f"This plan cannot be used: {'; '.join(plan.faults)}. Give the whole plan again."
-            plan = read_plan((await self._ask_planner(f"plan-{number}-again", again)).text, workers)
+            said = await self._ask_planner(f"plan-{number}-again", again)
+            plan = read_plan(said.text, workers, self.question)
         if not plan.steps and not (plan.done and self.best.ok):
             everybody = zip(workers, range(1, MAX_STEPS + 1), strict=False)
             plan = replace(plan, steps=tuple(Step(f"s{at}", role, self.question) for role, at in everybody))

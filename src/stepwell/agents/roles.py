@@ -10,9 +10,9 @@ TEXT_CHARS = 120
 STEP_IDS = tuple(f"s{number}" for number in range(1, MAX_STEPS + 1))
 
 
-def plan_schema(roles: tuple[str, ...], fewest: int = 0) -> dict[str, Any]:
-    """A short plan: a graph of at least ``fewest`` steps, each for one of ``roles``."""
-    step = {
+def plan_schema(roles: tuple[str, ...], fewest: int = 0, *, splits: bool = True) -> dict[str, Any]:
+    """A short plan: a graph of ``fewest`` or more steps, each for one of ``roles``, with a task if it splits."""
+    step: dict[str, Any] = {
         "type": "object",
         "properties": {
             "id": {"type": "string", "enum": list(STEP_IDS)},
@@ -23,6 +23,9 @@ def plan_schema(roles: tuple[str, ...], fewest: int = 0) -> dict[str, Any]:
         "required": ["id", "role", "task", "needs"],
         "additionalProperties": False,
     }
+    if not splits:
+        del step["properties"]["task"]
+        step["required"].remove("task")
     return {
         "type": "object",
         "properties": {

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -21,6 +21,7 @@ from rich.console import Console
 from stepwell.agents import events
 from stepwell.agents.client import Client
 from stepwell.agents.definition import Crew, budget_microusd, find_crew
+from stepwell.agents.profile import PRO, apply, find_profile
 from stepwell.agents.result import Result
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
@@ -43,6 +44,8 @@ from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
 
 DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
+TESTS_SUFFIX = ".py"
+TESTS_CHECK = "visible_tests"
 DATA_TOOLS = frozenset({"sql", "tables", "chart"})
 PASSAGE_WORDS = 320
 """What a reader is given at once: a page that fits the context of a small model beside its conversation."""
@@ -67,6 +70,9 @@ def run(
         str | None,
         option("The server's model, or for one of its own smollm2, gemma3, a GGUF file. [smollm2]"),
     ] = None,
+    profile: Annotated[
+        str, option("The crew as it is written (pro), flash, another of its own, or a TOML file. [pro]")
+    ] = PRO,
     budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
     seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
     trace: Annotated[Path | None, option("Write every event here, a line of JSON each.")] = None,
@@ -91,17 +97,20 @@ def run(
 ) -> int:
     """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
 
-    CREW is one that ships (documents, code, data) or a TOML file; FILES are what it works on: text,
-    Markdown, PDF, HTML, or tables for crews with SQL. Without --server it starts one of its own.
-    The answer goes to standard output, all else to standard error. Example:
+    CREW is one that ships (calculation, code, data, documents) or a TOML file; FILES are what it works on:
+    text, Markdown, PDF, HTML; tables for crews with SQL; tests (.py) for those that write programs.
+    Without --server it starts one of its own. The answer goes to standard output, all else to standard
+    error. Example:
 
         stepwell run documents report.pdf --ask "Who paid for the well?"
+        stepwell run code tests.py --profile flash --ask "Write a function median(xs)."
         stepwell run data --warehouse postgresql://reader@db/shop --ask "Which month sold most?"
 
     A session that is stopped, by Ctrl-C, a limit, or a server that goes away, is kept, and --resume goes on.
     """
     amount = _microusd(budget)
     made = find_crew(crew)
+    made = apply(made, find_profile(made, profile))
     if amount is not None:
         made = replace(made, limits=replace(made.limits, budget_microusd=amount))
     if not ask.strip() and resume is None:
@@ -164,12 +173,13 @@ class Job:
                 mcp_servers=self.crew.mcp_servers,
                 folder=self.crew.folder,
                 warehouses=self.warehouses,
+                tests=self.tests(),
             )
             listeners = stack.enter_context(trace_file(self.trace))
             require_tools(self.tool_names(), workspace)
             spans = stack.enter_context(spans_of(self.otel, console))
             url = self.server or stack.enter_context(embedded(self.model, scratch, console))
-            view = stack.enter_context(watched(console))
+            view = stack.enter_context(watched(console, self.crew.name))
             try:
                 return asyncio.run(self._session(url, workspace, reading, [view, *listeners], spans))
             except KeyboardInterrupt:
@@ -187,7 +197,8 @@ class Job:
         key = self.key or os.environ.get("OPENAI_API_KEY", "none") if self.server else "none"
         toolbox = partial(build_tools, workspace=workspace)
         async with serving(self.tool_names(), workspace), Client(url, key, self.seed) as client:
-            session = open_session(self.crew, client, self.session, toolbox, reading=reading)
+            crew = self.crew if workspace.tests else without_tests(self.crew)
+            session = open_session(crew, client, self.session, toolbox, reading=reading)
             try:
                 session.model = (self.model or "") if self.server else ""
                 session.tell.listeners.extend([*listeners, *([spans(session)] if spans else [])])
@@ -195,9 +206,26 @@ class Job:
             finally:
                 session.store.close()
 
+    def test_files(self) -> list[Path]:
+        """Files of Python, where a role checks programs."""
+        checked = any(role.check == TESTS_CHECK for role in self.crew.roles.values())
+        return [file for file in self.files if checked and file.suffix == TESTS_SUFFIX]
+
+    def tests(self) -> str:
+        """The tests that came with the task, one file after another. Raises ``BadInput``."""
+        try:
+            return "\n\n".join(file.read_text("utf-8") for file in self.test_files())
+        except (OSError, UnicodeError) as error:
+            raise BadInput(f"tests cannot be read: {error}") from error
+
     def tool_names(self) -> list[str]:
         """Of all roles, but for the verbs, which are the runtime's."""
-        names = {tool for role in self.crew.roles.values() for tool in role.tools}
+        names = {
+            tool
+            for role in self.crew.roles.values()
+            for tool in (*role.tools, role.finish, role.check)
+            if tool
+        }
         return sorted(names.difference(VERBS))
 
     def from_library(self, scratch: Path) -> list[Path]:
@@ -220,7 +248,8 @@ class Job:
         for file in tables:
             if not file.is_file():
                 raise BadInput(f"{file} does not exist: name a CSV, Parquet or DuckDB file")
-        documents = [load_document(str(file)) for file in files if file not in tables]
+        others = {*tables, *self.test_files()}
+        documents = [load_document(str(file)) for file in files if file not in others]
         for document in documents:
             if document.note:
                 console.print(f"{document.name}: {document.note}", markup=False, soft_wrap=True)
@@ -253,6 +282,15 @@ class Job:
             for name in (self.session, *(Path(f"{self.session}-{end}") for end in ("wal", "shm"))):
                 name.unlink(missing_ok=True)
         return 0 if completed else 1
+
+
+def without_tests(crew: Crew) -> Crew:
+    """Without tests no program can be checked, and no second one need be written."""
+    roles = {
+        name: replace(role, check="", samples=1) if role.check == TESTS_CHECK else role
+        for name, role in crew.roles.items()
+    }
+    return replace(crew, roles=roles)
 
 
 def closing_line(result: Result) -> str:
@@ -295,8 +333,12 @@ def embedded(model: str | None, scratch: Path, console: Console) -> Iterator[str
     """A whole server for the time of the block; yields its URL."""
     say = partial(console.print, markup=False, soft_wrap=True)
     settings = embedded_settings(model, scratch)
-    say(f"Loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
-    node = build(settings, progress=say)
+    loading = (
+        f"Loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ..."
+    )
+    say(loading)
+    with console.status(loading) if console.is_terminal else nullcontext():
+        node = build(settings, progress=say)
     try:
         node.driver.start()
         books = None if node.ledger is None else Books(node.ledger.store, node.ledger)
