@@ -116,6 +116,7 @@ GROUPS = {
             Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),
             Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
             Command("metering", "stepwell.bench.metering:main", "What it costs to keep books."),
+            Command("crews", "stepwell.bench.crews:main", "The runtime of crews: its time, and kills."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),
