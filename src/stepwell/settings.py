@@ -45,8 +45,9 @@ from stepwell.units import parse_size
 
 ENV_PREFIX = "STEPWELL_"
 ENV_CONFIG = "STEPWELL_CONFIG"
-NOT_SETTINGS = (ENV_CONFIG, "STEPWELL_TRACES")
-"""Read elsewhere: where the settings are, and where `stepwell bench policies` finds its traces."""
+NOT_SETTINGS = (ENV_CONFIG, "STEPWELL_TRACES", "STEPWELL_WAREHOUSE")
+"""Read elsewhere: where the settings are, where `stepwell bench policies` finds its traces, and the URL of a
+warehouse, which is nobody's to keep."""
 
 
 def _size(value: object) -> int:

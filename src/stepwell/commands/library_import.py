@@ -54,13 +54,23 @@ def import_(
     /,
     *,
     tables: Annotated[
-        Sequence[str], Parameter(name="--table", help="A table, or schema.table (repeat for more).")
+        Sequence[str],
+        Parameter(
+            name="--table",
+            negative="",
+            show_default=False,
+            help="A table, or schema.table (repeat for more).",
+        ),
     ] = (),
-    query: Annotated[str, Parameter(help="One SELECT, in DuckDB's SQL or the warehouse's own.")] = "",
-    name: Annotated[str, Parameter(help="What the file is called. [the table's name, or query]")] = "",
+    query: Annotated[
+        str, Parameter(show_default=False, help="One SELECT, in DuckDB's SQL or the warehouse's own.")
+    ] = "",
+    name: Annotated[
+        str, Parameter(show_default=False, help="What the file is called. [the table's name, or query]")
+    ] = "",
     max_rows: Annotated[int, Parameter(help="A longer table is refused.")] = 1_000_000,
     max_bytes: Annotated[str, Parameter(help="A larger file is refused.")] = "64MiB",
-    timeout: Annotated[str, Parameter(help="For each table.")] = "10m",
+    timeout: Annotated[str, Parameter(help="For each table.")] = "10min",
     where: Where = HERE,
     json_file: JsonFile = None,
 ) -> int:
@@ -79,9 +89,7 @@ def import_(
         raise BadInput("say what to import: --table NAME (repeat for more), or --query with one SELECT")
     if name and len(tables) > 1:
         raise BadInput("--name is for one table: leave it out, and each file is called after its table")
-    if max_rows < 1:
-        raise BadInput("--max-rows must be at least 1")
-    bounds = Bounds(max_rows, parse_size(max_bytes), parse_duration_us(timeout) / 1e6)
+    bounds = _bounds(max_rows, max_bytes, timeout)
     place, house, started = where.place(), open_warehouse(WarehouseUrl(url)), time.monotonic()
     with closing(Warehouses([house], bounds.limit_s)) as houses:
         wanted = _wanted(houses, tables, query, name)
@@ -94,6 +102,15 @@ def import_(
     result_console(json_file).print(line, markup=False, highlight=False)
     write_result(json_file, {"files": added, "rows": rows, "failed": failed})
     return 1 if failed else 0
+
+
+def _bounds(max_rows: int, max_bytes: str, timeout: str) -> Bounds:
+    if max_rows < 1:
+        raise BadInput("--max-rows must be at least 1")
+    try:
+        return Bounds(max_rows, parse_size(max_bytes), parse_duration_us(timeout) / 1e6)
+    except ValueError as error:
+        raise BadInput(f"--max-bytes or --timeout: {error}") from error
 
 
 def _wanted(houses: Warehouses, tables: Sequence[str], query: str, name: str) -> list[Wanted]:
@@ -188,9 +205,7 @@ def _require_within(rows: int, path: Path, bounds: Bounds) -> None:
 
 
 def _progress() -> Progress:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description} {task.fields[rows]:,} rows"),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    done = TextColumn("{task.description} {task.fields[rows]:,} rows")
+    columns = (SpinnerColumn(), done, TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -6,7 +6,7 @@ sqlglot reads it and writes it again, so that what reaches a warehouse is never 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -61,8 +61,9 @@ class Question:
             for column in naming.columns:
                 known.setdefault(column.lower(), set()).add(column)
             _rename(node, naming)
-        for column in tree.find_all(_exp().Column):
-            _recase(column.this, known.get(column.name.lower(), set()))
+        for node in tree.find_all(_exp().Column, _exp().Alias):
+            identifier = node.args.get("alias") if isinstance(node, _exp().Alias) else node.this
+            _recase(identifier, known)
         try:
             text: str = tree.sql(dialect=dialect, unsupported_level=_sqlglot().ErrorLevel.IGNORE)
         except (_sqlglot().errors.SqlglotError, ValueError, NotImplementedError) as error:
@@ -95,12 +96,12 @@ def understood(statement: str, other: str | None = None) -> Question:
         try:
             trees = [tree for tree in _sqlglot().parse(statement, read=dialect) if tree is not None]
         except (_sqlglot().errors.SqlglotError, RecursionError) as error:
-            problem = problem or one_line(error)
+            problem = problem or _place(error)
             continue
         if len(trees) != 1:
             raise ToolError(f"one statement at a time, not {len(trees)}")
         return Question(trees[0])
-    raise ToolError(f"the statement cannot be read: {problem}")
+    raise ToolError(f"the statement cannot be read{problem}")
 
 
 def called_names(text: str, dialect: str) -> list[str]:
@@ -125,6 +126,14 @@ def one_line(error: BaseException) -> str:
     """An error's first words, without the colours and drawings of parsers."""
     text = str(error).replace("\033[4m", "").replace("\033[0m", "").strip().partition("\n")[0]
     return " ".join(text.split())[:300].rstrip(".") or type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """Where reading ended. sqlglot's own words for why are about its inside."""
+    found = getattr(error, "errors", None) or [{}]
+    near = str(found[0].get("highlight") or "").strip()
+    line = found[0].get("line")
+    return f": line {line}" + (f", near {near[:40]}" if near else "") if line else ": it is too deep"
 
 
 def _require_question(tree: Any) -> None:
@@ -153,13 +162,17 @@ def _rename(node: Any, naming: Naming) -> None:
     node.set("catalog", None)
 
 
-def _recase(identifier: Any, spelt: set[str]) -> None:
-    """DuckDB does not care for case; a column that was made with quotes must be written as it was made."""
-    if len(spelt) == 1 and not identifier.args.get("quoted"):
-        (name,) = spelt
-        if name != name.lower():
-            identifier.set("this", name)
-            identifier.set("quoted", True)
+def _recase(identifier: Any, known: Mapping[str, set[str]]) -> None:
+    """DuckDB does not care for case; a column that was made with quotes must be written as it was made.
+
+    What a statement calls like a column is spelt like it too, so that it is found again further out.
+    """
+    if not isinstance(identifier, _exp().Identifier) or identifier.args.get("quoted"):
+        return
+    spelt = known.get(identifier.name.lower(), set())
+    if len(spelt) == 1 and (name := min(spelt)) != name.lower():
+        identifier.set("this", name)
+        identifier.set("quoted", True)
 
 
 def _sqlglot() -> Any:

@@ -74,7 +74,7 @@ class Database:
                 return answer
             _check_kind(cursor.extract_statements(statement))
             timer.start()
-            return _fetch(cursor.execute(statement), most_rows)
+            return _fetch(_execute(cursor, statement), most_rows)
         except duck.InterruptException:
             raise ToolError(f"the statement was ended after {self._limits.query_s:g} s") from None
         except (duck.Error, RuntimeError, ValueError) as error:
@@ -163,6 +163,23 @@ def _check_kind(statements: Sequence[Any]) -> None:
     kind = statements[0].type.name
     if kind not in _KINDS:
         raise ToolError(f"only questions are allowed (SELECT, WITH, DESCRIBE, SUMMARIZE), not {kind}")
+
+
+def _execute(cursor: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDBPyConnection:
+    """Times with zones come as text: as values DuckDB needs one more package for them."""
+    result = cursor.execute(statement)
+    columns = result.description or []
+    if not any("TIME ZONE" in str(column[1]) for column in columns):
+        return result
+    asked = [
+        f"#{n}{'::VARCHAR' if 'TIME ZONE' in str(column[1]) else ''} AS {_name(column[0])}"
+        for n, column in enumerate(columns, 1)
+    ]
+    return cursor.execute(f"SELECT {', '.join(asked)} FROM ({statement.strip().rstrip(';')})")
+
+
+def _name(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _fetch(result: duckdb.DuckDBPyConnection, most_rows: int) -> Rows:

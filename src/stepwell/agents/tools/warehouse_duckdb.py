@@ -54,7 +54,7 @@ class DuckdbWarehouse:
             timer.daemon = True
             timer.start()
             try:
-                reader = connection.execute(sql).to_arrow_reader(batch_rows)
+                reader = connection.sql(sql).to_arrow_reader(batch_rows)
                 yield Batches(_renamed(reader.schema), _batches(reader))
             except duckdb.InterruptException:
                 raise WarehouseError(f"the statement was ended after {limit_s:g} s") from None

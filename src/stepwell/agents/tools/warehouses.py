@@ -61,7 +61,12 @@ class Warehouses:
         """
         if not self._houses:
             return None
-        question = self._understood(statement)
+        try:
+            question = self._understood(statement)
+        except ToolError:
+            if own:
+                return None  # DuckDB may understand it, or says better why not
+            raise
         if question.lists_tables:
             names = [*own, *(listed_name(table) for one in self._all() for table in one.tables)]
             return Rows(("name",), tuple((name,) for name in names[:SHOWN_TABLES]), len(names))
