@@ -6,7 +6,7 @@ text that it writes is scripted, because the null engine's own text calls no too
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,10 +26,12 @@ class ScriptedDriver(Driver):
     """The real driver; one token of every answer is computed, and the script's text stands for it."""
 
     says: Says
+    submitted = 0
 
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         prompt = bytes(token for token in generation.prompt if token < END_TOKEN).decode()
         text = [self.says(prompt)]
+        self.submitted += 1  # on the server's one event loop
 
         def scripted(output: Any) -> None:
             if isinstance(output, Delta):
@@ -46,7 +48,7 @@ class Node:
     """One server, as a client and as its operator see it."""
 
     server: BackgroundServer
-    driver: Driver
+    driver: ScriptedDriver
 
     @property
     def url(self) -> str:
@@ -54,12 +56,17 @@ class Node:
 
     @property
     def agents(self) -> dict[str, AgentView]:
-        return {view.agent: view for view in self.driver.snapshot().agents}
+        """All that are known, when nothing is under way: a turn is counted a little after its answer."""
+        until(lambda: sum(view.turns for view in self._views()) == self.driver.submitted)
+        return {view.agent: view for view in self._views()}
 
     def named(self, name: str) -> AgentView:
         """The only agent of a role."""
         (found,) = [view for view in self.agents.values() if view.role == name]
         return found
+
+    def _views(self) -> Sequence[AgentView]:
+        return self.driver.snapshot().agents
 
     def waits(self, name: str, wait: str, *, timed: bool = False) -> Hint:
         """What was said of the only agent of a role, as soon as that is the wait (or fail).
@@ -69,11 +76,11 @@ class Node:
         """
 
         def said() -> bool:
-            hint = self.named(name).hint
+            hint = next(view.hint for view in self._views() if view.role == name)
             return hint.wait.value == wait and (hint.expected_us is not None or not timed)
 
         until(said)
-        return self.named(name).hint
+        return next(view.hint for view in self._views() if view.role == name)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -79,20 +79,31 @@ def session(name: str) -> Iterator[None]:
 
 
 def caller(
-    name: str, own: str, above: Caller | None = None, by: Caller | None = None, taken: Iterable[Caller] = ()
+    name: str,
+    own: str,
+    above: Caller | None = None,
+    by: Caller | None = None,
+    taken: Iterable[Caller] = (),
+    nth: object = "",
 ) -> Caller:
     """The agent ``name`` whose context is called ``own``: the root of a session of that name, or a child.
 
     ``above``: in whose tool it runs, ``by``: who handed over to it. A child's id carries the end of ``own``,
-    because an agent that is called again as a tool begins anew; so does one whose id is ``taken`` now.
+    because an agent that is called again as a tool begins anew; one whose id is ``taken`` now gets another.
+    ``nth``: which of several of that name.
     """
     above = above or WITHIN.get()
     giver = by or above
-    parent = (giver.agent or None) if giver else None
-    who = Caller(own, name, name, parent)
-    if above is not None:
-        who = Caller(above.session, f"{name}-{own[-MAX_TAIL_CHARS:]}", name, parent)
+    agent = name if above is None else f"{name}-{own[-MAX_TAIL_CHARS:]}"
+    agent = agent if nth == "" else f"{agent}-{nth}"
+    who = Caller(above.session if above else own, agent, name, (giver.agent or None) if giver else None)
     return replace(who, agent=f"{name}-{uuid4().hex[-MAX_TAIL_CHARS:]}") if who in taken else who
+
+
+def with_headers(arguments: Mapping[str, Any] | None, headers: dict[str, str]) -> dict[str, Any]:
+    """Arguments of the OpenAI client's calls, and headers added to those that are there."""
+    given = dict(arguments or {})
+    return {**given, "extra_headers": {**(given.get("extra_headers") or {}), **headers}}
 
 
 def override(variables: Iterable[ContextVar[Any]], headers: dict[str, str]) -> Callable[[], None]:
@@ -129,6 +140,7 @@ class Teller:
         self._took_ms: dict[str, int] = {}
         self._pending: dict[str, Hint] = {}
         self._this_wait: dict[str, Hint] = {}
+        self._until: dict[Hashable, dict[Caller, None]] = {}
         self._began: dict[Hashable, tuple[str, float]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -137,12 +149,30 @@ class Teller:
 
     # --- what agents do -------------------------------------------------------------------------
 
-    def turn(self, who: Caller) -> dict[str, str]:
-        """It calls its model now: the headers to send; what was said of its wait is over."""
+    def turn(self, who: Caller, above: Caller | None = None, until: Hashable = None) -> dict[str, str]:
+        """It calls its model now: the headers to send; what it waited for is over.
+
+        ``above`` waits for it, if that is not said otherwise; ``until``: when that is ``over``, so is it.
+        """
+        if above is not None:
+            self.waits(above, "child", after=who)
+        self.ended(who, who)
         with self._changed:
             self._pending.pop(who.path, None)
             self._this_wait.pop(who.path, None)
+            if until is not None and (until in self._until or len(self._until) < MAX_KNOWN):
+                self._until.setdefault(until, {})[who] = None
         return who.headers()
+
+    def over(self, *until: Hashable, wait: str | None = None) -> None:
+        """What some agents live ``until`` is over; with ``wait``: it stops for that, and goes on later."""
+        with self._changed:
+            ending = [who for one in until for who in self._until.pop(one, {})]
+        for who in ending:
+            if wait is None:
+                self.ends(who)
+            else:
+                self.waits(who, wait)
 
     def waits(self, who: Caller, wait: str, tools: Iterable[str] = (), after: Caller | None = None) -> None:
         """For a ``tool``, ``child`` or ``person``; ``done``: for nothing more.
@@ -164,11 +194,12 @@ class Teller:
 
     def ends(self, who: Caller) -> None:
         """Its run is over, unless a person has to say something first."""
+        self._began.pop(who, None)
         if self._this_wait.get(who.path, {}).get("next") != "person":
             self.waits(who, self._end if who.parent is None else "done")
 
     def asked(self, who: Caller, tools: Iterable[str]) -> None:
-        """Its turn asks for these tools: one wait, until its next turn (then: ``ended(who, who)``)."""
+        """Its turn asks for these tools: one wait, until its next turn."""
         names = sorted(set(tools))
         if PERSON_TOOLS & set(names):
             self.waits(who, "person")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
-from stepwell.integrations._tell import WITHIN, Caller, Teller, caller, needs
+from stepwell.integrations._tell import WITHIN, Caller, Teller, caller, needs, with_headers
 
 with needs("pydantic-ai-slim[openai]"):
     from pydantic_ai import ApprovalRequired, DeferredToolRequests, RunContext
@@ -40,9 +40,8 @@ class Stepwell(AbstractCapability[Any]):
             self.teller.ends(self.who)
 
     async def before_model_request(self, ctx: RunContext[Any], request_context: Any) -> Any:
-        settings = dict(request_context.model_settings or {})
-        settings["extra_headers"] = {**settings.get("extra_headers", {}), **self.teller.turn(self.who)}
-        request_context.model_settings = settings
+        headers = self.teller.turn(self.who)
+        request_context.model_settings = with_headers(request_context.model_settings, headers)
         return request_context
 
     async def wrap_tool_execute(self, ctx: RunContext[Any], *, handler: Any, args: Any, **more: Any) -> Any:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from stepwell.integrations._tell import Caller, Teller, caller, needs
+from stepwell.integrations._tell import Caller, Teller, caller, needs, with_headers
 
 with needs("smolagents[openai]"):
     from smolagents import FinalAnswerStep, OpenAIModel
@@ -40,7 +40,6 @@ class _Turns:
             self.first, self.who = steps[0], caller(self.agent.name or "agent", uuid4().hex, above)
             if above is not None:
                 self.teller.waits(above, "child", after=self.who)
-        self.teller.ended(self.who, self.who)
         return self.who
 
     def turn(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -48,9 +47,8 @@ class _Turns:
         return message
 
     def streamed(self, generate: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
-        who, text, settings = self.begin(), "", self.agent.model.kwargs
-        headers = {**(settings.get("extra_headers") or {}), **self.teller.turn(who)}
-        self.agent.model.kwargs = {**settings, "extra_headers": headers}
+        who, text = self.begin(), ""
+        self.agent.model.kwargs = with_headers(self.agent.model.kwargs, self.teller.turn(who))
         for said in generate(*args, **kwargs):
             calls = [f'"{call.function.name}"' for call in said.tool_calls or [] if call.function]
             text += str(said.content or "") + " ".join(calls)
