@@ -83,6 +83,8 @@ class Scripted(httpx2.AsyncBaseTransport):
         body = json.loads(request.content) if request.content else {}
         if path.endswith("/models"):
             return httpx2.Response(200, json={"data": [{"id": "scripted"}]})
+        if path.endswith("/models/scripted"):
+            return httpx2.Response(200, json={"id": "scripted", "end_token_ids": [2]})
         if path.endswith("/hint"):
             self.hint_posts += 1
             self.hints.append((path.split("/")[-2], body))

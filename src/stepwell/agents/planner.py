@@ -286,6 +286,7 @@ class Planning:
         """Write a draft and have it verified; whether the work is over."""
         key, draft = await self._draft(number, made, answers)
         if not draft.ok:
+            self.best = self.best if self.best.ok else draft  # better than nothing: it says what went wrong
             self.idle_rounds += 1
             return self.idle_rounds >= PATIENCE_ROUNDS
         satisfied, score, reason = await self._verify(number, draft.text)

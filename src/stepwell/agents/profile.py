@@ -166,12 +166,12 @@ def apply(crew: Crew, profile: Profile) -> Crew:
 
 def dump(profile: Profile) -> str:
     """The profile as TOML that ``load_profile`` reads again."""
-    lines = ["[profile]", f"name = {json.dumps(profile.name)}"]
+    lines = ["[profile]", f"name = {_text(profile.name)}"]
     if profile.crew:
-        lines.append(f"crew = {json.dumps(profile.crew)}")
+        lines.append(f"crew = {_text(profile.crew)}")
     lines.append(f"drop = {json.dumps(list(profile.drop))}")
     if profile.model:
-        lines.append(f"model = {json.dumps(profile.model)}")
+        lines.append(f"model = {_text(profile.model)}")
     lines.append(f"wave = {profile.wave}")
     if (penalty := profile.penalty) is not None:
         lines += [
@@ -183,8 +183,13 @@ def dump(profile: Profile) -> str:
         ]
     for name, settings in profile.roles.items():
         lines.append(f"[profile.roles.{name}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        lines += [f"{key} = {_text(value)}" for key, value in settings.items()]
     return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    """A string, number or truth as TOML writes it; its escapes are those of JSON, but for surrogates."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _usd(microusd: int) -> str:

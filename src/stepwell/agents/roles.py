@@ -11,7 +11,7 @@ STEP_IDS = tuple(f"s{number}" for number in range(1, MAX_STEPS + 1))
 
 
 def plan_schema(roles: tuple[str, ...], fewest: int = 0, *, splits: bool = True) -> dict[str, Any]:
-    """A short plan: a graph of ``fewest`` or more steps, each for one of ``roles``, with a task if it splits."""
+    """A short plan: a graph of ``fewest`` or more steps, each for one of ``roles``, tasks if it splits."""
     step: dict[str, Any] = {
         "type": "object",
         "properties": {
