@@ -79,6 +79,19 @@ GROUPS = {
             Command("search", "stepwell.commands.library:search", "Find the passages near a question."),
         ),
     ),
+    "profile": (
+        "What each bit of a crew's accuracy costs, and the profile that keeps what pays.",
+        (
+            Command("fit", "stepwell.commands.profile:fit", "Find the profile of a crew for a target."),
+            Command(
+                "compare",
+                "stepwell.commands.profile_compare:compare",
+                "Single call, flash and pro: accuracy, tokens, cost.",
+            ),
+            Command("show", "stepwell.commands.profile:show", "What a profile makes of a crew."),
+            Command("tasks", "stepwell.commands.profile:tasks", "Look at a task set."),
+        ),
+    ),
     "ledger": (
         "What every agent cost, and what it earned.",
         (

@@ -1,0 +1,134 @@
+"""``stepwell profile compare``: profiles side by side, with intervals and aims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+
+from stepwell.agents.definition import find_crew
+from stepwell.agents.profile import Profile, find_profile
+from stepwell.bench.common import Flag, JsonOption, report_console, require_writable, write_json
+from stepwell.commands.profile_places import Places, Wanted
+from stepwell.commands.profile_trial import (
+    AtOnceOption,
+    Half,
+    ItemsOption,
+    KeyOption,
+    MemoOption,
+    ModelOption,
+    NoMemoOption,
+    SeedOption,
+    ServerOption,
+    TasksOption,
+    Trial,
+    option,
+)
+from stepwell.commands.profile_view import evaluations_table, print_failures, print_findings
+from stepwell.errors import BadInput
+from stepwell.fit.compare import WITHOUT_PENALTY, findings
+from stepwell.fit.evaluate import SESSIONS, Evaluator
+from stepwell.fit.outcomes import SINGLE, Evaluation, together
+from stepwell.fit.statistics import Resamples
+from stepwell.fit.tasks import load_tasks
+
+
+def compare(
+    crew: str,
+    /,
+    *,
+    tasks: TasksOption,
+    profiles: Annotated[
+        str, option("Which, by commas: single, pro, flash, other names, TOML files. [single,flash,pro]")
+    ] = "single,flash,pro",
+    penalty_off: Annotated[Flag, option("Try those with a token penalty once more without it.")] = False,
+    half: Annotated[Half, option("Which items: held-out, fit or all. [held-out]")] = "held-out",
+    model: ModelOption = (),
+    server: ServerOption = None,
+    key: KeyOption = None,
+    items: ItemsOption = None,
+    seed: SeedOption = 0,
+    at_once: AtOnceOption = SESSIONS,
+    memo: MemoOption = None,
+    no_memo: NoMemoOption = False,
+    json_file: JsonOption = None,
+) -> int:
+    """Profiles side by side on one task set: accuracy, intermediate tokens, cost.
+
+    All figures have 95 % intervals, and differences are paired: the same items, one profile against the
+    other. Aims: pro at least 15 points over the single call; flash keeps at least 80 % of that gain at no
+    more than 40 % of pro's cost. Example:
+
+        stepwell profile compare code --tasks functions --penalty-off
+        stepwell profile compare code --tasks functions --profiles single,pro,fitted/fitted.toml
+    """
+    require_writable(json_file)
+    made, task_set = find_crew(crew), load_tasks(tasks)
+    names = [name.strip() for name in profiles.split(",") if name.strip()]
+    if not names:
+        raise BadInput("--profiles is empty: name some, as in --profiles single,flash,pro")
+    chosen = [None if name == SINGLE else find_profile(made, name) for name in names]
+    wanted = Wanted(server, key, tuple(model), seed, memo, no_memo)
+    trial = Trial(made, task_set, wanted, items, at_once)
+    console = report_console(json_file)
+    models = [profile.model for profile in chosen if profile]
+    looked, places = trial.run(
+        models, partial(_compare, trial=trial, chosen=chosen, off=penalty_off, half=half)
+    )
+    return _show_compared(console, trial, half, looked, places, json_file)
+
+
+async def _compare(
+    places: Places,
+    evaluator: Evaluator,
+    trial: Trial,
+    chosen: Sequence[Profile | None],
+    off: bool,
+    half: Half,
+) -> tuple[list[Evaluation], Places]:
+    items = trial.some(half)
+    looked: list[Evaluation] = []
+    for profile in chosen:
+        if profile is None:
+            looked.append(await evaluator.single(items))
+            continue
+        looked.append(await evaluator.profile(profile, items))
+        if off and profile.penalty is not None:
+            without = replace(profile, penalty=None)
+            looked.append(await evaluator.profile(without, items, f"{profile.name} {WITHOUT_PENALTY}"))
+    return looked, places
+
+
+def _show_compared(
+    console: Console,
+    trial: Trial,
+    half: Half,
+    looked: Sequence[Evaluation],
+    places: Places,
+    json_file: Path | None,
+) -> int:
+    in_money = together(looked)
+    found = findings(looked, Resamples())
+    count = len(looked[0].outcomes)
+    title = f"{trial.crew.name} on {trial.tasks.name}: {half} items, {count}; tokens, turns and cost per item"
+    console.print(evaluations_table(title, looked, in_money))
+    print_findings(console, found)
+    print_failures(console, looked)
+    counts = places.counts
+    if json_file is not None:
+        what = {"crew": trial.crew.name, "tasks": trial.tasks.name, "half": half, "served": places.served}
+        turns = {"turns_asked": counts.asked, "turns_remembered": counts.remembered}
+        figures = {
+            "profiles": [one.as_json(items=True) for one in looked],
+            "findings": [one.as_json() for one in found],
+        }
+        write_json(json_file, what | turns | figures)
+    aims = [one.reached for one in found if one.reached is not None]
+    aimed = f"{sum(aims)} of {len(aims)} aims reached" if aims else "no aim applies to these profiles"
+    turns_line = f"{counts.asked:,} turns asked, {counts.remembered:,} remembered"
+    console.print(f"compare: {aimed}; {turns_line}.", style="bold", markup=False, highlight=False)
+    return 0

@@ -1,0 +1,107 @@
+"""What ``stepwell profile fit`` and ``compare`` share: their options, and a crew on a task set on servers."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from stepwell.agents.definition import Crew
+from stepwell.bench.common import Flag, OptionalPositive, Positive
+from stepwell.commands.profile_places import Addressed, Places, Wanted, addresses, going_on, opened
+from stepwell.commands.profile_view import watched
+from stepwell.demo.command import told_to_stop
+from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard
+from stepwell.fit.tasks import Item, TaskSet
+
+Half = Literal["held-out", "fit", "all"]
+Made = TypeVar("Made")
+
+
+def option(text: str) -> Parameter:
+    return Parameter(help=text, show_default=False)
+
+
+TasksOption = Annotated[str, option("A task set that ships (functions, facts, sums), or a JSONL file.")]
+ServerOption = Annotated[str | None, option("An OpenAI-compatible server. [one of its own per model]")]
+KeyOption = Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")]
+ModelOption = Annotated[
+    Sequence[str],
+    Parameter(
+        help="A model to try (repeat for more). [the server's; smollm2 for one of its own]",
+        show_default=False,
+        negative="",
+    ),
+]
+SeedOption = Annotated[int, option("Of the models' choices. [0]")]
+ItemsOption = Annotated[OptionalPositive, option("At most so many items of each half. [all]")]
+AtOnceOption = Annotated[Positive, option(f"Sessions at once. [{SESSIONS}]")]
+MemoOption = Annotated[Path | None, option("Where turns are remembered. [beside the ledger's books]")]
+NoMemoOption = Annotated[Flag, option("Ask every turn anew, and remember none.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The command line, understood."""
+
+    crew: Crew
+    tasks: TaskSet
+    wanted: Wanted
+    items: int | None
+    at_once: int
+
+    def halves(self) -> tuple[Sequence[Item], Sequence[Item]]:
+        fit_half, held_out = self.tasks.halves()
+        return spread(fit_half, self.items), spread(held_out, self.items)
+
+    def some(self, half: Half) -> Sequence[Item]:
+        fit_half, held_out = self.halves()
+        return {"fit": fit_half, "held-out": held_out, "all": (*fit_half, *held_out)}[half]
+
+    def run(self, models: Sequence[str], work: Callable[[Places, Evaluator], Awaitable[Made]]) -> Made:
+        """``work`` with servers and an evaluator; what is stopped by hand says how to go on."""
+        console = Console(stderr=True, highlight=False)
+        with self._stopping(console), tempfile.TemporaryDirectory(prefix="stepwell-profile-") as scratch:
+            named = self.wanted.and_models(models)
+            with (
+                addresses(self.wanted, named, Path(scratch), console) as addressed,
+                watched(console) as heard,
+            ):
+                return asyncio.run(self._run(addressed, Path(scratch), heard, work))
+
+    async def _run(
+        self,
+        addressed: Sequence[Addressed],
+        scratch: Path,
+        heard: Heard,
+        work: Callable[[Places, Evaluator], Awaitable[Made]],
+    ) -> Made:
+        async with opened(self.wanted, addressed) as places:
+            evaluator = Evaluator(
+                self.crew, self.tasks, places.places, scratch / "work", heard, sessions=self.at_once
+            )
+            return await work(places, evaluator)
+
+    @contextmanager
+    def _stopping(self, console: Console) -> Iterator[None]:
+        with told_to_stop():
+            try:
+                yield
+            except KeyboardInterrupt:
+                going_on(self.wanted, partial(console.print, markup=False, soft_wrap=True))
+                raise
+
+
+def spread(items: Sequence[Item], count: int | None) -> Sequence[Item]:
+    """At most so many, from all over: neighbours in a set are often of one kind."""
+    if count is None or count >= len(items):
+        return items
+    return [items[at * len(items) // count] for at in range(count)]

@@ -1,0 +1,97 @@
+"""Evaluations on screen: how far each is, and the tables that come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from stepwell.bench.common import table
+from stepwell.fit.compare import Finding
+from stepwell.fit.evaluate import Heard, Progressed
+from stepwell.fit.outcomes import Evaluation
+from stepwell.fit.report import evaluation_columns, evaluation_rows
+
+LABEL_WIDTH = 60
+PLAIN_PARTS = 4
+"""Lines that an evaluation prints where nobody looks on."""
+
+
+@dataclass(slots=True)
+class Plain:
+    """A line now and then, for logs."""
+
+    console: Console
+    said: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, at: Progressed) -> None:
+        part = at.done * PLAIN_PARTS // at.count
+        if part > self.said.get(at.label, 0):
+            self.said[at.label] = part
+            line = f"{at.label}: {at.done} of {at.count} items, {at.right} right"
+            self.console.print(line, markup=False, soft_wrap=True)
+
+
+@dataclass(slots=True)
+class Bars:
+    """One bar, for the evaluation under way; those that have ended are lines above it."""
+
+    progress: Progress
+    task: TaskID
+    label: str = ""
+
+    def __call__(self, at: Progressed) -> None:
+        if at.label != self.label:
+            self.label = at.label
+            self.progress.reset(self.task, total=at.count)
+        self.progress.update(self.task, completed=at.done, description=short(at.label), right=at.right)
+        if at.done == at.count:
+            line = f"{at.label}: {at.right} of {at.count} right"
+            self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def short(label: str) -> str:
+    return label if len(label) <= LABEL_WIDTH else label[: LABEL_WIDTH - 3] + "..."
+
+
+@contextmanager
+def watched(console: Console) -> Iterator[Heard]:
+    """How far every evaluation is, on the error stream: a bar on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield Plain(console)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[right]} right"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bars(progress, progress.add_task("begins", total=None, right=0))
+
+
+def evaluations_table(title: str, evaluations: Sequence[Evaluation], in_money: bool) -> Table:
+    """Tokens, turns and cost are per item."""
+    return table(title, evaluation_columns(in_money), evaluation_rows(evaluations, in_money))
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    styles = {True: "green", False: "bold red", None: ""}
+    for one in findings:
+        console.print(one.line(), style=styles[one.reached], markup=False, highlight=False, soft_wrap=True)
+
+
+def print_failures(console: Console, evaluations: Sequence[Evaluation]) -> None:
+    """Why items have no answer, the most frequent reason of each profile."""
+    for one in evaluations:
+        reasons = one.failures()
+        if reasons:
+            reason, often = max(reasons.items(), key=lambda pair: pair[1])
+            total = sum(reasons.values())
+            line = f"{one.label}: {total} items have no answer; {often} times: {reason}"
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)

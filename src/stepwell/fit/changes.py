@@ -1,0 +1,131 @@
+"""What can be changed of a profile, one part at a time, and how such a change is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stepwell.agents.definition import Crew, Role
+from stepwell.agents.penalty import Penalty
+from stepwell.agents.profile import Profile, apply
+from stepwell.errors import BadInput
+
+LADDER = (1, 2, 3, 5, 8, 13, 21, 34)
+"""Numbers of samples that are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A profile with one part less than another."""
+
+    part: str
+    """What is spared: ``the critic``, ``samples of the solver``."""
+    done: str
+    """What was done about it: ``dropped``, ``3 instead of 5``."""
+    profile: Profile
+
+
+def without_role(profile: Profile, role: str) -> Profile:
+    roles = {name: settings for name, settings in profile.roles.items() if name != role}
+    return replace(profile, drop=(*profile.drop, role), roles=roles)
+
+
+def with_setting(profile: Profile, role: str, **settings: Any) -> Profile:
+    """The profile with other settings of one role."""
+    own = dict(profile.roles.get(role, {})) | settings
+    return replace(profile, roles=dict(profile.roles) | {role: own})
+
+
+def used_roles(crew: Crew, profile: Profile) -> dict[str, Role]:
+    """Those that a profile leaves, as it sets them."""
+    applied = apply(crew, profile)
+    return {name: role for name, role in applied.roles.items() if name not in applied.dropped}
+
+
+def spared_roles(crew: Crew, profile: Profile, needed: str) -> Iterator[Change]:
+    """Without each role that can be spared: all but the one that answers alone."""
+    for name in used_roles(crew, profile):
+        changed = without_role(profile, name)
+        if name != needed and _fits(crew, changed):
+            yield Change(f"the {name}", "dropped", changed)
+
+
+def _fits(crew: Crew, profile: Profile) -> bool:
+    try:
+        apply(crew, profile)
+    except BadInput:
+        return False
+    return True
+
+
+def fewer_samples(crew: Crew, profile: Profile, role: str) -> Iterator[Change]:
+    """The fewest first."""
+    most = used_roles(crew, profile)[role].samples
+    for count in LADDER:
+        if count < most:
+            changed = with_setting(profile, role, samples=count)
+            yield Change(f"samples of the {role}", f"{count} instead of {most}", changed)
+
+
+def one_sample(crew: Crew, profile: Profile) -> Iterator[Change]:
+    """Each role that gives several answers gives one."""
+    for name, role in used_roles(crew, profile).items():
+        if role.samples > 1:
+            changed = with_setting(profile, name, samples=1)
+            yield Change(f"further samples of the {name}", f"1 instead of {role.samples}", changed)
+
+
+def no_check(crew: Crew, profile: Profile) -> Iterator[Change]:
+    """Each role whose answers are checked goes unchecked."""
+    for name, role in used_roles(crew, profile).items():
+        if role.check:
+            changed = with_setting(profile, name, check="")
+            yield Change(f"the check of the {name} ({role.check})", "dropped", changed)
+
+
+def shorter_answers(crew: Crew, profile: Profile, role: str, limits: list[int]) -> Iterator[Change]:
+    """The shortest first; longer ones than now are left out."""
+    most = used_roles(crew, profile)[role].max_tokens
+    for limit in sorted(set(limits)):
+        if limit < most:
+            changed = with_setting(profile, role, max_tokens=limit)
+            yield Change(f"long answers of the {role}", f"at most {limit} tokens, not {most}", changed)
+
+
+def one_at_a_time(crew: Crew, profile: Profile) -> Iterator[Change]:
+    """Samples after one another, so that a checked or settled answer saves the rest."""
+    several = any(role.samples > 1 for role in used_roles(crew, profile).values())
+    if several and profile.wave != 1:
+        before = f"{profile.wave} at once" if profile.wave else "all at once"
+        yield Change("samples at once", f"one after another, not {before}", replace(profile, wave=1))
+
+
+def penalised(profile: Profile, like: Penalty, factors: tuple[float, ...]) -> Iterator[Change]:
+    """A price on every intermediate token, the highest first, each with and without a bias to the end."""
+    for factor in factors:
+        token_price_microusd = round(like.token_price_microusd * factor)
+        for bias in dict.fromkeys((like.eos_bias, 0.0)):
+            rule = replace(like, token_price_microusd=token_price_microusd, eos_bias=bias)
+            shown = f"{token_price_microusd / 1_000_000:g} USD a million, end bias {bias:g}"
+            yield Change("tokens without a penalty", shown, replace(profile, penalty=rule))
+
+
+def describe(crew: Crew, profile: Profile) -> str:
+    """A candidate in a few words: what it leaves out of the crew, and what it sets."""
+    words = []
+    left_out = [name for name in profile.drop if name in crew.roles]
+    if left_out:
+        words.append(f"without {', '.join(left_out)}")
+    names = {"samples": "samples", "max_tokens": "tokens at most"}
+    for role, settings in profile.roles.items():
+        words += [f"{settings[key]} {names[key]} of {role}" for key in names if key in settings]
+        words += [f"no check of {role}"] if settings.get("check") == "" else []
+    if profile.model:
+        words.append(f"on {profile.model}")
+    if profile.wave:
+        words.append(f"{profile.wave} at once")
+    if profile.penalty is not None:
+        price = f"{profile.penalty.token_price_microusd / 1_000_000:g} USD a million"
+        words.append(f"penalty {price}, end bias {profile.penalty.eos_bias:g}")
+    return "; ".join(words) or "the whole crew"

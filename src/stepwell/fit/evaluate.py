@@ -1,0 +1,251 @@
+"""Run a profile over the items of a task set: many sessions at once, each in memory and on its own.
+
+A session that fails is a wrong answer with its reason. A server that goes away ends the whole, because every
+answer after that would be wrong for no fault of the profile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stepwell.agents import events
+from stepwell.agents.client import Client
+from stepwell.agents.definition import Crew
+from stepwell.agents.profile import Profile, apply, dump
+from stepwell.agents.result import Result
+from stepwell.agents.session import Reading, open_session
+from stepwell.agents.tools.base import ToolError
+from stepwell.agents.tools.registry import build_tools, require_tools, serving
+from stepwell.agents.tools.workspace import Workspace
+from stepwell.agents.verbs import VERBS
+from stepwell.errors import BadInput, StepwellError
+from stepwell.fit.grading import right
+from stepwell.fit.outcomes import SINGLE, Evaluation, Outcome, failed
+from stepwell.fit.reading import reading_of, whole_of
+from stepwell.fit.tasks import Item, TaskSet
+
+SESSIONS = 8
+"""At once."""
+FIRST_ITEMS = 8
+"""Where so many fail one after another and none has answered, it is not the profile that is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A model and the server that has it."""
+
+    name: str
+    """As profiles call it; empty: the one that there is."""
+    client: Client
+    model: str
+    """As the server calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """How far one evaluation is."""
+
+    label: str
+    done: int
+    count: int
+    right: int
+
+
+Heard = Callable[[Progressed], None]
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """One crew on one task set. What has been evaluated once is not evaluated again."""
+
+    crew: Crew
+    tasks: TaskSet
+    places: Sequence[Place]
+    """The first is where profiles run that name no model."""
+    directory: Path
+    """Scratch for tools; goes away with whoever made it."""
+    heard: Heard = lambda progressed: None
+    sessions: int = SESSIONS
+    _known: dict[tuple[object, ...], Evaluation] = field(default_factory=dict)
+    _graded: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Candidates share most of their answers, and a program's tests take a while."""
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        if self.tasks.single not in self.crew.roles:
+            raise BadInput(
+                f"the task set {self.tasks.name} is answered by the role {self.tasks.single}, which the crew "
+                f"{self.crew.name} does not have: it is for the crew {self.tasks.crew}"
+            )
+        require_tools(tool_names(self.crew), self._workspace())
+
+    async def single(self, items: Sequence[Item], model: str = "") -> Evaluation:
+        """The role of the task set alone, one answer, with all passages in its question."""
+        crew = alone(self.crew, self.tasks.single)
+        label = f"{SINGLE} on {model}" if model else SINGLE
+        return await self._once(label, None, crew, items, model, whole_of)
+
+    async def profile(self, profile: Profile, items: Sequence[Item], label: str = "") -> Evaluation:
+        """The crew under a profile. Raises ``BadInput`` where the two do not fit."""
+        crew = apply(self.crew, replace(profile, model=""))
+        return await self._once(label or profile.name, profile, crew, items, profile.model, reading_of)
+
+    async def _once(
+        self,
+        label: str,
+        profile: Profile | None,
+        crew: Crew,
+        items: Sequence[Item],
+        model: str,
+        reading: Callable[[Item], Reading | None],
+    ) -> Evaluation:
+        """An evaluation under another label is the same evaluation."""
+        if not items:
+            raise BadInput(f"there are no items of {self.tasks.name} to answer: ask for more of them")
+        settings = dump(replace(profile, name="", crew="")) if profile else None
+        key = settings, model, tuple(item.id for item in items)
+        if key not in self._known:
+            run = Run(self, label, crew, self._place(model), reading)
+            self._known[key] = Evaluation(label, profile, await run.all(items))
+        return replace(self._known[key], label=label, profile=profile)
+
+    async def is_right(self, item: Item, answer: str) -> bool:
+        """Raises ``StepwellError`` or ``ToolError`` where it cannot be said."""
+        key = item.id, answer
+        if key not in self._graded:
+            self._graded[key] = await right(self.tasks, item, answer)
+        return self._graded[key]
+
+    def _place(self, model: str) -> Place:
+        found = [place for place in self.places if place.name == model]
+        if not found and model:
+            names = ", ".join(place.name or place.model for place in self.places)
+            raise BadInput(f"nobody serves the model {model!r} here: there is {names}; name it with --model")
+        return (found or [self.places[0]])[0]
+
+    def _workspace(self, item: Item | None = None) -> Workspace:
+        directory = self.directory / str(next(self._numbers))
+        tests = item.tests if item else ""
+        return Workspace(directory, mcp_servers=self.crew.mcp_servers, folder=self.crew.folder, tests=tests)
+
+
+@dataclass(slots=True)
+class Run:
+    """One evaluation under way."""
+
+    evaluator: Evaluator
+    label: str
+    crew: Crew
+    place: Place
+    reading: Callable[[Item], Reading | None]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    shared: dict[str, object] = field(default_factory=dict)
+    """MCP servers are started once for all items."""
+
+    async def all(self, items: Sequence[Item]) -> tuple[Outcome, ...]:
+        workspace = self.evaluator._workspace()
+        async with serving(tool_names(self.crew), workspace):
+            self.shared = workspace.shared
+            left = iter(items)
+            count = min(self.evaluator.sessions, len(items))
+            await at_once([self._some(left, len(items)) for _ in range(count)])
+        return tuple(self.outcomes[item.id] for item in items)
+
+    async def _some(self, left: Any, count: int) -> None:
+        """One after another, of those that nobody has begun."""
+        for item in left:
+            self.outcomes[item.id] = await self._item(item)
+            done = list(self.outcomes.values())
+            if len(done) == min(FIRST_ITEMS, count) and all(one.status == "error" for one in done):
+                raise StepwellError(f"{self.label} answers nothing: {done[0].reason}")
+            right_so_far = sum(one.right for one in done)
+            self.evaluator.heard(Progressed(self.label, len(done), count, right_so_far))
+
+    async def _item(self, item: Item) -> Outcome:
+        lengths: dict[str, list[int]] = {}
+        try:
+            result = await self._session(item, lengths)
+        except StepwellError as error:
+            return failed(item.id, "error", str(error))
+        if result.status == "server_unreachable":
+            raise StepwellError(
+                f"{result.sentence} ({self.label}, {len(self.outcomes)} items done; the same command goes on "
+                "from there, because answers are remembered unless --no-memo is given)"
+            )
+        return await self._graded(item, result, {role: tuple(some) for role, some in lengths.items()})
+
+    async def _session(self, item: Item, lengths: dict[str, list[int]]) -> Result:
+        workspace = replace(self.evaluator._workspace(item), shared=self.shared)
+        toolbox = partial(build_tools, workspace=workspace)
+        client = self.place.client
+        session = open_session(self.crew, client, ":memory:", toolbox, reading=self.reading(item))
+        try:
+            session.model = self.place.model
+            session.tell.listeners.append(lengths_into(lengths))
+            return await session.run(item.ask)
+        finally:
+            session.store.close()
+
+    async def _graded(self, item: Item, result: Result, lengths: Mapping[str, tuple[int, ...]]) -> Outcome:
+        try:
+            is_right = bool(result.answer) and await self.evaluator.is_right(item, result.answer)
+            reason = "" if result.answer else result.sentence or result.status
+        except (StepwellError, ToolError) as error:
+            is_right, reason = False, f"its answer cannot be graded: {error}"
+        return Outcome(
+            item=item.id,
+            right=is_right,
+            status=result.status,
+            reason=reason,
+            answer=result.answer,
+            prompt_tokens=result.prompt_tokens,
+            intermediate_tokens=result.intermediate_tokens,
+            visible_tokens=result.visible_tokens,
+            cost_microusd=result.cost_microusd,
+            turns=result.turns,
+            by_role=result.by_role,
+            lengths=lengths,
+        )
+
+
+def alone(crew: Crew, role: str) -> Crew:
+    """The crew with one role that answers in one turn: what everything is measured against."""
+    plain = replace(crew.roles[role], samples=1, check="", tools=(), may_spawn=(), calls="tools", plans=False)
+    return replace(crew, entry=role, roles={role: plain}, dropped=(), wave=0, penalty=None)
+
+
+def tool_names(crew: Crew) -> list[str]:
+    """Of all roles, but for the verbs, which are the runtime's."""
+    roles = crew.roles.values()
+    names = {name for role in roles for name in (*role.tools, role.finish, role.check) if name}
+    return sorted(names.difference(VERBS))
+
+
+def lengths_into(lengths: dict[str, list[int]]) -> events.Listener:
+    """Collects the answer tokens of every turn under its role."""
+    roles: dict[str, str] = {}
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Spawned):
+            roles[event.agent] = event.role
+        elif isinstance(event, events.TurnEnded):
+            lengths.setdefault(roles[event.agent], []).append(event.usage.completion_tokens)
+
+    return listen
+
+
+async def at_once(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """All of it; the first that fails ends the others, and its error is raised."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

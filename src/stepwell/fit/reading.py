@@ -1,0 +1,33 @@
+"""What an item's readers read: its passages, the nearest to their task first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepwell.agents.session import Reading
+from stepwell.fit.tasks import Item
+from stepwell.library.search import count_words, search
+
+
+def ranked(passages: Sequence[str], task: str) -> list[str]:
+    """All passages, the nearest to the task first (BM25); those that share no word with it in their order."""
+    found = search([count_words(passage) for passage in passages], task, max_results=len(passages))
+    nearest = list(dict.fromkeys(one.file for one in found))
+    return [passages[at] for at in dict.fromkeys([*nearest, *range(len(passages))])]
+
+
+def reading_of(item: Item) -> Reading | None:
+    """One passage for each reader; who has the very same task as others gets the next nearest."""
+    if not item.passages:
+        return None
+
+    def read(task: str, number: int) -> str:
+        return ranked(item.passages, task)[number % len(item.passages)]
+
+    return read
+
+
+def whole_of(item: Item) -> Reading | None:
+    """All passages in their order: what the single call reads."""
+    text = "\n".join(item.passages)
+    return (lambda task, number: text) if item.passages else None
