@@ -31,6 +31,7 @@ from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import OTHER, Metrics
 from stepwell.server.middleware import Ended, RequestMiddleware
+from stepwell.server.named_paths import NamedPaths
 from stepwell.server.organization import costs, usage_completions
 from stepwell.server.responses import (
     cancel_response,
@@ -108,7 +109,7 @@ def create_app(
     )
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(RequestMiddleware, ended=_counted(metrics))],
+        middleware=[Middleware(NamedPaths), Middleware(RequestMiddleware, ended=_counted(metrics))],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
         lifespan=_lifespan,
     )
