@@ -56,7 +56,7 @@ def _within(sought: list[str], words: list[str]) -> bool:
 
 
 def program_of(reply: str) -> str:
-    """The first fenced block that defines something, else the first one; without, the reply from a definition on."""
+    """The first fenced block that defines something, or the first one, or the reply from a definition on."""
     blocks = [str(block) for block in FENCE.findall(reply)]
     if blocks:
         return next((block for block in blocks if DEFINES.search(block)), blocks[0])

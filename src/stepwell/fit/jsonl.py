@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -90,7 +91,8 @@ def _item(line: dict[str, Any], where: str, grader: str) -> Item:
         _check(line.get(name, ""), name, where, most, needed=name in NEEDED)
     for name in LISTS:
         _check_list(line.get(name, []), name, where)
-    item = Item(**{name: tuple(value) if name in LISTS else value for name, value in line.items()})
+    values: dict[str, Any] = {name: tuple(line[name]) if name in LISTS else line[name] for name in line}
+    item = Item(**values)
     _check_answer(item, where, grader)
     return item
 
@@ -128,15 +130,23 @@ def _check_answer(item: Item, where: str, grader: str) -> None:
     if grader == "words" and item.answer in item.wrong:
         raise BadInput(f"{where}: {item.answer[:40]!r} is both the answer and wrong")
     if grader == "program":
-        _check_tests(item.answer, "answer", where)
-        _check_tests(item.tests, "tests", where)
+        if not _tests(item.answer, "answer", where):
+            raise BadInput(f"{where}: 'answer' tests nothing: hidden tests are asserts or functions test_...")
+        _tests(item.tests, "tests", where)
 
 
-def _check_tests(tests: str, name: str, where: str) -> None:
+def _tests(tests: str, name: str, where: str) -> list[ast.stmt]:
+    """The statements in it that the sandbox takes for tests."""
     try:
-        compile(tests, name, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError) as error:
+        body = ast.parse(tests).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadInput(f"{where}: {name!r} is not Python ({error})") from error
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    return [
+        node
+        for node in body
+        if isinstance(node, ast.Assert) or (isinstance(node, functions) and node.name.startswith("test"))
+    ]
 
 
 def _list(names: tuple[str, ...]) -> str:

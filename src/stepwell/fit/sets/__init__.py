@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from stepwell.fit.sets.facts import facts
-from stepwell.fit.sets.functions import functions
-from stepwell.fit.sets.sums import sums
+from stepwell.fit.sets.facts import facts_set
+from stepwell.fit.sets.functions import functions_set
+from stepwell.fit.sets.sums import sums_set
 from stepwell.fit.tasks import TaskSet
 
 SHIPPED: Mapping[str, Callable[[], TaskSet]] = {
-    "functions": functions,
-    "facts": facts,
-    "sums": sums,
+    "functions": functions_set,
+    "facts": facts_set,
+    "sums": sums_set,
 }

@@ -1,4 +1,4 @@
-"""The set ``facts``: questions about one passage of a document whose other passages tell the same of others."""
+"""The set ``facts``: questions on one passage of a document; the other passages tell the like of others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Facts = dict[str, str]
 """The fields of one passage, and ``name``."""
 
 
-def facts(seed: int = SEED) -> TaskSet:
+def facts_set(seed: int = SEED) -> TaskSet:
     """Fifty documents with six questions each, one on every field, each about another passage."""
     items: list[Item] = []
     for document in range(DOCUMENTS):
@@ -28,11 +28,16 @@ def facts(seed: int = SEED) -> TaskSet:
 
 
 def _told(subject: Subject, rng: Random) -> list[Facts]:
-    """Facts for each passage; no word of a value stands in any other value of the document."""
+    """Facts for each passage. No two names begin alike, no two values end in the same word."""
+    beginnings: set[str] = set()
     taken: set[str] = set()
     told = []
     for _ in range(rng.randint(*PASSAGES)):
-        facts = {"name": _another(subject.draw_name, rng, taken)}
+        name = _another(subject.draw_name, rng, taken)
+        while name[:2] in beginnings:
+            name = _another(subject.draw_name, rng, taken)
+        beginnings.add(name[:2])
+        facts = {"name": name}
         for name, field in subject.fields.items():
             facts[name] = _another(field.draw, rng, taken)
         told.append(facts)

@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from stepwell.fit.sets.families import FAMILIES
 from stepwell.fit.sets.inputs import Arguments
-from stepwell.fit.sets.templates import TEMPLATES, Template
+from stepwell.fit.sets.templates import PER_KIND, TEMPLATES, Function
 from stepwell.fit.tasks import Item, TaskSet
 
 SEED = 20261122
-CHOICES = 4
-VISIBLE = 3
+VISIBLE = 2
 HIDDEN = 10
 EDGES = 6
 
-
-def functions(seed: int = SEED) -> TaskSet:
-    """Each template with each of its choices; the first quarter of the items has every template once."""
-    items = [
-        _item(choice * len(TEMPLATES) + index, template, choice, seed)
-        for choice in range(CHOICES)
-        for index, template in enumerate(TEMPLATES)
-    ]
-    return TaskSet("functions", crew="code", single="coder", grader="program", items=tuple(items))
+KINDS = (*FAMILIES, *TEMPLATES)
 
 
-def _item(number: int, template: Template, choice: int, seed: int) -> Item:
-    parameters = template.parameters(choice)
-    rng = Random(f"{seed}-{template.name}-{choice}")
-    cases = _cases(template, parameters, rng)
+def all_functions() -> tuple[Function, ...]:
+    """In the order of the items: one of each kind, then another of each kind, and so on."""
+    return tuple(kind[turn] for turn in range(PER_KIND) for kind in KINDS)
+
+
+def functions_set(seed: int = SEED) -> TaskSet:
+    """One item per function; each half of the set has two of each kind."""
+    items = tuple(_item(number, function, seed) for number, function in enumerate(all_functions()))
+    return TaskSet("functions", crew="code", single="coder", grader="program", items=items)
+
+
+def _item(number: int, function: Function, seed: int) -> Item:
+    rng = Random(f"{seed}-{function.name}-{function.parameters}")
+    cases = _cases(function, rng)
     visible = _visible(cases, rng)
     left = [case for case in cases if case not in visible]
     hidden = left[:EDGES] + left[EDGES:][-(HIDDEN - EDGES) :]
-    tests = _asserts(template.name, visible)
-    does = template.does.format(*parameters)
-    ask = f"Write a Python function {template.name}({template.arguments}) that does this: {does}.\n"
+    tests = _asserts(function.name, visible)
+    asked = f"Write a Python function {function.name}({function.arguments}) that returns {function.returns}."
     return Item(
-        f"functions-{number:03d}-{template.name}",
-        ask=f"{ask}It must pass:\n{tests}",
-        answer=_asserts(template.name, hidden),
+        f"functions-{number:03d}-{function.kind}",
+        ask=f"{asked}\nIt must pass:\n{tests}",
+        answer=_asserts(function.name, hidden),
         tests=tests,
     )
 
 
-def _cases(template: Template, parameters: Sequence[Any], rng: Random) -> list[tuple[Arguments, Any]]:
+def _cases(function: Function, rng: Random) -> list[tuple[Arguments, Any]]:
     """Arguments with the reference's results, each once, edges first."""
-    seen = {}
-    for arguments in template.inputs(rng, tuple(parameters)):
-        seen.setdefault(repr(arguments), (arguments, template.reference(*parameters, *arguments)))
+    seen: dict[str, tuple[Arguments, Any]] = {}
+    for arguments in function.inputs(rng, function.parameters):
+        seen.setdefault(repr(arguments), (arguments, function.reference(*arguments)))
     return list(seen.values())
 
 

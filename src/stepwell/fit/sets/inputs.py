@@ -13,10 +13,12 @@ Inputs = Callable[[Random, Parameters], list[Arguments]]
 
 ORDINARY = 10
 LETTERS = "abcdeilmnoprstu"
-WORDS = tuple(
-    "ant apple bat bird boat cat cliff dog door ear egg fig fish goat gate hat hill ice ink jar kite lamp leaf "
-    "map moon nest nut oak oven pan pear rain river sand ship star stone tea tree vase wind wolf".split()
-)
+WORDS = (
+    "ant", "apple", "bat", "bird", "boat", "cat", "cliff", "dog", "door", "ear", "egg", "fig", "fish", "goat",
+    "gate", "hat", "hill", "ice", "ink", "jar", "kite", "lamp", "leaf", "map", "moon", "nest", "nut", "oak",
+    "oven", "pan", "pear", "rain", "river", "sand", "ship", "star", "stone", "tea", "tree", "vase", "wind",
+    "wolf",
+)  # fmt: skip
 
 
 def _near(parameters: Iterable[Any]) -> list[int]:
@@ -27,10 +29,10 @@ def _near(parameters: Iterable[Any]) -> list[int]:
 
 
 def _numbers(rng: Random, parameters: Parameters, low: int) -> list[int]:
-    """Four to seven numbers, some of them near the parameters."""
+    """Three to five numbers, some of them near the parameters."""
     near = [number for number in _near(parameters) if number >= low]
-    drawn = [rng.randint(low, 20) for _ in range(rng.randint(2, 4))]
-    drawn += [rng.choice(near or [rng.randint(max(low, 0), 30)]) for _ in range(rng.randint(2, 3))]
+    drawn = [rng.randint(low, 20) for _ in range(rng.randint(1, 3))]
+    drawn += [rng.choice(near or [rng.randint(max(low, 0), 30)]) for _ in range(2)]
     rng.shuffle(drawn)
     return drawn
 
@@ -91,10 +93,21 @@ def text(rng: Random, parameters: Parameters) -> list[Arguments]:
     ]
     if not sought:
         edges += [rng.choice(WORDS), "abcdefghijkl"]
-    ordinary = [_word(rng, extra, rng.randint(3, 9)) for _ in range(ORDINARY - 3)]
+    ordinary = [rng.choice(WORDS) for _ in range(3)]
+    ordinary += [_word(rng, extra, rng.randint(3, 7)) for _ in range(ORDINARY - 5)]
     ordinary += [
         f"{rng.choice(sought)}{_word(rng, extra, 4)}{rng.choice(sought)}" for _ in range(3) if sought
     ]
+    return [(s,) for s in [*edges, *ordinary]]
+
+
+def marked(rng: Random, parameters: Parameters) -> list[Arguments]:
+    """Text in upper, lower and mixed case, some of it the same backwards."""
+    edges = ["", "a", "Z", "noon", "ABA", "Level", "no on"]
+    ordinary = [rng.choice(WORDS) for _ in range(3)] + [rng.choice(WORDS).upper() for _ in range(3)]
+    ordinary += [rng.choice(WORDS).capitalize() for _ in range(2)]
+    ordinary += [word + word[::-1] for word in rng.sample(WORDS, 2)]
+    rng.shuffle(ordinary)
     return [(s,) for s in [*edges, *ordinary]]
 
 

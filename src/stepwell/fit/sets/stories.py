@@ -8,8 +8,8 @@ from random import Random
 
 NAMES = ("Anna", "Ben", "Carla", "Dev", "Ella", "Farid", "Grace", "Hana", "Ivan", "Julia", "Karim", "Lena")
 THINGS = (
-    "apples", "stones", "coins", "books", "eggs", "stamps", "shells", "pencils", "tickets", "marbles", "cards",
-    "flowers", "bottles", "candles", "plates",
+    "apples", "stones", "coins", "books", "eggs", "stamps", "shells", "pencils", "tickets", "marbles",
+    "cards", "flowers", "bottles", "candles", "plates",
 )  # fmt: skip
 HOLDERS = ("boxes", "bags", "baskets", "crates", "trays", "jars", "rows", "shelves")
 
@@ -100,14 +100,14 @@ KINDS: tuple[Kind, ...] = (
     Kind("more_than", "{a} + {b}", _gain, (
         "{n} has {a} {t}. {m} has {b} more {t} than {n}. How many {t} does {m} have?",
         "{n} sold {a} {t}, and {m} sold {b} more than {n}. How many {t} did {m} sell?",
-        "There are {a} {t} in the box. In the bag there are {b} more than in the box. How many are in the bag?",
+        "There are {a} {t} in the box. In the bag are {b} more than in the box. How many are in the bag?",
         "{n} has {a} {t}, which is {b} fewer than {m} has. How many {t} does {m} have?",
     )),
     Kind("less_than", "{a} - {b}", _loss, (
         "{n} has {a} {t}. {m} has {b} fewer {t} than {n}. How many {t} does {m} have?",
         "{n} has {a} {t} and {m} has {b} {t}. How many more {t} does {n} have than {m}?",
         "{n} found {a} {t}, and {m} found {b} fewer than {n}. How many {t} did {m} find?",
-        "There are {a} {t} in the box and {b} {t} in the bag. How many fewer are in the bag than in the box?",
+        "There are {a} {t} in the box and {b} in the bag. How many fewer are in the bag than in the box?",
     )),
     Kind("change", "{a} - {b} * {c}", _change, (
         "{n} pays {b} {t} at {c} dollars each with a {a} dollar note. How many dollars does {n} get back?",

@@ -39,7 +39,8 @@ PAYERS = (
     "doctor", "weaver",
 )  # fmt: skip
 CARGOES = (
-    "salt", "timber", "copper", "wheat", "coffee", "wool", "olives", "cement", "tea", "sugar", "cotton", "coal",
+    "salt", "timber", "copper", "wheat", "coffee", "wool", "olives", "cement", "tea", "sugar", "cotton",
+    "coal",
 )  # fmt: skip
 PRODUCTS = (
     "cheese", "glass", "carpets", "pottery", "honey", "candles", "knives", "lace", "violins", "paper",
@@ -50,12 +51,12 @@ DISHES = (
     "fried cod", "baked apples", "pickled plums", "barley bread", "lamb skewers",
 )  # fmt: skip
 HONOURED = (
-    "bakers", "fishermen", "beekeepers", "masons", "gardeners", "drummers", "ferrymen", "tailors", "foresters",
-    "millers", "sailors", "teachers",
+    "bakers", "fishermen", "beekeepers", "masons", "gardeners", "drummers", "ferrymen", "tailors",
+    "foresters", "millers", "sailors", "teachers",
 )  # fmt: skip
 GOODS = (
-    "bicycles", "pumps", "umbrellas", "pianos", "lenses", "tractors", "ropes", "batteries", "kettles", "boots",
-    "ladders", "buttons",
+    "bicycles", "pumps", "umbrellas", "pianos", "lenses", "tractors", "ropes", "batteries", "kettles",
+    "boots", "ladders", "buttons",
 )  # fmt: skip
 
 
@@ -108,8 +109,8 @@ WELL = Subject(
     "well",
     place,
     (
-        "The stepwell of {name} was dug in {year} and paid for by a {payer}. It is {depth} metres deep and has "
-        "{steps} steps of {stone}. Its mason was {mason}.",
+        "The stepwell of {name} was dug in {year} and paid for by a {payer}. It is {depth} metres deep and "
+        "has {steps} steps of {stone}. Its mason was {mason}.",
         "In {year} the mason {mason} began the stepwell of {name} with the money of a {payer}. Its {steps} "
         "steps are of {stone}, and it goes down {depth} metres.",
     ),
@@ -147,10 +148,10 @@ SHIP = Subject(
     "ship",
     ship,
     (
-        "The {name} was launched in {year} in the port of {port}. She is {length} metres long and carries {cargo}. "
-        "Her captain is {captain}, who has a crew of {crew}.",
-        "Captain {captain} sails the {name} with a crew of {crew}. Built in {port} and launched in {year}, she "
-        "is {length} metres long and carries {cargo}.",
+        "The {name} was launched in {year} in the port of {port}. She is {length} metres long and carries "
+        "{cargo}. Her captain is {captain}, who has a crew of {crew}.",
+        "Captain {captain} sails the {name} with a crew of {crew}. Built in {port} and launched in {year}, "
+        "she is {length} metres long and carries {cargo}.",
     ),
     {
         "year": Field(
@@ -174,7 +175,8 @@ TOWN = Subject(
     place,
     (
         "The town of {name} lies on the river {river} and has {people} inhabitants. It is known for its "
-        "{product}. The mayor is {mayor}. The town hall dates from {year} and its tower is {height} metres high.",
+        "{product}. The mayor is {mayor}. The town hall dates from {year} and its tower is {height} "
+        "metres high.",
         "{name} has {people} inhabitants, and {mayor} is their mayor. The town on the river {river} is known "
         "for its {product}. Its town hall of {year} has a tower of {height} metres.",
     ),
@@ -211,8 +213,8 @@ FESTIVAL = Subject(
     "festival",
     place,
     (
-        "The festival of {name} was first held in {year}. It lasts {days} days, honours the {honoured} and draws "
-        "{guests} guests. It is opened by {opener}, and the dish of the festival is {dish}.",
+        "The festival of {name} was first held in {year}. It lasts {days} days, honours the {honoured} and "
+        "draws {guests} guests. It is opened by {opener}, and the dish of the festival is {dish}.",
         "Every summer {guests} guests come to the festival of {name}, which honours the {honoured}. They eat "
         "{dish} for {days} days. {opener} opens the festival, which was first held in {year}.",
     ),
@@ -255,10 +257,10 @@ COMPANY = Subject(
     "company",
     place,
     (
-        "{name} Limited was founded in {year} by {founder}. The company makes {goods} in the town of {town}. It "
-        "has {staff} employees and {shops} shops.",
-        "{founder} founded {name} Limited in {year}. Its {staff} employees make {goods} in the town of {town}, "
-        "and the company sells them in {shops} shops.",
+        "{name} Limited was founded in {year} by {founder}. The company makes {goods} in the town of {town}. "
+        "It has {staff} employees and {shops} shops.",
+        "{founder} founded {name} Limited in {year}. Its {staff} employees make {goods} in the town of "
+        "{town}, and the company sells them in {shops} shops.",
     ),
     {
         "year": Field(

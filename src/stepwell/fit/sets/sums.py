@@ -15,7 +15,7 @@ ITEMS = 306
 """As many of each kind."""
 
 
-def sums(seed: int = SEED) -> TaskSet:
+def sums_set(seed: int = SEED) -> TaskSet:
     """The kinds in turn, and the wordings of each in turn."""
     items: list[Item] = []
     asked: set[str] = set()
