@@ -8,7 +8,7 @@ from stepwell.integrations._tell import Caller, Teller, caller, needs, override
 
 with needs("openai-agents"):
     from agents.models import chatcmpl_helpers, openai_responses
-    from agents.tracing import Span, Trace, TracingProcessor, get_current_trace
+    from agents.tracing import Span, TracingProcessor, get_current_trace
 HEADERS = (chatcmpl_helpers.HEADERS_OVERRIDE, openai_responses._HEADERS_OVERRIDE)
 
 
@@ -37,8 +37,7 @@ class StepwellTracing(TracingProcessor):
         givers, name = self._gave.get(run, []), span.span_data.name
         waiting, taken = givers[-1] if givers else above, [who for who, _ in list(self._acts.values())]
         own = run if above else getattr(get_current_trace(), "group_id", None) or span.trace_id
-        before = [one for one in givers if one.name == name]
-        who = before[0] if before else caller(name, own, above, waiting, taken)
+        who, *_ = [one for one in givers if one.name == name] or [caller(name, own, above, waiting, taken)]
         if waiting is not None:
             self.teller.waits(waiting, "child", after=who)
         return who
@@ -46,15 +45,16 @@ class StepwellTracing(TracingProcessor):
     def on_span_end(self, span: Span[Any]) -> None:
         data, (who, run) = span.span_data, self._acts.pop(span.span_id, (None, ""))
         self._undo.pop(span.span_id, lambda: None)()
+        over = self._gave.pop(span.span_id, [])  # it was a run
         if who is not None and data.type == "function":
             self.teller.ended(who, span.span_id, asks=data.input is not None and data.output is None)
         elif who is not None and data.type == "handoff":
             self._gave.setdefault(run, []).append(who)
         elif who is not None and data.type == "agent" and who not in self._gave.get(run, [])[-1:]:
-            for one in [*self._gave.pop(run, []), who]:
-                self.teller.ends(one)
+            over += [*self._gave.pop(run, []), who]
+        for one in over:
+            self.teller.ends(one)
 
-    def on_trace_start(self, trace: Trace) -> None: ...
-    def force_flush(self) -> None: ...
+    def on_trace_start(self, *_: Any) -> None: ...
 
-    on_trace_end, shutdown = on_trace_start, force_flush
+    on_trace_end = shutdown = force_flush = on_trace_start  # type: ignore[assignment]
