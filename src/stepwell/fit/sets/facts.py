@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from stepwell.fit.sets.subjects import SUBJECTS, Draw, Subject
@@ -29,28 +30,27 @@ def facts_set(seed: int = SEED) -> TaskSet:
 
 def _told(subject: Subject, rng: Random) -> list[Facts]:
     """Facts for each passage. No two names begin alike, no two values end in the same word."""
-    beginnings: set[str] = set()
     taken: set[str] = set()
+    beginnings: set[str] = set()
     told = []
     for _ in range(rng.randint(*PASSAGES)):
-        name = _another(subject.draw_name, rng, taken)
-        while name[:2] in beginnings:
-            name = _another(subject.draw_name, rng, taken)
+        name = _another(
+            subject.draw_name, rng, lambda name: name.split()[-1] in taken or name[:2] in beginnings
+        )
         beginnings.add(name[:2])
         facts = {"name": name}
-        for name, field in subject.fields.items():
-            facts[name] = _another(field.draw, rng, taken)
+        taken.add(name.split()[-1])
+        for field_name, field in subject.fields.items():
+            fact = facts[field_name] = _another(field.draw, rng, lambda value: value.split()[-1] in taken)
+            taken.add(fact.split()[-1])
         told.append(facts)
     return told
 
 
-def _another(draw: Draw, rng: Random, taken: set[str]) -> str:
-    while True:
-        value = draw(rng)
-        last = value.split()[-1]
-        if last not in taken:
-            taken.add(last)
-            return value
+def _another(draw: Draw, rng: Random, is_taken: Callable[[str], bool]) -> str:
+    while is_taken(value := draw(rng)):
+        pass
+    return value
 
 
 def _questions(
