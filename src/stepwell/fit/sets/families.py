@@ -120,7 +120,7 @@ FAMILIES: tuple[tuple[Function, ...], ...] = (
             lambda s: s == s.upper()),
            ("is_lower", "True if the string s is the same in lower case, else False",
             lambda s: s == s.lower()),
-           ("is_empty", "True if the string s is empty, else False", lambda s: not s)),
+           ("is_short", "True if the string s has fewer than 5 letters, else False", lambda s: len(s) < 5)),
     family("count_in_text", "s", sentences,
            ("count_vowels", "how many vowels (a, e, i, o, u) are in the string s",
             lambda s: sum(c in "aeiou" for c in s)),

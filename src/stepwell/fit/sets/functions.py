@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -12,8 +13,8 @@ from stepwell.fit.tasks import Item, TaskSet
 
 SEED = 20261122
 VISIBLE = 2
-HIDDEN = 10
-EDGES = 6
+EDGES = 5
+TELLING = 5
 
 KINDS = (*FAMILIES, *TEMPLATES)
 
@@ -33,8 +34,7 @@ def _item(number: int, function: Function, seed: int) -> Item:
     rng = Random(f"{seed}-{function.name}-{function.parameters}")
     cases = _cases(function, rng)
     visible = _visible(cases, rng)
-    left = [case for case in cases if case not in visible]
-    hidden = left[:EDGES] + left[EDGES:][-(HIDDEN - EDGES) :]
+    hidden = _hidden([case for case in cases if case not in visible])
     tests = _asserts(function.name, visible)
     asked = f"Write a Python function {function.name}({function.arguments}) that returns {function.returns}."
     return Item(
@@ -66,6 +66,13 @@ def _visible(cases: list[tuple[Arguments, Any]], rng: Random) -> list[tuple[Argu
         if len({repr(result) for _, result in chosen}) < 2 and any(case[1] != r for _, r in chosen):
             chosen.append(case)
     return (chosen + [case for case in spare if case not in chosen])[:VISIBLE]
+
+
+def _hidden(cases: list[tuple[Arguments, Any]]) -> list[tuple[Arguments, Any]]:
+    """Edges, and what a program that does nothing or always the same gets wrong."""
+    often = Counter(repr(result) for _, result in cases)
+    telling = sorted(cases[EDGES:], key=lambda case: (case[1] == case[0][0], often[repr(case[1])]))
+    return cases[:EDGES] + telling[:TELLING]
 
 
 def _asserts(name: str, cases: list[tuple[Arguments, Any]]) -> str:

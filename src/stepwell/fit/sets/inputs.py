@@ -17,7 +17,7 @@ WORDS = (
     "ant", "apple", "bat", "bird", "boat", "cat", "cliff", "dog", "door", "ear", "egg", "fig", "fish", "goat",
     "gate", "hat", "hill", "ice", "ink", "jar", "kite", "lamp", "leaf", "map", "moon", "nest", "nut", "oak",
     "oven", "pan", "pear", "rain", "river", "sand", "ship", "star", "stone", "tea", "tree", "vase", "wind",
-    "wolf",
+    "wolf", "candle", "garden", "window", "bottle", "mountain", "harbour", "feather", "lantern", "umbrella",
 )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def text(rng: Random, parameters: Parameters) -> list[Arguments]:
     if not sought:
         edges += [rng.choice(WORDS), "abcdefghijkl"]
     ordinary = [rng.choice(WORDS) for _ in range(3)]
-    ordinary += [_word(rng, extra, rng.randint(3, 7)) for _ in range(ORDINARY - 5)]
+    ordinary += [_word(rng, extra, rng.randint(3, 9)) for _ in range(ORDINARY - 5)]
     ordinary += [
         f"{rng.choice(sought)}{_word(rng, extra, 4)}{rng.choice(sought)}" for _ in range(3) if sought
     ]

@@ -132,9 +132,9 @@ TEXTS = (
       lambda k, ws: sum(w.startswith(k) for w in ws), words),
     varied("keep_starting", "ws", "a list of the words in ws that start with '{0}'", tuple("fgpo"),
       lambda k, ws: [w for w in ws if w.startswith(k)], words),
-    varied("count_longer", "ws", "how many words in the list ws have more than {0} letters", (3, 4, 2, 1),
+    varied("count_longer", "ws", "how many words in the list ws have more than {0} letters", (3, 4, 5, 6),
       lambda k, ws: sum(len(w) > k for w in ws), words),
-    varied("keep_longer", "ws", "a list of the words in ws with more than {0} letters", (4, 3, 2, 1),
+    varied("keep_longer", "ws", "a list of the words in ws with more than {0} letters", (4, 3, 5, 6),
       lambda k, ws: [w for w in ws if len(w) > k], words),
 )  # fmt: skip
 DICTIONARIES = (

@@ -1,0 +1,195 @@
+"""The shipped sets: certain answers, no duplicates, balanced halves, the same items everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import pytest
+
+from stepwell.fit.grading import names_only, right
+from stepwell.fit.jsonl import dump
+from stepwell.fit.sets import SHIPPED
+from stepwell.fit.sets.facts import facts_set
+from stepwell.fit.sets.functions import all_functions, functions_set
+from stepwell.fit.sets.stories import KINDS
+from stepwell.fit.sets.sums import mistakes, sums_set, value
+from stepwell.fit.tasks import GRADERS, Item, TaskSet
+
+FUNCTIONS, FACTS, SUMS = functions_set(), facts_set(), sums_set()
+SETS = {task_set.name: task_set for task_set in (FUNCTIONS, FACTS, SUMS)}
+
+every_set = pytest.mark.parametrize("task_set", SETS.values(), ids=SETS)
+
+
+@every_set
+def test_several_hundred_items_each_asked_once(task_set: TaskSet) -> None:
+    assert len(task_set.items) >= 300
+    assert len({item.id for item in task_set.items}) == len(task_set.items)
+    assert len({(item.ask, item.passages) for item in task_set.items}) == len(task_set.items)
+    assert all(item.ask.strip() and item.answer.strip() and item.kind for item in task_set.items)
+    assert task_set.grader in GRADERS
+
+
+@every_set
+def test_the_halves_are_as_large_and_have_the_same_kinds(task_set: TaskSet) -> None:
+    fit, held_out = task_set.halves()
+    assert Counter(item.kind for item in fit) == Counter(item.kind for item in held_out)
+
+
+@every_set
+def test_the_same_on_every_machine(task_set: TaskSet) -> None:
+    """Reports name a set and a seed: other items under the same name would be other measurements."""
+    digest = hashlib.sha256("\n".join(dump(task_set)).encode()).hexdigest()
+    assert digest[:16] == DIGESTS[task_set.name]
+
+
+@pytest.mark.parametrize("make", [functions_set, facts_set, sums_set])
+def test_another_seed_makes_other_items_of_the_same_kinds(make: Callable[[int], TaskSet]) -> None:
+    one, other = make(1), make(2)
+    assert one == make(1)
+    assert one.items != other.items
+    assert [item.kind for item in one.items] == [item.kind for item in other.items]
+
+
+def test_every_set_is_shipped_under_its_name() -> None:
+    assert {name: make() for name, make in SHIPPED.items()} == SETS
+
+
+# -- functions
+
+
+def passes_all(item: Item, name: str, program: Callable[..., Any], tests: str) -> bool:
+    try:
+        exec(compile(tests, item.id, "exec"), {name: program})
+    except Exception:  # noqa: BLE001 (whatever a program does wrong)
+        return False
+    return True
+
+
+pairs = pytest.mark.parametrize(
+    ("item", "function"),
+    [*zip(FUNCTIONS.items, all_functions(), strict=True)],
+    ids=[f.name for f in all_functions()],
+)
+
+
+@pairs
+def test_the_reference_passes_and_programs_that_did_not_read_the_task_fail(item: Item, function: Any) -> None:
+    assert passes_all(item, function.name, function.reference, item.tests)
+    assert passes_all(item, function.name, function.reference, item.answer)
+    assert not passes_all(item, function.name, lambda *given: None, item.answer)
+    assert not passes_all(item, function.name, lambda *given: given[0], item.answer)
+    assert not passes_all(item, function.name, lambda *given: given[0], item.tests)
+    visible: dict[str, Any] = {}
+
+    def recorded(*given: Any) -> Any:
+        return visible.setdefault(repr(given), function.reference(*given))
+
+    assert passes_all(item, function.name, recorded, item.tests)
+    for constant in visible.values():
+        assert not passes_all(item, function.name, partial(remembered, {}, constant), item.answer)
+        assert not passes_all(item, function.name, partial(remembered, visible, constant), item.answer)
+
+
+def remembered(visible: dict[str, Any], otherwise: object, *given: Any) -> Any:
+    return visible.get(repr(given), otherwise)
+
+
+@pairs
+def test_examples_are_in_the_question_and_hidden_tests_are_others(item: Item, function: Any) -> None:
+    visible, hidden = item.tests.splitlines(), item.answer.splitlines()
+    assert item.ask.endswith(f"It must pass:\n{item.tests}")
+    assert 2 <= len(visible) <= 3
+    assert len(hidden) >= 5
+    assert not set(visible) & set(hidden)
+    assert f"{function.name}({function.arguments}) that returns {function.returns}." in item.ask
+
+
+def test_at_least_sixty_kinds_and_no_instance_in_both_halves() -> None:
+    fit, held_out = FUNCTIONS.halves()
+    assert len({item.kind for item in FUNCTIONS.items}) >= 60
+    assert not {item.ask.splitlines()[0] for item in fit} & {item.ask.splitlines()[0] for item in held_out}
+
+
+def test_a_written_program_is_right_by_the_grader() -> None:
+    item = FUNCTIONS.items[next(n for n, f in enumerate(all_functions()) if f.name == "sum_even")]
+    program = "def sum_even(xs):\n    return sum(x for x in xs if x % 2 == 0)"
+    wrong = program.replace("== 0", "== 1")
+    replies = [f"Here:\n```python\n{code}\n```\nIt sums." for code in (program, wrong)]
+    assert [asyncio.run(right(FUNCTIONS, item, reply)) for reply in replies] == [True, False]
+
+
+# -- facts
+
+
+def test_the_answer_stands_in_one_passage_and_no_reply_with_two_values_is_right() -> None:
+    for item in FACTS.items:
+        assert sum(names_only(passage, item.answer, ()) for passage in item.passages) == 1
+        assert all(any(names_only(passage, other, ()) for passage in item.passages) for other in item.wrong)
+        assert len(item.wrong) == len(item.passages) - 1
+        assert names_only(item.answer, item.answer, item.wrong)
+        assert not names_only(" ".join(item.passages), item.answer, item.wrong)
+        both = [f"{item.answer} or {other}" for other in item.wrong]
+        assert not any(names_only(reply, item.answer, item.wrong) for reply in both)
+
+
+def test_quoting_the_right_passage_whole_is_right() -> None:
+    for item in FACTS.items:
+        (passage,) = (one for one in item.passages if names_only(one, item.answer, ()))
+        assert names_only(passage, item.answer, item.wrong)
+
+
+def test_nobody_is_asked_about_twice_in_a_document_and_documents_stay_whole() -> None:
+    fit, held_out = FACTS.halves()
+    assert not {item.passages for item in fit} & {item.passages for item in held_out}
+    documents = Counter(item.passages for item in FACTS.items)
+    assert set(documents.values()) == {6}
+    assert all(MOST[0] <= len(passages) <= MOST[1] for passages in documents)
+
+
+# -- sums
+
+
+def test_answers_are_whole_and_positive_and_no_wrong_calculation_gives_them() -> None:
+    calculations = {kind.name: kind.calculation for kind in KINDS}
+    for item in SUMS.items:
+        assert int(item.answer) > 0
+        numbers = tuple(map(int, re.findall(r"\d+", item.ask)))
+        assert len(numbers) in (2, 3)
+        assert all(0 < number < 250 for number in numbers)
+        assert item.answer not in {str(number) for number in numbers}
+        assert calculations[item.kind]
+
+
+def test_a_calculation_is_read_as_arithmetic_reads_it() -> None:
+    assert value((50, 3, 7), "{a} - {b} * {c}") == 29
+    assert value((3, 7, 5), "{a} * {b} + {c}") == 26
+    assert value((96, 8), "{a} / {b}") == 12
+    assert value((1, 2, 3), "{a} - {b} - {c}") == -4
+
+
+def test_mistakes_are_every_other_calculation() -> None:
+    assert set(mistakes((12, 4), "+")) == {8, 48, 3, 12, 4, -8, Fraction(1, 3)}
+    assert 29 not in set(mistakes((50, 3, 7), "{a} - {b} * {c}"))
+    assert {47 * 7, 50 * 3 - 7, 50 + 21, 47, 43, 10} <= set(mistakes((50, 3, 7), "-*")) | {47 * 7}
+
+
+def test_every_wording_is_asked_in_both_halves() -> None:
+    for half in SUMS.halves():
+        for kind in KINDS:
+            asked = [item.ask for item in half if item.kind == kind.name]
+            assert len(kind.wordings) >= 4
+            for wording in kind.wordings:
+                last = wording.format(n="*", m="*", t="*", h="*", a="*", b="*", c="*").split("*")[-1]
+                assert any(ask.endswith(last) for ask in asked)
+
+
+MOST = (8, 10)
+DIGESTS = {"functions": "", "facts": "", "sums": ""}
