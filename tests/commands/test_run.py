@@ -19,8 +19,10 @@ import pytest
 from stepwell import cli
 from stepwell.agents.definition import find_crew, shipped_crews
 from stepwell.assemble import build
-from stepwell.commands.run import embedded_settings, reader_of
+from stepwell.commands.run import embedded_settings
+from stepwell.commands.run_reading import reader_of
 from stepwell.demo.document import load_document
+from stepwell.library.documents import Document
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PATIENCE_S = 60.0
@@ -203,7 +205,18 @@ def test_readers_are_given_what_is_nearest_and_the_next_when_asked_again() -> No
     first, second = read(question, 0), read(question, 1)
     assert "parasite" in first or "worm" in first
     assert first != second
-    assert all(len(page.split()) <= 340 for page in (first, second))
+    assert all(len(page.split()) <= 440 for page in (first, second))
+    assert read(question, 8) == first  # round again
+
+
+def test_readers_of_several_documents_are_told_which_and_an_unknown_word_begins_at_the_beginning() -> None:
+    wells = Document("wells.md", "markdown", "The queen paid for the well.")
+    songs = Document("songs.txt", "text", "Nobody sang in winter.")
+    read = reader_of([wells, songs])
+    assert read("Who paid?", 0) == "[wells.md]\nThe queen paid for the well."
+    assert (
+        read("Zxqv?", 0) == "[wells.md]\nThe queen paid for the well.\n\n[songs.txt]\nNobody sang in winter."
+    )
 
 
 def test_the_examples_are_the_crews_that_ship() -> None:

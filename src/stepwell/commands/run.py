@@ -30,14 +30,13 @@ from stepwell.agents.verbs import VERBS
 from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.library_places import RemotePlace, fetched, local_place
+from stepwell.commands.run_reading import reader_of
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
 from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
-from stepwell.demo.reading import assign
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
-from stepwell.library.documents import Document
 from stepwell.server.books import Books
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
@@ -47,10 +46,6 @@ DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
 TESTS_SUFFIX = ".py"
 TESTS_CHECK = "visible_tests"
 DATA_TOOLS = frozenset({"sql", "tables", "chart"})
-PASSAGE_WORDS = 320
-"""What a reader is given at once: a page that fits the context of a small model beside its conversation."""
-MAX_PAGES = 8
-"""Pages that readers with the very same task are given in turn."""
 STOP_S = 5.0
 OTEL_HELP = "Send OpenTelemetry spans, where the OTEL_... variables say."
 
@@ -301,20 +296,6 @@ def closing_line(result: Result) -> str:
         f"{result.visible_tokens:,} visible and {result.intermediate_tokens:,} intermediate answer tokens"
         f"{cost}, {result.duration_us / 1e6:.1f} s"
     )
-
-
-def reader_of(documents: Sequence[Document]) -> Reading:
-    """The passages nearest to a task; who has the same task as others gets the next nearest."""
-    text = "\n\n".join(document.text for document in documents)
-    whole = replace(documents[0], text=text)
-
-    def read(task: str, number: int) -> str:
-        count = number % MAX_PAGES + 1
-        pages = assign(whole, task, 1, count, PASSAGE_WORDS, lambda page: len(page.split())).pages[0]
-        filled = [page for page in pages if page]
-        return filled[number % len(filled)] if filled else ""
-
-    return read
 
 
 # --- a server of its own ---------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""What readers of ``stepwell run`` are given: passages of the documents, found as in the library (BM25)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stepwell.agents.session import Reading
+from stepwell.library.documents import Document
+from stepwell.library.search import count_words, search
+
+PASSAGES = 2
+"""That a reader is given at once, of about 200 words each: they fit the context of a small model."""
+MAX_READERS = 8
+"""With the very same task; who comes after them begins at the best passages again."""
+
+
+def reader_of(documents: Sequence[Document]) -> Reading:
+    """The passages nearest to a task, in the order of the text; readers with the very same task are given the
+    next nearest in turn. Where no word is shared, the documents from their beginning."""
+    counted = [count_words(document.text) for document in documents]
+    leading = [(file, *span) for file, one in enumerate(counted) for span in one.spans[::2]]
+
+    def read(task: str, number: int) -> str:
+        found = search(counted, task, PASSAGES * MAX_READERS)
+        places = [(one.file, one.start, one.end) for one in found] or leading[: PASSAGES * MAX_READERS]
+        parts = [places[at : at + PASSAGES] for at in range(0, len(places), PASSAGES)]
+        return "\n\n".join(_shown(place) for place in sorted(parts[number % len(parts)])) if parts else ""
+
+    def _shown(place: tuple[int, int, int]) -> str:
+        file, start, end = place
+        passage = documents[file].text[start:end].strip()
+        return passage if len(documents) == 1 else f"[{documents[file].name}]\n{passage}"
+
+    return read
