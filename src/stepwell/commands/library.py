@@ -131,7 +131,7 @@ def search(
     where: Where = HERE,
     json_file: JsonFile = None,
 ) -> None:
-    """Find the passages nearest to a question, by its words (BM25).
+    """Find the passages nearest to a question: by its words, and by its meaning where embeddings are set.
 
     Example: ``stepwell library search "how deep is the well" --results 3``
     """

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
+from rich.console import Console
+from rich.progress import Progress
 
 from stepwell.errors import BadInput, StepwellError
-from stepwell.library.errors import QuotaFull
+from stepwell.library.choose import choose_embedder
+from stepwell.library.embedding import embed_document, made_by
+from stepwell.library.embeddings import Embedder
+from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
 from stepwell.library.retrieve import find_passages
 from stepwell.library.search import CountedTexts
 from stepwell.library.store import Library
@@ -44,16 +50,20 @@ def local_place(directory: Path | None = None, config: Path | None = None, tenan
     settings = load(config, {"library.dir": None if directory is None else str(directory)}).library
     try:
         library = Library(settings.dir, settings.limits())
+        embedder = choose_embedder(settings.embeddings, settings.embeddings_model, settings.embeddings_key)
     except OSError as error:
         raise BadInput(f"the library {settings.dir} cannot be opened: {error.strerror}") from error
-    return LocalPlace(library, settings.quota, tenant)
+    return LocalPlace(library, settings.quota, tenant, embedder)
 
 
 class LocalPlace:
     """The directory itself: works with and without a server beside it."""
 
-    def __init__(self, library: Library, quota_bytes: int, tenant: str) -> None:
+    def __init__(
+        self, library: Library, quota_bytes: int, tenant: str, embedder: Embedder | None = None
+    ) -> None:
         self._library, self._quota_bytes, self._tenant = library, quota_bytes, tenant
+        self._embedder = embedder
 
     def add(self, path: Path) -> Shown:
         data = read_file(path, self._library.limits.max_bytes)
@@ -76,8 +86,22 @@ class LocalPlace:
         return self._library.content(self._library.get(self._tenant, file_id))
 
     def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]:
-        found = find_passages(self._library, CountedTexts(), self._tenant, question, results, file_ids)
-        return [shown_passage(passage) for passage in found]
+        self._embed_missing()
+        found = find_passages(
+            self._library, CountedTexts(), self._tenant, question, results, file_ids, self._embedder
+        )
+        return [shown_passage(passage) for passage in found.passages]
+
+    def _embed_missing(self) -> None:
+        """Without a server there is nobody to do it in the background."""
+        if self._embedder is None:
+            return
+        missing = self._library.vectors.missing(made_by(self._embedder), self._tenant)
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            for record in progress.track(missing, description="embedding"):
+                with suppress(QuotaFull, NoSuchFile, DamagedFile):  # then words must do
+                    embed_document(self._library, self._embedder, record, self._quota_bytes)
 
 
 class RemotePlace:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,8 @@ from stepwell.assemble import Node, build, key_ring
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.start import default_path
+from stepwell.library.choose import choose_embedder
+from stepwell.library.embedding import Embedding
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
@@ -31,6 +34,7 @@ from stepwell.settings import KvSettings, LibrarySettings, Settings, load
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
+STOP_EMBEDDING_S = 2.0
 """The agent by which the start-up lines count."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -97,15 +101,16 @@ def run(settings: Settings) -> None:
     gc.collect()
     gc.freeze()  # the model and the index of what lies on disk stay: the collector need not walk over them
     try:
-        run_server(
-            node.driver,
-            node.text,
-            settings.server,
-            keys,
-            None if node.ledger is None else Books(node.ledger.store, node.ledger),
-            library,
-            on_ready=lambda url: welcome(node, keys, url),
-        )
+        with embedding(library, keys):
+            run_server(
+                node.driver,
+                node.text,
+                settings.server,
+                keys,
+                None if node.ledger is None else Books(node.ledger.store, node.ledger),
+                library,
+                on_ready=lambda url: welcome(node, keys, url),
+            )
     finally:
         if node.ledger is not None:
             node.ledger.close()
@@ -124,7 +129,29 @@ def served_library(settings: LibrarySettings) -> ServedLibrary | None:
             raise StepwellError(f"{settings.dir}: {error}") from error
         say(f"no documents are kept: {error}; [library] dir names another place than {settings.dir}")
         return None
-    return ServedLibrary(library, settings.quota, settings.quotas, settings.upload_timeout_s)
+    embedder = choose_embedder(settings.embeddings, settings.embeddings_model, settings.embeddings_key)
+    return ServedLibrary(
+        library, settings.quota, settings.quotas, settings.upload_timeout_s, embedder=embedder
+    )
+
+
+@contextmanager
+def embedding(served: ServedLibrary | None, keys: KeyRing) -> Iterator[None]:
+    """Documents get their vectors in the background, where the settings ask for them."""
+    if served is None or served.embedder is None:
+        yield
+        return
+
+    def quota_bytes(tenant: str) -> int:
+        return max((served.quota(key) for key in keys.of_tenant(tenant)), default=served.quota_bytes)
+
+    worker = Embedding(served.library, served.embedder, quota_bytes)
+    served.wake_embedding = worker.wake
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.stop(STOP_EMBEDDING_S)
 
 
 def with_ledger(settings: Settings) -> Settings:

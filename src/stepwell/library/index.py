@@ -42,6 +42,13 @@ CREATE TABLE IF NOT EXISTS files (
     tokens INTEGER,
     status TEXT NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS vectors (
+    tenant TEXT NOT NULL,
+    text_sha256 TEXT NOT NULL,
+    made_by TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (tenant, text_sha256)
+) STRICT;
 CREATE INDEX IF NOT EXISTS files_of_tenant ON files (tenant, seq);
 CREATE INDEX IF NOT EXISTS files_of_content ON files (tenant, sha256);
 CREATE INDEX IF NOT EXISTS files_of_text ON files (tenant, text_sha256);

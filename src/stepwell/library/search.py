@@ -21,6 +21,8 @@ STEP_WORDS = 100
 """Half a passage."""
 K1, B = 1.2, 0.75
 MAX_QUERY_WORDS = 256
+Place = tuple[int, int]
+"""Which document, which passage of it."""
 MAX_CACHED_CHARS = 32_000_000
 """Texts whose words are kept counted; the longest unused goes first."""
 
@@ -71,21 +73,36 @@ def count_words(text: str) -> CountedText:
 def search(texts: Sequence[CountedText], query: str, max_results: int) -> list[Found]:
     """The passages nearest to ``query``, best first; none where no word is shared, and of two that overlap
     the better one alone."""
+    return best_apart(texts, bm25(texts, query), max_results)
+
+
+def bm25(texts: Sequence[CountedText], query: str) -> dict[Place, float]:
+    """The score of every passage that shares a word with ``query``."""
     total = sum(len(text.spans) for text in texts)
     mean = max(1.0, sum(sum(text.lengths) for text in texts) / max(1, total))
-    scores: defaultdict[tuple[int, int], float] = defaultdict(float)
+    scores: defaultdict[Place, float] = defaultdict(float)
     for word in list(dict.fromkeys(words(query)))[:MAX_QUERY_WORDS]:
         places = [(n, at, often) for n, text in enumerate(texts) for at, often in text.postings.get(word, ())]
         weight = math.log(1 + (total - len(places) + 0.5) / (len(places) + 0.5))
         for number, at, often in places:
             long = 1 - B + B * texts[number].lengths[at] / mean
             scores[number, at] += weight * often * (K1 + 1) / (often + K1 * long)
-    chosen: dict[tuple[int, int], float] = {}
-    for (number, at), score in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
+    return scores
+
+
+def ranked(scores: Mapping[Place, float]) -> list[Place]:
+    """Best first; equal scores go by file and place."""
+    return sorted(scores, key=lambda place: (-scores[place], place))
+
+
+def best_apart(texts: Sequence[CountedText], scores: Mapping[Place, float], max_results: int) -> list[Found]:
+    """The best passages of which no two overlap."""
+    chosen: dict[Place, float] = {}
+    for number, at in ranked(scores):
         if len(chosen) == max_results:
             break
         if (number, at - 1) not in chosen and (number, at + 1) not in chosen:
-            chosen[number, at] = score
+            chosen[number, at] = scores[number, at]
     return [Found(number, *texts[number].spans[at], score) for (number, at), score in chosen.items()]
 
 

@@ -18,7 +18,8 @@ from stepwell.library.confined import extract_confined
 from stepwell.library.documents import DEFAULT_LIMITS, Document, Limits, clean_name
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
 from stepwell.library.index import FileRecord, Index, insert, select
-from stepwell.units import format_size
+from stepwell.library.quota import require_room, used_bytes
+from stepwell.library.vectors import KeptVectors, forget_vectors, free_blob
 
 CountTokens = Callable[[Document], int]
 MAX_FILES = 100_000
@@ -44,6 +45,7 @@ class Library:
         self._now_s = now_s
         self._blobs = Blobs(root)
         self._index = Index(root / "index.db")
+        self.vectors = KeptVectors(self._index, self._blobs)
         self._sweep()
 
     # --- in ---------------------------------------------------------------------------------------
@@ -164,9 +166,9 @@ class Library:
         return self._content(record, record.sha256)
 
     def used_bytes(self, tenant: str) -> int:
-        """What counts against the quota: contents and texts, equal ones once."""
+        """What counts against the quota: contents, texts and vectors, equal ones once."""
         with self._index.read() as connection:
-            return _used_bytes(connection, tenant)
+            return used_bytes(connection, tenant)
 
     def _content(self, record: FileRecord, sha256: str) -> bytes:
         with self._index.read() as connection:
@@ -203,12 +205,10 @@ class Library:
         for record in records:
             connection.execute("DELETE FROM files WHERE id = ?", (record.id,))
             for digest in {record.sha256, record.text_sha256}:
-                row = connection.execute(
-                    "DELETE FROM blobs WHERE tenant = ?1 AND sha256 = ?2 AND NOT EXISTS "
-                    "(SELECT 1 FROM files WHERE tenant = ?1 AND ?2 IN (sha256, text_sha256)) RETURNING place",
-                    (record.tenant, digest),
-                ).fetchone()
-                free += row or ()
+                free += free_blob(connection, record.tenant, digest)
+            same = "tenant = ? AND text_sha256 = ?"
+            if not select(connection, same, (record.tenant, record.text_sha256)):
+                free += forget_vectors(connection, record.tenant, record.text_sha256)
         return free
 
     def _expire(self, connection: sqlite3.Connection) -> list[str]:
@@ -230,20 +230,8 @@ def _is_id(text: str) -> bool:
     return text.startswith("file-") and len(text) == 29 and text.isascii()
 
 
-def _used_bytes(connection: sqlite3.Connection, tenant: str) -> int:
-    (used,) = connection.execute(
-        "SELECT coalesce(sum(bytes), 0) FROM blobs WHERE tenant = ?", (tenant,)
-    ).fetchone()
-    return int(used)
-
-
 def _require_room(connection: sqlite3.Connection, record: FileRecord, more: int, quota_bytes: int) -> None:
-    used = _used_bytes(connection, record.tenant)
-    if used + more > quota_bytes:
-        raise QuotaFull(
-            f"document {record.filename} needs {format_size(more)}, and of {format_size(quota_bytes)} "
-            f"{format_size(max(0, quota_bytes - used))} are free: remove files first"
-        )
+    require_room(connection, record, more, quota_bytes)
     (count,) = connection.execute("SELECT count(*) FROM files WHERE tenant = ?", (record.tenant,)).fetchone()
     if count >= MAX_FILES:
         raise QuotaFull(f"there are {count:,} files, which is as many as there may be: remove some first")

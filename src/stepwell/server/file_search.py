@@ -35,7 +35,13 @@ async def search_files(request: Request) -> Response:
         wanted = parse(SearchRequest, await read_object(request, service.settings))
         found = await served.work(
             lambda: find_passages(
-                served.library, served.counted, tenant, wanted.query, wanted.max_num_results, wanted.file_ids
+                served.library,
+                served.counted,
+                tenant,
+                wanted.query,
+                wanted.max_num_results,
+                wanted.file_ids,
+                served.embedder,
             ),
             "file_ids",
         )
@@ -43,7 +49,8 @@ async def search_files(request: Request) -> Response:
         {
             "object": "file.search_results",
             "search_query": wanted.query,
-            "data": [shown_passage(passage) for passage in found],
+            "ranking": found.ranking,
+            "data": [shown_passage(passage) for passage in found.passages],
         }
     )
 

@@ -48,6 +48,7 @@ async def create_file(request: Request) -> Response:
         wants_prewarm = _flag(upload.fields, "prewarm")
         warm = PrewarmRequest(ttl=upload.fields.get("ttl", DEFAULT_TTL)) if wants_prewarm else None
         record = await _kept(service, served, key, tenant, upload)
+    served.wake_embedding()
     answer = shown(record)
     if warm is not None:
         try:

@@ -198,6 +198,11 @@ class KeyRing:
         tiers = {tier for _, key in self._keys for tier in (*key.service_tiers, key.default_service_tier)}
         return sorted(tiers or self._local.service_tiers)
 
+    def of_tenant(self, tenant: str) -> list[ApiKey]:
+        """The keys of a tenant; a project of a key is one too."""
+        keys = [key for _, key in self._keys] or [self._local]
+        return [key for key in keys if tenant == key.tenant or tenant in key.projects]
+
     def budgets(self, at_us: int = 0) -> list[Budget]:
         """Those that the keys name."""
         return [replace(budget, at_us=at_us) for budget in self._budgets]

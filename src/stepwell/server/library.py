@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from stepwell.errors import BadInput, MissingExtra, StepwellError
+from stepwell.library.embeddings import Embedder
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull, StorageFull
 from stepwell.library.search import CountedTexts
 from stepwell.library.store import Library
@@ -37,6 +38,10 @@ class ServedLibrary:
     """By service tier, where it differs."""
     upload_timeout_s: float = 600.0
     counted: CountedTexts = field(default_factory=CountedTexts)
+    embedder: Embedder | None = None
+    """None: passages are ranked by their words alone."""
+    wake_embedding: Callable[[], None] = lambda: None
+    """Told that there is a new document."""
     _reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READ_AT_ONCE))
     _working: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WORK_AT_ONCE))
     _uploading: Counter[str] = field(default_factory=Counter)

@@ -256,6 +256,8 @@ def _arrow_type(backend: Any, kind: str, column: Any) -> Any:
     if kind == "numeric":
         sized = column.precision is not None and column.precision <= 38 and column.scale >= 0
         return pyarrow.decimal128(*((column.precision, column.scale) if sized else (38, NUMERIC_SCALE)))
+    if kind.startswith("time without"):
+        return pyarrow.time64("us")  # what it has; ibis would say nanoseconds
     return backend.compiler.type_mapper.from_string(kind).to_pyarrow()
 
 
