@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents.penalty import Penalty
-from stepwell.agents.roles import SHIPPED
+from stepwell.agents.roles import MAX_STEPS, SHIPPED
 from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput
 
@@ -92,6 +92,8 @@ class Role:
     under a grammar, so that a small model cannot emit an invalid call."""
     plans: bool = False
     """Whether it makes plans that the runtime carries out, instead of calling the verbs itself."""
+    max_steps: int = MAX_STEPS
+    """Of one of its plans."""
     splits: bool = True
     """Whether its plans word a task for each step; otherwise each step is the whole question."""
     reads: bool = False
@@ -256,7 +258,7 @@ def budget_microusd(usd: object, where: str) -> int | None:
 _ROLE_TYPES: dict[str, type] = {
     "instructions": str, "model": str, "tools": list, "may_spawn": list, "max_tokens": int,
     "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
-    "plans": bool, "splits": bool, "reads": bool, "examples": list, "shots": int, "samples": int,
+    "plans": bool, "splits": bool, "max_steps": int, "reads": bool, "examples": list, "shots": int, "samples": int,
     "finish": str, "check": str, "pass_rate": Decimal, "usual_tokens": int,
 }  # fmt: skip
 MAX_SAMPLES = 64
@@ -284,6 +286,8 @@ def role_values(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     values = {key: _role_value(data, key, where) for key in data}
     if not 1 <= values.get("samples", 1) <= MAX_SAMPLES:
         raise BadInput(f"{where}: samples is 1 to {MAX_SAMPLES}, not {values['samples']}")
+    if not 1 <= values.get("max_steps", 1) <= MAX_STEPS:
+        raise BadInput(f"{where}: max_steps is 1 to {MAX_STEPS}, not {values['max_steps']}")
     return values
 
 

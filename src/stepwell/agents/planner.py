@@ -68,8 +68,8 @@ def with_writer(crew: Crew) -> Crew:
     roles[crew.entry] = replace(
         entry,
         output="json",
-        schema=plan_schema(workers, splits=entry.splits),
-        first_schema=plan_schema(workers, fewest=1, splits=entry.splits),
+        schema=plan_schema(workers, most=entry.max_steps, splits=entry.splits),
+        first_schema=plan_schema(workers, fewest=1, most=entry.max_steps, splits=entry.splits),
         may_spawn=workers,
     )
     return replace(crew, roles=roles)

@@ -10,15 +10,18 @@ TEXT_CHARS = 120
 STEP_IDS = tuple(f"s{number}" for number in range(1, MAX_STEPS + 1))
 
 
-def plan_schema(roles: tuple[str, ...], fewest: int = 0, *, splits: bool = True) -> dict[str, Any]:
-    """A short plan: a graph of ``fewest`` or more steps, each for one of ``roles``, tasks if it splits."""
+def plan_schema(
+    roles: tuple[str, ...], fewest: int = 0, *, most: int = MAX_STEPS, splits: bool = True
+) -> dict[str, Any]:
+    """A short plan: a graph of ``fewest`` to ``most`` steps for ``roles``, with a task each if it splits."""
+    ids = list(STEP_IDS[:most])
     step: dict[str, Any] = {
         "type": "object",
         "properties": {
-            "id": {"type": "string", "enum": list(STEP_IDS)},
+            "id": {"type": "string", "enum": ids},
             "role": {"type": "string", "enum": list(roles)},
             "task": {"type": "string", "maxLength": TEXT_CHARS},
-            "needs": {"type": "array", "items": {"type": "string", "enum": list(STEP_IDS)}, "maxItems": 4},
+            "needs": {"type": "array", "items": {"type": "string", "enum": ids}, "maxItems": most - 1},
         },
         "required": ["id", "role", "task", "needs"],
         "additionalProperties": False,
@@ -30,7 +33,7 @@ def plan_schema(roles: tuple[str, ...], fewest: int = 0, *, splits: bool = True)
         "type": "object",
         "properties": {
             "done": {"type": "boolean", "enum": [False] if fewest else [False, True]},
-            "steps": {"type": "array", "items": step, "minItems": fewest, "maxItems": MAX_STEPS},
+            "steps": {"type": "array", "items": step, "minItems": fewest, "maxItems": most},
         },
         "required": ["done", "steps"],
         "additionalProperties": False,
