@@ -30,7 +30,7 @@ from stepwell.agents.verbs import VERBS
 from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.library_places import RemotePlace, fetched, local_place
-from stepwell.commands.run_reading import reader_of
+from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
 from stepwell.demo.command import told_to_stop
@@ -193,6 +193,7 @@ class Job:
         toolbox = partial(build_tools, workspace=workspace)
         async with serving(self.tool_names(), workspace), Client(url, key, self.seed) as client:
             crew = self.crew if workspace.tests else without_tests(self.crew)
+            reading = await with_tables(reading, workspace)
             session = open_session(crew, client, self.session, toolbox, reading=reading)
             try:
                 session.model = (self.model or "") if self.server else ""

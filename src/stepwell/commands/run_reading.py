@@ -1,10 +1,12 @@
-"""What readers of ``stepwell run`` are given: passages of the documents, found as in the library (BM25)."""
+"""What readers of ``stepwell run`` are given: passages of the documents, found as in the library (BM25), and
+which tables there are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from stepwell.agents.session import Reading
+from stepwell.agents.tools import Workspace, build_tools, run_tool
 from stepwell.library.documents import Document
 from stepwell.library.search import count_words, search
 
@@ -12,6 +14,8 @@ PASSAGES = 2
 """That a reader is given at once, of about 200 words each: they fit the context of a small model."""
 MAX_READERS = 8
 """With the very same task; who comes after them begins at the best passages again."""
+TABLES_CHARS = 2_000
+"""Of the list of tables; the tool of that name gives the whole."""
 
 
 def reader_of(documents: Sequence[Document]) -> Reading:
@@ -32,3 +36,14 @@ def reader_of(documents: Sequence[Document]) -> Reading:
         return passage if len(documents) == 1 else f"[{documents[file].name}]\n{passage}"
 
     return read
+
+
+async def with_tables(reading: Reading | None, workspace: Workspace) -> Reading | None:
+    """The same, with the list of tables first: the smallest models do not ask for it before they answer."""
+    if not (workspace.files or workspace.warehouses):
+        return reading
+    listed = await run_tool(build_tools(["tables"], workspace)[0], {})
+    if not listed.ok:
+        return reading  # whoever asks a table is told why not
+    tables = f"Tables:\n{listed.text[:TABLES_CHARS]}"
+    return lambda task, number: f"{tables}\n\n{reading(task, number)}".strip() if reading else tables
