@@ -270,3 +270,23 @@ def test_a_tool_that_may_not_be_called_twice_can_neither_finish_nor_check() -> N
 
     with pytest.raises(BadInput, match="not idempotent"):
         run(answer(in_turn("a"), crew('check = "once"'), from_function(once)))
+
+
+def test_other_examples_have_one_of_every_kind() -> None:
+    kinds = "shots = 3\nexamples = [" + ", ".join(f'["k{n % 3}", "{n}"]' for n in range(9)) + "]\n"
+    role = crew(kinds).roles["solver"]
+    for number in range(20):
+        asked = [message["content"] for message in opening(role, sample_key("s1", number))[1::2]]
+        assert sorted(asked) == ["k0", "k1", "k2"]
+
+
+def test_those_who_answer_the_same_step_read_the_same() -> None:
+    read: list[int] = []
+
+    def reading(task: str, number: int) -> str:
+        read.append(number)
+        return f"page {number}"
+
+    made = crew("samples = 3\nreads = true")
+    run(answer(in_turn("a", "b", "c"), made, reading=reading))
+    assert read == [0, 0, 0]

@@ -193,6 +193,11 @@ def sample_key(key: str, number: int) -> str:
     return f"{key}{SAMPLE}{number}" if number else key
 
 
+def step_key(key: str) -> str:
+    """The key of the step that a task with this key answers."""
+    return key.partition(SAMPLE)[0]
+
+
 def sample_number(key: str) -> int:
     """From 0."""
     return int(key.rpartition(SAMPLE)[2]) if SAMPLE in key else 0
@@ -214,11 +219,18 @@ def opening(role: Role, key: str) -> list[Message]:
 
 
 def _shown(role: Role, number: int) -> Sequence[Example]:
-    """The first ``shots`` examples; other answers to the same step see others, in another order."""
+    """The first ``shots`` examples; other answers to the same step see others, in another order.
+
+    Examples are written in sets of ``shots``, each with one of every kind: for each place one of those that
+    stand there in any set is drawn, so that no kind is missing.
+    """
     shots = role.shots or len(role.examples)
     if number == 0:
         return role.examples[:shots]
-    return random.Random(number).sample(role.examples, shots)
+    rng = random.Random(number)
+    drawn = [rng.choice(role.examples[place::shots]) for place in range(shots)]
+    rng.shuffle(drawn)
+    return drawn
 
 
 def answer_schema(agent: Agent) -> dict[str, Any] | None:

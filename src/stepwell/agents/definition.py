@@ -100,7 +100,8 @@ class Role:
     """Whether it is given passages of the documents with its task."""
     examples: tuple[Example, ...] = ()
     shots: int = 0
-    """How many of the examples an agent sees; 0: all. Agents that answer the same step see others."""
+    """How many of the examples an agent sees; 0: all. Agents that answer the same step see others, where
+    the examples are several sets of so many."""
     samples: int = 1
     """How many agents answer each planned step, at most."""
     finish: str = ""
@@ -258,7 +259,8 @@ def budget_microusd(usd: object, where: str) -> int | None:
 _ROLE_TYPES: dict[str, type] = {
     "instructions": str, "model": str, "tools": list, "may_spawn": list, "max_tokens": int,
     "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
-    "plans": bool, "splits": bool, "max_steps": int, "reads": bool, "examples": list, "shots": int, "samples": int,
+    "plans": bool, "splits": bool, "max_steps": int, "reads": bool, "examples": list, "shots": int,
+    "samples": int,
     "finish": str, "check": str, "pass_rate": Decimal, "usual_tokens": int,
 }  # fmt: skip
 MAX_SAMPLES = 64

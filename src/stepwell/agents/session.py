@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
-from stepwell.agents.agent import Agent, Outcome, Terms, hint_after_task, opening, work
+from stepwell.agents.agent import Agent, Outcome, Terms, hint_after_task, opening, step_key, work
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
@@ -357,7 +357,7 @@ class Session:
         if key in self._tasks:
             return
         row = TaskRow(key, agent.id, task, None, None)
-        text = self._with_passages(agent.role, task)
+        text = self._with_passages(agent.role, task, key)
         first = [] if agent.messages else opening(agent.role, key)
         with self.store.transaction():
             self.store.add_task(key, agent.id, task)
@@ -401,12 +401,13 @@ class Session:
         (tool,) = self.toolbox([name])
         return tool
 
-    def _with_passages(self, role: Role, task: str) -> str:
+    def _with_passages(self, role: Role, task: str, key: str) -> str:
+        """Steps with the same task read on where others stopped; agents of one step read the same."""
         if not role.reads or self.reading is None:
             return task
-        rows = self._tasks.values()
-        number = sum(1 for row in rows if row.task == task and self.agents[row.agent].role.reads)
-        passages = self.reading(task, number)
+        alike = (row for row in self._tasks.values() if row.task == task)
+        before = {step_key(row.key) for row in alike if self.agents[row.agent].role.reads}
+        passages = self.reading(task, len(before - {step_key(key)}))
         return f"Passages:\n{passages}\n\nTask: {task}" if passages else task
 
     def _make(self, name: str, parent: str | None, role: str, depth: int) -> Agent:
