@@ -112,8 +112,8 @@ def _show_fit(console: Console, found: Fit, files: Sequence[Path]) -> None:
     print_failures(console, found.held_out)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for step in found.search.steps:
-        kept = step.worth.change.done if step.taken else "kept"
-        say(f"{step.worth.change.part}: {kept}, because {step.why}")
+        tried = step.worth.change.done
+        say(f"{step.worth.change.part}: {tried if step.taken else f'not {tried}'}, because {step.why}")
     say(f"Turns: {found.counts.asked:,} asked, {found.counts.remembered:,} remembered.")
     say(f"Written: {', '.join(map(str, files))}")
 

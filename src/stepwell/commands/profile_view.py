@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,21 +18,21 @@ from stepwell.fit.outcomes import Evaluation
 from stepwell.fit.report import evaluation_columns, evaluation_rows
 
 LABEL_WIDTH = 60
-PLAIN_PARTS = 4
-"""Lines that an evaluation prints where nobody looks on."""
+QUIET_S = 10.0
+"""Between two lines about one evaluation where nobody looks on."""
 
 
 @dataclass(slots=True)
 class Plain:
-    """A line now and then, for logs."""
+    """A line when an evaluation ends, and now and then before, for logs."""
 
     console: Console
-    said: dict[str, int] = field(default_factory=dict)
+    said_s: float = field(default_factory=time.monotonic)
 
     def __call__(self, at: Progressed) -> None:
-        part = at.done * PLAIN_PARTS // at.count
-        if part > self.said.get(at.label, 0):
-            self.said[at.label] = part
+        now_s = time.monotonic()
+        if at.done == at.count or now_s - self.said_s >= QUIET_S:
+            self.said_s = now_s
             line = f"{at.label}: {at.done} of {at.count} items, {at.right} right"
             self.console.print(line, markup=False, soft_wrap=True)
 

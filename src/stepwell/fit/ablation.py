@@ -29,8 +29,8 @@ class Worth:
     chance: float
     """Of such a difference where there is none (McNemar)."""
 
-    def per_dollar(self) -> Estimate | None:
-        """Right answers more for each dollar more."""
+    def per_million(self) -> Estimate | None:
+        """Right answers more for each dollar more, or for a million tokens."""
         return self.rate and scaled(self.rate, 1_000_000)
 
 
@@ -44,15 +44,16 @@ def scaled(estimate: Estimate, factor: float) -> Estimate:
 
 
 def worth(change: Change, whole: Evaluation, without: Evaluation, draws: Resamples, in_money: bool) -> Worth:
-    """Of the part that ``change`` spares."""
+    """Of the part that ``change`` spares. The interval of its rate is as careful as that of its gain."""
     more = [a - b for a, b in zip(whole.costs(in_money), without.costs(in_money), strict=True)]
+    usual = round(sum(more) / len(more))
     gains = [int(a) - int(b) for a, b in zip(whole.right, without.right, strict=True)]
     return Worth(
         change,
         without,
         gain=draws.difference(whole.right, without.right),
         cost=draws.mean_difference(more, [0] * len(more)),
-        rate=draws.ratio(gains, more),
+        rate=draws.ratio(gains, more, doubts=[(1, usual), (-1, usual)]),
         chance=mcnemar(whole.right, without.right),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from stepwell.agents.definition import Crew, Role
 from stepwell.agents.penalty import Penalty
+from stepwell.agents.planner import with_writer
 from stepwell.agents.profile import Profile, apply
 from stepwell.errors import BadInput
 
@@ -24,6 +25,8 @@ class Change:
     done: str
     """What was done about it: ``dropped``, ``3 instead of 5``."""
     profile: Profile
+    adds: bool = False
+    """A rule is added and no part taken away: one that changes nothing is left out."""
 
 
 def without_role(profile: Profile, role: str) -> Profile:
@@ -53,7 +56,7 @@ def spared_roles(crew: Crew, profile: Profile, needed: str) -> Iterator[Change]:
 
 def _fits(crew: Crew, profile: Profile) -> bool:
     try:
-        apply(crew, profile)
+        with_writer(apply(crew, profile))
     except BadInput:
         return False
     return True
@@ -90,7 +93,8 @@ def shorter_answers(crew: Crew, profile: Profile, role: str, limits: list[int]) 
     for limit in sorted(set(limits)):
         if limit < most:
             changed = with_setting(profile, role, max_tokens=limit)
-            yield Change(f"long answers of the {role}", f"at most {limit} tokens, not {most}", changed)
+            done = f"at most {limit} tokens, not {most}"
+            yield Change(f"long answers of the {role}", done, changed, adds=True)
 
 
 def one_at_a_time(crew: Crew, profile: Profile) -> Iterator[Change]:
@@ -98,7 +102,9 @@ def one_at_a_time(crew: Crew, profile: Profile) -> Iterator[Change]:
     several = any(role.samples > 1 for role in used_roles(crew, profile).values())
     if several and profile.wave != 1:
         before = f"{profile.wave} at once" if profile.wave else "all at once"
-        yield Change("samples at once", f"one after another, not {before}", replace(profile, wave=1))
+        yield Change(
+            "samples at once", f"one after another, not {before}", replace(profile, wave=1), adds=True
+        )
 
 
 def penalised(profile: Profile, like: Penalty, factors: tuple[float, ...]) -> Iterator[Change]:
@@ -108,7 +114,7 @@ def penalised(profile: Profile, like: Penalty, factors: tuple[float, ...]) -> It
         for bias in dict.fromkeys((like.eos_bias, 0.0)):
             rule = replace(like, token_price_microusd=token_price_microusd, eos_bias=bias)
             shown = f"{token_price_microusd / 1_000_000:g} USD a million, end bias {bias:g}"
-            yield Change("tokens without a penalty", shown, replace(profile, penalty=rule))
+            yield Change("tokens without a penalty", shown, replace(profile, penalty=rule), adds=True)
 
 
 def describe(crew: Crew, profile: Profile) -> str:
@@ -117,10 +123,12 @@ def describe(crew: Crew, profile: Profile) -> str:
     left_out = [name for name in profile.drop if name in crew.roles]
     if left_out:
         words.append(f"without {', '.join(left_out)}")
-    names = {"samples": "samples", "max_tokens": "tokens at most"}
     for role, settings in profile.roles.items():
-        words += [f"{settings[key]} {names[key]} of {role}" for key in names if key in settings]
-        words += [f"no check of {role}"] if settings.get("check") == "" else []
+        own = [f"samples {settings['samples']}"] if "samples" in settings else []
+        own += [f"tokens {settings['max_tokens']}"] if "max_tokens" in settings else []
+        own += ["unchecked"] if settings.get("check") == "" else []
+        own += [f"pass rate {settings['pass_rate']:g}"] if "pass_rate" in settings else []
+        words += [f"{role}: {', '.join(own)}"] if own else []
     if profile.model:
         words.append(f"on {profile.model}")
     if profile.wave:

@@ -13,7 +13,7 @@ from html import escape
 from stepwell.fit.outcomes import MICROUSD_PER_USD, Evaluation
 
 WIDTH, HEIGHT = 960, 560
-LEFT, RIGHT, TOP, BOTTOM = 84, 190, 84, 500
+LEFT, RIGHT, TOP, BOTTOM = 72, 40, 100, 500
 STYLE = """
 :root { --paper: #fbfaf7; --ink: #1c2430; --soft: #5a6473; --grid: #e6e4dd; --dot: #9aa3b0;
   --line: #1c4a80; --held: #b3261e; }
@@ -21,7 +21,8 @@ STYLE = """
   --grid: #2a303a; --dot: #6b7482; --line: #7fb0ee; --held: #ff8a80; } }
 .paper { fill: var(--paper); } text { fill: var(--ink); font: 13px system-ui, "DejaVu Sans", sans-serif; }
 .soft { fill: var(--soft); font-size: 12px; } .title { font-size: 16px; font-weight: 650; }
-.name { font-weight: 650; } .end { text-anchor: end; } .middle { text-anchor: middle; }
+.name { font-weight: 650; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+ .end { text-anchor: end; } .middle { text-anchor: middle; }
 .grid { stroke: var(--grid); } .dot { fill: var(--dot); } .mark { fill: var(--line); }
 .frontier { fill: none; stroke: var(--line); stroke-width: 1.5; }
 .held { fill: var(--held); } .span { stroke: var(--held); stroke-width: 1.5; }
@@ -67,11 +68,11 @@ def draw(
     """
     scale = _scale([*candidates, *held_out], in_money)
     body = [*_head(title), *_grid(scale, in_money)]
-    line = " ".join(_place(one, scale, in_money) for one in frontier(candidates, in_money))
-    body.append(f'<polyline class="frontier" points="{line}"/>')
-    body += [_dot(one, scale, in_money, one.label in named) for one in candidates]
-    body += [part for one in held_out for part in _diamond(one, scale, in_money)]
+    body.append(_stairs(frontier(candidates, in_money), scale, in_money))
     marked = [one for one in candidates if one.label in named]
+    body += [_dot(one, scale, in_money, "dot") for one in candidates if one not in marked]
+    body += [part for one in held_out for part in _diamond(one, scale, in_money)]
+    body += [_dot(one, scale, in_money, "mark") for one in marked]
     body += _names(marked, scale, in_money)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
@@ -98,16 +99,19 @@ def _head(title: str) -> Iterator[str]:
     yield f'<text class="title" x="16" y="28">{escape(title)}</text>'
     yield '<circle class="dot" cx="22" cy="52" r="4"/>'
     yield '<text class="soft" x="34" y="56">candidate, half to fit on</text>'
-    yield '<circle class="mark" cx="222" cy="52" r="5"/><text class="soft" x="234" y="56">named below</text>'
-    yield '<path class="held" d="M342 46 l6 6 l-6 6 l-6 -6 z"/>'
-    yield '<text class="soft" x="354" y="56">held-out half, with its 95 % interval</text>'
+    yield '<path class="frontier" d="M212 56 h8 v-8 h8"/>'
+    yield '<text class="soft" x="236" y="56">frontier: none is cheaper and as good</text>'
+    yield '<path class="held" d="M480 46 l6 6 l-6 6 l-6 -6 z"/>'
+    yield '<text class="soft" x="492" y="56">named ones on the held-out half, with 95 % intervals</text>'
 
 
 def _grid(scale: Scale, in_money: bool) -> Iterator[str]:
-    for tenth in range(round(scale.least_share * 20), round(scale.most_share * 20) + 1):
-        y = scale.y(tenth / 20)
+    percents = range(round(scale.least_share * 100), round(scale.most_share * 100) + 1)
+    step = 5 if len(percents) <= 52 else 10
+    for percent in percents[::step]:
+        y = scale.y(percent / 100)
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text class="soft end" x="{LEFT - 8}" y="{y + 4:.1f}">{5 * tenth} %</text>'
+        yield f'<text class="soft end" x="{LEFT - 8}" y="{y + 4:.1f}">{percent} %</text>'
     for cost in _ticks(scale.least_cost, scale.most_cost):
         x = scale.x(cost)
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{BOTTOM}"/>'
@@ -115,7 +119,7 @@ def _grid(scale: Scale, in_money: bool) -> Iterator[str]:
     middle = (LEFT + WIDTH - RIGHT) / 2
     unit = "USD per thousand items" if in_money else "tokens per item, prompt and answer"
     yield f'<text class="middle" x="{middle:.0f}" y="{BOTTOM + 42}">Cost: {unit} (logarithmic)</text>'
-    yield f'<text x="16" y="{TOP - 8}">Right answers</text>'
+    yield f'<text x="16" y="{TOP - 16}">Right answers</text>'
 
 
 def _ticks(least: float, most: float) -> list[float]:
@@ -128,16 +132,27 @@ def _ticks(least: float, most: float) -> list[float]:
 
 
 def _shown(cost: float, in_money: bool) -> str:
-    return f"{cost * 1_000 / MICROUSD_PER_USD:g}" if in_money else f"{cost:g}"
+    return f"{cost * 1_000 / MICROUSD_PER_USD:g}" if in_money else f"{cost:,.0f}"
 
 
 def _place(one: Evaluation, scale: Scale, in_money: bool) -> str:
     return f"{scale.x(one.mean_cost(in_money)):.1f},{scale.y(one.share):.1f}"
 
 
-def _dot(one: Evaluation, scale: Scale, in_money: bool, marked: bool) -> str:
+def _stairs(best: Sequence[Evaluation], scale: Scale, in_money: bool) -> str:
+    """What is to be had at a cost is the best that costs no more: level, then up, never between two."""
+    points: list[str] = []
+    for one in best:
+        x, y = _place(one, scale, in_money).split(",")
+        points += [f"{x},{points[-1].split(',')[1]}"] if points else []
+        points.append(f"{x},{y}")
+    points.append(f"{WIDTH - RIGHT},{points[-1].split(',')[1]}")
+    return f'<polyline class="frontier" points="{" ".join(points)}"/>'
+
+
+def _dot(one: Evaluation, scale: Scale, in_money: bool, kind: str) -> str:
     x, y = _place(one, scale, in_money).split(",")
-    kind, radius = ("mark", 5) if marked else ("dot", 4)
+    radius = 5 if kind == "mark" else 4
     told = f"{one.label}: {100 * one.share:.1f} %, {_shown(one.mean_cost(in_money), in_money)}"
     return f'<circle class="{kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(told)}</title></circle>'
 
@@ -162,4 +177,6 @@ def _names(marked: Sequence[Evaluation], scale: Scale, in_money: bool) -> Iterat
         at.setdefault(near, []).append(one)
     for (left, top), together in at.items():
         label = ", ".join(one.label for one in together)
-        yield f'<text class="name" x="{left + 10}" y="{top - 8}">{escape(label)}</text>'
+        end = left > WIDTH - RIGHT - 90
+        kind, x = ("name end", left - 10) if end else ("name", left + 10)
+        yield f'<text class="{kind}" x="{x}" y="{top - 8}">{escape(label)}</text>'

@@ -36,9 +36,9 @@ class Memo:
         """Opens or makes the file. Raises ``BadInput`` when it is none of ours."""
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+            self._prepare(path)  # first of all, so that somebody else's file stays as it is
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._prepare(path)
             self._forget(max_turns)
         except sqlite3.Error as error:
             raise BadInput(f"remembered turns {path} cannot be opened: {error}") from error
@@ -84,9 +84,12 @@ class Counts:
 def turn_key(fingerprint: str, body: Mapping[str, Any]) -> str:
     """What names a turn: the model, and all of the request that its answer depends on.
 
-    Ids of calls are the server's own and differ from run to run, so they are counted instead.
+    Ids of calls are the server's own and differ from run to run, so they are left out; so is the seed where
+    nothing is left to chance.
     """
     kept = {name: value for name, value in body.items() if name not in NOT_ASKED_FOR}
+    if kept.get("temperature") == 0:
+        kept.pop("seed", None)
     kept["messages"] = [_without_ids(message) for message in body.get("messages", ())]
     text = json.dumps([fingerprint, kept], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -192,15 +192,10 @@ def evaluation_table(evaluations: Sequence[Evaluation], in_money: bool) -> str:
 
 
 def worth_table(worths: Sequence[Worth], in_money: bool) -> str:
-    unit = "USD" if in_money else "token"
-    columns = (
-        "part",
-        "gain in points",
-        "95 % interval",
-        "p",
-        f"costs, {unit} per item",
-        *_rate_columns(unit),
-    )
+    unit = "USD" if in_money else "tokens"
+    rate = f"right answers more per {'USD' if in_money else 'million tokens'}"
+    heads = ("part", "gain in points", "95 % interval", "p", f"costs, {unit} per item")
+    columns = (*heads, rate, "95 % interval")
     rows = [
         (
             one.change.part,
@@ -215,16 +210,12 @@ def worth_table(worths: Sequence[Worth], in_money: bool) -> str:
     return table(columns, rows) if rows else "There is no part that could be spared."
 
 
-def _rate_columns(unit: str) -> tuple[str, str]:
-    return f"right answers more per {unit}", "95 % interval"
-
-
 def _rate_cells(one: Worth, in_money: bool) -> tuple[str, str]:
-    rate = one.per_dollar() if in_money else one.rate
+    rate = one.per_million()
     if rate is None:
-        return ("it costs nothing", "") if one.cost.value == 0 else ("it saves money", "")
-    digits = 0 if in_money else 6
-    return f"{rate.value:,.{digits}f}", _bounds(rate, digits)
+        saves = "it saves money" if in_money else "it saves tokens"
+        return ("it costs nothing" if one.cost.value == 0 else saves), ""
+    return f"{rate.value:,.0f}", _bounds(rate, 0)
 
 
 def step_table(steps: Sequence[Step], in_money: bool) -> str:
@@ -268,13 +259,13 @@ def as_json(fit: Fit) -> dict[str, Any]:
 
 
 def _worth_json(one: Worth, in_money: bool) -> dict[str, Any]:
-    rate = one.per_dollar() if in_money else one.rate
+    rate = one.per_million()
     return {
         "part": one.change.part,
         "gain": _estimate(one.gain),
         "cost_per_item": _estimate(one.cost),
         "cost_unit": "microusd" if in_money else "tokens",
-        "right_answers_per_usd" if in_money else "right_answers_per_token": rate and _estimate(rate),
+        "right_answers_per_usd" if in_money else "right_answers_per_million_tokens": rate and _estimate(rate),
         "chance": one.chance,
     }
 

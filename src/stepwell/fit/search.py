@@ -36,6 +36,7 @@ KEPT_GAIN = 0.8
 """Of what the whole crew gains over a single call, where no target is given."""
 LENGTH_QUANTILES = (0.5, 0.75, 0.9, 1.0)
 LENGTH_STEP_TOKENS = 8
+NO_EFFECT = "that changes nothing"
 PRICE_FACTORS = (4.0, 2.0, 1.0, 0.5)
 
 
@@ -158,7 +159,7 @@ class Search:
         if part.cost.value < 0:
             return False, "it saves more than it costs"
         if part.cost.value == 0 and part.gain.value == 0:
-            return True, "nothing changes without it"
+            return (False, NO_EFFECT) if part.change.adds else (True, "nothing changes without it")
         shown = part.gain.surely_positive or self._gone_too_far(trial)
         if self.target.accuracy is not None:
             if trial.share >= self.target.accuracy:
@@ -177,10 +178,13 @@ class Search:
         )
 
     async def _stage(self, groups: Iterable[Iterable[Change]]) -> None:
-        """Of each group of changes the first that can be taken."""
+        """Of each group of changes the first that can be taken.
+
+        Rules come with the strictest first: where one changes nothing, no milder one does.
+        """
         for group in groups:
             for change in group:
-                if await self._consider(change):
+                if await self._consider(change) or self.steps[-1].why == NO_EFFECT:
                     break
 
     # --- stages ------------------------------------------------------------------------------------

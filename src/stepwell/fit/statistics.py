@@ -77,17 +77,19 @@ class Resamples:
         means = self._draw(apart, lambda drawn: sum(drawn) / len(drawn))
         return Estimate(_mean(apart), _quantile(means, TAIL), _quantile(means, 1 - TAIL))
 
-    def ratio(self, above: Sequence[int], below: Sequence[int]) -> Estimate | None:
+    def ratio(
+        self, above: Sequence[int], below: Sequence[int], doubts: Sequence[tuple[int, int]] = ()
+    ) -> Estimate | None:
         """Sum over sum, of figures of the same items: costs, or gains of one profile against another's.
 
         None where the sum below is not positive: then the ratio means nothing. Bounds are open where more
-        than 2.5 % of the draws are of that kind.
+        than 2.5 % of the draws are of that kind. The interval is drawn with ``doubts`` as further pairs.
         """
         pairs = list(zip(above, below, strict=True))
         whole = _ratio(pairs)
         if whole is None:
             return None
-        drawn = [one for one in self._draw(pairs, _ratio) if one is not None]
+        drawn = [one for one in self._draw([*pairs, *doubts], _ratio) if one is not None]
         if len(drawn) < (1 - TAIL) * self.count:
             return Estimate(whole, None, None)
         return Estimate(whole, min(whole, _quantile(drawn, TAIL)), max(whole, _quantile(drawn, 1 - TAIL)))
