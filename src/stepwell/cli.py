@@ -130,6 +130,12 @@ GROUPS = {
             Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
             Command("metering", "stepwell.bench.metering:main", "What it costs to keep books."),
             Command("crews", "stepwell.bench.crews:main", "The runtime of crews: its time, and kills."),
+            Command("hints", "stepwell.bench.hints:main", "Crews with hints and without."),
+            Command(
+                "shared-document",
+                "stepwell.bench.shared_document:main",
+                "One document, ten agents, computed once.",
+            ),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

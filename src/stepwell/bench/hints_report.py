@@ -1,0 +1,99 @@
+"""Figures, tables and verdicts of ``bench hints``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from stepwell.bench.common import Verdict, median, table
+
+ROUTES = ("computed", "device", "host", "disk")
+ROOM, HINTS, SILENT, LRU = "room for all", "hints", "no hints", "no hints, lru"
+POLICIES = {ROOM: "stepwell", HINTS: "stepwell", SILENT: "stepwell", LRU: "lru"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How much memory an arm has. ``want_tokens``: what its crews would keep if they could."""
+
+    want_tokens: int
+    device_tokens: int
+    host_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One arm on one seed, or in one round of the live half."""
+
+    arm: str
+    seed: int
+    crew_s: Sequence[float]
+    """Per crew, from question to answer."""
+    total_s: float
+    turns: int
+    want_tokens: int
+    prompt_tokens: dict[str, int]
+    computed_tokens: int
+    recomputed_tokens: int
+    preemptions: int
+
+    @property
+    def mean_s(self) -> float:
+        return sum(self.crew_s) / len(self.crew_s)
+
+    @property
+    def tax(self) -> float:
+        """Tokens computed again, of all that were computed."""
+        return self.recomputed_tokens / max(1, self.computed_tokens)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"mean_s": self.mean_s, "recompute_tax": self.tax}
+
+
+def of_arm(outcomes: Sequence[Outcome], arm: str) -> list[Outcome]:
+    return [one for one in outcomes if one.arm == arm]
+
+
+def ratios(outcomes: Sequence[Outcome], arm: str, other: str) -> list[float]:
+    """Per seed: mean completion of one arm by another's."""
+    by_seed = {one.seed: one for one in of_arm(outcomes, other)}
+    return [one.mean_s / by_seed[one.seed].mean_s for one in of_arm(outcomes, arm) if one.seed in by_seed]
+
+
+def outcome_table(title: str, outcomes: Sequence[Outcome]) -> Table:
+    """A row for each arm; medians over seeds or rounds."""
+    columns = ("arm", "crew mean s", "last s", "x no hints", "tax", *ROUTES, "preempted")
+    rows = []
+    for arm in dict.fromkeys(one.arm for one in outcomes):
+        runs = of_arm(outcomes, arm)
+        against = ratios(outcomes, arm, SILENT)
+        rows.append(
+            [
+                arm,
+                f"{median([one.mean_s for one in runs]):,.1f}",
+                f"{median([one.total_s for one in runs]):,.1f}",
+                f"{median(against):.3f}" if against else "-",
+                f"{100 * median([one.tax for one in runs]):.1f}%",
+                *(f"{median([one.prompt_tokens[route] for one in runs]):,.0f}" for route in ROUTES),
+                f"{median([one.preemptions for one in runs]):,.0f}",
+            ]
+        )
+    return table(title, columns, rows)
+
+
+def verdicts(name: str, outcomes: Sequence[Outcome]) -> Iterator[Verdict]:
+    """Whether knowing pays: medians of the ratios seed by seed, so that what is alike in both falls out."""
+    for other in (SILENT, LRU):
+        if against := ratios(outcomes, HINTS, other):
+            target = f"{name}: completion of the crews, hints against {other}"
+            yield Verdict(target, median(against), 1.0, "x")
+    for other in (SILENT, LRU):
+        runs = of_arm(outcomes, other)
+        if runs:
+            tax, limit = (median([o.tax for o in of_arm(outcomes, arm)]) for arm in (HINTS, other))
+            target = f"{name}: recompute tax with hints, against that of {other}"
+            yield Verdict(target, tax, limit)

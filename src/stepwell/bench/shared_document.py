@@ -1,0 +1,271 @@
+"""``stepwell bench shared-document``: what ten agents attach is computed once, and for no stranger."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx2
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.table import Table
+
+from stepwell.bench.common import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    Report,
+    Ticker,
+    Verdict,
+    report_console,
+    require_writable,
+    table,
+    ticker,
+    usable_cores,
+)
+from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.servers import our_server, running
+from stepwell.bench.workload import prose
+from stepwell.errors import StepwellError
+from stepwell.models import resolve_model
+
+TIMEOUT_S = 600.0
+OWN, STRANGER = "sk-bench-own", "sk-bench-stranger"
+ROUTES = ("computed", "device", "host", "disk")
+BLOCK_TOKENS = 64
+MOST_TIMES = 1.25
+"""Once, and for each agent that comes meanwhile the rest of the block in which its own part begins: blocks
+are shared when they are whole, or when the turn that computes them has ended. Judged for documents of
+``LONG_TOKENS`` or more, of which such rests are a small part."""
+LONG_TOKENS = 1_000
+AT_ONCE, IN_TURN, STRANGERS = "at once", "one after the other", "another tenant"
+
+
+@dataclass(slots=True)
+class Attached:
+    """What some agents' first turns came to, all with the same document."""
+
+    name: str
+    agents: int
+    document_tokens: int
+    prompts: list[int] = field(default_factory=list)
+    """Tokens of each agent's prompt."""
+    computed: list[int] = field(default_factory=list)
+    """Of these, what was not found in the cache when the turn began."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Of the prompts, by where they came from: the server's counters."""
+
+    @property
+    def own_tokens(self) -> int:
+        """What is not the document: questions and the chat's frame, of all agents together."""
+        return sum(self.prompts) - self.agents * self.document_tokens
+
+    @property
+    def of_document(self) -> list[int]:
+        """Per agent: what it computed beyond what is its own."""
+        pairs = zip(self.prompts, self.computed, strict=True)
+        return [max(0, computed - (prompt - self.document_tokens)) for prompt, computed in pairs]
+
+    @property
+    def times(self) -> float:
+        """How often the document was computed."""
+        return sum(self.of_document) / self.document_tokens
+
+    @property
+    def computing_agents(self) -> int:
+        """Those that computed more of it than the rest of a block."""
+        return sum(1 for tokens in self.of_document if tokens >= BLOCK_TOKENS)
+
+    @property
+    def found_tokens(self) -> int:
+        return sum(self.tokens[route] for route in ROUTES[1:])
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    model: str = "smollm2",
+    agents: Positive = 10,
+    words: Annotated[int | None, Parameter(validator=Number(gte=100), show_default=False)] = None,
+    threads: OptionalPositive = None,
+    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+) -> None:
+    """Show by the server's counters that a document which ten agents attach is computed once.
+
+    A document is uploaded to ``/v1/files`` and attached by ten agents of one tenant: all at once, and another
+    document one agent after the other. Then another tenant uploads and attaches the first one: it finds
+    nothing. Example: stepwell bench shared-document
+
+    Parameters
+    ----------
+    model
+        smollm2, gemma3, the path of a GGUF file, or null (computes nothing).
+    agents
+        How many attach each document.
+    words
+        Of each document (default: 1,200; quick: 300).
+    threads
+        Of the server (default: the cores there are).
+    seed
+        Makes the documents.
+    """
+    require_writable(json_file)
+    words = words or (300 if quick else 1_200)
+    if model != NULL_MODEL:
+        resolve_model(model)
+    settings = {"model": model, "agents": agents, "words": words, "seed": seed}
+    report = Report("shared-document", settings)
+    with ticker() as progress:
+        found = measure(model, agents, words, seed, threads or usable_cores(), progress)
+    console = report_console(json_file)
+    console.print(attached_table(found))
+    report.results = {
+        one.name: asdict(one) | {"own_tokens": one.own_tokens, "times_computed": one.times} for one in found
+    }
+    report.verdicts = verdicts(found)
+    report.finish(console, json_file)
+
+
+def measure(model: str, agents: int, words: int, seed: int, threads: int, progress: Ticker) -> list[Attached]:
+    """All three on one server."""
+    first, second = (prose(random.Random(f"{seed}/{number}"), words) for number in range(2))
+    with served(model, threads) as url:
+        warm_up(url)
+        progress.phase(f"{agents} agents attach a document at once", agents)
+        at_once = attach(url, OWN, AT_ONCE, first, agents, agents, progress)
+        progress.phase(f"{agents} agents attach another one after the other", agents)
+        in_turn = attach(url, OWN, IN_TURN, second, agents, 1, progress)
+        progress.phase("another tenant attaches the first")
+        stranger = attach(url, STRANGER, STRANGERS, first, 1, 1, progress)
+    return [at_once, in_turn, stranger]
+
+
+@contextmanager
+def served(model: str, threads: int) -> Iterator[str]:
+    """Our server with a library and two tenants."""
+    with tempfile.TemporaryDirectory(prefix="stepwell-shared-") as directory:
+        config = Path(directory) / "shared.toml"
+        config.write_text(_settings(Path(directory)), encoding="utf-8")
+        arm = our_server(
+            "stepwell",
+            model,
+            device_kv_tokens=16_384,
+            host_kv="1GiB",
+            disk_kv="0",
+            disk_dir=Path(directory) / "disk",
+            threads=threads,
+            more={"config": config, "ledger": "none"},
+        )
+        with running(arm):
+            yield arm.base_url
+
+
+def _settings(directory: Path) -> str:
+    lines = ["[library]", f"dir = {json.dumps(str(directory / 'library'))}"]
+    for key in (OWN, STRANGER):
+        lines += ["[[keys]]", f"key = {json.dumps(key)}", f"tenant = {json.dumps(key.removeprefix('sk-'))}"]
+    return "\n".join(lines) + "\n"
+
+
+def attach(url: str, key: str, name: str, text: str, agents: int, at_once: int, progress: Ticker) -> Attached:
+    """Upload, then a turn of each agent, ``at_once`` of them together."""
+    with _client(url, key) as http:
+        file = _checked(
+            http.post(
+                "/v1/files", files={"file": ("wells.txt", text.encode())}, data={"purpose": "user_data"}
+            )
+        )
+        model = _checked(http.get("/v1/models"))["data"][0]["id"]
+        found = Attached(name, agents, int(file["tokens"]))
+        before = counters(http)
+
+        def ask(number: int) -> dict[str, Any]:
+            usage: dict[str, Any] = _ask(http, model, f"{name}-{number}", number, file["id"])["usage"]
+            progress.advance()
+            return usage
+
+        with ThreadPoolExecutor(at_once) as pool:
+            for usage in pool.map(ask, range(agents)):
+                found.prompts.append(usage["prompt_tokens"])
+                cached = usage["prompt_tokens_details"]["cached_tokens"]
+                found.computed.append(usage["prompt_tokens"] - cached)
+        after = counters(http)
+    found.tokens = {
+        route: after[f"prompt_tokens_{route}"] - before[f"prompt_tokens_{route}"] for route in ROUTES
+    }
+    return found
+
+
+def warm_up(url: str) -> None:
+    """A turn that shares nothing, so that nobody's first turn pays for the first one of all."""
+    with _client(url, STRANGER) as http:
+        model = _checked(http.get("/v1/models"))["data"][0]["id"]
+        _checked(http.post("/v1/completions", json={"model": model, "prompt": "Warm-up", "max_tokens": 2}))
+
+
+def _ask(http: httpx2.Client, model: str, agent: str, number: int, file: str) -> dict[str, Any]:
+    content = [
+        {"type": "file", "file": {"file_id": file}},
+        {"type": "text", "text": f"Agent {number}: what does the document say about well {number}?"},
+    ]
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": 8,
+        "temperature": 0,
+    }
+    headers = {"X-Session-ID": "shared", "X-Agent-ID": agent.replace(" ", "-")}
+    return _checked(http.post("/v1/chat/completions", json=body, headers=headers))
+
+
+def counters(http: httpx2.Client) -> dict[str, int]:
+    """The server's counters as they are now."""
+    found: dict[str, int] = _checked(http.get("/admin/snapshot"))["counters"]
+    return found
+
+
+def _client(url: str, key: str) -> httpx2.Client:
+    return httpx2.Client(
+        base_url=url, timeout=TIMEOUT_S, trust_env=False, headers={"Authorization": f"Bearer {key}"}
+    )
+
+
+def _checked(response: httpx2.Response) -> dict[str, Any]:
+    if response.status_code != 200:
+        raise StepwellError(f"the server answered {response.status_code}: {response.text[:200]}")
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def attached_table(found: Sequence[Attached]) -> Table:
+    columns = ("agents", "number", "document", "prompts", "own parts", *ROUTES, "times computed")
+    rows = []
+    for one in found:
+        counts = (one.agents, one.document_tokens, sum(one.prompts), one.own_tokens)
+        routes = (one.tokens[route] for route in ROUTES)
+        rows.append([one.name, *(f"{count:,}" for count in (*counts, *routes)), f"{one.times:.2f}"])
+    return table("A document attached to first turns (tokens)", columns, rows)
+
+
+def verdicts(found: Sequence[Attached]) -> list[Verdict]:
+    """Once for a tenant, however its agents come; nothing is shared with another tenant."""
+    made = []
+    for one in found:
+        if one.name == STRANGERS:
+            target = "another tenant with the same text: prompt tokens that it found"
+            made.append(Verdict(target, one.found_tokens, 0))
+            continue
+        who = f"{one.agents} agents, {one.name}"
+        made.append(Verdict(f"{who}: agents that computed more of it than a block", one.computing_agents, 1))
+        times = one.times if one.document_tokens >= LONG_TOKENS else None
+        made.append(Verdict(f"{who}: times it was computed", times, MOST_TIMES, "x"))
+    return made
