@@ -83,8 +83,6 @@ def fit(
     trial = Trial(made, task_set, wanted, items, at_once)
     console = report_console(json_file)
     found = trial.run([], partial(_fit, target=target, trial=trial))
-    if target.cost_microusd is not None and not found.in_money:
-        raise BadInput("--cost is in USD, and the server does not say what turns cost: use --accuracy")
     _show_fit(console, found, write(found, directory))
     if json_file is not None:
         write_json(json_file, as_json(found))

@@ -19,7 +19,7 @@ from stepwell.bench.common import Flag, OptionalPositive, Positive
 from stepwell.commands.profile_places import Addressed, Places, Wanted, addresses, going_on, opened
 from stepwell.commands.profile_view import watched
 from stepwell.demo.command import told_to_stop
-from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard
+from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
 from stepwell.fit.tasks import Item, TaskSet
 
 Half = Literal["held-out", "fit", "all"]
@@ -57,6 +57,9 @@ class Trial:
     wanted: Wanted
     items: int | None
     at_once: int
+
+    def __post_init__(self) -> None:
+        require_single(self.crew, self.tasks)  # before any server is started
 
     def halves(self) -> tuple[Sequence[Item], Sequence[Item]]:
         fit_half, held_out = self.tasks.halves()

@@ -78,11 +78,7 @@ class Evaluator:
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        if self.tasks.single not in self.crew.roles:
-            raise BadInput(
-                f"the task set {self.tasks.name} is answered by the role {self.tasks.single}, which the crew "
-                f"{self.crew.name} does not have: it is for the crew {self.tasks.crew}"
-            )
+        require_single(self.crew, self.tasks)
         require_tools(tool_names(self.crew), self._workspace())
 
     async def single(self, items: Sequence[Item], model: str = "") -> Evaluation:
@@ -211,6 +207,15 @@ class Run:
             turns=result.turns,
             by_role=result.by_role,
             lengths=lengths,
+        )
+
+
+def require_single(crew: Crew, tasks: TaskSet) -> None:
+    """Raises ``BadInput`` where nobody of the crew can answer the task set alone."""
+    if tasks.single not in crew.roles:
+        raise BadInput(
+            f"the task set {tasks.name} is answered by the role {tasks.single}, which the crew {crew.name} "
+            f"does not have: it is for the crew {tasks.crew}"
         )
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from stepwell.agents.definition import Crew
 from stepwell.agents.profile import FALLBACK_FLASH, FLASH, PRO, Profile, find_profile
+from stepwell.errors import BadInput
 from stepwell.fit import changes
 from stepwell.fit.ablation import Worth, ablate, worth
 from stepwell.fit.changes import Change, describe
@@ -133,6 +134,8 @@ class Search:
         """Where everything is measured from: the single call, the whole crew, and flash as it stands."""
         single = await self.evaluator.single(self.items)
         self.tried.append(single)
+        if self.asked.cost_microusd is not None and not single.in_money:
+            raise BadInput("--cost is in USD, and the server does not say what turns cost: use --accuracy")
         self.pro = self.current = await self._try(find_profile(self._crew, PRO), PRO)
         await self._try(find_profile(self._crew, FLASH), FLASH)
         self.in_money = together([single, self.pro])
