@@ -163,6 +163,11 @@ def test_an_invalid_answer_is_repaired_once() -> None:
     assert "That cannot be used" in server.asked[1].last
 
 
+def test_a_line_break_inside_a_string_is_taken() -> None:
+    result = run(answer(Scripted(lambda _: '{"ok": "yes\n\tno"}'), crew(JSON)))
+    assert (result.status, json.loads(result.answer)) == ("completed", {"ok": "yes\n\tno"})
+
+
 def test_a_model_that_never_answers_validly_has_one_clear_outcome() -> None:
     server = Scripted(lambda asked: "never")
     result = run(answer(server, crew(JSON)))

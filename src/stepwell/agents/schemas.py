@@ -42,7 +42,8 @@ def _variant(action: str, key: str, schema: Mapping[str, Any]) -> dict[str, Any]
 def read_json(text: str, schema: Mapping[str, Any]) -> Any:
     """The value, checked. Raises ``Invalid``."""
     try:
-        value = json.loads(text)
+        # Not strict: a line break inside a string is what models write, and what it means is plain.
+        value = json.loads(text, strict=False)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"it is not JSON ({error})") from error
     check(value, schema)
