@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.agents.served import Served, served
 
 from stepwell import cli
 from stepwell.agents.profile import load_profile
 from stepwell.fit.tasks import Item
-from tests.agents.served import Served, served
 
 CREW = """
 [crew]

@@ -82,7 +82,8 @@ def fit(
     wanted = Wanted(server, key, tuple(model), seed, memo, no_memo)
     trial = Trial(made, task_set, wanted, items, at_once)
     console = report_console(json_file)
-    found = trial.run([], partial(_fit, target=target, trial=trial))
+    flash = find_profile(made, FLASH)
+    found = trial.run([flash.model], partial(_fit, target=target, trial=trial))
     _show_fit(console, found, write(found, directory))
     if json_file is not None:
         write_json(json_file, as_json(found))

@@ -109,7 +109,8 @@ class Search:
         profile = chosen.profile
         assert profile is not None
         drop = tuple(name for name in profile.drop if name in self._crew.roles)
-        model = profile.model or self.evaluator.places[0].name
+        places = self.evaluator.places
+        model = profile.model or (places[0].name if len(places) > 1 else "")
         return replace(profile, name=FITTED, crew=self._crew.name, drop=drop, model=model)
 
     # --- what is known -----------------------------------------------------------------------------
