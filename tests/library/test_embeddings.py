@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell import cli
 from stepwell.commands.serve import embedding
 from stepwell.errors import BadInput, MissingExtra
 from stepwell.library import embed_http, minilm
@@ -198,6 +199,38 @@ def test_a_server_with_embeddings_searches_by_both(tmp_path: Path) -> None:
             embedder.away = True
             answer = post(server, "/v1/files/search", {"query": "automobile"}).json()
             assert (answer["ranking"], len(answer["data"])) == ("bm25", 1)
+
+
+def test_the_command_line_makes_what_is_missing_and_then_searches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--dir", str(tmp_path / "library")]
+    (tmp_path / "road.txt").write_text("An automobile drives past.")
+    assert cli.run(["library", "add", str(tmp_path / "road.txt"), *place]) == 0
+    monkeypatch.setenv("STEPWELL_LIBRARY_EMBEDDINGS_MODEL", "m")
+    monkeypatch.setattr(embed_http, "PAUSE_S", 0.001)
+    monkeypatch.setenv("STEPWELL_LIBRARY_EMBEDDINGS", "http://127.0.0.1:1/v1")
+    cli.run(["library", "search", "automobile", *place])
+    away = capsys.readouterr()
+    assert "Searching by words alone: http://127.0.0.1:1/v1/embeddings cannot be asked" in away.err
+    assert "1 passages." in away.out
+    with fake_server([(0, None)]) as (url, asked):
+        monkeypatch.setenv("STEPWELL_LIBRARY_EMBEDDINGS", url)
+        for _ in range(2):
+            cli.run(["library", "search", "car", *place])
+    assert "An automobile drives past." in capsys.readouterr().out
+    assert [one["input"] for one in asked] == [["An automobile drives past."], ["car"], ["car"]]
+
+
+def test_equal_vectors_of_two_texts_are_kept_for_both(library: Library, tmp_path: Path) -> None:
+    embedder = Meanings()
+    records = [add(library, "a car", "a"), add(library, "the car", "b")]
+    for record in records:
+        embed_document(library, embedder, record, QUOTA)
+    assert all(library.vectors.get(record, made_by(embedder)) is not None for record in records)
+    library.delete("t", records[0].id)
+    assert library.vectors.get(records[1], made_by(embedder)) is not None
+    assert len(list((tmp_path / "library" / "contents").glob("*/*"))) == 2
 
 
 def test_tenants_share_no_vectors(library: Library) -> None:

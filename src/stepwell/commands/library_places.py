@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +12,9 @@ from rich.progress import Progress
 
 from stepwell.errors import BadInput, StepwellError
 from stepwell.library.choose import choose_embedder
+from stepwell.library.documents import clean_name
 from stepwell.library.embedding import embed_document, made_by
-from stepwell.library.embeddings import Embedder
+from stepwell.library.embeddings import Embedder, EmbeddingsAway
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
 from stepwell.library.retrieve import find_passages
 from stepwell.library.search import CountedTexts
@@ -100,8 +100,13 @@ class LocalPlace:
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             for record in progress.track(missing, description="embedding"):
-                with suppress(QuotaFull, NoSuchFile, DamagedFile):  # then words must do
+                try:
                     embed_document(self._library, self._embedder, record, self._quota_bytes)
+                except EmbeddingsAway as error:
+                    console.print(f"Searching by words alone: {error}.", markup=False, highlight=False)
+                    return
+                except (QuotaFull, NoSuchFile, DamagedFile):
+                    continue  # then words must do
 
 
 class RemotePlace:
@@ -174,7 +179,7 @@ def fetched(place: Place, names: Sequence[str], folder: Path) -> list[Path]:
         file = next((one for one in files if name in (one["id"], one["filename"])), None)
         if file is None:
             raise BadInput(f"there is no document {name} in the library: 'stepwell library list' shows them")
-        path = folder / file["id"] / file["filename"]
+        path = folder / clean_name(file["id"]) / clean_name(file["filename"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(place.content(file["id"]))
         paths.append(path)

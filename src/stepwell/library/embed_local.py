@@ -18,7 +18,7 @@ from contextlib import suppress
 from stepwell.library.embeddings import EmbeddingsAway
 from stepwell.library.minilm import NAME, MiniLm, packaged_folder
 
-AT_ONCE = 16
+AT_ONCE = 4
 """Texts in one message: a question waits for no more than these."""
 NICE = 10
 COMMAND = (sys.executable, "-m", "stepwell.library.embed_local")

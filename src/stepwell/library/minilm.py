@@ -39,7 +39,7 @@ class MiniLm:
     model = NAME
 
     def __init__(self, folder: Path | None = None) -> None:
-        """``folder`` holds the model; None: the installed package's. Raises ``BadInput``, ``MissingExtra``."""
+        """``folder`` holds the model; None: the package's. Raises ``BadInput``, ``MissingExtra``."""
         self._folder = folder or packaged_folder()
         try:
             import numpy

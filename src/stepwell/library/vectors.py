@@ -48,9 +48,16 @@ class KeptVectors:
                         raise NoSuchFile(record.id)
                     free = forget_vectors(connection, record.tenant, record.text_sha256)
                     require_room(connection, record, content.bytes, quota_bytes)
+                    free += (
+                        connection.execute(
+                            "DELETE FROM blobs WHERE tenant = ? AND sha256 = ? RETURNING place",
+                            (record.tenant, content.sha256),
+                        ).fetchone()
+                        or ()
+                    )
                     put.append(self.blobs.put(content, record.tenant))
                     connection.execute(
-                        "INSERT OR REPLACE INTO blobs (place, tenant, sha256, bytes) VALUES (?, ?, ?, ?)",
+                        "INSERT INTO blobs (place, tenant, sha256, bytes) VALUES (?, ?, ?, ?)",
                         (put[-1], record.tenant, content.sha256, content.bytes),
                     )
                     connection.execute(
