@@ -10,7 +10,7 @@ from stepwell.fit.tasks import Item, TaskSet
 
 SEED = 20261122
 DOCUMENTS = 50
-PASSAGES = (8, 10)
+PASSAGES = (6, 7)
 
 Facts = dict[str, str]
 """The fields of one passage, and ``name``."""
@@ -23,7 +23,9 @@ def facts_set(seed: int = SEED) -> TaskSet:
         subject = SUBJECTS[document % len(SUBJECTS)]
         rng = Random(f"{seed}-{document}")
         told = _told(subject, rng)
-        passages = tuple(rng.choice(subject.passages).format(**facts) for facts in told)
+        # Wordings take turns within each half, and the halves take turns within a subject.
+        wording = subject.passages[document // len(SUBJECTS) // 2 % len(subject.passages)]
+        passages = tuple(wording.format(**facts) for facts in told)
         items += _questions(subject, told, passages, len(items), rng)
     return TaskSet("facts", crew="documents", single="reader", grader="words", items=tuple(items))
 

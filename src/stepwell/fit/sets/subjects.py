@@ -101,7 +101,7 @@ class Subject:
     kind: str
     draw_name: Draw
     passages: tuple[str, ...]
-    """Wordings; each tells all fields."""
+    """Wordings; each tells all fields. The first names in every sentence whom it is about."""
     fields: Mapping[str, Field]
 
 
@@ -109,10 +109,11 @@ WELL = Subject(
     "well",
     place,
     (
+        "The stepwell of {name} was dug in {year}. The stepwell of {name} was paid for by a {payer}. The "
+        "stepwell of {name} is {depth} metres deep. The stepwell of {name} has {steps} steps. The steps of "
+        "the stepwell of {name} are made of {stone}. The mason of the stepwell of {name} was {mason}.",
         "The stepwell of {name} was dug in {year} and paid for by a {payer}. It is {depth} metres deep and "
         "has {steps} steps of {stone}. Its mason was {mason}.",
-        "In {year} the mason {mason} began the stepwell of {name} with the money of a {payer}. Its {steps} "
-        "steps are of {stone}, and it goes down {depth} metres.",
     ),
     {
         "year": Field(
@@ -129,7 +130,10 @@ WELL = Subject(
         ),
         "steps": Field(
             between(100, 400),
-            ("How many steps does the stepwell of {name} have?", "How many steps are in the well of {name}?"),
+            (
+                "How many steps does the stepwell of {name} have?",
+                "How many steps are there in the stepwell of {name}?",
+            ),
         ),
         "stone": Field(
             one_of(*STONES),
@@ -148,10 +152,11 @@ SHIP = Subject(
     "ship",
     ship,
     (
+        "The {name} was launched in {year}. The {name} was launched in the port of {port}. The {name} is "
+        "{length} metres long. The {name} carries {cargo}. The captain of the {name} is {captain}. The "
+        "{name} has a crew of {crew}.",
         "The {name} was launched in {year} in the port of {port}. She is {length} metres long and carries "
         "{cargo}. Her captain is {captain}, who has a crew of {crew}.",
-        "Captain {captain} sails the {name} with a crew of {crew}. Built in {port} and launched in {year}, "
-        "she is {length} metres long and carries {cargo}.",
     ),
     {
         "year": Field(
@@ -159,7 +164,7 @@ SHIP = Subject(
         ),
         "port": Field(
             place,
-            ("In which port was the {name} launched?", "In the port of which town was the {name} built?"),
+            ("In which port was the {name} launched?", "Where was the {name} launched?"),
         ),
         "length": Field(between(30, 190), ("How many metres long is the {name}?", "How long is the {name}?")),
         "cargo": Field(one_of(*CARGOES), ("What does the {name} carry?", "What is the cargo of the {name}?")),
@@ -174,11 +179,12 @@ TOWN = Subject(
     "town",
     place,
     (
+        "{name} lies on the river {river}. {name} has {people} inhabitants. {name} is known for its "
+        "{product}. The mayor of {name} is {mayor}. The town hall of {name} was built in {year}. The tower of {name} is "
+        "{height} metres high.",
         "The town of {name} lies on the river {river} and has {people} inhabitants. It is known for its "
         "{product}. The mayor is {mayor}. The town hall dates from {year} and its tower is {height} "
         "metres high.",
-        "{name} has {people} inhabitants, and {mayor} is their mayor. The town on the river {river} is known "
-        "for its {product}. Its town hall of {year} has a tower of {height} metres.",
     ),
     {
         "river": Field(
@@ -213,10 +219,11 @@ FESTIVAL = Subject(
     "festival",
     place,
     (
+        "The festival of {name} was first held in {year}. The festival of {name} lasts {days} days. The "
+        "festival of {name} honours the {honoured}. The festival of {name} has {guests} guests. The festival "
+        "of {name} is opened by {opener}. The dish of the festival of {name} is {dish}.",
         "The festival of {name} was first held in {year}. It lasts {days} days, honours the {honoured} and "
         "draws {guests} guests. It is opened by {opener}, and the dish of the festival is {dish}.",
-        "Every summer {guests} guests come to the festival of {name}, which honours the {honoured}. They eat "
-        "{dish} for {days} days. {opener} opens the festival, which was first held in {year}.",
     ),
     {
         "year": Field(
@@ -235,7 +242,7 @@ FESTIVAL = Subject(
         ),
         "honoured": Field(
             one_of(*HONOURED),
-            ("Whom does the festival of {name} honour?", "Who is honoured by the festival of {name}?"),
+            ("Whom does the festival of {name} honour?", "Which people does the festival of {name} honour?"),
         ),
         "guests": Field(
             between(2100, 9900),
@@ -257,10 +264,11 @@ COMPANY = Subject(
     "company",
     place,
     (
+        "{name} Limited was founded in {year}. The founder of {name} Limited was {founder}. {name} Limited "
+        "makes {goods}. {name} Limited is in the town of {town}. {name} Limited has {staff} employees. "
+        "{name} Limited has {shops} shops.",
         "{name} Limited was founded in {year} by {founder}. The company makes {goods} in the town of {town}. "
         "It has {staff} employees and {shops} shops.",
-        "{founder} founded {name} Limited in {year}. Its {staff} employees make {goods} in the town of "
-        "{town}, and the company sells them in {shops} shops.",
     ),
     {
         "year": Field(
@@ -271,9 +279,7 @@ COMPANY = Subject(
         "goods": Field(
             one_of(*GOODS), ("What does {name} Limited make?", "What are the products of {name} Limited?")
         ),
-        "town": Field(
-            place, ("In which town does {name} Limited work?", "Where does {name} Limited make its goods?")
-        ),
+        "town": Field(place, ("In which town is {name} Limited?", "Where is the company {name} Limited?")),
         "staff": Field(
             between(110, 990),
             ("How many employees does {name} Limited have?", "How many people work for {name} Limited?"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import product
+from itertools import permutations, product
 from random import Random
 
 from stepwell.fit.sets.stories import HOLDERS, KINDS, NAMES, THINGS, Kind
@@ -13,6 +13,8 @@ from stepwell.fit.tasks import Item, TaskSet
 SEED = 20261122
 ITEMS = 306
 """As many of each kind."""
+GENERIC = (101, 1009, 10007)
+"""Numbers on which two calculations agree only if they are the same: the order of a sum does not matter."""
 
 
 def sums_set(seed: int = SEED) -> TaskSet:
@@ -58,15 +60,11 @@ def _operations(calculation: str) -> str:
 
 
 def mistakes(numbers: tuple[int, ...], calculation: str) -> Iterator[Fraction]:
-    """What the same numbers give with other operations, from right to left, or with one number left out."""
-    right = _operations(calculation)
-    for operations in product("+-*/", repeat=len(numbers) - 1):
-        if "".join(operations) != right:
-            yield value(numbers, "".join(operations))
-            yield value(numbers[::-1], "".join(operations)[::-1])
-    if len(numbers) > 2:
-        for left_out in range(len(numbers)):
-            rest = numbers[:left_out] + numbers[left_out + 1 :]
-            for sign in "+-*/":
-                yield value(rest, sign)
+    """What every other calculation gives: other operations, another order, or numbers left out."""
+    right = value(GENERIC[: len(numbers)], calculation)
+    for many in range(2, len(numbers) + 1):
+        for order in permutations(range(len(numbers)), many):
+            for operations in map("".join, product("+-*/", repeat=many - 1)):
+                if value(tuple(GENERIC[at] for at in order), operations) != right:
+                    yield value(tuple(numbers[at] for at in order), operations)
     yield from map(Fraction, numbers)
