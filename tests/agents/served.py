@@ -10,6 +10,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+
+class Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone away: requests under way are cancelled when a session ends."""
+
+
 Answer = Callable[[dict[str, Any]], "str | dict[str, Any] | None"]
 """From a request's body: a text, a message, or None: the connection is cut."""
 
@@ -63,7 +69,7 @@ def served(answer: Answer, cost: float | None = None) -> Iterator[Served]:
         def log_message(self, format: str, *args: Any) -> None:
             """Nobody reads it."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Quiet(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         made.url = f"http://127.0.0.1:{server.server_address[1]}"

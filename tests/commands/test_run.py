@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -136,6 +138,41 @@ def test_what_is_stopped_is_kept_and_goes_on(home: Path, url: str, handler: type
         [*command, "--resume", kept[1]], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (done.returncode, done.stdout) == (0, "A queen.\n")
+
+
+def test_the_last_line_on_a_terminal_says_how_to_go_on(home: Path, url: str, handler: type[OneModel]) -> None:
+    """Below the tree, not above it."""
+    handler.hold.clear()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "stepwell", "run", str(home / "alone.toml"), "--server", url]
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "300", "LINES": "24"}
+    process = subprocess.Popen(
+        [*command, "--ask", "Who?"], stderr=theirs, stdout=subprocess.DEVNULL, env=environment
+    )
+    os.close(theirs)
+    try:
+        assert handler.asked.wait(PATIENCE_S)
+        process.send_signal(signal.SIGINT)
+        said = _everything(ours)
+        assert process.wait(PATIENCE_S) == 130
+    finally:
+        process.kill()
+        os.close(ours)
+    last = said.rstrip().splitlines()[-1]
+    assert re.search(r"The session is kept; .* --resume \S+ instead of --ask\.$", last), said
+
+
+def _everything(file: int) -> str:
+    """What a terminal shows until whoever writes to it is gone."""
+    said = b""
+    while True:
+        try:
+            data = os.read(file, 65_536)
+        except OSError:  # the other end is closed
+            return said.decode()
+        if not data:
+            return said.decode()
+        said += data
 
 
 def test_a_spent_budget_says_how_to_go_on(home: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:

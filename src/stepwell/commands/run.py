@@ -157,7 +157,15 @@ class Job:
     otel: bool = False
 
     def perform(self, console: Console) -> Result:
-        """Run the crew; what is stopped by hand says how to go on."""
+        """Run the crew; what is stopped by hand says how to go on, in the last line."""
+        try:
+            return self._perform(console)
+        except KeyboardInterrupt:
+            if self.session.exists():
+                console.print(self.how_to_resume(), markup=False, soft_wrap=True)
+            raise
+
+    def _perform(self, console: Console) -> Result:
         with ExitStack() as stack:
             stack.enter_context(told_to_stop())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
@@ -175,11 +183,7 @@ class Job:
             spans = stack.enter_context(spans_of(self.otel, console))
             url = self.server or stack.enter_context(embedded(self.model, scratch, console))
             view = stack.enter_context(watched(console, self.crew.name))
-            try:
-                return asyncio.run(self._session(url, workspace, reading, [view, *listeners], spans))
-            except KeyboardInterrupt:
-                console.print(self.how_to_resume(), markup=False, soft_wrap=True)
-                raise
+            return asyncio.run(self._session(url, workspace, reading, [view, *listeners], spans))
 
     async def _session(
         self,
