@@ -140,7 +140,7 @@ def search(
     found = where.place().search(question, results, list(files) or None)
     console = result_console(json_file)
     for hit in found:
-        head = f"{hit['filename']}  {hit['file_id']}  {hit['start']}-{hit['end']}  score {hit['score']:.2f}"
+        head = f"{hit['filename']}  {hit['file_id']}  {hit['start']}-{hit['end']}  score {hit['score']:.3g}"
         console.print(head, style="bold", markup=False, highlight=False)
         console.print(" ".join(hit["content"][0]["text"].split()) + "\n", markup=False, highlight=False)
     console.print(f"{len(found)} passages." if found else "No passage shares a word with the question.")
