@@ -180,8 +180,8 @@ TOWN = Subject(
     place,
     (
         "{name} lies on the river {river}. {name} has {people} inhabitants. {name} is known for its "
-        "{product}. The mayor of {name} is {mayor}. The town hall of {name} was built in {year}. The tower of {name} is "
-        "{height} metres high.",
+        "{product}. The mayor of {name} is {mayor}. The town hall of {name} was built in "
+        "{year}. The tower of {name} is {height} metres high.",
         "The town of {name} lies on the river {river} and has {people} inhabitants. It is known for its "
         "{product}. The mayor is {mayor}. The town hall dates from {year} and its tower is {height} "
         "metres high.",
