@@ -49,7 +49,7 @@ class Crews:
     crawls: float = 0.4
     """Share of calls of the slow tool."""
     sigma: float = 0.3
-    starts_s: float = 300.0
+    starts_s: float = 60.0
     """Crews begin within so long."""
     seed: int = 1
 
@@ -147,17 +147,20 @@ class Done:
     crew_s: list[float] = field(default_factory=list)
     """Per crew, from its question to its answer."""
     turns: int = 0
+    contexts: dict[str, int] = field(default_factory=dict)
+    """Per agent: tokens of its last prompt and answer."""
     live: dict[str, int] = field(default_factory=dict)
-    """Per agent that may come back: tokens of its last prompt and answer."""
+    """The same of those that may come back."""
     most_live_tokens: int = 0
-    """The most that the contexts of such agents came to at one time: what the crews want to keep."""
+    """The most that the contexts of such agents came to at one time: all that is worth keeping."""
     failed: dict[int, str] = field(default_factory=dict)
 
     def note(self, number: int, event: events.Event) -> None:
         """Hear of what happens in a crew."""
         match event:
             case events.TurnEnded(agent, _, usage, _):
-                self.live[f"{number}/{agent}"] = usage.prompt_tokens + usage.completion_tokens
+                tokens = usage.prompt_tokens + usage.completion_tokens
+                self.live[f"{number}/{agent}"] = self.contexts[f"{number}/{agent}"] = tokens
                 self.most_live_tokens = max(self.most_live_tokens, sum(self.live.values()))
             case events.Ended(agent, kind, text) if kind not in ("completed", "interrupted"):
                 self.failed[number] = f"{agent}: {kind}: {text}"

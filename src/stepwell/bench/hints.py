@@ -55,6 +55,10 @@ LIVE_QUICK = replace(
     starts_s=0.5,
 )  # fmt: skip
 ARMS = {"null": (HINTS, SILENT, LRU), "llamacpp": (HINTS, SILENT)}
+WANTS: dict[str, Callable[[Outcome], int]] = {
+    "all": lambda outcome: outcome.all_tokens,
+    "live": lambda outcome: outcome.live_tokens,
+}
 Share = Annotated[float, Parameter(validator=Number(gt=0, lte=1))]
 SharesDown = Annotated[float, Parameter(validator=Number(gte=0, lte=4))]
 
@@ -68,9 +72,10 @@ def main(
     crews: OptionalPositive = None,
     within_s: OptionalPositive = None,
     rounds: OptionalPositive = None,
+    of: str = "all",
     device: Share = 0.25,
-    host: SharesDown = 0.125,
-    disk: SharesDown = 0.125,
+    host: SharesDown = 0.0625,
+    disk: SharesDown = 0.0625,
     threads: OptionalPositive = None,
     seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
 ) -> None:
@@ -91,12 +96,15 @@ def main(
     crews
         How many crews (default: 8 on the null engine, 3 live).
     within_s
-        Crews begin within so many seconds (default: 300 on the null engine, which is then about half busy
+        Crews begin within so many seconds (default: 60 on the null engine, which is then about half busy
         with room for all; 4 live).
     rounds
-        Seeds on the null engine, rounds live (default: 3; quick: 1).
+        Seeds on the null engine, rounds live (default: 3, live 2; quick: 1).
+    of
+        What the shares are shares of: all (the contexts of all agents together), or live (the most that
+        those of agents that may come back come to at one time, which is harder: some of it must be lost).
     device
-        Device KV, as a share of the most that the crews want to keep at one time.
+        Device KV, as a share.
     host
         Host KV, likewise.
     disk
@@ -109,6 +117,8 @@ def main(
     require_writable(json_file)
     if engine not in ENGINES:
         raise BadInput(f"--engine {engine}: there is {', '.join(ENGINES)}")
+    if of not in WANTS:
+        raise BadInput(f"--of {of}: there is {', '.join(WANTS)}")
     live = engine == "llamacpp"
     if live:
         resolve_model(model)  # a missing model is said before anything is started
@@ -116,22 +126,28 @@ def main(
     chosen = replace(work[live, quick], seed=seed)
     chosen = replace(chosen, crews=crews or chosen.crews, starts_s=within_s or chosen.starts_s)
     shares = {"device": device, "host": host, "disk": disk}
-    rounds = rounds or (1 if quick else 3)
-    settings = {"engine": engine, "crews": asdict(chosen), "shares": shares, "rounds": rounds}
+    rounds = rounds or (1 if quick else 2 if live else 3)
+    settings = {"engine": engine, "crews": asdict(chosen), "of": of, "shares": shares, "rounds": rounds}
     report = Report(
         "hints", settings | ({"model": model} if live else {"machine_model": asdict(MachineModel())})
     )
     with ticker() as progress:
         run = partial(_live, model, threads or usable_cores()) if live else _virtual
-        outcomes = measure(chosen, rounds, shares, run, ARMS[engine], progress)
-    _tell(report, outcomes, f"{engine}, device {device:g}", json_file)
+        outcomes = measure(chosen, rounds, shares, run, ARMS[engine], progress, of)
+    _tell(report, outcomes, f"{engine}, device {device:g} of {of}", json_file)
 
 
 Run = Callable[[str, Crews, Place], Outcome]
 
 
 def measure(
-    work: Crews, rounds: int, shares: dict[str, float], run: Run, arms: Sequence[str], progress: Ticker
+    work: Crews,
+    rounds: int,
+    shares: dict[str, float],
+    run: Run,
+    arms: Sequence[str],
+    progress: Ticker,
+    of: str = "all",
 ) -> list[Outcome]:
     """With room for all first, which says what the crews want; then the arms, whose order turns with the
     round so that none always comes first. Live runs differ by themselves and keep their seed."""
@@ -143,7 +159,7 @@ def measure(
         if place is None or new_seeds:
             progress.phase(f"round {number + 1} of {rounds}: room for all")
             outcomes.append(run(ROOM, this, Place(0, 0, 0, 0)))
-            place = place_for(outcomes[-1].want_tokens, shares)
+            place = place_for(WANTS[of](outcomes[-1]), shares)
         first = number % len(arms)
         for arm in (*arms[first:], *arms[:first]):
             progress.phase(f"round {number + 1} of {rounds}: {arm}")
@@ -178,7 +194,8 @@ def _virtual(arm: str, work: Crews, place: Place) -> Outcome:
         crew_s=done.crew_s,
         total_s=node.clock.now_us() / 1e6,
         turns=done.turns,
-        want_tokens=done.most_live_tokens,
+        all_tokens=sum(done.contexts.values()),
+        live_tokens=done.most_live_tokens,
         prompt_tokens={route: counters[f"prompt_tokens_{route}"] for route in ROUTES},
         computed_tokens=counters["computed_tokens"],
         recomputed_tokens=counters["recomputed_tokens"],
@@ -193,9 +210,11 @@ def _live(model: str, threads: int, arm: str, work: Crews, place: Place) -> Outc
 
 def _tell(report: Report, outcomes: Sequence[Outcome], name: str, json_file: JsonOption) -> None:
     console = report_console(json_file)
-    wants = outcomes[0].want_tokens
-    turns = outcomes[0].turns
-    title = f"{name}: {turns:,} turns a run; the crews want to keep up to {wants:,} tokens (medians)"
+    first = outcomes[0]
+    title = (
+        f"{name}: {first.turns:,} turns a run; contexts of all agents {first.all_tokens:,} tokens, of those "
+        f"that may come back at most {first.live_tokens:,} (medians over rounds)"
+    )
     console.print(outcome_table(title, outcomes))
     report.results = {"outcomes": [one.as_json() for one in outcomes]}
     report.samples = [{"arm": one.arm, "seed": one.seed, "crew_s": list(one.crew_s)} for one in outcomes]

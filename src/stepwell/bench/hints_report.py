@@ -17,7 +17,7 @@ POLICIES = {ROOM: "stepwell", HINTS: "stepwell", SILENT: "stepwell", LRU: "lru"}
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How much memory an arm has. ``want_tokens``: what its crews would keep if they could."""
+    """How much memory an arm has. ``want_tokens``: of how much these are shares."""
 
     want_tokens: int
     device_tokens: int
@@ -35,7 +35,10 @@ class Outcome:
     """Per crew, from question to answer."""
     total_s: float
     turns: int
-    want_tokens: int
+    all_tokens: int
+    """The contexts of all agents: what the crews would take if nothing ever left."""
+    live_tokens: int
+    """The most that the contexts of agents that may come back come to at one time."""
     prompt_tokens: dict[str, int]
     computed_tokens: int
     recomputed_tokens: int
@@ -64,9 +67,16 @@ def ratios(outcomes: Sequence[Outcome], arm: str, other: str) -> list[float]:
     return [one.mean_s / by_seed[one.seed].mean_s for one in of_arm(outcomes, arm) if one.seed in by_seed]
 
 
+def lost_s(outcomes: Sequence[Outcome], arm: str) -> list[float]:
+    """Per seed: how much longer crews take for want of memory. (Live there is one run with room for all.)"""
+    room = {one.seed: one for one in of_arm(outcomes, ROOM)}
+    first = of_arm(outcomes, ROOM)[0]
+    return [one.mean_s - room.get(one.seed, first).mean_s for one in of_arm(outcomes, arm)]
+
+
 def outcome_table(title: str, outcomes: Sequence[Outcome]) -> Table:
     """A row for each arm; medians over seeds or rounds."""
-    columns = ("arm", "crew mean s", "last s", "x no hints", "tax", *ROUTES, "preempted")
+    columns = ("arm", "crew mean s", "lost s", "x no hints", "tax", *ROUTES, "preempted")
     rows = []
     for arm in dict.fromkeys(one.arm for one in outcomes):
         runs = of_arm(outcomes, arm)
@@ -75,7 +85,7 @@ def outcome_table(title: str, outcomes: Sequence[Outcome]) -> Table:
             [
                 arm,
                 f"{median([one.mean_s for one in runs]):,.1f}",
-                f"{median([one.total_s for one in runs]):,.1f}",
+                f"{median(lost_s(outcomes, arm)):,.1f}",
                 f"{median(against):.3f}" if against else "-",
                 f"{100 * median([one.tax for one in runs]):.1f}%",
                 *(f"{median([one.prompt_tokens[route] for one in runs]):,.0f}" for route in ROUTES),
