@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("sqlglot", reason="the extra 'warehouse' is not installed")
+
+import sqlglot
 
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.dialects import Naming, TableRef, called_names, select_all, understood
@@ -99,6 +103,30 @@ def test_the_tables_of_a_question_are_those_it_does_not_make_itself() -> None:
     statement = "WITH a AS (FROM x), b AS (SELECT * FROM s.a) SELECT * FROM a, b, (SELECT * FROM Y) c"
     names = {(ref.schema, ref.name) for ref in understood(statement).tables}
     assert names == {("", "x"), ("s", "a"), ("", "Y")}
+
+
+PIECES = (
+    "SELECT FROM orders WHERE id ( ) , * 1 'a' \"the note\" AS x JOIN ON = WITH GROUP BY ALL ORDER UNION "
+    "DELETE INSERT INTO VALUES SET ; :: INT CASE WHEN THEN END [ ] { } . $1 ? : -- /* */ \\ ' \" LATERAL "
+    "PIVOT QUALIFY OVER LIMIT EXCLUDE COLUMNS FILTER INTERVAL day DESCRIBE SHOW TABLES"
+)
+WORDS = st.sampled_from(PIECES.split())
+
+
+@given(st.lists(WORDS, max_size=14).map(" ".join), st.sampled_from(["postgres", "bigquery"]))
+def test_any_text_is_a_question_or_one_sentence(statement: str, dialect: str) -> None:
+    try:
+        question = understood(statement, dialect)
+        text = question.written(dialect, lambda ref: Naming("shop", ref.name, COLUMNS))
+    except ToolError:
+        return  # and nothing else
+    (tree,) = sqlglot.parse(text, read=dialect)
+    assert isinstance(tree, sqlglot.exp.Query)
+    assert not list(tree.find_all(sqlglot.exp.Insert, sqlglot.exp.Delete, sqlglot.exp.Into))
+    made = {common.alias for common in tree.find_all(sqlglot.exp.CTE)}
+    for table in tree.find_all(sqlglot.exp.Table):
+        if isinstance(table.this, sqlglot.exp.Identifier) and table.name not in made:
+            assert table.db == "shop"
 
 
 def test_every_function_is_found_however_it_is_written() -> None:

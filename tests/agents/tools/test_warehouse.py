@@ -107,6 +107,7 @@ def test_counts_end_where_fetching_them_would_take_long(workspace: Workspace) ->
         ("SELECT * FROM pg_authid", "there is no table pg_authid"),
         ("SELECT * FROM pg_catalog.pg_shadow, orders", "there is no table pg_shadow"),
         ("WITH pg_authid AS (SELECT * FROM pg_authid) SELECT * FROM pg_authid", "pg_authid"),
+        ("SELECT * FROM pg_authid, (WITH pg_authid AS (SELECT 1) SELECT * FROM pg_authid) q", "pg_authid"),
         ("SELECT * FROM months JOIN orders ON true", "one warehouse or the files, not both"),
         ("SELECT nope FROM orders", 'PostgreSQL says: column "nope" does not exist'),
         ("SELECT 1 / 0 FROM orders", "PostgreSQL says: division by zero"),

@@ -15,6 +15,8 @@ from stepwell.agents.tools.base import ToolError
 from stepwell.errors import MissingExtra
 
 READ_AS = "duckdb"
+FAULTS = (AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError)
+"""What sqlglot raises besides its own errors, at texts that nobody would write but a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,16 @@ class Question:
             _recase(identifier, known)
         try:
             text: str = tree.sql(dialect=dialect, unsupported_level=_sqlglot().ErrorLevel.IGNORE)
-        except (_sqlglot().errors.SqlglotError, ValueError, NotImplementedError) as error:
+        except (_sqlglot().errors.SqlglotError, *FAULTS) as error:
             raise ToolError(f"the statement cannot be said in {dialect}: {one_line(error)}") from None
+        _require_sound(text, dialect, {(node.db, node.name) for node in Question(tree)._nodes()})
         return text
 
     def _nodes(self) -> list[Any]:
         exp = _exp()
         made = {common.alias.lower() for common in self._tree.find_all(exp.CTE)}
+        # A name may be made in one place and read in another, where it is a system table's.
+        made = {name for name in made if not name.startswith("pg_")}
         return [
             node
             for node in self._tree.find_all(exp.Table)
@@ -95,7 +100,7 @@ def understood(statement: str, other: str | None = None) -> Question:
     for dialect in dict.fromkeys((READ_AS, other or READ_AS)):
         try:
             trees = [tree for tree in _sqlglot().parse(statement, read=dialect) if tree is not None]
-        except (_sqlglot().errors.SqlglotError, RecursionError) as error:
+        except (_sqlglot().errors.SqlglotError, *FAULTS) as error:
             problem = problem or _place(error)
             continue
         if len(trees) != 1:
@@ -133,7 +138,9 @@ def _place(error: BaseException) -> str:
     found = getattr(error, "errors", None) or [{}]
     near = str(found[0].get("highlight") or "").strip()
     line = found[0].get("line")
-    return f": line {line}" + (f", near {near[:40]}" if near else "") if line else ": it is too deep"
+    if not line:
+        return ": it is too deep" if isinstance(error, RecursionError) else ""
+    return f": line {line}" + (f", near {near[:40]}" if near else "")
 
 
 def _require_question(tree: Any) -> None:
@@ -145,6 +152,17 @@ def _require_question(tree: Any) -> None:
         # To sqlglot a query is DML and DDL as well.
         if not isinstance(node, exp.Query):
             raise ToolError(f"only questions are allowed, and this one holds {type(node).__name__.upper()}")
+
+
+def _require_sound(text: str, dialect: str, known: set[tuple[str, str]]) -> None:
+    """What is sent must read there as what was meant: one question, to no table but those."""
+    try:
+        trees = [tree for tree in _sqlglot().parse(text, read=dialect) if tree is not None]
+    except (_sqlglot().errors.SqlglotError, *FAULTS):
+        trees = []
+    if len(trees) != 1 or not {(node.db, node.name) for node in Question(trees[0])._nodes()} <= known:
+        raise ToolError(f"the statement has no clear form in {dialect}: write it more simply")
+    _require_question(trees[0])
 
 
 def _ref(node: Any) -> TableRef:

@@ -193,6 +193,8 @@ def _options(url: SplitResult) -> dict[str, Any]:
 def _transaction(backend: Any, limit_s: float) -> Iterator[Any]:
     with backend.con.transaction(force_rollback=True), backend.con.cursor() as cursor:
         cursor.execute(f"SET LOCAL statement_timeout = {max(1, int(limit_s * 1000))}")
+        # What sqlglot quotes ends where it thinks that it ends.
+        cursor.execute("SET LOCAL standard_conforming_strings = on")
         yield cursor
 
 
