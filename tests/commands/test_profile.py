@@ -91,7 +91,7 @@ def test_a_fit_writes_a_profile_that_a_run_uses(
     assert lines[-1].endswith("dropped: the planner, the critic.") or lines[-1].endswith(
         "dropped: the critic, the planner."
     )
-    assert "pro: 12 of 12 items, 12 right" in shown.err
+    assert "pro: 12 of 12 items, 12 right, 48 turns" in shown.err
     assert {path.name for path in (home / "out").iterdir()} == {
         "fitted.toml",
         "report.md",

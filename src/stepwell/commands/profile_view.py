@@ -28,13 +28,17 @@ class Plain:
 
     console: Console
     said_s: float = field(default_factory=time.monotonic)
+    done: int = -1
+    """Items when the last line was written."""
 
     def __call__(self, at: Progressed) -> None:
         now_s = time.monotonic()
-        if at.done == at.count or now_s - self.said_s >= QUIET_S:
+        is_end = at.done == at.count != self.done
+        if is_end or now_s - self.said_s >= QUIET_S:
             self.said_s = now_s
-            line = f"{at.label}: {at.done} of {at.count} items, {at.right} right"
+            line = f"{at.label}: {at.done} of {at.count} items, {at.right} right, {at.turns} turns"
             self.console.print(line, markup=False, soft_wrap=True)
+        self.done = at.done
 
 
 @dataclass(slots=True)
@@ -43,16 +47,18 @@ class Bars:
 
     progress: Progress
     task: TaskID
-    label: str = ""
+    done: int = -1
 
     def __call__(self, at: Progressed) -> None:
-        if at.label != self.label:
-            self.label = at.label
+        if at.turns == 0:
             self.progress.reset(self.task, total=at.count)
-        self.progress.update(self.task, completed=at.done, description=short(at.label), right=at.right)
-        if at.done == at.count:
-            line = f"{at.label}: {at.right} of {at.count} right"
+        self.progress.update(
+            self.task, completed=at.done, description=short(at.label), right=at.right, turns=at.turns
+        )
+        if at.done == at.count != self.done:
+            line = f"{at.label}: {at.right} of {at.count} right, {at.turns} turns"
             self.progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.done = at.done
 
 
 def short(label: str) -> str:
@@ -69,11 +75,11 @@ def watched(console: Console) -> Iterator[Heard]:
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[right]} right"),
+        TextColumn("{task.fields[right]} right, {task.fields[turns]} turns"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Bars(progress, progress.add_task("begins", total=None, right=0))
+        yield Bars(progress, progress.add_task("begins", total=None, right=0, turns=0))
 
 
 def evaluations_table(title: str, evaluations: Sequence[Evaluation], in_money: bool) -> Table:

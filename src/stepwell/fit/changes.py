@@ -114,7 +114,7 @@ def penalised(profile: Profile, like: Penalty, factors: tuple[float, ...]) -> It
         for bias in dict.fromkeys((like.eos_bias, 0.0)):
             rule = replace(like, token_price_microusd=token_price_microusd, eos_bias=bias)
             shown = f"{token_price_microusd / 1_000_000:g} USD a million, end bias {bias:g}"
-            yield Change("tokens without a penalty", shown, replace(profile, penalty=rule), adds=True)
+            yield Change("unpriced tokens", shown, replace(profile, penalty=rule), adds=True)
 
 
 def describe(crew: Crew, profile: Profile) -> str:

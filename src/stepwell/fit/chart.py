@@ -71,8 +71,8 @@ def draw(
     body.append(_stairs(frontier(candidates, in_money), scale, in_money))
     marked = [one for one in candidates if one.label in named]
     body += [_dot(one, scale, in_money, "dot") for one in candidates if one not in marked]
-    body += [part for one in held_out for part in _diamond(one, scale, in_money)]
     body += [_dot(one, scale, in_money, "mark") for one in marked]
+    body += [part for one in held_out for part in _diamond(one, scale, in_money)]
     body += _names(marked, scale, in_money)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
@@ -152,7 +152,7 @@ def _stairs(best: Sequence[Evaluation], scale: Scale, in_money: bool) -> str:
 
 def _dot(one: Evaluation, scale: Scale, in_money: bool, kind: str) -> str:
     x, y = _place(one, scale, in_money).split(",")
-    radius = 5 if kind == "mark" else 4
+    radius = 7 if kind == "mark" else 4
     told = f"{one.label}: {100 * one.share:.1f} %, {_shown(one.mean_cost(in_money), in_money)}"
     return f'<circle class="{kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(told)}</title></circle>'
 
@@ -162,7 +162,7 @@ def _diamond(one: Evaluation, scale: Scale, in_money: bool) -> Iterator[str]:
     low, high = (scale.y(_bound(end, one.share)) for end in (one.accuracy.low, one.accuracy.high))
     yield f'<line class="span" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
     yield (
-        f'<path class="held" d="M{x:.1f} {y - 6:.1f} l6 6 l-6 6 l-6 -6 z">'
+        f'<path class="held" d="M{x:.1f} {y - 5:.1f} l5 5 l-5 5 l-5 -5 z">'
         f"<title>{escape(one.label)}, held-out half: {100 * one.share:.1f} %</title></path>"
     )
 

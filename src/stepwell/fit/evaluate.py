@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -49,12 +49,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """How far one evaluation is."""
+    """How far one evaluation is; told at its beginning, and after every turn and item."""
 
     label: str
     done: int
     count: int
     right: int
+    turns: int
 
 
 Heard = Callable[[Progressed], None]
@@ -143,25 +144,36 @@ class Run:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     shared: dict[str, object] = field(default_factory=dict)
     """MCP servers are started once for all items."""
+    count: int = 0
+    turns: int = 0
 
     async def all(self, items: Sequence[Item]) -> tuple[Outcome, ...]:
         workspace = self.evaluator._workspace()
         async with serving(tool_names(self.crew), workspace):
             self.shared = workspace.shared
+            self.count = len(items)
+            self._tell()
             left = iter(items)
-            count = min(self.evaluator.sessions, len(items))
-            await at_once([self._some(left, len(items)) for _ in range(count)])
+            await at_once([self._some(left) for _ in range(min(self.evaluator.sessions, self.count))])
         return tuple(self.outcomes[item.id] for item in items)
 
-    async def _some(self, left: Any, count: int) -> None:
+    async def _some(self, left: Iterator[Item]) -> None:
         """One after another, of those that nobody has begun."""
         for item in left:
             self.outcomes[item.id] = await self._item(item)
             done = list(self.outcomes.values())
-            if len(done) == min(FIRST_ITEMS, count) and all(one.status == "error" for one in done):
+            if len(done) == min(FIRST_ITEMS, self.count) and all(one.status == "error" for one in done):
                 raise StepwellError(f"{self.label} answers nothing: {done[0].reason}")
-            right_so_far = sum(one.right for one in done)
-            self.evaluator.heard(Progressed(self.label, len(done), count, right_so_far))
+            self._tell()
+
+    def _tell(self) -> None:
+        is_right = sum(one.right for one in self.outcomes.values())
+        self.evaluator.heard(Progressed(self.label, len(self.outcomes), self.count, is_right, self.turns))
+
+    def _count_turn(self, event: events.Event) -> None:
+        if isinstance(event, events.TurnEnded):
+            self.turns += 1
+            self._tell()
 
     async def _item(self, item: Item) -> Outcome:
         lengths: dict[str, list[int]] = {}
@@ -183,7 +195,7 @@ class Run:
         session = open_session(self.crew, client, ":memory:", toolbox, reading=self.reading(item))
         try:
             session.model = self.place.model
-            session.tell.listeners.append(lengths_into(lengths))
+            session.tell.listeners += [lengths_into(lengths), self._count_turn]
             return await session.run(item.ask)
         finally:
             session.store.close()

@@ -154,7 +154,7 @@ def _accuracy(one: Evaluation) -> str:
 def _bounds(estimate: Estimate | None, digits: int = 1) -> str:
     if estimate is None or estimate.low is None or estimate.high is None:
         return "not bounded"
-    return f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
+    return f"{estimate.low:,.{digits}f} to {estimate.high:,.{digits}f}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
