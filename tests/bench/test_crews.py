@@ -46,6 +46,10 @@ def test_what_is_waited_for_or_done_elsewhere_is_not_counted() -> None:
     assert counted >= 10**9
     watch.elsewhere_ns += 10**12
     assert watch.busy_us() < counted
+    before = watch.elsewhere_ns
+    with watch.elsewhere():
+        sum(range(100_000))
+    assert watch.elsewhere_ns - before >= watch.elsewhere_cpu_ns // 2 > 0
 
 
 def test_time_is_counted_where_the_innermost_known_code_is() -> None:

@@ -44,11 +44,22 @@ class _TimedSelector(selectors.DefaultSelector):
 @dataclass(slots=True)
 class Watch:
     """One loop under observation. ``elsewhere_ns``: work in it that is not the program's (a server that is
-    played inside the process), which whoever plays it adds."""
+    played inside the process), which whoever plays it adds, in wall and in CPU time."""
 
     selector: _TimedSelector = field(default_factory=_TimedSelector)
     began_ns: int = 0
     elsewhere_ns: int = 0
+    elsewhere_cpu_ns: int = 0
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Around work that is not the program's."""
+        began_ns, cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
+        try:
+            yield
+        finally:
+            self.elsewhere_ns += time.perf_counter_ns() - began_ns
+            self.elsewhere_cpu_ns += time.thread_time_ns() - cpu_ns
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run ``work`` in a loop of its own to its end."""

@@ -206,7 +206,7 @@ def run_shape(shape: Shape, size: Size, server: str, path: Path) -> Ran:
     cpu_us, began = time.process_time_ns() // 1_000, time.perf_counter_ns()
     ran.result = watch.run(_session(shape, size, server, path, inside, watch, ran))
     ran.busy_us, ran.wall_us = watch.busy_us(), (time.perf_counter_ns() - began) // 1_000
-    ran.cpu_us = time.process_time_ns() // 1_000 - cpu_us - watch.elsewhere_ns // 1_000
+    ran.cpu_us = time.process_time_ns() // 1_000 - cpu_us - watch.elsewhere_cpu_ns // 1_000
     if ran.result.status != "completed":
         raise StepwellError(f"{shape.name}: {ran.result.status}: {ran.result.sentence}")
     return ran
@@ -271,11 +271,8 @@ class Inside(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await asyncio.sleep(0)
-        began_ns = time.perf_counter_ns()
-        try:
+        with self.watch.elsewhere():
             return self._answer(request)
-        finally:
-            self.watch.elsewhere_ns += time.perf_counter_ns() - began_ns
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         path = request.url.path

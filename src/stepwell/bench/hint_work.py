@@ -29,6 +29,7 @@ from stepwell.requests import Generation
 READER, ENTRY, WRITER, VERIFIER = "reader", "planner", "writer", "verifier"
 LOOKUP, CRAWL = "lookup", "crawl"
 ASK = "What do the documents say about the wells?"
+QUERY_CHARS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Crews:
 
     def query(self, agent: str, turn: int) -> dict[str, str]:
         """The arguments of that call."""
-        return {"query": self.words(agent, turn, 6)}
+        return {"query": self.words(agent, turn, 5)[:QUERY_CHARS]}
 
     def words(self, agent: str, turn: int, count: int) -> str:
         """What an agent says in a turn."""
@@ -221,5 +222,6 @@ def _tool(work: Crews, number: int, name: str) -> Tool:
         await asyncio.sleep(expected_ms / 1_000 * math.exp(work.sigma * draw.gauss(0.0, 1.0)))
         return prose(draw, draw.randint(*work.result_words))
 
-    schema = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
+    query = {"type": "string", "maxLength": QUERY_CHARS}  # a small model would go on for ever
+    schema = {"type": "object", "properties": {"query": query}, "required": ["query"]}
     return Tool(name, f"The tool {name}.", schema, call, expected_ms=expected_ms, timeout_s=900.0)

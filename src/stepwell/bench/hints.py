@@ -47,7 +47,7 @@ LIVE_AMPLE_TOKENS = 65_536
 FULL = Crews()
 QUICK = Crews(crews=3, starts_s=40.0)
 LIVE = Crews(
-    crews=3, readers=4, rounds=1, turns=(3, 5), role_words=90, passage_words=220, result_words=(20, 40),
+    crews=2, readers=4, rounds=1, turns=(3, 4), role_words=60, passage_words=160, result_words=(20, 40),
     lookup_ms=300, crawl_ms=6_000, starts_s=4.0,
 )  # fmt: skip
 LIVE_QUICK = replace(
@@ -94,7 +94,7 @@ def main(
     model
         Of --engine llamacpp: smollm2, gemma3 or the path of a GGUF file.
     crews
-        How many crews (default: 8 on the null engine, 3 live).
+        How many crews (default: 8 on the null engine, 2 live).
     within_s
         Crews begin within so many seconds (default: 60 on the null engine, which is then about half busy
         with room for all; 4 live).
