@@ -14,6 +14,7 @@ from stepwell.agents import events
 from stepwell.agents.definition import parse_crew
 from stepwell.agents.limits import Refused
 from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.functions import from_function
 from stepwell.errors import BadInput
 from tests.agents.scripted import PATIENCE_S, Asked, Scripted, answer, calls, crew, session
 
@@ -331,3 +332,27 @@ def test_money_is_read_exactly() -> None:
     made = parse_crew("[crew.limits]\nbudget_usd = 0.29\n[roles.writer]\ntemperature = 0.7")
     assert made.limits.budget_microusd == 290_000
     assert made.roles["writer"].temperature == 0.7
+
+
+def test_a_call_that_was_made_before_is_not_made_again() -> None:
+    made: list[int] = []
+
+    def measure(depth: int) -> str:
+        """Measures.
+
+        Args:
+            depth: how deep
+        """
+        made.append(depth)
+        return "no water"
+
+    def model(asked: Asked) -> Any:
+        if asked.turn == 4:
+            assert asked.last.startswith("You have made this very call before")
+            return "dry"
+        return calls(("measure", {"depth": min(asked.turn, 2)}))
+
+    crew = parse_crew('[crew]\nname = "c"\n[roles.solver]\ntools = ["measure"]\n')
+    tool = from_function(measure, idempotent=True)
+    assert run(answer(Scripted(model), crew, tool)).answer == "dry"
+    assert made == [1, 2]

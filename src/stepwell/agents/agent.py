@@ -33,7 +33,9 @@ SPREAD_TEMPERATURE = 0.7
 UNKNOWN = (
     "The outcome of this call is not known: the program was stopped while it ran. It may have taken effect."
 )
+AGAIN = "You have made this very call before, and its answer stands above. Do something else, or answer."
 WAIT_TOOL = "wait_agent"
+VERBS = ("spawn_agent", "send_message", WAIT_TOOL, "interrupt_agent", "list_agents", "followup_task")
 MAX_LETTER_CHARS = 8_000
 
 
@@ -166,7 +168,7 @@ def _body(agent: Agent, session: Session) -> dict[str, Any]:
         "model": role.model or session.model,
         "messages": wire(agent.messages),
         "max_tokens": terms.max_tokens or role.max_tokens,
-        "temperature": _temperature(role, key),
+        "temperature": _temperature(agent),
         # Of the task and not of the agent: names of agents may depend on who was first.
         "seed": zlib.crc32(f"{session.client.seed}/{key}/{agent.task_turns}".encode()),
     }
@@ -203,10 +205,13 @@ def sample_number(key: str) -> int:
     return int(key.rpartition(SAMPLE)[2]) if SAMPLE in key else 0
 
 
-def _temperature(role: Role, key: str) -> float:
-    """Answers to one step differ: by their examples where there are enough, else by chance."""
-    alike = sample_number(key) and not 0 < role.shots < len(role.examples)
-    return max(role.temperature, SPREAD_TEMPERATURE) if alike else role.temperature
+def _temperature(agent: Agent) -> float:
+    """Answers to one step differ, by their examples where there are enough, else by chance; and so does an
+    answer from the one that was sent back."""
+    role = agent.role
+    alike = sample_number(agent.tasks[-1].key) and not 0 < role.shots < len(role.examples)
+    again = str(agent.messages[-1].get("content")).startswith(REPAIR)
+    return max(role.temperature, SPREAD_TEMPERATURE) if alike or again else role.temperature
 
 
 def opening(role: Role, key: str) -> list[Message]:
@@ -355,6 +360,19 @@ def _hint_of(calls: Sequence[Call], tools: Mapping[str, Tool]) -> dict[str, Any]
     return {"next": "tool", "expected_ms": max(expected_ms, 1)}
 
 
+def _has_made(agent: Agent, at: int, call: Call) -> bool:
+    """Whether an earlier turn made this very call: small models make the one that failed for ever."""
+    for message in agent.messages[:at]:
+        if message["role"] != "assistant":
+            continue
+        if call.id is None and message["content"] == agent.messages[at]["content"]:
+            return True
+        made = [one["function"] for one in message.get("tool_calls") or ()]
+        if {"name": call.tool, "arguments": call.arguments} in made:
+            return True
+    return False
+
+
 async def _call(agent: Agent, session: Session, at: int, call: Call) -> str:
     """One call; whatever happens is a text for the model."""
     tool = agent.tools.get(call.tool)
@@ -369,6 +387,8 @@ async def _call(agent: Agent, session: Session, at: int, call: Call) -> str:
         return f"The arguments of {tool.name} are not valid: {error}."
     if not isinstance(arguments, dict):
         return f"The arguments of {tool.name} are not an object."
+    if tool.idempotent and tool.name not in VERBS and _has_made(agent, at, call):
+        return AGAIN
     first = session.store.begin_call(agent.id, at, call.place, tool.name)
     if not first and not tool.idempotent:
         return UNKNOWN

@@ -17,7 +17,7 @@ from stepwell.agents import events, penalty
 from stepwell.agents.agent import Agent, Outcome, Terms
 from stepwell.agents.definition import Crew, make_role
 from stepwell.agents.limits import Refused
-from stepwell.agents.roles import MAX_STEPS, plan_schema
+from stepwell.agents.roles import MAX_STEPS, STEP_IDS, plan_schema
 from stepwell.agents.samples import JUDGE, Answer, Asking, ballot
 from stepwell.agents.session import Session
 from stepwell.errors import BadInput
@@ -86,13 +86,16 @@ def read_plan(text: str, roles: Sequence[str], whole: str = "") -> Plan:
     except (ValueError, KeyError, TypeError):
         return Plan(False, (), ("it is not a plan",))
     faults: list[str] = []
-    steps = _steps([{"task": whole} | one for one in given[:MAX_STEPS]], roles, faults)
+    steps = _steps([{"task": whole} | one for one in given[:MAX_STEPS]], roles, whole, faults)
     return Plan(done, _ordered(steps, faults), tuple(faults))
 
 
-def _steps(given: Sequence[Any], roles: Sequence[str], faults: list[str]) -> dict[str, Step]:
+def _steps(given: Sequence[Any], roles: Sequence[str], whole: str, faults: list[str]) -> dict[str, Step]:
     steps: dict[str, Step] = {}
     for one in given:
+        if str(one["task"]).strip() in STEP_IDS:
+            # Gemma 3 270M writes the step's id where its task belongs.
+            one = one | {"task": whole}
         step = Step(
             str(one["id"]), str(one["role"]), str(one["task"]).strip(), tuple(dict.fromkeys(one["needs"]))
         )

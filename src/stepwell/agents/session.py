@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
-from stepwell.agents.agent import Agent, Outcome, Terms, hint_after_task, opening, step_key, work
+from stepwell.agents.agent import VERBS, Agent, Outcome, Terms, hint_after_task, opening, step_key, work
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
@@ -23,7 +23,7 @@ from stepwell.agents.result import Result, RoleUse
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.state import AgentRow, Message, Store, TaskRow
 from stepwell.agents.tools.base import Tool, run_tool
-from stepwell.agents.verbs import VERBS, verb_tools
+from stepwell.agents.verbs import verb_tools
 from stepwell.errors import BadInput, StepwellError
 
 Toolbox = Callable[[Sequence[str]], Sequence[Tool]]

@@ -6,14 +6,13 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stepwell.agents.agent import WAIT_TOOL, Agent
+from stepwell.agents.agent import VERBS, Agent
 from stepwell.agents.definition import Role
 from stepwell.agents.tools.base import Tool
 
 if TYPE_CHECKING:
     from stepwell.agents.session import Session
 
-VERBS = ("spawn_agent", "send_message", WAIT_TOOL, "interrupt_agent", "list_agents", "followup_task")
 CHILD_MS = 10_000
 """How long a child is expected to take before anything is known of it."""
 TASK = {"type": "string"}
@@ -76,7 +75,7 @@ def verb_tools(session: Session, role: Role, agent: Callable[[], Agent]) -> list
             {"agent": AGENT, "message": TASK},
             ["agent", "message"],
         ),
-        WAIT_TOOL: (
+        "wait_agent": (
             _wait,
             "Wait until agents have answered and read their answers. Without names: all you have spawned.",
             {"agents": {"type": "array", "items": AGENT, "maxItems": 64}},
@@ -114,7 +113,7 @@ def _tool(
         description=description,
         parameters=schema,
         call=lambda arguments: verb(session, agent(), arguments),
-        expected_ms=CHILD_MS if name == WAIT_TOOL else 1,
+        expected_ms=CHILD_MS if name == "wait_agent" else 1,
         timeout_s=math.inf,  # the session's own limit pauses what waits
         idempotent=True,  # each is done once per key, which is the call's place in the conversation
     )

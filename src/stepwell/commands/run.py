@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from stepwell.agents import events
+from stepwell.agents.agent import VERBS
 from stepwell.agents.client import Client
 from stepwell.agents.definition import Crew, budget_microusd, find_crew
 from stepwell.agents.profile import PRO, apply, find_profile
@@ -26,7 +27,6 @@ from stepwell.agents.result import Result
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
-from stepwell.agents.verbs import VERBS
 from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.library_places import RemotePlace, fetched, local_place

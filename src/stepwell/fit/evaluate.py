@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
+from stepwell.agents.agent import VERBS
 from stepwell.agents.client import Client
 from stepwell.agents.definition import Crew
 from stepwell.agents.profile import Profile, apply, dump
@@ -23,7 +24,6 @@ from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import Workspace
-from stepwell.agents.verbs import VERBS
 from stepwell.errors import BadInput, StepwellError
 from stepwell.fit.grading import right
 from stepwell.fit.outcomes import SINGLE, Evaluation, Outcome, failed
