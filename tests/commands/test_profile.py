@@ -142,6 +142,7 @@ def test_profiles_are_compared_with_their_aims(server: Served, capsys: pytest.Ca
     assert (data["half"], data["profiles"][0]["accuracy"], data["profiles"][3]["accuracy"]) == (
         "held-out", 1.0, 1.0,
     )  # fmt: skip
+    assert data["machine"]["cores"] > 0
     assert "pro over the single call: 0.0 points" in shown.err
     assert "target at least 15 points: NOT reached" in shown.err
     assert "flash: intermediate tokens that its penalty saves" in shown.err

@@ -323,3 +323,17 @@ def test_what_is_changed_survives_being_written(tmp_path: Path) -> None:
     assert "without critic; solver: samples 3, tokens 24, unchecked, pass rate 0.43" in describe(
         made, profile
     )
+
+
+def test_what_was_never_right_is_expected_to_be_right_some_time(tmp_path: Path) -> None:
+    async def run() -> Profile:
+        async with evaluator(tmp_path, Counted(said_by(late)), made=crew(samples=3), memo=Memo()) as here:
+            search = Search(here, here.tasks.halves()[0], Target(), DRAWS)
+            await search._begin()
+            return await search._measured(search.pro)
+
+    def late(at: int, sample: int, told: bool) -> str:
+        return f"It is {RIGHT if sample > 1 else 5}."
+
+    profile = asyncio.run(run())
+    assert profile.roles["solver"] == {"pass_rate": round(1 / 22, 3), "usual_tokens": 3}

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from stepwell.agents.definition import Crew, budget_microusd, find_crew
 from stepwell.agents.profile import FLASH, PRO, apply, dump, find_profile
-from stepwell.bench.common import JsonOption, report_console, require_writable, write_json
+from stepwell.bench.common import JsonOption, machine, report_console, require_writable, versions, write_json
 from stepwell.commands.profile_places import Places, Wanted
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -86,7 +86,7 @@ def fit(
     found = trial.run([flash.model], partial(_fit, target=target, trial=trial))
     _show_fit(console, found, write(found, directory))
     if json_file is not None:
-        write_json(json_file, as_json(found))
+        write_json(json_file, {"machine": machine(), "versions": versions()} | as_json(found))
     console.print(_last_line(found), style="bold", markup=False, highlight=False, soft_wrap=True)
     return 0 if found.search.reaches(found.fitted) else 1
 
@@ -105,7 +105,7 @@ async def _fit(places: Places, evaluator: Evaluator, target: Target, trial: Tria
 
 def _show_fit(console: Console, found: Fit, files: Sequence[Path]) -> None:
     count = len(found.held_out[0].outcomes)
-    title = f"{found.title}: held-out half, {count} items; tokens, turns and cost per item"
+    title = f"{found.title}: held-out half, {count} items; tokens and turns per item"
     console.print(evaluations_table(title, found.held_out, found.in_money))
     print_findings(console, found.findings())
     print_failures(console, found.held_out)

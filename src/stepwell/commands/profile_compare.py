@@ -12,7 +12,15 @@ from rich.console import Console
 
 from stepwell.agents.definition import find_crew
 from stepwell.agents.profile import Profile, find_profile
-from stepwell.bench.common import Flag, JsonOption, report_console, require_writable, write_json
+from stepwell.bench.common import (
+    Flag,
+    JsonOption,
+    machine,
+    report_console,
+    require_writable,
+    versions,
+    write_json,
+)
 from stepwell.commands.profile_places import Places, Wanted
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -114,7 +122,7 @@ def _show_compared(
     in_money = together(looked)
     found = findings(looked, Resamples())
     count = len(looked[0].outcomes)
-    title = f"{trial.crew.name} on {trial.tasks.name}: {half} items, {count}; tokens, turns and cost per item"
+    title = f"{trial.crew.name} on {trial.tasks.name}: {half} items, {count}; tokens and turns per item"
     console.print(evaluations_table(title, looked, in_money))
     print_findings(console, found)
     print_failures(console, looked)
@@ -126,7 +134,8 @@ def _show_compared(
             "profiles": [one.as_json(items=True) for one in looked],
             "findings": [one.as_json() for one in found],
         }
-        write_json(json_file, what | turns | figures)
+        here = {"machine": machine(), "versions": versions()}
+        write_json(json_file, here | what | turns | figures)
     aims = [one.reached for one in found if one.reached is not None]
     aimed = f"{sum(aims)} of {len(aims)} aims reached" if aims else "no aim applies to these profiles"
     turns_line = f"{counts.asked:,} turns asked, {counts.remembered:,} remembered"

@@ -17,7 +17,9 @@ from stepwell.fit.evaluate import Heard, Progressed
 from stepwell.fit.outcomes import Evaluation
 from stepwell.fit.report import evaluation_columns, evaluation_rows
 
-LABEL_WIDTH = 60
+LABEL_WIDTH = 34
+LEFT_OUT = ("visible", "prompt")
+"""Columns that stand in reports and not on screen."""
 QUIET_S = 10.0
 """Between two lines about one evaluation where nobody looks on."""
 
@@ -83,8 +85,11 @@ def watched(console: Console) -> Iterator[Heard]:
 
 
 def evaluations_table(title: str, evaluations: Sequence[Evaluation], in_money: bool) -> Table:
-    """Tokens, turns and cost are per item."""
-    return table(title, evaluation_columns(in_money), evaluation_rows(evaluations, in_money))
+    """Tokens and turns are per item; narrow enough for eighty columns."""
+    columns = evaluation_columns(in_money)
+    shown = [at for at, name in enumerate(columns) if name not in LEFT_OUT]
+    rows = [[row[at] for at in shown] for row in evaluation_rows(evaluations, in_money)]
+    return table(title, [columns[at] for at in shown], rows)
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:

@@ -167,8 +167,8 @@ COLUMNS = ("profile", "right", "95 % interval", "intermediate", "visible", "prom
 
 
 def evaluation_columns(in_money: bool) -> tuple[str, ...]:
-    """The heads of ``evaluation_rows``; tokens and turns are per item."""
-    return (*COLUMNS, "USD per item" if in_money else "tokens per item")
+    """The heads of ``evaluation_rows``; tokens and turns are per item, dollars per thousand items."""
+    return (*COLUMNS, "USD per 1,000" if in_money else "tokens per item")
 
 
 def evaluation_rows(evaluations: Sequence[Evaluation], in_money: bool) -> list[tuple[str, ...]]:
@@ -176,15 +176,20 @@ def evaluation_rows(evaluations: Sequence[Evaluation], in_money: bool) -> list[t
         (
             one.label,
             f"{100 * one.share:.1f} %",
-            f"{_bounds(percent(one.accuracy))} %",
+            _bounds(percent(one.accuracy)),
             f"{one.mean(lambda item: item.intermediate_tokens):.1f}",
             f"{one.mean(lambda item: item.visible_tokens):.1f}",
             f"{one.mean(lambda item: item.prompt_tokens):.0f}",
             f"{one.mean(lambda item: item.turns):.1f}",
-            show_cost(one.mean_cost(in_money), in_money).split()[0],
+            _cost(one.mean_cost(in_money), in_money),
         )
         for one in evaluations
     ]
+
+
+def _cost(cost: float, in_money: bool) -> str:
+    """Dollars for a thousand items: one item costs too little to be read."""
+    return f"{cost / 1_000:.4f}" if in_money else f"{cost:,.0f}"
 
 
 def evaluation_table(evaluations: Sequence[Evaluation], in_money: bool) -> str:

@@ -238,7 +238,8 @@ class Search:
                 alone = changes.with_setting(profile, name, samples=1)
                 once = await self._try(alone)
                 usual_tokens = round(sum(lengths) / len(lengths))
-                rate = round(once.share, 3)
+                # One more of each kind (Laplace): a few items never show that a sample is always wrong.
+                rate = round((sum(once.right) + 1) / (len(once.right) + 2), 3)
                 profile = changes.with_setting(profile, name, pass_rate=rate, usual_tokens=usual_tokens)
         return profile
 
