@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.agents.served import Served, served
 
 from stepwell import cli
 from stepwell.agents.profile import load_profile
+from stepwell.commands.profile_view import Plain, watched
+from stepwell.fit.evaluate import Progressed
 from stepwell.fit.tasks import Item
 
 CREW = """
@@ -195,6 +199,15 @@ def test_without_a_server_it_brings_its_own(
         (["compare", "quiz.toml", "--tasks", "mine.jsonl", "--profiles", "flahs"], "profile 'flahs' is not"),
         (["show", "quiz.toml", "--profile", "nothing.toml"], "profile nothing.toml cannot be read"),
         (["tasks", "nothing"], "'nothing' is no task set"),
+        (
+            ["compare", "quiz.toml", "--tasks", "mine.jsonl", "--memo", "quiz.toml"],
+            "remembered turns quiz.toml",
+        ),
+        (
+            ["fit", "quiz.toml", "--tasks", "mine.jsonl", "--memo", "quiz.toml/memo.db"],
+            "--memo quiz.toml/memo.db",
+        ),
+        (["fit", "quiz.toml", "--tasks", "mine.jsonl", *["--model", "m"] * 9], "at most 8 models are tried"),
     ],
 )
 def test_wrong_input_is_one_sentence(
@@ -261,3 +274,28 @@ def test_a_task_set_is_written_as_it_is_read(capsys: pytest.CaptureFixture[str])
     assert lines[0] == SET
     assert [line["id"] for line in lines[1:]] == ["mine-01", "mine-13"]
     assert shown.err == "mine: 24 items for the crew quiz, 12 to fit on and 12 held out; graded by number.\n"
+
+
+def test_on_a_terminal_there_is_a_bar_and_a_line_for_each_that_has_ended() -> None:
+    file = StringIO()
+    with watched(Console(file=file, force_terminal=True, width=100)) as heard:
+        for _ in range(2):  # the same profile on either half
+            for done, turns in ((0, 0), (0, 1), (1, 1), (1, 2), (2, 2)):
+                heard(Progressed("pro", done, 2, done, turns))
+    assert file.getvalue().count("pro: 2 of 2 right, 2 turns") == 2
+
+
+def test_a_long_wait_is_told_in_a_log_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StringIO()
+    heard = Plain(Console(file=file, width=100), said_s=0.0)
+    clock = iter(range(0, 100, 6))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    for turns in range(5):
+        heard(Progressed("pro", 0, 2, 0, turns))
+    heard(Progressed("pro", 2, 2, 1, 9))
+    heard(Progressed("pro", 2, 2, 1, 9))
+    assert file.getvalue().splitlines() == [
+        "pro: 0 of 2 items, 0 right, 2 turns",
+        "pro: 0 of 2 items, 0 right, 4 turns",
+        "pro: 2 of 2 items, 1 right, 9 turns",
+    ]

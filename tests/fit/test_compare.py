@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepwell.agents.definition import find_crew
 from stepwell.agents.profile import Profile, load_profile
@@ -111,6 +113,20 @@ def test_the_frontier_is_what_none_beats() -> None:
     same = made_up("dearer", rights(60), 110)
     assert frontier([PRO, worse, SINGLE, same, FLASH], True) == [SINGLE, FLASH, PRO]
     assert frontier([SINGLE], True) == [SINGLE]
+
+
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(1, 9)), min_size=1, max_size=12))
+def test_whatever_is_not_on_the_frontier_is_beaten_by_one_that_is(figures: list[tuple[int, int]]) -> None:
+    candidates = [made_up(str(n), rights(right, 10), cost) for n, (right, cost) in enumerate(figures)]
+    best = frontier(candidates, True)
+    for one in candidates:
+        beaten = any(
+            other.share >= one.share and other.mean_cost(True) <= one.mean_cost(True)
+            for other in best
+            if other is not one
+        )
+        assert (one in best) != beaten
+    assert [one.share for one in best] == sorted({one.share for one in best})
 
 
 @pytest.mark.parametrize("in_money", [True, False])
