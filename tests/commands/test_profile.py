@@ -276,6 +276,17 @@ def test_a_task_set_is_written_as_it_is_read(capsys: pytest.CaptureFixture[str])
     assert shown.err == "mine: 24 items for the crew quiz, 12 to fit on and 12 held out; graded by number.\n"
 
 
+def test_a_run_with_a_server_of_its_own_serves_the_model_of_its_profile(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STEPWELL_ENGINE_KIND", "null")
+    (home / "tiny.toml").write_text(
+        '[profile]\ncrew = "quiz"\nmodel = "gemma3"\ndrop = ["planner", "critic"]\n'
+    )
+    assert cli.run(["run", "quiz.toml", "--profile", "tiny.toml", "--ask", "Which number?"]) == 0
+    assert "does not exist" not in capsys.readouterr().err
+
+
 def test_on_a_terminal_there_is_a_bar_and_a_line_for_each_that_has_ended() -> None:
     file = StringIO()
     with watched(Console(file=file, force_terminal=True, width=100)) as heard:

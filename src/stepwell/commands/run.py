@@ -105,7 +105,11 @@ def run(
     """
     amount = _microusd(budget)
     made = find_crew(crew)
-    made = apply(made, find_profile(made, profile))
+    chosen = find_profile(made, profile)
+    if server is None and chosen.model:
+        # A server of its own has one model, and calls it by a name of its own.
+        model, chosen = model or chosen.model, replace(chosen, model="")
+    made = apply(made, chosen)
     if amount is not None:
         made = replace(made, limits=replace(made.limits, budget_microusd=amount))
     if not ask.strip() and resume is None:
