@@ -254,6 +254,20 @@ def test_what_an_agent_waits_for_reaches_the_server() -> None:
     assert helper.body["agent_hint"] == {"next": "agent", "after_agent": "lead"}
 
 
+def test_who_waits_for_several_is_not_expected_after_the_first() -> None:
+    one_left = ("lead", {"next": "child", "after_agent": "helper-2"})
+
+    async def gate(asked: Asked) -> None:
+        waits = one_left if asked.agent == "helper-2" else ("lead", {"next": "child"})
+        while asked.role == "helper" and waits not in server.hints:
+            await asyncio.sleep(0)
+
+    server = Scripted(spawns(2), gate=gate)
+    run(answer(server, crew(LEAD)))
+    said = [hint for agent, hint in server.hints if agent == "lead" and hint["next"] == "child"]
+    assert said == [{"next": "child"}, one_left[1]]
+
+
 def test_a_server_without_hints_is_asked_once() -> None:
     server = Scripted(spawns(3), knows_hints=False)
     assert run(answer(server, crew(LEAD))).status == "completed"

@@ -290,3 +290,9 @@ def test_those_who_answer_the_same_step_read_the_same() -> None:
     made = crew("samples = 3\nreads = true")
     run(answer(in_turn("a", "b", "c"), made, reading=reading))
     assert read == [0, 0, 0]
+
+
+def test_what_ends_an_answer_is_told_to_the_server() -> None:
+    server = in_turn("a")
+    run(answer(server, crew('stop = ["END"]')))
+    assert server.asked[0].body["stop"] == ["END"]

@@ -172,6 +172,8 @@ def _body(agent: Agent, session: Session) -> dict[str, Any]:
         # Of the task and not of the agent: names of agents may depend on who was first.
         "seed": zlib.crc32(f"{session.client.seed}/{key}/{agent.task_turns}".encode()),
     }
+    if role.stop:
+        body["stop"] = list(role.stop)
     if terms.eos_bias and session.end_tokens:
         body["logit_bias"] = {str(token): terms.eos_bias for token in session.end_tokens}
     if tools and role.calls == "tools":

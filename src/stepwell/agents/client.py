@@ -25,6 +25,8 @@ from stepwell.errors import StepwellError
 TURN_TIMEOUT_S = 900.0
 HINT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 256
+MAX_HINTS_AT_ONCE = 16
+"""So that hundreds of agents that end together do not open as many connections, each a cost ever after."""
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 FIRST_WAIT_MS = 250
 LONGEST_WAIT_MS = 8_000
@@ -94,6 +96,7 @@ class Client:
     """Off once the server has shown that it knows none."""
     _http: httpx2.AsyncClient = field(init=False)
     _random: random.Random = field(init=False)
+    _saying: asyncio.Semaphore = field(init=False)
 
     async def __aenter__(self) -> Client:
         base = self.server.rstrip("/")
@@ -108,6 +111,7 @@ class Client:
             trust_env="//127.0.0.1" not in base and "//localhost" not in base,
         )
         self._random = random.Random(self.seed)
+        self._saying = asyncio.Semaphore(MAX_HINTS_AT_ONCE)
         return self
 
     async def __aexit__(
@@ -155,9 +159,10 @@ class Client:
         if not self.hints:
             return
         try:
-            response = await self._http.post(
-                caller.path, json=dict(hint), headers=caller.headers(), timeout=HINT_TIMEOUT_S
-            )
+            async with self._saying:
+                response = await self._http.post(
+                    caller.path, json=dict(hint), headers=caller.headers(), timeout=HINT_TIMEOUT_S
+                )
         except httpx2.HTTPError:
             return
         if response.status_code in (404, 405, 501) and _code(response) != "agent_not_found":

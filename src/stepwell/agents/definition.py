@@ -80,6 +80,8 @@ class Role:
     """Roles that it may spawn, or plan with; with any, the verbs are among its tools."""
     max_tokens: int = 256
     temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, at most four; they are no part of it."""
     output: str = "text"
     """``text``, or ``json`` with a ``schema``."""
     schema: Mapping[str, Any] | None = None
@@ -260,7 +262,7 @@ _ROLE_TYPES: dict[str, type] = {
     "instructions": str, "model": str, "tools": list, "may_spawn": list, "max_tokens": int,
     "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
     "plans": bool, "splits": bool, "max_steps": int, "reads": bool, "examples": list, "shots": int,
-    "samples": int,
+    "samples": int, "stop": list,
     "finish": str, "check": str, "pass_rate": Decimal, "usual_tokens": int,
 }  # fmt: skip
 MAX_SAMPLES = 64

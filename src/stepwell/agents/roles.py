@@ -70,11 +70,9 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "max_tokens": 512,
     },
     "reader": {
-        "instructions": "You read the passages that you are given and answer from them alone, in one or two "
-        "sentences. Quote figures and names exactly. If the passages do not say it, say: not "
-        "in these passages.",
+        "instructions": "Answer from the text in a few words.",  # more of it leads the smallest models astray
         "reads": True,
-        "max_tokens": 96,
+        "max_tokens": 48,
     },
     "solver": {
         "instructions": "You solve one small task. Think in a few short steps and end with the answer in one "

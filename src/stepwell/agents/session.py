@@ -283,8 +283,11 @@ class Session:
         if waiting:
             self._require_no_circle(found, waiting)
         for agent in found:
-            if agent.active and waiting:
-                await self.hint(self.agents[waiting], {"next": "child", "after_agent": agent.id})
+            left = [one for one in found if one.active]
+            if left and waiting:
+                # Who waits for several does not come back after the first of them.
+                last = {"after_agent": left[0].id} if len(left) == 1 else {}
+                await self.hint(self.agents[waiting], {"next": "child", **last})
             await agent.closed.wait()
         return {agent.id: agent.outcome or Outcome("completed", "") for agent in found}
 
@@ -324,15 +327,24 @@ class Session:
         """All descendants, the deepest first."""
         return [one for child in self.children(agent.id) for one in [*self._below(child), child]]
 
+    def _is_below(self, agent: Agent, above: Agent) -> bool:
+        """By walking up: looking through all agents for each is quadratic."""
+        parent = agent.row.parent
+        while parent is not None:
+            if parent == above.id:
+                return True
+            parent = self.agents[parent].row.parent
+        return False
+
     def _require_below(self, agent: Agent, by: str) -> None:
-        if agent not in self._below(self._find(by)):
+        if not self._is_below(agent, self._find(by)):
             raise Refused(f"{agent.id} was not spawned by {by}: only its own agents are its to command")
 
     def _require_no_circle(self, agents: Sequence[Agent], waiting: str) -> None:
         """Only descendants are waited for: an agent that waits for one above it would wait for ever."""
-        below = self._below(self._find(waiting))
+        above = self._find(waiting)
         for agent in agents:
-            if agent not in below:
+            if not self._is_below(agent, above):
                 raise Refused(f"{agent.id} was not spawned by {waiting}: it can wait for its own agents only")
 
     # --- agents and their tasks --------------------------------------------------------------------
