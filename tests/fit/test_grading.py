@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from stepwell.fit.grading import names_only, program_of, right
+from stepwell.agents.tools.coding import program_of
+from stepwell.fit.grading import names_only, right
 from stepwell.fit.tasks import Item, TaskSet
 
 

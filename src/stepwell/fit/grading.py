@@ -8,15 +8,13 @@ from decimal import Decimal
 from pathlib import Path
 
 from stepwell.agents.tools.base import ToolError
-from stepwell.agents.tools.coding import check_code
+from stepwell.agents.tools.coding import check_code, program_of
 from stepwell.agents.tools.workspace import Limits, Workspace
 from stepwell.fit.tasks import Item, TaskSet
 
 LIMITS = Limits(wall_s=4.0, cpu_s=2, memory_bytes=256 << 20)
 """A small function over a dozen small arguments: what takes longer does not end."""
 NUMBER = re.compile(r"(?<![\w.])[-\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])")
-FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-DEFINES = re.compile(r"^(?:def|async def|class|import|from) |^@", re.MULTILINE)
 
 
 async def right(task_set: TaskSet, item: Item, answer: str) -> bool:
@@ -53,15 +51,6 @@ def _within(sought: list[str], words: list[str]) -> bool:
     return length > 0 and any(
         words[start : start + length] == sought for start in range(len(words) - length + 1)
     )
-
-
-def program_of(reply: str) -> str:
-    """The first fenced block that defines something, or the first one, or the reply from a definition on."""
-    blocks = [str(block) for block in FENCE.findall(reply)]
-    if blocks:
-        return next((block for block in blocks if DEFINES.search(block)), blocks[0])
-    start = DEFINES.search(reply)
-    return reply[start.start() :] if start else reply
 
 
 async def passes(code: str, tests: str) -> bool:

@@ -10,7 +10,8 @@ from stepwell.agents.tools.functions import from_function
 from stepwell.agents.tools.sandbox import Run, run_python
 from stepwell.agents.tools.workspace import Workspace
 
-_FENCED = re.compile(r"```(?:[Pp]ython3?|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
+_FENCED = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_DEFINES = re.compile(r"^(?:def|async def|class|import|from) |^@", re.MULTILINE)
 START_S = 5.0
 """What a tool's own timeout leaves on top of the sandbox's, for starting and clearing away."""
 SHOWN_FAILURES = 10
@@ -76,13 +77,13 @@ def show_verdict(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
-def program_of(text: str) -> str:
-    """The program in a model's answer: its first fenced block, or all of it where there is none.
-
-    A block that was cut before its end counts: what is missing is often talk about the program.
-    """
-    found = _FENCED.search(text)
-    return found[1] if found else text
+def program_of(reply: str) -> str:
+    """The first fenced block that defines something, or the first one, or the reply from a definition on."""
+    blocks = [str(block) for block in _FENCED.findall(reply)]
+    if blocks:
+        return next((block for block in blocks if _DEFINES.search(block)), blocks[0])
+    start = _DEFINES.search(reply)
+    return reply[start.start() :] if start else reply
 
 
 def visible_tests_tool(workspace: Workspace) -> Tool:
