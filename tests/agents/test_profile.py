@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.agents.definition import Crew, find_crew, parse_crew, shipped_crews
+from stepwell.agents.crew_file import find_crew, parse_crew, shipped_crews
+from stepwell.agents.definition import Crew
 from stepwell.agents.penalty import Penalty
 from stepwell.agents.planner import with_writer
 from stepwell.agents.profile import FALLBACK_FLASH, Profile, apply, dump, find_profile, load_profile

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.agents.definition import find_crew
+from stepwell.agents.crew_file import find_crew
 from stepwell.agents.profile import Profile, load_profile
 from stepwell.errors import BadInput
 from stepwell.fit.chart import draw, frontier

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from stepwell.agents.definition import find_crew, parse_crew
+from stepwell.agents.crew_file import find_crew, parse_crew
 from stepwell.agents.profile import Profile
 from stepwell.errors import BadInput, StepwellError
 from stepwell.fit.evaluate import Evaluator, Progressed, alone

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from stepwell.agents.definition import Crew, find_crew
+from stepwell.agents.crew_file import find_crew
+from stepwell.agents.definition import Crew
 from stepwell.agents.profile import Profile, apply, find_profile, load_profile
 from stepwell.fit import changes
 from stepwell.fit.changes import describe

@@ -15,7 +15,8 @@ from typing import Any
 
 from stepwell.agents import events, penalty
 from stepwell.agents.agent import Agent, Outcome, Terms
-from stepwell.agents.definition import Crew, make_role
+from stepwell.agents.crew_file import make_role
+from stepwell.agents.definition import Crew
 from stepwell.agents.limits import Refused
 from stepwell.agents.roles import MAX_STEPS, STEP_IDS, plan_schema
 from stepwell.agents.samples import JUDGE, Answer, Asking, ballot

@@ -29,18 +29,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.definition import (
-    MAX_TOML_BYTES,
-    Crew,
-    names_of,
-    number_of,
-    require_keys,
-    require_known,
-    role_values,
-    table_of,
-    whole_of,
-)
+from stepwell.agents.crew_file import MAX_TOML_BYTES, role_values
+from stepwell.agents.definition import Crew
 from stepwell.agents.penalty import Penalty
+from stepwell.agents.toml_values import names_of, number_of, require_keys, require_known, table_of, whole_of
 from stepwell.errors import BadInput
 
 PRO, FLASH = "pro", "flash"

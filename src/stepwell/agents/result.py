@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from stepwell.agents.events import Usage
+from stepwell.agents.events import Usage, now_us
+
+if TYPE_CHECKING:
+    from stepwell.agents.agent import Outcome
+    from stepwell.agents.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +54,33 @@ class Result:
     duration_us: int
     by_role: Mapping[str, RoleUse] = field(default_factory=dict)
     """The roles that had turns."""
+
+
+def result_of(session: Session, outcome: Outcome, began_us: int) -> Result:
+    """The session as it ended; without an answer of its own it gives the best draft there was."""
+    turns = session.store.turns()
+    last = [usage.completion_tokens for _, task, usage in turns if task == session.answered_by]
+    visible = last[-1] if last and outcome.ok else 0
+    meter = session.meter
+    return Result(
+        status=outcome.kind,
+        answer=outcome.text if outcome.ok else session.store.get("draft") or "",
+        sentence="" if outcome.ok else outcome.text,
+        session=session.id,
+        agents=len(session.agents),
+        turns=len(turns),
+        prompt_tokens=meter.prompt_tokens,
+        visible_tokens=visible,
+        intermediate_tokens=meter.completion_tokens - visible,
+        cost_microusd=meter.cost_microusd,
+        duration_us=now_us() - began_us,
+        by_role=_by_role(session),
+    )
+
+
+def _by_role(session: Session) -> dict[str, RoleUse]:
+    used: dict[str, RoleUse] = {}
+    for agent, _, usage in session.store.turns():
+        role = session.agents[agent].role.name
+        used[role] = used.get(role, RoleUse()).with_turn(usage)
+    return used

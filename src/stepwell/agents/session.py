@@ -19,7 +19,7 @@ from stepwell.agents.agent import VERBS, Agent, Outcome, Terms, hint_after_task,
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
-from stepwell.agents.result import Result, RoleUse
+from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.state import AgentRow, Message, Store, TaskRow
 from stepwell.agents.tools.base import Tool, run_tool
@@ -95,7 +95,7 @@ class Session:
             outcome = await self._until_end(lead)
         finally:
             await self._stop_all(lead)
-        result = self._result(outcome, began_us)
+        result = result_of(self, outcome, began_us)
         self.store.put("status", result.status)
         self.tell(events.Finished(result.status, result.answer or result.sentence))
         return result
@@ -201,33 +201,6 @@ class Session:
         if isinstance(self._why, Paused) and self._why.status != "server_unreachable":
             waiting = [agent for agent in self.agents.values() if agent.active]
             await asyncio.gather(*(self.hint(agent, {"next": "person"}) for agent in waiting))
-
-    def _result(self, outcome: Outcome, began_us: int) -> Result:
-        turns = self.store.turns()
-        last = [usage.completion_tokens for _, task, usage in turns if task == self.answered_by]
-        visible = last[-1] if last and outcome.ok else 0
-        answer = outcome.text if outcome.ok else self.store.get("draft") or ""
-        return Result(
-            status=outcome.kind,
-            answer=answer,
-            sentence="" if outcome.ok else outcome.text,
-            session=self.id,
-            agents=len(self.agents),
-            turns=len(turns),
-            prompt_tokens=self.meter.prompt_tokens,
-            visible_tokens=visible,
-            intermediate_tokens=self.meter.completion_tokens - visible,
-            cost_microusd=self.meter.cost_microusd,
-            duration_us=events.now_us() - began_us,
-            by_role=self._by_role(),
-        )
-
-    def _by_role(self) -> dict[str, RoleUse]:
-        used: dict[str, RoleUse] = {}
-        for agent, _, usage in self.store.turns():
-            role = self.agents[agent].role.name
-            used[role] = used.get(role, RoleUse()).with_turn(usage)
-        return used
 
     # --- the verbs ---------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from rich.console import Console
 
-from stepwell.agents.definition import find_crew
+from stepwell.agents.crew_file import find_crew
 from stepwell.agents.profile import Profile, find_profile
 from stepwell.bench.common import (
     Flag,

@@ -21,7 +21,8 @@ from rich.console import Console
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
 from stepwell.agents.client import Client
-from stepwell.agents.definition import Crew, budget_microusd, find_crew
+from stepwell.agents.crew_file import budget_microusd, find_crew
+from stepwell.agents.definition import Crew
 from stepwell.agents.profile import PRO, apply, find_profile
 from stepwell.agents.result import Result
 from stepwell.agents.session import Reading, open_session
