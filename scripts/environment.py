@@ -35,7 +35,10 @@ QUIET_S = 2.0
 # Command-line tools and the multimodal part of llama.cpp would double the build and are not used.
 CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 
-EXTRAS = {"demo": "llamacpp,documents", "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel"}
+EXTRAS = {
+    "demo": "llamacpp,documents",
+    "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel",
+}
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 
 
