@@ -76,11 +76,20 @@ class Node:
         """
 
         def said() -> bool:
-            hint = next(view.hint for view in self._views() if view.role == name)
-            return hint.wait.value == wait and (hint.expected_us is not None or not timed)
+            # None: the list may be a little older than the agent. (No bare ``next``: asyncio never hands a
+            # StopIteration on from the thread that a tool runs in, and the program would wait for ever.)
+            hint = self._hint(name)
+            return (
+                hint is not None and hint.wait.value == wait and (hint.expected_us is not None or not timed)
+            )
 
         until(said)
-        return next(view.hint for view in self._views() if view.role == name)
+        hint = self._hint(name)
+        assert hint is not None
+        return hint
+
+    def _hint(self, name: str) -> Hint | None:
+        return next((view.hint for view in self._views() if view.role == name), None)
 
 
 @contextmanager

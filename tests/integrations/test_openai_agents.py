@@ -52,9 +52,7 @@ def play(scene: Callable[[Callable[..., Any]], Awaitable[None]]) -> None:
     """One program; its agents are made by ``make(name, instructions, ...)``."""
 
     async def program() -> None:
-        # One answer was waited for in vain, once, and never again in 144 tries on a busy machine: a client
-        # that gives up and asks again says more than a test that hangs.
-        async with openai.AsyncOpenAI(max_retries=1, timeout=30) as api:
+        async with openai.AsyncOpenAI(max_retries=0) as api:
             await scene(partial(made, api))
 
     asyncio.run(program())

@@ -146,7 +146,9 @@ def test_a_name_that_no_model_could_call_is_refused() -> None:
         from_function(weather, name="weather now")
 
 
-@pytest.mark.parametrize("error", [ValueError("no\nrain"), SystemExit(3), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("no\nrain"), SystemExit(3), KeyboardInterrupt(), MemoryError(), StopIteration("no")]
+)
 @pytest.mark.parametrize("is_async", [True, False])
 def test_whatever_is_raised_is_one_sentence(error: BaseException, is_async: bool) -> None:
     def rain() -> str:

@@ -180,6 +180,9 @@ async def in_thread(work: Callable[[], T]) -> T:
         failure: BaseException | None = None
         try:
             value = context.run(work)
+        except StopIteration as error:
+            # No future can hold one: the caller would wait until the timeout, or for ever.
+            failure = RuntimeError(f"the function raised StopIteration: {error}".rstrip(": "))
         except Exception as error:  # noqa: BLE001 - it is raised again where it is awaited
             failure = error
         except BaseException as error:  # noqa: BLE001 - a future cannot hold SystemExit without ending the loop
