@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 
 from stepwell.agents.client import Client, Patience
-from stepwell.agents.crew_file import parse_crew
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import parse_crew
 from stepwell.agents.planner import plan_flow, with_writer
 from stepwell.agents.session import Session
 from stepwell.agents.state import Store

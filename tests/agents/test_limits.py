@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stepwell.agents import events
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
 from tests.agents.scripted import Asked, Scripted, answer, calls, crew, failure, session
 from tests.agents.test_runtime import ALONE, LEAD, run, spawns
 

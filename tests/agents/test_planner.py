@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.agents import events
-from stepwell.agents.crew_file import find_crew, shipped_crews
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import find_crew, shipped_crews
 from stepwell.agents.planner import Step, read_plan, with_writer
 from tests.agents.scripted import Asked, Scripted, answer, crew
 from tests.agents.test_runtime import run

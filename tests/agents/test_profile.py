@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.agents.crew_file import find_crew, parse_crew, shipped_crews
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import find_crew, parse_crew, shipped_crews
+from stepwell.agents.crews.profile import FALLBACK_FLASH, Profile, apply, dump, find_profile, load_profile
 from stepwell.agents.penalty import Penalty
 from stepwell.agents.planner import with_writer
-from stepwell.agents.profile import FALLBACK_FLASH, Profile, apply, dump, find_profile, load_profile
 from stepwell.errors import BadInput
 
 CREW = """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stepwell.agents import events
-from stepwell.agents.crew_file import parse_crew
+from stepwell.agents.crews.files import parse_crew
 from stepwell.agents.limits import Refused
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import from_function

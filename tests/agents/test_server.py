@@ -11,7 +11,7 @@ import httpx2
 
 from stepwell.agents import events
 from stepwell.agents.client import Client, Patience
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
 from stepwell.agents.session import Session
 from stepwell.agents.state import Store
 from stepwell.agents.tools.base import Tool

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.agents import events
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
 from stepwell.agents.session import Session
 from stepwell.agents.spans import Spans
 from stepwell.agents.tools.base import Tool

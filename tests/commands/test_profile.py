@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.agents.served import Served, served
 
 from stepwell import cli
-from stepwell.agents.profile import load_profile
+from stepwell.agents.crews.profile import load_profile
 from stepwell.commands.profile_view import Plain, watched
 from stepwell.fit.evaluate import Progressed
 from stepwell.fit.tasks import Item

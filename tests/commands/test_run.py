@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from stepwell import cli
-from stepwell.agents.crew_file import find_crew, shipped_crews
+from stepwell.agents.crews.files import find_crew, shipped_crews
 from stepwell.assemble import build
 from stepwell.commands.run import embedded_settings
 from stepwell.commands.run_reading import reader_of

@@ -11,7 +11,7 @@ from tests.agents.scripted import calls
 from tests.agents.served import served
 
 from stepwell import cli
-from stepwell.agents.crew_file import find_crew, parse_crew
+from stepwell.agents.crews.files import find_crew, parse_crew
 from stepwell.errors import BadInput
 
 MCP_SERVER = Path(__file__).resolve().parents[1] / "agents" / "tools" / "mcp_server.py"

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.agents.crew_file import find_crew
-from stepwell.agents.profile import Profile, load_profile
+from stepwell.agents.crews.files import find_crew
+from stepwell.agents.crews.profile import Profile, load_profile
 from stepwell.errors import BadInput
 from stepwell.fit.chart import draw, frontier
 from stepwell.fit.compare import WITHOUT_PENALTY, Finding, findings, show

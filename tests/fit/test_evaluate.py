@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from stepwell.agents.crew_file import find_crew, parse_crew
-from stepwell.agents.profile import Profile
+from stepwell.agents.crews.files import find_crew, parse_crew
+from stepwell.agents.crews.profile import Profile
 from stepwell.errors import BadInput, StepwellError
 from stepwell.fit.evaluate import Evaluator, Progressed, alone
 from stepwell.fit.memo import Memo

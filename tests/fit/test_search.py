@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stepwell.agents.crew_file import find_crew
-from stepwell.agents.definition import Crew
-from stepwell.agents.profile import Profile, apply, find_profile, load_profile
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import find_crew
+from stepwell.agents.crews.profile import Profile, apply, find_profile, load_profile
 from stepwell.fit import changes
 from stepwell.fit.changes import describe
 from stepwell.fit.memo import Memo
@@ -311,7 +311,7 @@ def test_samples_are_tried_from_the_fewest(tmp_path: Path) -> None:
 
 
 def test_what_is_changed_survives_being_written(tmp_path: Path) -> None:
-    from stepwell.agents.profile import dump
+    from stepwell.agents.crews.profile import dump
 
     made = crew(samples=5)
     profile = changes.without_role(Profile("fitted", crew="quiz"), "critic")

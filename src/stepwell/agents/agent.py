@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import events, schemas
 from stepwell.agents.client import Caller, TurnRefused
-from stepwell.agents.definition import Example, Role
+from stepwell.agents.crews.definition import Example, Role
 from stepwell.agents.state import AgentRow, Message, TaskRow
 from stepwell.agents.tools.base import Tool, run_tool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stepwell.agents.definition import Limits
+from stepwell.agents.crews.definition import Limits
 from stepwell.agents.events import Usage
 from stepwell.errors import StepwellError
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from stepwell.agents import events, penalty
 from stepwell.agents.agent import Agent, Outcome, Terms
-from stepwell.agents.crew_file import make_role
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import make_role
+from stepwell.agents.crews.roles import MAX_STEPS, STEP_IDS, plan_schema
 from stepwell.agents.limits import Refused
-from stepwell.agents.roles import MAX_STEPS, STEP_IDS, plan_schema
 from stepwell.agents.samples import JUDGE, Answer, Asking, ballot
 from stepwell.agents.session import Session
 from stepwell.errors import BadInput

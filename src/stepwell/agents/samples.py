@@ -18,7 +18,7 @@ from stepwell.agents import penalty
 from stepwell.agents.agent import Outcome, Terms, sample_key
 
 if TYPE_CHECKING:
-    from stepwell.agents.definition import Role
+    from stepwell.agents.crews.definition import Role
     from stepwell.agents.session import Session
 
 JUDGE = "judge"

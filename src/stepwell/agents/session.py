@@ -17,7 +17,7 @@ from typing import Any
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS, Agent, Outcome, Terms, hint_after_task, opening, step_key, work
 from stepwell.agents.client import Caller, Client
-from stepwell.agents.definition import Crew, Role
+from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
 from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.agent import VERBS, Agent
-from stepwell.agents.definition import Role
+from stepwell.agents.crews.definition import Role
 from stepwell.agents.tools.base import Tool
 
 if TYPE_CHECKING:

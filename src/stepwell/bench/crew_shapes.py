@@ -15,7 +15,7 @@ import httpx2
 from stepwell.agents import events
 from stepwell.agents.agent import Agent, Outcome
 from stepwell.agents.client import Client
-from stepwell.agents.definition import Crew, Limits, Role
+from stepwell.agents.crews.definition import Crew, Limits, Role
 from stepwell.agents.planner import plan_flow, with_writer
 from stepwell.agents.result import Result
 from stepwell.agents.session import Flow, Session

@@ -19,7 +19,7 @@ import httpx2
 
 from stepwell.agents import events
 from stepwell.agents.client import Client
-from stepwell.agents.definition import Crew, Limits, Role
+from stepwell.agents.crews.definition import Crew, Limits, Role
 from stepwell.agents.session import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.bench.workload import prose

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from rich.console import Console
 
-from stepwell.agents.crew_file import budget_microusd, find_crew
-from stepwell.agents.definition import Crew
-from stepwell.agents.profile import FLASH, PRO, apply, dump, find_profile
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import budget_microusd, find_crew
+from stepwell.agents.crews.profile import FLASH, PRO, apply, dump, find_profile
 from stepwell.bench.common import JsonOption, machine, report_console, require_writable, versions, write_json
 from stepwell.commands.profile_places import Places, Wanted
 from stepwell.commands.profile_trial import (

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from rich.console import Console
 
-from stepwell.agents.crew_file import find_crew
-from stepwell.agents.profile import Profile, find_profile
+from stepwell.agents.crews.files import find_crew
+from stepwell.agents.crews.profile import Profile, find_profile
 from stepwell.bench.common import (
     Flag,
     JsonOption,

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
 from stepwell.bench.common import Flag, OptionalPositive, Positive
 from stepwell.commands.profile_places import Addressed, Places, Wanted, addresses, going_on, opened
 from stepwell.commands.profile_view import watched

@@ -21,9 +21,9 @@ from rich.console import Console
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
 from stepwell.agents.client import Client
-from stepwell.agents.crew_file import budget_microusd, find_crew
-from stepwell.agents.definition import Crew
-from stepwell.agents.profile import PRO, apply, find_profile
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import budget_microusd, find_crew
+from stepwell.agents.crews.profile import PRO, apply, find_profile
 from stepwell.agents.result import Result
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving

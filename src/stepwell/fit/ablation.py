@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stepwell.agents.definition import Crew
-from stepwell.agents.profile import Profile
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.profile import Profile
 from stepwell.fit.changes import Change, describe, no_check, one_sample, spared_roles
 from stepwell.fit.evaluate import Evaluator
 from stepwell.fit.outcomes import Evaluation

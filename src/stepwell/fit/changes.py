@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepwell.agents.definition import Crew, Role
+from stepwell.agents.crews.definition import Crew, Role
+from stepwell.agents.crews.profile import Profile, apply
 from stepwell.agents.penalty import Penalty
 from stepwell.agents.planner import with_writer
-from stepwell.agents.profile import Profile, apply
 from stepwell.errors import BadInput
 
 LADDER = (1, 2, 3, 5, 8, 13, 21, 34)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepwell.agents.profile import FLASH, PRO
+from stepwell.agents.crews.profile import FLASH, PRO
 from stepwell.fit.outcomes import SINGLE, Evaluation, together
 from stepwell.fit.statistics import Estimate, Resamples
 

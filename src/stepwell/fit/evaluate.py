@@ -17,8 +17,8 @@ from typing import Any
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
 from stepwell.agents.client import Client
-from stepwell.agents.definition import Crew
-from stepwell.agents.profile import Profile, apply, dump
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.profile import Profile, apply, dump
 from stepwell.agents.result import Result
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.base import ToolError

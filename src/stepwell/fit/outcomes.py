@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.agents.profile import Profile
+from stepwell.agents.crews.profile import Profile
 from stepwell.agents.result import RoleUse
 from stepwell.fit.statistics import Estimate, wilson
 

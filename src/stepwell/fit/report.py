@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.profile import PRO, dump
+from stepwell.agents.crews.profile import PRO, dump
 from stepwell.errors import BadInput
 from stepwell.fit.ablation import Worth
 from stepwell.fit.chart import draw, frontier

@@ -21,8 +21,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from stepwell.agents.definition import Crew
-from stepwell.agents.profile import FALLBACK_FLASH, FLASH, PRO, Profile, find_profile
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.profile import FALLBACK_FLASH, FLASH, PRO, Profile, find_profile
 from stepwell.errors import BadInput
 from stepwell.fit import changes
 from stepwell.fit.ablation import Worth, ablate, worth

@@ -25,9 +25,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.definition import Crew, Example, Limits, Role
-from stepwell.agents.roles import MAX_STEPS, SHIPPED
-from stepwell.agents.toml_values import (
+from stepwell.agents.crews.definition import Crew, Example, Limits, Role
+from stepwell.agents.crews.roles import MAX_STEPS, SHIPPED
+from stepwell.agents.crews.toml_values import (
     names_of,
     number_of,
     require_keys,
@@ -61,7 +61,7 @@ def load_crew(path: Path) -> Crew:
 
 def shipped_crews() -> list[str]:
     """The names of the crews that come with the package."""
-    files = resources.files("stepwell.agents").joinpath("crews").iterdir()
+    files = resources.files("stepwell.agents.crews").iterdir()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
 
 
@@ -70,7 +70,7 @@ def find_crew(name: str) -> Crew:
     if Path(name).suffix == ".toml" or Path(name).exists():
         return load_crew(Path(name))
     require_known(name, shipped_crews(), "crew")
-    file = resources.files("stepwell.agents").joinpath("crews", f"{name}.toml")
+    file = resources.files("stepwell.agents.crews").joinpath(f"{name}.toml")
     return parse_crew(file.read_text("utf-8"), f"{name}.toml")
 
 

@@ -29,10 +29,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.crew_file import MAX_TOML_BYTES, role_values
-from stepwell.agents.definition import Crew
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import MAX_TOML_BYTES, role_values
+from stepwell.agents.crews.toml_values import (
+    names_of,
+    number_of,
+    require_keys,
+    require_known,
+    table_of,
+    whole_of,
+)
 from stepwell.agents.penalty import Penalty
-from stepwell.agents.toml_values import names_of, number_of, require_keys, require_known, table_of, whole_of
 from stepwell.errors import BadInput
 
 PRO, FLASH = "pro", "flash"

@@ -1,4 +1,4 @@
-"""What a crew is: its roles, its limits, its tools; ``crew_file`` reads one from TOML."""
+"""What a crew is: its roles, its limits, its tools; ``files`` reads one from TOML."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stepwell.agents.crews.roles import MAX_STEPS
+from stepwell.agents.crews.toml_values import require_known
 from stepwell.agents.penalty import Penalty
-from stepwell.agents.roles import MAX_STEPS
-from stepwell.agents.toml_values import require_known
 from stepwell.agents.tools.workspace import McpServer
 
 
