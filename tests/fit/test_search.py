@@ -115,6 +115,23 @@ def test_what_has_fewer_samples_asks_nothing_new(tmp_path: Path) -> None:
     assert asyncio.run(run()) == [8 * 40] * 3
 
 
+def late(at: int, sample: int, told: bool) -> str:
+    """Without the secret, the first two of a few samples are wrong on every fourth question."""
+    is_right = told or at % 4 or sample > 2
+    return f"It is {RIGHT if is_right else 77 + sample}."
+
+
+def test_an_agent_goes_for_more_samples_where_that_costs_less(tmp_path: Path) -> None:
+    found = fit(tmp_path, Counted(said_by(late)), made=crew(samples=2), memo=Memo(), target=Target(0.9))
+    assert "scout" in found.profile.drop
+    assert (found.profile.roles["solver"]["samples"], found.profile.wave) == (5, 1)
+    assert found.chosen.share == 1
+    (kept, *_, traded) = [one for one in found.search.steps if one.worth.change.part == "the scout"]
+    assert (kept.taken, traded.taken) == (False, True)
+    assert "for up to 5 samples of the solver" in traded.worth.change.done
+    assert found.chosen.mean_cost(True) < found.search.pro.mean_cost(True)
+
+
 def wordy(at: int, sample: int, told: bool) -> str:
     """Right answers are short; on every fourth question it talks without end and is wrong."""
     return f"It is {RIGHT}." if at % 4 else "Well " * 120

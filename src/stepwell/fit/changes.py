@@ -14,6 +14,8 @@ from stepwell.errors import BadInput
 
 LADDER = (1, 2, 3, 5, 8, 13, 21, 34)
 """Numbers of samples that are tried."""
+TRADE_FACTOR = 4
+"""How many times as many samples an agent may be given up for, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,20 @@ def spared_roles(crew: Crew, profile: Profile, needed: str) -> Iterator[Change]:
         changed = without_role(profile, name)
         if name != needed and _fits(crew, changed):
             yield Change(f"the {name}", "dropped", changed)
+
+
+def traded_roles(crew: Crew, profile: Profile, needed: str) -> Iterator[Change]:
+    """Without a role, and with more samples of one that is left: what is spared is spent on those.
+
+    One after another, so that only questions that need more are asked more often. The fewest first.
+    """
+    for change in spared_roles(crew, profile, needed):
+        for name, role in used_roles(crew, change.profile).items():
+            for count in LADDER:
+                if role.samples < count <= TRADE_FACTOR * role.samples and (role.check or role.samples > 1):
+                    changed = replace(with_setting(change.profile, name, samples=count), wave=1)
+                    done = f"dropped, for up to {count} samples of the {name} one after another"
+                    yield Change(change.part, done, changed)
 
 
 def _fits(crew: Crew, profile: Profile) -> bool:

@@ -194,10 +194,14 @@ class Search:
     # --- stages ------------------------------------------------------------------------------------
 
     async def _spare_agents(self) -> None:
-        """Those that bring least for their money first: where one goes, the others' worth may change."""
+        """Those that bring least for their money first: where one goes, the others' worth may change.
+
+        One that cannot simply go may be worth less than more samples for its money.
+        """
         for part in [one.change.part for one in sorted(self.worths, key=_rank)]:
-            spared = changes.spared_roles(self._crew, self._profile, self.evaluator.tasks.single)
-            await self._stage([[change for change in spared if change.part == part]])
+            now = (self._crew, self._profile, self.evaluator.tasks.single)
+            options = [*changes.spared_roles(*now), *changes.traded_roles(*now)]
+            await self._stage([[change for change in options if change.part == part]])
 
     async def _choose_model(self) -> None:
         """The whole crew on each model that is served; what the target asks for decides."""
