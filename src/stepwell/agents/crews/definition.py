@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents.crews.roles import MAX_STEPS
-from stepwell.agents.crews.toml_values import require_known
+from stepwell.agents.crews.values import require_known
 from stepwell.agents.penalty import Penalty
 from stepwell.agents.tools.workspace import McpServer
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from stepwell.agents.crews.definition import Crew, Example, Limits, Role
 from stepwell.agents.crews.roles import MAX_STEPS, SHIPPED
-from stepwell.agents.crews.toml_values import (
+from stepwell.agents.crews.values import (
     names_of,
     number_of,
     require_keys,

@@ -31,7 +31,7 @@ from typing import Any
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import MAX_TOML_BYTES, role_values
-from stepwell.agents.crews.toml_values import (
+from stepwell.agents.crews.values import (
     names_of,
     number_of,
     require_keys,

@@ -1,4 +1,4 @@
-"""Values out of TOML, each of the type that it has to be, or one sentence that says what may stand there."""
+"""Values of a crew or profile, each of the type that it has to be, or one sentence on what may stand there."""
 
 from __future__ import annotations
 
