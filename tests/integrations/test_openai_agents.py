@@ -38,6 +38,8 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     with scripted_node(script) as node:
         monkeypatch.setenv("OPENAI_BASE_URL", node.url)
         monkeypatch.setenv("OPENAI_API_KEY", "none")
+        # The SDK reads OPENAI_AGENTS_DISABLE_TRACING once in a process, and tests of other clients set it.
+        agents.set_tracing_disabled(False)
         yield node
     agents.set_trace_processors([])
 
