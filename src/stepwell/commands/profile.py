@@ -127,7 +127,7 @@ def show(
     crew: str,
     /,
     *,
-    profile: Annotated[str, option("pro, flash, another of the crew's own, or a TOML file. [flash]")] = FLASH,
+    profile: Annotated[str, option("pro, flash, another of the crew's own, or a file. [flash]")] = FLASH,
     json_file: JsonOption = None,
 ) -> int:
     """What a profile makes of a crew: who is left, with which settings, and what tokens are worth.

@@ -51,7 +51,7 @@ def compare(
     *,
     tasks: TasksOption,
     profiles: Annotated[
-        str, option("Which, by commas: single, pro, flash, other names, TOML files. [single,flash,pro]")
+        str, option("Which, by commas: single, pro, flash, other names, files. [single,flash,pro]")
     ] = "single,flash,pro",
     penalty_off: Annotated[Flag, option("Try those with a token penalty once more without it.")] = False,
     half: Annotated[Half, option("Which items: held-out, fit or all. [held-out]")] = "held-out",

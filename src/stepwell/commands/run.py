@@ -67,7 +67,7 @@ def run(
         option("The server's model, or for one of its own smollm2, gemma3, a GGUF file. [smollm2]"),
     ] = None,
     profile: Annotated[
-        str, option("The crew as it is written (pro), flash, another of its own, or a TOML file. [pro]")
+        str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")
     ] = PRO,
     budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
     seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
@@ -93,9 +93,9 @@ def run(
 ) -> int:
     """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
 
-    CREW is one that ships (calculation, code, data, documents) or a TOML file; FILES are what it works on:
-    text, Markdown, PDF, HTML; tables for crews with SQL; tests (.py) for those that write programs.
-    Without --server it starts one of its own. The answer goes to standard output, all else to standard
+    CREW is one that ships (calculation, code, data, documents) or a TOML or YAML file; FILES are what it
+    works on: text, Markdown, PDF, HTML; tables for crews with SQL; tests (.py) for those that write
+    programs. Without --server it starts one of its own. The answer goes to standard output, all else to standard
     error. Example:
 
         stepwell run documents report.pdf --ask "Who paid for the well?"

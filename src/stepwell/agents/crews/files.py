@@ -1,4 +1,4 @@
-"""How a crew is written in TOML, and where one is found.
+"""How a crew is written in TOML or YAML, and where one is found.
 
 ::
 
@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -27,6 +26,7 @@ from typing import Any
 
 from stepwell.agents.crews.definition import Crew, Example, Limits, Role
 from stepwell.agents.crews.roles import MAX_STEPS, SHIPPED
+from stepwell.agents.crews.tables import names_file, read_table, toml_table
 from stepwell.agents.crews.values import (
     names_of,
     number_of,
@@ -41,22 +41,12 @@ from stepwell.errors import BadInput
 
 MICROUSD_PER_USD = 1_000_000
 MAX_ROLES = 64
-MAX_TOML_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
 def load_crew(path: Path) -> Crew:
-    """The crew in a TOML file. Raises ``BadInput`` with one sentence."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TOML_BYTES + 1)
-    except OSError as error:
-        raise BadInput(f"crew {path} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_TOML_BYTES:
-        raise BadInput(f"crew {path} is larger than {MAX_TOML_BYTES} bytes: a crew is a short file")
-    return replace(
-        parse_crew(data.decode("utf-8", errors="replace"), str(path)), folder=path.parent.resolve()
-    )
+    """The crew in a TOML or YAML file. Raises ``BadInput`` with one sentence."""
+    return replace(make_crew(read_table(path, "crew"), str(path)), folder=path.parent.resolve())
 
 
 def shipped_crews() -> list[str]:
@@ -66,8 +56,8 @@ def shipped_crews() -> list[str]:
 
 
 def find_crew(name: str) -> Crew:
-    """A shipped crew by its name, or a TOML file by its path. Raises ``BadInput``."""
-    if Path(name).suffix == ".toml" or Path(name).exists():
+    """A shipped crew by its name, or a TOML or YAML file by its path. Raises ``BadInput``."""
+    if names_file(name):
         return load_crew(Path(name))
     require_known(name, shipped_crews(), "crew")
     file = resources.files("stepwell.agents.crews").joinpath(f"{name}.toml")
@@ -76,10 +66,11 @@ def find_crew(name: str) -> Crew:
 
 def parse_crew(text: str, where: str = "crew") -> Crew:
     """A crew from TOML. Raises ``BadInput`` with one sentence that names the key and what may stand there."""
-    try:
-        data = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{where} is not TOML: {error}") from error
+    return make_crew(toml_table(text, where), where)
+
+
+def make_crew(data: Mapping[str, Any], where: str = "crew") -> Crew:
+    """A crew of its table. Raises ``BadInput`` with one sentence."""
     require_keys(data, ("crew", "roles", "mcp", "profiles"), where)
     head = table_of(data, "crew", where)
     require_keys(head, ("name", "entry", "drop", "limits"), f"{where}: [crew]")

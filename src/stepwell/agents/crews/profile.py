@@ -22,7 +22,6 @@ what ``stepwell profile fit`` found; where there is neither, a flash that fits a
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -30,13 +29,15 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents.crews.definition import Crew
-from stepwell.agents.crews.files import MAX_TOML_BYTES, role_values
+from stepwell.agents.crews.files import role_values
+from stepwell.agents.crews.tables import names_file, read_table
 from stepwell.agents.crews.values import (
     names_of,
     number_of,
     require_keys,
     require_known,
     table_of,
+    typed,
     whole_of,
 )
 from stepwell.agents.penalty import Penalty
@@ -82,26 +83,19 @@ against a twentieth of a cent an answer."""
 
 
 def find_profile(crew: Crew, name: str) -> Profile:
-    """``pro``, ``flash``, another of the crew's own, or a TOML file. Raises ``BadInput``."""
+    """``pro``, ``flash``, another of the crew's own, or a TOML or YAML file. Raises ``BadInput``."""
     if name in crew.profiles:
         where = f"crew {crew.name}: [profiles.{name}]"
         return parse_profile(table_of(crew.profiles, name, where), where, name)
-    if Path(name).suffix == ".toml" or Path(name).exists():
+    if names_file(name):
         return load_profile(Path(name))
-    require_known(name, [*dict.fromkeys([*crew.profiles, PRO, FLASH]), "a TOML file"], "profile")
+    require_known(name, [*dict.fromkeys([*crew.profiles, PRO, FLASH]), "a TOML or YAML file"], "profile")
     return Profile(PRO) if name == PRO else FALLBACK_FLASH
 
 
 def load_profile(path: Path) -> Profile:
-    """The profile in a TOML file. Raises ``BadInput``."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_TOML_BYTES).decode("utf-8", errors="replace")
-        data = tomllib.loads(text, parse_float=Decimal)
-    except OSError as error:
-        raise BadInput(f"profile {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{path} is not TOML: {error}") from error
+    """The profile in a TOML or YAML file. Raises ``BadInput``."""
+    data = read_table(path, "profile")
     require_keys(data, ("profile",), str(path))
     return parse_profile(table_of(data, "profile", str(path)), f"{path}: [profile]", path.stem)
 
@@ -113,10 +107,10 @@ def parse_profile(data: Mapping[str, Any], where: str = "profile", name: str = "
     for role in roles:
         require_keys(table_of(roles, role, where), _ROLE_KEYS, f"{where}: roles.{role}")
     return Profile(
-        name=str(data.get("name", name)),
-        crew=str(data.get("crew", "")),
+        name=typed(data, "name", str, where, name),
+        crew=typed(data, "crew", str, where, ""),
         drop=names_of(data, "drop", where),
-        model=str(data.get("model", "")),
+        model=typed(data, "model", str, where, ""),
         wave=whole_of(data, "wave", where) if "wave" in data else 0,
         penalty=_penalty(table_of(data, "penalty", where), f"{where}: penalty")
         if "penalty" in data
