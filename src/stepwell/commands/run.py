@@ -95,8 +95,8 @@ def run(
 
     CREW is one that ships (calculation, code, data, documents) or a TOML or YAML file; FILES are what it
     works on: text, Markdown, PDF, HTML; tables for crews with SQL; tests (.py) for those that write
-    programs. Without --server it starts one of its own. The answer goes to standard output, all else to standard
-    error. Example:
+    programs. Without --server it starts one of its own. The answer goes to standard output, all else to
+    standard error. Example:
 
         stepwell run documents report.pdf --ask "Who paid for the well?"
         stepwell run code tests.py --profile flash --ask "Write a function median(xs)."
