@@ -139,7 +139,7 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
     _open_letters(agent, session)
     began_us = events.now_us()
     agent.said = _hint_with_turn(agent)
-    session.tell(events.TurnBegan(agent.id, agent.turns + 1, agent.role.model or session.model))
+    session.tell(events.TurnBegan(agent.id, agent.turns + 1, agent.caller.model))
     retry = partial(_retried, agent, session)
     with session.turn_of(agent.id):
         try:
@@ -165,7 +165,7 @@ def _body(agent: Agent, session: Session) -> dict[str, Any]:
     key = agent.tasks[-1].key
     terms = session.terms_of(key)
     body: dict[str, Any] = {
-        "model": role.model or session.model,
+        "model": agent.caller.model,
         "messages": wire(agent.messages),
         "max_tokens": terms.max_tokens or role.max_tokens,
         "temperature": _temperature(agent),
@@ -174,8 +174,8 @@ def _body(agent: Agent, session: Session) -> dict[str, Any]:
     }
     if role.stop:
         body["stop"] = list(role.stop)
-    if terms.eos_bias and session.end_tokens:
-        body["logit_bias"] = {str(token): terms.eos_bias for token in session.end_tokens}
+    if terms.eos_bias and (ends := session.end_tokens.get(agent.caller.model)):
+        body["logit_bias"] = {str(token): terms.eos_bias for token in ends}
     if tools and role.calls == "tools":
         body["tools"] = [
             {

@@ -51,6 +51,8 @@ class Caller:
     agent: str
     role: str
     parent: str | None = None
+    model: str = ""
+    """As its crew calls it; with several servers it says where the agent's KV lies."""
 
     def headers(self) -> dict[str, str]:
         headers = {"X-Session-ID": self.session, "X-Agent-ID": self.agent, "X-Agent-Name": self.role}
@@ -121,14 +123,40 @@ class Client:
 
     async def only_model(self) -> str:
         """The server's model. Raises ``StepwellError`` when it serves several or none."""
-        data = await self._ask("GET", "/models", None, {}, _quiet)
-        names = [str(model.get("id")) for model in data.get("data") or () if isinstance(model, dict)]
+        names = await self._models()
         if len(names) != 1:
             raise StepwellError(
                 f"{self.server} serves {len(names)} models ({', '.join(names[:5]) or 'none'}): name one, "
                 "as in --model NAME or in the role"
             )
         return names[0]
+
+    async def called(self, model: str) -> str:
+        """What the server calls a model that it is said to have: the same, or its only one.
+
+        Raises ``StepwellError`` when it serves several others, or none.
+        """
+        names = await self._models()
+        if model in names:
+            return model
+        if len(names) != 1:
+            there = f"there is {', '.join(names[:5])}" if names else "it lists none"
+            raise StepwellError(f"{self.server} does not serve the model {model!r}: {there}")
+        return names[0]
+
+    async def _models(self) -> list[str]:
+        data = await self._ask("GET", "/models", None, {}, _quiet)
+        return [str(model.get("id")) for model in data.get("data") or () if isinstance(model, dict)]
+
+    async def require_model(self, model: str) -> None:
+        """Raises ``StepwellError`` where the server says that it has no such model. Many list only a part of
+        what they take, so those that say nothing of the kind are believed to have it."""
+        try:
+            response = await self._http.get(f"/models/{quote(model, safe='')}")
+        except httpx2.HTTPError:
+            return  # a server that is not there is waited for at the first turn
+        if _code(response) == "model_not_found":
+            raise StepwellError(f"{self.server} does not serve the model {model!r}: {_sentence(response)}")
 
     async def end_tokens(self, model: str) -> list[int]:
         """The tokens that end an answer of a model, empty where the server does not say.

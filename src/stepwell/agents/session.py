@@ -21,6 +21,7 @@ from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
 from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid
+from stepwell.agents.servers import Servers
 from stepwell.agents.state import AgentRow, Message, Store, TaskRow
 from stepwell.agents.tools.base import Tool, run_tool
 from stepwell.agents.verbs import verb_tools
@@ -45,7 +46,7 @@ class Session:
     """One run of a crew. ``async with`` its client; then ``run``."""
 
     crew: Crew
-    client: Client
+    client: Client | Servers
     store: Store
     toolbox: Toolbox
     reading: Reading | None = None
@@ -56,8 +57,8 @@ class Session:
     calling: dict[str, str] = field(default_factory=dict)
     """Per agent, the key of the call that it is in."""
     model: str = ""
-    end_tokens: Sequence[int] = ()
-    """What ends an answer of this model, where the server says so and the crew has a token penalty."""
+    end_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Per model, what ends an answer, where its server says so and the crew has a token penalty."""
     id: str = ""
     meter: Meter = field(init=False)
     answered_by: str = ""
@@ -123,9 +124,8 @@ class Session:
             except Paused as error:
                 raise StepwellError(str(error)) from error
         if self.crew.penalty is not None and self.crew.penalty.eos_bias:
-            self.end_tokens = await self.client.end_tokens(
-                self.model or self.crew.roles[self.crew.entry].model
-            )
+            models = {role.model or self.model for role in self.crew.used_roles}
+            self.end_tokens = {model: await self.client.end_tokens(model) for model in models}
         for _, _, usage in self.store.turns():
             self.meter.add(usage)
         budget = self.crew.limits.budget_microusd
@@ -404,7 +404,7 @@ class Session:
         role = self.crew.roles[row.role]
         verbs = verb_tools(self, role, lambda: self.agents[row.id])
         tools = [*self.toolbox([name for name in role.tools if name not in VERBS]), *verbs]
-        caller = Caller(self.id, row.id, role.name, row.parent)
+        caller = Caller(self.id, row.id, role.name, row.parent, role.model or self.model)
         agent = Agent(row, role, {tool.name: tool for tool in tools}, caller)
         self.agents[row.id] = agent
         self.tell(events.Spawned(row.id, row.parent, row.role))
@@ -468,7 +468,12 @@ class Session:
 
 
 def open_session(
-    crew: Crew, client: Client, path: Path | str, toolbox: Toolbox, *, reading: Reading | None = None
+    crew: Crew,
+    client: Client | Servers,
+    path: Path | str,
+    toolbox: Toolbox,
+    *,
+    reading: Reading | None = None,
 ) -> Session:
     """A session in a file, new or to be resumed, that plans where its entry role does."""
     from stepwell.agents.planner import plan_flow, with_writer

@@ -1,4 +1,4 @@
-"""What a crew is: its roles, its limits, its tools; ``files`` reads one from TOML."""
+"""What a crew is: its roles, its limits, its tools; ``files`` reads one from TOML or YAML."""
 
 from __future__ import annotations
 
@@ -112,6 +112,12 @@ class Crew:
     """Tables of ``[profiles.NAME]``, as they are written: ``profile.py`` reads them."""
     folder: Path | None = field(default=None, compare=False)
     """Where its file lies: paths in it are seen from there. None: from where the program was started."""
+
+    @property
+    def used_roles(self) -> tuple[Role, ...]:
+        """Those that may take turns. An entry that leads itself may spawn whoever is named."""
+        spares = self.roles[self.entry].plans
+        return tuple(role for name, role in self.roles.items() if not spares or name not in self.dropped)
 
     def __post_init__(self) -> None:
         require_known(self.entry, self.roles, f"crew {self.name}: entry")

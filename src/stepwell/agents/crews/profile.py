@@ -7,7 +7,7 @@ what ``stepwell profile fit`` found; where there is neither, a flash that fits a
     name = "flash"
     crew = "code"
     drop = ["planner", "critic"]          # agents that do not pay for themselves
-    model = ""                            # of all roles; empty: each role's own
+    model = ""                            # of all roles that are not given one here; empty: each role's own
     wave = 1                              # samples asked for at once; 0: all
     [profile.penalty]
     token_price_usd_per_million = 2.0     # of intermediate tokens, for the crew's own decisions
@@ -150,9 +150,11 @@ def apply(crew: Crew, profile: Profile) -> Crew:
         if not general:
             raise BadInput(f"{where} drops {crew.entry}, who is asked: only a planner can be spared there")
         drop = tuple(name for name in drop if name != crew.entry)
-    roles = {name: replace(role, **profile.roles.get(name, {})) for name, role in crew.roles.items()}
-    if profile.model:
-        roles = {name: replace(role, model=profile.model) for name, role in roles.items()}
+    model = {"model": profile.model} if profile.model else {}
+    roles = {
+        name: replace(role, **(model | dict(profile.roles.get(name, {}))))
+        for name, role in crew.roles.items()
+    }
     dropped = tuple(dict.fromkeys([*crew.dropped, *drop]))
     return replace(crew, roles=roles, dropped=dropped, wave=profile.wave, penalty=profile.penalty)
 

@@ -1,0 +1,94 @@
+"""Several servers as one: every role's turns and hints go where its model is, and so where its KV lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stepwell.agents.client import Body, Caller, Client, Hint, Reply, Retry
+from stepwell.errors import StepwellError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A model and the server that has it."""
+
+    name: str
+    """As crews and profiles call it; empty: of roles that name none."""
+    client: Client
+    model: str
+    """As the server calls it."""
+
+
+@dataclass(slots=True)
+class Servers:
+    """The servers of one session, in place of a ``Client``. An agent stays with the model that it began on.
+
+    What the agents cost is added up by the session, because every server knows its own part alone.
+    """
+
+    places: Sequence[Place]
+    """At least one; the first is where roles go that name no model, unless there is ``rest``."""
+    rest: Client | None = None
+    """Takes every model that no place has, by the name that the crew gives it."""
+    _by_name: Mapping[str, Place] = field(init=False)
+    _met: dict[str, str] = field(default_factory=dict)
+    """Per agent, the URL of its server."""
+
+    def __post_init__(self) -> None:
+        self._by_name = {place.name: place for place in self.places}
+
+    @property
+    def seed(self) -> int:
+        """The same at all of them."""
+        return self._clients[0].seed
+
+    @property
+    def _clients(self) -> list[Client]:
+        """One for each server."""
+        found = [*(place.client for place in self.places), *([self.rest] if self.rest else [])]
+        return list({client.server: client for client in found}.values())
+
+    def place(self, model: str) -> Place:
+        """Where a model is. Raises ``StepwellError`` where nobody has it."""
+        if model in self._by_name:
+            return self._by_name[model]
+        if self.rest is None:
+            raise StepwellError(f"nobody serves the model {model!r}: there is {', '.join(self._by_name)}")
+        return Place(model, self.rest, model)
+
+    async def only_model(self) -> str:
+        """Of roles that name none. Raises ``StepwellError``."""
+        return await self.rest.only_model() if self.rest else self.places[0].name
+
+    async def end_tokens(self, model: str) -> list[int]:
+        """The tokens that end an answer of a model, empty where its server does not say."""
+        place = self.place(model)
+        return await place.client.end_tokens(place.model)
+
+    async def chat(self, body: Body, caller: Caller, hint: Hint | None, retry: Retry) -> Reply:
+        """One turn, on the server of the caller's model. Raises as ``Client.chat``."""
+        place = self._place_of(caller)
+        own_hint = None if hint is None else self._told(place.client, hint)
+        return await place.client.chat(body | {"model": place.model}, caller, own_hint, retry)
+
+    async def say(self, caller: Caller, hint: Hint) -> None:
+        """A hint between turns, to the server that has the agent. Never an error."""
+        client = self._place_of(caller).client
+        await client.say(caller, self._told(client, hint))
+
+    async def set_budget(self, session: str, left_microusd: int) -> None:
+        """Every server may use all that is left; their sum is held before each turn, by the session."""
+        for client in self._clients:
+            await client.set_budget(session, left_microusd)
+
+    def _place_of(self, caller: Caller) -> Place:
+        place = self.place(caller.model)
+        self._met[caller.agent] = place.client.server
+        return place
+
+    def _told(self, client: Client, hint: Hint) -> Hint:
+        """Without the agent that is waited for, where another server has it: this one would wait for ever."""
+        if self._met.get(str(hint.get("after_agent")), client.server) == client.server:
+            return hint
+        return {name: value for name, value in hint.items() if name != "after_agent"}
