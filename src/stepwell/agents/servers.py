@@ -14,7 +14,7 @@ class Place:
     """A model and the server that has it."""
 
     name: str
-    """As crews and profiles call it; empty: of roles that name none."""
+    """As crews and profiles call it."""
     client: Client
     model: str
     """As the server calls it."""
@@ -28,9 +28,7 @@ class Servers:
     """
 
     places: Sequence[Place]
-    """At least one; the first is where roles go that name no model, unless there is ``rest``."""
-    rest: Client | None = None
-    """Takes every model that no place has, by the name that the crew gives it."""
+    """At least one; the first is where roles go that name no model. Several may be of one server."""
     _by_name: Mapping[str, Place] = field(init=False)
     _met: dict[str, str] = field(default_factory=dict)
     """Per agent, the URL of its server."""
@@ -41,25 +39,22 @@ class Servers:
     @property
     def seed(self) -> int:
         """The same at all of them."""
-        return self._clients[0].seed
+        return self.places[0].client.seed
 
     @property
     def _clients(self) -> list[Client]:
         """One for each server."""
-        found = [*(place.client for place in self.places), *([self.rest] if self.rest else [])]
-        return list({client.server: client for client in found}.values())
+        return list({place.client.server: place.client for place in self.places}.values())
 
     def place(self, model: str) -> Place:
         """Where a model is. Raises ``StepwellError`` where nobody has it."""
-        if model in self._by_name:
-            return self._by_name[model]
-        if self.rest is None:
+        if model not in self._by_name:
             raise StepwellError(f"nobody serves the model {model!r}: there is {', '.join(self._by_name)}")
-        return Place(model, self.rest, model)
+        return self._by_name[model]
 
     async def only_model(self) -> str:
-        """Of roles that name none. Raises ``StepwellError``."""
-        return await self.rest.only_model() if self.rest else self.places[0].name
+        """Of roles that name none."""
+        return self.places[0].name
 
     async def end_tokens(self, model: str) -> list[int]:
         """The tokens that end an answer of a model, empty where its server does not say."""
