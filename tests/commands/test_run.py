@@ -21,10 +21,11 @@ import pytest
 from stepwell import cli
 from stepwell.agents.crews.files import find_crew, shipped_crews
 from stepwell.assemble import build
-from stepwell.commands.run import embedded_settings
+from stepwell.commands.model_servers import embedded_settings
 from stepwell.commands.run_reading import reader_of
 from stepwell.demo.document import load_document
 from stepwell.library.documents import Document
+from stepwell.settings import load
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PATIENCE_S = 60.0
@@ -230,7 +231,7 @@ def test_without_a_server_it_brings_its_own(
 
 def test_its_own_server_keeps_nothing_and_knows_no_keys(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPWELL_ENGINE_KIND", "null")
-    settings = embedded_settings(None, home)
+    settings = embedded_settings(load(), home)
     assert (settings.keys, settings.record) == ((), None)
     assert settings.kv.disk_dir.is_relative_to(home)
     build(replace(settings, kv=replace(settings.kv, host_kv=0, disk_kv=0))).stop(0.0)

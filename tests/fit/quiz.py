@@ -15,7 +15,8 @@ import httpx2
 from stepwell.agents.client import Client, Patience
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import parse_crew
-from stepwell.fit.evaluate import Evaluator, Place
+from stepwell.agents.servers import Place
+from stepwell.fit.evaluate import Evaluator
 from stepwell.fit.memo import Memo, Remembering
 from stepwell.fit.tasks import Item, TaskSet
 from tests.agents.scripted import Asked, Message, Scripted, never_sleep
@@ -155,7 +156,7 @@ async def evaluator(
     ]
     for server, client in zip(servers, clients, strict=True):
         await client.__aenter__()
-        places.append(Place(server.name if len(servers) > 1 else "", client, server.name))
+        places.append(Place(server.name, client, server.name))
     try:
         yield Evaluator(made or crew(), tasks or quiz(), places, tmp_path, **options)
     finally:

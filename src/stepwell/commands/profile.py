@@ -14,8 +14,9 @@ from rich.console import Console
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import budget_microusd, find_crew
-from stepwell.agents.crews.profile import FLASH, PRO, apply, dump, find_profile
+from stepwell.agents.crews.profile import FLASH, PRO, Profile, apply, dump, find_profile
 from stepwell.bench.common import JsonOption, machine, report_console, require_writable, versions, write_json
+from stepwell.commands.model_servers import Given
 from stepwell.commands.profile_places import Places, Wanted
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -50,7 +51,7 @@ def fit(
     accuracy: Annotated[float | None, option("From 0 to 1: the cheapest profile that reaches it.")] = None,
     cost: Annotated[str | None, option("USD per item: the most accurate that costs no more.")] = None,
     model: ModelOption = (),
-    server: ServerOption = None,
+    server: ServerOption = (),
     key: KeyOption = None,
     items: ItemsOption = None,
     out: Annotated[Path, option("Where profile, report and chart go. [fitted-CREW-TASKS]")] = Path(),
@@ -80,11 +81,11 @@ def fit(
     require_writable(json_file)
     made, task_set = find_crew(crew), load_tasks(tasks)
     directory = out if out != Path() else Path(f"fitted-{made.name}-{task_set.name}")
-    wanted = Wanted(server, key, tuple(model), seed, memo, no_memo)
+    wanted = Wanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
     trial = Trial(made, task_set, wanted, items, at_once)
     console = report_console(json_file)
-    flash = find_profile(made, FLASH)
-    found = trial.run([flash.model], partial(_fit, target=target, trial=trial))
+    profiles = [find_profile(made, name) for name in (PRO, FLASH)]
+    found = trial.run(profiles, partial(_fit, target=target, trial=trial))
     _show_fit(console, found, write(found, directory))
     if json_file is not None:
         write_json(json_file, {"machine": machine(), "versions": versions()} | as_json(found))
@@ -97,11 +98,16 @@ async def _fit(places: Places, evaluator: Evaluator, target: Target, trial: Tria
     search = Search(evaluator, fit_half, target)
     fitted = await search.run()
     assert fitted.profile is not None
-    looked = [await evaluator.single(held_out, fitted.profile.model if len(places.places) > 1 else "")]
+    looked = [await evaluator.single(held_out, _single_model(trial, fitted.profile))]
     looked[0] = replace(looked[0], label=SINGLE)
     profiles = (find_profile(trial.crew, FLASH), find_profile(trial.crew, PRO), fitted.profile)
     looked += [await evaluator.profile(profile, held_out) for profile in profiles]
     return Fit(search, fitted, looked, places.counts, not trial.wanted.no_memo, places.served)
+
+
+def _single_model(trial: Trial, profile: Profile) -> str:
+    """What the role that answers alone is on in a profile: so the two differ by the crew and not by that."""
+    return apply(trial.crew, profile).roles[trial.tasks.single].model
 
 
 def _show_fit(console: Console, found: Fit, files: Sequence[Path]) -> None:

@@ -21,6 +21,7 @@ from stepwell.bench.common import (
     versions,
     write_json,
 )
+from stepwell.commands.model_servers import Given
 from stepwell.commands.profile_places import Places, Wanted
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -56,7 +57,7 @@ def compare(
     penalty_off: Annotated[Flag, option("Try those with a token penalty once more without it.")] = False,
     half: Annotated[Half, option("Which items: held-out, fit or all. [held-out]")] = "held-out",
     model: ModelOption = (),
-    server: ServerOption = None,
+    server: ServerOption = (),
     key: KeyOption = None,
     items: ItemsOption = None,
     seed: SeedOption = 0,
@@ -80,12 +81,12 @@ def compare(
     if not names:
         raise BadInput("--profiles is empty: name some, as in --profiles single,flash,pro")
     chosen = [None if name == SINGLE else find_profile(made, name) for name in names]
-    wanted = Wanted(server, key, tuple(model), seed, memo, no_memo)
+    wanted = Wanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
     trial = Trial(made, task_set, wanted, items, at_once)
     console = report_console(json_file)
-    models = [profile.model for profile in chosen if profile]
     looked, places = trial.run(
-        models, partial(_compare, trial=trial, chosen=chosen, off=penalty_off, half=half)
+        [one for one in chosen if one],
+        partial(_compare, trial=trial, chosen=chosen, off=penalty_off, half=half),
     )
     return _show_compared(console, trial, half, looked, places, json_file)
 

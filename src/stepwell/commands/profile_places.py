@@ -1,33 +1,27 @@
-"""Where profiles are tried: a server that is given, or one of our own per model, with turns remembered."""
+"""Where profiles are tried: servers that are given, or one of our own per model, with turns remembered."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from stepwell.agents.client import Client
-from stepwell.commands.run import embedded
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.profile import Profile, apply
+from stepwell.agents.servers import Place
+from stepwell.commands.model_servers import MAX_MODELS, Addressed, Given, default_model, models_of, place_of
 from stepwell.errors import BadInput
-from stepwell.fit.evaluate import Place
 from stepwell.fit.memo import Counts, Memo, Remembering
 from stepwell.ledger.start import default_path
-
-MAX_MODELS = 8
-Addressed = tuple[str, str]
-"""A model as profiles call it, and the URL of its server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the command line says of servers and of memory."""
 
-    server: str | None
-    key: str | None
+    given: Given
     models: tuple[str, ...]
     seed: int
     memo: Path | None
@@ -39,9 +33,15 @@ class Wanted:
                 f"--model is given {len(self.models)} times: at most {MAX_MODELS} models are tried"
             )
 
-    def and_models(self, models: Sequence[str]) -> tuple[str, ...]:
-        """Those of the command line first, then those that profiles name."""
-        return tuple(dict.fromkeys([*(self.models or ("",)), *filter(None, models)]))
+    def and_models(self, crew: Crew, profiles: Sequence[Profile]) -> dict[str, str]:
+        """Those of the command line first, then those that the crew or its profiles name; and who does."""
+        own = self.models or self.given.models or (default_model(),)
+        found = dict.fromkeys(own, "--model")
+        for profile in profiles:
+            default = profile.model or own[0]
+            for model, role in models_of(apply(crew, profile), default).items():
+                found.setdefault(model, f"{role} in the profile {profile.name}")
+        return found
 
 
 @dataclass(slots=True)
@@ -57,39 +57,23 @@ class Places:
         return sum((transport.counts for transport in self.transports), Counts())
 
 
-@contextmanager
-def addresses(
-    wanted: Wanted, models: Sequence[str], scratch: Path, console: Console
-) -> Iterator[list[Addressed]]:
-    """The URL of every model; servers of our own run for the time of the block."""
-    with ExitStack() as stack:
-        made: list[Addressed] = []
-        for number, model in enumerate(models):
-            own = scratch / f"server-{number}"
-            if wanted.server is None:
-                own.mkdir()
-            url = wanted.server or stack.enter_context(embedded(model or None, own, console))
-            made.append((model, url))
-        yield made
-
-
 @asynccontextmanager
 async def opened(wanted: Wanted, addressed: Sequence[Addressed]) -> AsyncIterator[Places]:
     """Clients of all of them, which share one memory. Raises ``StepwellError`` where nobody answers."""
-    key = wanted.key or os.environ.get("OPENAI_API_KEY", "none") if wanted.server else "none"
+    key = wanted.given.api_key
     made = Places()
     with ExitStack() as files:
         memo = None if wanted.no_memo else Memo(_memo_path(wanted.memo))
         if memo is not None:
             files.callback(memo.close)
         async with AsyncExitStack() as stack:
-            for name, url in addressed:
+            for one in addressed:
                 transport = Remembering(memo)
-                client = await stack.enter_async_context(Client(url, key, wanted.seed, transport=transport))
-                model = name if name and wanted.server else await client.only_model()
-                made.places.append(Place(name, client, model))
                 made.transports.append(transport)
-            where = f" at {wanted.server}" if wanted.server else " by Stepwell itself"
+                client = Client(one.url, key, wanted.seed, transport=transport)
+                made.places.append(await place_of(one, await stack.enter_async_context(client)))
+            urls = ", ".join(dict.fromkeys(one.url for one in addressed))
+            where = f" at {urls}" if wanted.given else " by Stepwell itself"
             made.served = ", ".join(place.model for place in made.places) + where
             yield made
 

@@ -15,8 +15,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.profile import Profile
 from stepwell.bench.common import Flag, OptionalPositive, Positive
-from stepwell.commands.profile_places import Addressed, Places, Wanted, addresses, going_on, opened
+from stepwell.commands.model_servers import SERVER_HELP, Addressed, addresses
+from stepwell.commands.profile_places import Places, Wanted, going_on, opened
 from stepwell.commands.profile_view import watched
 from stepwell.demo.command import told_to_stop
 from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
@@ -31,7 +33,7 @@ def option(text: str) -> Parameter:
 
 
 TasksOption = Annotated[str, option("A task set that ships (functions, facts, sums), or a JSONL file.")]
-ServerOption = Annotated[str | None, option("An OpenAI-compatible server. [one of its own per model]")]
+ServerOption = Annotated[Sequence[str], option(SERVER_HELP)]
 KeyOption = Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")]
 ModelOption = Annotated[
     Sequence[str],
@@ -69,13 +71,13 @@ class Trial:
         fit_half, held_out = self.halves()
         return {"fit": fit_half, "held-out": held_out, "all": (*fit_half, *held_out)}[half]
 
-    def run(self, models: Sequence[str], work: Callable[[Places, Evaluator], Awaitable[Made]]) -> Made:
+    def run(self, profiles: Sequence[Profile], work: Callable[[Places, Evaluator], Awaitable[Made]]) -> Made:
         """``work`` with servers and an evaluator; what is stopped by hand says how to go on."""
         console = Console(stderr=True, highlight=False)
         with self._stopping(console), tempfile.TemporaryDirectory(prefix="stepwell-profile-") as scratch:
-            named = self.wanted.and_models(models)
+            models = self.wanted.and_models(self.crew, profiles)
             with (
-                addresses(self.wanted, named, Path(scratch), console) as addressed,
+                addresses(self.wanted.given, models, Path(scratch), console) as addressed,
                 watched(console) as heard,
             ):
                 return asyncio.run(self._run(addressed, Path(scratch), heard, work))

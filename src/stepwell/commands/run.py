@@ -7,8 +7,8 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -20,7 +20,6 @@ from rich.console import Console
 
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
-from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import budget_microusd, find_crew
 from stepwell.agents.crews.profile import PRO, apply, find_profile
@@ -28,9 +27,18 @@ from stepwell.agents.result import Result
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
-from stepwell.assemble import build
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.library_places import RemotePlace, fetched, local_place
+from stepwell.commands.model_servers import (
+    SERVER_HELP,
+    Addressed,
+    Given,
+    Models,
+    addresses,
+    default_model,
+    models_of,
+    opened,
+)
 from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
@@ -38,16 +46,11 @@ from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
-from stepwell.server.books import Books
-from stepwell.server.run import BackgroundServer
-from stepwell.server.settings import ServerSettings
-from stepwell.settings import Settings, load
 
 DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
 TESTS_SUFFIX = ".py"
 TESTS_CHECK = "visible_tests"
 DATA_TOOLS = frozenset({"sql", "tables", "chart"})
-STOP_S = 5.0
 OTEL_HELP = "Send OpenTelemetry spans, where the OTEL_... variables say."
 
 
@@ -55,16 +58,19 @@ def option(text: str) -> Parameter:
     return Parameter(help=text, show_default=False)
 
 
+ServerOption = Annotated[Sequence[str], option(SERVER_HELP)]
+
+
 def run(
     crew: str,
     /,
     *files: Path,
     ask: Annotated[str, option("The question.")] = "",
-    server: Annotated[str | None, option("An OpenAI-compatible server. [one of its own]")] = None,
+    server: ServerOption = (),
     key: Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")] = None,
     model: Annotated[
         str | None,
-        option("The server's model, or for one of its own smollm2, gemma3, a GGUF file. [smollm2]"),
+        option("Of roles that name none; for servers of its own smollm2, gemma3, a GGUF file. [smollm2]"),
     ] = None,
     profile: Annotated[
         str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")
@@ -107,10 +113,8 @@ def run(
     amount = _microusd(budget)
     made = find_crew(crew)
     chosen = find_profile(made, profile)
-    if server is None and chosen.model:
-        # A server of its own has one model, and calls it by a name of its own.
-        model, chosen = model or chosen.model, replace(chosen, model="")
-    made = apply(made, chosen)
+    given = Given.of(server, key)
+    made = apply(made, replace(chosen, model="") if model else chosen)
     if amount is not None:
         made = replace(made, limits=replace(made.limits, budget_microusd=amount))
     if not ask.strip() and resume is None:
@@ -119,7 +123,7 @@ def run(
         raise BadInput(f"--resume {resume}: there is no such session")
     require_writable(json_file)
     job = Job(
-        *(made, ask, files, server, key, model, seed, trace, resume or _new_session(), output),
+        *(made, ask, files, given, model or chosen.model, seed, trace, resume or _new_session(), output),
         warehouses=tuple(map(WarehouseUrl, warehouse)),
         library=tuple(library),
         otel=otel,
@@ -150,9 +154,9 @@ class Job:
     crew: Crew
     ask: str
     files: tuple[Path, ...]
-    server: str | None
-    key: str | None
-    model: str | None
+    given: Given
+    model: str
+    """Of roles that name none; empty: what there is."""
     seed: int
     trace: Path | None
     session: Path
@@ -186,30 +190,42 @@ class Job:
             listeners = stack.enter_context(trace_file(self.trace))
             require_tools(self.tool_names(), workspace)
             spans = stack.enter_context(spans_of(self.otel, console))
-            url = self.server or stack.enter_context(embedded(self.model, scratch, console))
+            addressed = stack.enter_context(addresses(self.given, self.models(), scratch, console))
             view = stack.enter_context(watched(console, self.crew.name))
-            return asyncio.run(self._session(url, workspace, reading, [view, *listeners], spans))
+            return asyncio.run(self._session(addressed, workspace, reading, [view, *listeners], spans))
 
     async def _session(
         self,
-        url: str,
+        addressed: Sequence[Addressed],
         workspace: Workspace,
         reading: Reading | None,
         listeners: Sequence[events.Listener],
         spans: Listening | None,
     ) -> Result:
-        key = self.key or os.environ.get("OPENAI_API_KEY", "none") if self.server else "none"
         toolbox = partial(build_tools, workspace=workspace)
-        async with serving(self.tool_names(), workspace), Client(url, key, self.seed) as client:
+        async with (
+            serving(self.tool_names(), workspace),
+            opened(addressed, self.given.api_key, self.seed) as servers,
+        ):
             crew = self.crew if workspace.tests else without_tests(self.crew)
             reading = await with_tables(reading, workspace)
-            session = open_session(crew, client, self.session, toolbox, reading=reading)
+            session = open_session(crew, servers, self.session, toolbox, reading=reading)
             try:
-                session.model = (self.model or "") if self.server else ""
+                session.model = self.default or servers.places[0].name
                 session.tell.listeners.extend([*listeners, *([spans(session)] if spans else [])])
                 return await session.run(self.ask)
             finally:
                 session.store.close()
+
+    @property
+    def default(self) -> str:
+        """The model of roles that name none; empty: the only one of the server that was given."""
+        return self.model or (self.given.default() if self.given else default_model())
+
+    def models(self) -> Models:
+        """Those that the crew needs, the default first."""
+        found = models_of(self.crew, self.default)
+        return {name: found[name] for name in sorted(found, key=lambda name: name != self.default)}
 
     def test_files(self) -> list[Path]:
         """Files of Python, where a role checks programs."""
@@ -239,8 +255,8 @@ class Job:
             return []
         place = (
             local_place()
-            if self.server is None
-            else RemotePlace(self.server, self.key or os.environ.get("OPENAI_API_KEY"))
+            if self.given.first is None
+            else RemotePlace(self.given.first, self.given.key or os.environ.get("OPENAI_API_KEY"))
         )
         return fetched(place, self.library, scratch / "library")
 
@@ -306,37 +322,3 @@ def closing_line(result: Result) -> str:
         f"{result.visible_tokens:,} visible and {result.intermediate_tokens:,} intermediate answer tokens"
         f"{cost}, {result.duration_us / 1e6:.1f} s"
     )
-
-
-# --- a server of its own ---------------------------------------------------------------------------
-
-
-def embedded_settings(model: str | None, scratch: Path) -> Settings:
-    """The user's own settings, but for keys and places: nobody else is served, and nothing stays."""
-    own = load(flags={"engine.model": model})
-    ledger = replace(own.ledger, path=str(scratch / "ledger.db"))
-    kv = replace(own.kv, disk_dir=scratch / "kv")
-    return replace(own, kv=kv, ledger=ledger, keys=(), keys_file=None, record=None, budgets=())
-
-
-@contextmanager
-def embedded(model: str | None, scratch: Path, console: Console) -> Iterator[str]:
-    """A whole server for the time of the block; yields its URL."""
-    say = partial(console.print, markup=False, soft_wrap=True)
-    settings = embedded_settings(model, scratch)
-    loading = (
-        f"Loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ..."
-    )
-    say(loading)
-    with console.status(loading) if console.is_terminal else nullcontext():
-        node = build(settings, progress=say)
-    try:
-        node.driver.start()
-        books = None if node.ledger is None else Books(node.ledger.store, node.ledger)
-        with BackgroundServer(
-            node.driver, node.text, ServerSettings(port=0, drain_s=STOP_S), books=books
-        ) as server:
-            say(f"{node.text.name} is served at {server.base_url}/v1 for this run.")
-            yield server.base_url
-    finally:
-        node.stop(STOP_S)

@@ -16,10 +16,10 @@ from typing import Any
 
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
-from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile, apply, dump
 from stepwell.agents.result import Result
+from stepwell.agents.servers import Place, Servers
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
@@ -34,17 +34,6 @@ SESSIONS = 8
 """At once."""
 FIRST_ITEMS = 8
 """Where so many fail one after another and none has answered, it is not the profile that is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A model and the server that has it."""
-
-    name: str
-    """As profiles call it; empty: the one that there is."""
-    client: Client
-    model: str
-    """As the server calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +73,13 @@ class Evaluator:
 
     async def single(self, items: Sequence[Item], model: str = "") -> Evaluation:
         """The role of the task set alone, one answer, with all passages in its question."""
-        crew = alone(self.crew, self.tasks.single)
+        crew = alone(self.crew, self.tasks.single, model)
         label = f"{SINGLE} on {model}" if model else SINGLE
         return await self._once(label, None, crew, items, model, whole_of)
 
     async def profile(self, profile: Profile, items: Sequence[Item], label: str = "") -> Evaluation:
         """The crew under a profile. Raises ``BadInput`` where the two do not fit."""
-        crew = apply(self.crew, replace(profile, model=""))
+        crew = apply(self.crew, profile)
         return await self._once(label or profile.name, profile, crew, items, profile.model, reading_of)
 
     async def _once(
@@ -108,7 +97,9 @@ class Evaluator:
         settings = dump(replace(profile, name="", crew="")) if profile else None
         key = settings, model, tuple(item.id for item in items)
         if key not in self._known:
-            run = Run(self, label, crew, self._place(model), reading)
+            for name in {role.model or model for role in crew.used_roles}:
+                self._require(name)
+            run = Run(self, label, crew, model or self.places[0].name, reading)
             self._known[key] = Evaluation(label, profile, await run.all(items))
         return replace(self._known[key], label=label, profile=profile)
 
@@ -119,12 +110,12 @@ class Evaluator:
             self._graded[key] = await right(self.tasks, item, answer)
         return self._graded[key]
 
-    def _place(self, model: str) -> Place:
-        found = [place for place in self.places if place.name == model]
-        if not found and model:
-            names = ", ".join(place.name or place.model for place in self.places)
-            raise BadInput(f"nobody serves the model {model!r} here: there is {names}; name it with --model")
-        return (found or [self.places[0]])[0]
+    def _require(self, model: str) -> None:
+        names = [place.name for place in self.places]
+        if model and model not in names:
+            raise BadInput(
+                f"nobody serves the model {model!r} here: there is {', '.join(names)}; name it with --model"
+            )
 
     def _workspace(self, item: Item | None = None) -> Workspace:
         directory = self.directory / str(next(self._numbers))
@@ -139,7 +130,8 @@ class Run:
     evaluator: Evaluator
     label: str
     crew: Crew
-    place: Place
+    model: str
+    """Of roles that name none."""
     reading: Callable[[Item], Reading | None]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     shared: dict[str, object] = field(default_factory=dict)
@@ -191,10 +183,10 @@ class Run:
     async def _session(self, item: Item, lengths: dict[str, list[int]]) -> Result:
         workspace = replace(self.evaluator._workspace(item), shared=self.shared)
         toolbox = partial(build_tools, workspace=workspace)
-        client = self.place.client
-        session = open_session(self.crew, client, ":memory:", toolbox, reading=self.reading(item))
+        servers = Servers(self.evaluator.places)
+        session = open_session(self.crew, servers, ":memory:", toolbox, reading=self.reading(item))
         try:
-            session.model = self.place.model
+            session.model = self.model
             session.tell.listeners += [lengths_into(lengths), self._count_turn]
             return await session.run(item.ask)
         finally:
@@ -231,9 +223,10 @@ def require_single(crew: Crew, tasks: TaskSet) -> None:
         )
 
 
-def alone(crew: Crew, role: str) -> Crew:
+def alone(crew: Crew, role: str, model: str = "") -> Crew:
     """The crew with one role that answers in one turn: what everything is measured against."""
     plain = replace(crew.roles[role], samples=1, check="", tools=(), may_spawn=(), calls="tools", plans=False)
+    plain = replace(plain, model=model or plain.model)
     return replace(crew, entry=role, roles={role: plain}, dropped=(), wave=0, penalty=None)
 
 

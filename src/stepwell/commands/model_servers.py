@@ -1,0 +1,245 @@
+"""Servers of a run or a fit: those of the command line, or one of our own for every model that is named."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from stepwell.agents.client import Client
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.planner import with_writer
+from stepwell.agents.servers import Place, Servers
+from stepwell.assemble import build
+from stepwell.errors import BadInput
+from stepwell.models import resolve_model
+from stepwell.server.books import Books
+from stepwell.server.run import BackgroundServer
+from stepwell.server.settings import ServerSettings
+from stepwell.settings import Settings, load
+
+STOP_S = 5.0
+MAX_MODELS = 8
+LEAST_DEVICE_KV_TOKENS = 2_048
+"""For a server that shares the device's room with others: less holds no prompt of a crew."""
+SERVER_HELP = "An OpenAI-compatible server; MODEL=URL (repeat for more): of that model. [one of its own]"
+_NAMED = re.compile(r"(?P<model>.+?)=(?P<url>https?://.+)", re.DOTALL)
+Models = Mapping[str, str]
+"""Per model who asks for it, for a sentence where nobody has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """``--server`` as it was given; false where it was not."""
+
+    rest: str | None = None
+    """Takes every model that is not named."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Per model the URL of its server."""
+    key: str | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[str], key: str | None = None) -> Given:
+        """From the command line. Raises ``BadInput``."""
+        rest: list[str] = []
+        named: dict[str, str] = {}
+        for value in values:
+            found = _NAMED.fullmatch(value)
+            if value.startswith(("http://", "https://")):
+                rest.append(value)
+            elif found is None:
+                raise BadInput(f"--server {value} is no URL such as http://127.0.0.1:8000, nor MODEL=URL")
+            elif named.setdefault(found["model"], found["url"]) != found["url"]:
+                raise BadInput(f"--server gives the model {found['model']} two servers: one has to be enough")
+        if len(rest) > 1:
+            raise BadInput(
+                f"--server gives {len(rest)} servers without a model: say which has which, as MODEL=URL"
+            )
+        return cls(rest[0] if rest else None, named, key)
+
+    def __bool__(self) -> bool:
+        return bool(self.rest or self.named)
+
+    @property
+    def first(self) -> str | None:
+        """Where everything is that is asked of one server, such as documents."""
+        return self.rest or next(iter(self.named.values()), None)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """That it names; an empty one stands for the only one of a server that takes all."""
+        return (*([""] if self.rest else []), *self.named)
+
+    @property
+    def api_key(self) -> str:
+        """For all of them; servers of our own need none."""
+        return self.key or os.environ.get("OPENAI_API_KEY", "none") if self else "none"
+
+    def default(self) -> str:
+        """The model of roles that name none: the only one, as far as one knows before asking a server."""
+        return next(iter(self.named)) if len(self.named) == 1 and not self.rest else ""
+
+    def address(self, model: str, who: str) -> Addressed:
+        """Where a model is. Raises ``BadInput`` where no server was given for it."""
+        if model in self.named:
+            return Addressed(model, self.named[model], own=True)
+        if self.rest is not None:
+            return Addressed(model, self.rest, own=False)
+        there = ", ".join(self.named)
+        if not model:
+            raise BadInput(
+                f"{who} names no model, and --server gives several: say which, as in --model NAME, of {there}"
+            )
+        raise BadInput(
+            f"{who} is on the model {model!r}, which no server has: there is {there}; "
+            f"give one more, as in --server {model}=URL"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """A model and the URL of its server."""
+
+    model: str
+    """As crews call it; empty: the server's only one."""
+    url: str
+    own: bool
+    """The server is said to have this model, and may call it by another name."""
+
+
+def models_of(crew: Crew, default: str) -> dict[str, str]:
+    """The models that a crew's turns go to, and for each a role that asks for it."""
+    found: dict[str, str] = {}
+    for role in with_writer(crew).used_roles:
+        found.setdefault(role.model or default, f"the role {role.name}")
+    return found
+
+
+async def place_of(addressed: Addressed, client: Client) -> Place:
+    """The model on its server, which is asked. Raises ``StepwellError`` where it does not have it."""
+    if addressed.own:
+        return Place(addressed.model, client, await client.called(addressed.model))
+    if addressed.model:
+        await client.require_model(addressed.model)
+    name = addressed.model or await client.only_model()
+    return Place(name, client, name)
+
+
+@asynccontextmanager
+async def opened(addressed: Sequence[Addressed], key: str, seed: int) -> AsyncIterator[Servers]:
+    """All of them as one, with a client for each URL. Raises ``StepwellError`` where a model is not there."""
+    async with AsyncExitStack() as stack:
+        urls = dict.fromkeys(one.url for one in addressed)
+        clients = {url: await stack.enter_async_context(Client(url, key, seed)) for url in urls}
+        yield Servers([await place_of(one, clients[one.url]) for one in addressed])
+
+
+@contextmanager
+def addresses(given: Given, models: Models, scratch: Path, console: Console) -> Iterator[list[Addressed]]:
+    """The server of every model; those of our own run for the time of the block. Raises ``BadInput``."""
+    if given:
+        yield [given.address(model, who) for model, who in models.items()]
+        return
+    own = own_settings(models)
+    if len(own) > 1:
+        console.print(_shares(own), markup=False, soft_wrap=True)
+    with ExitStack() as stack:
+        made = []
+        for number, (model, settings) in enumerate(own.items()):
+            place = scratch / f"server-{number}"
+            place.mkdir()
+            url = stack.enter_context(embedded(settings, place, console))
+            made.append(Addressed(model, url, own=True))
+        yield made
+
+
+# --- servers of our own ----------------------------------------------------------------------------
+
+
+def default_model() -> str:
+    """What a server of our own has where nothing is said."""
+    return load().engine.model
+
+
+def own_settings(models: Models) -> dict[str, Settings]:
+    """Per model the settings of its server. Raises ``BadInput`` for one that is not there.
+
+    Several share what the user's settings give to one: threads that wait for each other on too few cores are
+    far slower than half as many, and memory does not grow with the number of models.
+    """
+    if len(models) > MAX_MODELS:
+        raise BadInput(f"{len(models)} models are asked for: at most {MAX_MODELS} run at once")
+    made = {}
+    for model, who in models.items():
+        own = load(flags={"engine.model": model})
+        if own.engine.kind == "llamacpp":
+            _require_model(model, who)
+        made[model] = _share(own, len(models))
+    return made
+
+
+def _require_model(model: str, who: str) -> None:
+    try:
+        resolve_model(model)
+    except BadInput as error:
+        raise BadInput(f"{who}: {error}") from error
+
+
+def _share(own: Settings, count: int) -> Settings:
+    if count == 1:
+        return own
+    cores = own.engine.threads or len(os.sched_getaffinity(0))
+    tokens = own.engine.device_kv_tokens
+    engine = replace(
+        own.engine,
+        threads=max(1, cores // count),
+        device_kv_tokens=max(min(tokens, LEAST_DEVICE_KV_TOKENS), tokens // count),
+    )
+    kv = replace(own.kv, host_kv=own.kv.host_kv // count, disk_kv=own.kv.disk_kv // count)
+    return replace(own, engine=engine, kv=kv)
+
+
+def _shares(own: Mapping[str, Settings]) -> str:
+    one = next(iter(own.values()))
+    threads = f"{one.engine.threads} thread{'s' if one.engine.threads != 1 else ''}"
+    return (
+        f"{len(own)} models, a server for each: {', '.join(own)}; each has {threads}, KV of "
+        f"{one.engine.device_kv_tokens:,} tokens on the device, {one.kv.host_kv >> 20:,} MiB in host memory "
+        f"and {one.kv.disk_kv >> 20:,} MiB on disk."
+    )
+
+
+def embedded_settings(own: Settings, scratch: Path) -> Settings:
+    """The user's own settings, but for keys and places: nobody else is served, and nothing stays."""
+    ledger = replace(own.ledger, path=str(scratch / "ledger.db"))
+    kv = replace(own.kv, disk_dir=scratch / "kv")
+    return replace(own, kv=kv, ledger=ledger, keys=(), keys_file=None, record=None, budgets=())
+
+
+@contextmanager
+def embedded(own: Settings, scratch: Path, console: Console) -> Iterator[str]:
+    """A whole server for the time of the block; yields its URL."""
+    say: Callable[..., None] = partial(console.print, markup=False, soft_wrap=True)
+    settings = embedded_settings(own, scratch)
+    loading = (
+        f"Loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ..."
+    )
+    say(loading)
+    with console.status(loading) if console.is_terminal else nullcontext():
+        node = build(settings, progress=say)
+    try:
+        node.driver.start()
+        books = None if node.ledger is None else Books(node.ledger.store, node.ledger)
+        with BackgroundServer(
+            node.driver, node.text, ServerSettings(port=0, drain_s=STOP_S), books=books
+        ) as server:
+            say(f"{node.text.name} is served at {server.base_url}/v1 for this run.")
+            yield server.base_url
+    finally:
+        node.stop(STOP_S)
