@@ -21,6 +21,7 @@ from stepwell.fit.report import dropped
 from stepwell.fit.search import FITTED, Search, Target
 from stepwell.fit.statistics import Resamples
 from stepwell.fit.tasks import TaskSet
+from tests.agents.scripted import Asked
 from tests.fit.quiz import CREW, RIGHT, Counted, always, crew, evaluator, said_by
 
 DRAWS = Resamples(count=400)
@@ -195,6 +196,50 @@ def test_the_cheaper_model_is_taken_where_it_reaches_the_target(tmp_path: Path) 
     useless = Counted(said_by(poor), name="small")
     useless.factor = 0.1
     assert fit(tmp_path, large, useless, memo=Memo()).profile.model == "large"
+
+
+def test_each_role_gets_the_cheapest_model_that_will_do(tmp_path: Path) -> None:
+    """The small one says the number it is told as well as the large one does, and knows no secret."""
+
+    def unknowing(asked: Asked) -> str:
+        return "I know of none." if asked.role == "scout" else model(asked)
+
+    model = said_by(always)
+    large, small = Counted(model, name="large"), Counted(unknowing, name="small")
+    small.factor = 0.1
+    found = fit(tmp_path, large, small, memo=Memo())
+    on = {name: role.model for name, role in changes.used_roles(crew(), found.profile).items()}
+    assert on == {"scout": "large", "solver": "small"}
+    assert found.chosen.share == 1
+    assert found.why("the model of all") == ["the target is missed with it"]
+    assert found.why("the model of the scout") == ["the target is missed with it"]
+    assert found.why("the model of the solver") == ["of all models this is the nearest to the target"]
+    assert {asked.role for asked in small.asked[-20:]} == {"solver"}
+    assert "solver: on small" in describe(crew(), found.profile)
+
+
+def test_a_role_goes_to_the_dearer_model_where_the_target_is_missed_otherwise(tmp_path: Path) -> None:
+    def unknowing(asked: Asked) -> str:
+        return "I know of none." if asked.role == "scout" else model(asked)
+
+    model = said_by(always)
+    large, small = Counted(model, name="large"), Counted(unknowing, name="small")
+    small.factor = 0.1
+    found = fit(tmp_path, small, large, memo=Memo(), target=Target(accuracy=1.0))
+    on = {name: role.model for name, role in changes.used_roles(crew(), found.profile).items()}
+    assert on == {"scout": "large", "solver": "small"}
+    assert found.chosen.share == 1
+
+
+def test_every_other_model_is_tried_for_all_and_for_one() -> None:
+    profile = changes.with_setting(Profile("p", model="b"), "solver", model="c", samples=2)
+    whole = list(changes.other_models(crew(), profile, ["a", "b", "c"]))
+    assert [change.done for change in whole] == [f"{one} instead of b, c" for one in "abc"]
+    assert [dict(change.profile.roles) for change in whole] == [{"solver": {"samples": 2}}] * 3
+    one = list(changes.other_models(crew(), profile, ["a", "b", "c"], "solver"))
+    assert [change.profile.roles["solver"]["model"] for change in one] == ["a", "b"]
+    assert [change.profile.model for change in one] == ["b", "b"]
+    assert not list(changes.other_models(crew(), Profile("p"), ["a"]))
 
 
 def first_or_never(at: int, sample: int, told: bool) -> str:

@@ -97,7 +97,7 @@ class Given:
                 f"{who} names no model, and --server gives several: say which, as in --model NAME, of {there}"
             )
         raise BadInput(
-            f"{who} is on the model {model!r}, which no server has: there is {there}; "
+            f"{who} asks for the model {model!r}, which no server has: there is {there}; "
             f"give one more, as in --server {model}=URL"
         )
 

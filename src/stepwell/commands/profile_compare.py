@@ -84,10 +84,8 @@ def compare(
     wanted = Wanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
     trial = Trial(made, task_set, wanted, items, at_once)
     console = report_console(json_file)
-    looked, places = trial.run(
-        [one for one in chosen if one],
-        partial(_compare, trial=trial, chosen=chosen, off=penalty_off, half=half),
-    )
+    work = partial(_compare, trial=trial, chosen=chosen, off=penalty_off, half=half)
+    looked, places = trial.run([one for one in chosen if one], work)
     return _show_compared(console, trial, half, looked, places, json_file)
 
 

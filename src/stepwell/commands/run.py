@@ -114,7 +114,7 @@ def run(
     made = find_crew(crew)
     chosen = find_profile(made, profile)
     given = Given.of(server, key)
-    made = apply(made, replace(chosen, model="") if model else chosen)
+    made = apply(made, replace(chosen, model="") if model and chosen.model else chosen)
     if amount is not None:
         made = replace(made, limits=replace(made.limits, budget_microusd=amount))
     if not ask.strip() and resume is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,6 +87,24 @@ def fewer_samples(crew: Crew, profile: Profile, role: str) -> Iterator[Change]:
             yield Change(f"samples of the {role}", f"{count} instead of {most}", changed)
 
 
+def other_models(crew: Crew, profile: Profile, models: Sequence[str], role: str = "") -> Iterator[Change]:
+    """Each other model for a role, or for all of them at once; those that no role names are on the first."""
+    used = used_roles(crew, profile)
+    now = list(dict.fromkeys(one.model or models[0] for name, one in used.items() if role in ("", name)))
+    for model in models:
+        if now != [model]:
+            changed = with_setting(profile, role, model=model) if role else _all_on(profile, model)
+            who = f"the {role}" if role else "all"
+            yield Change(f"the model of {who}", f"{model} instead of {', '.join(now)}", changed)
+
+
+def _all_on(profile: Profile, model: str) -> Profile:
+    own = {name: {**settings} for name, settings in profile.roles.items()}
+    for settings in own.values():
+        settings.pop("model", None)
+    return replace(profile, model=model, roles={name: one for name, one in own.items() if one})
+
+
 def one_sample(crew: Crew, profile: Profile) -> Iterator[Change]:
     """Each role that gives several answers gives one."""
     for name, role in used_roles(crew, profile).items():
@@ -142,6 +160,7 @@ def describe(crew: Crew, profile: Profile) -> str:
     for role, settings in profile.roles.items():
         own = [f"samples {settings['samples']}"] if "samples" in settings else []
         own += [f"tokens {settings['max_tokens']}"] if "max_tokens" in settings else []
+        own += [f"on {settings['model']}"] if "model" in settings else []
         own += ["unchecked"] if settings.get("check") == "" else []
         own += [f"pass rate {settings['pass_rate']:g}"] if "pass_rate" in settings else []
         words += [f"{role}: {', '.join(own)}"] if own else []

@@ -22,8 +22,9 @@ PROFILE_FILE, REPORT_FILE, CHART_FILE, JSON_FILE = "fitted.toml", "report.md", "
 RULE = """A part of the profile (an agent, a sample, a longer answer, an unpriced token) goes when the
 profile costs no more without it and, where an accuracy is asked for, still reaches it; where it is missed
 anyway, or a cost is asked for, when the part is not shown to pay: the 95 % interval of its paired gain does
-not lie above zero. In the end the cheapest of all candidates that reaches the accuracy is taken, or the most
-accurate within the cost. All of this was decided on the half to fit on."""
+not lie above zero. Models are chosen by what is asked for alone. In the end the cheapest of all candidates
+that reaches the accuracy is taken, or the most accurate within the cost. All of this was decided on the half
+to fit on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ no more than before, and
 
 A part is shown to pay when the 95 % interval of its paired gain in accuracy lies above zero, against the
 profile that has it; or when that of all that has gone so far does, taken together against the whole crew.
-Agents go first, those with the least gain per dollar first of all; then the model is chosen, then samples,
-lengths, order and the price of tokens. In the end every candidate that was tried counts: the cheapest that
-reaches the accuracy, or the most accurate within the cost. All of this sees the half to fit on; the held-out
-half is for one look at the outcome.
+Agents go first, those with the least gain per dollar first of all. Then the model of all is chosen, and that
+of each, by what the target asks for; then samples, lengths, order and the price of tokens. In the end every
+candidate that was tried counts: the cheapest that reaches the accuracy, or the most accurate within the cost.
+All of this sees the half to fit on; the held-out half is for one look at the outcome.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ class Search:
     async def run(self) -> Evaluation:
         """The chosen candidate on the half to fit on; its profile is called ``fitted``."""
         await self._begin()
+        await self._begin_elsewhere()
         self.worths = await self._ablate()
         await self._spare_agents()
-        await self._choose_model()
+        await self._choose_models()
         await self._fewer_samples()
         await self._shorter_answers()
         await self._stage([changes.one_at_a_time(self._crew, self._profile)])
@@ -120,6 +121,10 @@ class Search:
         return self.evaluator.crew
 
     @property
+    def _models(self) -> list[str]:
+        return [place.name for place in self.evaluator.places]
+
+    @property
     def _profile(self) -> Profile:
         assert self.current.profile is not None
         return self.current.profile
@@ -141,6 +146,13 @@ class Search:
         await self._try(find_profile(self._crew, FLASH), FLASH)
         self.in_money = together([single, self.pro])
         self.target = self.asked.resolved(single, self.pro)
+
+    async def _begin_elsewhere(self) -> None:
+        """Where the crew misses the accuracy on the first model, on another: what seems useless to a model
+        that is too small would go, and never be tried on one that is not."""
+        if self.target.accuracy is not None and not self.reaches(self.pro):
+            await self._choose(changes.other_models(self._crew, self._profile, self._models))
+            self.pro = self.current
 
     async def _ablate(self) -> list[Worth]:
         found = await ablate(self.evaluator, self.pro, self.items, self.draws, self.in_money)
@@ -203,13 +215,30 @@ class Search:
             options = [*changes.spared_roles(*now), *changes.traded_roles(*now)]
             await self._stage([[change for change in options if change.part == part]])
 
-    async def _choose_model(self) -> None:
-        """The whole crew on each model that is served; what the target asks for decides."""
-        own = self._profile.model or self.evaluator.places[0].name
-        others = [place.name for place in self.evaluator.places if place.name != own]
-        self.current = self.select(
-            [self.current, *[await self._try(replace(self._profile, model=model)) for model in others]]
-        )
+    async def _choose_models(self) -> None:
+        """The whole crew on each model that is served, then each role of it on each."""
+        models = self._models
+        await self._choose(changes.other_models(self._crew, self._profile, models))
+        roles = list(changes.used_roles(self._crew, self._profile))
+        for role in roles if len(roles) > 1 else ():  # one role is the whole crew
+            await self._choose(changes.other_models(self._crew, self._profile, models, role))
+
+    async def _choose(self, options: Iterable[Change]) -> None:
+        """Neither more nor less of the crew, only another: what the target asks for decides."""
+        tried = [(change, await self._try(change.profile)) for change in options]
+        best = self.select([self.current, *[trial for _, trial in tried]])
+        for change, trial in tried:
+            part = worth(change, self.current, trial, self.draws, self.in_money)
+            taken = trial is best
+            why = "of all models this is the nearest to the target" if taken else self._why_not(trial, best)
+            self.steps.append(Step(part, taken, why))
+        self.current = best
+
+    def _why_not(self, trial: Evaluation, best: Evaluation) -> str:
+        if self.reaches(best) and not self.reaches(trial):
+            return "the target is missed with it"
+        dearer = trial.mean_cost(self.in_money) > best.mean_cost(self.in_money)
+        return "another costs less" if dearer and self.reaches(best) else "another is nearer to the target"
 
     async def _fewer_samples(self) -> None:
         for role in changes.used_roles(self._crew, self._profile):
