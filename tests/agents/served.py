@@ -33,14 +33,14 @@ class Served:
 
 
 @contextmanager
-def served(answer: Answer, cost: float | None = None) -> Iterator[Served]:
+def served(answer: Answer, cost: float | None = None, model: str = "one") -> Iterator[Served]:
     made = Served("")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.send(200, {"data": [{"id": "one"}]} if self.path == "/v1/models" else {})
+            self.send(200, {"data": [{"id": model}]} if self.path == "/v1/models" else {})
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -165,6 +165,41 @@ def test_two_models_of_one_server_are_tried(server: Served, capsys: pytest.Captu
     assert load_profile(Path("fitted-quiz-mine/fitted.toml")).model == "small"
 
 
+def test_each_model_may_have_a_server_and_the_fit_names_the_models_of_roles(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with served(answer, 0.0001, "large-1b") as large, served(answer, 0.000001, "small-100m") as small:
+        at = ["--server", f"large={large.url}", "--server", f"small={small.url}", "--items", "4"]
+        assert cli.run(["profile", "fit", "quiz.toml", "--tasks", "mine.jsonl", *at, "--json", "o.json"]) == 0
+        assert {body["model"] for body in large.bodies} == {"large-1b"}
+        assert {body["model"] for body in small.bodies} == {"small-100m"}
+    fitted = load_profile(Path("fitted-quiz-mine/fitted.toml"))
+    assert fitted.model == "small"
+    steps = {one["part"] for one in json.loads(Path("o.json").read_text())["steps"]}
+    assert "the model of all" in steps
+    assert (
+        f"large-1b, small-100m at {large.url}, {small.url}" in Path("fitted-quiz-mine/report.md").read_text()
+    )
+
+
+def test_a_model_that_a_profile_gives_to_a_role_is_asked_for_before_anything_runs(
+    server: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("two.yaml").write_text('profile: {roles: {solver: {model: "tiny"}}}')
+    at = ["--tasks", "mine.jsonl", "--profiles", "two.yaml", "--server", f"large={server.url}"]
+    assert cli.run(["profile", "compare", "quiz.toml", *at]) == 2
+    assert capsys.readouterr().err == (
+        "stepwell: the role solver in the profile two asks for the model 'tiny', which no server has: "
+        "there is large; give one more, as in --server tiny=URL\n"
+    )
+    assert not server.bodies
+    with served(answer, model="tiny-1m") as tiny:
+        assert cli.run(["profile", "compare", "quiz.toml", *at, "--server", f"tiny={tiny.url}"]) == 0
+    assert {body["model"] for body in tiny.bodies} == {"tiny-1m"}
+    assert server.bodies
+    assert not any("You answer" in str(body["messages"]) for body in server.bodies)
+
+
 def test_without_a_server_it_brings_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
