@@ -201,3 +201,13 @@ plain = st.recursive(
 def test_json_is_read_as_it_is(data: dict[str, Any]) -> None:
     """JSON is YAML, so whatever JSON says comes back."""
     assert yaml_table(json.dumps(data), "x") == data
+
+
+@given(st.text("{}[]:,&*!-?|>\n '\"ab#%@\\0.~<\t", max_size=60) | st.text(max_size=30))
+def test_whatever_is_written_is_a_table_or_one_sentence(text: str) -> None:
+    try:
+        said = f"x {yaml_table(text, 'x')!r}"
+    except BadInput as error:
+        said = str(error)
+    assert said.startswith("x")
+    assert "\n" not in said
