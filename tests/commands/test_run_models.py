@@ -115,6 +115,13 @@ def test_what_is_stopped_goes_on_at_the_same_servers(
     kept = re.search(r"--resume (\S+)", capsys.readouterr().err)
     assert kept
     assert (len(large.bodies), len(small.bodies)) == (1, 1)
+    flags = ["--resume", kept[1], "--budget", "1"]
+    assert run(*at(large, small), *flags, "--profile", "flash") == 2
+    sentence = (
+        "stepwell: the agents of the role writer in this session are on the model 'large', not 'small': "
+        "resume it with the same crew, profile and --model\n"
+    )
+    assert capsys.readouterr().err.endswith(sentence)
     assert run(*at(large, small), "--resume", kept[1], "--budget", "1") == 0
     assert capsys.readouterr().out == "You write on large-1b\n"
     assert (len(large.bodies), len(small.bodies)) == (2, 1)

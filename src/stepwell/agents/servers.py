@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.agents.client import Body, Caller, Client, Hint, Reply, Retry
-from stepwell.errors import StepwellError
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.state import Store
+from stepwell.errors import BadInput, StepwellError
+
+MODELS = "models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +91,20 @@ class Servers:
         if self._met.get(str(hint.get("after_agent")), client.server) == client.server:
             return hint
         return {name: value for name, value in hint.items() if name != "after_agent"}
+
+
+def keep_models(store: Store, crew: Crew, default: str) -> None:
+    """Write down which model each role is on; roles that name none are on ``default``, empty: not known.
+
+    Raises ``BadInput`` where a session is resumed with another: an agent does not change its model, because
+    its KV would be worth nothing and its answers would be somebody else's.
+    """
+    models = {role.name: role.model or default for role in crew.used_roles}
+    kept: dict[str, str] = store.get(MODELS) or {}
+    for role, model in kept.items():
+        if model and models.get(role) and models[role] != model:
+            raise BadInput(
+                f"the agents of the role {role} in this session are on the model {model!r}, not "
+                f"{models[role]!r}: resume it with the same crew, profile and --model"
+            )
+    store.put(MODELS, models | kept)

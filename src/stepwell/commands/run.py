@@ -24,6 +24,7 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import budget_microusd, find_crew
 from stepwell.agents.crews.profile import PRO, apply, find_profile
 from stepwell.agents.result import Result
+from stepwell.agents.servers import keep_models
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
@@ -211,6 +212,7 @@ class Job:
             reading = await with_tables(reading, workspace)
             session = open_session(crew, servers, self.session, toolbox, reading=reading)
             try:
+                keep_models(session.store, session.crew, self.default)
                 session.model = self.default or servers.places[0].name
                 session.tell.listeners.extend([*listeners, *([spans(session)] if spans else [])])
                 return await session.run(self.ask)
