@@ -107,4 +107,4 @@ def keep_models(store: Store, crew: Crew, default: str) -> None:
                 f"the agents of the role {role} in this session are on the model {model!r}, not "
                 f"{models[role]!r}: resume it with the same crew, profile and --model"
             )
-    store.put(MODELS, models | kept)
+    store.put(MODELS, models | {role: model for role, model in kept.items() if model})

@@ -9,7 +9,9 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from stepwell.agents.client import Client
@@ -28,7 +30,14 @@ STOP_S = 5.0
 MAX_MODELS = 8
 LEAST_DEVICE_KV_TOKENS = 2_048
 """For a server that shares the device's room with others: less holds no prompt of a crew."""
-SERVER_HELP = "An OpenAI-compatible server; MODEL=URL (repeat for more): of that model. [one of its own]"
+ServerOption = Annotated[
+    Sequence[str],
+    Parameter(
+        help="An OpenAI-compatible server, or MODEL=URL for one model (repeat). [its own, one per model]",
+        show_default=False,
+        negative="",
+    ),
+]
 _NAMED = re.compile(r"(?P<model>.+?)=(?P<url>https?://.+)", re.DOTALL)
 Models = Mapping[str, str]
 """Per model who asks for it, for a sentence where nobody has it."""

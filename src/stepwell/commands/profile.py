@@ -16,7 +16,7 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import budget_microusd, find_crew
 from stepwell.agents.crews.profile import FLASH, PRO, Profile, apply, dump, find_profile
 from stepwell.bench.common import JsonOption, machine, report_console, require_writable, versions, write_json
-from stepwell.commands.model_servers import Given
+from stepwell.commands.model_servers import Given, ServerOption
 from stepwell.commands.profile_places import Places, Wanted
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -27,7 +27,6 @@ from stepwell.commands.profile_trial import (
     ModelOption,
     NoMemoOption,
     SeedOption,
-    ServerOption,
     TasksOption,
     Trial,
     option,

@@ -21,7 +21,7 @@ from stepwell.bench.common import (
     versions,
     write_json,
 )
-from stepwell.commands.model_servers import Given
+from stepwell.commands.model_servers import Given, ServerOption
 from stepwell.commands.profile_places import Places, Wanted
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -32,7 +32,6 @@ from stepwell.commands.profile_trial import (
     ModelOption,
     NoMemoOption,
     SeedOption,
-    ServerOption,
     TasksOption,
     Trial,
     option,

@@ -17,7 +17,7 @@ from rich.console import Console
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile
 from stepwell.bench.common import Flag, OptionalPositive, Positive
-from stepwell.commands.model_servers import SERVER_HELP, Addressed, addresses
+from stepwell.commands.model_servers import Addressed, addresses
 from stepwell.commands.profile_places import Places, Wanted, going_on, opened
 from stepwell.commands.profile_view import watched
 from stepwell.demo.command import told_to_stop
@@ -33,7 +33,6 @@ def option(text: str) -> Parameter:
 
 
 TasksOption = Annotated[str, option("A task set that ships (functions, facts, sums), or a JSONL file.")]
-ServerOption = Annotated[Sequence[str], option(SERVER_HELP)]
 KeyOption = Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")]
 ModelOption = Annotated[
     Sequence[str],

@@ -31,10 +31,10 @@ from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.library_places import RemotePlace, fetched, local_place
 from stepwell.commands.model_servers import (
-    SERVER_HELP,
     Addressed,
     Given,
     Models,
+    ServerOption,
     addresses,
     default_model,
     models_of,
@@ -57,9 +57,6 @@ OTEL_HELP = "Send OpenTelemetry spans, where the OTEL_... variables say."
 
 def option(text: str) -> Parameter:
     return Parameter(help=text, show_default=False)
-
-
-ServerOption = Annotated[Sequence[str], option(SERVER_HELP)]
 
 
 def run(
@@ -102,8 +99,8 @@ def run(
 
     CREW is one that ships (calculation, code, data, documents) or a TOML or YAML file; FILES are what it
     works on: text, Markdown, PDF, HTML; tables for crews with SQL; tests (.py) for those that write
-    programs. Without --server it starts one of its own. The answer goes to standard output, all else to
-    standard error. Example:
+    programs. Without --server it starts its own, one for each model. The answer goes to standard output,
+    all else to standard error. Example:
 
         stepwell run documents report.pdf --ask "Who paid for the well?"
         stepwell run code tests.py --profile flash --ask "Write a function median(xs)."
