@@ -12,7 +12,6 @@ from stepwell.policy.gaps import (
     TIME_EDGES_US,
     GapClass,
     bin_of,
-    chance_of_return,
     expected_left,
     index_of,
     prior_gaps,
@@ -53,11 +52,35 @@ def test_a_sure_gap_is_worth_one_over_what_is_left(gap_us: int) -> None:
 
 def test_agents_that_never_come_back_are_worth_less() -> None:
     gaps = [10 * SECOND] * 100
-    sure, half = learned(gaps).hazards(), learned(gaps, never=100).hazards()
-    assert index_of(half, TIME_EDGES_US, 0) < index_of(sure, TIME_EDGES_US, 0)
-    assert chance_of_return(sure, TIME_EDGES_US, 0) > 0.95 * ONE
-    assert 0.4 * ONE < chance_of_return(half, TIME_EDGES_US, 0) < 0.65 * ONE
-    assert expected_left(half, TIME_EDGES_US, 60 * SECOND) is None
+    sure, half = learned(gaps), learned(gaps, never=100)
+    assert index_of(half.hazards(), TIME_EDGES_US, 0) < index_of(sure.hazards(), TIME_EDGES_US, 0)
+    assert sure.chance(0) > 0.95 * ONE
+    assert 0.4 * ONE < half.chance(0) < 0.65 * ONE
+    assert expected_left(half.hazards(), TIME_EDGES_US, 60 * SECOND) is None
+
+
+def every_time_tried(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
+    """The index by its definition: no time at which one might give up is left out."""
+    alive, returned, held, best = ONE, 0, 0, 0
+    for k in range(bin_of(edges, elapsed), len(edges) - 1):
+        start, hazard = max(elapsed, edges[k]), hazards[k]
+        hazard = hazard * (edges[k + 1] - start) // (edges[k + 1] - edges[k])
+        gone = alive * hazard >> 20
+        returned += gone
+        held += (alive - gone // 2) * (edges[k + 1] - start)
+        best = max(best, returned * RATE_ONE // max(held, 1))
+        alive -= gone
+        if alive <= 16:
+            break
+    return best
+
+
+HAZARDS = st.integers(0, 21).map(lambda halvings: ONE >> halvings)
+
+
+@given(st.lists(HAZARDS, min_size=N_BINS, max_size=N_BINS), st.integers(0, 10**12))
+def test_giving_up_the_search_early_finds_the_same_worth(hazards: list[int], elapsed: int) -> None:
+    assert index_of(hazards, TIME_EDGES_US, elapsed) == every_time_tried(hazards, TIME_EDGES_US, elapsed)
 
 
 def test_the_worth_falls_once_the_usual_time_is_over() -> None:
@@ -73,10 +96,10 @@ def test_two_classes_that_differ_are_told_apart_by_few_observations() -> None:
 
 def test_a_rest_that_goes_on_counts_for_the_bins_it_outlasted_only() -> None:
     kind = learned([10 * SECOND] * 50)
-    before = chance_of_return(kind.hazards(), TIME_EDGES_US, 0)
+    before = kind.chance(0)
     for _ in range(50):  # young rests: they say nothing about ten seconds
         kind.outlast(0, bin_of(TIME_EDGES_US, SECOND))
-    assert abs(chance_of_return(kind.hazards(), TIME_EDGES_US, 0) - before) < ONE // 20
+    assert abs(kind.chance(0) - before) < ONE // 20
 
 
 def test_old_habits_fade() -> None:

@@ -25,6 +25,9 @@ class Admission:
         self.config = board.config
         self.memory = board.memory
         self.recomputed_tokens = 0
+        self._promised_frames: int | None = None
+        self._owed: dict[str, int] | None = None
+        """As of now; None: whoever runs or waits has changed, count again."""
 
     def admit(self) -> None:
         """Who waits for disk or for another's prefix lets others pass; who waits for room does not, or
@@ -35,6 +38,7 @@ class Admission:
             self.board.release_claims_beyond(())
             return
         self.board.waiting.age(self.board.now_us)
+        self._count_again()
         blocked = False
         budget_bytes = self.config.host_bytes // 2
         owed = self._owed_places()
@@ -51,6 +55,9 @@ class Admission:
                 blocked = not opened and (turn.aged or turn.contract.name not in owed)
         self.memory.favour = 0
         self.board.release_claims_beyond([turn.id for turn in window])
+
+    def _count_again(self) -> None:
+        self._promised_frames = self._owed = None
 
     def _still_no_room(self, turn: Turn) -> bool:
         """Whether nothing has moved since the turn found no room, a moment ago. Looking again costs a walk
@@ -82,10 +89,9 @@ class Admission:
         if path is None or old or not self._still_coming(turn) or self._grew(turn):
             path = turn.planned = self._usable_path(turn)
             turn.planned_at_us = self.board.now_us
-            block_tokens = self.config.block_tokens
-            turn.planned_tokens = sum(m.n_tokens for m in path if m.n_tokens == block_tokens)
+            turn.planned_tokens = self._whole_blocks(path) * self.config.block_tokens
             turn.planned_next = self._next_block_known(turn)
-            turn.planned_bytes = sum(m.block.meta.size_bytes for m in path if not m.block.device)
+            turn.planned_bytes = sum([block.meta.size_bytes for block, _ in path if not block.device])
         return path
 
     def _still_coming(self, turn: Turn) -> bool:
@@ -115,8 +121,7 @@ class Admission:
         path = path[: self.config.device_blocks - 1]
         self.board.claim(turn, path)  # before fetching: room for one block must not cost the next one
         turn.fetching = []
-        for depth, match in enumerate(path):
-            block = match.block
+        for depth, (block, _) in enumerate(path):
             if not block.device and not block.host:
                 if not self._fetch(turn, block):
                     path = path[:depth]
@@ -153,8 +158,8 @@ class Admission:
     def _try_open(self, turn: Turn, path: list[Match]) -> bool:
         """Give the turn a place if it fits beside those who run, or can take it from lighter ones.
         False: it waits for room."""
-        if not all(m.block.device or m.block.host for m in path):  # a copy on the device alone has gone
-            turn.planned = None
+        if [block for block, _ in path if not (block.device or block.host)]:
+            turn.planned = None  # a copy on the device alone has gone
             return True
         if not self._make_place(turn, path):
             if self.board.running or not path:
@@ -185,18 +190,26 @@ class Admission:
             return False
         for victim in leaving:
             self.board.preempt(victim)
+            self._count_again()
         return self._missing_frames(turn, path) <= 0
 
     def _missing_frames(self, turn: Turn, path: Sequence[Match]) -> int:
         """Frames short of what the turn needs; 0 or less: it fits. What rests within the guarantee of
         another service tier does not count as room, as long as anybody runs."""
-        promised = sum(self._still_reserved(self.board.turns[r]) for r in self.board.running)
-        room = self.memory.room_on_device(blocks_of(path)) - promised
+        idle = len([block for block, _ in path if block.device and not block.pins])
+        room = self.memory.room_on_device() - idle - self._promised()
         name = turn.contract.name
         if self.board.book.ordered and self.board.running and not turn.aged:
             room -= self.memory.placement.withheld(KvTier.DEVICE, name)
             room = min(room, self._cap_room(turn))
         return self._frames_at_once(turn, path) - room
+
+    def _promised(self) -> int:
+        """Frames that running turns were admitted for and have not taken yet."""
+        if self._promised_frames is None:
+            turns = self.board.turns
+            self._promised_frames = sum([self._still_reserved(turns[r]) for r in self.board.running])
+        return self._promised_frames
 
     def _cap_room(self, turn: Turn) -> int:
         """Frames its service tier may still take for running turns under its cap."""
@@ -211,10 +224,12 @@ class Admission:
 
     def _owed_places(self) -> dict[str, int]:
         """Places that service tiers with somebody waiting are short of, by their guarantee of compute."""
+        if self._owed is not None:
+            return self._owed
+        owed = self._owed = {}
         if not self.board.book.ordered:
-            return {}
+            return owed
         running = [self.board.turns[r].contract.name for r in self.board.running]
-        owed: dict[str, int] = {}
         for name in self.board.book.names:
             if self.board.waiting.demands(name):
                 short = self._least_places(self.board.book.of(name)) - running.count(name)
@@ -258,9 +273,12 @@ class Admission:
 
     def _frames_at_once(self, turn: Turn, path: Sequence[Match]) -> int:
         """Frames it takes now: for what is loaded, and of its own with room for what it generates first."""
-        to_load = sum(1 for m in path if not m.block.device)
-        whole = sum(1 for m in path if m.n_tokens == self.config.block_tokens)
-        return to_load + self._reserved_blocks(turn, turn.total) - whole
+        to_load = len([block for block, _ in path if not block.device])
+        return to_load + self._reserved_blocks(turn, turn.total) - self._whole_blocks(path)
+
+    def _whole_blocks(self, path: Sequence[Match]) -> int:
+        """All blocks of a path but a last one that is used in part."""
+        return len(path) - (bool(path) and path[-1].n_tokens < self.config.block_tokens)
 
     def _shrink(self, turn: Turn, path: list[Match]) -> list[Match]:
         """Nobody runs and it still does not fit: the copy of a shared tail is one frame too many."""
@@ -282,10 +300,10 @@ class Admission:
     # --- opening ------------------------------------------------------------------------------
 
     def _open(self, turn: Turn, path: list[Match]) -> None:
-        sources = [self._source_of(turn, match.block) for match in path]
-        for match in path:  # first all pins, so that making room for one never evicts another
-            self.memory.pin(match.block)
-        missing = [match.block for match in path if not match.block.device]
+        sources = [self._source_of(turn, block) for block, _ in path]
+        for block, _ in path:  # first all pins, so that making room for one never evicts another
+            self.memory.pin(block)
+        missing = [block for block, _ in path if not block.device]
         self._take_frames(turn, len(missing))
         for block in missing:
             self.memory.load(block, self.board.now_us)
@@ -318,6 +336,7 @@ class Admission:
     def _enter(self, turn: Turn, path: list[Match], cached: int) -> None:
         self.board.waiting.remove(turn)
         self.board.running.append(turn.id)
+        self._count_again()
         turn.state = TurnState.RUNNING
         turn.computed, turn.opened_at = cached, turn.total
         turn.tail = b""  # what is there now has no name of its own before the first step

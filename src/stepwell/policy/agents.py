@@ -139,7 +139,7 @@ class AgentBook:
         return counts
 
     def _remembered_path(self, record: AgentRecord) -> list[Match]:
-        path = list(self.board.memory.index.walk(record.units, record.tokens))
+        path = self.board.memory.index.walk(record.units, record.tokens)
         tail = self.board.memory.index.get(record.tail)
         if tail is not None and len(path) > tail.meta.depth:
             path[tail.meta.depth :] = [Match(tail, tail.meta.n_tokens)]

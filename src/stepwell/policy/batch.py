@@ -19,6 +19,15 @@ _LEAST_DEBT_PIECE_US, _MOST_DEBT_PIECE_US = 1_000, 25_000
 
 
 @dataclass(slots=True)
+class _Part:
+    """What one service tier has of a step."""
+
+    tokens_left: int
+    """Of the tokens it may use: up to its cap, without what others have reserved."""
+    spent_us: int = 0
+
+
+@dataclass(slots=True)
 class _Step:
     """One step while it is put together. Times are estimates from what was measured."""
 
@@ -33,9 +42,8 @@ class _Step:
     so_far_us: int = 0
     pieces: dict[RequestId, Piece] = field(default_factory=dict)
     cost_us: dict[RequestId, int] = field(default_factory=dict)
-    used: dict[str, int] = field(default_factory=dict)
-    """Tokens by service tier."""
-    spent_us: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, _Part] = field(default_factory=dict)
+    """By service tier."""
 
 
 class Composer:
@@ -53,10 +61,11 @@ class Composer:
         """One token for all who stream, then prompts, up to ``step_tokens``."""
         step = _Step(self.config.step_tokens, decode_us=self.memory.costs.decode_us())
         order = self._order()
-        for prefilling in (False, True):
-            for turn in order:
-                if turn.state is TurnState.RUNNING and turn.prefilling is prefilling:
-                    self._add(turn, step)
+        prompts = [turn for turn in order if turn.prefilling]
+        for turn in [turn for turn in order if not turn.prefilling]:
+            self._add(turn, False, step)
+        for turn in prompts:
+            self._add(turn, True, step)
         self._charge(step, order)
         return tuple(step.pieces.values())
 
@@ -66,43 +75,44 @@ class Composer:
         turns = [self.board.turns[request] for request in self.board.running]
         if not self.book.ordered:
             return turns
-        position = {turn.id: n for n, turn in enumerate(turns)}
-        return sorted(
-            turns,
-            key=lambda t: (not t.aged, -t.contract.weight, self.attained.rank(t), position[t.id]),
-        )
+        rank = self.attained.rank
+        return sorted(turns, key=lambda turn: (not turn.aged, -turn.contract.weight, rank(turn)))
 
     # --- one piece ----------------------------------------------------------------------------
 
-    def _add(self, turn: Turn, step: _Step) -> None:
-        allowed = self._allowed_tokens(turn, step)
-        if allowed <= 0:
-            return
-        piece = self._piece(turn, allowed, step)
+    def _add(self, turn: Turn, prefilling: bool, step: _Step) -> None:
+        if turn.state is not TurnState.RUNNING:
+            return  # it has just made room for another
+        part = step.parts.get(turn.contract.name) or self._begin_part(turn.contract, step)
+        tokens = min(step.tokens_left, part.tokens_left)
+        if tokens > 0 and step.time_left_us is not None and turn.contract.weight < step.limit_weight:
+            tokens = self._tokens_in_time(turn, prefilling, tokens, step)
+        piece = self._piece(turn, tokens, step) if tokens > 0 else None
         if piece is None:
             return
-        cost_us = self._cost_us(turn, piece.count, step)
-        name = turn.contract.name
+        cost_us = self._cost_us(turn, prefilling, piece.count, step)
         step.pieces[turn.id], step.cost_us[turn.id] = piece, cost_us
         step.tokens_left -= piece.count
-        step.decoding += not turn.prefilling
+        step.decoding += not prefilling
         step.so_far_us += cost_us
-        step.used[name] = step.used.get(name, 0) + piece.count
-        step.spent_us[name] = step.spent_us.get(name, 0) + cost_us
-        self._limit(turn, cost_us, step)
+        part.tokens_left -= piece.count
+        part.spent_us += cost_us
+        self._limit(turn, prefilling, cost_us, step)
 
-    def _allowed_tokens(self, turn: Turn, step: _Step) -> int:
-        contract = turn.contract
-        tokens = step.tokens_left
-        if self.book.ordered:
-            tokens = min(tokens, self._share_of_step(contract) - step.used.get(contract.name, 0))
-        if tokens <= 0 or turn.aged or step.time_left_us is None or contract.weight >= step.limit_weight:
+    def _begin_part(self, contract: Contract, step: _Step) -> _Part:
+        share = self._share_of_step(contract) if self.book.ordered else step.tokens_left
+        part = step.parts[contract.name] = _Part(share)
+        return part
+
+    def _tokens_in_time(self, turn: Turn, prefilling: bool, tokens: int, step: _Step) -> int:
+        """How many of ``tokens`` it may have beside those who have a target, or because it is owed them."""
+        if turn.aged or step.time_left_us is None:
             return tokens
-        owed_us = self.attained.debt_us(contract.name) - step.spent_us.get(contract.name, 0)
+        owed_us = self.attained.debt_us(turn.contract.name) - step.parts[turn.contract.name].spent_us
         paid_us = min(owed_us, _MOST_DEBT_PIECE_US) if owed_us >= _LEAST_DEBT_PIECE_US else 0
         time_us = max(step.time_left_us, paid_us)
-        per_token_us = max(1, self._cost_us(turn, 1, step))
-        if not turn.prefilling:
+        per_token_us = max(1, self._cost_us(turn, prefilling, 1, step))
+        if not prefilling:
             return tokens if time_us >= per_token_us else 0
         return min(tokens, time_us // per_token_us)
 
@@ -116,20 +126,20 @@ class Composer:
             known = self._shares[contract.name] = max(1, self.config.step_tokens * share // WHOLE)
         return known
 
-    def _cost_us(self, turn: Turn, tokens: int, step: _Step) -> int:
+    def _cost_us(self, turn: Turn, prefilling: bool, tokens: int, step: _Step) -> int:
         """What the piece adds to the step."""
-        if turn.prefilling:
+        if prefilling:
             return self.memory.costs.compute_us(turn.computed, turn.computed + tokens)
         return max(1, step.decode_us[step.decoding > 0])
 
-    def _limit(self, turn: Turn, cost_us: int, step: _Step) -> None:
+    def _limit(self, turn: Turn, prefilling: bool, cost_us: int, step: _Step) -> None:
         """Whoever has a target leaves those lighter than him only so much of the step."""
         contract = turn.contract
-        target_us = contract.ttft_target_us if turn.prefilling else contract.tpot_target_us
+        target_us = contract.ttft_target_us if prefilling else contract.tpot_target_us
         if contract.weight < step.limit_weight and step.time_left_us is not None and not turn.aged:
             step.time_left_us = max(0, step.time_left_us - cost_us)
         elif target_us is not None:
-            left_us = cost_us // _PREFILL_LEAVES if turn.prefilling else target_us - step.so_far_us
+            left_us = cost_us // _PREFILL_LEAVES if prefilling else target_us - step.so_far_us
             known_us = step.time_left_us
             step.time_left_us = max(0, left_us if known_us is None else min(known_us, left_us))
             step.limit_weight = max(step.limit_weight, contract.weight)
@@ -141,20 +151,21 @@ class Composer:
         demanding = {name for name in self.book.names if self.board.waiting.demands(name)}
         for turn in order:
             demanding.add(turn.contract.name)
-            if turn.id in step.cost_us:
-                self.attained.charge(turn, step.cost_us[turn.id])
-        self.attained.settle(step.spent_us, demanding)
+            cost_us = step.cost_us.get(turn.id)
+            if cost_us is not None:
+                self.attained.charge(turn, cost_us)
+        self.attained.settle({name: part.spent_us for name, part in step.parts.items()}, demanding)
 
     # --- its frames ---------------------------------------------------------------------------
 
     def _piece(self, turn: Turn, budget: int, step: _Step) -> Piece | None:
-        count = min(turn.remaining, budget)
-        if count < turn.remaining:
-            count = self._to_block_border(turn.computed, count)
-        needed = self.config.blocks_for(turn.computed + count) - turn.blocks_held
+        start, count = turn.computed, turn.remaining
+        if budget < count:
+            count = self._to_block_border(start, budget)
+        needed = self.config.blocks_for(start + count) - turn.blocks_held
         if needed > 0 and not self._grow(turn, needed, step):
             return None
-        return Piece(turn.id, turn.computed, count)
+        return Piece(turn.id, start, count)
 
     def _to_block_border(self, start: int, count: int) -> int:
         """End a piece where a block ends if it can: what is whole can be shared at once."""

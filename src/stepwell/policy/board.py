@@ -146,10 +146,12 @@ class Board:
         turn.promised = []
 
     def claim(self, turn: Turn, path: Sequence[Match]) -> None:
-        for match in path:
-            match.block.claims += 1
-        self.unclaim(turn)
-        turn.claimed = blocks_of(path)
+        blocks = blocks_of(path)
+        if blocks != turn.claimed:
+            for block in blocks:
+                block.claims += 1
+            self.unclaim(turn)
+            turn.claimed = blocks
         self._claimants[turn.id] = None
 
     def unclaim(self, turn: Turn) -> None:
@@ -169,7 +171,7 @@ class Board:
 
     def stored_path(self, turn: Turn) -> list[Match]:
         """What is stored of the turn's tokens; at least the last one must be computed for logits."""
-        path = list(self.memory.index.walk(turn.units, turn.total - 1))
+        path = self.memory.index.walk(turn.units, turn.total - 1)
         resumed = self.memory.index.get(turn.resume) if turn.resume else None
         if resumed is not None and self._continues(path, resumed, turn):
             whole = [m for m in path if m.block.meta.depth < resumed.meta.depth]

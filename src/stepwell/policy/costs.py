@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stepwell.policy.types import Computed, KvTier, Moved
 
@@ -110,8 +111,7 @@ class Costs:
         return (a + b) // (divisor * 1000), b // (divisor * 1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One block of a stored prefix, as the gate sees it."""
 
     n_tokens: int
@@ -127,10 +127,10 @@ def best_cut(steps: Sequence[Step], prompt_tokens: int, costs: Costs) -> int:
     divisor *= 1000
     start, loading_us = 0, 0
     best, best_us = 0, (prompt_tokens * a + prompt_tokens * prompt_tokens // 2 * b) // divisor
-    for count, step in enumerate(steps, start=1):
-        start += step.n_tokens
-        loading_us += step.load_us
-        left = max(0, prompt_tokens - start)
+    for count, (n_tokens, load_us) in enumerate(steps, start=1):
+        start += n_tokens
+        loading_us += load_us
+        left = prompt_tokens - start if start < prompt_tokens else 0
         total_us = loading_us + (left * a + left * (start + prompt_tokens) // 2 * b) // divisor
         if total_us <= best_us:
             best, best_us = count, total_us

@@ -35,7 +35,7 @@ class Attained:
         if not self._book.ordered:
             return
         service_tier, tenant = turn.contract.name, turn.arrival.tenant
-        key = (service_tier, tenant)
+        key = turn.account
         others = [self._tenants[service_tier, t] for t in present if (service_tier, t) in self._tenants]
         if tenant not in present:
             floor = min(others, default=0)
@@ -47,23 +47,22 @@ class Attained:
 
     def rank(self, turn: Turn) -> int:
         """Smaller goes first among the tenants of a service tier."""
-        return self._tenants.get((turn.contract.name, turn.arrival.tenant), 0)
+        return self._tenants.get(turn.account, 0)
 
     def session_rank(self, turn: Turn) -> int:
         """Smaller goes first among the sessions of a tenant."""
-        return self._sessions.get((turn.arrival.tenant, turn.arrival.session), 0)
+        return self._sessions.get(turn.session_account, 0)
 
     def charge(self, turn: Turn, cost_us: int) -> None:
         """The turn is given ``cost_us`` of compute."""
         if not self._book.ordered:
             return
-        tenant, session = turn.arrival.tenant, turn.arrival.session
-        key = (turn.contract.name, tenant)
-        self._tenants[key] = self._tenants.get(key, 0) + cost_us
-        self._sessions[tenant, session] = self._sessions.get((tenant, session), 0) + cost_us
-        self._sessions.move_to_end((tenant, session))
-        while len(self._sessions) > _MAX_COUNTERS:
-            self._sessions.popitem(last=False)
+        tenants, sessions = self._tenants, self._sessions
+        tenants[turn.account] = tenants.get(turn.account, 0) + cost_us
+        sessions[turn.session_account] = sessions.get(turn.session_account, 0) + cost_us
+        sessions.move_to_end(turn.session_account)
+        if len(sessions) > _MAX_COUNTERS:
+            sessions.popitem(last=False)
 
     # --- guarantees of compute ----------------------------------------------------------------
 

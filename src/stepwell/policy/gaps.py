@@ -14,6 +14,7 @@ All integers: rates are per 2**40 us.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from math import isqrt
 
@@ -56,6 +57,8 @@ class GapClass:
     told_above: int = 0
     version: int = 0
     _hazards: list[int] = field(default_factory=list)
+    _chances: dict[int, int] = field(default_factory=dict)
+    """Of ``_hazards``, as far as they were asked for: the chance to come back in a bin or after it."""
     _seen_version: int = -1
     _seen_parent: int = -1
 
@@ -100,8 +103,19 @@ class GapClass:
         above = None if self.parent is None else self.parent.hazards()
         if self._is_stale:
             self._seen_version = self.version
-            self._hazards = [self._hazard(k, above) for k in range(self.bins)]
+            self._hazards, self._chances = self._rates(above), {}
         return self._hazards
+
+    def chance(self, k: int) -> int:
+        """The chance (of 2**20) that a rest which reached bin ``k`` ends before the last one."""
+        hazards = self.hazards()
+        known = self._chances.get(k)
+        if known is None:
+            alive = _ONE
+            for hazard in hazards[k:-1]:
+                alive -= alive * hazard >> 20
+            known = self._chances[k] = _ONE - alive
+        return known
 
     def peek(self) -> list[int]:
         """What ``hazards`` would answer, for who is not the policy: nothing is brought up to date, because
@@ -109,30 +123,25 @@ class GapClass:
         if not self._is_stale:
             return self._hazards
         above = None if self.parent is None else self.parent.peek()
-        return [self._hazard(k, above) for k in range(self.bins)]
+        return self._rates(above)
 
     @property
     def _is_stale(self) -> bool:
         seen = self._seen_version
         return seen < 0 or self.version >= seen + 1 + seen // 32
 
-    def _hazard(self, k: int, above: list[int] | None) -> int:
-        ended, reached = self.ended[k] * _ONE, self.reached[k]
-        if above is not None:
-            ended, reached = ended + above[k] * _PARENT_WEIGHT, reached + _PARENT_WEIGHT
-        return min(_ONE, ended // reached) if reached else 0
+    def _rates(self, above: list[int] | None) -> list[int]:
+        if above is None:
+            return [
+                min(_ONE, e * _ONE // r) if r else 0 for e, r in zip(self.ended, self.reached, strict=True)
+            ]
+        known = zip(self.ended, self.reached, above, strict=True)
+        return [min(_ONE, (e * _ONE + a * _PARENT_WEIGHT) // (r + _PARENT_WEIGHT)) for e, r, a in known]
 
 
 def bin_of(edges: tuple[int, ...], value: int) -> int:
-    """The bin that ``value`` lies in."""
-    low, high = 0, len(edges)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if edges[middle] <= value:
-            low = middle
-        else:
-            high = middle
-    return low
+    """The bin that ``value``, which is 0 or more, lies in."""
+    return bisect_right(edges, value) - 1
 
 
 def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
@@ -156,20 +165,14 @@ def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
             returned += gone
             held += (alive - gone // 2) * width
             best = max(best, returned * RATE_ONE // max(held, 1))
+            if (best + 1) * held > _ONE * RATE_ONE:
+                break  # if all who are left came back at once, it would be no better
         else:
             held += alive * width
         alive -= gone
         start = end
         k += 1
     return best
-
-
-def chance_of_return(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
-    """The chance (of 2**20) that the agent comes back before the last bin."""
-    alive = _ONE
-    for hazard in hazards[bin_of(edges, elapsed) : -1]:
-        alive -= alive * hazard >> 20
-    return _ONE - alive
 
 
 def expected_left(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int | None:

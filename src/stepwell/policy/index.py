@@ -6,16 +6,16 @@ prefix of a prompt that is stored anywhere; inside the last block it matches uni
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, RequestId
 
 FASTEST_FIRST = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Block:
     """One node: what it is, which KV tiers hold it, and who needs it to stay."""
 
@@ -48,10 +48,10 @@ class Block:
     """The placement's: under whom it is ranked."""
     shunned_until_us: int = 0
     """A read from disk failed or was too slow: until then it counts as not there."""
+    id: BlockId = field(init=False)
 
-    @property
-    def id(self) -> BlockId:
-        return self.meta.id
+    def __post_init__(self) -> None:
+        self.id = self.meta.id
 
     def fastest(self) -> KvTier:
         """The fastest KV tier that holds it. A block in the index is always somewhere."""
@@ -77,8 +77,7 @@ class Block:
         return not (self.device or self.host or self.disk or self.moving)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """One step of a walk: a block, and how many of its tokens the prompt shares."""
 
     block: Block
@@ -123,29 +122,30 @@ class BlockIndex:
     def holds_unit(self, unit: bytes) -> bool:
         return unit in self._by_unit
 
-    def walk(self, units: Sequence[bytes], n_tokens: int) -> Iterator[Match]:
+    def walk(self, units: Sequence[bytes], n_tokens: int) -> list[Match]:
         """The longest stored prefix of a prompt's first ``n_tokens`` tokens, root first.
 
         The last match may use only part of its block; all others use whole blocks.
         """
         per_block = self.block_tokens // self.unit_tokens
         usable_units = min(len(units), n_tokens // self.unit_tokens)
-        depth = 0
-        while (depth + 1) * per_block <= usable_units:
-            node = self.blocks.get(units[(depth + 1) * per_block - 1])
+        path: list[Match] = []
+        for name in units[per_block - 1 : usable_units : per_block]:
+            node = self.blocks.get(name)
             if node is None:
                 break
-            yield Match(node, self.block_tokens)
-            depth += 1
-        yield from self._partial(units[depth * per_block : usable_units][:per_block])
+            path.append(Match(node, self.block_tokens))
+        border = len(path) * per_block
+        path += self._partial(units[border : min(border + per_block, usable_units)])
+        return path
 
-    def _partial(self, units: Sequence[bytes]) -> Iterator[Match]:
+    def _partial(self, units: Sequence[bytes]) -> list[Match]:
         for count in range(len(units), 0, -1):
             holders = self._by_unit.get(units[count - 1])
             if holders:
                 best = min((self.blocks[h] for h in holders), key=_distance)
-                yield Match(best, count * self.unit_tokens)
-                return
+                return [Match(best, count * self.unit_tokens)]
+        return []
 
     def check(self) -> None:
         """Assert that both tables agree and that every block is somewhere."""

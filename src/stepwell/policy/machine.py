@@ -110,10 +110,12 @@ class Policy:
 
     def _apply(self, event: Event) -> None:
         match event:
+            case Progressed():  # first what there is most of: every case is tried in turn
+                self._progressed(event)
+            case Moved():
+                self.memory.moved(event, self.board.now_us)
             case RequestArrived():
                 self._arrived(event)
-            case Progressed():
-                self._progressed(event)
             case RequestCancelled(request):
                 self._end(request)
             case StepFailed(requests):
@@ -126,12 +128,10 @@ class Policy:
             case _:
                 self._apply_to_machine(event)
 
-    def _apply_to_machine(self, event: Computed | Moved | Recovered | DemoteIdle | Draining) -> None:
+    def _apply_to_machine(self, event: Computed | Recovered | DemoteIdle | Draining) -> None:
         match event:
             case Computed():
                 self.memory.costs.saw_step(event)
-            case Moved():
-                self.memory.moved(event, self.board.now_us)
             case Recovered(blocks):
                 self.memory.recovered(blocks, self.board.now_us)
             case DemoteIdle(target):

@@ -73,10 +73,9 @@ class Memory:
 
     # --- device -------------------------------------------------------------------------------
 
-    def room_on_device(self, keep: Iterable[Block] = ()) -> int:
-        """Frames that are free or could be freed, leaving the blocks of ``keep`` where they are."""
-        kept = sum(1 for block in keep if block.device and not block.pins)
-        return self.config.device_blocks - self.device_used + self.device_count - self.pinned - kept
+    def room_on_device(self) -> int:
+        """Frames that are free or could be freed."""
+        return self.config.device_blocks - self.device_used + self.device_count - self.pinned
 
     def take_frames(self, count: int, now_us: int, taker: str = "") -> bool:
         """Make sure that ``count`` frames are free for a service tier and count them as used."""
@@ -183,9 +182,12 @@ class Memory:
         self.pinned -= block.pins == 0
 
     def _set_device(self, block: Block, present: bool) -> None:
-        self._recount(block, -1)
-        block.device = present
-        self._recount(block, 1)
+        if block.host:
+            self._recount(block, -1)
+            block.device = present
+            self._recount(block, 1)
+        else:
+            block.device = present
         step = 1 if present else -1
         self.device_count += step
         parent = self.index.get(block.meta.parent) if block.meta.parent else None
@@ -213,14 +215,15 @@ class Memory:
         read = self.costs.ns_per_kib[DISK, HOST]
         queued_us = self.costs.move_us(DISK, HOST, self.reading_bytes)
         steps = []
-        for match in path:
-            block = match.block
-            load_us = 0
-            if not block.device:
-                load_us = (up if block.host else up + read) * block.meta.size_bytes // (1024 * 1000)
-                if not block.host:
-                    load_us, queued_us = load_us + queued_us, 0
-            steps.append(Step(match.n_tokens, load_us))
+        for block, n_tokens in path:
+            if block.device:
+                steps.append(Step(n_tokens, 0))
+            elif block.host:
+                steps.append(Step(n_tokens, up * block.meta.size_bytes // (1024 * 1000)))
+            else:
+                load_us = (up + read) * block.meta.size_bytes // (1024 * 1000) + queued_us
+                steps.append(Step(n_tokens, load_us))
+                queued_us = 0
         return steps
 
     # --- host ---------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Preempted turns stand before the new ones of their tenant. Without contracts: or
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.fairness import Attained
@@ -75,8 +76,9 @@ class Queue:
         """Whoever has waited for the bound goes before everybody else from now on."""
         if not self._book.ordered:
             return
+        shortest_wait_us = self._shortest_wait_us()
         for turn in self._by_age.values():
-            if now_us - turn.waiting_since_us < self._shortest_wait_us():
+            if now_us - turn.waiting_since_us < shortest_wait_us:
                 break  # in order of age: nobody behind has waited longer
             if now_us - turn.waiting_since_us >= turn.contract.max_wait_us:
                 turn.aged = True
@@ -87,7 +89,7 @@ class Queue:
 
     def window(self, count: int, owed: Iterable[str] = ()) -> list[Turn]:
         """The next ``count`` turns, in order; ``owed``: service tiers with fewer places than guaranteed."""
-        window = dict.fromkeys(_first(iter(self._aged.values()), count))
+        window = dict.fromkeys(islice(self._aged.values(), count))
         for name in owed:
             window.update(dict.fromkeys(self._of_service_tier(name, 1)))
         for name in self._book.names:
@@ -99,7 +101,7 @@ class Queue:
     def _of_service_tier(self, name: str, count: int) -> list[Turn]:
         lines = self._lines.get(name, {})
         if not self._book.ordered:
-            return [turn for line in lines.values() for turn in _first(iter(line.values()), count)][:count]
+            return [turn for line in lines.values() for turn in islice(line.values(), count)][:count]
         heads = [self._of_tenant(line, count) for line in lines.values()]
         heads.sort(key=lambda turns: (self.attained.rank(turns[0]), turns[0].id) if turns else (0, 0))
         window: list[Turn] = []
@@ -110,12 +112,10 @@ class Queue:
         return window[:count]
 
     def _of_tenant(self, line: Line, count: int) -> list[Turn]:
-        seen = [t for t in _first(iter(line.values()), max(count, _SESSIONS_SEEN)) if t.id not in self._aged]
+        seen = list(islice(line.values(), max(count, _SESSIONS_SEEN)))
+        if self._aged:
+            seen = [turn for turn in seen if turn.id not in self._aged]
         if len(seen) > 1:
-            seen.sort(key=lambda t: (not t.had_place, self.attained.session_rank(t), t.id))
+            rank = self.attained.session_rank
+            seen.sort(key=lambda turn: (not turn.had_place, rank(turn), turn.id))
         return seen[:count]
-
-
-def _first(turns: Iterator[Turn], count: int) -> Iterator[Turn]:
-    for turn, _ in zip(turns, range(count), strict=False):
-        yield turn

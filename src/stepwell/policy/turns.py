@@ -100,10 +100,16 @@ class Turn:
     """Of that path: what has yet to come up from disk, the last needed first."""
     from_disk: dict[BlockId, None] = field(default_factory=dict)
     """Blocks that came up from disk for this turn."""
+    id: RequestId = field(init=False)
+    account: tuple[str, str] = field(init=False)
+    """Under which its compute is booked: service tier and tenant."""
+    session_account: tuple[str, str] = field(init=False)
 
-    @property
-    def id(self) -> RequestId:
-        return self.arrival.request
+    def __post_init__(self) -> None:
+        arrival = self.arrival
+        self.id = arrival.request
+        self.account = self.contract.name, arrival.tenant
+        self.session_account = arrival.tenant, arrival.session
 
     @property
     def remaining(self) -> int:
@@ -112,7 +118,7 @@ class Turn:
     @property
     def prefilling(self) -> bool:
         """Whether more than the newest token is still to be computed."""
-        return self.remaining > 1
+        return self.total - self.computed > 1
 
     @property
     def blocks_held(self) -> int:

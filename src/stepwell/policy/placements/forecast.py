@@ -15,7 +15,6 @@ from stepwell.policy.gaps import (
     TIME_EDGES_US,
     GapClass,
     bin_of,
-    chance_of_return,
     expected_left,
     index_of,
     prior_gaps,
@@ -93,7 +92,7 @@ class Watch:
         return value * _RATIO_ONE // self.declared_us if self.declared_us else value
 
     def chance(self, now_us: int) -> int:
-        return chance_of_return(self.kind.hazards(), self.edges, self.position(now_us))
+        return self.kind.chance(bin_of(self.edges, self.position(now_us)))
 
     def left_us(self, now_us: int) -> int | None:
         """For people: decides nothing."""
