@@ -13,13 +13,13 @@ import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import events, schemas
 from stepwell.agents.client import Caller, TurnRefused
 from stepwell.agents.crews.definition import Example, Role
-from stepwell.agents.state import AgentRow, Message, TaskRow
+from stepwell.agents.penalty import Terms
+from stepwell.agents.state import AgentRow, Message, Outcome, Task
 from stepwell.agents.tools.base import Tool, run_tool
 
 if TYPE_CHECKING:
@@ -37,28 +37,6 @@ AGAIN = "You have made this very call before, and its answer stands above. Do so
 WAIT_TOOL = "wait_agent"
 VERBS = ("spawn_agent", "send_message", WAIT_TOOL, "interrupt_agent", "list_agents", "followup_task")
 MAX_LETTER_CHARS = 8_000
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a task ended. ``kind``: completed, turn_limit, invalid_output, refused or interrupted."""
-
-    kind: str
-    text: str
-
-    @property
-    def ok(self) -> bool:
-        return self.kind == "completed"
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What the turns of one task may be like, where that is not its role's alone to say."""
-
-    max_tokens: int | None = None
-    """None: as the role says."""
-    eos_bias: float = 0.0
-    """Added to the logits of the tokens that end an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +60,7 @@ class Agent:
     tools: Mapping[str, Tool]
     caller: Caller
     messages: list[Message] = field(default_factory=list)
-    tasks: list[TaskRow] = field(default_factory=list)
-    turns: int = 0
-    task_turns: int = 0
-    """Turns of the task under way."""
+    tasks: list[Task] = field(default_factory=list)
     may_return: bool = True
     """Whether another task may follow; False tells the server that it is done when it has answered."""
     said: Mapping[str, Any] | None = None
@@ -98,18 +73,22 @@ class Agent:
         return self.row.id
 
     @property
-    def active(self) -> bool:
-        return bool(self.tasks) and self.tasks[-1].outcome is None
+    def task(self) -> Task:
+        """The last one; every agent but a planner's has one from its beginning."""
+        return self.tasks[-1]
 
     @property
-    def status(self) -> str:
-        return "active" if self.active else "closed"
+    def active(self) -> bool:
+        return bool(self.tasks) and self.task.outcome is None
 
     @property
     def outcome(self) -> Outcome | None:
         """Of its last task."""
-        last = self.tasks[-1] if self.tasks else None
-        return None if last is None or last.outcome is None else Outcome(last.outcome, last.answer or "")
+        return self.task.outcome if self.tasks else None
+
+    @property
+    def turns(self) -> int:
+        return sum(task.turns for task in self.tasks)
 
 
 async def work(agent: Agent, session: Session) -> Outcome:
@@ -133,14 +112,18 @@ async def work(agent: Agent, session: Session) -> Outcome:
 async def _turn(agent: Agent, session: Session) -> Outcome | None:
     """Ask the model; its answer is committed with what it took."""
     most = agent.role.max_turns or session.crew.limits.turns_per_agent
-    if agent.task_turns >= most:
+    if agent.task.turns >= most:
         return Outcome("turn_limit", f"{agent.id} has had its {most} turns and no answer")
     session.require_open()
     _open_letters(agent, session)
     began_us = events.now_us()
     agent.said = _hint_with_turn(agent)
-    session.tell(events.TurnBegan(agent.id, agent.turns + 1, agent.caller.model))
-    retry = partial(_retried, agent, session)
+    number = agent.turns + 1
+    session.tell(events.TurnBegan(agent.id, number, agent.caller.model))
+
+    def retry(why: str, wait_ms: int) -> None:
+        session.tell(events.Retried(agent.id, why, wait_ms))
+
     with session.turn_of(agent.id):
         try:
             reply = await session.client.chat(_body(agent, session), agent.caller, agent.said, retry)
@@ -148,29 +131,22 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
             return Outcome("refused", f"the server refused the turn of {agent.id}: {error}")
         with session.store.transaction():
             session.append(agent, reply.message)
-            session.store.add_turn(agent.id, agent.turns + 1, agent.tasks[-1].key, reply.usage)
-    agent.turns += 1
-    agent.task_turns += 1
-    session.meter.add(reply.usage)
-    session.tell(events.TurnEnded(agent.id, agent.turns, reply.usage, events.now_us() - began_us))
+            session.store.add_turn(agent.id, number, agent.task.key, reply.usage)
+    session.count(agent.task, reply.usage)
+    session.tell(events.TurnEnded(agent.id, number, reply.usage, events.now_us() - began_us))
     return None
 
 
-def _retried(agent: Agent, session: Session, why: str, wait_ms: int) -> None:
-    session.tell(events.Retried(agent.id, why, wait_ms))
-
-
 def _body(agent: Agent, session: Session) -> dict[str, Any]:
-    role, tools = agent.role, list(agent.tools.values())
-    key = agent.tasks[-1].key
-    terms = session.terms_of(key)
+    role, task, tools = agent.role, agent.task, list(agent.tools.values())
+    terms = task.terms or Terms()
     body: dict[str, Any] = {
         "model": agent.caller.model,
         "messages": wire(agent.messages),
         "max_tokens": terms.max_tokens or role.max_tokens,
         "temperature": _temperature(agent),
         # Of the task and not of the agent: names of agents may depend on who was first.
-        "seed": zlib.crc32(f"{session.client.seed}/{key}/{agent.task_turns}".encode()),
+        "seed": zlib.crc32(f"{session.client.seed}/{task.key}/{task.turns}".encode()),
     }
     if role.stop:
         body["stop"] = list(role.stop)
@@ -211,7 +187,7 @@ def _temperature(agent: Agent) -> float:
     """Answers to one step differ, by their examples where there are enough, else by chance; and so does an
     answer from the one that was sent back."""
     role = agent.role
-    alike = sample_number(agent.tasks[-1].key) and not 0 < role.shots < len(role.examples)
+    alike = sample_number(agent.task.key) and not 0 < role.shots < len(role.examples)
     again = str(agent.messages[-1].get("content")).startswith(REPAIR)
     return max(role.temperature, SPREAD_TEMPERATURE) if alike or again else role.temperature
 

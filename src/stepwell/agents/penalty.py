@@ -31,6 +31,16 @@ class Penalty:
     """Intermediate tokens of the session at which the bias is whole; it grows with them from nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the turns of one task may be like, where that is not its role's alone to say."""
+
+    max_tokens: int | None = None
+    """None: as the role says."""
+    eos_bias: float = 0.0
+    """Added to the logits of the tokens that end an answer."""
+
+
 def pays(penalty: Penalty | None, gain: float, tokens: int) -> bool:
     """Whether ``tokens`` more are worth a rise of ``gain`` in the chance of a right answer."""
     if penalty is None:

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepwell.agents import events, penalty
-from stepwell.agents.agent import Agent, Outcome, Terms
+from stepwell.agents.agent import Agent
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import make_role
 from stepwell.agents.crews.roles import MAX_STEPS, STEP_IDS, plan_schema
 from stepwell.agents.limits import Refused
+from stepwell.agents.penalty import Terms
 from stepwell.agents.samples import JUDGE, Answer, Asking, ballot
 from stepwell.agents.session import Session
+from stepwell.agents.state import Outcome
 from stepwell.errors import BadInput
 
 WRITER, VERIFIER = "writer", "verifier"
@@ -235,11 +237,11 @@ class Planning:
         return await self._outcome(key)
 
     async def _outcome(self, key: str) -> Outcome:
-        agent = self.session.agent_of(key)
-        assert agent is not None
-        while (outcome := self.session.outcome_of(key)) is None:
-            await agent.closed.wait()
-        return outcome
+        task = self.session.task_of(key)
+        assert task is not None
+        while task.outcome is None:
+            await self.session.agents[task.agent].closed.wait()
+        return task.outcome
 
     async def _carry_out(self, number: int, plan: Plan) -> dict[str, Answer]:
         """All steps, each as soon as what it needs is there; per step id, in the plan's order."""
@@ -275,7 +277,7 @@ class Planning:
         self, role: str, key: str, task: str, agent: Agent | None = None, terms: Terms | None = None
     ) -> Outcome:
         """A task for a new agent, or for one that is there."""
-        if self.session.agent_of(key) is None:
+        if self.session.task_of(key) is None:
             await self.session.free_place()
             if agent is None:
                 stays = role in (WRITER, VERIFIER)
@@ -339,7 +341,8 @@ class Planning:
     async def _again(self, role: str, verb: str, number: int, task: str) -> Outcome:
         """The same agent in every round: it remembers, and the server has its KV."""
         self._note_spending()
-        known = self.session.agent_of(f"{verb}-1")
+        first = self.session.task_of(f"{verb}-1")
+        known = None if first is None else self.session.agents[first.agent]
         try:
             return await self._ask(role, f"{verb}-{number}", task, known, self._terms(role))
         except Refused as error:

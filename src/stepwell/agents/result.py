@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from stepwell.agents.events import Usage, now_us
 
 if TYPE_CHECKING:
-    from stepwell.agents.agent import Outcome
     from stepwell.agents.session import Session
+    from stepwell.agents.state import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stepwell.agents import penalty
-from stepwell.agents.agent import Outcome, Terms, sample_key
+from stepwell.agents.agent import sample_key
+from stepwell.agents.penalty import Terms
+from stepwell.agents.state import Outcome
 
 if TYPE_CHECKING:
     from stepwell.agents.crews.definition import Role
@@ -98,7 +100,8 @@ class Asking:
         return self.role.usual_tokens or self.role.max_tokens
 
     def _own_tokens(self) -> int:
-        return sum(self.session.tokens_of(one.key) for one in self.answers)
+        tasks = (self.session.task_of(one.key) for one in self.answers)
+        return sum(task.completion_tokens for task in tasks if task is not None)
 
     # --- asking ------------------------------------------------------------------------------------
 

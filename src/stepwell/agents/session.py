@@ -10,19 +10,20 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
-from stepwell.agents.agent import VERBS, Agent, Outcome, Terms, hint_after_task, opening, step_key, work
+from stepwell.agents.agent import VERBS, Agent, hint_after_task, opening, step_key, work
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
+from stepwell.agents.penalty import Terms
 from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.servers import Servers
-from stepwell.agents.state import AgentRow, Message, Store, TaskRow
+from stepwell.agents.state import AgentRow, Message, Outcome, Store, Task
 from stepwell.agents.tools.base import Tool, run_tool
 from stepwell.agents.verbs import verb_tools
 from stepwell.errors import BadInput, StepwellError
@@ -34,7 +35,6 @@ Reading = Callable[[str, int], str]
 Flow = Callable[["Session", Agent, str], Awaitable[Outcome]]
 """Leads the session to its answer, given the entry agent and the question."""
 ROOT_KEY = "ask"
-TERMS = "terms/"
 MAX_ASK_CHARS = 100_000
 STOP_S = 5.0
 LAST_TURNS_S = 120.0
@@ -63,8 +63,7 @@ class Session:
     meter: Meter = field(init=False)
     answered_by: str = ""
     """The key of the task whose answer is the session's."""
-    _tasks: dict[str, TaskRow] = field(default_factory=dict)
-    _terms: dict[str, Terms] = field(default_factory=dict)
+    _tasks: dict[str, Task] = field(default_factory=dict)
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _why: BaseException | None = None
@@ -89,7 +88,7 @@ class Session:
         began_us = events.now_us()
         question = self._begin(ask)
         await self._prepare()
-        self._load()
+        self._go_on()
         root = self.agents.get(self.crew.entry) or self._make(self.crew.entry, None, self.crew.entry, 0)
         lead = asyncio.create_task(self._lead(root, question))
         try:
@@ -126,8 +125,7 @@ class Session:
         if self.crew.penalty is not None and self.crew.penalty.eos_bias:
             models = {role.model or self.model for role in self.crew.used_roles}
             self.end_tokens = {model: await self.client.end_tokens(model) for model in models}
-        for _, _, usage in self.store.turns():
-            self.meter.add(usage)
+        self._load()
         budget = self.crew.limits.budget_microusd
         if budget is not None:
             await self.client.set_budget(self.id, max(0, budget - (self.meter.cost_microusd or 0)))
@@ -341,30 +339,24 @@ class Session:
         """Commit a task and begin it; one whose key is known is left as it is."""
         if key in self._tasks:
             return
-        row = TaskRow(key, agent.id, task, None, None)
+        made = Task(key, agent.id, task, terms)
         text = self._with_passages(agent.role, task, key)
         first = [] if agent.messages else opening(agent.role, key)
         with self.store.transaction():
-            self.store.add_task(key, agent.id, task)
-            if terms is not None:
-                self.store.put(f"{TERMS}{key}", asdict(terms))
-                self._terms[key] = terms
+            self.store.add_task(made)
             self.append(agent, *first, {"role": "user", "content": text})
-        agent.tasks.append(row)
-        self._tasks[key] = row
-        agent.task_turns = 0
+        self._give(agent, made)
         self._start(agent)
 
-    def terms_of(self, key: str) -> Terms:
-        """What was settled for a task when it was given; also after a crash."""
-        if key not in self._terms:
-            kept = self.store.get(f"{TERMS}{key}")
-            self._terms[key] = Terms() if kept is None else Terms(**kept)
-        return self._terms[key]
+    def _give(self, agent: Agent, task: Task) -> None:
+        agent.tasks.append(task)
+        self._tasks[task.key] = task
 
-    def tokens_of(self, key: str) -> int:
-        """Answer tokens of a task's turns so far."""
-        return sum(usage.completion_tokens for _, task, usage in self.store.turns() if task == key)
+    def count(self, task: Task, usage: events.Usage) -> None:
+        """What a turn took, once it is committed."""
+        self.meter.add(usage)
+        task.turns += 1
+        task.completion_tokens += usage.completion_tokens
 
     # --- tools that no agent calls -------------------------------------------------------------------
 
@@ -390,7 +382,7 @@ class Session:
         """Steps with the same task read on where others stopped; agents of one step read the same."""
         if not role.reads or self.reading is None:
             return task
-        alike = (row for row in self._tasks.values() if row.task == task)
+        alike = (row for row in self._tasks.values() if row.text == task)
         before = {step_key(row.key) for row in alike if self.agents[row.agent].role.reads}
         passages = self.reading(task, len(before - {step_key(key)}))
         return f"Passages:\n{passages}\n\nTask: {task}" if passages else task
@@ -412,7 +404,7 @@ class Session:
 
     def _start(self, agent: Agent) -> None:
         agent.closed.clear()
-        self.tell(events.Assigned(agent.id, agent.tasks[-1].key, agent.tasks[-1].task))
+        self.tell(events.Assigned(agent.id, agent.task.key, agent.task.text))
         agent.at_work = asyncio.create_task(self._work(agent), name=agent.id)
         agent.at_work.add_done_callback(self._ended)
 
@@ -428,25 +420,18 @@ class Session:
             self._stopped.set()
 
     def _close(self, agent: Agent, outcome: Outcome) -> None:
-        last = agent.tasks[-1]
-        self.store.end_task(last.key, outcome.kind, outcome.text)
-        agent.tasks[-1] = self._tasks[last.key] = replace(last, outcome=outcome.kind, answer=outcome.text)
+        self.store.end_task(agent.task.key, outcome)
+        agent.task.outcome = outcome
         agent.closed.set()
         self._room.set()
         self.tell(events.Ended(agent.id, outcome.kind, outcome.text))
 
-    def outcome_of(self, key: str) -> Outcome | None:
-        """Of the task with this key, if it has one."""
-        row = self._tasks.get(key)
-        return None if row is None or row.outcome is None else Outcome(row.outcome, row.answer or "")
-
-    def agent_of(self, key: str) -> Agent | None:
-        """Who was given the task with this key."""
-        return self.agents[self._tasks[key].agent] if key in self._tasks else None
+    def task_of(self, key: str) -> Task | None:
+        """The task with this key, if it has been given."""
+        return self._tasks.get(key)
 
     def _load(self) -> None:
-        """Agents as they were; those with a task under way go on with it."""
-        turns = self.store.turns()
+        """Agents as they were, their tasks, and what they took."""
         for row in self.store.agents():
             if row.role not in self.crew.roles:
                 raise BadInput(
@@ -454,12 +439,12 @@ class Session:
                 )
             self._known(row).messages = self.store.messages(row.id)
         for task in self.store.tasks():
-            self.agents[task.agent].tasks.append(task)
-            self._tasks[task.key] = task
-        for agent in self.agents.values():
-            own = [task for name, task, _ in turns if name == agent.id]
-            agent.turns = len(own)
-            agent.task_turns = own.count(agent.tasks[-1].key) if agent.tasks else 0
+            self._give(self.agents[task.agent], task)
+        for _, key, usage in self.store.turns():
+            self.count(self._tasks[key], usage)
+
+    def _go_on(self) -> None:
+        """Those with a task under way go on with it."""
         for agent in self.agents.values():
             if agent.active:
                 self._start(agent)

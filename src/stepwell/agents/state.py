@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents.events import Usage
+from stepwell.agents.penalty import Terms
 from stepwell.errors import BadInput
 
 Message = dict[str, Any]
@@ -33,14 +34,29 @@ CREATE TABLE letters(key TEXT PRIMARY KEY, author TEXT, recipient TEXT, text TEX
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRow:
+class Outcome:
+    """How a task ended. ``kind``: completed, turn_limit, invalid_output, refused or interrupted."""
+
+    kind: str
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        return self.kind == "completed"
+
+
+@dataclass(slots=True)
+class Task:
     """One task of an agent; without an outcome it is under way."""
 
     key: str
     agent: str
-    task: str
-    outcome: str | None
-    answer: str | None
+    text: str
+    terms: Terms | None = None
+    outcome: Outcome | None = None
+    turns: int = 0
+    completion_tokens: int = 0
+    """Of its turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +118,10 @@ class Store:
     def committed(self) -> None:
         """Called after every commit; tests end the world here."""
 
-    def _write(self, statement: str, *values: object) -> None:
+    def _write(self, statement: str, *values: object) -> bool:
+        """Whether it changed anything."""
         with self.transaction():
-            self._db.execute(statement, values)
+            return self._db.execute(statement, values).rowcount > 0
 
     # --- facts ---------------------------------------------------------------------------------
 
@@ -124,15 +141,24 @@ class Store:
         rows = self._db.execute("SELECT id, parent, role, depth FROM agents ORDER BY rowid")
         return [AgentRow(*row) for row in rows]
 
-    def add_task(self, key: str, agent: str, task: str) -> None:
-        self._write("INSERT INTO tasks VALUES(?,?,?,NULL,NULL)", key, agent, task)
+    def add_task(self, task: Task) -> None:
+        with self.transaction():
+            self._write("INSERT INTO tasks VALUES(?,?,?,NULL,NULL)", task.key, task.agent, task.text)
+            if task.terms is not None:
+                self.put(f"terms/{task.key}", asdict(task.terms))
 
-    def end_task(self, key: str, outcome: str, answer: str) -> None:
-        self._write("UPDATE tasks SET outcome=?, answer=? WHERE key=?", outcome, answer, key)
+    def end_task(self, key: str, outcome: Outcome) -> None:
+        self._write("UPDATE tasks SET outcome=?, answer=? WHERE key=?", outcome.kind, outcome.text, key)
 
-    def tasks(self) -> list[TaskRow]:
+    def tasks(self) -> list[Task]:
+        """In the order they were given, without their turns."""
         rows = self._db.execute("SELECT key, agent, task, outcome, answer FROM tasks ORDER BY rowid")
-        return [TaskRow(*row) for row in rows]
+        return [self._task(*row) for row in rows]
+
+    def _task(self, key: str, agent: str, text: str, kind: str | None, answer: str | None) -> Task:
+        terms = self.get(f"terms/{key}")
+        outcome = None if kind is None else Outcome(kind, answer or "")
+        return Task(key, agent, text, None if terms is None else Terms(**terms), outcome)
 
     # --- what was said ---------------------------------------------------------------------------
 
@@ -140,7 +166,7 @@ class Store:
         with self.transaction():
             for number, message in enumerate(messages, first):
                 text = json.dumps(message, ensure_ascii=False)
-                self._db.execute("INSERT INTO messages VALUES(?,?,?)", (agent, number, text))
+                self._write("INSERT INTO messages VALUES(?,?,?)", agent, number, text)
 
     def messages(self, agent: str) -> list[Message]:
         rows = self._db.execute("SELECT message FROM messages WHERE agent=? ORDER BY number", (agent,))
@@ -158,21 +184,13 @@ class Store:
 
     def begin_call(self, agent: str, at: int, place: int, tool: str) -> bool:
         """Mark that the call begins. False: it had begun already, before a crash."""
-        row = self._db.execute("SELECT 1 FROM calls WHERE agent=? AND at=? AND place=?", (agent, at, place))
-        if row.fetchone() is not None:
-            return False
-        self._write("INSERT INTO calls VALUES(?,?,?,?)", agent, at, place, tool)
-        return True
+        return self._write("INSERT OR IGNORE INTO calls VALUES(?,?,?,?)", agent, at, place, tool)
 
     # --- messages between agents -----------------------------------------------------------------
 
     def post(self, key: str, author: str, recipient: str, text: str) -> bool:
         """False: this letter has been posted already."""
-        with self.transaction():
-            cursor = self._db.execute(
-                "INSERT OR IGNORE INTO letters VALUES(?,?,?,?,0)", (key, author, recipient, text)
-            )
-        return cursor.rowcount > 0
+        return self._write("INSERT OR IGNORE INTO letters VALUES(?,?,?,?,0)", key, author, recipient, text)
 
     def undelivered(self, recipient: str) -> list[Mapping[str, str]]:
         rows = self._db.execute(

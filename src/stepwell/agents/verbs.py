@@ -47,7 +47,10 @@ async def _interrupt(session: Session, agent: Agent, arguments: Mapping[str, Any
 
 
 async def _list(session: Session, agent: Agent, arguments: Mapping[str, Any]) -> str:
-    lines = [f"{one.id}: {one.role.name}, {one.status}, {one.turns} turns" for one in session.agents.values()]
+    lines = [
+        f"{one.id}: {one.role.name}, {'active' if one.active else 'closed'}, {one.turns} turns"
+        for one in session.agents.values()
+    ]
     return "\n".join(lines)
 
 

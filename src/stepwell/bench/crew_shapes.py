@@ -13,13 +13,13 @@ from typing import Any
 import httpx2
 
 from stepwell.agents import events
-from stepwell.agents.agent import Agent, Outcome
+from stepwell.agents.agent import Agent
 from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew, Limits, Role
 from stepwell.agents.planner import plan_flow, with_writer
 from stepwell.agents.result import Result
 from stepwell.agents.session import Flow, Session
-from stepwell.agents.state import Store
+from stepwell.agents.state import Outcome, Store
 from stepwell.agents.tools.base import Tool
 from stepwell.bench import crew_script
 from stepwell.bench.busy import Watch
