@@ -11,7 +11,7 @@ import asyncio
 import json
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,13 @@ MAX_LETTER_CHARS = 8_000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool that the model wants called; ``key`` names the call for good."""
+    """A tool that the model wants called: the ``place``-th call of the message ``at`` in the conversation."""
 
-    key: str
+    at: int
     place: int
     tool: str
-    arguments: str | Mapping[str, Any]
+    arguments: str
+    """As JSON."""
     id: str | None = None
     """The API's id; None under ``calls = "schema"``."""
 
@@ -73,6 +74,11 @@ class Agent:
         return self.row.id
 
     @property
+    def calls_by_schema(self) -> bool:
+        """Whether each of its turns is one JSON object, a call or the answer."""
+        return bool(self.tools) and self.role.calls == "schema"
+
+    @property
     def task(self) -> Task:
         """The last one; every agent but a planner's has one from its beginning."""
         return self.tasks[-1]
@@ -94,14 +100,8 @@ class Agent:
 async def work(agent: Agent, session: Session) -> Outcome:
     """Take steps until the task has an outcome, which is not committed yet."""
     while True:
-        last = agent.messages[-1]
-        if last["role"] != "assistant":
-            outcome = await _turn(agent, session)
-        elif calls := list(pending(agent)):
-            await _carry_out(agent, session, calls)
-            continue
-        else:
-            outcome = await _judge(agent, session)
+        step = _react if agent.messages[-1]["role"] == "assistant" else _turn
+        outcome = await step(agent, session)
         if outcome is not None:
             return outcome
 
@@ -220,7 +220,7 @@ def answer_schema(agent: Agent) -> dict[str, Any] | None:
     """What a turn's text has to fit; None: any text."""
     first = len(agent.tasks) == 1 and agent.role.first_schema
     schema = first or agent.role.schema
-    if agent.tools and agent.role.calls == "schema":
+    if agent.calls_by_schema:
         return schemas.action_schema(list(agent.tools.values()), schema)
     return None if schema is None else dict(schema)
 
@@ -243,8 +243,7 @@ def _hint_with_turn(agent: Agent) -> dict[str, Any] | None:
     """
     if agent.row.parent is None or not agent.tools:
         return hint_after_task(agent)
-    slowest = max((tool.expected_ms for tool in agent.tools.values()), default=0)
-    return {"next": "tool", "expected_ms": slowest}
+    return {"next": "tool", "expected_ms": max(tool.expected_ms for tool in agent.tools.values())}
 
 
 def hint_after_task(agent: Agent) -> dict[str, Any] | None:
@@ -264,64 +263,63 @@ def _open_letters(agent: Agent, session: Session) -> None:
         session.store.deliver(agent.id)
 
 
-# --- answers -------------------------------------------------------------------------------------
+# --- what the model said ---------------------------------------------------------------------------
 
 
-async def _judge(agent: Agent, session: Session) -> Outcome | None:
-    """The last message is an answer, or is sent back once."""
-    text = agent.messages[-1]["content"]
+async def _react(agent: Agent, session: Session) -> Outcome | None:
+    """To the last message, which is the model's: an answer ends the task, calls are carried out."""
     try:
-        answer = _answer(agent, text)
-        return Outcome("completed", await session.finish(agent.role, answer) if agent.role.finish else answer)
+        said = _understood(agent)
+        if isinstance(said, str):
+            answer = await session.finish(agent.role, said) if agent.role.finish else said
+            return Outcome("completed", answer)
     except schemas.Invalid as error:
-        if agent.messages[-2]["content"].startswith(REPAIR):
-            return Outcome(
-                "invalid_output", f"{agent.id} gave no valid answer, and none when asked again: {error}"
-            )
-        session.append(
-            agent, {"role": "user", "content": f"{REPAIR}{error}. Answer again, as you were asked."}
-        )
-        return None
+        return _send_back(agent, session, error)
+    await _carry_out(agent, session, said)
+    return None
 
 
-def _answer(agent: Agent, text: str) -> str:
-    """Raises ``Invalid``."""
-    schema = answer_schema(agent)
+def _send_back(agent: Agent, session: Session, error: schemas.Invalid) -> Outcome | None:
+    """An answer that cannot be used; once."""
+    if agent.messages[-2]["content"].startswith(REPAIR):
+        text = f"{agent.id} gave no valid answer, and none when asked again: {error}"
+        return Outcome("invalid_output", text)
+    text = f"{REPAIR}{error}. Answer again, as you were asked."
+    session.append(agent, {"role": "user", "content": text})
+    return None
+
+
+def _understood(agent: Agent) -> list[Call] | str:
+    """Calls to make, or the answer. Raises ``Invalid``."""
+    at = len(agent.messages) - 1
+    message = agent.messages[at]
+    if made := message.get("tool_calls"):
+        return [_made(at, place, call) for place, call in enumerate(made)]
+    text, schema = message["content"], answer_schema(agent)
     if schema is None:
         if not text.strip():
             raise schemas.Invalid("it is empty")
-        return text.strip()
+        return str(text.strip())
     value = schemas.read_json(text, schema)
-    if agent.tools and agent.role.calls == "schema":
+    if agent.calls_by_schema:
+        if value["action"] != schemas.ANSWER:
+            return [Call(at, 0, value["action"], json.dumps(value["arguments"]))]
         value = value[schemas.ANSWER]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _made(at: int, place: int, call: Mapping[str, Any]) -> Call:
+    function = call["function"]
+    return Call(at, place, function["name"], function["arguments"], call["id"])
 
 
 # --- calls ---------------------------------------------------------------------------------------
 
 
-def pending(agent: Agent) -> Iterator[Call]:
-    """Calls of the last assistant's message that have no answer yet. The last message is the assistant's."""
-    at = len(agent.messages) - 1
-    message = agent.messages[at]
-    for place, call in enumerate(message.get("tool_calls") or ()):
-        function = call["function"]
-        yield Call(f"{agent.id}#{at}.{place}", place, function["name"], function["arguments"], call["id"])
-    if agent.tools and agent.role.calls == "schema":
-        try:
-            value = schemas.read_json(message["content"], answer_schema(agent) or {})
-        except schemas.Invalid:
-            return
-        if value["action"] != schemas.ANSWER:
-            yield Call(f"{agent.id}#{at}.0", 0, value["action"], value["arguments"])
-
-
 async def _carry_out(agent: Agent, session: Session, calls: Sequence[Call]) -> None:
     """All calls of one turn; their answers are committed together."""
-    at = len(agent.messages) - 1
     await session.hint(agent, _hint_of(calls, agent.tools))
-    answers = [_result(call, await _call(agent, session, at, call)) for call in calls]
-    session.append(agent, *answers)
+    session.append(agent, *[_result(call, await _call(agent, session, call)) for call in calls])
 
 
 def _result(call: Call, text: str) -> Message:
@@ -331,19 +329,18 @@ def _result(call: Call, text: str) -> Message:
 
 
 def _hint_of(calls: Sequence[Call], tools: Mapping[str, Tool]) -> dict[str, Any]:
-    known = [tools[call.tool] for call in calls if call.tool in tools]
-    expected_ms = sum(tool.expected_ms for tool in known)
     if any(call.tool == WAIT_TOOL for call in calls):
         return {"next": "child"}
+    expected_ms = sum(tools[call.tool].expected_ms for call in calls if call.tool in tools)
     return {"next": "tool", "expected_ms": max(expected_ms, 1)}
 
 
-def _has_made(agent: Agent, at: int, call: Call) -> bool:
+def _has_made(agent: Agent, call: Call) -> bool:
     """Whether an earlier turn made this very call: small models make the one that failed for ever."""
-    for message in agent.messages[:at]:
+    for message in agent.messages[: call.at]:
         if message["role"] != "assistant":
             continue
-        if call.id is None and message["content"] == agent.messages[at]["content"]:
+        if call.id is None and message["content"] == agent.messages[call.at]["content"]:
             return True
         made = [one["function"] for one in message.get("tool_calls") or ()]
         if {"name": call.tool, "arguments": call.arguments} in made:
@@ -351,28 +348,25 @@ def _has_made(agent: Agent, at: int, call: Call) -> bool:
     return False
 
 
-async def _call(agent: Agent, session: Session, at: int, call: Call) -> str:
+async def _call(agent: Agent, session: Session, call: Call) -> str:
     """One call; whatever happens is a text for the model."""
     tool = agent.tools.get(call.tool)
     if tool is None:
         return f"There is no tool {call.tool!r}: there are {', '.join(agent.tools) or 'none'}."
     try:
-        arguments = (
-            schemas.read_json(call.arguments, tool.parameters) if isinstance(call.arguments, str) else None
-        )
-        arguments = dict(call.arguments) if isinstance(call.arguments, Mapping) else arguments
+        arguments = schemas.read_json(call.arguments, tool.parameters)
     except schemas.Invalid as error:
         return f"The arguments of {tool.name} are not valid: {error}."
     if not isinstance(arguments, dict):
         return f"The arguments of {tool.name} are not an object."
-    if tool.idempotent and tool.name not in VERBS and _has_made(agent, at, call):
+    if tool.idempotent and tool.name not in VERBS and _has_made(agent, call):
         return AGAIN
-    first = session.store.begin_call(agent.id, at, call.place, tool.name)
+    first = session.store.begin_call(agent.id, call.at, call.place, tool.name)
     if not first and not tool.idempotent:
         return UNKNOWN
     session.tell(events.CallBegan(agent.id, tool.name, arguments))
     began_us = events.now_us()
-    session.calling[agent.id] = call.key
+    session.calling[agent.id] = f"{agent.id}#{call.at}.{call.place}"
     result = await run_tool(tool, arguments)
     session.tell(events.CallEnded(agent.id, tool.name, events.now_us() - began_us, result.ok))
     return result.text
