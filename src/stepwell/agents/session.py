@@ -394,7 +394,7 @@ class Session:
 
     def _known(self, row: AgentRow) -> Agent:
         role = self.crew.roles[row.role]
-        verbs = verb_tools(self, role, lambda: self.agents[row.id])
+        verbs = verb_tools(self, role, row.id)
         tools = [*self.toolbox([name for name in role.tools if name not in VERBS]), *verbs]
         caller = Caller(self.id, row.id, role.name, row.parent, role.model or self.model)
         agent = Agent(row, role, {tool.name: tool for tool in tools}, caller)

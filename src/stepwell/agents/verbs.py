@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stepwell.agents.agent import VERBS, Agent
+from stepwell.agents.agent import VERBS, WAIT_TOOL
 from stepwell.agents.crews.definition import Role
 from stepwell.agents.tools.base import Tool
 
@@ -15,108 +17,103 @@ if TYPE_CHECKING:
 
 CHILD_MS = 10_000
 """How long a child is expected to take before anything is known of it."""
-TASK = {"type": "string"}
-AGENT = {"type": "string"}
-
-Verb = Callable[["Session", Agent, Mapping[str, Any]], Awaitable[str]]
+TEXT = {"type": "string"}
+Arguments = Mapping[str, Any]
 
 
-async def _spawn(session: Session, agent: Agent, arguments: Mapping[str, Any]) -> str:
-    child = session.spawn(
-        arguments["role"], arguments["task"], parent=agent.id, key=session.calling[agent.id]
-    )
+async def _spawn(session: Session, me: str, given: Arguments) -> str:
+    child = session.spawn(given["role"], given["task"], parent=me, key=session.calling[me])
     return f"{child.id} is at work; wait_agent gives its answer."
 
 
-async def _send(session: Session, agent: Agent, arguments: Mapping[str, Any]) -> str:
-    session.send(arguments["agent"], arguments["message"], author=agent.id, key=session.calling[agent.id])
-    return f"{arguments['agent']} reads it before its next turn."
+async def _send(session: Session, me: str, given: Arguments) -> str:
+    session.send(given["agent"], given["message"], author=me, key=session.calling[me])
+    return f"{given['agent']} reads it before its next turn."
 
 
-async def _wait(session: Session, agent: Agent, arguments: Mapping[str, Any]) -> str:
-    names = arguments.get("agents") or [child.id for child in session.children(agent.id)]
+async def _wait(session: Session, me: str, given: Arguments) -> str:
+    names = given.get("agents") or [child.id for child in session.children(me)]
     if not names:
         return "You have no agents to wait for."
-    outcomes = await session.wait(names, waiting=agent.id)
+    outcomes = await session.wait(names, waiting=me)
     return "\n\n".join(f"{name} ({outcome.kind}): {outcome.text}" for name, outcome in outcomes.items())
 
 
-async def _interrupt(session: Session, agent: Agent, arguments: Mapping[str, Any]) -> str:
-    await session.interrupt(arguments["agent"], by=agent.id)
-    return f"{arguments['agent']} is stopped."
+async def _interrupt(session: Session, me: str, given: Arguments) -> str:
+    await session.interrupt(given["agent"], by=me)
+    return f"{given['agent']} is stopped."
 
 
-async def _list(session: Session, agent: Agent, arguments: Mapping[str, Any]) -> str:
-    lines = [
+async def _list(session: Session, me: str, given: Arguments) -> str:
+    return "\n".join(
         f"{one.id}: {one.role.name}, {'active' if one.active else 'closed'}, {one.turns} turns"
         for one in session.agents.values()
-    ]
-    return "\n".join(lines)
-
-
-async def _followup(session: Session, agent: Agent, arguments: Mapping[str, Any]) -> str:
-    session.followup(arguments["agent"], arguments["task"], key=session.calling[agent.id], by=agent.id)
-    return f"{arguments['agent']} is at work again; wait_agent gives its answer."
-
-
-def verb_tools(session: Session, role: Role, agent: Callable[[], Agent]) -> list[Tool]:
-    """The verbs that ``role`` may use: all with ``may_spawn``, else those among its ``tools``."""
-    wanted = (
-        VERBS if role.may_spawn and not role.plans else tuple(name for name in role.tools if name in VERBS)
     )
-    roles = {"type": "string", "enum": list(role.may_spawn)}
-    shapes: dict[str, tuple[Verb, str, dict[str, Any], list[str]]] = {
-        "spawn_agent": (
-            _spawn,
-            "Give a task to a new agent, which works on it while you go on.",
-            {"role": roles, "task": TASK},
-            ["role", "task"],
-        ),
-        "send_message": (
-            _send,
-            "Tell another agent something.",
-            {"agent": AGENT, "message": TASK},
-            ["agent", "message"],
-        ),
-        "wait_agent": (
-            _wait,
-            "Wait until agents have answered and read their answers. Without names: all you have spawned.",
-            {"agents": {"type": "array", "items": AGENT, "maxItems": 64}},
-            [],
-        ),
-        "interrupt_agent": (
-            _interrupt,
-            "Stop an agent that is no longer needed.",
-            {"agent": AGENT},
-            ["agent"],
-        ),
-        "list_agents": (_list, "Which agents there are and what they do.", {}, []),
-        "followup_task": (
-            _followup,
-            "Give another task to an agent that has answered; it remembers the first.",
-            {"agent": AGENT, "task": TASK},
-            ["agent", "task"],
-        ),
-    }
-    return [_tool(name, *shapes[name], session, agent) for name in wanted]
 
 
-def _tool(
-    name: str,
-    verb: Verb,
-    description: str,
-    properties: dict[str, Any],
-    required: list[str],
-    session: Session,
-    agent: Callable[[], Agent],
-) -> Tool:
-    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+async def _followup(session: Session, me: str, given: Arguments) -> str:
+    session.followup(given["agent"], given["task"], key=session.calling[me], by=me)
+    return f"{given['agent']} is at work again; wait_agent gives its answer."
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb as models see it."""
+
+    act: Callable[[Session, str, Arguments], Awaitable[str]]
+    """Carries it out for the agent of this name, and says what came of it."""
+    description: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Their schemas."""
+    optional: bool = False
+    """Whether the arguments may be left out."""
+
+
+_BY_NAME: Mapping[str, Verb] = {
+    "spawn_agent": Verb(
+        _spawn,
+        "Give a task to a new agent, which works on it while you go on.",
+        {"role": TEXT, "task": TEXT},
+    ),
+    "send_message": Verb(_send, "Tell another agent something.", {"agent": TEXT, "message": TEXT}),
+    "wait_agent": Verb(
+        _wait,
+        "Wait until agents have answered and read their answers. Without names: all you have spawned.",
+        {"agents": {"type": "array", "items": TEXT, "maxItems": 64}},
+        optional=True,
+    ),
+    "interrupt_agent": Verb(_interrupt, "Stop an agent that is no longer needed.", {"agent": TEXT}),
+    "list_agents": Verb(_list, "Which agents there are and what they do."),
+    "followup_task": Verb(
+        _followup,
+        "Give another task to an agent that has answered; it remembers the first.",
+        {"agent": TEXT, "task": TEXT},
+    ),
+}
+
+
+def verb_tools(session: Session, role: Role, agent: str) -> list[Tool]:
+    """The verbs that ``role`` may use: all with ``may_spawn``, else those among its ``tools``."""
+    leads = bool(role.may_spawn) and not role.plans
+    wanted = VERBS if leads else [name for name in role.tools if name in VERBS]
+    return [_tool(name, _BY_NAME[name], session, role, agent) for name in wanted]
+
+
+def _tool(name: str, verb: Verb, session: Session, role: Role, agent: str) -> Tool:
+    properties = dict(verb.arguments)
+    if "role" in properties:
+        properties["role"] = TEXT | {"enum": list(role.may_spawn)}
     return Tool(
         name=name,
-        description=description,
-        parameters=schema,
-        call=lambda arguments: verb(session, agent(), arguments),
-        expected_ms=CHILD_MS if name == "wait_agent" else 1,
+        description=verb.description,
+        parameters={
+            "type": "object",
+            "properties": properties,
+            "required": [] if verb.optional else list(properties),
+            "additionalProperties": False,
+        },
+        call=partial(verb.act, session, agent),
+        expected_ms=CHILD_MS if name == WAIT_TOOL else 1,
         timeout_s=math.inf,  # the session's own limit pauses what waits
         idempotent=True,  # each is done once per key, which is the call's place in the conversation
     )
