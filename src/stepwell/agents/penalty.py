@@ -83,6 +83,13 @@ def turn_tokens(penalty: Penalty | None, most: int, gain: float) -> int:
     return min(most, max(worth, SHORTEST_TURN_TOKENS))
 
 
+def turn_terms(penalty: Penalty | None, most: int, gain: float, spent_tokens: int) -> Terms | None:
+    """Of a turn that may have ``most`` tokens; None: there is no penalty, so its role says it all."""
+    if penalty is None:
+        return None
+    return Terms(turn_tokens(penalty, most, gain), eos_bias(penalty, spent_tokens))
+
+
 def eos_bias(penalty: Penalty | None, spent_tokens: int) -> float:
     """What is added to the end's logits after so many intermediate tokens of the session."""
     if penalty is None or penalty.eos_bias == 0:

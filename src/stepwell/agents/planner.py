@@ -182,12 +182,9 @@ class Planning:
 
     def _terms(self, role: str) -> Terms | None:
         """Of a turn that is not one of several samples."""
-        rule = self.session.crew.penalty
-        if rule is None:
-            return None
         made = self.session.crew.roles[role]
-        most = penalty.turn_tokens(rule, made.max_tokens, made.pass_rate)
-        return Terms(most, penalty.eos_bias(rule, self.spent_tokens))
+        rule = self.session.crew.penalty
+        return penalty.turn_terms(rule, made.max_tokens, made.pass_rate, self.spent_tokens)
 
     def _take_verified(self, answers: Mapping[str, Answer]) -> bool:
         """An answer that passes its check is the answer: nobody need write or judge it."""
@@ -198,10 +195,21 @@ class Planning:
         return False
 
     async def _plan(self, number: int) -> Plan:
-        """The planner's next steps; where it gives none at first, one step for each role."""
-        workers = self.root.role.may_spawn
+        """The planner's next steps; where it gives none at first, one step for each role. Without a planner
+        every role has one step, one after another."""
         if not self._is_dynamic:
-            return self._fixed_plan(workers)
+            plan = Plan(False, self._step_for_each(in_turn=True))
+        else:
+            plan = await self._said_plan(number)
+            if not plan.steps and not (plan.done and self.best.ok):
+                plan = replace(plan, steps=self._step_for_each(in_turn=False))
+        steps = tuple(f"{step.id} {step.role}: {step.task}" for step in plan.steps)
+        self.session.tell(events.Planned(self.root.id, number, steps, plan.faults))
+        return plan
+
+    async def _said_plan(self, number: int) -> Plan:
+        """What the planner says; a plan of which nothing can be used is sent back once."""
+        workers = self.root.role.may_spawn
         said = await self._ask_planner(f"plan-{number}", self._request(number))
         plan = read_plan(said.text, workers, self.question)
         # An answer without a valid form has been sent back already, and half a plan is worth carrying out.
@@ -209,21 +217,14 @@ class Planning:
             again = f"This plan cannot be used: {'; '.join(plan.faults)}. Give the whole plan again."
             said = await self._ask_planner(f"plan-{number}-again", again)
             plan = read_plan(said.text, workers, self.question)
-        if not plan.steps and not (plan.done and self.best.ok):
-            everybody = zip(workers, range(1, MAX_STEPS + 1), strict=False)
-            plan = replace(plan, steps=tuple(Step(f"s{at}", role, self.question) for role, at in everybody))
-        steps = tuple(f"{step.id} {step.role}: {step.task}" for step in plan.steps)
-        self.session.tell(events.Planned(self.root.id, number, steps, plan.faults))
         return plan
 
-    def _fixed_plan(self, workers: Sequence[str]) -> Plan:
-        """Without a planner every role has one step, one after another."""
-        steps: list[Step] = []
-        for role, at in zip(workers, range(1, MAX_STEPS + 1), strict=False):
-            steps.append(Step(f"s{at}", role, self.question, tuple(step.id for step in steps)))
-        shown = tuple(f"{step.id} {step.role}: {step.task}" for step in steps)
-        self.session.tell(events.Planned(self.root.id, 1, shown, ()))
-        return Plan(False, tuple(steps))
+    def _step_for_each(self, *, in_turn: bool) -> tuple[Step, ...]:
+        named = list(zip(STEP_IDS, self.root.role.may_spawn, strict=False))
+        return tuple(
+            Step(name, role, self.question, STEP_IDS[:at] if in_turn else ())
+            for at, (name, role) in enumerate(named)
+        )
 
     def _request(self, number: int) -> str:
         if number == 1:
@@ -264,27 +265,25 @@ class Planning:
         task = f"Question: {self.question}{known}{own}" if known or own else self.question
         role = self.session.crew.roles[step.role]
         key = f"round-{number}-{step.id}"
-        return await Asking(self.session, self._ask_new, role, key, task, self.spent_tokens).answer()
-
-    async def _ask_new(self, role: str, key: str, task: str, terms: Terms | None) -> Outcome:
-        """A task for a new agent; a limit that forbids it is an outcome too."""
-        try:
-            return await self._ask(role, key, task, terms=terms)
-        except Refused as error:
-            return Outcome("refused", str(error))
+        return await Asking(self.session, self._ask, role, key, task, self.spent_tokens).answer()
 
     async def _ask(
-        self, role: str, key: str, task: str, agent: Agent | None = None, terms: Terms | None = None
+        self, role: str, key: str, task: str, terms: Terms | None, agent: str | None = None
     ) -> Outcome:
-        """A task for a new agent, or for one that is there."""
-        if self.session.task_of(key) is None:
-            await self.session.free_place()
-            if agent is None:
-                stays = role in (WRITER, VERIFIER)
-                self.session.spawn(role, task, parent=self.root.id, key=key, may_return=stays, terms=terms)
-            else:
-                self.session.followup(agent.id, task, key=key, by=self.root.id, terms=terms)
-        return await self._outcome(key)
+        """A task for a new agent, or for one that is there; a limit that forbids it is an outcome too."""
+        try:
+            if self.session.task_of(key) is None:
+                await self.session.free_place()
+                if agent is None:
+                    stays = role in (WRITER, VERIFIER)
+                    self.session.spawn(
+                        role, task, parent=self.root.id, key=key, may_return=stays, terms=terms
+                    )
+                else:
+                    self.session.followup(agent, task, key=key, by=self.root.id, terms=terms)
+            return await self._outcome(key)
+        except Refused as error:
+            return Outcome("refused", str(error))
 
     # --- drafts ------------------------------------------------------------------------------------
 
@@ -342,11 +341,8 @@ class Planning:
         """The same agent in every round: it remembers, and the server has its KV."""
         self._note_spending()
         first = self.session.task_of(f"{verb}-1")
-        known = None if first is None else self.session.agents[first.agent]
-        try:
-            return await self._ask(role, f"{verb}-{number}", task, known, self._terms(role))
-        except Refused as error:
-            return Outcome("refused", str(error))
+        agent = None if first is None else first.agent
+        return await self._ask(role, f"{verb}-{number}", task, self._terms(role), agent)
 
 
 def _verdict(text: str) -> tuple[bool, int, str]:

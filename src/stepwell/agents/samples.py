@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stepwell.agents import penalty
@@ -114,13 +114,8 @@ class Asking:
         return Answer(key, outcome, verified=fault is None, fault=fault or "")
 
     def _terms(self) -> Terms | None:
-        rule = self.session.crew.penalty
-        if rule is None:
-            return None
-        return Terms(
-            max_tokens=penalty.turn_tokens(rule, self.role.max_tokens, self._gain()),
-            eos_bias=penalty.eos_bias(rule, self.spent_tokens + self._own_tokens()),
-        )
+        spent = self.spent_tokens + self._own_tokens()
+        return penalty.turn_terms(self.session.crew.penalty, self.role.max_tokens, self._gain(), spent)
 
     # --- which one is taken ------------------------------------------------------------------------
 
@@ -143,15 +138,11 @@ class Asking:
             f"{number}. {one.outcome.text[:MAX_JUDGED_CHARS]}" for number, one in enumerate(different, 1)
         )
         task = f"{self.task}\nAnswers:\n{listed}\nWhich one is best?"
-        said = await self.ask(JUDGE, f"{self.key}-judge", task, self._terms_of_judge())
+        terms = self._terms()
+        if terms is not None:  # but the penalty does not shorten a verdict
+            terms = replace(terms, max_tokens=self.session.crew.roles[JUDGE].max_tokens)
+        said = await self.ask(JUDGE, f"{self.key}-judge", task, terms)
         return different[_choice(said, len(different)) - 1]
-
-    def _terms_of_judge(self) -> Terms | None:
-        rule = self.session.crew.penalty
-        role = self.session.crew.roles[JUDGE]
-        if rule is None:
-            return None
-        return Terms(role.max_tokens, penalty.eos_bias(rule, self.spent_tokens + self._own_tokens()))
 
 
 def ballot(text: str) -> str:
