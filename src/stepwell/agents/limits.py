@@ -23,16 +23,14 @@ class Refused(StepwellError):
 
 @dataclass(slots=True)
 class Meter:
-    """Counts turns of the whole session; what was counted before a crash is counted in again."""
+    """Counts what all turns of the session took, those before a crash too."""
 
     limits: Limits
-    turns: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_microusd: int | None = None
 
     def add(self, usage: Usage) -> None:
-        self.turns += 1
         self.prompt_tokens += usage.prompt_tokens
         self.completion_tokens += usage.completion_tokens
         if usage.cost_microusd is not None:

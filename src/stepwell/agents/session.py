@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ Flow = Callable[["Session", Agent, str], Awaitable[Outcome]]
 """Leads the session to its answer, given the entry agent and the question."""
 ROOT_KEY = "ask"
 MAX_ASK_CHARS = 100_000
+COMMAND = "only its own agents are its to command"
 STOP_S = 5.0
 LAST_TURNS_S = 120.0
 """How long turns under way may take to end when a limit is reached."""
@@ -64,11 +65,11 @@ class Session:
     answered_by: str = ""
     """The key of the task whose answer is the session's."""
     _tasks: dict[str, Task] = field(default_factory=dict)
-    _room: asyncio.Event = field(default_factory=asyncio.Event)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _why: BaseException | None = None
     _in_turn: set[str] = field(default_factory=set)
     _turn_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _task_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.crew.limits)
@@ -155,13 +156,9 @@ class Session:
 
     async def _let_turns_end(self) -> None:
         """Turns under way are paid for: their answers are kept. None begins meanwhile."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(LAST_TURNS_S):
-                while self._in_turn:
-                    self._turn_ended.clear()
-                    await self._turn_ended.wait()
-        except TimeoutError:
-            return
+                await _until(lambda: not self._in_turn, self._turn_ended)
 
     def require_open(self) -> None:
         """Before a turn. Raises ``Paused`` when the session has stopped, or has used what it may."""
@@ -186,19 +183,14 @@ class Session:
         for task in (lead, *tasks):
             task.cancel()
         await asyncio.wait({lead, *tasks}, timeout=STOP_S)
-        if not finished:
-            return await self._await_person()
-        for agent in list(self.agents.values()):
-            if agent.active:
+        active = [agent for agent in self.agents.values() if agent.active]
+        if finished:
+            for agent in active:
                 self._close(agent, Outcome("interrupted", "the crew's answer was given without it"))
-        await asyncio.gather(*(self.hint(agent, {"next": "done"}) for agent in self.agents.values()))
-        return None
-
-    async def _await_person(self) -> None:
-        """A pause ends when somebody resumes the session."""
-        if isinstance(self._why, Paused) and self._why.status != "server_unreachable":
-            waiting = [agent for agent in self.agents.values() if agent.active]
-            await asyncio.gather(*(self.hint(agent, {"next": "person"}) for agent in waiting))
+            await self._hint_all(self.agents.values(), {"next": "done"})
+        elif isinstance(self._why, Paused) and self._why.status != "server_unreachable":
+            # A pause ends when somebody resumes the session.
+            await self._hint_all(active, {"next": "person"})
 
     # --- the verbs ---------------------------------------------------------------------------------
 
@@ -235,7 +227,7 @@ class Session:
         found = self._find(agent)
         if key in self._tasks:
             return found
-        self._require_below(found, by)
+        self._require_below(found, by, COMMAND)
         if found.active:
             raise Refused(f"{agent} is still at work: wait for it, or send it a message")
         require_agents(self.crew.limits, 0, self.active)
@@ -251,8 +243,9 @@ class Session:
     async def wait(self, agents: Sequence[str], *, waiting: str = "") -> dict[str, Outcome]:
         """The outcomes of agents' last tasks, once all have one. Raises ``Refused`` for an unknown one."""
         found = [self._find(name) for name in agents]
-        if waiting:
-            self._require_no_circle(found, waiting)
+        for agent in found if waiting else ():
+            # Who waits for one above it would wait for ever.
+            self._require_below(agent, waiting, "it can wait for its own agents only")
         for agent in found:
             left = [one for one in found if one.active]
             if left and waiting:
@@ -265,7 +258,7 @@ class Session:
     async def interrupt(self, agent: str, *, by: str) -> None:
         """Stop an agent and whatever it has spawned. Raises ``Refused``."""
         found = self._find(agent)
-        self._require_below(found, by)
+        self._require_below(found, by, COMMAND)
         for one in [*self._below(found), found]:
             if not one.active:
                 continue
@@ -285,9 +278,7 @@ class Session:
 
     async def free_place(self) -> None:
         """Returns when one more sub-agent may be at work."""
-        while self.active >= self.crew.limits.concurrent:
-            self._room.clear()
-            await self._room.wait()
+        await _until(lambda: self.active < self.crew.limits.concurrent, self._task_ended)
 
     def _find(self, agent: str) -> Agent:
         if agent not in self.agents:
@@ -298,25 +289,13 @@ class Session:
         """All descendants, the deepest first."""
         return [one for child in self.children(agent.id) for one in [*self._below(child), child]]
 
-    def _is_below(self, agent: Agent, above: Agent) -> bool:
+    def _require_below(self, agent: Agent, above: str, rule: str) -> None:
         """By walking up: looking through all agents for each is quadratic."""
         parent = agent.row.parent
-        while parent is not None:
-            if parent == above.id:
-                return True
+        while parent != above:
+            if parent is None:
+                raise Refused(f"{agent.id} was not spawned by {above}: {rule}")
             parent = self.agents[parent].row.parent
-        return False
-
-    def _require_below(self, agent: Agent, by: str) -> None:
-        if not self._is_below(agent, self._find(by)):
-            raise Refused(f"{agent.id} was not spawned by {by}: only its own agents are its to command")
-
-    def _require_no_circle(self, agents: Sequence[Agent], waiting: str) -> None:
-        """Only descendants are waited for: an agent that waits for one above it would wait for ever."""
-        above = self._find(waiting)
-        for agent in agents:
-            if not self._is_below(agent, above):
-                raise Refused(f"{agent.id} was not spawned by {waiting}: it can wait for its own agents only")
 
     # --- agents and their tasks --------------------------------------------------------------------
 
@@ -334,6 +313,9 @@ class Session:
         self.tell(events.Waiting(agent.id, hint["next"], after, hint.get("expected_ms")))
         if agent.turns:
             await self.client.say(agent.caller, hint)
+
+    async def _hint_all(self, agents: Iterable[Agent], hint: Mapping[str, Any]) -> None:
+        await asyncio.gather(*(self.hint(agent, hint) for agent in agents))
 
     def assign(self, agent: Agent, task: str, key: str, terms: Terms | None = None) -> None:
         """Commit a task and begin it; one whose key is known is left as it is."""
@@ -423,7 +405,7 @@ class Session:
         self.store.end_task(agent.task.key, outcome)
         agent.task.outcome = outcome
         agent.closed.set()
-        self._room.set()
+        self._task_ended.set()
         self.tell(events.Ended(agent.id, outcome.kind, outcome.text))
 
     def task_of(self, key: str) -> Task | None:
@@ -450,6 +432,13 @@ class Session:
                 self._start(agent)
             else:
                 agent.closed.set()
+
+
+async def _until(holds: Callable[[], bool], changed: asyncio.Event) -> None:
+    """Returns when something holds, looked at whenever it may have changed."""
+    while not holds():
+        changed.clear()
+        await changed.wait()
 
 
 def open_session(
