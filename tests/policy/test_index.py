@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stepwell.policy.chain import TokenChain, root_hash
-from stepwell.policy.index import BlockIndex
+from stepwell.policy.index import BlockIndex, Match
 from stepwell.policy.types import BlockMeta, KvTier
 
 BLOCK, UNIT = 8, 2
@@ -34,6 +34,7 @@ class IndexMachine(RuleBasedStateMachine):
         super().__init__()
         self.index = BlockIndex(BLOCK, UNIT)
         self.stored: dict[bytes, tuple[BlockMeta, tuple[int, ...]]] = {}
+        self.walked: list[tuple[list[int], int, list[Match]]] = []
 
     @rule(tokens=token_lists, tier=st.sampled_from(KvTier))
     def store(self, tokens: list[int], tier: KvTier) -> None:
@@ -46,13 +47,15 @@ class IndexMachine(RuleBasedStateMachine):
         if self.stored:
             block = data.draw(st.sampled_from(sorted(self.stored)))
             del self.stored[block]
+            for kv_tier in KvTier:
+                self.index.blocks[block].set_on(kv_tier, False)
             self.index.remove(block)
 
     @rule(tokens=token_lists, limit=st.integers(0, 3 * BLOCK))
     def walk(self, tokens: list[int], limit: int) -> None:
         limit = min(limit, len(tokens))
         chain = TokenChain(ROOT, UNIT, tokens)
-        path = list(self.index.walk(chain.units, limit))
+        path = self.index.walk(chain.units, limit)
         assert sum(m.n_tokens for m in path) == self._longest(tokens, limit)
         for depth, match in enumerate(path):
             start = depth * BLOCK
@@ -60,6 +63,17 @@ class IndexMachine(RuleBasedStateMachine):
             assert match.block.meta.depth == depth
             assert list(kept[: start + match.n_tokens]) == tokens[: start + match.n_tokens]
             assert match.n_tokens == BLOCK or depth == len(path) - 1
+        self.walked.append((tokens, limit, path))
+
+    @rule(data=st.data())
+    def walk_on(self, data: st.DataObject) -> None:
+        """Blocks have come and gone since: what is kept of the earlier walk changes nothing."""
+        if self.walked:
+            tokens, limit, begun = data.draw(st.sampled_from(self.walked))
+            longer = data.draw(st.integers(limit, len(tokens)))
+            units = TokenChain(ROOT, UNIT, tokens).units
+            kept = begun[: data.draw(st.integers(0, len(begun)))]
+            assert self.index.walk(units, longer, kept) == self.index.walk(units, longer)
 
     def _longest(self, tokens: list[int], limit: int) -> int:
         """Whole blocks as long as each is stored, then whole units of one more stored block."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stepwell.policy.board import Board
 from stepwell.policy.contracts import WHOLE, Contract
@@ -196,13 +196,18 @@ class Admission:
     def _missing_frames(self, turn: Turn, path: Sequence[Match]) -> int:
         """Frames short of what the turn needs; 0 or less: it fits. What rests within the guarantee of
         another service tier does not count as room, as long as anybody runs."""
-        idle = len([block for block, _ in path if block.device and not block.pins])
-        room = self.memory.room_on_device() - idle - self._promised()
-        name = turn.contract.name
+        own = self._reserved_blocks(turn, turn.total) - self._whole_blocks(path)
+        missing = self._unpinned(path) + own + self._promised() - self.memory.room_on_device()
         if self.board.book.ordered and self.board.running and not turn.aged:
-            room -= self.memory.placement.withheld(KvTier.DEVICE, name)
-            room = min(room, self._cap_room(turn))
-        return self._frames_at_once(turn, path) - room
+            missing += self.memory.placement.withheld(KvTier.DEVICE, turn.contract.name)
+            if turn.contract.cap.device < WHOLE:
+                missing = max(missing, self._frames_at_once(turn, path) - self._cap_room(turn))
+        return missing
+
+    def _unpinned(self, path: Sequence[Match]) -> int:
+        """Blocks of a path that would take of the room there is: those to load, and those on the device that
+        could leave it. Whoever pins a block pins all before it, so the others stand at the beginning."""
+        return len(path) - next((n for n, match in enumerate(path) if not match.block.pins), len(path))
 
     def _promised(self) -> int:
         """Frames that running turns were admitted for and have not taken yet."""
@@ -214,8 +219,6 @@ class Admission:
     def _cap_room(self, turn: Turn) -> int:
         """Frames its service tier may still take for running turns under its cap."""
         share = turn.contract.cap.device
-        if share >= WHOLE:
-            return self.config.device_blocks
         held = (self.board.turns[r] for r in self.board.running)
         used = sum(
             t.blocks_held + self._still_reserved(t) for t in held if t.contract.name == turn.contract.name
@@ -258,18 +261,23 @@ class Admission:
         has waited too long, nobody who only just came, and nobody within his guaranteed frames."""
         if not self.board.book.ordered:
             return []
-        running = [self.board.turns[r] for r in self.board.running]
+        running = [self.board.turns[r] for r in reversed(self.board.running)]
         weight = WHOLE + 1 if turn.aged else turn.contract.weight
         lighter = [t for t in running if t.contract.weight < weight and not t.aged and self._has_run(t)]
-        lighter.sort(key=self.board.preemptable)
-        return [victim for victim in lighter if not self._within_guarantee(victim, running)]
+        if not lighter:
+            return []
+        held: dict[str, int] = {}
+        for one in running:
+            held[one.contract.name] = held.get(one.contract.name, 0) + one.blocks_held
+        lighter.sort(key=lambda t: t.contract.weight)  # and among equals as they stand
+        return [victim for victim in lighter if not self._within_guarantee(victim, held)]
 
     def _has_run(self, turn: Turn) -> bool:
         return turn.total - turn.opened_at >= _LEAST_RUN_TOKENS or turn.prefilling
 
-    def _within_guarantee(self, turn: Turn, running: Sequence[Turn]) -> bool:
-        held = sum(t.blocks_held for t in running if t.contract is turn.contract)
-        return held * WHOLE <= turn.contract.guaranteed.device * self.config.device_blocks
+    def _within_guarantee(self, turn: Turn, held: Mapping[str, int]) -> bool:
+        blocks = held[turn.contract.name]
+        return blocks * WHOLE <= turn.contract.guaranteed.device * self.config.device_blocks
 
     def _frames_at_once(self, turn: Turn, path: Sequence[Match]) -> int:
         """Frames it takes now: for what is loaded, and of its own with room for what it generates first."""

@@ -36,8 +36,8 @@ class _Step:
     """For those lighter than whoever has a target; None: nobody has one."""
     limit_weight: int = 0
     """Service tiers lighter than this are limited."""
-    decode_us: tuple[int, int] = (0, 0)
-    """What the first sequence that decodes adds, and every further one."""
+    decode_us: tuple[int, int] = (1, 1)
+    """What the first sequence that decodes adds, and every further one; never nothing."""
     decoding: int = 0
     so_far_us: int = 0
     pieces: dict[RequestId, Piece] = field(default_factory=dict)
@@ -59,7 +59,8 @@ class Composer:
 
     def compose(self) -> tuple[Piece, ...]:
         """One token for all who stream, then prompts, up to ``step_tokens``."""
-        step = _Step(self.config.step_tokens, decode_us=self.memory.costs.decode_us())
+        first_us, further_us = self.memory.costs.decode_us()
+        step = _Step(self.config.step_tokens, decode_us=(max(1, first_us), max(1, further_us)))
         order = self._order()
         prompts = [turn for turn in order if turn.prefilling]
         for turn in [turn for turn in order if not turn.prefilling]:
@@ -106,14 +107,16 @@ class Composer:
 
     def _tokens_in_time(self, turn: Turn, prefilling: bool, tokens: int, step: _Step) -> int:
         """How many of ``tokens`` it may have beside those who have a target, or because it is owed them."""
+        per_token_us = max(1, self._cost_us(turn, prefilling, 1, step))
         if turn.aged or step.time_left_us is None:
+            return tokens
+        if not prefilling and per_token_us <= step.time_left_us:
             return tokens
         owed_us = self.attained.debt_us(turn.contract.name) - step.parts[turn.contract.name].spent_us
         paid_us = min(owed_us, _MOST_DEBT_PIECE_US) if owed_us >= _LEAST_DEBT_PIECE_US else 0
         time_us = max(step.time_left_us, paid_us)
-        per_token_us = max(1, self._cost_us(turn, prefilling, 1, step))
         if not prefilling:
-            return tokens if time_us >= per_token_us else 0
+            return tokens if per_token_us <= time_us else 0
         return min(tokens, time_us // per_token_us)
 
     def _share_of_step(self, contract: Contract) -> int:
@@ -130,7 +133,7 @@ class Composer:
         """What the piece adds to the step."""
         if prefilling:
             return self.memory.costs.compute_us(turn.computed, turn.computed + tokens)
-        return max(1, step.decode_us[step.decoding > 0])
+        return step.decode_us[step.decoding > 0]
 
     def _limit(self, turn: Turn, prefilling: bool, cost_us: int, step: _Step) -> None:
         """Whoever has a target leaves those lighter than him only so much of the step."""
@@ -162,9 +165,10 @@ class Composer:
         start, count = turn.computed, turn.remaining
         if budget < count:
             count = self._to_block_border(start, budget)
-        needed = self.config.blocks_for(start + count) - turn.blocks_held
-        if needed > 0 and not self._grow(turn, needed, step):
-            return None
+        if start + count > turn.blocks_held * self.config.block_tokens:
+            needed = self.config.blocks_for(start + count) - turn.blocks_held
+            if not self._grow(turn, needed, step):
+                return None
         return Piece(turn.id, start, count)
 
     def _to_block_border(self, start: int, count: int) -> int:

@@ -171,7 +171,7 @@ class Board:
 
     def stored_path(self, turn: Turn) -> list[Match]:
         """What is stored of the turn's tokens; at least the last one must be computed for logits."""
-        path = self.memory.index.walk(turn.units, turn.total - 1)
+        path = self.memory.index.walk(turn.units, turn.total - 1, turn.planned or ())
         resumed = self.memory.index.get(turn.resume) if turn.resume else None
         if resumed is not None and self._continues(path, resumed, turn):
             whole = [m for m in path if m.block.meta.depth < resumed.meta.depth]

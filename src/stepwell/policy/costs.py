@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from stepwell.policy.types import Computed, KvTier, Moved
 
@@ -111,11 +110,8 @@ class Costs:
         return (a + b) // (divisor * 1000), b // (divisor * 1000)
 
 
-class Step(NamedTuple):
-    """One block of a stored prefix, as the gate sees it."""
-
-    n_tokens: int
-    load_us: int
+Step = tuple[int, int]
+"""One block of a stored prefix, as the gate sees it: its tokens, and the microseconds to load it."""
 
 
 def best_cut(steps: Sequence[Step], prompt_tokens: int, costs: Costs) -> int:

@@ -74,7 +74,7 @@ class Block:
 
     @property
     def nowhere(self) -> bool:
-        return not (self.device or self.host or self.disk or self.moving)
+        return not (self.disk or self.host or self.device or self.moving)
 
 
 class Match(NamedTuple):
@@ -122,15 +122,19 @@ class BlockIndex:
     def holds_unit(self, unit: bytes) -> bool:
         return unit in self._by_unit
 
-    def walk(self, units: Sequence[bytes], n_tokens: int) -> list[Match]:
+    def walk(self, units: Sequence[bytes], n_tokens: int, begun: Sequence[Match] = ()) -> list[Match]:
         """The longest stored prefix of a prompt's first ``n_tokens`` tokens, root first.
 
-        The last match may use only part of its block; all others use whole blocks.
+        The last match may use only part of its block; all others use whole blocks. ``begun`` is what an
+        earlier walk of the same prompt, then no longer than now, found: what is still stored of it is not
+        looked up again.
         """
         per_block = self.block_tokens // self.unit_tokens
         usable_units = min(len(units), n_tokens // self.unit_tokens)
-        path: list[Match] = []
-        for name in units[per_block - 1 : usable_units : per_block]:
+        path = [match for match in begun if match.n_tokens == self.block_tokens]
+        if [match for match in path if match.block.nowhere]:
+            path = []  # forgotten; a new block may bear the name of one of them
+        for name in units[(len(path) + 1) * per_block - 1 : usable_units : per_block]:
             node = self.blocks.get(name)
             if node is None:
                 break
@@ -154,6 +158,10 @@ class BlockIndex:
             assert not node.nowhere, "a block that no KV tier holds is still in the index"
             assert node.pins >= 0 and node.claims >= 0
             assert node.device or not node.pins, "a pinned block is not on the device"
+            before = self.blocks.get(node.meta.parent) if node.meta.parent else None
+            assert not node.pins or before is None or before.pins, (
+                "a block is pinned, the one before it is not"
+            )
             for unit in node.meta.units:
                 assert block in self._by_unit[unit]
         assert sum(map(len, self._by_unit.values())) == sum(len(n.meta.units) for n in self.blocks.values())

@@ -168,7 +168,8 @@ class Policy:
         if turn is None or turn.state is not TurnState.RUNNING:
             return
         turn.computed, turn.total, turn.tail = event.computed, event.total, event.tail
-        turn.units.extend(event.units)
+        if event.units:
+            turn.units.extend(event.units)
         self.board.seal_full_blocks(turn)
         if event.finished is not None:
             self._end(turn.id)

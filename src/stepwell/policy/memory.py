@@ -214,15 +214,15 @@ class Memory:
         up = self.costs.ns_per_kib[HOST, DEVICE]
         read = self.costs.ns_per_kib[DISK, HOST]
         queued_us = self.costs.move_us(DISK, HOST, self.reading_bytes)
-        steps = []
+        steps: list[Step] = []
         for block, n_tokens in path:
             if block.device:
-                steps.append(Step(n_tokens, 0))
+                steps.append((n_tokens, 0))
             elif block.host:
-                steps.append(Step(n_tokens, up * block.meta.size_bytes // (1024 * 1000)))
+                steps.append((n_tokens, up * block.meta.size_bytes // (1024 * 1000)))
             else:
                 load_us = (up + read) * block.meta.size_bytes // (1024 * 1000) + queued_us
-                steps.append(Step(n_tokens, load_us))
+                steps.append((n_tokens, load_us))
                 queued_us = 0
         return steps
 
@@ -248,7 +248,7 @@ class Memory:
         Failing that, the one that has had a copy for longest, and only then the coldest of all."""
         coldest: Block | None = None
         for looked_at, block in enumerate(self.idle(HOST, now_us)):
-            if self._is_spare(block, now_us):
+            if block.device or self._is_spare(block, now_us):
                 return block
             coldest = coldest or block
             if looked_at >= _CLEAN_SEARCH:
@@ -263,8 +263,9 @@ class Memory:
 
     def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""
+        blocks = self.index.blocks
         for candidate in self.placement.victims(tier, now_us):
-            block = self.index.blocks[candidate]
+            block = blocks[candidate]
             if not block.claims and block.moving is None:
                 yield block
 
@@ -290,12 +291,8 @@ class Memory:
         refused = started = 0
         for looked_at, block in enumerate(self.idle(HOST, now_us)):
             reach_bytes -= block.meta.size_bytes
-            if (
-                started >= wanted
-                or refused >= _WRITE_REFUSALS
-                or reach_bytes < 0
-                or looked_at >= _WRITE_SEARCH
-            ):
+            enough = started >= wanted or refused >= _WRITE_REFUSALS
+            if enough or reach_bytes < 0 or looked_at >= _WRITE_SEARCH:
                 break
             if not block.disk and not block.device and self.placement.wants_disk(block, now_us):
                 done = self.start_write(block, now_us)

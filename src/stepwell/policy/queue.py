@@ -112,6 +112,8 @@ class Queue:
         return window[:count]
 
     def _of_tenant(self, line: Line, count: int) -> list[Turn]:
+        if len(line) == 1 and not self._aged:
+            return list(line.values())
         seen = list(islice(line.values(), max(count, _SESSIONS_SEEN)))
         if self._aged:
             seen = [turn for turn in seen if turn.id not in self._aged]

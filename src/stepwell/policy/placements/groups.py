@@ -33,6 +33,8 @@ class Group:
     record: AgentRecord
     seq: int
     service_tier: str
+    rankings: tuple[Ranking, ...]
+    """Of its service tier, per KV tier."""
     path: Sequence[Block] = ()
     listed: list[int] = field(default_factory=lambda: [0, 0, 0])
     """Blocks listed under it, per KV tier."""
@@ -82,6 +84,13 @@ class Ranking:
         """Listed blocks, of agents that work and that rest."""
         self.resting = 0
         """Those of agents that rest."""
+
+    def at_rest(self) -> Iterator[Entry]:
+        """Its groups at rest, by what they count beside those of other service tiers."""
+        for key, seq, group in self.entries:
+            if group.rest is None:
+                return  # all that follow are at work
+            yield key * self.weight, seq, group
 
     def put(self, key: int, group: Group) -> None:
         insort(self.entries, (key, group.seq, group))

@@ -13,11 +13,12 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from stepwell.policy.index import Block
 from stepwell.policy.placements.base import Outlook
 from stepwell.policy.placements.forecast import Forecaster, Rest
-from stepwell.policy.placements.groups import AT, KV_TIERS, Entry, Group, Orphans, Ranking, join, quit_holding
+from stepwell.policy.placements.groups import AT, KV_TIERS, Group, Orphans, Ranking, join, quit_holding
 from stepwell.policy.placements.quotas import Quotas
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier, Wait
@@ -98,7 +99,7 @@ class NextUse:
 
     def _count(self, block: Block, group: Group, at: int, step: int) -> None:
         """A listed block has come to (+1) or left (-1) KV tier number ``at``."""
-        ranking = self.quotas.ranking(at, group.service_tier)
+        ranking = group.rankings[at]
         ranking.blocks += step
         ranking.resting += step if group.rest is not None else 0
         self.quotas.count(group.service_tier, group.record.tenant, at, step)
@@ -218,7 +219,9 @@ class NextUse:
         group = self._groups.get(holder)
         if group is None:
             self._seq += 1
-            group = self._groups[holder] = Group(holder, self._seq, holder.service_tier, value=_BUSY)
+            rankings = self.quotas.rankings(holder.service_tier)
+            group = Group(holder, self._seq, holder.service_tier, rankings, value=_BUSY)
+            self._groups[holder] = group
         return group
 
     def _move_to(self, group: Group, service_tier: str) -> None:
@@ -228,14 +231,14 @@ class NextUse:
         mine = [block for block in group.path if block.listed is group]
         for block in mine:
             self._unlist(block)
-        group.service_tier = service_tier
+        group.service_tier, group.rankings = service_tier, self.quotas.rankings(service_tier)
         for block in mine:
             self._list(block, group)
 
     def _set_rest(self, group: Group, rest: Rest | None, now_us: int) -> None:
         step = (rest is not None) - (group.rest is not None)
         for at, count in enumerate(group.listed):
-            self.quotas.ranking(at, group.service_tier).resting += step * count
+            group.rankings[at].resting += step * count
         group.rest = rest
         self._revalue(group, now_us)
         group.timer_us = None
@@ -250,7 +253,7 @@ class NextUse:
         group.chance = _CERTAIN if group.rest is None else self.forecaster.chance(group.rest, now_us)
         for at, key in enumerate(group.keys):
             if key is not None:
-                self.quotas.ranking(at, group.service_tier).take(key, group)
+                group.rankings[at].take(key, group)
                 self._rank(group, at)
 
     def _value(self, group: Group, now_us: int) -> int:
@@ -263,12 +266,12 @@ class NextUse:
     def _rank(self, group: Group, at: int) -> None:
         key = group.value * self._cost_below(len(group.path), at)
         group.keys[at] = key
-        self.quotas.ranking(at, group.service_tier).put(key, group)
+        group.rankings[at].put(key, group)
 
     def _unrank(self, group: Group, at: int) -> None:
         key = group.keys[at]
         if key is not None:
-            self.quotas.ranking(at, group.service_tier).take(key, group)
+            group.rankings[at].take(key, group)
             group.keys[at] = None
 
     def _cost_below(self, depth: int, at: int) -> int:
@@ -341,7 +344,7 @@ class NextUse:
         for ranking in rankings:
             self._look_again(ranking, now_us)
         at = AT[kv_tier]
-        for key, _, group in heapq.merge(*map(_resting, rankings)):
+        for key, _, group in heapq.merge(*[ranking.at_rest() for ranking in rankings]):
             for block in group.spare(kv_tier):
                 if len(block.holders) > 1:
                     best = max(block.holders, key=_value_of)
@@ -401,21 +404,26 @@ class NextUse:
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Selective: the chance of return, times what a read saves, must pay for the write."""
         costs, meta = self.outlook.costs, block.meta
+        chance = self._chance(block) * (_ROOMY if self._disk_is_roomy() else 1)
+        if chance < _WRITE_CHANCE:
+            return False
         start = meta.depth * self.outlook.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
-        chance = self._chance(block) * (_ROOMY if self._disk_is_roomy() else 1)
         written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
-        return chance >= _WRITE_CHANCE and saved_us * chance >> 20 > written_us * _WRITE_GAIN
+        return saved_us * chance >> 20 > written_us * _WRITE_GAIN
 
     def _disk_is_roomy(self) -> bool:
         """Whether a write there displaces nothing for a good while."""
-        held = sum(self.quotas.ranking(2, name).blocks for name in self.quotas.names)
+        held = self.quotas.blocks(2)
         return 4 * (held + len(self._orphans.order[2])) < 3 * self.quotas.room[2]
 
     def _chance(self, block: Block) -> int:
         if not block.holders:
             return self._orphans.chance(block)
+        if len(block.holders) == 1:
+            only: int = block.holders[0].chance
+            return only
         best: int = max(group.chance for group in block.holders)
         return best
 
@@ -430,17 +438,20 @@ class NextUse:
     def _promotes(self, group: Group) -> bool:
         """Whether its agent may come back and some of its blocks lie on disk alone."""
         device, host, disk = group.listed
-        return group.rest is not None and group.chance >= _PROMOTE_CHANCE and max(device, host) < disk
+        return host < disk and device < disk and group.chance >= _PROMOTE_CHANCE and group.rest is not None
 
     def _most_valuable_on_disk(self) -> list[Group]:
         """Groups to promote, the most valuable first; at most a few, from the top of each ranking."""
         at = AT[KvTier.DISK]
         tops: list[Group] = []
         for name in self.quotas.names:
-            top = reversed(self.quotas.ranking(at, name).entries)
-            wanted = (entry[2] for entry, _ in zip(top, range(_PROMOTE_LOOK), strict=False))
-            found = (group for group in wanted if self._promotes(group))
-            tops += [group for group, _ in zip(found, range(_PROMOTE_GROUPS), strict=False)]
+            found = 0
+            for _, _, group in islice(reversed(self.quotas.ranking(at, name).entries), _PROMOTE_LOOK):
+                if self._promotes(group):
+                    tops.append(group)
+                    found += 1
+                    if found == _PROMOTE_GROUPS:
+                        break
         return sorted(tops, key=lambda group: (-group.value, group.seq))[:_PROMOTE_GROUPS]
 
     # --- for people ---------------------------------------------------------------------------
@@ -453,14 +464,6 @@ class NextUse:
         if group is None or group.rest is None:
             return None, "a turn is open" if group is not None else ""
         return self.forecaster.explain(group.rest, record.hint, now_us)
-
-
-def _resting(ranking: Ranking) -> Iterator[Entry]:
-    """Its groups at rest, by what they count beside those of other service tiers."""
-    for key, seq, group in ranking.entries:
-        if group.rest is None:
-            return  # all that follow are at work
-        yield key * ranking.weight, seq, group
 
 
 def _merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockId]:

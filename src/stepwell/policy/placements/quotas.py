@@ -85,8 +85,16 @@ class Quotas:
             known = self._known[at][service_tier]
         return known
 
+    def blocks(self, at: int) -> int:
+        """Blocks of agents on KV tier number ``at``."""
+        return sum([holding.ranking.blocks for holding in self._order[at]])
+
     def ranking(self, at: int, service_tier: str) -> Ranking:
         return self.holding(at, service_tier).ranking
+
+    def rankings(self, service_tier: str) -> tuple[Ranking, ...]:
+        """Its rankings on all KV tiers."""
+        return tuple(self.ranking(at, service_tier) for at in range(len(_RESOURCE)))
 
     def count(self, service_tier: str, tenant: str, at: int, step: int) -> None:
         holders = self._by_tenant.setdefault((service_tier, at), {})
