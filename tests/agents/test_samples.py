@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.agents.agent import opening, sample_key, sample_number
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import parse_crew
 from stepwell.agents.penalty import Penalty
+from stepwell.agents.request import opening, sample_key, sample_number
 from stepwell.agents.samples import ballot
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import from_function

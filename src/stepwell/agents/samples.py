@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stepwell.agents import penalty
-from stepwell.agents.agent import sample_key
 from stepwell.agents.penalty import Terms
+from stepwell.agents.request import sample_key
 from stepwell.agents.state import Outcome
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
-from stepwell.agents.agent import VERBS, Agent, hint_after_task, opening, step_key, work
+from stepwell.agents.agent import VERBS, Agent, hint_after_task, work
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
 from stepwell.agents.penalty import Terms
+from stepwell.agents.request import opening, step_key
 from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.servers import Servers
@@ -291,6 +292,7 @@ class Session:
 
     def _require_below(self, agent: Agent, above: str, rule: str) -> None:
         """By walking up: looking through all agents for each is quadratic."""
+        self._find(above)
         parent = agent.row.parent
         while parent != above:
             if parent is None:

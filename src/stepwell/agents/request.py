@@ -1,0 +1,127 @@
+"""What a turn asks of the model: its request, from the agent's messages, its task and its role alone.
+
+Accuracy is measured by these very bytes, and answers are remembered by them: whoever changes them here
+makes a published figure untrue.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stepwell.agents import schemas
+from stepwell.agents.crews.definition import Example, Role
+from stepwell.agents.penalty import Terms
+from stepwell.agents.state import Message
+
+if TYPE_CHECKING:
+    from stepwell.agents.agent import Agent
+    from stepwell.agents.session import Session
+
+REPAIR = "That cannot be used: "
+SAMPLE = "~"
+"""Between the key of a step and the number of the answer to it, from the second on."""
+SPREAD_TEMPERATURE = 0.7
+"""Of all answers to a step but the first, where nothing else makes them differ."""
+
+
+def body_of(agent: Agent, session: Session) -> dict[str, Any]:
+    """Of the agent's next turn."""
+    role, task, tools = agent.role, agent.task, list(agent.tools.values())
+    terms = task.terms or Terms()
+    body: dict[str, Any] = {
+        "model": agent.caller.model,
+        "messages": wire(agent.messages),
+        "max_tokens": terms.max_tokens or role.max_tokens,
+        "temperature": _temperature(agent),
+        # Of the task and not of the agent: names of agents may depend on who was first.
+        "seed": zlib.crc32(f"{session.client.seed}/{task.key}/{task.turns}".encode()),
+    }
+    if role.stop:
+        body["stop"] = list(role.stop)
+    if terms.eos_bias and (ends := session.end_tokens.get(agent.caller.model)):
+        body["logit_bias"] = {str(token): terms.eos_bias for token in ends}
+    if tools and role.calls == "tools":
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {"name": t.name, "description": t.description, "parameters": t.parameters},
+            }
+            for t in tools
+        ]
+    elif schema := answer_schema(agent):
+        body["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": role.name, "schema": schema},
+        }
+    return body
+
+
+def sample_key(key: str, number: int) -> str:
+    """The key of the task that is given to the ``number``-th agent of a step."""
+    return f"{key}{SAMPLE}{number}" if number else key
+
+
+def step_key(key: str) -> str:
+    """The key of the step that a task with this key answers."""
+    return key.partition(SAMPLE)[0]
+
+
+def sample_number(key: str) -> int:
+    """From 0."""
+    return int(key.rpartition(SAMPLE)[2]) if SAMPLE in key else 0
+
+
+def _temperature(agent: Agent) -> float:
+    """Answers to one step differ, by their examples where there are enough, else by chance; and so does an
+    answer from the one that was sent back."""
+    role = agent.role
+    alike = sample_number(agent.task.key) and not 0 < role.shots < len(role.examples)
+    again = str(agent.messages[-1].get("content")).startswith(REPAIR)
+    return max(role.temperature, SPREAD_TEMPERATURE) if alike or again else role.temperature
+
+
+def opening(role: Role, key: str) -> list[Message]:
+    """What an agent is told before its first task: instructions, and examples as turns that were."""
+    told: list[Message] = [{"role": "system", "content": role.instructions}]
+    for example in _shown(role, sample_number(key)):
+        told.append({"role": "user", "content": example.ask})
+        told.append({"role": "assistant", "content": example.answer})
+    return told
+
+
+def _shown(role: Role, number: int) -> Sequence[Example]:
+    """The first ``shots`` examples; other answers to the same step see others, in another order.
+
+    Examples are written in sets of ``shots``, each with one of every kind: for each place one of those that
+    stand there in any set is drawn, so that no kind is missing.
+    """
+    shots = role.shots or len(role.examples)
+    if number == 0:
+        return role.examples[:shots]
+    rng = random.Random(number)
+    drawn = [rng.choice(role.examples[place::shots]) for place in range(shots)]
+    rng.shuffle(drawn)
+    return drawn
+
+
+def answer_schema(agent: Agent) -> dict[str, Any] | None:
+    """What a turn's text has to fit; None: any text."""
+    first = len(agent.tasks) == 1 and agent.role.first_schema
+    schema = first or agent.role.schema
+    if agent.calls_by_schema:
+        return schemas.action_schema(list(agent.tools.values()), schema)
+    return None if schema is None else dict(schema)
+
+
+def wire(messages: Sequence[Message]) -> list[Message]:
+    """Neighbours of one role as one message: many chat templates insist that roles alternate."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and message["role"] == joined[-1]["role"] == "user":
+            joined[-1] = joined[-1] | {"content": f"{joined[-1]['content']}\n\n{message['content']}"}
+        else:
+            joined.append(message)
+    return joined
