@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from stepwell.policy.chain import TokenChain, root_hash
-from stepwell.policy.index import BlockIndex, Match
+from stepwell.policy.index import BlockIndex
 from stepwell.policy.types import BlockMeta, KvTier
 
 BLOCK, UNIT = 8, 2
@@ -34,7 +34,6 @@ class IndexMachine(RuleBasedStateMachine):
         super().__init__()
         self.index = BlockIndex(BLOCK, UNIT)
         self.stored: dict[bytes, tuple[BlockMeta, tuple[int, ...]]] = {}
-        self.walked: list[tuple[list[int], int, list[Match]]] = []
 
     @rule(tokens=token_lists, tier=st.sampled_from(KvTier))
     def store(self, tokens: list[int], tier: KvTier) -> None:
@@ -47,8 +46,6 @@ class IndexMachine(RuleBasedStateMachine):
         if self.stored:
             block = data.draw(st.sampled_from(sorted(self.stored)))
             del self.stored[block]
-            for kv_tier in KvTier:
-                self.index.blocks[block].set_on(kv_tier, False)
             self.index.remove(block)
 
     @rule(tokens=token_lists, limit=st.integers(0, 3 * BLOCK))
@@ -63,17 +60,6 @@ class IndexMachine(RuleBasedStateMachine):
             assert match.block.meta.depth == depth
             assert list(kept[: start + match.n_tokens]) == tokens[: start + match.n_tokens]
             assert match.n_tokens == BLOCK or depth == len(path) - 1
-        self.walked.append((tokens, limit, path))
-
-    @rule(data=st.data())
-    def walk_on(self, data: st.DataObject) -> None:
-        """Blocks have come and gone since: what is kept of the earlier walk changes nothing."""
-        if self.walked:
-            tokens, limit, begun = data.draw(st.sampled_from(self.walked))
-            longer = data.draw(st.integers(limit, len(tokens)))
-            units = TokenChain(ROOT, UNIT, tokens).units
-            kept = begun[: data.draw(st.integers(0, len(begun)))]
-            assert self.index.walk(units, longer, kept) == self.index.walk(units, longer)
 
     def _longest(self, tokens: list[int], limit: int) -> int:
         """Whole blocks as long as each is stored, then whole units of one more stored block."""
@@ -97,6 +83,24 @@ class IndexMachine(RuleBasedStateMachine):
 
 TestIndex = IndexMachine.TestCase
 TestIndex.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_walk_goes_on_from_an_earlier_one_but_not_over_what_was_forgotten() -> None:
+    index = BlockIndex(BLOCK, UNIT)
+    tokens = [0, 1] * (2 * BLOCK)
+    metas, units = metas_of(tokens), TokenChain(ROOT, UNIT, tokens).units
+    for meta in metas[:2]:
+        index.add(meta).set_on(KvTier.DISK, True)
+    begun = index.walk(units, len(tokens))
+    index.add(metas[2]).set_on(KvTier.HOST, True)
+    assert index.walk(units, len(tokens), begun) == index.walk(units, len(tokens))
+    assert [m.block.meta for m in index.walk(units, len(tokens), begun)] == metas[:3]
+    begun[1].block.set_on(KvTier.DISK, False)
+    index.remove(metas[1].id)
+    assert [m.block.meta for m in index.walk(units, len(tokens), begun)] == metas[:1]
+    again = index.add(metas[1])
+    again.set_on(KvTier.HOST, True)
+    assert index.walk(units, len(tokens), begun)[1].block is again
 
 
 def test_a_shared_half_is_taken_from_the_nearest_copy() -> None:
