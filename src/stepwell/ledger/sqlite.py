@@ -9,7 +9,6 @@ operating system may take the last batches (always the last ones, each whole; th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -23,6 +22,7 @@ from urllib.parse import quote
 
 from stepwell.ledger import schema
 from stepwell.ledger.base import LedgerError, LedgerFull, LedgerRefused
+from stepwell.ledger.node_lock import LockHeld, NodeLock
 from stepwell.ledger.sqlstore import INSERT_POSTING, Cursor, SqlStore
 
 BUSY_S = 5.0
@@ -60,7 +60,7 @@ class SqliteStore(SqlStore):
         super().__init__(f"the ledger {self.path}")
         self._connection: sqlite3.Connection | None = None
         self._readers: deque[sqlite3.Connection] = deque()
-        self._locks: dict[str, int] = {}
+        self._locks: dict[str, NodeLock] = {}
         self._closed = threading.Event()
         self._require_file(create)
         try:
@@ -217,30 +217,22 @@ class SqliteStore(SqlStore):
     # --- one server of a name -----------------------------------------------------------------
 
     def claim(self, node: str) -> None:
-        """An flock'd file beside the database: the kernel gives it back when its holder dies."""
+        """A file beside the database that is locked, see ``node_lock``."""
         with self._write_lock:
             if node not in self._locks:
                 self._locks[node] = self._take_lock(node)
 
-    def _take_lock(self, node: str) -> int:
+    def _take_lock(self, node: str) -> NodeLock:
         path = self.lock_path(node)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise LedgerError(f"the lock {path} cannot be made: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(fd, 32, 0).split(b"\n")[0].decode("ascii", "replace") or "unknown"
-            os.close(fd)
+            return NodeLock.take(path)
+        except LockHeld as error:
             raise LedgerError(
-                f"{self.where} is in use by another server of the name {node!r} (process {holder}): "
+                f"{self.where} is in use by another server of the name {node!r} (process {error.holder}): "
                 "stop it, or give this one another name"
             ) from error
-        with contextlib.suppress(OSError):  # full: the lock holds, only the number stays untold
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return fd
+        except OSError as error:
+            raise LedgerError(f"the lock {path} cannot be made: {error.strerror}") from error
 
     def lock_path(self, node: str) -> Path:
         """Readable, and different for every name however it is written."""
@@ -260,7 +252,7 @@ class SqliteStore(SqlStore):
                 self._connection.close()
                 self._connection = None
             while self._locks:
-                os.close(self._locks.popitem()[1])
+                self._locks.popitem()[1].release()
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:
