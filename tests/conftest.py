@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from stepwell.errors import MissingExtra
-from stepwell.models import resolve_model
+from stepwell.models import cache_dir, resolve_model
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whatever a test starts, here or in a child, has usual places of its own for books, documents, sessions
+    and KV, and none in the home of whoever runs the tests. Not a fixture: modules of tests read the
+    environment when they are imported.
+    """
+    places = tempfile.TemporaryDirectory(prefix="stepwell-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(places.cleanup)
+    models = cache_dir() / "models"
+    environment = pytest.MonkeyPatch()
+    config.add_cleanup(environment.undo)
+    environment.setenv("XDG_DATA_HOME", f"{places.name}/data")
+    environment.setenv("XDG_CACHE_HOME", f"{places.name}/cache")
+    lend(models, cache_dir() / "models")
+
+
+def lend(models: Path, to: Path) -> None:
+    """A model that was put together once is read where it lies; what is missing is made anew."""
+    to.mkdir(parents=True)
+    for model in models.glob("*.gguf"):
+        (to / model.name).symlink_to(model)
 
 
 def _model_path(name: str) -> Path:
@@ -25,7 +48,7 @@ def smollm2_path() -> Path:
 
 @pytest.fixture(scope="session")
 def gemma3_path() -> Path:
-    """Gemma 3 270M, assembled once into the user's cache; skips only when its package is absent."""
+    """Gemma 3 270M, from the user's cache or assembled for the tests; skips where its package is absent."""
     return _model_path("gemma3")
 
 

@@ -94,10 +94,17 @@ class RunningServer:
 
 @contextlib.contextmanager
 def running(arm: Arm) -> Iterator[RunningServer]:
-    """Start a server, wait until it is ready, stop it at the end, whatever happens."""
-    with tempfile.TemporaryFile() as log:
+    """Start a server, wait until it is ready, stop it at the end, whatever happens.
+
+    Its books and documents, where the arm says nothing about them, go with it.
+    """
+    with tempfile.TemporaryDirectory(prefix="stepwell-server-") as data, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            arm.command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=_environment()
+            arm.command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=_environment(Path(data)),
         )
         server = RunningServer(arm, process, log)
         try:
@@ -197,6 +204,8 @@ def free_port() -> int:
         return port
 
 
-def _environment() -> dict[str, str]:
-    """Ours, without settings that would change what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
+def _environment(data: Path) -> dict[str, str]:
+    """Ours, without settings that would change what is measured, and with another place for data: a person's
+    own books are neither the place for a bench's nor as quick as empty ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
+    return kept | {"XDG_DATA_HOME": str(data)}
