@@ -140,19 +140,15 @@ def test_an_imported_table_is_asked_from_the_library(
     home: Path,
     url: str,
     handler: type[Scripted],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from stepwell.commands import run as command
-    from stepwell.commands.library_places import local_place
-
     assert cli.run(["library", "import", shop.url, "--table", "orders"]) == 0
     handler.questions = ["SELECT count(*) AS n, max(Amount) AS most FROM orders"]
-    # The model's server here keeps no documents: the table comes from the library of this machine.
-    monkeypatch.setattr(command, "RemotePlace", lambda *_: local_place())
     flags = ["--library", "orders.parquet", "--ask", "How many?", "--server", url]
     assert cli.run(["run", str(home / "alone.toml"), *flags]) == 0
-    assert "| 101 | 150.00 |" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "| 101 | 150.00 |" in shown.out
+    assert f"{url} keeps no documents: orders.parquet comes from the library here, not attached." in shown.err
     assert cli.run(["run", str(home / "alone.toml"), "--library", "nothing.csv", *flags[2:]]) == 2
     assert "there is no document nothing.csv in the library" in capsys.readouterr().err
 

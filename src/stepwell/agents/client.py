@@ -163,12 +163,15 @@ class Client:
 
         ``end_token_ids`` of the model is Stepwell's own; OpenAI's models have no such field.
         """
-        try:
-            data = await self._ask("GET", f"/models/{quote(model)}", None, {}, _quiet)
-        except StepwellError:
-            return []
-        given = data.get("end_token_ids")
+        given = (await self.told(f"/models/{quote(model)}")).get("end_token_ids")
         return [token for token in given if isinstance(token, int)] if isinstance(given, list) else []
+
+    async def told(self, path: str) -> dict[str, Any]:
+        """What the server says at a path, such as ``/models/NAME``; empty where it says nothing."""
+        try:
+            return await self._ask("GET", path, None, {}, _quiet)
+        except StepwellError:
+            return {}
 
     async def chat(self, body: Body, caller: Caller, hint: Hint | None, retry: Retry) -> Reply:
         """One turn. Raises ``TurnRefused``, ``Paused`` or ``StepwellError``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import schemas
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from stepwell.agents.agent import Agent
     from stepwell.agents.session import Session
 
+Part = Mapping[str, Any]
+"""Of a message's content, as the API has them."""
 REPAIR = "That cannot be used: "
 SAMPLE = "~"
 """Between the key of a step and the number of the answer to it, from the second on."""
@@ -83,9 +85,13 @@ def _temperature(agent: Agent) -> float:
     return max(role.temperature, SPREAD_TEMPERATURE) if alike or again else role.temperature
 
 
-def opening(role: Role, key: str) -> list[Message]:
-    """What an agent is told before its first task: instructions, and examples as turns that were."""
-    told: list[Message] = [{"role": "system", "content": role.instructions}]
+def opening(role: Role, key: str, attached: Sequence[Part] = ()) -> list[Message]:
+    """What an agent is told before its first task: instructions, and examples as turns that were.
+
+    What is ``attached`` comes before all else, so that agents of every role have it as their common prefix.
+    """
+    parts = [*attached, {"type": "text", "text": role.instructions}]
+    told: list[Message] = [{"role": "system", "content": parts if attached else role.instructions}]
     for example in _shown(role, sample_number(key)):
         told.append({"role": "user", "content": example.ask})
         told.append({"role": "assistant", "content": example.answer})

@@ -20,7 +20,7 @@ from stepwell.agents.client import Caller, Client
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
 from stepwell.agents.penalty import Terms
-from stepwell.agents.request import opening, step_key
+from stepwell.agents.request import Part, opening, step_key
 from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.servers import Servers
@@ -52,6 +52,8 @@ class Session:
     store: Store
     toolbox: Toolbox
     reading: Reading | None = None
+    attached: Sequence[Part] = ()
+    """Parts that the prompts of roles that read begin with, such as files of the server's library."""
     tell: events.Stream = field(default_factory=events.Stream)
     flow: Flow | None = None
     """What leads an entry role that plans; others lead themselves."""
@@ -325,7 +327,8 @@ class Session:
             return
         made = Task(key, agent.id, task, terms)
         text = self._with_passages(agent.role, task, key)
-        first = [] if agent.messages else opening(agent.role, key)
+        attached = self.attached if agent.role.reads else ()
+        first = [] if agent.messages else opening(agent.role, key, attached)
         with self.store.transaction():
             self.store.add_task(made)
             self.append(agent, *first, {"role": "user", "content": text})

@@ -25,7 +25,13 @@ from stepwell.settings import load
 
 TIMEOUT_S = 600.0
 PAGE = 1_000
+FILES_PATH = "/v1/files"
+NO_SUCH_PATH = (404, 405, 501)
 Shown = dict[str, Any]
+
+
+class NoLibrary(StepwellError):
+    """The server keeps no documents: it is none of ours, or they are switched off."""
 
 
 class Place(Protocol):
@@ -45,7 +51,9 @@ class Place(Protocol):
     def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]: ...
 
 
-def local_place(directory: Path | None = None, config: Path | None = None, tenant: str = "local") -> Place:
+def local_place(
+    directory: Path | None = None, config: Path | None = None, tenant: str = "local"
+) -> LocalPlace:
     """The library in ``directory``, or where the settings say."""
     settings = load(config, {"library.dir": None if directory is None else str(directory)}).library
     try:
@@ -62,33 +70,33 @@ class LocalPlace:
     def __init__(
         self, library: Library, quota_bytes: int, tenant: str, embedder: Embedder | None = None
     ) -> None:
-        self._library, self._quota_bytes, self._tenant = library, quota_bytes, tenant
+        self.library, self._quota_bytes, self._tenant = library, quota_bytes, tenant
         self._embedder = embedder
 
     def add(self, path: Path) -> Shown:
-        data = read_file(path, self._library.limits.max_bytes)
+        data = read_file(path, self.library.limits.max_bytes)
         try:
-            return shown(self._library.add(self._tenant, path.name, data, quota_bytes=self._quota_bytes))
+            return shown(self.library.add(self._tenant, path.name, data, quota_bytes=self._quota_bytes))
         except QuotaFull as error:
             raise QuotaFull(f"{error}, or raise the quota in [library] of the settings") from error
 
     def files(self) -> list[Shown]:
         def page(after: str | None) -> tuple[list[Shown], bool]:
-            found = self._library.files(self._tenant, limit=PAGE, after=after)
+            found = self.library.files(self._tenant, limit=PAGE, after=after)
             return [shown(record) for record in found.files], found.has_more
 
         return _all(page)
 
     def remove(self, file_id: str) -> None:
-        self._library.delete(self._tenant, file_id)
+        self.library.delete(self._tenant, file_id)
 
     def content(self, file_id: str) -> bytes:
-        return self._library.content(self._library.get(self._tenant, file_id))
+        return self.library.content(self.library.get(self._tenant, file_id))
 
     def search(self, question: str, results: int, file_ids: Sequence[str] | None) -> list[Shown]:
         self._embed_missing()
         found = find_passages(
-            self._library, CountedTexts(), self._tenant, question, results, file_ids, self._embedder
+            self.library, CountedTexts(), self._tenant, question, results, file_ids, self._embedder
         )
         return [shown_passage(passage) for passage in found.passages]
 
@@ -96,12 +104,12 @@ class LocalPlace:
         """Without a server there is nobody to do it in the background."""
         if self._embedder is None:
             return
-        missing = self._library.vectors.missing(made_by(self._embedder), self._tenant)
+        missing = self.library.vectors.missing(made_by(self._embedder), self._tenant)
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             for record in progress.track(missing, description="embedding"):
                 try:
-                    embed_document(self._library, self._embedder, record, self._quota_bytes)
+                    embed_document(self.library, self._embedder, record, self._quota_bytes)
                 except EmbeddingsAway as error:
                     console.print(f"Searching by words alone: {error}.", markup=False, highlight=False)
                     return
@@ -123,15 +131,17 @@ class RemotePlace:
         try:
             with path.open("rb") as file:
                 form = {"files": {"file": (path.name, file)}, "data": {"purpose": "user_data"}}
-                return self._ask("POST", "/v1/files", **form)
+                return self._ask("POST", FILES_PATH, **form)
         except OSError as error:
             raise BadInput(f"{path} cannot be read: {error.strerror}") from error
 
     def files(self) -> list[Shown]:
         def page(after: str | None) -> tuple[list[Shown], bool]:
             query = {"limit": str(PAGE), **({"after": after} if after else {})}
-            answer = self._ask("GET", "/v1/files", params=query)
-            return answer["data"], answer["has_more"]
+            answer = self._ask("GET", FILES_PATH, params=query)
+            if "data" not in answer:
+                raise NoLibrary(f"{self._base} keeps no documents")
+            return answer["data"], answer.get("has_more", False)
 
         return _all(page)
 
@@ -154,11 +164,12 @@ class RemotePlace:
     def _ask(self, method: str, path: str, **content: Any) -> Shown:
         answer = self._request(method, path, **content)
         body = _json(answer)
-        if body is None:
-            raise StepwellError(f"{self._base} does not answer as a Stepwell server does")
         if answer.is_success and isinstance(body, dict):
             return body
-        raise StepwellError(f"the server says: {_message(body, answer.status_code)}")
+        kind = NoLibrary if path == FILES_PATH and answer.status_code in NO_SUCH_PATH else StepwellError
+        if answer.is_success or body is None:
+            raise kind(f"{self._base} does not answer as a Stepwell server does")
+        raise kind(f"the server says: {_message(body, answer.status_code)}")
 
     def _request(self, method: str, path: str, **content: Any) -> httpx2.Response:
         try:
@@ -168,13 +179,14 @@ class RemotePlace:
             raise StepwellError(f"the server {self._base} cannot be asked: {error}") from error
 
 
-def fetched(place: Place, names: Sequence[str], folder: Path) -> list[Path]:
-    """Documents of a library as files in ``folder``, by id or by name (of two of one name the newest).
+def fetched(place: Place, names: Sequence[str], folder: Path) -> dict[Path, Shown]:
+    """Documents of a library as files in ``folder``, by id or by name (of two of one name the newest), each
+    with its object in the library.
 
     Raises ``BadInput`` for a name that is not there, ``StepwellError`` for what cannot be fetched.
     """
     files = place.files() if names else []
-    paths: list[Path] = []
+    found: dict[Path, Shown] = {}
     for name in dict.fromkeys(names):
         file = next((one for one in files if name in (one["id"], one["filename"])), None)
         if file is None:
@@ -182,8 +194,8 @@ def fetched(place: Place, names: Sequence[str], folder: Path) -> list[Path]:
         path = folder / clean_name(file["id"]) / clean_name(file["filename"])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(place.content(file["id"]))
-        paths.append(path)
-    return paths
+        found[path] = file
+    return found
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:

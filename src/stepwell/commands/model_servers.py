@@ -20,8 +20,10 @@ from stepwell.agents.planner import with_writer
 from stepwell.agents.servers import Place, Servers
 from stepwell.assemble import build
 from stepwell.errors import BadInput
+from stepwell.library.store import Library
 from stepwell.models import resolve_model
 from stepwell.server.books import Books
+from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
@@ -150,8 +152,11 @@ async def opened(addressed: Sequence[Addressed], key: str, seed: int) -> AsyncIt
 
 
 @contextmanager
-def addresses(given: Given, models: Models, scratch: Path, console: Console) -> Iterator[list[Addressed]]:
-    """The server of every model; those of our own run for the time of the block. Raises ``BadInput``."""
+def addresses(
+    given: Given, models: Models, scratch: Path, console: Console, library: Library | None = None
+) -> Iterator[list[Addressed]]:
+    """The server of every model; those of our own run for the time of the block, all with ``library``.
+    Raises ``BadInput``."""
     if given:
         yield [given.address(model, who) for model, who in models.items()]
         return
@@ -163,7 +168,7 @@ def addresses(given: Given, models: Models, scratch: Path, console: Console) -> 
         for number, (model, settings) in enumerate(own.items()):
             place = scratch / f"server-{number}"
             place.mkdir()
-            url = stack.enter_context(embedded(settings, place, console))
+            url = stack.enter_context(embedded(settings, place, console, library))
             made.append(Addressed(model, url, own=True))
         yield made
 
@@ -232,7 +237,7 @@ def embedded_settings(own: Settings, scratch: Path) -> Settings:
 
 
 @contextmanager
-def embedded(own: Settings, scratch: Path, console: Console) -> Iterator[str]:
+def embedded(own: Settings, scratch: Path, console: Console, library: Library | None = None) -> Iterator[str]:
     """A whole server for the time of the block; yields its URL."""
     say: Callable[..., None] = partial(console.print, markup=False, soft_wrap=True)
     settings = embedded_settings(own, scratch)
@@ -245,8 +250,9 @@ def embedded(own: Settings, scratch: Path, console: Console) -> Iterator[str]:
     try:
         node.driver.start()
         books = None if node.ledger is None else Books(node.ledger.store, node.ledger)
+        served = None if library is None else ServedLibrary(library)
         with BackgroundServer(
-            node.driver, node.text, ServerSettings(port=0, drain_s=STOP_S), books=books
+            node.driver, node.text, ServerSettings(port=0, drain_s=STOP_S), books=books, library=served
         ) as server:
             say(f"{node.text.name} is served at {server.base_url}/v1 for this run.")
             yield server.base_url

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -23,13 +22,13 @@ from stepwell.agents.agent import VERBS
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import budget_microusd, find_crew
 from stepwell.agents.crews.profile import PRO, apply, find_profile
+from stepwell.agents.request import Part
 from stepwell.agents.result import Result
 from stepwell.agents.servers import keep_models
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
 from stepwell.bench.common import JsonOption, require_writable, write_json
-from stepwell.commands.library_places import RemotePlace, fetched, local_place
 from stepwell.commands.model_servers import (
     Addressed,
     Given,
@@ -40,6 +39,7 @@ from stepwell.commands.model_servers import (
     models_of,
     opened,
 )
+from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_library, kept, places_of_readers
 from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
@@ -47,6 +47,7 @@ from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
+from stepwell.library.documents import Document
 
 DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
 TESTS_SUFFIX = ".py"
@@ -93,6 +94,9 @@ def run(
     library: Annotated[
         Sequence[str], option("A document of the library, by name or id, as one more file (repeat for more).")
     ] = (),
+    attach: Annotated[
+        Attach, option("Whether prompts begin with it, or have passages of it. [auto: if short]")
+    ] = "auto",
     json_file: JsonOption = None,
 ) -> int:
     """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
@@ -124,6 +128,7 @@ def run(
         *(made, ask, files, given, model or chosen.model, seed, trace, resume or _new_session(), output),
         warehouses=tuple(map(WarehouseUrl, warehouse)),
         library=tuple(library),
+        attach=attach,
         otel=otel,
     )
     return job.finish(job.perform(Console(stderr=True, highlight=False)), json_file, is_new=resume is None)
@@ -146,6 +151,14 @@ def _new_session() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Readings:
+    """What those who read are given."""
+
+    passages: Reading | None
+    attached: Sequence[Part]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """The command line, understood."""
 
@@ -161,6 +174,7 @@ class Job:
     output: Path | None
     warehouses: tuple[WarehouseUrl, ...] = ()
     library: tuple[str, ...] = ()
+    attach: Attach = "auto"
     otel: bool = False
 
     def perform(self, console: Console) -> Result:
@@ -176,7 +190,8 @@ class Job:
         with ExitStack() as stack:
             stack.enter_context(told_to_stop())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
-            reading, tables = self.read_files(console, (*self.files, *self.from_library(scratch)))
+            library = from_library(self.given, self.library, scratch / "library")
+            documents, tables = self.read_files(console, (*self.files, *library.files))
             workspace = Workspace(
                 directory=self.output or scratch / "work",
                 files=tuple(tables),
@@ -188,7 +203,12 @@ class Job:
             listeners = stack.enter_context(trace_file(self.trace))
             require_tools(self.tool_names(), workspace)
             spans = stack.enter_context(spans_of(self.otel, console))
-            addressed = stack.enter_context(addresses(self.given, self.models(), scratch, console))
+            addressed = stack.enter_context(
+                addresses(self.given, self.models(), scratch, console, library.library)
+            )
+            attached = self.choose_attached(addressed, library, documents, console)
+            rest = [text for path, text in documents.items() if path not in {one.path for one in attached}]
+            reading = Readings(reader_of(rest) if rest else None, [one.part for one in attached])
             view = stack.enter_context(watched(console, self.crew.name))
             return asyncio.run(self._session(addressed, workspace, reading, [view, *listeners], spans))
 
@@ -196,7 +216,7 @@ class Job:
         self,
         addressed: Sequence[Addressed],
         workspace: Workspace,
-        reading: Reading | None,
+        reading: Readings,
         listeners: Sequence[events.Listener],
         spans: Listening | None,
     ) -> Result:
@@ -206,8 +226,9 @@ class Job:
             opened(addressed, self.given.api_key, self.seed) as servers,
         ):
             crew = self.crew if workspace.tests else without_tests(self.crew)
-            reading = await with_tables(reading, workspace)
-            session = open_session(crew, servers, self.session, toolbox, reading=reading)
+            passages = await with_tables(reading.passages, workspace)
+            session = open_session(crew, servers, self.session, toolbox, reading=passages)
+            session.attached = reading.attached
             try:
                 keep_models(session.store, session.crew, self.default)
                 session.model = self.default or servers.places[0].name
@@ -248,18 +269,33 @@ class Job:
         }
         return sorted(names.difference(VERBS))
 
-    def from_library(self, scratch: Path) -> list[Path]:
-        """Documents of the server's library, or of the one here, as files."""
-        if not self.library:
+    def choose_attached(
+        self,
+        addressed: Sequence[Addressed],
+        library: Fetched,
+        documents: Mapping[Path, Document],
+        console: Console,
+    ) -> list[Kept]:
+        """Documents of the library that prompts begin with. Raises ``BadInput`` where all of them must."""
+        insist = self.attach == "always"
+        there = kept(library.files, documents)
+        if insist and (library.note or not there):
+            why = library.note or "there is no document of the library; name one with --library"
+            raise BadInput(f"--attach always: {why.rstrip('.')}")
+        say = partial(console.print, markup=False, soft_wrap=True)
+        if library.note:
+            say(library.note)
+        if self.attach == "never" or library.note or not there:
             return []
-        place = (
-            local_place()
-            if self.given.first is None
-            else RemotePlace(self.given.first, self.given.key or os.environ.get("OPENAI_API_KEY"))
-        )
-        return fetched(place, self.library, scratch / "library")
 
-    def read_files(self, console: Console, files: Sequence[Path]) -> tuple[Reading | None, list[Path]]:
+        async def chosen() -> list[Kept]:
+            async with opened(addressed, self.given.api_key, self.seed) as servers:
+                places = places_of_readers(self.crew, servers, self.default)
+                return await choose(there, places, say, insist=insist)
+
+        return asyncio.run(chosen())
+
+    def read_files(self, console: Console, files: Sequence[Path]) -> tuple[dict[Path, Document], list[Path]]:
         """Documents for readers, tables for SQL. Raises ``BadInput`` for what cannot be read."""
         wants_tables = any(DATA_TOOLS.intersection(role.tools) for role in self.crew.roles.values())
         tables = [file for file in files if wants_tables and file.suffix.lower() in DATA_SUFFIXES]
@@ -269,16 +305,16 @@ class Job:
             if not file.is_file():
                 raise BadInput(f"{file} does not exist: name a CSV, Parquet or DuckDB file")
         others = {*tables, *self.test_files()}
-        documents = [load_document(str(file)) for file in files if file not in others]
-        for document in documents:
+        documents = {file: load_document(str(file)) for file in files if file not in others}
+        for document in documents.values():
             if document.note:
                 console.print(f"{document.name}: {document.note}", markup=False, soft_wrap=True)
         if documents and not any(role.reads for role in self.crew.roles.values()):
-            names = ", ".join(document.name for document in documents)
+            names = ", ".join(document.name for document in documents.values())
             raise BadInput(
                 f"the crew {self.crew.name} has nobody who reads documents, such as {names}: try documents"
             )
-        return (reader_of(documents) if documents else None), tables
+        return documents, tables
 
     def how_to_resume(self) -> str:
         return f"The session is kept; to go on, run the same with --resume {self.session} instead of --ask."
