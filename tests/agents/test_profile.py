@@ -71,7 +71,7 @@ def test_one_model_for_all() -> None:
 def test_a_role_that_is_given_a_model_is_on_that_one() -> None:
     profile = Profile("p", model="large", roles={"solver": {"model": "small"}})
     on = {name: role.model for name, role in apply(made(), profile).roles.items()}
-    assert on == {"planner": "large", "solver": "small", "critic": "large"}
+    assert on == {"planner": "large", "solver": "small", "critic": "large", "writer": "large"}
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,26 @@ def test_useless_agents_go_and_the_useful_one_stays(tmp_path: Path) -> None:
     assert rate.value == pytest.approx(gain / cost * 1_000_000)
     assert not worths["the critic"].gain.surely_positive
     assert worths["the critic"].cost.surely_positive
+
+
+def test_a_writer_that_the_crew_does_not_name_can_be_spared(tmp_path: Path) -> None:
+    """It ships, and every crew with a planner has it that does not drop it."""
+    unnamed = crew(text=CREW.replace('drop = ["writer"]\n', ""))
+    others = said_by(always)
+
+    def model(asked: Asked) -> str:
+        if asked.role != "writer":
+            return others(asked)
+        numbers = re.findall(r"It is \d+", asked.last)
+        return f"{numbers[-1]}." if numbers else "I do not know."
+
+    found = fit(tmp_path, Counted(model), made=unnamed, memo=Memo())
+    worths = {one.change.part: one for one in found.search.worths}
+    assert worths["the writer"].gain.value == 0
+    assert worths["the writer"].cost.surely_positive
+    assert "the writer" in found.dropped
+    assert "without" in describe(unnamed, found.profile)
+    assert "writer" in describe(unnamed, found.profile)
 
 
 def test_a_fit_is_repeated_from_memory(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from stepwell.agents import events, penalty
 from stepwell.agents.agent import Agent
 from stepwell.agents.crews.definition import Crew
-from stepwell.agents.crews.files import make_role
-from stepwell.agents.crews.roles import MAX_STEPS, STEP_IDS, plan_schema
+from stepwell.agents.crews.files import and_writer
+from stepwell.agents.crews.roles import MAX_STEPS, STEP_IDS, WRITER, plan_schema
 from stepwell.agents.limits import Refused
 from stepwell.agents.penalty import Terms
 from stepwell.agents.samples import JUDGE, Answer, Asking, ballot
@@ -25,7 +25,7 @@ from stepwell.agents.session import Session
 from stepwell.agents.state import Outcome
 from stepwell.errors import BadInput
 
-WRITER, VERIFIER = "writer", "verifier"
+VERIFIER = "verifier"
 MAX_SCORE = 10
 """Of a verdict."""
 PATIENCE_ROUNDS = 2
@@ -60,8 +60,7 @@ def with_writer(crew: Crew) -> Crew:
     roles = {
         name: role for name, role in crew.roles.items() if name == crew.entry or name not in crew.dropped
     }
-    if WRITER not in crew.dropped:
-        roles.setdefault(WRITER, make_role(WRITER, {}))
+    roles = and_writer(roles, crew.dropped)
     named = entry.may_spawn or tuple(name for name, role in roles.items() if not role.plans)
     apart = (WRITER, VERIFIER, JUDGE, crew.entry)
     workers = tuple(name for name in named if name in roles and (entry.may_spawn or name not in apart))

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from importlib import resources
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.agents.crews.definition import Crew, Example, Limits, Role
-from stepwell.agents.crews.roles import MAX_STEPS, SHIPPED
+from stepwell.agents.crews.roles import MAX_STEPS, SHIPPED, WRITER
 from stepwell.agents.crews.tables import names_file, read_table, toml_table
 from stepwell.agents.crews.values import (
     names_of,
@@ -81,15 +81,24 @@ def make_crew(data: Mapping[str, Any], where: str = "crew") -> Crew:
     limits = parse_limits(table_of(head, "limits", where), f"{where}: [crew.limits]")
     entry = typed(head, "entry", str, f"{where}: [crew]", next(iter(roles)))
     name = typed(head, "name", str, f"{where}: [crew]", Path(where).stem)
+    dropped = names_of(head, "drop", f"{where}: [crew]")
     return Crew(
         name,
         entry,
-        roles,
+        and_writer(roles, dropped) if entry in roles and roles[entry].plans else roles,
         limits,
         parse_servers(table_of(data, "mcp", where), where),
-        dropped=names_of(head, "drop", f"{where}: [crew]"),
+        dropped=dropped,
         profiles=table_of(data, "profiles", where),
     )
+
+
+def and_writer(roles: Mapping[str, Role], dropped: Sequence[str]) -> dict[str, Role]:
+    """The roles of a crew that plans, with the writer that ships unless it has one or drops it.
+
+    It stands among the others, so that profiles can change it and a fit can do without it.
+    """
+    return dict(roles) if WRITER in dropped or WRITER in roles else {**roles, WRITER: make_role(WRITER, {})}
 
 
 _SERVER_TYPES = {"command": str, "args": list, "env": dict, "start_timeout_s": Decimal, "timeout_s": Decimal}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+WRITER = "writer"
+"""Writes the answer from what others have found; every crew with a planner has one that does not drop it."""
 MAX_STEPS = 5
 TEXT_CHARS = 120
 """Of a task or a reason. Servers make a grammar of it, and one nests as deep as a bounded text is long."""
@@ -104,7 +106,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "schema": CHOICE_SCHEMA,
         "max_tokens": 128,
     },
-    "writer": {
+    WRITER: {
         "instructions": "You write the answer to the question from the results that you are given: short, "
         "plain, and with nothing that is not in the results.",
         "max_tokens": 256,
