@@ -120,6 +120,33 @@ def test_a_schema_is_kept_to(engine: Any, text: TextModel, temperature: float) -
     assert isinstance(answer["deep"], bool)
 
 
+def test_a_text_is_no_longer_than_its_schema_says(engine: Any, text: TextModel) -> None:
+    """Longer than parentheses may be deep, by a model that would never stop."""
+    most = 250
+    (again,) = text.tokenize(" the", add_bos=False, parse_special=False)
+    sampling = SamplingParams(
+        temperature=0,
+        json_schema=json.dumps({"type": "string", "maxLength": most}),
+        logit_bias=((again, 100.0),),
+    )
+    made = tokens_of(engine, text, sampling, most)
+    assert text.is_end(made[-1])
+    assert most - len(" the") < len(json.loads(words_of(text, made))) <= most
+
+
+def test_counts_are_those_of_texts_alone() -> None:
+    """What stands in a literal is left as it is, and so is what is around a text."""
+    pytest.importorskip("llama_cpp")
+    from stepwell.engines.llamacpp.grammar import schema_to_gbnf
+
+    told = '"(char (char)?)?"'
+    assert told in schema_to_gbnf(json.dumps({"enum": ["(char (char)?)?", "x"]})).replace('\\"', "")
+    exact = schema_to_gbnf(json.dumps({"type": "string", "minLength": 3, "maxLength": 5}))
+    assert 'root ::= "\\"" char char char char{0,2} "\\"" space' in exact.split("\n")
+    one = schema_to_gbnf(json.dumps({"type": "string", "maxLength": 1}))
+    assert 'root ::= "\\"" char? "\\"" space' in one.split("\n")
+
+
 def test_an_empty_schema_means_any_object(engine: Any, text: TextModel) -> None:
     made = tokens_of(engine, text, SamplingParams(temperature=0, json_schema="{}"), 3)
     assert words_of(text, made).lstrip().startswith("{")
@@ -188,6 +215,17 @@ BAD = {
     "schema type": SamplingParams(json_schema='{"type": "colour"}'),
     "schema ref": SamplingParams(json_schema='{"$ref": "https://example.org/schema.json"}'),
     "schema depth": SamplingParams(json_schema='{"not": ' * 300 + "{}" + "}" * 300),
+    "schema length": SamplingParams(json_schema='{"type": "string", "maxLength": 10000000000}'),
+    "schema entries": SamplingParams(json_schema='{"type": "array", "items": {}, "minItems": 1e12}'),
+    "schema lengths": SamplingParams(
+        json_schema=json.dumps(
+            {"properties": {str(n): {"type": "string", "maxLength": 2_000} for n in range(20)}}
+        )
+    ),
+    "schema pattern": SamplingParams(
+        json_schema='{"type": "string", "pattern": "^(((a{1000}){1000}){1000})$"}'
+    ),
+    "schema open pattern": SamplingParams(json_schema='{"type": "string", "pattern": "^a{999999999,}$"}'),
     "both": SamplingParams(json_schema="{}", grammar='root ::= "a"'),
     "temperature": SamplingParams(temperature=math.nan),
     "top_p": SamplingParams(top_p=0.0),
@@ -203,6 +241,11 @@ def test_what_cannot_be_honoured_is_refused_in_one_sentence(engine: Any, name: s
         engine.validate(BAD[name])
     assert 10 < len(str(error.value)) < 400
     assert "\n" not in str(error.value)
+
+
+def test_many_long_texts_compile(engine: Any) -> None:
+    texts = {str(n): {"type": "string", "maxLength": 2_000} for n in range(16)}
+    engine.validate(SamplingParams(json_schema=json.dumps({"type": "object", "properties": texts})))
 
 
 def test_a_long_chain_of_rules_is_harmless(engine: Any) -> None:

@@ -8,7 +8,7 @@ WRITER = "writer"
 """Writes the answer from what others have found; every crew with a planner has one that does not drop it."""
 MAX_STEPS = 5
 TEXT_CHARS = 120
-"""Of a task or a reason. Servers make a grammar of it, and one nests as deep as a bounded text is long."""
+"""Of a task or a reason. Some servers' grammars nest as deep as a bounded text is long."""
 STEP_IDS = tuple(f"s{number}" for number in range(1, MAX_STEPS + 1))
 
 

@@ -7,6 +7,7 @@ size and nesting are bounded here before it sees anything.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -19,6 +20,13 @@ from stepwell.engines.base import SamplingParams
 MAX_GRAMMAR_BYTES = 256 * 1024
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_NESTING = 200
+MAX_PATTERN_CHARS = 1 << 24
+"""Of a pattern with its repetitions written out, as the converter does."""
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
+MAX_COUNT = 2_000
+"""Of one repetition: llama.cpp takes no more."""
+MAX_COUNTED = 32_000
+"""Of all repetitions together: each is that many rules in its memory."""
 
 _CONVERTER_ERRORS = (
     AssertionError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError,
@@ -45,7 +53,7 @@ def schema_to_gbnf(text: str) -> str:
         schema = json.loads(text)
         if not isinstance(schema, dict):
             raise ValueError("it is not a JSON object")
-        _refuse_remote_refs(schema)
+        _refuse_unbounded(schema)
         grammar = _convert(schema or {"type": "object"})
     except _CONVERTER_ERRORS as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -58,22 +66,60 @@ def _convert(schema: Any) -> str:
     # llama.cpp's own converter, as its Python package carries it.
     converter = SchemaConverter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
     converter.visit(converter.resolve_refs(schema, "schema"), "")
-    return str(converter.format_grammar())
+    return _with_counts(str(converter.format_grammar()))
 
 
-def _refuse_remote_refs(schema: Any, depth: int = 0) -> None:
-    """The converter would fetch them from the network if assertions were off."""
+def _with_counts(grammar: str) -> str:
+    """``(char (char)?)?``, which the converter writes for ``maxLength``, as ``char{0,2}``.
+
+    llama.cpp reads a count without recursion, so a text may be longer than parentheses may be deep.
+    Raises ``ValueError`` where all counts together are too large for it.
+    """
+    counted = 0
+
+    def shorter(match: re.Match[str]) -> str:
+        nonlocal counted
+        times = match["opens"].count("(") if match["opens"] else 0
+        left_over = (match["ends"] or "").count(")") - times
+        if not times or left_over < 0:
+            return match[0]  # a literal, or something else in parentheses
+        counted += times
+        return f"{match['name']}{{0,{times}}}" + ")?" * left_over
+
+    shortened = _NESTED.sub(shorter, grammar)
+    if counted > MAX_COUNTED:
+        raise ValueError(f"its bounded texts have {counted} characters together: at most {MAX_COUNTED}")
+    return shortened
+
+
+def _refuse_unbounded(schema: Any, depth: int = 0) -> None:
+    """What the converter would fetch from the network if assertions were off, or write out so often that
+    memory ends."""
     if depth > MAX_NESTING:
         raise ValueError("it is nested too deeply")
     if isinstance(schema, dict):
         ref = schema.get("$ref")
         if isinstance(ref, str) and not ref.startswith("#"):
             raise ValueError(f"$ref {ref[:100]!r} does not point into the schema itself")
+        _refuse_large_counts(schema)
         for value in schema.values():
-            _refuse_remote_refs(value, depth + 1)
+            _refuse_unbounded(value, depth + 1)
     elif isinstance(schema, list):
         for value in schema:
-            _refuse_remote_refs(value, depth + 1)
+            _refuse_unbounded(value, depth + 1)
+
+
+def _refuse_large_counts(schema: dict[str, Any]) -> None:
+    for key in _COUNTS:
+        count = schema.get(key)
+        if isinstance(count, int | float) and count > MAX_COUNT:
+            raise ValueError(f"{key} is {count}: at most {MAX_COUNT}")
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str):
+        # Counts in one another multiply, and what they repeat is no longer than the whole.
+        times = math.prod(max(1, int(count)) for count in re.findall(r"(?<=[{,])[0-9]{1,9}(?=[,}])", pattern))
+        if times * len(pattern) > MAX_PATTERN_CHARS or re.search(r"[0-9]{10}", pattern):
+            raise ValueError(f"the pattern {pattern[:60]!r} repeats too much")
 
 
 def _check_gbnf(grammar: str) -> None:
@@ -88,6 +134,13 @@ def _check_gbnf(grammar: str) -> None:
     _check_nesting(symbols)
 
 
+_NESTED = re.compile(
+    r"""" (?: [^"\\\n] | \\. )* " | \[ (?: [^\]\\] | \\. )* \]
+      | (?P<opens> \( (?P<name> [A-Za-z0-9_-]+ ) [ ] (?: \( (?P=name) [ ] )* \( (?P=name) )
+        (?P<ends> (?: \)\? )+ )""",
+    re.VERBOSE | re.DOTALL,
+)
+"""Literals, so that what stands in them is left alone; and one name, nested in itself."""
 _SYMBOL = re.compile(
     r"""(?P<skip> \s+ | \#[^\n]* )
       | (?P<rule> [A-Za-z0-9_-]+ (?= \s* ::= ) ) \s* ::=
