@@ -108,6 +108,15 @@ def test_calls_under_a_schema_need_no_field_for_tools() -> None:
     assert all("tools" not in one.body for one in server.asked)
 
 
+@pytest.mark.parametrize(("max_tokens", "chars"), [(100, 300), (256, 768), (1_000, None)])
+def test_an_answer_under_a_schema_ends_before_its_turn_is_cut(max_tokens: int, chars: int | None) -> None:
+    made = crew(ALONE + f'tools = ["double"]\ncalls = "schema"\nmax_tokens = {max_tokens}\n')
+    server = Scripted(lambda asked: json.dumps({"action": "answer", "answer": "four"}))
+    assert run(answer(server, made, tool("double", double))).answer == "four"
+    (shape,) = (one.body["response_format"]["json_schema"]["schema"]["anyOf"][-1] for one in server.asked)
+    assert shape["properties"]["answer"].get("maxLength") == chars
+
+
 async def _hang(arguments: Mapping[str, Any]) -> str:
     await asyncio.Event().wait()
     return ""

@@ -36,7 +36,7 @@ def body_of(agent: Agent, session: Session) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": agent.caller.model,
         "messages": wire(agent.messages),
-        "max_tokens": terms.max_tokens or role.max_tokens,
+        "max_tokens": _max_tokens(agent),
         "temperature": _temperature(agent),
         # Of the task and not of the agent: names of agents may depend on who was first.
         "seed": zlib.crc32(f"{session.client.seed}/{task.key}/{task.turns}".encode()),
@@ -59,6 +59,11 @@ def body_of(agent: Agent, session: Session) -> dict[str, Any]:
             "json_schema": {"name": role.name, "schema": schema},
         }
     return body
+
+
+def _max_tokens(agent: Agent) -> int:
+    terms = agent.task.terms
+    return (terms and terms.max_tokens) or agent.role.max_tokens
 
 
 def sample_key(key: str, number: int) -> str:
@@ -118,7 +123,7 @@ def answer_schema(agent: Agent) -> dict[str, Any] | None:
     first = len(agent.tasks) == 1 and agent.role.first_schema
     schema = first or agent.role.schema
     if agent.calls_by_schema:
-        return schemas.action_schema(list(agent.tools.values()), schema)
+        return schemas.action_schema(list(agent.tools.values()), schema, _max_tokens(agent))
     return None if schema is None else dict(schema)
 
 

@@ -14,6 +14,10 @@ from stepwell.agents.tools.base import Tool
 
 ANSWER = "answer"
 """The action of a turn under ``calls = "schema"`` that ends the task."""
+CHARS_PER_TOKEN = 3
+"""Fewer than text has."""
+MAX_TEXT_CHARS = 2_000
+"""Above it a text has no bound: llama.cpp's grammars take no larger one."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
     "boolean": (bool,), "null": (type(None),),
@@ -24,10 +28,17 @@ class Invalid(ValueError):
     """The answer is not what was asked for: one sentence for the model."""
 
 
-def action_schema(tools: Sequence[Tool], answer: Mapping[str, Any] | None) -> dict[str, Any]:
+def action_schema(tools: Sequence[Tool], answer: Mapping[str, Any] | None, max_tokens: int) -> dict[str, Any]:
     """One object: a tool with its arguments, or the answer (text unless it has a schema of its own)."""
     calls = [_variant(tool.name, "arguments", tool.parameters) for tool in tools]
-    return {"anyOf": [*calls, _variant(ANSWER, ANSWER, answer or {"type": "string"})]}
+    return {"anyOf": [*calls, _variant(ANSWER, ANSWER, answer or _text(max_tokens))]}
+
+
+def _text(max_tokens: int) -> dict[str, Any]:
+    """One that ends before the turn does: a text that is cut at ``max_tokens`` is no JSON, and the smallest
+    models write on until then. Texts of tools are theirs: what ends early there is done all the same."""
+    chars = CHARS_PER_TOKEN * max_tokens
+    return {"type": "string"} | ({"maxLength": chars} if chars <= MAX_TEXT_CHARS else {})
 
 
 def _variant(action: str, key: str, schema: Mapping[str, Any]) -> dict[str, Any]:
