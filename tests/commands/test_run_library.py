@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,23 @@ def test_one_may_insist_or_forbid(server: BackgroundServer, capsys: pytest.Captu
     assert "--attach always: twice.txt has" in capsys.readouterr().err
     turns(*at, "always", code=2)
     assert "--attach always: there is no document of the library" in capsys.readouterr().err
+
+
+def test_agents_of_a_resumed_session_have_it_too(
+    server: BackgroundServer, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = uploaded(server, "well.txt", SHORT)["tokens"]
+    crew = (home / "shelf.toml").read_text()
+    (home / "shelf.toml").write_text(crew + "[crew.limits]\nconcurrent = 1\ntokens = 1\n")
+    flags = ["--library", "well.txt", "--server", server.base_url]
+    assert len(turns(*flags, code=1)) == 1
+    session = re.findall(r"--resume (\S+)", capsys.readouterr().err)[0]
+    (home / "shelf.toml").write_text(crew + "[crew.limits]\nconcurrent = 1\n")
+    assert cli.run(["run", "shelf.toml", "--resume", session, "--trace", "more.jsonl", *flags]) == 0
+    events = [json.loads(line) for line in (home / "more.jsonl").read_text().splitlines()]
+    later = [event["usage"] for event in events if event["event"] == "turn_ended"]
+    assert len(later) == 2
+    assert min(one["cached_tokens"] for one in later) > 0.9 * tokens
 
 
 def test_servers_of_its_own_attach_documents_of_the_library_here(

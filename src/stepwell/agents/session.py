@@ -453,8 +453,9 @@ def open_session(
     toolbox: Toolbox,
     *,
     reading: Reading | None = None,
+    attached: Sequence[Part] = (),
 ) -> Session:
     """A session in a file, new or to be resumed, that plans where its entry role does."""
     from stepwell.agents.planner import plan_flow, with_writer
 
-    return Session(with_writer(crew), client, Store(path), toolbox, reading, flow=plan_flow)
+    return Session(with_writer(crew), client, Store(path), toolbox, reading, attached, flow=plan_flow)

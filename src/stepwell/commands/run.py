@@ -227,8 +227,9 @@ class Job:
         ):
             crew = self.crew if workspace.tests else without_tests(self.crew)
             passages = await with_tables(reading.passages, workspace)
-            session = open_session(crew, servers, self.session, toolbox, reading=passages)
-            session.attached = reading.attached
+            session = open_session(
+                *(crew, servers, self.session, toolbox), reading=passages, attached=reading.attached
+            )
             try:
                 keep_models(session.store, session.crew, self.default)
                 session.model = self.default or servers.places[0].name
