@@ -170,7 +170,8 @@ def test_the_report_says_what_went_and_why_and_what_it_is_worth(done: Fit, tmp_p
     files = write(done, tmp_path / "new" / "out")
     assert [file.name for file in files] == [PROFILE_FILE, REPORT_FILE, CHART_FILE, JSON_FILE]
     report = (tmp_path / "new" / "out" / REPORT_FILE).read_text()
-    assert "- Dropped: the planner, the critic." in report or "- Dropped: the critic, the planner." in report
+    assert f"- Chosen: {done.search.chosen_label}. Dropped: the planner, the critic." in report
+    assert done.search.chosen_label.startswith("without")
     assert "| the scout: dropped | no | +75.0 points" in report
     assert "the target is missed without it" in report
     assert "right answers more per USD" in report

@@ -41,7 +41,7 @@ class Fitted:
 
     @property
     def dropped(self) -> list[str]:
-        return dropped(self.search.steps)
+        return dropped(self.search.evaluator.crew, self.profile)
 
     def why(self, part: str) -> list[str]:
         return [step.why for step in self.search.steps if step.worth.change.part == part]
@@ -148,6 +148,7 @@ def test_an_agent_goes_for_more_samples_where_that_costs_less(tmp_path: Path) ->
     assert "scout" in found.profile.drop
     assert (found.profile.roles["solver"]["samples"], found.profile.wave) == (5, 1)
     assert found.chosen.share == 1
+    assert "the scout" in found.dropped
     (kept, *_, traded) = [one for one in found.search.steps if one.worth.change.part == "the scout"]
     assert (kept.taken, traded.taken) == (False, True)
     assert "for up to 5 samples of the solver" in traded.worth.change.done

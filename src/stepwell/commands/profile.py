@@ -37,7 +37,7 @@ from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator
 from stepwell.fit.jsonl import dump as lines_of
 from stepwell.fit.outcomes import SINGLE
-from stepwell.fit.report import Fit, as_json, dropped, verdict, write
+from stepwell.fit.report import Fit, as_json, verdict, write
 from stepwell.fit.search import Search, Target
 from stepwell.fit.tasks import load_tasks
 
@@ -124,7 +124,7 @@ def _show_fit(console: Console, found: Fit, files: Sequence[Path]) -> None:
 
 
 def _last_line(found: Fit) -> str:
-    gone = ", ".join(dropped(found.search.steps)) or "nothing"
+    gone = ", ".join(found.dropped) or "nothing"
     return f"fit: {found.search.target.says()}: {verdict(found)}; dropped: {gone}."
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.crews.profile import PRO, dump
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.profile import PRO, Profile, apply, dump
 from stepwell.errors import BadInput
 from stepwell.fit.ablation import Worth
 from stepwell.fit.chart import draw, frontier
@@ -58,6 +59,11 @@ class Fit:
     def profile_toml(self) -> str:
         assert self.fitted.profile is not None
         return dump(self.fitted.profile)
+
+    @property
+    def dropped(self) -> list[str]:
+        assert self.fitted.profile is not None
+        return dropped(self.search.evaluator.crew, self.fitted.profile)
 
     def chart(self) -> str:
         named = (SINGLE, "flash", PRO, FITTED)
@@ -125,7 +131,7 @@ def _summary(fit: Fit) -> str:
     lines = (
         f"Asked for: {search.target.says()}. On the half to fit on: {verdict(fit)}.",
         f"Held out: {_accuracy(fitted)} right at {cost} per item.",
-        f"Dropped: {', '.join(dropped(search.steps)) or 'nothing'}.",
+        f"Chosen: {search.chosen_label}. Dropped: {', '.join(fit.dropped) or 'nothing'}.",
         f"Served: {fit.served}.",
         f"{memory}. Costs are those of a fresh run of each profile: a remembered turn counts with what it "
         "cost when it was asked.",
@@ -142,9 +148,10 @@ def verdict(fit: Fit) -> str:
     return f"{word} ({100 * fit.fitted.share:.1f} % at {cost})"
 
 
-def dropped(steps: Sequence[Step]) -> list[str]:
-    """Agents that went, in order."""
-    return [step.worth.change.part for step in steps if step.taken and step.worth.change.done == "dropped"]
+def dropped(crew: Crew, profile: Profile) -> list[str]:
+    """Agents of the crew as it is written that take no turns in a profile of it."""
+    spared = apply(crew, profile).dropped
+    return [f"the {name}" for name in crew.roles if name in spared and name not in crew.dropped]
 
 
 def _accuracy(one: Evaluation) -> str:
@@ -254,7 +261,8 @@ def as_json(fit: Fit) -> dict[str, Any]:
         "turns_asked": fit.counts.asked,
         "turns_remembered": fit.counts.remembered,
         "profile": fit.profile_toml(),
-        "dropped": dropped(search.steps),
+        "chosen": search.chosen_label,
+        "dropped": fit.dropped,
         "held_out": [one.as_json(items=True) for one in fit.held_out],
         "findings": [one.as_json() for one in fit.findings()],
         "worths": [_worth_json(one, fit.in_money) for one in search.worths],

@@ -87,6 +87,8 @@ class Search:
     """Of every part of the whole crew."""
     steps: list[Step] = field(default_factory=list)
     in_money: bool = True
+    chosen_label: str = ""
+    """Which of the candidates it is that is called ``fitted`` in the end."""
     target: Target = field(default_factory=Target)
     current: Evaluation = field(init=False)
     pro: Evaluation = field(init=False)
@@ -103,6 +105,7 @@ class Search:
         await self._stage([changes.one_at_a_time(self._crew, self._profile)])
         await self._price_tokens()
         chosen = self.select([one for one in self.tried if one.profile is not None])
+        self.chosen_label = chosen.label
         return await self._try(self._named(chosen), FITTED)
 
     def _named(self, chosen: Evaluation) -> Profile:
