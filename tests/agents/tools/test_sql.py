@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -183,6 +184,14 @@ def test_a_question_that_takes_too_long_is_ended(files: Path) -> None:
     answer = sql("SELECT count(*) FROM range(10000000000) a, range(1000000) b", short)
     assert answer.text.endswith("the statement was ended after 0.2 s")
     assert sql("SELECT 1 AS one", short).ok
+
+
+def test_nothing_of_a_question_goes_on_when_it_is_answered(workspace: Workspace) -> None:
+    """A thread that still holds the database when the process ends takes it down."""
+    before = set(threading.enumerate())
+    for _ in range(20):
+        assert sql("SELECT count(*) AS n FROM orders", workspace).ok
+        assert set(threading.enumerate()) <= before
 
 
 def test_memory_is_limited(files: Path) -> None:

@@ -18,6 +18,8 @@ from stepwell.agents.tools.base import Tool, ToolError, line_of
 from stepwell.errors import BadInput
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ENDS_S = 1.0
+"""How long a thread that has said its outcome may take to end."""
 T = TypeVar("T")
 _ARGUMENT_LINE = re.compile(r"\s*(\w+)(?:\s*\([^)]*\))?:\s+(.+)")
 
@@ -191,5 +193,11 @@ async def in_thread(work: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(settle, value, failure)
 
     context = contextvars.copy_context()
-    threading.Thread(target=body, daemon=True, name="stepwell-tool").start()
-    return await outcome
+    thread = threading.Thread(target=body, daemon=True, name="stepwell-tool")
+    thread.start()
+    try:
+        return await outcome
+    finally:
+        if outcome.done() and not outcome.cancelled():
+            # It has nothing left to do; while it lives it may hold a database that the process ends without.
+            thread.join(ENDS_S)

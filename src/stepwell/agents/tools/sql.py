@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.functions import from_function, in_thread
 from stepwell.agents.tools.rows import Rows, plural, show_rows
 from stepwell.agents.tools.warehouse import duckdb_path, open_warehouse
@@ -67,20 +68,17 @@ class Database:
     def _ask(self, statement: str, most_rows: int) -> Rows:
         duck = _duckdb()
         cursor = self._cursor()
-        timer = threading.Timer(self._limits.query_s, cursor.interrupt)
-        timer.daemon = True
         try:
             if (answer := self._warehouses.ask(statement, most_rows, _views(cursor))) is not None:
                 return answer
             _check_kind(cursor.extract_statements(statement))
-            timer.start()
-            return _fetch(_execute(cursor, statement), most_rows)
+            with ended_after(self._limits.query_s, cursor.interrupt):
+                return _fetch(_execute(cursor, statement), most_rows)
         except duck.InterruptException:
             raise ToolError(f"the statement was ended after {self._limits.query_s:g} s") from None
         except (duck.Error, RuntimeError, ValueError) as error:
             raise ToolError(_sentence(error)) from None
         finally:
-            timer.cancel()
             cursor.close()
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:

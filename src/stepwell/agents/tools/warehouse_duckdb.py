@@ -5,13 +5,13 @@ Not through ibis: its DuckDB backend calls functions that DuckDB 2.0 no longer h
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stepwell.agents.tools.dialects import one_line
+from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.warehouse import MAX_TABLES, Batches, Table, WarehouseError, distinct
 from stepwell.errors import MissingExtra
 
@@ -50,16 +50,12 @@ class DuckdbWarehouse:
         import duckdb
 
         with self._connected() as connection:
-            timer = threading.Timer(limit_s, connection.interrupt)
-            timer.daemon = True
-            timer.start()
             try:
-                reader = connection.sql(sql).to_arrow_reader(batch_rows)
-                yield Batches(_renamed(reader.schema), _batches(reader))
+                with ended_after(limit_s, connection.interrupt):
+                    reader = connection.sql(sql).to_arrow_reader(batch_rows)
+                    yield Batches(_renamed(reader.schema), _batches(reader))
             except duckdb.InterruptException:
                 raise WarehouseError(f"the statement was ended after {limit_s:g} s") from None
-            finally:
-                timer.cancel()
 
     def close(self) -> None:
         """Nothing is kept open."""

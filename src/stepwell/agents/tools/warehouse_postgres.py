@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote
 
 from stepwell.agents.tools.dialects import called_names, one_line
+from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.warehouse import (
     MAX_TABLES,
     Batches,
@@ -206,13 +207,8 @@ def _ended_after(connection: Any, limit_s: float) -> Iterator[None]:
         with suppress(Exception):  # it may have ended meanwhile
             connection.cancel_safe()
 
-    timer = threading.Timer(limit_s, cancel)
-    timer.daemon = True
-    timer.start()
-    try:
+    with ended_after(limit_s, cancel):
         yield
-    finally:
-        timer.cancel()
 
 
 def _require_harmless(cursor: Any, sql: str) -> None:
