@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from stepwell.agents.tools import Limits, ToolError, ToolResult, Workspace, build_tools, run_tool
 from stepwell.agents.tools.chart import Series, draw, ticks
+from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.rows import Rows, show_rows
 from stepwell.agents.tools.sql import Database
 
@@ -192,6 +193,18 @@ def test_nothing_of_a_question_goes_on_when_it_is_answered(workspace: Workspace)
     for _ in range(20):
         assert sql("SELECT count(*) AS n FROM orders", workspace).ok
         assert set(threading.enumerate()) <= before
+
+
+def test_what_ends_a_question_ends_with_it() -> None:
+    before = set(threading.enumerate())
+    ended = threading.Event()
+    for _ in range(100):
+        with ended_after(60.0, ended.set):
+            pass
+        assert set(threading.enumerate()) <= before
+    assert not ended.is_set()
+    with ended_after(0.001, ended.set):
+        assert ended.wait(60.0)
 
 
 def test_memory_is_limited(files: Path) -> None:
