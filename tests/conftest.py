@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from stepwell.errors import MissingExtra
 from stepwell.models import cache_dir, resolve_model
@@ -16,6 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
     and KV, and none in the home of whoever runs the tests. Not a fixture: modules of tests read the
     environment when they are imported.
     """
+    # A busy machine is no fault of an example: how long one takes says nothing here.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
     places = tempfile.TemporaryDirectory(prefix="stepwell-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(places.cleanup)
     models = cache_dir() / "models"
