@@ -10,10 +10,11 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stepwell.agents.tools import Limits, ToolError, Workspace, build_tools, run_tool
+from stepwell.agents.tools import Limits, ToolError, Workspace, build_tools, run_tool, sandbox
 from stepwell.agents.tools.coding import Verdict, check_code, show_run, show_verdict
 from stepwell.agents.tools.sandbox import MAX_FILES, Run, describe, run_python
 
@@ -76,6 +77,7 @@ ORDINARY = """
 import asyncio, collections, datetime, decimal, fractions, functools, hashlib, itertools, json, math
 import dataclasses, random, re, shutil, sqlite3, ssl, statistics, tempfile, typing, uuid, zoneinfo
 from pathlib import Path
+from typing import Any
 
 async def later():
     await asyncio.sleep(0)
@@ -223,6 +225,22 @@ def test_what_takes_too_much_is_ended(code: str, says: str, workspace: Workspace
     assert re.search(says, shown), shown[-500:]
     assert len(outcome.printed) <= LIMITS.output_bytes
     assert list(workspace.directory.iterdir()) == []
+
+
+def test_what_goes_on_printing_while_nobody_reads_is_ended_all_the_same(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine much can be printed between the decision to end it and the end."""
+    decide = sandbox._first_end
+
+    async def late(*given: Any) -> str | None:
+        ended = await decide(*given)
+        await asyncio.sleep(0.3)
+        return ended
+
+    monkeypatch.setattr(sandbox, "_first_end", late)
+    outcome = asyncio.run(asyncio.wait_for(run_python("while True:\n  print('x' * 1000)", workspace), 60))
+    assert outcome.ended == "it printed more than 10000 bytes"
 
 
 def quick(workspace: Workspace, *, wall_s: float = 20.0, cpu_s: int = 10) -> Workspace:

@@ -101,28 +101,32 @@ def _job(
 
 
 async def _in_process(job: dict[str, Any], scratch: Path, limits: Limits) -> Run:
-    read_end, write_end = os.pipe()
+    # Output has a pipe of our own, as the report has: asyncio's own pipe that nobody empties any more keeps
+    # ``process.wait`` from returning, however dead the process is.
+    (read_end, write_end), (output_end, print_end) = os.pipe(), os.pipe()
     job["report"] = write_end
     try:
-        process = await _start(write_end)
+        process = await _start(write_end, print_end)
     except OSError as error:
         os.close(read_end)
+        os.close(output_end)
         raise ToolError(f"the sandbox could not be started: {error.strerror}") from error
     finally:
         os.close(write_end)
+        os.close(print_end)
     try:
-        return await _watched(process, job, read_end, scratch, limits)
+        return await _watched(process, job, read_end, output_end, scratch, limits)
     finally:
         _kill(process)
         await asyncio.shield(process.wait())
 
 
-async def _start(write_end: int) -> asyncio.subprocess.Process:
+async def _start(write_end: int, print_end: int) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-I", "-S", "-B", "-X", "utf8", sandbox_child.__file__),
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=print_end,
         stderr=asyncio.subprocess.STDOUT,
         env={},
         pass_fds=(write_end,),
@@ -139,13 +143,17 @@ def _kill(process: asyncio.subprocess.Process) -> None:
 
 
 async def _watched(
-    process: asyncio.subprocess.Process, job: dict[str, Any], read_end: int, scratch: Path, limits: Limits
+    process: asyncio.subprocess.Process,
+    job: dict[str, Any],
+    read_end: int,
+    output_end: int,
+    scratch: Path,
+    limits: Limits,
 ) -> Run:
-    assert process.stdin is not None
-    assert process.stdout is not None
     printed, said = bytearray(), bytearray()
     report, transport = await _reader(read_end)
-    over_output = asyncio.ensure_future(_read(process.stdout, printed, limits.output_bytes))
+    output, output_transport = await _reader(output_end)
+    over_output = asyncio.ensure_future(_read(output, printed, limits.output_bytes))
     over_report = asyncio.ensure_future(_read(report, said, limits.output_bytes * REPORT_FACTOR))
     over_files = asyncio.ensure_future(_watch(scratch, limits.scratch_bytes))
     exited = asyncio.ensure_future(_fed(process, json.dumps(job).encode()))
@@ -157,6 +165,7 @@ async def _watched(
         for task in (over_output, over_report, over_files, exited):
             task.cancel()
         transport.close()
+        output_transport.close()
     text = printed[: limits.output_bytes].decode("utf-8", "replace")
     return Run(text, _reports(bytes(said), job["key"]), ended)
 
