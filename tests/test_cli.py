@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -69,6 +72,32 @@ def test_expected_errors_are_said_and_not_thrown(
     stand_in(monkeypatch, command)
     assert cli.run(["doctor"]) == code
     assert capsys.readouterr().err == f"stepwell: {error}\n"
+
+
+def small_database() -> None:
+    db = sqlite3.connect(":memory:")
+    db.execute("PRAGMA max_page_count=2")
+    db.execute("CREATE TABLE lines (text)")
+    db.execute("INSERT INTO lines VALUES (?)", ["x" * 100_000])
+
+
+def full_file() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [(full_file, "No space left on device"), (small_database, "database or disk is full")],
+)
+def test_a_full_disk_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: Callable[[], object],
+    why: str,
+) -> None:
+    stand_in(monkeypatch, command)
+    assert cli.run(["doctor"]) == 1
+    assert capsys.readouterr().err == f"stepwell: {why}; make room, then run the same again\n"
 
 
 def test_interrupting_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

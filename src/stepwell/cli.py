@@ -7,7 +7,9 @@ Only names and one line each live here. A command's module is imported when it i
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import sqlite3
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -195,11 +197,23 @@ def run(tokens: Sequence[str]) -> int:
         # The reader (head, less) has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.filename is None:
+    except (OSError, sqlite3.Error) as error:
+        if (sentence := _full_disk(error)) is not None:
+            return _say(sentence, StepwellError.exit_code)
+        if not isinstance(error, OSError) or error.filename is None:
             raise
         return _say(f"{error.filename}: {error.strerror}", StepwellError.exit_code)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _full_disk(error: OSError | sqlite3.Error) -> str | None:
+    """The sentence where a disk is full, whoever found out."""
+    if isinstance(error, sqlite3.Error):
+        full, why = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL, str(error)
+    else:
+        where = f"{error.filename}: " if error.filename else ""
+        full, why = error.errno in (errno.ENOSPC, errno.EDQUOT), f"{where}{error.strerror}"
+    return f"{why}; make room, then run the same again" if full else None
 
 
 def _require_known(tokens: Sequence[str]) -> None:

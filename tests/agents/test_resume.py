@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -157,3 +158,20 @@ def test_a_session_of_another_crew_is_one_sentence(tmp_path: Path) -> None:
     run(attempt(plan_server(), CREW, path, "Why?"))
     with pytest.raises(BadInput, match="has agents of the role 'planner', which the crew does not have"):
         run(attempt(plan_server(), '[roles.lead]\ninstructions = "x"\n', path, ""))
+
+
+def test_a_transaction_that_finds_the_disk_full_leaves_nothing_and_the_next_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "session.db")
+    store.put("a", 1)
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(sqlite3.OperationalError, match="full"), store.transaction():
+        store.put("b", 2)
+        store.put("c", "x" * 1_000_000)
+    assert (store.get("a"), store.get("b"), store.get("c")) == (1, None, None)
+    store._db.execute("PRAGMA max_page_count=100000")
+    store.put("c", "x" * 1_000_000)
+    assert len(store.get("c")) == 1_000_000
+    store.close()

@@ -119,6 +119,35 @@ def test_the_answer_goes_to_stdout_and_all_else_to_stderr(
     assert sessions(home) == []  # nothing to go on with
 
 
+FULL = Path("/dev/full")
+on_full_disk = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+
+
+@on_full_disk
+def test_a_full_disk_under_the_trace_ends_the_trace_and_not_the_crew(
+    home: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--ask", "Who?", "--server", url, "--trace", str(FULL)]
+    assert cli.run(["run", str(home / "alone.toml"), *flags]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "A queen.\n"
+    last = "stepwell: --trace /dev/full is not whole: No space left on device; make room for the next one\n"
+    assert shown.err.endswith(last)
+    assert sessions(home) == []
+
+
+@on_full_disk
+def test_a_full_disk_under_the_figures_keeps_answer_and_session(
+    home: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--ask", "Who?", "--server", url, "--json", str(FULL)]
+    assert cli.run(["run", str(home / "alone.toml"), *flags]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "A queen.\n"
+    assert shown.err.endswith("stepwell: --json /dev/full cannot be written: No space left on device\n")
+    assert len(sessions(home)) == 1
+
+
 def test_what_is_stopped_is_kept_and_goes_on(home: Path, url: str, handler: type[OneModel]) -> None:
     handler.hold.clear()
     command = [sys.executable, "-m", "stepwell", "run", str(home / "alone.toml"), "--server", url]

@@ -106,11 +106,11 @@ class Store:
         self._open = True
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        else:
             self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # SQLite takes it back by itself where the disk is full
+                self._db.execute("ROLLBACK")
+            raise
         finally:
             self._open = False
         self.committed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 import tempfile
 import uuid
@@ -125,13 +126,15 @@ def run(
         raise BadInput(f"--resume {resume}: there is no such session")
     require_writable(json_file)
     job = Job(
-        *(made, ask, files, given, model or chosen.model, seed, trace, resume or _new_session(), output),
+        *(made, ask, files, given, model or chosen.model, seed, resume or _new_session(), output),
         warehouses=tuple(map(WarehouseUrl, warehouse)),
         library=tuple(library),
         attach=attach,
         otel=otel,
     )
-    return job.finish(job.perform(Console(stderr=True, highlight=False)), json_file, is_new=resume is None)
+    with trace_file(trace) as listeners:
+        result = job.perform(Console(stderr=True, highlight=False), listeners)
+        return job.finish(result, json_file, is_new=resume is None)
 
 
 def _microusd(budget: str | None) -> int | None:
@@ -169,7 +172,6 @@ class Job:
     model: str
     """Of roles that name none; empty: what there is."""
     seed: int
-    trace: Path | None
     session: Path
     output: Path | None
     warehouses: tuple[WarehouseUrl, ...] = ()
@@ -177,16 +179,16 @@ class Job:
     attach: Attach = "auto"
     otel: bool = False
 
-    def perform(self, console: Console) -> Result:
-        """Run the crew; what is stopped by hand says how to go on, in the last line."""
+    def perform(self, console: Console, listeners: Sequence[events.Listener] = ()) -> Result:
+        """Run the crew; what is stopped, by hand or by a full disk, says how to go on, in the last line."""
         try:
-            return self._perform(console)
-        except KeyboardInterrupt:
+            return self._perform(console, listeners)
+        except (KeyboardInterrupt, OSError, sqlite3.Error):
             if self.session.exists():
                 console.print(self.how_to_resume(), markup=False, soft_wrap=True)
             raise
 
-    def _perform(self, console: Console) -> Result:
+    def _perform(self, console: Console, listeners: Sequence[events.Listener]) -> Result:
         with ExitStack() as stack:
             stack.enter_context(told_to_stop())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
@@ -200,7 +202,6 @@ class Job:
                 warehouses=self.warehouses,
                 tests=self.tests(),
             )
-            listeners = stack.enter_context(trace_file(self.trace))
             require_tools(self.tool_names(), workspace)
             spans = stack.enter_context(spans_of(self.otel, console))
             addressed = stack.enter_context(
@@ -321,11 +322,10 @@ class Job:
         return f"The session is kept; to go on, run the same with --resume {self.session} instead of --ask."
 
     def finish(self, result: Result, json_file: Path | None, *, is_new: bool) -> int:
-        """The answer, the closing line, the figures; the exit code."""
-        if json_file is not None:
-            write_json(
-                json_file, {"crew": self.crew.name, "session_file": str(self.session)} | asdict(result)
-            )
+        """The answer, the closing line, the figures; the exit code.
+
+        Figures that cannot be written keep the session, and not the answer from being seen.
+        """
         if result.answer and str(json_file) != "-":
             print(result.answer, flush=True)
         say = partial(print, file=sys.stderr, flush=True)
@@ -335,7 +335,11 @@ class Job:
         say(closing_line(result))
         if not completed:
             say(self.how_to_resume())
-        elif is_new:
+        if json_file is not None:
+            write_json(
+                json_file, {"crew": self.crew.name, "session_file": str(self.session)} | asdict(result)
+            )
+        if completed and is_new:
             for name in (self.session, *(Path(f"{self.session}-{end}") for end in ("wal", "shm"))):
                 name.unlink(missing_ok=True)
         return 0 if completed else 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import time
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from stepwell.agents import events
-from stepwell.errors import BadInput
+from stepwell.errors import BadInput, StepwellError
 
 WIDEST = 70
 ROW_CHARS = 300
@@ -252,24 +253,42 @@ def watched(console: Console, title: str = "the crew") -> Iterator[View]:
 
 @contextmanager
 def trace_file(path: Path | None) -> Iterator[list[events.Listener]]:
-    """A listener that writes every event as a line of JSON, with the time since the start in microseconds."""
+    """A listener that writes every event as a line of JSON, with the time since the start in microseconds.
+
+    Where the disk is full the crew works on, and the trace ends; ``StepwellError`` says so when the work
+    under it is done. ``BadInput`` at once where the file cannot be opened.
+    """
     if path is None:
         yield []
         return
     try:
-        file = path.open("w", encoding="utf-8")
+        file = path.open("wb", buffering=0)  # what happened before a crash is what one wants to read after it
     except OSError as error:
         raise BadInput(f"--trace {path} cannot be written: {error.strerror}") from error
     with file:
-        yield [_writer(file)]
+        trace = _Trace(file)
+        yield [trace]
+    if trace.fault is not None:
+        raise StepwellError(
+            f"--trace {path} is not whole: {trace.fault.strerror}; make room for the next one"
+        )
 
 
-def _writer(file: IO[str]) -> events.Listener:
-    began_us = time.monotonic_ns() // 1_000
+@dataclass(slots=True)
+class _Trace:
+    """Writes events until it cannot."""
 
-    def write(event: events.Event) -> None:
-        line = {"at_us": events.now_us() - began_us} | events.as_json(event)
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()  # what happened before a crash is what one wants to read after it
+    file: FileIO
+    fault: OSError | None = None
+    began_us: int = field(default_factory=events.now_us)
 
-    return write
+    def __call__(self, event: events.Event) -> None:
+        if self.fault is not None:
+            return
+        line = {"at_us": events.now_us() - self.began_us} | events.as_json(event)
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        try:
+            if self.file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as fault:
+            self.fault = fault
