@@ -160,6 +160,12 @@ def test_a_session_of_another_crew_is_one_sentence(tmp_path: Path) -> None:
         run(attempt(plan_server(), '[roles.lead]\ninstructions = "x"\n', path, ""))
 
 
+def two_facts(store: Store) -> None:
+    with store.transaction():
+        store.put("b", 2)
+        store.put("c", "x" * 1_000_000)
+
+
 def test_a_transaction_that_finds_the_disk_full_leaves_nothing_and_the_next_one_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -167,9 +173,8 @@ def test_a_transaction_that_finds_the_disk_full_leaves_nothing_and_the_next_one_
     store.put("a", 1)
     (pages,) = store._db.execute("PRAGMA page_count").fetchone()
     store._db.execute(f"PRAGMA max_page_count={pages}")
-    with pytest.raises(sqlite3.OperationalError, match="full"), store.transaction():
-        store.put("b", 2)
-        store.put("c", "x" * 1_000_000)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        two_facts(store)
     assert (store.get("a"), store.get("b"), store.get("c")) == (1, None, None)
     store._db.execute("PRAGMA max_page_count=100000")
     store.put("c", "x" * 1_000_000)
