@@ -25,7 +25,7 @@ COMMANDS = [(command.name, command) for command in cli.TOP] + [
 ]
 CONTRACTS = [
     "policy.types",
-    "policy.config",
+    "scheduler.config",
     "engines.base",
     "tiers.base",
     "requests",

@@ -40,7 +40,7 @@ def record(rig: Rig, path: Path, run: int = 1) -> None:
         "model": "null",
         "price_book": PRICES,
     }
-    rig.driver._recorder = Recorder(path, rig.driver.policy.config, header)
+    rig.driver._recorder = Recorder(path, rig.driver.scheduler.config, header)
 
 
 def balances(batches: Sequence[Batch]) -> Balances:

@@ -16,8 +16,8 @@ from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.machine import Policy
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
 from stepwell.recording import Recorder
 from stepwell.server.keys import KeyRing
@@ -74,7 +74,7 @@ def build(
             engine,
             text,
             tiers,
-            Policy(config),
+            Scheduler(config),
             clock=clock,
             recorder=recorder,
             keeper=None if ledger is None else ledger.keeper,
@@ -113,8 +113,8 @@ def key_ring(settings: Settings) -> KeyRing:
 
 
 def _require_policy(name: str) -> None:
-    """Raises ``BadInput`` for a placement that no server can run."""
-    there = sorted(set(PLACEMENTS) - {FORESIGHT})
+    """Raises ``BadInput`` for an eviction that no server can run."""
+    there = sorted(set(EVICTION_POLICIES) - {FORESIGHT})
     if name == FORESIGHT:
         raise BadInput(
             f"the policy {name!r} sees the future of a recorded run, which a server does not have: "
@@ -192,7 +192,7 @@ def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyC
         reserve_tokens=wanted.reserve_tokens,
         max_agents=wanted.max_agents,
         always_load=wanted.always_load,
-        placement=wanted.name,
+        eviction=wanted.name,
         contracts=settings.contracts(),
         disk_write_bytes_per_day=wanted.disk_write_per_day,
     )

@@ -17,7 +17,7 @@ from stepwell.ledger.keeper import Keeper
 from stepwell.ledger.metered import Use
 from stepwell.live import LiveRequest
 from stepwell.policy.chain import TokenChain, root_hash
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import (
     Action,
     BlockId,
@@ -75,7 +75,7 @@ class Driver:
         engine: Engine,
         text: TextModel,
         tiers: Tiers,
-        policy: Policy,
+        scheduler: Scheduler,
         *,
         clock: Clock | None = None,
         recorder: Recorder | None = None,
@@ -85,7 +85,7 @@ class Driver:
     ) -> None:
         """``salt`` maps a tenant to what separates its KV; ``strict`` checks every invariant after
         every step and lets unexpected errors through."""
-        self.engine, self.text, self.tiers, self.policy = engine, text, tiers, policy
+        self.engine, self.text, self.tiers, self.scheduler = engine, text, tiers, scheduler
         self.clock = clock or MonotonicClock()
         self._recorder = recorder
         self._keeper = keeper
@@ -97,7 +97,7 @@ class Driver:
         self._live: dict[RequestId, LiveRequest] = {}
         self._roots: dict[str, bytes] = {}
         self._next_request = 0
-        self._tally = Tally(policy.config.max_agents)
+        self._tally = Tally(scheduler.config.max_agents)
         self._thread: threading.Thread | None = None
         self._stop_at_us: int | None = None
         self._stopped = False
@@ -114,7 +114,9 @@ class Driver:
 
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         """Queue a turn. Thread-safe. Raises nothing: what is wrong arrives as ``Rejected``."""
-        chain = TokenChain(self._root(generation.tenant), self.policy.config.unit_tokens, generation.prompt)
+        chain = TokenChain(
+            self._root(generation.tenant), self.scheduler.config.unit_tokens, generation.prompt
+        )
         with self._inbox.bell:
             self._next_request += 1
             live = LiveRequest(
@@ -177,13 +179,13 @@ class Driver:
         """A consistent picture of this moment. Thread-safe."""
         with self._lock:
             return take(
-                self.policy, self.tiers, self._tally.counters, self._tally.ttft_us, self.clock.now_us()
+                self.scheduler, self.tiers, self._tally.counters, self._tally.ttft_us, self.clock.now_us()
             )
 
     def agent(self, tenant: str, agent: str) -> AgentView | None:
         """One agent as it is now; None: not known. Thread-safe, and cheap however many there are."""
         with self._lock:
-            return take_one(self.policy, (tenant, agent), self._tally.ttft_us, self.clock.now_us())
+            return take_one(self.scheduler, (tenant, agent), self._tally.ttft_us, self.clock.now_us())
 
     @property
     def serves(self) -> bool:
@@ -258,7 +260,7 @@ class Driver:
             for live in list(self._live.values()):
                 self._reject(live, "server_overloaded", 1_000)
                 self._inbox.put(RequestCancelled(live.request, "server_overloaded"))
-        return self.policy.drained or late_us > _FLUSH_S * 1e6
+        return self.scheduler.drained or late_us > _FLUSH_S * 1e6
 
     def _wait(self, wake_at_us: int | None) -> None:
         left_s = None if wake_at_us is None else max(0.0, (wake_at_us - self.clock.now_us()) / 1e6)
@@ -275,7 +277,7 @@ class Driver:
             wake_at_us = self.step()
             if wake_at_us is not None and wake_at_us <= self.clock.now_us():
                 continue
-            if self.policy.memory.writes_in_flight or self.policy.memory.reads_in_flight:
+            if self.scheduler.block_manager.writes_in_flight or self.scheduler.block_manager.reads_in_flight:
                 if not self._inbox.wait(_TRANSFER_S):
                     raise RuntimeError("a transfer between host and disk does not end")
             elif not self._inbox.rung:
@@ -289,10 +291,10 @@ class Driver:
             # What the last step did comes first: a cancel must find the request as it really is.
             events = [*self._results, *self.tiers.poll(), *self._inbox.drain()]
             self._results = []
-            plan = self.policy.step(now_us, events)
+            plan = self.scheduler.step(now_us, events)
         self._note(now_us, events, plan)
         if self._keeper is not None:
-            self._keeper.step(now_us, events, plan, self.policy)
+            self._keeper.step(now_us, events, plan, self.scheduler)
         self._execute(plan)
         self._settle(events)
         if plan.batch:
@@ -300,7 +302,7 @@ class Driver:
         if self._strict:
             self.check()
             if self._keeper is not None:
-                self._keeper.check(self.policy)
+                self._keeper.check(self.scheduler)
         return self.clock.now_us() if plan.actions or plan.batch or self._results else self._wake_at_us(plan)
 
     def _wake_at_us(self, plan: Plan) -> int | None:
@@ -320,7 +322,7 @@ class Driver:
     def check(self) -> None:
         """Assert every invariant of policy, engine and tiers. Runs when the server is idle."""
         with self._lock:
-            self.policy.check()
+            self.scheduler.check()
             self.engine.check()
             self.tiers.check()
 
@@ -442,7 +444,7 @@ class Driver:
     def _ran(self, computed: Computed, pieces: Sequence[Piece]) -> None:
         self._results.append(computed)
         if self._keeper is not None:
-            self._keeper.ran(computed, pieces, self.policy.memory.costs.prefill)
+            self._keeper.ran(computed, pieces, self.scheduler.block_manager.costs.prefill)
 
     def _step_failed(self, error: EngineError, items: Sequence[BatchItem]) -> None:
         """The requests named by the engine fail; the others are as they were and are tried again."""
@@ -470,7 +472,7 @@ class Driver:
         )
 
     def _take(self, live: LiveRequest, sampled: Sampled) -> str | None:
-        reason = live.take(sampled, self.policy.config.context_tokens, self.clock.now_us())
+        reason = live.take(sampled, self.scheduler.config.context_tokens, self.clock.now_us())
         self._tally.token(live, finished=reason is not None)
         return reason
 
@@ -482,7 +484,7 @@ class Driver:
             elif isinstance(event, Progressed) and event.finished is not None:
                 self._forget(event.request)
         with self._inbox.bell:
-            if self.policy.demoting is None and not self._inbox.events:
+            if self.scheduler.demoting is None and not self._inbox.events:
                 self._demoted.set()
 
     def _cancelled(self, request: RequestId) -> None:

@@ -26,6 +26,7 @@ from stepwell.policy.types import Event, Plan
 
 FORMAT = "stepwell-recording"
 VERSION = 1
+_FORMER_FIELDS = {"placement": "eviction"}
 _NOT_OURS = (OSError, msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError)
 _EVENTS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Event)}
 
@@ -117,12 +118,17 @@ def open_recording(path: Path, *, cut_off: bool = False) -> Recording:
         header = msgspec.json.decode(file.readline())
         if header["format"] != FORMAT or header["version"] != VERSION:
             raise ValueError("unknown format or version")
-        config = msgspec.convert(header["config"], PolicyConfig)
+        config = msgspec.convert(_renamed(header["config"]), PolicyConfig)
         ledger = header.get("ledger")
     except (*_NOT_OURS, EOFError) as error:
         file.close()
         raise RecordingError(f"{path} is not a Stepwell recording (line 1: {error})") from error
     return Recording(path, config, ledger, _steps(path, file, cut_off), file)
+
+
+def _renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """Fields as they are called now; recordings outlive names."""
+    return {_FORMER_FIELDS.get(name, name): value for name, value in config.items()}
 
 
 def _steps(path: Path, file: IO[bytes], cut_off: bool) -> Iterator[RecordedStep]:

@@ -23,7 +23,7 @@ from stepwell.ledger.sqlstore import plain
 from stepwell.ledger.types import Account, Resource
 from stepwell.ledger.verify import Replay, Replayed
 from stepwell.policy.decisions import DecisionLog
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, Plan
 from stepwell.recording import RecordedStep, Recording, RecordingError, open_recording
 
@@ -132,15 +132,15 @@ def _meter(recording: Recording) -> Meter:
 
 
 def _entries(recording: Recording, meter: Meter) -> Iterator[Entries]:
-    policy, log, plan = Policy(recording.config), DecisionLog(), Plan()
+    scheduler, log, plan = Scheduler(recording.config), DecisionLog(), Plan()
     for step in recording.steps:
         # As in the driver: a batch is metered when it has run, by what the policy knew until then.
         for event in step.events:
             if isinstance(event, Computed):
-                meter.ran(event, ran_pieces(step.events, plan), policy.memory.costs.prefill)
-        plan = policy.step(step.now_us, step.events)
+                meter.ran(event, ran_pieces(step.events, plan), scheduler.block_manager.costs.prefill)
+        plan = scheduler.step(step.now_us, step.events)
         _require_same(recording, step, log, plan)
-        yield meter.step(step.now_us, step.events, plan, policy)
+        yield meter.step(step.now_us, step.events, plan, scheduler)
 
 
 def _require_same(recording: Recording, step: RecordedStep, log: DecisionLog, plan: Plan) -> None:

@@ -111,7 +111,7 @@ class PolicySettings:
     """Who runs, and what lies where."""
 
     name: str = "stepwell"
-    """The placement rule: what leaves a KV tier first when room is needed."""
+    """The eviction rule: what leaves a KV tier first when room is needed."""
     step_tokens: Count = 256
     """Most tokens in one engine step; more fills prompts faster and makes streams stutter more."""
     max_running: Count = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import NO_HINT, Hint, KvTier
 from stepwell.tiers.base import Tiers, TierUsage
@@ -60,50 +60,52 @@ class Snapshot:
 
 
 def take(
-    policy: Policy,
+    scheduler: Scheduler,
     tiers: Tiers,
     counters: Mapping[str, int],
     ttft_us: Mapping[tuple[str, str], int],
     now_us: int,
 ) -> Snapshot:
     """The caller keeps the policy still meanwhile."""
-    memory, config = policy.memory, policy.config
+    memory, config = scheduler.block_manager, scheduler.config
     device = TierUsage(
         memory.device_used * config.block_bytes, config.device_blocks * config.block_bytes, memory.device_used
     )
     return Snapshot(
         now_us=now_us,
-        running=len(policy.board.running),
-        waiting=len(policy.board.waiting),
+        running=len(scheduler.table.running),
+        waiting=len(scheduler.table.waiting),
         usage={KvTier.DEVICE: device, **{t: tiers.usage(t) for t in (KvTier.HOST, KvTier.DISK)}},
-        agents=_agent_views(policy, ttft_us, now_us),
-        counters=_all_counters(policy, counters),
+        agents=_agent_views(scheduler, ttft_us, now_us),
+        counters=_all_counters(scheduler, counters),
     )
 
 
 def take_one(
-    policy: Policy, key: tuple[str, str], ttft_us: Mapping[tuple[str, str], int], now_us: int
+    scheduler: Scheduler, key: tuple[str, str], ttft_us: Mapping[tuple[str, str], int], now_us: int
 ) -> AgentView | None:
     """One agent by tenant and name. The caller keeps the policy still meanwhile."""
-    record = policy.agents.records.get(key)
-    return None if record is None else _agent_view(policy, record, ttft_us.get(key), now_us)
+    record = scheduler.agents.records.get(key)
+    return None if record is None else _agent_view(scheduler, record, ttft_us.get(key), now_us)
 
 
-def _agent_views(policy: Policy, ttft_us: Mapping[tuple[str, str], int], now_us: int) -> list[AgentView]:
-    records = policy.agents.records.items()
-    return [_agent_view(policy, record, ttft_us.get(key), now_us) for key, record in records]
+def _agent_views(
+    scheduler: Scheduler, ttft_us: Mapping[tuple[str, str], int], now_us: int
+) -> list[AgentView]:
+    records = scheduler.agents.records.items()
+    return [_agent_view(scheduler, record, ttft_us.get(key), now_us) for key, record in records]
 
 
-def _agent_view(policy: Policy, record: AgentRecord, ttft_us: int | None, now_us: int) -> AgentView:
-    tokens, kv_tokens = policy.agents.where(record)
-    expected_us, why = policy.memory.placement.expectation(record, now_us)
+def _agent_view(scheduler: Scheduler, record: AgentRecord, ttft_us: int | None, now_us: int) -> AgentView:
+    tokens, kv_tokens = scheduler.agents.where(record)
+    expected_us, why = scheduler.block_manager.eviction.expectation(record, now_us)
     return AgentView(
         record.tenant,
         record.service_tier,
         record.session,
         record.agent,
         record.parent_agent,
-        policy.agents.state_of(record),
+        scheduler.agents.state_of(record),
         tokens,
         kv_tokens,
         record.turns,
@@ -115,10 +117,14 @@ def _agent_view(policy: Policy, record: AgentRecord, ttft_us: int | None, now_us
     )
 
 
-def _all_counters(policy: Policy, own: Mapping[str, int]) -> dict[str, int]:
-    counters = {**own, "recomputed_tokens": policy.recomputed_tokens, "preemptions": policy.board.preemptions}
-    counters["disk_written_bytes"] = policy.memory.written_bytes
-    counters["disk_useful_bytes"] = policy.memory.useful_read_bytes
-    for name, count in policy.memory.evictions.items():
+def _all_counters(scheduler: Scheduler, own: Mapping[str, int]) -> dict[str, int]:
+    counters = {
+        **own,
+        "recomputed_tokens": scheduler.recomputed_tokens,
+        "preemptions": scheduler.table.preemptions,
+    }
+    counters["disk_written_bytes"] = scheduler.block_manager.written_bytes
+    counters["disk_useful_bytes"] = scheduler.block_manager.useful_read_bytes
+    for name, count in scheduler.block_manager.evictions.items():
         counters[f"evictions_{name}"] = count
     return counters

@@ -12,33 +12,33 @@ from stepwell import cli
 from stepwell.bench.decisions import Case, Cost, measure, named_policies, parse_sizes, verdicts
 from stepwell.bench.steady_load import Load, Size
 from stepwell.errors import BadInput
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import KvTier
 
 SMALL = Size(16, 640)
 
 
-@pytest.mark.parametrize("policy", sorted(PLACEMENTS.keys() - {"oracle"}))
+@pytest.mark.parametrize("policy", sorted(EVICTION_POLICIES.keys() - {"oracle"}))
 def test_the_load_is_a_life_that_the_policy_could_have_had(policy: str) -> None:
     """The book stays true, every turn ends, and blocks go down and come up."""
     load = Load(SMALL, policy)
     blocks = load.fill()
-    load.policy.check()
+    load.scheduler.check()
     assert 0.7 * SMALL.blocks < blocks < 1.3 * SMALL.blocks
     for _ in range(500):
-        load.carry_out(load.policy.step(load.now_us, load.next_events()))
-        load.policy.check()
+        load.carry_out(load.scheduler.step(load.now_us, load.next_events()))
+        load.scheduler.check()
     assert load.turns_ended > 3
     assert load.blocks_moved > 50
-    assert load.policy.memory.device_used > load.policy.config.device_blocks // 2
+    assert load.scheduler.block_manager.device_used > load.scheduler.config.device_blocks // 2
 
 
 def test_agents_hold_their_contexts_from_the_start_and_share_their_beginnings() -> None:
     load = Load(Size(30, 3_000), "lru")
     load.fill()
-    records = list(load.policy.agents.records.values())
+    records = list(load.scheduler.agents.records.values())
     assert len(records) == 30
-    assert all(record.path and record.rest_since_us is not None for record in records)
+    assert all(record.path and record.idle_since_us is not None for record in records)
     assert records[0].path[0] is records[1].path[0], "a family shares its first blocks"
     assert records[0].path[-1] is not records[1].path[-1]
     assert {block.fastest() for record in records for block in record.path} == {KvTier.DISK}
@@ -50,7 +50,7 @@ def test_the_same_load_is_decided_the_same() -> None:
         load.fill()
         plans: list[object] = []
         for _ in range(60):
-            plan = load.policy.step(load.now_us, load.next_events())
+            plan = load.scheduler.step(load.now_us, load.next_events())
             load.carry_out(plan)
             plans.append(plan)
         return plans

@@ -12,7 +12,7 @@ from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.ledger.keeper import Keeper
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved, RequestId
 from stepwell.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.tiers.base import Buffer, TierUsage
@@ -169,7 +169,7 @@ def make_rig(
     tiers = tiers or FlakyTiers(policy_config.host_bytes, policy_config.disk_bytes)
     keeper, books = make_keeper(policy_config, now_us=clock.now_us(), storage_every_us=storage_every_us)
     driver = Driver(
-        engine, NullText(info), tiers, Policy(policy_config), clock=clock, keeper=keeper, strict=True
+        engine, NullText(info), tiers, Scheduler(policy_config), clock=clock, keeper=keeper, strict=True
     )
     _watch_names(driver, engine)
     return Rig(driver, engine, tiers, clock, books, keeper)

@@ -280,7 +280,7 @@ def test_a_loop_that_fails_step_after_step_tells_everybody(monkeypatch: pytest.M
     def lost(*_: object) -> None:
         raise RuntimeError("the book is wrong")
 
-    monkeypatch.setattr(rig.driver.policy, "step", lost)
+    monkeypatch.setattr(rig.driver.scheduler, "step", lost)
     waiting = rig.ask(range(65, 95))
     rig.driver.start()
     assert rig.driver._thread is not None

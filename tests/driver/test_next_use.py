@@ -18,7 +18,7 @@ FLAT = (Contract("default"),)
 
 
 def rig_of(device: int, host: int, disk: int, **config: Any) -> Rig:
-    return make_rig(device, host, disk, placement="stepwell", contracts=FLAT, **config)
+    return make_rig(device, host, disk, eviction="stepwell", contracts=FLAT, **config)
 
 
 def prompt(seed: int, tokens: int) -> tuple[int, ...]:
@@ -119,7 +119,7 @@ def test_a_gap_is_learned_without_a_word() -> None:
             turn(rig, f"{agent}{n}", 40 + n, role=agent)
             rig.clock.sleep_us(gap_s * SECOND)
             turn(rig, f"{agent}{n}", 40 + n, tokens=70, role=agent)
-            rig.driver.policy.agents._forget(("t", f"{agent}{n}"))
+            rig.driver.scheduler.agents._forget(("t", f"{agent}{n}"))
     turn(rig, "checker", 1, tokens=120, role="checker")
     turn(rig, "writer", 2, tokens=120, role="writer")
     turn(rig, "new", 3, tokens=160)
@@ -130,12 +130,12 @@ def test_a_gap_is_learned_without_a_word() -> None:
 def test_who_waits_for_another_comes_back_when_that_one_has_answered() -> None:
     rig = rig_of(device=64, host=0, disk=0)
     turn(rig, "writer", 1, hint=Hint(Wait.AGENT, after_agent="reader"))
-    record = rig.driver.policy.agents.records["t", "writer"]
+    record = rig.driver.scheduler.agents.records["t", "writer"]
     rig.clock.sleep_us(100 * SECOND)
     rig.settle()
-    before = rig.driver.policy.memory.placement.expectation(record, rig.clock.now_us())
+    before = rig.driver.scheduler.block_manager.eviction.expectation(record, rig.clock.now_us())
     turn(rig, "reader", 2)
-    after = rig.driver.policy.memory.placement.expectation(record, rig.clock.now_us())
+    after = rig.driver.scheduler.block_manager.eviction.expectation(record, rig.clock.now_us())
     assert after[0] is not None
     assert before[0] is None or after[0] - rig.clock.now_us() < before[0] - 100 * SECOND
     assert "called after reader" in after[1]
@@ -212,16 +212,16 @@ def test_a_flood_of_agents_pushes_out_its_own() -> None:
         turn(rig, f"h{n}", n, tenant="honest", tokens=20)
     for n in range(200):
         turn(rig, f"f{n}", 50 + n, tenant="flood", tokens=20)
-    known = [(tenant, agent) for tenant, agent in rig.driver.policy.agents.records if tenant == "honest"]
+    known = [(tenant, agent) for tenant, agent in rig.driver.scheduler.agents.records if tenant == "honest"]
     assert len(known) == 5
-    assert len(rig.driver.policy.agents.records) == 20
+    assert len(rig.driver.scheduler.agents.records) == 20
 
 
 def test_a_name_in_another_tenant_is_another_agent() -> None:
     rig = rig_of(device=64, host=0, disk=0)
     turn(rig, "same", 1, tenant="a", hint=declared(5))
     turn(rig, "same", 2, tenant="b", hint=Hint(Wait.DONE))
-    records = rig.driver.policy.agents.records
+    records = rig.driver.scheduler.agents.records
     assert records["a", "same"].hint == declared(5)
     rig.driver.hint(0, "b", "same", Hint(Wait.PERSON))
     rig.settle()
@@ -236,7 +236,7 @@ def test_an_agent_that_nobody_named_is_known_by_its_prompt() -> None:
     rig.ask(prompt(1, 60) + tuple(first.tokens) + (99, 98), 4)
     rig.ask(prompt(2, 60), 4)
     rig.settle()
-    records = list(rig.driver.policy.agents.records.values())
+    records = list(rig.driver.scheduler.agents.records.values())
     assert [record.turns for record in records] == [2, 1]
 
 
@@ -267,7 +267,7 @@ def test_a_tenant_that_holds_or_held_much_gives_way() -> None:
         turn(rig, f"h{n}", n, tenant="hoarder", hint=declared(500))
     for n, tenant in enumerate(("a", "b", "c", "a", "b", "c")):
         turn(rig, f"s{n}", 40 + n, tenant=tenant, tokens=20, hint=declared(500))
-    quotas = rig.driver.policy.memory.placement.quotas
+    quotas = rig.driver.scheduler.block_manager.eviction.quotas
     assert quotas.less_for_many(1_000, "default", "a") == 1_000
     assert quotas.less_for_many(1_000, "default", "hoarder") < 1_000
     rig.clock.sleep_us(64 * SECOND)

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Hint, KvTier, Wait
 from stepwell.requests import Finished
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
 from tests.ledger.books import check_books
 
-LIVE = sorted(PLACEMENTS.keys() - {"oracle"})
+LIVE = sorted(EVICTION_POLICIES.keys() - {"oracle"})
 HINTS = st.builds(
     Hint,
     wait=st.sampled_from(Wait),
@@ -46,13 +46,13 @@ class Life(RuleBasedStateMachine):
         disk=st.sampled_from([0, 4, 30, 400]),
         always_load=st.booleans(),
         max_running=st.integers(1, 6),
-        placement=st.sampled_from(LIVE),
+        eviction=st.sampled_from(LIVE),
     )
     def build(
-        self, device: int, host: int, disk: int, always_load: bool, max_running: int, placement: str
+        self, device: int, host: int, disk: int, always_load: bool, max_running: int, eviction: str
     ) -> None:
         self.rig = make_rig(
-            device, host, disk, always_load=always_load, max_running=max_running, placement=placement
+            device, host, disk, always_load=always_load, max_running=max_running, eviction=eviction
         )
         self.is_built()
 

@@ -1,4 +1,4 @@
-"""Every placement decides the same twice, and under any hash seed: the decision log has one hash."""
+"""Every eviction policy decides the same twice, and under any hash seed: the decision log has one hash."""
 
 from __future__ import annotations
 
@@ -10,26 +10,38 @@ from pathlib import Path
 import pytest
 
 from stepwell.policy.decisions import DecisionLog
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Hint, Wait
 from tests.driver.harness import make_rig
 
-LIVE = sorted(PLACEMENTS.keys() - {"oracle"})
+LIVE = sorted(EVICTION_POLICIES.keys() - {"oracle"})
+PINNED = {
+    "arc": "82567db7c8fe054cd4363b336ed046c31bfd7402c3fa5b2184d923e91a77097c",
+    "idleness": "68a19408c637cc7cdf43a315fd09502d49d248cafe03878d781304a27e200aaf",
+    "lru": "9d58979af7fb976dc14fb6e3ead01845b301c2550c8557416dc93984f7ad5f92",
+    "priority-lru": "52cb82969060ba270f15deca3e5130a44d9eef4dc1da825408f17d27f97a8c7e",
+    "steps": "63ffa3b6df698e75dbafe4d6d24af31930a6fc61b149adade43ce38dcdf50e63",
+    "stepwell": "fee99ba538dbdfe28d5a618a0b87f53f22538fcf8992cff7cd6ec07d002aa7ba",
+    "ttl": "17689d9c41fd9e48ee0753ed7e0d7dfc2f04e455dce8a7c83fa03594c0d2845d",
+}
+"""The decisions as they are meant to be. A move or a rename leaves these hashes alone; a changed rule
+changes its own, and only its own, in the same commit."""
+
 WAITS = (Wait.TOOL, Wait.PERSON, Wait.AGENT, Wait.UNKNOWN, Wait.DONE)
 
 
-def digest_of_a_busy_life(placement: str) -> str:
+def digest_of_a_busy_life(eviction: str) -> str:
     """Agents of two customers and three service tiers, with hints, failures and too little room."""
-    rig = make_rig(device=12, host=10, disk=30, placement=placement, max_running=4)
+    rig = make_rig(device=12, host=10, disk=30, eviction=eviction, max_running=4)
     log = DecisionLog()
-    step = rig.driver.policy.step
+    step = rig.driver.scheduler.step
 
     def logged(now_us, events):  # type: ignore[no-untyped-def]
         plan = step(now_us, events)
         log.add(now_us, plan)
         return plan
 
-    rig.driver.policy.step = logged  # type: ignore[method-assign]
+    rig.driver.scheduler.step = logged  # type: ignore[method-assign]
     for turn in range(6):
         for agent in range(8):
             rig.ask(
@@ -48,15 +60,24 @@ def digest_of_a_busy_life(placement: str) -> str:
     return log.digest
 
 
-@pytest.mark.parametrize("placement", LIVE)
-def test_the_same_life_is_decided_the_same(placement: str) -> None:
-    assert digest_of_a_busy_life(placement) == digest_of_a_busy_life(placement)
+def test_every_eviction_policy_has_its_decisions_pinned() -> None:
+    assert sorted(PINNED) == LIVE
 
 
-def test_the_hash_seed_changes_no_decision_of_any_placement() -> None:
+@pytest.mark.parametrize("eviction", LIVE)
+def test_the_decisions_are_those_that_were_pinned(eviction: str) -> None:
+    assert digest_of_a_busy_life(eviction) == PINNED[eviction]
+
+
+@pytest.mark.parametrize("eviction", LIVE)
+def test_the_same_life_is_decided_the_same(eviction: str) -> None:
+    assert digest_of_a_busy_life(eviction) == digest_of_a_busy_life(eviction)
+
+
+def test_the_hash_seed_changes_no_decision_of_any_eviction_policy() -> None:
     code = (
         "from tests.driver.test_same_again import LIVE, digest_of_a_busy_life as digest; "
-        "print([digest(placement) for placement in LIVE])"
+        "print([digest(eviction) for eviction in LIVE])"
     )
     seen = {
         subprocess.run(
@@ -71,6 +92,6 @@ def test_the_hash_seed_changes_no_decision_of_any_placement() -> None:
     assert len(seen) == 1
 
 
-def test_placements_really_decide_differently() -> None:
+def test_eviction_policies_really_decide_differently() -> None:
     """Else the tests above would compare one rule with itself."""
-    assert len({digest_of_a_busy_life(placement) for placement in LIVE}) >= len(LIVE) - 1
+    assert len({digest_of_a_busy_life(eviction) for eviction in LIVE}) >= len(LIVE) - 1

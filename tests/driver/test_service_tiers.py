@@ -21,7 +21,7 @@ def prompt(seed: int, tokens: int = 40) -> tuple[int, ...]:
 
 
 def tiered(*contracts: Contract, **config: Any) -> Rig:
-    settings = {"placement": "stepwell", "contracts": contracts or (PRIORITY, FLEX), **config}
+    settings = {"eviction": "stepwell", "contracts": contracts or (PRIORITY, FLEX), **config}
     return make_rig(
         settings.pop("device", 12), settings.pop("host", 200), settings.pop("disk", 0), **settings
     )
@@ -203,7 +203,7 @@ def test_a_guarantee_of_compute_is_kept_beside_paid_streams() -> None:
     while not any(answer.ended for answer in paid):
         rig.driver.step()
     spent_us = rig.clock.now_us() - begun_us
-    turn = next(t for t in rig.driver.policy.board.turns.values() if t.arrival.tenant == "f")
+    turn = next(t for t in rig.driver.scheduler.table.turns.values() if t.arrival.tenant == "f")
     share = turn.computed * 2_000 / spent_us
     assert 0.07 <= share <= 0.2
     rig.settle()
@@ -250,7 +250,7 @@ def test_a_flood_of_paid_turns_leaves_the_guaranteed_places() -> None:
     flex = [rig.ask(prompt(700 + n, 60), 20, tenant="f", service_tier="flex") for n in range(3)]
     rig.driver.step()
     while not all(answer.ended for answer in flex):
-        assert len(rig.driver.policy.board.waiting) > 8, "the flood is over and flex still waits"
+        assert len(rig.driver.scheduler.table.waiting) > 8, "the flood is over and flex still waits"
         rig.driver.step()
     rig.settle()
 
@@ -281,7 +281,7 @@ def test_an_adversary_cannot_starve_flex(guaranteed: Shares) -> None:
     one_turn_us = 150 * 2_000 + 20 * 12_000
     while not flex.ended:
         assert rig.clock.now_us() - asked_us < bound_us + 4 * one_turn_us, "it starves"
-        if len(rig.driver.policy.board.waiting) < 10:
+        if len(rig.driver.scheduler.table.waiting) < 10:
             n += 1
             rig.ask(prompt(10 + n % 900, 100 + n % 50), 20, tenant="p", service_tier="priority")
         rig.driver.step()

@@ -78,7 +78,7 @@ def test_what_was_computed_again_is_nobodys_doing_any_more() -> None:
 
 
 def test_the_last_loss_of_a_unit_says_for_whom() -> None:
-    """A tail is lost in somebody's favour while a full block has its units; that one is lost for nobody."""
+    """A tail is lost to somebody while a full block has its units; that one is lost for nobody."""
     rig = small()
     rig.ask(LONG, 4, agent="w")
     rig.driver.step()
@@ -154,7 +154,7 @@ def test_both_sides_stand_in_the_margin_statement(tmp_path: Path) -> None:
     victim_comes_back(rig)
     end(rig)
     store = SqliteStore(tmp_path / "ledger.db")
-    config = json.dumps(asdict(rig.driver.policy.config))
+    config = json.dumps(asdict(rig.driver.scheduler.config))
     run = store.begin(Run("node", 0, "null", config, COST_BOOK, PRICES))
     for batch in rig.books.batches:
         store.write(run, batch)

@@ -30,7 +30,7 @@ def keeper_of(writer: MemoryWriter, *, refuse: bool = False, **hard: int) -> Kee
     for scope, amount in hard.items():
         name = {"key": "key_1", "session": "s", "agent": "s/a"}.get(scope, "")
         budgets.set(Budget(Scope(scope), "acme", name, None, amount))
-    config = make_rig().driver.policy.config
+    config = make_rig().driver.scheduler.config
     keeper, _ = make_keeper(config, writer, budgets=budgets, refuse_unwritten=refuse)
     return keeper
 

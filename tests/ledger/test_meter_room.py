@@ -19,9 +19,9 @@ def test_a_disk_that_is_found_fuller_than_it_may_be() -> None:
     before.driver.demote_idle(KvTier.DISK)
     before.driver.stop()
     after = make_rig(device=16, host=8, disk=6, tiers=before.tiers, storage_every_us=1_000_000)
-    room_bytes = after.driver.policy.config.disk_bytes
+    room_bytes = after.driver.scheduler.config.disk_bytes
     after.driver.step()
-    found_bytes = after.driver.policy.memory.disk_used
+    found_bytes = after.driver.scheduler.block_manager.disk_used
     assert found_bytes > 2 * room_bytes
     after.clock.sleep_us(5_000_000)
     after.driver.step()
@@ -37,7 +37,7 @@ def test_a_disk_that_is_found_fuller_than_it_may_be() -> None:
 def test_a_copy_whose_block_is_gone_is_paid_by_who_it_was_made_for() -> None:
     """With little room below, a block may be stored and dropped again in one step: it was made for somebody
     all the same."""
-    rig, dice = make_rig(device=16, host=6, disk=0, placement="lru", max_running=8), Random(3)
+    rig, dice = make_rig(device=16, host=6, disk=0, eviction="lru", max_running=8), Random(3)
     for _ in range(6):
         for agent in range(12):
             prompt = [100 + agent, *range(60, 75 + dice.randrange(40))]

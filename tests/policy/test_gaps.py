@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.policy.gaps import (
+from stepwell.policy.eviction.gaps import (
     N_BINS,
     RATE_ONE,
     RATIO_EDGES,

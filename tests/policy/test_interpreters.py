@@ -18,11 +18,11 @@ SOURCE = Path(__file__).parents[2] / "src"
 DECIDE_AGAIN = """
 import pickle, sys
 from stepwell.policy.decisions import DecisionLog
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 config, steps = pickle.load(open(sys.argv[1], "rb"))
-policy, log = Policy(config), DecisionLog()
+scheduler, log = Scheduler(config), DecisionLog()
 for now_us, events in steps:
-    log.add(now_us, policy.step(now_us, events))
+    log.add(now_us, scheduler.step(now_us, events))
 print(log.digest)
 """
 
@@ -40,9 +40,9 @@ def other_pythons() -> list[str]:
 
 def test_other_interpreters_and_hash_seeds_decide_the_same(tmp_path: Path) -> None:
     pythons = [sys.executable, *other_pythons()]
-    rig = make_rig(device=12, host=10, disk=30, placement="stepwell", max_running=4)
+    rig = make_rig(device=12, host=10, disk=30, eviction="stepwell", max_running=4)
     log, steps = DecisionLog(), []
-    step = rig.driver.policy.step
+    step = rig.driver.scheduler.step
 
     def noted(now_us, events):  # type: ignore[no-untyped-def]
         plan = step(now_us, events)
@@ -50,7 +50,7 @@ def test_other_interpreters_and_hash_seeds_decide_the_same(tmp_path: Path) -> No
         log.add(now_us, plan)
         return plan
 
-    rig.driver.policy.step = noted  # type: ignore[method-assign]
+    rig.driver.scheduler.step = noted  # type: ignore[method-assign]
     for turn in range(5):
         for agent in range(8):
             hint = Hint(list(Wait)[(agent + turn) % 6], 300_000 * agent, f"a{(agent + 2) % 8}")
@@ -60,7 +60,7 @@ def test_other_interpreters_and_hash_seeds_decide_the_same(tmp_path: Path) -> No
         rig.settle()
         rig.clock.sleep_us(900_000)
     events = tmp_path / "events.pickle"
-    events.write_bytes(pickle.dumps((rig.driver.policy.config, steps)))
+    events.write_bytes(pickle.dumps((rig.driver.scheduler.config, steps)))
     digests = {
         (python, seed): subprocess.run(
             [python, "-c", DECIDE_AGAIN, str(events)],

@@ -17,7 +17,7 @@ from stepwell.driver import AgentView, Driver, Snapshot
 from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.engines.null import END_TOKEN, VOCAB_SIZE, NullConfig, NullEngine, NullText
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Hint, KvTier, RequestId
 from stepwell.recording import Recorder
 from stepwell.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
@@ -254,7 +254,7 @@ def null_driver(
         max_agents=max_agents or 10_000,
     )
     recorder = Recorder(record, policy) if record is not None else None
-    return Driver(engine, NullText(info), LocalTiers(host_bytes, None), Policy(policy), recorder=recorder)
+    return Driver(engine, NullText(info), LocalTiers(host_bytes, None), Scheduler(policy), recorder=recorder)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.ledger.types import Budget
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import NO_HINT
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyEntry, KeyRing
@@ -124,7 +124,7 @@ def keeping(
         ledger = open_ledger(
             settings, policy, MODEL, now_us=clock.now_us(), wall_us=WALL_US, node="n", budgets=budgets
         )
-    driver = Driver(engine, text, tiers, Policy(policy), clock=clock, keeper=ledger.keeper)
+    driver = Driver(engine, text, tiers, Scheduler(policy), clock=clock, keeper=ledger.keeper)
     driver.start()
     books = Books(ledger.store, ledger)
     server_settings = server_settings or ServerSettings(port=0, drain_s=5.0, keep_alive_s=5.0)

@@ -61,7 +61,7 @@ def ids(server: BackgroundServer, key: str, query: str = "") -> list[str]:
 
 
 def hint_of(driver: Driver, tenant: str, agent: str) -> Hint:
-    return driver.policy.agents.records[tenant, agent].hint
+    return driver.scheduler.agents.records[tenant, agent].hint
 
 
 def test_one_agent_in_full() -> None:
@@ -99,10 +99,10 @@ def test_what_the_policy_expects_is_shown_as_a_time_and_a_reason(monkeypatch: py
     with node() as (server, driver):
         chat(server, "acme", "a")
         at_rest(driver, "acme", "a")
-        placement = driver.policy.memory.placement
+        eviction = driver.scheduler.block_manager.eviction
         why = "declared: a tool, about 9.0 s"
         monkeypatch.setattr(
-            type(placement), "expectation", lambda self, record, now_us: (now_us + 9_000_000, why)
+            type(eviction), "expectation", lambda self, record, now_us: (now_us + 9_000_000, why)
         )
         server.service.now_s = lambda: 1_000.0
         agent = get(server, "/v1/agents/a", **bearer("acme")).json()
@@ -278,9 +278,9 @@ def test_a_flood_of_agents_is_bounded() -> None:
             assert answer.status_code == 200
             client.post(f"/v1/agents/a{number}/hint", json={"next": "tool", "after_agent": "y" * 10_000})
         at_rest(driver, "acme", "a39")
-        assert len(driver.policy.agents.records) <= 8
+        assert len(driver.scheduler.agents.records) <= 8
         assert len(driver.snapshot().agents) <= 8
-        assert all(len(r.hint.after_agent or "") <= 255 for r in driver.policy.agents.records.values())
+        assert all(len(r.hint.after_agent or "") <= 255 for r in driver.scheduler.agents.records.values())
 
 
 def test_a_flood_does_not_push_out_anothers_agent() -> None:
@@ -291,7 +291,7 @@ def test_a_flood_does_not_push_out_anothers_agent() -> None:
             client.post("/v1/chat/completions", json=CHAT, headers={"x-session-id": f"a{number}"})
         at_rest(driver, "acme", "a19")
         assert hint_of(driver, "rival", "quiet") == Hint(Wait.TOOL, 60_000_000)
-        assert len(driver.policy.agents.records) <= 8
+        assert len(driver.scheduler.agents.records) <= 8
 
 
 def test_lists_are_not_taken_for_every_request() -> None:

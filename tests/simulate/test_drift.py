@@ -16,7 +16,7 @@ from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Event, Plan, RequestArrived, RequestCancelled, RequestId
 from stepwell.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.simulate.hardware import MachineModel
@@ -38,7 +38,7 @@ MODEL = MachineModel(
 TIERS = ("priority", "default", "flex")
 
 
-class LoggedPolicy(Policy):
+class LoggedScheduler(Scheduler):
     """Keeps the hash of every step that was about something."""
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -131,8 +131,10 @@ class Live:
             read_bytes_per_s=MODEL.read_bytes_per_s,
             write_bytes_per_s=MODEL.write_bytes_per_s,
         )
-        self.policy = LoggedPolicy(settings)
-        self.driver = Driver(engine, NullText(engine.info), tiers, self.policy, clock=self.clock, strict=True)
+        self.scheduler = LoggedScheduler(settings)
+        self.driver = Driver(
+            engine, NullText(engine.info), tiers, self.scheduler, clock=self.clock, strict=True
+        )
         self.root = root_hash(engine.info.fingerprint, "local")
         self.due: list[tuple[int, int, Script]] = []
         self.order = 0
@@ -150,7 +152,7 @@ class Live:
             wake_us = self.driver.step()
             if wake_us is not None and wake_us <= self.clock.now_us():
                 continue
-            if self.policy.memory.writes_in_flight or self.policy.memory.reads_in_flight:
+            if self.scheduler.block_manager.writes_in_flight or self.scheduler.block_manager.reads_in_flight:
                 continue
             if not self.due:
                 return
@@ -233,25 +235,27 @@ def test_driver_and_machine_decide_the_same(disk: int) -> None:
     cast, settings = scripts(9), config(disk)
     live = Live(cast, settings)
     live.run()
-    policy = LoggedPolicy(settings)
-    machine = Machine(policy, MODEL, Scripts(cast, live.root), Meter(MODEL, 4), strides=False, strict=True)
+    scheduler = LoggedScheduler(settings)
+    machine = Machine(scheduler, MODEL, Scripts(cast, live.root), Meter(MODEL, 4), strides=False, strict=True)
     machine.run()
-    assert policy.kinds["Move"] > 20 and policy.kinds["Drop"] > 20, "the life was too easy to tell anything"
-    assert policy.kinds == live.policy.kinds
-    assert policy.log.plans == live.policy.log.plans
-    assert policy.log.digest == live.policy.log.digest
+    assert scheduler.kinds["Move"] > 20 and scheduler.kinds["Drop"] > 20, (
+        "the life was too easy to tell anything"
+    )
+    assert scheduler.kinds == live.scheduler.kinds
+    assert scheduler.log.plans == live.scheduler.log.plans
+    assert scheduler.log.digest == live.scheduler.log.digest
 
 
 @pytest.mark.parametrize("disk", [0, 30])
 def test_strides_change_nothing(disk: int) -> None:
     """Taking steps that decide nothing in one go ends at the same time, with the same figures. (Under a
-    placement that does not look at the clock: Stepwell's own values agents anew as time passes.)"""
-    cast, settings = scripts(9), config(disk, placement="lru")
+    eviction that does not look at the clock: Stepwell's own values agents anew as time passes.)"""
+    cast, settings = scripts(9), config(disk, eviction="lru")
     Live(cast, settings).run()
     meters = []
     for strides in (False, True):
         meter = Meter(MODEL, 4)
-        machine = Machine(LoggedPolicy(settings), MODEL, Scripts(cast, b""), meter, strides=strides)
+        machine = Machine(LoggedScheduler(settings), MODEL, Scripts(cast, b""), meter, strides=strides)
         machine.run()
         ends = [(t.ttft_us, t.done_us) for t in meter.turns.values()]
         figures = (machine.now_us, meter.prefill_tokens, meter.decode_tokens, meter.again_us, ends)
@@ -279,6 +283,6 @@ def test_a_cancelled_turn_ends() -> None:
 
     source = Cancelling(cast, live.root)
     meter = Meter(MODEL, 4)
-    Machine(LoggedPolicy(settings), MODEL, source, meter, strict=True).run()
+    Machine(LoggedScheduler(settings), MODEL, source, meter, strict=True).run()
     assert source.ends == ["cancelled", "stop"]
     assert meter.turns[1].reason == "cancelled"

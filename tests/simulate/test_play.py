@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from stepwell.errors import BadInput
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Event, Hinted, KvTier, Moved, Open, Plan, RequestArrived, Wait
 from stepwell.simulate.calibrate import calibrated, facts_of, working_set_blocks
 from stepwell.simulate.chart import chart
@@ -28,7 +28,7 @@ MODEL = MachineModel()
 PLENTY = Room(4_000, 4_000, 4_000)
 
 
-class Watched(Policy):
+class Watched(Scheduler):
     """Notes every event with its time."""
 
     seen: list[tuple[int, Event]]
@@ -39,12 +39,12 @@ class Watched(Policy):
 
 
 def watch(workload: Workload, declared: str, room: Room = PLENTY) -> tuple[Watched, Machine]:
-    policy = Watched(config_for(workload, MODEL, room, "lru"))
-    policy.seen = []
+    scheduler = Watched(config_for(workload, MODEL, room, "lru"))
+    scheduler.seen = []
     player = Player(workload, Declared.parse(declared))
-    machine = Machine(policy, MODEL, player, Meter(MODEL, workload.unit_tokens), strict=True)
+    machine = Machine(scheduler, MODEL, player, Meter(MODEL, workload.unit_tokens), strict=True)
     machine.run()
-    return policy, machine
+    return scheduler, machine
 
 
 def a_turn(number: int, agent: int, **more: object) -> TurnSpec:
@@ -68,13 +68,13 @@ def parent_and_child() -> Workload:
     return Workload("small", (session,), 16, 64)
 
 
-def arrivals(policy: Watched) -> list[tuple[int, RequestArrived]]:
-    return [(at_us, event) for at_us, event in policy.seen if isinstance(event, RequestArrived)]
+def arrivals(scheduler: Watched) -> list[tuple[int, RequestArrived]]:
+    return [(at_us, event) for at_us, event in scheduler.seen if isinstance(event, RequestArrived)]
 
 
 def test_a_parent_waits_for_its_child() -> None:
-    policy, machine = watch(parent_and_child(), "silent")
-    came = arrivals(policy)
+    scheduler, machine = watch(parent_and_child(), "silent")
+    came = arrivals(scheduler)
     assert [event.agent for _, event in came] == ["s/main", "s/kid", "s/kid", "s/main"]
     turns = list(machine.meter.turns.values())
     ends = [turn.arrived_us + (turn.done_us or 0) for turn in turns]
@@ -86,18 +86,18 @@ def test_a_parent_waits_for_its_child() -> None:
 
 
 def test_nothing_declared_means_only_what_the_server_sees() -> None:
-    policy, _ = watch(parent_and_child(), "silent")
-    assert all(event.hint.wait is Wait.UNKNOWN for _, event in arrivals(policy))
-    hinted = [event for _, event in policy.seen if isinstance(event, Hinted)]
+    scheduler, _ = watch(parent_and_child(), "silent")
+    assert all(event.hint.wait is Wait.UNKNOWN for _, event in arrivals(scheduler))
+    hinted = [event for _, event in scheduler.seen if isinstance(event, Hinted)]
     assert [h.hint.wait for h in hinted] == [Wait.TOOL, Wait.TOOL, Wait.PERSON, Wait.TOOL]
     assert all(h.hint.expected_us is None for h in hinted)
 
 
 def test_what_is_declared_is_off_by_the_stated_error() -> None:
     for text, factor in (("exact", 0.0), ("0.5", 0.5)):
-        policy, _ = watch(parent_and_child(), text)
-        assert not any(isinstance(event, Hinted) for _, event in policy.seen)
-        first, kid, kid_last, last = (event.hint for _, event in arrivals(policy))
+        scheduler, _ = watch(parent_and_child(), text)
+        assert not any(isinstance(event, Hinted) for _, event in scheduler.seen)
+        first, kid, kid_last, last = (event.hint for _, event in arrivals(scheduler))
         assert first.wait is Wait.CHILD and first.after_agent == "s/kid"
         assert first.expected_us == int(30_000_000 * math.exp(factor))
         assert kid.expected_us == int(5_000_000 * math.exp(-2 * factor))
@@ -118,18 +118,18 @@ def test_the_future_of_a_closed_loop() -> None:
     session = replace(workload.sessions[0], turns=(*turns[:3], replace(turns[3], prompt=turns[2].prompt)))
     workload = replace(workload, sessions=(session,))
     player = Player(workload, Declared.parse("exact"))
-    policy = Watched(config_for(workload, MODEL, PLENTY, "lru"))
-    policy.seen = []
+    scheduler = Watched(config_for(workload, MODEL, PLENTY, "lru"))
+    scheduler.seen = []
     future, asked = player.future(), []
 
     class Asking(Meter):
         def ended(self, request: int, now_us: int, reason: str) -> None:
             super().ended(request, now_us, reason)
-            blocks = [b for b in policy.memory.index.blocks.values() if b.meta.depth == 0]
+            blocks = [b for b in scheduler.block_manager.index.blocks.values() if b.meta.depth == 0]
             asked.append((now_us, [future(block, now_us) for block in blocks]))
 
-    Machine(policy, MODEL, player, Asking(MODEL, 16)).run()
-    kid_second_us = arrivals(policy)[2][0]
+    Machine(scheduler, MODEL, player, Asking(MODEL, 16)).run()
+    kid_second_us = arrivals(scheduler)[2][0]
     assert [len(answers) for _, answers in asked] == [1, 2, 2, 3]
     # While a turn ends it is still open to the player, so its blocks are in use now.
     assert asked[1][1][1] == asked[1][0]
@@ -174,7 +174,7 @@ def test_strides_change_no_figure() -> None:
     found = []
     for strides in (False, True):
         meter = Meter(MODEL, workload.unit_tokens)
-        machine = Machine(Policy(config), MODEL, Player(workload, Declared(None)), meter, strides=strides)
+        machine = Machine(Scheduler(config), MODEL, Player(workload, Declared(None)), meter, strides=strides)
         machine.run()
         times = [(turn.arrived_us, turn.ttft_us, turn.done_us) for turn in meter.turns.values()]
         figures = (meter.again_us, meter.copy_in_us, meter.disk_wait_us, meter.bytes_moved, machine.now_us)
@@ -185,21 +185,21 @@ def test_strides_change_no_figure() -> None:
 
 def test_a_context_that_cannot_fit_is_refused_and_the_session_goes_on() -> None:
     workload = parent_and_child()
-    policy, machine = watch(workload, "silent", Room(3, 3, 3))
+    scheduler, machine = watch(workload, "silent", Room(3, 3, 3))
     reasons = [turn.reason for turn in machine.meter.turns.values()]
     assert reasons == ["context_length_exceeded"] * 4
-    assert len(arrivals(policy)) == 4
+    assert len(arrivals(scheduler)) == 4
 
 
 def test_a_policy_that_lets_a_turn_wait_for_ever_is_found_out() -> None:
-    class Deaf(Policy):
+    class Deaf(Scheduler):
         def step(self, now_us: int, events: object) -> Plan:
             return Plan()
 
     workload = parent_and_child()
-    policy = Deaf(config_for(workload, MODEL, PLENTY, "lru"))
+    scheduler = Deaf(config_for(workload, MODEL, PLENTY, "lru"))
     with pytest.raises(SimulationError, match="1 turns wait"):
-        Machine(policy, MODEL, Player(workload, Declared(None)), Meter(MODEL, 16)).run()
+        Machine(scheduler, MODEL, Player(workload, Declared(None)), Meter(MODEL, 16)).run()
 
 
 def test_facts_and_the_working_set_of_a_small_workload() -> None:

@@ -25,7 +25,7 @@ def record(path: Path) -> None:
     rig = make_rig(
         device=10, host=8, disk=40, always_load=False, depth_ns_per_token=500, copy_us_per_block=70
     )
-    rig.driver._recorder = Recorder(path, rig.driver.policy.config)
+    rig.driver._recorder = Recorder(path, rig.driver.scheduler.config)
     for turn in range(3):
         for agent in range(9):
             hint = Hint(Wait.TOOL, 40_000) if agent == 1 else Hint()
@@ -63,9 +63,9 @@ def test_hints_after_a_turn_are_recorded(tmp_path: Path) -> None:
     """What is said between turns comes back as it was."""
     path = tmp_path / "run.jsonl"
     rig = make_rig()
-    recorder = Recorder(path, rig.driver.policy.config)
+    recorder = Recorder(path, rig.driver.scheduler.config)
     said = Hinted(3, "t", "a", Hint(Wait.AGENT, after_agent="b", retain_us=5))
-    recorder.step(7, [said], rig.driver.policy.step(7, []))
+    recorder.step(7, [said], rig.driver.scheduler.step(7, []))
     recorder.close()
     _, steps = read_recording(path)
     assert [step.events for step in steps] == [(said,)]
@@ -155,7 +155,7 @@ def test_the_fit_finds_costs_and_never_a_negative_one() -> None:
 
 
 def test_nothing_measured_keeps_the_defaults() -> None:
-    config = make_rig().driver.policy.config
+    config = make_rig().driver.scheduler.config
     found = recorded_workload(config, [])
     model = measured_model(found)
     assert replace(model, token_bytes=0) == replace(type(model)(), token_bytes=0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stepwell.errors import BadInput
-from stepwell.policy.index import BlockIndex
+from stepwell.policy.block_index import BlockIndex
 from stepwell.policy.types import BlockMeta, Wait
 from stepwell.simulate.traces import AGENTIC, MOONCAKE, agentic, lines_of, mooncake
 from stepwell.simulate.workload import Namespace, Runs, run_length, runs_of

@@ -226,7 +226,7 @@ class Server:
             "begun_us": given.begun_us,
             "now_us": self.clock.now_us(),
             "steps": given.steps,
-            "running": len(self.node.driver.policy.board.running),
+            "running": len(self.node.driver.scheduler.table.running),
             "moved": dict(given.moved),
             "load": dict(self.load.counts),
         }
@@ -277,7 +277,7 @@ def start(life: Life) -> Server:
 
 def play_simulated(server: Server, clock: ManualClock, until_us: int) -> None:
     """Step until there is nothing to do, then let time jump to whatever comes next."""
-    driver, memory = server.node.driver, server.node.driver.policy.memory
+    driver, memory = server.node.driver, server.node.driver.scheduler.block_manager
     while clock.now_us() < until_us:
         server.act()
         wake_at_us = driver.step()
@@ -315,7 +315,7 @@ def main(text: str) -> None:
     server = start(life)
     ledger = server.node.ledger
     assert ledger is not None
-    config = server.node.driver.policy.config
+    config = server.node.driver.scheduler.config
     said = {
         "kind": "ready",
         "run": ledger.run,

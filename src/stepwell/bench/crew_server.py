@@ -22,7 +22,7 @@ from stepwell.bench import crew_script
 from stepwell.bench.servers import Arm, free_port
 from stepwell.driver import Driver
 from stepwell.engines.null import NullConfig, NullEngine, NullText
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.server.run import serve
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import PolicySettings, Settings
@@ -56,7 +56,7 @@ def serve_null(port: int) -> None:
     tiers = MemoryTiers(HOST_BYTES, 0)
     settings = Settings(policy=PolicySettings(max_waiting=4_096))
     text = NullText(engine.info)
-    driver = Driver(engine, text, tiers, Policy(assemble.policy_config(settings, engine.info, tiers)))
+    driver = Driver(engine, text, tiers, Scheduler(assemble.policy_config(settings, engine.info, tiers)))
     driver.start()
     serve(driver, text, ServerSettings(port=port, max_concurrent_requests=4_096, drain_s=1.0))
 

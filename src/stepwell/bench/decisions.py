@@ -42,7 +42,7 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.steady_load import Load, Size
 from stepwell.errors import BadInput
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Moved, RequestArrived
 
 SIZES = "50x12500, 200x50000, 1000x250000, 5000x1000000"
@@ -69,7 +69,7 @@ class Case:
 
 @dataclass(slots=True)
 class Cost:
-    """What one case cost. Microseconds of ``Policy.step``, the collector's pauses included."""
+    """What one case cost. Microseconds of ``Scheduler.step``, the collector's pauses included."""
 
     case: Case
     step_us: list[float] = field(default_factory=list)
@@ -128,7 +128,7 @@ def main(
 ) -> None:
     """Measure how long the policy takes to decide a step, and how that grows with agents and blocks.
 
-    No engine runs and no bytes move: this is the time of Policy.step alone under steady pressure.
+    No engine runs and no bytes move: this is the time of Scheduler.step alone under steady pressure.
     Example: stepwell bench decisions --policies stepwell,lru --sizes 200x50000
 
     Parameters
@@ -168,7 +168,7 @@ def main(
 def named_policies(text: str) -> list[str]:
     """Names of policies from the command line. ``BadInput`` says which there are."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    usable = sorted(PLACEMENTS.keys() - {"oracle"})
+    usable = sorted(EVICTION_POLICIES.keys() - {"oracle"})
     for name in names:
         if name not in usable:
             raise BadInput(f"--policies {name!r}: there is {', '.join(usable)}")
@@ -230,7 +230,7 @@ def measure(case: Case) -> Cost:
 def _warm_up(load: Load) -> float:
     began, most_turns = time.perf_counter(), WARM_UP_TURNS * load.size.agents
     while not load.full and load.turns_ended < most_turns and time.perf_counter() - began < WARM_UP_S:
-        load.carry_out(load.policy.step(load.now_us, load.next_events()))
+        load.carry_out(load.scheduler.step(load.now_us, load.next_events()))
     return time.perf_counter() - began
 
 
@@ -241,7 +241,7 @@ def _timed_step(load: Load, cost: Cost, collector: list[int], profiler: cProfile
     if profiler is not None:
         profiler.enable()
     began = time.perf_counter_ns()
-    plan = load.policy.step(load.now_us, events)
+    plan = load.scheduler.step(load.now_us, events)
     spent_ns = time.perf_counter_ns() - began
     if profiler is not None:
         profiler.disable()

@@ -41,7 +41,7 @@ from stepwell.bench.workload import Pressure, unrelated
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
 from stepwell.policy.contracts import RESOURCES, WHOLE, Contract, Shares
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
 
 PEER = "llama.cpp"
 PEER_PARALLEL = 4
@@ -142,7 +142,7 @@ def _report(plan: Plan, work: Neighbours, outcomes: Sequence[Outcome]) -> Report
 def named(text: str) -> tuple[str, ...]:
     """Names of policies from the command line. ``BadInput`` says which there are."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    usable = sorted(PLACEMENTS.keys() - {"oracle"})
+    usable = sorted(EVICTION_POLICIES.keys() - {"oracle"})
     for name in names or ("",):
         if name not in usable:
             raise BadInput(f"--policies {name!r}: there is {', '.join(usable)}")

@@ -14,7 +14,7 @@ from stepwell.driver import Driver
 from stepwell.engines.base import Engine, SamplingParams, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.requests import Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.settings import EngineSettings, Settings
@@ -65,7 +65,7 @@ def driver_for(
     disk = DiskStore(disk_dir, disk_bytes, engine.info.fingerprint) if disk_dir and disk_bytes else None
     tiers = wrap(LocalTiers(host_bytes, disk))
     config = replace(assemble.policy_config(Settings(), engine.info, tiers), **policy)
-    driver = Driver(engine, text, tiers, Policy(config), clock=clock)
+    driver = Driver(engine, text, tiers, Scheduler(config), clock=clock)
     try:
         yield driver
     finally:

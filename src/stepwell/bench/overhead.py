@@ -271,10 +271,10 @@ def _stopwatch(driver: Driver) -> Iterator[_Stopwatch]:
 
         return wrapper
 
-    patched: list[tuple[object, str]] = [(driver.policy, "step")]
+    patched: list[tuple[object, str]] = [(driver.scheduler, "step")]
     patched += [(driver.engine, name) for name in ENGINE_CALLS]
     for owner, name in patched:
-        counter = "policy_us" if owner is driver.policy else "moves_us"
+        counter = "policy_us" if owner is driver.scheduler else "moves_us"
         setattr(owner, name, timed(getattr(owner, name), counter))
     try:
         yield watch

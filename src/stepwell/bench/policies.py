@@ -27,7 +27,7 @@ from stepwell.bench.common import (
     ticker,
 )
 from stepwell.errors import BadInput
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.chart import chart
 from stepwell.simulate.generated import generated
@@ -190,7 +190,7 @@ def traces_directory(given: Path | None) -> Path:
 def _settings(
     common: dict[str, Any], trace: str, room: str, policy: str | None, declared: str
 ) -> Iterator[Setting]:
-    names = _names("--policy", policy, list(PLACEMENTS))
+    names = _names("--policy", policy, list(EVICTION_POLICIES))
     modes = [str(Declared.parse(mode)) for mode in declared.split(",")]
     for one_trace in _names("--trace", trace, list(TRACES)):
         for one_room in room.split(","):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import (
     BlockMeta,
     Close,
@@ -110,10 +110,10 @@ class Load:
     """The policy and its world. ``step`` takes one step with what the last one has led to."""
 
     size: Size
-    placement: str
+    eviction: str
     seed: int = 20261122
     now_us: int = 1_000_000
-    policy: Policy = field(init=False)
+    scheduler: Scheduler = field(init=False)
     blocks_moved: int = 0
     """Between KV tiers, in all."""
     turns_ended: int = 0
@@ -128,7 +128,7 @@ class Load:
         self._rng = random.Random(self.seed)
         self._agents = [_Agent(number, 0, []) for number in range(self.size.agents)]
         self._resting = list(self._agents)
-        self.policy = Policy(config_for(self.size, self.placement))
+        self.scheduler = Scheduler(config_for(self.size, self.eviction))
 
     # --- filling ------------------------------------------------------------------------------
 
@@ -139,9 +139,9 @@ class Load:
             metas = tuple(self._blocks_of(agent))
             events = [*self._events, Recovered(metas), *self._come_and_go(agent)]
             self._events = []
-            self.carry_out(self.policy.step(self.now_us, events))
+            self.carry_out(self.scheduler.step(self.now_us, events))
             self._adopt(agent, metas)
-        return len(self.policy.memory.index)
+        return len(self.scheduler.block_manager.index)
 
     def _begin_context(self, agent: _Agent) -> None:
         mean = self.size.context_tokens
@@ -166,10 +166,10 @@ class Load:
 
     def _adopt(self, agent: _Agent, metas: tuple[BlockMeta, ...]) -> None:
         """What a turn does when it leaves the device: the agent's context is these blocks."""
-        record = self.policy.agents.records[agent.tenant, agent.name]
-        record.path = [self.policy.memory.index.blocks[meta.id] for meta in metas]
-        self.policy.memory.placement.continued(record, record.path, self.now_us)
-        self.policy.memory.placement.rests(record, self.now_us)
+        record = self.scheduler.agents.records[agent.tenant, agent.name]
+        record.path = [self.scheduler.block_manager.index.blocks[meta.id] for meta in metas]
+        self.scheduler.block_manager.eviction.agent_continued(record, record.path, self.now_us)
+        self.scheduler.block_manager.eviction.agent_idle(record, self.now_us)
 
     # --- running ------------------------------------------------------------------------------
 
@@ -257,12 +257,12 @@ class Load:
     @property
     def full(self) -> bool:
         """Whether device and host have no room left, so that every newcomer displaces somebody."""
-        config, memory = self.policy.config, self.policy.memory
+        config, memory = self.scheduler.config, self.scheduler.block_manager
         device_full = memory.device_used * 20 > config.device_blocks * 19
         return device_full and memory.host_used * 20 > config.host_bytes * 19
 
 
-def config_for(size: Size, placement: str) -> PolicyConfig:
+def config_for(size: Size, eviction: str) -> PolicyConfig:
     """A machine on which everything fits on disk, and little above it; all else as a server has it."""
     block_bytes = BLOCK_TOKENS * TOKEN_BYTES
     return PolicyConfig(
@@ -274,7 +274,7 @@ def config_for(size: Size, placement: str) -> PolicyConfig:
         host_bytes=size.blocks // HOST_PART * block_bytes,
         disk_bytes=size.blocks * 5 // 4 * block_bytes,
         max_agents=max(10_000, size.agents),
-        placement=placement,
+        eviction=eviction,
     )
 
 

@@ -22,7 +22,7 @@ from stepwell.driver import Driver
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import END_TOKEN, NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved, RequestId
 from stepwell.requests import Generation, Sink
 from stepwell.server.app import create_app
@@ -163,7 +163,7 @@ class VirtualNode:
         settings = Settings(policy=PolicySettings(name=policy))
         text = NullText(engine.info)
         config = assemble.policy_config(settings, engine.info, tiers)
-        self.driver = ScriptedDriver(engine, text, tiers, Policy(config), clock=self.clock)
+        self.driver = ScriptedDriver(engine, text, tiers, Scheduler(config), clock=self.clock)
         self.driver.script, self.driver.turns_of = script, {}
         app = create_app(self.driver, text, ServerSettings(max_concurrent_requests=4_096))
         self._app = app

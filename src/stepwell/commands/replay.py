@@ -15,8 +15,8 @@ from rich.progress import track
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
-from stepwell.policy.machine import Policy
-from stepwell.policy.placements import PLACEMENTS
+from stepwell.policy.eviction import EVICTION_POLICIES
+from stepwell.policy.scheduler import Scheduler
 from stepwell.recording import read_recording
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.recorded import Recorded, measured_model, recorded_workload
@@ -56,7 +56,7 @@ def replay(
         return _compare(file, _named(policy), json_file)
     config, steps = read_recording(file)
     console = Console(stderr=True)
-    again, log = Policy(config), DecisionLog()
+    again, log = Scheduler(config), DecisionLog()
     counts: dict[str, int] = {}
     differs_at: int | None = None
     for step in track(steps, description="replaying", console=console, transient=True):
@@ -102,8 +102,8 @@ def _write(result: dict[str, Any], json_file: Path | None) -> None:
 def _named(policy: str) -> list[str]:
     names = [name.strip() for name in policy.split(",")]
     for name in names:
-        if name not in PLACEMENTS:
-            raise BadInput(f"--policy {name}: there is {', '.join(sorted(PLACEMENTS))}")
+        if name not in EVICTION_POLICIES:
+            raise BadInput(f"--policy {name}: there is {', '.join(sorted(EVICTION_POLICIES))}")
     return names
 
 
@@ -132,7 +132,7 @@ def _compare(file: Path, policies: list[str], json_file: Path | None) -> int:
 
 
 def _play(found: Recorded, model: MachineModel, config: PolicyConfig, policy: str) -> RunReport:
-    return play(found, found.future(), model, replace(config, placement=policy), "")
+    return play(found, found.future(), model, replace(config, eviction=policy), "")
 
 
 def _notes(found: Recorded, model: MachineModel) -> list[str]:

@@ -45,7 +45,7 @@ class Displaced:
             self._winners.pop(unit, None)
 
     def spans(self, units: Sequence[bytes], action: Open, victim: Account) -> list[Span]:
-        """What a request that is opened has to compute again, and in whose favour it was lost. What an agent
+        """What a request that is opened has to compute again, and to whom it was lost. What an agent
         took from itself is nobody else's business."""
         size = self._unit_tokens
         first = action.cached_tokens // size

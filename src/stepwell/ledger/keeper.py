@@ -18,7 +18,7 @@ from stepwell.ledger.metered import Entries, Use
 from stepwell.ledger.money import usd_text
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Posting, Resource, Scope, Usage
 from stepwell.policy.costs import PrefillFit
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, Event, Piece, Plan, RequestArrived, RequestId
 
 log = logging.getLogger("stepwell.ledger")
@@ -168,10 +168,10 @@ class Keeper:
         with self._apart():
             self.meter.ran(computed, pieces, prefill)
 
-    def step(self, now_us: int, events: Sequence[Event], plan: Plan, policy: Policy) -> None:
+    def step(self, now_us: int, events: Sequence[Event], plan: Plan, scheduler: Scheduler) -> None:
         """A step was decided; what the one before it used is posted."""
         with self._apart():
-            self._write(self.meter.step(now_us, events, plan, policy), now_us)
+            self._write(self.meter.step(now_us, events, plan, scheduler), now_us)
             if self.meter.clock_went_back_us > self._said_back_us:
                 self._said_back_us = back_us = self.meter.clock_went_back_us
                 log.warning("the server's clock went back by %d us; such time is not posted", back_us)
@@ -204,9 +204,9 @@ class Keeper:
             self._write(self.meter.close(), now_us)
             self.writer.close(now_us + self._wall_offset_us)
 
-    def check(self, policy: Policy) -> None:
+    def check(self, scheduler: Scheduler) -> None:
         """Assert that the meter sees what the policy has booked."""
-        self.meter.check(policy)
+        self.meter.check(scheduler)
 
     def _write(self, entries: Entries, now_us: int) -> None:
         self._hand_over(entries, now_us)

@@ -37,7 +37,7 @@ from stepwell.ledger.types import (
 )
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import PrefillFit
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.turns import Turn
 from stepwell.policy.types import (
     Action,
@@ -123,15 +123,15 @@ class Meter:
     def _work(piece: Piece, token: int, depth: int) -> int:
         return piece.count * token + piece.count * (2 * piece.start + piece.count) // 2 * depth
 
-    def step(self, now_us: int, events: Sequence[Event], plan: Plan, policy: Policy) -> Entries:
+    def step(self, now_us: int, events: Sequence[Event], plan: Plan, scheduler: Scheduler) -> Entries:
         """One step of the policy: ``events`` went in, ``plan`` came out. What is to be posted now."""
         self._accounted_us += sum(e.duration_us for e in events if isinstance(e, Moved) and _copied(e))
         self._pass(now_us)
         for event in events:
-            self._apply(event, policy)
+            self._apply(event, scheduler)
         for action in plan.actions:
-            self._carry_out(action, policy)
-        self._count_frames(policy)
+            self._carry_out(action, scheduler)
+        self._count_frames(scheduler)
         self._end_requests()
         for event in events:
             if isinstance(event, Hinted):
@@ -164,9 +164,9 @@ class Meter:
         device, host, disk = (a + b for a, b in zip(metered.stored, fresh, strict=True))
         return Use(metered.compute_us, (device, host, disk), metered.moved_bytes, metered.displaced_us)
 
-    def check(self, policy: Policy) -> None:
+    def check(self, scheduler: Scheduler) -> None:
         """Assert that the meter sees what the policy has booked."""
-        memory = policy.memory
+        memory = scheduler.block_manager
         booked = [memory.device_used * self.config.block_bytes, memory.host_used, memory.disk_used]
         assert self.holdings.used == booked, f"metered {self.holdings.used}, booked {booked}"
         self.holdings.check(self._holders.values())
@@ -194,10 +194,10 @@ class Meter:
 
     # --- events -------------------------------------------------------------------------------
 
-    def _apply(self, event: Event, policy: Policy) -> None:
+    def _apply(self, event: Event, scheduler: Scheduler) -> None:
         match event:
             case RequestArrived(request):
-                turn = policy.board.turns.get(request)
+                turn = scheduler.table.turns.get(request)
                 if turn is not None:
                     self._arrived(event, turn)
                 else:  # refused, or gone again in the same step
@@ -289,7 +289,7 @@ class Meter:
 
     # --- actions ------------------------------------------------------------------------------
 
-    def _carry_out(self, action: Action, policy: Policy) -> None:
+    def _carry_out(self, action: Action, scheduler: Scheduler) -> None:
         match action:
             case Seal(request, block):
                 self.holdings.sealed(self._maker(request), block, self._now_us)
@@ -300,10 +300,10 @@ class Meter:
                 self.holdings.came(block.id, target, self._now_us)
                 if target is _DEVICE:
                     self._loads[block.id] = 0
-            case Drop(block_id, tier, favour):
-                self._lost(block_id, tier, favour)
+            case Drop(block_id, tier, beneficiary):
+                self._lost(block_id, tier, beneficiary)
             case Open():
-                self._open(action, policy)
+                self._open(action, scheduler)
             case Refuse(request, code):
                 self._ends((request,), code)
 
@@ -311,7 +311,7 @@ class Meter:
         metered = self.requests.get(request)
         return self._holder(UNATTRIBUTED) if metered is None else metered.holder
 
-    def _open(self, action: Open, policy: Policy) -> None:
+    def _open(self, action: Open, scheduler: Scheduler) -> None:
         metered = self.requests.get(action.request)
         if metered is None:
             return
@@ -323,7 +323,7 @@ class Meter:
             metered.opened = True
             metered.cached_tokens = action.cached_tokens
         metered.recomputed_tokens += action.recomputed_tokens
-        turn = policy.board.turns.get(action.request)
+        turn = scheduler.table.turns.get(action.request)
         if action.recomputed_tokens and turn is not None:
             metered.spans = self._displaced.spans(turn.units, action, metered.holder.account)
 
@@ -336,10 +336,10 @@ class Meter:
         if before is not None and before is not metered.holder:
             self.holdings.turn_to(before, (), self._now_us)
 
-    def _count_frames(self, policy: Policy) -> None:
+    def _count_frames(self, scheduler: Scheduler) -> None:
         frames: dict[Holder, int] = {}
-        turns, before = policy.board.turns, self._framed
-        for request in policy.board.running:
+        turns, before = scheduler.table.turns, self._framed
+        for request in scheduler.table.running:
             holder = self._maker(request)
             frames[holder] = frames.get(holder, 0) + turns[request].frames
         for holder in before.keys() - frames.keys():
@@ -351,10 +351,10 @@ class Meter:
 
     # --- displaced ----------------------------------------------------------------------------
 
-    def _lost(self, block: BlockId, kv_tier: KvTier, favour: RequestId) -> None:
+    def _lost(self, block: BlockId, kv_tier: KvTier, beneficiary: RequestId) -> None:
         """A copy has gone; when it was the last one, remember who got the room, if anybody did."""
         held = self.holdings.gone(block, kv_tier, self._now_us)
-        winner = self.requests.get(favour)
+        winner = self.requests.get(beneficiary)
         if held is not None and winner is not None:
             self._displaced.lost(held.meta.units, winner.holder.account)
         elif held is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stepwell.policy.board import Board
+from stepwell.policy.block_index import Block, Match
+from stepwell.policy.block_manager import blocks_of, ids_of
 from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.costs import best_cut
-from stepwell.policy.index import Block, Match
-from stepwell.policy.memory import blocks_of, ids_of
+from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import KvTier, Open
 
@@ -20,10 +20,10 @@ _LEAST_RUN_TOKENS = 16  # a turn that was just opened has its place for so many 
 class Admission:
     """Opens waiting turns, in the queue's order, as long as they fit beside those that run."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self.config = board.config
-        self.memory = board.memory
+    def __init__(self, table: TurnTable) -> None:
+        self.table = table
+        self.config = table.config
+        self.block_manager = table.block_manager
         self.recomputed_tokens = 0
         self._promised_frames: int | None = None
         self._owed: dict[str, int] | None = None
@@ -34,27 +34,27 @@ class Admission:
         large requests would starve (but a turn that is only owed its place holds up nobody heavier). Blocks
         that wait on the host for turns in the queue may take half of it, or they would drive out what has
         just come down."""
-        if not self.board.waiting:
-            self.board.release_claims_beyond(())
+        if not self.table.waiting:
+            self.table.release_claims_beyond(())
             return
-        self.board.waiting.age(self.board.now_us)
+        self.table.waiting.age(self.table.now_us)
         self._count_again()
         blocked = False
         budget_bytes = self.config.host_bytes // 2
         owed = self._owed_places()
-        window = self.board.waiting.window(self.config.scan_waiting, owed)
+        window = self.table.waiting.window(self.config.scan_waiting, owed)
         for position, turn in enumerate(window):
             if position and budget_bytes <= 0:
                 window = window[:position]
                 break
-            self.memory.favour = turn.id
+            self.block_manager.beneficiary = turn.id
             path = self._path_of(turn)
             budget_bytes -= turn.planned_bytes
             if not self._must_wait(turn) and not blocked:
                 opened = not self._still_no_room(turn) and self._try_open(turn, path)
                 blocked = not opened and (turn.aged or turn.contract.name not in owed)
-        self.memory.favour = 0
-        self.board.release_claims_beyond([turn.id for turn in window])
+        self.block_manager.beneficiary = 0
+        self.table.release_claims_beyond([turn.id for turn in window])
 
     def _count_again(self) -> None:
         self._promised_frames = self._owed = None
@@ -65,19 +65,19 @@ class Admission:
         may be no other step."""
         room = self._room()
         if (
-            self.board.running
+            self.table.running
             and turn.no_room == room
-            and self.board.now_us - turn.no_room_at_us < _LOOK_AGAIN_US
+            and self.table.now_us - turn.no_room_at_us < _LOOK_AGAIN_US
         ):
             return True
-        turn.no_room, turn.no_room_at_us = room, self.board.now_us
+        turn.no_room, turn.no_room_at_us = room, self.table.now_us
         return False
 
     def _room(self) -> tuple[int, ...]:
         """What a turn's place depends on, but for time and for how far those who run have come."""
-        m = self.memory
+        m = self.block_manager
         used = (m.device_used, m.device_count, m.pinned, m.host_used, m.clean_bytes, m.writes_in_flight)
-        return (*used, len(self.board.running), self.board.preemptions, len(self.board.waiting))
+        return (*used, len(self.table.running), self.table.preemptions, len(self.table.waiting))
 
     # --- what can be loaded -------------------------------------------------------------------
 
@@ -85,10 +85,10 @@ class Admission:
         """The path the turn would begin with. It is kept while the turn waits and looked up again when
         it is no longer true, when somebody has computed more of it, and now and then."""
         path = turn.planned
-        old = self.board.now_us - turn.planned_at_us >= _PLAN_AGAIN_US
+        old = self.table.now_us - turn.planned_at_us >= _PLAN_AGAIN_US
         if path is None or old or not self._still_coming(turn) or self._grew(turn):
             path = turn.planned = self._usable_path(turn)
-            turn.planned_at_us = self.board.now_us
+            turn.planned_at_us = self.table.now_us
             turn.planned_tokens = self._whole_blocks(path) * self.config.block_tokens
             turn.planned_next = self._next_block_known(turn)
             turn.planned_bytes = sum([block.meta.size_bytes for block, _ in path if not block.device])
@@ -101,7 +101,7 @@ class Admission:
             fetching.pop()
         if not fetching:
             return True
-        if self.memory.reads_in_flight < self.config.disk_reads_in_flight:
+        if self.block_manager.reads_in_flight < self.config.disk_reads_in_flight:
             return all(b.host or b.device or self._fetch(turn, b) for b in reversed(fetching))
         return fetching[-1].disk
 
@@ -111,21 +111,21 @@ class Admission:
 
     def _next_block_known(self, turn: Turn) -> bool:
         last = turn.planned_tokens // self.config.unit_tokens + self.config.units_per_block
-        return last <= len(turn.units) and self.memory.index.get(turn.units[last - 1]) is not None
+        return last <= len(turn.units) and self.block_manager.index.get(turn.units[last - 1]) is not None
 
     def _usable_path(self, turn: Turn) -> list[Match]:
         """The stored path as far as loading it beats recomputing and its bytes can be had."""
-        path = self.board.stored_path(turn)
+        path = self.table.stored_path(turn)
         if not self.config.always_load:
-            path = path[: best_cut(self.memory.steps(path), turn.total, self.memory.costs)]
+            path = path[: best_cut(self.block_manager.steps(path), turn.total, self.block_manager.costs)]
         path = path[: self.config.device_blocks - 1]
-        self.board.claim(turn, path)  # before fetching: room for one block must not cost the next one
+        self.table.claim(turn, path)  # before fetching: room for one block must not cost the next one
         turn.fetching = []
         for depth, (block, _) in enumerate(path):
             if not block.device and not block.host:
                 if not self._fetch(turn, block):
                     path = path[:depth]
-                    self.board.claim(turn, path)
+                    self.table.claim(turn, path)
                     break
                 turn.fetching.append(block)
         turn.fetching.reverse()
@@ -133,12 +133,12 @@ class Admission:
 
     def _fetch(self, turn: Turn, block: Block) -> bool:
         """Have a disk block brought up, for as long as the turn waits; False if that cannot be."""
-        if not block.disk or self.board.now_us < block.shunned_until_us:
+        if not block.disk or self.table.now_us < block.shunned_until_us:
             return False
-        if block.moving is KvTier.HOST or self.memory.start_read(block, self.board.now_us):
+        if block.moving is KvTier.HOST or self.block_manager.start_read(block, self.table.now_us):
             turn.from_disk[block.id] = None
             return True
-        return bool(self.memory.reads_in_flight) and block.meta.size_bytes <= self.config.host_bytes
+        return bool(self.block_manager.reads_in_flight) and block.meta.size_bytes <= self.config.host_bytes
 
     def _must_wait(self, turn: Turn) -> bool:
         """Whether blocks are on their way from disk, or somebody is computing the next one now."""
@@ -151,7 +151,7 @@ class Admission:
         last = turn.planned_tokens // self.config.unit_tokens + self.config.units_per_block
         if last > len(turn.units):
             return False
-        return self.board.promised.get(turn.units[last - 1], turn.id) != turn.id
+        return self.table.promised.get(turn.units[last - 1], turn.id) != turn.id
 
     # --- room ---------------------------------------------------------------------------------
 
@@ -162,11 +162,11 @@ class Admission:
             turn.planned = None  # a copy on the device alone has gone
             return True
         if not self._make_place(turn, path):
-            if self.board.running or not path:
+            if self.table.running or not path:
                 return False
             path = self._shrink(turn, path)
         at_once = self._frames_at_once(turn, path)
-        if not self.memory.can_make_room(at_once, self.board.now_us, turn.contract.name):
+        if not self.block_manager.can_make_room(at_once, self.table.now_us, turn.contract.name):
             return False
         self._open(turn, path)
         return True
@@ -174,7 +174,7 @@ class Admission:
     def _make_place(self, turn: Turn, path: Sequence[Match]) -> bool:
         """Whether the turn fits; running turns of lighter service tiers leave for it if that is enough."""
         missing = self._missing_frames(turn, path)
-        places = len(self.board.running) + 1 - self._places_for(turn)
+        places = len(self.table.running) + 1 - self._places_for(turn)
         if missing <= 0 and places <= 0:
             return True
         leaving = []
@@ -189,7 +189,7 @@ class Admission:
         if missing > 0 or places > 0:
             return False
         for victim in leaving:
-            self.board.preempt(victim)
+            self.table.preempt(victim)
             self._count_again()
         return self._missing_frames(turn, path) <= 0
 
@@ -197,9 +197,9 @@ class Admission:
         """Frames short of what the turn needs; 0 or less: it fits. What rests within the guarantee of
         another service tier does not count as room, as long as anybody runs."""
         own = self._reserved_blocks(turn, turn.total) - self._whole_blocks(path)
-        missing = self._unpinned(path) + own + self._promised() - self.memory.room_on_device()
-        if self.board.book.ordered and self.board.running and not turn.aged:
-            missing += self.memory.placement.withheld(KvTier.DEVICE, turn.contract.name)
+        missing = self._unpinned(path) + own + self._promised() - self.block_manager.room_on_device()
+        if self.table.book.ordered and self.table.running and not turn.aged:
+            missing += self.block_manager.eviction.withheld(KvTier.DEVICE, turn.contract.name)
             if turn.contract.cap.device < WHOLE:
                 missing = max(missing, self._frames_at_once(turn, path) - self._cap_room(turn))
         return missing
@@ -212,14 +212,14 @@ class Admission:
     def _promised(self) -> int:
         """Frames that running turns were admitted for and have not taken yet."""
         if self._promised_frames is None:
-            turns = self.board.turns
-            self._promised_frames = sum([self._still_reserved(turns[r]) for r in self.board.running])
+            turns = self.table.turns
+            self._promised_frames = sum([self._still_reserved(turns[r]) for r in self.table.running])
         return self._promised_frames
 
     def _cap_room(self, turn: Turn) -> int:
         """Frames its service tier may still take for running turns under its cap."""
         share = turn.contract.cap.device
-        held = (self.board.turns[r] for r in self.board.running)
+        held = (self.table.turns[r] for r in self.table.running)
         used = sum(
             t.blocks_held + self._still_reserved(t) for t in held if t.contract.name == turn.contract.name
         )
@@ -230,12 +230,12 @@ class Admission:
         if self._owed is not None:
             return self._owed
         owed = self._owed = {}
-        if not self.board.book.ordered:
+        if not self.table.book.ordered:
             return owed
-        running = [self.board.turns[r].contract.name for r in self.board.running]
-        for name in self.board.book.names:
-            if self.board.waiting.demands(name):
-                short = self._least_places(self.board.book.of(name)) - running.count(name)
+        running = [self.table.turns[r].contract.name for r in self.table.running]
+        for name in self.table.book.names:
+            if self.table.waiting.demands(name):
+                short = self._least_places(self.table.book.of(name)) - running.count(name)
                 if short > 0:
                     owed[name] = short
         return owed
@@ -245,7 +245,7 @@ class Admission:
 
     def _keeps_its_place(self, turn: Turn) -> bool:
         """Whether the turn's service tier runs no more turns than it is guaranteed places for."""
-        same = sum(1 for r in self.board.running if self.board.turns[r].contract is turn.contract)
+        same = sum(1 for r in self.table.running if self.table.turns[r].contract is turn.contract)
         return same <= self._least_places(turn.contract)
 
     def _places_for(self, turn: Turn) -> int:
@@ -259,9 +259,9 @@ class Admission:
     def _victims_of(self, turn: Turn) -> list[Turn]:
         """Running turns that a heavier one may displace: the lightest and youngest first. Nobody who
         has waited too long, nobody who only just came, and nobody within his guaranteed frames."""
-        if not self.board.book.ordered:
+        if not self.table.book.ordered:
             return []
-        running = [self.board.turns[r] for r in reversed(self.board.running)]
+        running = [self.table.turns[r] for r in reversed(self.table.running)]
         weight = WHOLE + 1 if turn.aged else turn.contract.weight
         lighter = [t for t in running if t.contract.weight < weight and not t.aged and self._has_run(t)]
         if not lighter:
@@ -292,7 +292,7 @@ class Admission:
         """Nobody runs and it still does not fit: the copy of a shared tail is one frame too many."""
         while path and self._missing_frames(turn, path) > 0:
             path = path[:-1]
-        self.board.claim(turn, path)
+        self.table.claim(turn, path)
         return path
 
     def _reserved_blocks(self, turn: Turn, start_tokens: int) -> int:
@@ -310,12 +310,12 @@ class Admission:
     def _open(self, turn: Turn, path: list[Match]) -> None:
         sources = [self._source_of(turn, block) for block, _ in path]
         for block, _ in path:  # first all pins, so that making room for one never evicts another
-            self.memory.pin(block)
+            self.block_manager.pin(block)
         missing = [block for block, _ in path if not block.device]
         self._take_frames(turn, len(missing))
         for block in missing:
-            self.memory.load(block, self.board.now_us)
-        self.memory.touch(blocks_of(path), self.board.now_us)
+            self.block_manager.load(block, self.table.now_us)
+        self.block_manager.touch(blocks_of(path), self.table.now_us)
         cached = sum(m.n_tokens for m in path)
         tokens = dict.fromkeys(KvTier, 0)
         for match, source in zip(path, sources, strict=True):
@@ -323,7 +323,7 @@ class Admission:
         again = self._computed_again(turn, cached)
         self._enter(turn, path, cached)
         from_device, from_host, from_disk = tokens[KvTier.DEVICE], tokens[KvTier.HOST], tokens[KvTier.DISK]
-        self.memory.actions.append(
+        self.block_manager.actions.append(
             Open(turn.id, ids_of(path), cached, from_device, from_host, from_disk, again)
         )
 
@@ -332,18 +332,18 @@ class Admission:
         return KvTier.DISK if block.id in turn.from_disk else block.fastest()
 
     def _take_frames(self, turn: Turn, count: int) -> None:
-        done = self.memory.take_frames(count, self.board.now_us, turn.contract.name)
+        done = self.block_manager.take_frames(count, self.table.now_us, turn.contract.name)
         assert done, "the policy admitted a request for which there was no room"
 
     def _computed_again(self, turn: Turn, cached: int) -> int:
         first = cached // self.config.unit_tokens
-        again = self.memory.ghosts.computed_before(turn.units[first:]) * self.config.unit_tokens
+        again = self.block_manager.ghosts.computed_before(turn.units[first:]) * self.config.unit_tokens
         self.recomputed_tokens += again
         return again
 
     def _enter(self, turn: Turn, path: list[Match], cached: int) -> None:
-        self.board.waiting.remove(turn)
-        self.board.running.append(turn.id)
+        self.table.waiting.remove(turn)
+        self.table.running.append(turn.id)
         self._count_again()
         turn.state = TurnState.RUNNING
         turn.computed, turn.opened_at = cached, turn.total
@@ -357,6 +357,6 @@ class Admission:
             turn.opened_tail = tail
             self._take_frames(turn, 1)
             turn.frames = 1  # the tail is copied into it; only then may the tail leave
-            self.memory.unpin(tail)
-        self.board.unclaim(turn)
-        self.board.promise(turn)
+            self.block_manager.unpin(tail)
+        self.table.unclaim(turn)
+        self.table.promise(turn)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stepwell.policy.board import Board
 from stepwell.policy.contracts import WHOLE, Contract
+from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import Piece, RequestId
 
@@ -46,20 +46,20 @@ class _Step:
     """By service tier."""
 
 
-class Composer:
+class BatchBuilder:
     """Fills a step up to ``step_tokens`` and makes room for what it runs, by preemption if need be."""
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
-        self.config = board.config
-        self.memory = board.memory
-        self.book = board.book
-        self.attained = board.waiting.attained
+    def __init__(self, table: TurnTable) -> None:
+        self.table = table
+        self.config = table.config
+        self.block_manager = table.block_manager
+        self.book = table.book
+        self.attained = table.waiting.attained
         self._shares: dict[str, int] = {}
 
-    def compose(self) -> tuple[Piece, ...]:
+    def build(self) -> tuple[Piece, ...]:
         """One token for all who stream, then prompts, up to ``step_tokens``."""
-        first_us, further_us = self.memory.costs.decode_us()
+        first_us, further_us = self.block_manager.costs.decode_us()
         step = _Step(self.config.step_tokens, decode_us=(max(1, first_us), max(1, further_us)))
         order = self._order()
         prompts = [turn for turn in order if turn.prefilling]
@@ -73,7 +73,7 @@ class Composer:
     def _order(self) -> list[Turn]:
         """Those who run: the heaviest service tier first, then the tenant with the least attained
         service, then in order of admission. Who has waited too long counts as heaviest."""
-        turns = [self.board.turns[request] for request in self.board.running]
+        turns = [self.table.turns[request] for request in self.table.running]
         if not self.book.ordered:
             return turns
         rank = self.attained.rank
@@ -132,7 +132,7 @@ class Composer:
     def _cost_us(self, turn: Turn, prefilling: bool, tokens: int, step: _Step) -> int:
         """What the piece adds to the step."""
         if prefilling:
-            return self.memory.costs.compute_us(turn.computed, turn.computed + tokens)
+            return self.block_manager.costs.compute_us(turn.computed, turn.computed + tokens)
         return step.decode_us[step.decoding > 0]
 
     def _limit(self, turn: Turn, prefilling: bool, cost_us: int, step: _Step) -> None:
@@ -151,7 +151,7 @@ class Composer:
         """Book what each service tier, tenant and session was given."""
         if not self.book.ordered:
             return
-        demanding = {name for name in self.book.names if self.board.waiting.demands(name)}
+        demanding = {name for name in self.book.names if self.table.waiting.demands(name)}
         for turn in order:
             demanding.add(turn.contract.name)
             cost_us = step.cost_us.get(turn.id)
@@ -178,14 +178,14 @@ class Composer:
 
     def _grow(self, turn: Turn, needed: int, step: _Step) -> bool:
         """Take frames; the lightest, youngest running turn makes room, and if that is ``turn``, it goes."""
-        self.memory.favour = turn.id
-        while not self.memory.take_frames(needed, self.board.now_us, turn.contract.name):
-            victim = min((self.board.turns[r] for r in self.board.running), key=self.board.preemptable)
+        self.block_manager.beneficiary = turn.id
+        while not self.block_manager.take_frames(needed, self.table.now_us, turn.contract.name):
+            victim = min((self.table.turns[r] for r in self.table.running), key=self.table.preemptable)
             step.pieces.pop(victim.id, None)
-            self.board.preempt(victim)
+            self.table.preempt(victim)
             if victim is turn:
                 break
         else:
             turn.frames += needed
-        self.memory.favour = 0
+        self.block_manager.beneficiary = 0
         return turn.state is TurnState.RUNNING

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, validate_contracts
 
+FIRST_COME_FIRST_SERVED = frozenset({"arc", "idleness", "lru", "oracle", "priority-lru", "steps", "ttl"})
+"""Eviction policies that stand for servers without contracts."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
@@ -37,7 +40,8 @@ class PolicyConfig:
     """How many hashes of lost units are remembered, to count what is computed twice."""
     always_load: bool = False
     """Skip the load-or-recompute gate: whatever is stored is loaded (the exactness benchmark)."""
-    placement: str = "stepwell"
+    eviction: str = "stepwell"
+    """The eviction policy by name; ``policy/eviction/__init__.py`` lists them."""
     contracts: tuple[Contract, ...] = DEFAULT_CONTRACTS
     disk_write_bytes_per_day: int | None = None
     """Most bytes written to disk in a day, spread evenly with a tenth of a day in advance; None: no limit."""
@@ -54,6 +58,12 @@ class PolicyConfig:
     @property
     def units_per_block(self) -> int:
         return self.block_tokens // self.unit_tokens
+
+    @property
+    def ordered(self) -> bool:
+        """Whether contracts order the queue and the batch. Only under Stepwell's own eviction policy: what
+        the baselines stand for serves first come, first served."""
+        return self.eviction not in FIRST_COME_FIRST_SERVED
 
     def blocks_for(self, tokens: int) -> int:
         """Frames that ``tokens`` tokens of one sequence take."""

@@ -19,7 +19,7 @@ DEFAULT_NS_PER_KIB: dict[Route, int] = {
     (KvTier.HOST, KvTier.DISK): 2_000,
     (KvTier.DISK, KvTier.HOST): 2_000,
 }
-"""Before anything was measured: about 4 GB/s from memory, 0.5 GB/s from disk."""
+"""Before anything was measured: about 4 GB/s from block_manager, 0.5 GB/s from disk."""
 
 DEFAULT_PREFILL_NS_PER_TOKEN = 2_000_000
 _FORGET_NUMERATOR, _FORGET_DENOMINATOR = 15, 16

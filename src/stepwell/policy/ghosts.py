@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from stepwell.policy.index import BlockIndex
+from stepwell.policy.block_index import BlockIndex
 
 
 class Ghosts:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from stepwell.policy.block_index import Block, Match
 from stepwell.policy.contracts import Contract
-from stepwell.policy.index import Block, Match
 from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId
 
 
@@ -42,10 +42,10 @@ class AgentRecord:
     """Its context as blocks, root first: position is depth."""
     hint: Hint = NO_HINT
     """What it said last about what comes next."""
-    rest_since_us: int | None = None
+    idle_since_us: int | None = None
     """When its last open turn ended; None while one is open."""
-    busy_us: int = 0
-    rested_us: int = 0
+    active_us: int = 0
+    idle_us: int = 0
     """How long it had open turns, and how long it waited between them, in all."""
 
 

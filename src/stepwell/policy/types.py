@@ -264,12 +264,12 @@ class Move:
 class Drop:
     """Forget one copy of a block.
 
-    ``favour`` is the request that gets the room; 0: nobody's in particular (the copy was of no more use).
+    ``beneficiary`` is the request that gets the room; 0: no request in particular.
     """
 
     block: BlockId
     tier: KvTier
-    favour: RequestId = 0
+    beneficiary: RequestId = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from stepwell.policy.index import Block
+from stepwell.policy.block_index import Block
 from stepwell.simulate.session import SessionPlay
 from stepwell.simulate.workload import Runs, SessionSpec
 

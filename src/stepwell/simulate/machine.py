@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stepwell.errors import StepwellError
-from stepwell.policy.machine import Policy
+from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.turns import TurnState
 from stepwell.policy.types import (
     Action,
@@ -121,7 +121,7 @@ class Machine:
 
     def __init__(
         self,
-        policy: Policy,
+        scheduler: Scheduler,
         model: MachineModel,
         source: Source,
         meter: Meter,
@@ -129,7 +129,7 @@ class Machine:
         strides: bool = True,
         strict: bool = False,
     ) -> None:
-        self.policy, self.model, self.source, self.meter = policy, model, source, meter
+        self.scheduler, self.model, self.source, self.meter = scheduler, model, source, meter
         self.now_us = 0
         self.steps = 0
         self._idle_steps = 0
@@ -167,7 +167,7 @@ class Machine:
         """One turn of the loop. None: it wants to be called again at once; else when it wants to be."""
         events = [*self._results, *self._ended_transfers(), *self._arrivals()]
         self._results = []
-        plan = self.policy.step(self.now_us, events)
+        plan = self.scheduler.step(self.now_us, events)
         self.steps += 1
         self.meter.loading = self._loading()
         self._cancel(events)
@@ -176,16 +176,16 @@ class Machine:
         if plan.batch:
             self._run(plan)
         if self._strict:
-            self.policy.check()
+            self.scheduler.check()
         if plan.actions or plan.batch or self._results:
             return None
         return _FOREVER if plan.wake_at_us is None else plan.wake_at_us
 
     def _loading(self) -> int:
         """Turns that wait for blocks from disk now."""
-        if not self.policy.memory.reads_in_flight:
+        if not self.scheduler.block_manager.reads_in_flight:
             return 0
-        turns = self.policy.board.turns.values()
+        turns = self.scheduler.table.turns.values()
         return sum(1 for turn in turns if turn.state is TurnState.LOADING)
 
     def _pass(self, duration_us: int) -> None:
@@ -231,7 +231,7 @@ class Machine:
             self._next_request,
             call,
             arrival,
-            call.units(self.policy.config.unit_tokens),
+            call.units(self.scheduler.config.unit_tokens),
             arrival.prompt_tokens,
             at_us,
             len(arrival.units),
@@ -341,10 +341,10 @@ class Machine:
 
     def _is_done(self, live: Live) -> bool:
         """Its answer is complete, or the context is full (as the driver has it)."""
-        return live.generated >= live.call.new_tokens or live.total >= self.policy.config.context_tokens
+        return live.generated >= live.call.new_tokens or live.total >= self.scheduler.config.context_tokens
 
     def _progress(self, live: Live, piece: Piece, stride: int) -> None:
-        unit_tokens = self.policy.config.unit_tokens
+        unit_tokens = self.scheduler.config.unit_tokens
         computed = piece.start + piece.count * stride
         self.meter.computed(live.units, piece.start, computed, prefilled=piece.count > 1)
         known = live.total // unit_tokens

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stepwell.errors import BadInput
-from stepwell.policy.placements.base import Future
+from stepwell.policy.eviction.base import Future
 from stepwell.policy.types import NO_HINT, Hint, Hinted, RequestArrived, RequestId
 from stepwell.simulate.foresight import Foresight, Timetable
 from stepwell.simulate.machine import Due

@@ -131,7 +131,7 @@ def report_of(policy: str, declared: str, machine: Machine, cpu_s: float) -> Run
         preemptions=meter.preemptions,
         turns=len(turns),
         refused=sum(1 for t in turns if _refused(t)),
-        tiers=tuple(_tier(c, turns) for c in machine.policy.config.contracts),
+        tiers=tuple(_tier(c, turns) for c in machine.scheduler.config.contracts),
         sessions=latency(_session_times(turns)),
         steps=machine.steps,
         cpu_s=cpu_s,

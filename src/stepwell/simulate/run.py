@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.machine import Policy
-from stepwell.policy.placements.base import Future
+from stepwell.policy.eviction.base import Future
+from stepwell.policy.scheduler import Scheduler
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine, Source
 from stepwell.simulate.meter import Meter
@@ -38,7 +38,7 @@ def config_for(workload: Workload, model: MachineModel, room: Room, policy: str,
         host_bytes=room.host * block_bytes,
         disk_bytes=room.disk * block_bytes,
         context_tokens=room.device * workload.block_tokens,
-        placement=policy,
+        eviction=policy,
         **more,
     )
 
@@ -54,8 +54,8 @@ def play(
 ) -> RunReport:
     """Serve what ``source`` sends until it has ended. ``declared`` only names the run."""
     started_s = time.process_time()
-    policy = Policy(config)
-    policy.outlook.future = future  # for the oracle; nobody else may look
-    machine = Machine(policy, model, source, Meter(model, config.unit_tokens))
+    scheduler = Scheduler(config)
+    scheduler.context.future = future  # for the oracle; nobody else may look
+    machine = Machine(scheduler, model, source, Meter(model, config.unit_tokens))
     machine.run()
-    return report_of(config.placement, declared, machine, time.process_time() - started_s)
+    return report_of(config.eviction, declared, machine, time.process_time() - started_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwell.policy.types import Hint, KvTier, Wait
-from tests.policy.placement_world import DEVICE, DISK, HOST, World, config_of, name_of
+from tests.policy.eviction_world import DEVICE, DISK, HOST, World, config_of, name_of
 
 SECOND_US = 1_000_000
 
@@ -24,9 +24,9 @@ def order(world: World, kv_tier: KvTier = DEVICE) -> list[str]:
     return [names[name] for name in world.victims(kv_tier) if name in names]
 
 
-def regulars_after_a_scan(placement: str) -> list[str]:
+def regulars_after_a_scan(eviction: str) -> list[str]:
     """Who is still on the device: six agents that took two turns each, then a hundred that took one."""
-    world = World(placement, config_of(placement, device=8, host=0, disk=0))
+    world = World(eviction, config_of(eviction, device=8, host=0, disk=0))
     regulars = [f"regular-{number}" for number in range(6)]
     for agent in [*regulars, *regulars, *(f"stranger-{number}" for number in range(100))]:
         turn(world, agent)
@@ -100,7 +100,7 @@ def test_priority_lru_keeps_the_rank_of_a_block_that_steps_down() -> None:
 
 def test_ttl_spares_an_agent_until_its_time_to_live_is_over() -> None:
     world = World("ttl")
-    world.outlook.costs.ns_per_kib = dict.fromkeys(world.outlook.costs.ns_per_kib, 10**9)
+    world.context.costs.ns_per_kib = dict.fromkeys(world.context.costs.ns_per_kib, 10**9)
     turn(world, "cheap")
     turn(world, "dear", "dear", "d1", "d2", "d3")  # four times as much to bring back: kept four times as long
     turn(world, "newest")
@@ -118,8 +118,8 @@ def test_ttl_waits_longer_for_an_agent_that_would_have_to_queue() -> None:
         busy.begin(f"waiting-{number}")
     turn(lone, "one")
     turn(busy, "one")
-    lone_us, busy_us = (w.placement._expires_us["t", "one"] - w.now_us for w in (lone, busy))  # type: ignore[attr-defined]
-    assert busy_us > lone_us > 0
+    lone_us, active_us = (w.eviction._expires_us["t", "one"] - w.now_us for w in (lone, busy))  # type: ignore[attr-defined]
+    assert active_us > lone_us > 0
 
 
 def test_ttl_learns_that_waiting_does_not_pay() -> None:
@@ -128,12 +128,12 @@ def test_ttl_learns_that_waiting_does_not_pay() -> None:
         turn(world, "slow")
         world.wait(3_600 * SECOND_US)
     turn(world, "slow")
-    assert world.placement._expires_us["t", "slow"] <= world.now_us  # type: ignore[attr-defined]
+    assert world.eviction._expires_us["t", "slow"] <= world.now_us  # type: ignore[attr-defined]
 
 
 def test_ttl_does_not_wait_for_an_agent_that_is_finished() -> None:
     world = World("ttl")
-    world.outlook.costs.ns_per_kib = dict.fromkeys(world.outlook.costs.ns_per_kib, 10**9)
+    world.context.costs.ns_per_kib = dict.fromkeys(world.context.costs.ns_per_kib, 10**9)
     turn(world, "going-on", hint=Hint(Wait.TOOL))
     turn(world, "finished", hint=Hint(Wait.DONE))
     assert order(world) == ["finished", "going-on"]
@@ -181,10 +181,10 @@ def test_steps_believes_no_hint_about_another_tenants_agent() -> None:
 
 def test_idleness_takes_whoever_has_waited_the_largest_share_of_its_life() -> None:
     world = World("idleness")
-    for agent, busy_us in (("idle", 1_000), ("half", 500_000), ("busy", 900_000)):
+    for agent, active_us in (("idle", 1_000), ("half", 500_000), ("busy", 900_000)):
         began_us = world.now_us
         world.begin(agent)
-        world.wait(busy_us)
+        world.wait(active_us)
         world.end(agent, labels=[agent])
         world.wait(SECOND_US - (world.now_us - began_us))
     world.wait(SECOND_US)
@@ -205,13 +205,13 @@ def test_idleness_counts_the_present_rest_and_the_present_work() -> None:
 
 
 def test_a_shared_block_goes_with_the_agent_that_is_needed_most() -> None:
-    for placement in ("steps", "ttl"):
-        world = World(placement)
+    for eviction in ("steps", "ttl"):
+        world = World(eviction)
         turn(world, "gone", "shared", "of the gone", hint=Hint(Wait.DONE))
         turn(world, "here", "shared", "of the here", hint=Hint(Wait.TOOL))
         turn(world, "other", hint=Hint(Wait.DONE))
         world.begin("here")
-        assert order(world)[-1] == "shared", placement
+        assert order(world)[-1] == "shared", eviction
         world.forget("gone")
         world.end("here", labels=["shared", "of the here"])
         world.forget("here")
@@ -219,13 +219,13 @@ def test_a_shared_block_goes_with_the_agent_that_is_needed_most() -> None:
 
 
 def test_blocks_of_a_forgotten_agent_go_first() -> None:
-    for placement in ("idleness", "steps", "ttl"):
-        world = World(placement)
+    for eviction in ("idleness", "steps", "ttl"):
+        world = World(eviction)
         turn(world, "old")
         turn(world, "new")
         blocks = world.victims(DEVICE)
         world.forget("new")
-        assert world.victims(DEVICE) == blocks[::-1], placement
+        assert world.victims(DEVICE) == blocks[::-1], eviction
 
 
 def test_the_oracle_takes_the_farthest_next_use_and_leaves_before_roots() -> None:
@@ -255,14 +255,14 @@ def test_the_oracle_writes_and_promotes_only_what_is_used_in_time() -> None:
     for agent, due in (("soon", 10), ("late", 90), ("never", None), ("middle", 50)):
         turn(world, agent, due_us=None if due is None else start_us + due * SECOND_US)
     block = {agent: world.blocks[name_of([agent])] for agent in ("soon", "late", "never", "middle")}
-    assert not world.placement.wants_disk(block["never"], world.now_us)
-    assert world.placement.wants_disk(block["late"], world.now_us)
+    assert not world.eviction.wants_disk(block["never"], world.now_us)
+    assert world.eviction.wants_disk(block["late"], world.now_us)
     for agent in block:
         world.put(block[agent], DISK)
         world.drop(block[agent], DEVICE)
-    assert list(world.placement.promotable(world.now_us)) == [block["soon"], block["middle"], block["late"]]
+    assert list(world.eviction.promotable(world.now_us)) == [block["soon"], block["middle"], block["late"]]
     world.put(block["soon"], HOST)
-    assert list(world.placement.promotable(world.now_us)) == [block["middle"], block["late"]]
-    assert world.placement.outranks(block["soon"], block["middle"], HOST, world.now_us, margin=4)
-    assert not world.placement.outranks(block["middle"], block["late"], HOST, world.now_us, margin=4)
-    assert world.placement.outranks(block["late"], block["never"], HOST, world.now_us, margin=4)
+    assert list(world.eviction.promotable(world.now_us)) == [block["middle"], block["late"]]
+    assert world.eviction.outranks(block["soon"], block["middle"], HOST, world.now_us, margin=4)
+    assert not world.eviction.outranks(block["middle"], block["late"], HOST, world.now_us, margin=4)
+    assert world.eviction.outranks(block["late"], block["never"], HOST, world.now_us, margin=4)

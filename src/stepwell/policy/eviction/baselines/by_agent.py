@@ -1,4 +1,4 @@
-"""Placements that rank agents, not blocks: one agent's blocks leave together, leaves before the root.
+"""Eviction by agent instead of by block: one agent's blocks leave together, leaves before the root.
 
 A block of several agents is answered for by the one that is needed most; who answers is looked up
 only when a search for victims gets there, so that the root shared by thousands costs nothing else.
@@ -6,14 +6,14 @@ only when a search for victims gets there, so that the root shared by thousands 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from stepwell.policy.index import Block
-from stepwell.policy.placements.base import Outlook, PlainPlacement
+from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
@@ -29,7 +29,7 @@ class Holder:
     serial: int
     rank: tuple[int, ...]
     """Larger is needed more. The last item is ``serial``, so that no two are equal."""
-    works: bool = True
+    active: bool = True
     path: list[Block] = field(default_factory=list)
     answers: dict[KvTier, int] = field(default_factory=lambda: dict.fromkeys(KvTier, 0))
     """How many blocks of each KV tier it answers for."""
@@ -43,11 +43,11 @@ def _rank(holder: Holder) -> tuple[int, ...]:
     return holder.rank
 
 
-class ByAgent(PlainPlacement, ABC):
+class ByAgent(EvictionPolicy):
     """Yields blocks of nobody, then those of agents by ``warmth``, then those being computed now."""
 
-    def __init__(self, outlook: Outlook) -> None:
-        super().__init__(outlook)
+    def __init__(self, context: EvictionContext) -> None:
+        super().__init__(context)
         self.holders: dict[AgentKey, Holder] = {}
         self._serial = 0
         self._answering: dict[BlockId, Holder] = {}
@@ -69,7 +69,7 @@ class ByAgent(PlainPlacement, ABC):
 
     # --- what is told -------------------------------------------------------------------------
 
-    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
         name, here = block.id, self._here[kv_tier]
         answering = self._answering.get(name)
         if answering is None:
@@ -86,7 +86,7 @@ class ByAgent(PlainPlacement, ABC):
         order[name] = None
         order.move_to_end(name)
 
-    def left(self, block: Block, kv_tier: KvTier) -> None:
+    def block_left(self, block: Block, kv_tier: KvTier) -> None:
         name = block.id
         if name not in self._here[kv_tier]:
             return
@@ -102,7 +102,7 @@ class ByAgent(PlainPlacement, ABC):
         if kv_tier is KvTier.DEVICE:
             self._fresh.pop(name, None)
 
-    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
         known = self._known(holder, now_us)
         kept = _in_common(known.path, path)
         for block in reversed(known.path[kept:]):
@@ -111,23 +111,23 @@ class ByAgent(PlainPlacement, ABC):
         for block in path[kept:]:
             self._take(block.id, known)
 
-    def works(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
         known = self._known(holder, now_us)
-        known.works = True
+        known.active = True
         self.rerank(known, now_us)
 
-    def rests(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
         known = self._known(holder, now_us)
-        known.works = False
+        known.active = False
         self.rerank(known, now_us)
 
-    def forgotten(self, holder: AgentRecord) -> None:
+    def agent_forgotten(self, holder: AgentRecord) -> None:
         known = self.holders.pop((holder.tenant, holder.agent), None)
         if known is not None:
             for block in reversed(known.path):
                 self._release(block.id, known)
 
-    def touched(self, path: Sequence[Block], now_us: int) -> None:
+    def path_used(self, path: Sequence[Block], now_us: int) -> None:
         """When an agent was last active says more than when its block was: only nobody's are noted."""
         for block in reversed(path):
             if block.id not in self._answering:

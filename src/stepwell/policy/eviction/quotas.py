@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import WHOLE, Contract
-from stepwell.policy.placements.groups import Ranking
+from stepwell.policy.eviction.agent_groups import Ranking
 
 _RESOURCE = ("device", "host", "disk")
 _SECOND_US = 1_000_000
@@ -155,6 +155,6 @@ class Quotas:
         for holding in self._order[at]:
             if holding.name != taker:
                 ranking = holding.ranking
-                owed = max(0, holding.guaranteed - (ranking.blocks - ranking.resting))
-                total += max(min(owed, ranking.resting), holding.reserved - ranking.blocks)
+                owed = max(0, holding.guaranteed - (ranking.blocks - ranking.idle_blocks))
+                total += max(min(owed, ranking.idle_blocks), holding.reserved - ranking.blocks)
         return total

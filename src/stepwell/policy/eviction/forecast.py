@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stepwell.policy.gaps import (
+from stepwell.policy.eviction.gaps import (
     RATIO_EDGES,
     TIME_EDGES_US,
     GapClass,
@@ -101,7 +101,7 @@ class Watch:
 
 
 @dataclass(slots=True)
-class Rest:
+class IdlePeriod:
     """One wait of one agent, watched by the clock and, if it was declared, by its declaration."""
 
     since_us: int
@@ -123,74 +123,76 @@ class Forecaster:
 
     # --- the life of a rest -------------------------------------------------------------------
 
-    def begin(self, record: AgentRecord, since_us: int, *, called: bool = False, left: bool = False) -> Rest:
+    def begin(
+        self, record: AgentRecord, since_us: int, *, called: bool = False, left: bool = False
+    ) -> IdlePeriod:
         """The agent waits from ``since_us`` on. ``called``: whom it waited for has answered then;
         ``left``: its parent has gone on without it."""
         hint = record.hint
-        rest = Rest(since_us, Watch(self._class(record, called, left), since_us))
+        idle = IdlePeriod(since_us, Watch(self._class(record, called, left), since_us))
         if hint.expected_us is not None and not (called or left) and hint.wait is not Wait.DONE:
             declared_us = min(max(hint.expected_us, MIN_DECLARED_US), MAX_DECLARED_US)
-            rest.declared = Watch(self._declared_class(record), since_us, declared_us)
-        rest.retain_until_us = since_us + max(0, min(hint.retain_us or 0, MAX_DECLARED_US))
-        return rest
+            idle.declared = Watch(self._declared_class(record), since_us, declared_us)
+        idle.retain_until_us = since_us + max(0, min(hint.retain_us or 0, MAX_DECLARED_US))
+        return idle
 
-    def advance(self, rest: Rest, now_us: int) -> int | None:
+    def advance(self, idle: IdlePeriod, now_us: int) -> int | None:
         """Note how long it has lasted; when it is worth another look."""
-        next_us = rest.learned.advance(now_us)
-        if rest.declared is not None:
-            declared_us = rest.declared.advance(now_us)
+        next_us = idle.learned.advance(now_us)
+        if idle.declared is not None:
+            declared_us = idle.declared.advance(now_us)
             next_us = next_us if declared_us is None else declared_us
         return next_us
 
-    def end(self, rest: Rest, now_us: int) -> None:
+    def end(self, idle: IdlePeriod, now_us: int) -> None:
         """The agent has called again."""
-        rest.learned.end(now_us)
-        if rest.declared is not None:
-            rest.declared.end(now_us)
+        idle.learned.end(now_us)
+        if idle.declared is not None:
+            idle.declared.end(now_us)
 
     # --- what it is worth ---------------------------------------------------------------------
 
-    def index(self, rest: Rest, now_us: int) -> int:
+    def index(self, idle: IdlePeriod, now_us: int) -> int:
         """Worth of holding its context: certain returns per time held, 2**40 / us."""
-        learned = rest.learned.index(now_us)
-        if rest.declared is None:
+        learned = idle.learned.index(now_us)
+        if idle.declared is None:
             return learned
-        beyond = _ONE - rest.declared.chance(now_us)
-        return max(rest.declared.index(now_us), learned * beyond >> 20)
+        beyond = _ONE - idle.declared.chance(now_us)
+        return max(idle.declared.index(now_us), learned * beyond >> 20)
 
-    def chance(self, rest: Rest, now_us: int) -> int:
+    def chance(self, idle: IdlePeriod, now_us: int) -> int:
         """The chance (of 2**20) that the agent comes back."""
-        if now_us < rest.retain_until_us:
+        if now_us < idle.retain_until_us:
             return _ONE
-        learned = rest.learned.chance(now_us)
-        if rest.declared is None:
+        learned = idle.learned.chance(now_us)
+        if idle.declared is None:
             return learned
-        declared = rest.declared.chance(now_us)
+        declared = idle.declared.chance(now_us)
         return declared + ((_ONE - declared) * learned >> 20)
 
-    def expected_us(self, rest: Rest, now_us: int) -> int | None:
+    def expected_us(self, idle: IdlePeriod, now_us: int) -> int | None:
         """When the agent will probably call again; None: probably never. For people: decides nothing."""
-        left_us = None if rest.declared is None else rest.declared.left_us(now_us)
+        left_us = None if idle.declared is None else idle.declared.left_us(now_us)
         if left_us is None:
-            left_us = rest.learned.left_us(now_us)
+            left_us = idle.learned.left_us(now_us)
         return None if left_us is None else now_us + left_us
 
-    def explain(self, rest: Rest, hint: Hint, now_us: int) -> tuple[int | None, str]:
+    def explain(self, idle: IdlePeriod, hint: Hint, now_us: int) -> tuple[int | None, str]:
         """When, and from what that is known, in a sentence for people."""
         waits = "nothing" if hint.wait is Wait.DONE else f"a {hint.wait.value}"
         waits = "nobody knows what" if hint.wait is Wait.UNKNOWN else waits
-        if rest.declared is not None:
-            why = f"waits for {waits}, declared to take {_seconds(rest.declared.declared_us)}"
-            ratio = expected_left(rest.declared.kind.peek(), RATIO_EDGES, 0)
+        if idle.declared is not None:
+            why = f"waits for {waits}, declared to take {_seconds(idle.declared.declared_us)}"
+            ratio = expected_left(idle.declared.kind.peek(), RATIO_EDGES, 0)
             if ratio is not None:
                 why += f"; such waits of this tenant last about {ratio / _RATIO_ONE:.1f} times as declared"
         else:
             why = (
-                f"waits for {waits}; learned from {rest.learned.kind.ended_in_all} earlier waits of its kind"
+                f"waits for {waits}; learned from {idle.learned.kind.ended_in_all} earlier waits of its kind"
             )
         if hint.after_agent:
             why += f"; called after {hint.after_agent}"
-        return self.expected_us(rest, now_us), why
+        return self.expected_us(idle, now_us), why
 
     # --- classes ------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Agents, blocks and three KV tiers that tell a placement what ``Memory`` and the book of agents would."""
+"""Agents, blocks and three KV tiers that tell an eviction policy what the block manager would."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from stepwell.policy.block_index import Block
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
-from stepwell.policy.index import Block
-from stepwell.policy.placements import Outlook, make_placement
+from stepwell.policy.eviction import EvictionContext, make_eviction
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import NO_HINT, BlockId, BlockMeta, Hint, KvTier
 
@@ -17,7 +17,7 @@ DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 BLOCK_BYTES = 1_000
 
 
-def config_of(placement: str, device: int = 8, host: int = 16, disk: int = 64) -> PolicyConfig:
+def config_of(eviction: str, device: int = 8, host: int = 16, disk: int = 64) -> PolicyConfig:
     """Sizes in blocks of 16 tokens."""
     return PolicyConfig(
         block_tokens=16,
@@ -27,7 +27,7 @@ def config_of(placement: str, device: int = 8, host: int = 16, disk: int = 64) -
         token_bytes=60,
         host_bytes=host * BLOCK_BYTES,
         disk_bytes=disk * BLOCK_BYTES,
-        placement=placement,
+        eviction=eviction,
     )
 
 
@@ -43,18 +43,18 @@ class Actor:
 
 
 class World:
-    """One placement and everything that happens to it. Same calls, same world."""
+    """One eviction and everything that happens to it. Same calls, same world."""
 
     def __init__(self, name: str, config: PolicyConfig | None = None) -> None:
-        self.outlook = Outlook(config or config_of(name), Costs(), future=self.future)
-        self.placement = make_placement(name, self.outlook)
+        self.context = EvictionContext(config or config_of(name), Costs(), future=self.future)
+        self.eviction = make_eviction(name, self.context)
         self.now_us = 1_000
         self.blocks: dict[BlockId, Block] = {}
         self.actors: dict[tuple[str, str], Actor] = {}
 
     def wait(self, us: int) -> None:
         self.now_us += us
-        self.placement.tick(self.now_us)
+        self.eviction.tick(self.now_us)
 
     # --- agents -------------------------------------------------------------------------------
 
@@ -64,13 +64,13 @@ class World:
         actor = self._actor(agent, tenant, service_tier)
         if actor.works:
             return
-        self.outlook.waiting = sum(a.works for a in self.actors.values())
+        self.context.waiting = sum(a.works for a in self.actors.values())
         actor.works = True
-        if actor.record.rest_since_us is not None:
-            actor.record.rested_us += self.now_us - actor.record.rest_since_us
+        if actor.record.idle_since_us is not None:
+            actor.record.idle_us += self.now_us - actor.record.idle_since_us
         actor.record.last_use_us = self.now_us
-        self.placement.works(actor.record, self.now_us)
-        actor.record.rest_since_us = None
+        self.eviction.agent_active(actor.record, self.now_us)
+        actor.record.idle_since_us = None
         actor.loaded = self._bring_up(actor.labels)
         self.touch(actor.loaded)
 
@@ -92,26 +92,26 @@ class World:
         path = self._compute(labels)
         record = actor.record
         record.path, record.hint = path, hint
-        self.placement.continued(record, record.path, self.now_us)
+        self.eviction.agent_continued(record, record.path, self.now_us)
         self.touch(path)
         for block in [*actor.loaded, *path]:
             block.pins -= 1
         actor.loaded = []
-        record.busy_us += self.now_us - record.last_use_us
-        record.rest_since_us = record.last_use_us = self.now_us
-        self.placement.rests(record, self.now_us)
+        record.active_us += self.now_us - record.last_use_us
+        record.idle_since_us = record.last_use_us = self.now_us
+        self.eviction.agent_idle(record, self.now_us)
 
     def hint(self, agent: str, hint: Hint, tenant: str = "t") -> None:
         actor = self.actors.get((tenant, agent))
         if actor is not None and not actor.works:
             actor.record.hint = hint
-            self.placement.rests(actor.record, self.now_us)
+            self.eviction.agent_idle(actor.record, self.now_us)
 
     def forget(self, agent: str, tenant: str = "t") -> None:
         actor = self.actors.get((tenant, agent))
         if actor is not None and not actor.works:
             del self.actors[tenant, agent]
-            self.placement.forgotten(actor.record)
+            self.eviction.agent_forgotten(actor.record)
 
     def _actor(self, agent: str, tenant: str, service_tier: str) -> Actor:
         if (tenant, agent) not in self.actors:
@@ -133,7 +133,7 @@ class World:
 
     def evict(self, kv_tier: KvTier, *, keep: bool = True) -> BlockId | None:
         """The first victim that may go; ``keep``: it steps down."""
-        for name in self.placement.victims(kv_tier, self.now_us):
+        for name in self.eviction.victims(kv_tier, self.now_us):
             block = self.blocks[name]
             if kv_tier is DEVICE and (block.pins or block.device_children):
                 continue
@@ -149,10 +149,10 @@ class World:
         parent = self.blocks.get(block.meta.parent or b"")
         if kv_tier is DEVICE and parent is not None:
             parent.device_children += 1
-        self.placement.used(block, kv_tier, self.now_us)
+        self.eviction.block_used(block, kv_tier, self.now_us)
 
     def drop(self, block: Block, kv_tier: KvTier) -> None:
-        self.placement.left(block, kv_tier)
+        self.eviction.block_left(block, kv_tier)
         block.set_on(kv_tier, False)
         parent = self.blocks.get(block.meta.parent or b"")
         if kv_tier is DEVICE and parent is not None:
@@ -163,7 +163,7 @@ class World:
     def touch(self, path: Sequence[Block]) -> None:
         for block in path:
             block.last_use_us = self.now_us
-        self.placement.touched(path, self.now_us)
+        self.eviction.path_used(path, self.now_us)
 
     def _bring_up(self, labels: Sequence[str]) -> list[Block]:
         path = []
@@ -200,7 +200,7 @@ class World:
         return min((d for d in due if d is not None and d > now_us), default=None)
 
     def victims(self, kv_tier: KvTier) -> list[BlockId]:
-        return list(self.placement.victims(kv_tier, self.now_us))
+        return list(self.eviction.victims(kv_tier, self.now_us))
 
     def on(self, kv_tier: KvTier) -> list[BlockId]:
         return sorted(name for name, block in self.blocks.items() if block.is_on(kv_tier))

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from stepwell.policy.board import Board
-from stepwell.policy.index import Match
+from stepwell.policy.block_index import Match
+from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import AgentRecord, Turn, TurnState
 from stepwell.policy.types import Hinted, KvTier, RequestArrived
 
 AgentKey = tuple[str, str]
 
 
-class AgentBook:
+class AgentTable:
     """Agents by (tenant, name), the longest unheard of first; bounded by ``max_agents``.
 
     A turn of which nobody says whose it is belongs to the agent whose last prompt it goes on from, or to
     a new one called ``request-N``.
     """
 
-    def __init__(self, board: Board) -> None:
-        self.board = board
+    def __init__(self, table: TurnTable) -> None:
+        self.table = table
         self.records: OrderedDict[AgentKey, AgentRecord] = OrderedDict()
         self._of_tenant: dict[str, OrderedDict[AgentKey, None]] = {}
         self._by_prompt: OrderedDict[bytes, AgentKey] = OrderedDict()
@@ -30,12 +30,12 @@ class AgentBook:
     def arrived(self, turn: Turn) -> None:
         record = turn.record
         record.hint = turn.arrival.hint
-        if record.rest_since_us is not None:
-            record.rested_us += self.board.now_us - record.rest_since_us
+        if record.idle_since_us is not None:
+            record.idle_us += self.table.now_us - record.idle_since_us
         if not record.open_turns:
-            record.last_use_us = self.board.now_us
-            self.board.memory.placement.works(record, self.board.now_us)
-        record.rest_since_us = None
+            record.last_use_us = self.table.now_us
+            self.table.block_manager.eviction.agent_active(record, self.table.now_us)
+        record.idle_since_us = None
         record.open_turns[turn.id] = None
 
     def ended(self, turn: Turn) -> None:
@@ -45,17 +45,17 @@ class AgentBook:
         record.turns += 1
         record.tokens, record.units, record.tail = turn.total, tuple(turn.units), turn.tail
         if not record.open_turns:
-            record.busy_us += self.board.now_us - record.last_use_us
-            record.rest_since_us = record.last_use_us = self.board.now_us
-            self.board.memory.placement.rests(record, self.board.now_us)
+            record.active_us += self.table.now_us - record.last_use_us
+            record.idle_since_us = record.last_use_us = self.table.now_us
+            self.table.block_manager.eviction.agent_idle(record, self.table.now_us)
 
     def hinted(self, event: Hinted) -> None:
         """More is known about what an agent waits for."""
         record = self.records.get((event.tenant, event.agent)) if event.agent else self._last(event)
         if record is not None:
             record.hint = event.hint
-            if record.rest_since_us is not None:
-                self.board.memory.placement.rests(record, self.board.now_us)
+            if record.idle_since_us is not None:
+                self.table.block_manager.eviction.agent_idle(record, self.table.now_us)
 
     def _last(self, event: Hinted) -> AgentRecord | None:
         """The agent without a name whose latest turn was ``event.request``: it has just been heard of."""
@@ -95,13 +95,13 @@ class AgentBook:
             found = (arrival.tenant, f"request-{arrival.request}")
         if arrival.units:
             self._by_prompt[arrival.units[-1]] = found
-            while len(self._by_prompt) > self.board.config.max_agents:
+            while len(self._by_prompt) > self.table.config.max_agents:
                 self._by_prompt.popitem(last=False)
         return found
 
     def _forget_oldest_agents(self, newcomer: str) -> None:
         """The tenant with the most agents loses its oldest: a flood of agents costs who sends it."""
-        while len(self.records) > self.board.config.max_agents:
+        while len(self.records) > self.table.config.max_agents:
             largest = max(self._of_tenant, key=lambda t: len(self._of_tenant[t]), default=newcomer)
             idle = (k for k in self._of_tenant.get(largest, ()) if not self.records[k].open_turns)
             oldest = next(idle, None)
@@ -115,21 +115,21 @@ class AgentBook:
         del mine[key]
         if not mine:
             del self._of_tenant[record.tenant]
-        self.board.memory.placement.forgotten(record)
+        self.table.block_manager.eviction.agent_forgotten(record)
 
     def state_of(self, record: AgentRecord) -> str:
         """``idle`` between turns, else the state of the agent's oldest open turn."""
         for request in record.open_turns:
-            return self.board.turns[request].state.value
+            return self.table.turns[request].state.value
         return "idle"
 
     def where(self, record: AgentRecord) -> tuple[int, dict[KvTier, int]]:
         """An agent's context in tokens, and in which KV tier they lie (each counted once)."""
         for request in record.open_turns:
-            turn = self.board.turns[request]
+            turn = self.table.turns[request]
             if turn.state is TurnState.RUNNING:
                 return turn.total, {**dict.fromkeys(KvTier, 0), KvTier.DEVICE: turn.computed}
-            return turn.total, self._spread(self.board.stored_path(turn))
+            return turn.total, self._spread(self.table.stored_path(turn))
         return record.tokens, self._spread(self._remembered_path(record))
 
     def _spread(self, path: Iterable[Match]) -> dict[KvTier, int]:
@@ -139,8 +139,8 @@ class AgentBook:
         return counts
 
     def _remembered_path(self, record: AgentRecord) -> list[Match]:
-        path = self.board.memory.index.walk(record.units, record.tokens)
-        tail = self.board.memory.index.get(record.tail)
+        path = self.table.block_manager.index.walk(record.units, record.tokens)
+        tail = self.table.block_manager.index.get(record.tail)
         if tail is not None and len(path) > tail.meta.depth:
             path[tail.meta.depth :] = [Match(tail, tail.meta.n_tokens)]
         return path

@@ -5,38 +5,38 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
+from stepwell.policy.block_index import Block
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.index import Block
-from stepwell.policy.placements.base import Outlook, PlainPlacement
+from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
 _Order = OrderedDict[BlockId, None]
 
 
-class Arc(PlainPlacement):
+class Arc(EvictionPolicy):
     """ARC (Megiddo and Modha, FAST 2003) in every KV tier by itself; what vLLM's host policy does.
 
     A use is one turn: what a turn computes and touches again when it ends counts once.
     """
 
-    def __init__(self, outlook: Outlook) -> None:
-        super().__init__(outlook)
-        self._caches = {t: _Cache(_capacity_blocks(outlook.config, t)) for t in KvTier}
+    def __init__(self, context: EvictionContext) -> None:
+        super().__init__(context)
+        self._caches = {t: _Cache(_capacity_blocks(context.config, t)) for t in KvTier}
         self._ending_us = -1
         self._ending: frozenset[BlockId] = frozenset()
 
-    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
         again = now_us != self._ending_us or block.id not in self._ending
-        self._caches[kv_tier].used(block.id, now_us, counts=again)
+        self._caches[kv_tier].block_used(block.id, now_us, counts=again)
 
-    def left(self, block: Block, kv_tier: KvTier) -> None:
-        self._caches[kv_tier].left(block.id)
+    def block_left(self, block: Block, kv_tier: KvTier) -> None:
+        self._caches[kv_tier].block_left(block.id)
 
     def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
         return self._caches[kv_tier].victims()
 
-    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
         """A turn leaves the device: the touches that follow at once belong to that same turn."""
         self._ending_us = now_us
         self._ending = frozenset(block.id for block in path)
@@ -57,7 +57,7 @@ class _Cache:
         self._offered: dict[BlockId, None] = {}
         """Victims named since the last search began: of these, who leaves was evicted."""
 
-    def used(self, block: BlockId, now_us: int, *, counts: bool) -> None:
+    def block_used(self, block: BlockId, now_us: int, *, counts: bool) -> None:
         self._offered.pop(block, None)
         if block in self.often:
             self.often.move_to_end(block)
@@ -83,7 +83,7 @@ class _Cache:
             self.once[block] = now_us
         self._trim()
 
-    def left(self, block: BlockId) -> None:
+    def block_left(self, block: BlockId) -> None:
         evicted = block in self._offered
         if block in self.once:
             del self.once[block]

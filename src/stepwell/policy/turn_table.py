@@ -1,8 +1,8 @@
-"""Who is here: the turns, the queue, and what each turn holds, waits for and has promised.
+"""The turn table: waiting and running turns, and what each holds, waits for and has promised.
 
 sealed   a frame of a running turn has become a block that outlives it
 claimed  a waiting turn is about to load a block: its copies below the device stay
-promised a running turn is computing a prompt block: others who need it wait instead of
+promised a running turn is computing a prompt block: others that need it wait instead of
          computing it again
 """
 
@@ -10,23 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stepwell.policy.block_index import Block, Match
+from stepwell.policy.block_manager import BlockManager, blocks_of
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import ContractBook
-from stepwell.policy.index import Block, Match
-from stepwell.policy.invariants import check_memory
-from stepwell.policy.memory import Memory, blocks_of
+from stepwell.policy.invariants import check_blocks
 from stepwell.policy.queue import Queue
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import BlockId, BlockMeta, Close, RequestId, Seal
 
 
-class Board:
-    """The turns of all requests that have not ended, over one ``Memory``."""
+class TurnTable:
+    """The turns of all requests that have not ended, over one ``BlockManager``."""
 
-    def __init__(self, config: PolicyConfig, memory: Memory) -> None:
+    def __init__(self, config: PolicyConfig, block_manager: BlockManager) -> None:
         self.config = config
-        self.memory = memory
-        self.book = ContractBook(config.contracts, ordered=memory.placement.orders_compute)
+        self.block_manager = block_manager
+        self.book = ContractBook(config.contracts, ordered=config.ordered)
         self.now_us = 0
         self.turns: dict[RequestId, Turn] = {}
         self.waiting = Queue(self.book)
@@ -47,8 +47,8 @@ class Board:
 
     def _seal(self, turn: Turn, name: BlockId, n_tokens: int) -> bool:
         """Turn the frame behind the sealed path into a block called ``name``; False if it cannot be."""
-        known = self.memory.index.get(name)
-        if known is not None and known.device and not self.memory.drop_device_copy(known):
+        known = self.block_manager.index.get(name)
+        if known is not None and known.device and not self.block_manager.drop_device_copy(known):
             turn.stuck = True  # the same tokens were computed by somebody else meanwhile
             self.break_promises(turn)
             return False
@@ -65,8 +65,8 @@ class Board:
             turn.arrival.tenant,
             self.config.size_of(n_tokens),
         )
-        self.memory.actions.append(Seal(turn.id, meta))
-        turn.path.append(self.memory.sealed(meta, self.now_us, turn.id))
+        self.block_manager.actions.append(Seal(turn.id, meta))
+        turn.path.append(self.block_manager.sealed(meta, self.now_us, turn.id))
         turn.frames -= 1
         self._keep_promise(turn, name)
         self._replace_opened_tail(turn, meta)
@@ -85,7 +85,7 @@ class Board:
         turn.opened_tail = None
         longer = set(meta.units)  # membership only, never iterated
         if old.id != meta.id and all(unit in longer for unit in old.meta.units):
-            self.memory.forget(old)
+            self.block_manager.forget(old)
 
     def seal_tail(self, turn: Turn, least_tokens: int) -> BlockId | None:
         rest = turn.computed - len(turn.path) * self.config.block_tokens
@@ -96,18 +96,18 @@ class Board:
     # --- leaving the device -------------------------------------------------------------------
 
     def leave_device(self, turn: Turn, *, preempted: bool) -> None:
-        self.memory.actions.append(Close(turn.id, preempted))
+        self.block_manager.actions.append(Close(turn.id, preempted))
         turn.record.path = list(turn.path)
-        self.memory.placement.continued(turn.record, turn.record.path, self.now_us)
-        self.memory.touch(turn.path, self.now_us)
+        self.block_manager.eviction.agent_continued(turn.record, turn.record.path, self.now_us)
+        self.block_manager.touch(turn.path, self.now_us)
         self.give_back(turn)
 
     def give_back(self, turn: Turn) -> None:
         self.running.remove(turn.id)
         self.break_promises(turn)
-        self.memory.give_frames(turn.frames)
+        self.block_manager.give_frames(turn.frames)
         for block in turn.path:
-            self.memory.unpin(block)
+            self.block_manager.unpin(block)
         turn.path, turn.frames, turn.stuck, turn.opened_tail = [], 0, False, None
         turn.computed = 0
 
@@ -136,7 +136,7 @@ class Board:
         per_block = self.config.units_per_block
         for last in range((len(turn.path) + 1) * per_block, len(turn.units) + 1, per_block):
             name = turn.units[last - 1]
-            if name not in self.promised and self.memory.index.get(name) is None:
+            if name not in self.promised and self.block_manager.index.get(name) is None:
                 self.promised[name] = turn.id
                 turn.promised.append(name)
 
@@ -171,8 +171,8 @@ class Board:
 
     def stored_path(self, turn: Turn) -> list[Match]:
         """What is stored of the turn's tokens; at least the last one must be computed for logits."""
-        path = self.memory.index.walk(turn.units, turn.total - 1, turn.planned or ())
-        resumed = self.memory.index.get(turn.resume) if turn.resume else None
+        path = self.block_manager.index.walk(turn.units, turn.total - 1, turn.planned or ())
+        resumed = self.block_manager.index.get(turn.resume) if turn.resume else None
         if resumed is not None and self._continues(path, resumed, turn):
             whole = [m for m in path if m.block.meta.depth < resumed.meta.depth]
             path = [*whole, Match(resumed, resumed.meta.n_tokens)]
@@ -188,15 +188,15 @@ class Board:
 
     def check(self) -> None:
         """Assert what must stay true; after every step in tests, while idle in production."""
-        check_memory(self.memory, sum(self.turns[r].frames for r in self.running))
+        check_blocks(self.block_manager, sum(self.turns[r].frames for r in self.running))
         assert len(self.waiting) + len(self.running) == len(self.turns)
         for request in self.running:
             self._check_running(self.turns[request])
         claimed = [block for turn in self.turns.values() for block in turn.claimed]
-        claims = sum(1 for block in claimed if self.memory.index.get(block.id) is block)
-        assert claims == sum(b.claims for b in self.memory.index.blocks.values())
+        claims = sum(1 for block in claimed if self.block_manager.index.get(block.id) is block)
+        assert claims == sum(b.claims for b in self.block_manager.index.blocks.values())
         pins = sum(len(self.turns[r].path) for r in self.running)
-        assert pins == sum(b.pins for b in self.memory.index.blocks.values())
+        assert pins == sum(b.pins for b in self.block_manager.index.blocks.values())
 
     def _check_running(self, turn: Turn) -> None:
         assert turn.state is TurnState.RUNNING

@@ -1,4 +1,4 @@
-"""What every placement must do, whatever it ranks by: all blocks, each once, leaves first, the same again."""
+"""What every eviction must do, whatever it ranks by: all blocks, each once, leaves first, the same again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from stepwell.policy.placements import PLACEMENTS, make_placement
+from stepwell.policy.eviction import EVICTION_POLICIES, make_eviction
 from stepwell.policy.types import Hint, KvTier, Wait
-from tests.policy.placement_world import DEVICE, HOST, World, config_of
+from tests.policy.eviction_world import DEVICE, HOST, World, config_of
 
 LEAVES_FIRST_ON: dict[str, tuple[KvTier, ...]] = {
     "arc": (),
@@ -46,11 +46,11 @@ CONTEXTS = st.builds(
 class Contract(RuleBasedStateMachine):
     """Everything happens through ``_do``, which writes it down, so that the same life can be led again."""
 
-    placement = "lru"
+    eviction = "lru"
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.placement)
+        self.world = World(self.eviction)
         self.story: list[tuple[str, dict[str, Any], list[list[bytes]]]] = []
 
     def _do(self, what: str, **how: Any) -> None:
@@ -111,7 +111,7 @@ class Contract(RuleBasedStateMachine):
 
     @invariant()
     def names_leaves_before_what_they_grow_from(self) -> None:
-        for kv_tier in LEAVES_FIRST_ON.get(self.placement, tuple(KvTier)):
+        for kv_tier in LEAVES_FIRST_ON.get(self.eviction, tuple(KvTier)):
             position = {name: at for at, name in enumerate(self._named(kv_tier))}
             for actor in self.world.actors.values():
                 here = [position[b.id] for b in actor.record.path if b.id in position]
@@ -122,46 +122,46 @@ class Contract(RuleBasedStateMachine):
     def worth_agrees_with_the_order(self) -> None:
         """Else a newcomer would drive out what goes only after it, and be driven out by that again.
         (Stepwell's own rule weighs guarantees and paid retention as well; it has tests of its own.)"""
-        if self.placement == "stepwell":
+        if self.eviction == "stepwell":
             return
-        placement, now_us = self.world.placement, self.world.now_us
-        for kv_tier in LEAVES_FIRST_ON.get(self.placement, tuple(KvTier)):
+        eviction, now_us = self.world.eviction, self.world.now_us
+        for kv_tier in LEAVES_FIRST_ON.get(self.eviction, tuple(KvTier)):
             blocks = [self.world.blocks[name] for name in self._named(kv_tier)]
             held = {b.id for a in self.world.actors.values() for b in a.record.path if not a.works}
             for sooner, later in pairwise([block for block in blocks if block.id in held]):
-                assert not placement.outranks(sooner, later, kv_tier, now_us) or kv_tier is HOST
+                assert not eviction.outranks(sooner, later, kv_tier, now_us) or kv_tier is HOST
 
     @invariant()
     def promotes_only_from_disk_and_each_block_once(self) -> None:
-        promoted = list(self.world.placement.promotable(self.world.now_us))
+        promoted = list(self.world.eviction.promotable(self.world.now_us))
         assert all(block.disk for block in promoted)
         assert len({block.id for block in promoted}) == len(promoted)
 
     def teardown(self) -> None:
         """The same calls again: the same order after every one of them."""
-        again = World(self.placement)
+        again = World(self.eviction)
         for what, how, orders in self.story:
             getattr(again, what)(**how)
             assert self._orders(again) == orders
 
 
-@pytest.mark.parametrize("placement", sorted(PLACEMENTS))
-def test_keeps_the_contract(placement: str) -> None:
-    machine = type("Contract", (Contract,), {"placement": placement})
+@pytest.mark.parametrize("eviction", sorted(EVICTION_POLICIES))
+def test_keeps_the_contract(eviction: str) -> None:
+    machine = type("Contract", (Contract,), {"eviction": eviction})
     run_state_machine_as_test(
         machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
     )
 
 
-@pytest.mark.parametrize("placement", sorted(PLACEMENTS))
-def test_the_first_victim_is_found_without_looking_at_the_others(placement: str) -> None:
-    few, many = (_lines_to_the_first_victim(_populated(placement, agents)) for agents in (20, 400))
+@pytest.mark.parametrize("eviction", sorted(EVICTION_POLICIES))
+def test_the_first_victim_is_found_without_looking_at_the_others(eviction: str) -> None:
+    few, many = (_lines_to_the_first_victim(_populated(eviction, agents)) for agents in (20, 400))
     assert many <= few + 40, f"{few} lines of Python with 20 agents, {many} with 400"
 
 
-def _populated(placement: str, agents: int) -> World:
+def _populated(eviction: str, agents: int) -> World:
     """So many agents of ten blocks each on every KV tier, four of them shared."""
-    world = World(placement, config_of(placement, 10 * agents, 10 * agents, 10 * agents))
+    world = World(eviction, config_of(eviction, 10 * agents, 10 * agents, 10 * agents))
     for number in range(agents):
         agent = f"agent-{number}"
         world.begin(agent)
@@ -172,7 +172,7 @@ def _populated(placement: str, agents: int) -> World:
 
 
 def _lines_to_the_first_victim(world: World) -> int:
-    next(world.placement.victims(DEVICE, world.now_us))  # what is put off until somebody asks is done now
+    next(world.eviction.victims(DEVICE, world.now_us))  # what is put off until somebody asks is done now
     lines = 0
 
     def count(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
@@ -183,7 +183,7 @@ def _lines_to_the_first_victim(world: World) -> int:
     before = sys.gettrace()
     sys.settrace(count)
     try:
-        next(world.placement.victims(DEVICE, world.now_us))
+        next(world.eviction.victims(DEVICE, world.now_us))
     finally:
         sys.settrace(before)
     return lines
@@ -191,11 +191,11 @@ def _lines_to_the_first_victim(world: World) -> int:
 
 def test_the_oracle_is_refused_where_the_future_is_not_known() -> None:
     world = World("oracle")
-    world.outlook.future = None
+    world.context.future = None
     with pytest.raises(ValueError, match="knows the future: only in a simulation"):
         world.recover(["x"])
 
 
 def test_an_unknown_policy_is_told_which_there_are() -> None:
     with pytest.raises(ValueError, match=r"unknown policy 'mru'; there is: .*lru.*ttl"):
-        make_placement("mru", World("lru").outlook)
+        make_eviction("mru", World("lru").context)

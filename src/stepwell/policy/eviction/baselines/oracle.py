@@ -1,4 +1,4 @@
-"""The bound: a placement that knows when every block is used next. Only a simulation can have it."""
+"""The bound: an eviction that knows when every block is used next. Only a simulation can have it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from stepwell.policy.index import Block
-from stepwell.policy.placements.base import Future, Outlook, PlainPlacement
+from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy, Future
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
@@ -64,12 +64,12 @@ class _Ranked:
         return self.entries.get(entry[3].id) is entry
 
 
-class Oracle(PlainPlacement):
+class Oracle(EvictionPolicy):
     """Belady over three KV tiers: the farthest next use leaves first, among equals the deeper block, whose
     loss costs its own tokens and not those of others. Disk is written only for what is used again."""
 
-    def __init__(self, outlook: Outlook) -> None:
-        super().__init__(outlook)
+    def __init__(self, context: EvictionContext) -> None:
+        super().__init__(context)
         self._farthest = {kv_tier: _Ranked() for kv_tier in KvTier}
         self._soonest = _Ranked()
         """Everything that has a next use, to be asked about again once that has passed."""
@@ -78,17 +78,17 @@ class Oracle(PlainPlacement):
         self._next_us: dict[BlockId, tuple[int, int]] = {}
         """When it was asked about, and the answer."""
 
-    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
         asked_us, next_us = self._next_us.get(block.id, (-1, 0))
         if asked_us != now_us:
             next_us = self._ask(block, now_us)
         self._put(block, kv_tier, next_us)
 
-    def touched(self, path: Sequence[Block], now_us: int) -> None:
+    def path_used(self, path: Sequence[Block], now_us: int) -> None:
         for block in path:
             self._renew(block, now_us)
 
-    def left(self, block: Block, kv_tier: KvTier) -> None:
+    def block_left(self, block: Block, kv_tier: KvTier) -> None:
         self._farthest[kv_tier].discard(block.id)
         self._see_to_promotion(block)
         if not self._kv_tiers_of(block):
@@ -103,7 +103,7 @@ class Oracle(PlainPlacement):
     def wants_disk(self, block: Block, now_us: int) -> bool:
         return self._future()(block, now_us) is not None
 
-    def rests(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
         for block in holder.path:
             self._renew(block, now_us)
 
@@ -123,9 +123,9 @@ class Oracle(PlainPlacement):
     # --- asking -------------------------------------------------------------------------------
 
     def _future(self) -> Future:
-        if self.outlook.future is None:
+        if self.context.future is None:
             raise ValueError("the policy 'oracle' knows the future: only in a simulation")
-        return self.outlook.future
+        return self.context.future
 
     def _ask(self, block: Block, now_us: int) -> int:
         answer = self._future()(block, now_us)

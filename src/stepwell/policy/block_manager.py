@@ -1,7 +1,7 @@
-"""The book of the three KV tiers: what lies where, how full each is, and how room is made.
+"""The block manager: what lies in which KV tier, how full each is, and how room is made.
 
-Every method that changes something appends the actions that make it true to ``actions``; the book
-is written as if they had already succeeded, and ``moved`` corrects it when one did not.
+Every method that changes something appends the actions that make it true to ``actions``; the state
+is kept as if they had already succeeded, and ``moved`` corrects it when one did not.
 
     device  counted in frames; a block leaves for the host, or is gone when the host has no room
     host    counted in bytes; above a watermark its coldest blocks are written to disk ahead of
@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from stepwell.policy.block_index import Block, BlockIndex, Match
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Step
+from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.ghosts import Ghosts
-from stepwell.policy.index import Block, BlockIndex, Match
-from stepwell.policy.placements.base import Outlook, Placement
 from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved, RequestId
-from stepwell.policy.wear import WriteBudget
+from stepwell.policy.write_budget import WriteBudget
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _CLEAN_SEARCH = 64  # how many cold host blocks are looked at for a clean one before one is given up
@@ -33,17 +33,17 @@ _WRITE_PAUSE_US = 1_000_000  # after a failed disk write
 _READ_SHUN_US = 5_000_000  # after a failed or late disk read of a block
 
 
-class Memory:
+class BlockManager:
     """Blocks and bytes of device, host and disk."""
 
-    def __init__(self, config: PolicyConfig, placement: Placement, outlook: Outlook) -> None:
+    def __init__(self, config: PolicyConfig, eviction: EvictionPolicy, context: EvictionContext) -> None:
         self.config = config
-        self.placement = placement
+        self.eviction = eviction
         self.index = BlockIndex(config.block_tokens, config.unit_tokens)
-        self.costs = outlook.costs
+        self.costs = context.costs
         self.actions: list[Action] = []
-        self.favour: RequestId = 0
-        """For whom room is being made now."""
+        self.beneficiary: RequestId = 0
+        """The request for which room is being made now."""
         self.device_used = 0
         """Frames: blocks on the device and frames that running requests hold for themselves."""
         self.device_count = 0
@@ -96,7 +96,7 @@ class Memory:
         """Up to ``count`` blocks that can leave one after the other, children before their parents."""
         chosen: list[Block] = []
         orphaned: dict[BlockId, int] = {}
-        for candidate in self.placement.victims(DEVICE, now_us, taker):
+        for candidate in self.eviction.victims(DEVICE, now_us, taker):
             block = self.index.blocks[candidate]
             if not block.pins and block.device_children <= orphaned.get(candidate, 0):
                 chosen.append(block)
@@ -130,7 +130,7 @@ class Memory:
     def _homeless_bytes(self, frames: int, now_us: int, taker: str) -> int:
         """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
         total = 0
-        for candidate in self.placement.victims(DEVICE, now_us, taker):
+        for candidate in self.eviction.victims(DEVICE, now_us, taker):
             block = self.index.blocks[candidate]
             if frames <= 0 or total >= self.config.host_bytes // 2:
                 break
@@ -161,7 +161,7 @@ class Memory:
         self.ghosts.forget(meta.units)
         self._set_device(block, True)
         self.pin(block)
-        self.placement.used(block, DEVICE, now_us)
+        self.eviction.block_used(block, DEVICE, now_us)
         return block
 
     def load(self, block: Block, now_us: int) -> None:
@@ -171,7 +171,7 @@ class Memory:
             block.read_unused = False
             self.useful_read_bytes += block.meta.size_bytes
         self._set_device(block, True)
-        self.placement.used(block, DEVICE, now_us)
+        self.eviction.block_used(block, DEVICE, now_us)
 
     def pin(self, block: Block) -> None:
         block.pins += 1
@@ -196,7 +196,7 @@ class Memory:
 
     def lost_on_device(self, block: Block) -> None:
         """The engine does not hold this block after all (its load failed)."""
-        self.placement.left(block, DEVICE)
+        self.eviction.block_left(block, DEVICE)
         self._set_device(block, False)
         self.device_used -= 1
         self._remove_if_nowhere(block)
@@ -207,7 +207,7 @@ class Memory:
         """A path (root first) has been used."""
         for block in path:
             block.last_use_us = now_us
-        self.placement.touched(path, now_us)
+        self.eviction.path_used(path, now_us)
 
     def steps(self, path: Iterable[Match]) -> list[Step]:
         """What each block of a path would cost to bring onto the device now."""
@@ -238,7 +238,7 @@ class Memory:
             if victim is None:
                 return False
             spare = self._is_spare(victim, now_us)
-            if not spare and not self.placement.outranks(newcomer, victim, HOST, now_us):
+            if not spare and not self.eviction.outranks(newcomer, victim, HOST, now_us):
                 return False
             self.evict_from_host(victim, newcomer.maker)
         return True
@@ -259,23 +259,23 @@ class Memory:
     def _is_spare(self, block: Block, now_us: int) -> bool:
         if block.device or block.disk:
             return True
-        return bool(self.config.disk_bytes) and not self.placement.wants_disk(block, now_us)
+        return bool(self.config.disk_bytes) and not self.eviction.wants_disk(block, now_us)
 
     def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""
         blocks = self.index.blocks
-        for candidate in self.placement.victims(tier, now_us):
+        for candidate in self.eviction.victims(tier, now_us):
             block = blocks[candidate]
             if not block.claims and block.moving is None:
                 yield block
 
-    def evict_from_host(self, block: Block, favour: RequestId = 0) -> None:
+    def evict_from_host(self, block: Block, beneficiary: RequestId = 0) -> None:
         """Drop the host copy; what lies nowhere else is gone."""
         if not block.device:
             self.evictions["host_disk" if block.disk else "host_gone"] += 1
-        self._drop(block, HOST, favour)
+        self._drop(block, HOST, beneficiary)
 
-    def sink(self, now_us: int) -> None:
+    def write_behind(self, now_us: int) -> None:
         """Write the colder half of the host pool to disk ahead of need, once it is half full.
 
         Who needs room then finds clean copies to drop and never waits for the disk.
@@ -294,7 +294,7 @@ class Memory:
             enough = started >= wanted or refused >= _WRITE_REFUSALS
             if enough or reach_bytes < 0 or looked_at >= _WRITE_SEARCH:
                 break
-            if not block.disk and not block.device and self.placement.wants_disk(block, now_us):
+            if not block.disk and not block.device and self.eviction.wants_disk(block, now_us):
                 done = self.start_write(block, now_us)
                 started, refused = started + done, refused + (not done)
         if not started:
@@ -330,7 +330,7 @@ class Memory:
         is worth less. It never makes anything be lost and never hurries before a read that is waited for."""
         if self.reads_in_flight >= _PROMOTIONS_IN_FLIGHT:
             return
-        for block in self.placement.promotable(now_us):
+        for block in self.eviction.promotable(now_us):
             if block.moving is not None or now_us < block.shunned_until_us:
                 continue
             if not self._room_by_copies(block, now_us) or not self.start_read(block, now_us):
@@ -343,7 +343,7 @@ class Memory:
             victim = self._host_victim(now_us)
             if victim is None or not self._is_spare(victim, now_us):
                 return False
-            if not self.placement.outranks(newcomer, victim, HOST, now_us, _PROMOTE_MARGIN):
+            if not self.eviction.outranks(newcomer, victim, HOST, now_us, _PROMOTE_MARGIN):
                 return False
             self.evict_from_host(victim, newcomer.maker)
         return True
@@ -358,7 +358,7 @@ class Memory:
             return False
         while self.disk_used + needed > limit:
             victim = next(self.idle(DISK, now_us), None)
-            if victim is None or not self.placement.outranks(newcomer, victim, DISK, now_us, _DISK_MARGIN):
+            if victim is None or not self.eviction.outranks(newcomer, victim, DISK, now_us, _DISK_MARGIN):
                 return False
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1
@@ -374,7 +374,7 @@ class Memory:
                 self._recount(block, -1)
                 block.disk = True
                 self._recount(block, 1)
-                self.placement.used(block, DISK, now_us)
+                self.eviction.block_used(block, DISK, now_us)
 
     # --- transfers that ended -----------------------------------------------------------------
 
@@ -439,11 +439,11 @@ class Memory:
             self.host_used += block.meta.size_bytes
         else:
             self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
-        self.placement.used(block, tier, now_us)
+        self.eviction.block_used(block, tier, now_us)
 
-    def _drop(self, block: Block, tier: KvTier, favour: RequestId = 0) -> None:
-        self.actions.append(Drop(block.id, tier, self.favour or favour))
-        self.placement.left(block, tier)
+    def _drop(self, block: Block, tier: KvTier, beneficiary: RequestId = 0) -> None:
+        self.actions.append(Drop(block.id, tier, self.beneficiary or beneficiary))
+        self.eviction.block_left(block, tier)
         if tier is DEVICE:
             self._set_device(block, False)
             self.device_used -= 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepwell.policy.placements.base import Outlook
-from stepwell.policy.placements.by_agent import AgentKey, ByAgent, Holder
+from stepwell.policy.eviction.base import EvictionContext
+from stepwell.policy.eviction.baselines.by_agent import AgentKey, ByAgent, Holder
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import Wait
 
@@ -17,34 +17,34 @@ class Steps(ByAgent):
     used; then whoever has most steps before it. A waiting tool is one step, a person very many, and
     who is called after another agent comes one step after that one."""
 
-    def __init__(self, outlook: Outlook) -> None:
-        super().__init__(outlook)
+    def __init__(self, context: EvictionContext) -> None:
+        super().__init__(context)
         self._awaits: dict[AgentKey, AgentKey] = {}
         self._followers: dict[AgentKey, dict[AgentKey, None]] = {}
 
-    def works(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
         key = (holder.tenant, holder.agent)
         self._unfollow(key)
-        super().works(holder, now_us)
+        super().agent_active(holder, now_us)
         self._tell_followers(key, now_us)
 
-    def rests(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
         key = (holder.tenant, holder.agent)
         self._unfollow(key)
         if holder.hint.wait in (Wait.AGENT, Wait.CHILD) and holder.hint.after_agent:
             awaited = (holder.tenant, holder.hint.after_agent)
             self._awaits[key] = awaited
             self._followers.setdefault(awaited, {})[key] = None
-        super().rests(holder, now_us)
+        super().agent_idle(holder, now_us)
         self._tell_followers(key, now_us)
 
-    def forgotten(self, holder: AgentRecord) -> None:
+    def agent_forgotten(self, holder: AgentRecord) -> None:
         self._unfollow((holder.tenant, holder.agent))
-        super().forgotten(holder)
+        super().agent_forgotten(holder)
 
     def warmth(self, holder: Holder, now_us: int) -> tuple[int, ...]:
         used_us = holder.record.last_use_us
-        if holder.works:
+        if holder.active:
             return _KNOWN, 0, used_us
         if holder.record.hint.wait is Wait.DONE:
             return _FINISHED, 0, used_us
@@ -54,7 +54,7 @@ class Steps(ByAgent):
     def _steps_of(self, holder: Holder) -> int | None:
         """Turns before the agent's own, along the chain of who waits for whom; None: nobody has said."""
         chain = [holder.key]
-        while not holder.works and len(chain) <= _LONGEST_CHAIN:
+        while not holder.active and len(chain) <= _LONGEST_CHAIN:
             awaited = self._awaits.get(holder.key)
             if awaited is None or awaited not in self.holders or awaited in chain:
                 return _end_of_chain(len(chain), holder.record.hint.wait)

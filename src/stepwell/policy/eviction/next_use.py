@@ -1,4 +1,4 @@
-"""Stepwell's own placement: paid service tiers and next use decide what sinks.
+"""Stepwell's own eviction: paid service tiers and next use decide what sinks.
 
     value of a group = index(next use) x keep_weight of its service tier, less for a tenant that has
                        held more than twice its part
@@ -15,11 +15,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from stepwell.policy.index import Block
-from stepwell.policy.placements.base import Outlook
-from stepwell.policy.placements.forecast import Forecaster, Rest
-from stepwell.policy.placements.groups import AT, KV_TIERS, Group, Orphans, Ranking, join, quit_holding
-from stepwell.policy.placements.quotas import Quotas
+from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.agent_groups import AT, KV_TIERS, Group, Orphans, Ranking, join, quit_holding
+from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
+from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod
+from stepwell.policy.eviction.quotas import Quotas
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier, Wait
 
@@ -40,15 +40,13 @@ Followed = tuple[str, str]
 Ranked = tuple[int, BlockId]
 
 
-class NextUse:
-    """See the module. ``Placement`` has the contract of each method."""
+class NextUse(EvictionPolicy):
+    """See the module. ``EvictionPolicy`` has the contract of each method."""
 
-    orders_compute = True
-
-    def __init__(self, outlook: Outlook) -> None:
-        self.outlook = outlook
+    def __init__(self, context: EvictionContext) -> None:
+        super().__init__(context)
         self.forecaster = Forecaster()
-        self.quotas = Quotas(outlook.config)
+        self.quotas = Quotas(context.config)
         self._groups: dict[AgentRecord, Group] = {}
         self._orphans = Orphans()
         self._timers: list[tuple[int, int, Group]] = []
@@ -63,7 +61,7 @@ class NextUse:
 
     # --- blocks come and go -------------------------------------------------------------------
 
-    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
         at = AT[kv_tier]
         if block.ranked >> at & 1:
             return
@@ -77,7 +75,7 @@ class NextUse:
         elif block.listed is not None:
             self._count(block, block.listed, at, 1)
 
-    def touched(self, path: Sequence[Block], now_us: int) -> None:
+    def path_used(self, path: Sequence[Block], now_us: int) -> None:
         """What agents use is told otherwise; of what nobody holds recency counts, leaves first."""
         for block in reversed(path):
             block.uses += 1
@@ -85,7 +83,7 @@ class NextUse:
                 self._orphans.abandoned.pop(block.id, None)
                 self._orphans.add(block)
 
-    def left(self, block: Block, kv_tier: KvTier) -> None:
+    def block_left(self, block: Block, kv_tier: KvTier) -> None:
         at = AT[kv_tier]
         if not block.ranked >> at & 1:
             return
@@ -93,7 +91,7 @@ class NextUse:
         if at < 2:
             self._copies.pop(block.id, None)
         if block.listed is self._orphans:
-            self._orphans.left(block, at)
+            self._orphans.block_left(block, at)
         elif block.listed is not None:
             self._count(block, block.listed, at, -1)
 
@@ -101,7 +99,7 @@ class NextUse:
         """A listed block has come to (+1) or left (-1) KV tier number ``at``."""
         ranking = group.rankings[at]
         ranking.blocks += step
-        ranking.resting += step if group.rest is not None else 0
+        ranking.idle_blocks += step if group.idle is not None else 0
         self.quotas.count(group.service_tier, group.record.tenant, at, step)
         if step > 0:
             group.noted(block, at)
@@ -139,7 +137,7 @@ class NextUse:
 
     # --- agents -------------------------------------------------------------------------------
 
-    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
         if holder.unknown:
             self._leave_to_nobody(path)
             return
@@ -164,47 +162,47 @@ class NextUse:
                 block.listed = self._orphans
                 self._orphans.add(block)
 
-    def works(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
         if holder.unknown:
             return
         group = self._group_of(holder)
-        if group.rest is not None:
-            self.forecaster.end(group.rest, now_us)
+        if group.idle is not None:
+            self.forecaster.end(group.idle, now_us)
         self._leave_children(holder, now_us)
-        self._set_rest(group, None, now_us)
+        self._set_idle(group, None, now_us)
         self._move_to(group, holder.service_tier)
 
-    def rests(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
         if holder.unknown:
             return
         group = self._group_of(holder)
-        began_us = now_us if holder.rest_since_us is None else holder.rest_since_us
-        self._set_rest(group, self.forecaster.begin(holder, began_us), now_us)
+        began_us = now_us if holder.idle_since_us is None else holder.idle_since_us
+        self._set_idle(group, self.forecaster.begin(holder, began_us), now_us)
         self._follow(group, holder)
         if holder.parent_agent:
             _remember(
-                self._children, (holder.tenant, holder.parent_agent), group, self.outlook.config.max_agents
+                self._children, (holder.tenant, holder.parent_agent), group, self.context.config.max_agents
             )
         if holder.hint.wait in (Wait.TOOL, Wait.CHILD):
             return  # it has not answered yet
         for follower in self._followers.pop((holder.tenant, holder.agent), ()):
-            if follower.rest is not None and follower is not group:
-                rest = self.forecaster.begin(follower.record, now_us, called=True)
-                self._set_rest(follower, rest, now_us)
+            if follower.idle is not None and follower is not group:
+                idle = self.forecaster.begin(follower.record, now_us, called=True)
+                self._set_idle(follower, idle, now_us)
 
     def _leave_children(self, parent: AgentRecord, now_us: int) -> None:
         """Its agent goes on: those of its children that have answered are probably finished. (A child
         that waits for a tool goes on by itself.)"""
         for child in self._children.pop((parent.tenant, parent.agent), ()):
-            if child.rest is not None and child.record.hint.wait not in (Wait.TOOL, Wait.CHILD):
-                self._set_rest(child, self.forecaster.begin(child.record, now_us, left=True), now_us)
+            if child.idle is not None and child.record.hint.wait not in (Wait.TOOL, Wait.CHILD):
+                self._set_idle(child, self.forecaster.begin(child.record, now_us, left=True), now_us)
 
     def _follow(self, group: Group, holder: AgentRecord) -> None:
         after = holder.hint.after_agent
         if after and holder.hint.wait in (Wait.AGENT, Wait.CHILD):
-            _remember(self._followers, (holder.tenant, after), group, self.outlook.config.max_agents)
+            _remember(self._followers, (holder.tenant, after), group, self.context.config.max_agents)
 
-    def forgotten(self, holder: AgentRecord) -> None:
+    def agent_forgotten(self, holder: AgentRecord) -> None:
         group = self._groups.pop(holder, None)
         if group is None:
             return
@@ -213,7 +211,7 @@ class NextUse:
             quit_holding(block, group)
             if block.listed is group:
                 self._list_elsewhere(block)
-        group.rest = None  # whoever still looks to it finds nobody there
+        group.idle = None  # whoever still looks to it finds nobody there
 
     def _group_of(self, holder: AgentRecord) -> Group:
         group = self._groups.get(holder)
@@ -235,11 +233,11 @@ class NextUse:
         for block in mine:
             self._list(block, group)
 
-    def _set_rest(self, group: Group, rest: Rest | None, now_us: int) -> None:
-        step = (rest is not None) - (group.rest is not None)
+    def _set_idle(self, group: Group, idle: IdlePeriod | None, now_us: int) -> None:
+        step = (idle is not None) - (group.idle is not None)
         for at, count in enumerate(group.listed):
-            group.rankings[at].resting += step * count
-        group.rest = rest
+            group.rankings[at].idle_blocks += step * count
+        group.idle = idle
         self._revalue(group, now_us)
         group.timer_us = None
         self._set_timer(group, now_us)
@@ -250,17 +248,17 @@ class NextUse:
         """Value the group as of now and put it where it belongs in every ranking."""
         group.keyed_at_us = now_us
         group.value = self._value(group, now_us)
-        group.chance = _CERTAIN if group.rest is None else self.forecaster.chance(group.rest, now_us)
+        group.chance = _CERTAIN if group.idle is None else self.forecaster.chance(group.idle, now_us)
         for at, key in enumerate(group.keys):
             if key is not None:
                 group.rankings[at].take(key, group)
                 self._rank(group, at)
 
     def _value(self, group: Group, now_us: int) -> int:
-        if group.rest is None:
+        if group.idle is None:
             return _BUSY
         weight = self.quotas.contract(group.service_tier).keep_weight
-        value = self.forecaster.index(group.rest, now_us) * weight
+        value = self.forecaster.index(group.idle, now_us) * weight
         return self.quotas.less_for_many(value, group.service_tier, group.record.tenant)
 
     def _rank(self, group: Group, at: int) -> None:
@@ -277,20 +275,20 @@ class NextUse:
     def _cost_below(self, depth: int, at: int) -> int:
         """What getting back one token costs when it goes one KV tier down, in units that compare
         within a KV tier: where it would be gone, deep tokens cost more than shallow ones."""
-        config = self.outlook.config
+        config = self.context.config
         if (at == 0 and config.host_bytes) or (at == 1 and config.disk_bytes):
             return 1
         tokens = depth * config.block_tokens
-        return 1 + self.outlook.costs.compute_us(max(0, tokens - config.block_tokens), tokens)
+        return 1 + self.context.costs.compute_us(max(0, tokens - config.block_tokens), tokens)
 
     def _set_timer(self, group: Group, now_us: int) -> None:
-        if group.rest is None:
+        if group.idle is None:
             return
-        due_us = self.forecaster.advance(group.rest, now_us)
+        due_us = self.forecaster.advance(group.idle, now_us)
         if due_us is not None and group.timer_us is None:
             group.timer_us = due_us
             heapq.heappush(self._timers, (due_us, group.seq, group))
-            if group.rest.rises(now_us) and self._promotes(group):
+            if group.idle.rises(now_us) and self._promotes(group):
                 heapq.heappush(self._wakes, due_us)
 
     def tick(self, now_us: int) -> None:
@@ -344,7 +342,7 @@ class NextUse:
         for ranking in rankings:
             self._look_again(ranking, now_us)
         at = AT[kv_tier]
-        for key, _, group in heapq.merge(*[ranking.at_rest() for ranking in rankings]):
+        for key, _, group in heapq.merge(*[ranking.idle_entries() for ranking in rankings]):
             for block in group.spare(kv_tier):
                 if len(block.holders) > 1:
                     best = max(block.holders, key=_value_of)
@@ -360,7 +358,7 @@ class NextUse:
         at = AT[kv_tier]
         for name in self.quotas.names:
             for _, _, group in reversed(self.quotas.ranking(at, name).entries):
-                if group.rest is not None:
+                if group.idle is not None:
                     break
                 for block in group.spare(kv_tier):
                     if at == 0 and block.pins:
@@ -380,9 +378,9 @@ class NextUse:
 
     def _is_stale(self, group: Group, now_us: int) -> bool:
         """Whether its rest has gone on for an eighth since it was valued."""
-        if group.rest is None:
+        if group.idle is None:
             return False
-        stale_us = max(_MIN_STALE_US, (group.keyed_at_us - group.rest.since_us) // 8)
+        stale_us = max(_MIN_STALE_US, (group.keyed_at_us - group.idle.since_us) // 8)
         return now_us - group.keyed_at_us > stale_us
 
     def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
@@ -403,11 +401,11 @@ class NextUse:
 
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Selective: the chance of return, times what a read saves, must pay for the write."""
-        costs, meta = self.outlook.costs, block.meta
+        costs, meta = self.context.costs, block.meta
         chance = self._chance(block) * (_ROOMY if self._disk_is_roomy() else 1)
         if chance < _WRITE_CHANCE:
             return False
-        start = meta.depth * self.outlook.config.block_tokens
+        start = meta.depth * self.context.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
         written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
@@ -438,7 +436,7 @@ class NextUse:
     def _promotes(self, group: Group) -> bool:
         """Whether its agent may come back and some of its blocks lie on disk alone."""
         device, host, disk = group.listed
-        return host < disk and device < disk and group.chance >= _PROMOTE_CHANCE and group.rest is not None
+        return host < disk and device < disk and group.chance >= _PROMOTE_CHANCE and group.idle is not None
 
     def _most_valuable_on_disk(self) -> list[Group]:
         """Groups to promote, the most valuable first; at most a few, from the top of each ranking."""
@@ -461,9 +459,9 @@ class NextUse:
 
     def expectation(self, record: AgentRecord, now_us: int) -> tuple[int | None, str]:
         group = self._groups.get(record)
-        if group is None or group.rest is None:
+        if group is None or group.idle is None:
             return None, "a turn is open" if group is not None else ""
-        return self.forecaster.explain(group.rest, record.hint, now_us)
+        return self.forecaster.explain(group.idle, record.hint, now_us)
 
 
 def _merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockId]:

@@ -6,24 +6,24 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from stepwell.policy.index import Block
-from stepwell.policy.placements.base import Outlook, PlainPlacement
+from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
 _NOBODY = 0
 
 
-class PriorityLru(PlainPlacement):
+class PriorityLru(EvictionPolicy):
     """What SGLang's ``--radix-eviction-policy priority`` and TensorRT-LLM's retention do.
 
     A block belongs to the highest service tier whose turns used it. On the device a block that belongs
     to nobody yet is being computed and goes last; below it was recovered or its users are unknown.
     """
 
-    def __init__(self, outlook: Outlook) -> None:
-        super().__init__(outlook)
-        self._weights = {contract.name: contract.weight for contract in outlook.config.contracts}
+    def __init__(self, context: EvictionContext) -> None:
+        super().__init__(context)
+        self._weights = {contract.name: contract.weight for contract in context.config.contracts}
         making = max(self._weights.values(), default=_NOBODY) + 1
         self._ranks = sorted({_NOBODY, 1, making, *self._weights.values()})
         self._unknown = {KvTier.DEVICE: making, KvTier.HOST: _NOBODY, KvTier.DISK: _NOBODY}
@@ -32,12 +32,12 @@ class PriorityLru(PlainPlacement):
             kv_tier: {rank: OrderedDict() for rank in self._ranks} for kv_tier in KvTier
         }
 
-    def used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
         order = self._order_of(block.id, kv_tier)
         order[block.id] = None
         order.move_to_end(block.id)
 
-    def left(self, block: Block, kv_tier: KvTier) -> None:
+    def block_left(self, block: Block, kv_tier: KvTier) -> None:
         self._order_of(block.id, kv_tier).pop(block.id, None)
         if not any(block.id in self._order_of(block.id, other) for other in KvTier):
             self._weight.pop(block.id, None)
@@ -51,7 +51,7 @@ class PriorityLru(PlainPlacement):
     def _worth(self, block: Block) -> tuple[int, int, int]:
         return self._weight.get(block.id, _NOBODY), block.last_use_us, -block.meta.depth
 
-    def continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
         weight = self._weights.get(holder.service_tier, 1)
         for block in reversed(path):
             if self._weight.get(block.id, _NOBODY) < weight:

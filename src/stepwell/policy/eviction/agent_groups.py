@@ -13,9 +13,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from stepwell.policy.gaps import TIME_EDGES_US, bin_of, index_of
-from stepwell.policy.index import Block
-from stepwell.policy.placements.forecast import NOBODY, Rest
+from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.forecast import NOBODY, IdlePeriod
+from stepwell.policy.eviction.gaps import TIME_EDGES_US, bin_of, index_of
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import KvTier
 
@@ -46,7 +46,7 @@ class Group:
     chance: int = 1 << 20
     """Of 2**20: that its agent comes back, as of ``keyed_at_us``."""
     keyed_at_us: int = 0
-    rest: Rest | None = None
+    idle: IdlePeriod | None = None
     """None while a turn of the agent is open."""
     timer_us: int | None = None
 
@@ -82,13 +82,13 @@ class Ranking:
         self.entries: list[Entry] = []
         self.blocks = 0
         """Listed blocks, of agents that work and that rest."""
-        self.resting = 0
+        self.idle_blocks = 0
         """Those of agents that rest."""
 
-    def at_rest(self) -> Iterator[Entry]:
+    def idle_entries(self) -> Iterator[Entry]:
         """Its groups at rest, by what they count beside those of other service tiers."""
         for key, seq, group in self.entries:
-            if group.rest is None:
+            if group.idle is None:
                 return  # all that follow are at work
             yield key * self.weight, seq, group
 
@@ -125,7 +125,7 @@ class Orphans:
             order.pop(block.id, None)
         self.abandoned.pop(block.id, None)
 
-    def left(self, block: Block, at: int) -> None:
+    def block_left(self, block: Block, at: int) -> None:
         """The block is no longer on KV tier number ``at``."""
         self.order[at].pop(block.id, None)
         if not block.ranked:

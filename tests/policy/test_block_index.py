@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from stepwell.policy.block_index import BlockIndex
 from stepwell.policy.chain import TokenChain, root_hash
-from stepwell.policy.index import BlockIndex
 from stepwell.policy.types import BlockMeta, KvTier
 
 BLOCK, UNIT = 8, 2

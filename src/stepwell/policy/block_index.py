@@ -41,11 +41,11 @@ class Block:
     maker: RequestId = 0
     """The request that computed it last; 0: it was found on disk."""
     holders: tuple[Any, ...] = ()
-    """The placement's: whoever has it in his context."""
+    """The eviction's: whoever has it in his context."""
     ranked: int = 0
-    """The placement's: a bit for every KV tier on which it is ranked."""
+    """The eviction's: a bit for every KV tier on which it is ranked."""
     listed: Any = None
-    """The placement's: under whom it is ranked."""
+    """The eviction's: under whom it is ranked."""
     shunned_until_us: int = 0
     """A read from disk failed or was too slow: until then it counts as not there."""
     id: BlockId = field(init=False)

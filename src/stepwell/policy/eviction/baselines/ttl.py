@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from stepwell.policy.placements.base import Outlook
-from stepwell.policy.placements.by_agent import AgentKey, ByAgent, Holder
+from stepwell.policy.eviction.base import EvictionContext
+from stepwell.policy.eviction.baselines.by_agent import AgentKey, ByAgent, Holder
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import KvTier, Wait
 
@@ -52,8 +52,8 @@ class Ttl(ByAgent):
     seen the time to live is what would be saved.
     """
 
-    def __init__(self, outlook: Outlook) -> None:
-        super().__init__(outlook)
+    def __init__(self, context: EvictionContext) -> None:
+        super().__init__(context)
         self._gaps: dict[tuple[str, str], _Gaps] = {}
         self._rest_began_us: dict[AgentKey, int] = {}
         self._expires_us: dict[AgentKey, int] = {}
@@ -61,30 +61,30 @@ class Ttl(ByAgent):
         self._began_us: dict[AgentKey, int] = {}
         self._turn_us = 0
 
-    def works(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
         key = (holder.tenant, holder.agent)
         rested_since_us = self._rest_began_us.pop(key, None)
         if rested_since_us is not None:
             self._gaps.setdefault(self._class_of(holder), _Gaps()).add(now_us - rested_since_us)
         self._began_us[key] = now_us
-        super().works(holder, now_us)
+        super().agent_active(holder, now_us)
 
-    def rests(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
         key = (holder.tenant, holder.agent)
         self._saw_turn(key, now_us)
         since_us = self._rest_began_us.setdefault(key, now_us)
         self._expires_us[key] = since_us + self._ttl_us(holder)
         heapq.heappush(self._expiring, (self._expires_us[key], key))
-        super().rests(holder, now_us)
+        super().agent_idle(holder, now_us)
 
-    def forgotten(self, holder: AgentRecord) -> None:
+    def agent_forgotten(self, holder: AgentRecord) -> None:
         key = (holder.tenant, holder.agent)
         for known in (self._rest_began_us, self._expires_us, self._began_us):
             known.pop(key, None)
-        super().forgotten(holder)
+        super().agent_forgotten(holder)
 
     def warmth(self, holder: Holder, now_us: int) -> tuple[int, ...]:
-        if holder.works:
+        if holder.active:
             return 2, holder.record.last_use_us
         expires_us = self._expires_us.get(holder.key, 0)
         if expires_us > now_us:
@@ -115,10 +115,10 @@ class Ttl(ByAgent):
         return saved_us if gaps is None else gaps.best_ttl_us(saved_us)
 
     def _queue_us(self) -> int:
-        return self.outlook.waiting * self._turn_us // self.outlook.config.max_running
+        return self.context.waiting * self._turn_us // self.context.config.max_running
 
     def _bring_back_us(self, record: AgentRecord) -> int:
-        config, costs = self.outlook.config, self.outlook.costs
+        config, costs = self.context.config, self.context.costs
         size_bytes = sum(block.meta.size_bytes for block in record.path)
         compute_us = costs.compute_us(0, sum(block.meta.n_tokens for block in record.path))
         if not config.host_bytes:

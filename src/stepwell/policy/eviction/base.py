@@ -1,0 +1,119 @@
+"""The contract of an eviction policy: which block leaves a KV tier when room is needed.
+
+The block manager and the agent table tell the policy what happens to blocks and agents, and ask it for
+victims. Three methods are required: ``block_used``, ``block_left`` and ``victims``. All others have a
+default that suits a policy which looks at blocks alone, such as LRU. A policy never has to know which
+blocks are pinned, claimed or in flight: the block manager passes over those.
+
+docs/write-your-own-eviction-rule.md goes through it step by step.
+"""
+
+# ruff: noqa: B027 (an empty default is the point: a policy overrides what it needs)
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from stepwell.policy.block_index import Block
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.costs import Costs
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import BlockId, KvTier
+
+Future = Callable[[Block, int], int | None]
+"""``(block, now_us) -> when it will really be used next``; None: never again. Only a simulation has one."""
+
+
+@dataclass(slots=True)
+class EvictionContext:
+    """What an eviction policy may read besides what it is told."""
+
+    config: PolicyConfig
+    costs: Costs
+    waiting: int = 0
+    """Turns in the queue now."""
+    future: Future | None = None
+
+
+class EvictionPolicy(ABC):
+    """Ranks the blocks of each KV tier by how well they can be spared. ``now_us``: the time of the step."""
+
+    def __init__(self, context: EvictionContext) -> None:
+        self.context = context
+
+    # --- required -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+        """The block has come to ``kv_tier``, or was used while there (see ``path_used``)."""
+
+    @abstractmethod
+    def block_left(self, block: Block, kv_tier: KvTier) -> None:
+        """The block is no longer in ``kv_tier``."""
+
+    @abstractmethod
+    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+        """Every block of ``kv_tier``, the one that can best be spared first. It is asked for often and
+        rarely walked far: the first victim must not cost a walk over all blocks.
+
+        ``taker`` is the service tier that needs the room; empty: none in particular.
+        """
+
+    # --- blocks: defaults ---------------------------------------------------------------------
+
+    def path_used(self, path: Sequence[Block], now_us: int) -> None:
+        """A turn has begun with this path (root first), or has left the device with it. By default
+        ``block_used`` is called from the deepest block up, so that among equals leaves go before the root."""
+        for block in reversed(path):
+            for kv_tier in KvTier:
+                if block.is_on(kv_tier):
+                    self.block_used(block, kv_tier, now_us)
+
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+        """Whether ``block`` is worth more than ``margin`` times what ``other`` is, on ``kv_tier``.
+
+        By default host memory always takes a newcomer; elsewhere the later use is worth more, and of one
+        path the root is worth more than its leaves."""
+        if kv_tier is KvTier.HOST:
+            return True
+        return (block.last_use_us, -block.meta.depth) > (other.last_use_us, -other.meta.depth)
+
+    def withheld(self, kv_tier: KvTier, taker: str) -> int:
+        """Blocks of room that ``taker`` must not count on because they are guaranteed to others."""
+        return 0
+
+    def wants_disk(self, block: Block, now_us: int) -> bool:
+        """Whether a block that leaves host memory is worth writing to disk."""
+        return True
+
+    def promotable(self, now_us: int) -> Iterator[Block]:
+        """Blocks on disk that are worth a place in host memory now, the most valuable first."""
+        return iter(())
+
+    # --- agents: defaults ---------------------------------------------------------------------
+
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+        """The agent's context is now ``path`` (root first); it may have left blocks of an earlier path."""
+
+    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
+        """A turn of the agent has arrived: it is no longer idle."""
+
+    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
+        """The agent's last open turn has ended, or more is known about what it waits for."""
+
+    def agent_forgotten(self, holder: AgentRecord) -> None:
+        """The agent's record is dropped; nothing holds its blocks any more."""
+
+    def expectation(self, holder: AgentRecord, now_us: int) -> tuple[int | None, str]:
+        """For people: when the agent's next turn is expected (None: unknown), and why, in one sentence."""
+        return None, ""
+
+    # --- time: defaults -----------------------------------------------------------------------
+
+    def tick(self, now_us: int) -> None:
+        """Time has passed. Called once a step, before anything is decided."""
+
+    def wake_at_us(self) -> int | None:
+        """When the ranking next changes by itself, so that something may be promoted; None: never."""
+        return None
