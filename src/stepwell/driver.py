@@ -65,10 +65,7 @@ _MESSAGES = {
 
 
 class Driver:
-    """Runs the loop in a thread of its own between ``start`` and ``stop``.
-
-    Without ``start`` whoever owns it calls ``step`` (tests, benchmarks, simulation).
-    """
+    """Runs the loop in a thread between ``start`` and ``stop``; without ``start`` its owner calls ``step``."""
 
     def __init__(
         self,
@@ -114,9 +111,8 @@ class Driver:
 
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         """Queue a turn. Thread-safe. Raises nothing: what is wrong arrives as ``Rejected``."""
-        chain = TokenChain(
-            self._root(generation.tenant), self.scheduler.config.unit_tokens, generation.prompt
-        )
+        unit_tokens = self.scheduler.config.unit_tokens
+        chain = TokenChain(self._root(generation.tenant), unit_tokens, generation.prompt)
         with self._inbox.bell:
             self._next_request += 1
             live = LiveRequest(
@@ -277,7 +273,7 @@ class Driver:
             wake_at_us = self.step()
             if wake_at_us is not None and wake_at_us <= self.clock.now_us():
                 continue
-            if self.scheduler.block_manager.writes_in_flight or self.scheduler.block_manager.reads_in_flight:
+            if self.scheduler.block_manager.transfers_in_flight:
                 if not self._inbox.wait(_TRANSFER_S):
                     raise RuntimeError("a transfer between host and disk does not end")
             elif not self._inbox.rung:

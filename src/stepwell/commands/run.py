@@ -116,7 +116,6 @@ def run(
     amount = _microusd(budget)
     made = find_crew(crew)
     chosen = find_profile(made, profile)
-    given = Given.of(server, key)
     made = apply(made, replace(chosen, model="") if model and chosen.model else chosen)
     if amount is not None:
         made = replace(made, limits=replace(made.limits, budget_microusd=amount))
@@ -126,7 +125,16 @@ def run(
         raise BadInput(f"--resume {resume}: there is no such session")
     require_writable(json_file)
     job = Job(
-        *(made, ask, files, given, model or chosen.model, seed, resume or _new_session(), output),
+        *(
+            made,
+            ask,
+            files,
+            Given.of(server, key),
+            model or chosen.model,
+            seed,
+            resume or _new_session(),
+            output,
+        ),
         warehouses=tuple(map(WarehouseUrl, warehouse)),
         library=tuple(library),
         attach=attach,

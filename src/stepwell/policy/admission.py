@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stepwell.policy.block_index import Block, Match
-from stepwell.policy.block_manager import blocks_of, ids_of
+from stepwell.policy.block_index import Block, Match, blocks_of, ids_of
 from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.costs import best_cut
 from stepwell.policy.turn_table import TurnTable

@@ -6,7 +6,7 @@ prefix of a prompt that is stored anywhere; inside the last block it matches uni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -82,6 +82,14 @@ class Match(NamedTuple):
 
     block: Block
     n_tokens: int
+
+
+def blocks_of(path: Iterable[Match]) -> list[Block]:
+    return [match.block for match in path]
+
+
+def ids_of(path: Iterable[Match]) -> tuple[BlockId, ...]:
+    return tuple(match.block.id for match in path)
 
 
 @dataclass(slots=True)

@@ -71,6 +71,11 @@ class BlockManager:
         self.ghosts = Ghosts(self.index, config.max_ghost_units)
         self._budget = WriteBudget(config.disk_write_bytes_per_day)
 
+    @property
+    def transfers_in_flight(self) -> int:
+        """Queued reads and writes between host and disk that have not ended."""
+        return self.reads_in_flight + self.writes_in_flight
+
     # --- device -------------------------------------------------------------------------------
 
     def room_on_device(self) -> int:
@@ -487,11 +492,3 @@ class BlockManager:
         if block.nowhere and not block.pins and self.index.get(block.id) is block:
             self.index.remove(block.id)
             self.ghosts.add(block.meta.units)
-
-
-def blocks_of(path: Iterable[Match]) -> list[Block]:
-    return [match.block for match in path]
-
-
-def ids_of(path: Iterable[Match]) -> tuple[BlockId, ...]:
-    return tuple(match.block.id for match in path)

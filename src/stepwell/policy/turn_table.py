@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stepwell.policy.block_index import Block, Match
-from stepwell.policy.block_manager import BlockManager, blocks_of
+from stepwell.policy.block_index import Block, Match, blocks_of
+from stepwell.policy.block_manager import BlockManager
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.invariants import check_blocks
