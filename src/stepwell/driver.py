@@ -65,7 +65,7 @@ _MESSAGES = {
 
 
 class Driver:
-    """Runs the loop in a thread between ``start`` and ``stop``; without ``start`` its owner calls ``step``."""
+    """Runs the loop in a thread between ``start`` and ``stop``; else its owner calls ``step``."""
 
     def __init__(
         self,

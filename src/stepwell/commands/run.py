@@ -113,28 +113,19 @@ def run(
 
     A session that is stopped, by Ctrl-C, a limit, or a server that goes away, is kept, and --resume goes on.
     """
-    amount = _microusd(budget)
     made = find_crew(crew)
     chosen = find_profile(made, profile)
     made = apply(made, replace(chosen, model="") if model and chosen.model else chosen)
-    if amount is not None:
+    if (amount := _microusd(budget)) is not None:
         made = replace(made, limits=replace(made.limits, budget_microusd=amount))
     if not ask.strip() and resume is None:
         raise BadInput('there is no question: give one, as in --ask "What does it say about wells?"')
     if resume is not None and not resume.is_file():
         raise BadInput(f"--resume {resume}: there is no such session")
     require_writable(json_file)
+    session = resume or _new_session()
     job = Job(
-        *(
-            made,
-            ask,
-            files,
-            Given.of(server, key),
-            model or chosen.model,
-            seed,
-            resume or _new_session(),
-            output,
-        ),
+        *(made, ask, files, Given.of(server, key), model or chosen.model, seed, session, output),
         warehouses=tuple(map(WarehouseUrl, warehouse)),
         library=tuple(library),
         attach=attach,
