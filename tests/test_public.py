@@ -25,7 +25,7 @@ COMMANDS = [(command.name, command) for command in cli.TOP] + [
 ]
 CONTRACTS = [
     "policy.types",
-    "scheduler.config",
+    "policy.config",
     "engines.base",
     "tiers.base",
     "requests",
