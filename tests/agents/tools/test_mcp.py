@@ -26,6 +26,7 @@ from stepwell.errors import BadInput, MissingExtra, StepwellError
 pytest.importorskip("mcp")
 
 SERVER = str(Path(__file__).with_name("mcp_server.py"))
+RAW = str(Path(__file__).with_name("mcp_raw_server.py"))
 
 
 @pytest.fixture
@@ -43,6 +44,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         "near": McpServer(sys.executable, ("near.py",)),
         "other": McpServer("cat"),
         "gone": McpServer("true"),
+        "raw": McpServer(sys.executable, (RAW, "plain")),
+        "circle": McpServer(sys.executable, (RAW, "circle")),
+        "endless": McpServer(sys.executable, (RAW, "endless")),
+        "unlisted": McpServer(sys.executable, (RAW, "silent-list"), start_timeout_s=2.0),
         "silent": McpServer(sys.executable, ("-c", "import time; time.sleep(60)"), start_timeout_s=0.5),
     }
     return Workspace(tmp_path / "workspace", mcp_servers=servers)
@@ -99,6 +104,38 @@ def test_a_server_starts_in_the_folder_of_the_crew(workspace: Workspace, tmp_pat
         assert (await run_tool(tools["add"], {"a": 1, "b": 2})).text == "3"
 
     within(["mcp:near/add"], replace(workspace, folder=folder), work)
+
+
+def test_every_kind_of_content_reaches_the_model(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        text = {name: (await run_tool(tool, {})).text for name, tool in tools.items()}
+        assert text["contents"].split("\n") == [
+            "downloaded",
+            "",
+            "[resource file:///a.txt]",
+            "PAID BY ANNA",
+            "[resource file:///b.md]",
+            "井很深",
+            "[resource file:///c.bin: application/x-c, 4 bytes; it cannot be shown as text]",
+            "[link big.bin: https://example.org/big.bin (application/zip, 2,048 bytes)] all of it",
+            "[image: image/png, 4 bytes; it cannot be shown as text]",
+            "[audio: audio/wav, 3 bytes; it cannot be shown as text]",
+            '{"depth_m": 9}',
+        ]
+        assert "PAID BY ANNA" in text["failed"]
+        assert text["repeated"] == '{"depth_m": 9}'
+        assert text["wrapped"] == "9\nten"
+        assert text["structured"] == '{"name": "井"}'
+        assert text["nothing"] == ""
+
+    within(["mcp:raw"], workspace, work)
+
+
+def test_pages_that_turn_in_circles_are_left(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        assert len(tools) == 6
+
+    within(["mcp:circle"], workspace, work)
 
 
 def test_failures_are_sentences(workspace: Workspace) -> None:
@@ -167,6 +204,8 @@ def test_two_servers_with_one_name_for_a_tool(workspace: Workspace) -> None:
             r"\[mcp.unset\]: env: KEY is to be passed \$STEPWELL_UNSET, which is not set",
         ),
         ("mcp:loud", StepwellError, r"could not be started.*the last it wrote: .*no licence"),
+        ("mcp:unlisted", StepwellError, "did not list its tools within 2 s"),
+        ("mcp:endless/add", BadInput, "has no such tool"),
         ("mcp:silent", StepwellError, "did not answer within 0.5 s of its start"),
     ],
 )

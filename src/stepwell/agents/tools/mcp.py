@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.mcp_contents import answer_text
 from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
@@ -75,17 +75,16 @@ class Server:
             await asyncio.wait({keeper}, timeout=CLOSE_S)
 
     async def tools(self) -> list[Tool]:
-        """What the server offers."""
-        listed: list[mcp_types.Tool] = []
-        cursor = None
+        """What the server offers. ``StepwellError`` when it does not say so within ``start_timeout_s``."""
         client = await self._living()
-        for _ in range(PAGES_MOST):
-            page = await client.list_tools(cursor=cursor)
-            listed += page.tools
-            cursor = page.next_cursor
-            if cursor is None or len(listed) >= TOOLS_MOST:
-                break
-        return [self._tool(one) for one in listed[:TOOLS_MOST]]
+        limit_s = self._declared.start_timeout_s
+        try:
+            listed = await asyncio.wait_for(_listed(client), limit_s)
+        except TimeoutError:
+            raise StepwellError(self._said(f"did not list its tools within {limit_s:g} s")) from None
+        except Exception as error:
+            raise StepwellError(self._said(f"does not list its tools: {_cause(error)}")) from error
+        return [self._tool(one) for one in listed]
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> str:
         """The text of the answer.
@@ -105,7 +104,7 @@ class Server:
                     self._said("died during the call; it may or may not have been done")
                 ) from None
             raise ToolError(self._said(f"refused the call: {' '.join(str(error).split())[:500]}")) from None
-        text = _text(answer)
+        text = answer_text(answer)
         if answer.is_error:
             raise ToolError(text or self._said("failed without saying why"))
         return text
@@ -163,6 +162,22 @@ class Server:
             timeout_s=self._declared.start_timeout_s + self._declared.timeout_s + CLOSE_S,
             idempotent=bool(hints and (hints.read_only_hint or hints.idempotent_hint)),
         )
+
+
+async def _listed(client: mcp.Client) -> list[mcp_types.Tool]:
+    """All pages, each tool once. A server that turns in circles is left after a page it has shown before."""
+    listed: dict[str, mcp_types.Tool] = {}
+    cursor: str | None = None
+    seen: set[str | None] = set()
+    while cursor not in seen and len(seen) < PAGES_MOST and len(listed) < TOOLS_MOST:
+        seen.add(cursor)
+        page = await client.list_tools(cursor=cursor)
+        for tool in page.tools:
+            listed.setdefault(tool.name, tool)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return list(listed.values())[:TOOLS_MOST]
 
 
 @asynccontextmanager
@@ -232,14 +247,6 @@ def _is_gone(error: BaseException) -> bool:
     return closed or getattr(error, "code", None) == mcp_types.CONNECTION_CLOSED
 
 
-def _text(answer: mcp_types.CallToolResult) -> str:
-    """Text as it is; of pictures and the like, what they are: a model of text cannot see more."""
-    parts = [getattr(part, "text", None) or f"[{part.type}]" for part in answer.content]
-    if not parts and answer.structured_content is not None:
-        return json.dumps(answer.structured_content, ensure_ascii=False)
-    return "\n".join(parts)
-
-
 @asynccontextmanager
 async def running(
     declared: Mapping[str, McpServer], wanted: Sequence[str], directory: Path, folder: Path | None = None
@@ -258,12 +265,7 @@ async def running(
             server = Server(name, declared[name], log, folder)
             await server.start()
             stack.push_async_callback(server.close)
-            try:
-                tools[name] = await server.tools()
-            except Exception as error:
-                raise StepwellError(
-                    f"the MCP server {name} does not list its tools: {_cause(error)}"
-                ) from error
+            tools[name] = await server.tools()
         yield tools
 
 
