@@ -67,11 +67,11 @@ def test_every_table_is_listed_and_every_bad_file(workspace: Workspace) -> None:
     listed = call("tables", workspace).text.splitlines()
     assert listed[:6] == [
         'sales (month VARCHAR, revenue DOUBLE, "the note" VARCHAR): 3 rows',
-        "select_ (a BIGINT, b BIGINT): 1 row",
-        "t_2026_plan (a BIGINT, b BIGINT): 1 row",
-        "it_s (answer INTEGER): 1 row",
+        "select_ (a BIGINT, b BIGINT): 1 row, from select.csv",
+        "t_2026_plan (a BIGINT, b BIGINT): 1 row, from 2026 plan.tsv",
+        "it_s (answer INTEGER): 1 row, from it's.parquet",
         "orders (id BIGINT): 100 rows",
-        "sales_2 (other INTEGER): 1 row",
+        "sales_2 (other INTEGER): 1 row, from shop.duckdb",
     ]
     assert listed[6] == "empty.csv cannot be read: it is empty"
     assert listed[7].startswith("broken.parquet cannot be read: ")
@@ -101,7 +101,6 @@ def test_a_result_is_a_table_with_its_count(workspace: Workspace) -> None:
         ("DESCRIBE sales", "| revenue | DOUBLE"),
         ("SUMMARIZE sales", "revenue"),
         ("SHOW TABLES", "orders"),
-        ("EXPLAIN SELECT 1", "plan"),
         ("SELECT * FROM file_shop.orders LIMIT 1;", "1 row"),
         ("SELECT s.revenue, o.id FROM sales s JOIN orders o ON o.id = s.revenue", "| 20.0 | 20 |"),
         ("SELECT repeat('x', 1000)", "x" * 200 + "..."),
@@ -132,7 +131,24 @@ def test_questions(query: str, contains: str, workspace: Workspace) -> None:
         ("SET enable_external_access = true", "not SET"),
         ("PRAGMA database_list", "not PRAGMA"),
         ("CALL pragma_version()", "not CALL"),
-        ("SELECT * FROM query('DROP VIEW sales')", "single SELECT"),
+        ("SELECT * FROM query('DROP VIEW sales')", "query() cannot be asked here"),
+        ("SELECT * FROM query('SELECT 42')", "query() cannot be asked here"),
+        ("EXPLAIN ANALYZE COPY sales TO 'x.csv'", "not EXPLAIN"),
+        ("EXPLAIN ANALYZE CREATE VIEW sales AS SELECT 1", "not EXPLAIN"),
+        ("EXPLAIN SELECT 1", "not EXPLAIN"),
+        ("WITH x AS (INSERT INTO sales VALUES (1) RETURNING *) SELECT * FROM x", "holds INSERT"),
+        ("WITH x AS (DELETE FROM sales RETURNING *) SELECT * FROM x", "holds DELETE"),
+        ("SELECT * FROM enable_logging('x')", "enable_logging() cannot be asked here"),
+        ("SELECT * FROM duckdb_settings()", "duckdb_settings() cannot be asked here"),
+        ("SELECT * FROM (SELECT (SELECT count(*) FROM duckdb_secrets()))", "cannot be asked here"),
+        ("SELECT current_setting('temp_directory')", "current_setting() is not allowed here"),
+        ("INSTALL httpfs", "not"),
+        ("LOAD httpfs", "not LOAD"),
+        ("DETACH files", "not DETACH"),
+        ("VACUUM", "not VACUUM"),
+        ("CHECKPOINT", "not CALL"),
+        ("SELECT " + "(" * 20_000 + "1" + ")" * 20_000, "depth"),
+        ("SELECT * FROM statement", "does not exist"),
     ],
 )
 def test_what_is_not_a_good_question_is_one_sentence(query: str, says: str, workspace: Workspace) -> None:
@@ -165,18 +181,22 @@ def test_nothing_else_can_be_read(query: str, workspace: Workspace, files: Path)
 
 
 def test_the_locks_hold_without_the_check_of_the_statement(workspace: Workspace, files: Path) -> None:
-    cursor = Database(workspace)._cursor()
+    before = (files / "sales.csv").read_bytes()
     for statement in (
         "SET enable_external_access = true",
         "SET lock_configuration = false",
         f"SET allowed_paths = ['{files}/secret.csv']",
         f"ATTACH '{files}/other.duckdb'",
         f"COPY (SELECT 1) TO '{files}/out.csv'",
+        f"COPY (SELECT 1) TO '{files}/sales.csv'",
+        f"EXPLAIN ANALYZE COPY (SELECT 1) TO '{files}/sales.csv' (FORMAT csv, USE_TMP_FILE false)",
         "INSERT INTO file_shop.orders VALUES (1)",
+        "DROP TABLE files.main.t1",
         "INSTALL httpfs",
     ):
-        with pytest.raises(duckdb.Error):
-            cursor.execute(statement)
+        with Database(workspace)._connected() as connection, pytest.raises(duckdb.Error):
+            connection.execute(statement)
+    assert (files / "sales.csv").read_bytes() == before
     assert not (files / "out.csv").exists()
 
 

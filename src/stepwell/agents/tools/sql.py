@@ -1,15 +1,18 @@
 """The tools ``sql`` and ``tables``: questions to the person's own CSV, Parquet and DuckDB files, and to
 warehouses beside them.
 
-Every file is a view named after it. The views are made first; then DuckDB is locked: it can open no file
-but these, load nothing, attach nothing and change no setting, whatever a statement asks for.
+Every file is a table named after it. CSV files are read once, whole (``sql_files``); every question has a
+connection of its own, to which all files are read only, and which is locked before it is asked: it can
+open no other file, load nothing, attach nothing and change no setting. Only what DuckDB itself understands
+as one SELECT runs (``sql_gate``).
 """
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +20,50 @@ from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.functions import from_function, in_thread
 from stepwell.agents.tools.rows import Rows, plural, show_rows
+from stepwell.agents.tools.sql_files import PrivateFolder, identifier, load_csv, name, plain_copy, quoted
+from stepwell.agents.tools.sql_gate import require_question
 from stepwell.agents.tools.warehouse import duckdb_path, open_warehouse
 from stepwell.agents.tools.warehouses import Warehouses, written_name
 from stepwell.agents.tools.workspace import Workspace
-from stepwell.errors import MissingExtra
+from stepwell.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:
     import duckdb
 
-READERS = {".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet"}
+TABLES = (".csv", ".tsv")
+PARQUET = ".parquet"
 DATABASES = (".duckdb", ".db")
 COUNTED_ROWS = 1_000_000
 BATCH_ROWS = 2_048
+AT_ONCE = 4
+"""Questions that are answered at the same time; each may hold ``limits.memory_bytes``."""
 START_S = 5.0
 """What a tool's own timeout leaves on top of the statement's, for opening files and for interrupting."""
-_KINDS = {"SELECT", "EXPLAIN", "RELATION"}
+OPTIONS: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    # Else a table that is not there is looked for among the variables of this program.
+    "python_enable_replacements": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A table that a question can name."""
+
+    name: str
+    source: str
+    """What to select from, as SQL."""
+    file: str
+    """The file's name, where the table's does not say it."""
 
 
 class Database:
-    """The person's data files behind one locked DuckDB, opened at the first question. Safe over threads."""
+    """The person's data files as tables, read at the first question. Safe over threads."""
 
     def __init__(self, workspace: Workspace) -> None:
-        paths = [path for path in workspace.files if path.suffix.lower() in (*READERS, *DATABASES)]
+        kinds = (*TABLES, PARQUET, *DATABASES)
+        paths = [path for path in workspace.files if path.suffix.lower() in kinds]
         found = [(address, duckdb_path(address)) for address in workspace.warehouses]
         self._databases = [Path(path) for _, path in found if path is not None]
         """DuckDB files whatever they are called."""
@@ -47,7 +72,14 @@ class Database:
         self._warehouses = Warehouses(away, workspace.limits.query_s)
         self._limits = workspace.limits
         self._lock = threading.Lock()
-        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._places = threading.BoundedSemaphore(AT_ONCE)
+        self._folder: PrivateFolder | None = None
+        self._attached: dict[str, str] = {}
+        """DuckDB files by the names that they are attached as."""
+        self._readable: list[str] = []
+        self._views: list[_View] = []
+        self.notes: list[str] = []
+        """What must be known about how a file was read, each in a sentence."""
         self.problems: list[str] = []
         """Files that could not be read, each in a sentence; the others can be asked."""
 
@@ -67,75 +99,122 @@ class Database:
 
     def _ask(self, statement: str, most_rows: int) -> Rows:
         duck = _duckdb()
-        cursor = self._cursor()
         try:
-            if (answer := self._warehouses.ask(statement, most_rows, _views(cursor))) is not None:
-                return answer
-            _check_kind(cursor.extract_statements(statement))
-            with ended_after(self._limits.query_s, cursor.interrupt):
-                return _fetch(_execute(cursor, statement), most_rows)
+            with self._connected() as connection:
+                own = [view.name for view in self._views]
+                if (answer := self._warehouses.ask(statement, most_rows, own)) is not None:
+                    return answer
+                require_question(connection, statement)
+                with ended_after(self._limits.query_s, connection.interrupt):
+                    return _fetch(_execute(connection, statement), most_rows)
         except duck.InterruptException:
             raise ToolError(f"the statement was ended after {self._limits.query_s:g} s") from None
         except (duck.Error, RuntimeError, ValueError) as error:
-            raise ToolError(_sentence(error)) from None
-        finally:
-            cursor.close()
+            raise ToolError(self._sentence(error)) from None
 
-    def _cursor(self) -> duckdb.DuckDBPyConnection:
+    @contextmanager
+    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A new connection, locked, that sees every table and can change none of them."""
         with self._lock:
-            if self._connection is None:
-                self._connection = self._open()
-            return self._connection.cursor()
+            if self._folder is None:
+                self._folder = self._read_files()
+        with self._places, _duckdb().connect(":memory:", config=OPTIONS) as connection:
+            self._limit(connection)
+            for alias, path in self._attached.items():
+                connection.execute(f"ATTACH {quoted(path)} AS {alias} (READ_ONLY)")
+            for view in self._views:
+                connection.execute(f"CREATE VIEW {name(view.name)} AS SELECT * FROM {view.source}")
+            connection.execute("SET allowed_paths = $paths", {"paths": self._readable})
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield connection
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        connection: duckdb.DuckDBPyConnection = _duckdb().connect(
-            ":memory:", config={"autoinstall_known_extensions": "false"}
-        )
+    def _limit(self, connection: duckdb.DuckDBPyConnection, spill: str = "") -> None:
         memory_mib = max(64, self._limits.memory_bytes >> 20)
-        connection.execute(f"SET memory_limit = '{memory_mib}MiB'; SET threads = 2; SET temp_directory = ''")
-        readable = []
-        for path in self._files:
-            try:
-                self._add(connection, path)
-                readable.append(str(path))
-            except (_duckdb().Error, OSError, UnicodeError) as error:
-                why = _sentence(error).replace(str(path), path.name)
-                self.problems.append(f"{path.name} cannot be read: {why}")
-        connection.execute("SET allowed_paths = $paths", {"paths": readable})
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        return connection
+        connection.execute(
+            f"SET memory_limit = '{memory_mib}MiB'; SET threads = 2; SET temp_directory = {quoted(spill)}"
+        )
 
-    def _add(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    def _read_files(self) -> PrivateFolder:
+        folder = PrivateFolder()
+        store = folder.path / "tables.duckdb"
+        with _duckdb().connect(str(store), config=OPTIONS) as connection:
+            self._limit(connection, str(folder.path / "spill"))
+            for number, path in enumerate(self._files, 1):
+                try:
+                    self._add(connection, path, folder.path, number)
+                except (_duckdb().Error, OSError, UnicodeError, BadInput) as error:
+                    self.problems.append(f"{path.name} cannot be read: {self._sentence(error, path, folder)}")
+        self._attached["files"] = str(store)
+        return folder
+
+    def _add(self, connection: duckdb.DuckDBPyConnection, path: Path, folder: Path, number: int) -> None:
         if path.stat().st_size == 0:
             raise OSError("it is empty")
-        name = _free(connection, _identifier(path.stem))
-        if path not in self._databases and path.suffix.lower() in READERS:
-            reader = READERS[path.suffix.lower()]
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {reader}({_quoted(str(path))})")
-            return
-        alias = f"file_{name}"
-        connection.execute(f"ATTACH {_quoted(str(path))} AS {alias} (READ_ONLY)")
+        kind = "" if path in self._databases else path.suffix.lower()
+        if kind in TABLES:
+            plain, separator, note = plain_copy(path, folder, number)
+            notes = [note, load_csv(connection, f"t{number}", plain, separator)]
+            self._name(connection, path.stem, f"files.main.t{number}", path)
+            if said := "; ".join(one for one in notes if one):
+                self.notes.append(f"{path.name}: {said}")
+        elif kind == PARQUET:
+            plain = folder / f"{number}{PARQUET}"
+            plain.symlink_to(path.resolve())
+            source = f"read_parquet({quoted(str(plain))})"
+            connection.execute(f"DESCRIBE SELECT * FROM {source}")
+            self._readable.append(str(plain))
+            self._name(connection, path.stem, source, path)
+        else:
+            self._add_database(connection, path, f"file_{identifier(path.stem)}")
+
+    def _add_database(self, connection: duckdb.DuckDBPyConnection, path: Path, wanted: str) -> None:
+        alias, number = name(wanted), 2
+        while alias in self._attached or alias == "files":
+            alias, number = name(f"{wanted}_{number}"), number + 1
+        connection.execute(f"ATTACH {quoted(str(path))} AS {alias} (READ_ONLY)")
         inside = connection.execute(
             "SELECT schema_name, table_name FROM duckdb_tables() "
             "WHERE database_name = $alias AND NOT internal "
             "UNION ALL SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = $alias "
             "AND NOT internal ORDER BY ALL",
-            {"alias": alias},
+            {"alias": alias.strip('"')},
         ).fetchall()
+        connection.execute(f"DETACH {alias}")
+        self._attached[alias] = str(path)
         for schema, table in inside:
-            view = _free(connection, _identifier(table))
-            connection.execute(f'CREATE VIEW {view} AS SELECT * FROM {alias}."{schema}"."{table}"')
+            self._name(connection, table, f"{alias}.{name(schema)}.{name(table)}", path)
+
+    def _name(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        wanted: str,
+        source: str,
+        path: Path,
+    ) -> None:
+        """Makes a view, whose name says where it is from unless the table's own does."""
+        given = _free(connection, {view.name.lower() for view in self._views}, identifier(wanted))
+        self._views.append(_View(given, source, "" if given == wanted else path.name))
+
+    def _sentence(
+        self, error: BaseException, path: Path | None = None, folder: PrivateFolder | None = None
+    ) -> str:
+        """DuckDB's complaint without the drawing of where in the statement, and without names of folders."""
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\nLINE ")[0]
+        text = " ".join(text.split())[:600] or type(error).__name__
+        if path is not None and folder is not None:
+            for number in range(1, len(self._files) + 1):
+                for suffix in (*TABLES, PARQUET):
+                    text = text.replace(str(folder.path / f"{number}{suffix}"), path.name)
+            text = text.replace(str(path), path.name)
+        return text
 
     def _describe(self) -> str:
-        cursor = self._cursor()
-        try:
-            own = _views(cursor)
-            lines = [_table_line(cursor, name) for name in own]
-        finally:
-            cursor.close()
+        with self._connected() as connection:
+            lines = [_table_line(connection, view, self._sentence) for view in self._views]
+        own = [view.name for view in self._views]
         return (
-            "\n".join([*lines, *self._warehouses.describe(own), *self.problems])
+            "\n".join([*lines, *self._warehouses.describe(own), *self.notes, *self.problems])
             or "There are no tables: no CSV, Parquet or DuckDB file and no warehouse was given."
         )
 
@@ -155,14 +234,6 @@ def _duckdb() -> Any:
     return duckdb
 
 
-def _check_kind(statements: Sequence[Any]) -> None:
-    if len(statements) != 1:
-        raise ToolError(f"one statement at a time, not {len(statements)}")
-    kind = statements[0].type.name
-    if kind not in _KINDS:
-        raise ToolError(f"only questions are allowed (SELECT, WITH, DESCRIBE, SUMMARIZE), not {kind}")
-
-
 def _execute(cursor: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDBPyConnection:
     """Times with zones come as text: as values DuckDB needs one more package for them."""
     result = cursor.execute(statement)
@@ -170,14 +241,10 @@ def _execute(cursor: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDB
     if not any("TIME ZONE" in str(column[1]) for column in columns):
         return result
     asked = [
-        f"#{n}{'::VARCHAR' if 'TIME ZONE' in str(column[1]) else ''} AS {_name(column[0])}"
+        f"#{n}{'::VARCHAR' if 'TIME ZONE' in str(column[1]) else ''} AS {name(column[0])}"
         for n, column in enumerate(columns, 1)
     ]
     return cursor.execute(f"SELECT {', '.join(asked)} FROM ({statement.strip().rstrip(';')})")
-
-
-def _name(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
 
 
 def _fetch(result: duckdb.DuckDBPyConnection, most_rows: int) -> Rows:
@@ -189,50 +256,29 @@ def _fetch(result: duckdb.DuckDBPyConnection, most_rows: int) -> Rows:
     return Rows(columns, tuple(rows), min(count, COUNTED_ROWS), at_least=count >= COUNTED_ROWS)
 
 
-def _views(cursor: duckdb.DuckDBPyConnection) -> list[str]:
-    found = cursor.execute(
-        "SELECT view_name FROM duckdb_views() "
-        "WHERE database_name = 'memory' AND NOT internal ORDER BY view_oid"
-    )
-    return [name for (name,) in found.fetchall()]
-
-
-def _table_line(cursor: duckdb.DuckDBPyConnection, name: str) -> str:
+def _table_line(
+    connection: duckdb.DuckDBPyConnection, view: _View, sentence: Callable[[BaseException], str]
+) -> str:
     try:
-        columns = cursor.execute(f"DESCRIBE {name}").fetchall()
-        counted = cursor.execute(f"SELECT count(*) FROM {name}").fetchone()
+        columns = connection.execute(f"DESCRIBE {name(view.name)}").fetchall()
+        counted = connection.execute(f"SELECT count(*) FROM {name(view.name)}").fetchone()
     except _duckdb().Error as error:
-        return f"{name} cannot be read: {_sentence(error)}"
+        return f"{view.name} cannot be read: {sentence(error)}"
     listed = ", ".join(f"{written_name(column[0])} {column[1]}" for column in columns)
-    return f"{name} ({listed}): {plural(counted[0] if counted else 0)}"
+    source = f", from {view.file}" if view.file else ""
+    return f"{view.name} ({listed}): {plural(counted[0] if counted else 0)}{source}"
 
 
-def _identifier(text: str) -> str:
-    plain = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "data"
-    return f"t_{plain}" if plain[0].isdigit() else plain
-
-
-def _free(connection: duckdb.DuckDBPyConnection, wanted: str) -> str:
-    """The name itself, quoted when it is one of SQL's own words, or with a number when it is taken."""
-    taken = {name.lower() for name in _views(connection)}
-    number, name = 2, wanted
-    while name.lower() in taken:
-        number, name = number + 1, f"{wanted}_{number}"
+def _free(connection: duckdb.DuckDBPyConnection, taken: set[str], wanted: str) -> str:
+    """The name itself, changed when it is one of SQL's own words, or with a number when it is taken."""
     reserved = connection.execute(
         "SELECT 1 FROM duckdb_keywords() WHERE keyword_name = $name AND keyword_category = 'reserved'",
-        {"name": name.lower()},
+        {"name": wanted.lower()},
     ).fetchone()
-    return f"{name}_" if reserved else name
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _sentence(error: BaseException) -> str:
-    """DuckDB's complaint and its suggestion, without the drawing of where in the statement."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\nLINE ")[0]
-    return " ".join(text.split())[:600] or type(error).__name__
+    free, number = f"{wanted}_" if reserved else wanted, 2
+    while free.lower() in taken:
+        free, number = f"{wanted}_{number}", number + 1
+    return free
 
 
 def sql_tool(workspace: Workspace) -> Tool:

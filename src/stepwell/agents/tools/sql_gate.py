@@ -1,0 +1,78 @@
+"""Which statements may run: one SELECT, understood by DuckDB itself before it runs.
+
+DuckDB says what it has read as a tree (``json_serialize_sql``, which refuses all but SELECT), so that one
+parser decides and runs: a second parser could understand a text otherwise. In the tree only queries are
+let through (PostgreSQL's WITH may hold an INSERT), and of functions that make tables only those that compute.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from stepwell.agents.tools.base import ToolError
+
+if TYPE_CHECKING:
+    import duckdb
+
+_QUERIES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE", "VALUES_NODE"})
+_TABLE_FUNCTIONS = frozenset(
+    {"unnest", "range", "generate_series", "repeat", "repeat_row", "json_each", "json_tree"}
+)
+_REFUSED = frozenset({"getenv", "current_setting", "query", "query_table", "nextval", "write_log"})
+"""Functions of values that tell of the machine, or run text that nobody has read."""
+
+
+def require_question(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    """``ToolError`` with one sentence for anything but one SELECT (WITH, DESCRIBE, SUMMARIZE and SHOW are
+    such)."""
+    try:
+        row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
+        assert row is not None
+        tree = json.loads(row[0])
+        nodes = list(_objects(tree))
+    except RecursionError:
+        raise ToolError("the statement is nested too deep") from None
+    if tree["error"]:
+        raise ToolError(_why(connection, statement, str(tree.get("error_message"))))
+    if len(tree["statements"]) != 1:
+        raise ToolError(f"one statement at a time, not {len(tree['statements'])}")
+    for node in nodes:
+        _require_harmless(node)
+
+
+def _why(connection: duckdb.DuckDBPyConnection, statement: str, message: str) -> str:
+    """For a text that is SQL but no SELECT, what it is; else DuckDB's own complaint."""
+    if "Only SELECT" not in message:
+        return " ".join(f"Parser Error: {message}".split())[:600]
+    found = connection.extract_statements(statement)
+    if len(found) != 1:
+        return f"one statement at a time, not {len(found)}"
+    kind = "PIVOT with columns that are not named" if found[0].type.name == "MULTI" else found[0].type.name
+    return f"only questions are allowed (SELECT, WITH, DESCRIBE, SUMMARIZE), not {kind}"
+
+
+def _objects(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object of the tree, without recursion."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _require_harmless(node: dict[str, Any]) -> None:
+    kind = str(node.get("type", ""))
+    if kind.endswith("_NODE") and kind not in _QUERIES:
+        word = kind.removesuffix("_NODE").removesuffix("_QUERY")
+        raise ToolError(f"only questions are allowed, and this one holds {word}")
+    if kind == "TABLE_FUNCTION":
+        name = str(node["function"].get("function_name", "")).lower()
+        if name not in _TABLE_FUNCTIONS:
+            raise ToolError(f"{name}() cannot be asked here: only the tables that are listed can")
+    elif str(node.get("function_name", "")).lower() in _REFUSED:
+        raise ToolError(f"the function {node['function_name']}() is not allowed here")
