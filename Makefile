@@ -14,12 +14,13 @@ PINS := pyproject.toml constraints.txt scripts/environment.py
 DEMO_ENV := .venv/.made-for-demo
 TEST_ENV := .venv/.made-for-test
 
-.PHONY: help setup demo test check format serve clean
+.PHONY: help setup demo review test check format serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
 	@echo
 	@echo '  make demo     the main job, end to end, on a real model (ARGS="--model gemma3 --json out.json")'
+	@echo '  make review   a weekly review of markets from the sample week, in two languages'
 	@echo '  make test     the whole test suite (ARGS="tests/policy -k evict")'
 	@echo
 	@echo '  make setup    the environment alone, in .venv; the other targets do this by themselves'
@@ -36,6 +37,9 @@ setup: $(DEMO_ENV)
 
 demo: $(DEMO_ENV)
 	@$(BIN)/stepwell demo $(ARGS)
+
+review: $(DEMO_ENV)
+	@$(BIN)/stepwell review write $(ARGS)
 
 serve: $(DEMO_ENV)
 	@$(BIN)/stepwell serve $(ARGS)

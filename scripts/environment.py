@@ -36,8 +36,8 @@ QUIET_S = 2.0
 CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 
 EXTRAS = {
-    "demo": "llamacpp,documents",
-    "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel",
+    "demo": "llamacpp,documents,review",
+    "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,review",
 }
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 

@@ -40,6 +40,9 @@ EXTRA_OF_MODULE = {
     "psycopg": "postgres",
     "duckdb": "analytics",
     "mcp": "mcp",
+    "babel": "review",
+    "exchange_calendars": "review",
+    "pandas_market_calendars": "review",
 }
 """Which extra brings a module that is imported late."""
 
@@ -92,6 +95,19 @@ GROUPS = {
             ),
             Command("show", "stepwell.commands.profile:show", "What a profile makes of a crew."),
             Command("tasks", "stepwell.commands.profile:tasks", "Look at a task set."),
+        ),
+    ),
+    "review": (
+        "A weekly review of markets, written from data: every number traced.",
+        (
+            Command(
+                "write", "stepwell.commands.review:write", "Write the review of a week in two languages."
+            ),
+            Command(
+                "verify", "stepwell.commands.review:verify", "Check a finished review, number by number."
+            ),
+            Command("explain", "stepwell.commands.review:explain", "How a figure came to be."),
+            Command("fetch", "stepwell.commands.review_fetch:fetch", "Ask the sources for a week's replies."),
         ),
     ),
     "ledger": (

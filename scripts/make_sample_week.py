@@ -1,0 +1,208 @@
+"""Make the sample week of ``stepwell review``, which ends on 2025-12-12.
+
+Levels are made up so that five weekly changes come out as a public text of that week gives them; replies have
+the real formats of their sources. Events and claims of the week stand in a table, each row as that text has
+it. Run again, it writes the same bytes: ``python scripts/make_sample_week.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent / "src" / "stepwell" / "review" / "sample"
+SESSIONS = [date(2025, 12, 5), *(date(2025, 12, 8) + timedelta(days=n) for n in range(5))]
+FRIDAY = SESSIONS[-1]
+CHANGES = {"IXIC": "-1.62", "SPX": "-0.63", "DJI": "1.05", "RUT": "1.19", "SOX": "-3.58"}
+BASES = {"IXIC": 23500, "SPX": 6850, "DJI": 47900, "RUT": 2520, "SOX": 7300}
+PATH = (0, 12, -9, 25, 21, 100)
+"""How much of the week's change there is after each session, in percent of it."""
+CURVE = {
+    "BC_3MONTH": (371, 362),
+    "BC_2YEAR": (356, 352),
+    "BC_5YEAR": (372, 375),
+    "BC_10YEAR": (414, 419),
+    "BC_30YEAR": (479, 485),
+}
+VIX = ("15.41", "16.66", "16.93", "15.77", "14.85", "15.74")
+
+
+def closes(index: str) -> list[Decimal]:
+    base, change = Decimal(BASES[index]), Decimal(CHANGES[index])
+    return [(base * (1 + change * part / 10_000)).quantize(Decimal("0.01")) for part in PATH]
+
+
+def prices() -> dict[str, str]:
+    files = {
+        f"prices-{index}.csv": "Date,Close\n"
+        + "".join(f"{day},{level}\n" for day, level in zip(SESSIONS, closes(index), strict=True))
+        for index in CHANGES
+    }
+    rows = "".join(f"{day:%m/%d/%Y},0,0,0,{level}\n" for day, level in zip(SESSIONS, VIX, strict=True))
+    return files | {"cboe-VIX.csv": "DATE,OPEN,HIGH,LOW,CLOSE\n" + rows}
+
+
+def curve() -> str:
+    entries = []
+    for number, day in enumerate(SESSIONS):
+        tags = "".join(
+            f'<d:{tag} m:type="Edm.Double">{Decimal(first + (last - first) * number // 5) / 100}</d:{tag}>'
+            for tag, (first, last) in CURVE.items()
+        )
+        entries.append(
+            '<entry><content type="application/xml"><m:properties>'
+            f'<d:NEW_DATE m:type="Edm.DateTime">{day}T00:00:00</d:NEW_DATE>{tags}'
+            "</m:properties></content></entry>"
+        )
+    head = (
+        '<feed xmlns="http://www.w3.org/2005/Atom" '
+        'xmlns:d="http://schemas.microsoft.com/ado/2007/08/dataservices" '
+        'xmlns:m="http://schemas.microsoft.com/ado/2007/08/dataservices/metadata">'
+    )
+    return "\n".join([head, *entries, "</feed>", ""])
+
+
+def fred(vintage: date, rows: list[tuple[str, str, str]]) -> str:
+    """Rows are (known since, date, value)."""
+    return dumps(
+        {
+            "realtime_start": f"{vintage}",
+            "realtime_end": f"{vintage}",
+            "units": "lin",
+            "observations": [
+                {"realtime_start": known, "realtime_end": f"{vintage}", "date": day, "value": value}
+                for known, day, value in rows
+            ],
+        }
+    )
+
+
+def rates() -> dict[str, str]:
+    target = {"DFEDTARL": ("3.75", "3.50"), "DFEDTARU": ("4.00", "3.75")}
+    files = {}
+    for name, (before, after) in target.items():
+        rows = [(f"{day}", f"{day}", after if day >= date(2025, 12, 11) else before) for day in SESSIONS]
+        files[f"fred-{name}.json"] = fred(FRIDAY, rows)
+    sofr = zip(SESSIONS, ("3.93", "3.95", "3.94", "3.92", "3.67", "."), strict=True)
+    files["fred-SOFR.json"] = fred(FRIDAY, [(f"{day}", f"{day}", value) for day, value in sofr])
+    jobs = [("2025-11-20", "2025-08-01", "159507"), ("2025-11-20", "2025-09-01", "159626")]
+    files["fred-PAYEMS.json"] = fred(FRIDAY, jobs)
+    for vintage in (SESSIONS[0], FRIDAY):
+        files[f"fred-PAYEMS@{vintage}.json"] = fred(vintage, jobs)
+    files["fred-UNRATE.json"] = fred(
+        FRIDAY,
+        [
+            ("2025-11-20", "2025-08-01", "4.3"),
+            ("2025-11-20", "2025-09-01", "4.4"),
+            ("2025-11-20", "2025-10-01", "."),
+        ],
+    )
+    return files
+
+
+def treasury_cash() -> str:
+    rows = []
+    balances = [912_300, 884_150, 871_940, 866_020, 859_710, 848_660]
+    for number, day in enumerate(SESSIONS):
+        opening = balances[number - 1] if number else 905_480
+        for kind, amount in (("Opening", opening), ("Closing", balances[number])):
+            rows.append(
+                {
+                    "record_date": f"{day}",
+                    "account_type": f"Treasury General Account (TGA) {kind} Balance",
+                    "open_today_bal": f"{amount}",
+                    "close_today_bal": "null",
+                }
+            )
+    meta = {"count": len(rows), "dataFormats": {"open_today_bal": "$1,000,000"}, "total-pages": 1}
+    return dumps({"data": rows, "meta": meta})
+
+
+def purchases() -> str:
+    operation = {
+        "auctionStatus": "Results",
+        "operationDate": f"{FRIDAY}",
+        "operationType": "Outright Bill Purchase",
+        "operationDirection": "P",
+        "totalParAmtAccepted": "8167000000",
+    }
+    return dumps({"treasury": {"auctions": [operation]}})
+
+
+def holdings() -> str:
+    def row(day: str, bills: int) -> dict[str, str]:
+        parts = {
+            "bills": bills,
+            "notesbonds": 3_612_400_000_000,
+            "frn": 6_300_000_000,
+            "tips": 280_100_000_000,
+        }
+        parts |= {"tipsInflationCompensation": 107_600_000_000, "agencies": 2_347_000_000}
+        parts |= {"mbs": 2_052_900_000_000, "cmbs": 7_800_000_000}
+        return (
+            {"asOfDate": day}
+            | {name: f"{part}" for name, part in parts.items()}
+            | {"total": f"{sum(parts.values())}"}
+        )
+
+    return dumps(
+        {"soma": {"summary": [row("2025-12-03", 195_500_000_000), row("2025-12-10", 197_900_000_000)]}}
+    )
+
+
+def dumps(value: object) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+EVENTS = """\
+# Events and claims of the week that ended on Friday, 12 December 2025
+
+As a text of that week has them; a row with a speaker is what somebody said and not what was published. Levels
+of indexes and replies of sources beside this file are made up.
+
+| id | unit | value | observed | known since | speaker |
+|---|---|---|---|---|---|
+| evt.oracle.sites.before | year | 2027 | 2025-12-12 | 2025-12-12 | |
+| evt.oracle.sites.after | year | 2028 | 2025-12-12 | 2025-12-12 | |
+| evt.oracle.capex | usd | 15000000000 | 2025-12-10 | 2025-12-10 | |
+| evt.oracle.contract | usd | 300000000000 | 2025-12-12 | 2025-12-12 | |
+| evt.oracle.fcf.since | year | 1992 | 2025-12-10 | 2025-12-10 | |
+| evt.oracle.low | usd | 70000000000 | 2025-12-12 | 2025-12-12 | analysts |
+| evt.oracle.high | points | 345 | 2025-09-10 | 2025-12-12 | |
+| evt.oracle.close | points | 230 | 2025-12-12 | 2025-12-12 | |
+| evt.fermi.prepayment | usd | 150000000 | 2025-12-12 | 2025-12-12 | |
+| evt.fed.bills.month | usd | 40000000000 | 2025-12-10 | 2025-12-10 | |
+| evt.fed.bills.year | usd | 480000000000 | 2025-12-10 | 2025-12-10 | |
+| evt.fed.bills.start | date | 2026-01-01 | 2025-12-10 | 2025-12-10 | |
+| evt.fed.chair | date | 2026-05-15 | 2025-12-10 | 2025-12-10 | |
+| evt.fed.path.low | percent | 3.00 | 2025-12-12 | 2025-12-12 | strategists |
+| evt.fed.path.high | percent | 3.25 | 2025-12-12 | 2025-12-12 | strategists |
+| evt.fed.market | percent | 3.10 | 2025-12-12 | 2025-12-12 | market pricing |
+| evt.jobs.revision | count | -60000 | 2025-12-12 | 2025-12-12 | the text of that week |
+| evt.text.day | date | 2025-12-13 | 2025-12-13 | 2025-12-13 | the text of that week |
+| evt.text.weekday | name | Sunday | 2025-12-13 | 2025-12-13 | the text of that week |
+"""
+
+
+def main() -> None:
+    files = (
+        prices()
+        | rates()
+        | {
+            "treasury-curve-202512.xml": curve(),
+            "fiscaldata-tga.json": treasury_cash(),
+            "nyfed-purchases.json": purchases(),
+            "nyfed-soma.json": holdings(),
+            "documents-events.md": EVENTS,
+        }
+    )
+    HERE.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (HERE / name).write_text(text, encoding="utf-8")
+    print(f"{len(files)} files in {HERE.name}/")
+
+
+if __name__ == "__main__":
+    main()

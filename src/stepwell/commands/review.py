@@ -1,0 +1,184 @@
+"""``stepwell review write | fetch | verify | explain``: the weekly review, written from data."""
+
+from __future__ import annotations
+
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from stepwell.bench.common import JsonOption, require_writable, write_json
+from stepwell.errors import BadInput
+from stepwell.review.digest import digest
+from stepwell.review.facts import Facts
+from stepwell.review.folder import replies_of
+from stepwell.review.formulas import explain as explained
+from stepwell.review.page import Page
+from stepwell.review.sources.base import Reply
+from stepwell.review.verifier import verify as verified
+from stepwell.review.week import Week, week_of
+from stepwell.review.wording import LANGUAGES, Language
+from stepwell.review.writer import from_templates
+
+SAMPLE_WEEK = "2025-12-12"
+From = Annotated[Path | None, Parameter(name="--from")]
+
+
+def write(
+    *,
+    week: str = SAMPLE_WEEK,
+    from_: From = None,
+    lang: str = "en,zh",
+    out: Path = Path("out/review"),
+    json_file: JsonOption = None,
+) -> int:
+    """Write the review of a week: an HTML page in each language, every number traced to its bytes.
+
+    Without ``--from`` it is the sample week, whose levels are made up; the page says so.
+
+        stepwell review write
+        stepwell review fetch --week 2026-01-16 --into january
+        stepwell review write --week 2026-01-16 --from january --lang en
+
+    Parameters
+    ----------
+    week:
+        A day of the week, as YYYY-MM-DD.
+    from_:
+        The folder that ``stepwell review fetch`` filled; files of your own may lie in it too.
+    lang:
+        ``en``, ``zh``, or both with a comma between them.
+    out:
+        The folder for the pages.
+    json_file:
+        Write what was counted as JSON; ``-`` is the standard output.
+    """
+    require_writable(json_file)
+    languages = _languages(lang)
+    facts, refused = _facts(week_of(week), from_)
+    draft = from_templates(facts)
+    out.mkdir(parents=True, exist_ok=True)
+    pages: dict[str, str] = {}
+    numerals = faults = 0
+    for language in languages:
+        data = Page(facts, draft, language).html().encode()
+        path = out / f"review-{week}.{language}.html"
+        path.write_bytes(data)
+        verdict = verified(data)
+        numerals, faults = numerals + verdict.numerals, faults + len(verdict.faults)
+        pages[language] = str(path)
+        quiet = str(json_file) == "-"
+        for fault in verdict.faults[: 0 if quiet else None]:
+            print(f"{path}: {fault}")
+    figures = {
+        "week": week,
+        "pages": pages,
+        "sentences": draft.count,
+        "numerals": numerals,
+        "untraced": faults,
+        "conflicts": len(facts.conflicts),
+        "missing": sum(bool(cell.missing) for cell in facts.cells.values()),
+        "refused": refused,
+    }
+    if json_file is not None:
+        write_json(json_file, figures)
+    if str(json_file) != "-":
+        _summary(figures)
+    return 1 if faults else 0
+
+
+def verify(page: Path, *, json_file: JsonOption = None) -> int:
+    """Check a review from its page alone: every number against its bytes, every word between them.
+
+        stepwell review verify out/review/review-2025-12-12.en.html
+
+    It exits with 1 where anything does not hold, and says what.
+
+    Parameters
+    ----------
+    page:
+        The HTML file of a review.
+    json_file:
+        Write the verdict as JSON; ``-`` is the standard output.
+    """
+    require_writable(json_file)
+    try:
+        data = page.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{page} cannot be read: {error.strerror}") from error
+    verdict = verified(data)
+    if json_file is not None:
+        row = {
+            "holds": verdict.holds,
+            "cells": verdict.cells,
+            "marks": verdict.marks,
+            "faults": verdict.faults,
+        }
+        write_json(json_file, row | {"numerals": verdict.numerals})
+    if str(json_file) != "-":
+        for fault in verdict.faults:
+            print(fault)
+        end = "all hold" if verdict.holds else f"{len(verdict.faults)} do not hold"
+        print(f"{verdict.numerals} numerals in {verdict.marks} marks of {verdict.cells} cells: {end}")
+    return 0 if verdict.holds else 1
+
+
+def explain(cell: str = "", *, week: str = SAMPLE_WEEK, from_: From = None) -> int:
+    """Say how a figure of a review came to be; without its name, list the figures.
+
+        stepwell review explain w.SPX.change
+
+    Parameters
+    ----------
+    cell:
+        The figure's id, which the page shows where the pointer is.
+    week:
+        A day of the week, as YYYY-MM-DD.
+    from_:
+        The folder that ``stepwell review fetch`` filled.
+    """
+    facts, _ = _facts(week_of(week), from_)
+    if cell and cell not in facts.cells:
+        raise BadInput(f"there is no figure {cell}; 'stepwell review explain' without one lists them")
+    lines = explained(facts, cell) if cell else sorted(facts.cells)
+    print("\n".join(lines))
+    return 0
+
+
+def _languages(text: str) -> list[Language]:
+    wanted = [part.strip() for part in text.split(",")]
+    if not wanted or any(part not in LANGUAGES for part in wanted):
+        raise BadInput(f"--lang {text}: give en, zh, or en,zh")
+    return [language for language in LANGUAGES if language in wanted]
+
+
+def _facts(week: Week, folder: Path | None) -> tuple[Facts, list[str]]:
+    if folder is not None:
+        return digest(week, replies_of(folder))
+    if week != Week(date.fromisoformat(SAMPLE_WEEK)):
+        raise BadInput(
+            f"only the sample week {SAMPLE_WEEK} is shipped: fetch another, and name its folder with --from"
+        )
+    sample = files("stepwell.review") / "sample"
+    names = sorted(one.name for one in sample.iterdir() if not one.name.startswith("_"))
+    return digest(
+        week,
+        [
+            Reply(name.partition("-")[0], name, (sample / name).read_bytes(), week.friday, made=True)
+            for name in names
+        ],
+    )
+
+
+def _summary(figures: dict[str, object]) -> None:
+    for language, path in figures["pages"].items():  # type: ignore[attr-defined]
+        print(f"{language}  {path}")
+    for sentence in figures["refused"]:  # type: ignore[attr-defined]
+        print(f"not used: {sentence}")
+    print(
+        f"{figures['sentences']} sentences; {figures['numerals']} numerals, "
+        f"{figures['untraced']} untraced or wrong; "
+        f"{figures['conflicts']} checks of what does not fit; {figures['missing']} facts missing"
+    )

@@ -1,0 +1,236 @@
+"""The report as one HTML file: text whose every number is a marked cell, charts, trace and raw bytes
+inside.
+
+A ``<data>`` element carries the cell and its form; so do bars of charts. The trace and the raw replies lie
+in the page as JSON, so that ``stepwell review verify PAGE`` needs nothing else. The page has no clock and
+no chance in it: the same facts and choices give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from importlib.resources import files
+
+from stepwell.review.facts import Cell, Conflict, Facts, Origin, as_json
+from stepwell.review.outline import SECTIONS, TITLES, Handle, Piece, lookup, must_say, pieces_of, unsaid
+from stepwell.review.sources.prices import INDEXES
+from stepwell.review.wording import Language, printed, word
+from stepwell.review.writer import Draft
+
+SCHEMA = 1
+WORDS: dict[str, dict[Language, str]] = {
+    "title": {"en": "Weekly market review", "zh": "每周市场回顾"},
+    "week": {
+        "en": "Week that ended on {week.last}; changes are from the close of {week.base}.",
+        "zh": "截至{week.last}当周；变动以{week.base}收盘为基准。",
+    },
+    "chart": {"en": "Change over the week", "zh": "本周变动"},
+    "unfit": {"en": "What does not fit", "zh": "数据与说法不符之处"},
+    "nothing": {"en": "Nothing was found that does not fit.", "zh": "未发现不符之处。"},
+    "missing": {"en": "What is missing", "zh": "缺失的数据"},
+    "whole": {"en": "Nothing that was looked for is missing.", "zh": "没有缺失的数据。"},
+    "sources": {"en": "Sources and method", "zh": "来源与方法"},
+    "made": {
+        "en": "Sample: levels and replies in this review are made up.",
+        "zh": "样例：本文中的点位与数据为虚构。",
+    },
+    "empty": {"en": "No data.", "zh": "无数据。"},
+    "trace": {
+        "en": "Point at a number to see where it is from. Claims are printed as what somebody said.",
+        "zh": "将光标移到数字上可查看其来源。他人说法均注明出处。",
+    },
+}
+CONFLICTS: dict[str, dict[Language, str]] = {
+    "weekday": {"en": "{1:speaker:start} calls {0} a {1}.", "zh": "{1:speaker}称{0}为{1}。"},
+    "product": {
+        "en": "{0} a month for a year is {1}; the text says {2}.",
+        "zh": "每月{0}，全年为{1}；文中称{2}。",
+    },
+    "product_agrees": {
+        "en": "{0} a month for a year is {1}, as the text says: {2}.",
+        "zh": "每月{0}，全年为{1}，与文中的{2}相符。",
+    },
+    "start": {
+        "en": "Purchases are said to begin on {0}; bills for {1} were bought on {1:date}.",
+        "zh": "文中称购买自{0}开始；而{1:date}已购买{1}国库券。",
+    },
+    "claim": {
+        "en": "{0:speaker:start} has a revision of {0}; what was published by the end of the week has {1}.",
+        "zh": "{0:speaker}称修正为{0}；截至周末公布的数据为{1}。",
+    },
+    "sum": {
+        "en": "The balance that closed {0:date} at {0} opened the next day at {1}.",
+        "zh": "{0:date}收盘余额为{0}，次日开盘为{1}。",
+    },
+    "sources": {"en": "Sources differ: {0} and {1}.", "zh": "来源不同：{0}与{1}。"},
+}
+CHART_WIDTH, ROW, LABEL, GAP = 640, 30, 250, 12
+
+
+@dataclass(slots=True)
+class Page:
+    """One language's report on its way into HTML and Markdown."""
+
+    facts: Facts
+    draft: Draft
+    language: Language
+    seen: list[str] = field(default_factory=list)
+    """Cells that were printed, in order."""
+
+    def html(self) -> str:
+        body = "\n".join(self._body())
+        style = (files("stepwell.review") / "page.css").read_text("utf-8")
+        script = (files("stepwell.review") / "page.js").read_text("utf-8")
+        return (
+            f'<!doctype html>\n<html lang="{self.language}">\n<head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{self._word('title')}</title>\n<style>\n{style}</style></head>\n"
+            f"<body>\n<main>\n{body}\n</main>\n"
+            f'<script type="application/json" id="trace">{_safe(self.trace())}</script>\n'
+            f'<script type="application/json" id="raw">{_safe(packed(self.facts))}</script>\n'
+            f"<script>\n{script}</script>\n</body></html>\n"
+        )
+
+    def trace(self) -> Mapping[str, object]:
+        """Every cell that the page shows, and those they rest on."""
+        return {
+            "schema": SCHEMA,
+            "language": self.language,
+            "must": must_say(self.draft.said()),
+            "conflicts": [{"kind": one.kind, "cells": list(one.cells)} for one in self.facts.conflicts],
+            "cells": [as_json(cell) for cell in closure(self.facts, self.seen)],
+        }
+
+    def _body(self) -> Iterable[str]:
+        yield f"<header><h1>{self._word('title')}</h1>"
+        if any(cell.origin is Origin.MADE for cell in self.facts.cells.values()):
+            yield f'<p class="made">{self._word("made")}</p>'
+        if self.facts.get("week.last") and self.facts.get("week.base"):
+            yield f"<p>{self._pieces(pieces_of(self._word('week')))}</p>"
+        yield "</header>"
+        yield from self._chart()
+        for section in SECTIONS:
+            yield f"<section><h2>{TITLES[section][self.language]}</h2>"
+            paragraph = self._section(section)
+            yield f"<p>{paragraph}</p></section>" if paragraph else f"<p>{self._word('empty')}</p></section>"
+        yield from self._unfit()
+        yield from self._missing()
+        yield from self._sources()
+
+    def _section(self, section: str) -> str:
+        space = " " if self.language == "en" else ""
+        return space.join(self._pieces(pieces) for pieces in self.draft.pieces(section, self.language))
+
+    def _pieces(self, pieces: Sequence[Piece]) -> str:
+        return "".join(
+            html.escape(piece) if isinstance(piece, str) else self._mark(piece) for piece in pieces
+        )
+
+    def _mark(self, handle: Handle, tag: str = "data") -> str:
+        cell = lookup(self.facts, handle.cell, self.language)
+        self.seen.append(cell.id)
+        text = word(cell, handle.form, self.language)
+        if handle.starts:
+            text = text[:1].upper() + text[1:]
+        marked = f'class="{cell.origin.value}" data-cell="{html.escape(cell.id)}" data-form="{handle.form}"'
+        return f"<{tag} {marked}>{html.escape(text)}</{tag}>"
+
+    def _chart(self) -> Iterable[str]:
+        """A bar for each index, as long as its change as it is printed."""
+        cells = [cell for index in INDEXES if (cell := self.facts.get(f"w.{index}.change"))]
+        if not cells:
+            return
+        most = max((abs(printed(cell)) for cell in cells), default=Decimal(0)) or Decimal(1)
+        half = (CHART_WIDTH - LABEL) // 2
+        height = ROW * len(cells) + GAP
+        yield f'<figure><svg viewBox="0 0 {CHART_WIDTH} {height}" role="img">'
+        for row, cell in enumerate(cells):
+            value = printed(cell)
+            width = (abs(value) / most * (half - 70)).quantize(Decimal("0.01"))
+            middle = LABEL + half
+            left = middle if value >= 0 else middle - width
+            y = ROW * row + GAP
+            name = Handle(f"name.{cell.id.split('.')[1]}")
+            yield f'<text x="0" y="{y + 14}">{self._mark(name, "tspan")}</text>'
+            yield (
+                f'<rect class="{"up" if value >= 0 else "down"}" data-cell="{cell.id}" data-form="bar" '
+                f'x="{left}" y="{y}" width="{width}" height="18"/>'
+            )
+            x, anchor = (left + width + 6, "start") if value >= 0 else (left - 6, "end")
+            change = self._mark(Handle(cell.id), "tspan")
+            yield f'<text x="{x}" y="{y + 14}" text-anchor="{anchor}">{change}</text>'
+        yield f"</svg><figcaption>{self._word('chart')}</figcaption></figure>"
+
+    def _unfit(self) -> Iterable[str]:
+        yield f'<section class="unfit"><h2>{self._word("unfit")}</h2>'
+        if not self.facts.conflicts:
+            yield f"<p>{self._word('nothing')}</p></section>"
+            return
+        items = "".join(f"<li>{self._conflict(one)}</li>" for one in self.facts.conflicts)
+        yield f"<ul>{items}</ul></section>"
+
+    def _conflict(self, conflict: Conflict) -> str:
+        pieces = [
+            piece
+            if isinstance(piece, str)
+            else Handle(conflict.cells[int(piece.cell)], piece.form, piece.starts)
+            for piece in pieces_of(CONFLICTS[conflict.kind][self.language])
+        ]
+        return self._pieces(pieces)
+
+    def _missing(self) -> Iterable[str]:
+        yield f'<section class="missing"><h2>{self._word("missing")}</h2>'
+        absent = unsaid(self.facts)
+        if not absent:
+            yield f"<p>{self._word('whole')}</p></section>"
+            return
+        items = "".join(f"<li>{self._mark(Handle(cell.id, 'id'), 'code')}</li>" for cell in absent)
+        yield f"<ul>{items}</ul></section>"
+
+    def _sources(self) -> Iterable[str]:
+        yield f'<section class="sources"><h2>{self._word("sources")}</h2><p>{self._word("trace")}</p><ul>'
+        titles: dict[str, str] = {}
+        for cell in closure(self.facts, self.seen):
+            if cell.place is not None and cell.source and not cell.id.startswith("name."):
+                titles.setdefault(cell.source.partition(", line")[0], cell.id)
+        for name in titles.values():
+            yield f"<li>{self._mark(Handle(name, 'source'))}</li>"
+        yield "</ul></section>"
+
+    def _word(self, name: str) -> str:
+        return WORDS[name][self.language]
+
+
+def closure(facts: Facts, ids: Iterable[str]) -> list[Cell]:
+    """The cells, those they are derived from, and those of the conflicts, each once, in a fixed order."""
+    wanted = [*ids, *(one for conflict in facts.conflicts for one in conflict.cells)]
+    found: dict[str, Cell] = {}
+    while wanted:
+        name = wanted.pop()
+        if name in found or name not in facts.cells:
+            continue
+        cell = found[name] = facts.cells[name]
+        wanted.extend(cell.derivation.inputs if cell.derivation else ())
+    return [found[name] for name in sorted(found)]
+
+
+def packed(facts: Facts) -> Mapping[str, object]:
+    """Raw replies by their SHA-256: deflated and in base64."""
+    return {
+        sha256: {
+            "name": facts.names[sha256],
+            "data": base64.b64encode(zlib.compress(data, 9)).decode("ascii"),
+        }
+        for sha256, data in sorted(facts.raw.items())
+    }
+
+
+def _safe(value: object) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True).replace("<", "\\u003c")

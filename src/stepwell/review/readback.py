@@ -1,0 +1,143 @@
+"""For the verifier: what is printed, read back into a value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July"),
+    *("August", "September", "October", "November", "December"),
+)
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+HAN_DAYS = "一二三四五六日"
+UP = ("rose", "increased", "slip", "涨", "上行", "增加", "推迟")
+DOWN = ("fell", "decreased", "come forward", "跌", "下行", "减少", "提前")
+LEVEL = ("was unchanged", "stay", "维持", "持平，变动")
+DIRECTIONS = dict.fromkeys(UP, 1) | dict.fromkeys(DOWN, -1) | dict.fromkeys(LEVEL, 0)
+PLACES = {"percent": 2, "basis_points": 0, "percentage_points": 2, "points": 2, "year": 0}
+SCALES = {
+    " trillion": 12, " billion": 9, " million": 6, "万亿": 12, "亿": 8, "万": 4, "": 0,
+}  # fmt: skip
+
+
+def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
+    match form:
+        case "id":
+            return bool(text == cell)
+        case "source":
+            return bool(text == row["source"].split(", line")[0])
+        case "speaker":
+            known = {
+                "analysts": "分析师",
+                "strategists": "策略师",
+                "market pricing": "市场定价",
+                "the text of that week": "该周的一篇文章",
+            }
+            speaker = row["speaker"]
+            return text in (speaker, speaker[:1].upper() + speaker[1:], known.get(speaker, speaker))
+        case "date":
+            return _day(text) == date.fromisoformat(row["observed"])
+        case "month":
+            day = date.fromisoformat(row["observed"])
+            return text in (f"{MONTHS[day.month - 1]} {day.year}", f"{day.year}年{day.month}月")
+        case "verb":
+            value = printed(row)
+            return DIRECTIONS[text] == (value > 0) - (value < 0)
+        case "value" if row["unit"] == "date":
+            return _day(text) == date.fromisoformat(row["value"])
+        case "value" if row["unit"] == "name":
+            week = {day: "星期" + HAN_DAYS[number] for number, day in enumerate(DAYS)}
+            return text in (row["value"], week.get(row["value"]))
+        case "value":
+            return _number(text, row["unit"]) == _asprinted(Decimal(row["value"]), row["unit"], text)
+        case "magnitude":
+            if text.startswith(("-", "\u2212")):
+                return False
+            return _number(text, row["unit"]) == _asprinted(abs(Decimal(row["value"])), row["unit"], text)
+    return False
+
+
+def printed(row: Mapping[str, Any]) -> Decimal:
+    places = PLACES.get(row["unit"], 0)
+    return Decimal(row["value"]).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
+
+
+NEXT_SCALE = {4: 8, 6: 9, 8: 12, 9: 12}
+"""The power of ten at which the next larger unit of the same language begins."""
+NUMBER = re.compile(r"(\u2212?)(\$?)([0-9][0-9,]*)(\.[0-9]+)?")
+
+
+def _parts(text: str) -> tuple[Decimal, int, str]:
+    """A printed number: its value without the unit behind it, its decimals, and what stands behind it."""
+    found = NUMBER.match(text)
+    if found is None:
+        raise ValueError("no number")
+    sign, _, whole, behind = found.groups()
+    if whole != f"{int(whole.replace(',', '')):,}" and whole != str(int(whole.replace(",", ""))):
+        raise ValueError("digits are grouped in another way")
+    value = Decimal(whole.replace(",", "") + (behind or ""))
+    return (-value if sign else value), len(behind or ".") - 1, text[found.end() :]
+
+
+def _scale(rest: str, unit: str, text: str) -> int:
+    """The power of ten that the words behind a number stand for. Raises for any other word."""
+    dollars = "$" in text[:2]
+    if unit == "usd":
+        if dollars == rest.endswith("美元"):
+            raise ValueError("dollars are said once")
+        return SCALES[rest.removesuffix("美元")]
+    if unit == "count":
+        return SCALES[rest]
+    allowed = {
+        "percent": ("%",),
+        "basis_points": (" basis points", " basis point", "个基点"),
+        "percentage_points": (" percentage points", "个百分点"),
+        "points": ("",),
+        "year": ("", "年"),
+    }
+    if rest not in allowed[unit] or dollars:
+        raise ValueError("another unit")
+    return 0
+
+
+def _number(text: str, unit: str) -> Decimal:
+    value, _, rest = _parts(text)
+    return value.scaleb(_scale(rest, unit, text))
+
+
+def _asprinted(value: Decimal, unit: str, text: str) -> Decimal:
+    """The value rounded as the page has to round it; where it says how large a unit it is in, to two places
+    of it.
+    """
+    _, decimals, rest = _parts(text)
+    power = _scale(rest, unit, text)
+    places = PLACES.get(unit)
+    if places is None:
+        if unit == "usd" and abs(value) >= Decimal(10) ** NEXT_SCALE.get(power, 99):
+            raise ValueError("a larger unit is there")
+        places = 2 if power else 0
+    elif decimals != places:
+        raise ValueError("another number of decimals")
+    return value.scaleb(-power).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN).scaleb(power)
+
+
+def _day(text: str) -> date:
+    """``Friday, December 12, 2025`` or ``2025年12月12日星期五``. Raises for another weekday."""
+    if "年" in text:
+        year, _, rest = text.partition("年")
+        month, _, rest = rest.partition("月")
+        number, _, weekday = rest.partition("日")
+        day = date(int(year), int(month), int(number))
+        right = weekday == "星期" + HAN_DAYS[day.weekday()]
+    else:
+        weekday, month_day, year = text.split(", ")
+        month, _, number = month_day.partition(" ")
+        day = date(int(year), MONTHS.index(month) + 1, int(number))
+        right = weekday == DAYS[day.weekday()]
+    if not right:
+        raise ValueError("another weekday")
+    return day

@@ -1,0 +1,279 @@
+"""Reads a finished report and believes nothing: not the writer, not the renderer, not the trace.
+
+It shares no code with what wrote the page. From the page alone it takes the raw bytes, reads every cell out
+of them again, computes every derived one again, reads every printed number back into a value, and looks at
+all text between the marked cells for numerals, directions and rankings, of which there must be none.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from html.parser import HTMLParser
+from typing import Any
+
+from stepwell.errors import BadInput
+from stepwell.review.readback import DAYS, printed, says
+from stepwell.review.recompute import recompute
+
+MAX_PAGE_BYTES = 64 * 1024 * 1024
+MAX_FAULTS = 50
+VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "rect"})
+HIDDEN = frozenset({"script", "style"})
+HAN_NUMERALS = frozenset("〇零一二两三四五六七八九十百千万亿兆半倍几")
+WORDS = frozenset(
+    """
+    one two three four five six seven eight nine ten eleven twelve dozen
+    hundred thousand million billion trillion
+    half third quarter twice double doubled triple tripled halved first second once
+    rose fell gained lost climbed slid jumped dropped declined increased decreased advanced retreated slipped
+    higher lower highest lowest best worst most least more less fewer above below
+    record unchanged percent basis
+    """.split()  # noqa: SIM905
+)
+HAN_WORDS = (
+    *(
+        "涨",
+        "跌",
+        "上升",
+        "下降",
+        "上行",
+        "下行",
+        "增加",
+        "减少",
+        "翻倍",
+        "新高",
+        "新低",
+        "最高",
+        "最低",
+        "首次",
+    ),
+    *("高于", "低于", "超过", "不足", "推迟", "提前", "持平"),
+)
+SIGNS = frozenset("%‰$€£¥+±")
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was looked at, and what is wrong."""
+
+    marks: int = 0
+    cells: int = 0
+    numerals: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.faults
+
+    def fault(self, text: str) -> None:
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(text)
+
+
+@dataclass(slots=True)
+class Mark:
+    """A marked cell on the page."""
+
+    cell: str
+    form: str
+    attributes: Mapping[str, str]
+    text: str = ""
+
+
+class _Page(HTMLParser):
+    """The visible text, apart from the marks, and the two scripts with data."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.marks: list[Mark] = []
+        self.plain: list[str] = []
+        self.data: dict[str, str] = {}
+        self.language = ""
+        self._open: list[tuple[str, Mark | None, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "html":
+            self.language = given.get("lang", "")
+        for shown in ("title", "alt", "aria-label", "placeholder"):
+            if shown in given:
+                self.plain.append(given[shown])
+        mark = Mark(given["data-cell"], given.get("data-form", ""), given) if "data-cell" in given else None
+        if mark is not None:
+            self.marks.append(mark)
+        if tag not in VOID:
+            self._open.append((tag, mark, given.get("id", "") if tag == "script" else ""))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        for number in range(len(self._open) - 1, -1, -1):
+            if self._open[number][0] == tag:
+                del self._open[number:]
+                return
+
+    def handle_data(self, data: str) -> None:
+        for tag, mark, script in reversed(self._open):
+            if tag in HIDDEN:
+                if script:
+                    self.data[script] = self.data.get(script, "") + data
+                return
+            if mark is not None:
+                mark.text += data
+                return
+        self.plain.append(data)
+
+
+def verify(page: bytes) -> Verdict:
+    """Everything that is wrong with a page. Raises ``BadInput`` for what is no page of a review at all."""
+    parsed, trace, raw = _open(page)
+    verdict = Verdict()
+    cells = {str(row.get("id")): row for row in trace["cells"]}
+    data = _raw(raw, verdict)
+    read: dict[str, Any] = {}
+    for name in cells:
+        recompute(name, cells, data, read, verdict.fault, ())
+    verdict.cells = len(cells)
+    for mark in parsed.marks:
+        _check_mark(mark, cells, verdict)
+    verdict.marks = len(parsed.marks)
+    _check_plain(parsed.plain, verdict)
+    _check_bars(parsed.marks, cells, verdict)
+    _check_must(trace, parsed.marks, verdict)
+    _check_conflicts(trace.get("conflicts", ()), cells, verdict)
+    return verdict
+
+
+def _open(page: bytes) -> tuple[_Page, Mapping[str, Any], Mapping[str, Any]]:
+    if len(page) > MAX_PAGE_BYTES:
+        raise BadInput(f"the page has {len(page)} bytes, more than {MAX_PAGE_BYTES}")
+    try:
+        text = page.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput("the page is not UTF-8, so it is no review that stepwell wrote") from error
+    parsed = _Page()
+    parsed.feed(text)
+    parsed.close()
+    try:
+        trace, raw = json.loads(parsed.data["trace"]), json.loads(parsed.data["raw"])
+        if not isinstance(trace["cells"], list) or not isinstance(raw, dict):
+            raise TypeError("no list of cells")
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise BadInput(
+            "the page has no trace in it, or a damaged one: it is no review, or was changed"
+        ) from error
+    return parsed, trace, raw
+
+
+def _raw(raw: Mapping[str, Any], verdict: Verdict) -> dict[str, bytes]:
+    data: dict[str, bytes] = {}
+    for sha256, row in raw.items():
+        try:
+            unpack = zlib.decompressobj()
+            found = unpack.decompress(base64.b64decode(row["data"], validate=True), MAX_PAGE_BYTES)
+        except (ValueError, KeyError, TypeError, zlib.error):
+            verdict.fault(f"raw reply {sha256[:12]}: damaged")
+            continue
+        if hashlib.sha256(found).hexdigest() != sha256:
+            verdict.fault(f"raw reply {sha256[:12]}: its bytes have another SHA-256")
+            continue
+        data[sha256] = found
+    return data
+
+
+def _check_mark(mark: Mark, cells: Mapping[str, Any], verdict: Verdict) -> None:
+    row = cells.get(mark.cell)
+    if row is None:
+        verdict.fault(f"{mark.text!r} is marked as {mark.cell}, which is not in the trace")
+        return
+    verdict.numerals += sum(_is_numeral(one) for one in mark.text)
+    try:
+        if mark.form != "bar" and not says(mark.text, mark.form, mark.cell, row):
+            verdict.fault(f"{mark.text!r} is not what {mark.cell} says ({row.get('value')}, {mark.form})")
+    except (ValueError, KeyError, InvalidOperation, IndexError):
+        verdict.fault(f"{mark.text!r} cannot be read as {mark.cell} ({mark.form})")
+
+
+def _is_numeral(character: str) -> bool:
+    return unicodedata.category(character) in ("Nd", "Nl", "No") or character in HAN_NUMERALS
+
+
+def _check_plain(plain: Sequence[str], verdict: Verdict) -> None:
+    """Between the marks there is no numeral, no direction, no ranking."""
+    for text in plain:
+        for fault in untraced(text):
+            verdict.fault(f"{fault!r} in {text.strip()[:60]!r} belongs to no cell")
+
+
+def untraced(text: str) -> Iterator[str]:
+    """What says a number, a direction or a ranking in a text that has no cells in it."""
+    yield from (one for one in text if _is_numeral(one) or one in SIGNS)
+    yield from (one for one in re.findall(r"[A-Za-z]+", text) if one.lower() in WORDS)
+    yield from (one for one in HAN_WORDS if one in text)
+
+
+def _check_bars(marks: Sequence[Mark], cells: Mapping[str, Any], verdict: Verdict) -> None:
+    """Bars are as long as their values, and on the side of their sign."""
+    bars = [(mark, printed(cells[mark.cell])) for mark in marks if mark.form == "bar" and mark.cell in cells]
+    most = max((abs(value) for _, value in bars), default=Decimal(0))
+    try:
+        widths = [Decimal(mark.attributes["width"]) for mark, _ in bars]
+    except (KeyError, InvalidOperation):
+        verdict.fault("a bar has no width")
+        return
+    longest = max(widths, default=Decimal(0))
+    for (mark, value), width in zip(bars, widths, strict=True):
+        wanted = abs(value) / most * longest if most else Decimal(0)
+        side = "up" if value >= 0 else "down"
+        if abs(width - wanted) > Decimal("0.02") or mark.attributes.get("class") != side:
+            verdict.fault(f"the bar of {mark.cell} is not as long as {value}, or on the other side")
+
+
+def _check_must(trace: Mapping[str, Any], marks: Sequence[Mark], verdict: Verdict) -> None:
+    shown = {mark.cell for mark in marks}
+    for name in trace.get("must", ()):
+        if name not in shown:
+            verdict.fault(f"{name} has to be said and is not")
+
+
+def _check_conflicts(
+    conflicts: Sequence[Mapping[str, Any]], cells: Mapping[str, Any], verdict: Verdict
+) -> None:
+    """A contradiction that the page prints is one."""
+    for row in conflicts:
+        try:
+            given = [cells[one] for one in row["cells"]]
+            if not _contradicts(row["kind"], given):
+                verdict.fault(f"{', '.join(row['cells'])} are said not to fit ({row['kind']}), and do")
+        except (KeyError, ValueError, TypeError, IndexError):
+            verdict.fault("a contradiction that cannot be checked again")
+
+
+def _contradicts(kind: str, cells: Sequence[Mapping[str, Any]]) -> bool:
+    values = [cell["value"] for cell in cells]
+    match kind:
+        case "weekday":
+            return bool(DAYS[date.fromisoformat(values[0]).weekday()] != values[1])
+        case "product":
+            return Decimal(values[1]) != Decimal(values[2])
+        case "product_agrees":
+            return Decimal(values[1]) == Decimal(values[2])
+        case "start":
+            return bool(cells[1]["observed"] < values[0])
+        case "claim" | "sum":
+            return Decimal(values[0]) != Decimal(values[1])
+        case "sources":
+            return bool(values[0] != values[1])
+    return False

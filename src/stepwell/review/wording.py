@@ -1,0 +1,156 @@
+"""How a cell reads in English and in Chinese. The only place where a number becomes text, and it rounds once.
+
+A direction is never written by a template or a model: ``verb`` takes it from the value as it is printed, so
+that what rounds to nothing is "unchanged". Half to even.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Literal
+
+from stepwell.review.facts import Cell, Unit
+
+Language = Literal["en", "zh"]
+LANGUAGES: tuple[Language, ...] = ("en", "zh")
+MINUS = "\u2212"
+DECIMALS = {
+    Unit.PERCENT: 2,
+    Unit.BASIS_POINTS: 0,
+    Unit.PERCENTAGE_POINTS: 2,
+    Unit.POINTS: 2,
+    Unit.YEAR: 0,
+}
+"""Digits behind the point; dollars and people are printed in the largest fitting unit, with up to two."""
+SCALES: dict[Language, tuple[tuple[Decimal, str], ...]] = {
+    "en": ((Decimal(10) ** 12, " trillion"), (Decimal(10) ** 9, " billion"), (Decimal(10) ** 6, " million")),
+    "zh": ((Decimal(10) ** 12, "万亿"), (Decimal(10) ** 8, "亿"), (Decimal(10) ** 4, "万")),
+}
+VERBS: dict[Language, dict[str, tuple[str, str, str]]] = {
+    "en": {
+        "price": ("rose", "fell", "was unchanged"),
+        "yield": ("rose", "fell", "was unchanged"),
+        "amount": ("increased", "decreased", "was unchanged"),
+        "year": ("slip", "come forward", "stay"),
+    },
+    "zh": {
+        "price": ("涨", "跌", "持平，变动"),
+        "yield": ("上行", "下行", "持平，变动"),
+        "amount": ("增加", "减少", "持平，变动"),
+        "year": ("推迟", "提前", "维持"),
+    },
+}
+"""Up, down, unchanged."""
+KIND = {
+    Unit.PERCENT: "price",
+    Unit.POINTS: "price",
+    Unit.BASIS_POINTS: "yield",
+    Unit.PERCENTAGE_POINTS: "yield",
+    Unit.YEAR: "year",
+}
+LOCALES: dict[Language, str] = {"en": "en_US", "zh": "zh_CN"}
+SPEAKERS: dict[str, str] = {
+    "analysts": "分析师",
+    "strategists": "策略师",
+    "market pricing": "市场定价",
+    "the text of that week": "该周的一篇文章",
+}
+"""Speakers of the sample in Chinese; any other one is printed as it is written."""
+WEEKDAYS = {
+    "Monday": "星期一",
+    "Tuesday": "星期二",
+    "Wednesday": "星期三",
+    "Thursday": "星期四",
+    "Friday": "星期五",
+    "Saturday": "星期六",
+    "Sunday": "星期日",
+}
+
+
+def word(cell: Cell, form: str, language: Language) -> str:
+    """A cell in one of the forms of ``sentences.toml``. Raises ``ValueError`` for a form it has not."""
+    match form:
+        case "value":
+            return _value(cell, language)
+        case "magnitude":
+            return _number(abs(cell.number), cell.unit, language)
+        case "verb":
+            return _verb(cell, language)
+        case "date" if cell.observed is not None:
+            return _date(cell.observed, language)
+        case "month" if cell.observed is not None:
+            return _formatted(cell.observed, {"en": "MMMM y", "zh": "y年M月"}[language], language)
+        case "speaker" if cell.speaker:
+            return cell.speaker if language == "en" else SPEAKERS.get(cell.speaker, cell.speaker)
+        case "id":
+            return cell.id
+        case "source" if cell.source:
+            return cell.source.partition(", line")[0]
+    raise ValueError(f"{cell.id} has no form {form}")
+
+
+def printed(cell: Cell) -> Decimal:
+    """The value as it is rounded for print, in its own unit."""
+    return _rounded(cell.number, DECIMALS.get(cell.unit, 0))
+
+
+def _value(cell: Cell, language: Language) -> str:
+    if isinstance(cell.value, date):
+        return _date(cell.value, language)
+    if isinstance(cell.value, str):
+        return WEEKDAYS.get(cell.value, cell.value) if language == "zh" else cell.value
+    sign = MINUS if printed(cell) < 0 else ""
+    return sign + _number(abs(cell.number), cell.unit, language)
+
+
+def _number(value: Decimal, unit: Unit, language: Language) -> str:
+    if unit is Unit.YEAR:
+        return f"{value:.0f}" + ("年" if language == "zh" else "")
+    if unit in (Unit.USD, Unit.COUNT):
+        return _amount(value, unit, language)
+    text = _grouped(_rounded(value, DECIMALS[unit]), DECIMALS[unit])
+    if unit is Unit.PERCENT:
+        return text + "%"
+    if unit is Unit.BASIS_POINTS:
+        return text + {"en": " basis point" + ("" if text == "1" else "s"), "zh": "个基点"}[language]
+    if unit is Unit.PERCENTAGE_POINTS:
+        return text + {"en": " percentage points", "zh": "个百分点"}[language]
+    return text
+
+
+def _amount(value: Decimal, unit: Unit, language: Language) -> str:
+    """In the largest unit of the language that fits; rounded from the value itself."""
+    scale, name = next(((size, name) for size, name in SCALES[language] if value >= size), (Decimal(1), ""))
+    if unit is Unit.COUNT and language == "en":
+        scale, name = Decimal(1), ""
+    rounded = _rounded(value / scale, 2 if name else 0)
+    digits = _grouped(rounded, 2 if name else 0)
+    text = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    if unit is Unit.USD:
+        return f"${text}{name}" if language == "en" else f"{text}{name}美元"
+    return text + name
+
+
+def _verb(cell: Cell, language: Language) -> str:
+    up, down, unchanged = VERBS[language][KIND.get(cell.unit, "amount")]
+    value = printed(cell)
+    return unchanged if value == 0 else up if value > 0 else down
+
+
+def _date(day: date, language: Language) -> str:
+    return _formatted(day, {"en": "EEEE, MMMM d, y", "zh": "y年M月d日EEEE"}[language], language)
+
+
+def _formatted(day: date, pattern: str, language: Language) -> str:
+    from babel.dates import format_date
+
+    return format_date(day, pattern, locale=LOCALES[language])
+
+
+def _grouped(value: Decimal, places: int) -> str:
+    return f"{value:,.{places}f}"
+
+
+def _rounded(value: Decimal, places: int) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)

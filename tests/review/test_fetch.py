@@ -1,0 +1,111 @@
+"""Fetching, from a server on loopback that answers as the real sites do on good days and bad ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from stepwell.review.digest import source
+from stepwell.review.fetch import TRIES, Fetcher
+from stepwell.review.folder import INDEX, replies_of
+from tests.review.sample import WEEK, raw
+
+
+class Site(BaseHTTPRequestHandler):
+    answers: ClassVar[list[tuple[int, bytes, dict[str, str]]]] = []
+    """What is answered, in order; the last one again and again."""
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        status, body, headers = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    Site.asked.clear()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def fetch(site: str, folder: Path, name: str, waits: list[float]) -> list[str]:
+    fetcher = Fetcher(folder, date(2025, 12, 14), {name: site}, sleep=waits.append)
+    with fetcher.client:
+        return [one.error for one in fetcher.fetch(WEEK, source(name))]
+
+
+def test_what_was_fetched_is_read_again(site: str, tmp_path: Path) -> None:
+    Site.answers[:] = [(200, raw()["cboe-VIX.csv"], {})]
+    assert fetch(site, tmp_path, "cboe", []) == [""]
+    (reply,) = replies_of(tmp_path)
+    assert (reply.source, reply.data, reply.made) == ("cboe", raw()["cboe-VIX.csv"], False)
+
+
+def test_429_waits_as_long_as_the_site_asks_for_and_not_for_ever(site: str, tmp_path: Path) -> None:
+    Site.answers[:] = [
+        (429, b"", {"Retry-After": "7"}),
+        (429, b"", {"Retry-After": "86400"}),
+        (200, raw()["cboe-VIX.csv"], {}),
+    ]
+    waits: list[float] = []
+    assert fetch(site, tmp_path, "cboe", waits) == [""]
+    assert waits == [7.0, 60.0]
+
+
+def test_tries_are_few(site: str, tmp_path: Path) -> None:
+    Site.answers[:] = [(503, b"", {})]
+    (error,) = fetch(site, tmp_path, "cboe", [])
+    assert "cboe answered 503" in error
+    assert len(Site.asked) == TRIES
+    assert not (tmp_path / INDEX).exists()
+
+
+def test_a_web_page_with_200_is_not_kept(site: str, tmp_path: Path) -> None:
+    Site.answers[:] = [(200, b"<html>maintenance</html>", {})]
+    errors = fetch(site, tmp_path, "nyfed", [])
+    assert all("a web page instead of data; the reply begins '<html>maintenance" in error for error in errors)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_is_sent_and_never_written_or_told(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRED_API_KEY", "s3cret")
+    Site.answers[:] = [(200, raw()["fred-SOFR.json"], {})]
+    errors = fetch(site, tmp_path, "fred", [])
+    assert set(errors) == {""}
+    assert all("api_key=s3cret" in path and "realtime_start=2025-12-12" in path for path in Site.asked)
+    assert "s3cret" not in (tmp_path / INDEX).read_text()
+    Site.answers[:] = [(400, b"", {})]
+    assert "s3cret" not in str(fetch(site, tmp_path, "fred", []))
+
+
+def test_a_source_without_its_key_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRED_API_KEY", raising=False)
+    assert fetch("http://127.0.0.1:9", tmp_path, "fred", []) == ["fred: set FRED_API_KEY to ask this source"]
+
+
+def test_a_site_that_is_away_is_one_error_each(tmp_path: Path) -> None:
+    errors = fetch("http://127.0.0.1:9", tmp_path, "nyfed", [])
+    assert len(errors) == 2
+    assert all(errors)
