@@ -11,7 +11,7 @@ in part is copied into a frame of the sequence's own, because the sequence will 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -167,6 +167,10 @@ class Detokenizer(Protocol):
         """What is left at the end, undecodable bytes replaced."""
 
 
+Span = tuple[int, int]
+"""(start, end) of a place in a text, in characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class RenderedChat:
     """A conversation as the model wants to read it."""
@@ -174,6 +178,10 @@ class RenderedChat:
     text: str
     stops: tuple[str, ...] = field(default=())
     """Strings that end a turn in this template besides the end-of-generation tokens."""
+    literal: tuple[Span, ...] = ()
+    """Places of ``text``, ascending, whose marks are content: tokenised without special tokens."""
+    opening: str = ""
+    """The mark at the end of ``text`` that the answer goes on from (``<think>``); empty: none."""
 
 
 class TextModel(Protocol):
@@ -184,6 +192,10 @@ class TextModel(Protocol):
     has_chat_template: bool
 
     def tokenize(self, text: str, *, add_bos: bool, parse_special: bool) -> list[int]: ...
+
+    def tokenize_chat(self, rendered: RenderedChat) -> list[int]:
+        """The tokens of a rendered conversation: marks in its literal places are text."""
+        ...
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one token stands for (logprobs report them)."""
@@ -203,8 +215,10 @@ class TextModel(Protocol):
         tools: Sequence[dict[str, Any]] | None = None,
         *,
         add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> RenderedChat:
-        """Apply the model's chat template. ``ValueError`` with one sentence if it refuses."""
+        """Apply the model's chat template; ``options`` are further variables of it
+        (``enable_thinking``). ``ValueError`` with one sentence if it refuses."""
 
     def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
         """Split a finished answer into (content, tool calls ``{"name", "arguments"(JSON text)}``)."""

@@ -8,7 +8,7 @@ device holds. A block that comes back altered, or at the wrong place, changes th
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -293,6 +293,9 @@ class NullText:
     def tokenize(self, text: str, *, add_bos: bool, parse_special: bool) -> list[int]:
         return [BOS_TOKEN] * add_bos + list(text.encode("utf-8", "replace"))
 
+    def tokenize_chat(self, rendered: RenderedChat) -> list[int]:
+        return self.tokenize(rendered.text, add_bos=True, parse_special=True)
+
     def token_bytes(self, token: int) -> bytes:
         return bytes((token,)) if token < 256 else b""
 
@@ -311,6 +314,7 @@ class NullText:
         tools: Sequence[dict[str, Any]] | None = None,
         *,
         add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> RenderedChat:
         lines = [f"{message['role']}: {message.get('content') or ''}\n" for message in messages]
         if tools:

@@ -46,7 +46,8 @@ def chat_prompt(
     except ValueError as error:
         raise bad_request(clip(str(error), 500), param=param) from error
     # As llama.cpp does it; a template that writes the beginning-of-sequence token itself gets no second.
-    tokens = _tokenize(text_model, rendered.text, param)
+    _refuse_endless(text_model, rendered.text, param)
+    tokens = text_model.tokenize_chat(rendered)
     return _checked(text_model, tokens, rendered.text, rendered.stops, param)
 
 
@@ -67,10 +68,14 @@ def text_of(text_model: TextModel, tokens: Sequence[int]) -> str:
 
 
 def _tokenize(text_model: TextModel, text: str, param: str) -> list[int]:
+    _refuse_endless(text_model, text, param)
+    return text_model.tokenize(text, add_bos=True, parse_special=True)
+
+
+def _refuse_endless(text_model: TextModel, text: str, param: str) -> None:
     """Tokenising megabytes takes seconds of a thread; text that cannot possibly fit is not even tried."""
     if len(text) > text_model.context_tokens * MAX_TOKEN_CHARS:
         raise context_length_exceeded(text_model.context_tokens, None, param, attached=DOCUMENT_END in text)
-    return text_model.tokenize(text, add_bos=True, parse_special=True)
 
 
 def _checked(

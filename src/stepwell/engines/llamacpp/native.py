@@ -136,6 +136,11 @@ class NativeModel:
                 return buffer.raw[:n]
             room = -n
 
+    def controls(self) -> dict[int, str]:
+        """Control tokens and their texts: turn marks, and whatever else content must not turn into."""
+        tokens = [t for t in range(self.vocab_size) if lib.llama_vocab_is_control(self.vocab, t)]
+        return {token: self.piece(token, special=True).decode("utf-8", "replace") for token in tokens}
+
     def is_end(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self.vocab, token))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stepwell.engines.base import RenderedChat
+from stepwell.engines.base import RenderedChat, Span
 from stepwell.engines.llamacpp.chat import ChatTemplate, PlainChat
+from stepwell.engines.llamacpp.chat.marks import ControlMarks
 from stepwell.engines.llamacpp.native import NativeModel
 from stepwell.engines.llamacpp.tools import parse_tool_calls
 
@@ -22,11 +23,14 @@ class LlamaCppText:
         self._bos = self._special_text(model.bos())
         template = model.chat_template()
         self.has_chat_template = template is not None
+        marks = ControlMarks(model.controls().values(), template or "")
         self._chat = (
-            ChatTemplate(template, self._bos, self._special_text(model.eos()))
+            ChatTemplate(template, self._bos, self._special_text(model.eos()), marks)
             if template is not None
-            else PlainChat()
+            else PlainChat(marks)
         )
+        self._anchor = self._plain("\n")
+        self._adds_space = model.piece(self._plain("a")[0], special=False).startswith(b" ")
 
     def _special_text(self, token: int) -> str:
         return self._model.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
@@ -36,6 +40,31 @@ class LlamaCppText:
         doubled = parse_special and bool(self._bos) and text.startswith(self._bos)
         data = text.encode("utf-8", "replace")
         return self._model.tokenize(data, add_special=add_bos and not doubled, parse_special=parse_special)
+
+    def tokenize_chat(self, rendered: RenderedChat) -> list[int]:
+        if not rendered.literal:
+            return self.tokenize(rendered.text, add_bos=True, parse_special=True)
+        tokens: list[int] = []
+        for start, end, special in _pieces(len(rendered.text), rendered.literal):
+            piece = rendered.text[start:end]
+            if start == 0 and special:
+                tokens += self.tokenize(piece, add_bos=True, parse_special=True)
+            elif start == 0:
+                tokens += [*self.tokenize("", add_bos=True, parse_special=True), *self._plain(piece)]
+            else:
+                tokens += self._continued(piece, special)
+        return tokens
+
+    def _plain(self, text: str, special: bool = False) -> list[int]:
+        return self._model.tokenize(text.encode("utf-8", "replace"), add_special=False, parse_special=special)
+
+    def _continued(self, text: str, special: bool) -> list[int]:
+        """Tokens of a piece in the middle of a text. Some vocabularies put a space before every text."""
+        if self._adds_space:
+            tokens = self._plain("\n" + text, special)
+            if tokens[: len(self._anchor)] == self._anchor:
+                return tokens[len(self._anchor) :]
+        return self._plain(text, special)
 
     def token_bytes(self, token: int) -> bytes:
         return self._model.piece(token, special=True)
@@ -56,11 +85,26 @@ class LlamaCppText:
         tools: Sequence[dict[str, Any]] | None = None,
         *,
         add_generation_prompt: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> RenderedChat:
-        return self._chat.render(messages, tools, add_generation_prompt=add_generation_prompt)
+        return self._chat.render(
+            messages, tools, add_generation_prompt=add_generation_prompt, options=options
+        )
 
     def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
         return parse_tool_calls(text)
+
+
+def _pieces(length: int, literal: Sequence[Span]) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, whether special tokens are read there) of a text, one after the other."""
+    at = 0
+    for start, end in literal:
+        if at < start:
+            yield at, start, True
+        yield start, end, False
+        at = end
+    if at < length:
+        yield at, length, True
 
 
 class ByteDetokenizer:

@@ -8,32 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from typing import Any
+
+from stepwell.engines.llamacpp.chat.written import call_as_text, instruction
+
+__all__ = ["call_as_text", "instruction", "parse_tool_calls"]
 
 ToolCall = dict[str, Any]
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _UNCLOSED = re.compile(r"<tool_call>\s*(.*)\Z", re.DOTALL)
-
-
-def instruction(tools: Sequence[dict[str, Any]]) -> str:
-    """What the system message says when the template itself does not speak of tools."""
-    signatures = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    return (
-        "You may call one or more functions to help with the user's request. "
-        "You are given their signatures within <tools></tools>:\n"
-        f"<tools>\n{signatures}\n</tools>\n"
-        "For each call, write a JSON object with the function's name and arguments within "
-        "<tool_call></tool_call>:\n"
-        '<tool_call>\n{"name": <function name>, "arguments": <JSON object>}\n</tool_call>'
-    )
-
-
-def call_as_text(function: dict[str, Any]) -> str:
-    """A call from an earlier turn, as the model would have written it."""
-    call = {"name": function.get("name"), "arguments": function.get("arguments")}
-    return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
 
 
 def parse_tool_calls(text: str) -> tuple[str, list[ToolCall]]:
