@@ -44,7 +44,7 @@ _SAMPLE_BYTES = 65_536
 _MIN_CONFIDENCE = 0.05
 _MANY_SEQUENCES = 10
 """So many characters of several bytes that are all valid UTF-8 are no accident."""
-_FEW = 8
+_FEW = 3
 """Of fewer bytes that are no ASCII nobody can tell much."""
 _MAX_LOST = 1_000
 """At most one character of so many may be unreadable."""
@@ -122,15 +122,21 @@ def _wide(data: bytes, name: str) -> Decoded:
     found, _ = _detect(data)
     if found is None or not found.startswith(("utf-16", "utf-32")):
         raise BadInput(f"{name} is not text (it holds zero bytes)")
-    return _lenient(data, name, found, _guess_note(found, None))
+    try:
+        return _lenient(data, name, found, _guess_note(found, None))
+    except BadInput:
+        raise BadInput(f"{name} is not text (it holds zero bytes)") from None
 
 
 def _guessed(data: bytes, name: str, declared: str | None) -> Decoded:
     foreign = len(_FOREIGN.findall(data[:_SAMPLE_BYTES]))
     found, confidence = _detect(data)
-    if found is None or confidence < (_MIN_CONFIDENCE if foreign >= _FEW else 2 * _MIN_CONFIDENCE):
+    mostly_ascii = foreign * 4 <= min(len(data), _SAMPLE_BYTES)
+    if found is None and (wide := _chinese_utf16(data)):
+        return _lenient(data, name, wide, _guess_note(wide, declared))
+    if found is None or confidence < _MIN_CONFIDENCE or (mostly_ascii and 0 < foreign < _FEW):
         # A few accents in a text of ASCII letters are Western; a text of foreign bytes alone may be anything.
-        found = "cp1252" if foreign * 4 <= min(len(data), _SAMPLE_BYTES) else _chinese_utf16(data)
+        found = "cp1252" if mostly_ascii else None
     if found is None:
         raise BadInput(f"the encoding of {name} is not clear: save it as UTF-8 and try again")
     found = _WIDER.get(codecs.lookup(found).name, found)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.errors import BadInput, MissingExtra
-from stepwell.library import confined
+from stepwell.library import confined, tables
 from stepwell.library.confined import extract_confined
 from stepwell.library.documents import Limits, clean_name
 from stepwell.library.extract import extract
@@ -196,3 +199,134 @@ def test_any_name_becomes_a_name(name: str) -> None:
     assert 0 < len(cleaned) <= 255
     assert not set("/\\\n\0") & set(cleaned)
     assert clean_name(cleaned) == cleaned
+
+
+def form(pypdf: types.ModuleType, pages: int = 3, *, filled: bool = True) -> Any:
+    """A PDF whose pages say "page N"; the last holds a form field."""
+    writer = pypdf.PdfWriter()
+    names = pypdf.generic
+    font = names.DictionaryObject(
+        {
+            names.NameObject("/Type"): names.NameObject("/Font"),
+            names.NameObject("/Subtype"): names.NameObject("/Type1"),
+            names.NameObject("/BaseFont"): names.NameObject("/Helvetica"),
+        }
+    )
+    fonts = names.DictionaryObject({names.NameObject("/F1"): font})
+    for number in range(1, pages + 1):
+        page = writer.add_blank_page(200, 200)
+        stream = names.DecodedStreamObject()
+        stream.set_data(f"BT /F1 12 Tf 20 100 Td (page {number}) Tj ET".encode())
+        page[names.NameObject("/Contents")] = writer._add_object(stream)
+        page[names.NameObject("/Resources")] = names.DictionaryObject({names.NameObject("/Font"): fonts})
+    if filled:
+        field = names.DictionaryObject(
+            {
+                names.NameObject("/FT"): names.NameObject("/Tx"),
+                names.NameObject("/T"): names.TextStringObject("payer"),
+                names.NameObject("/V"): names.TextStringObject("Anna Li"),
+            }
+        )
+        fields = names.ArrayObject([writer._add_object(field)])
+        writer._root_object[names.NameObject("/AcroForm")] = names.DictionaryObject(
+            {names.NameObject("/Fields"): fields}
+        )
+    return writer
+
+
+def written(writer: Any) -> bytes:
+    made = io.BytesIO()
+    writer.write(made)
+    return made.getvalue()
+
+
+def test_a_form_is_read_with_what_it_was_filled_in_with() -> None:
+    pypdf = pytest.importorskip("pypdf")
+    read = extract(written(form(pypdf)), "form.pdf")
+    assert "page 3" in read.text
+    assert read.text.endswith("Form fields:\npayer: Anna Li")
+    assert read.note == ""
+
+
+def test_a_page_that_cannot_be_read_costs_that_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    plain, calls = pypdf.PageObject.extract_text, iter(range(9))
+
+    def broken(page: Any) -> Any:
+        if next(calls) == 1:
+            raise KeyError("/Font")
+        return plain(page)
+
+    monkeypatch.setattr(pypdf.PageObject, "extract_text", broken)
+    read = extract(written(form(pypdf, filled=False)), "x.pdf")
+    assert ("page 1" in read.text, "page 2" in read.text, "page 3" in read.text) == (True, False, True)
+    assert read.note == "1 of its 3 pages cannot be read (2)"
+
+
+def test_no_page_that_can_be_read_is_a_damaged_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    pypdf = pytest.importorskip("pypdf")
+
+    def broken(page: Any) -> Any:
+        raise KeyError("/Font")
+
+    monkeypatch.setattr(pypdf.PageObject, "extract_text", broken)
+    with pytest.raises(BadInput, match="none of its 3 pages can"):
+        extract(written(form(pypdf, filled=False)), "x.pdf")
+
+
+def test_aes_without_its_package_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    pypdf = pytest.importorskip("pypdf")
+    pytest.importorskip("cryptography")
+    writer = form(pypdf)
+    writer.encrypt("", owner_password="o", algorithm="AES-256")
+    data = written(writer)
+    assert "page 1" in extract(data, "x.pdf").text
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        "from stepwell.errors import MissingExtra\nfrom stepwell.library.extract import extract\n"
+        "try: extract(sys.stdin.buffer.read(), 'x.pdf')\nexcept MissingExtra as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True).stdout
+    assert b"needs the package cryptography" in said
+
+
+def test_a_table_is_read_no_further_than_its_limit() -> None:
+    class Lines:
+        """A text that would never end."""
+
+        def __iter__(self) -> Any:
+            yield "a,b\n"
+            while True:
+                yield "1,2\n"
+
+    reader = tables.csv.reader(Lines())
+    header = next(reader)
+    with pytest.raises(BadInput, match="longer than 1,000 characters"):
+        tables._lines(header, reader, "x.csv", Limits(max_chars=1_000))
+    lines, count, all_of_it = tables._lines(header, reader, "x.csv", Limits(max_chars=1_000, cut=True))
+    assert not all_of_it
+    assert count == len(lines) - 1 < 200
+
+
+def test_a_column_is_what_all_its_rows_are() -> None:
+    read = extract(b"a,b,c\n" + b"1,2,3\n" * 2_000 + b"007,x,2.5\n", "x.csv")
+    assert read.text.startswith("Table of 2,001 rows. Columns: a (text), b (text), c (number).")
+
+
+def test_a_line_that_names_the_separator_is_obeyed() -> None:
+    assert extract(b"sep=;\r\na;b\r\n1,5;2\r\n", "x.csv").text.endswith("a | b\n1,5 | 2\n")
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.html", "x.csv", "x.md"])
+def test_every_kind_is_read_by_the_child(name: str) -> None:
+    data = "<!doctype html><p>井,b\n1,2\n".encode() if name == "x.html" else "# 井,b\n1,2\n".encode()
+    assert extract_confined(data, name, Limits()) == extract(data, name)
+
+
+def test_what_a_child_says_at_length_or_not_at_all_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = confined.subprocess.run
+    for code in ("print('x' * 100)", "import os; os.kill(os.getpid(), 9)", ""):
+        said = [sys.executable, "-c", code]
+        monkeypatch.setattr(confined.subprocess, "run", lambda command, said=said, **more: run(said, **more))
+        with pytest.raises(BadInput, match="takes more time or memory"):
+            extract_confined(b"words", "x.txt", Limits())

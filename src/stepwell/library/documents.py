@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-HEADING = re.compile(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", re.MULTILINE)
+_HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*)$", re.MULTILINE)
 MAX_NAME_CHARS = 255
 MIB = 2**20
 
@@ -41,7 +41,7 @@ class Document:
     @property
     def headings(self) -> list[str]:
         """Markdown headings in order; empty for other kinds."""
-        return HEADING.findall(self.text) if self.kind == "markdown" else []
+        return [_bare(words) for words in _HEADING.findall(self.text)] if self.kind == "markdown" else []
 
     @property
     def title(self) -> str:
@@ -51,6 +51,16 @@ class Document:
     @property
     def words(self) -> int:
         return len(self.text.split())
+
+
+def heading_of(line: str) -> str:
+    """The words of a line that is a Markdown heading; empty: it is none."""
+    found = _HEADING.fullmatch(line)
+    return _bare(found[1]) if found else ""
+
+
+def _bare(words: str) -> str:
+    return words.rstrip(" \t#") or words
 
 
 def clean_name(name: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 
+from stepwell.charset import Decoded, decode
 from stepwell.errors import BadInput
-from stepwell.library.documents import DEFAULT_LIMITS, HEADING, MIB, Document, Limits
+from stepwell.library.documents import DEFAULT_LIMITS, MIB, Document, Limits, heading_of
 from stepwell.library.html import html_text, looks_like_html
 from stepwell.library.pdf import pdf_text
 from stepwell.library.tables import csv_text, parquet_text
@@ -46,8 +47,8 @@ def extract(data: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> Document
         raise BadInput(
             f"the text of document {name} is longer than {limits.max_chars:,} characters: split it"
         )
-    note = f"only its first {limits.max_chars:,} characters were looked at"
-    return Document(name, kind, text[: limits.max_chars], note)
+    cut = f"only its first {limits.max_chars:,} characters were looked at"
+    return Document(name, kind, text[: limits.max_chars], f"{note}; {cut}" if note else cut)
 
 
 def _size(size_bytes: int) -> str:
@@ -60,28 +61,21 @@ def _read(data: bytes, name: str, limits: Limits) -> tuple[str, str, str]:
         return "pdf", *pdf_text(data, name, limits.max_pages)
     if data[:4] == b"PAR1":
         return "parquet", *parquet_text(data, name, limits)
-    text, low = _plain_text(data, name), name.lower()
+    decoded, low = _plain_text(data, name), name.lower()
+    text, note = decoded.text, decoded.note
     if low.endswith(_CSV) and text.strip():
-        return "csv", csv_text(text, name, limits), ""
+        return "csv", csv_text(text, name, limits), note
     if looks_like_html(text, named=low.endswith(_HTML)):
-        return "html", html_text(text), ""
-    is_markdown = low.endswith(_MARKDOWN) or HEADING.match(text.lstrip())
-    return ("markdown" if is_markdown else "text"), text, ""
+        return "html", html_text(text), note
+    is_markdown = low.endswith(_MARKDOWN) or heading_of(text[:4096].lstrip().partition("\n")[0])
+    return ("markdown" if is_markdown else "text"), text, note
 
 
-def _plain_text(data: bytes, name: str) -> str:
-    """UTF-8, UTF-16 with a byte order mark, or Windows-1252; anything else is not text."""
+def _plain_text(data: bytes, name: str) -> Decoded:
     for magic, what in _FOREIGN:
         if data.startswith(magic):
             raise BadInput(f"document {name} is {what}, which is not read here: {READABLE}")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", errors="replace")
-    if b"\0" in data:
-        raise BadInput(f"document {name} is not text (it holds zero bytes): {READABLE}")
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
-    if len(_CONTROL.findall(text)) + text.count("\ufffd") > len(text) // 100:
-        raise BadInput(f"document {name} is neither UTF-8 nor Windows text: {READABLE}")
-    return text
+        return decode(data, f"document {name}")
+    except BadInput as error:
+        raise BadInput(f"{error}: {READABLE}" if "is not text" in str(error) else str(error)) from None

@@ -1,47 +1,129 @@
-"""The readable text of a web page: no scripts, styles or tags; headings, lists and cells stay apart."""
+"""The readable text of a web page: no scripts, styles or tags; headings, lists and cells stay apart.
+
+The page is read by lexbor (selectolax), as a browser reads it: end tags may be left out, comments end where
+HTML5 says, and nothing goes back over what was read.
+"""
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
-_START = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html[\s>])", re.I | re.S)
-_TAG = re.compile(r"<[a-z][^>]*>|</[a-z]+\s*>", re.I)
-_SILENT = frozenset({"script", "style", "template", "noscript", "head", "svg", "iframe", "object"})
-_BLOCKS = frozenset(
-    re.findall(
-        r"\w+",
-        "p div section article header footer main aside nav ul ol table form blockquote pre figure dl dd dt "
-        "figcaption address details summary fieldset",
-    )
+from stepwell.errors import BadInput
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MAX_DEPTH = 5_000
+"""Elements within each other. The time of any HTML5 parser grows with its square; browsers stop at 512."""
+_SPACE = " \t\r\n\f\v\ufeff"
+_TAG = re.compile(r"</?[a-zA-Z]")
+_NAMED_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]{0,30})")
+_SILENT = frozenset({"script", "style", "iframe", "noframes", "datalist", "annotation"})
+_SILENT_IN_SVG = frozenset({"title", "desc", "metadata", "defs"})
+_NEVER_OPEN = _names(
+    "area base br col embed hr img input link meta source track wbr p li dt dd option optgroup tr td th "
+    "thead tbody tfoot colgroup html head body rt rp"
+)
+"""Elements that hold nothing, or whose end tag may be left out."""
+_BLOCKS = _names(
+    "p div section article header footer main aside nav ul ol table form blockquote pre figure dl dd dt "
+    "figcaption address details summary fieldset textarea dialog"
 )
 _LINES = frozenset({"br", "li", "tr", "option", "hr"})
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_PREFORMATTED = frozenset({"pre", "textarea", "listing", "plaintext", "xmp"})
+_SHOWN_INPUTS = frozenset(
+    {"", "text", "search", "email", "url", "tel", "number", "date", "time", "submit", "button"}
+)
 
 
 def looks_like_html(text: str, *, named: bool) -> bool:
     """``named``: the file is called so, and then any tag will do."""
-    return _START.match(text[:4096]) is not None or (named and _TAG.search(text) is not None)
+    if _begins_as_html(text[:4096]):
+        return True
+    first = _TAG.search(text) if named else None
+    return first is not None and text.rfind(">") > first.start()
+
+
+def _begins_as_html(text: str) -> bool:
+    """Behind spaces, an XML declaration and comments."""
+    at = _behind_space(text, 0)
+    while text.startswith(("<?", "<!--"), at):
+        mark, end = ("-->", 3) if text.startswith("<!--", at) else ("?>", 2)
+        found = text.find(mark, at + 2)
+        if found < 0:
+            return False
+        at = _behind_space(text, found + end)
+    low = text[at : at + 32].lower()
+    after = low[5:6]
+    return low.startswith("<html") and (after in _SPACE or after == ">") if low[:2] != "<!" else _doctype(low)
+
+
+def _doctype(low: str) -> bool:
+    words = low.removeprefix("<!").replace(">", " ").split()
+    return words[:2] == ["doctype", "html"]
+
+
+def _behind_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    return at
 
 
 def html_text(text: str) -> str:
-    """Readable text. Never raises: browsers read anything, and so does this."""
+    """Readable text. ``BadInput`` for a page that is nested beyond any use; browsers read the rest, and so
+    does this."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    if _depth(text) > MAX_DEPTH:
+        raise BadInput(f"the page has more than {MAX_DEPTH:,} elements within each other")
     reader = _Reader()
-    reader.feed(text)
-    reader.close()
+    page = LexborHTMLParser(text.encode("utf-8", "replace"))
+    if page.root is not None:
+        reader.read(page.root)
     lines = (" ".join(line.split()) if not line.startswith("\t") else line[1:] for line in reader.lines())
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+    return "\n".join(_few_blank(lines)).strip() + "\n"
 
 
-class _Reader(HTMLParser):
+def _few_blank(lines: Iterator[str]) -> Iterator[str]:
+    """At most one empty line in a row."""
+    blank = 0
+    for line in lines:
+        blank = 0 if line else blank + 1
+        if blank < 2:
+            yield line
+
+
+def _depth(text: str) -> int:
+    """How deep elements are nested at most, from their tags alone."""
+    opened: Counter[str] = Counter()
+    depth = deepest = 0
+    for found in _NAMED_TAG.finditer(text, 0, text.rfind(">") + 1):
+        name = found[2].lower()
+        if name in _NEVER_OPEN:
+            continue
+        if not found[1]:
+            opened[name] += 1
+            depth += 1
+            deepest = max(deepest, depth)
+        elif opened[name]:
+            opened[name] -= 1
+            depth -= 1
+    return deepest
+
+
+class _Reader:
     """Collects text; a line that begins with a tab is preformatted and keeps its spaces."""
 
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self._pieces: list[str] = []
-        self._silent: list[str] = []
         self._preformatted = 0
-        self._title = False
+        self._drawing = 0
         self.title = ""
 
     def lines(self) -> list[str]:
@@ -52,16 +134,40 @@ class _Reader(HTMLParser):
             body = f"{title}\n\n{body}"
         return body.split("\n")
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "title":
-            self._title = True
-        elif tag == "body":
-            self._silent.clear()  # a <head> that nobody closed ends here
-        elif tag in _SILENT:
-            self._silent.append(tag)
-        elif tag == "pre":
-            self._preformatted += 1
+    def read(self, root: Any) -> None:
+        """Walks down and up again without recursion: pages are nested deeper than Python's stack."""
+        waiting: list[tuple[Any, bool]] = [(root, False)]
+        while waiting:
+            node, leaving = waiting.pop()
+            if leaving:
+                self._leave(node.tag)
+                continue
+            if node.is_text_node:
+                self._text(node.text_content or "")
+            elif not node.is_comment_node and (not node.is_element_node or self._enter(node)):
+                waiting.append((node, True))
+                waiting += [(child, False) for child in reversed(_children(node))]
+
+    def _enter(self, node: Any) -> bool:
+        """False: nothing within it is read."""
+        tag = node.tag
+        if tag == "title" and not self._drawing:
+            self.title += node.text(deep=True) or ""
+            return False
+        if tag in _SILENT or (self._drawing and tag in _SILENT_IN_SVG):
+            return False
+        self._drawing += tag == "svg"
+        self._preformatted += tag in _PREFORMATTED
         self._pieces.append(self._before(tag))
+        if tag == "input" and (node.attributes.get("type") or "").lower() in _SHOWN_INPUTS:
+            self._pieces.append(f" {node.attributes.get('value') or ''} ")
+        return True
+
+    def _leave(self, tag: str) -> None:
+        self._drawing -= tag == "svg"
+        self._preformatted -= tag in _PREFORMATTED
+        if tag in _BLOCKS or tag in _HEADINGS:
+            self._pieces.append("\n\n")
 
     def _before(self, tag: str) -> str:
         if tag in _HEADINGS:
@@ -72,26 +178,21 @@ class _Reader(HTMLParser):
             return " | "
         return "\n\n" if tag in _BLOCKS else "\n" if tag in _LINES else ""
 
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "title":
-            self._title = False
-        elif tag in self._silent:
-            del self._silent[self._silent.index(tag) :]
-        elif tag == "pre":
-            self._preformatted = max(0, self._preformatted - 1)
-        if tag in _BLOCKS or tag in _HEADINGS:
-            self._pieces.append("\n\n")
+    def _text(self, data: str) -> None:
+        self._pieces.append(_preserved(data) if self._preformatted else re.sub(r"\s+", " ", data))
 
-    def handle_data(self, data: str) -> None:
-        if self._title:
-            self.title += data
-        elif not self._silent:
-            self._pieces.append(self._preserved(data) if self._preformatted else self._flowing(data))
 
-    @staticmethod
-    def _flowing(data: str) -> str:
-        return re.sub(r"\s+", " ", data)
+def _children(node: Any) -> list[Any]:
+    """Of a template only what stands in a shadow tree is shown."""
+    if node.tag == "template":
+        return list(node.template_fragments()) if "shadowrootmode" in node.attributes else []
+    found = []
+    child = node.child
+    while child is not None:
+        found.append(child)
+        child = child.next
+    return found
 
-    @staticmethod
-    def _preserved(data: str) -> str:
-        return "\n".join("\t" + line.replace("\t", "    ") for line in data.split("\n"))
+
+def _preserved(data: str) -> str:
+    return "\n".join("\t" + line.replace("\t", "    ") for line in data.split("\n"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stepwell.library.documents import HEADING
+from stepwell.library.documents import heading_of
 
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*_]*\s+")
@@ -27,7 +27,7 @@ def _with_headings(paragraphs: list[str]) -> list[str]:
     joined: list[str] = []
     heading = ""
     for paragraph in paragraphs:
-        if HEADING.fullmatch(paragraph.strip()):
+        if heading_of(paragraph.strip()):
             heading += paragraph
             continue
         joined.append(heading + paragraph)

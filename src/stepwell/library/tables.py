@@ -10,7 +10,7 @@ import io
 import itertools
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,45 +19,75 @@ from stepwell.library.documents import Limits
 
 MAX_COLUMNS = 2_000
 MAX_CELL_CHARS = 65_536
-SAMPLE_ROWS = 1_000
 PARQUET_MEMORY = "512MB"
 _ROWS_AT_ONCE = 1_024
-_INTEGER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
-_NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,29}", re.ASCII)
+"""Not ``007``: what begins with a zero is a code."""
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d{0,29})(\.\d{0,30})?|\.\d{1,30})([eE][+-]?\d{1,3})?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?", re.ASCII)
 _KINDS = (("integer", _INTEGER), ("number", _NUMBER), ("date", _DATE))
 
 
 def csv_text(text: str, name: str, limits: Limits) -> str:
-    """A CSV or TSV file with a line of names. Raises ``BadInput``: one sentence."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text, name))
+    """A CSV or TSV file with a line of names. Raises ``BadInput``: one sentence.
+
+    Rows are read one by one, and no further than the limit of characters, so that a table takes no more
+    memory than its text.
+    """
+    text = text.lstrip("\ufeff")
+    delimiter, text = _delimiter(text, name)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = (row for row in reader if any(cell.strip() for cell in row))
     try:
-        rows = [row for row in reader if any(cell.strip() for cell in row)]
+        header = next(rows, None)
+        if header is None:
+            raise BadInput(f"table {name} is empty: there is nothing to read in it")
+        if len(header) > MAX_COLUMNS:
+            raise BadInput(f"table {name} has {len(header):,} columns and at most {MAX_COLUMNS:,} are read")
+        kinds = _Kinds(len(header))
+        lines, count, all_of_it = _lines(header, kinds.seen(rows), name, limits)
     except csv.Error as error:
         raise BadInput(f"table {name} cannot be read at line {reader.line_num}: {error}") from error
-    if not rows:
-        raise BadInput(f"table {name} is empty: there is nothing to read in it")
-    header, *body = rows
-    if len(header) > MAX_COLUMNS:
-        raise BadInput(f"table {name} has {len(header):,} columns and at most {MAX_COLUMNS:,} are read")
-    kinds = [_kind([row[at] for row in body[:SAMPLE_ROWS] if at < len(row)]) for at in range(len(header))]
-    return _table(header, kinds, body, name, limits, f"{len(body):,} rows")
+    size = f"{count:,} rows" if all_of_it else f"more than {count:,} rows"
+    return "\n".join([_columns_line(header, kinds.found(), size), "", *lines]) + "\n"
 
 
-def _delimiter(text: str, name: str) -> str:
-    """The sign that is most often in the first line, outside of quotes; tabs where the name says so."""
+def _delimiter(text: str, name: str) -> tuple[str, str]:
+    """What stands between cells, and the text without a line that says it (``sep=;``).
+
+    Else it is the sign that is most often in the first line, outside of quotes; tabs where the name says so.
+    """
+    first, _, rest = text.lstrip("\r\n").partition("\n")
+    said = first.strip("\r ")
+    if said[:4].lower() == "sep=" and len(first.rstrip("\r")) == 5:
+        return first[4], rest
     if name.lower().endswith(".tsv"):
-        return "\t"
-    first = re.sub(r'"[^"]*"', "", text.lstrip("\n").partition("\n")[0])
-    return max(",;\t|", key=lambda sign: (first.count(sign), sign == ","))
+        return "\t", text
+    outside = re.sub(r'"[^"]*"', "", first[:MAX_CELL_CHARS])
+    return max(",;\t|", key=lambda sign: (outside.count(sign), sign == ",")), text
 
 
-def _kind(cells: Sequence[str]) -> str:
-    """What the sampled cells of a column have in common."""
-    full = [cell.strip() for cell in cells if cell.strip()]
-    if not full:
-        return "empty"
-    return next((kind for kind, form in _KINDS if all(map(form.fullmatch, full))), "text")
+class _Kinds:
+    """What all cells of each column have in common, found while the rows go by."""
+
+    def __init__(self, columns: int) -> None:
+        self._left = [dict(_KINDS) for _ in range(columns)]
+        self._full = [False] * columns
+
+    def seen(self, rows: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
+        for row in rows:
+            for at, cell in enumerate(row[: len(self._left)]):
+                value = cell.strip()
+                if value:
+                    self._full[at] = True
+                    for kind in [kind for kind, form in self._left[at].items() if not form.fullmatch(value)]:
+                        del self._left[at][kind]
+            yield row
+
+    def found(self) -> list[str]:
+        """``integer``, ``number``, ``date``, ``text`` or ``empty``."""
+        pairs = zip(self._left, self._full, strict=True)
+        return [next(iter(left), "text") if full else "empty" for left, full in pairs]
 
 
 def parquet_text(data: bytes, name: str, limits: Limits) -> tuple[str, str]:
@@ -101,25 +131,21 @@ def _parquet_rows(connection: Any, path: str, name: str, limits: Limits) -> str:
     found = connection.execute(f"SELECT {asked} FROM read_parquet(?)", [path])
     batches = iter(lambda: found.fetchmany(_ROWS_AT_ONCE), [])
     rows = itertools.chain.from_iterable(batches)
-    return _table(
-        [c[0] for c in columns], [c[1].lower() for c in columns], rows, name, limits, f"{count:,} rows"
-    )
+    header = [c[0] for c in columns]
+    lines, _, _ = _lines(header, rows, name, limits)
+    said = _columns_line(header, [c[1].lower() for c in columns], f"{count:,} rows")
+    return "\n".join([said, "", *lines]) + "\n"
 
 
-def _table(
-    header: Sequence[str],
-    kinds: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    name: str,
-    limits: Limits,
-    size: str,
-) -> str:
-    """Stops at the limit of characters: a small file may unfold to more than memory holds."""
-    columns = ", ".join(
-        f"{_cell(title) or '(no name)'} ({kind})" for title, kind in zip(header, kinds, strict=True)
-    )
-    lines = [f"Table of {size}. Columns: {columns}.", "", " | ".join(map(_cell, header))]
-    chars = sum(map(len, lines))
+def _lines(
+    header: Sequence[str], rows: Iterable[Sequence[Any]], name: str, limits: Limits
+) -> tuple[list[str], int, bool]:
+    """The lines of names and rows, how many rows, and whether that is all of them.
+
+    Stops at the limit of characters: a small file may unfold to more than memory holds.
+    """
+    lines = [" | ".join(map(_cell, header))]
+    chars = len(lines[0])
     for row in rows:
         lines.append(" | ".join(map(_cell, row)))
         chars += len(lines[-1]) + 1
@@ -129,8 +155,15 @@ def _table(
                 "ask it with SQL"
             )
         if chars > limits.max_chars:
-            break
-    return "\n".join(lines) + "\n"
+            return lines, len(lines) - 1, False
+    return lines, len(lines) - 1, True
+
+
+def _columns_line(header: Sequence[str], kinds: Sequence[str], size: str) -> str:
+    columns = ", ".join(
+        f"{_cell(title) or '(no name)'} ({kind})" for title, kind in zip(header, kinds, strict=True)
+    )
+    return f"Table of {size}. Columns: {columns}."
 
 
 def _cell(value: object) -> str:
