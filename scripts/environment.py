@@ -37,7 +37,7 @@ CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 
 EXTRAS = {
     "demo": "llamacpp,documents,review",
-    "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,review",
+    "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,plans,review",
 }
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 

@@ -131,6 +131,23 @@ GROUPS = {
             ),
         ),
     ),
+    "plan": (
+        "What it will cost and earn, before it is bought. All take --what-if KEY=VALUE, --html and --json.",
+        (
+            Command(
+                "contract",
+                "stepwell.commands.plan_contract:contract",
+                "Cash flow of a data centre and its customer.",
+            ),
+        ),
+    ),
+    "catalogue": (
+        "The figures that plans rest on, each with its source.",
+        (
+            Command("hardware", "stepwell.commands.catalogue:hardware", "Accelerators, memory, disks."),
+            Command("models", "stepwell.commands.catalogue:models", "Layers, KV, parameters."),
+        ),
+    ),
     "bench": (
         "Measure, each against what would happen without it. All take --quick and --json FILE.",
         (

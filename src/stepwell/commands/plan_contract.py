@@ -1,0 +1,170 @@
+"""``stepwell plan contract``: the cash flow of a data centre and its customer, and what it hangs on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from stepwell.commands.plan_contract_page import contract_page
+from stepwell.commands.plan_output import amount, billions, console_for, progress, write_json, write_page
+from stepwell.economics.cash import cash_flow
+from stepwell.economics.contract_file import Plan, changed, parse_changes, plan_of, read_plan
+from stepwell.economics.finance import yearly
+from stepwell.economics.measures import Measures, cost_of_delay, measure
+from stepwell.economics.uncertainty import Needed, draws, measured, percentile, swings, what_must_be_true
+from stepwell.errors import BadInput
+
+
+def contract(
+    file: Path,
+    *,
+    what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    solve: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    draws_count: Annotated[int, Parameter(name="--draws")] = 300,
+    seed: int = 1,
+    html: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """What a data centre and its contract earn, when the cash is lowest, and what that hangs on.
+
+    The plan is a TOML file: sites, what is bought, power, debt, the customer; docs/plan.md explains each key.
+    Example: ``stepwell plan contract examples/plans/compute-300bn.toml --html plan.html``
+
+    A change of mind needs no new file: ``--what-if customer.utilisation=0.8 sites.delay_months=+6``
+    (``x1.2`` multiplies, ``+6`` adds, a key of a list without a number means all of its entries).
+
+    Parameters
+    ----------
+    file
+        The plan.
+    what_if
+        Inputs to set, as KEY=VALUE.
+    solve
+        Inputs to solve for a present value of zero, instead of price, utilisation and price growth.
+    draws_count
+        How many times all uncertain inputs are drawn together; 0 leaves it out.
+    seed
+        Of these draws.
+    html
+        Write a report with charts here.
+    json_file
+        Write every figure here as JSON (``-``: standard output).
+    """
+    if not 0 <= draws_count <= 100_000:
+        raise BadInput(f"--draws {draws_count}: give 0 to 100000")
+    raw = changed(read_plan(file), parse_changes(what_if or []))
+    plan = plan_of(raw, f"{file} with --what-if" if what_if else str(file))
+    cash = cash_flow(plan)
+    base = measure(plan, cash)
+    scenarios = {s.name: measured(raw, s.set, s.name) for s in plan.scenarios}
+    swung = swings(raw)
+    drawn = list(progress(draws(raw, draws_count, seed), draws_count, "drawing")) if plan.uncertain else []
+    needed = what_must_be_true(raw, solve or [])
+    console = console_for(json_file)
+    console.print(_scenarios({"as planned": base, **scenarios}, plan.start))
+    for line in [*_base_lines(plan, base), *_spread(drawn), *(_needed(n) for n in needed)]:
+        console.print(line, markup=False, soft_wrap=True)
+    if swung:
+        console.print(f"the cash low hangs most on {_hangs_on(swung)}", soft_wrap=True)
+    answer = verdict(base, plan.start)
+    if html is not None:
+        page = contract_page(raw, plan, cash, base, scenarios, swung, drawn, needed, answer, seed)
+        write_page(page, html, console)
+    result = {
+        "plan": plan.name,
+        "answer": answer,
+        "seed": seed,
+        "measures": base.as_json(),
+        "scenarios": {name: m.as_json() for name, m in scenarios.items()},
+        "tornado": [
+            {"key": s.key, "low": s.low, "high": s.high, "at_low": s.at_low.as_json()}
+            | {"at_high": s.at_high.as_json()}
+            for s in swung
+        ],
+        "draws": _drawn_json(drawn),
+        "must_be_true": [{"key": n.key, "now": n.now, "needed": n.needed} for n in needed],
+        "free_cash_by_year": [round(float(f)) for f in yearly(cash.free())],
+    }
+    write_json(result, json_file)
+    console.print(f"contract: {answer}", style="bold", soft_wrap=True, markup=False)
+    return 0
+
+
+def month_name(start: str, month: int) -> str:
+    year, first = int(start[:4]), int(start[5:])
+    whole = first - 1 + month
+    return f"{year + whole // 12}-{whole % 12 + 1:02}"
+
+
+def verdict(m: Measures, start: str) -> str:
+    """One sentence."""
+    if m.payback_month is None:
+        return (
+            f"it never breaks even; cash is lowest at {billions(m.cash_low)} in"
+            f" {month_name(start, m.cash_low_month)} and present value is {billions(m.npv)}."
+        )
+    rate = "no IRR" if m.irr is None else f"IRR {m.irr:.1%}"
+    return (
+        f"cash is lowest at {billions(m.cash_low)} in {month_name(start, m.cash_low_month)}, back by"
+        f" {month_name(start, m.payback_month)}; present value {billions(m.npv)}, {rate}."
+    )
+
+
+def _scenarios(columns: dict[str, Measures], start: str) -> Table:
+    head = ("revenue", "margin", "capex", "lowest cash", "NPV", "IRR", "paid back", "exposure")
+    table = Table("", *head, title="billions of dollars; exposure: rent and debt after the term, unrenewed")
+    for name, m in columns.items():
+        bn = [f"{float(v) / 1e9:,.1f}" for v in (m.revenue, m.capex, m.cash_low, m.npv, m.exposure)]
+        back = "never" if m.payback_month is None else month_name(start, m.payback_month)
+        low = f"{bn[2]} {month_name(start, m.cash_low_month)}"
+        table.add_row(name, bn[0], _share(m.gross_margin), bn[1], low, bn[3], _share(m.irr), back, bn[4])
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
+
+
+def _base_lines(plan: Plan, m: Measures) -> list[str]:
+    lost, value = cost_of_delay(plan)
+    cover = "there is no debt" if m.debt_cover_least is None else f"least debt cover {m.debt_cover_least:.2f}"
+    return [
+        f"lowest cash after debt {billions(m.equity_low)}; {cover}; free cash flow {billions(m.free_cash)}",
+        f"delays of sites cost {billions(lost)} of revenue and {billions(value)} of present value",
+    ]
+
+
+def _spread(drawn: list[Measures]) -> list[str]:
+    if not drawn:
+        return []
+    values, lows = [m.npv for m in drawn], [m.cash_low for m in drawn]
+    losing = sum(1 for value in values if value < 0)
+    shown = ", ".join(f"p{p} {billions(percentile(values, p))}" for p in (5, 50, 95))
+    low = ", ".join(f"p{p} {billions(percentile(lows, p))}" for p in (5, 50, 95))
+    return [f"{len(drawn)} draws: NPV {shown}, below zero in {losing / len(drawn):.0%}; cash low {low}"]
+
+
+def _drawn_json(drawn: list[Measures]) -> dict[str, Any] | None:
+    if not drawn:
+        return None
+    return {
+        name: {f"p{p}": percentile([getattr(m, name) for m in drawn], p) for p in (5, 25, 50, 75, 95)}
+        for name in ("npv", "cash_low")
+    } | {"count": len(drawn)}
+
+
+def _needed(n: Needed) -> str:
+    if n.needed is None:
+        return f"must be true: no {n.key} between {n.low:g} and {n.high:g} brings the present value to zero"
+    return f"must be true: {n.key} {amount(n.needed)} for a present value of zero (now {n.now:,})"
+
+
+def _hangs_on(swung: list[Any]) -> str:
+    widest = sorted(swung, key=lambda s: -s.width(lambda m: m.cash_low))[:3]
+    return ", ".join(
+        f"{s.key} ({billions(s.at_low.cash_low)} at {s.low:,}, {billions(s.at_high.cash_low)} at {s.high:,})"
+        for s in widest
+    )

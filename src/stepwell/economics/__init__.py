@@ -1,0 +1,1 @@
+"""What serving costs and earns: from a token to a data centre's cash flow."""

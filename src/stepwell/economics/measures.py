@@ -1,0 +1,98 @@
+"""What a cash flow comes to: the figures that a decision rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import accumulate
+
+from stepwell.economics.cash import Cash, cash_flow, contract_end
+from stepwell.economics.contract_file import Plan
+from stepwell.economics.finance import MONTHS, ZERO, irr, npv, payback_month
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Dollars, except where a name says otherwise."""
+
+    revenue: Decimal
+    gross_margin: float | None
+    """After power, operations, rent and depreciation, of revenue; None: there is no revenue."""
+    capex: Decimal
+    free_cash: Decimal
+    cash_low: Decimal
+    """The lowest point of cumulative free cash flow, before debt."""
+    cash_low_month: int
+    equity_low: Decimal
+    """The same after debt is drawn and served."""
+    npv: Decimal
+    irr: float | None
+    payback_month: int | None
+    debt_cover_least: float | None
+    """The worst full year of (EBITDA - tax) / debt service within the contract's term."""
+    exposure: Decimal
+    """Rent and debt service after the term, times the chance that nobody renews."""
+
+    def as_json(self) -> dict[str, object]:
+        shown: dict[str, object] = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            shown[name] = round(float(value)) if isinstance(value, Decimal) else value
+        return shown
+
+
+def measure(plan: Plan, cash: Cash | None = None) -> Measures:
+    cash = cash or cash_flow(plan)
+    flows = cash.free()
+    running = list(accumulate(flows))
+    low = min(running)
+    revenue = sum(cash.revenue, ZERO)
+    cost = sum((cash.opex(m) + cash.depreciation[m] for m in range(cash.months)), ZERO)
+    return Measures(
+        revenue=revenue,
+        gross_margin=float((revenue - cost) / revenue) if revenue else None,
+        capex=sum(cash.capex, ZERO),
+        free_cash=running[-1],
+        cash_low=min(low, ZERO),
+        cash_low_month=running.index(low),
+        equity_low=min(ZERO, *accumulate(cash.to_equity())),
+        npv=npv(plan.discount_rate, flows),
+        irr=irr(flows),
+        payback_month=payback_month(flows),
+        debt_cover_least=_debt_cover(plan, cash),
+        exposure=_exposure(plan, cash),
+    )
+
+
+def cost_of_delay(plan: Plan) -> tuple[Decimal, Decimal]:
+    """Revenue and present value that the delays of all sites cost."""
+    sites = [site.model_copy(update={"delay_months": 0}) for site in plan.sites]
+    late, on_time = cash_flow(plan), cash_flow(plan.model_copy(update={"sites": sites}))
+    lost = sum(on_time.revenue, ZERO) - sum(late.revenue, ZERO)
+    rate = plan.discount_rate
+    return (lost if abs(lost) >= 1 else ZERO), npv(rate, on_time.free()) - npv(rate, late.free())
+
+
+def _last_end(plan: Plan) -> int:
+    return max(contract_end(plan, site) for site in plan.sites)
+
+
+def _debt_cover(plan: Plan, cash: Cash) -> float | None:
+    """Full years between the first and the last month of revenue under the contract."""
+    earning = [m for m in range(min(_last_end(plan), cash.months)) if cash.revenue[m] > 0]
+    if not earning:
+        return None
+    covers = []
+    for start in range(earning[0], earning[-1] + 2 - MONTHS, MONTHS):
+        year = range(start, start + MONTHS)
+        service = sum((cash.debt_service[m] for m in year), ZERO)
+        earned = sum((cash.revenue[m] - cash.opex(m) - cash.tax[m] for m in year), ZERO)
+        if service:
+            covers.append(float(earned / service))
+    return min(covers, default=None)
+
+
+def _exposure(plan: Plan, cash: Cash) -> Decimal:
+    after = range(min(_last_end(plan), cash.months), cash.months)
+    owed = sum((cash.lease[m] + cash.debt_service[m] for m in after), ZERO)
+    return owed * (1 - plan.customer.renewal_probability)

@@ -1,0 +1,1 @@
+"""Self-contained HTML reports: charts as SVG inside the page, tables, inputs, seed and versions."""
