@@ -11,7 +11,9 @@ import pytest
 def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys, base URLs and proxies of whoever runs the tests must not decide how they go."""
     for name in list(os.environ):
-        if name.upper().startswith(("OPENAI_", "LANGCHAIN_", "LANGSMITH_", "LOGFIRE_")) or name.upper() in (
+        if name.upper().startswith(
+            ("OPENAI_", "ANTHROPIC_", "LANGCHAIN_", "LANGSMITH_", "LOGFIRE_")
+        ) or name.upper() in (
             "HTTP_PROXY",
             "HTTPS_PROXY",
             "ALL_PROXY",

@@ -18,6 +18,9 @@ from stepwell.engines.base import TextModel
 from stepwell.server import views
 from stepwell.server.admin_budgets import list_budgets, set_budget
 from stepwell.server.agents import get_agent, hint_agent, list_agents
+from stepwell.server.anthropic.errors import is_anthropic
+from stepwell.server.anthropic.errors import response as anthropic_error
+from stepwell.server.anthropic.routes import count_tokens, messages
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
@@ -30,7 +33,7 @@ from stepwell.server.gate import Gate
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import OTHER, Metrics
-from stepwell.server.middleware import Ended, RequestMiddleware
+from stepwell.server.middleware import Ended, RequestMiddleware, request_id_of
 from stepwell.server.named_paths import NamedPaths
 from stepwell.server.organization import costs, usage_completions
 from stepwell.server.responses import (
@@ -72,6 +75,8 @@ ROUTES = (
     Route("/v1/files/{file_id}/content", file_content, methods=["GET"]),
     Route("/v1/files/{file_id}/prewarm", prewarm_file, methods=["POST"]),
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+    Route("/v1/messages", messages, methods=["POST"]),
+    Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/responses", create_response, methods=["POST"]),
     Route("/v1/responses/{response_id}", get_response, methods=["GET"]),
@@ -138,6 +143,12 @@ def _counted(metrics: Metrics) -> Ended:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    return _in_its_dialect(request, error)
+
+
+def _in_its_dialect(request: Request, error: ApiError) -> Response:
+    if is_anthropic(request.url.path):
+        return anthropic_error(error, request_id_of(request.scope))
     return error.response()
 
 
@@ -149,4 +160,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
         error.status_code, str(error.detail)
     )
     code = {404: "unknown_url", 405: "method_not_supported"}.get(error.status_code)
-    return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+    return _in_its_dialect(request, ApiError(error.status_code, message, code=code, headers=error.headers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -54,13 +55,23 @@ class Call(Generic[Wanted]):
         )
 
 
-async def understand(request: Request, schema: type[Wanted]) -> Call[Wanted]:
-    """Read and check a request. Raises ``ApiError``, or ``ClientGone`` when nobody waits any more."""
+Translate = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Another dialect's body as one of ours. Raises ``ApiError``."""
+
+
+async def understand(
+    request: Request, schema: type[Wanted], translate: Translate | None = None
+) -> Call[Wanted]:
+    """Read and check a request. Raises ``ApiError``, or ``ClientGone`` when nobody waits any more.
+
+    Identity and hints are read from the body as it came; ``translate`` gives what the schema reads.
+    """
     service = service_of(request)
     service.require_open()
     key = service.key(request)
     body = await read_object(request, service.settings)
     identity = service.identity(request, body, key)
-    wanted = parse(schema, await attach_files(service, identity.tenant, body))
+    asked = body if translate is None else translate(body)
+    wanted = parse(schema, await attach_files(service, identity.tenant, asked))
     service.require_model(wanted.model)
     return Call(service, request, key, body, wanted, identity)

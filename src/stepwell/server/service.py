@@ -59,7 +59,9 @@ class Service:
         """Who may ask. Raises ``ApiError`` (401, or 403 for a stranger at a server without keys)."""
         if not self.keys.required:
             require_local(request)
-        return self.keys.find(request.headers.get("authorization"))
+        given = request.headers
+        own = given.get("x-api-key")  # Anthropic's clients send it so
+        return self.keys.find(given.get("authorization") or (f"Bearer {own}" if own else None))
 
     def require_operator(self, request: Request) -> None:
         """A program on this machine, or an operator's key."""

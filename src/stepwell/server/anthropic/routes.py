@@ -1,0 +1,68 @@
+"""``POST /v1/messages`` and ``POST /v1/messages/count_tokens``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepwell.requests import Generation
+from stepwell.server.anthropic.answer import MessageShape
+from stepwell.server.anthropic.request import chat_body, marks_cache
+from stepwell.server.call import Call, understand
+from stepwell.server.errors import ApiError
+from stepwell.server.exchange import exchange
+from stepwell.server.middleware import request_id_of
+from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
+from stepwell.server.sampling import constraint_of, sampling_params
+from stepwell.server.schema import ChatRequest
+from stepwell.server.tools import ToolSet, build_tools
+
+
+async def messages(request: Request) -> Response:
+    """Anthropic's route; what differs from Anthropic is in ``docs/api.md``."""
+    call = await understand(request, ChatRequest, chat_body)
+    if call.wanted.max_tokens is None:
+        raise ApiError(400, "Field required.", param="max_tokens", code="missing_required_parameter")
+    tools = _tools(call)
+    ask = call.ask(sampling_params(call.wanted, tools.constraint, None), call.wanted.max_tokens)
+    shape = MessageShape(
+        call.service, ask, tools, call.wanted.model, request_id_of(request.scope), marks_cache(call.body)
+    )
+
+    def prepare() -> Sequence[Generation]:
+        prompt = _prompt(call, tools)
+        shape.prompt_tokens = len(prompt.tokens)
+        return ask.generations(prompt, 1)
+
+    response = await exchange(call, prepare, shape, stream=bool(call.wanted.stream))
+    response.headers["request-id"] = request_id_of(request.scope)
+    return response
+
+
+async def count_tokens(request: Request) -> Response:
+    """The tokens that the same body would have as a prompt: one renderer, one tokeniser, one number."""
+    call = await understand(request, ChatRequest, chat_body)
+    prompt = await asyncio.to_thread(_prompt, call, _tools(call))
+    return JSONResponse({"input_tokens": len(prompt.tokens)})
+
+
+def _prompt(call: Call[ChatRequest], tools: ToolSet) -> TokenPrompt:
+    conversation: list[dict[str, Any]] = template_messages(call.wanted.messages)
+    return chat_prompt(call.service.text_model, conversation, tools, "messages")
+
+
+def _tools(call: Call[ChatRequest]) -> ToolSet:
+    wanted, settings = call.wanted, call.service.settings
+    if len(wanted.messages) > settings.max_messages:
+        raise ApiError(400, f"At most {settings.max_messages} messages are allowed.", param="messages")
+    return build_tools(
+        [tool.function for tool in wanted.tools or ()],
+        wanted.tool_choice,
+        constraint_of(wanted.response_format, None, settings),
+        settings,
+        parallel=wanted.parallel_tool_calls is not False,
+    )
