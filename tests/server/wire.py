@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 
+from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.run import BackgroundServer
 from tests.server.fakes import MODEL, PATIENCE_S
 
@@ -50,8 +51,13 @@ def events(response: httpx2.Response) -> list[Any]:
 
 
 def error_of(response: httpx2.Response) -> dict[str, Any]:
-    """The error object, after checking that it is exactly OpenAI's shape."""
+    """The error object, after checking that it is exactly OpenAI's shape, or Anthropic's on its routes."""
     body = response.json()
+    if is_anthropic(response.request.url.path):
+        assert set(body) == {"type", "error", "request_id"}, body
+        assert body["type"] == "error"
+        assert set(body["error"]) == {"type", "message"}, body
+        body = {"error": {"param": None, "code": None, **body["error"]}}
     assert set(body) == {"error"}, body
     error = body["error"]
     assert set(error) == {"message", "type", "param", "code"}, error
