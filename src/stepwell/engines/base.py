@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
@@ -182,6 +182,26 @@ class RenderedChat:
     """Places of ``text``, ascending, whose marks are content: tokenised without special tokens."""
     opening: str = ""
     """The mark at the end of ``text`` that the answer goes on from (``<think>``); empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPart:
+    """A piece of an answer. Pieces of one kind follow on one another; ``call`` counts from 0."""
+
+    kind: Literal["content", "reasoning", "call", "arguments"]
+    text: str
+    """Of a ``call``: the function's name. Of ``arguments``: more of the JSON text of that call."""
+    call: int = 0
+
+
+class AnswerReader(Protocol):
+    """Splits an answer into its parts while it is written. How the text is cut changes nothing."""
+
+    def add(self, text: str) -> list[AnswerPart]: ...
+
+    def finish(self) -> list[AnswerPart]:
+        """What was held back, once no text follows."""
+        ...
 
 
 class TextModel(Protocol):

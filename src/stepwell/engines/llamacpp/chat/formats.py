@@ -1,4 +1,8 @@
-"""The marks that families write around their reasoning, and where an answer goes on from a prompt."""
+"""The marks that families write around reasoning and calls, and where an answer goes on from a prompt.
+
+A family is known by the marks in its template, never by its name. Facts about the formats: the
+templates themselves, and the parsers of llama.cpp (common/chat.cpp) and vLLM (tool_parsers).
+"""
 
 from __future__ import annotations
 
@@ -25,3 +29,70 @@ REASONING = (
 )
 SEAMS = ("<|start|>assistant", "<|begin|>assistant", ">>>")
 """Generation prompts that end in the middle of a turn's head."""
+
+JSON_CALLS = {
+    "<tool_calls>": ("</tool_calls>",),
+    "<|tool_call|>": ("<|/tool_call|>",),
+    "<TOOLCALL>": ("</TOOLCALL>",),
+    "<|START_ACTION|>": ("<|END_ACTION|>",),
+    "<|python_tag|>": ("<|eom_id|>",),
+    "function call<|role_sep|>\n": ("<|message_sep|>",),
+}
+"""Marks that JSON follows: an object with name and arguments, several, or a list; and what closes them."""
+
+OTHER_CALLS = (
+    "<tool_call>",
+    "<function=",
+    "[TOOL_CALLS]",
+    "<start_function_call>",
+    "<|tool_call>",
+    "<｜tool▁call▁begin｜>",
+    "<|tool_call_begin|>",
+    "<|tool_call_start|>",
+    "<|tools_prefix|>",
+    "<|tool_call:begin|>",
+    '<invoke name="',
+    '<｜DSML｜invoke name="',
+    '<atem:invoke name="',
+    "commentary to=functions.",
+)
+SILENT = (
+    "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_end|>",
+    "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁end｜>",
+    "<seed:tool_call>", "</seed:tool_call>", "<minimax:tool_call>", "</minimax:tool_call>",
+    "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>",
+    "<atem:function_calls>", "</atem:function_calls>", "<|tool_calls|>", "<|tool_call:end|>",
+    "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>", "<|tools_suffix|>",
+    "<|eom_id|>", "[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]", "<end_function_call>", "<tool_call|>",
+    "]<]minimax[>[", "<|eom|>", "<|eot|>", "<|call|>", "<|return|>", "<|end|>", "<|content|>",
+)  # fmt: skip
+"""Marks that only frame what is said."""
+HEADS = ("<|channel|>", "<|start|>", "<|begin|>")
+"""Marks that begin the head of a message inside an answer (harmony and its kin)."""
+_HEAD_PARTS: tuple[str, ...] = (
+    "<|message|>",
+    "<|constrain|>",
+    "[CALL_ID]",
+    "[ARGS]",
+    '<|"|>',
+    "<｜tool▁sep｜>",
+)
+_HEAD_PARTS += ("<|tool_call_argument_begin|>", "<|tool_call:name|>", "<|tool_call:args|>")
+
+ALL_MARKS = frozenset(
+    {
+        *(mark for kind in REASONING for mark in (kind.opening.rstrip(), kind.closing)),
+        *JSON_CALLS,
+        *(closing for closings in JSON_CALLS.values() for closing in closings),
+        *OTHER_CALLS,
+        *SILENT,
+        *HEADS,
+        *_HEAD_PARTS,
+        "<|channel>",
+        "<|role_sep|>",
+        "<｜DSML｜",
+        "｜DSML｜",
+        "<escape>",
+    }
+)
+"""Control tokens that are kept in an answer's text, because the reader needs them."""

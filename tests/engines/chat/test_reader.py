@@ -1,0 +1,220 @@
+"""Answers are split into content, reasoning and calls, and alike however their text is cut."""
+
+# ruff: noqa: E501 - answers as models write them, in one piece each
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("llama_cpp")
+
+from stepwell.engines.base import AnswerPart
+from stepwell.engines.llamacpp.chat.reader import MarkReader
+from stepwell.engines.llamacpp.tools import parse_tool_calls
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
+FUNCTIONS: dict[str, dict[str, Any]] = {"get_weather": CITY, "get_time": {}}
+PARIS = '{"city": "Paris"}'
+JSON = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+ROME = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
+SEP = "<｜tool▁sep｜>"
+
+ONE = {
+    "hermes": f"<tool_call>\n{JSON}\n</tool_call>",
+    "hermes, arguments first": '<tool_call>{"arguments": {"city": "Paris"}, "name": "get_weather"}</tool_call>',
+    "openai shape": f'{{"id": "x", "type": "function", "function": {JSON}}}',
+    "llama json": '{"name": "get_weather", "parameters": {"city": "Paris"}}',
+    "llama tag": f"<|python_tag|>{JSON}",
+    "llama pythonic": '[get_weather(city="Paris")]',
+    "llama element": f"<function=get_weather>{PARIS}</function>",
+    "mistral list": f"[TOOL_CALLS][{JSON}]",
+    "mistral named": f"[TOOL_CALLS]get_weather[ARGS]{PARIS}",
+    "mistral with id": f"[TOOL_CALLS]get_weather[CALL_ID]abcdef123[ARGS]{PARIS}",
+    "mistral dropped": f"[TOOL_CALLS]get_weather{PARIS}",
+    "qwen coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
+    "seed": "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>\n</seed:tool_call>",
+    "glm": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
+    "minimax m2": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n</minimax:tool_call>',
+    "deepseek v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
+    "deepseek v3.1": f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather{SEP}{PARIS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "deepseek r1": f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function{SEP}get_weather\n```json\n{PARIS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "kimi": f"<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{PARIS}<|tool_call_end|><|tool_calls_section_end|>",
+    "granite 3": f"<|tool_call|>[{JSON}]",
+    "phi 4": f"<|tool_call|>[{JSON}]<|/tool_call|>",
+    "nemotron": f"<TOOLCALL>[{JSON}]</TOOLCALL>",
+    "command": '<|START_ACTION|>[\n {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris"}}\n]<|END_ACTION|>',
+    "minimax m1": f"<tool_calls>\n{JSON}\n</tool_calls>",
+    "lfm2": '<|tool_call_start|>[get_weather(city="Paris")]<|tool_call_end|>',
+    "apertus": '<|tools_prefix|>[{"get_weather": {"city": "Paris"}}]<|tools_suffix|>',
+    "functiongemma": "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
+    "gemma 4": '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>}<tool_call|>',
+    "gigachat": f"function call<|role_sep|>\n{JSON}",
+    "solar": f"<|tool_calls|><|tool_call:begin|>7<|tool_call:name|>get_weather<|tool_call:args|>{PARIS}<|tool_call:end|>",
+    "harmony": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{PARIS}<|call|>",
+    "harmony, recipient first": f"<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{PARIS}",
+    "harmony dropped": f"assistantcommentary to=functions.get_weather json{PARIS}",
+    "fence": f"```json\n{JSON}\n```",
+    "xlam": f"[{JSON}]",
+}
+TWO = {
+    "hermes": f"<tool_call>{JSON}</tool_call>\n<tool_call>{ROME}</tool_call>",
+    "llama": f"{JSON}; {ROME}",
+    "mistral": f"[TOOL_CALLS][{JSON}, {ROME}]",
+    "mistral named": f'[TOOL_CALLS]get_weather[ARGS]{PARIS}[TOOL_CALLS]get_weather[ARGS]{{"city": "Rome"}}',
+    "pythonic": '[get_weather(city="Paris"), get_weather(city="Rome")]',
+    "granite": f"<|tool_call|>[{JSON}, {ROME}]",
+    "apertus": '<|tools_prefix|>[{"get_weather": {"city": "Paris"}}, {"get_weather": {"city": "Rome"}}]<|tools_suffix|>',
+    "minimax m1": f"<tool_calls>\n{JSON}\n{ROME}\n</tool_calls>",
+}
+TEXTS = {
+    "a call of nothing offered": '<tool_call>{"name": "rm", "arguments": {}}</tool_call>',
+    "a person": '{"name": "Anna", "age": 7}',
+    "a schema": '{"type": "object", "properties": {"name": {"type": "string"}}}',
+    "code": "for (i = 0; i < 3; i++) {\n  a[i] = {};\n}",
+    "a list": "[1, 2, [3]]",
+    "a link": "[get_weather](https://example.org)",
+    "a mention": "Write <tool_call> around it, or `[TOOL_CALLS]`.",
+    "a fence": '```python\nprint({"name": "x"})\n```',
+    "braces in a line": f"It would say {JSON} there.",
+    "unfinished marks": "<tool_cal",
+}
+
+
+def parts_of(text: str, *cuts: int, template: str | None = None, opening: str = "") -> list[AnswerPart]:
+    reader = MarkReader(FUNCTIONS, template, opening)
+    found, at = [], 0
+    for cut in (*sorted(cuts), len(text)):
+        found += reader.add(text[at:cut])
+        at = cut
+    return _joined([*found, *reader.finish()])
+
+
+def _joined(parts: list[AnswerPart]) -> list[AnswerPart]:
+    joined: list[AnswerPart] = []
+    for part in parts:
+        if joined and part.kind != "call" and joined[-1].kind == part.kind and joined[-1].call == part.call:
+            joined[-1] = AnswerPart(part.kind, joined[-1].text + part.text, part.call)
+        else:
+            joined.append(part)
+    return joined
+
+
+def calls_of(parts: list[AnswerPart]) -> list[tuple[str, Any]]:
+    names = [part.text for part in parts if part.kind == "call"]
+    arguments = {part.call: part.text for part in parts if part.kind == "arguments"}
+    return [(name, json.loads(arguments[number])) for number, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("family", ONE)
+def test_every_familys_call_is_read(family: str) -> None:
+    assert calls_of(parts_of(ONE[family])) == [("get_weather", {"city": "Paris"})]
+    _, calls = parse_tool_calls(ONE[family])
+    assert [json.loads(call["arguments"]) for call in calls] == [{"city": "Paris"}]
+
+
+@pytest.mark.parametrize("family", TWO)
+def test_parallel_calls_are_read(family: str) -> None:
+    both = [("get_weather", {"city": "Paris"}), ("get_weather", {"city": "Rome"})]
+    assert calls_of(parts_of(TWO[family])) == both
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_what_only_looks_like_a_call_stays_text(kind: str) -> None:
+    assert parts_of(TEXTS[kind]) == [AnswerPart("content", TEXTS[kind])]
+
+
+EVERY = [*ONE.values(), *TWO.values(), *TEXTS.values()]
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_a_streamed_answer_is_the_whole_one_wherever_it_is_cut(text: str) -> None:
+    for said in (text, f"Let me see.\n\n{text}\nThat is it."):
+        whole = parts_of(said)
+        assert all(parts_of(said, cut) == whole for cut in range(1, len(said)))
+        assert parts_of(said, *range(1, len(said))) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*EVERY, "a", " ", "\n", "<", "{", "[", '"', "}", "]", "</think>", "<think>"]),
+        max_size=6,
+    ),
+    st.lists(st.integers(0, 400), max_size=6),
+)
+def test_any_mixture_is_read_alike_however_it_is_cut(pieces: list[str], cuts: list[int]) -> None:
+    text = "".join(pieces)
+    cuts = [min(cut, len(text)) for cut in cuts]
+    for template in (None, "<think></think>"):
+        assert parts_of(text, *cuts, template=template) == parts_of(text, template=template)
+
+
+@pytest.mark.parametrize("family", ONE)
+def test_a_cut_call_is_told_as_far_as_it_got(family: str) -> None:
+    """What has been streamed cannot be taken back: its arguments are then a beginning of the whole."""
+    text = ONE[family]
+    whole = parts_of(text)
+    for end in range(len(text)):
+        for part in parts_of(text[:end]):
+            if part.kind == "arguments":
+                assert whole[-1].text.startswith(part.text.rstrip("}")) or part.text == "{}"
+
+
+def test_arguments_stream_while_they_are_written() -> None:
+    reader = MarkReader(FUNCTIONS)
+    assert reader.add('<tool_call>{"name": "get_weather", "arguments": {"ci') == [
+        AnswerPart("call", "get_weather", 0),
+        AnswerPart("arguments", '{"ci', 0),
+    ]
+    assert reader.add('ty": "Pa') == [AnswerPart("arguments", 'ty": "Pa', 0)]
+
+
+def test_elements_become_what_the_schema_says() -> None:
+    text = "<function=get_weather>\n<parameter=city>\n5\n</parameter>\n<parameter=days>\n7\n</parameter>\n</function>"
+    assert calls_of(parts_of(text)) == [("get_weather", {"city": "5", "days": 7})]
+
+
+def test_many_lines_in_text_and_quotes_survive_elements() -> None:
+    code = 'if a < b:\n    print("</x>")\n'
+    text = f"<function=get_weather><parameter=city>\n{code}\n</parameter></function>"
+    assert calls_of(parts_of(text)) == [("get_weather", {"city": code})]
+
+
+@pytest.mark.parametrize(
+    ("template", "opening", "text"),
+    [
+        ("<think>", "", "<think>\nHm.\n</think>\n\nYes."),
+        ("<think>", "<think>", "Hm.\n</think>\n\nYes."),
+        ("[THINK]", "", "[THINK]Hm.[/THINK]Yes."),
+        ("<seed:think>", "", "<seed:think>Hm.</seed:think>Yes."),
+        ("<|START_THINKING|><|START_RESPONSE|><|END_RESPONSE|>", "",
+         "<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Yes.<|END_RESPONSE|>"),
+        ("<|channel>thought", "", "<|channel>thought\nHm.\n<channel|>Yes."),
+        ("<|channel|><|start|><|end|>", "<|start|>assistant",
+         "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes."),
+    ],
+)  # fmt: skip
+def test_reasoning_is_no_content(template: str, opening: str, text: str) -> None:
+    whole = parts_of(text, template=template, opening=opening)
+    assert [(part.kind, part.text.strip()) for part in whole] == [("reasoning", "Hm."), ("content", "Yes.")]
+    for cut in range(len(text)):
+        assert parts_of(text, cut, template=template, opening=opening) == whole
+
+
+def test_marks_of_other_families_are_text() -> None:
+    assert parts_of("[THINK]a[/THINK]", template="<think>") == [AnswerPart("content", "[THINK]a[/THINK]")]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"a": [\n', "[get_weather('\n", "<tool_call>", "[TOOL_CALLS]get_weather", "```\n", '{"a": "\n']
+)
+def test_endless_beginnings_are_read_once(line: str) -> None:
+    """Half a megabyte of what is never a call is read in vain at most a bounded number of times."""
+    reader = MarkReader(FUNCTIONS)
+    text = line * (100_000 // len(line))
+    said = "".join(part.text for part in (*reader.add(text), *reader.finish()) if part.kind == "content")
+    assert said == text
