@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stepwell.agents import events, schemas
 from stepwell.agents.client import Caller, TurnRefused
 from stepwell.agents.crews.definition import Role
-from stepwell.agents.request import REPAIR, answer_schema, body_of
+from stepwell.agents.request import REPAIR, answer_schema, body_of, pointed_at
 from stepwell.agents.state import AgentRow, Message, Outcome, Task
 from stepwell.agents.tools.base import Tool, run_tool
 
@@ -199,6 +199,8 @@ def _understood(agent: Agent) -> list[Call] | str:
         if value["action"] != schemas.ANSWER:
             return [Call(at, 0, value["action"], json.dumps(value["arguments"]))]
         value = value[schemas.ANSWER]
+    if offered := pointed_at(agent):
+        return offered[value - 1]
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -309,10 +309,14 @@ class Planning:
     async def _draft(
         self, number: int, made: Sequence[str], answers: Sequence[Answer]
     ) -> tuple[str, Outcome]:
-        """What the writer writes, and its key; without a writer what most steps say, or the last one."""
-        if WRITER in self.session.crew.roles:
-            return f"write-{number}", await self._write(number, made)
+        """What the writer writes, and its key; without a writer what most steps say, or the last one.
+
+        A quotation is the answer as it stands: a small model that words it again only spoils it.
+        """
         good = [answer for answer in answers if answer.outcome.ok]
+        quoted = bool(good) and all(answer.quoted for answer in good)
+        if WRITER in self.session.crew.roles and not quoted:
+            return f"write-{number}", await self._write(number, made)
         votes = Counter(ballot(answer.outcome.text) for answer in good)
         most = max(votes.values(), default=0)
         chosen = [one for one in good if votes[ballot(one.outcome.text)] == most] or list(answers)

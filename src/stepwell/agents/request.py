@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stepwell.agents import schemas
 from stepwell.agents.crews.definition import Example, Role
 from stepwell.agents.penalty import Terms
+from stepwell.agents.pointing import MOST_TOKENS, pointing_schema, sentences_in
 from stepwell.agents.state import Message
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def body_of(agent: Agent, session: Session) -> dict[str, Any]:
 
 def _max_tokens(agent: Agent) -> int:
     terms = agent.task.terms
+    if pointed_at(agent):
+        return MOST_TOKENS  # a number, whatever the role may say elsewhere
     return (terms and terms.max_tokens) or agent.role.max_tokens
 
 
@@ -118,8 +121,17 @@ def _shown(role: Role, number: int) -> Sequence[Example]:
     return drawn
 
 
+def pointed_at(agent: Agent) -> list[str]:
+    """The sentences that the agent may answer with; empty where it answers in its own words."""
+    if not agent.role.points or agent.tools:
+        return []
+    return sentences_in(agent.messages, agent.task.text)
+
+
 def answer_schema(agent: Agent) -> dict[str, Any] | None:
     """What a turn's text has to fit; None: any text."""
+    if offered := pointed_at(agent):
+        return pointing_schema(offered)
     first = len(agent.tasks) == 1 and agent.role.first_schema
     schema = first or agent.role.schema
     if agent.calls_by_schema:

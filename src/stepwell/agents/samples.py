@@ -41,6 +41,9 @@ class Answer:
     fault: str = ""
     """What the check said against it; empty without a check."""
 
+    quoted: bool = False
+    """It is a sentence of the documents, word for word."""
+
     @property
     def text(self) -> str:
         """For whoever goes on with it."""
@@ -109,7 +112,7 @@ class Asking:
         key = sample_key(self.key, number)
         outcome = await self.ask(self.role.name, key, self.task, self._terms())
         if not outcome.ok or not self.role.check:
-            return Answer(key, outcome)
+            return Answer(key, outcome, quoted=self.session.pointed(key))
         fault = await self.session.fault_of(self.role.check, outcome.text)
         return Answer(key, outcome, verified=fault is None, fault=fault or "")
 

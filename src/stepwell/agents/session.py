@@ -20,7 +20,7 @@ from stepwell.agents.client import Caller, Client
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
 from stepwell.agents.penalty import Terms
-from stepwell.agents.request import Part, opening, step_key
+from stepwell.agents.request import Part, opening, pointed_at, step_key
 from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.servers import Servers
@@ -416,6 +416,11 @@ class Session:
     def task_of(self, key: str) -> Task | None:
         """The task with this key, if it has been given."""
         return self._tasks.get(key)
+
+    def pointed(self, key: str) -> bool:
+        """Whether the answer to this task is a sentence that its agent was offered."""
+        task = self._tasks.get(key)
+        return task is not None and bool(pointed_at(self.agents[task.agent]))
 
     def _load(self) -> None:
         """Agents as they were, their tasks, and what they took."""

@@ -208,7 +208,7 @@ class Job:
             )
             attached = self.choose_attached(addressed, library, documents, console)
             rest = [text for path, text in documents.items() if path not in {one.path for one in attached}]
-            reading = Readings(reader_of(rest) if rest else None, [one.part for one in attached])
+            reading = Readings(self.reader(rest), [one.part for one in attached])
             view = stack.enter_context(watched(console, self.crew.name))
             return asyncio.run(self._session(addressed, workspace, reading, [view, *listeners], spans))
 
@@ -295,6 +295,11 @@ class Job:
                 return await choose(there, places, say, insist=insist)
 
         return asyncio.run(chosen())
+
+    def reader(self, documents: Sequence[Document]) -> Reading | None:
+        """What finds the passages of those who read; None where there is nothing to read."""
+        points = any(role.points for role in self.crew.used_roles)
+        return reader_of(documents, points=points) if documents else None
 
     def read_files(self, console: Console, files: Sequence[Path]) -> tuple[dict[Path, Document], list[Path]]:
         """Documents for readers, tables for SQL. Raises ``BadInput`` for what cannot be read."""

@@ -5,22 +5,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stepwell.agents.pointing import with_sentences
 from stepwell.agents.session import Reading
 from stepwell.agents.tools import Workspace, build_tools, run_tool
 from stepwell.library.documents import Document
+from stepwell.library.passages import split_passages
 from stepwell.library.search import count_words, search
+from stepwell.library.sentences import nearest_sentences, weights_of
 
 PASSAGES = 2
 """That a reader is given at once, of about 200 words each: they fit the context of a small model."""
 MAX_READERS = 8
 """With the very same task; who comes after them begins at the best passages again."""
+SENTENCES = 4
+"""That a reader may point at: those of its passages that are nearest to the task."""
 TABLES_CHARS = 2_000
 """Of the list of tables; the tool of that name gives the whole."""
 
 
-def reader_of(documents: Sequence[Document]) -> Reading:
+def reader_of(documents: Sequence[Document], *, points: bool = False) -> Reading:
     """The passages nearest to a task, in the order of the text; readers with the very same task are given the
-    next nearest in turn. Where no word is shared, the documents from their beginning."""
+    next nearest in turn. Where no word is shared, the documents from their beginning.
+
+    ``points``: below the passages stand the sentences that a reader may point at.
+    """
+    weights = weights_of([one for document in documents for one in split_passages(document.text)])
     counted = [count_words(document.text) for document in documents]
     leading = [(file, *span) for file, one in enumerate(counted) for span in one.spans[::2]]
 
@@ -28,7 +37,14 @@ def reader_of(documents: Sequence[Document]) -> Reading:
         found = search(counted, task, PASSAGES * MAX_READERS)
         places = [(one.file, one.start, one.end) for one in found] or leading[: PASSAGES * MAX_READERS]
         parts = [places[at : at + PASSAGES] for at in range(0, len(places), PASSAGES)]
-        return "\n\n".join(_shown(place) for place in sorted(parts[number % len(parts)])) if parts else ""
+        if not parts:
+            return ""
+        chosen = sorted(parts[number % len(parts)])
+        shown = "\n\n".join(_shown(place) for place in chosen)
+        if not points:
+            return shown
+        text = "\n\n".join(documents[file].text[start:end] for file, start, end in chosen)
+        return with_sentences(shown, nearest_sentences(text, task, weights, SENTENCES))
 
     def _shown(place: tuple[int, int, int]) -> str:
         file, start, end = place

@@ -76,6 +76,8 @@ class Role:
     """Whether its plans word a task for each step; otherwise each step is the whole question."""
     reads: bool = False
     """Whether it is given passages of the documents with its task."""
+    points: bool = False
+    """Whether it answers with a sentence of its passages, word for word, chosen under a grammar."""
     examples: tuple[Example, ...] = ()
     shots: int = 0
     """How many of the examples an agent sees; 0: all. Agents that answer the same step see others, where
