@@ -195,4 +195,5 @@ def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyC
         eviction=wanted.name,
         contracts=settings.contracts(),
         disk_write_bytes_per_day=wanted.disk_write_per_day,
+        depth_frames=info.depth_frames,
     )

@@ -44,6 +44,7 @@ from stepwell.policy.types import (
     Seal,
     StepFailed,
 )
+from stepwell.rarely import Rarely
 from stepwell.recording import Recorder
 from stepwell.requests import Generation, Rejected, Sink
 from stepwell.snapshot import AgentView, Snapshot, take, take_one
@@ -100,6 +101,7 @@ class Driver:
         self._stopped = False
         self._broken = False
         self._demoted = threading.Event()
+        self._load_log = Rarely(log)
         self._failed_loads: set[BlockId] = set()
         self._failed_opens: set[RequestId] = set()
         tiers.on_ready(self._inbox.ring)
@@ -386,7 +388,7 @@ class Driver:
             try:
                 self.engine.load(block, data)
             except EngineError as error:
-                log.warning("a block did not load and will be computed again: %s", error)
+                self._load_log.warning(start_us, "a block did not load and may be computed again", error)
                 ok = False
         duration_us = self.clock.now_us() - start_us
         if not ok:

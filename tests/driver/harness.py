@@ -164,6 +164,7 @@ def make_rig(
         host_bytes=host * info.block_bytes,
         disk_bytes=disk * info.block_bytes,
         context_tokens=info.context_tokens,
+        depth_frames=info.depth_frames,
         **{"reserve_tokens": 8, "step_tokens": 64, "always_load": True, **config},
     )
     tiers = tiers or FlakyTiers(policy_config.host_bytes, policy_config.disk_bytes)

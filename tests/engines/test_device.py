@@ -17,7 +17,7 @@ from tests.engines.fake_kv import FakeKv
 from stepwell.engines.base import EngineError, NoRoom
 from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Filler
 from stepwell.engines.llamacpp.device import Device
-from stepwell.engines.llamacpp.homes import Homes
+from stepwell.engines.llamacpp.homes import Homes, TwinHomes
 from stepwell.policy.types import BlockMeta
 
 N_FRAMES, N_RUNNING, WINDOW = 10, 4, 200
@@ -26,16 +26,20 @@ FILLER_DEPTH = 300
 
 def make(window: int = 0, n_homes: int = 40, n_frames: int = N_FRAMES) -> tuple[FakeKv, Device]:
     kv = FakeKv((n_frames + 1) * FRAME_TOKENS, window)
-    span = (window - 1) // FRAME_TOKENS if window else None
     first_home = 1 + N_RUNNING
-    filler_homes = Homes(range(first_home, first_home + n_frames), span)
-    homes = Homes(range(first_home + n_frames, first_home + n_frames + n_homes), span)
-    start = FILLER_DEPTH * FRAME_TOKENS
-    assert kv.put([(start + i, SCRATCH, "filler") for i in range(FRAME_TOKENS)])
-    filler = Filler(FILLER_DEPTH, kv.save(SCRATCH, FRAME_TOKENS))
+    ids = range(first_home, first_home + n_homes)
+    seen = TwinHomes(kv, {home: home + n_homes for home in ids}) if window else kv
+    homes = Homes(ids)
+    fillers = [_filler(kv, FILLER_DEPTH + i) for i in range(-(-n_frames // n_homes))]
+    cells = Cells(seen, n_frames, homes, fillers)
+    return kv, Device(seen, cells, homes, range(1, first_home), range(FRAME_TOKENS + 1))
+
+
+def _filler(kv: FakeKv, depth: int) -> Filler:
+    assert kv.put([(depth * FRAME_TOKENS + i, SCRATCH, "filler") for i in range(FRAME_TOKENS)])
+    filler = Filler(depth, kv.save(SCRATCH, FRAME_TOKENS))
     kv.remove(SCRATCH)
-    cells = Cells(kv, n_frames, homes, filler_homes, [filler])
-    return kv, Device(kv, cells, homes, range(1, first_home), range(FRAME_TOKENS + 1))
+    return filler
 
 
 def meta_of(path: tuple[str, ...]) -> BlockMeta:

@@ -97,20 +97,8 @@ def test_the_fewest_nodes_step_down() -> None:
 
 
 def test_a_home_holds_one_frame_per_depth() -> None:
-    homes = Homes(range(10, 12), None)
+    homes = Homes(range(10, 12))
     assert [homes.take(3), homes.take(3), homes.take(3)] == [10, 11, None]
     assert homes.take(4) == 10
     homes.give(11, 3)
     assert homes.take(3) == 11
-    homes.check()
-
-
-def test_a_home_keeps_to_one_window() -> None:
-    """Depths of one home are never a window apart, or llama.cpp would overwrite the older ones."""
-    homes = Homes(range(10, 12), 7)
-    assert homes.take(0) == homes.take(6) == 10
-    assert homes.take(7) == 11
-    assert homes.take(14) is None
-    homes.give(11, 7)
-    assert homes.take(20) == 11
-    homes.check()

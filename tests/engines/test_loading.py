@@ -27,6 +27,7 @@ pytest.importorskip("llama_cpp")
 
 from stepwell.engines.llamacpp import LlamaCppConfig, ModelError, load_llamacpp, native
 from stepwell.engines.llamacpp.engine import split
+from stepwell.engines.llamacpp.fingerprint import file_digest
 from stepwell.engines.llamacpp.padding import Padding
 
 if TYPE_CHECKING:
@@ -249,3 +250,15 @@ def test_only_weights_that_need_it_are_padded(smollm2_path: Path, gemma3_path: P
         info = native.lib.llama_print_system_info().decode()
         if "AVX2 = 1" in info and "REPACK = 1" in info:
             assert engine._padding.rows == 4
+
+
+def test_every_part_of_a_split_model_counts(tmp_path: Path) -> None:
+    """The first part may be the same in two models: the others decide KV as well."""
+    digests = set()
+    for name, tail in (("a", b"one"), ("b", b"other")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "m-00001-of-00002.gguf").write_bytes(b"GGUF the same in both")
+        (folder / "m-00002-of-00002.gguf").write_bytes(tail)
+        digests.add(file_digest(folder / "m-00001-of-00002.gguf"))
+    assert len(digests) == 2

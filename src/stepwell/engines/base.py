@@ -39,6 +39,8 @@ class EngineInfo:
     token_bytes: int
     """KV bytes per token."""
     vocab_size: int
+    depth_frames: int = 0
+    """How many frames may hold tokens of one depth at a time (0: all): llama.cpp has no ids for more."""
 
 
 @dataclass(frozen=True, slots=True)

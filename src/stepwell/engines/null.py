@@ -47,6 +47,8 @@ class NullConfig:
     decode_us_per_step: int = 0
     decode_us_per_sequence: int = 0
     copy_us_per_block: int = 0
+    depth_frames: int = 0
+    """How many frames may hold tokens of one depth; 0: all."""
     answer_tokens: int = 0
     """Mean length after which an answer ends by itself; 0: never, ``max_tokens`` ends it."""
     answer: bytes | None = None
@@ -88,6 +90,7 @@ class NullEngine:
             block_bytes=self.config.block_tokens * self.config.token_bytes,
             token_bytes=self.config.token_bytes,
             vocab_size=VOCAB_SIZE,
+            depth_frames=self.config.depth_frames,
         )
         self._blocks: dict[BlockId, tuple[BlockMeta, list[int]]] = {}
         self._open: dict[RequestId, _Sequence] = {}

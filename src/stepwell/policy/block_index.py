@@ -47,7 +47,9 @@ class Block:
     listed: Any = None
     """The eviction's: under whom it is ranked."""
     shunned_until_us: int = 0
-    """A read from disk failed or was too slow: until then it counts as not there."""
+    """A read or a load failed or was too slow: until then it counts as not there."""
+    failed_loads: int = 0
+    """Loads onto the device that failed, one after the other."""
     id: BlockId = field(init=False)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from itertools import islice
 from stepwell.policy.block_index import Block, BlockIndex, Match
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Step
+from stepwell.policy.depth_limit import DepthLimit
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.ghosts import Ghosts
 from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved, RequestId
@@ -30,6 +31,8 @@ _DISK_MARGIN = 2  # a record makes room only for a block worth this much more, o
 _PROMOTIONS_IN_FLIGHT = 4  # few, so that a read somebody waits for never stands behind many
 _PROMOTE_MARGIN = 2  # what comes up ahead of use must be worth this much more than what goes for it
 _WRITE_PAUSE_US = 1_000_000  # after a failed disk write
+_MOST_LOADS = 3  # that fail, after which the bytes are not tried again
+_LOAD_SHUN_US = 250_000  # after a failed load, and twice as long after the next
 _READ_SHUN_US = 5_000_000  # after a failed or late disk read of a block
 
 
@@ -61,14 +64,14 @@ class BlockManager:
         )
         self.clean_bytes = 0
         """Of the bytes on the host: those that lie on the device or the disk as well."""
-        self._clean: dict[BlockId, Block] = {}
-        """The blocks that those are of, in the order in which they got their copy."""
+        self._clean: dict[BlockId, Block] = {}  # those blocks, in the order in which they got their copy
         self.written_bytes = 0
         self.useful_read_bytes = 0
         """Read from disk, for a turn or ahead of one, and then used by one."""
         self._arrivals_unseen = 0
         """Blocks that came to the host since the coldest ones were last found to need no write."""
         self.ghosts = Ghosts(self.index, config.max_ghost_units)
+        self.depths = DepthLimit(config)
         self._budget = WriteBudget(config.disk_write_bytes_per_day)
 
     @property
@@ -195,6 +198,7 @@ class BlockManager:
             block.device = present
         step = 1 if present else -1
         self.device_count += step
+        self.depths.count(block.meta.depth, step)
         parent = self.index.get(block.meta.parent) if block.meta.parent else None
         if parent is not None:
             parent.device_children += step
@@ -392,7 +396,7 @@ class BlockManager:
         elif (event.source, event.target) == (DISK, HOST):
             self._read_ended(event, block, now_us)
         elif not event.ok and block is not None:
-            self._copy_failed(event, block)
+            self._copy_failed(event, block, now_us)
 
     def _write_ended(self, event: Moved, block: Block | None, now_us: int) -> None:
         assert block is not None and block.moving is DISK
@@ -424,13 +428,15 @@ class BlockManager:
         else:
             self._remove_if_nowhere(block)
 
-    def _copy_failed(self, event: Moved, block: Block) -> None:
+    def _copy_failed(self, event: Moved, block: Block, now_us: int) -> None:
         if event.target is HOST and block.host:
             self._drop(block, HOST)
         elif event.target is DEVICE:
             if block.device:
                 self.lost_on_device(block)
-            if event.gone and block.host and block.moving is None:
+            block.failed_loads += 1
+            block.shunned_until_us = now_us + (_LOAD_SHUN_US << block.failed_loads)
+            if event.gone and block.failed_loads >= _MOST_LOADS and block.host and block.moving is None:
                 self._drop(block, HOST)
 
     # --- bookkeeping --------------------------------------------------------------------------

@@ -46,6 +46,9 @@ class PolicyConfig:
     disk_write_bytes_per_day: int | None = None
     """Most bytes written to disk in a day, spread evenly with a tenth of a day in advance; None: no limit."""
 
+    depth_frames: int = 0
+    """How many frames may hold blocks of one depth at a time; 0: any number. See ``depth_limit.py``."""
+
     def __post_init__(self) -> None:
         if self.block_tokens % self.unit_tokens:
             raise ValueError("unit_tokens must divide block_tokens")

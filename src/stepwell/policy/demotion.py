@@ -1,4 +1,5 @@
-"""Pushing every idle block down: an operator's wish, and what a server does before it ends."""
+"""Idle blocks that leave the device though no frame is wanted: an operator wishes it, the server is about to
+end, or the engine has no names left for frames of their depth."""
 
 from __future__ import annotations
 
@@ -36,3 +37,16 @@ def _write_down(block_manager: BlockManager, now_us: int) -> None:
         surplus -= config.disk_size_of(block.meta.size_bytes)
         if surplus < 0 and block_manager.writes_in_flight < config.disk_writes_in_flight:
             block.leaving = block_manager.start_write(block, now_us)
+
+
+def keep_depths(block_manager: BlockManager, now_us: int) -> None:
+    """Evict idle blocks from the device until no depth holds more than it may, see ``depth_limit``."""
+    depths, index = block_manager.depths, block_manager.index
+    for depth in depths.over():
+        while depth in depths.over():
+            order = block_manager.eviction.victims(KvTier.DEVICE, now_us)
+            leaving = depths.leaving(depth, index, [index.blocks[block] for block in order])
+            if not leaving:
+                break
+            for block in leaving:
+                block_manager.evict_from_device(block, now_us)

@@ -18,7 +18,7 @@ from stepwell.policy.batch import BatchBuilder
 from stepwell.policy.block_manager import BlockManager
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
-from stepwell.policy.demotion import demote_idle
+from stepwell.policy.demotion import demote_idle, keep_depths
 from stepwell.policy.eviction import EvictionContext, EvictionPolicy, make_eviction
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
@@ -80,6 +80,7 @@ class Scheduler:
         if self.draining:
             self._turn_away_waiting()
         self.block_manager.eviction.tick(now_us)
+        keep_depths(self.block_manager, now_us)
         self._admission.admit()
         batch = self._batch_builder.build()
         self._demote(now_us)

@@ -56,7 +56,6 @@ class Waste:
     """The cells of a frame behind its live ones are held by ``home`` at the positions of ``depth``."""
 
     home: int
-    homes: Homes
     depth: int
     filler: bool
 
@@ -64,12 +63,9 @@ class Waste:
 class Cells:
     """The occupancy of every frame. Frames at and above ``used`` have never been touched."""
 
-    def __init__(
-        self, kv: Kv, n_frames: int, homes: Homes, filler_homes: Homes, fillers: Sequence[Filler]
-    ) -> None:
+    def __init__(self, kv: Kv, n_frames: int, homes: Homes, fillers: Sequence[Filler]) -> None:
         self._kv = kv
         self._homes = homes
-        self._filler_homes = filler_homes
         self._fillers = fillers
         self.n_frames = n_frames
         self.used = 0
@@ -92,14 +88,14 @@ class Cells:
         first = waste.depth * FRAME_TOKENS
         self._kv.remove(waste.home, first + self.live[frame], first + upto)
         if upto == FRAME_TOKENS:
-            waste.homes.give(waste.home, waste.depth)
+            self._homes.give(waste.home, waste.depth)
             self.waste[frame] = None
 
     def leave(self, frame: int, home: int, depth: int) -> None:
         """A full frame that only ``home`` holds is wanted by nobody any more: it becomes waste."""
         assert self.live[frame] == FRAME_TOKENS and self.waste[frame] is None
         self.live[frame] = 0
-        self.waste[frame] = Waste(home, self._homes, depth, filler=False)
+        self.waste[frame] = Waste(home, depth, filler=False)
 
     def refill(self, frames: Sequence[int]) -> None:
         """The live cells of these frames are free, and no others are: fill the frames with filler."""
@@ -122,11 +118,11 @@ class Cells:
         self._kv.copy(SCRATCH, home, first, first + FRAME_TOKENS)
         self._kv.remove(SCRATCH)
         self.live[frame] = 0
-        self.waste[frame] = Waste(home, self._filler_homes, filler.depth, filler=True)
+        self.waste[frame] = Waste(home, filler.depth, filler=True)
 
     def _filler(self) -> tuple[Filler, int]:
         for filler in self._fillers:
-            home = self._filler_homes.take(filler.depth)
+            home = self._homes.take(filler.depth)
             if home is not None:
                 return filler, home
         raise AssertionError("there are filler homes for every frame")

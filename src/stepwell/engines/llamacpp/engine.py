@@ -44,6 +44,7 @@ class LlamaCppEngine:
             block_bytes=made.size_of[FRAME_TOKENS],
             token_bytes=made.size_of[FRAME_TOKENS] - made.size_of[FRAME_TOKENS - 1],
             vocab_size=model.vocab_size,
+            depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
         )
         self._candidates = Candidates(model.vocab_size)
         self._end_tokens = [token for token in range(model.vocab_size) if model.is_end(token)]

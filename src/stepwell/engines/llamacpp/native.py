@@ -101,6 +101,15 @@ class NativeModel:
         encoder = lib.llama_model_has_encoder(self.handle) or not lib.llama_model_has_decoder(self.handle)
         if encoder or lib.llama_model_is_diffusion(self.handle) or "bert" in architecture:
             raise ModelError(f"model {path} does not generate text token by token: choose a decoder model")
+        if self.meta(f"{architecture}.pooling_type") not in ("", "0"):
+            raise ModelError(
+                f"model {path} makes embeddings, not text: give it to the document library and choose a chat "
+                "model here"
+            )
+        if architecture == "cogvlm":
+            raise ModelError(
+                f"model {path} is a cogvlm, whose graph in llama.cpp gives wrong logits in batches"
+            )
         if architecture == "llama4":
             raise ModelError(f"model {path} has chunked attention, which this engine cannot keep in blocks")
 
@@ -264,6 +273,8 @@ def _context_params(config: LlamaCppConfig, n_cells: int, threads: int) -> Any:
     params.flash_attn_type = _FLASH_ATTENTION_ON
     params.type_k, params.type_v = KV_TYPES[config.kv_type_k], KV_TYPES[config.kv_type_v]
     params.no_perf = True
+    # A build with a GPU backend would otherwise compute large batches there even with no layer on it.
+    params.op_offload = config.n_gpu_layers != 0
     return params
 
 

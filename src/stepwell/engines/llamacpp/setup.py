@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Filler
+from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Filler, Kv
 from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
 from stepwell.engines.llamacpp.device import Device
-from stepwell.engines.llamacpp.homes import Homes
+from stepwell.engines.llamacpp.homes import Homes, TwinHomes
 from stepwell.engines.llamacpp.native import KV_TYPES, MAX_SEQUENCES, NativeContext, NativeModel
 from stepwell.engines.llamacpp.padding import PAD, PAD_CELLS, Padding
 
@@ -37,6 +37,8 @@ class Made:
     device_blocks: int
     size_of: Sequence[int]
     """Bytes of a stored block of so many tokens."""
+    depth_frames: int
+    """How many frames may hold one depth, see ``EngineInfo``."""
 
 
 def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
@@ -102,56 +104,47 @@ def _with_device(
     model: NativeModel, config: LlamaCppConfig, context: NativeContext, padding: Padding, device_blocks: int
 ) -> Made:
     n_frames = device_blocks + padding.any
-    span = _span(model)
-    first_home = _FIRST_RUNNING + config.max_sequences
-    ids = range(first_home, MAX_SEQUENCES)
-    n_depths, n_filler_homes = _filler_layout(n_frames, len(ids), span)
-    if span is None:
-        homes = filler_homes = Homes(ids, None)
-    else:
-        homes, filler_homes = Homes(ids[n_filler_homes:], span), Homes(ids[:n_filler_homes], span)
+    kv, homes, n_homes = _homes(model, config, context)
+    if n_frames > n_homes <= 2 * config.max_sequences:
+        # Those that run and those that follow them in the same step may all be at one depth.
+        raise ModelError(
+            f"llama.cpp has {n_homes} ids for frames of one depth here, too few for {config.max_sequences} "
+            f"sequences: lower max_sequences to {_most_sequences(model)} or device_kv_tokens to "
+            f"{(n_homes - padding.any) * FRAME_TOKENS}"
+        )
+    n_depths = -(-n_frames // n_homes)
     deepest = -(-max(model.trained_context, n_frames * FRAME_TOKENS) // FRAME_TOKENS)
-    first_depth = deepest if span is None else -(-deepest // span) * span
     size_of = _measure_blocks(context)
-    fillers = _make_fillers(context, range(first_depth, first_depth + n_depths))
-    cells = Cells(context, n_frames, homes, filler_homes, fillers)
-    device = Device(context, cells, homes, range(_FIRST_RUNNING, first_home), size_of)
+    fillers = _make_fillers(context, range(deepest, deepest + n_depths))
+    cells = Cells(kv, n_frames, homes, fillers)
+    running = range(_FIRST_RUNNING, _FIRST_RUNNING + config.max_sequences)
+    device = Device(kv, cells, homes, running, size_of)
     if padding.any:
         device.hold_back(PAD_CELLS)
         padding.fill(context)
         assert context.span(PAD) == (0, PAD_CELLS - 1)
-    return Made(context, device, padding, device_blocks, size_of)
+    return Made(context, device, padding, device_blocks, size_of, n_homes)
 
 
-def _span(model: NativeModel) -> int | None:
-    """How many depths one home may cover, see ``Homes``."""
+def _homes(model: NativeModel, config: LlamaCppConfig, context: NativeContext) -> tuple[Kv, Homes, int]:
+    """The ids that keep frames, how many these are, and the memory as seen through them."""
+    ids = range(_FIRST_RUNNING + config.max_sequences, MAX_SEQUENCES)
     if model.window_tokens <= 0:
-        return None
-    span = (model.window_tokens - 1) // FRAME_TOKENS
-    if span < 1:
+        return context, Homes(ids), len(ids)
+    if model.window_tokens <= FRAME_TOKENS:
         raise ModelError(
             f"the model's sliding window of {model.window_tokens} tokens is shorter than a block and one "
             f"token ({FRAME_TOKENS + 1}), which this engine cannot keep safe"
         )
-    return span
+    half = len(ids) // 2
+    twins = dict(zip(ids[:half], ids[half:], strict=False))
+    return TwinHomes(context, twins), Homes(ids[:half]), half
 
 
-def _filler_layout(n_frames: int, n_ids: int, span: int | None) -> tuple[int, int]:
-    """At how many depths filler is kept, and on how many ids, so that it suffices for every frame.
-
-    A filler takes the memory of a block for each depth, so there are few.
-    """
-    if span is None:
-        return -(-n_frames // n_ids), n_ids
-    n_depths = min(span, -(-n_frames // (n_ids // 4)))
-    n_filler_homes = -(-n_frames // n_depths)
-    if n_filler_homes > n_ids - _MIN_HOMES:
-        most = (n_ids - _MIN_HOMES) * span * FRAME_TOKENS
-        raise ModelError(
-            f"a model with a sliding window can have at most {most} tokens of device KV here: lower "
-            "device_kv_tokens or max_sequences"
-        )
-    return n_depths, n_filler_homes
+def _most_sequences(model: NativeModel) -> int:
+    """The most sequences for which any number of frames suffices."""
+    ids = MAX_SEQUENCES - _FIRST_RUNNING
+    return (ids - 1) // (5 if model.window_tokens > 0 else 3) - (model.window_tokens > 0)
 
 
 def _fill_scratch(context: NativeContext, first: int) -> None:
