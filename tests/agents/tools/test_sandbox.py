@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import re
 import socket
 import sys
@@ -134,6 +135,14 @@ ESCAPES = {
     "a pool": "import multiprocessing as m; m.get_context('fork').Process(target=print).start()",
     "a signal": "import os; os.kill(os.getppid(), 0)",
     "a signal to all": "import os; os.killpg(0, 0) or os.kill(-1, 0)",
+    "a slower neighbour": "import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+    "a pinned neighbour": "import os; os.sched_setaffinity(os.getppid(), {{0}})",
+    "a neighbour that waits": "import os; os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))",
+    "its own scheduler": "import os; os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))",
+    "a neighbour's limits": "import resource, os; resource.prlimit(os.getppid(), resource.RLIMIT_CPU)",
+    "a memory file": "import os; os.memfd_create('x')",
+    "a process by its file": "import os; os.pidfd_open(os.getppid())",
+    "its own session": "import os; os.setsid()",
     "more memory": "import resource; resource.setrlimit(resource.RLIMIT_CPU, (99, 99))",
 }  # fmt: skip
 
@@ -158,6 +167,78 @@ def test_escapes(code: str, without: tuple[str, ...], workspace: Workspace, tmp_
     assert secret.read_text() == "hunter2"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret", "workspace"]
     assert list(workspace.directory.iterdir()) == []
+
+
+UNLINKED = """
+import os
+held, total = [], 0
+try:
+    for n in range(50):
+        held.append(os.open(f"f{n}", os.O_RDWR | os.O_CREAT))
+        os.unlink(f"f{n}")
+        for _ in range(8):
+            total += os.write(held[-1], b"x" * (1 << 16))
+except OSError:
+    pass
+total
+"""
+
+
+def test_files_without_a_name_count_as_well(workspace: Workspace) -> None:
+    need("private folder")
+    assert int(run(UNLINKED, workspace).said("value")) <= LIMITS.scratch_bytes
+
+
+def test_files_without_a_name_are_seen_from_outside(tmp_path: Path) -> None:
+    """What holds where there is no private folder."""
+    with (tmp_path / "x").open("wb") as file:
+        before = sandbox._nameless(os.getpid())
+        file.write(b"x" * 5_000)
+        file.flush()
+        assert sandbox._nameless(os.getpid()) == before
+        (tmp_path / "x").unlink()
+        assert sandbox._nameless(os.getpid()) == before + 5_000
+
+
+SIGNALS = """
+import fcntl, os
+read, write = os.pipe()
+refused = 0
+for command in (8, 10, 15, 1031):
+    try:
+        fcntl.fcntl(read, command, os.getppid())
+    except PermissionError:
+        refused += 1
+refused
+"""
+
+
+def test_a_file_cannot_be_made_to_signal_others_or_to_hold_memory(workspace: Workspace) -> None:
+    need("seccomp")
+    assert run(SIGNALS, workspace).said("value") == "4"
+
+
+SYSCALL = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+done = []
+for number in {numbers}:
+    if libc.syscall(number, 0, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() not in (1, 38):
+        done.append(number)
+done
+"""
+DANGEROUS = {
+    "x86_64": [101, 141, 142, 144, 203, 251, 256, 279, 237, 238, 239, 310, 311, 314, 319, 425, 434, 438, 440, 447, 448, 450, 467],
+    "aarch64": [117, 118, 119, 122, 140, 30, 92, 239, 235, 237, 270, 271, 274, 279, 425, 434, 438, 440, 447, 448, 450, 467],
+}  # fmt: skip
+"""ptrace, setpriority, sched_set*, ioprio_set, personality, move_pages, memory policy, process_vm_*, memfd*, io_uring,
+pidfd_*, process_madvise, process_mrelease, and numbers that no kernel has yet."""
+
+
+def test_system_calls_that_are_not_listed_are_not_there(workspace: Workspace) -> None:
+    need("seccomp")
+    numbers = DANGEROUS[platform.machine()]
+    assert run(SYSCALL.format(numbers=numbers), workspace, ("audit hook",)).said("value") == "[]"
 
 
 AROUND_THE_HOOK = {
@@ -211,9 +292,9 @@ def test_the_environment_is_empty(workspace: Workspace, monkeypatch: pytest.Monk
         ("while True:\n  print('x' * 100)", "printed more than 10000 bytes"),
         ("import os\nwhile True:\n  os.write(2, b'x' * 100)", "printed more than 10000 bytes"),
         ("import os\nfor fd in range(3, 64):\n  try:\n    while True: os.write(fd, b'x' * 999)\n  except OSError: pass", "printed more"),
-        ("open('a', 'wb').write(b'x' * (2 << 20))", "File too large|wrote more than"),
-        ("import time\nfor n in range(9):\n  open(str(n), 'wb').write(b'x' * (1 << 19))\ntime.sleep(60)", "wrote more than"),
-        (f"import time\nfor n in range({MAX_FILES + 9}):\n  open(str(n), 'w').close()\ntime.sleep(60)", "wrote more than"),
+        ("open('a', 'wb').write(b'x' * (2 << 20))", "File too large|No space left|wrote more than"),
+        ("import time\nfor n in range(9):\n  open(str(n), 'wb').write(b'x' * (1 << 19))\ntime.sleep(60)", "No space left|wrote more than"),
+        (f"import time\nfor n in range({MAX_FILES + 9}):\n  open(str(n), 'w').close()\ntime.sleep(60)", "No space left|wrote more than"),
         ("import faulthandler; faulthandler._sigsegv()", "crashed the interpreter \\(SIGSEGV\\)"),
         ("import sys\nsys.setrecursionlimit(10**9)\nf = lambda *a: f(*a)\nf(*range(9))", "Error|crashed|processor time"),
         ("import threading, time\nwhile True:\n  threading.Thread(target=time.sleep, args=(60,)).start()", "Error"),
@@ -346,7 +427,7 @@ def test_a_sandbox_that_does_not_start_is_not_the_codes_fault(
 
 
 def test_code_runs_after_everything_else(workspace: Workspace) -> None:
-    assert int(answer("import os; os.nice(0)", workspace)) > os.nice(0)
+    assert int(answer("import os; os.getpriority(os.PRIO_PROCESS, 0)", workspace)) > os.nice(0)
 
 
 def test_code_that_is_too_long_is_refused(workspace: Workspace) -> None:

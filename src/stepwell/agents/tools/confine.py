@@ -3,7 +3,9 @@
 Runs inside the sandbox's child, before the code does: standard library only, one thread. Each function
 says whether its layer is in force; none raises, because a kernel may be old, or another system's.
 
-Sources: landlock(7), seccomp(2), user_namespaces(7), network_namespaces(7), setrlimit(2).
+The filter of system calls is next door, in ``syscalls``.
+
+Sources: landlock(7), user_namespaces(7), network_namespaces(7), mount_namespaces(7), tmpfs(5), setrlimit(2).
 """
 
 from __future__ import annotations
@@ -11,16 +13,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import platform
 import resource
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SIGKILL = 9
-CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_THREAD = 0x10000000, 0x40000000, 0x08000000, 0x10000
-EPERM, ENOSYS = 1, 38
+CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWNS = 0x10000000, 0x40000000, 0x08000000, 0x20000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x8, 0x4000, 0x40000
 NICENESS = 10
 """A model's loop must not keep the engine waiting that it runs beside."""
 
@@ -71,6 +72,22 @@ def leave_network() -> bool:
     return True
 
 
+def private_folder(path: str, size_bytes: int, files: int) -> bool:
+    """A file system in memory at ``path`` that nobody else sees, whose size the kernel holds.
+
+    What is open and has no name any more counts as well. Needs the namespaces of ``leave_network``, or the
+    superuser's rights.
+    """
+    libc = _libc()
+    if libc.unshare(CLONE_NEWNS) != 0:
+        return False
+    if libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) != 0:
+        return False
+    options = f"size={size_bytes},nr_inodes={files},mode=700".encode()
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    return bool(libc.mount(b"tmpfs", os.fsencode(path), b"tmpfs", flags, options) == 0)
+
+
 # Landlock: which paths a process may touch. Its three system calls have the same numbers everywhere.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
@@ -109,125 +126,3 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
         return  # what is not there needs no permission
     libc.syscall(_ADD_RULE, ruleset, 1, struct.pack("=Qi", rights, beneath), 0)
     os.close(beneath)
-
-
-# Seccomp: a filter over system calls, by number, which differ between machines. What it refuses:
-# network, other programs and processes, signals to others, what outlives the process (System V IPC),
-# whatever could loosen the other layers, and io_uring, which would go past the filter.
-_REFUSED = {
-    "x86_64": (
-        (41, 42, 43, 46, 49, 50, 288, 307),  # socket connect accept sendmsg bind listen accept4 sendmmsg
-        (57, 58, 59, 322),  # fork vfork execve execveat
-        (62, 200, 129, 297),  # kill tkill rt_sigqueueinfo rt_tgsigqueueinfo
-        (101, 310, 311),  # ptrace process_vm_readv process_vm_writev
-        (29, 64, 68, 240),  # shmget semget msgget mq_open
-        (92, 93, 94, 260, 188, 189, 190, 197, 198, 199, 133, 259),  # chown setxattr removexattr mknod
-        (
-            272,
-            308,
-            165,
-            166,
-            155,
-            161,
-            157,
-            160,
-        ),  # unshare setns mount umount2 pivot_root chroot prctl setrlimit
-        (321, 298, 250, 248, 249, 323, 300, 303, 304),  # bpf perf keyctl userfaultfd fanotify handles
-        (
-            175,
-            313,
-            246,
-            320,
-            169,
-            167,
-            168,
-            164,
-            227,
-            159,
-            305,
-            170,
-            171,
-            172,
-            173,
-            163,
-            179,
-            103,
-        ),  # the machine
-    ),
-    "aarch64": (
-        (198, 203, 202, 211, 200, 201, 242, 269),
-        (221, 281),
-        (129, 130, 138, 240),
-        (117, 270, 271),
-        (194, 190, 186, 180),
-        (54, 55, 5, 6, 7, 14, 15, 16, 33),
-        (97, 268, 40, 39, 41, 51, 167, 164),
-        (280, 241, 219, 217, 218, 282, 262, 264, 265),
-        (105, 273, 104, 294, 142, 224, 225, 170, 112, 171, 266, 161, 162, 89, 60, 116),
-    ),
-}
-_REFUSED_EVERYWHERE = (424, 425, 426, 428, 429, 430, 431, 432, 433, 434, 438, 442)
-"""pidfd_send_signal, io_uring, open_tree to fspick, pidfd_open, pidfd_getfd, mount_setattr."""
-_CLONE3 = 435
-_IGNORED = {"x86_64": (90, 91, 268, 132, 235, 261, 280, 452), "aarch64": (52, 53, 88, 452)}
-"""chmod and utime, which Landlock does not cover: without effect, and silent for ``shutil.copy``'s sake."""
-_WITH_ARGUMENTS = {"x86_64": (56, 234, 302, 44), "aarch64": (220, 131, 261, 206)}
-"""clone, tgkill, prlimit64, sendto."""
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_X32 = 0x40000000
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-_NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
-
-_Line = tuple[int, int, int, int]
-
-
-def filter_syscalls() -> bool:
-    """Installs the filter for good, for this process and whatever it could become."""
-    machine = platform.machine()
-    if machine not in _REFUSED:
-        return False
-    lines = list(_program(machine))
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
-    program = ctypes.create_string_buffer(struct.pack("@HP", len(lines), ctypes.addressof(code)))
-    libc = _libc()
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    return bool(libc.prctl(PR_SET_SECCOMP, 2, program, 0, 0) == 0)
-
-
-def _program(machine: str) -> Iterator[_Line]:
-    """Classic BPF. A comparison jumps over one line when it does not hold."""
-    refuse, pretend = (_RETURN, 0, 0, _ERRNO | EPERM), (_RETURN, 0, 0, _ERRNO)
-    yield (_LOAD, 0, 0, _ARCH_AT)
-    yield (_EQUAL, 1, 0, _AUDIT_ARCH[machine])
-    yield (_RETURN, 0, 0, _KILL)
-    yield (_LOAD, 0, 0, _NUMBER_AT)
-    yield from _when(_AT_LEAST, _X32, refuse)
-    for group in (*_REFUSED[machine], _REFUSED_EVERYWHERE):
-        for number in group:
-            yield from _when(_EQUAL, number, refuse)
-    for number in _IGNORED[machine]:
-        yield from _when(_EQUAL, number, pretend)
-    # The C library falls back to clone, whose flags a filter can read.
-    yield from _when(_EQUAL, _CLONE3, (_RETURN, 0, 0, _ERRNO | ENOSYS))
-    clone, tgkill, prlimit, sendto = _WITH_ARGUMENTS[machine]
-    yield from _unless(clone, [(0, _ANY_BIT, CLONE_THREAD)], refuse)
-    yield from _unless(tgkill, [(0, _EQUAL, os.getpid())], refuse)
-    yield from _unless(prlimit, [(16, _EQUAL, 0), (20, _EQUAL, 0)], refuse)
-    yield from _unless(sendto, [(32, _EQUAL, 0), (36, _EQUAL, 0)], refuse)
-    yield (_RETURN, 0, 0, _ALLOW)
-
-
-def _when(test: int, value: int, then: _Line) -> Iterator[_Line]:
-    yield (test, 0, 1, value)
-    yield then
-
-
-def _unless(number: int, tests: list[tuple[int, int, int]], then: _Line) -> Iterator[_Line]:
-    """``then`` for this system call unless all tests of (offset into arguments, test, value) hold."""
-    body: list[_Line] = []
-    for offset, test, value in tests:
-        body += [(_LOAD, 0, 0, _ARGUMENTS_AT + offset), (test, 1, 0, value), then]
-    body.append((_RETURN, 0, 0, _ALLOW))
-    yield (_EQUAL, 0, len(body), number)
-    yield from body

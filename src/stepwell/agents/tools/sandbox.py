@@ -5,8 +5,10 @@ What holds, in layers, each where the system allows it (``describe`` says which 
 - an isolated interpreter (no site packages, no environment, an empty private working directory), limits
   on wall time, processor time, memory, output, and files written;
 - an audit hook, which refuses network, processes, foreign files and ``ctypes`` with a clear sentence;
-- a network namespace without a network, Landlock (files outside the working directory and the standard
-  library cannot be opened) and a seccomp filter (no sockets, no processes, no signals to others).
+- a network namespace without a network, a folder in memory of its own whose size the kernel holds, Landlock
+  (files outside that folder and the standard library cannot be opened) and a seccomp filter that lets
+  through the system calls of computing and of files alone (no sockets, no processes, nothing done to other
+  processes).
 
 What it is not. The audit hook alone stops accidents and stops a model; it does not stop a person who
 knows CPython: where neither Landlock nor seccomp is in force, do not run code of people you do not trust.
@@ -24,6 +26,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -32,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.tools import confine, sandbox_child
+from stepwell.agents.tools import confine, sandbox_child, syscalls
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.workspace import Limits, Workspace
 
@@ -90,6 +93,8 @@ def _job(
         "code": code,
         "tests": tests,
         "confine": confine.__file__,
+        "syscalls": syscalls.__file__,
+        "files": MAX_FILES,
         "scratch": str(scratch),
         "cpu_s": limits.cpu_s,
         "memory_bytes": limits.memory_bytes,
@@ -155,7 +160,7 @@ async def _watched(
     output, output_transport = await _reader(output_end)
     over_output = asyncio.ensure_future(_read(output, printed, limits.output_bytes))
     over_report = asyncio.ensure_future(_read(report, said, limits.output_bytes * REPORT_FACTOR))
-    over_files = asyncio.ensure_future(_watch(scratch, limits.scratch_bytes))
+    over_files = asyncio.ensure_future(_watch(process.pid, scratch, limits.scratch_bytes))
     exited = asyncio.ensure_future(_fed(process, json.dumps(job).encode()))
     try:
         ended = await _first_end(exited, over_output, over_report, over_files, limits)
@@ -195,10 +200,24 @@ async def _read(stream: asyncio.StreamReader, into: bytearray, limit: int) -> bo
     return False
 
 
-async def _watch(scratch: Path, limit: int) -> None:
-    """Returns when the files together are too large or too many; the kernel limits only each of them."""
-    while _size(scratch) <= limit:
+async def _watch(pid: int, scratch: Path, limit: int) -> None:
+    """Returns when the files together are too large or too many.
+
+    For systems without the private folder, where the kernel limits only each of them.
+    """
+    while _size(scratch) + _nameless(pid) <= limit:
         await asyncio.sleep(WATCH_S)
+
+
+def _nameless(pid: int) -> int:
+    """Bytes of files that the process holds open and that have no name any more, memfd among them."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found = Path(entry.path).stat()
+                total += found.st_size if stat.S_ISREG(found.st_mode) and not found.st_nlink else 0
+    return total
 
 
 def _size(scratch: Path) -> float:

@@ -1,7 +1,8 @@
 """The program that runs a model's code: it locks itself in first, and reports on a pipe.
 
 Started by ``sandbox`` as ``python -I -S -B sandbox_child.py``, with one JSON object on its stdin; it
-imports the standard library and its neighbour ``confine`` only. Never called from this process.
+imports the standard library and its neighbours ``confine`` and ``syscalls`` only. Never called from this
+process.
 """
 
 from __future__ import annotations
@@ -133,9 +134,16 @@ def _private_realpath() -> Callable[[str], str]:
     return realpath
 
 
-def load_confine(file: str) -> ModuleType:
+_WITHOUT_SECCOMP = (
+    "setpriority", "nice", "memfd_create", "pidfd_open", "sched_setaffinity", "sched_setparam",
+    "sched_setscheduler", "setpgid", "setsid",
+)  # fmt: skip
+"""What no audit event is raised for."""
+
+
+def load_neighbour(file: str) -> ModuleType:
     """By its file, not by its name: nothing of the package may be importable here."""
-    spec = importlib.util.spec_from_file_location("confine", file)
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -145,28 +153,44 @@ def load_confine(file: str) -> ModuleType:
 
 def lock_in(job: dict[str, Any]) -> list[str]:
     """All layers that this system allows, and their names."""
-    confine = load_confine(job["confine"])
-    readable = readable_paths()
+    confine, syscalls = load_neighbour(job["confine"]), load_neighbour(job["syscalls"])
+    readable, scratch = readable_paths(), job["scratch"]
     confine.die_with_parent()
-    os.chdir(job["scratch"])
     confine.limit_resources(job["cpu_s"], job["memory_bytes"], job["file_bytes"])
     asked = {
         "network namespace": confine.leave_network,
-        "landlock": lambda: confine.restrict_paths(readable, job["scratch"]),
-        "seccomp": confine.filter_syscalls,
+        "private folder": lambda: confine.private_folder(scratch, job["file_bytes"], job["files"]),
+        # Again after the namespaces: a process that changes its rights is no longer told of its parent's end.
+        "ends with its parent": confine.die_with_parent,
+        "landlock": lambda: confine.restrict_paths(readable, scratch),
+        "seccomp": lambda: _enter(scratch) and syscalls.filter_syscalls(),
     }
-    layers = [
-        "resource limits",
-        *(name for name, ask in asked.items() if name not in job["without"] and ask()),
-    ]
+    layers = ["resource limits"]
+    layers += [name for name, ask in asked.items() if name not in job["without"] and ask()]
+    _enter(scratch)
     if "seccomp" not in layers:
         confine.forbid_processes()
+        _forget(_WITHOUT_SECCOMP)
     for name in [name for name in sys.modules if name.partition(".")[0] in _REFUSED_IMPORTS]:
         del sys.modules[name]
+    layers = [name for name in layers if name != "ends with its parent"]
     if "audit hook" in job["without"]:
         return layers
-    sys.addaudithook(make_hook(readable, job["scratch"]))
+    sys.addaudithook(make_hook(readable, scratch))
     return [*layers, "audit hook"]
+
+
+def _enter(scratch: str) -> bool:
+    """Into the folder as it is now: a file system may have been mounted on it."""
+    os.chdir(scratch)
+    return True
+
+
+def _forget(names: tuple[str, ...]) -> None:
+    for module in (os, sys.modules["posix"]):
+        for name in names:
+            if hasattr(module, name):
+                delattr(module, name)
 
 
 def compiled(source: str) -> tuple[CodeType, CodeType | None]:
