@@ -10,7 +10,7 @@ from stepwell.errors import StepwellError
 from stepwell.library.embeddings import Embedder, EmbeddingsAway, packed
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
 from stepwell.library.index import FileRecord
-from stepwell.library.search import STEP_WORDS, count_words
+from stepwell.library.search import CUT_VERSION, STEP_WORDS, count_words
 from stepwell.library.store import Library
 
 MAX_PASSAGES = 2_000
@@ -23,7 +23,7 @@ _log = logging.getLogger("stepwell")
 
 def made_by(embedder: Embedder) -> str:
     """What vectors must be made by to be comparable with this embedder's: its model and our passages."""
-    return f"{embedder.model}/{STEP_WORDS}"
+    return f"{embedder.model}/{STEP_WORDS}.{CUT_VERSION}"
 
 
 def embed_document(library: Library, embedder: Embedder, record: FileRecord, quota_bytes: int) -> None:

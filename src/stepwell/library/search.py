@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from stepwell.library.passages import split_passages
-from stepwell.library.words import words
+from stepwell.library.words import asked_words, words
 
 STEP_WORDS = 100
 """Half a passage."""
+CUT_VERSION = 2
+"""Of how texts are cut into passages: vectors of another version belong to other passages."""
 K1, B = 1.2, 0.75
 MAX_QUERY_WORDS = 256
 Place = tuple[int, int]
@@ -81,7 +83,7 @@ def bm25(texts: Sequence[CountedText], query: str) -> dict[Place, float]:
     total = sum(len(text.spans) for text in texts)
     mean = max(1.0, sum(sum(text.lengths) for text in texts) / max(1, total))
     scores: defaultdict[Place, float] = defaultdict(float)
-    for word in list(dict.fromkeys(words(query)))[:MAX_QUERY_WORDS]:
+    for word in list(dict.fromkeys(asked_words(query)))[:MAX_QUERY_WORDS]:
         places = [(n, at, often) for n, text in enumerate(texts) for at, often in text.postings.get(word, ())]
         weight = math.log(1 + (total - len(places) + 0.5) / (len(places) + 0.5))
         for number, at, often in places:
