@@ -21,6 +21,7 @@ from stepwell.bench.neighbours_report import Outcome, cut_short, tables, verdict
 from stepwell.errors import BadInput
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
 from stepwell.settings import load
+from tests.server.fakes import until
 
 TINY = Neighbours(
     agents=2, turns=2, opening_words=5, turn_words=3, output_tokens=2, think_s=(0.0, 0.01), flood_agents=2,
@@ -117,41 +118,43 @@ def test_policies_are_named_and_the_oracle_is_not_among_them() -> None:
 class Calls:
     """Stands for ``complete``: counts who is outstanding."""
 
-    def __init__(self, take_s: float) -> None:
-        self.take_s = take_s
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        """Until it is set no call is answered."""
+        self.let_go.set()
         self.prompts: dict[str, list[str]] = {}
         self.most = 0
-        self._outstanding = 0
+        self.outstanding = 0
         self._lock = threading.Lock()
 
     def __call__(
         self, http: Any, model: str, prompt: str, tokens: int, agent: str, *, turn: int, began_s: float
     ) -> TurnSample:
         with self._lock:
-            self._outstanding += 1
-            self.most = max(self.most, self._outstanding)
+            self.outstanding += 1
+            self.most = max(self.most, self.outstanding)
             self.prompts.setdefault(agent, []).append(prompt)
-        time.sleep(self.take_s)
+        assert self.let_go.wait(60.0)
         with self._lock:
-            self._outstanding -= 1
+            self.outstanding -= 1
         return replace(sample(0.01), turn=turn, text=" answer")
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    counted = Calls(0.02)
+    counted = Calls()
     monkeypatch.setattr(flood, "complete", counted)
     return counted
 
 
 def test_a_flood_is_bounded_holds_strangers_back_and_loses_nobody(calls: Calls) -> None:
     rising = Flood(TARGET, TINY, arrivals_per_s=50.0, began_s=0.0)
-    calls.take_s = 0.1
+    calls.let_go.clear()
     rising.start()
-    time.sleep(0.5)
+    until(lambda: calls.outstanding == TINY.flood_outstanding and rising.kept.held_back > 2)
+    calls.let_go.set()
     assert rising.stop() == 0
-    assert 2 < calls.most <= TINY.flood_outstanding
-    assert rising.kept.held_back > 0
+    assert calls.most == TINY.flood_outstanding
     assert rising.kept.sent == len(rising.kept.samples)
     strangers = [agent for agent in calls.prompts if agent.startswith("stranger")]
     assert strangers
@@ -159,18 +162,19 @@ def test_a_flood_is_bounded_holds_strangers_back_and_loses_nobody(calls: Calls) 
 
 
 def test_what_does_not_end_in_time_counts_as_lost(calls: Calls) -> None:
-    calls.take_s = 1.0
+    calls.let_go.clear()
     rising = Flood(TARGET, replace(TINY, drain_s=0.05), arrivals_per_s=50.0, began_s=0.0)
     rising.start()
-    time.sleep(0.1)
-    assert rising.stop() >= TINY.flood_agents
+    until(lambda: calls.outstanding >= TINY.flood_agents)
+    lost = rising.stop()
+    calls.let_go.set()
+    assert lost >= TINY.flood_agents
 
 
 def test_an_agent_of_the_flood_goes_on_from_its_answers_and_begins_anew_after_a_while(calls: Calls) -> None:
     rising = Flood(TARGET, TINY, arrivals_per_s=1.0, began_s=0.0)
     rising.start()
-    while len(calls.prompts.get("flood-0", ())) < 4:
-        time.sleep(0.01)
+    until(lambda: len(calls.prompts.get("flood-0", ())) >= 4)
     rising.stop()
     first, second, _, fourth = calls.prompts["flood-0"][:4]
     assert second.startswith(first + " answer")
@@ -185,7 +189,7 @@ def test_paid_agents_are_measured_after_their_openings_and_ask_the_same_sizes_in
         paying = Paying(TARGET, TINY, phase)
         paying.open(time.perf_counter())
         assert (len(paying.openings.samples), len(paying.kept.samples)) == (2, 0)
-        paying.run(5.0)
+        paying.run(60.0)
         assert sorted(s.turn for s in paying.kept.samples) == [1, 1, 2, 2]
         lengths.append(len(calls.prompts[f"{phase}-0"][-1].split()))
     assert lengths[0] == lengths[1]
@@ -193,10 +197,24 @@ def test_paid_agents_are_measured_after_their_openings_and_ask_the_same_sizes_in
 
 
 def test_after_the_limit_no_further_turn_is_begun(calls: Calls) -> None:
-    paying = Paying(TARGET, replace(TINY, turns=1_000, think_s=(0.02, 0.02)), "alone")
+    paying = Paying(TARGET, replace(TINY, turns=1_000, think_s=(0.001, 0.001)), "alone")
     paying.open(time.perf_counter())
-    paying.run(0.2)
-    assert 0 < len(paying.kept.samples) < 100
+    begun: list[int] = []
+
+    def late() -> None:
+        begun.append(1)
+        if len(begun) == 3:
+            paying._late.set()
+
+    paying.run(60.0, late)
+    assert 3 <= len(paying.kept.samples) <= 3 + TINY.agents
+
+
+def test_the_limit_comes_by_itself(calls: Calls) -> None:
+    paying = Paying(TARGET, replace(TINY, turns=1_000, think_s=(60.0, 60.0)), "alone")
+    paying.open(time.perf_counter())
+    paying.run(0.0)
+    assert not paying.kept.samples
 
 
 # --- live -------------------------------------------------------------------------------------

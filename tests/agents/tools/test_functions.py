@@ -203,9 +203,11 @@ def test_a_function_that_hangs_is_given_up_and_the_process_can_end() -> None:
 
 def test_cancelling_the_caller_cancels_the_call() -> None:
     seen: list[str] = []
+    started = asyncio.Event()
 
     async def wait() -> None:
         """Waits."""
+        started.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -214,7 +216,7 @@ def test_cancelling_the_caller_cancels_the_call() -> None:
 
     async def main() -> None:
         task = asyncio.ensure_future(run_tool(tool(wait), {}))
-        await asyncio.sleep(0.01)
+        await started.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -10,7 +10,6 @@ from stepwell.agents.tools.functions import from_function
 from stepwell.agents.tools.sandbox import Run, run_python
 from stepwell.agents.tools.workspace import Workspace
 
-_FENCED = re.compile(r"^[ \t]*```[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 _DEFINES = re.compile(r"^(?:def|async def|class|import|from) |^@", re.MULTILINE)
 START_S = 5.0
 """What a tool's own timeout leaves on top of the sandbox's, for starting and clearing away."""
@@ -79,11 +78,24 @@ def show_verdict(verdict: Verdict) -> str:
 
 def program_of(reply: str) -> str:
     """The first fenced block that defines something, or the first one, or the reply from a definition on."""
-    blocks = [str(block) for block in _FENCED.findall(reply)]
+    blocks = _fenced(reply)
     if blocks:
         return next((block for block in blocks if _DEFINES.search(block)), blocks[0])
     start = _DEFINES.search(reply)
     return reply[start.start() :] if start else reply
+
+
+def _fenced(reply: str) -> list[str]:
+    """What stands between lines of three backticks; the last block may have no end."""
+    blocks: list[str] = []
+    inside = False
+    for line in reply.splitlines(keepends=True):
+        if line.lstrip(" \t").startswith("```"):
+            inside = not inside
+            blocks += [""] * inside
+        elif inside:
+            blocks[-1] += line
+    return blocks
 
 
 def visible_tests_tool(workspace: Workspace) -> Tool:

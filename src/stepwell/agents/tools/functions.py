@@ -21,7 +21,7 @@ TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ENDS_S = 1.0
 """How long a thread that has said its outcome may take to end."""
 T = TypeVar("T")
-_ARGUMENT_LINE = re.compile(r"\s*(\w+)(?:\s*\([^)]*\))?:\s+(.+)")
+_ARGUMENT_LINE = re.compile(r"\s*(\w+)(?:\s*\([^)]*\))?:\s+(\S.*)")
 
 
 def tool(fn: Callable[..., Any]) -> Tool:
