@@ -90,6 +90,9 @@ class LiveRequest:
             self.first_token_us = now_us - self._submitted_us
         if self.generation.prewarm:
             return self.finish("stop", now_us)
+        if sampled.failed:
+            self.tell(Rejected("constraint_failed", f"The answer could not be finished: {sampled.failed}."))
+            return "failed"
         if self._text.is_end(sampled.token) and not self.generation.sampling.ignore_eos:
             return self._finish("stop", now_us)
         piece = self._stream.add(sampled.token)

@@ -19,6 +19,10 @@ from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
 Buffer = bytes | bytearray | memoryview
 
+RELAXED = "x-stepwell-relaxed"
+"""Marks a schema inside a JSON schema (the parameters of a tool): what cannot be enforced of it is left out
+and not refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
@@ -41,6 +45,8 @@ class EngineInfo:
     vocab_size: int
     depth_frames: int = 0
     """How many frames may hold tokens of one depth at a time (0: all): llama.cpp has no ids for more."""
+    enforces: bool = True
+    """Whether answers obey grammars and schemas. An engine that computes nothing cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,9 @@ class SamplingParams:
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     grammar: str | None = None
-    """GBNF with root rule ``root``."""
+    """GBNF with root rule ``root``, or Lark with rule ``start``."""
+    regex: str | None = None
+    """A regular expression that the whole answer matches."""
     json_schema: str | None = None
     """A JSON schema as text; the engine turns it into a grammar. ``{}`` means any JSON object."""
     logprobs: int | None = None
@@ -80,6 +88,8 @@ class Sampled:
     token: int
     logprob: TokenLogprob | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
+    failed: str = ""
+    """Why the answer cannot go on within its constraint; ``token`` then ends it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ class NullEngine:
             token_bytes=self.config.token_bytes,
             vocab_size=VOCAB_SIZE,
             depth_frames=self.config.depth_frames,
+            enforces=False,
         )
         self._blocks: dict[BlockId, tuple[BlockMeta, list[int]]] = {}
         self._open: dict[RequestId, _Sequence] = {}

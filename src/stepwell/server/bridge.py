@@ -18,6 +18,7 @@ from types import TracebackType
 from stepwell.driver import Driver
 from stepwell.policy.types import RequestId
 from stepwell.requests import Delta, Finished, Generation, Output, Preempted, Rejected, Sink
+from stepwell.server.enforced import Judge
 
 Observer = Callable[[Generation, Output], None]
 
@@ -52,6 +53,8 @@ class Bridge:
 
     def __init__(self, driver: Driver, observe: Observer = lambda generation, output: None) -> None:
         self._driver = driver
+        self.enforces = driver.engine.info.enforces
+        """Whether answers obey their constraints at all."""
         self._observe = observe
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: deque[tuple[Batch, Arrival]] = deque()
@@ -125,6 +128,11 @@ class Batch:
         self._arrivals: deque[Arrival] = deque()
         self._unread: dict[int, Arrival] = {}
         self._ready = asyncio.Event()
+        self._judges = {
+            index: Judge(schema)
+            for index, one in enumerate(self.generations if bridge.enforces else ())
+            if (schema := one.sampling.json_schema) is not None and not one.prewarm
+        }
 
     def __enter__(self) -> Batch:
         return self
@@ -169,6 +177,9 @@ class Batch:
         """Take an output; adjacent deltas of one generation become one."""
         if arrival.index not in self._open:
             return
+        judge = self._judges.get(arrival.index)
+        if judge is not None:
+            arrival.output = judge.hear(arrival.output)
         if isinstance(arrival.output, Finished | Rejected):
             self._end(arrival.index)
         unread = self._unread.get(arrival.index)

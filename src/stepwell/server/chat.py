@@ -14,12 +14,13 @@ from stepwell.policy.types import Wait
 from stepwell.requests import Delta, Finished, Generation, TokenInfo
 from stepwell.server.bridge import Arrival
 from stepwell.server.call import understand
+from stepwell.server.constraints import constraint_of
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import chat_logprobs
 from stepwell.server.prompts import chat_prompt, template_messages
-from stepwell.server.sampling import choice_count, constraint_of, sampling_params
+from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import ChatRequest
 from stepwell.server.service import Service
 from stepwell.server.tools import Answer, Call, HeldText, ToolSet, build_tools
@@ -59,7 +60,7 @@ def _tools(wanted: ChatRequest, service: Service) -> ToolSet:
     return build_tools(
         [tool.function for tool in wanted.tools or ()],
         wanted.tool_choice,
-        constraint_of(wanted.response_format, wanted.grammar, service.settings),
+        constraint_of(wanted.response_format, wanted, service.settings),
         service.settings,
         parallel=wanted.parallel_tool_calls is not False,
     )

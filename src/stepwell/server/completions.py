@@ -14,12 +14,13 @@ from stepwell.policy.types import Wait
 from stepwell.requests import Delta, Finished, Generation, TokenInfo
 from stepwell.server.bridge import Arrival
 from stepwell.server.call import understand
+from stepwell.server.constraints import constraint_of
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import completion_logprobs
 from stepwell.server.prompts import TokenPrompt, plain_prompt, text_of
-from stepwell.server.sampling import choice_count, constraint_of, sampling_params
+from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import CompletionRequest
 from stepwell.server.service import Service
 from stepwell.server.turns import Ask, Progress, Usage
@@ -30,7 +31,7 @@ async def completions(request: Request) -> Response:
     call = await understand(request, CompletionRequest)
     service, wanted = call.service, call.wanted
     _refuse_what_would_be_ignored(wanted, service)
-    constraint = constraint_of(None, wanted.grammar, service.settings)
+    constraint = constraint_of(wanted.response_format, wanted, service.settings)
     ask = call.ask(sampling_params(wanted, constraint, wanted.logprobs), wanted.max_tokens)
     shape = CompletionShape(service, wanted, ask, choice_count(wanted, service.settings))
 

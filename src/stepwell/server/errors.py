@@ -132,6 +132,7 @@ REJECTIONS: Mapping[str, _Shape] = {
     "invalid_request": _Shape(400, "invalid_request_error"),
     "invalid_value": _Shape(400, "invalid_request_error"),
     "invalid_grammar": _Shape(400, "invalid_request_error"),
+    "constraint_failed": _Shape(400, "invalid_request_error"),
     "rate_limit_exceeded": _Shape(429, "rate_limit_error", 500),
     "flex_unavailable": _Shape(429, "rate_limit_error", 2_000),
     "insufficient_quota": _Shape(429, "insufficient_quota", final=True),

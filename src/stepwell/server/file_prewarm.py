@@ -15,6 +15,7 @@ from stepwell.policy.types import Hint, Wait
 from stepwell.requests import Generation
 from stepwell.server.attachments import frame_of
 from stepwell.server.body import parse, read_object
+from stepwell.server.constraints import FREE
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, not_found
 from stepwell.server.exchange import opened, prepared
@@ -22,7 +23,6 @@ from stepwell.server.hints import ttl_us
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
 from stepwell.server.prompts import TokenPrompt, chat_prompt
-from stepwell.server.sampling import constraint_of
 from stepwell.server.schema import Schema
 from stepwell.server.service import Service, service_of
 from stepwell.server.sse import while_connected
@@ -107,7 +107,7 @@ async def prewarm(
 def shared_prompt(service: Service, frame: str, wanted: PrewarmRequest) -> TokenPrompt:
     """The tokens with which every prompt begins that attaches the document in this way: what two prompts
     that go on differently have in common. Raises ``ApiError``."""
-    tools = build_tools((), None, constraint_of(None, None, service.settings), service.settings)
+    tools = build_tools((), None, FREE, service.settings)
     one, other = (
         chat_prompt(service.text_model, _messages(frame, wanted, rest), tools, "file_id").tokens
         for rest in ("0", "x")

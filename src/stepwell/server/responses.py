@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from stepwell.requests import Generation
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
+from stepwell.server.constraints import constraint_of
 from stepwell.server.errors import bad_request, rate_limited, unsupported
 from stepwell.server.exchange import exchange, opened, prepared, stream_events
 from stepwell.server.identity import Identity
@@ -21,7 +22,7 @@ from stepwell.server.prompts import chat_prompt
 from stepwell.server.response_items import Item, as_messages, input_items
 from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.response_shape import ResponseShape
-from stepwell.server.sampling import constraint_of, sampling_params
+from stepwell.server.sampling import sampling_params
 from stepwell.server.service import Service, service_of
 from stepwell.server.sse import COMMENTS, Comment, EventStream, event, while_connected
 from stepwell.server.store import StoredResponse
@@ -86,7 +87,9 @@ def _creation(call: Call[ResponseRequest]) -> Creation:
         raise bad_request(f"Between 1 and {settings.max_messages} input items are allowed.", param="input")
     text_format = wanted.text.format if wanted.text is not None else None
     answer = constraint_of(
-        text_format.as_response_format() if text_format is not None else None, wanted.grammar, settings
+        text_format.as_response_format() if text_format is not None else wanted.response_format,
+        wanted,
+        settings,
     )
     parallel = wanted.parallel_tool_calls is not False
     tools = build_tools(wanted.tools or (), wanted.tool_choice, answer, settings, parallel=parallel)

@@ -146,12 +146,30 @@ class JsonSchema(Schema):
 class ResponseFormat(Schema):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    """Of ``json_object``, as llama.cpp's server has it."""
 
     @model_validator(mode="after")
     def _has_schema(self) -> ResponseFormat:
         if self.type == "json_schema" and self.json_schema is None:
             raise PydanticCustomError("value_error", "Type json_schema needs the field json_schema")
         return self
+
+
+# --- constraints -------------------------------------------------------------------------------
+
+Choices = Annotated[list[str], Field(min_length=1, max_length=1024)]
+
+
+class StructuredOutputs(Schema):
+    """vLLM's field. One of these is set."""
+
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: Any = None
 
 
 # --- sampling ----------------------------------------------------------------------------------
@@ -188,7 +206,15 @@ class Sampling(Schema):
     stop: StopStrings = None
     n: Annotated[int, Field(ge=1, le=MAX_ITEMS)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    # Constraints, as OpenAI, llama.cpp's server and vLLM spell them; see ``constraints``.
+    response_format: ResponseFormat | None = None
     grammar: str | None = None
+    json_schema: dict[str, Any] | bool | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
     ignore_eos: bool | None = None
     service_tier: Annotated[str, Field(max_length=64)] | None = None
 
@@ -204,7 +230,6 @@ class ChatRequest(Sampling):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = None
     tool_choice: Choice = None
     parallel_tool_calls: bool | None = None

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepwell.engines.base import TextModel
+from stepwell.engines.base import RELAXED, TextModel
+from stepwell.server.constraints import FREE, Constraint, json_constraint
 from stepwell.server.errors import bad_request
-from stepwell.server.sampling import FREE, Constraint, json_constraint
 from stepwell.server.schema import Function, ToolChoice
 from stepwell.server.settings import ServerSettings
 
@@ -143,8 +143,8 @@ def _rendered(function: Function) -> dict[str, Any]:
 def _constraint(
     allowed: Sequence[Function], mode: str, answer: Constraint, settings: ServerSettings
 ) -> Constraint:
-    if answer.grammar is not None:
-        raise bad_request("A grammar cannot be combined with tools.", param="grammar")
+    if answer.grammar is not None or answer.regex is not None:
+        raise bad_request("A grammar or regular expression cannot be combined with tools.", param="grammar")
     if mode == "required":
         return json_constraint(call_schema(allowed, None), "tools", settings)
     if answer.json_schema is not None:
@@ -158,7 +158,9 @@ def call_schema(functions: Sequence[Function], otherwise: Mapping[str, Any] | No
     Every tool's schema keeps its own ``#/...`` references: it is moved below ``$defs`` as a whole and
     its references are rewritten to follow.
     """
-    definitions = {f.name: _moved(dict(f.parameters or NO_PARAMETERS), f.name) for f in functions}
+    definitions: dict[str, Any] = {
+        f.name: {**_moved(_parameters(f), f.name), RELAXED: not f.strict} for f in functions
+    }
     shapes: list[dict[str, Any]] = [_one_call(function.name) for function in functions]
     if otherwise is not None:
         # A name no tool can have, so that nothing collides.
@@ -166,6 +168,11 @@ def call_schema(functions: Sequence[Function], otherwise: Mapping[str, Any] | No
         shapes.append({"$ref": "#/$defs/(answer)"})
     root = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
     return {**root, "$defs": definitions}
+
+
+def _parameters(function: Function) -> dict[str, Any]:
+    """A tool's arguments are an object, whatever its schema leaves unsaid."""
+    return {"type": "object", **(function.parameters or NO_PARAMETERS)}
 
 
 def _one_call(name: str) -> dict[str, Any]:
@@ -184,7 +191,7 @@ def _moved(schema: Any, name: str) -> Any:
         return schema
     moved = {key: _moved(value, name) for key, value in schema.items()}
     ref = schema.get("$ref")
-    if isinstance(ref, str) and ref.startswith("#"):
+    if isinstance(ref, str) and (ref == "#" or ref.startswith("#/")):
         moved["$ref"] = f"#/$defs/{name}{ref[1:]}"
     return moved
 

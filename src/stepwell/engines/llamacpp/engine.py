@@ -15,11 +15,14 @@ from stepwell.engines.base import (
 )
 from stepwell.engines.llamacpp.cells import FRAME_TOKENS
 from stepwell.engines.llamacpp.config import LlamaCppConfig
+from stepwell.engines.llamacpp.constraints import Constraints
 from stepwell.engines.llamacpp.device import Stretch
 from stepwell.engines.llamacpp.native import UBATCH_TOKENS, Logits, NativeModel
 from stepwell.engines.llamacpp.padding import PAD
 from stepwell.engines.llamacpp.sampling import Candidates, Sampler, logprobs, validate
 from stepwell.engines.llamacpp.setup import make_device
+from stepwell.engines.llamacpp.trial import Trial
+from stepwell.engines.llamacpp.vocabulary import tokenizer_of, vocabulary_of
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
 LogitsWatcher = Callable[[RequestId, Logits], None]
@@ -47,7 +50,10 @@ class LlamaCppEngine:
             depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
         )
         self._candidates = Candidates(model.vocab_size)
-        self._end_tokens = [token for token in range(model.vocab_size) if model.is_end(token)]
+        vocabulary = vocabulary_of(model)
+        self._end_tokens = list(vocabulary.ends)
+        self._trial = Trial()
+        self._constraints = Constraints(lambda: tokenizer_of(model, vocabulary), self._trial)
         self._samplers: dict[RequestId, Sampler] = {}
         self._sampling: dict[RequestId, SamplingParams] = {}
         self.watch_logits: LogitsWatcher | None = None
@@ -69,7 +75,10 @@ class LlamaCppEngine:
             self._sampling[request] = sampling
 
     def _sampler(self, sampling: SamplingParams) -> Sampler:
-        return Sampler(self._model, sampling, self._candidates, self._end_tokens, self.info.context_tokens)
+        memory_tokens = self.info.context_tokens
+        return Sampler(
+            self._model, sampling, self._candidates, self._end_tokens, memory_tokens, self._constraints
+        )
 
     def forget(self, request: RequestId) -> None:
         sampler = self._samplers.pop(request, None)
@@ -197,15 +206,16 @@ class LlamaCppEngine:
         logits = self._context.logits(index)
         if self.watch_logits is not None:
             self.watch_logits(request, logits)
-        token = self._samplers[request].choose(logits)
+        sampler = self._samplers[request]
+        token = sampler.choose(logits)
         n_top = self._sampling[request].logprobs
-        if n_top is None:
-            return Sampled(request, token)
+        if n_top is None or sampler.failed:
+            return Sampled(request, token, failed=sampler.failed)
         chosen, top = logprobs(logits, token, n_top)
         return Sampled(request, token, chosen, top)
 
     def validate(self, sampling: SamplingParams) -> None:
-        validate(self._model, sampling)
+        validate(self._model, sampling, self._constraints)
 
     # --- upkeep -------------------------------------------------------------------------------
 
@@ -216,6 +226,7 @@ class LlamaCppEngine:
     def close_engine(self) -> None:
         for request in list(self._samplers):
             self.forget(request)
+        self._trial.close()
         self._context.free()
 
 

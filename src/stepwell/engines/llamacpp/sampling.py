@@ -15,7 +15,8 @@ import llama_cpp as lib
 import numpy as np
 
 from stepwell.engines.base import SamplingParams, TokenLogprob
-from stepwell.engines.llamacpp.grammar import gbnf_of
+from stepwell.engines.llamacpp.constraints import Constraints, is_constrained
+from stepwell.engines.llamacpp.matching import ConstraintFailed, Matching
 from stepwell.engines.llamacpp.native import Logits, NativeModel
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -34,7 +35,6 @@ class Candidates:
         self._data = np.zeros(vocab_size, _TOKEN_DATA)
         self._in_order = False
         self._array = lib.llama_token_data_array()
-        self._one = np.zeros(1, _TOKEN_DATA)
 
     def of(self, logits: Logits, *, reorders: bool) -> Any:
         """All tokens with these logits, for samplers that leave them in order or do not."""
@@ -43,11 +43,6 @@ class Candidates:
         self._in_order = not reorders
         self._data["logit"] = logits
         return self._point_at(self._data)
-
-    def alone(self, token: int) -> Any:
-        """One token, to ask a grammar whether it may come next."""
-        self._one["id"], self._one["logit"] = token, 1.0
-        return self._point_at(self._one)
 
     def _point_at(self, data: Any) -> Any:
         self._array.data = ctypes.cast(data.ctypes.data, ctypes.POINTER(lib.llama_token_data))
@@ -58,13 +53,6 @@ class Candidates:
 
     def chosen(self) -> int:
         return int(self._array.data[self._array.selected].id)
-
-    def any_allowed(self) -> bool:
-        """Whether a grammar has left anything (it bars tokens by a logit of minus infinity)."""
-        return bool(self._data["logit"].max() > -math.inf)
-
-    def one_allowed(self) -> bool:
-        return bool(self._one["logit"][0] > -math.inf)
 
 
 class Sampler:
@@ -77,17 +65,21 @@ class Sampler:
         candidates: Candidates,
         end_tokens: Sequence[int],
         memory_tokens: int,
+        constraints: Constraints,
     ) -> None:
         """``memory_tokens``: how many generated tokens the penalties look back on."""
         self._candidates = candidates
         self._end_tokens = end_tokens
-        grammar = gbnf_of(sampling)
-        self._grammar = _grammar_sampler(model, grammar) if grammar is not None else None
-        banned = end_tokens if sampling.ignore_eos and grammar is None else ()
+        self._matching = (
+            Matching(constraints.compiled(sampling), end_tokens) if is_constrained(sampling) else None
+        )
+        self.failed = ""
+        """Why the last token ends an answer that its constraint does not let end."""
+        banned = end_tokens if sampling.ignore_eos and self._matching is None else ()
         self._biases = _biases(sampling, banned)
         self._barred = {token for token, _ in self._biases}
         self._only_bars = all(bias <= 0 for _, bias in self._biases)
-        self._best_wins = sampling.temperature <= 0 and grammar is None and not _penalises(sampling)
+        self._best_wins = sampling.temperature <= 0 and self._matching is None and not _penalises(sampling)
         self._reorders = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
         self._chain = _chain(model, sampling, self._biases, memory_tokens)
 
@@ -97,8 +89,8 @@ class Sampler:
             return self._best(logits)
         lib.llama_sampler_apply(self._chain, self._candidates.of(logits, reorders=self._reorders))
         token = self._candidates.chosen()
-        if self._grammar is not None:
-            token = self._obey_grammar(token, logits)
+        if self._matching is not None:
+            token = self._obey(self._matching, token, logits)
         lib.llama_sampler_accept(self._chain, token)
         return token
 
@@ -112,34 +104,31 @@ class Sampler:
             logits[token] += np.float32(bias)
         return int(np.argmax(logits))
 
-    def _obey_grammar(self, token: int, logits: Logits) -> int:
-        """Keep the token if the grammar takes it, else choose again among those it takes.
+    def _obey(self, matching: Matching, token: int, logits: Logits) -> int:
+        """Keep the token if the constraint takes it, else choose again among those it takes.
 
-        Asking for all tokens at every step costs far more; most proposals are taken.
+        Most proposals are taken, and asking for one costs microseconds. An answer that can neither go on nor
+        end has failed.
         """
-        if not self._takes(token):
-            everything = self._candidates.of(logits, reorders=self._reorders)
-            lib.llama_sampler_apply(self._grammar, everything)
-            if not self._candidates.any_allowed():
-                return self._end_tokens[0]  # a dead end: no text the model can spell goes on from here
+        try:
+            if matching.take(token):
+                return token
+            allowed = matching.allowed(len(logits))
+            masked = np.where(allowed, logits, np.float32(-math.inf))
+            everything = self._candidates.of(masked, reorders=self._reorders)
             lib.llama_sampler_apply(self._chain, everything)
             token = self._candidates.chosen()
-            if not self._takes(token):
-                return self._end_tokens[0]
-        # Accepting what the grammar does not take would abort the process; hence the second look.
-        lib.llama_sampler_accept(self._grammar, token)
-        return token
-
-    def _takes(self, token: int) -> bool:
-        lib.llama_sampler_apply(self._grammar, self._candidates.alone(token))
-        return self._candidates.one_allowed()
+            if not allowed[token] or not matching.take(token):
+                raise ConstraintFailed("what its constraint allows is barred by logit_bias")
+            return token
+        except ConstraintFailed as error:
+            self.failed = str(error)
+            return self._end_tokens[0]
 
     def free(self) -> None:
         if self._chain:
             lib.llama_sampler_free(self._chain)
-        if self._grammar:
-            lib.llama_sampler_free(self._grammar)
-        self._chain = self._grammar = None
+        self._chain = self._matching = None
 
 
 def _penalises(sampling: SamplingParams) -> bool:
@@ -149,13 +138,6 @@ def _penalises(sampling: SamplingParams) -> bool:
 
 def _biases(sampling: SamplingParams, banned: Sequence[int]) -> list[tuple[int, float]]:
     return [*sampling.logit_bias, *((token, -math.inf) for token in banned)]
-
-
-def _grammar_sampler(model: NativeModel, grammar: str) -> Any:
-    sampler = lib.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
-    if not sampler:
-        raise ValueError("the grammar does not compile (left recursion, or an operator in a wrong place)")
-    return sampler
 
 
 def _chain(
@@ -192,8 +174,9 @@ def _links(
     return [*links, lib.llama_sampler_init_temp(sampling.temperature), lib.llama_sampler_init_dist(seed)]
 
 
-def validate(model: NativeModel, sampling: SamplingParams) -> None:
-    """``ValueError`` with one sentence for parameters that cannot be honoured. Any thread."""
+def validate(model: NativeModel, sampling: SamplingParams, constraints: Constraints) -> None:
+    """``ValueError`` with one sentence for parameters that cannot be honoured. Any thread; a constraint is
+    compiled here, so that ``Sampler`` finds it ready."""
     _require(math.isfinite(sampling.temperature) and sampling.temperature >= 0, "temperature", "at least 0")
     _require(0 < sampling.top_p <= 1, "top_p", "above 0 and at most 1")
     _require(0 <= sampling.min_p <= 1, "min_p", "from 0 to 1")
@@ -206,9 +189,8 @@ def validate(model: NativeModel, sampling: SamplingParams) -> None:
     for token, bias in sampling.logit_bias:
         _require(0 <= token < model.vocab_size, "logit_bias", f"for tokens 0 to {model.vocab_size - 1}")
         _require(math.isfinite(bias), "logit_bias", "made of finite numbers")
-    grammar = gbnf_of(sampling)
-    if grammar is not None:
-        lib.llama_sampler_free(_grammar_sampler(model, grammar))
+    if is_constrained(sampling):
+        constraints.compiled(sampling)
 
 
 def _require(holds: bool, name: str, what: str) -> None:

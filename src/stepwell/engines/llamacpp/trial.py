@@ -1,0 +1,121 @@
+"""Compiling a client's constraint where it can do no harm: in a child process with a time and a memory limit.
+
+The compiler is recursive: a chain of a few thousand references would end the process by a stack overflow,
+and some texts of a hundred bytes keep it busy for seconds. The child has a smaller stack than the server's
+threads, so what passes there passes here. One child per server, started when first needed, replaced when it
+dies.
+
+Run as a module it is the child: one grammar a line on standard input (JSON text), one verdict a line back.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import select
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from functools import lru_cache
+
+MAX_SECONDS = 2.5
+MAX_START_SECONDS = 30.0
+MAX_MEMORY_BYTES = 2 * 1024**3
+STACK_BYTES = 4 * 1024 * 1024
+MAX_FIRST_MASK_S = 0.25
+_READY = "ready"
+_TOO_MUCH = "it takes too much time or memory to compile"
+
+
+class Trial:
+    """Say what is wrong with a grammar, or nothing. Thread-safe; one at a time."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self.verdict = lru_cache(maxsize=1024)(self._try)
+
+    def __call__(self, grammar: str) -> str:
+        return self.verdict(grammar)
+
+    def _try(self, grammar: str) -> str:
+        with self._lock:
+            child = self._child or self._start()
+            if child is None:
+                return "the compiler's process does not start"
+            answer = _ask(child, json.dumps(grammar), MAX_SECONDS)
+            if answer is None:
+                self.close()
+                return _TOO_MUCH
+            return str(json.loads(answer))
+
+    def _start(self) -> subprocess.Popen[str] | None:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "stepwell.engines.llamacpp.trial"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        self._child = child
+        if _line(child, MAX_START_SECONDS) != _READY:
+            self.close()
+        return self._child
+
+    def close(self) -> None:
+        """End the child; the next grammar starts another."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with suppress(OSError):
+                        pipe.close()
+            child.wait()
+
+
+def _ask(child: subprocess.Popen[str], line: str, seconds: float) -> str | None:
+    assert child.stdin is not None
+    try:
+        child.stdin.write(line + "\n")
+        child.stdin.flush()
+    except OSError:
+        return None
+    return _line(child, seconds)
+
+
+def _line(child: subprocess.Popen[str], seconds: float) -> str | None:
+    """The next line; None when it does not come in time or the child has ended."""
+    assert child.stdout is not None
+    if not select.select([child.stdout], [], [], seconds)[0]:
+        return None
+    return child.stdout.readline().rstrip("\n") or None
+
+
+def _limit() -> None:
+    for what, most in (
+        (resource.RLIMIT_AS, MAX_MEMORY_BYTES),
+        (resource.RLIMIT_STACK, STACK_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(what)[1]
+        with suppress(ValueError, OSError):
+            resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+
+
+def _serve() -> None:
+    """The child: judge until standard input ends."""
+    _limit()
+    from stepwell.engines.llamacpp.judge import judge
+
+    sys.stdout.write(_READY + "\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(judge(json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()
