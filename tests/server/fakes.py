@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from stepwell.clock import MonotonicClock
@@ -94,10 +95,13 @@ class FakeDriver(Driver):
     hinted: list[tuple[RequestId, str, str, Hint]] = field(default_factory=list)
     refusal: str | None = None
     """What ``validate`` says."""
+    enforces: bool = False
+    """Whether its answers are taken to obey their schemas."""
     serves = True
 
     def __post_init__(self) -> None:
         self.clock = MonotonicClock()
+        self.engine: Any = SimpleNamespace(info=replace(INFO, enforces=self.enforces))
         self.release = threading.Event()
         self.cancelled: set[RequestId] = set()
         self.changed = threading.Condition()

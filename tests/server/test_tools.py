@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.server.constraints import ANY_OBJECT, FREE, require_local_refs
 from stepwell.server.errors import ApiError
-from stepwell.server.sampling import ANY_OBJECT, FREE, require_local_refs
 from stepwell.server.schema import Function, ToolChoice
 from stepwell.server.settings import ServerSettings
 from stepwell.server.tools import HeldText, ToolSet, build_tools, call_schema

@@ -111,6 +111,8 @@ class _Writer:
                 return _chars(node)
             case Ref(name):
                 return self._terminal[name]
+            case Repeat(_, _, 0):
+                return '""'
             case Repeat(item, low, high):
                 inner = times * max(low, high or 1)
                 if inner > MAX_TIMES:
@@ -128,6 +130,8 @@ class _Writer:
                 return self._run((node,))
             case Ref(name):
                 return self._rule[name]
+            case Repeat(_, _, 0):
+                return '""'
             case Repeat(item, low, high):
                 return f"({self._free(item)}){_times(low, high)}"
             case Alt(items):

@@ -1,4 +1,4 @@
-"""A JSON schema as GBNF, llama.cpp's grammar notation: complete for what obeys it, wider where GBNF falls short.
+"""A JSON schema as GBNF (llama.cpp): it takes all that obeys, and more where GBNF falls short.
 
 Properties come in the order in which the schema names them. Left out, and so allowed to be broken: ``not``,
 ``if``, ``pattern``, bounds of numbers, ``multipleOf``, ``format``, ``uniqueItems``, ``contains``, counts of

@@ -22,7 +22,7 @@ MAX_NESTING = 100
 MAX_TIMES = 20_000
 """Of a pattern's repetitions, multiplied."""
 MAX_INTEGER = 2**53 - 1
-"""Of an integer without bounds: what JSON's readers can hold. Else an undecided model writes digits for ever."""
+"""Of an integer without bounds: what readers of JSON hold. An undecided model writes digits for ever."""
 MAX_MULTIPLE = 10_000
 """Of ``multipleOf`` without its decimal point: an automaton with that many states holds it."""
 
