@@ -50,10 +50,9 @@ class LlamaCppEngine:
             depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
         )
         self._candidates = Candidates(model.vocab_size)
-        vocabulary = vocabulary_of(model)
-        self._end_tokens = list(vocabulary.ends)
+        self._end_tokens = [token for token in range(model.vocab_size) if model.is_end(token)]
         self._trial = Trial()
-        self._constraints = Constraints(lambda: tokenizer_of(model, vocabulary), self._trial)
+        self._constraints = Constraints(lambda: tokenizer_of(model, vocabulary_of(model)), self._trial)
         self._samplers: dict[RequestId, Sampler] = {}
         self._sampling: dict[RequestId, SamplingParams] = {}
         self.watch_logits: LogitsWatcher | None = None
