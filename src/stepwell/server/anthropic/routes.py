@@ -13,11 +13,12 @@ from stepwell.requests import Generation
 from stepwell.server.anthropic.answer import MessageShape
 from stepwell.server.anthropic.request import chat_body, marks_cache
 from stepwell.server.call import Call, understand
+from stepwell.server.constraints import constraint_of
 from stepwell.server.errors import ApiError
 from stepwell.server.exchange import exchange
 from stepwell.server.middleware import request_id_of
 from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
-from stepwell.server.sampling import constraint_of, sampling_params
+from stepwell.server.sampling import sampling_params
 from stepwell.server.schema import ChatRequest
 from stepwell.server.tools import ToolSet, build_tools
 
@@ -62,7 +63,7 @@ def _tools(call: Call[ChatRequest]) -> ToolSet:
     return build_tools(
         [tool.function for tool in wanted.tools or ()],
         wanted.tool_choice,
-        constraint_of(wanted.response_format, None, settings),
+        constraint_of(wanted.response_format, wanted, settings),
         settings,
         parallel=wanted.parallel_tool_calls is not False,
     )
