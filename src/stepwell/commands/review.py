@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.console import Console
 
+from stepwell.agents.result import Result
 from stepwell.bench.common import JsonOption, require_writable, write_json
+from stepwell.commands.model_servers import Addressed, Given, addresses, default_model, opened
 from stepwell.errors import BadInput
+from stepwell.review.crew import Level, Newsroom
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
 from stepwell.review.folder import replies_of
@@ -20,9 +28,10 @@ from stepwell.review.sources.base import Reply
 from stepwell.review.verifier import verify as verified
 from stepwell.review.week import Week, week_of
 from stepwell.review.wording import LANGUAGES, Language
-from stepwell.review.writer import from_templates
+from stepwell.review.writer import Draft, from_templates
 
 SAMPLE_WEEK = "2025-12-12"
+ServerOption = Annotated[tuple[str, ...], Parameter(negative="")]
 From = Annotated[Path | None, Parameter(name="--from")]
 
 
@@ -32,6 +41,11 @@ def write(
     from_: From = None,
     lang: str = "en,zh",
     out: Path = Path("out/review"),
+    level: Level = "templates",
+    server: ServerOption = (),
+    model: str = "",
+    key: str | None = None,
+    seed: int = 0,
     json_file: JsonOption = None,
 ) -> int:
     """Write the review of a week: an HTML page in each language, every number traced to its bytes.
@@ -41,6 +55,7 @@ def write(
         stepwell review write
         stepwell review fetch --week 2026-01-16 --into january
         stepwell review write --week 2026-01-16 --from january --lang en
+        stepwell review write --level write --server http://127.0.0.1:8000
 
     Parameters
     ----------
@@ -52,13 +67,24 @@ def write(
         ``en``, ``zh``, or both with a comma between them.
     out:
         The folder for the pages.
+    level:
+        Who writes: ``templates`` alone; ``choose``, a model orders each section's sentences; ``write``, it
+        words them too, in English. It never writes a number; what does not pass falls back to the template.
+    server:
+        Where the crew's model is, as for ``stepwell run``; without it, one is started.
+    model:
+        The model of the crew.
+    key:
+        The server's API key; else OPENAI_API_KEY.
+    seed:
+        Of the crew's sampling.
     json_file:
         Write what was counted as JSON; ``-`` is the standard output.
     """
     require_writable(json_file)
     languages = _languages(lang)
     facts, refused = _facts(week_of(week), from_)
-    draft = from_templates(facts)
+    draft, spent = _drafted(facts, level, Given.of(server, key), model, seed)
     out.mkdir(parents=True, exist_ok=True)
     pages: dict[str, str] = {}
     numerals = faults = 0
@@ -76,6 +102,12 @@ def write(
         "week": week,
         "pages": pages,
         "sentences": draft.count,
+        "level": level,
+        "written": draft.written,
+        "fallbacks": draft.fallbacks,
+        "turns": sum(one.turns for one in spent),
+        "tokens": sum(one.prompt_tokens + one.visible_tokens + one.intermediate_tokens for one in spent),
+        "cost_usd": sum(one.cost_microusd or 0 for one in spent) / 1e6,
         "numerals": numerals,
         "untraced": faults,
         "conflicts": len(facts.conflicts),
@@ -147,6 +179,27 @@ def explain(cell: str = "", *, week: str = SAMPLE_WEEK, from_: From = None) -> i
     return 0
 
 
+def _drafted(facts: Facts, level: Level, given: Given, model: str, seed: int) -> tuple[Draft, list[Result]]:
+    if level == "templates":
+        if given or model:
+            raise BadInput("--level templates needs no model: say --level choose or write")
+        return from_templates(facts), []
+    wanted = model or (given.default() if given else default_model())
+    console = Console(stderr=True, highlight=False)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-review-")))
+        addressed = stack.enter_context(addresses(given, {wanted: "the crew"}, scratch, console))
+        return asyncio.run(_newsroom(facts, level, addressed, given.api_key, seed))
+
+
+async def _newsroom(
+    facts: Facts, level: Level, addressed: Sequence[Addressed], key: str, seed: int
+) -> tuple[Draft, list[Result]]:
+    async with opened(addressed, key, seed) as servers:
+        room = Newsroom(facts, servers, words=level == "write")
+        return await room.draft(), room.spent
+
+
 def _languages(text: str) -> list[Language]:
     wanted = [part.strip() for part in text.split(",")]
     if not wanted or any(part not in LANGUAGES for part in wanted):
@@ -177,6 +230,11 @@ def _summary(figures: dict[str, object]) -> None:
         print(f"{language}  {path}")
     for sentence in figures["refused"]:  # type: ignore[attr-defined]
         print(f"not used: {sentence}")
+    if figures["level"] != "templates":
+        print(
+            f"crew: {figures['written']} sentences worded, {figures['fallbacks']} fell back to templates, "
+            f"{figures['turns']} turns, {figures['tokens']} tokens, ${figures['cost_usd']:.6f}"
+        )
     print(
         f"{figures['sentences']} sentences; {figures['numerals']} numerals, "
         f"{figures['untraced']} untraced or wrong; "

@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
-import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal, InvalidOperation
@@ -21,6 +19,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from stepwell.errors import BadInput
+from stepwell.review.lexicon import is_numeral, untraced
 from stepwell.review.readback import DAYS, printed, says
 from stepwell.review.recompute import recompute
 
@@ -28,37 +27,6 @@ MAX_PAGE_BYTES = 64 * 1024 * 1024
 MAX_FAULTS = 50
 VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "rect"})
 HIDDEN = frozenset({"script", "style"})
-HAN_NUMERALS = frozenset("〇零一二两三四五六七八九十百千万亿兆半倍几")
-WORDS = frozenset(
-    """
-    one two three four five six seven eight nine ten eleven twelve dozen
-    hundred thousand million billion trillion
-    half third quarter twice double doubled triple tripled halved first second once
-    rose fell gained lost climbed slid jumped dropped declined increased decreased advanced retreated slipped
-    higher lower highest lowest best worst most least more less fewer above below
-    record unchanged percent basis
-    """.split()  # noqa: SIM905
-)
-HAN_WORDS = (
-    *(
-        "涨",
-        "跌",
-        "上升",
-        "下降",
-        "上行",
-        "下行",
-        "增加",
-        "减少",
-        "翻倍",
-        "新高",
-        "新低",
-        "最高",
-        "最低",
-        "首次",
-    ),
-    *("高于", "低于", "超过", "不足", "推迟", "提前", "持平"),
-)
-SIGNS = frozenset("%‰$€£¥+±")
 
 
 @dataclass(slots=True)
@@ -198,7 +166,7 @@ def _check_mark(mark: Mark, cells: Mapping[str, Any], verdict: Verdict) -> None:
     if row is None:
         verdict.fault(f"{mark.text!r} is marked as {mark.cell}, which is not in the trace")
         return
-    verdict.numerals += sum(_is_numeral(one) for one in mark.text)
+    verdict.numerals += sum(is_numeral(one) for one in mark.text)
     try:
         if mark.form != "bar" and not says(mark.text, mark.form, mark.cell, row):
             verdict.fault(f"{mark.text!r} is not what {mark.cell} says ({row.get('value')}, {mark.form})")
@@ -206,22 +174,11 @@ def _check_mark(mark: Mark, cells: Mapping[str, Any], verdict: Verdict) -> None:
         verdict.fault(f"{mark.text!r} cannot be read as {mark.cell} ({mark.form})")
 
 
-def _is_numeral(character: str) -> bool:
-    return unicodedata.category(character) in ("Nd", "Nl", "No") or character in HAN_NUMERALS
-
-
 def _check_plain(plain: Sequence[str], verdict: Verdict) -> None:
     """Between the marks there is no numeral, no direction, no ranking."""
     for text in plain:
         for fault in untraced(text):
             verdict.fault(f"{fault!r} in {text.strip()[:60]!r} belongs to no cell")
-
-
-def untraced(text: str) -> Iterator[str]:
-    """What says a number, a direction or a ranking in a text that has no cells in it."""
-    yield from (one for one in text if _is_numeral(one) or one in SIGNS)
-    yield from (one for one in re.findall(r"[A-Za-z]+", text) if one.lower() in WORDS)
-    yield from (one for one in HAN_WORDS if one in text)
 
 
 def _check_bars(marks: Sequence[Mark], cells: Mapping[str, Any], verdict: Verdict) -> None:

@@ -34,6 +34,8 @@ class Draft:
     sections: dict[str, list[Said]] = field(default_factory=dict)
     fallbacks: int = 0
     """Sentences or orders of a model that did not pass."""
+    written: int = 0
+    """Sentences that a model worded."""
 
     def pieces(self, section: str, language: Language) -> list[tuple[Piece, ...]]:
         return [one.pieces(language) for one in self.sections.get(section, ())]

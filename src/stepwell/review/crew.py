@@ -1,0 +1,171 @@
+"""A draft by a crew: an analyst for each section orders what may be said, an editor words each sentence.
+
+The model sees letters and handles and never a figure that it could repeat wrongly. What it gives back is
+checked by code; what does not pass is tried once more and then falls back to the template.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from typing import Literal
+
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import parse_crew
+from stepwell.agents.result import Result
+from stepwell.agents.servers import Servers
+from stepwell.agents.session import open_session
+from stepwell.agents.tools.base import Tool
+from stepwell.errors import StepwellError
+from stepwell.review.facts import Facts
+from stepwell.review.lexicon import untraced
+from stepwell.review.outline import SECTIONS, Handle, Piece, Sentence, lookup, pieces_of, sayable
+from stepwell.review.wording import word
+from stepwell.review.writer import Draft, Said
+
+Level = Literal["templates", "choose", "write"]
+LETTERS = string.ascii_lowercase
+MAX_GROWTH = 1.4
+"""How much longer than the template a sentence may be: what small models add says nothing."""
+SPARE_CHARS = 20
+TRIES = 2
+
+
+def no_tools(names: Sequence[str]) -> Sequence[Tool]:
+    """The crew has no tools: everything it may use is in its task."""
+    return ()
+
+
+@dataclass(slots=True)
+class Newsroom:
+    """The crew at work on one review, over servers that are open."""
+
+    facts: Facts
+    servers: Servers
+    words: bool
+    """Whether the editor words sentences, or the analyst orders them only."""
+    crew: Crew = field(
+        default_factory=lambda: parse_crew(
+            (files("stepwell.review") / "crew.toml").read_text("utf-8"), "crew.toml"
+        )
+    )
+    spent: list[Result] = field(default_factory=list)
+    """What each session took."""
+
+    async def draft(self) -> Draft:
+        """Every section; a server that goes away ends in templates, and never in nothing."""
+        draft = Draft()
+        for section in SECTIONS:
+            chosen = sayable(self.facts, section)
+            ordered = await self._ordered(section, chosen, draft)
+            draft.sections[section] = [await self._said(one, draft) for one in ordered]
+        return draft
+
+    async def _ordered(self, section: str, chosen: Sequence[Sentence], draft: Draft) -> Sequence[Sentence]:
+        if len(chosen) < 2:
+            return chosen
+        letters = LETTERS[: len(chosen)]
+        lines = [f"{letter}: {self._plain(one)}" for letter, one in zip(letters, chosen, strict=True)]
+        schema = {
+            "type": "object",
+            "required": ["order"],
+            "additionalProperties": False,
+            "properties": {
+                "order": {
+                    "type": "array",
+                    "minItems": len(letters),
+                    "maxItems": len(letters),
+                    "items": {"type": "string", "enum": list(letters)},
+                }
+            },
+        }
+        answer = await self._ask("analyst", "\n".join(lines), schema)
+        order = _order(answer, letters)
+        if order is None:
+            draft.fallbacks += 1
+            return chosen
+        return [chosen[letters.index(letter)] for letter in order]
+
+    async def _said(self, sentence: Sentence, draft: Draft) -> Said:
+        if not self.words:
+            return Said(sentence)
+        handles, shown = handled(sentence)
+        for _ in range(TRIES):
+            answer = await self._ask("editor", shown)
+            if (pieces := worded(answer, handles, shown)) is not None:
+                draft.written += 1
+                return Said(sentence, written={"en": pieces})
+        draft.fallbacks += 1
+        return Said(sentence)
+
+    def _plain(self, sentence: Sentence) -> str:
+        """The sentence as it will be read, so that the analyst knows what it is about."""
+        return "".join(
+            piece if isinstance(piece, str) else word(lookup(self.facts, piece.cell, "en"), piece.form, "en")
+            for piece in sentence.variants["en"][0]
+        )
+
+    async def _ask(self, role: str, task: str, schema: Mapping[str, object] | None = None) -> str:
+        """What the role answers; empty where it has no answer or nobody serves it."""
+        one = self.crew.roles[role]
+        roles = {role: one if schema is None else replace(one, schema=schema)}
+        session = open_session(
+            replace(self.crew, entry=role, roles=roles), self.servers, ":memory:", no_tools
+        )
+        try:
+            result = await session.run(task)
+        except StepwellError:
+            return ""
+        finally:
+            session.store.close()
+        self.spent.append(result)
+        return result.answer if result.status == "completed" else ""
+
+
+def _order(answer: str, letters: str) -> list[str] | None:
+    """The letters in the order of the answer, each once; those that it leaves out follow. ``None``: no
+    order.
+    """
+    try:
+        given = json.loads(answer)["order"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(given, list):
+        return None
+    named = [one for one in dict.fromkeys(map(str, given)) if one in letters and len(one) == 1]
+    return [*named, *(letter for letter in letters if letter not in named)] if named else None
+
+
+def handled(sentence: Sentence) -> tuple[dict[str, Handle], str]:
+    """The first English wording with a short handle for each cell, and the cells by their handles."""
+    handles: dict[str, Handle] = {}
+    shown = ""
+    for piece in sentence.variants["en"][0]:
+        if isinstance(piece, str):
+            shown += piece
+            continue
+        letter = next((name for name, known in handles.items() if known == piece), LETTERS[len(handles)])
+        handles[letter] = piece
+        shown += f"{{{letter}}}"
+    return handles, shown
+
+
+def worded(answer: str, handles: Mapping[str, Handle], shown: str) -> tuple[Piece, ...] | None:
+    """The answer's pieces, if it says every cell once and no number, direction or ranking of its own."""
+    text = " ".join(answer.split())
+    if not text or len(text) > MAX_GROWTH * len(shown) + SPARE_CHARS or text[-1] not in ".!":
+        return None
+    try:
+        pieces = pieces_of(text)
+    except ValueError:
+        return None
+    named = [piece.cell for piece in pieces if isinstance(piece, Handle)]
+    if sorted(named) != sorted(handles) or any(isinstance(p, str) and list(untraced(p)) for p in pieces):
+        return None
+    return tuple(
+        piece if isinstance(piece, str) else replace(handles[piece.cell], starts=number == 0)
+        for number, piece in enumerate(pieces)
+    )

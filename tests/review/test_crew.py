@@ -1,0 +1,111 @@
+"""The crew of the review, over real HTTP with scripted models: what they may do, and what falls back."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell import cli
+from stepwell.review.crew import handled, worded
+from stepwell.review.outline import Handle, sentences
+from tests.agents.served import served
+
+SENTENCE = next(one for one in sentences() if one.id == "index.SPX")
+HANDLES, SHOWN = handled(SENTENCE)
+
+
+def role_of(body: dict[str, Any]) -> str:
+    return "analyst" if "You order" in body["messages"][0]["content"] else "editor"
+
+
+def reversing(body: dict[str, Any]) -> str:
+    """An analyst that turns the order round, and an editor that adds a word and keeps every handle."""
+    task = str(body["messages"][-1]["content"])
+    if role_of(body) == "analyst":
+        return json.dumps({"order": re.findall(r"^([a-z]): ", task, re.MULTILINE)[::-1]})
+    return f"Meanwhile, {task[:1].lower()}{task[1:]}" if not task.startswith("{") else f"Indeed {task}"
+
+
+def write(tmp_path: Path, url: str, level: str) -> dict[str, Any]:
+    file = tmp_path / "figures.json"
+    flags = ["--level", level, "--server", url, "--out", str(tmp_path), "--json", str(file), "--lang", "en"]
+    assert cli.run(["review", "write", *flags]) == 0
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def text_of(tmp_path: Path) -> str:
+    return re.sub(r"<[^>]+>", "", (tmp_path / "review-2025-12-12.en.html").read_text("utf-8"))
+
+
+def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
+    with served(reversing) as server:
+        figures = write(tmp_path, server.url, "choose")
+    assert (figures["sentences"], figures["fallbacks"], figures["written"], figures["untraced"]) == (
+        26,
+        0,
+        0,
+        0,
+    )
+    text = text_of(tmp_path)
+    assert text.index("The VIX closed") < text.index("The Nasdaq Composite fell 1.62% over")
+
+
+def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> None:
+    with served(reversing) as server:
+        figures = write(tmp_path, server.url, "write")
+    assert (figures["written"], figures["fallbacks"], figures["untraced"]) == (26, 0, 0)
+    assert "Indeed The S&amp;P 500 fell 0.63%" in text_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "The S&P 500 rose 7%.",
+        "{a} doubled.",
+        "{a} {b} {c} {z}.",
+        "no end {a",
+        "x" * 5_000,
+        '{"order": 3}',
+        "[]",
+    ],
+)
+def test_a_model_that_emits_nothing_valid_ends_in_templates(tmp_path: Path, said: str) -> None:
+    with served(lambda body: said) as server:
+        figures = write(tmp_path, server.url, "write")
+    assert (figures["written"], figures["sentences"], figures["untraced"]) == (0, 26, 0)
+    assert figures["fallbacks"] > 26
+    assert "The S&amp;P 500 fell 0.63% over the week" in text_of(tmp_path)
+
+
+def test_models_see_no_figure_that_the_editor_could_repeat(tmp_path: Path) -> None:
+    with served(reversing) as server:
+        write(tmp_path, server.url, "write")
+        tasks = [body["messages"][-1]["content"] for body in server.bodies if role_of(body) == "editor"]
+    assert tasks
+    assert not [task for task in tasks if re.search(r"\d", task)]
+
+
+@given(st.text(max_size=60), st.integers(0, 200))
+def test_whatever_is_accepted_says_each_cell_once_and_no_number(extra: str, at: int) -> None:
+    from stepwell.review.lexicon import untraced
+
+    answer = SHOWN[: at % len(SHOWN)] + extra + SHOWN[at % len(SHOWN) :]
+    pieces = worded(answer, HANDLES, SHOWN)
+    if pieces is not None:
+        assert sorted(p.cell for p in pieces if isinstance(p, Handle)) == sorted(
+            h.cell for h in HANDLES.values()
+        )
+        assert not [p for p in pieces if isinstance(p, str) and list(untraced(p))]
+
+
+def test_a_level_without_its_model_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["review", "write", "--model", "smollm2"]) == 2
+    assert "--level templates needs no model" in capsys.readouterr().err
