@@ -136,6 +136,7 @@ TABLE: list[tuple[Any, list[str], list[str]]] = [
     ),
     ({"properties": {"not": {"type": "integer"}, "if": {"type": "null"}}, "type": "object"}, ['{"not":1}'],
     ['{"not":""}']),
+    ({"const": None}, ["null"], ["0", "{}"]),
     ({"enum": [{"not": 1, "if": 2}]}, ['{"not":1,"if":2}'], ["{}"]),
 ]  # fmt: skip
 

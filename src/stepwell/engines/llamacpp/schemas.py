@@ -86,6 +86,9 @@ class _Rewriter:
         schema = _said_otherwise(schema, self.resolved)
         result: dict[str, Any] = {}
         for key, value in schema.items():
+            if key in _AS_THEY_ARE:
+                result[key] = value
+                continue
             try:
                 kept = self._keyword(key, value, schema, path, relaxed=relaxed, depth=depth)
             except Unenforceable as problem:
@@ -110,8 +113,6 @@ class _Rewriter:
             where = "/".join([path, *map(str, steps)])
             return self.schema(child, where, relaxed=relaxed, depth=depth + 1)
 
-        if key in _AS_THEY_ARE:
-            return value
         if key in _ONE or (key == "items" and not isinstance(value, list)):
             return below(value, key)
         if key in _MANY or key == "items":
