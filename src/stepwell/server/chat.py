@@ -19,7 +19,7 @@ from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import chat_logprobs
-from stepwell.server.prompts import chat_prompt, template_messages
+from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import ChatRequest
 from stepwell.server.service import Service
@@ -37,9 +37,12 @@ async def chat_completions(request: Request) -> Response:
     ask = call.ask(sampling, wanted.max_completion_tokens or wanted.max_tokens)
     n = choice_count(wanted, service.settings)
 
+    def prompt_of(messages: list[dict[str, Any]]) -> TokenPrompt:
+        return chat_prompt(service.text_model, messages, tools, "messages", wanted.template_options)
+
     def prepare() -> Sequence[Generation]:
         messages = template_messages(wanted.messages)
-        return ask.generations(chat_prompt(service.text_model, messages, tools, "messages"), n)
+        return ask.generations(prompt_of(messages), n)
 
     shape = ChatShape(service, wanted, ask, tools, n, _head(service, wanted, ask))
     return await exchange(call, prepare, shape, stream=bool(wanted.stream))

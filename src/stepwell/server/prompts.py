@@ -36,12 +36,17 @@ class TokenPrompt:
 
 
 def chat_prompt(
-    text_model: TextModel, messages: Sequence[Mapping[str, Any]], tools: ToolSet, param: str
+    text_model: TextModel,
+    messages: Sequence[Mapping[str, Any]],
+    tools: ToolSet,
+    param: str,
+    options: Mapping[str, Any] | None = None,
 ) -> TokenPrompt:
-    """Render and tokenise a conversation. Raises ``ApiError``; ``param`` is the field to blame."""
+    """Render and tokenise a conversation. Raises ``ApiError``; ``param`` is the field to blame.
+    ``options``: further variables of the chat template."""
     try:
         rendered = text_model.render_chat(
-            [dict(message) for message in messages], list(tools.rendered) or None
+            [dict(message) for message in messages], list(tools.rendered) or None, options=options
         )
     except ValueError as error:
         raise bad_request(clip(str(error), 500), param=param) from error

@@ -224,6 +224,8 @@ class StreamOptions(Schema):
 
 
 class ChatRequest(Sampling):
+    """``template_options``: the variables that the chat template gets besides the messages."""
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -233,9 +235,19 @@ class ChatRequest(Sampling):
     tools: Annotated[list[Tool], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = None
     tool_choice: Choice = None
     parallel_tool_calls: bool | None = None
+    # Switches of the chat template, as vLLM, SGLang and llama.cpp name them:
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
     # Older or richer spellings that would change the answer if they were ignored:
     functions: Any = None
     modalities: list[str] | None = None
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        named = {"enable_thinking": self.enable_thinking, "reasoning_effort": self.reasoning_effort}
+        given = {name: value for name, value in named.items() if value is not None}
+        return {**given, **(self.chat_template_kwargs or {})}
 
 
 Prompt = str | tuple[int, ...]

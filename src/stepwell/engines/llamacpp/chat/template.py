@@ -96,10 +96,10 @@ class ChatTemplate:
         Raises ``ValueError`` with one sentence."""
         if self._template is None:
             raise ValueError(f"the model's chat template cannot be read: {self._broken}")
-        quoter = Quoter(self._marks, [messages, tools])
+        quoter = Quoter(self._marks, [messages, tools, options])
         plain = quoter.quote([normalized(message) for message in messages])
         known = quoter.quote(list(tools or ()))
-        variables = _variables(options)
+        variables = _variables(quoter.quote(dict(options or {})))
         try:
             form = self._form_of(outline(plain, known))
             if isinstance(form, str):
