@@ -20,7 +20,7 @@ from stepwell.engines.llamacpp.device import Stretch
 from stepwell.engines.llamacpp.native import UBATCH_TOKENS, Logits, NativeModel
 from stepwell.engines.llamacpp.padding import PAD
 from stepwell.engines.llamacpp.sampling import Candidates, Sampler, logprobs, validate
-from stepwell.engines.llamacpp.setup import make_device
+from stepwell.engines.llamacpp.setup import fitting, make_device
 from stepwell.engines.llamacpp.trial import Trial
 from stepwell.engines.llamacpp.vocabulary import tokenizer_of, vocabulary_of
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
@@ -33,6 +33,7 @@ class LlamaCppEngine:
 
     def __init__(self, model: NativeModel, config: LlamaCppConfig, fingerprint: str) -> None:
         self._model = model
+        config = fitting(model, config)
         made = make_device(model, config)
         self._context, self.device, self._padding = made.context, made.device, made.padding
         self.info = EngineInfo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -105,13 +105,6 @@ def _with_device(
 ) -> Made:
     n_frames = device_blocks + padding.any
     kv, homes, n_homes = _homes(model, config, context)
-    if n_frames > n_homes <= 2 * config.max_sequences:
-        # Those that run and those that follow them in the same step may all be at one depth.
-        raise ModelError(
-            f"llama.cpp has {n_homes} ids for frames of one depth here, too few for {config.max_sequences} "
-            f"sequences: lower max_sequences to {_most_sequences(model)} or device_kv_tokens to "
-            f"{(n_homes - padding.any) * FRAME_TOKENS}"
-        )
     n_depths = -(-n_frames // n_homes)
     deepest = -(-max(model.trained_context, n_frames * FRAME_TOKENS) // FRAME_TOKENS)
     size_of = _measure_blocks(context)
@@ -141,10 +134,19 @@ def _homes(model: NativeModel, config: LlamaCppConfig, context: NativeContext) -
     return TwinHomes(context, twins), Homes(ids[:half]), half
 
 
-def _most_sequences(model: NativeModel) -> int:
-    """The most sequences for which any number of frames suffices."""
-    ids = MAX_SEQUENCES - _FIRST_RUNNING
-    return (ids - 1) // (5 if model.window_tokens > 0 else 3) - (model.window_tokens > 0)
+def fitting(model: NativeModel, config: LlamaCppConfig) -> LlamaCppConfig:
+    """As wished, with fewer sequences where the ids would not last.
+
+    Those that run and those opened in the same step may all be at one depth, and need a frame each.
+    """
+    ids, doubled = MAX_SEQUENCES - _FIRST_RUNNING, model.window_tokens > 0
+    per_depth = (ids - config.max_sequences) // (2 if doubled else 1)
+    frames = config.device_kv_tokens // FRAME_TOKENS + 1
+    most = (ids - 1) // 5 - 1 if doubled else (ids - 1) // 3
+    if frames <= per_depth or config.max_sequences <= most:
+        return config
+    _log.warning("%d sequences at once, not %d: llama.cpp has no ids for more", most, config.max_sequences)
+    return replace(config, max_sequences=most)
 
 
 def _fill_scratch(context: NativeContext, first: int) -> None:
