@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError
 
 from stepwell import __version__
 from stepwell.errors import BadInput, MissingExtra, StepwellError, install_line
+from stepwell.redaction import redacted
 
 HELP = """Many agents on little fast memory: an OpenAI-compatible server with llama.cpp inside.
 
@@ -273,7 +274,7 @@ def _help_line(tokens: Sequence[str]) -> str:
 
 
 def _say(sentence: str, code: int) -> int:
-    print(f"stepwell: {sentence}", file=sys.stderr)
+    print(f"stepwell: {redacted(sentence)}", file=sys.stderr)
     return code
 
 

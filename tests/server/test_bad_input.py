@@ -244,7 +244,7 @@ def test_a_response_that_is_not_stored_is_gone(server: Any) -> None:
 
 
 def test_unknown_fields_are_ignored(server: Any) -> None:
-    body = {"safety": 1, "priority": "x", "nvext": [], "stream_options": {"include_obfuscation": False}}
+    body = {"safety": 1, "priority": "x", "nvext": []}
     for path, known in (
         ("/v1/chat/completions", CHAT),
         ("/v1/completions", TEXT),
@@ -258,3 +258,20 @@ def test_the_error_never_repeats_much_of_what_was_sent(server: Any) -> None:
     assert len(error_of(answer)["message"]) < 400
     assert "\n" not in error_of(answer)["message"]
     assert MODEL not in error_of(answer)["message"]
+
+
+def test_options_of_a_stream_need_one(server: Any) -> None:
+    for path, known in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        options = {"stream_options": {"include_usage": True}}
+        assert post(server, path, {**known, **options}).status_code == 400
+        assert post(server, path, {**known, **options, "stream": True}).status_code == 200
+        assert post(server, path, {**known, "stream_options": None}).status_code == 200
+
+
+def test_a_call_without_arguments(server: Any) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": None}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+    messages = [{"role": "user", "content": "x"}, turn, {"role": "tool", "tool_call_id": "c", "content": "y"}]
+    assert post(server, "/v1/chat/completions", {**CHAT, "messages": messages}).status_code == 200
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": None}
+    assert post(server, "/v1/responses", {**RESPONSE, "input": [item]}).status_code == 200

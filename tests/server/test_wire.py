@@ -180,10 +180,10 @@ def test_logprobs_of_completions() -> None:
     with serving(FakeDriver(says("aé"))) as server:
         answer = post(server, "/v1/completions", TEXT | {"logprobs": 1}).json()
     assert answer["choices"][0]["logprobs"] == {
-        "tokens": ["a", "\ufffd", "\ufffd"],
+        "tokens": ["a", "bytes:\\xc3", "bytes:\\xa9"],
         "token_logprobs": [-0.5] * 3,
         "top_logprobs": [{"a": -1.0}] * 3,
-        "text_offset": [0, 1, 2],
+        "text_offset": [0, 1, 1],
     }
 
 

@@ -25,6 +25,7 @@ from stepwell.library.embedding import Embedding
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
+from stepwell.redaction import RedactingFormatter, redacted
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
@@ -81,7 +82,9 @@ def serve(
         tenant = "acme"
         service_tiers = ["priority", "flex"]
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format=LOG_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter(LOG_FORMAT))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     run(load(config, flags.settings()))
 
 
@@ -105,7 +108,7 @@ def run(settings: Settings) -> None:
             run_server(
                 node.driver,
                 node.text,
-                settings.server,
+                with_model_names(settings).server,
                 keys,
                 None if node.ledger is None else Books(node.ledger.store, node.ledger),
                 library,
@@ -163,9 +166,17 @@ def with_ledger(settings: Settings) -> Settings:
     return replace(settings, ledger=replace(settings.ledger, path=str(path)))
 
 
+def with_model_names(settings: Settings) -> Settings:
+    """Clients may name the model as the person who started the server did, too."""
+    if settings.engine.kind == "null":
+        return settings
+    names = (*settings.server.model_aliases, settings.engine.model)
+    return replace(settings, server=replace(settings.server, model_aliases=tuple(dict.fromkeys(names))))
+
+
 def say(line: str) -> None:
     """To standard error: the command has no result of its own, and nobody should parse this."""
-    print(line, file=sys.stderr, flush=True)
+    print(redacted(line), file=sys.stderr, flush=True)
 
 
 def require_port(port: int) -> None:

@@ -22,6 +22,15 @@ class ServeFlags:
     """Settings that have a flag; defaults stand in brackets."""
 
     model: Annotated[str | None, option("smollm2, gemma3, or the path of a GGUF file. [smollm2]")] = None
+    served_model_name: Annotated[
+        list[str] | None,
+        Parameter(
+            consume_multiple=True,
+            help="Further names under which clients may ask for it.",
+            show_default=False,
+            negative="",
+        ),
+    ] = None
     device_kv_tokens: Annotated[
         int | None, option("Room for KV on the device, in tokens, all agents together. [8192]")
     ] = None
@@ -71,6 +80,7 @@ class ServeFlags:
 
 KEYS = {
     "model": ["engine.model"],
+    "served_model_name": ["server.model_aliases"],
     "device_kv_tokens": ["engine.device_kv_tokens"],
     "host_kv": ["kv.host_kv"],
     "disk_kv": ["kv.disk_kv"],

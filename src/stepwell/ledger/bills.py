@@ -52,6 +52,13 @@ class Bills:
             storage_token_us=ttl_us * (arrival.prompt_tokens + new_tokens),
         )
 
+    def sells_retention(self, service_tier: str) -> bool:
+        """Whether keeping KV for a time costs anything in this service tier."""
+        tier = service_tier if service_tier in self.prices.sheets else "default"
+        tokens, day_us = 1_000_000, 24 * 3_600_000_000
+        kept = TokenCounts(tokens, cache_write_tokens=((day_us, tokens),), storage_token_us=day_us * tokens)
+        return self.prices.charge(tier, kept).total > self.prices.charge(tier, TokenCounts(tokens)).total
+
     def charge_of(self, arrival: RequestArrived, tokens: TokenCounts) -> Charge:
         """What a request comes to."""
         return self.prices.charge(self.priced_as(arrival), tokens)

@@ -76,10 +76,21 @@ async def hint_agent(request: Request) -> Response:
             raise _unknown(agent)
         inner = body.get("agent_hint")
         hint = read_agent_hint(inner if isinstance(inner, dict) else body, view.session, agent)
-        if hint.retain_us is None:  # it is paid for: only another one replaces it
-            hint = replace(hint, retain_us=view.hint.retain_us)
+        hint = replace(hint, retain_us=_retention(service, view, hint.retain_us))
         service.driver.hint(0, tenant, agent, hint)
     return JSONResponse({"id": agent, "object": "agent.hint", **_said(hint)})
+
+
+def _retention(service: Service, view: AgentView, asked_us: int | None) -> int | None:
+    """How long the KV is kept: never longer than the turn has paid for, where keeping has a price. A longer
+    time is asked for, held and charged with a turn."""
+    paid_us = view.hint.retain_us
+    if asked_us is None:
+        return paid_us
+    ledger = None if service.books is None else service.books.ledger
+    if ledger is None or not ledger.keeper.meter.bills.sells_retention(view.service_tier):
+        return asked_us
+    return None if paid_us is None else min(asked_us, paid_us)
 
 
 def who_asks(service: Service, request: Request) -> tuple[ApiKey, str]:

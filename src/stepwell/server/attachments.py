@@ -20,8 +20,10 @@ from stepwell.server.service import Service
 
 MAX_ATTACHED = 128
 """Files in one request."""
-_PARTS = {"file": "messages", "input_file": "input"}
-"""Which kind of part names a file, and under which field its message stands."""
+_PARTS = frozenset({"file", "input_file"})
+"""The kinds of part that name a file."""
+FIELDS = ("messages", "input")
+"""Where messages stand, one of them for each route that has any."""
 _CONTROL_MARKS = re.compile(
     r"<(?=\|[^|<>\n]{1,48}\|>|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|/document)", re.IGNORECASE
 )
@@ -47,14 +49,15 @@ def document_frame(name: str, text: str) -> str:
     return f'<document name="{html.escape(_CONTROL_MARKS.sub("< ", name))}">\n{safe}\n{DOCUMENT_END}'
 
 
-async def attach_files(service: Service, tenant: str, body: Body) -> Body:
-    """``body`` with the text of every file that its messages name; itself when they name none.
+async def attach_files(service: Service, tenant: str, body: Body, field: str | None) -> Body:
+    """``body`` with the text of every file that its messages name; itself when they name none. ``field``:
+    where the route has its messages, None where it has none; no other field is looked at.
 
     Raises ``ApiError``: 404 for a file that is not there or not the tenant's, 400 for what cannot fit.
     """
     served = service.library
-    named = list(_named(body)) if served is not None else []
-    if served is None or not named:
+    named = list(_named(body, field)) if served is not None and field is not None else []
+    if served is None or field is None or not named:
         return body
     if len(named) > MAX_ATTACHED:
         raise bad_request(f"At most {MAX_ATTACHED} files may be attached.", param=named[-1].param)
@@ -67,7 +70,7 @@ async def attach_files(service: Service, tenant: str, body: Body) -> Body:
         room -= len(frames[one.file_id])
         if room < 0:  # every token is shorter than that, so this cannot fit
             raise context_length_exceeded(service.text_model.context_tokens, None, one.param, attached=True)
-    return _with_text(body, named, frames)
+    return _with_text(body, field, named, frames)
 
 
 def _frame(service: Service, library: Library, tenant: str, one: Attached) -> str:
@@ -83,16 +86,15 @@ def frame_of(library: Library, record: FileRecord) -> str:
     return document_frame(record.filename, library.text(record))
 
 
-def _named(body: Mapping[str, Any]) -> Iterator[Attached]:
+def _named(body: Mapping[str, Any], field: str) -> Iterator[Attached]:
     """Only what looks as it should; everything else is left for the schema to refuse."""
-    for field in _PARTS.values():
-        messages = body.get(field)
-        for number, message in enumerate(messages if isinstance(messages, list) else ()):
-            content = message.get("content") if isinstance(message, dict) else None
-            for at, part in enumerate(content if isinstance(content, list) else ()):
-                if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] in _PARTS:
-                    param = f"{field}[{number}].content[{at}]"
-                    yield Attached(number, at, _file_id(part, param), param)
+    messages = body.get(field)
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for at, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] in _PARTS:
+                param = f"{field}[{number}].content[{at}]"
+                yield Attached(number, at, _file_id(part, param), param)
 
 
 def _file_id(part: Mapping[str, Any], param: str) -> str:
@@ -105,9 +107,8 @@ def _file_id(part: Mapping[str, Any], param: str) -> str:
     )
 
 
-def _with_text(body: Body, named: list[Attached], frames: Mapping[str, str]) -> Body:
+def _with_text(body: Body, field: str, named: list[Attached], frames: Mapping[str, str]) -> Body:
     """A copy in which every named file is a text part at the beginning of its message."""
-    field = named[0].param.partition("[")[0]
     messages = list(body[field])
     for number in {one.message for one in named}:
         content = messages[number]["content"]

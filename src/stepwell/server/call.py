@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 
 from stepwell.engines.base import SamplingParams
-from stepwell.server.attachments import attach_files
+from stepwell.server.attachments import FIELDS, attach_files
 from stepwell.server.body import parse, read_object
 from stepwell.server.hints import read_hint, wants_prewarm
 from stepwell.server.identity import Identity
@@ -71,7 +71,8 @@ async def understand(
     key = service.key(request)
     body = await read_object(request, service.settings)
     identity = service.identity(request, body, key)
+    field = next((name for name in FIELDS if name in schema.model_fields), None)
     asked = body if translate is None else translate(body)
-    wanted = parse(schema, await attach_files(service, identity.tenant, asked))
+    wanted = parse(schema, await attach_files(service, identity.tenant, asked, field))
     service.require_model(wanted.model)
     return Call(service, request, key, body, wanted, identity)

@@ -18,7 +18,7 @@ from stepwell.server.constraints import constraint_of
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
-from stepwell.server.logprobs import completion_logprobs
+from stepwell.server.logprobs import TextOffsets, completion_logprobs
 from stepwell.server.prompts import TokenPrompt, plain_prompt, text_of
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import CompletionRequest
@@ -66,8 +66,8 @@ class CompletionShape(DataFrames):
     prompts: list[TokenPrompt] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     head: Mapping[str, Any] = field(init=False)
-    offsets: list[int] = field(default_factory=list)
-    """Per choice: the ``text_offset`` of the next token."""
+    offsets: list[TextOffsets] = field(default_factory=list)
+    """Per choice: where the next token begins."""
 
     def __post_init__(self) -> None:
         self.head = {
@@ -90,7 +90,7 @@ class CompletionShape(DataFrames):
             self._choice(
                 index,
                 self._echo(index) + one.text,
-                logprobs=self._logprobs(one.tokens, 0),
+                logprobs=self._logprobs(one.tokens, TextOffsets()),
                 reason=one.finished.reason if one.finished is not None else None,
             )
             for index, one in enumerate(progress)
@@ -107,9 +107,9 @@ class CompletionShape(DataFrames):
         prompt = self.prompts[index // self.n]
         return prompt.text or text_of(self.service.text_model, prompt.tokens)
 
-    def _logprobs(self, tokens: Sequence[TokenInfo], offset: int) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[TokenInfo], offsets: TextOffsets) -> dict[str, Any] | None:
         top = self.wanted.logprobs
-        return None if top is None else completion_logprobs(tokens, self.service.text_model, offset, top)
+        return None if top is None else completion_logprobs(tokens, self.service.text_model, offsets, top)
 
     @staticmethod
     def _choice(
@@ -122,7 +122,7 @@ class CompletionShape(DataFrames):
     def begin(self) -> list[Event]:
         count = len(self.prompts) * self.n
         self.progress = [Progress() for _ in range(count)]
-        self.offsets = [0] * count
+        self.offsets = [TextOffsets() for _ in range(count)]
         if not self.wanted.echo:
             return []
         return [self._chunk(self._choice(index, self._echo(index))) for index in range(count)]
@@ -138,7 +138,6 @@ class CompletionShape(DataFrames):
 
     def _delta(self, index: int, delta: Delta) -> dict[str, Any]:
         logprobs = self._logprobs(delta.tokens, self.offsets[index])
-        self.offsets[index] += sum(map(len, logprobs["tokens"])) if logprobs is not None else 0
         return self._chunk(self._choice(index, delta.text, logprobs=logprobs))
 
     def end(self) -> list[Event]:

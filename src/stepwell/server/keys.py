@@ -7,7 +7,7 @@
     tenant = "acme"
     service_tiers = ["default", "flex"]      # what the customer has paid for
     default_service_tier = "default"         # what "auto" means for this key; default: the first one
-    operator = false                         # may see /admin and /metrics from elsewhere
+    operator = false                         # may see /admin and /metrics
     max_concurrent_requests = 8              # default: no limit of its own
     projects = ["search"]                    # OpenAI-Project values that get a tenant of their own
     soft_usd = 8                             # from here on answers say so; default: never

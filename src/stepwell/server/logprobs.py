@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,25 +35,50 @@ def _entry(token: int, logprob: float | None, text_model: TextModel) -> dict[str
     return {"token": _text(data), "logprob": finite(logprob), "bytes": list(data)}
 
 
+class TextOffsets:
+    """Where tokens begin in a text that arrives token by token, in characters. A token that holds only a part
+    of a character begins where the character does; so no offset is ever past the end of the text."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._chars = 0
+
+    def next(self, data: bytes) -> int:
+        """The offset of a token with these bytes."""
+        begins = self._chars
+        self._chars += len(self._decoder.decode(data))
+        return begins
+
+
 def completion_logprobs(
-    tokens: Sequence[TokenInfo], text_model: TextModel, offset: int, top: int
+    tokens: Sequence[TokenInfo], text_model: TextModel, offsets: TextOffsets, top: int
 ) -> dict[str, Any]:
-    """``choices[].logprobs`` of completions. ``offset`` is where the first token begins in the text."""
-    texts = [_text(text_model.token_bytes(info.token)) for info in tokens]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
+    """``choices[].logprobs`` of completions."""
+    datas = [text_model.token_bytes(info.token) for info in tokens]
     return {
-        "tokens": texts,
+        "tokens": [_name(data) for data in datas],
         "token_logprobs": [finite(info.logprob) for info in tokens],
         "top_logprobs": [_alternatives(info, text_model) for info in tokens] if top else None,
-        "text_offset": offsets,
+        "text_offset": [offsets.next(data) for data in datas],
     }
 
 
 def _alternatives(info: TokenInfo, text_model: TextModel) -> dict[str, float]:
-    return {_text(text_model.token_bytes(token)): finite(logprob) for token, logprob in info.top}
+    """Of two tokens with the same bytes the likelier one."""
+    found: dict[str, float] = {}
+    for token, logprob in info.top:
+        name, value = _name(text_model.token_bytes(token)), finite(logprob)
+        found[name] = max(value, found.get(name, value))
+    return found
+
+
+def _name(data: bytes) -> str:
+    """A token as a key: its text, or OpenAI's ``bytes:\\xe2\\x82`` for one that is a part of a character, so
+    that two such tokens stay two."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def _text(data: bytes) -> str:
@@ -59,4 +86,7 @@ def _text(data: bytes) -> str:
 
 
 def finite(logprob: float | None) -> float:
-    return NEVER if logprob is None else max(logprob, NEVER)
+    """JSON has neither infinities nor NaN."""
+    if logprob is None or not math.isfinite(logprob):
+        return NEVER
+    return max(logprob, NEVER)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from stepwell.server.errors import ApiError, bad_request, clip, unsupported
-from stepwell.server.schema import join_text
+from stepwell.server.schema import join_text, no_arguments
 
 Item = dict[str, Any]
 
@@ -62,7 +62,7 @@ def _function_call(raw: Item, param: str) -> Item:
         "status": "completed",
         "call_id": _string(raw, "call_id", param),
         "name": _string(raw, "name", param),
-        "arguments": _string(raw, "arguments", param),
+        "arguments": _string({"arguments": no_arguments(raw.get("arguments"))}, "arguments", param),
     }
 
 

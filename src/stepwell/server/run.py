@@ -1,7 +1,8 @@
 """Running the application: uvicorn in the foreground until SIGTERM, or in a thread for tests and demos.
 
-Going down, in order: no new connections, in-flight requests finish; after ``drain_s`` those left are
-told (an error event in their stream, or 503); then the driver stops and keeps on disk what is worth keeping.
+Going down, in order: nothing new is taken (503, and so says ``/health``), in-flight requests finish; after
+``drain_s`` those left are told (an error event in their stream, or 503); then the driver stops and keeps on
+disk what is worth keeping.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from stepwell.errors import BadInput, StepwellError
 from stepwell.requests import Rejected
 from stepwell.server.app import create_app
 from stepwell.server.books import Books
+from stepwell.server.hosts import is_loopback
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
-from stepwell.server.service import Service, is_loopback
+from stepwell.server.service import Service
 from stepwell.server.settings import ServerSettings
 
 log = logging.getLogger("stepwell.server")
@@ -35,6 +37,7 @@ SHUTTING_DOWN = Rejected("server_overloaded", "The server is shutting down; plea
 TELL_S = 5.0
 """How long the answer 'you will not be finished' may take to be sent."""
 START_S = 30.0
+DRAIN_LOOK_S = 0.02
 BACKLOG = 2_048
 
 OnReady = Callable[[str], None]
@@ -128,9 +131,16 @@ class GracefulServer(uvicorn.Server):
         self._service.draining = True
         deadline = asyncio.get_running_loop().call_later(self._settings.drain_s, self._tell)
         try:
+            await self._drained()
             await super().shutdown(sockets)
         finally:
             deadline.cancel()
+
+    async def _drained(self) -> None:
+        """Until what is under way has ended, with the door still open: ``/health`` answers 503 meanwhile, and
+        so does whatever wants something new. ``_tell`` bounds it; a second signal ends it."""
+        while self._service.bridge.live and not self.force_exit:
+            await asyncio.sleep(DRAIN_LOOK_S)
 
     def _tell(self) -> None:
         log.warning("%d requests did not finish in time and are told so", self._service.bridge.live)

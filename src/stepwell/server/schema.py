@@ -8,7 +8,7 @@ bug somewhere.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -59,9 +59,14 @@ Content = Annotated[str | None, BeforeValidator(join_text)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
+def no_arguments(value: Any) -> Any:
+    """Frameworks send null for the arguments of a call that has none."""
+    return "{}" if value is None else value
+
+
 class FunctionCall(Schema):
     name: Annotated[str, Field(max_length=256)]
-    arguments: str = "{}"
+    arguments: Annotated[str, BeforeValidator(no_arguments)] = "{}"
 
 
 class ToolCall(Schema):
@@ -223,12 +228,23 @@ class StreamOptions(Schema):
     include_usage: bool | None = None
 
 
-class ChatRequest(Sampling):
+class Streamed(Sampling):
+    """What chat and completions share about streams."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError("value_error", "'stream_options' needs 'stream': true")
+        return self
+
+
+class ChatRequest(Streamed):
     """``template_options``: the variables that the chat template gets besides the messages."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -275,10 +291,8 @@ def _token_prompt(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(Streamed):
     prompt: Annotated[list[Prompt], BeforeValidator(parse_prompts)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None

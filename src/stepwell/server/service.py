@@ -17,12 +17,13 @@ from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.errors import ApiError, draining, model_not_found
 from stepwell.server.gate import Gate
+from stepwell.server.hosts import is_local
 from stepwell.server.identity import Identity, identify
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import Metrics
 from stepwell.server.pauses import Pauses
-from stepwell.server.settings import LOOPBACK_HOSTS, ServerSettings
+from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
 
 
@@ -64,8 +65,9 @@ class Service:
         return self.keys.find(given.get("authorization") or (f"Bearer {own}" if own else None))
 
     def require_operator(self, request: Request) -> None:
-        """A program on this machine, or an operator's key."""
-        if not is_local(request) and not self.key(request).operator:
+        """An operator's key; where there are no keys, a program on this machine. With keys, coming from this
+        machine says nothing: so does everybody behind a TLS terminator or a tunnel that ends here."""
+        if not self.key(request).operator:
             raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
 
     def require_open(self) -> None:
@@ -99,24 +101,6 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def is_loopback(host: str) -> bool:
-    return host in LOOPBACK_HOSTS or host.startswith("127.") or host == "::ffff:127.0.0.1"
-
-
-def _client_host(request: Request) -> str:
-    return request.client.host if request.client is not None else ""
-
-
-def is_local(request: Request) -> bool:
-    """Whether a program on this machine asks. Web pages run here too: a page of another site that posts
-    to loopback is told apart by its ``Origin``, one whose name points to loopback by ``Host``."""
-    origin = request.headers.get("origin")
-    named = [_host_of(request.headers.get("host", "localhost"))]
-    if origin is not None and origin != "null":
-        named.append(_host_of(origin.rpartition("://")[2]))
-    return is_loopback(_client_host(request)) and origin != "null" and all(map(is_loopback, named))
-
-
 def require_local(request: Request) -> None:
     """Raises a 403 ``ApiError`` for everybody else."""
     if is_local(request):
@@ -127,10 +111,3 @@ def require_local(request: Request) -> None:
         code="loopback_only",
         type="permission_error",
     )
-
-
-def _host_of(authority: str) -> str:
-    """``[::1]:8000`` -> ``::1``, ``localhost:8000`` -> ``localhost``."""
-    if authority.startswith("["):
-        return authority[1:].partition("]")[0]
-    return authority.partition(":")[0].lower()

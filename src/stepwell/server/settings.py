@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
-
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
@@ -55,4 +53,4 @@ class ServerSettings:
     """How many turns ``previous_response_id`` may reach back."""
 
     public_metrics: bool = False
-    """Show ``/metrics`` to everybody who can connect, not only to loopback and operators."""
+    """Show ``/metrics`` to everybody who can connect, not only to operators."""

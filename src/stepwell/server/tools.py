@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
+
 from stepwell.engines.base import RELAXED, TextModel
 from stepwell.server.constraints import FREE, Constraint, json_constraint
 from stepwell.server.errors import bad_request
@@ -62,12 +64,13 @@ class ToolSet:
 
     def _constrained_call(self, text: str) -> Answer | None:
         try:
-            value = json.loads(text)
+            value = from_json(text, allow_inf_nan=False)
         except ValueError:
-            return None  # cut off by max_tokens
+            return None  # cut off by max_tokens, nested without end, or NaN, which no client could read
         if (
             not isinstance(value, dict)
             or set(value) != {"name", "arguments"}
+            or not isinstance(value["name"], str)
             or value["name"] not in self.names
         ):
             return None
