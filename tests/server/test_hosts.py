@@ -14,7 +14,8 @@ from stepwell.server.hosts import host_of, is_local, is_loopback
 HERE = ["127.0.0.1", "127.8.9.10", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "localhost", "LocalHost"]
 STRANGERS = [
     "", "127.evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "evil.localhost",
-    "localhost.", "127.0.0.1.", "127.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "0.0.0.0", "::", "::2",
+    "localhost.", "127.0.0.1.", "127.1", "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1",
+    "0.0.0.0", "::", "::2",
     "::ffff:192.0.2.1", "10.0.0.1", "::1%evil", "127.0.0.1@evil.example", "127.0.0.1/evil",
 ]  # fmt: skip
 
