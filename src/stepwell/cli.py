@@ -62,6 +62,9 @@ TOP = (
     Command("demo", "stepwell.demo.command:demo", "Three customers' crews of agents read a document."),
     Command("run", "stepwell.commands.run:run", "A crew of agents answers a question."),
     Command("replay", "stepwell.commands.replay:replay", "Decide a recorded run again and compare."),
+    Command(
+        "calibrate", "stepwell.commands.calibrate:calibrate", "Fit the hardware model to measured points."
+    ),
     Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
 )
 GROUPS = {
@@ -139,6 +142,12 @@ GROUPS = {
                 "contract",
                 "stepwell.commands.plan_contract:contract",
                 "Cash flow of a data centre and its customer.",
+            ),
+            Command("capacity", "stepwell.commands.plan_capacity:capacity", "Replicas, HBM, DRAM and SSD."),
+            Command("price", "stepwell.commands.plan_price:price", "Cost of a million tokens; margin."),
+            Command("storage", "stepwell.commands.plan_storage:storage", "Disks for a product's users."),
+            Command(
+                "hardware", "stepwell.commands.plan_hardware:hardware", "The same work on several parts."
             ),
         ),
     ),

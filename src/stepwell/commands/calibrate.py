@@ -1,0 +1,96 @@
+"""``stepwell calibrate``: fit the hardware model to measured points, and say how good it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from stepwell.commands.plan_output import console_for, progress, write_json
+from stepwell.economics.calibration import (
+    FOLDS,
+    HeldOut,
+    Point,
+    by_engine,
+    error_of,
+    grouped,
+    held_out,
+    read_points,
+)
+from stepwell.economics.roofline import TERMS
+from stepwell.errors import BadInput
+
+
+def calibrate(
+    file: Path,
+    *,
+    out: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """Fit the constants of the hardware model to measured points; report the error on points left out.
+
+    The file is a CSV (``.gz`` too) with the columns backend, model_path, system, tp_size, batch_size, isl,
+    osl, gemm_quant_mode and silicon_tpot_ms, as AIConfigurator publishes them. Whole configurations (engine,
+    model, part, chips, precision) are left out together, a fifth at a time, and predicted from the rest.
+    Dense models are fitted; mixtures of experts are predicted with the constants of the dense ones.
+
+    Example: ``stepwell calibrate points.csv.gz --out constants.json``, then ``stepwell plan price ...
+    --constants constants.json``
+
+    Parameters
+    ----------
+    file
+        Measured points.
+    out
+        Write the constants here.
+    json_file
+        Write errors and constants as JSON (``-``: standard output).
+    """
+    read = read_points(file)
+    dense = [point for point in read.points if point.dense]
+    fitted, mixtures = dense, [point for point in read.points if not point.dense]
+    if len(fitted) < 2 * len(TERMS):
+        raise BadInput(f"{file}: {len(fitted)} points are too few to fit {len(TERMS)} constants")
+    errors = list(progress(held_out(fitted), len(fitted), f"fitting {FOLDS} times"))
+    constants = by_engine(fitted)
+    named = {
+        e: dict(zip(TERMS, (round(c, 6) for c in values), strict=True)) for e, values in constants.items()
+    }
+    console = console_for(json_file)
+    whole = grouped(errors, lambda point: "all points")
+    blind = [(p, error_of(p, constants)) for p in mixtures]
+    rows = [
+        *grouped(errors, _label),
+        *grouped(blind, lambda p: f"mixture, dense constants: {p.serving.model.key}"),
+    ]
+    rows += whole
+    console.print(_table(rows))
+    console.print(
+        f"{len(read.points)} points read, {read.skipped} of other kinds skipped, {len(read.bad)} malformed"
+    )
+    result = {"constants": named, "held_out": [_json(row) for row in rows], "malformed": read.bad}
+    write_json(result, json_file)
+    write_json({"constants": named, "source": file.name, "held_out_median": whole[0].median}, out)
+    console.print(
+        f"calibrate: median error of the time per token {whole[0].median:.1%} (mean {whole[0].mean:.1%}) on"
+        f" {whole[0].points} points of configurations that were not fitted",
+        style="bold",
+    )
+    return 0
+
+
+def _label(point: Point) -> str:
+    return f"{point.engine} {point.serving.model.key} {point.serving.part.key}"
+
+
+def _json(row: HeldOut) -> dict[str, object]:
+    return {"name": row.name, "points": row.points, "median": row.median, "mean": row.mean}
+
+
+def _table(rows: list[HeldOut]) -> Table:
+    table = Table("held out", "points", "median error", "mean", title="time per output token")
+    for row in rows:
+        table.add_row(row.name, str(row.points), f"{row.median:.1%}", f"{row.mean:.1%}")
+    return table

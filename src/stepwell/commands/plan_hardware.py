@@ -1,0 +1,98 @@
+"""``stepwell plan hardware``: the same work on several parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from stepwell.commands.plan_choice import Choice, cheapest
+from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.economics.steps import Steady
+from stepwell.errors import BadInput
+from stepwell.report import charts
+from stepwell.report.page import Page
+
+HEAD = ("part", "USD/M tokens", "Wh/M tokens", "ms/token", "turns/s", "batch", "found", "binds")
+
+
+def hardware(
+    parts: str = "h100,h200,b200,gb200,mi300x,tpu-v6e",
+    *,
+    choice: Choice | None = None,
+    html: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """The same work on several parts: cost and energy per token, latency, and what binds.
+
+    Each part has its cheapest split of HBM, DRAM and disks. A part that cannot do the work says why.
+    Example: ``stepwell plan hardware h100,h200,b200 --model qwen3-32b --workload conversation``
+
+    Parameters
+    ----------
+    parts
+        Hardware of 'stepwell catalogue hardware', with commas.
+    html
+        Write a report here.
+    json_file
+        Write every figure as JSON (``-``: standard output).
+    """
+    choice = choice or Choice()
+    named = [name.strip() for name in parts.split(",")]
+    found: dict[str, Steady] = {}
+    cannot: list[str] = []
+    for name in progress(named, len(named), "serving"):
+        try:
+            found[name] = cheapest(choice.case(name), "selective")[1]
+        except BadInput as error:
+            cannot.append(str(error))
+    if not found:
+        raise BadInput(cannot[0])
+    rows = [_row(name, steady) for name, steady in found.items()]
+    console = console_for(json_file)
+    table = Table(*HEAD)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in cannot:
+        console.print(f"not possible: {line}", markup=False, soft_wrap=True)
+    costs = {name: usd_per_m_tokens(steady) for name, steady in found.items()}
+    best = min(costs, key=costs.__getitem__)
+    answer = (
+        f"{best} is cheapest: ${costs[best]:.3f} per million tokens in and out, {found[best].binds} binds."
+    )
+    if html is not None:
+        page = Page("Hardware", answer)
+        page.chart(charts.bars("Cost", "USD per million tokens", list(costs), {"cost": list(costs.values())}))
+        page.table(HEAD, rows)
+        for line in cannot:
+            page.text(line)
+        page.inputs({"parts": parts, **choice.as_inputs()})
+        write_page(page, html, console)
+    shown = [dict(zip(HEAD, row, strict=True)) for row in rows]
+    write_json({"rows": shown, "not_possible": cannot, "answer": answer}, json_file)
+    console.print(f"hardware: {answer}", style="bold", markup=False, soft_wrap=True)
+    return 0
+
+
+def _tokens(found: Steady) -> float:
+    return found.serving.input_tokens + found.serving.output_tokens
+
+
+def usd_per_m_tokens(found: Steady) -> float:
+    return float(found.usd_per_turn) / _tokens(found) * 1e6
+
+
+def _row(name: str, found: Steady) -> list[str]:
+    power_kw = found.serving.part.find("kw_all_in")
+    if power_kw is None:
+        energy = "unknown"
+    else:
+        energy_wh = float(power_kw) * 1000 * found.serving.chips / 3600 / found.turns_per_s
+        energy = f"{energy_wh / _tokens(found) * 1e6:,.0f}"
+    return [
+        name, f"{usd_per_m_tokens(found):.3f}", energy, f"{found.tpot_ms:.1f}", f"{found.turns_per_s:.3f}",
+        str(found.serving.batch), f"{found.hit_share:.1%}", found.binds,
+    ]  # fmt: skip
