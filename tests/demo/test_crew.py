@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,13 @@ class Script:
 
     calls: list[tuple[Caller, list[Message]]] = field(default_factory=list)
 
-    async def turn(self, messages: Sequence[Message], max_tokens: int, caller: Caller) -> Reply:
+    async def turn(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        caller: Caller,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Reply:
         self.calls.append((caller, [dict(message) for message in messages]))
         await asyncio.sleep(0)
         usage = {

@@ -71,7 +71,13 @@ class Reply:
 class Api(Protocol):
     """Anything that answers a conversation."""
 
-    async def turn(self, messages: Sequence[Message], max_tokens: int, caller: Caller) -> Reply: ...
+    async def turn(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        caller: Caller,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Reply: ...
 
 
 class HttpApi:
@@ -87,10 +93,22 @@ class HttpApi:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def turn(self, messages: Sequence[Message], max_tokens: int, caller: Caller) -> Reply:
-        """One turn. Full queues (429, 503) are waited for; everything else raises ``CallFailed``."""
+    async def turn(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        caller: Caller,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """One turn. Full queues (429, 503) are waited for; everything else raises ``CallFailed``.
+
+        ``schema``: what a chat model's answer has to fit.
+        """
         reply = Reply(time.perf_counter())
         path, body = self._request(messages, max_tokens, caller)
+        if schema is not None and self._chat:
+            form = {"name": "answer", "schema": dict(schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         try:
             while (wait_s := await self._attempt(path, body, caller, reply)) is not None:
                 reply.retries += 1

@@ -18,11 +18,14 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from stepwell import __version__
+from stepwell.agents.pointing import offered_by
 from stepwell.bench.common import machine, versions
+from stepwell.commands.run_reading import reader_of
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
 from stepwell.demo.crew import QUICK, Brief, Shape
 from stepwell.demo.document import load_document
+from stepwell.demo.expected import EXAMPLE
 from stepwell.demo.node import loaded, open_node
 from stepwell.demo.page import render_page
 from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, rehearse, without_tiers
@@ -41,11 +44,6 @@ from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load
 
 CUSTOMERS = (("Almond", "priority"), ("Birch", "default"), ("Cedar", "flex"))
-EXAMPLE_QUESTIONS = (
-    "Who ordered the queen's stepwell at Patan, and in memory of whom?",
-    "What held the walls of the trench apart?",
-    "Which parasite did British officers find in the water of stepwells?",
-)
 GENERAL_QUESTION = "What is the most important point of this document?"
 MAX_QUESTION_CHARS = 1_000
 HEADINGS_TOKENS = 48
@@ -271,7 +269,9 @@ def _document_figures(document: Document, readings: Sequence[Assignment]) -> fig
 
 def customers_for(options: Options) -> tuple[Customer, ...]:
     """The three customers with their questions. Raises ``BadInput`` for questions that are none."""
-    questions = options.questions or (EXAMPLE_QUESTIONS if options.document is None else (GENERAL_QUESTION,))
+    questions = options.questions or (
+        tuple(EXAMPLE)[: len(CUSTOMERS)] if options.document is None else (GENERAL_QUESTION,)
+    )
     if len(questions) > len(CUSTOMERS):
         raise BadInput(
             f"--ask was given {len(questions)} times: there are {len(CUSTOMERS)} customers, one question each"
@@ -328,10 +328,12 @@ def write_briefs(
 ) -> tuple[tuple[Brief, ...], tuple[Assignment, ...]]:
     """What each crew is given, and how much of the document that is."""
     briefs, readings = [], []
+    read_on = reader_of([document], points=True)
     for customer in customers:
         read = assign(document, customer.question, shape.readers, shape.pages, shape.page_tokens, count)
         common = common_words(document, customer, shape, count)
-        briefs.append(Brief(customer, common, read.pages, read.quotes, read.best_quotes))
+        offered = offered_by(read_on(customer.question, 0))
+        briefs.append(Brief(customer, common, read.pages, read.quotes, read.best_quotes, offered))
         readings.append(read)
     return tuple(briefs), tuple(readings)
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from stepwell.agents.pointing import BEFORE_TASK, MOST_TOKENS, pointing_schema, with_sentences
 from stepwell.demo.client import Api, Caller, Message, Reply
 from stepwell.demo.record import KV_TIERS, Customer, Turn
 
@@ -61,6 +63,8 @@ class Brief:
     """Per reader, the sentence of its pages nearest to the question: what its search tool finds."""
     best_quotes: tuple[str, ...]
     """The nearest of them: what lead, critic and writer work with."""
+    offered: tuple[str, ...] = ()
+    """The sentences of the whole document that the lead may point at as its answer; empty: it words one."""
 
 
 @dataclass(slots=True)
@@ -107,7 +111,14 @@ class Agent:
         self._rng = random.Random(self.key)
         self.status = board.statuses.setdefault(self.key, AgentStatus(self.key, role))
 
-    async def ask(self, question: str, max_tokens: int, task: str, waits_for: str | None = None) -> str:
+    async def ask(
+        self,
+        question: str,
+        max_tokens: int,
+        task: str,
+        waits_for: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> str:
         """One turn. The answer is kept exactly as it came, so that its KV is found again.
 
         ``waits_for``: what the server is told about the time after it. Who has a parent need not say for
@@ -116,7 +127,7 @@ class Agent:
         self._messages.append({"role": "user", "content": question})
         self.status.doing, self.status.busy = task, True
         caller = replace(self._caller, waits_for=waits_for)
-        reply = await self._api.turn(self._messages, max_tokens, caller)
+        reply = await self._api.turn(self._messages, max_tokens, caller, schema)
         self.status.busy = False
         self._messages.append({"role": "assistant", "content": reply.text})
         self._note(reply, task)
@@ -199,14 +210,22 @@ class Crew:
         person = asyncio.create_task(self.lead.wait(2.0, 4.0, "waits for a person"))
         judgement, proposal = await asyncio.gather(self._check(draft), self._write(draft, answer))
         await person
-        text = await self.lead.ask(
-            f"The critic says: {judgement}\nThe writer proposes: {proposal}\n\n{self._quote}\n{self._task}",
-            answer,
-            "answers",
-        )
+        text = await self._answer(judgement, proposal)
         for agent in (self.lead, self.critic, self.writer, *self.readers):
             agent.rest("done")
         return text
+
+    async def _answer(self, judgement: str, proposal: str) -> str:
+        """The lead's last turn: like a reader of ``stepwell run documents`` it points at the sentence."""
+        said = f"The critic says: {judgement}\nThe writer proposes: {proposal}"
+        offered = self.brief.offered
+        if not offered:
+            question = f"{said}\n\n{self._quote}\n{self._task}"
+            return await self.lead.ask(question, self.shape.answer_tokens, "answers")
+        question = f"{with_sentences(said, offered)}{BEFORE_TASK}{self.brief.customer.question}"
+        number = await self.lead.ask(question, MOST_TOKENS, "answers", schema=pointing_schema(offered))
+        chosen = int(number) if number.isascii() and number.isdigit() else 1
+        return offered[chosen - 1] if 1 <= chosen <= len(offered) else offered[0]
 
     async def _read(self, at: int) -> None:
         """One reader: page after page, then a report on the sentence that its search tool found."""

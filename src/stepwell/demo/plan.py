@@ -7,9 +7,10 @@ length, so the plan cannot drift away from what the crews do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from stepwell.demo.client import Caller, Message, Reply, render_plain
 from stepwell.demo.crew import Board, Brief, Crew, Shape
@@ -77,7 +78,13 @@ class _CountingApi:
     contexts: dict[str, int] = field(default_factory=dict)
     turns: int = 0
 
-    async def turn(self, messages: Sequence[Message], max_tokens: int, caller: Caller) -> Reply:
+    async def turn(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        caller: Caller,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Reply:
         self.turns += 1
         self.contexts[caller.session_id] = self.counter.conversation(messages) + max_tokens
         return Reply(0.0, text=filler(max_tokens, self.counter), first_token_s=0.0)

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from stepwell.demo.cost_table import cost_sentences, cost_table
+from stepwell.demo.expected import marks_of
 from stepwell.demo.figures import DemoFigures
 from stepwell.demo.record import Capacity, Customer
 from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
@@ -51,6 +52,9 @@ def print_plan(
         f"host memory may take {format_size(capacity.host_bytes)}, disk {format_size(capacity.disk_bytes)}.",
     )
     say(console, "")
+    say(console, "To see: three crews answer from the document, each with the sentence it rests on; and")
+    say(console, "how the KV of agents that wait moves to host memory and disk and comes back uncomputed.")
+    say(console, "")
 
 
 def print_report(console: Console, figures: DemoFigures) -> None:
@@ -82,6 +86,10 @@ def _answers(console: Console, figures: DemoFigures) -> None:
         console.print(
             Text(figures.runs[0].answers.get(customer.name.lower()) or "(no answer)"), highlight=False
         )
+
+    marks = marks_of(figures.runs[0].answers, {c.name.lower(): c.question for c in figures.customers})
+    if marks:
+        say(console, f"\n{sum(marks)} of {len(marks)} right (checked against the answers that ship).", "bold")
 
 
 def _print_table(console: Console, table: Table) -> None:
