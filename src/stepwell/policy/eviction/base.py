@@ -12,12 +12,14 @@ docs/write-your-own-eviction-rule.md goes through it step by step.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
+from stepwell.policy.eviction.value import EvictionTuning
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
@@ -38,6 +40,9 @@ class EvictionContext:
 
 class EvictionPolicy(ABC):
     """Ranks the blocks of each KV tier by how well they can be spared. ``now_us``: the time of the step."""
+
+    tuning = EvictionTuning()
+    """Margins and bounds; a subclass or an instance may have others."""
 
     def __init__(self, context: EvictionContext) -> None:
         self.context = context
@@ -86,6 +91,40 @@ class EvictionPolicy(ABC):
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Whether a block that leaves host memory is worth writing to disk."""
         return True
+
+    def is_spare(self, block: Block, now_us: int) -> bool:
+        """Whether the host can drop the block for anything: its bytes are elsewhere too, or are not worth a
+        write to disk."""
+        if block.device or block.disk:
+            return True
+        return bool(self.context.config.disk_bytes) and not self.wants_disk(block, now_us)
+
+    def host_victim(self, idle: Iterator[Block], clean: Iterable[Block], now_us: int) -> Block | None:
+        """The coldest of ``idle`` (coldest first) that is spare; failing that, of ``clean`` (blocks that have
+        a copy elsewhere) the one that has had it for longest; and only then the coldest of all."""
+        coldest: Block | None = None
+        for looked_at, block in enumerate(idle):
+            if block.device or self.is_spare(block, now_us):
+                return block
+            coldest = coldest or block
+            if looked_at >= self.tuning.clean_search:
+                break
+        copies = islice(clean, self.tuning.clean_search)
+        return next((copy for copy in copies if not copy.claims and copy.moving is None), coldest)
+
+    def gives_way(self, victim: Block, newcomer: Block, kv_tier: KvTier, now_us: int) -> bool:
+        """Whether ``victim`` leaves ``kv_tier`` for ``newcomer``. What would be lost goes only for what is
+        worth more. On disk by a margin: else a disk smaller than the cold part of the host would be
+        written over and over with blocks that the host still holds."""
+        if kv_tier is KvTier.DISK:
+            return self.outranks(newcomer, victim, kv_tier, now_us, self.tuning.disk_margin)
+        return self.is_spare(victim, now_us) or self.outranks(newcomer, victim, kv_tier, now_us)
+
+    def gives_way_to_promotion(self, victim: Block, newcomer: Block, now_us: int) -> bool:
+        """Whether ``victim`` leaves the host for a block that comes up ahead of use, without a loss."""
+        if not self.is_spare(victim, now_us):
+            return False
+        return self.outranks(newcomer, victim, KvTier.HOST, now_us, self.tuning.promote_margin)
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         """Blocks on disk that are worth a place in host memory now, the most valuable first."""

@@ -20,6 +20,7 @@ from stepwell.policy.eviction.gaps import (
     prior_gaps,
     prior_ratios,
 )
+from stepwell.policy.eviction.value import joint_chance, joint_index
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import Hint, Wait
 
@@ -157,8 +158,7 @@ class Forecaster:
         learned = idle.learned.index(now_us)
         if idle.declared is None:
             return learned
-        beyond = _ONE - idle.declared.chance(now_us)
-        return max(idle.declared.index(now_us), learned * beyond >> 20)
+        return joint_index(learned, idle.declared.index(now_us), idle.declared.chance(now_us))
 
     def chance(self, idle: IdlePeriod, now_us: int) -> int:
         """The chance (of 2**20) that the agent comes back."""
@@ -167,8 +167,7 @@ class Forecaster:
         learned = idle.learned.chance(now_us)
         if idle.declared is None:
             return learned
-        declared = idle.declared.chance(now_us)
-        return declared + ((_ONE - declared) * learned >> 20)
+        return joint_chance(learned, idle.declared.chance(now_us))
 
     def expected_us(self, idle: IdlePeriod, now_us: int) -> int | None:
         """When the agent will probably call again; None: probably never. For people: decides nothing."""

@@ -1,11 +1,8 @@
-"""Stepwell's own eviction: paid service tiers and next use decide what sinks.
+"""Stepwell's own eviction policy: the books behind the formula of ``value.py``.
 
-    value of a group = index(next use) x keep_weight of its service tier, less for a tenant that has
-                       held more than twice its part
-    key on a KV tier = value x what one KV tier further down would cost
-
-The index falls as a rest goes on, so a group is ranked anew whenever its rest outlasts a bin of what
-was learned, and the few that come up as victims are looked at again first.
+Agents are ranked, not blocks. An agent's value falls as its idle period goes on, so it is ranked anew
+whenever that period outlasts a bin of what was learned, and the few agents that come up as victims are
+looked at again first. A declared end makes a value rise, and a timer wakes the scheduler for it.
 """
 
 from __future__ import annotations
@@ -16,28 +13,35 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from stepwell.policy.block_index import Block
-from stepwell.policy.eviction.agent_groups import AT, KV_TIERS, Group, Orphans, Ranking, join, quit_holding
+from stepwell.policy.eviction.agent_groups import (
+    AT,
+    KV_TIERS,
+    Group,
+    Orphans,
+    Ranked,
+    Ranking,
+    in_common,
+    join,
+    merged,
+    quit_holding,
+)
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod
 from stepwell.policy.eviction.quotas import Quotas
+from stepwell.policy.eviction.value import (
+    ACTIVE,
+    CERTAIN,
+    agent_value,
+    eviction_key,
+    is_stale,
+    pays_for_write,
+)
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier, Wait
 
-_CERTAIN = 1 << 20
-_BUSY = 1 << 100  # a group at work ranks above every other
-_TIMERS_PER_STEP = 64
-_LOOK_AGAIN = 8  # heads of a ranking that are valued anew before a victim is named
-_MIN_STALE_US = 20_000
 _MAX_FOLLOWERS = 64
 _TWICE = 0b11  # ranked on the device and on the host
-_PROMOTE_GROUPS = 4  # how many groups are promoted from at a time
-_PROMOTE_LOOK = 64  # how many of the most valuable groups on disk are looked at for that
-_PROMOTE_CHANCE = 1 << 18  # of 2**20: an agent that rather stays away is not fetched ahead
-_WRITE_CHANCE = 1 << 15  # of 2**20: below this a block is not worth writing
-_WRITE_GAIN = 2
-_ROOMY = 8  # while the disk has room, a block is worth its write at an eighth of that chance
 Followed = tuple[str, str]
-Ranked = tuple[int, BlockId]
 
 
 class NextUse(EvictionPolicy):
@@ -142,7 +146,7 @@ class NextUse(EvictionPolicy):
             self._leave_to_nobody(path)
             return
         group = self._group_of(holder)
-        same = _common(group.path, path)
+        same = in_common(group.path, path)
         gone, group.path = group.path[same:], path
         for block in gone:
             quit_holding(block, group)
@@ -218,7 +222,7 @@ class NextUse(EvictionPolicy):
         if group is None:
             self._seq += 1
             rankings = self.quotas.rankings(holder.service_tier)
-            group = Group(holder, self._seq, holder.service_tier, rankings, value=_BUSY)
+            group = Group(holder, self._seq, holder.service_tier, rankings, value=ACTIVE)
             self._groups[holder] = group
         return group
 
@@ -248,7 +252,7 @@ class NextUse(EvictionPolicy):
         """Value the group as of now and put it where it belongs in every ranking."""
         group.keyed_at_us = now_us
         group.value = self._value(group, now_us)
-        group.chance = _CERTAIN if group.idle is None else self.forecaster.chance(group.idle, now_us)
+        group.chance = CERTAIN if group.idle is None else self.forecaster.chance(group.idle, now_us)
         for at, key in enumerate(group.keys):
             if key is not None:
                 group.rankings[at].take(key, group)
@@ -256,13 +260,13 @@ class NextUse(EvictionPolicy):
 
     def _value(self, group: Group, now_us: int) -> int:
         if group.idle is None:
-            return _BUSY
+            return ACTIVE
+        index = self.forecaster.index(group.idle, now_us)
         weight = self.quotas.contract(group.service_tier).keep_weight
-        value = self.forecaster.index(group.idle, now_us) * weight
-        return self.quotas.less_for_many(value, group.service_tier, group.record.tenant)
+        return agent_value(index, weight, *self.quotas.held_of_part(group.service_tier, group.record.tenant))
 
     def _rank(self, group: Group, at: int) -> None:
-        key = group.value * self._cost_below(len(group.path), at)
+        key = eviction_key(group.value, self._cost_below(len(group.path), at))
         group.keys[at] = key
         group.rankings[at].put(key, group)
 
@@ -296,7 +300,7 @@ class NextUse(EvictionPolicy):
         self.quotas.observe(now_us)
         while self._wakes and self._wakes[0] <= now_us:
             heapq.heappop(self._wakes)
-        for _ in range(_TIMERS_PER_STEP):
+        for _ in range(self.tuning.timers_per_step):
             if not self._timers or self._timers[0][0] > now_us:
                 return
             due_us, _, group = heapq.heappop(self._timers)
@@ -321,7 +325,7 @@ class NextUse(EvictionPolicy):
             yield from self._copies  # what the device has as well is missed by nobody
         orphans = self._of_nobody(at, now_us)
         for rankings in self.quotas.phases(at, taker):
-            yield from _merged(orphans, self._spare(kv_tier, rankings, now_us))
+            yield from merged(orphans, self._spare(kv_tier, rankings, now_us))
         yield from (name for _, name in orphans)
         yield from self._at_work(kv_tier)
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
@@ -331,7 +335,11 @@ class NextUse(EvictionPolicy):
     def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
         for name, block in self._orphans.order[at].items():
             if self._counts(block, at):
-                yield self._orphans.value(block, now_us) * self._cost_below(block.meta.depth + 1, at), name
+                yield self._orphan_key(block, at, now_us), name
+
+    def _orphan_key(self, block: Block, at: int, now_us: int) -> int:
+        value = self._orphans.value(block, now_us)
+        return eviction_key(value, self._cost_below(block.meta.depth + 1, at))
 
     def _counts(self, block: Block, at: int) -> bool:
         """Whether a victim is looked for among agents: what lies on the device too was named before."""
@@ -368,7 +376,7 @@ class NextUse(EvictionPolicy):
 
     def _look_again(self, ranking: Ranking, now_us: int) -> None:
         """The value of a rest that nears its end rises; the lowest may have been so long ago."""
-        for _ in range(_LOOK_AGAIN):
+        for _ in range(self.tuning.revalue_per_search):
             if not ranking.entries:
                 return
             group = ranking.entries[0][2]
@@ -380,8 +388,7 @@ class NextUse(EvictionPolicy):
         """Whether its rest has gone on for an eighth since it was valued."""
         if group.idle is None:
             return False
-        stale_us = max(_MIN_STALE_US, (group.keyed_at_us - group.idle.since_us) // 8)
-        return now_us - group.keyed_at_us > stale_us
+        return is_stale(group.keyed_at_us, group.idle.since_us, now_us, self.tuning)
 
     def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
         if kv_tier is KvTier.HOST and not self._counts(other, AT[kv_tier]):
@@ -390,7 +397,7 @@ class NextUse(EvictionPolicy):
 
     def _worth(self, block: Block, now_us: int) -> int:
         if block.listed is None:
-            return _BUSY
+            return ACTIVE
         if block.listed is self._orphans:
             nobodys: int = self._orphans.value(block, now_us)
             return nobodys
@@ -402,14 +409,14 @@ class NextUse(EvictionPolicy):
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Selective: the chance of return, times what a read saves, must pay for the write."""
         costs, meta = self.context.costs, block.meta
-        chance = self._chance(block) * (_ROOMY if self._disk_is_roomy() else 1)
-        if chance < _WRITE_CHANCE:
+        chance = self._chance(block) * (self.tuning.roomy if self._disk_is_roomy() else 1)
+        if chance < self.tuning.write_chance:
             return False
         start = meta.depth * self.context.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
         written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
-        return saved_us * chance >> 20 > written_us * _WRITE_GAIN
+        return pays_for_write(chance, saved_us, written_us, self.tuning.write_gain)
 
     def _disk_is_roomy(self) -> bool:
         """Whether a write there displaces nothing for a good while."""
@@ -436,7 +443,12 @@ class NextUse(EvictionPolicy):
     def _promotes(self, group: Group) -> bool:
         """Whether its agent may come back and some of its blocks lie on disk alone."""
         device, host, disk = group.listed
-        return host < disk and device < disk and group.chance >= _PROMOTE_CHANCE and group.idle is not None
+        return (
+            host < disk
+            and device < disk
+            and group.chance >= self.tuning.promote_chance
+            and group.idle is not None
+        )
 
     def _most_valuable_on_disk(self) -> list[Group]:
         """Groups to promote, the most valuable first; at most a few, from the top of each ranking."""
@@ -444,13 +456,15 @@ class NextUse(EvictionPolicy):
         tops: list[Group] = []
         for name in self.quotas.names:
             found = 0
-            for _, _, group in islice(reversed(self.quotas.ranking(at, name).entries), _PROMOTE_LOOK):
+            for _, _, group in islice(
+                reversed(self.quotas.ranking(at, name).entries), self.tuning.promote_search
+            ):
                 if self._promotes(group):
                     tops.append(group)
                     found += 1
-                    if found == _PROMOTE_GROUPS:
+                    if found == self.tuning.promote_agents:
                         break
-        return sorted(tops, key=lambda group: (-group.value, group.seq))[:_PROMOTE_GROUPS]
+        return sorted(tops, key=lambda group: (-group.value, group.seq))[: self.tuning.promote_agents]
 
     # --- for people ---------------------------------------------------------------------------
 
@@ -464,18 +478,6 @@ class NextUse(EvictionPolicy):
         return self.forecaster.explain(group.idle, record.hint, now_us)
 
 
-def _merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockId]:
-    """All of ``held``, and before each what is worth less of ``orphans``, which is left where it stopped."""
-    waiting = next(orphans, None)
-    for key, name in held:
-        while waiting is not None and waiting[0] <= key:
-            yield waiting[1]
-            waiting = next(orphans, None)
-        yield name
-    if waiting is not None:
-        yield waiting[1]
-
-
 def _value_of(group: Group) -> int:
     return group.value
 
@@ -487,11 +489,3 @@ def _remember(book: dict[Followed, list[Group]], key: Followed, group: Group, li
     known = book.setdefault(key, [])
     if group not in known and len(known) < _MAX_FOLLOWERS:
         known.append(group)
-
-
-def _common(old: Sequence[Block], new: Sequence[Block]) -> int:
-    """How many leading blocks are the same."""
-    for depth, (before, after) in enumerate(zip(old, new, strict=False)):
-        if before is not after:
-            return depth
-    return min(len(old), len(new))

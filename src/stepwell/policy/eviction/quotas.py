@@ -124,14 +124,15 @@ class Quotas:
             else:
                 attained.pop(tenant, None)
 
-    def less_for_many(self, value: int, service_tier: str, tenant: str) -> int:
-        """A tenant that holds, or has held, more than its part of its service tier's host memory has its
-        blocks valued down in proportion: a hundred agents of one do not push out the one of another."""
+    def held_of_part(self, service_tier: str, tenant: str) -> tuple[int, int]:
+        """What the tenant holds or has held of its service tier's host memory, and what it may hold before
+        its contexts count for less, both times the number of tenants there: a hundred agents of one tenant
+        do not push out the one of another."""
         holders = self._by_tenant.get((service_tier, 1), {})
         held = holders.get(tenant, 0) * _WINDOW_S
         mine = max(held, self._attained.get(service_tier, {}).get(tenant, 0)) * len(holders)
         all_parts = self.ranking(1, service_tier).blocks * _WINDOW_S * _FAIR_PARTS
-        return value * all_parts // mine if mine > all_parts else value
+        return mine, all_parts
 
     def phases(self, at: int, taker: str) -> Iterator[list[Ranking]]:
         """Whose blocks go, one group of rankings after the other.
