@@ -14,7 +14,7 @@ PINS := pyproject.toml constraints.txt scripts/environment.py
 DEMO_ENV := .venv/.made-for-demo
 TEST_ENV := .venv/.made-for-test
 POLICY_ENV := .venv-policy/.made
-POLICY_BIN := .venv-policy/bin
+POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 
 .PHONY: help setup demo review test policy check format serve clean
 
@@ -52,8 +52,8 @@ test: $(TEST_ENV)
 	@$(BIN)/pytest $(ARGS)
 
 policy: $(POLICY_ENV)
-	@$(POLICY_BIN)/pytest -q tests/policy tests/driver/test_same_again.py $(ARGS)
-	@$(POLICY_BIN)/stepwell bench policies --quick --trace generated --room 1/4 --declared silent --policy lru,stepwell,oracle
+	@$(POLICY_PYTHON) -m pytest -q tests/policy tests/driver/test_same_again.py $(ARGS)
+	@$(POLICY_PYTHON) -m stepwell bench policies --quick --trace generated --room 1/4 --declared silent --policy lru,stepwell,oracle
 
 check: $(TEST_ENV)
 	@$(BIN)/ruff check .

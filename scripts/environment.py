@@ -41,8 +41,8 @@ EXTRAS = {
     "demo": "llamacpp,documents,review",
     "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,plans,review",
 }
-POLICY_TOOLS = ["hypothesis", "pytest"]
-"""What the policy's tests need besides the base install."""
+POLICY_PACKAGES = ["cyclopts", "hypothesis", "msgspec", "pytest", "pytest-timeout", "rich", "xxhash"]
+"""What the tests of the policy and ``stepwell bench policies`` need; the policy itself needs none of it."""
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 
 
@@ -203,7 +203,7 @@ def prepare_llama_build() -> None:
 def install(what: str) -> None:
     pins = ["-c", str(CONSTRAINTS)]
     if what == POLICY:
-        pip("stepwell without an engine", "install", *pins, "-e", ".", *POLICY_TOOLS)
+        pip("tests and command line", "install", "--no-compile", *pins, *POLICY_PACKAGES)
         return
     pip("pip itself", "install", "--quiet", *pins, "--upgrade", "pip")
     prepare_llama_build()
