@@ -1,4 +1,4 @@
-"""Make the environment in ``.venv``: what ``make setup``, ``make demo``, ``make test`` and ``make policy`` use.
+"""Make the environments that the Makefile uses: ``.venv``, and ``.venv-policy`` for ``make policy``.
 
 Standard library only, because nothing is installed yet. Run by the Makefile::
 
