@@ -200,7 +200,7 @@ def _understood(agent: Agent) -> list[Call] | str:
             return [Call(at, 0, value["action"], json.dumps(value["arguments"]))]
         value = value[schemas.ANSWER]
     if offered := pointed_at(agent):
-        return offered[value - 1]
+        return str(offered[value - 1])
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -121,7 +121,7 @@ class Admission:
         self.table.claim(turn, path)  # before fetching: room for one block must not cost the next one
         turn.fetching = []
         for depth, (block, _) in enumerate(path):
-            shunned = block.host and self.table.now_us < block.shunned_until_us
+            shunned = block.host and self.table.now_us < block.unloadable_until_us
             if not block.device and (shunned or not block.host):
                 if shunned or not self._fetch(turn, block):
                     path = path[:depth]

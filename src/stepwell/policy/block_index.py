@@ -47,7 +47,9 @@ class Block:
     listed: Any = None
     """The eviction's: under whom it is ranked."""
     shunned_until_us: int = 0
-    """A read or a load failed or was too slow: until then it counts as not there."""
+    """A read from disk failed or was too slow: until then the copy there counts as not there."""
+    unloadable_until_us: int = 0
+    """A load onto the device failed: until then the copy on the host counts as not there."""
     failed_loads: int = 0
     """Loads onto the device that failed, one after the other."""
     id: BlockId = field(init=False)

@@ -409,7 +409,7 @@ class BlockManager:
             if block.device:
                 self.lost_on_device(block)
             block.failed_loads += 1
-            block.shunned_until_us = now_us + (_LOAD_SHUN_US << block.failed_loads)
+            block.unloadable_until_us = now_us + (_LOAD_SHUN_US << block.failed_loads)
             if event.gone and block.failed_loads >= _MOST_LOADS and block.host and block.moving is None:
                 self._drop(block, HOST)
 
