@@ -112,6 +112,8 @@ class Oracle(EvictionPolicy):
         mine_us, others_us = self._next_use_us(block, now_us), self._next_use_us(other, now_us)
         if mine_us == others_us:
             return block.meta.depth < other.meta.depth
+        if others_us <= now_us:  # overdue: expected at once, and among those in the order of their times
+            return mine_us < others_us
         return max(0, mine_us - now_us) * margin < others_us - now_us
 
     def promotable(self, now_us: int) -> Iterator[Block]:
