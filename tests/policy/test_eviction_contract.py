@@ -26,8 +26,8 @@ LEAVES_FIRST_ON: dict[str, tuple[KvTier, ...]] = {
 }
 """These rank a block by what they have seen of it alone. A leaf that steps down counts as used just then,
 so its root, which has been below for longer, may go first; ARC may also see a root less often. Stepwell's
-own gives up host copies of what the device has first, whatever their depth. The oracle asks about a block when it
-is used; here, unlike in a trace, the future of one that its agent has left behind may change after that."""
+own gives up host copies of what the device has first, whatever their depth. The oracle asks about a block
+when it is used; here, unlike in a trace, the future of one that its agent left behind may change later."""
 
 AGENTS = st.sampled_from(["a", "b", "c", "d"])
 TENANTS = st.sampled_from(["t", "u"])
