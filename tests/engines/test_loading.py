@@ -105,7 +105,6 @@ def test_models_of_an_unfit_kind_are_refused(
         {"device_kv_tokens": 100},
         {"device_kv_tokens": 1 << 40},
         {"max_sequences": 0},
-        {"max_sequences": 250},
         {"kv_type_k": "q9_9"},
         {"context_tokens": 0},
         {"threads": 0},
@@ -115,6 +114,11 @@ def test_wishes_that_cannot_be_are_one_sentence(config: LlamaCppConfig, wish: di
     (name,) = wish
     with pytest.raises(ModelError, match="KV type" if name == "kv_type_k" else name):
         load_llamacpp(replace(config, **wish))  # type: ignore[arg-type]
+
+
+def test_more_sequences_than_llama_cpp_has_ids_for_become_fewer(config: LlamaCppConfig) -> None:
+    with loaded(replace(config, max_sequences=250)) as engine:
+        assert 1 < engine.info.max_sequences < 250
 
 
 # --- settings -------------------------------------------------------------------------------------
