@@ -7,8 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
 from stepwell.engines.llamacpp.engine import LlamaCppEngine
 from stepwell.engines.llamacpp.fingerprint import file_digest, fingerprint
+from stepwell.engines.llamacpp.first_load import ensure_loadable
+from stepwell.engines.llamacpp.header import inspect
 from stepwell.engines.llamacpp.native import NativeModel
 from stepwell.engines.llamacpp.text import LlamaCppText
+from stepwell.models import cache_dir
 
 __all__ = ["LlamaCppConfig", "LlamaCppEngine", "LlamaCppText", "ModelError", "load_llamacpp"]
 
@@ -16,10 +19,13 @@ __all__ = ["LlamaCppConfig", "LlamaCppEngine", "LlamaCppText", "ModelError", "lo
 def load_llamacpp(config: LlamaCppConfig) -> tuple[LlamaCppEngine, LlamaCppText]:
     """Load a model. ``ModelError`` (one sentence) when it is missing, damaged or of an unfit kind.
 
-    The file is hashed beside the loading: two gigabytes take about a second.
+    The header is checked first, and a file that is new here is loaded in a child process before this one
+    touches it. The file is hashed beside the loading: two gigabytes take about a second.
     """
+    inspect(config.model_path)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(_digest_or_nothing, config)
+        ensure_loadable(config, cache_dir() / "loaded")
         model = NativeModel(config)
         engine = LlamaCppEngine(model, config, fingerprint(config, digest.result()))
     return engine, LlamaCppText(model, config.model_name, engine.info.context_tokens)

@@ -58,7 +58,7 @@ def fingerprint(config: LlamaCppConfig, digest: str) -> str:
         config.kv_type_k,
         config.kv_type_v,
         str(lib.LLAMA_STATE_SEQ_VERSION),
-        _build(),
+        build(),
         lib.__version__,
         lib.llama_print_system_info().decode(),
         f"gpu_layers={config.n_gpu_layers}",
@@ -67,7 +67,7 @@ def fingerprint(config: LlamaCppConfig, digest: str) -> str:
 
 
 @cache
-def _build() -> str:
+def build() -> str:
     """Digest of the libraries that compute: two builds of one version may round differently."""
     found = sorted((Path(lib.__file__).parent / "lib").glob("*.so*"))
     return hashlib.sha256("".join(file_digest(library) for library in found).encode()).hexdigest()
