@@ -25,6 +25,7 @@ from stepwell.library.embedding import Embedding
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
+from stepwell.private import private_parent, private_umask
 from stepwell.redaction import RedactingFormatter, redacted
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
@@ -85,7 +86,8 @@ def serve(
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(LOG_FORMAT))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    run(load(config, flags.settings()))
+    with private_umask():
+        run(load(config, flags.settings()))
 
 
 def run(settings: Settings) -> None:
@@ -162,7 +164,7 @@ def with_ledger(settings: Settings) -> Settings:
     if settings.ledger.path is not None:
         return settings
     path = default_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_parent(path)
     return replace(settings, ledger=replace(settings.ledger, path=str(path)))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import sqlite3
 import threading
@@ -24,6 +23,7 @@ from stepwell.ledger import schema
 from stepwell.ledger.base import LedgerError, LedgerFull, LedgerRefused
 from stepwell.ledger.node_lock import LockHeld, NodeLock
 from stepwell.ledger.sqlstore import INSERT_POSTING, Cursor, SqlStore
+from stepwell.private import private_file, private_parent
 
 BUSY_S = 5.0
 """How long to wait for another process that writes to the same file."""
@@ -86,9 +86,9 @@ class SqliteStore(SqlStore):
         if not create or self.path.exists():
             return
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_parent(self.path)
             # Customers' names and bills: nobody else's to read. SQLite gives its other files the same mode.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            private_file(self.path).close()
         except OSError as error:
             raise LedgerError(f"{self.where} cannot be made: {error.strerror}") from error
 

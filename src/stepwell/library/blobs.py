@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.library.errors import DamagedFile, StorageFull
+from stepwell.private import private_file, private_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +36,15 @@ class Blobs:
         self._contents = root / "contents"
         self._incoming = root / "incoming"
         with _told():
-            self._contents.mkdir(parents=True, exist_ok=True)
-            self._incoming.mkdir(exist_ok=True)
+            for folder in (root, self._contents, self._incoming):
+                private_folder(folder)
 
     @contextmanager
     def written(self, data: bytes) -> Iterator[Written]:
         """``data`` on disk, to be ``put`` within the block; removed at its end if it was not."""
         path = self._incoming / secrets.token_hex(16)
         with _told():
-            file = path.open("xb")
+            file = private_file(path, new=True)
         try:
             with _told(), file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -61,7 +62,7 @@ class Blobs:
         try:
             with _told():
                 if not target.parent.is_dir():
-                    target.parent.mkdir(exist_ok=True)
+                    private_folder(target.parent)
                     _sync_folder(self._contents)
                 written.path.rename(target)
                 _sync_folder(target.parent)

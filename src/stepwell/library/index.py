@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.library.errors import DamagedFile, StorageFull
+from stepwell.private import private_file
 
 BUSY_S = 10.0
 SCHEMA_VERSION = 1
@@ -86,6 +87,7 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        _make_private(path)
         with self._connected() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -130,6 +132,14 @@ class Index:
             if code in _FULL or code == sqlite3.SQLITE_BUSY:
                 raise StorageFull(f"the index of the library cannot be used now: {error}") from error
             raise DamagedFile(f"the index of the library {self._path.name} is damaged: {error}") from error
+
+
+def _make_private(path: Path) -> None:
+    """SQLite gives the files beside it the same mode."""
+    try:
+        private_file(path).close()
+    except OSError as error:
+        raise StorageFull(f"the index of the library cannot be used now: {error.strerror}") from error
 
 
 def insert(connection: sqlite3.Connection, record: FileRecord) -> None:
