@@ -88,7 +88,7 @@ def _ledger(settings: Settings, config: PolicyConfig, model: str, clock: Clock) 
     """The books, open; None where the settings name no place for them."""
     if settings.ledger.path in (None, NO_LEDGER):
         return None
-    wall_us = time.time_ns() // 1000
+    wall_us = _wall_us()
     try:
         return open_ledger(
             settings.ledger,
@@ -96,6 +96,7 @@ def _ledger(settings: Settings, config: PolicyConfig, model: str, clock: Clock) 
             model,
             now_us=clock.now_us(),
             wall_us=wall_us,
+            posted_at_us=_wall_us if isinstance(clock, MonotonicClock) else None,
             node=f"{socket.gethostname()}:{settings.kv.disk_dir.absolute()}",
             budgets=[
                 *(entry.budget(wall_us) for entry in settings.budgets),
@@ -104,6 +105,10 @@ def _ledger(settings: Settings, config: PolicyConfig, model: str, clock: Clock) 
         )
     except ImportError as error:
         raise MissingExtra("a ledger in PostgreSQL", "postgres") from error
+
+
+def _wall_us() -> int:
+    return time.time_ns() // 1000
 
 
 def key_ring(settings: Settings) -> KeyRing:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from stepwell import assemble
 from stepwell.assemble import Node, build
-from stepwell.clock import ManualClock
+from stepwell.clock import Clock, ManualClock, MonotonicClock
 from stepwell.engines.base import SamplingParams
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.base import LedgerError
@@ -24,6 +25,7 @@ from stepwell.ledger.spending import spent_microusd
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.ledger.types import Budget, Kind, Resource, Scope
+from stepwell.ledger.verify import verify
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import Contract
 from stepwell.requests import Finished, Generation, Output, Rejected
@@ -55,7 +57,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     book = tmp_path / "prices.toml"
     book.write_text(PRICES, "utf-8")
 
-    def one(*budgets: BudgetEntry, name: str = "a", **ledger: Any) -> Node:
+    def one(*budgets: BudgetEntry, name: str = "a", clock: Clock | None = None, **ledger: Any) -> Node:
         ledger = {"path": str(tmp_path / "ledger.db"), "price_book": str(book), **ledger}
         settings = Settings(
             engine=EngineSettings(kind="null", device_kv_tokens=2_048),
@@ -63,7 +65,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             ledger=LedgerSettings(**ledger),
             budgets=budgets,
         )
-        node = build(settings, clock=ManualClock(10), strict=True)
+        node = build(settings, clock=clock or ManualClock(10), strict=True)
         started.append(node)
         return node
 
@@ -353,7 +355,7 @@ def opened(path: Path, wall_us: int, now_us: int = 0, **settings: Any) -> Ledger
     return open_ledger(made, CONFIG, "null", now_us=now_us, wall_us=wall_us)
 
 
-def test_a_clock_before_the_last_entry_is_clamped_with_one_warning(
+def test_a_clock_before_the_last_entry_is_followed_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = opened(tmp_path / "l.db", NOW_US)
@@ -365,7 +367,8 @@ def test_a_clock_before_the_last_entry_is_clamped_with_one_warning(
     assert "the clock stands 86405 s before the last entry" in warning.getMessage()
     second.keeper.close(78)
     (one, two) = runs(second.store)
-    assert two.started_at_us == one.ended_at_us == NOW_US + 5_000_000
+    assert one.ended_at_us == NOW_US + 5_000_000
+    assert two.started_at_us == NOW_US - DAY_US
     assert two.ended_at_us == two.started_at_us + 1
     assert second.header["wall_us"] == two.started_at_us
     second.close()
@@ -377,10 +380,26 @@ def test_a_clock_that_is_right_is_not_spoken_of(tmp_path: Path, caplog: pytest.L
         ledger.keeper.close(1)
         ledger.close()
     again = opened(tmp_path / "l.db", NOW_US + DAY_US - 999_998)
-    assert again.header["wall_us"] == NOW_US + DAY_US + 1
+    assert again.header["wall_us"] == NOW_US + DAY_US - 999_998
     again.keeper.close(1)
     again.close()
     assert caplog.records == []
+
+
+def test_every_posting_asks_the_clock_on_the_wall(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody sets the clock, or the machine sleeps for eight hours: the driver's clock knows of neither."""
+    times_us = [NOW_US + 400 * DAY_US, NOW_US, NOW_US + 8 * 3_600_000_000]
+    shown = [times_us[0]]
+    monkeypatch.setattr(assemble, "_wall_us", lambda: shown[-1])
+    node = start(clock=MonotonicClock())
+    for time_us in times_us:
+        shown.append(time_us)
+        assert isinstance(ask(node, session="s", agent="s/a", key="key_1"), Finished)
+    node.stop()
+    store = SqliteStore(Path(str(node.settings.ledger.path)))
+    assert [at_us for (at_us,) in store.rows("SELECT at_us FROM usage ORDER BY run, batch, n")] == times_us
+    assert verify(store).differences == []
+    store.close()
 
 
 # --- a node and its books ------------------------------------------------------------------------

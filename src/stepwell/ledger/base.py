@@ -15,8 +15,9 @@ Tables (the same in every store; statements are plain SQL over them)::
     positions  run, account, device_bytes, host_bytes, disk_bytes, as_of_us
 
 ``postings``, ``usage`` and ``budgets`` are append-only: triggers refuse every UPDATE and DELETE. ``runs`` and
-``positions`` are the writer's own notes. ``at_us`` is wall clock (microseconds since 1970) and never goes
-back within a run; ``now_us`` is the run's own clock.
+``positions`` are the writer's own notes. ``at_us`` is wall clock (microseconds since 1970) at the
+posting and goes back where somebody sets the clock back: ``run``, ``batch`` and ``n`` are the order.
+``now_us`` is the run's own clock.
 """
 
 from __future__ import annotations
@@ -118,6 +119,10 @@ class Store(Protocol):
     def snapshot(self) -> AbstractContextManager[None]:
         """Within it every ``rows`` of this thread sees the same state of the books, whoever writes meanwhile:
         for answers that take several statements. Keep it short; a file cannot be tidied under it."""
+
+    def lost(self) -> str | None:
+        """One sentence when nobody would find what is written, because the ledger was deleted or replaced
+        under this store; None: it is in its place. Cheap, and from any thread."""
 
     def close(self) -> None:
         """Release files and connections; harmless when done twice."""

@@ -6,9 +6,9 @@ Everything but ``reserve`` is called from the driver's thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from stepwell.ledger.base import Batch
@@ -107,12 +107,15 @@ class Keeper:
         budgets: BudgetBook,
         *,
         wall_offset_us: int = 0,
+        wall_us: Callable[[], int] | None = None,
         refuse_unwritten: bool = False,
         strict: bool = False,
     ) -> None:
-        """``wall_offset_us``: from the run's own clock to microseconds since 1970. ``refuse_unwritten``:
-        take no requests while the ledger cannot be written, rather than serve them unpaid. ``strict``: let
-        errors of the meter through, for tests."""
+        """``wall_us``: microseconds since 1970, asked at each posting, because the run's own clock neither
+        knows that somebody has set the clock nor counts a suspend. Without it ``wall_offset_us`` is added to
+        the run's own clock (simulated time has no other). ``refuse_unwritten``: take
+        no requests while the ledger cannot be written, rather than serve them unpaid. ``strict``: let errors
+        of the meter through, for tests."""
         self.meter = meter
         self.writer = writer
         self.budgets = budgets
@@ -122,6 +125,7 @@ class Keeper:
         self.broken: str | None = None
         """One sentence when the meter itself has failed: nothing more is entered for this run."""
         self._wall_offset_us = wall_offset_us
+        self._wall_us = wall_us
         self._refuse_unwritten = refuse_unwritten
         self._strict = strict
         self._said_back_us = 0
@@ -202,7 +206,7 @@ class Keeper:
         """The run ends: everything is posted and the books are closed."""
         if self.broken is None:
             self._write(self.meter.close(), now_us)
-            self.writer.close(now_us + self._wall_offset_us)
+            self.writer.close(self._posted_at_us(now_us))
 
     def check(self, scheduler: Scheduler) -> None:
         """Assert that the meter sees what the policy has booked."""
@@ -223,17 +227,21 @@ class Keeper:
             return
         self.number += 1
         self.sums.add(entries)
+        at_us = self._posted_at_us(now_us)
         self.writer.submit(
             Batch(
                 self.number,
-                now_us + self._wall_offset_us,
+                at_us,
                 now_us,
                 entries.postings,
-                entries.usage,
+                [replace(usage, at_us=at_us) for usage in entries.usage],
                 entries.positions,
                 dict(self.meter.totals),
             )
         )
+
+    def _posted_at_us(self, now_us: int) -> int:
+        return now_us + self._wall_offset_us if self._wall_us is None else self._wall_us()
 
 
 def _refusal(spent: BudgetExceeded) -> Refusal:

@@ -86,7 +86,6 @@ def recover(store: Store, node: str, at_us: int) -> list[Recovered]:
 
 
 def _close(store: Store, run: OpenRun, at_us: int) -> Recovered:
-    at_us = max(at_us, run.last_at_us)
     storage = list(_storage(run))
     releases = list(_releases(store, run.run))
     unattributed = _missing(store, run, storage)

@@ -62,6 +62,8 @@ class SqliteStore(SqlStore):
         self._readers: deque[sqlite3.Connection] = deque()
         self._locks: dict[str, NodeLock] = {}
         self._closed = threading.Event()
+        self._opened: tuple[int, int] | None = None
+        """Device and inode of the file that is written: another of its name is another ledger."""
         self._require_file(create)
         try:
             self._open(create)
@@ -100,6 +102,7 @@ class SqliteStore(SqlStore):
             self._connection = self._connect("rw")
             try:
                 self._prepare(self._connection)
+                self._opened = self._opened or self._found()
             except BaseException:
                 self._connection.close()
                 self._connection = None
@@ -160,6 +163,8 @@ class SqliteStore(SqlStore):
     def _transaction(self) -> Iterator[Cursor]:
         with self._write_lock, self._clear_errors():
             connection = self._writer()
+            if (sentence := self.lost()) is not None:
+                raise LedgerError(sentence)
             # IMMEDIATE: waits for another writer here, where waiting is possible, and not half way.
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -173,6 +178,19 @@ class SqliteStore(SqlStore):
 
     def _add_postings(self, cursor: Cursor, rows: list[tuple[Any, ...]]) -> None:
         cursor.executemany(INSERT_POSTING, rows)
+
+    def lost(self) -> str | None:
+        """A deleted file can be written on for ever, and nobody would ever read it."""
+        if self._opened is None or self._found() == self._opened:
+            return None
+        return f"{self.where} was deleted or replaced while it was in use: put it back, or restart the server"
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -220,6 +220,10 @@ class SqlStore(ABC):
         )
         return [Position(account_of(row), *row[len(ACCOUNT_FIELDS) :]) for row in found]
 
+    def lost(self) -> str | None:
+        """See ``Store``. A server that answers has its books."""
+        return None
+
     def set_budget(self, budget: Budget) -> None:
         names = (budget.scope.value, plain(budget.tenant), plain(budget.name))
         bounds = (budget.soft_microusd, budget.hard_microusd)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -65,13 +65,15 @@ def open_ledger(
     *,
     now_us: int,
     wall_us: int,
+    posted_at_us: Callable[[], int] | None = None,
     node: str = "",
     budgets: Iterable[Budget] = (),
 ) -> Ledger:
     """Open the store that ``settings`` name and begin a run.
 
-    ``now_us``: the driver's clock; ``wall_us``: microseconds since 1970; ``node``: used where the settings
-    name none. Raises ``LedgerError`` or ``BadInput``: one sentence.
+    ``now_us``: the driver's clock; ``wall_us``: microseconds since 1970; ``posted_at_us``: the same, asked at
+    each posting (without it time runs on from ``wall_us`` as the driver's clock does); ``node``: used where
+    the settings name none. Raises ``LedgerError`` or ``BadInput``: one sentence.
     """
     assert settings.path is not None
     budgets = tuple(budgets)
@@ -86,7 +88,7 @@ def open_ledger(
     store = open_store(settings.path)
     try:
         node = settings.node or node or socket.gethostname()
-        wall_us = _not_before_the_last_entry(store, wall_us)
+        _compare_with_the_last_entry(store, wall_us)
         recovered = recover(store, node, wall_us)
         book = _budget_book(store, budgets, wall_us)
         run = store.begin(Run(node, wall_us, model, _config_text(config), costs.text, prices.text))
@@ -107,6 +109,7 @@ def open_ledger(
         writer,
         book,
         wall_offset_us=offset_us,
+        wall_us=posted_at_us,
         refuse_unwritten=settings.on_failure == "refuse",
     )
     header: dict[str, object] = {
@@ -130,15 +133,16 @@ def _config_text(config: PolicyConfig) -> str:
     return json.dumps(asdict(config), sort_keys=True)
 
 
-def _not_before_the_last_entry(store: Store, wall_us: int) -> int:
-    """Entries never go back in time, whatever the clock on the wall does."""
+def _compare_with_the_last_entry(store: Store, wall_us: int) -> None:
+    """One of the two clocks was wrong. Entries follow the clock of now: numbers keep their order, and one
+    start with a clock far ahead does not put everything after it into the future."""
     last_us = last_entry_us(store)
     if last_us - wall_us >= 1_000_000:  # less is the drift of two clocks
         log.warning(
-            "the clock stands %.0f s before the last entry of the ledger: entries begin there; set the clock",
+            "the clock stands %.0f s before the last entry of the ledger: it is wrong now or was "
+            "then; entries are booked at the time that it shows now",
             (last_us - wall_us) / 1e6,
         )
-    return max(wall_us, last_us)
 
 
 def _budget_book(store: Store, given: Sequence[Budget], wall_us: int) -> BudgetBook:

@@ -25,6 +25,8 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.1, 5.0
 WAIT_MOST_S = 2.0
 """Longest that ``submit`` waits for the batch before: a disk that hangs must not hang the engine for good."""
 CLOSE_S = 10.0
+WENT_BACK_US = 1_000_000
+"""Set back by less, as time servers do it, nothing is said."""
 TRANSACTION_POSTINGS = 10_000
 """Batches that wait for the same transaction come to no more than that."""
 
@@ -61,7 +63,6 @@ class LedgerWriter:
         self._urgent = self._again = False
         self._abandoned = False
         self._last_at_us = 0
-        self._went_back = False
         self._thread = threading.Thread(target=self._work, name="stepwell-ledger", daemon=True)
         self._thread.start()
 
@@ -85,7 +86,7 @@ class LedgerWriter:
     def submit(self, batch: Batch) -> None:
         """Hand over the next batch. Waits while the one before is being written (2 s at most); never while
         the store fails. Raises nothing that the store raises."""
-        batch = self._in_time(batch)
+        self._compare(batch)
         with self._changed:
             if not self._changed.wait_for(self._has_room, WAIT_MOST_S):
                 # From here on no step waits, until the store has answered.
@@ -102,18 +103,12 @@ class LedgerWriter:
             return self._backlog.entries < TRANSACTION_POSTINGS
         return self._in_hand is None and not self._backlog.entries_waiting
 
-    def _in_time(self, batch: Batch) -> Batch:
-        """Wall clocks are set back; books are not."""
+    def _compare(self, batch: Batch) -> None:
+        """Wall clocks are set back. An entry keeps the time at which it was made; numbers give the order."""
         behind_us = self._last_at_us - batch.at_us
-        if behind_us <= 0:
-            self._last_at_us, self._went_back = batch.at_us, False
-            return batch
-        if not self._went_back:
-            self._went_back = True
-            log.warning("the clock went back by %.3f s; entries keep the later time", behind_us / 1e6)
-        last_us = self._last_at_us
-        usage = [replace(row, at_us=max(row.at_us, last_us)) for row in batch.usage]
-        return replace(batch, at_us=last_us, usage=usage)
+        self._last_at_us = batch.at_us
+        if behind_us >= WENT_BACK_US:
+            log.warning("the clock went back by %.3f s; entries follow it", behind_us / 1e6)
 
     def flush(self, timeout_s: float = CLOSE_S) -> bool:
         """Wait until all that was submitted is in the books; False when it is not within that time. Has a

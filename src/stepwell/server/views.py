@@ -30,8 +30,8 @@ async def home(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 while requests are taken, 503 while the server goes down, after its loop could not go on, or while
-    nothing is taken because the ledger cannot be written."""
+    """200 while requests are taken, 503 while the server goes down, after its loop could not go on, while
+    nothing is taken because the ledger cannot be written, or after its file was deleted."""
     service = service_of(request)
     if service.draining:
         return JSONResponse({"status": "draining"}, 503)
@@ -39,6 +39,8 @@ async def health(request: Request) -> Response:
         return JSONResponse({"status": "failed"}, 503)
     if service.books is None or service.books.ledger is None:
         return JSONResponse({"status": "ok"})
+    if service.books.ledger.store.lost() is not None:
+        return JSONResponse({"status": "ledger", "ledger": "lost"}, 503)
     keeper = service.books.ledger.keeper
     state = {"ledger": "failing" if keeper.failing else "ok"}
     if keeper.refuses:

@@ -1,0 +1,32 @@
+"""Books whose file is deleted under the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stepwell.ledger.sqlite import SqliteStore
+from tests.server.ledgers import keeping
+
+
+def test_a_deleted_ledger_is_noticed_and_one_put_back_is_written_again(tmp_path: Path) -> None:
+    with keeping(tmp_path) as kept:
+        file, aside = tmp_path / "books.db", tmp_path / "aside.db"
+        assert kept.get("/health").json() == {"status": "ok", "ledger": "ok"}
+        file.rename(aside)
+        health = kept.get("/health")
+        assert (health.status_code, health.json()) == (503, {"status": "ledger", "ledger": "lost"})
+
+        file.write_bytes(b"another of the same name")
+        assert kept.get("/health").status_code == 503
+
+        aside.replace(file)
+        assert kept.get("/health").json() == {"status": "ok", "ledger": "ok"}
+
+
+def test_nothing_is_written_where_nobody_would_find_it(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "books.db")
+    (tmp_path / "books.db").unlink()
+    sentence = store.lost()
+    assert sentence is not None
+    assert "was deleted or replaced while it was in use" in sentence
+    store.close()
