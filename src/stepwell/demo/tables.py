@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stepwell.demo.books import LedgerFigures
@@ -29,9 +30,14 @@ class Table:
         right = [(row[0], *row[self.fold :]) for row in self.rows]
         columns = self.columns[: self.fold], (self.columns[0], *self.columns[self.fold :])
         return (
-            replace(self, columns=columns[0], rows=tuple(left), fold=0),
-            replace(self, columns=columns[1], rows=tuple(right), fold=0, title=""),
+            replace(self, columns=columns[0], rows=tuple(left), fold=_middle(columns[0])),
+            replace(self, columns=columns[1], rows=tuple(right), fold=_middle(columns[1]), title=""),
         )
+
+
+def _middle(columns: Sequence[str]) -> int:
+    """Where a half is cut once more, should it be too wide as well; 0: it is one figure beside its name."""
+    return (len(columns) + 1) // 2 if len(columns) > 2 else 0
 
 
 def service_tier_table(run: RunFigures) -> Table:
