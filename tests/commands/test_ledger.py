@@ -230,3 +230,13 @@ def test_parquet_without_duckdb_says_what_to_install(
     assert run("export", str(tmp_path / "x.parquet")) == 1
     assert "[analytics]" in capsys.readouterr().err
     assert not list(tmp_path.glob("*x.parquet*"))
+
+
+@pytest.mark.parametrize("name", ["books.xlsx", "books", "books.ods"])
+def test_an_export_of_an_unknown_ending_is_refused(
+    books: Books, capsys: Capture, tmp_path: Path, name: str
+) -> None:
+    assert run("export", str(tmp_path / name)) == 2
+    assert "an export is .csv, .parquet; for another name say what it is" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+    assert run("export", str(tmp_path / name), "--format", "csv") == 0

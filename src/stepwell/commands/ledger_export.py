@@ -21,6 +21,7 @@ from stepwell.ledger.export import Sheet
 from stepwell.ledger.queries import Period
 
 Format = Literal["csv", "parquet", "spend-log"]
+ENDINGS = (".csv", ".parquet")
 
 SHEETS: Mapping[str, Callable[[Store, Period, str | None], Sheet]] = {
     "usage": exporting.usage_sheet,
@@ -57,7 +58,8 @@ def export(
     """
     if format == "spend-log" and what == "postings":
         raise BadInput("--format spend-log has a row for each request: leave out --what postings")
-    parquet = format == "parquet" or (format != "csv" and file.suffix == ".parquet")
+    _require_known_ending(file, format)
+    parquet = format == "parquet" or (format != "csv" and file.suffix.lower() == ".parquet")
     if parquet and str(file) == "-":
         raise BadInput("Parquet is no text: name a file instead of -")
     asked = period(since, until)
@@ -68,6 +70,14 @@ def export(
         f"{count:,} rows in {file if str(file) != '-' else 'standard output'}", markup=False, soft_wrap=True
     )
     return 0
+
+
+def _require_known_ending(file: Path, format: Format | None) -> None:
+    """CSV under a name that says otherwise opens as a damaged workbook."""
+    if format is None and str(file) != "-" and file.suffix.lower() not in ENDINGS:
+        raise BadInput(
+            f"{file}: an export is {', '.join(ENDINGS)}; for another name say what it is, as in --format csv"
+        )
 
 
 def _to_output(sheet: Sheet, advance: exporting.Progress) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
+from stepwell.commands.fitting import fitted
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
@@ -120,15 +122,24 @@ def _compare(file: Path, policies: list[str], json_file: Path | None) -> int:
         _play(found, model, config, name)
         for name in track(policies, description="playing", console=progress, transient=True)
     ]
-    console.print(cost_table(f"{file.name}: {len(found.turns)} turns", runs))
-    console.print(traffic_table(runs), latency_table(runs))
+    title = f"{file.name}: {len(found.turns)} turns"
+    for table in (cost_table(title, runs), traffic_table(runs), latency_table(runs)):
+        console.print(fitted(console, table), soft_wrap=True)
     for line in _notes(found, model):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     figures = [run.as_json() for run in runs]
     _write({"turns": len(found.turns), "machine": asdict(model), "runs": figures}, json_file)
-    best = min(runs, key=lambda run: run.miss_s)
-    console.print(f"replay: least cost of misses under {best.policy}, {best.miss_s:,.2f} s.", style="bold")
+    console.print(_closing(runs), style="bold", markup=False, soft_wrap=True)
     return 0
+
+
+def _closing(runs: Sequence[RunReport]) -> str:
+    """The policy whose misses cost least, or that several cost the same."""
+    least = min(run.miss_s for run in runs)
+    best = [run.policy for run in runs if run.miss_s == least]
+    if len(best) > 1:
+        return f"replay: a tie of {', '.join(best)}: their misses cost {least:,.2f} s each."
+    return f"replay: least cost of misses under {best[0]}, {least:,.2f} s."
 
 
 def _play(found: Recorded, model: MachineModel, config: PolicyConfig, policy: str) -> RunReport:
