@@ -95,7 +95,7 @@ class Node:
 @contextmanager
 def scripted_node(says: Says) -> Iterator[Node]:
     plain = null_driver(NullConfig(model=MODEL, block_tokens=16, device_blocks=2_048))
-    driver = ScriptedDriver(plain.engine, FakeText(plain.engine.info), plain.tiers, plain.policy)
+    driver = ScriptedDriver(plain.engine, FakeText(plain.engine.info), plain.tiers, plain.scheduler)
     driver.says = says
     driver.start()
     try:
