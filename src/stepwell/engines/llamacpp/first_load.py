@@ -58,7 +58,12 @@ def ensure_loadable(config: LlamaCppConfig, passed: Path) -> None:
 
 def try_files(paths: Sequence[Path | str]) -> list[str]:
     """What is wrong with each file, or nothing."""
-    command = [sys.executable, "-m", "stepwell.engines.llamacpp.first_load", *map(os.fspath, paths)]
+    command = [
+        sys.executable,
+        "-m",
+        "stepwell.engines.llamacpp.first_load",
+        *(os.fspath(path) for path in paths),
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=sum(map(seconds_for, paths)) + 30, check=False
