@@ -63,5 +63,8 @@ class FlakyStore:
     def snapshot(self) -> AbstractContextManager[None]:
         return self.store.snapshot()
 
+    def lost(self) -> str | None:
+        return self.store.lost()
+
     def close(self) -> None:
         self.store.close()
