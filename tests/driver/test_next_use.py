@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stepwell.policy.contracts import Contract
+from stepwell.policy.eviction.value import agent_value
 from stepwell.policy.types import Hint, KvTier, Wait
 from stepwell.requests import Admitted
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
@@ -268,13 +269,17 @@ def test_a_tenant_that_holds_or_held_much_gives_way() -> None:
     for n, tenant in enumerate(("a", "b", "c", "a", "b", "c")):
         turn(rig, f"s{n}", 40 + n, tenant=tenant, tokens=20, hint=declared(500))
     quotas = rig.driver.scheduler.block_manager.eviction.quotas
-    assert quotas.less_for_many(1_000, "default", "a") == 1_000
-    assert quotas.less_for_many(1_000, "default", "hoarder") < 1_000
+
+    def valued(tenant: str) -> int:
+        return agent_value(1_000, 1, *quotas.held_of_part("default", tenant))
+
+    assert valued("a") == 1_000
+    assert valued("hoarder") < 1_000
     rig.clock.sleep_us(64 * SECOND)
     rig.settle()
     holding = quotas._by_tenant["default", 1]
     holding["hoarder"], holding["a"] = 1, holding["a"] + holding["hoarder"] - 1  # it has just let go
-    assert quotas.less_for_many(1_000, "default", "hoarder") < 1_000
+    assert valued("hoarder") < 1_000
     rig.clock.sleep_us(640 * SECOND)
     rig.settle()
-    assert quotas.less_for_many(1_000, "default", "hoarder") == 1_000
+    assert valued("hoarder") == 1_000

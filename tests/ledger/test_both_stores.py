@@ -124,7 +124,7 @@ def test_verify_finds_nothing(other: Store) -> None:
 
 
 def test_verify_finds_what_is_there(open_books: Opener) -> None:
-    """Wrong totals, a charge without money, a hold of an ended run, time that goes back, large sums."""
+    """Wrong totals, a charge without money, a hold of an ended run, large sums; time may go back."""
     store = open_books()
     writer = Writer.begin(store, "one")
     held, customer = Account(Kind.HELD, "acme"), Account(Kind.CUSTOMER, "acme")
@@ -134,8 +134,6 @@ def test_verify_finds_what_is_there(open_books: Opener) -> None:
     writer.write([Posting(customer, held, Resource.MONEY, 1, Cause.HOLD, 3)], after_us=-9)
     writer.end()
     assert [difference.sentence for difference in verifying.verify(store).differences] == [
-        "run 1 (one), batch 3: time: the books say 1795305599999991, and it should be at least "
-        "1795305600000000, of the last one",
         "run 1 (one): compute_us of the machine: the books say 0, and it should be 5 by the machine's totals",
         "run 1 (one), tenant acme: micro-dollars that went to revenue: the books say 0, and it should be 77 "
         "by the charges of the spend log",
