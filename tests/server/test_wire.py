@@ -331,6 +331,7 @@ def test_every_sampling_field_arrives() -> None:
         "seed": 2**32 - 2,
         "logit_bias": ((97, -100.0), (98, 5.5)),
         "grammar": 'root ::= "x"',
+        "regex": None,
         "json_schema": None,
         "logprobs": None,
         "ignore_eos": True,
