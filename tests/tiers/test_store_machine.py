@@ -75,9 +75,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=numbers)
     def drop_a_block_that_is_being_read(self, number: int) -> None:
         entry = self.store.pin(meta_of(number).id)
+        was_possible = number in self.possible
         self.drop_a_block(number)
         if entry is not None:
             self.store.unpin(entry)
+            if was_possible:  # its file was in use and keeps its bytes: a crash may bring the block back
+                self.possible.add(number)
 
     @rule()
     def restart(self) -> None:
