@@ -353,12 +353,20 @@ class NextUse(EvictionPolicy):
         for key, _, group in heapq.merge(*[ranking.idle_entries() for ranking in rankings]):
             for block in group.spare(kv_tier):
                 if len(block.holders) > 1:
-                    best = max(block.holders, key=_value_of)
-                    if best.value > group.value:
+                    best = self._best_holder(block, at)
+                    if self._standing(best, at) > self._standing(group, at):
                         self._better.append((block, best))
                         continue
                 if self._counts(block, at):
                     yield key, block.id
+
+    def _best_holder(self, block: Block, at: int) -> Group:
+        return max(block.holders, key=lambda holder: self._standing(holder, at))
+
+    def _standing(self, group: Group, at: int) -> int:
+        """Where the group stands on KV tier number ``at`` beside those of every service tier, listed
+        there or not. A block goes with the holder that stands highest: never before what grows from it."""
+        return eviction_key(group.value, self._cost_below(len(group.path), at)) * group.rankings[at].weight
 
     def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
         """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere.
