@@ -28,8 +28,8 @@ CONTRACTS = [
     "policy.config",
     "engines.base",
     "tiers.base",
-    "requests",
-    "driver",
+    "loop.requests",
+    "loop.driver",
     "settings",
     "units",
 ]
@@ -94,7 +94,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
         "starlette",
         "uvicorn",
         "httpx2",
-        "stepwell.driver",
+        "stepwell.loop.driver",
         "stepwell.server",
     )
     code = (
@@ -133,7 +133,7 @@ for module in pkgutil.walk_packages(getattr(room, '__path__', []), room.__name__
 
 
 @pytest.mark.parametrize(
-    "room", ["policy", "tiers", "server", "driver", "settings", "engines.base", "engines.null"]
+    "room", ["policy", "tiers", "server", "loop.driver", "settings", "engines.base", "engines.null"]
 )
 def test_the_base_install_is_enough_for(room: str) -> None:
     """Everything but the real engine runs without any extra."""

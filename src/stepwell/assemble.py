@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from stepwell.clock import Clock, MonotonicClock
-from stepwell.driver import Driver
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.errors import BadInput, MissingExtra
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import Ledger, open_ledger
+from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from stepwell.engines.null import NullConfig
-from stepwell.requests import Preempted, Rejected
+from stepwell.loop.requests import Preempted, Rejected
 from tests.server.fakes import HOLD, MODEL, FakeDriver, call, null_node, says, serving
 
 openai = pytest.importorskip("openai")

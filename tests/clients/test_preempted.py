@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from stepwell.driver import Driver
 from stepwell.engines.null import NullConfig
+from stepwell.loop.driver import Driver
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import MODEL, PATIENCE_S, null_driver, serving

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepwell.clock import ManualClock
-from stepwell.driver import Driver
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.ledger.keeper import Keeper
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved, RequestId
-from stepwell.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.tiers.base import Buffer, TierUsage
 from tests.ledger.books import MemoryWriter, make_keeper
 

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 
 from stepwell.engines.base import BatchItem, EngineError, Sampled
+from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected
 from stepwell.policy.types import KvTier
-from stepwell.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected
 from tests.driver.harness import GREEDY, FlakyTiers, Rig, expected_tokens, make_rig
 
 DOCUMENT = list(range(60, 60 + 48))  # three blocks of 16

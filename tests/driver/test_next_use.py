@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from stepwell.loop.requests import Admitted
 from stepwell.policy.contracts import Contract
 from stepwell.policy.eviction.value import agent_value
 from stepwell.policy.types import Hint, KvTier, Wait
-from stepwell.requests import Admitted
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
 
 SECOND = 1_000_000

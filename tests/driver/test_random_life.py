@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from stepwell.loop.requests import Finished
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Hint, KvTier, Wait
-from stepwell.requests import Finished
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
 from tests.ledger.books import check_books
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from stepwell.loop.requests import Admitted, Finished, Preempted
 from stepwell.policy.contracts import Contract, Shares, validate_contracts
-from stepwell.requests import Admitted, Finished, Preempted
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
 
 SECOND = 1_000_000

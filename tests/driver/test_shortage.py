@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from stepwell.engines.base import EngineError
+from stepwell.loop.requests import Finished
 from stepwell.policy.types import BlockMeta, KvTier
-from stepwell.requests import Finished
 from stepwell.tiers.base import Buffer
 from tests.driver.harness import Rig, make_rig
 

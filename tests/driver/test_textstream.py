@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.engines.null import _ByteDetokenizer
-from stepwell.textstream import TextStream
+from stepwell.loop.textstream import TextStream
 
 words = st.text(alphabet="abé😀", max_size=30)
 stops = st.lists(st.text(alphabet="abé😀", min_size=1, max_size=4), max_size=3)

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepwell.driver import AgentView, Driver
 from stepwell.engines.null import END_TOKEN, NullConfig
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Delta, Finished, Generation, Sink
+from stepwell.loop.snapshot import AgentView
 from stepwell.policy.types import Hint, RequestId
-from stepwell.requests import Delta, Finished, Generation, Sink
 from stepwell.server.run import BackgroundServer
 from tests.server.fakes import MODEL, FakeText, null_driver, serving, until
 

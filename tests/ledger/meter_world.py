@@ -7,7 +7,7 @@ from typing import Any
 
 from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.types import MACHINE, Budget, Cause, Kind, Posting, Resource, Scope, Usage
-from stepwell.requests import Finished
+from stepwell.loop.requests import Finished
 from tests.driver.harness import Answer, Rig, make_rig
 from tests.ledger.books import check_books
 

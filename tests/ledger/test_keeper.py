@@ -14,8 +14,8 @@ from stepwell.engines.base import EngineError
 from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.keeper import UNWRITTEN, Keeper
 from stepwell.ledger.types import Budget, Cause, Kind, Resource, Scope
+from stepwell.loop.requests import Finished, Rejected
 from stepwell.policy.types import RequestArrived
-from stepwell.requests import Finished, Rejected
 from tests.driver.harness import Answer, Rig, make_rig
 from tests.ledger.books import MemoryWriter, make_keeper
 from tests.ledger.meter_world import budget, end, got, nothing_is_held, turn, usage_of

@@ -10,9 +10,9 @@ from stepwell.engines.base import EngineError
 from stepwell.ledger.meter import MOST_PAUSE_US
 from stepwell.ledger.metered import split
 from stepwell.ledger.types import Cause, Kind, Resource
+from stepwell.loop.requests import Finished, Rejected
 from stepwell.policy.costs import PrefillFit
 from stepwell.policy.types import Computed, KvTier, Piece, RequestCancelled
-from stepwell.requests import Finished, Rejected
 from tests.driver.harness import FlakyTiers, Rig, make_rig
 from tests.ledger.meter_world import (
     FRAME,

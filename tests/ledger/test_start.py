@@ -26,9 +26,9 @@ from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.ledger.types import Budget, Kind, Resource, Scope
 from stepwell.ledger.verify import verify
+from stepwell.loop.requests import Finished, Generation, Output, Rejected
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import Contract
-from stepwell.requests import Finished, Generation, Output, Rejected
 from stepwell.settings import EngineSettings, KvSettings, Settings
 
 PROMPT = tuple(range(60, 160))

@@ -14,14 +14,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from stepwell.clock import MonotonicClock
-from stepwell.driver import AgentView, Driver, Snapshot
 from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.engines.null import END_TOKEN, VOCAB_SIZE, NullConfig, NullEngine, NullText
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
+from stepwell.loop.snapshot import AgentView, Snapshot
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Hint, KvTier, RequestId
 from stepwell.recording import Recorder
-from stepwell.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings

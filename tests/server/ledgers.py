@@ -11,7 +11,6 @@ from typing import Any
 from unittest import mock
 
 from stepwell.clock import MonotonicClock
-from stepwell.driver import Driver
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.ledger import start
 from stepwell.ledger.base import Store
@@ -19,6 +18,7 @@ from stepwell.ledger.open import open_store
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.ledger.types import Budget
+from stepwell.loop.driver import Driver
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import NO_HINT

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stepwell.driver import Driver
 from stepwell.engines.null import NullConfig
+from stepwell.loop.driver import Driver
 from stepwell.policy.types import Hint, Wait
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.engines.base import SamplingParams
-from stepwell.policy.types import RequestId
-from stepwell.requests import (
+from stepwell.loop.requests import (
     Admitted,
     Delta,
     Finished,
@@ -21,6 +20,7 @@ from stepwell.requests import (
     Sink,
     TokenInfo,
 )
+from stepwell.policy.types import RequestId
 from stepwell.server.bridge import Arrival, Batch, Bridge
 from tests.server.fakes import HOLD, FakeDriver, says
 

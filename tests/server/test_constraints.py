@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.requests import Delta, Finished, Output, Rejected
+from stepwell.loop.requests import Delta, Finished, Output, Rejected
 from stepwell.server.constraints import ANY_OBJECT, FREE, Constraint, constraint_of, one_of
 from stepwell.server.enforced import Judge, what_is_wrong
 from stepwell.server.errors import ApiError

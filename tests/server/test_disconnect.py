@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.requests import Delta, Finished, Generation, Sink, TokenInfo
+from stepwell.loop.requests import Delta, Finished, Generation, Sink, TokenInfo
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, null_driver, says, serving, until

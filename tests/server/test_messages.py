@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.loop.requests import Rejected
 from stepwell.policy.types import Wait
-from stepwell.requests import Rejected
 from stepwell.server.anthropic.request import chat_body, marks_cache
 from stepwell.server.errors import ApiError
 from tests.server.fakes import MODEL, FakeDriver, call, says, serving

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from stepwell.errors import BadInput, StepwellError
-from stepwell.requests import Preempted
+from stepwell.loop.requests import Preempted
 from stepwell.server.run import listen, serve
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import HOLD, INFO, PATIENCE_S, FakeDriver, FakeText, says, serving, until

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.requests import Delta, Preempted, Rejected, TokenInfo
+from stepwell.loop.requests import Delta, Preempted, Rejected, TokenInfo
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import HOLD, MODEL, FakeDriver, call, says, serving
 from tests.server.wire import CHAT, RESPONSE, ROUTES, TEXT, error_of, events, get, http, post

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from stepwell.clock import ManualClock
-from stepwell.driver import Driver
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Event, Plan, RequestArrived, RequestCancelled, RequestId
-from stepwell.requests import Delta, Finished, Generation, Output, Rejected
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Due, Machine
 from stepwell.simulate.meter import Meter

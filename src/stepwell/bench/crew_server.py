@@ -20,8 +20,8 @@ from starlette.routing import Route
 from stepwell import assemble
 from stepwell.bench import crew_script
 from stepwell.bench.servers import Arm, free_port
-from stepwell.driver import Driver
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.loop.driver import Driver
 from stepwell.policy.scheduler import Scheduler
 from stepwell.server.run import serve
 from stepwell.server.settings import ServerSettings

@@ -34,8 +34,8 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.node import NULL_MODEL, GatheredTiers, TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.schedule import Contexts, PlannedTurn, Round, Shape, rounds
-from stepwell.driver import Driver
 from stepwell.engines.base import BatchItem, Engine, Sampled
+from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
 from stepwell.policy.types import KvTier, RequestId
 from stepwell.tiers.base import Buffer, Tiers

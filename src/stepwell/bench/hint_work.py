@@ -24,7 +24,7 @@ from stepwell.agents.session import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.bench.workload import prose
 from stepwell.errors import StepwellError
-from stepwell.requests import Generation
+from stepwell.loop.requests import Generation
 
 READER, ENTRY, WRITER, VERIFIER = "reader", "planner", "writer", "verifier"
 LOOKUP, CRAWL = "lookup", "crawl"

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from stepwell.bench.node import GREEDY
-from stepwell.driver import Driver
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Delta, Finished, Generation, Output, Preempted, Rejected
 from stepwell.policy.types import Hint, RequestId, Wait
-from stepwell.requests import Delta, Finished, Generation, Output, Preempted, Rejected
 
 SECOND_US = 1_000_000
 BUDGETED = "globex"

@@ -10,13 +10,13 @@ from typing import Any
 
 from stepwell import assemble
 from stepwell.clock import Clock
-from stepwell.driver import Driver
 from stepwell.engines.base import Engine, SamplingParams, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
-from stepwell.requests import Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.settings import EngineSettings, Settings
 from stepwell.tiers.base import Buffer, Tiers, TierUsage
 from stepwell.tiers.local import LocalTiers

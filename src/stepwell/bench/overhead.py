@@ -37,9 +37,9 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.node import NULL_MODEL, TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.workload import prose
-from stepwell.driver import Driver
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.loop.driver import Driver
 
 LIMIT_REAL = 0.03
 LIMIT_MANY = 0.10

@@ -34,7 +34,7 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.workload import prose
-from stepwell.driver import Driver
+from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
 
 LIMIT_BATCH_RATIO = 0.95

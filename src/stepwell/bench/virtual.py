@@ -18,13 +18,13 @@ import httpx2
 
 from stepwell import assemble
 from stepwell.clock import ManualClock
-from stepwell.driver import Driver
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import END_TOKEN, NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Generation, Sink
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved, RequestId
-from stepwell.requests import Generation, Sink
 from stepwell.server.app import create_app
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import PolicySettings, Settings

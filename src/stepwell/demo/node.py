@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import uvicorn
 
 from stepwell import assemble
-from stepwell.driver import Driver
 from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.errors import StepwellError
+from stepwell.loop.driver import Driver
 from stepwell.server.app import create_app
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing

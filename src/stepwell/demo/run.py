@@ -12,7 +12,7 @@ from stepwell.demo.crew import Board, Brief, Crew, Shape
 from stepwell.demo.node import Node
 from stepwell.demo.record import KV_TIERS, AgentSample, Capacity, Run, Sample
 from stepwell.demo.screen import Screen
-from stepwell.driver import Snapshot
+from stepwell.loop.snapshot import Snapshot
 from stepwell.policy.types import KvTier
 
 SAMPLE_S = 0.2

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from stepwell.driver import AgentView, Driver
+from stepwell.loop.driver import Driver
+from stepwell.loop.snapshot import AgentView
 
 REST_FACTOR = 9
 """A list that took a millisecond is good for nine more, so that lists take a tenth of the time at most:

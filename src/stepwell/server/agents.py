@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.driver import AgentView
+from stepwell.loop.snapshot import AgentView
 from stepwell.policy.types import Hint, Wait
 from stepwell.server.body import read_object
 from stepwell.server.errors import ApiError, bad_request, clip, not_found

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
+from stepwell.loop.driver import Driver
 from stepwell.server import views
 from stepwell.server.admin_budgets import list_budgets, set_budget
 from stepwell.server.agents import get_agent, hint_agent, list_agents

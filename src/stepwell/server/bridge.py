@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from stepwell.driver import Driver
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Delta, Finished, Generation, Output, Preempted, Rejected, Sink
 from stepwell.policy.types import RequestId
-from stepwell.requests import Delta, Finished, Generation, Output, Preempted, Rejected, Sink
 from stepwell.server.enforced import Judge
 
 Observer = Callable[[Generation, Output], None]

@@ -10,8 +10,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stepwell.loop.requests import Delta, Finished, Generation, TokenInfo
 from stepwell.policy.types import Wait
-from stepwell.requests import Delta, Finished, Generation, TokenInfo
 from stepwell.server.bridge import Arrival
 from stepwell.server.call import understand
 from stepwell.server.constraints import constraint_of

@@ -16,7 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from stepwell.engines.base import RELAXED
-from stepwell.requests import Delta, Finished, Output, Rejected
+from stepwell.loop.requests import Delta, Finished, Output, Rejected
 
 log = logging.getLogger("stepwell.server")
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.responses import JSONResponse
 
-from stepwell.requests import Rejected
+from stepwell.loop.requests import Rejected
 
 MAX_ECHO_CHARS = 200
 

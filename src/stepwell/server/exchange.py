@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from starlette.responses import JSONResponse, Response
 
 from stepwell.ledger.bills import FOR_OTHERS
+from stepwell.loop.requests import Generation, Preempted, Rejected
 from stepwell.policy.types import Wait
-from stepwell.requests import Generation, Preempted, Rejected
 from stepwell.server.bridge import Arrival, Batch
 from stepwell.server.call import Call
 from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error

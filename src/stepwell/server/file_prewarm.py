@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from stepwell.engines.base import SamplingParams
 from stepwell.library.index import FileRecord
+from stepwell.loop.requests import Generation
 from stepwell.policy.types import Hint, Wait
-from stepwell.requests import Generation
 from stepwell.server.attachments import frame_of
 from stepwell.server.body import parse, read_object
 from stepwell.server.constraints import FREE

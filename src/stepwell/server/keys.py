@@ -34,7 +34,7 @@ from stepwell.errors import BadInput
 from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.settings import FROM_SETTINGS, Usd, microusd
 from stepwell.ledger.types import Budget, Scope
-from stepwell.requests import LOCAL_TENANT
+from stepwell.loop.requests import LOCAL_TENANT
 from stepwell.server.errors import ApiError, bad_request
 
 SERVICE_TIERS = ("priority", "default", "flex")

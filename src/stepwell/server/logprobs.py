@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stepwell.engines.base import TextModel
-from stepwell.requests import TokenInfo
+from stepwell.loop.requests import TokenInfo
 
 NEVER = -9999.0
 """OpenAI's value for 'practically impossible'; JSON has no minus infinity."""

@@ -14,9 +14,10 @@ from prometheus_client import Counter as PromCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stepwell.driver import Driver, Snapshot
 from stepwell.ledger.start import Ledger
-from stepwell.requests import Admitted, Finished, Generation, Output
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Admitted, Finished, Generation, Output
+from stepwell.loop.snapshot import Snapshot
 from stepwell.server.ledger_metrics import LedgerCollector
 
 AGENT_STATES = ("waiting", "loading", "running", "preempted", "idle")

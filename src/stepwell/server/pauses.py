@@ -7,9 +7,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stepwell.driver import AgentView, Driver
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Generation
+from stepwell.loop.snapshot import AgentView
 from stepwell.policy.types import Hint, Wait
-from stepwell.requests import Generation
 from stepwell.server.agent_lists import AgentLists
 
 REFUSED = "session_budget_exceeded"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.loop.requests import Admitted, Delta, Finished, TokenInfo
 from stepwell.policy.types import Wait
-from stepwell.requests import Admitted, Delta, Finished, TokenInfo
 from stepwell.server.bridge import Arrival
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import ApiError

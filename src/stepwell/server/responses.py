@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.requests import Generation
+from stepwell.loop.requests import Generation
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of

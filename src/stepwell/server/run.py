@@ -19,10 +19,10 @@ from types import FrameType, TracebackType
 import uvicorn
 from starlette.applications import Starlette
 
-from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
 from stepwell.errors import BadInput, StepwellError
-from stepwell.requests import Rejected
+from stepwell.loop.driver import Driver
+from stepwell.loop.requests import Rejected
 from stepwell.server.app import create_app
 from stepwell.server.books import Books
 from stepwell.server.hosts import is_loopback

@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.requests import Request
 
-from stepwell.driver import Driver
 from stepwell.engines.base import TextModel
 from stepwell.ledger.types import Scope
+from stepwell.loop.driver import Driver
 from stepwell.server.agent_lists import AgentLists
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge

@@ -15,7 +15,6 @@ from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.driver import AgentView
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
 from stepwell.ledger.budgets import BudgetName, BudgetState
@@ -24,6 +23,7 @@ from stepwell.ledger.settings import FROM_SETTINGS, OPERATOR
 from stepwell.ledger.spending import actor_of
 from stepwell.ledger.start import Ledger
 from stepwell.ledger.types import Budget, Scope
+from stepwell.loop.snapshot import AgentView
 from stepwell.server.agents import page_limit, who_asks
 from stepwell.server.body import parse, read_object
 from stepwell.server.errors import ApiError, bad_request, clip, not_found

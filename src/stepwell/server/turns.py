@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepwell.engines.base import SamplingParams
+from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
 from stepwell.policy.types import NO_HINT, Hint, RequestArrived
-from stepwell.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
 from stepwell.server.bridge import Batch
 from stepwell.server.errors import from_rejected
 from stepwell.server.identity import Identity

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.loop.requests import Admitted, Delta, Finished
 from stepwell.policy.types import Wait
-from stepwell.requests import Admitted, Delta, Finished
 from stepwell.server.anthropic.errors import body as error_body
 from stepwell.server.bridge import Arrival
 from stepwell.server.cost import cost_of

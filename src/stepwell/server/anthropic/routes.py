@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from stepwell.requests import Generation
+from stepwell.loop.requests import Generation
 from stepwell.server.anthropic.answer import MessageShape
 from stepwell.server.anthropic.request import chat_body, marks_cache
 from stepwell.server.call import Call, understand

@@ -12,10 +12,14 @@ from collections.abc import Callable, Sequence
 
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import BatchItem, Engine, EngineError, Sampled, TextModel
-from stepwell.inbox import Inbox
 from stepwell.ledger.keeper import Keeper
 from stepwell.ledger.metered import Use
-from stepwell.live import LiveRequest
+from stepwell.loop.inbox import Inbox
+from stepwell.loop.live import LiveRequest
+from stepwell.loop.rarely import Rarely
+from stepwell.loop.requests import Generation, Rejected, Sink
+from stepwell.loop.snapshot import AgentView, Snapshot, take, take_one
+from stepwell.loop.tally import Tally
 from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import (
@@ -44,14 +48,10 @@ from stepwell.policy.types import (
     Seal,
     StepFailed,
 )
-from stepwell.rarely import Rarely
 from stepwell.recording import Recorder
-from stepwell.requests import Generation, Rejected, Sink
-from stepwell.snapshot import AgentView, Snapshot, take, take_one
-from stepwell.tally import Tally
 from stepwell.tiers.base import Tiers
 
-log = logging.getLogger("stepwell.driver")
+log = logging.getLogger("stepwell.loop")
 
 _IDLE_CHECK_S = 0.5
 _FLUSH_S = 20.0
@@ -495,6 +495,3 @@ class Driver:
     def _forget(self, request: RequestId) -> None:
         self._live.pop(request, None)
         self.engine.forget(request)
-
-
-__all__ = ["AgentView", "Driver", "Snapshot"]

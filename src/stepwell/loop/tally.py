@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from stepwell.engines.base import BatchItem
-from stepwell.live import LiveRequest
+from stepwell.loop.live import LiveRequest
+from stepwell.loop.snapshot import ROUTES
 from stepwell.policy.types import Computed, Moved, Open
-from stepwell.snapshot import ROUTES
 
 
 class Tally:

@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 from stepwell.engines.base import BatchItem, Sampled, TextModel
 from stepwell.ledger.metered import Use
-from stepwell.policy.chain import TokenChain
-from stepwell.policy.types import Open, Piece, RequestArrived, RequestId
-from stepwell.requests import (
+from stepwell.loop.requests import (
     Admitted,
     Delta,
     Finished,
@@ -19,7 +17,9 @@ from stepwell.requests import (
     Sink,
     TokenInfo,
 )
-from stepwell.textstream import TextStream
+from stepwell.loop.textstream import TextStream
+from stepwell.policy.chain import TokenChain
+from stepwell.policy.types import Open, Piece, RequestArrived, RequestId
 
 UseOf = Callable[[RequestId, int], Use | None]
 """What a request has used until now."""
