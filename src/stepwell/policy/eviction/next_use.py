@@ -363,10 +363,13 @@ class NextUse(EvictionPolicy):
     def _best_holder(self, block: Block, at: int) -> Group:
         return max(block.holders, key=lambda holder: self._standing(holder, at))
 
-    def _standing(self, group: Group, at: int) -> int:
-        """Where the group stands on KV tier number ``at`` beside those of every service tier, listed
-        there or not. A block goes with the holder that stands highest: never before what grows from it."""
-        return eviction_key(group.value, self._cost_below(len(group.path), at)) * group.rankings[at].weight
+    def _standing(self, group: Group, at: int) -> tuple[int, int]:
+        """Where the group stands on KV tier number ``at`` among those of every service tier, listed there
+        or not. A block goes with the holder that stands highest: never before what grows from it."""
+        key = group.keys[at]
+        if key is None:
+            key = eviction_key(group.value, self._cost_below(len(group.path), at))
+        return key * group.rankings[at].weight, group.seq
 
     def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
         """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere.
