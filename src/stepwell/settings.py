@@ -36,6 +36,7 @@ from stepwell.errors import BadInput
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Limits
+from stepwell.logs import LogSettings
 from stepwell.models import cache_dir
 from stepwell.policy.contracts import Contract
 from stepwell.server.keys import KeyEntry, missing_service_tier
@@ -167,6 +168,7 @@ class Settings:
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     """Where the books are kept, and by which prices; see ``ledger/settings.py``."""
     library: LibrarySettings = field(default_factory=LibrarySettings)
+    log: LogSettings = field(default_factory=LogSettings)
     budgets: tuple[BudgetEntry, ...] = ()
     """What tenants, keys, sessions and agents may spend in all."""
     keys: tuple[KeyEntry, ...] = ()

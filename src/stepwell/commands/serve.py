@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import shutil
 import sys
@@ -24,9 +23,10 @@ from stepwell.library.choose import choose_embedder
 from stepwell.library.embedding import Embedding
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
+from stepwell.logs import logging_to
 from stepwell.policy.types import KvTier
 from stepwell.private import private_parent, private_umask
-from stepwell.redaction import RedactingFormatter, redacted
+from stepwell.redaction import redacted
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
@@ -38,8 +38,6 @@ from stepwell.units import format_size
 AGENT_TOKENS = 1_000
 STOP_EMBEDDING_S = 2.0
 """The agent by which the start-up lines count."""
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-
 
 NO_FLAGS = ServeFlags()
 
@@ -51,7 +49,12 @@ def serve(
         Path | None, option("A TOML file with settings; flags win over it. [$STEPWELL_CONFIG]")
     ] = None,
     verbose: Annotated[
-        bool, Parameter(negative="", show_default=False, help="One log line per event on standard error.")
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Log more on standard error: the beginning of each request, transfers, retries.",
+        ),
     ] = False,
 ) -> None:
     """Serve a model over an OpenAI-compatible API until SIGTERM or Ctrl-C.
@@ -65,6 +68,9 @@ def serve(
     headers X-Session-ID and X-Agent-ID where a client sends them.
 
     Without API keys the server listens on loopback only and all requests belong to one tenant.
+    Each request that has ended is one line on standard error: who asked, its status, and how long it
+    queued, computed and decoded; --log-format json for machines, [log] access = false for none.
+
     All settings, also those without a flag, go into the file:
 
         [engine]
@@ -83,11 +89,9 @@ def serve(
         tenant = "acme"
         service_tiers = ["priority", "flex"]
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter(LOG_FORMAT))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    with private_umask():
-        run(load(config, flags.settings()))
+    settings = load(config, flags.settings())
+    with private_umask(), logging_to(settings.log, verbose=verbose):
+        run(settings)
 
 
 def run(settings: Settings) -> None:

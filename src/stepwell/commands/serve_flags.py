@@ -56,6 +56,9 @@ class ServeFlags:
     cost_book: Annotated[str | None, option("What the machine costs: a preset or a TOML file. [laptop]")] = (
         None
     )
+    log_format: Annotated[
+        str | None, option("How log lines look: text, or json (one object a line). [text]")
+    ] = None
     policy: Annotated[
         str | None, option(f"What leaves a KV tier first when room is needed. [{PolicySettings().name}]")
     ] = None
@@ -92,6 +95,7 @@ KEYS = {
     "ledger": ["ledger.path"],
     "price_book": ["ledger.price_book"],
     "cost_book": ["ledger.cost_book"],
+    "log_format": ["log.format"],
     "policy": ["policy.name"],
     "context_tokens": ["engine.context_tokens"],
     "threads": ["engine.threads"],

@@ -14,8 +14,10 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from stepwell.engines.base import TextModel
+from stepwell.logs import write_access, writes_access
 from stepwell.loop.driver import Driver
 from stepwell.server import views
+from stepwell.server.access import access_of
 from stepwell.server.admin_budgets import list_budgets, set_budget
 from stepwell.server.agents import get_agent, hint_agent, list_agents
 from stepwell.server.anthropic.errors import is_anthropic
@@ -132,17 +134,21 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 def _counted(metrics: Metrics) -> Ended:
-    """Counts requests per route; paths that are no route share one label."""
+    """Counts requests per route, and writes the access log; paths that are no route share one label."""
     templates: Mapping[object, str] = {route.endpoint: route.path for route in ROUTES}
 
     def ended(scope: Scope, status: int) -> None:
-        metrics.request_ended(templates.get(scope.get("endpoint"), OTHER), status)
+        route = templates.get(scope.get("endpoint"), OTHER)
+        metrics.request_ended(route, status)
+        if writes_access():
+            write_access(access_of(scope).fields(scope, request_id_of(scope), route, status))
 
     return ended
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    access_of(request.scope).error = error.code or ""
     return _in_its_dialect(request, error)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from stepwell.loop.driver import Driver
-from stepwell.loop.requests import Delta, Finished, Generation, Output, Preempted, Rejected, Sink
+from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Preempted, Rejected, Sink
 from stepwell.policy.types import RequestId
 from stepwell.server.enforced import Judge
 
@@ -123,6 +123,10 @@ class Batch:
     def __init__(self, bridge: Bridge, generations: Sequence[Generation]) -> None:
         self.generations = tuple(generations)
         self.requests: list[RequestId] = []
+        self.admitted: dict[int, Admitted] = {}
+        self.finished: dict[int, Finished] = {}
+        self.rejected: Rejected | None = None
+        """Of its generations by index, whether or not anybody has read it yet: for the access log."""
         self._bridge = bridge
         self._open = set(range(len(self.generations)))
         self._arrivals: deque[Arrival] = deque()
@@ -180,14 +184,24 @@ class Batch:
         judge = self._judges.get(arrival.index)
         if judge is not None:
             arrival.output = judge.hear(arrival.output)
-        if isinstance(arrival.output, Finished | Rejected):
-            self._end(arrival.index)
+        self._note(arrival)
         unread = self._unread.get(arrival.index)
         if unread is not None and unread.absorb(arrival.output):
             return
         self._unread[arrival.index] = arrival
         self._arrivals.append(arrival)
         self._ready.set()
+
+    def _note(self, arrival: Arrival) -> None:
+        match arrival.output:
+            case Admitted() as admitted:
+                self.admitted.setdefault(arrival.index, admitted)
+            case Finished() as finished:
+                self.finished[arrival.index] = finished
+                self._end(arrival.index)
+            case Rejected() as rejected:
+                self.rejected = rejected
+                self._end(arrival.index)
 
     def cancel(self) -> None:
         """Stop whatever still runs. The driver does so within a step; what it says then is not read."""

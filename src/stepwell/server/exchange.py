@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from stepwell.ledger.bills import FOR_OTHERS
 from stepwell.loop.requests import Generation, Preempted, Rejected
 from stepwell.policy.types import Wait
+from stepwell.server.access import access_of
 from stepwell.server.bridge import Arrival, Batch
 from stepwell.server.call import Call
 from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error
@@ -79,6 +80,8 @@ async def exchange(call: Call[Any], prepare: Prepare, shape: Shape, *, stream: b
         limits = stack.enter_context(service.gate.enter(call.key))
         generations = await while_connected(request, prepared(service, prepare))
         batch = stack.enter_context(await opened(service, generations))
+        access_of(request.scope).generates(batch)
+        log.info("request %s is queued as %s", request_id_of(request.scope), batch.requests)
         if not stream:
             progress = await while_connected(request, collect(batch))
             answer = shape.whole(progress)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stepwell.server.access import begin_access
 from stepwell.server.body import ClientGone
 from stepwell.server.errors import internal_error
 
@@ -22,6 +23,7 @@ CLIENT_GONE_STATUS = 499
 """nginx's number for a client that closed the connection."""
 
 Ended = Callable[[Scope, int], None]
+"""Told at the end of each request; its id and what is known of it lie in the scope."""
 
 
 def request_id_of(scope: Scope) -> str:
@@ -40,6 +42,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         scope[_SCOPE_KEY] = request_id = _request_id(scope)
+        begin_access(scope)
         answer = _Answer(send, request_id)
         try:
             await self._app(scope, receive, answer.send)

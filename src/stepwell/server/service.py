@@ -12,6 +12,7 @@ from starlette.requests import Request
 from stepwell.engines.base import TextModel
 from stepwell.ledger.types import Scope
 from stepwell.loop.driver import Driver
+from stepwell.server.access import access_of
 from stepwell.server.agent_lists import AgentLists
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
@@ -62,7 +63,9 @@ class Service:
             require_local(request)
         given = request.headers
         own = given.get("x-api-key")  # Anthropic's clients send it so
-        return self.keys.find(given.get("authorization") or (f"Bearer {own}" if own else None))
+        key = self.keys.find(given.get("authorization") or (f"Bearer {own}" if own else None))
+        access_of(request.scope).is_from(key)
+        return key
 
     def require_operator(self, request: Request) -> None:
         """An operator's key; where there are no keys, a program on this machine. With keys, coming from this
@@ -87,7 +90,9 @@ class Service:
         return (tenant, session) in self.pauses or any(s is not None and s.reached for s in states)
 
     def identity(self, request: Request, body: Mapping[str, Any], key: ApiKey) -> Identity:
-        return identify(headers_of(request), body, key)
+        identity = identify(headers_of(request), body, key)
+        access_of(request.scope).is_by(identity)
+        return identity
 
 
 def headers_of(request: Request) -> dict[str, str]:
