@@ -353,15 +353,12 @@ class NextUse(EvictionPolicy):
         for key, _, group in heapq.merge(*[ranking.idle_entries() for ranking in rankings]):
             for block in group.spare(kv_tier):
                 if len(block.holders) > 1:
-                    best = self._best_holder(block, at)
+                    best: Group = max(block.holders, key=lambda holder: self._standing(holder, at))
                     if self._standing(best, at) > self._standing(group, at):
                         self._better.append((block, best))
                         continue
                 if self._counts(block, at):
                     yield key, block.id
-
-    def _best_holder(self, block: Block, at: int) -> Group:
-        return max(block.holders, key=lambda holder: self._standing(holder, at))
 
     def _standing(self, group: Group, at: int) -> tuple[int, int]:
         """Where the group stands on KV tier number ``at`` among those of every service tier, listed there
