@@ -40,7 +40,7 @@ def record(rig: Rig, path: Path, run: int = 1) -> None:
         "model": "null",
         "price_book": PRICES,
     }
-    rig.driver._recorder = Recorder(path, rig.driver.scheduler.config, header)
+    rig.driver.loop.observers.insert(0, Recorder(path, rig.driver.scheduler.config, header))
 
 
 def balances(batches: Sequence[Batch]) -> Balances:
@@ -161,12 +161,10 @@ def test_a_batch_after_the_last_step_is_in_neither(tmp_path: Path) -> None:
     """A loop that is ended with a batch under way leaves the books as its recording ends."""
     rig, recording = live(tmp_path)
     rig.ask(range(60, 90), 7)
-    while not rig.driver._results:
+    while not rig.driver.executor.has_results:
         rig.driver.step()
     rig.driver._stopped = True
-    rig.keeper.close(rig.clock.now_us())
-    assert rig.driver._recorder is not None
-    rig.driver._recorder.close()
+    rig.driver.loop.close()
     again = replay_books(recording)
     assert again.balances == balances(rig.books.batches)
     assert again.totals == rig.keeper.meter.totals

@@ -69,15 +69,15 @@ def build(
         if ledger is not None:
             undo.callback(ledger.close)
         header = None if ledger is None else ledger.header
-        recorder = Recorder(settings.record, config, header) if settings.record else None
+        recorders = [Recorder(settings.record, config, header)] if settings.record else []
         driver = Driver(
             engine,
             text,
             tiers,
             Scheduler(config),
             clock=clock,
-            recorder=recorder,
-            keeper=None if ledger is None else ledger.keeper,
+            observers=recorders,
+            books=None if ledger is None else ledger.keeper,
             strict=strict,
         )
         undo.pop_all()

@@ -94,28 +94,30 @@ class Recorder:
 
     def __init__(self, path: Path, config: PolicyConfig, ledger: Mapping[str, object] | None = None) -> None:
         """``ledger``: which run of the books it belongs to, and what they were kept by."""
-        self._outlives_us = ledger is not None
+        self._has_books = ledger is not None
         self._encoder = msgspec.json.Encoder()
         self._log = DecisionLog()
         self._file = _make(path)
         self._line({"format": FORMAT, "version": VERSION, "config": asdict(config), "ledger": ledger})
 
-    def step(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
-        """Add one step. Steps without events that decided nothing leave only their hash."""
+    def decided(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
+        """Add one step. One in which only time passed is left out, unless the books have posted that time."""
+        if not (events or plan.actions or plan.batch or self._has_books):
+            return
         self._log.add(now_us, plan)
         lines = [[type(event).__name__, asdict(event)] for event in events]
         self._line({"t": now_us, "e": lines, "h": self._log.digest[:16]})
 
     def _line(self, value: object) -> None:
         self._file.write(self._encoder.encode(value) + b"\n")
-        if self._outlives_us:
+        if self._has_books:
             self._file.flush()
 
     @property
     def digest(self) -> str:
         return self._log.digest
 
-    def close(self) -> None:
+    def close(self, now_us: int = 0) -> None:
         self._file.close()
 
 

@@ -134,13 +134,13 @@ def _meter(recording: Recording) -> Meter:
 def _entries(recording: Recording, meter: Meter) -> Iterator[Entries]:
     scheduler, log, plan = Scheduler(recording.config), DecisionLog(), Plan()
     for step in recording.steps:
-        # As in the driver: a batch is metered when it has run, by what the policy knew until then.
+        # As in the loop: a batch is metered when it has run, by what was measured until then.
         for event in step.events:
             if isinstance(event, Computed):
-                meter.ran(event, ran_pieces(step.events, plan), scheduler.block_manager.costs.prefill)
+                meter.ran(event, ran_pieces(step.events, plan))
         plan = scheduler.step(step.now_us, step.events)
         _require_same(recording, step, log, plan)
-        yield meter.step(step.now_us, step.events, plan, scheduler)
+        yield meter.step(step.now_us, step.events, plan)
 
 
 def _require_same(recording: Recording, step: RecordedStep, log: DecisionLog, plan: Plan) -> None:

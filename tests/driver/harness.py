@@ -170,7 +170,7 @@ def make_rig(
     tiers = tiers or FlakyTiers(policy_config.host_bytes, policy_config.disk_bytes)
     keeper, books = make_keeper(policy_config, now_us=clock.now_us(), storage_every_us=storage_every_us)
     driver = Driver(
-        engine, NullText(info), tiers, Scheduler(policy_config), clock=clock, keeper=keeper, strict=True
+        engine, NullText(info), tiers, Scheduler(policy_config), clock=clock, books=keeper, strict=True
     )
     _watch_names(driver, engine)
     return Rig(driver, engine, tiers, clock, books, keeper)

@@ -31,7 +31,7 @@ EVENTS = (ARRIVED, Hinted(1, "t", "run/a", Hint(Wait.DONE)))
 
 def record(path: Path) -> None:
     recorder = Recorder(path, CONFIG)
-    recorder.step(5, EVENTS, Plan())
+    recorder.decided(5, EVENTS, Plan())
     recorder.close()
 
 

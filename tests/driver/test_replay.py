@@ -22,7 +22,7 @@ from tests.driver.harness import make_rig
 def record(path: Path) -> None:
     """A small busy life: more agents than the device holds, cancellations, failures."""
     rig = make_rig(device=10, host=8, disk=40)
-    rig.driver._recorder = Recorder(path, rig.driver.scheduler.config)
+    rig.driver.loop.observers.insert(0, Recorder(path, rig.driver.scheduler.config))
     for turn in range(3):
         for agent in range(6):
             rig.ask([100 + agent, *range(60, 90 + 5 * turn)], 7, agent=f"a{agent}")
@@ -104,7 +104,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 def test_a_recording_holds_no_tokens_of_a_customer(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     rig = make_rig(answer=b"the secret answer")
-    rig.driver._recorder = Recorder(path, rig.driver.scheduler.config)
+    rig.driver.loop.observers.insert(0, Recorder(path, rig.driver.scheduler.config))
     rig.ask(list(b"a very secret prompt, long enough to fill some blocks"), 20)
     rig.driver.stop()
     content = path.read_text()
@@ -118,7 +118,8 @@ def test_who_looks_at_a_server_changes_no_decision(tmp_path: Path, every: int) -
 
     def live(path: Path, looks: bool) -> str:
         rig, dice = make_rig(device=14, host=8, disk=60, eviction="stepwell"), Random(5)
-        rig.driver._recorder = recorder = Recorder(path, rig.driver.scheduler.config)
+        recorder = Recorder(path, rig.driver.scheduler.config)
+        rig.driver.loop.observers.insert(0, recorder)
         for turn in range(60):
             for agent in dice.sample(range(12), 3):
                 hint = Hint(Wait.TOOL, expected_us=dice.randrange(10**7)) if agent % 2 else Hint()

@@ -290,6 +290,7 @@ def test_a_fault_of_the_meter_stops_the_books_and_not_the_engine(caplog: pytest.
     assert len(rig.books.batches) == entered and rig.books.closed
     assert "the meter has failed" in caplog.text and caplog.text.count("the meter has failed") == 1
     assert keeper.failing is not None and not keeper.refuses
+    assert rig.driver.step() is None, "a loop with nothing to do must be able to wait for ever"
     keeper._refuse_unwritten = True
     assert isinstance(rig.ask(range(70, 95), 3).end, Rejected)
 

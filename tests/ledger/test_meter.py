@@ -57,7 +57,8 @@ def two_running() -> Rig:
 
 def split_of(rig: Rig, duration_us: int, pieces: list[Piece], fit: PrefillFit) -> list[int]:
     before = [compute_us(rig, piece.request) for piece in pieces]
-    rig.keeper.meter.ran(Computed(0, 0, 0, duration_us), pieces, fit)
+    rig.keeper.meter.costs.prefill = fit
+    rig.keeper.meter.ran(Computed(0, 0, 0, duration_us), pieces)
     after = [compute_us(rig, piece.request) for piece in pieces]
     return [b - a for a, b in zip(before, after, strict=True)]
 

@@ -258,8 +258,9 @@ def null_driver(
         step_tokens=64,
         max_agents=max_agents or 10_000,
     )
-    recorder = Recorder(record, policy) if record is not None else None
-    return Driver(engine, NullText(info), LocalTiers(host_bytes, None), Scheduler(policy), recorder=recorder)
+    recorders = [Recorder(record, policy)] if record is not None else []
+    tiers = LocalTiers(host_bytes, None)
+    return Driver(engine, NullText(info), tiers, Scheduler(policy), observers=recorders)
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def keeping(
         ledger = open_ledger(
             settings, policy, MODEL, now_us=clock.now_us(), wall_us=WALL_US, node="n", budgets=budgets
         )
-    driver = Driver(engine, text, tiers, Scheduler(policy), clock=clock, keeper=ledger.keeper)
+    driver = Driver(engine, text, tiers, Scheduler(policy), clock=clock, books=ledger.keeper)
     driver.start()
     books = Books(ledger.store, ledger)
     server_settings = server_settings or ServerSettings(port=0, drain_s=5.0, keep_alive_s=5.0)

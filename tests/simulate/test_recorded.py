@@ -25,7 +25,7 @@ def record(path: Path) -> None:
     rig = make_rig(
         device=10, host=8, disk=40, always_load=False, depth_ns_per_token=500, copy_us_per_block=70
     )
-    rig.driver._recorder = Recorder(path, rig.driver.scheduler.config)
+    rig.driver.loop.observers.insert(0, Recorder(path, rig.driver.scheduler.config))
     for turn in range(3):
         for agent in range(9):
             hint = Hint(Wait.TOOL, 40_000) if agent == 1 else Hint()
@@ -65,7 +65,7 @@ def test_hints_after_a_turn_are_recorded(tmp_path: Path) -> None:
     rig = make_rig()
     recorder = Recorder(path, rig.driver.scheduler.config)
     said = Hinted(3, "t", "a", Hint(Wait.AGENT, after_agent="b", retain_us=5))
-    recorder.step(7, [said], rig.driver.scheduler.step(7, []))
+    recorder.decided(7, [said], rig.driver.scheduler.step(7, []))
     recorder.close()
     _, steps = read_recording(path)
     assert [step.events for step in steps] == [(said,)]

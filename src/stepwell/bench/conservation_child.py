@@ -265,8 +265,9 @@ def start(life: Life) -> Server:
     kill_at_us = int(life.kill_at_s * 1e6) if life.simulated and life.kill_at_s is not None else None
     dying = Dying(kill_at_us)
     driver = node.driver
-    driver.engine = cast("Engine", EngineDoor(driver.engine, given, life, dying))
-    driver.tiers = cast("Tiers", TiersDoor(driver.tiers, given))
+    executor = node.driver.executor
+    executor.engine = cast("Engine", EngineDoor(executor.engine, given, life, dying))
+    executor.tiers = cast("Tiers", TiersDoor(executor.tiers, given))
     source = node.text.tokenize(prose(random.Random(7), SOURCE_WORDS), add_bos=False, parse_special=False)
     until_us = clock.now_us() + int(life.seconds * 1e6)
     size = NULL_SIZE if life.simulated else LIVE_SIZE

@@ -44,7 +44,7 @@ from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settin
 
 LIMIT_PERCENT = 1
 TARGET_PER_S = 100_000
-KEEPER_CALLS = ("reserve", "ran", "step", "use_of")
+KEEPER_CALLS = ("reserve", "ran", "decided", "use_of")
 HOST_BYTES = 8 << 30
 
 

@@ -1,7 +1,4 @@
-"""The bookkeeper beside the driver: budgets before a request, the meter at every step, the writer behind it.
-
-Everything but ``reserve`` is called from the driver's thread.
-"""
+"""The bookkeeper beside the loop: budgets before a request, the meter at every step, the writer behind it."""
 
 from __future__ import annotations
 
@@ -9,16 +6,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from stepwell.ledger.base import Batch
+from stepwell.ledger.bookkeeper import Bookkeeper, Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetExceeded
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.metered import Entries, Use
 from stepwell.ledger.money import usd_text
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Posting, Resource, Scope, Usage
-from stepwell.policy.costs import PrefillFit
-from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, Event, Piece, Plan, RequestArrived, RequestId
 
 log = logging.getLogger("stepwell.ledger")
@@ -32,7 +28,6 @@ SPENT = {
 }
 """The error code of a spent budget."""
 _RETRY_AFTER_MS = 1_000
-NEVER_US = 1 << 62
 _METERED = frozenset(MACHINE_RESOURCES)
 NOBODY = "none"
 """The service tier of KV that was found on disk, until its agent calls."""
@@ -57,15 +52,6 @@ class Writer(Protocol):
 
     def close(self, at_us: int) -> bool:
         """Write what is left and close the run; False when that could not be done in time."""
-
-
-class Refusal(NamedTuple):
-    """Why a request is not taken."""
-
-    code: str
-    message: str
-    retry_after_ms: int | None = None
-    """When it may be taken; None: not before somebody has done something."""
 
 
 @dataclass(slots=True)
@@ -97,8 +83,8 @@ class Sums:
         sums[name] = sums.get(name, 0) + abs(amount)
 
 
-class Keeper:
-    """One run's bookkeeper."""
+class Keeper(Bookkeeper):
+    """The bookkeeper of one run."""
 
     def __init__(
         self,
@@ -167,15 +153,15 @@ class Keeper:
         if request not in self.meter.requests:
             self.budgets.release(request)
 
-    def ran(self, computed: Computed, pieces: Sequence[Piece], prefill: PrefillFit) -> None:
+    def ran(self, computed: Computed, pieces: Sequence[Piece]) -> None:
         """A batch has run."""
         with self._apart():
-            self.meter.ran(computed, pieces, prefill)
+            self.meter.ran(computed, pieces)
 
-    def step(self, now_us: int, events: Sequence[Event], plan: Plan, scheduler: Scheduler) -> None:
+    def decided(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
         """A step was decided; what the one before it used is posted."""
         with self._apart():
-            self._write(self.meter.step(now_us, events, plan, scheduler), now_us)
+            self._write(self.meter.step(now_us, events, plan), now_us)
             if self.meter.clock_went_back_us > self._said_back_us:
                 self._said_back_us = back_us = self.meter.clock_went_back_us
                 log.warning("the server's clock went back by %d us; such time is not posted", back_us)
@@ -198,9 +184,9 @@ class Keeper:
                 self.broken = "the meter has failed; the books of this run are closed at the next start"
                 self.writer.abandon()
 
-    def due_us(self) -> int:
-        """When the keeper wants a step at the latest."""
-        return NEVER_US if self.broken else self.meter.due_us
+    def due_us(self) -> int | None:
+        """When the keeper wants a step at the latest; None: never."""
+        return None if self.broken else self.meter.due_us
 
     def close(self, now_us: int) -> None:
         """The run ends: everything is posted and the books are closed."""
@@ -208,9 +194,9 @@ class Keeper:
             self._write(self.meter.close(), now_us)
             self.writer.close(self._posted_at_us(now_us))
 
-    def check(self, scheduler: Scheduler) -> None:
-        """Assert that the meter sees what the policy has booked."""
-        self.meter.check(scheduler)
+    def check(self, booked_bytes: Sequence[int]) -> None:
+        """Assert that the meter sees what the policy has booked on device, host and disk."""
+        self.meter.check(booked_bytes)
 
     def _write(self, entries: Entries, now_us: int) -> None:
         self._hand_over(entries, now_us)

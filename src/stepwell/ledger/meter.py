@@ -15,11 +15,12 @@ Bytes that moved are split among who holds the block. Bytes that lie somewhere: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import sub
 
 from stepwell.ledger.bills import Bills, Counts
 from stepwell.ledger.displaced import Displaced, shares
+from stepwell.ledger.frames import RunningFrames
 from stepwell.ledger.holdings import Holder, Holdings
 from stepwell.ledger.metered import Entries, Metered, Use, customer_accounts, split
 from stepwell.ledger.types import (
@@ -36,9 +37,7 @@ from stepwell.ledger.types import (
     Resource,
 )
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.costs import PrefillFit
-from stepwell.policy.scheduler import Scheduler
-from stepwell.policy.turns import Turn
+from stepwell.policy.costs import Costs, PrefillFit
 from stepwell.policy.types import (
     Action,
     BlockId,
@@ -50,6 +49,7 @@ from stepwell.policy.types import (
     Move,
     Moved,
     Open,
+    OpenFailed,
     Piece,
     Plan,
     Progressed,
@@ -60,6 +60,7 @@ from stepwell.policy.types import (
     RequestId,
     Seal,
     StepFailed,
+    Taken,
 )
 
 STORAGE_EVERY_US = 60_000_000
@@ -92,6 +93,9 @@ class Meter:
         self._now_us = now_us
         self._holders: dict[Account, Holder] = {}
         self._of_agent: dict[tuple[str, str], Holder] = {}
+        self.costs = Costs()
+        """Of work, as measured: the same sums as the policy's."""
+        self._running = RunningFrames(config.block_tokens)
         self._framed: dict[Holder, int] = {}
         """Frames of running turns after the last step."""
         self._accounted_us = 0
@@ -105,9 +109,10 @@ class Meter:
 
     # --- what the driver tells ----------------------------------------------------------------
 
-    def ran(self, computed: Computed, pieces: Sequence[Piece], prefill: PrefillFit) -> None:
-        """A batch has run: split its time by the work that each piece brought."""
-        token, depth = _per_token(prefill)
+    def ran(self, computed: Computed, pieces: Sequence[Piece]) -> None:
+        """A batch has run: split its time by the work that each piece brought, as far as was measured before
+        it what such work costs."""
+        token, depth = _per_token(self.costs.prefill)
         works = [self._work(piece, token, depth) for piece in pieces]
         self._accounted_us += computed.duration_us
         for piece, part_us in zip(pieces, split(computed.duration_us, works), strict=True):
@@ -123,15 +128,19 @@ class Meter:
     def _work(piece: Piece, token: int, depth: int) -> int:
         return piece.count * token + piece.count * (2 * piece.start + piece.count) // 2 * depth
 
-    def step(self, now_us: int, events: Sequence[Event], plan: Plan, scheduler: Scheduler) -> Entries:
+    def step(self, now_us: int, events: Sequence[Event], plan: Plan) -> Entries:
         """One step of the policy: ``events`` went in, ``plan`` came out. What is to be posted now."""
         self._accounted_us += sum(e.duration_us for e in events if isinstance(e, Moved) and _copied(e))
         self._pass(now_us)
+        taken = {one.request: one for one in plan.taken}
         for event in events:
-            self._apply(event, scheduler)
+            self._apply(event, taken)
         for action in plan.actions:
-            self._carry_out(action, scheduler)
-        self._count_frames(scheduler)
+            self._carry_out(action)
+            self._running.carry_out(action)
+        for piece in plan.batch:
+            self._running.run(piece)
+        self._count_frames()
         self._end_requests()
         for event in events:
             if isinstance(event, Hinted):
@@ -164,10 +173,9 @@ class Meter:
         device, host, disk = (a + b for a, b in zip(metered.stored, fresh, strict=True))
         return Use(metered.compute_us, (device, host, disk), metered.moved_bytes, metered.displaced_us)
 
-    def check(self, scheduler: Scheduler) -> None:
-        """Assert that the meter sees what the policy has booked."""
-        memory = scheduler.block_manager
-        booked = [memory.device_used * self.config.block_bytes, memory.host_used, memory.disk_used]
+    def check(self, booked_bytes: Sequence[int]) -> None:
+        """Assert that the meter sees what the policy has booked on device, host and disk."""
+        booked = list(booked_bytes)
         assert self.holdings.used == booked, f"metered {self.holdings.used}, booked {booked}"
         self.holdings.check(self._holders.values())
 
@@ -194,12 +202,12 @@ class Meter:
 
     # --- events -------------------------------------------------------------------------------
 
-    def _apply(self, event: Event, scheduler: Scheduler) -> None:
+    def _apply(self, event: Event, taken: Mapping[RequestId, Taken]) -> None:
         match event:
             case RequestArrived(request):
-                turn = scheduler.table.turns.get(request)
-                if turn is not None:
-                    self._arrived(event, turn)
+                mine = taken.get(request)
+                if mine is not None:
+                    self._arrived(event, mine)
                 else:  # refused, or gone again in the same step
                     self._entries.settled.append((request, 0))
             case Progressed():
@@ -210,12 +218,16 @@ class Meter:
                 self._ends(requests, "server_error")
             case Moved():
                 self._moved(event)
+            case Computed():
+                self.costs.saw_step(event)
+            case OpenFailed():
+                self._running.open_failed(event)
             case Recovered(blocks):
                 for meta in blocks:
                     owner = self._holder(Account(Kind.AGENT, tenant=meta.tenant))
                     self.holdings.found(owner, meta, self._now_us)
 
-    def _arrived(self, event: RequestArrived, turn: Turn) -> None:
+    def _arrived(self, event: RequestArrived, taken: Taken) -> None:
         self._pause_us = self._storage_every_us // 2
         self.due_us = min(self.due_us, self._now_us + self._storage_every_us)
         account = Account(
@@ -224,14 +236,14 @@ class Meter:
             event.key,
             event.service_tier,
             event.session,
-            turn.record.agent,
+            taken.agent,
             event.parent_agent or "",
-            turn.record.role,
+            taken.role,
         )
         holder = self._holder(account)
         busy = next((other for other in self.requests.values() if other.holder is holder), None)
         self._store(holder, busy)
-        metered = Metered(event, holder, self._now_us, total=event.prompt_tokens)
+        metered = Metered(event, holder, self._now_us, list(event.units), total=event.prompt_tokens)
         self.requests[event.request] = metered
         metered.held_microusd = self.bills.hold_of(event)
         customer, held = customer_accounts(event.tenant)
@@ -248,6 +260,7 @@ class Meter:
         if metered is None:
             return
         metered.total = event.total
+        metered.units.extend(event.units)
         if not metered.ttft_us and event.total > metered.arrival.prompt_tokens:
             metered.ttft_us = self._now_us - metered.arrived_us
         metered.reason = event.finished or metered.reason
@@ -289,7 +302,7 @@ class Meter:
 
     # --- actions ------------------------------------------------------------------------------
 
-    def _carry_out(self, action: Action, scheduler: Scheduler) -> None:
+    def _carry_out(self, action: Action) -> None:
         match action:
             case Seal(request, block):
                 self.holdings.sealed(self._maker(request), block, self._now_us)
@@ -303,7 +316,7 @@ class Meter:
             case Drop(block_id, tier, beneficiary):
                 self._lost(block_id, tier, beneficiary)
             case Open():
-                self._open(action, scheduler)
+                self._open(action)
             case Refuse(request, code):
                 self._ends((request,), code)
 
@@ -311,7 +324,7 @@ class Meter:
         metered = self.requests.get(request)
         return self._holder(UNATTRIBUTED) if metered is None else metered.holder
 
-    def _open(self, action: Open, scheduler: Scheduler) -> None:
+    def _open(self, action: Open) -> None:
         metered = self.requests.get(action.request)
         if metered is None:
             return
@@ -323,9 +336,8 @@ class Meter:
             metered.opened = True
             metered.cached_tokens = action.cached_tokens
         metered.recomputed_tokens += action.recomputed_tokens
-        turn = scheduler.table.turns.get(action.request)
-        if action.recomputed_tokens and turn is not None:
-            metered.spans = self._displaced.spans(turn.units, action, metered.holder.account)
+        if action.recomputed_tokens:
+            metered.spans = self._displaced.spans(metered.units, action, metered.holder.account)
 
     def _follow(self, metered: Metered) -> None:
         """An agent that comes back under another key or service tier holds its context as that."""
@@ -336,13 +348,13 @@ class Meter:
         if before is not None and before is not metered.holder:
             self.holdings.turn_to(before, (), self._now_us)
 
-    def _count_frames(self, scheduler: Scheduler) -> None:
+    def _count_frames(self) -> None:
         frames: dict[Holder, int] = {}
-        turns, before = scheduler.table.turns, self._framed
-        for request in scheduler.table.running:
+        before = self._framed
+        for request, count in self._running.counts():
             holder = self._maker(request)
-            frames[holder] = frames.get(holder, 0) + turns[request].frames
-        for holder in before.keys() - frames.keys():
+            frames[holder] = frames.get(holder, 0) + count
+        for holder in [holder for holder in before if holder not in frames]:
             self.holdings.frames(holder, 0, self._now_us)
         for holder, count in frames.items():
             if count != before.get(holder, 0):

@@ -41,6 +41,8 @@ class Metered:
     arrival: RequestArrived
     holder: Holder
     arrived_us: int
+    units: list[bytes]
+    """The chained hashes of its tokens that are known."""
     held_microusd: int = 0
     total: int = 0
     opened: bool = False

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from stepwell.engines.base import BatchItem
 from stepwell.loop.live import LiveRequest
 from stepwell.loop.snapshot import ROUTES
-from stepwell.policy.types import Computed, Moved, Open
+from stepwell.policy.types import Computed, Event, Moved, Open, Plan
 
 
 class Tally:
-    """The driver's own counters; the policy keeps the others. ``Snapshot.counters`` says what they mean."""
+    """The loop's own counters; the policy keeps the others. ``Snapshot.counters`` says what they mean."""
 
     def __init__(self, max_agents: int) -> None:
         names = [f"prompt_tokens_{source}" for source in ("computed", "device", "host", "disk")]
-        names += ["generation_tokens", "computed_tokens", "steps", "step_us", "engine_us"]
+        names += ["generation_tokens", "computed_tokens", "engine_us"]
         names += ["failed_loads", "failed_steps"]
         names += [f"requests_{end}" for end in ("finished", "cancelled", "rejected")]
         for route in ROUTES:
@@ -29,12 +29,15 @@ class Tally:
     def add(self, name: str, amount: int = 1) -> None:
         self.counters[name] += amount
 
-    def step(self, duration_us: int) -> None:
-        """A step of the loop that ran a batch."""
-        self.counters["steps"] += 1
-        self.counters["step_us"] += duration_us
+    def decided(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
+        for event in events:
+            if isinstance(event, Moved) and event.ok:
+                self._moved(event)
 
-    def moved(self, event: Moved) -> None:
+    def close(self, now_us: int) -> None:
+        """Counters stay readable."""
+
+    def _moved(self, event: Moved) -> None:
         route = f"{event.source.value}_{event.target.value}"
         self.counters[f"moved_bytes_{route}"] += event.size_bytes
         self.counters[f"moved_us_{route}"] += event.duration_us

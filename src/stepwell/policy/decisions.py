@@ -22,7 +22,8 @@ def canonical(value: object) -> str:
         return "(" + ",".join(map(canonical, value)) + ")"
     if value is None or isinstance(value, (bool, int, str)):
         return repr(value)
-    inside = ",".join(canonical(getattr(value, field.name)) for field in fields(value))  # type: ignore[arg-type]
+    decided = (field for field in fields(value) if field.compare)  # type: ignore[arg-type]
+    inside = ",".join(canonical(getattr(value, field.name)) for field in decided)
     return f"{type(value).__name__}({inside})"
 
 

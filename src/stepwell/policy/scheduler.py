@@ -40,6 +40,7 @@ from stepwell.policy.types import (
     RequestCancelled,
     RequestId,
     StepFailed,
+    Taken,
 )
 
 _RETRY_AFTER_MS = 1_000
@@ -63,6 +64,7 @@ class Scheduler:
         self.demoting: KvTier | None = None
         self.held_down = False
         """What the operator has pushed down stays there until somebody calls."""
+        self._taken: list[Turn] = []
         self._admission = Admission(self.table)
         self._batch_builder = BatchBuilder(self.table)
 
@@ -75,6 +77,7 @@ class Scheduler:
         self.table.now_us = now_us
         self.context.waiting = len(self.table.waiting)
         self.block_manager.actions = []
+        self._taken = []
         for event in events:
             self._apply(event)
         if self.draining:
@@ -84,9 +87,13 @@ class Scheduler:
         self._admission.admit()
         batch = self._batch_builder.build()
         self._demote(now_us)
-        return Plan(
-            tuple(self.block_manager.actions), batch, self._steady_steps(batch), self._wake_at_us(now_us)
-        )
+        actions = tuple(self.block_manager.actions)
+        return Plan(actions, batch, self._steady_steps(batch), self._wake_at_us(now_us), self._taken_on())
+
+    def _taken_on(self) -> tuple[Taken, ...]:
+        """Turns that came in this step and are still there."""
+        taken = (turn for turn in self._taken if turn.id in self.table.turns)
+        return tuple(Taken(turn.id, turn.record.agent, turn.record.role) for turn in taken)
 
     def _steady_steps(self, batch: Sequence[Piece]) -> int:
         """How often the same pieces may run, each a token further, before a block is full. Nothing
@@ -157,6 +164,7 @@ class Scheduler:
             self.table.turns[turn.id] = turn
             self.table.waiting.add(turn)
             self.agents.arrived(turn)
+            self._taken.append(turn)
 
     def _too_long(self, tokens: int) -> bool:
         return (
@@ -220,6 +228,11 @@ class Scheduler:
         elif demote_idle(self.block_manager, self.demoting, now_us):
             self.demoting = None
             self.drained = self.draining and idle
+
+    def booked_bytes(self) -> tuple[int, int, int]:
+        """What is booked on device, host and disk."""
+        memory = self.block_manager
+        return memory.device_used * self.config.block_bytes, memory.host_used, memory.disk_used
 
     def check(self) -> None:
         """Assert what must stay true; after every step in tests, while idle in production."""

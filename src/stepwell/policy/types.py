@@ -8,7 +8,7 @@ Units: tokens are counts, sizes are bytes, times are microseconds, all integers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 BlockId = bytes
@@ -312,6 +312,16 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A request that arrived in this step and was taken on, and whose it is: the policy recognises agents
+    that do not say who they are, and remembers their roles."""
+
+    request: RequestId
+    agent: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What one step does: the actions in order, then the batch."""
 
@@ -322,3 +332,5 @@ class Plan:
     new to decide, unless something happens. A simulation may take them in one stride."""
     wake_at_us: int | None = None
     """When the policy wants to be called again although nothing happens; None: only on an event."""
+    taken: tuple[Taken, ...] = field(default=(), compare=False)
+    """For the books. It is carried out by nobody, and no part of the decision hash."""
