@@ -205,7 +205,7 @@ def test_examples_are_the_same_in_every_run(number: int) -> None:
     role = crew(EXAMPLES).roles["solver"]
     key = sample_key("round-1-s1", number)
     assert sample_number(key) == number
-    assert opening(role, key) == opening(role, key)
+    assert opening(role, key, role.instructions) == opening(role, key, role.instructions)
 
 
 @pytest.mark.parametrize(("one", "other"), [("12", "12."), ("Yes!", "yes"), ("a  b", "A b")])
@@ -277,7 +277,9 @@ def test_other_examples_have_one_of_every_kind() -> None:
     kinds = "shots = 3\nexamples = [" + ", ".join(f'["k{n % 3}", "{n}"]' for n in range(9)) + "]\n"
     role = crew(kinds).roles["solver"]
     for number in range(20):
-        asked = [message["content"] for message in opening(role, sample_key("s1", number))[1::2]]
+        asked = [
+            message["content"] for message in opening(role, sample_key("s1", number), role.instructions)[1::2]
+        ]
         assert sorted(asked) == ["k0", "k1", "k2"]
 
 

@@ -93,13 +93,13 @@ def _temperature(agent: Agent) -> float:
     return max(role.temperature, SPREAD_TEMPERATURE) if alike or again else role.temperature
 
 
-def opening(role: Role, key: str, attached: Sequence[Part] = ()) -> list[Message]:
-    """What an agent is told before its first task: instructions, and examples as turns that were.
+def opening(role: Role, key: str, briefed: str, attached: Sequence[Part] = ()) -> list[Message]:
+    """What stands before an agent's first task: its briefing, and examples as turns that were.
 
     What is ``attached`` comes before all else, so that agents of every role have it as their common prefix.
     """
-    parts = [*attached, {"type": "text", "text": role.instructions}]
-    told: list[Message] = [{"role": "system", "content": parts if attached else role.instructions}]
+    parts = [*attached, {"type": "text", "text": briefed}]
+    told: list[Message] = [{"role": "system", "content": parts if attached else briefed}]
     for example in _shown(role, sample_number(key)):
         told.append({"role": "user", "content": example.ask})
         told.append({"role": "assistant", "content": example.answer})

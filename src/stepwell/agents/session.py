@@ -16,6 +16,7 @@ from typing import Any
 
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS, Agent, hint_after_task, work
+from stepwell.agents.briefing import briefing
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
@@ -327,13 +328,16 @@ class Session:
             return
         made = Task(key, agent.id, task, terms)
         text = self._with_passages(agent.role, task, key)
-        attached = self.attached if agent.role.reads else ()
-        first = [] if agent.messages else opening(agent.role, key, attached)
+        first = [] if agent.messages else self._opening(agent, key)
         with self.store.transaction():
             self.store.add_task(made)
             self.append(agent, *first, {"role": "user", "content": text})
         self._give(agent, made)
         self._start(agent)
+
+    def _opening(self, agent: Agent, key: str) -> list[Message]:
+        told = briefing(agent.role, list(agent.tools.values()), self.crew.roles)
+        return opening(agent.role, key, told, self.attached if agent.role.reads else ())
 
     def _give(self, agent: Agent, task: Task) -> None:
         agent.tasks.append(task)

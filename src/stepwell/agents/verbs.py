@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.agent import VERBS, WAIT_TOOL
+from stepwell.agents.briefing import what_it_does
 from stepwell.agents.crews.definition import Role
 from stepwell.agents.tools.base import Tool
 
@@ -102,7 +103,9 @@ def verb_tools(session: Session, role: Role, agent: str) -> list[Tool]:
 def _tool(name: str, verb: Verb, session: Session, role: Role, agent: str) -> Tool:
     properties = dict(verb.arguments)
     if "role" in properties:
-        properties["role"] = TEXT | {"enum": list(role.may_spawn)}
+        may = [session.crew.roles[one] for one in role.may_spawn]
+        known = "; ".join(f"{one.name}: {what_it_does(one)}" for one in may)
+        properties["role"] = TEXT | {"enum": list(role.may_spawn), "description": known}
     return Tool(
         name=name,
         description=verb.description,

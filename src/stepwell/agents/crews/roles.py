@@ -72,27 +72,32 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "max_tokens": 512,
     },
     "reader": {
+        "description": "finds the answer to a question in the documents",
         "instructions": "Answer from the text in a few words.",  # more of it leads the smallest models astray
         "reads": True,
         "max_tokens": 48,
     },
     "solver": {
+        "description": "solves one small task, with numbers or by reasoning",
         "instructions": "You solve one small task. Think in a few short steps and end with the answer in one "
         "sentence. Calculate with the calculator where you have one.",
         "max_tokens": 256,
     },
     "coder": {
+        "description": "writes a small Python program",
         "instructions": "You write small Python programs and run them with the python tool until they do "
         "what is asked. Print what you want to see. End with the program and what it printed.",
         "tools": ("python",),
         "max_tokens": 512,
     },
     "critic": {
+        "description": "names the worst fault of a piece of work",
         "instructions": "You look for what is wrong or missing in a piece of work. Name the worst fault in "
         "one sentence, and how to mend it in another. If there is none, say: no fault found.",
         "max_tokens": 128,
     },
     "verifier": {
+        "description": "checks an answer against the results it rests on",
         "instructions": "You check an answer against the question and the results it rests on. Say ok only "
         "when it answers the question and every claim in it stands in the results. Score it "
         "from 0 to 10.",
@@ -101,12 +106,14 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "max_tokens": 160,
     },
     "judge": {
+        "description": "chooses the best of several answers",
         "instructions": "You are given a question and several numbered answers. Choose the best one.",
         "output": "json",
         "schema": CHOICE_SCHEMA,
         "max_tokens": 128,
     },
     WRITER: {
+        "description": "writes the answer from the results of others",
         "instructions": "You write the answer to the question from the results that you are given: short, "
         "plain, and with nothing that is not in the results.",
         "max_tokens": 256,

@@ -286,7 +286,7 @@ def sql_tool(workspace: Workspace) -> Tool:
     database = shared_database(workspace)
 
     async def sql(query: str) -> str:
-        """Asks the tables one read-only SQL question (DuckDB); call tables first to see what there is.
+        """Asks the tables one read-only SQL question (DuckDB).
 
         Args:
             query: one SELECT
