@@ -53,7 +53,7 @@ def served(answer: Answer, cost: float | None = None, model: str = "one") -> Ite
                 return None
             message = {"role": "assistant", "content": said} if isinstance(said, str) else said
             usage = {"prompt_tokens": 9, "completion_tokens": 3} | ({} if cost is None else {"cost": cost})
-            choice = {"message": message, "finish_reason": "stop"}
+            choice = {"message": message, "finish_reason": message.pop("finish_reason", "stop")}
             return self.send(200, {"choices": [choice], "usage": usage})
 
         def send(self, status: int, body: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import events, schemas
@@ -122,11 +122,12 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
             reply = await session.client.chat(body_of(agent, session), agent.caller, agent.said, retry)
         except TurnRefused as error:
             return Outcome("refused", f"the server refused the turn of {agent.id}: {error}")
+        usage = replace(reply.usage, cut=reply.cut)
         with session.store.transaction():
             session.append(agent, reply.message)
-            session.store.add_turn(agent.id, number, agent.task.key, reply.usage)
-    session.count(agent.task, reply.usage)
-    session.tell(events.TurnEnded(agent.id, number, reply.usage, events.now_us() - began_us))
+            session.store.add_turn(agent.id, number, agent.task.key, usage)
+    session.count(agent.task, usage)
+    session.tell(events.TurnEnded(agent.id, number, usage, events.now_us() - began_us))
     return None
 
 

@@ -19,6 +19,8 @@ class Usage:
     completion_tokens: int = 0
     cost_microusd: int | None = None
     """None: the server does not say."""
+    cut: bool = False
+    """The answer ended at the turn's token limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,13 +54,15 @@ class Result:
     duration_us: int
     by_role: Mapping[str, RoleUse] = field(default_factory=dict)
     """The roles that had turns."""
+    cut: bool = False
+    """The answer ended at its turn's token limit: it may be a stump."""
 
 
 def result_of(session: Session, outcome: Outcome, began_us: int) -> Result:
     """The session as it ended; without an answer of its own it gives the best draft there was."""
     turns = session.store.turns()
-    last = [usage.completion_tokens for _, task, usage in turns if task == session.answered_by]
-    visible = last[-1] if last and outcome.ok else 0
+    last = [usage for _, task, usage in turns if task == session.answered_by]
+    visible = last[-1].completion_tokens if last and outcome.ok else 0
     meter = session.meter
     return Result(
         status=outcome.kind,
@@ -75,6 +77,7 @@ def result_of(session: Session, outcome: Outcome, began_us: int) -> Result:
         cost_microusd=meter.cost_microusd,
         duration_us=now_us() - began_us,
         by_role=_by_role(session),
+        cut=bool(last) and last[-1].cut,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stepwell.errors import BadInput
 from stepwell.review.digest import SOURCES
-from stepwell.review.fetch import Fetcher
+from stepwell.review.fetch import Fetched, Fetcher
 from stepwell.review.week import week_of
 
 
@@ -45,16 +45,20 @@ def fetch(*, week: str, into: Path, source: tuple[str, ...] = (), base_url: tupl
         if not one.base_url or (source and one.name not in source):
             continue
         for result in fetcher.fetch(wanted, one):
-            print(
-                f"not kept  {result.error}" if result.error else f"kept      {result.request.name}",
-                flush=True,
-            )
+            print(_line(result, into), flush=True)
             kept, failed = kept + (not result.error), failed + bool(result.error)
     print(
         f"{kept} replies kept in {into}, {failed} not; "
         f"next: stepwell review write --week {week} --from {into}"
     )
     return 0 if kept else 1
+
+
+def _line(result: Fetched, into: Path) -> str:
+    if not result.error:
+        return f"kept      {result.request.name}"
+    stays = (into / result.request.name).exists()
+    return f"not kept  {result.error}" + ("; the reply that was there before stays" if stays else "")
 
 
 def _require_past(monday: date, today: date) -> None:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from decimal import Decimal
 from itertools import pairwise
 
 from stepwell.review.facts import Cell, Conflict, Facts
+from stepwell.review.sources.prices import INDEXES
 from stepwell.review.week import Week
 
+RELEASED = ("fred.PAYEMS.", "fred.UNRATE.", "bls.")
+SPLITS = tuple(Decimal(a) / b for a, b in ((1, 2), (1, 3), (2, 3), (1, 4), (1, 5), (1, 10), (1, 20)))
+SPLITS += tuple(1 / one for one in SPLITS)
+SPLIT_TOLERANCE = Decimal("0.08")
+"""How far a day's own move may take the ratio from that of the split."""
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -21,6 +28,8 @@ def check(facts: Facts, week: Week) -> Iterator[Conflict]:
     for cell in list(facts.cells.values()):
         if cell.id.endswith(".weekday") and not cell.missing:
             yield from _weekday(facts, cell)
+    yield from _splits(facts, week)
+    yield from _releases(facts)
     yield from _product(facts)
     yield from _start(facts)
     yield from _revision(facts)
@@ -31,6 +40,36 @@ def _weekday(facts: Facts, cell: Cell) -> Iterator[Conflict]:
     day = facts.get(cell.id.removesuffix(".weekday") + ".day")
     if day is not None and isinstance(day.value, date) and WEEKDAYS[day.value.weekday()] != cell.value:
         yield Conflict("weekday", (day.id, cell.id))
+
+
+def split_between(facts: Facts, index: str, week: Week) -> tuple[Cell, Cell] | None:
+    """Two closes in a row whose ratio is that of a split: a level before it is no base of one after it."""
+    closes = [facts.get(f"idx.{index}.close.{day}") for day in (week.base(), *week.sessions())]
+    for before, after in pairwise(cell for cell in closes if cell is not None):
+        ratio = after.number / before.number
+        if any(abs(ratio / one - 1) < SPLIT_TOLERANCE for one in SPLITS):
+            return before, after
+    return None
+
+
+def _splits(facts: Facts, week: Week) -> Iterator[Conflict]:
+    for index in INDEXES:
+        if pair := split_between(facts, index, week):
+            yield Conflict("split", (pair[0].id, pair[1].id))
+
+
+def _releases(facts: Facts) -> Iterator[Conflict]:
+    """Statistics come out on working days: a release on a weekend is a calendar that is a day off."""
+    for cell in list(facts.cells.values()):
+        if cell.id.endswith(".release") and isinstance(cell.value, date) and cell.value.weekday() >= 5:
+            yield Conflict("release", (cell.id,))
+        elif (
+            cell.id.startswith(RELEASED)
+            and cell.known_since is not None
+            and cell.known_since.weekday() >= 5
+            and not cell.missing
+        ):
+            yield Conflict("vintage", (cell.id,))
 
 
 def _product(facts: Facts) -> Iterator[Conflict]:

@@ -21,7 +21,7 @@ from stepwell.agents.session import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.errors import StepwellError
 from stepwell.review.facts import Facts
-from stepwell.review.lexicon import untraced
+from stepwell.review.lexicon import invented, untraced
 from stepwell.review.outline import SECTIONS, Handle, Piece, Sentence, lookup, pieces_of, sayable
 from stepwell.review.wording import word
 from stepwell.review.writer import Draft, Said
@@ -122,7 +122,7 @@ class Newsroom:
         finally:
             session.store.close()
         self.spent.append(result)
-        return result.answer if result.status == "completed" else ""
+        return result.answer if result.status == "completed" and not result.cut else ""
 
 
 def _order(answer: str, letters: str) -> list[str] | None:
@@ -164,6 +164,8 @@ def worded(answer: str, handles: Mapping[str, Handle], shown: str) -> tuple[Piec
         return None
     named = [piece.cell for piece in pieces if isinstance(piece, Handle)]
     if sorted(named) != sorted(handles) or any(isinstance(p, str) and list(untraced(p)) for p in pieces):
+        return None
+    if any(invented(text, shown)):
         return None
     return tuple(
         piece if isinstance(piece, str) else replace(handles[piece.cell], starts=number == 0)

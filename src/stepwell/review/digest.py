@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 from importlib.resources import files
 
-from stepwell.review.checks import check
+from stepwell.review.checks import check, split_between
 from stepwell.review.facts import Cell, Derivation, Facts, Place, Unit, missing
 from stepwell.review.formulas import derive
 from stepwell.review.sources.base import Reply, Source, SourceError
@@ -41,9 +41,11 @@ def digest(week: Week, replies: Iterable[Reply]) -> tuple[Facts, list[str]]:
     facts, refused = Facts(), []
     _names(facts)
     for reply in replies:
+        before = facts.copy()
         try:
             source(reply.source).read(facts, reply)
         except SourceError as error:
+            facts = before  # of a refused reply nothing stays, not even the rows before the fault
             refused.append(str(error))
     _refuse_the_future(facts, week)
     _derive(facts, week)
@@ -76,6 +78,10 @@ def _derive(facts: Facts, week: Week) -> None:
         now, then = f"idx.{index}.close.{last}", f"idx.{index}.close.{base}"
         derive(facts, f"w.{index}.last", "same", now, unit=Unit.POINTS)
         derive(facts, f"w.{index}.base", "same", then, unit=Unit.POINTS)
+        if pair := split_between(facts, index, week):
+            why = f"{pair[1].id} is to {pair[0].id} as after a split"
+            facts.add(missing(f"w.{index}.change", Unit.PERCENT, why))
+            continue
         derive(facts, f"w.{index}.change", "change_percent", now, then, unit=Unit.PERCENT)
     _days(facts, week)
     _curve(facts, week)

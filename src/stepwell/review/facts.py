@@ -132,6 +132,10 @@ class Facts:
     """What each raw reply is called, by SHA-256."""
     conflicts: list[Conflict] = field(default_factory=list)
 
+    def copy(self) -> Facts:
+        """The same cells in tables of their own."""
+        return Facts(dict(self.cells), dict(self.raw), dict(self.names), list(self.conflicts))
+
     def keep(self, name: str, data: bytes) -> str:
         """Keep a raw reply; its SHA-256."""
         sha256 = hashlib.sha256(data).hexdigest()

@@ -42,6 +42,19 @@ HAN_WORDS = (
 SIGNS = frozenset("%‰$€£¥+±")
 
 
+SPEECH = frozenset(
+    """
+    according said says say told reported reports report announced source sources
+    analyst analysts expert experts
+    economist economists trader traders investor investors
+    because due amid driven fueled fuelled thanks reflecting reflects signalling suggests suggesting indicates
+    likely unlikely expected expects expect forecast forecasts predicted predicts should must
+    com www http https
+    """.split()  # noqa: SIM905
+)
+"""Who is said to have said it, why it is said to have happened, and what is said to come."""
+
+
 def is_numeral(character: str) -> bool:
     return unicodedata.category(character) in ("Nd", "Nl", "No") or character in HAN_NUMERALS
 
@@ -51,3 +64,17 @@ def untraced(text: str) -> Iterator[str]:
     yield from (one for one in text if is_numeral(one) or one in SIGNS)
     yield from (one for one in re.findall(r"[A-Za-z]+", text) if one.lower() in WORDS)
     yield from (one for one in HAN_WORDS if one in text)
+
+
+def invented(text: str, given: str) -> Iterator[str]:
+    """What a reworded sentence says that its facts do not: a name, a speaker, a cause, a forecast.
+
+    ``given`` is the sentence as it was handed over: its own words are its own.
+    """
+    known = {one.lower() for one in re.findall(r"[A-Za-z]+", given)}
+    bare = re.sub(r"\{[^}]*\}", "{}", text)
+    for found in re.finditer(r"[A-Za-z]+", bare):
+        one = found[0]
+        begins = not bare[: found.start()].strip(" \"'(")
+        if one.lower() not in known and (one.lower() in SPEECH or (one[0].isupper() and not begins)):
+            yield one

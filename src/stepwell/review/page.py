@@ -40,6 +40,7 @@ WORDS: dict[str, dict[Language, str]] = {
         "en": "Sample: levels and replies in this review are made up.",
         "zh": "样例：本文中的点位与数据为虚构。",
     },
+    "mark": {"en": "made up", "zh": "虚构数据"},
     "empty": {"en": "No data.", "zh": "无数据。"},
     "trace": {
         "en": "Point at a number to see where it is from. Claims are printed as what somebody said.",
@@ -67,6 +68,18 @@ CONFLICTS: dict[str, dict[Language, str]] = {
     "sum": {
         "en": "The balance that closed {0:date} at {0} opened the next day at {1}.",
         "zh": "{0:date}收盘余额为{0}，次日开盘为{1}。",
+    },
+    "split": {
+        "en": "From {0:date} to {1:date} a close went from {0} to {1}, as at a split: no change is printed.",
+        "zh": "{0:date}至{1:date}收盘由{0}变为{1}，与拆股相同，故不给出变动。",
+    },
+    "release": {
+        "en": "A release is dated {0}, a day on which no statistics come out.",
+        "zh": "有数据标注于{0}发布，而该日不发布统计数据。",
+    },
+    "vintage": {
+        "en": "{0} is said to be known since {0:known}, a day on which no statistics come out.",
+        "zh": "{0}标注于{0:known}发布，而该日不发布统计数据。",
     },
     "sources": {"en": "Sources differ: {0} and {1}.", "zh": "来源不同：{0}与{1}。"},
 }
@@ -109,7 +122,7 @@ class Page:
 
     def _body(self) -> Iterable[str]:
         yield f"<header><h1>{self._word('title')}</h1>"
-        if any(cell.origin is Origin.MADE for cell in self.facts.cells.values()):
+        if self._made():
             yield f'<p class="made">{self._word("made")}</p>'
         if self.facts.get("week.last") and self.facts.get("week.base"):
             yield f"<p>{self._pieces(pieces_of(self._word('week')))}</p>"
@@ -122,6 +135,9 @@ class Page:
         yield from self._unfit()
         yield from self._missing()
         yield from self._sources()
+
+    def _made(self) -> bool:
+        return any(cell.origin is Origin.MADE for cell in self.facts.cells.values())
 
     def _section(self, section: str) -> str:
         space = " " if self.language == "en" else ""
@@ -165,7 +181,8 @@ class Page:
             x, anchor = (left + width + 6, "start") if value >= 0 else (left - 6, "end")
             change = self._mark(Handle(cell.id), "tspan")
             yield f'<text x="{x}" y="{y + 14}" text-anchor="{anchor}">{change}</text>'
-        yield f"</svg><figcaption>{self._word('chart')}</figcaption></figure>"
+        caption = self._word("chart") + (f" · {self._word('mark')}" if self._made() else "")
+        yield f"</svg><figcaption>{caption}</figcaption></figure>"
 
     def _unfit(self) -> Iterable[str]:
         yield f'<section class="unfit"><h2>{self._word("unfit")}</h2>'

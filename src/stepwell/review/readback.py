@@ -39,8 +39,8 @@ def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
             }
             speaker = row["speaker"]
             return text in (speaker, speaker[:1].upper() + speaker[1:], known.get(speaker, speaker))
-        case "date":
-            return _day(text) == date.fromisoformat(row["observed"])
+        case "date" | "known":
+            return _day(text) == date.fromisoformat(row["observed" if form == "date" else "known_since"])
         case "month":
             day = date.fromisoformat(row["observed"])
             return text in (f"{MONTHS[day.month - 1]} {day.year}", f"{day.year}年{day.month}月")

@@ -66,12 +66,14 @@ class _Page(HTMLParser):
         self.plain: list[str] = []
         self.data: dict[str, str] = {}
         self.language = ""
+        self.figures = 0
         self._open: list[tuple[str, Mark | None, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         if tag == "html":
             self.language = given.get("lang", "")
+        self.figures += tag == "figure"
         for shown in ("title", "alt", "aria-label", "placeholder"):
             if shown in given:
                 self.plain.append(given[shown])
@@ -118,6 +120,7 @@ def verify(page: bytes) -> Verdict:
         _check_mark(mark, cells, verdict)
     verdict.marks = len(parsed.marks)
     _check_plain(parsed.plain, verdict)
+    _check_made(parsed, cells, verdict)
     _check_bars(parsed.marks, cells, verdict)
     _check_must(trace, parsed.marks, verdict)
     _check_conflicts(trace.get("conflicts", ()), cells, verdict)
@@ -181,6 +184,18 @@ def _check_plain(plain: Sequence[str], verdict: Verdict) -> None:
             verdict.fault(f"{fault!r} in {text.strip()[:60]!r} belongs to no cell")
 
 
+def _check_made(page: _Page, cells: Mapping[str, Any], verdict: Verdict) -> None:
+    """Made-up figures are said to be, on the page, on every chart and in every mark."""
+    for mark in page.marks:
+        origin = cells.get(mark.cell, {}).get("origin")
+        if "class" in mark.attributes and mark.form != "bar" and mark.attributes["class"] != origin:
+            verdict.fault(f"{mark.cell} is marked as {mark.attributes['class']}, and is {origin}")
+    said = sum("made up" in text or "虚构" in text for text in page.plain)
+    wanted = 1 + page.figures if any(row.get("origin") == "made" for row in cells.values()) else 0
+    if said < wanted:
+        verdict.fault(f"{wanted - said} places do not say that figures are made up")
+
+
 def _check_bars(marks: Sequence[Mark], cells: Mapping[str, Any], verdict: Verdict) -> None:
     """Bars are as long as their values, and on the side of their sign."""
     bars = [(mark, printed(cells[mark.cell])) for mark in marks if mark.form == "bar" and mark.cell in cells]
@@ -231,6 +246,13 @@ def _contradicts(kind: str, cells: Sequence[Mapping[str, Any]]) -> bool:
             return bool(cells[1]["observed"] < values[0])
         case "claim" | "sum":
             return Decimal(values[0]) != Decimal(values[1])
+        case "split":
+            before, after = Decimal(values[0]), Decimal(values[1])
+            return max(before, after) / min(before, after) >= Decimal("1.38")
+        case "release":
+            return date.fromisoformat(values[0]).weekday() >= 5
+        case "vintage":
+            return date.fromisoformat(str(cells[0]["known_since"])).weekday() >= 5
         case "sources":
             return bool(values[0] != values[1])
     return False

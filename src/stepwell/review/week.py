@@ -78,6 +78,14 @@ class Week:
         return [stamp.date() for stamp in found]
 
 
+def is_session(day: date) -> bool:
+    """Whether the exchange opened on this day; outside the years of its calendar, whether it is a weekday."""
+    calendar = _exchange()
+    if not calendar.first_session.date() <= day <= calendar.last_session.date():
+        return day.weekday() < 5
+    return bool(calendar.is_session(day.isoformat()))
+
+
 def week_of(text: str) -> Week:
     """The week of ``YYYY-MM-DD``. Raises ``BadInput``."""
     try:

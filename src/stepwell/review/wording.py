@@ -79,6 +79,8 @@ def word(cell: Cell, form: str, language: Language) -> str:
             return _verb(cell, language)
         case "date" if cell.observed is not None:
             return _date(cell.observed, language)
+        case "known" if cell.known_since is not None:
+            return _date(cell.known_since, language)
         case "month" if cell.observed is not None:
             return _formatted(cell.observed, {"en": "MMMM y", "zh": "y年M月"}[language], language)
         case "speaker" if cell.speaker:

@@ -107,8 +107,8 @@ class Reader:
             raise self.fail(f"{len(data)} bytes are more than {MAX_REPLY_BYTES}")
         if not data.strip():
             raise self.fail("an empty reply")
-        head = data[:512].lstrip().lower()
-        if head.startswith((b"<!doctype html", b"<html")):
+        head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        if head.startswith(b"<!doctype html") or b"<html" in head:
             raise self.fail("a web page instead of data")
         try:
             return data.decode("utf-8-sig")

@@ -37,9 +37,12 @@ class Edgar:
             columns = [recent[name] for name in COLUMNS]
         except (KeyError, TypeError) as error:
             raise reader.fail(f"there are no filings with {', '.join(COLUMNS)}") from error
+        cik = reply.name.removeprefix("edgar-").partition(".")[0]
+        if str(found.get("cik", cik)).lstrip("0") != cik.lstrip("0"):
+            raise reader.fail(f"the filings are those of the company {found['cik']}, not of {cik}")
         if len({len(column) for column in columns}) != 1:
             raise reader.fail("the columns are not of one length")
-        company = COMPANIES.get(reply.name.removeprefix("edgar-").partition(".")[0], "company")
+        company = COMPANIES.get(cik, "company")
         for number, (accession, filed, form, _items) in enumerate(zip(*columns, strict=True)):
             day = reader.day(filed)
             path = f"/filings/recent/filingDate/{number}"

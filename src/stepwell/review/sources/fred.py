@@ -7,7 +7,7 @@ https://fred.stlouisfed.org/docs/api/fred/series_observations.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -70,8 +70,11 @@ class Fred:
             raise reader.fail("there are no observations")
         if found.get("units", "lin") != "lin":
             raise reader.fail(f"units={found['units']}: levels are asked for, and changes computed here")
+        rows = found["observations"]
+        if int(found.get("count", len(rows))) != len(rows) or int(found.get("offset", 0)):
+            raise reader.fail(f"{len(rows)} of {found.get('count')} observations: there are further pages")
         vintage = reader.day(found.get("realtime_end"))
-        for number, row in enumerate(found["observations"]):
+        for number, row in self._newest(reader, rows):
             day = reader.day(row.get("date"))
             value = reader.number(row.get("value"))
             known = max(reader.day(row.get("realtime_start", found.get("realtime_start"))), day)
@@ -79,3 +82,15 @@ class Fred:
             scaled = None if value is None else value * series.scale
             path = f"/observations/{number}/value*{series.scale}"
             reader.cell(name_of_cell, series.unit, scaled, path, day, known)
+
+    def _newest(
+        self, reader: Reader, rows: Sequence[Mapping[str, object]]
+    ) -> list[tuple[int, Mapping[str, object]]]:
+        """A row for each date, with its place in the reply: of several vintages the newest."""
+        found: dict[date, tuple[date, int, Mapping[str, object]]] = {}
+        for number, row in enumerate(rows):
+            day = reader.day(row.get("date"))
+            known = reader.day(row["realtime_start"]) if "realtime_start" in row else day
+            if day not in found or known >= found[day][0]:
+                found[day] = (known, number, row)
+        return [(number, row) for _, number, row in found.values()]

@@ -26,9 +26,10 @@ class NewYorkFed:
     pause_s: float = 1.1
 
     def requests(self, week: Week) -> Sequence[Request]:
+        days = {"startDate": week.base().isoformat(), "endDate": week.friday.isoformat()}
         return (
             Request(
-                self.name, "nyfed-purchases.json", "/api/tsy/purchases/results/summary/lastTwoWeeks.json"
+                self.name, "nyfed-purchases.json", "/api/tsy/purchases/results/summary/search.json", days
             ),
             Request(self.name, "nyfed-soma.json", "/api/soma/summary.json"),
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stepwell.review.facts import Facts, Unit
 from stepwell.review.sources.base import Reader, Reply, Request
-from stepwell.review.week import Week
+from stepwell.review.week import Week, is_session
 
 INDEXES = ("IXIC", "SPX", "DJI", "RUT", "SOX")
 """Nasdaq Composite, S&P 500, Dow Jones Industrial Average, Russell 2000, PHLX Semiconductor."""
@@ -36,6 +36,8 @@ class Prices:
         for number, row in reader.rows("Date", "Close"):
             day = reader.day(row["Date"])
             level = reader.number(row["Close"])
+            if not is_session(day):
+                raise reader.fail(f"a level of {day}, a day on which the exchange was closed")
             if level is not None and level <= 0:
                 raise reader.fail(f"the level {level} of {day} is not above zero")
             reader.cell(f"idx.{index}.close.{day}", Unit.POINTS, level, f"{number}/Close", day)

@@ -103,7 +103,8 @@ class Cash:
             raise reader.fail("there is no data")
         if found.get("meta", {}).get("dataFormats", {}).get("open_today_bal") != MILLIONS:
             raise reader.fail(f"amounts are not said to be in {MILLIONS}")
-        if int(found["meta"].get("total-pages", 1)) > 1:
+        meta = found["meta"]
+        if int(meta.get("total-pages", 1)) > 1 or int(meta.get("total-count", 0)) > len(found["data"]):
             raise reader.fail("there are further pages")  # a total of page one is no total
         for number, row in enumerate(found["data"]):
             which = {CLOSING: "close", OPENING: "open"}.get(str(row.get("account_type")))
