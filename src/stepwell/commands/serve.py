@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -91,13 +93,34 @@ def serve(
     """
     settings = load(config, flags.settings())
     with private_umask(), logging_to(settings.log, verbose=verbose):
-        run(settings)
+        keys = key_ring(settings)
+        with keys_read_again(keys, lambda: key_ring(load(config, flags.settings()))):
+            run(settings, keys)
 
 
-def run(settings: Settings) -> None:
+@contextmanager
+def keys_read_again(keys: KeyRing, read: Callable[[], KeyRing]) -> Iterator[None]:
+    """On SIGHUP the API keys are read from the settings again; what is wrong with them changes nothing."""
+
+    def again(number: int, frame: FrameType | None) -> None:
+        try:
+            keys.replace(read())
+        except BadInput as error:
+            say(f"the API keys stay as they were: {error}")
+        else:
+            say("the API keys have been read again")
+
+    before = signal.signal(signal.SIGHUP, again)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def run(settings: Settings, keys: KeyRing | None = None) -> None:
     """Serve with these settings; returns when the server has been told to stop and has drained."""
     settings = with_ledger(settings)
-    keys = key_ring(settings)
+    keys = keys or key_ring(settings)
     require_port(settings.server.port)
     require_keys_beyond_loopback(settings.server.host, keys)
     require_room(settings.kv)

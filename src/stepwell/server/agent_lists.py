@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from stepwell.loop.driver import Driver
-from stepwell.loop.snapshot import AgentView
+from stepwell.loop.snapshot import AgentView, Snapshot
 
 REST_FACTOR = 9
 """A list that took a millisecond is good for nine more, so that lists take a tenth of the time at most:
@@ -19,18 +19,23 @@ class AgentLists:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._views: Sequence[AgentView] = ()
+        self._snapshot = Snapshot(0, 0, 0, {}, (), {})
         self._good_until_s = 0.0
         self._looking = asyncio.Lock()
 
     async def all(self) -> Sequence[AgentView]:
+        return (await self.snapshot()).agents
+
+    async def snapshot(self) -> Snapshot:
+        """The whole picture that the list is of."""
         async with self._looking:
             if time.monotonic() >= self._good_until_s:
-                await asyncio.to_thread(self._look)
-        return self._views
+                self._snapshot = await asyncio.to_thread(self._look)
+        return self._snapshot
 
-    def _look(self) -> None:
+    def _look(self) -> Snapshot:
         started_s = time.monotonic()
-        self._views = self._driver.snapshot().agents
+        snapshot = self._driver.snapshot()
         ended_s = time.monotonic()
         self._good_until_s = ended_s + REST_FACTOR * (ended_s - started_s)
+        return snapshot

@@ -35,7 +35,7 @@ async def list_agents(request: Request) -> Response:
     views = [v for v in await service.agent_lists.all() if only in (None, v.tenant) and v.agent > after]
     views.sort(key=lambda view: (view.agent, view.tenant))
     page = _page(views, limit)
-    data = [_agent(service, key, view) for view in page]
+    data = [agent_object(service, view, operator=key.operator) for view in page]
     return JSONResponse(
         {
             "object": "list",
@@ -60,7 +60,7 @@ async def get_agent(request: Request) -> Response:
     if len(found) > 1:
         names = ", ".join(clip(view.tenant, 64) for view in found[:8])
         raise bad_request(f"Several tenants have this agent ({names}): add ?tenant=NAME.", param="tenant")
-    return JSONResponse(_agent(service, key, found[0]))
+    return JSONResponse(agent_object(service, found[0], operator=key.operator))
 
 
 async def hint_agent(request: Request) -> Response:
@@ -127,12 +127,13 @@ def _page(views: Sequence[AgentView], limit: int) -> Sequence[AgentView]:
     return views[:end]
 
 
-def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
+def agent_object(service: Service, view: AgentView, *, operator: bool) -> dict[str, Any]:
+    """An agent as the wire shows it; operators see whose it is."""
     held = {kv_tier.value: tokens for kv_tier, tokens in view.kv_tokens.items()}
     return {
         "id": view.agent,
         "object": "agent",
-        **({"tenant": view.tenant} if key.operator else {}),
+        **({"tenant": view.tenant} if operator else {}),
         "session_id": view.session or None,
         "parent_agent_id": view.parent_agent,
         "role": view.role or None,
@@ -142,7 +143,7 @@ def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
         "kv_tokens": {**held, "gone": max(0, view.tokens - sum(held.values()))},
         "turns": view.turns,
         "declared": _said(view.hint),
-        "expected_at": _unix_s(service, view.expected_us),
+        "expected_at": None if view.expected_us is None else service.unix_s(view.expected_us),
         "why": view.why or None,
         "last_ttft_ms": None if view.last_ttft_us is None else view.last_ttft_us / 1_000,
     }
@@ -151,13 +152,6 @@ def _agent(service: Service, key: ApiKey, view: AgentView) -> dict[str, Any]:
 def _status(service: Service, view: AgentView) -> str:
     paused = view.state == "idle" and service.is_paused(view.tenant, view.session, view.agent)
     return "budget_reached" if paused else view.state
-
-
-def _unix_s(service: Service, at_us: int | None) -> float | None:
-    """The driver's clock as the world's, in seconds."""
-    if at_us is None:
-        return None
-    return round(service.now_s() + (at_us - service.driver.clock.now_us()) / 1e6, 3)
 
 
 def _said(hint: Hint) -> dict[str, Any]:

@@ -50,6 +50,9 @@ from stepwell.server.service import Service
 from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
+from stepwell.server.watch.hub import Hub
+from stepwell.server.watch.routes import watch
+from stepwell.server.watch.ticker import Refusals
 
 ROUTES = (
     Route("/", views.home, methods=["GET"]),
@@ -64,6 +67,7 @@ ROUTES = (
     Route("/v1/agents", list_agents, methods=["GET"]),
     Route("/v1/agents/{agent_id:path}/hint", hint_agent, methods=["POST"]),
     Route("/v1/agents/{agent_id:path}", get_agent, methods=["GET"]),
+    Route("/v1/watch", watch, methods=["GET"]),
     Route("/v1/sessions", list_sessions, methods=["GET"]),
     Route("/v1/sessions/{session_id:path}", get_session, methods=["GET"]),
     Route("/v1/sessions/{session_id:path}", update_session, methods=["POST"]),
@@ -102,12 +106,13 @@ def create_app(
     """
     settings, keys = settings or ServerSettings(), keys or KeyRing()
     metrics = Metrics(driver, keys.service_tiers, None if books is None else books.ledger)
+    refusals = Refusals()
     service = Service(
         driver=driver,
         text_model=text_model,
         settings=settings,
         keys=keys,
-        bridge=Bridge(driver, metrics.observe),
+        bridge=Bridge(driver, refusals.beside(metrics.observe)),
         gate=Gate(settings),
         metrics=metrics,
         store=ResponseStore(settings),
@@ -122,12 +127,14 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.service = service
+    app.state.watch = Hub(service, refusals)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
+    app.state.watch.close()
     # Background responses live in memory: nobody can fetch them any more.
     for record in app.state.service.store.all_running():
         await stop(record)

@@ -207,6 +207,16 @@ class KeyRing:
         """Those that the keys name."""
         return [replace(budget, at_us=at_us) for budget in self._budgets]
 
+    def replace(self, other: KeyRing) -> None:
+        """From now on the keys of ``other``: what is not there any more is refused, in open streams too.
+
+        A ring with keys never becomes one without, which would let everybody on this machine in. Raises
+        ``BadInput``, and nothing has changed.
+        """
+        if self.required != other.required:
+            raise BadInput("keys cannot be switched on or off while the server runs: restart it")
+        self._keys, self._budgets = other._keys, other._budgets
+
     def find(self, authorization: str | None) -> ApiKey:
         """The key behind an ``Authorization`` header. Raises a 401 ``ApiError``."""
         if not self._keys:

@@ -27,6 +27,9 @@ from stepwell.server.pauses import Pauses
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
 
+CLOCK_DRIFT_S = 0.05
+"""How far the world's clock and the driver's may part before times are told by the new difference."""
+
 
 @dataclass(slots=True)
 class Service:
@@ -50,6 +53,8 @@ class Service:
     agent_lists: AgentLists = field(init=False)
     pauses: Pauses = field(init=False)
     started_s: int = field(init=False)
+    _epoch_s: float = field(init=False, default=0.0)
+    """When the driver's clock was at zero."""
 
     def __post_init__(self) -> None:
         self.started_s = int(self.now_s())
@@ -72,6 +77,14 @@ class Service:
         machine says nothing: so does everybody behind a TLS terminator or a tunnel that ends here."""
         if not self.key(request).operator:
             raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
+
+    def unix_s(self, at_us: int) -> float:
+        """A time of the driver's clock as the world's, in seconds. The same time is told the same way each
+        time, unless one of the clocks was set."""
+        epoch_s = self.now_s() - self.driver.clock.now_us() / 1e6
+        if abs(epoch_s - self._epoch_s) > CLOCK_DRIFT_S:
+            self._epoch_s = epoch_s
+        return round(self._epoch_s + at_us / 1e6, 3)
 
     def require_open(self) -> None:
         if self.draining:

@@ -52,5 +52,12 @@ class ServerSettings:
     max_response_chain: int = 1_024
     """How many turns ``previous_response_id`` may reach back."""
 
+    max_watchers: int = 128
+    """Streams of ``/v1/watch`` at once, over all keys."""
+    max_watchers_per_tenant: int = 64
+    """Of one tenant, and of the operators together."""
+    watch_interval_s: float = 1.0
+    """How often watchers hear of what has changed."""
+
     public_metrics: bool = False
     """Show ``/metrics`` to everybody who can connect, not only to operators."""

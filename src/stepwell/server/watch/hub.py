@@ -1,0 +1,186 @@
+"""One picture for all watchers: taken as ``/v1/agents`` takes it, while anybody watches, and never else.
+
+A reader that is behind gets the newest whole frame and not what it has missed, so a slow one holds no
+memory: there is one frame per view, however many read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from stepwell.ledger.base import Store
+from stepwell.ledger.queries import join_sum, one_of, split_sum
+from stepwell.loop.rarely import Rarely
+from stepwell.loop.snapshot import AgentView
+from stepwell.server.agents import agent_object
+from stepwell.server.errors import ApiError, rate_limited
+from stepwell.server.service import Service
+from stepwell.server.watch.frames import POINT_EVERY_S, Row, View, event
+from stepwell.server.watch.ticker import AgentName, Happening, Refusals, happenings
+
+log = logging.getLogger("stepwell.server")
+
+COSTS_EVERY_S = 5.0
+MAX_NAMES = 500
+"""Sessions in one question to the books."""
+BACK_OFF_S = 5.0
+LINGER_S = 900.0
+"""A view outlives its last watcher for so long, so that a page that is opened again still has its charts."""
+STILL_THERE = b": keep-alive\n\n"
+
+ViewName = str | None
+"""A tenant, or None for everything."""
+Costs = dict[AgentName, int]
+
+
+class Hub:
+    """All watchers of one server. Lives in its event loop."""
+
+    def __init__(self, service: Service, refusals: Refusals) -> None:
+        self._service = service
+        self._refusals = refusals
+        self._views: dict[ViewName, View] = {}
+        self._tick = asyncio.Event()
+        self._entered = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._seen: Mapping[AgentName, AgentView] = {}
+        """The picture before."""
+        self._costs: Costs = {}
+        self._costs_due_s = 0.0
+        self._complain = Rarely(log)
+
+    @property
+    def watchers(self) -> int:
+        return sum(view.watchers for view in self._views.values())
+
+    def enter(self, name: ViewName) -> View:
+        """Take a place. Raises a 429 ``ApiError`` when there is none; ``leave`` gives it back."""
+        limits = self._service.settings
+        own = self._views[name].watchers if name in self._views else 0
+        if self.watchers >= limits.max_watchers or own >= limits.max_watchers_per_tenant:
+            raise rate_limited("This server has as many watchers as it may have.", limits.retry_after_ms)
+        view = self._views.setdefault(name, View(name, self._about(name)))
+        view.watchers += 1
+        self._entered.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        return view
+
+    def leave(self, view: View) -> None:
+        view.watchers -= 1
+        view.left_s = asyncio.get_running_loop().time()
+
+    async def frames(self, view: View, may_see: Callable[[], str | None]) -> AsyncIterator[bytes]:
+        """Events for one watcher. ``may_see`` says why it may not any more, or None."""
+        seen = 0
+        while True:
+            tick = self._tick
+            if view.seq == seen:
+                try:
+                    await asyncio.wait_for(tick.wait(), self._service.settings.keep_alive_s)
+                except TimeoutError:
+                    yield STILL_THERE
+            why = "server_overloaded" if self._service.draining else may_see()
+            if why is not None:
+                yield event("end", view.seq, {"reason": why})
+                return
+            if view.seq == seen:
+                continue
+            behind = view.seq != seen + 1 or seen == 0
+            seen, frame = view.seq, view.full() if behind else view.difference
+            yield frame
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _about(self, name: ViewName) -> Row:
+        text = self._service.text_model
+        return {
+            "object": "watch.frame",
+            "operator": name is None,
+            **({} if name is None else {"tenant": name}),
+            "model": text.name,
+            "context_tokens": text.context_tokens,
+            "interval_s": self._service.settings.watch_interval_s,
+            "ledger": self._service.books is not None and self._service.books.ledger is not None,
+            "library": self._service.library is not None,
+        }
+
+    async def _run(self) -> None:
+        """As long as there is a view. What fails is tried again later: a screen must not end a server."""
+        settings = self._service.settings
+        while self._views and not self._service.draining:
+            pause_s = settings.watch_interval_s if self.watchers else POINT_EVERY_S
+            self._entered.clear()
+            try:
+                await self._look()
+            except Exception as error:  # noqa: BLE001
+                self._complain.warning(self._service.driver.clock.now_us(), "watchers see no news", error)
+                pause_s = BACK_OFF_S
+            self._wake()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._entered.wait(), pause_s)
+        self._wake()
+        self._seen = {}
+
+    def _wake(self) -> None:
+        tick, self._tick = self._tick, asyncio.Event()
+        tick.set()
+
+    async def _look(self) -> None:
+        service = self._service
+        snapshot = await service.agent_lists.snapshot()
+        await self._ask_for_costs(snapshot.agents)
+        at = round(service.now_s(), 3)
+        after = {(view.tenant, view.agent): view for view in snapshot.agents}
+        news = [*happenings(self._seen, after), *self._refusals.take()]
+        for name, view in list(self._views.items()):
+            if view.watchers == 0 and asyncio.get_running_loop().time() - view.left_s > LINGER_S:
+                del self._views[name]
+                continue
+            own = [v for v in snapshot.agents if name in (None, v.tenant)]
+            lines = [_line(one, at, name) for one in news if name in (None, one.tenant)]
+            view.update(at, snapshot, own, self._rows(name, own), lines)
+        self._seen = after
+
+    def _rows(self, name: ViewName, views: Sequence[AgentView]) -> dict[AgentName, Row]:
+        """Rows of a view; one that has not changed stays the same object, and costs nothing more."""
+        before, rows = self._views[name].rows, {}
+        for view in views:
+            key = (view.tenant, view.agent)
+            row = agent_object(self._service, view, operator=name is None)
+            row["cost_microusd"] = self._costs.get(key)
+            old = before.get(key)
+            rows[key] = old if old == row and old is not None else row
+        return rows
+
+    async def _ask_for_costs(self, views: Sequence[AgentView]) -> None:
+        """What each agent has been charged; now and then, and not at all where the books cannot be read."""
+        books, now_s = self._service.books, asyncio.get_running_loop().time()
+        if books is None or books.ledger is None or now_s < self._costs_due_s:
+            return
+        self._costs_due_s = now_s + COSTS_EVERY_S
+        sessions = sorted({view.session for view in views})[-MAX_NAMES:]
+        try:
+            self._costs = await books.ask(agents_spent, sessions)
+        except ApiError:
+            self._costs = {}
+
+
+def _line(happening: Happening, at: float, name: ViewName) -> Row:
+    return happening.line(at, operator=name is None)
+
+
+def agents_spent(store: Store, sessions: Sequence[str]) -> Costs:
+    """What the books show as charged to the agents of these sessions, in micro-dollars."""
+    rows = store.rows(
+        f"SELECT a.tenant, a.agent, {split_sum('u.charge_microusd')} "
+        f"FROM accounts a JOIN usage u ON u.account = a.id WHERE a.session {one_of(len(sessions))} "
+        "GROUP BY a.tenant, a.agent",
+        sessions,
+    )
+    return {(tenant, agent): join_sum(high, low) for tenant, agent, high, low in rows}
