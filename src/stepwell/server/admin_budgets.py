@@ -58,7 +58,7 @@ async def set_budget(request: Request) -> Response:
     service = service_of(request)
     service.require_operator(request)
     ledger = require_ledger(service)
-    wanted = parse(BudgetChange, await read_object(request, service.settings))
+    wanted = parse(BudgetChange, await read_object(request, service.settings, service.bodies, OPERATOR))
     scope, at_us = Scope(wanted.scope), int(service.now_s() * 1e6)
     soft, hard = microusd(wanted.soft_usd), microusd(wanted.hard_usd)
     await put_in_force(

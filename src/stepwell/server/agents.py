@@ -70,7 +70,7 @@ async def hint_agent(request: Request) -> Response:
     key, tenant = who_asks(service, request)
     agent = request.path_params["agent_id"]
     with service.gate.enter(key):
-        body = await read_object(request, service.settings)
+        body = await read_object(request, service.settings, service.bodies, tenant)
         view = await asyncio.to_thread(service.driver.agent, tenant, agent)
         if view is None:
             raise _unknown(agent)

@@ -23,6 +23,7 @@ from stepwell.server.agents import get_agent, hint_agent, list_agents
 from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.anthropic.errors import response as anthropic_error
 from stepwell.server.anthropic.routes import count_tokens, messages
+from stepwell.server.bodies import Bodies
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
@@ -114,6 +115,7 @@ def create_app(
         keys=keys,
         bridge=Bridge(driver, refusals.beside(metrics.observe)),
         gate=Gate(settings),
+        bodies=Bodies(settings),
         metrics=metrics,
         store=ResponseStore(settings),
         books=books,

@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
+from stepwell.server.bodies import FREE_BYTES, Bodies, Body
 from stepwell.server.errors import ApiError, bad_request, clip, from_validation
+from stepwell.server.json_size import is_larger_than
 from stepwell.server.settings import ServerSettings
 
 Model = TypeVar("Model", bound=BaseModel)
+Result = TypeVar("Result")
 
 
-async def read_object(request: Request, settings: ServerSettings) -> dict[str, Any]:
-    """The body as a JSON object. Raises ``ApiError``; never reads more than ``max_body_bytes``."""
-    try:
-        async with asyncio.timeout(settings.body_timeout_s):
-            data = await _read(request, settings.max_body_bytes)
-    except TimeoutError:
-        raise too_slow(settings.body_timeout_s) from None
+async def read_object(
+    request: Request, settings: ServerSettings, bodies: Bodies, tenant: str
+) -> dict[str, Any]:
+    """The body as a JSON object. Raises ``ApiError``; never reads more than ``max_body_bytes``, nor more
+    than there is room for, and makes no more objects of it than ``max_body_values``."""
+    with bodies.of(tenant) as room:
+        try:
+            async with asyncio.timeout(settings.body_timeout_s):
+                data = await _read(request, settings.max_body_bytes, room)
+        except TimeoutError:
+            raise too_slow(settings.body_timeout_s) from None
+        return await apart(request, bodies, partial(_parsed, data, settings.max_body_values))
+
+
+async def apart(request: Request, bodies: Bodies, work: Callable[[], Result]) -> Result:
+    """Do ``work`` on what a request says: at once, or for a large one in a thread, one at a time."""
+    if not is_large(request):
+        return work()
+    async with bodies.parsing:
+        return await asyncio.to_thread(work)
+
+
+def is_large(request: Request) -> bool:
+    """Whether looking at it may take long. A body of unknown length may."""
+    declared = request.headers.get("content-length", "")
+    return not declared.isdecimal() or int(declared[:18]) > FREE_BYTES
+
+
+def _parsed(data: bytes, max_values: int) -> dict[str, Any]:
+    if is_larger_than(data, max_values):
+        raise bad_request(
+            f"The body of your request holds more than {max_values} values.", code="request_too_large"
+        )
     try:
         # Refuses NaN, lone surrogates, invalid UTF-8 and nesting deeper than 200.
         value = from_json(data, allow_inf_nan=False)
@@ -42,7 +73,7 @@ def parse(model: type[Model], value: dict[str, Any]) -> Model:
         raise from_validation(error) from None
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def _read(request: Request, max_bytes: int, room: Body) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
         raise too_large(max_bytes)
@@ -52,6 +83,7 @@ async def _read(request: Request, max_bytes: int) -> bytes:
             data += piece
             if len(data) > max_bytes:
                 raise too_large(max_bytes)
+            room.grew_to(len(data))
     except ClientDisconnect:
         raise ClientGone from None
     return bytes(data)

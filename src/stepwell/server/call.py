@@ -10,8 +10,8 @@ from starlette.requests import Request
 
 from stepwell.engines.base import SamplingParams
 from stepwell.server.attachments import FIELDS, attach_files
-from stepwell.server.body import parse, read_object
-from stepwell.server.hints import read_hint, wants_prewarm
+from stepwell.server.body import apart, parse, read_object
+from stepwell.server.hints import Claim, claims_of, hint_of, wants_prewarm
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
 from stepwell.server.roles import role_of
@@ -24,16 +24,25 @@ Wanted = TypeVar("Wanted", bound=Sampling)
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What a body says beside what is asked for."""
+
+    claims: list[Claim]
+    role: str
+    prewarm: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Generic[Wanted]):
     """Who asks, what for, and what else the request says."""
 
     service: Service
     request: Request
     key: ApiKey
-    body: dict[str, Any]
-    """As it came; ``wanted`` has the text of attached files in it."""
     wanted: Wanted
+    """With the text of attached files in it. The body as it came is gone: it can be many times as large."""
     identity: Identity
+    said: Said
 
     def ask(
         self, sampling: SamplingParams, max_new_tokens: int | None, identity: Identity | None = None
@@ -48,9 +57,9 @@ class Call(Generic[Wanted]):
             service.text_model.context_tokens,
             identity,
             self.key.service_tier(self.wanted.service_tier),
-            read_hint(headers_of(self.request), self.body, identity),
-            role_of(identity, self.body),
-            wants_prewarm(self.body),
+            hint_of(self.said.claims, identity),
+            self.said.role,
+            self.said.prewarm,
             self.key.id,
         )
 
@@ -69,10 +78,17 @@ async def understand(
     service = service_of(request)
     service.require_open()
     key = service.key(request)
-    body = await read_object(request, service.settings)
-    identity = service.identity(request, body, key)
+    service.gate.require_room(key)
+    body = await read_object(request, service.settings, service.bodies, key.tenant)
+
+    def look() -> tuple[Identity, Said, dict[str, Any]]:
+        identity = service.identity(request, body, key)
+        said = Said(claims_of(headers_of(request), body), role_of(identity, body), wants_prewarm(body))
+        return identity, said, body if translate is None else translate(body)
+
+    identity, said, asked = await apart(request, service.bodies, look)
     field = next((name for name in FIELDS if name in schema.model_fields), None)
-    asked = body if translate is None else translate(body)
-    wanted = parse(schema, await attach_files(service, identity.tenant, asked, field))
+    whole = await attach_files(service, identity.tenant, asked, field)
+    wanted = await apart(request, service.bodies, lambda: parse(schema, whole))
     service.require_model(wanted.model)
-    return Call(service, request, key, body, wanted, identity)
+    return Call(service, request, key, wanted, identity, said)

@@ -59,7 +59,7 @@ async def prewarm_file(request: Request) -> Response:
     library, key = service.library.library, service.key(request)
     tenant, file_id = service.identity(request, {}, key).tenant, request.path_params["file_id"]
     empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
-    body = {} if empty else await read_object(request, service.settings)
+    body = {} if empty else await read_object(request, service.settings, service.bodies, tenant)
     wanted = parse(PrewarmRequest, body)
     record = await service.library.work(lambda: library.get(tenant, file_id), "file_id")
     return JSONResponse(await prewarm(service, request, key, record, wanted))

@@ -32,7 +32,7 @@ async def search_files(request: Request) -> Response:
     served = served_library(service)
     key, tenant = who_asks(service, request)
     with service.gate.enter(key):
-        wanted = parse(SearchRequest, await read_object(request, service.settings))
+        wanted = parse(SearchRequest, await read_object(request, service.settings, service.bodies, tenant))
         found = await served.work(
             lambda: find_passages(
                 served.library,

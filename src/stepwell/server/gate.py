@@ -22,15 +22,19 @@ class Gate:
     def inside(self) -> int:
         return self._by_key.total()
 
+    def require_room(self, key: ApiKey) -> None:
+        """Raises the 429 of ``enter`` while nothing has been read of the request yet."""
+        if self._left(key) <= 0:
+            error = rate_limited(self._why_full(key), self._settings.retry_after_ms)
+            error.headers |= self._limits(key)
+            raise error
+
     @contextmanager
     def enter(self, key: ApiKey) -> Iterator[dict[str, str]]:
         """Gives the headers that say how much room is left. Raises a 429 ``ApiError`` with them when the
         server or the key is full: nobody waits here, because a client that waits unseen cannot be
         counted, and the driver has the queue."""
-        if self._left(key) <= 0:
-            error = rate_limited(self._why_full(key), self._settings.retry_after_ms)
-            error.headers |= self._limits(key)
-            raise error
+        self.require_room(key)
         self._by_key[id(key)] += 1
         try:
             yield self._limits(key)

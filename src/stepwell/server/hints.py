@@ -56,7 +56,17 @@ class Convention:
 
 def read_hint(headers: Headers, body: Body, identity: Identity) -> Hint:
     """The hint of one request. Pure; never raises, whatever the client sends."""
-    return _hint([row.read(headers, body) for row in CONVENTIONS], identity.session, identity.agent)
+    return hint_of(claims_of(headers, body), identity)
+
+
+def claims_of(headers: Headers, body: Body) -> list[Claim]:
+    """What a request says by each convention; nothing else of its body is kept."""
+    return [row.read(headers, body) for row in CONVENTIONS]
+
+
+def hint_of(claims: list[Claim], identity: Identity) -> Hint:
+    """The hint of claims, once it is known who makes them. Pure; never raises."""
+    return _hint(claims, identity.session, identity.agent)
 
 
 def read_agent_hint(value: Body, session: str, agent: str) -> Hint:

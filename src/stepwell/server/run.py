@@ -14,7 +14,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType, TracebackType
+from typing import Any, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -25,6 +27,7 @@ from stepwell.loop.driver import Driver
 from stepwell.loop.requests import Rejected
 from stepwell.server.app import create_app
 from stepwell.server.books import Books
+from stepwell.server.connections import ACCEPT_BURST, Connections, GuardedProtocol, connection_limit
 from stepwell.server.hosts import is_loopback
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
@@ -39,6 +42,7 @@ TELL_S = 5.0
 START_S = 30.0
 DRAIN_LOOK_S = 0.02
 BACKLOG = 2_048
+"""Connections that the kernel keeps while we have not looked."""
 
 OnReady = Callable[[str], None]
 
@@ -108,13 +112,15 @@ class GracefulServer(uvicorn.Server):
     """uvicorn, with requests told at a deadline instead of cut, and signals that end ``run`` only."""
 
     def __init__(self, app: Starlette, settings: ServerSettings) -> None:
+        self.connections = Connections(settings, connection_limit(settings))
         config = uvicorn.Config(
             app,
+            http=cast("Any", partial(GuardedProtocol, self.connections)),
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="on",
-            backlog=BACKLOG,
+            backlog=ACCEPT_BURST,
             timeout_graceful_shutdown=int(settings.drain_s + TELL_S),
         )
         super().__init__(config)
@@ -124,6 +130,10 @@ class GracefulServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(
+                BACKLOG
+            )  # asyncio takes one number for what waits and for what it accepts at once
         if self.started:
             self.on_ready()
 

@@ -14,6 +14,7 @@ from stepwell.ledger.types import Scope
 from stepwell.loop.driver import Driver
 from stepwell.server.access import access_of
 from stepwell.server.agent_lists import AgentLists
+from stepwell.server.bodies import Bodies
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.errors import ApiError, draining, model_not_found
@@ -41,6 +42,7 @@ class Service:
     keys: KeyRing
     bridge: Bridge
     gate: Gate
+    bodies: Bodies
     metrics: Metrics
     store: ResponseStore
     now_s: Callable[[], float] = time.time

@@ -106,7 +106,7 @@ async def update_session(request: Request) -> Response:
     ledger = require_ledger(service)
     key, name = _named(service, request)
     with service.gate.enter(key):
-        body = await read_object(request, service.settings)
+        body = await read_object(request, service.settings, service.bodies, key.tenant)
         wanted = parse(SessionUpdate, body)
         if "spend_control" in body:
             limit = wanted.spend_control.limit if wanted.spend_control is not None else None

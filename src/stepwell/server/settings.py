@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text[:64]!r} is neither an address nor a network such as 10.0.0.0/8") from None
+    return text
+
+
+Network = Annotated[str, AfterValidator(_network)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +31,23 @@ class ServerSettings:
     model_aliases: tuple[str, ...] = ()
     """Further names under which clients may ask for the model."""
 
-    max_body_bytes: int = 32 * 2**20
+    max_connections: int = 2_048
+    """Open at once; fewer where the process may have fewer descriptors (``ulimit -n``)."""
+    max_connections_per_address: int = 256
+    """Of one client: an IPv4 address or an IPv6 /64. Loopback and ``trusted_proxies`` bring those of many."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses and networks of reverse proxies in front of this server."""
+    head_timeout_s: float = 10.0
+    """How long a connection may be open without a whole request head on it."""
+
+    max_body_bytes: int = 8 * 2**20
+    max_body_values: int = 500_000
+    """Values in one JSON body; a list or an object counts as five."""
+    max_bodies_bytes: int = 64 * 2**20
+    """Bytes of large bodies in memory until they have been checked, all clients together; one tenant may have
+    half."""
+    max_bodies_per_tenant: int = 256
+    """Bodies of one tenant that come in at once."""
     body_timeout_s: float = 60.0
     """How long a client may take to send its request."""
     send_timeout_s: float = 60.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -23,15 +23,27 @@ from stepwell.server.schema import ChatRequest
 from stepwell.server.tools import ToolSet, build_tools
 
 
+class Dialect:
+    """Translates a body, and remembers what only Anthropic's answers need to know of it."""
+
+    def __init__(self) -> None:
+        self.marks_cache = False
+
+    def __call__(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        self.marks_cache = marks_cache(body)
+        return chat_body(body)
+
+
 async def messages(request: Request) -> Response:
     """Anthropic's route; what differs from Anthropic is in ``docs/api.md``."""
-    call = await understand(request, ChatRequest, chat_body)
+    dialect = Dialect()
+    call = await understand(request, ChatRequest, dialect)
     if call.wanted.max_tokens is None:
         raise ApiError(400, "Field required.", param="max_tokens", code="missing_required_parameter")
     tools = _tools(call)
     ask = call.ask(sampling_params(call.wanted, tools.constraint, None), call.wanted.max_tokens)
     shape = MessageShape(
-        call.service, ask, tools, call.wanted.model, request_id_of(request.scope), marks_cache(call.body)
+        call.service, ask, tools, call.wanted.model, request_id_of(request.scope), dialect.marks_cache
     )
 
     def prepare() -> Sequence[Generation]:

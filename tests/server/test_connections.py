@@ -1,0 +1,153 @@
+"""Connections without a request on them: they go when others need their descriptors, and after a while."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell.errors import BadInput
+from stepwell.server.connections import Connections, client_of, connection_limit
+from stepwell.server.run import BackgroundServer
+from stepwell.server.settings import ServerSettings
+from stepwell.settings import load
+from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, says, serving
+from tests.server.test_disconnect import connect
+from tests.server.wire import TEXT, get
+
+FEW = ServerSettings(port=0, max_connections=8)
+SOON = ServerSettings(port=0, head_timeout_s=0.05)
+HEADS = {
+    "nothing": b"",
+    "half a line": b"GET /hea",
+    "half a head": b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-a",
+    "a body that was answered": b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n{",
+    "half of a second head": b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\nGET /hea",
+}
+
+
+def opened(server: BackgroundServer, data: bytes) -> socket.socket:
+    host, port = server.base_url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), PATIENCE_S)
+    connection.sendall(data)
+    return connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Waits for the end of what the server sends."""
+    try:
+        while connection.recv(65_536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_more_silent_connections_than_there_may_be_shut_nobody_out(head: str) -> None:
+    with serving(FakeDriver(says("x")), settings=FEW) as server:
+        silent = [opened(server, HEADS[head]) for _ in range(40)]
+        assert get(server, "/health").status_code == 200
+        assert is_closed(silent[0])
+        for connection in silent:
+            connection.close()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_connection_that_asks_nothing_is_closed(head: str) -> None:
+    with serving(FakeDriver(says("x")), settings=SOON) as server, opened(server, HEADS[head]) as connection:
+        assert is_closed(connection)
+
+
+def test_a_request_that_is_answered_is_never_turned_away() -> None:
+    driver = FakeDriver(says("begun", HOLD, "end"))
+    with serving(driver, settings=FEW) as server:
+        stream = connect(server, "/v1/completions", TEXT | {"stream": True})
+        driver.wait_until_running()
+        silent = [opened(server, b"") for _ in range(40)]
+        assert get(server, "/health").status_code == 200
+        driver.release.set()
+        answer = b""
+        while b"[DONE]" not in answer:
+            answer += stream.recv(65_536)
+        for connection in silent:
+            connection.close()
+        stream.close()
+    assert b"end" in answer
+
+
+def test_descriptors_are_kept_for_everything_else() -> None:
+    many = ServerSettings(max_connections=10**9)
+    assert connection_limit(many) < 10**9
+    assert connection_limit(FEW) == 8
+
+
+# --- the rule itself ---------------------------------------------------------------------------
+
+
+class Fake:
+    """As much of a connection as ``Connections`` looks at."""
+
+    def __init__(self, host: str) -> None:
+        self.client: Any = (host, 1)
+        self.address = ""
+        self.aborted = False
+        self.transport = SimpleNamespace(abort=self._abort)
+
+    def _abort(self) -> None:
+        self.aborted = True
+
+
+HOSTS = ("203.0.113.1", "203.0.113.2", "2001:db8::1", "2001:db8::2", "127.0.0.1", "10.1.2.3")
+EXEMPT = ("127.0.0.1", "10.1.2.3")
+
+
+@given(st.lists(st.tuples(st.sampled_from(HOSTS), st.booleans()), max_size=60), st.integers(1, 12))
+def test_bounds_hold_and_requests_are_left_alone(arrivals: list[tuple[str, bool]], limit: int) -> None:
+    settings = ServerSettings(max_connections_per_address=3, trusted_proxies=("10.0.0.0/8",))
+    book = Connections(settings, limit)
+    live: list[Any] = []
+    asking: list[Any] = []
+    for host, asks in arrivals:
+        new: Any = Fake(host)
+        book.arrived(new)
+        if asks and not new.aborted:
+            book.busy(new)
+            asking.append(new)
+        live.append(new)
+        for one in [one for one in live if one.aborted]:
+            live.remove(one)
+            book.left(one)
+        assert not any(one.aborted for one in asking)
+        assert len(book) == len(live)
+        assert len(live) <= limit or len(live) == len(asking)
+        for client in {client_of(one.client[0]) for one in live if one.client[0] not in EXEMPT}:
+            same = [one for one in live if client_of(one.client[0]) == client]
+            assert len(same) <= 3 or all(one in asking for one in same)
+    for one in live:
+        book.left(one)
+    assert len(book) == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("a name", "a name"),
+    ],
+)
+def test_whom_a_connection_is_counted_for(host: str, client: str) -> None:
+    assert client_of(host) == client
+
+
+def test_a_proxy_that_is_no_address_is_said_so() -> None:
+    with pytest.raises(BadInput, match="neither an address nor a network"):
+        load(None, {"server.trusted_proxies": ["nonsense"]}, {})
