@@ -20,7 +20,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from stepwell.rarely import Rarely
+from stepwell.loop.rarely import Rarely
 from stepwell.server.hosts import is_loopback
 from stepwell.server.settings import ServerSettings
 
