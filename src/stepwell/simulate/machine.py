@@ -1,8 +1,8 @@
 """The machine: carries out the plans of the real policy on modelled hardware and reports what happened.
 
-It stands where driver, engine and KV tiers stand in a server, and decides as little as they do. What it
-does not have is tokens: contexts of a hundred thousand of them are names of units here. Order and meaning
-of the events are the driver's; ``tests/simulate/test_drift.py`` holds both to the same decisions.
+It is another ``Executor`` of the server's own loop, and decides as little as the engine's. What it does
+not have is tokens: contexts of a hundred thousand of them are names of units here. Order and meaning
+of the events are the server's; ``tests/simulate/test_drift.py`` holds both to the same decisions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stepwell.errors import StepwellError
+from stepwell.loop.step import Loop
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.turns import TurnState
 from stepwell.policy.types import (
@@ -130,6 +131,7 @@ class Machine:
         strict: bool = False,
     ) -> None:
         self.scheduler, self.model, self.source, self.meter = scheduler, model, source, meter
+        self.loop = Loop(scheduler, self, lambda: self.now_us)
         self.now_us = 0
         self.steps = 0
         self._idle_steps = 0
@@ -151,35 +153,45 @@ class Machine:
     def run(self) -> None:
         """Step until every turn has ended. ``SimulationError`` when the policy lets one wait for ever."""
         while self._idle_steps < _IDLE_STEPS:
-            wake_at_us = self.step()
-            if wake_at_us is None:
+            due_us = self.loop.step()
+            if self._strict:
+                self.scheduler.check()
+            if due_us is not None and due_us <= self.now_us:
                 continue
-            next_us = min(self._next_due_us(), wake_at_us)
             if not self._inbox and not self._live:
                 return
+            next_us = min(self._next_due_us(), _FOREVER if due_us is None else due_us)
             if next_us == _FOREVER:
                 raise SimulationError(f"{len(self._live)} turns wait and nothing will happen any more")
             next_us = max(next_us, self.now_us + _NUDGE_US) if next_us <= self.now_us else next_us
             self._pass_to(next_us)
         raise SimulationError(f"the policy goes round in circles at {self.now_us} us: nothing runs any more")
 
-    def step(self) -> int | None:
-        """One turn of the loop. None: it wants to be called again at once; else when it wants to be."""
+    # --- as the loop's executor ---------------------------------------------------------------
+
+    @property
+    def has_results(self) -> bool:
+        return bool(self._results)
+
+    def poll(self) -> list[Event]:
+        """What has happened; a turn that was cancelled has ended by now."""
         events = [*self._results, *self._ended_transfers(), *self._arrivals()]
         self._results = []
-        plan = self.scheduler.step(self.now_us, events)
+        for event in events:
+            if isinstance(event, RequestCancelled) and event.request in self._live:
+                self._end(self._live[event.request], "cancelled")
+        return events
+
+    def execute(self, plan: Plan) -> None:
         self.steps += 1
         self.meter.loading = self._loading()
-        self._cancel(events)
         self._carry_out(plan.actions)
         self._idle_steps = 0 if plan.batch else self._idle_steps + 1
         if plan.batch:
             self._run(plan)
-        if self._strict:
-            self.scheduler.check()
-        if plan.actions or plan.batch or self._results:
-            return None
-        return _FOREVER if plan.wake_at_us is None else plan.wake_at_us
+
+    def settle(self, events: Sequence[Event]) -> None:
+        """A turn that ends is forgotten at once: nothing here is shared with other threads."""
 
     def _loading(self) -> int:
         """Turns that wait for blocks from disk now."""
@@ -239,11 +251,6 @@ class Machine:
         self._live[live.request] = live
         self.meter.arrived(arrival, at_us)
         return arrival
-
-    def _cancel(self, events: Sequence[Event]) -> None:
-        for event in events:
-            if isinstance(event, RequestCancelled) and event.request in self._live:
-                self._end(self._live[event.request], "cancelled")
 
     def _end(self, live: Live, reason: str) -> None:
         del self._live[live.request]
