@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from stepwell.clock import MonotonicClock
@@ -86,7 +85,7 @@ def says(*steps: Step) -> Script:
 
 
 @dataclass
-class FakeDriver(Driver):
+class FakeDriver:
     """Obeys ``requests.py``: outputs in order, from other threads, one token a byte."""
 
     script: Script
@@ -101,13 +100,15 @@ class FakeDriver(Driver):
     serves = True
 
     def __post_init__(self) -> None:
-        self.clock = MonotonicClock()
-        self.engine: Any = SimpleNamespace(info=replace(INFO, enforces=self.enforces))
+        self.info = replace(INFO, enforces=self.enforces)
         self.release = threading.Event()
         self.cancelled: set[RequestId] = set()
         self.changed = threading.Condition()
         self.running = 0
         self.stopped_with: float | None = None
+
+    def now_us(self) -> int:
+        return MonotonicClock().now_us()
 
     def validate(self, generation: Generation) -> None:
         if self.refusal is not None:

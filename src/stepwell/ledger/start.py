@@ -13,9 +13,10 @@ from pathlib import Path
 
 from stepwell.ledger.base import Run, RunId, Store
 from stepwell.ledger.bills import Bills
+from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetName
 from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book
-from stepwell.ledger.keeper import Keeper
+from stepwell.ledger.keeper import Keeper, Sums
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.open import open_store
 from stepwell.ledger.prices import PriceBook, load_price_book
@@ -25,13 +26,14 @@ from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_by, 
 from stepwell.ledger.types import Budget
 from stepwell.ledger.writer import LedgerWriter
 from stepwell.policy.config import PolicyConfig
+from stepwell.policy.types import RequestArrived
 
 log = logging.getLogger("stepwell.ledger")
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The books of one run, open."""
+    """The books of one run, open: ``RunningBooks`` for a server, and what its owner needs besides."""
 
     store: Store
     run: RunId
@@ -46,8 +48,34 @@ class Ledger:
     header: dict[str, object]
     """What a recording must know for its postings to be made again."""
 
+    @property
+    def bills(self) -> Bills:
+        return self.keeper.meter.bills
+
+    @property
+    def budgets(self) -> BudgetBook:
+        return self.keeper.budgets
+
+    @property
+    def sums(self) -> Sums:
+        return self.keeper.sums
+
+    @property
+    def backlog_postings(self) -> int:
+        return self.writer.backlog_postings
+
+    @property
+    def failing(self) -> str | None:
+        return self.keeper.failing
+
+    @property
+    def refuses(self) -> bool:
+        return self.keeper.refuses
+
+    def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
+        return self.keeper.room_for(arrivals)
+
     def set_budget(self, budget: Budget) -> None:
-        """Enter a budget and put it in force. Raises ``BadInput`` or ``LedgerError``: nothing has changed."""
         self.keeper.budgets.check_budget(budget)
         self.store.set_budget(budget)
         self.keeper.budgets.set(budget)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from stepwell.clock import Clock, MonotonicClock
-from stepwell.engines.base import Engine, TextModel
+from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.ledger.bookkeeper import Bookkeeper
 from stepwell.loop.executor import EngineExecutor
 from stepwell.loop.inbox import Inbox
@@ -162,6 +162,15 @@ class Driver:
         """One agent as it is now; None: not known. Thread-safe, and cheap however many there are."""
         with self.loop.lock:
             return take_one(self.scheduler, (tenant, agent), self._tally.ttft_us, self.clock.now_us())
+
+    @property
+    def info(self) -> EngineInfo:
+        """The model and what it runs on."""
+        return self.engine.info
+
+    def now_us(self) -> int:
+        """The time by which a snapshot's times are given."""
+        return self.clock.now_us()
 
     @property
     def serves(self) -> bool:

@@ -1,5 +1,5 @@
 """HTTP: the OpenAI routes, who is calling, errors, metrics and the operator's view.
 
-Talks to ``Driver`` and ``TextModel`` only. ``app.create_app`` builds the application, ``run.serve``
-runs it until SIGTERM, ``run.BackgroundServer`` runs it in a thread.
+Talks to ``LoopPort``, ``TextModel`` and ``RunningBooks`` only. ``app.create_app`` builds the application,
+``run.serve`` runs it until SIGTERM, ``run.BackgroundServer`` runs it in a thread.
 """

@@ -40,7 +40,7 @@ async def list_budgets(request: Request) -> Response:
     """All budgets in force, by scope, tenant and name: ``limit``, ``after``, ``tenant``."""
     service = service_of(request)
     service.require_operator(request)
-    states = require_ledger(service).keeper.budgets.states(request.query_params.get("tenant"))
+    states = require_ledger(service).budgets.states(request.query_params.get("tenant"))
     after = request.query_params.get("after")
     if after is not None:
         at = next((number for number, state in enumerate(states) if _id(state) == after), None)
@@ -64,7 +64,7 @@ async def set_budget(request: Request) -> Response:
     await put_in_force(
         service, ledger, Budget(scope, wanted.tenant, wanted.name, soft, hard, at_us, OPERATOR)
     )
-    state = ledger.keeper.budgets.state(scope, wanted.tenant, wanted.name)
+    state = ledger.budgets.state(scope, wanted.tenant, wanted.name)
     if state is None:
         removed = {"object": "budget", "scope": scope.value, "tenant": wanted.tenant, "name": wanted.name}
         return JSONResponse({**removed, "deleted": True})

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from stepwell.loop.driver import Driver
+from stepwell.loop.port import LoopPort
 from stepwell.loop.snapshot import AgentView, Snapshot
 
 REST_FACTOR = 9
@@ -17,7 +17,7 @@ the loop stands still while one is made."""
 class AgentLists:
     """All agents, not much older than it took to look at them. Thread-safe enough: the newest wins."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: LoopPort) -> None:
         self._driver = driver
         self._snapshot = Snapshot(0, 0, 0, {}, (), {})
         self._good_until_s = 0.0

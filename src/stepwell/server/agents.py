@@ -87,8 +87,8 @@ def _retention(service: Service, view: AgentView, asked_us: int | None) -> int |
     paid_us = view.hint.retain_us
     if asked_us is None:
         return paid_us
-    ledger = None if service.books is None else service.books.ledger
-    if ledger is None or not ledger.keeper.meter.bills.sells_retention(view.service_tier):
+    ledger = service.ledger
+    if ledger is None or not ledger.bills.sells_retention(view.service_tier):
         return asked_us
     return None if paid_us is None else min(asked_us, paid_us)
 

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from stepwell.engines.base import TextModel
 from stepwell.logs import write_access, writes_access
-from stepwell.loop.driver import Driver
+from stepwell.loop.port import LoopPort
 from stepwell.server import views
 from stepwell.server.access import access_of
 from stepwell.server.admin_budgets import list_budgets, set_budget
@@ -94,7 +94,7 @@ ROUTES = (
 
 
 def create_app(
-    driver: Driver,
+    driver: LoopPort,
     text_model: TextModel,
     settings: ServerSettings | None = None,
     keys: KeyRing | None = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Concatenate, ParamSpec, TypeVar
 
 from stepwell.ledger.base import LedgerError, Store
-from stepwell.ledger.start import Ledger
+from stepwell.ledger.port import RunningBooks
 from stepwell.server.errors import ApiError
 
 QUESTIONS_AT_ONCE = 2
@@ -23,7 +23,7 @@ class Books:
     """A store that is open as long as the server runs; its owner closes it."""
 
     store: Store
-    ledger: Ledger | None = None
+    ledger: RunningBooks | None = None
     """The run that this server keeps books of; None where it only shows a store."""
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(QUESTIONS_AT_ONCE))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from stepwell.loop.driver import Driver
+from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Preempted, Rejected, Sink
 from stepwell.policy.types import RequestId
 from stepwell.server.enforced import Judge
@@ -51,9 +51,9 @@ class Arrival:
 class Bridge:
     """Opens batches of generations on a driver. Lives in one event loop."""
 
-    def __init__(self, driver: Driver, observe: Observer = lambda generation, output: None) -> None:
+    def __init__(self, driver: LoopPort, observe: Observer = lambda generation, output: None) -> None:
         self._driver = driver
-        self.enforces = driver.engine.info.enforces
+        self.enforces = driver.info.enforces
         """Whether answers obey their constraints at all."""
         self._observe = observe
         self._loop: asyncio.AbstractEventLoop | None = None

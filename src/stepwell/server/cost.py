@@ -29,8 +29,7 @@ def cost_of(
     """
     if books is None or books.ledger is None:
         return {}
-    keeper = books.ledger.keeper
-    bills, visible = keeper.meter.bills, is_visible(ask, waits_for)
+    bills, visible = books.ledger.bills, is_visible(ask, waits_for)
     counted = [
         _counted(ask, one, same_prompt=index % choices_per_prompt > 0, visible=visible)
         for index, one in enumerate(progress)
@@ -51,7 +50,7 @@ def cost_of(
         for one, charge in zip(progress, charges, strict=True)
         if one.admitted is not None
     }
-    if (warning := budget_warning(keeper.budgets, ask, ended)) is not None:
+    if (warning := budget_warning(books.ledger.budgets, ask, ended)) is not None:
         details["budget_warning"] = warning
     return {"cost": sum(parts.values()) / MICROUSD, "cost_details": details}
 

@@ -115,9 +115,9 @@ async def opened(service: Service, generations: Sequence[Generation]) -> Batch:
 
 def no_room(service: Service, generations: Sequence[Generation]) -> Rejected | None:
     """Why a budget has no room for several generations together; one alone is the driver's to refuse."""
-    if len(generations) == 1 or service.books is None or service.books.ledger is None:
+    if len(generations) == 1 or service.ledger is None:
         return None
-    refusal = service.books.ledger.keeper.room_for([one.arrival() for one in generations])
+    refusal = service.ledger.room_for([one.arrival() for one in generations])
     return None if refusal is None else Rejected(*refusal)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stepwell.ledger.start import Ledger
+from stepwell.ledger.port import RunningBooks
 
 REVENUE = (
     ("stepwell_revenue_microusd", "Charged to customers when requests ended"),
@@ -19,25 +19,25 @@ REVENUE = (
 class LedgerCollector(Collector):
     """Reads what the keeper has counted once per scrape; the books themselves are not touched."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: RunningBooks) -> None:
         self._ledger = ledger
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        keeper, writer = self._ledger.keeper, self._ledger.writer
+        ledger = self._ledger
         yield self._cost()
-        sums = keeper.sums.charged_microusd, keeper.sums.returned_microusd
+        sums = ledger.sums.charged_microusd, ledger.sums.returned_microusd
         for (name, text), by_tier in zip(REVENUE, sums, strict=True):
             yield _by_service_tier(name, text, by_tier)
         yield GaugeMetricFamily(
             "stepwell_ledger_backlog_postings",
             "Postings that are not in the books yet",
-            value=writer.backlog_postings,
+            value=ledger.backlog_postings,
         )
         yield GaugeMetricFamily(
-            "stepwell_ledger_failing", "1 while the ledger cannot be written", value=bool(keeper.failing)
+            "stepwell_ledger_failing", "1 while the ledger cannot be written", value=bool(ledger.failing)
         )
 
     def _cost(self) -> CounterMetricFamily:
@@ -48,7 +48,7 @@ class LedgerCollector(Collector):
             labels=["resource", "service_tier"],
         )
         rates = self._ledger.rates.microusd
-        for (resource, service_tier), amount in sorted(self._ledger.keeper.sums.used.copy().items()):
+        for (resource, service_tier), amount in sorted(self._ledger.sums.used.copy().items()):
             if rates[resource]:
                 family.add_metric([resource.name.lower(), service_tier], float(rates[resource] * amount))
         return family

@@ -1,6 +1,6 @@
 """``/metrics`` in Prometheus format.
 
-Counters and fills come from ``Driver.snapshot`` when somebody asks; latencies are observed as
+Counters and fills come from ``LoopPort.snapshot`` when somebody asks; latencies are observed as
 requests end. No label ever names an agent, a session or a request: their number has no bound.
 """
 
@@ -14,8 +14,8 @@ from prometheus_client import Counter as PromCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stepwell.ledger.start import Ledger
-from stepwell.loop.driver import Driver
+from stepwell.ledger.port import RunningBooks
+from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Admitted, Finished, Generation, Output
 from stepwell.loop.snapshot import Snapshot
 from stepwell.server.ledger_metrics import LedgerCollector
@@ -31,7 +31,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """One server's metrics in a registry of their own, so that two servers fit in one process."""
 
-    def __init__(self, driver: Driver, service_tiers: Sequence[str], ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, driver: LoopPort, service_tiers: Sequence[str], ledger: RunningBooks | None = None
+    ) -> None:
         self._registry = CollectorRegistry()
         self._service_tiers = frozenset(service_tiers)
         self._registry.register(_SnapshotCollector(driver))
@@ -79,7 +81,7 @@ class Metrics:
 class _SnapshotCollector(Collector):
     """Reads the driver once per scrape, so that all figures of a scrape belong together."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: LoopPort) -> None:
         self._driver = driver
 
     def describe(self) -> Iterable[Metric]:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stepwell.loop.driver import Driver
+from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Generation
 from stepwell.loop.snapshot import AgentView
 from stepwell.policy.types import Hint, Wait
@@ -25,7 +25,7 @@ class Pauses:
     refused again.
     """
 
-    def __init__(self, driver: Driver, agents: AgentLists) -> None:
+    def __init__(self, driver: LoopPort, agents: AgentLists) -> None:
         self._driver = driver
         self._agents = agents
         self._told: OrderedDict[tuple[str, str], set[str]] = OrderedDict()

@@ -59,7 +59,7 @@ def chat_prompt(
 def plain_prompt(text_model: TextModel, prompt: Prompt) -> TokenPrompt:
     """Tokenise a completions prompt, or take it as it is. Raises ``ApiError``.
 
-    Token ids are checked by ``Driver.validate``; their ``text`` is left to ``text_of``.
+    Token ids are checked by ``LoopPort.validate``; their ``text`` is left to ``text_of``.
     """
     if isinstance(prompt, str):
         tokens = _tokenize(text_model, prompt, "prompt")

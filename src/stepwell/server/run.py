@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 
 from stepwell.engines.base import TextModel
 from stepwell.errors import BadInput, StepwellError
-from stepwell.loop.driver import Driver
+from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Rejected
 from stepwell.server.app import create_app
 from stepwell.server.books import Books
@@ -48,7 +48,7 @@ OnReady = Callable[[str], None]
 
 
 def serve(
-    driver: Driver,
+    driver: LoopPort,
     text_model: TextModel,
     settings: ServerSettings,
     keys: KeyRing | None = None,
@@ -189,7 +189,7 @@ class BackgroundServer:
 
     def __init__(
         self,
-        driver: Driver,
+        driver: LoopPort,
         text_model: TextModel,
         settings: ServerSettings | None = None,
         keys: KeyRing | None = None,

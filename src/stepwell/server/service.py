@@ -10,8 +10,9 @@ from typing import Any
 from starlette.requests import Request
 
 from stepwell.engines.base import TextModel
+from stepwell.ledger.port import RunningBooks
 from stepwell.ledger.types import Scope
-from stepwell.loop.driver import Driver
+from stepwell.loop.port import LoopPort
 from stepwell.server.access import access_of
 from stepwell.server.agent_lists import AgentLists
 from stepwell.server.bodies import Bodies
@@ -36,7 +37,7 @@ CLOCK_DRIFT_S = 0.05
 class Service:
     """One server: its driver, its model, its keys, and what it is doing."""
 
-    driver: Driver
+    driver: LoopPort
     text_model: TextModel
     settings: ServerSettings
     keys: KeyRing
@@ -64,6 +65,11 @@ class Service:
         self.pauses = Pauses(self.driver, self.agent_lists)
         self.models = frozenset({self.text_model.name, *self.settings.model_aliases})
 
+    @property
+    def ledger(self) -> RunningBooks | None:
+        """The books that are kept of this server; None where none are."""
+        return None if self.books is None else self.books.ledger
+
     def key(self, request: Request) -> ApiKey:
         """Who may ask. Raises ``ApiError`` (401, or 403 for a stranger at a server without keys)."""
         if not self.keys.required:
@@ -83,7 +89,7 @@ class Service:
     def unix_s(self, at_us: int) -> float:
         """A time of the driver's clock as the world's, in seconds. The same time is told the same way each
         time, unless one of the clocks was set."""
-        epoch_s = self.now_s() - self.driver.clock.now_us() / 1e6
+        epoch_s = self.now_s() - self.driver.now_us() / 1e6
         if abs(epoch_s - self._epoch_s) > CLOCK_DRIFT_S:
             self._epoch_s = epoch_s
         return round(self._epoch_s + at_us / 1e6, 3)
@@ -98,9 +104,9 @@ class Service:
 
     def is_paused(self, tenant: str, session: str, agent: str = "") -> bool:
         """Whether a session, or one agent, gets nothing more until its budget is raised."""
-        if self.books is None or self.books.ledger is None:
+        if self.ledger is None:
             return False
-        budgets = self.books.ledger.keeper.budgets
+        budgets = self.ledger.budgets
         states = (budgets.state(Scope.SESSION, tenant, session), budgets.state(Scope.AGENT, tenant, agent))
         return (tenant, session) in self.pauses or any(s is not None and s.reached for s in states)
 

@@ -18,10 +18,10 @@ from starlette.responses import JSONResponse, Response
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
 from stepwell.ledger.budgets import BudgetName, BudgetState
+from stepwell.ledger.port import RunningBooks
 from stepwell.ledger.queries import join_sum, one_of, split_sum
 from stepwell.ledger.settings import FROM_SETTINGS, OPERATOR
 from stepwell.ledger.spending import actor_of
-from stepwell.ledger.start import Ledger
 from stepwell.ledger.types import Budget, Scope
 from stepwell.loop.snapshot import AgentView
 from stepwell.server.agents import page_limit, who_asks
@@ -114,14 +114,14 @@ async def update_session(request: Request) -> Response:
     return JSONResponse(await _one(service, ledger, key, name, known=True))
 
 
-def require_ledger(service: Service) -> Ledger:
+def require_ledger(service: Service) -> RunningBooks:
     """Raises a 404 ``ApiError`` where no books are kept."""
-    if service.books is None or service.books.ledger is None:
+    if service.ledger is None:
         raise not_found("This server keeps no ledger.", code="ledger_off")
-    return service.books.ledger
+    return service.ledger
 
 
-async def put_in_force(service: Service, ledger: Ledger, budget: Budget) -> None:
+async def put_in_force(service: Service, ledger: RunningBooks, budget: Budget) -> None:
     """Enter a budget. Raises ``ApiError``: 400 for one that makes no sense, 503 when it cannot be entered."""
 
     def enter(store: Store) -> None:
@@ -137,7 +137,7 @@ async def put_in_force(service: Service, ledger: Ledger, budget: Budget) -> None
 
 
 async def _set_limit(
-    service: Service, ledger: Ledger, key: ApiKey, name: Name, limit: Decimal | None
+    service: Service, ledger: RunningBooks, key: ApiKey, name: Name, limit: Decimal | None
 ) -> None:
     """A soft limit that somebody has set before stays where it makes sense."""
     tenant, session = name
@@ -145,7 +145,7 @@ async def _set_limit(
         raise bad_request("A session id is at most 255 printable characters.", param="session_id")
     if not key.operator:
         await _require_own(service, BudgetName(Scope.SESSION, tenant, session))
-    budgets = ledger.keeper.budgets
+    budgets = ledger.budgets
     before = budgets.state(Scope.SESSION, tenant, session)
     if before is None and _session_budgets(budgets.states(tenant)) >= MAX_SESSION_BUDGETS:
         raise bad_request(f"At most {MAX_SESSION_BUDGETS} sessions of a customer may have a budget.")
@@ -179,13 +179,13 @@ def _named(service: Service, request: Request) -> tuple[ApiKey, Name]:
     return key, (tenant, request.path_params["session_id"])
 
 
-async def _known(service: Service, ledger: Ledger, tenant: str | None) -> dict[Name, Known]:
+async def _known(service: Service, ledger: RunningBooks, tenant: str | None) -> dict[Name, Known]:
     """Sessions that have agents or a budget. As many as there are agents and budgets at most."""
     known: dict[Name, Known] = {}
     for view in await service.agent_lists.all():
         if view.session and tenant in (None, view.tenant):
             known.setdefault((view.tenant, view.session), Known([])).agents.append(view)
-    for state in ledger.keeper.budgets.states(tenant):
+    for state in ledger.budgets.states(tenant):
         if state.name.scope is Scope.SESSION:
             known.setdefault((state.name.tenant, state.name.name), Known([])).budget = state
     return known
@@ -200,7 +200,7 @@ def _page(names: Sequence[Name], limit: int) -> Sequence[Name]:
 
 
 async def _one(
-    service: Service, ledger: Ledger, key: ApiKey, name: Name, *, known: bool = False
+    service: Service, ledger: RunningBooks, key: ApiKey, name: Name, *, known: bool = False
 ) -> dict[str, Any]:
     """Raises a 404 ``ApiError`` for what nobody knows, or belongs to somebody else."""
     found = (await _known(service, ledger, name[0])).get(name)

@@ -37,13 +37,13 @@ async def health(request: Request) -> Response:
         return JSONResponse({"status": "draining"}, 503)
     if not service.driver.serves:
         return JSONResponse({"status": "failed"}, 503)
-    if service.books is None or service.books.ledger is None:
+    ledger = service.ledger
+    if ledger is None:
         return JSONResponse({"status": "ok"})
-    if service.books.ledger.store.lost() is not None:
+    if ledger.store.lost() is not None:
         return JSONResponse({"status": "ledger", "ledger": "lost"}, 503)
-    keeper = service.books.ledger.keeper
-    state = {"ledger": "failing" if keeper.failing else "ok"}
-    if keeper.refuses:
+    state = {"ledger": "failing" if ledger.failing else "ok"}
+    if ledger.refuses:
         return JSONResponse({"status": "ledger", **state}, 503)
     return JSONResponse({"status": "ok", **state})
 
@@ -89,7 +89,7 @@ async def agents(request: Request) -> Response:
 
 
 async def snapshot(request: Request) -> Response:
-    """``Driver.snapshot`` as JSON."""
+    """``LoopPort.snapshot`` as JSON."""
     service = service_of(request)
     service.require_operator(request)
     return JSONResponse(asdict(service.driver.snapshot()))

@@ -106,7 +106,7 @@ class Hub:
             "model": text.name,
             "context_tokens": text.context_tokens,
             "interval_s": self._service.settings.watch_interval_s,
-            "ledger": self._service.books is not None and self._service.books.ledger is not None,
+            "ledger": self._service.ledger is not None,
             "library": self._service.library is not None,
         }
 
@@ -119,7 +119,7 @@ class Hub:
             try:
                 await self._look()
             except Exception as error:  # noqa: BLE001
-                self._complain.warning(self._service.driver.clock.now_us(), "watchers see no news", error)
+                self._complain.warning(self._service.driver.now_us(), "watchers see no news", error)
                 pause_s = BACK_OFF_S
             self._wake()
             with contextlib.suppress(TimeoutError):

@@ -1,0 +1,57 @@
+"""What a server asks of the books that are kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from stepwell.ledger.base import Store
+from stepwell.ledger.bills import Bills
+from stepwell.ledger.bookkeeper import Refusal
+from stepwell.ledger.budgets import BudgetBook
+from stepwell.ledger.costs import Rates
+from stepwell.ledger.keeper import Sums
+from stepwell.ledger.types import Budget
+from stepwell.policy.types import RequestArrived
+
+
+class RunningBooks(Protocol):
+    """The books of the run under way. Everything may be asked from any thread."""
+
+    @property
+    def store(self) -> Store:
+        """Where they are written."""
+
+    @property
+    def bills(self) -> Bills:
+        """What requests are charged."""
+
+    @property
+    def budgets(self) -> BudgetBook:
+        """What is spent and held, and the limits; to be set by ``set_budget``."""
+
+    @property
+    def rates(self) -> Rates:
+        """What a unit of each of this machine's resources costs."""
+
+    @property
+    def sums(self) -> Sums:
+        """What the run has come to so far."""
+
+    @property
+    def backlog_postings(self) -> int:
+        """Postings that are not written yet."""
+
+    @property
+    def failing(self) -> str | None:
+        """Why nothing can be entered now; None: all is well."""
+
+    @property
+    def refuses(self) -> bool:
+        """Whether no requests are taken because what they come to could not be entered."""
+
+    def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
+        """Why generations that are asked for together would not all be taken. Holds nothing."""
+
+    def set_budget(self, budget: Budget) -> None:
+        """Enter a budget and put it in force. Raises ``BadInput`` or ``LedgerError``: nothing has changed."""
