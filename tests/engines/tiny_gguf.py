@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-_ALIGNMENT = 32
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+from stepwell.bench.zoo import gguf_file
+from stepwell.bench.zoo.words import CHAT, letters
 
 
 @dataclass(frozen=True)
@@ -40,52 +36,11 @@ def write(path: Path, shape: Shape = Shape(), *, seed: int = 1) -> Path:
 
 def parts(shape: Shape = Shape(), seed: int = 1) -> tuple[bytes, bytes]:
     """(header with its padding, weights)."""
-    tensors, settings = _tensors(shape, np.random.default_rng(seed)), _settings(shape)
-    head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(settings))]
-    head += [_text(key) + _value(value) for key, value in settings.items()]
-    data = b""
-    for name, array in tensors.items():
-        dims = array.shape[::-1]
-        head.append(_text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, 0, len(data)))
-        data += _padded(array.tobytes())
-    return _padded(b"".join(head)), data
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % _ALIGNMENT)
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _value(value: object) -> bytes:
-    match value:
-        case bool():
-            return struct.pack("<I?", 7, value)
-        case int():
-            return struct.pack("<II", 4, value)
-        case float():
-            return struct.pack("<If", 6, value)
-        case str():
-            return struct.pack("<I", 8) + _text(value)
-        case [str(), *_]:
-            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
-        case [int(), *_]:
-            return struct.pack(f"<IIQ{len(value)}i", 9, 5, len(value), *value)
-    raise TypeError(value)
-
-
-def _letters() -> list[str]:
-    """GPT-2's letters for the 256 bytes."""
-    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = iter(range(256, 512))
-    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
+    return gguf_file.parts(_settings(shape), _tensors(shape, np.random.default_rng(seed)))
 
 
 def _settings(shape: Shape) -> dict[str, object]:
-    tokens = [*_letters(), "th", "in", "<|end|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*letters(), "th", "in", "<|end|>", "<|im_start|>", "<|im_end|>"]
     llama: dict[str, object] = {
         "context_length": 4096,
         "embedding_length": shape.width,

@@ -34,7 +34,8 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.node import NULL_MODEL, GatheredTiers, TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.schedule import Contexts, PlannedTurn, Round, Shape, rounds
-from stepwell.engines.base import BatchItem, Engine, Sampled
+from stepwell.engines.base import BatchItem, Engine, Sampled, TextModel
+from stepwell.errors import BadInput
 from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
 from stepwell.policy.types import KvTier, RequestId
@@ -42,9 +43,12 @@ from stepwell.tiers.base import Buffer, Tiers
 
 HOST_BYTES = 4 << 30
 DISK_BYTES = 8 << 30
+ZOO_TURNS = 24
 _SHOWN_DIFFERENCES = 20
 
 WrapTiers = Callable[[Tiers], Tiers]
+Load = Callable[..., tuple[Engine, TextModel]]
+"""As ``node.load_engine``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +117,17 @@ def main(
     device_kv_tokens: Annotated[int, Parameter(validator=Number(gte=1024))] = 6144,
     threads: OptionalPositive = None,
     control: bool = True,
+    zoo: Annotated[
+        list[str] | None, Parameter(consume_multiple=True, negative="", show_default=False)
+    ] = None,
+    page: Annotated[Path | None, Parameter(show_default=False)] = None,
 ) -> int:
     """Check that demotion to host and disk changes no token and no bit of a logit.
 
     Runs the same greedy turns with every block on the device, and with every idle block pushed to host or
     disk after every round; alone and in batches.
     Example: stepwell bench exactness --turns 200 --model smollm2
+    Example: stepwell bench exactness --zoo kinds mamba llama:q4_k_m
 
     Exit code 0: everything is identical; 1: something differs.
 
@@ -136,8 +145,17 @@ def main(
         Threads of the engine (default: the cores there are).
     control
         Also show what happens when blocks are put back wherever there is room, without care.
+    zoo
+        Tiny random models instead, one for each architecture that llama.cpp runs, or those named here, as
+        ARCHITECTURE[:VARIANT...]; "kinds" names the short list. 24 turns each, one thread (10 minutes).
+    page
+        With --zoo: write the table of verdicts into this page, between its two zoo marks.
     """
     require_writable(json_file)
+    if page is not None and zoo is None:
+        raise BadInput("--page is for --zoo: it takes the table of the zoo")
+    if zoo is not None:
+        return _zoo(zoo, page, json_file, turns or ZOO_TURNS, seed, device_kv_tokens, threads or 1)
     models = [model] if model else (["smollm2"] if quick else ["smollm2", "gemma3"])
     count = turns or (40 if quick else 1000)
     for name in models:
@@ -161,6 +179,28 @@ def main(
     return 1 if report.missed else 0
 
 
+def _zoo(
+    names: Sequence[str],
+    page: Path | None,
+    json_file: Path | None,
+    turns: int,
+    seed: int,
+    device_kv_tokens: int,
+    threads: int,
+) -> int:
+    from stepwell.bench.zoo.child import Wishes
+    from stepwell.bench.zoo.run import run, write_page
+
+    console = report_console(json_file)
+    wishes = Wishes("", turns, seed, device_kv_tokens, threads)
+    with ticker() as progress:
+        report = run(console, progress, names, wishes)
+    if page is not None:
+        write_page(page, report.samples)
+    report.finish(console, json_file)
+    return 1 if report.missed else 0
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """Both arms for one model. ``wrap`` lets a test stand between the driver and the tiers."""
@@ -172,6 +212,7 @@ class Job:
     threads: int | None = None
     shape: Shape = field(default_factory=Shape)
     wrap: WrapTiers = lambda tiers: tiers
+    load: Load = load_engine
 
     def run(self, progress: Ticker, samples: list[dict[str, Any]]) -> Comparison:
         """Run both arms and compare them; every turn of both is added to ``samples``."""
@@ -186,7 +227,7 @@ class Job:
 
     def _arm(self, progress: Ticker, what: str, reference: Sequence[TurnResult] | None) -> list[TurnResult]:
         progress.phase(f"{self.model}: {what}", self.turns)
-        engine, text = load_engine(self.model, device_kv_tokens=self.device_kv_tokens, threads=self.threads)
+        engine, text = self.load(self.model, device_kv_tokens=self.device_kv_tokens, threads=self.threads)
         watch = _Watch(engine)
         with (
             tempfile.TemporaryDirectory(prefix="stepwell-exactness-") as directory,

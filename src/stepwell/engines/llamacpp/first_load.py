@@ -66,7 +66,12 @@ def try_files(paths: Sequence[Path | str]) -> list[str]:
     ]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=sum(map(seconds_for, paths)) + 30, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=sum(map(seconds_for, paths)) + 30,
+            check=False,
+            env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # else an assertion of ggml starts a debugger
         )
     except subprocess.TimeoutExpired:
         return ["loading it does not come to an end"] * len(paths)

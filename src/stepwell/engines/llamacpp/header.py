@@ -49,11 +49,12 @@ Value = int | float | bool | str | None
 
 @dataclass(slots=True)
 class Header:
-    """``values``: scalars and strings; of an array only ``lengths[key]``."""
+    """``values``: scalars and strings; of an array only ``lengths[key]``. ``weights``: see ``repack``."""
 
     values: dict[str, Value] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     n_tensors: int = 0
+    weights: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -119,8 +120,10 @@ def inspect(path: Path | str) -> Header:
             "names that the parts came with"
         )
     for number, part in enumerate(parts[1:], 1):
-        if read_header(part, first=False).values.get("split.no") != number:
+        further = read_header(part, first=False)
+        if further.values.get("split.no") != number:
             raise ModelError(f"model {part} is not the part that its name says: download it again")
+        header.weights |= further.weights
     return header
 
 
@@ -202,13 +205,11 @@ def _refuse_alignment(header: Header) -> None:
 
 
 def _tensors(reader: _Reader, header: Header) -> None:
-    names = set()
     furthest = 0
     for _ in range(header.n_tensors):
         name = reader.text(_LONGEST_NAME, "the name of a tensor")
-        if name in names:
+        if name in header.weights:
             raise _Damaged(f"the tensor {name!r} is there twice")
-        names.add(name)
         n_dimensions = int(reader.number("<I"))
         if not 1 <= n_dimensions <= _MOST_DIMENSIONS:
             raise _Damaged(f"the tensor {name!r} has {n_dimensions} dimensions")
@@ -217,7 +218,7 @@ def _tensors(reader: _Reader, header: Header) -> None:
             elements *= int(reader.number("<Q"))
         if not 0 < elements < 1 << 48:
             raise _Damaged(f"the tensor {name!r} claims {elements} numbers")
-        reader.number("<I")
+        header.weights[name] = n_dimensions, int(reader.number("<I"))
         furthest = max(furthest, int(reader.number("<Q")))
     if furthest > reader.size - reader.at:
         raise _Damaged("its data is corrupted or incomplete: a tensor lies behind its end, download it again")

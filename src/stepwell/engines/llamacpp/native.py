@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from stepwell.engines.base import Buffer
 from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
+from stepwell.engines.llamacpp.header import inspect
+from stepwell.engines.llamacpp.repack import must_not_repack
 
 Logits = NDArray[np.float32]
 
@@ -59,7 +61,8 @@ def _on_log(level: int, text: bytes, _user_data: Any) -> None:
             _complaints.append(line)
 
 
-def _start_backend() -> None:
+def start_backend() -> None:
+    """Once per process; again does no harm."""
     lib.llama_log_set(_on_log, ctypes.c_void_p(0))
     lib.llama_backend_init()
     _complaints.clear()
@@ -74,11 +77,12 @@ class NativeModel:
     """Weights and vocabulary. Its vocabulary functions may be called from any thread."""
 
     def __init__(self, config: LlamaCppConfig) -> None:
-        _start_backend()
         path = Path(config.model_path)
-        _require_gguf(path)
+        self.header = inspect(path)
+        start_backend()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = config.n_gpu_layers
+        params.use_extra_bufts = not must_not_repack(self.header.weights)
         self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise ModelError(f"model {path} is damaged or of a kind llama.cpp does not know{complaint()}")
@@ -163,16 +167,6 @@ class NativeModel:
     def eot(self) -> int:
         """The end-of-turn token of chats, -1 when the model has none beside ``eos``."""
         return int(lib.llama_vocab_eot(self.vocab))
-
-
-def _require_gguf(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelError(f"model {path} cannot be read: {error.strerror or error}") from None
-    if magic != b"GGUF":
-        raise ModelError(f"model {path} is not a GGUF file: convert or download it again")
 
 
 class NativeContext:

@@ -7,8 +7,8 @@ Two things in llama.cpp's CPU code make it depend, and a batch is in the order o
   in the batch keeps llama.cpp from splitting.
 - Weights in some formats (Q4_K, Q4_0, IQ4_NL...) are repacked so that four tokens are multiplied at
   once, and what is left of the batch is multiplied one by one, with other roundings. Batches of four
-  and more are therefore filled up to a multiple of four. ``setup`` finds out whether a model's
-  weights do this; SmolLM2's (Q4_1) do not.
+  and more are therefore filled up to a multiple of four. ``repack`` knows which types do this;
+  SmolLM2's (Q4_1) does not.
 """
 
 from __future__ import annotations

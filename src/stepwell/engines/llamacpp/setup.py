@@ -15,11 +15,13 @@ from stepwell.engines.llamacpp.device import Device
 from stepwell.engines.llamacpp.homes import Homes, TwinHomes
 from stepwell.engines.llamacpp.native import KV_TYPES, MAX_SEQUENCES, NativeContext, NativeModel
 from stepwell.engines.llamacpp.padding import PAD, PAD_CELLS, Padding
+from stepwell.engines.llamacpp.repack import rows_differ
 
 _FIRST_RUNNING = 2
 _MIN_HOMES = 32
 _ROWS_AT_ONCE = 4
 """How many tokens llama.cpp's repacked weights are multiplied with at once (repack.cpp)."""
+_PROBES = 4
 
 _MOST_TOKENS = 1 << 26
 """Beyond any device there is, and within llama.cpp's 32-bit counts."""
@@ -51,7 +53,7 @@ def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
     try:
         padding = Padding(
             lone=config.exact_lone_decode and threads > 2,
-            rows=_rows_at_once(context) if config.exact_lone_decode else 1,
+            rows=_rows_at_once(model, context) if config.exact_lone_decode else 1,
         )
         return _with_device(model, config, context, padding, device_blocks)
     except ModelError:
@@ -74,24 +76,28 @@ def _check_config(config: LlamaCppConfig) -> None:
         raise ModelError("threads must be at least 1")
 
 
-def _rows_at_once(context: NativeContext) -> int:
-    """Whether the last tokens of a batch are computed with other roundings than the rest.
+def _rows_at_once(model: NativeModel, context: NativeContext) -> int:
+    """Batches are filled up to a multiple of this. The types of the weights decide; the probe is for types
+    that are repacked on a processor we do not know.
 
     A token does not depend on those after it. So 15 tokens alone and the first 15 of 16 must give the
     same logits; where they do not, the three that were left over from fours made the difference.
     """
-    n = 4 * _ROWS_AT_ONCE
-    if np.array_equal(_logits_of(context, n - 1), _logits_of(context, n)[: n - 1]):
-        return 1
-    if np.array_equal(_logits_of(context, n), _logits_of(context, n + _ROWS_AT_ONCE)[:n]):
+    if rows_differ(model.header.weights):
         return _ROWS_AT_ONCE
-    _log.warning("logits of this model depend on the place in the batch: moved KV may change tokens")
+    n = 4 * _ROWS_AT_ONCE
+    for text in range(_PROBES):
+        few, many = _logits_of(context, n - 1, text), _logits_of(context, n, text)
+        if not np.array_equal(few, many[: n - 1]):
+            return _ROWS_AT_ONCE
     return 1
 
 
-def _logits_of(context: NativeContext, n_tokens: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _logits_of(
+    context: NativeContext, n_tokens: int, text: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Logits of a made-up prefix of different tokens."""
-    step = max(1, context.vocab_size // 64)
+    step = max(1, context.vocab_size // 64) + text
     tokens = [i * step % context.vocab_size for i in range(1, n_tokens + 1)]
     status = context.decode(tokens, range(n_tokens), [SCRATCH] * n_tokens, range(n_tokens))
     assert status == 0, f"llama.cpp cannot run this model (status {status})"

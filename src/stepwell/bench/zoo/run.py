@@ -1,0 +1,136 @@
+"""``stepwell bench exactness --zoo``: every architecture that llama.cpp runs, a tiny random model each."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from os import environ
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+
+from stepwell.bench.common import Report, Ticker, Verdict, table
+from stepwell.bench.zoo.child import Wishes
+from stepwell.bench.zoo.make import kind_of
+from stepwell.bench.zoo.shapes import ARCHITECTURES
+from stepwell.errors import BadInput, StepwellError
+
+MARKS = ("<!-- zoo -->", "<!-- end of zoo -->")
+_MOST_HINTS = 8
+_ATTENDING = (
+    "llama phi2 llama:tied deepseek2 qwen3moe gpt-oss gemma3:window512 cohere2 deepseek32 mimo2 gemma2 bloom"
+)
+_STORED = "qwen3:f32 llama:q4_0 llama:q4_k_m llama:q8_0 llama:kv_q8_0 deepseek2:q4_0"
+KINDS = (*_ATTENDING.split(), *_STORED.split())
+"""One for each way of attending, laying out weights or storing KV: grouped heads, one head each, tied
+embeddings, latent attention, experts, windows of 128 (with sinks) and 512, parallel blocks, a sparse
+indexer, heads of two sizes, capped logits, ALiBi; f32 and quantised weights, quantised KV, packed latent."""
+
+
+def checked(names: Sequence[str]) -> list[str]:
+    """The models meant: all architectures if none is named, ``kinds`` for the short list."""
+    found: list[str] = []
+    for name in names or ("all",):
+        found += {"all": ARCHITECTURES, "kinds": KINDS}.get(name, (name,))
+    for name in found:
+        try:
+            kind = kind_of(name)
+        except ValueError as error:
+            raise BadInput(f"--zoo: {error}") from error
+        if kind.architecture not in ARCHITECTURES:
+            near = [known for known in ARCHITECTURES if known.startswith(kind.architecture[:3])]
+            hint = f" (is it one of {', '.join(near[:_MOST_HINTS])}?)" if near else ""
+            raise BadInput(f"--zoo: the zoo has no {kind.architecture!r}{hint}")
+    return found
+
+
+class Zoo:
+    """A child that answers one name after the other. ``StepwellError`` when it ends early."""
+
+    def __init__(self, wishes: Wishes) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "stepwell.bench.zoo.child", json.dumps(asdict(wishes))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ | {"GGML_NO_BACKTRACE": "1"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.kill()
+        self._child.communicate()
+
+    def row(self, name: str) -> dict[str, Any]:
+        """What became of this model."""
+        assert self._child.stdin is not None and self._child.stdout is not None
+        try:
+            self._child.stdin.write(name + "\n")
+            self._child.stdin.flush()
+            found: dict[str, Any] = json.loads(self._child.stdout.readline())
+        except (OSError, ValueError) as error:
+            raise StepwellError(f"the process that tries models ended at {name}") from error
+        return found
+
+
+def run(console: Console, progress: Ticker, names: Sequence[str], wishes: Wishes) -> Report:
+    """Run the zoo in a folder of its own and print its table."""
+    wanted = checked(names)
+    report = Report("exactness", {"zoo": wanted} | {k: v for k, v in asdict(wishes).items() if k != "folder"})
+    progress.phase(f"{len(wanted)} tiny models, {wishes.turns} turns each in two arms", len(wanted))
+    with (
+        tempfile.TemporaryDirectory(prefix="stepwell-zoo-") as folder,
+        Zoo(replace(wishes, folder=folder)) as zoo,
+    ):
+        for name in wanted:
+            report.samples.append(zoo.row(name))
+            progress.advance()
+    report.results, report.verdicts = counts(report.samples), verdicts(report.samples)
+    shown = [[row["name"], row["verdict"], f"{row['rows']:,}", row["why"]] for row in report.samples]
+    console.print(table("The zoo", ("model", "verdict", "logits compared", "why"), shown))
+    return report
+
+
+def counts(found: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """How many models got each verdict, in the order of the alphabet."""
+    kinds = sorted({row["verdict"] for row in found})
+    return {kind: sum(row["verdict"] == kind for row in found) for kind in kinds}
+
+
+def verdicts(found: Sequence[dict[str, Any]]) -> list[Verdict]:
+    """Nothing may be wrong; what is refused is refused with a reason, and all others are exact."""
+    number = counts(found)
+    bad = sum(count for kind, count in number.items() if kind not in {"exact", "refused"})
+    return [
+        Verdict("models that are exact", number.get("exact", 0), 1, at_most=False),
+        Verdict("models that are neither exact nor refused", bad, 0),
+    ]
+
+
+def write_page(page: Path, found: Sequence[dict[str, Any]]) -> None:
+    """Put the table between the marks of a page. ``BadInput`` when it has none or cannot be written."""
+    try:
+        before, mark, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+        _, end, after = rest.partition(MARKS[1])
+        if not (mark and end):
+            raise BadInput(f"--page {page} has no place for the table: it needs {MARKS[0]} and {MARKS[1]}")
+        page.write_text(f"{before}{mark}\n{markdown(found)}{end}{after}", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"--page {page} cannot be written: {error.strerror}") from error
+
+
+def markdown(found: Sequence[dict[str, Any]]) -> str:
+    """The table of docs/models.md: what is exact in one paragraph, everything else line by line."""
+    exact = [row["name"] for row in found if row["verdict"] == "exact"]
+    lines = [f"**Exact ({len(exact)})**: {', '.join(f'`{name}`' for name in exact)}.", ""]
+    lines += ["| architecture | verdict | why |", "|---|---|---|"]
+    others = [row for row in found if row["verdict"] != "exact"]
+    lines += [f"| `{row['name']}` | {row['verdict']} | {row['why']} |" for row in others]
+    return "\n".join(lines) + "\n"
