@@ -65,6 +65,7 @@ TOP = (
     Command(
         "calibrate", "stepwell.commands.calibrate:calibrate", "Fit the hardware model to measured points."
     ),
+    Command("why", "stepwell.commands.why:why", "Where the time of a request went."),
     Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
 )
 GROUPS = {

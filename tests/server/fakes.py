@@ -131,6 +131,12 @@ class FakeDriver:
     def cancel(self, request: RequestId) -> None:
         self.cancelled.add(request)
 
+    def named(self, requests: Sequence[RequestId], name: str) -> None:
+        """Nothing explains it."""
+
+    def why(self, what: str) -> list[dict[str, Any]]:
+        return []
+
     @property
     def views(self) -> list[AgentView]:
         kv_tokens = {KvTier.DEVICE: 5, KvTier.HOST: 2, KvTier.DISK: 0}

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.ledger.bookkeeper import Bookkeeper
 from stepwell.loop.executor import EngineExecutor
+from stepwell.loop.explainer import Explainer
 from stepwell.loop.inbox import Inbox
 from stepwell.loop.live import LiveRequest
 from stepwell.loop.live_table import LiveTable
@@ -72,7 +74,10 @@ class Driver:
         self.executor = EngineExecutor(
             engine, tiers, self._inbox, self._live, self._tally, self._books, self.clock
         )
-        self.loop = Loop(scheduler, self.executor, self.clock.now_us, [*observers, self._tally, self._books])
+        self.explainer = Explainer()
+        """Why requests took as long as they did. Thread-safe."""
+        watching = [*observers, self._tally, self._books, self.explainer]
+        self.loop = Loop(scheduler, self.executor, self.clock.now_us, watching)
         self._roots: dict[str, bytes] = {}
         self._next_request = 0
         self._thread: threading.Thread | None = None
@@ -101,12 +106,14 @@ class Driver:
                 self.text,
                 self.clock.now_us(),
                 self._books.use_of,
+                self.explainer.ended,
             )
             closed = self._stopped or self._broken
             arrival = live.arrival()
             refusal = None if closed else self._books.reserve(arrival)
             if not closed and refusal is None:
                 self._live.add(live)
+                self.explainer.submitted(arrival, live.submitted_us)
                 self._inbox.put(arrival)
         if self._broken:
             self._live.reject(live, "server_error", None, _BROKEN)
@@ -151,6 +158,12 @@ class Driver:
             self.run_until_idle()
         else:
             self._demoted.wait()
+
+    def named(self, requests: Sequence[RequestId], name: str) -> None:
+        self.explainer.named(requests, name)
+
+    def why(self, what: str) -> list[dict[str, Any]]:
+        return self.explainer.find(what, self.clock.now_us())
 
     def snapshot(self) -> Snapshot:
         """A consistent picture of this moment. Thread-safe."""

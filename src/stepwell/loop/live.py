@@ -18,11 +18,14 @@ from stepwell.loop.requests import (
     TokenInfo,
 )
 from stepwell.loop.textstream import TextStream
+from stepwell.loop.timing import Timing
 from stepwell.policy.chain import TokenChain
 from stepwell.policy.types import Open, Piece, RequestArrived, RequestId
 
 UseOf = Callable[[RequestId, int], Use | None]
 """What a request has used until now."""
+TimingOf = Callable[[RequestId, int, str], Timing | None]
+"""Where the time of a request went that ends now, for the reason given."""
 
 
 class LiveRequest:
@@ -37,6 +40,7 @@ class LiveRequest:
         text: TextModel,
         now_us: int,
         use_of: UseOf = lambda request, now_us: None,
+        timing_of: TimingOf = lambda request, now_us, finish: None,
     ) -> None:
         self.request = request
         self.generation = generation
@@ -47,9 +51,10 @@ class LiveRequest:
         """From submit to the first token."""
         self._sink = sink
         self._use_of = use_of
+        self._timing_of = timing_of
         self._text = text
         self._stream = TextStream(text.detokenizer(), generation.stop)
-        self._submitted_us = now_us
+        self.submitted_us = now_us
         self._admitted = False
         self._preemptions = 0
         self._recomputed = 0
@@ -70,7 +75,7 @@ class LiveRequest:
             return False
         self._admitted = True
         counts = (action.from_device_tokens, action.from_host_tokens, action.from_disk_tokens)
-        self.tell(Admitted(self.request, *counts, now_us - self._submitted_us))
+        self.tell(Admitted(self.request, *counts, now_us - self.submitted_us))
         return True
 
     def preempted(self) -> None:
@@ -87,7 +92,7 @@ class LiveRequest:
         """A new token: pass on the text that is certain now. The finish reason if it was the last."""
         self.generated += 1
         if self.first_token_us is None:
-            self.first_token_us = now_us - self._submitted_us
+            self.first_token_us = now_us - self.submitted_us
         if self.generation.prewarm:
             return self.finish("stop", now_us)
         if sampled.failed:
@@ -119,9 +124,10 @@ class LiveRequest:
                 generated_tokens=0 if self.generation.prewarm else self.generated,
                 recomputed_tokens=self._recomputed,
                 ttft_us=self.first_token_us or 0,
-                e2e_us=now_us - self._submitted_us,
+                e2e_us=now_us - self.submitted_us,
                 preemptions=self._preemptions,
                 use=self._use_of(self.request, now_us),
+                timing=self._timing_of(self.request, now_us, reason),
             )
         )
         return reason

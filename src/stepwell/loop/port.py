@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from stepwell.engines.base import EngineInfo
 from stepwell.loop.requests import Generation, Sink
@@ -37,6 +38,13 @@ class LoopPort(Protocol):
     def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
         """More is known about what an agent waits for; unknown agents are ignored. ``request`` is the turn
         that the hint follows, 0 when it was said between turns."""
+
+    def named(self, requests: Sequence[RequestId], name: str) -> None:
+        """They came with one HTTP request, whose id this is: for ``why``."""
+
+    def why(self, what: str) -> list[dict[str, Any]]:
+        """Where the time went of a request, by the id it was named or its number, or of an agent's or a
+        session's requests: those under way and the newest that have ended. See ``explainer.told``."""
 
     def snapshot(self) -> Snapshot:
         """A consistent picture of this moment."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from stepwell.engines.base import SamplingParams
 from stepwell.ledger.metered import Use
+from stepwell.loop.timing import Timing
 from stepwell.policy.types import NO_HINT, Hint, RequestArrived, RequestId
 
 LOCAL_TENANT = "local"
@@ -120,6 +121,8 @@ class Finished:
     preemptions: int
     use: Use | None = None
     """What the request used of the machine; None where no ledger is kept."""
+    timing: Timing | None = None
+    """Where its time went; None where nothing observes the loop."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from stepwell.policy.block_index import Block, Match, blocks_of, ids_of
 from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.costs import best_cut
+from stepwell.policy.reasons import Reasons
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
-from stepwell.policy.types import KvTier, Open
+from stepwell.policy.types import KvTier, Open, RequestId, WaitCause, Waits
 
 _PLAN_AGAIN_US = 250_000
 _LOOK_AGAIN_US = 50_000  # for room, while nothing has moved
@@ -24,6 +25,9 @@ class Admission:
         self.config = table.config
         self.block_manager = table.block_manager
         self.recomputed_tokens = 0
+        self.reasons = Reasons(table)
+        self._window: list[Turn] = []
+        self._window_owed: dict[str, int] = {}
         self._promised_frames: int | None = None
         self._owed: dict[str, int] | None = None
         """As of now; None: whoever runs or waits has changed, count again."""
@@ -38,7 +42,7 @@ class Admission:
             return
         self.table.waiting.age(self.table.now_us)
         self._count_again()
-        blocked = False
+        blocked: Turn | None = None
         budget_bytes = self.config.host_bytes // 2
         owed = self._owed_places()
         window = self.table.waiting.window(self.config.scan_waiting, owed)
@@ -49,11 +53,28 @@ class Admission:
             self.block_manager.beneficiary = turn.id
             path = self._path_of(turn)
             budget_bytes -= turn.planned_bytes
-            if not self._must_wait(turn) and not blocked:
-                opened = not self._still_no_room(turn) and self._try_open(turn, path)
-                blocked = not opened and (turn.aged or turn.contract.name not in owed)
+            if self._must_wait(turn):
+                self._explain(turn)
+            elif blocked is not None:
+                self.reasons.queues(turn, blocked, owed)
+            elif self._still_no_room(turn) or not self._try_open(turn, path):
+                self.reasons.has_no_room(turn)
+                blocked = turn if turn.aged or turn.contract.name not in owed else None
         self.block_manager.beneficiary = 0
         self.table.release_claims_beyond([turn.id for turn in window])
+        self._window, self._window_owed = window, owed
+
+    def waits(self, arrived: Sequence[Turn]) -> tuple[Waits, ...]:
+        """What has changed about why turns wait, ``arrived`` in this step or before."""
+        window, self._window = self._window, []
+        waiting = [turn for turn in window if turn in self.table.waiting]
+        return self.reasons.take(waiting, arrived, self._window_owed)
+
+    def _explain(self, turn: Turn) -> None:
+        if turn.fetching:
+            self.reasons.is_fetched_for(turn)
+        else:
+            self.reasons.waits_for_prefix(turn, self._computed_by(turn))
 
     def _count_again(self) -> None:
         self._promised_frames = self._owed = None
@@ -148,10 +169,14 @@ class Admission:
             return True
         if turn.state is TurnState.LOADING:
             turn.state = TurnState.WAITING
+        return self._computed_by(turn) != turn.id
+
+    def _computed_by(self, turn: Turn) -> RequestId:
+        """The request that is computing the block after the turn's path now; the turn itself: none is."""
         last = turn.planned_tokens // self.config.unit_tokens + self.config.units_per_block
         if last > len(turn.units):
-            return False
-        return self.table.promised.get(turn.units[last - 1], turn.id) != turn.id
+            return turn.id
+        return self.table.promised.get(turn.units[last - 1], turn.id)
 
     # --- room ---------------------------------------------------------------------------------
 
@@ -165,6 +190,7 @@ class Admission:
             if self.table.running or not path:
                 return False
             path = self._shrink(turn, path)
+        turn.short_of = WaitCause.ROOM
         at_once = self._frames_at_once(turn, path)
         if not self.block_manager.can_make_room(at_once, self.table.now_us, turn.contract.name):
             return False
@@ -187,6 +213,7 @@ class Admission:
             missing -= victim.blocks_held + self._still_reserved(victim)
             places -= 1
         if missing > 0 or places > 0:
+            turn.short_of = WaitCause.ROOM if missing > 0 else WaitCause.PLACE
             return False
         for victim in leaving:
             self.table.preempt(victim)

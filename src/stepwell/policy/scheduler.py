@@ -88,7 +88,8 @@ class Scheduler:
         batch = self._batch_builder.build()
         self._demote(now_us)
         actions = tuple(self.block_manager.actions)
-        return Plan(actions, batch, self._steady_steps(batch), self._wake_at_us(now_us), self._taken_on())
+        steady, wake_at_us = self._steady_steps(batch), self._wake_at_us(now_us)
+        return Plan(actions, batch, steady, wake_at_us, self._taken_on(), self._admission.waits(self._taken))
 
     def _taken_on(self) -> tuple[Taken, ...]:
         """Turns that came in this step and are still there."""

@@ -96,7 +96,8 @@ class TurnTable:
     # --- leaving the device -------------------------------------------------------------------
 
     def leave_device(self, turn: Turn, *, preempted: bool) -> None:
-        self.block_manager.actions.append(Close(turn.id, preempted))
+        by = self.block_manager.beneficiary if preempted else 0
+        self.block_manager.actions.append(Close(turn.id, preempted, by))
         turn.record.path = list(turn.path)
         self.block_manager.eviction.agent_continued(turn.record, turn.record.path, self.now_us)
         self.block_manager.touch(turn.path, self.now_us)
@@ -122,7 +123,7 @@ class TurnTable:
 
     def wait_again(self, turn: Turn) -> None:
         """Back to the head of its line."""
-        turn.waiting_since_us = self.now_us
+        turn.waiting_since_us, turn.waits = self.now_us, None
         self.waiting.add_first(turn)
 
     def preemptable(self, turn: Turn) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from stepwell.policy.block_index import Block, Match
 from stepwell.policy.contracts import Contract
-from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId
+from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId, WaitCause, Waits
 
 
 class TurnState(StrEnum):
@@ -96,6 +96,10 @@ class Turn:
     no_room: tuple[int, ...] = ()
     """What its place depends on, as of ``no_room_at_us``, when there was none for it."""
     no_room_at_us: int = 0
+    waits: Waits | None = None
+    """Why it waits, as was told last."""
+    short_of: WaitCause = WaitCause.ROOM
+    """What was missing when it was looked for a place last."""
     fetching: list[Block] = field(default_factory=list)
     """Of that path: what has yet to come up from disk, the last needed first."""
     from_disk: dict[BlockId, None] = field(default_factory=dict)

@@ -246,6 +246,8 @@ class Close:
 
     request: RequestId
     preempted: bool = False
+    by: RequestId = field(default=0, compare=False)
+    """Of a preemption: the request that gets the room; itself, if there was none for it to grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +323,33 @@ class Taken:
     role: str
 
 
+class WaitCause(StrEnum):
+    """Why a request that was taken on has no place on the device."""
+
+    QUEUE = "queue"
+    """Others go before it."""
+    ROOM = "room"
+    """It is its turn, and there are no frames for its context."""
+    PLACE = "place"
+    """It is its turn, and as many requests run as may, beside the places that are owed to others."""
+    PREFIX = "prefix"
+    """Another request is computing the beginning of its prompt."""
+    DISK = "disk"
+    """Its KV is on its way up from disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """From this step on a request waits for another cause. It explains, and decides nothing."""
+
+    request: RequestId
+    cause: WaitCause
+    behind: RequestId = 0
+    """The request that it waits for, as far as it is one: the one in front, or one that holds the room."""
+    rule: str = ""
+    """Of ``QUEUE``: by which rule the other goes first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one step does: the actions in order, then the batch."""
@@ -334,3 +363,5 @@ class Plan:
     """When the policy wants to be called again although nothing happens; None: only on an event."""
     taken: tuple[Taken, ...] = field(default=(), compare=False)
     """For the books. It is carried out by nobody, and no part of the decision hash."""
+    waits: tuple[Waits, ...] = field(default=(), compare=False)
+    """What has changed about why requests wait: for explanations, and no part of the decision hash."""

@@ -99,6 +99,8 @@ def _cached(admitted: Sequence[Admitted]) -> dict[str, int]:
 
 
 def _times(admitted: Admitted, finished: Finished) -> dict[str, Any]:
+    if finished.timing is not None:
+        return {**finished.timing.phases_ms(), "finish": finished.reason}
     first_us = finished.ttft_us or finished.e2e_us
     return {
         "queued_ms": round(admitted.queue_us / 1e3, 1),

@@ -54,6 +54,7 @@ from stepwell.server.store import ResponseStore
 from stepwell.server.watch.hub import Hub
 from stepwell.server.watch.routes import watch
 from stepwell.server.watch.ticker import Refusals
+from stepwell.server.why import why
 
 ROUTES = (
     Route("/", views.home, methods=["GET"]),
@@ -61,6 +62,7 @@ ROUTES = (
     Route("/metrics", views.metrics, methods=["GET"]),
     Route("/admin/agents", views.agents, methods=["GET"]),
     Route("/admin/snapshot", views.snapshot, methods=["GET"]),
+    Route("/admin/why", why, methods=["GET"]),
     Route("/admin/budgets", list_budgets, methods=["GET"]),
     Route("/admin/budgets", set_budget, methods=["POST"]),
     Route("/v1/models", views.list_models, methods=["GET"]),

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepwell.ledger.bills import FOR_OTHERS
@@ -80,8 +81,7 @@ async def exchange(call: Call[Any], prepare: Prepare, shape: Shape, *, stream: b
         limits = stack.enter_context(service.gate.enter(call.key))
         generations = await while_connected(request, prepared(service, prepare))
         batch = stack.enter_context(await opened(service, generations))
-        access_of(request.scope).generates(batch)
-        log.info("request %s is queued as %s", request_id_of(request.scope), batch.requests)
+        noted(service, request, batch)
         if not stream:
             progress = await while_connected(request, collect(batch))
             answer = shape.whole(progress)
@@ -111,6 +111,14 @@ async def opened(service: Service, generations: Sequence[Generation]) -> Batch:
     if refusal.code == REFUSED:
         await service.pauses.refused(turn)
     raise from_rejected(refusal)
+
+
+def noted(service: Service, request: Request, batch: Batch) -> None:
+    """The access log and ``stepwell why`` know the generations by the id of the HTTP request."""
+    name = request_id_of(request.scope)
+    access_of(request.scope).generates(batch)
+    service.driver.named(batch.requests, name)
+    log.info("request %s is queued as %s", name, batch.requests)
 
 
 def no_room(service: Service, generations: Sequence[Generation]) -> Rejected | None:

@@ -13,13 +13,12 @@ from stepwell.engines.base import SamplingParams
 from stepwell.library.index import FileRecord
 from stepwell.loop.requests import Generation
 from stepwell.policy.types import Hint, Wait
-from stepwell.server.access import access_of
 from stepwell.server.attachments import frame_of
 from stepwell.server.body import parse, read_object
 from stepwell.server.constraints import FREE
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, not_found
-from stepwell.server.exchange import opened, prepared
+from stepwell.server.exchange import noted, opened, prepared
 from stepwell.server.hints import ttl_us
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
@@ -94,7 +93,7 @@ async def prewarm(
     with service.gate.enter(key):
         generations = await while_connected(request, prepared(service, prepare))
         with await opened(service, generations) as batch:
-            access_of(request.scope).generates(batch)
+            noted(service, request, batch)
             progress = await while_connected(request, collect(batch))
     cost = cost_of(service.books, ask, progress, 1, Wait.UNKNOWN)
     return {

@@ -11,12 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepwell.loop.requests import Generation
-from stepwell.server.access import access_of
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of
 from stepwell.server.errors import bad_request, rate_limited, unsupported
-from stepwell.server.exchange import exchange, opened, prepared, stream_events
+from stepwell.server.exchange import exchange, noted, opened, prepared, stream_events
 from stepwell.server.identity import Identity
 from stepwell.server.middleware import request_id_of
 from stepwell.server.prompts import chat_prompt
@@ -131,7 +130,7 @@ async def _in_background(request: Request, creation: Creation) -> Response:
         stack.enter_context(service.gate.enter(creation.call.key))
         generations = await while_connected(request, prepared(service, creation.prepare))
         batch = stack.enter_context(await opened(service, generations))
-        access_of(request.scope).generates(batch)
+        noted(service, request, batch)
         source = stream_events(service, request_id_of(request.scope), batch, creation.shape)
         resources = stack.pop_all()
     run = BackgroundRun(source, resources.close)

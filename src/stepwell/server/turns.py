@@ -8,6 +8,7 @@ from typing import Any
 
 from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
+from stepwell.loop.timing import Timing
 from stepwell.policy.types import NO_HINT, Hint, RequestArrived
 from stepwell.server.bridge import Batch
 from stepwell.server.errors import from_rejected
@@ -125,6 +126,8 @@ class Usage:
     disk_tokens: int = 0
     recomputed_tokens: int = 0
     """Computed again although they had been before, for whatever request."""
+    timing: Timing | None = None
+    """Of the generation that took longest."""
 
     @classmethod
     def of(cls, progress: Sequence[Progress], choices_per_prompt: int = 1) -> Usage:
@@ -137,6 +140,7 @@ class Usage:
             sum(a.cached_host_tokens for a in first),
             sum(a.cached_disk_tokens for a in first),
             sum(p.finished.recomputed_tokens for p in progress if p.finished is not None),
+            longest([p.finished.timing for p in progress if p.finished is not None]),
         )
 
     @property
@@ -159,6 +163,7 @@ class Usage:
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": self._cached(),
             "completion_tokens_details": {"reasoning_tokens": 0},
+            **timing_of(self.timing),
         }
 
     def responses(self) -> dict[str, Any]:
@@ -172,4 +177,15 @@ class Usage:
             "output_tokens": self.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            **timing_of(self.timing),
         }
+
+
+def longest(timings: Sequence[Timing | None]) -> Timing | None:
+    known = [timing for timing in timings if timing is not None]
+    return max(known, key=lambda timing: timing.total_us, default=None)
+
+
+def timing_of(timing: Timing | None) -> dict[str, Any]:
+    """``usage.timing``, an extension: where the request's time went, in milliseconds by cause."""
+    return {} if timing is None else {"timing": timing.as_json()}

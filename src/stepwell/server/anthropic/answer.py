@@ -25,7 +25,7 @@ from stepwell.server.exchange import Event
 from stepwell.server.service import Service
 from stepwell.server.sse import event
 from stepwell.server.tools import Answer, Call, HeldText, ToolSet
-from stepwell.server.turns import Ask, Progress
+from stepwell.server.turns import Ask, Progress, timing_of
 
 PIECE_CHARS = 64
 """Of a tool's input in one event."""
@@ -105,7 +105,9 @@ class MessageShape:
         }
 
     def _cost(self) -> dict[str, Any]:
-        return cost_of(self.service.books, self.ask, [self.progress], 1, self.waits_for())
+        finished = self.progress.finished
+        timing = timing_of(None if finished is None else finished.timing)
+        return cost_of(self.service.books, self.ask, [self.progress], 1, self.waits_for()) | timing
 
     def _generated(self) -> int:
         return 0 if self.progress.finished is None else self.progress.finished.generated_tokens
