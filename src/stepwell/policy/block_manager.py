@@ -11,7 +11,7 @@ is kept as if they had already succeeded, and ``moved`` corrects it when one did
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from stepwell.policy.block_index import Block, BlockIndex, Match
 from stepwell.policy.config import PolicyConfig
@@ -231,20 +231,34 @@ class BlockManager:
     # --- host ---------------------------------------------------------------------------------
 
     def _room_on_host(self, newcomer: Block, now_us: int) -> bool:
-        size_bytes, limit = newcomer.meta.size_bytes, self.config.host_bytes
-        if size_bytes > limit:
+        if newcomer.meta.size_bytes > self.config.host_bytes:
             return False
-        while self.host_used + size_bytes > limit:
-            victim = self._host_victim(now_us)
-            if victim is None:
+        return self._make_room_on_host(
+            newcomer, now_us, lambda victim: self.eviction.gives_way(victim, newcomer, HOST, now_us)
+        )
+
+    def _make_room_on_host(self, newcomer: Block, now_us: int, leaves: Callable[[Block], bool]) -> bool:
+        """Evict what it takes, or nothing at all: a block that left in vain would be written or read again,
+        and might leave in vain again."""
+        missing = self.host_used + newcomer.meta.size_bytes - self.config.host_bytes
+        leaving: dict[BlockId, Block] = {}
+        while missing > 0:
+            victim = self._host_victim(now_us, leaving)
+            if victim is None or not leaves(victim):
                 return False
-            if not self.eviction.gives_way(victim, newcomer, HOST, now_us):
-                return False
+            leaving[victim.id] = victim
+            missing -= victim.meta.size_bytes
+        for victim in leaving.values():
             self.evict_from_host(victim, newcomer.maker)
         return True
 
-    def _host_victim(self, now_us: int) -> Block | None:
-        return self.eviction.host_victim(self.idle(HOST, now_us), self._clean.values(), now_us)
+    def _host_victim(self, now_us: int, leaving: Mapping[BlockId, Block]) -> Block | None:
+        """The next block to leave the host beside those that do."""
+        idle, clean = self.idle(HOST, now_us), self._clean.values()
+        if not leaving:
+            return self.eviction.host_victim(idle, clean, now_us)
+        others = [block for block in clean if block.id not in leaving]
+        return self.eviction.host_victim((b for b in idle if b.id not in leaving), others, now_us)
 
     def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""
@@ -290,8 +304,9 @@ class BlockManager:
     def start_write(self, block: Block, now_us: int) -> bool:
         """Queue host -> disk; False when the disk holds nothing but warmer blocks."""
         size_bytes = block.meta.size_bytes
-        if not self._room_on_disk(block, now_us) or not self._budget.spend(size_bytes, now_us):
+        if not self._budget.allows(size_bytes, now_us) or not self._room_on_disk(block, now_us):
             return False
+        self._budget.spend(size_bytes)
         self.written_bytes += size_bytes
         self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
         block.moving = DISK
@@ -326,23 +341,27 @@ class BlockManager:
                 return
 
     def _room_by_copies(self, newcomer: Block, now_us: int) -> bool:
-        while self.host_used + newcomer.meta.size_bytes > self.config.host_bytes:
-            victim = self._host_victim(now_us)
-            if victim is None or not self.eviction.gives_way_to_promotion(victim, newcomer, now_us):
-                return False
-            self.evict_from_host(victim, newcomer.maker)
-        return True
+        return self._make_room_on_host(
+            newcomer, now_us, lambda victim: self.eviction.gives_way_to_promotion(victim, newcomer, now_us)
+        )
 
     # --- disk ---------------------------------------------------------------------------------
 
     def _room_on_disk(self, newcomer: Block, now_us: int) -> bool:
+        """As on the host: all that it takes leaves, or nothing."""
         needed, limit = self.config.disk_size_of(newcomer.meta.size_bytes), self.config.disk_bytes
         if needed > limit:
             return False
-        while self.disk_used + needed > limit:
-            victim = next(self.idle(DISK, now_us), None)
+        missing = self.disk_used + needed - limit
+        leaving: list[Block] = []
+        order = self.idle(DISK, now_us) if missing > 0 else iter(())
+        while missing > 0:
+            victim = next(order, None)
             if victim is None or not self.eviction.gives_way(victim, newcomer, DISK, now_us):
                 return False
+            leaving.append(victim)
+            missing -= self.config.disk_size_of(victim.meta.size_bytes)
+        for victim in leaving:
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1
             self._drop(victim, DISK, newcomer.maker)

@@ -19,14 +19,15 @@ class WriteBudget:
         self._left = self._full
         self._since_us = 0
 
-    def spend(self, size_bytes: int, now_us: int) -> bool:
-        """Take ``size_bytes`` out; False when the budget does not have them now."""
+    def allows(self, size_bytes: int, now_us: int) -> bool:
+        """Whether the budget has ``size_bytes`` now."""
         if self._per_day is None:
             return True
         self._left = min(self._full, self._left + (now_us - self._since_us) * self._per_day)
         self._since_us = now_us
-        needed = size_bytes * _DAY_US
-        if needed > self._left:
-            return False
-        self._left -= needed
-        return True
+        return size_bytes * _DAY_US <= self._left
+
+    def spend(self, size_bytes: int) -> None:
+        """Take out what ``allows`` has just said is there."""
+        if self._per_day is not None:
+            self._left -= size_bytes * _DAY_US
