@@ -74,6 +74,18 @@ def test_any_bytes_come_out_as_they_would_at_once(data: bytes, pair: bool, emoji
     assert "".join(pieces) == data.decode("utf-8", "replace")
 
 
+def test_marks_that_a_reader_needs_stay_and_other_control_tokens_do_not() -> None:
+    class Controls:
+        def piece(self, token: int, *, special: bool) -> bytes:
+            text = {0: b"hm", 1: b"</think>", 2: b"<|pad|>"}[token]
+            return text if token == 0 or special else b""
+
+    marked = ByteDetokenizer(Controls(), {1: "</think>"})  # type: ignore[arg-type]
+    assert "".join(map(marked.add, (0, 1, 2, 0))) == "hm</think>hm"
+    plain = ByteDetokenizer(Controls())  # type: ignore[arg-type]
+    assert "".join(map(plain.add, (0, 1, 2, 0))) == "hmhm"
+
+
 def test_special_tokens_are_read_only_when_asked_and_have_no_text(smollm2: TextModel) -> None:
     words = "a<|im_end|>b"
     special = smollm2.tokenize(words, add_bos=False, parse_special=True)

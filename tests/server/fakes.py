@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stepwell.clock import MonotonicClock
-from stepwell.engines.base import EngineInfo, TextModel
+from stepwell.engines.base import EngineInfo, RenderedChat, TextModel
+from stepwell.engines.llamacpp.chat.json_reader import JsonReader
+from stepwell.engines.llamacpp.chat.reader import MarkReader
 from stepwell.engines.null import END_TOKEN, VOCAB_SIZE, NullConfig, NullEngine, NullText
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
@@ -54,9 +55,6 @@ INFO = EngineInfo(
 )
 
 
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>")
-
-
 def call(name: str, /, **arguments: Any) -> str:
     """A tool call as the fake model writes it, in Hermes' syntax."""
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
@@ -65,10 +63,24 @@ def call(name: str, /, **arguments: Any) -> str:
 class FakeText(NullText):
     """One token a byte; tool calls in Hermes' syntax."""
 
-    def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
-        found = [json.loads(match[1]) for match in _CALL.finditer(text)]
-        calls = [{"name": one["name"], "arguments": json.dumps(one["arguments"])} for one in found]
-        return (_CALL.sub("", text).strip() if calls else text), calls
+    template = "<think></think>"
+    """Which marks its answers may hold."""
+    opening = ""
+    """What its prompts open for the answer."""
+
+    def render_chat(self, *args: Any, **options: Any) -> RenderedChat:
+        return replace(super().render_chat(*args, **options), opening=self.opening)
+
+    def reader(
+        self,
+        functions: Mapping[str, Mapping[str, Any]],
+        opening: str = "",
+        *,
+        constrained: bool = False,
+    ) -> Any:
+        if constrained:
+            return JsonReader(functions)
+        return MarkReader(functions, self.template, opening, calls=bool(functions))
 
 
 class Hold:

@@ -8,7 +8,7 @@ from typing import Any
 from stepwell.engines.base import RenderedChat
 from stepwell.server.prompts import chat_prompt
 from stepwell.server.schema import ChatRequest
-from stepwell.server.tools import NO_TOOLS
+from stepwell.server.tools import ToolSet
 from tests.server.fakes import INFO, FakeText
 
 
@@ -39,5 +39,5 @@ def test_the_switches_of_a_request_reach_the_template() -> None:
     )
     text = Listening(INFO)
     messages = [{"role": "user", "content": "hi"}]
-    chat_prompt(text, messages, NO_TOOLS, "messages", wanted.template_options)
+    chat_prompt(text, messages, ToolSet(), "messages", wanted.template_options)
     assert text.options == {"enable_thinking": False, "reasoning_effort": "low", "date": "2026-01-31"}

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from stepwell.server.constraints import ANY_OBJECT, FREE, require_local_refs
 from stepwell.server.errors import ApiError
+from stepwell.server.reading import Reading
 from stepwell.server.schema import Function, ToolChoice
 from stepwell.server.settings import ServerSettings
-from stepwell.server.tools import HeldText, ToolSet, build_tools, call_schema
+from stepwell.server.tools import ToolSet, build_tools, call_schema
 from tests.server.fakes import INFO, FakeText, call
 
 LIMITS = ServerSettings()
@@ -64,29 +65,36 @@ def test_the_schema_of_several_tools_or_an_answer() -> None:
 )
 def test_tool_choice(choice: ToolChoice | None, names: set[str], constrained: bool) -> None:
     tools = build_tools([F, G], choice, FREE, LIMITS)
-    assert (tools.names, tools.constrained) == (names, constrained)
+    assert (set(tools.functions), tools.constrained) == (names, constrained)
     # A template shows all tools, whichever may be called now: the prompt stays the same, and cached.
     assert len(tools.rendered) == (2 if names else 0)
 
 
+def read(tools: ToolSet, *pieces: str) -> Reading:
+    reading = Reading(tools, TEXT_MODEL)
+    for piece in pieces:
+        reading.add(piece)
+    reading.finish()
+    return reading
+
+
 def test_an_answer_format_next_to_tools() -> None:
     tools = build_tools([G], None, ANY_OBJECT, LIMITS)
-    assert tools.split('{"name": "g", "arguments": {}}', TEXT_MODEL).calls[0].name == "g"
-    assert tools.split('{"steps": 7}', TEXT_MODEL).content == '{"steps": 7}'
+    assert read(tools, '{"name": "g", "arguments": {}}').calls[0].name == "g"
+    assert read(tools, '{"steps": 7}').content == '{"steps": 7}'
+    quoting = json.dumps({"said": call("g")})
+    assert read(tools, quoting).content == quoting
 
 
-def test_a_call_that_was_cut_off_is_text() -> None:
+def test_a_call_that_was_cut_off_before_its_arguments_is_text() -> None:
     tools = build_tools([F], ToolChoice(mode="required"), FREE, LIMITS)
-    assert tools.split('{"name": "f", "argu', TEXT_MODEL).content == '{"name": "f", "argu'
+    assert read(tools, '{"name": "f", "argu').content == '{"name": "f", "argu'
 
 
 def test_parallel_calls() -> None:
     text = call("f", root={}) + call("g")
-    assert [c.name for c in build_tools([F, G], None, FREE, LIMITS).split(text, TEXT_MODEL).calls] == [
-        "f",
-        "g",
-    ]
-    one = build_tools([F, G], None, FREE, LIMITS, parallel=False).split(text, TEXT_MODEL)
+    assert [c.name for c in read(build_tools([F, G], None, FREE, LIMITS), text).calls] == ["f", "g"]
+    one = read(build_tools([F, G], None, FREE, LIMITS, parallel=False), text)
     assert [c.name for c in one.calls] == ["f"]
 
 
@@ -103,35 +111,28 @@ PIECES = st.lists(
 
 
 @given(PIECES)
-def test_held_text_is_all_there_in_the_end(pieces: list[str]) -> None:
-    tools = build_tools([G], None, FREE, LIMITS)
-    held = HeldText(tools, TEXT_MODEL)
-    sent = [held.add(piece) for piece in pieces]
-    last = held.finish()
-    whole = tools.split("".join(pieces), TEXT_MODEL)
-    assert [c.name for c in last.calls] == [c.name for c in whole.calls]
-    streamed = "".join(sent) + last.content
-    if whole.calls:
-        assert streamed.startswith(whole.content) or whole.content.startswith(streamed.strip())
-        assert "<tool_call>" not in "".join(sent)
-    else:
-        assert streamed == whole.content == "".join(pieces)
+def test_what_is_read_in_pieces_is_what_is_read_at_once(pieces: list[str]) -> None:
+    for tools in (build_tools([G], None, FREE, LIMITS), build_tools([G], None, ANY_OBJECT, LIMITS)):
+        streamed, whole = read(tools, *pieces), read(tools, "".join(pieces))
+        assert streamed.content == whole.content
+        assert [(c.name, c.arguments) for c in streamed.calls] == [(c.name, c.arguments) for c in whole.calls]
+        if not whole.calls:
+            assert whole.content == "".join(pieces)
 
 
 @given(PIECES)
-def test_without_tools_nothing_is_held(pieces: list[str]) -> None:
-    held = HeldText(ToolSet(), TEXT_MODEL)
-    assert [held.add(piece) for piece in pieces] == pieces
-    assert held.finish().content == ""
+def test_without_tools_nothing_is_lost(pieces: list[str]) -> None:
+    assert read(ToolSet(), *pieces).content == "".join(pieces)
 
 
 def test_prose_with_tools_streams_at_once() -> None:
-    held = HeldText(build_tools([G], None, FREE, LIMITS), TEXT_MODEL)
-    assert [held.add(piece) for piece in ("\n", "So", " it is")] == ["", "\nSo", " it is"]
+    reading = Reading(build_tools([G], None, FREE, LIMITS), TEXT_MODEL)
+    said = [reading.add(piece) for piece in ("\n", "So", " it is")]
+    assert [[part.text for part in parts] for parts in said] == [[], ["\nSo"], [" it is"]]
 
 
 def test_arguments_are_json_text() -> None:
     tools = build_tools([F], ToolChoice(mode="required"), FREE, LIMITS)
-    (made,) = tools.split('{"name": "f", "arguments": {"root": {"é": 1}}}', TEXT_MODEL).calls
+    (made,) = read(tools, '{"name": "f", "arguments": {"root": {"é": 1}}}').calls
     assert json.loads(made.arguments) == {"root": {"é": 1}}
     assert made.id.startswith("call_")

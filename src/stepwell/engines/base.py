@@ -209,6 +209,11 @@ class AnswerPart:
 class AnswerReader(Protocol):
     """Splits an answer into its parts while it is written. How the text is cut changes nothing."""
 
+    @property
+    def thought(self) -> Sequence[Span]:
+        """Where in the text the reasoning stood, with the mark that closed it; complete after ``finish``."""
+        ...
+
     def add(self, text: str) -> list[AnswerPart]: ...
 
     def finish(self) -> list[AnswerPart]:
@@ -232,7 +237,24 @@ class TextModel(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The bytes one token stands for (logprobs report them)."""
 
-    def detokenizer(self) -> Detokenizer: ...
+    def detokenizer(self, marks: bool = False) -> Detokenizer:
+        """``marks``: control tokens that a reader needs are kept as text; the others never have any."""
+        ...
+
+    def reader(
+        self,
+        functions: Mapping[str, Mapping[str, Any]],
+        opening: str = "",
+        *,
+        constrained: bool = False,
+    ) -> AnswerReader:
+        """For one answer whose text comes from ``detokenizer(marks=True)``.
+
+        ``functions``: the parameters' JSON schema of each function that may be called, by name.
+        ``opening``: of the rendered prompt. ``constrained``: the answer is one JSON value by its constraint,
+        a call or the answer itself, and holds no marks.
+        """
+        ...
 
     def is_end(self, token: int) -> bool:
         """Whether this token ends generation (EOS, EOT)."""
@@ -251,6 +273,3 @@ class TextModel(Protocol):
     ) -> RenderedChat:
         """Apply the model's chat template; ``options`` are further variables of it
         (``enable_thinking``). ``ValueError`` with one sentence if it refuses."""
-
-    def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
-        """Split a finished answer into (content, tool calls ``{"name", "arguments"(JSON text)}``)."""

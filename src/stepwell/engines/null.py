@@ -14,6 +14,7 @@ from typing import Any
 
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import (
+    AnswerPart,
     BatchItem,
     Buffer,
     EngineError,
@@ -22,6 +23,7 @@ from stepwell.engines.base import (
     RenderedChat,
     Sampled,
     SamplingParams,
+    Span,
     TokenLogprob,
 )
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
@@ -286,6 +288,18 @@ class _ByteDetokenizer:
         return text
 
 
+class _PlainReader:
+    """Everything is content: what this engine writes has no meaning."""
+
+    thought: Sequence[Span] = ()
+
+    def add(self, text: str) -> list[AnswerPart]:
+        return [AnswerPart("content", text)] if text else []
+
+    def finish(self) -> list[AnswerPart]:
+        return []
+
+
 class NullText:
     """The text side of the null engine: one token a byte, a chat template of one line a message."""
 
@@ -303,8 +317,17 @@ class NullText:
     def token_bytes(self, token: int) -> bytes:
         return bytes((token,)) if token < 256 else b""
 
-    def detokenizer(self) -> _ByteDetokenizer:
+    def detokenizer(self, marks: bool = False) -> _ByteDetokenizer:
         return _ByteDetokenizer()
+
+    def reader(
+        self,
+        functions: Mapping[str, Mapping[str, Any]],
+        opening: str = "",
+        *,
+        constrained: bool = False,
+    ) -> _PlainReader:
+        return _PlainReader()
 
     def is_end(self, token: int) -> bool:
         return token == END_TOKEN
@@ -324,14 +347,3 @@ class NullText:
         if tools:
             lines.insert(0, f"tools: {', '.join(t['function']['name'] for t in tools)}\n")
         return RenderedChat("".join(lines) + "assistant: " * add_generation_prompt)
-
-    def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
-        """``call NAME ARGUMENTS`` on a line of its own is a tool call."""
-        content, calls = [], []
-        for line in text.split("\n"):
-            if line.startswith("call ") and line.count(" ") >= 2:
-                _, name, arguments = line.split(" ", 2)
-                calls.append({"name": name, "arguments": arguments})
-            else:
-                content.append(line)
-        return "\n".join(content), calls

@@ -53,7 +53,8 @@ class LiveRequest:
         self._use_of = use_of
         self._timing_of = timing_of
         self._text = text
-        self._stream = TextStream(text.detokenizer(), generation.stop)
+        marks = generation.opening is not None
+        self._stream = TextStream(text.detokenizer(marks), generation.stop)
         self.submitted_us = now_us
         self._admitted = False
         self._preemptions = 0

@@ -47,6 +47,9 @@ class Generation:
     """The id of the API key it came with, for the ledger."""
     same_prompt: bool = False
     """A further choice of a prompt that is paid for by another generation."""
+    opening: str | None = None
+    """Of a chat: the mark that the prompt has opened for the answer, such as ``<think>`` (empty: none), and
+    the text keeps the marks that a reader needs. None: plain text is wanted."""
 
     def arrival(self, request: RequestId = 0, units: tuple[bytes, ...] = ()) -> RequestArrived:
         """As the policy and the ledger hear of it. ``units``: the chained hashes of the prompt."""

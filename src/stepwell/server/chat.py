@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stepwell.engines.base import AnswerPart
 from stepwell.loop.requests import Delta, Finished, Generation, TokenInfo
 from stepwell.policy.types import Wait
 from stepwell.server.bridge import Arrival
@@ -20,10 +21,11 @@ from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import chat_logprobs
 from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
+from stepwell.server.reading import Call, Reading
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import ChatRequest
 from stepwell.server.service import Service
-from stepwell.server.tools import Answer, Call, HeldText, ToolSet, build_tools
+from stepwell.server.tools import ToolSet, build_tools
 from stepwell.server.turns import Ask, Progress, Usage
 
 
@@ -42,7 +44,9 @@ async def chat_completions(request: Request) -> Response:
 
     def prepare() -> Sequence[Generation]:
         messages = template_messages(wanted.messages)
-        return ask.generations(prompt_of(messages), n)
+        prompt = prompt_of(messages)
+        shape.opening = prompt.opening
+        return ask.generations(prompt, n)
 
     shape = ChatShape(service, wanted, ask, tools, n, _head(service, wanted, ask))
     return await exchange(call, prepare, shape, stream=bool(wanted.stream))
@@ -94,40 +98,47 @@ class ChatShape(DataFrames):
     tools: ToolSet
     n: int
     head: Mapping[str, Any]
+    opening: str | None = None
+    """Of the prompt; set as soon as it is rendered."""
     progress: list[Progress] = field(init=False)
-    held: list[HeldText] = field(init=False)
-    called: bool = False
-    """Whether some choice ended in a tool call."""
+    readings: list[Reading] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.progress = [Progress() for _ in range(self.n)]
-        self.held = [HeldText(self.tools, self.service.text_model) for _ in range(self.n)]
 
     def waits_for(self) -> Wait:
-        return Wait.TOOL if self.called else Wait.PERSON
+        return Wait.TOOL if any(reading.calls for reading in self.readings) else Wait.PERSON
 
     # --- whole --------------------------------------------------------------------------------
 
     def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
+        self.readings = [
+            Reading.whole(self.tools, self.service.text_model, one, self.opening) for one in progress
+        ]
         choices = [self._choice(index, one) for index, one in enumerate(progress)]
         return {**self.head, "object": "chat.completion", "choices": choices, "usage": self._usage(progress)}
 
     def _usage(self, progress: Sequence[Progress]) -> dict[str, Any]:
         cost = cost_of(self.service.books, self.ask, progress, self.n, self.waits_for())
-        return {**Usage.of(progress, self.n).chat(), **cost}
+        thought = sum(reading.reasoning_tokens for reading in self.readings)
+        return {**Usage.of(progress, self.n, thought).chat(), **cost}
 
     def _choice(self, index: int, progress: Progress) -> dict[str, Any]:
-        answer = self.tools.split(progress.text, self.service.text_model)
-        message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
-        self.called = self.called or bool(answer.calls)
-        if answer.calls:
-            message["content"] = answer.content or None
-            message["tool_calls"] = [_call(call) for call in answer.calls]
+        reading = self.readings[index]
+        message: dict[str, Any] = {"role": "assistant", "content": reading.content, "refusal": None}
+        if reading.reasoning:
+            message["reasoning_content"] = reading.reasoning
+        if reading.calls:
+            message["content"] = reading.content or None
+            message["tool_calls"] = [
+                {**_call_head(call), "function": {"name": call.name, "arguments": call.arguments}}
+                for call in reading.calls
+            ]
         return {
             "index": index,
             "message": message,
             "logprobs": self._logprobs(progress.tokens),
-            "finish_reason": finish_reason(progress, answer),
+            "finish_reason": finish_reason(progress, reading),
         }
 
     def _logprobs(self, tokens: Sequence[TokenInfo]) -> dict[str, Any] | None:
@@ -136,6 +147,7 @@ class ChatShape(DataFrames):
     # --- streamed -----------------------------------------------------------------------------
 
     def begin(self) -> list[Event]:
+        self.readings = [Reading(self.tools, self.service.text_model, self.opening) for _ in range(self.n)]
         first = {"role": "assistant", "content": "", "refusal": None}
         return [self._chunk(index, first) for index in range(self.n)]
 
@@ -145,27 +157,36 @@ class ChatShape(DataFrames):
         if isinstance(output, Delta):
             return self._delta(index, output)
         if isinstance(output, Finished):
-            return self._last(index)
+            parts = self.readings[index].finish()
+            chunks = [self._chunk(index, self._part(index, part)) for part in parts]
+            reason = finish_reason(self.progress[index], self.readings[index])
+            return [*chunks, self._chunk(index, {}, reason=reason)]
         return []
 
     def _delta(self, index: int, delta: Delta) -> list[dict[str, Any]]:
-        text = self.held[index].add(delta.text)
+        """A chunk for each part; the first brings the log-probabilities of all tokens that made them."""
+        said = [self._part(index, part) for part in self.readings[index].add(delta.text, delta.tokens)]
         logprobs = self._logprobs(delta.tokens)
-        if not text and logprobs is None:
+        if not said and logprobs is None:
             return []
-        return [self._chunk(index, {"content": text}, logprobs=logprobs)]
+        first, *rest = said or [{"content": ""}]
+        return [
+            self._chunk(index, first, logprobs=logprobs),
+            *(self._chunk(index, one) for one in rest),
+        ]
 
-    def _last(self, index: int) -> list[dict[str, Any]]:
-        answer = self.held[index].finish()
-        chunks = []
-        if answer.content:
-            chunks.append(self._chunk(index, {"content": answer.content}))
-        self.called = self.called or bool(answer.calls)
-        if answer.calls:
-            calls = [{"index": number, **_call(call)} for number, call in enumerate(answer.calls)]
-            chunks.append(self._chunk(index, {"tool_calls": calls}))
-        reason = finish_reason(self.progress[index], answer)
-        return [*chunks, self._chunk(index, {}, reason=reason)]
+    def _part(self, index: int, part: AnswerPart) -> dict[str, Any]:
+        """A part of an answer as the ``delta`` of a chunk."""
+        match part.kind:
+            case "content":
+                return {"content": part.text}
+            case "reasoning":
+                return {"reasoning_content": part.text}
+            case "call":
+                call = self.readings[index].calls[part.call]
+                head = {**_call_head(call), "function": {"name": call.name, "arguments": ""}}
+                return {"tool_calls": [{"index": part.call, **head}]}
+        return {"tool_calls": [{"index": part.call, "function": {"arguments": part.text}}]}
 
     def end(self) -> list[Event]:
         if not self._include_usage():
@@ -190,15 +211,11 @@ class ChatShape(DataFrames):
         return bool(self.wanted.stream_options and self.wanted.stream_options.include_usage)
 
 
-def finish_reason(progress: Progress, answer: Answer) -> str:
+def finish_reason(progress: Progress, reading: Reading) -> str:
     """``stop``, ``length`` or ``tool_calls``."""
     reason = progress.finished.reason if progress.finished is not None else "stop"
-    return "tool_calls" if answer.calls and reason == "stop" else reason
+    return "tool_calls" if reading.calls and reason == "stop" else reason
 
 
-def _call(call: Call) -> dict[str, Any]:
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments},
-    }
+def _call_head(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function"}

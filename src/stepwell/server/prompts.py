@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stepwell.engines.base import TextModel
@@ -24,6 +24,8 @@ class TokenPrompt:
     tokens: tuple[int, ...]
     text: str
     stops: tuple[str, ...] = ()
+    opening: str | None = None
+    """Of a chat: the mark that it has opened for the answer; empty: none."""
 
     def max_new_tokens(self, asked: int | None, default: int, context_tokens: int) -> int:
         """How much may be generated: what was asked for, cut where the context ends.
@@ -53,7 +55,8 @@ def chat_prompt(
     # As llama.cpp does it; a template that writes the beginning-of-sequence token itself gets no second.
     _refuse_endless(text_model, rendered.text, param)
     tokens = text_model.tokenize_chat(rendered)
-    return _checked(text_model, tokens, rendered.text, rendered.stops, param)
+    prompt = _checked(text_model, tokens, rendered.text, rendered.stops, param)
+    return replace(prompt, opening=rendered.opening)
 
 
 def plain_prompt(text_model: TextModel, prompt: Prompt) -> TokenPrompt:
@@ -111,4 +114,6 @@ def _template_message(message: Message) -> dict[str, Any]:
         result["tool_calls"] = [call.model_dump() for call in message.tool_calls]
     if message.tool_call_id is not None:
         result["tool_call_id"] = message.tool_call_id
+    if role == "assistant" and (thought := message.reasoning_content or message.reasoning):
+        result["reasoning_content"] = thought
     return result

@@ -34,7 +34,7 @@ def _item(raw: Item, param: str) -> Item | None:
         case "function_call_output":
             return _function_output(raw, param)
         case "reasoning":
-            return None  # its text was never shown to this model
+            return _reasoning(raw)
     raise unsupported(f"Items of type '{clip(str(kind), 64)}' are not supported here.", param=f"{param}.type")
 
 
@@ -53,6 +53,18 @@ def _message(raw: Item, param: str) -> Item:
         "status": "completed",
         "content": [part],
     }
+
+
+def _reasoning(raw: Item) -> Item | None:
+    """What an earlier turn thought; None where only a sealed form of it was kept."""
+    for name in ("content", "summary"):
+        parts = raw.get(name)
+        listed = parts if isinstance(parts, list) else []
+        texts = [part.get("text") for part in listed if isinstance(part, dict)]
+        if text := "\n".join(text for text in texts if isinstance(text, str)):
+            part = {"type": "reasoning_text", "text": text}
+            return {"id": _id(raw, "rs"), "type": "reasoning", "summary": [], "content": [part]}
+    return None
 
 
 def _function_call(raw: Item, param: str) -> Item:
@@ -114,7 +126,11 @@ def as_messages(items: Iterable[Mapping[str, Any]], instructions: str | None = N
     messages: list[Item] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
+    thought: list[str] = []
     for item in items:
+        if item["type"] == "reasoning":
+            thought += [part["text"] for part in item["content"]]
+            continue
         if item["type"] == "function_call":
             _add_call(messages, item)
         elif item["type"] == "function_call_output":
@@ -122,6 +138,9 @@ def as_messages(items: Iterable[Mapping[str, Any]], instructions: str | None = N
         else:
             text = "\n".join(part["text"] for part in item["content"])
             messages.append({"role": _ROLES[item["role"]], "content": text})
+        if thought and messages[-1]["role"] == "assistant":
+            messages[-1].setdefault("reasoning_content", "\n".join(thought))
+        thought = []
     return messages
 
 

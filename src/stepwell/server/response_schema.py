@@ -15,6 +15,7 @@ from stepwell.server.schema import (
     ResponseFormat,
     Sampling,
     Schema,
+    thinking_of,
 )
 
 
@@ -51,6 +52,13 @@ class TextConfig(Schema):
     format: TextFormat | None = None
 
 
+class Reasoning(Schema):
+    effort: Annotated[str, Field(max_length=32)] | None = None
+    summary: Annotated[str, Field(max_length=32)] | None = None
+    enabled: bool | None = None
+    """As OpenRouter has it."""
+
+
 class ResponseRequest(Sampling):
     """``input`` items are checked by ``response_items``, which knows their kinds."""
 
@@ -74,6 +82,8 @@ class ResponseRequest(Sampling):
         ]
         | None
     ) = None
+    reasoning: Reasoning | None = None
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=128)] | None = None
@@ -86,3 +96,14 @@ class ResponseRequest(Sampling):
     @property
     def wants_logprobs(self) -> bool:
         return "message.output_text.logprobs" in (self.include or ())
+
+    @property
+    def template_options(self) -> dict[str, Any]:
+        """The variables that the chat template gets besides the messages."""
+        wanted = self.reasoning or Reasoning()
+        named = {
+            "reasoning_effort": wanted.effort,
+            "enable_thinking": thinking_of(wanted.effort, wanted.enabled),
+        }
+        given = {name: value for name, value in named.items() if value is not None}
+        return {**given, **(self.chat_template_kwargs or {})}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.engines.base import AnswerPart
 from stepwell.loop.requests import Admitted, Delta, Finished, TokenInfo
 from stepwell.policy.types import Wait
 from stepwell.server.bridge import Arrival
@@ -13,16 +14,39 @@ from stepwell.server.cost import cost_of
 from stepwell.server.errors import ApiError
 from stepwell.server.exchange import Event
 from stepwell.server.logprobs import token_logprobs
+from stepwell.server.reading import Reading
 from stepwell.server.response_items import new_id
 from stepwell.server.response_schema import ResponseRequest, ResponseTool
 from stepwell.server.schema import ToolChoice
 from stepwell.server.service import Service
 from stepwell.server.sse import event
-from stepwell.server.tools import Call, HeldText, ToolSet
+from stepwell.server.tools import ToolSet
 from stepwell.server.turns import Ask, Progress, Usage
 
 ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded"})
 """``response.error.code`` knows no others for what can happen after acceptance."""
+
+
+ITEMS = {
+    "content": "message",
+    "reasoning": "reasoning",
+    "call": "function_call",
+    "arguments": "function_call",
+}
+"""The item that a part of an answer belongs to."""
+IDS = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
+
+
+@dataclass(slots=True)
+class OpenItem:
+    """The output item that still grows. Its text is joined at its end: a long one would be copied often."""
+
+    kind: str
+    number: int
+    """Of a call: which."""
+    item: dict[str, Any]
+    index: int
+    pieces: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -36,21 +60,24 @@ class ResponseShape:
     ended: Callable[[], object] = lambda: None
     response: dict[str, Any] = field(init=False)
     progress: Progress = field(default_factory=Progress)
-    held: HeldText = field(init=False)
-    message: dict[str, Any] | None = None
+    opening: str | None = None
+    """Of the prompt; set as soon as it is rendered."""
+    reading: Reading | None = None
+    """Once the answer has begun."""
     done: bytes = b""
     """The last event of a Responses stream says itself that it is the last."""
     _sequence: int = 0
+    _open: OpenItem | None = None
+    _logprobs: list[Any] = field(default_factory=list)
+    """Of tokens that no part of the message has been sent for yet."""
 
     def __post_init__(self) -> None:
-        self.held = HeldText(self.tools, self.service.text_model)
         self.response = _new_response(self.service, self.wanted, self.ask)
 
     # --- what exchange calls ------------------------------------------------------------------
 
     def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
         """Without a stream the same events happen, and nobody hears them."""
-        self.held.hold()
         for output in (progress[0].admitted, Delta(progress[0].text, tuple(progress[0].tokens))):
             if output is not None:
                 self.take(Arrival(0, output))
@@ -72,7 +99,7 @@ class ResponseShape:
                 self.response["status"] = "in_progress"
                 return [self._status("response.in_progress")]
             case Delta(text, tokens):
-                return self._text(self.held.add(text), tokens)
+                return self._read(text, tokens)
             case Finished():
                 return self._finish(arrival.output)
         return []
@@ -96,78 +123,97 @@ class ResponseShape:
 
     # --- growing ------------------------------------------------------------------------------
 
-    def _text(self, text: str, tokens: Sequence[TokenInfo] = ()) -> list[Event]:
-        logprobs = token_logprobs(tokens, self.service.text_model) if self.wanted.wants_logprobs else []
-        if not text and not logprobs:
+    def _read(self, text: str, tokens: Sequence[TokenInfo]) -> list[Event]:
+        if self.reading is None:
+            self.reading = Reading(self.tools, self.service.text_model, self.opening)
+        if self.wanted.wants_logprobs:
+            self._logprobs += token_logprobs(tokens, self.service.text_model)
+        return self._parts(self.reading, self.reading.add(text, tokens))
+
+    def _parts(self, reading: Reading, parts: Sequence[AnswerPart]) -> list[Event]:
+        """Events of parts: an item begins where another kind of part, or another call, does."""
+        events: list[Event] = []
+        for part in parts:
+            kind, number = ITEMS[part.kind], part.call
+            if self._open is None or (self._open.kind, self._open.number) != (kind, number):
+                events += self._end_item("completed")
+                events += self._begin(kind, number, reading)
+            if part.kind != "call":
+                events.append(self._more(part.text))
+        return events
+
+    def _begin(self, kind: str, number: int, reading: Reading) -> list[Event]:
+        item: dict[str, Any] = {"id": new_id(IDS[kind]), "type": kind, "status": "in_progress"}
+        if kind == "function_call":
+            call = reading.calls[number]
+            item |= {"call_id": call.id, "name": call.name, "arguments": ""}
+        elif kind == "reasoning":
+            item |= {"summary": [], "content": [], "encrypted_content": None}
+        else:
+            item |= {"role": "assistant", "content": []}
+        self._open = OpenItem(kind, number, item, len(self.response["output"]))
+        self.response["output"].append(item)
+        empty = {**item, "content": []} if "content" in item else dict(item)
+        added = self._item("response.output_item.added", empty)
+        if kind == "function_call":
+            return [added]
+        part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
+        if kind == "message":
+            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        item["content"].append(part)
+        return [added, self._in_item("response.content_part.added", content_index=0, part=dict(part))]
+
+    def _more(self, text: str) -> Event:
+        item = self._opened()
+        item.pieces.append(text)
+        if item.kind == "function_call":
+            return self._in_item("response.function_call_arguments.delta", delta=text)
+        if item.kind == "reasoning":
+            return self._in_item("response.reasoning_text.delta", content_index=0, delta=text)
+        logprobs, self._logprobs = self._logprobs, []
+        item.item["content"][0]["logprobs"] += logprobs
+        return self._in_item("response.output_text.delta", content_index=0, delta=text, logprobs=logprobs)
+
+    def _end_item(self, status: str) -> list[Event]:
+        if self._open is None:
             return []
-        events = [] if self.message is not None else self._open_message()
-        part = self._part()
-        part["text"] += text
-        part["logprobs"] += logprobs
-        delta = self._in_message("response.output_text.delta", delta=text, logprobs=logprobs)
-        return [*events, delta]
+        item, text = self._open.item, "".join(self._open.pieces)
+        item["status"] = status
+        if self._open.kind == "function_call":
+            item["arguments"] = text
+            said = {"name": item["name"], "arguments": text}
+            events = [self._in_item("response.function_call_arguments.done", **said)]
+        else:
+            part = item["content"][0]
+            part["text"] = text
+            logprobs = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
+            kind = "output_text" if self._open.kind == "message" else "reasoning_text"
+            events = [
+                self._in_item(f"response.{kind}.done", content_index=0, text=text, **logprobs),
+                self._in_item("response.content_part.done", content_index=0, part=dict(part)),
+            ]
+        events.append(self._item("response.output_item.done", dict(item)))
+        self._open = None
+        return events
 
     def _finish(self, finished: Finished) -> list[Event]:
-        answer = self.held.finish()
+        events = self._read("", ())
+        reading = self.reading
+        assert reading is not None
         cut = finished.reason == "length"
         status = "incomplete" if cut else "completed"
-        events = self._text(answer.content)
-        if self.message is None and not answer.calls and not self.ask.prewarm:
-            events += self._open_message()
-        if self.message is not None:
-            events += self._close_message(status)
-        for call in answer.calls:
-            events += self._call(call)
+        events += self._parts(reading, reading.finish())
+        if not self.response["output"] and not self.ask.prewarm:
+            events += self._begin("message", 0, reading)
+        if self._logprobs and self._open is not None and self._open.kind == "message":
+            events.append(self._more(""))
+        events += self._end_item(status)
         self.response["status"] = status
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
         cost = cost_of(self.service.books, self.ask, [self.progress], 1, self.waits_for())
-        self.response["usage"] = {**Usage.of([self.progress]).responses(), **cost}
+        usage = Usage.of([self.progress], 1, reading.reasoning_tokens)
+        self.response["usage"] = {**usage.responses(), **cost}
         return events
-
-    def _open_message(self) -> list[Event]:
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        self.message = {
-            "id": new_id("msg"),
-            "type": "message",
-            "role": "assistant",
-            "status": "in_progress",
-            "content": [part],
-        }
-        self.response["output"].append(self.message)
-        empty = {**self.message, "content": []}
-        return [
-            self._item("response.output_item.added", empty),
-            self._in_message("response.content_part.added", part=dict(part)),
-        ]
-
-    def _close_message(self, status: str) -> list[Event]:
-        message, part = self._message(), dict(self._part())
-        message["status"] = status
-        return [
-            self._in_message("response.output_text.done", text=part["text"], logprobs=part["logprobs"]),
-            self._in_message("response.content_part.done", part=part),
-            self._item("response.output_item.done", dict(message)),
-        ]
-
-    def _call(self, call: Call) -> list[Event]:
-        item = {
-            "id": new_id("fc"),
-            "type": "function_call",
-            "status": "completed",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": call.arguments,
-        }
-        self.response["output"].append(item)
-        started = {**item, "status": "in_progress", "arguments": ""}
-        said = {"item_id": item["id"], "output_index": len(self.response["output"]) - 1}
-        kind = "response.function_call_arguments"
-        return [
-            self._item("response.output_item.added", started),
-            self._event(f"{kind}.delta", **said, delta=call.arguments),
-            self._event(f"{kind}.done", **said, name=call.name, arguments=call.arguments),
-            self._item("response.output_item.done", dict(item)),
-        ]
 
     def _close(self, status: str) -> None:
         self.response["status"] = status
@@ -177,14 +223,9 @@ class ResponseShape:
 
     # --- events -------------------------------------------------------------------------------
 
-    def _message(self) -> dict[str, Any]:
-        assert self.message is not None
-        return self.message
-
-    def _part(self) -> dict[str, Any]:
-        part = self._message()["content"][0]
-        assert isinstance(part, dict)
-        return part
+    def _opened(self) -> OpenItem:
+        assert self._open is not None
+        return self._open
 
     def _event(self, kind: str, **data: Any) -> Event:
         number = self._sequence
@@ -195,15 +236,11 @@ class ResponseShape:
         return self._event(kind, response={**self.response, "output": list(self.response["output"])})
 
     def _item(self, kind: str, item: dict[str, Any]) -> Event:
-        return self._event(kind, output_index=self._index(item), item=item)
+        return self._event(kind, output_index=self._opened().index, item=item)
 
-    def _index(self, item: dict[str, Any]) -> int:
-        return next(i for i, one in enumerate(self.response["output"]) if one["id"] == item["id"])
-
-    def _in_message(self, kind: str, **data: Any) -> Event:
-        message = self._message()
-        place = {"item_id": message["id"], "output_index": self._index(message), "content_index": 0}
-        return self._event(kind, **place, **data)
+    def _in_item(self, kind: str, **data: Any) -> Event:
+        opened = self._opened()
+        return self._event(kind, item_id=opened.item["id"], output_index=opened.index, **data)
 
 
 def _new_response(service: Service, wanted: ResponseRequest, ask: Ask) -> dict[str, Any]:
@@ -226,7 +263,7 @@ def _new_response(service: Service, wanted: ResponseRequest, ask: Ask) -> dict[s
         "parallel_tool_calls": wanted.parallel_tool_calls is not False,
         "previous_response_id": wanted.previous_response_id,
         "prompt_cache_key": wanted.prompt_cache_key,
-        "reasoning": {"effort": None, "summary": None},
+        "reasoning": {"effort": wanted.reasoning.effort if wanted.reasoning else None, "summary": None},
         "safety_identifier": wanted.safety_identifier,
         "service_tier": ask.service_tier,
         "store": wanted.store is not False,

@@ -43,7 +43,9 @@ class Creation:
     def prepare(self) -> Sequence[Generation]:
         before = [item for record in self.earlier for item in record.items()]
         messages = as_messages([*before, *self.items], self.call.wanted.instructions)
-        prompt = chat_prompt(self.call.service.text_model, messages, self.tools, "input")
+        options = self.call.wanted.template_options
+        prompt = chat_prompt(self.call.service.text_model, messages, self.tools, "input", options)
+        self.shape.opening = prompt.opening
         return self.shape.ask.generations(prompt, 1)
 
     def keep(self, run: BackgroundRun | None = None) -> StoredResponse:

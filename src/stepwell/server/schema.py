@@ -82,6 +82,9 @@ class Message(Schema):
     tool_calls: Annotated[list[ToolCall], Field(max_length=1024)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
     refusal: str | None = None
+    # What an earlier turn thought, as this server and others send it:
+    reasoning_content: Annotated[str | None, BeforeValidator(join_text)] = None
+    reasoning: Annotated[str | None, BeforeValidator(join_text)] = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
@@ -241,6 +244,11 @@ class Streamed(Sampling):
         return self
 
 
+def thinking_of(effort: str | None, enabled: bool | None) -> bool | None:
+    """Whether a request switches thinking on or off; an effort of ``none`` does the latter."""
+    return False if enabled is None and effort == "none" else enabled
+
+
 class ChatRequest(Streamed):
     """``template_options``: the variables that the chat template gets besides the messages."""
 
@@ -261,7 +269,8 @@ class ChatRequest(Streamed):
 
     @property
     def template_options(self) -> dict[str, Any]:
-        named = {"enable_thinking": self.enable_thinking, "reasoning_effort": self.reasoning_effort}
+        thinking = thinking_of(self.reasoning_effort, self.enable_thinking)
+        named = {"enable_thinking": thinking, "reasoning_effort": self.reasoning_effort}
         given = {name: value for name, value in named.items() if value is not None}
         return {**given, **(self.chat_template_kwargs or {})}
 

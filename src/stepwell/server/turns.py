@@ -55,6 +55,7 @@ class Ask:
                 prewarm=self.prewarm,
                 key=self.key,
                 same_prompt=i > 0,
+                opening=prompt.opening,
             )
             for i in range(n)
         ]
@@ -128,9 +129,13 @@ class Usage:
     """Computed again although they had been before, for whatever request."""
     timing: Timing | None = None
     """Of the generation that took longest."""
+    reasoning_tokens: int = 0
+    """Of ``completion_tokens``."""
 
     @classmethod
-    def of(cls, progress: Sequence[Progress], choices_per_prompt: int = 1) -> Usage:
+    def of(
+        cls, progress: Sequence[Progress], choices_per_prompt: int = 1, reasoning_tokens: int = 0
+    ) -> Usage:
         """``progress`` is ordered by prompt. What was cached is what the prompt's first choice found."""
         first = [p.admitted for p in progress[::choices_per_prompt] if p.admitted is not None]
         return cls(
@@ -141,6 +146,7 @@ class Usage:
             sum(a.cached_disk_tokens for a in first),
             sum(p.finished.recomputed_tokens for p in progress if p.finished is not None),
             longest([p.finished.timing for p in progress if p.finished is not None]),
+            reasoning_tokens,
         )
 
     @property
@@ -162,7 +168,7 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": self._cached(),
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             **timing_of(self.timing),
         }
 
@@ -175,7 +181,7 @@ class Usage:
                 "cache_write_tokens": self.prompt_tokens - self.cached_tokens,
             },
             "output_tokens": self.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             **timing_of(self.timing),
         }

@@ -6,11 +6,13 @@ import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stepwell.engines.base import RenderedChat, Span
+from stepwell.engines.base import AnswerReader, RenderedChat, Span
 from stepwell.engines.llamacpp.chat import ChatTemplate, PlainChat
+from stepwell.engines.llamacpp.chat.formats import ALL_MARKS
+from stepwell.engines.llamacpp.chat.json_reader import JsonReader
 from stepwell.engines.llamacpp.chat.marks import ControlMarks
+from stepwell.engines.llamacpp.chat.reader import MarkReader
 from stepwell.engines.llamacpp.native import NativeModel
-from stepwell.engines.llamacpp.tools import parse_tool_calls
 
 
 class LlamaCppText:
@@ -23,7 +25,10 @@ class LlamaCppText:
         self._bos = self._special_text(model.bos())
         template = model.chat_template()
         self.has_chat_template = template is not None
-        marks = ControlMarks(model.controls().values(), template or "")
+        self._template = template or ""
+        controls = model.controls()
+        self._marks = {token: text for token, text in controls.items() if text in ALL_MARKS}
+        marks = ControlMarks(controls.values(), self._template)
         self._chat = (
             ChatTemplate(template, self._bos, self._special_text(model.eos()), marks)
             if template is not None
@@ -69,8 +74,19 @@ class LlamaCppText:
     def token_bytes(self, token: int) -> bytes:
         return self._model.piece(token, special=True)
 
-    def detokenizer(self) -> ByteDetokenizer:
-        return ByteDetokenizer(self._model)
+    def detokenizer(self, marks: bool = False) -> ByteDetokenizer:
+        return ByteDetokenizer(self._model, self._marks if marks else {})
+
+    def reader(
+        self,
+        functions: Mapping[str, Mapping[str, Any]],
+        opening: str = "",
+        *,
+        constrained: bool = False,
+    ) -> AnswerReader:
+        if constrained:
+            return JsonReader(functions)
+        return MarkReader(functions, self._template, opening, calls=bool(functions))
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)
@@ -91,9 +107,6 @@ class LlamaCppText:
             messages, tools, add_generation_prompt=add_generation_prompt, options=options
         )
 
-    def parse_tool_calls(self, text: str) -> tuple[str, list[dict[str, Any]]]:
-        return parse_tool_calls(text)
-
 
 def _pieces(length: int, literal: Sequence[Span]) -> Iterator[tuple[int, int, bool]]:
     """(start, end, whether special tokens are read there) of a text, one after the other."""
@@ -108,14 +121,16 @@ def _pieces(length: int, literal: Sequence[Span]) -> Iterator[tuple[int, int, bo
 
 
 class ByteDetokenizer:
-    """Holds bytes back until they are a whole character. Control tokens have no text."""
+    """Holds bytes back until they are a whole character. Control tokens have no text, except ``marks``."""
 
-    def __init__(self, model: NativeModel) -> None:
+    def __init__(self, model: NativeModel, marks: Mapping[int, str] | None = None) -> None:
         self._model = model
+        self._marks = marks or {}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: int) -> str:
-        return self._decoder.decode(self._model.piece(token, special=False))
+        piece = self._model.piece(token, special=token in self._marks)
+        return self._decoder.decode(piece)
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)

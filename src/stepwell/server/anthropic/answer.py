@@ -9,12 +9,15 @@ sum is the prompt.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from pydantic_core import from_json
+
+from stepwell.engines.base import AnswerPart
 from stepwell.loop.requests import Admitted, Delta, Finished
 from stepwell.policy.types import Wait
 from stepwell.server.anthropic.errors import body as error_body
@@ -22,13 +25,15 @@ from stepwell.server.bridge import Arrival
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import ApiError
 from stepwell.server.exchange import Event
+from stepwell.server.reading import Call, Reading
 from stepwell.server.service import Service
 from stepwell.server.sse import event
-from stepwell.server.tools import Answer, Call, HeldText, ToolSet
+from stepwell.server.tools import ToolSet
 from stepwell.server.turns import Ask, Progress, timing_of
 
-PIECE_CHARS = 64
-"""Of a tool's input in one event."""
+SIGNATURE = "stepwell:"
+"""Marks the reasoning as this server's own: what follows is its hash. Whatever comes back is taken."""
+Kind = Literal["text", "thinking", "tool_use"]
 
 
 @dataclass(slots=True)
@@ -44,21 +49,21 @@ class MessageShape:
     """Whether what was not in the cache counts as written to it."""
     prompt_tokens: int = 0
     """Set as soon as the prompt is counted."""
+    shows_thinking: bool = False
+    """Whether the client asked for reasoning: one that did not may take the first block for the answer."""
     id: str = field(default_factory=lambda: "msg_" + secrets.token_hex(12))
     progress: Progress = field(default_factory=Progress)
-    called: bool = False
     done: bytes = b""
-    _held: HeldText = field(init=False)
-    _started: bool = False
-    _open: int | None = None
-    """The index of the text block that is open."""
+    opening: str | None = None
+    """Of the prompt; set together with ``prompt_tokens``."""
+    reading: Reading | None = None
+    """Once the answer has begun."""
+    _open: tuple[Kind, int] | None = None
+    """The block that is open: what it is, and of a call which."""
     _blocks: int = 0
 
-    def __post_init__(self) -> None:
-        self._held = HeldText(self.tools, self.service.text_model)
-
     def waits_for(self) -> Wait:
-        return Wait.TOOL if self.called else Wait.PERSON
+        return Wait.TOOL if self.reading is not None and self.reading.calls else Wait.PERSON
 
     def frame(self, data: Event) -> bytes:
         return event(data, str(data["type"]))
@@ -70,15 +75,19 @@ class MessageShape:
 
     def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
         (self.progress,) = progress
-        answer = self.tools.split(self.progress.text, self.service.text_model)
-        self.called = bool(answer.calls)
-        content: list[dict[str, Any]] = [{"type": "text", "text": answer.content}] if answer.content else []
-        content += [self._tool_use(call, _object(call.arguments)) for call in answer.calls]
-        reason, stop = self._stop(answer)
+        reading = Reading.whole(self.tools, self.service.text_model, self.progress, self.opening)
+        self.reading = reading
+        content: list[dict[str, Any]] = []
+        if reading.reasoning and self.shows_thinking:
+            content.append(_thinking(reading.reasoning, _signature(reading.reasoning)))
+        if reading.content:
+            content.append({"type": "text", "text": reading.content})
+        content += [_tool_use(call, _object(call.arguments)) for call in reading.calls]
+        reason, stop = self._stop(reading)
         return self._message(content) | {
             "stop_reason": reason,
             "stop_sequence": stop,
-            "usage": self._usage(self._generated()) | self._cost(),
+            "usage": self._usage(self._generated(), reading) | self._cost(),
         }
 
     def _message(self, content: list[dict[str, Any]]) -> dict[str, Any]:
@@ -92,7 +101,7 @@ class MessageShape:
             "stop_sequence": None,
         }
 
-    def _usage(self, output_tokens: int) -> dict[str, Any]:
+    def _usage(self, output_tokens: int, reading: Reading) -> dict[str, Any]:
         read = 0 if self.progress.admitted is None else self.progress.admitted.cached_tokens
         rest = self.prompt_tokens - read
         written = rest if self.writes else 0
@@ -101,6 +110,7 @@ class MessageShape:
             "cache_creation_input_tokens": written,
             "cache_read_input_tokens": read,
             "output_tokens": output_tokens,
+            "output_tokens_details": {"thinking_tokens": reading.reasoning_tokens},
             "service_tier": "standard",
         }
 
@@ -112,18 +122,15 @@ class MessageShape:
     def _generated(self) -> int:
         return 0 if self.progress.finished is None else self.progress.finished.generated_tokens
 
-    def _stop(self, answer: Answer) -> tuple[str, str | None]:
+    def _stop(self, reading: Reading) -> tuple[str, str | None]:
         finished = self.progress.finished
         if finished is not None and finished.reason == "length":
             return "max_tokens", None
-        if answer.calls:
+        if reading.calls:
             return "tool_use", None
         if finished is not None and finished.stop_string in self.ask.stops and finished.stop_string:
             return "stop_sequence", finished.stop_string
         return "end_turn", None
-
-    def _tool_use(self, call: Call, given: object) -> dict[str, Any]:
-        return {"type": "tool_use", "id": _tool_id(call), "name": call.name, "input": given}
 
     # --- streamed ------------------------------------------------------------------------------
 
@@ -133,69 +140,82 @@ class MessageShape:
     def take(self, arrival: Arrival) -> list[Event]:
         output = arrival.output
         self.progress.take(output)
-        if isinstance(output, Admitted):
-            return self._start()
+        if not isinstance(output, Admitted | Delta | Finished):
+            return []
+        events: list[Event] = []
+        reading = self.reading
+        if reading is None:
+            self.reading = reading = Reading(self.tools, self.service.text_model, self.opening)
+            message = self._message([]) | {"usage": self._usage(0, reading)}
+            events.append({"type": "message_start", "message": message})
         if isinstance(output, Delta):
-            return [*self._start(), *self._say(self._held.add(output.text))]
+            events += self._say(reading, reading.add(output.text, output.tokens))
         if isinstance(output, Finished):
-            return [*self._start(), *self._finish()]
-        return []
+            events += self._finish(reading)
+        return events
 
     def end(self) -> list[Event]:
         return [{"type": "message_stop"}]
 
-    def _start(self) -> list[Event]:
-        if self._started:
-            return []
-        self._started = True
-        return [{"type": "message_start", "message": self._message([]) | {"usage": self._usage(0)}}]
+    def _say(self, reading: Reading, parts: Sequence[AnswerPart]) -> list[Event]:
+        return [event for part in parts for event in self._part(reading, part)]
 
-    def _say(self, text: str) -> list[Event]:
-        if not text:
+    def _part(self, reading: Reading, part: AnswerPart) -> list[Event]:
+        """One part of the answer: a block begins where another kind of part does."""
+        match part.kind:
+            case "call":
+                call = reading.calls[part.call]
+                return self._begin_block(reading, ("tool_use", part.call), _tool_use(call, {}))
+            case "arguments":
+                return [self._delta("input_json_delta", "partial_json", part.text)]
+            case "reasoning" if not self.shows_thinking:
+                return []
+            case "reasoning":
+                events = self._begin_block(reading, ("thinking", 0), _thinking("", ""))
+                return [*events, self._delta("thinking_delta", "thinking", part.text)]
+        events = self._begin_block(reading, ("text", 0), {"type": "text", "text": ""})
+        return [*events, self._delta("text_delta", "text", part.text)]
+
+    def _begin_block(self, reading: Reading, wanted: tuple[Kind, int], block: dict[str, Any]) -> list[Event]:
+        if self._open == wanted:
+            return []
+        events = self._end_block(reading)
+        self._open = wanted
+        self._blocks += 1
+        index = self._blocks - 1
+        return [*events, {"type": "content_block_start", "index": index, "content_block": block}]
+
+    def _end_block(self, reading: Reading) -> list[Event]:
+        if self._open is None:
             return []
         events: list[Event] = []
-        if self._open is None:
-            self._open = self._next()
-            events.append(_opened(self._open, {"type": "text", "text": ""}))
-        return [*events, _delta(self._open, {"type": "text_delta", "text": text})]
+        if self._open[0] == "thinking":
+            events.append(self._delta("signature_delta", "signature", _signature(reading.reasoning)))
+        self._open = None
+        return [*events, {"type": "content_block_stop", "index": self._blocks - 1}]
 
-    def _finish(self) -> list[Event]:
-        answer = self._held.finish()
-        self.called = bool(answer.calls)
-        events = self._say(answer.content)
-        if self._open is not None:
-            events.append({"type": "content_block_stop", "index": self._open})
-            self._open = None
-        for call in answer.calls:
-            events += self._call(call)
-        reason, stop = self._stop(answer)
+    def _delta(self, kind: str, name: str, text: str) -> Event:
+        delta = {"type": kind, name: text}
+        return {"type": "content_block_delta", "index": self._blocks - 1, "delta": delta}
+
+    def _finish(self, reading: Reading) -> list[Event]:
+        events = [*self._say(reading, reading.finish()), *self._end_block(reading)]
+        reason, stop = self._stop(reading)
         delta = {"stop_reason": reason, "stop_sequence": stop}
-        usage = self._usage(self._generated()) | self._cost()
+        usage = self._usage(self._generated(), reading) | self._cost()
         return [*events, {"type": "message_delta", "delta": delta, "usage": usage}]
 
-    def _call(self, call: Call) -> list[Event]:
-        """The block of a call; its input in pieces that join to the JSON of the whole."""
-        index = self._next()
-        text = json.dumps(_object(call.arguments), ensure_ascii=False)
-        pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]
-        deltas = [_delta(index, {"type": "input_json_delta", "partial_json": piece}) for piece in pieces]
-        return [
-            _opened(index, self._tool_use(call, {})),
-            *deltas,
-            {"type": "content_block_stop", "index": index},
-        ]
 
-    def _next(self) -> int:
-        self._blocks += 1
-        return self._blocks - 1
+def _thinking(text: str, signature: str) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": text, "signature": signature}
 
 
-def _opened(index: int, block: dict[str, Any]) -> Event:
-    return {"type": "content_block_start", "index": index, "content_block": block}
+def _signature(text: str) -> str:
+    return SIGNATURE + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def _delta(index: int, delta: dict[str, Any]) -> Event:
-    return {"type": "content_block_delta", "index": index, "delta": delta}
+def _tool_use(call: Call, given: object) -> dict[str, Any]:
+    return {"type": "tool_use", "id": _tool_id(call), "name": call.name, "input": given}
 
 
 def _tool_id(call: Call) -> str:
@@ -203,9 +223,10 @@ def _tool_id(call: Call) -> str:
 
 
 def _object(arguments: str) -> object:
-    """The input as an object. What a model wrote that is none is kept under one key and never lost."""
+    """The input as an object, one that was cut as far as it got: what a client makes of the stream. What a
+    model wrote that is none is kept under one key and never lost."""
     try:
-        value = json.loads(arguments)
+        value = from_json(arguments, allow_partial=True) if arguments else {}
     except ValueError:
         return {"arguments": arguments}
     return value if isinstance(value, dict) else {"arguments": value}

@@ -19,7 +19,7 @@ REMINDER = "<system-reminder>\n{}\n</system-reminder>"
 ERROR_MARK = "Error: "
 MAX_BLOCKS = 65_536
 PASSED_OVER = frozenset({"thinking", "redacted_thinking", "tool_reference", "server_tool_use"})
-"""Blocks that say nothing to this model: another model's reasoning, what another server did."""
+"""Blocks that are no words of a turn: reasoning, which goes its own way, and what another server did."""
 SAME = ("model", "temperature", "top_p", "top_k", "stream", "service_tier", "metadata")
 DEFAULT_TIERS = ("auto", "standard_only")
 """Anthropic's words for the service tier that a key has anyway; any other one is one of ours."""
@@ -37,6 +37,7 @@ def chat_body(body: Json) -> dict[str, Any]:
     if (stops := body.get("stop_sequences")) is not None:
         chat["stop"] = stops
     chat["messages"] = list(_messages(body))
+    _thinking(body, chat)
     tools = [_tool(number, tool) for number, tool in enumerate(_list(body.get("tools"), "tools"))]
     if offered := [tool for tool in tools if tool is not None]:
         chat["tools"] = offered
@@ -45,6 +46,21 @@ def chat_body(body: Json) -> dict[str, Any]:
         schema = {"name": "answer", "schema": wanted.get("schema")}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
     return chat
+
+
+def _thinking(body: Json, chat: dict[str, Any]) -> None:
+    """``thinking`` and ``output_config.effort`` as the switches that chat templates know."""
+    kind = _mapping(body.get("thinking")).get("type")
+    if kind is not None:
+        chat["enable_thinking"] = kind != "disabled"
+    if isinstance(effort := _mapping(body.get("output_config")).get("effort"), str):
+        chat["reasoning_effort"] = effort
+
+
+def shows_thinking(body: Json) -> bool:
+    """Whether the answer's reasoning is wanted as blocks of their own."""
+    thinking = _mapping(body.get("thinking"))
+    return thinking.get("type", "disabled") != "disabled" and thinking.get("display") != "omitted"
 
 
 def marks_cache(body: Json) -> bool:
@@ -123,14 +139,18 @@ def _assistant(message: Json, where: str) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, str):
         return {"role": "assistant", "content": content}
-    texts, calls = [], []
+    texts, thoughts, calls = [], [], []
     for number, block in enumerate(_list(content, f"{where}.content")):
         one, place = _mapping(block), f"{where}.content[{number}]"
         if one.get("type") == "tool_use":
             calls.append(_call(one, place))
+        elif one.get("type") == "thinking" and isinstance(one.get("thinking"), str):
+            thoughts.append(one["thinking"])
         elif text := _block_text(block, place):
             texts.append(text)
     said: dict[str, Any] = {"role": "assistant", "content": "\n".join(texts)}
+    if thoughts:
+        said["reasoning_content"] = "\n".join(thoughts)
     return said | ({"tool_calls": calls} if calls else {})
 
 

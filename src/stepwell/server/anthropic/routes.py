@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from stepwell.loop.requests import Generation
 from stepwell.server.anthropic.answer import MessageShape
-from stepwell.server.anthropic.request import chat_body, marks_cache
+from stepwell.server.anthropic.request import chat_body, marks_cache, shows_thinking
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of
 from stepwell.server.errors import ApiError
@@ -45,10 +45,12 @@ async def messages(request: Request) -> Response:
     shape = MessageShape(
         call.service, ask, tools, call.wanted.model, request_id_of(request.scope), dialect.marks_cache
     )
+    shape.shows_thinking = shows_thinking(call.body)
 
     def prepare() -> Sequence[Generation]:
         prompt = _prompt(call, tools)
         shape.prompt_tokens = len(prompt.tokens)
+        shape.opening = prompt.opening
         return ask.generations(prompt, 1)
 
     response = await exchange(call, prepare, shape, stream=bool(call.wanted.stream))
@@ -65,7 +67,7 @@ async def count_tokens(request: Request) -> Response:
 
 def _prompt(call: Call[ChatRequest], tools: ToolSet) -> TokenPrompt:
     conversation: list[dict[str, Any]] = template_messages(call.wanted.messages)
-    return chat_prompt(call.service.text_model, conversation, tools, "messages")
+    return chat_prompt(call.service.text_model, conversation, tools, "messages", call.wanted.template_options)
 
 
 def _tools(call: Call[ChatRequest]) -> ToolSet:

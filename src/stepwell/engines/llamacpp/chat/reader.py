@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from stepwell.engines.base import AnswerPart
+from stepwell.engines.base import AnswerPart, Span
 from stepwell.engines.llamacpp.chat.calls import CallReader
 from stepwell.engines.llamacpp.chat.formats import (
     HEADS,
@@ -41,7 +41,10 @@ class MarkReader:
         *,
         calls: bool = True,
     ) -> None:
+        self.thought: list[Span] = []
         self._source = Source()
+        self._opening_chars = len(opening)
+        self._since = 0
         self._parts: list[AnswerPart] = []
         self._calls = -1
         self._kind: Kind = "content"
@@ -71,6 +74,7 @@ class MarkReader:
     def finish(self) -> list[AnswerPart]:
         self._source.ended = True
         parts = self._resume()
+        self._note_thought()
         if self._calls < 0 and self._held and self._kind == "content":
             parts.append(AnswerPart("content", self._held))
         return parts
@@ -79,7 +83,7 @@ class MarkReader:
         with contextlib.suppress(StopIteration):
             next(self._run)
         parts, self._parts = self._parts, []
-        return _joined(parts)
+        return joined(parts)
 
     # --- what is found ------------------------------------------------------------------------
 
@@ -109,10 +113,17 @@ class MarkReader:
 
     def _turn_to(self, kind: Kind) -> None:
         """Reasoning ends, or content does: white space between the two belongs to neither."""
+        self._note_thought()
         self._kind = kind
+        self._since = self._source.place
         self._held = ""
         self._fresh = True
         self._line_start = True
+
+    def _note_thought(self) -> None:
+        start, end = (max(0, at - self._opening_chars) for at in (self._since, self._source.place))
+        if self._kind == "reasoning" and start < end:
+            self.thought.append((start, end))
 
     # --- text ---------------------------------------------------------------------------------
 
@@ -315,13 +326,13 @@ def _openers(template: str | None, reasoning: Mapping[str, str], calls: bool) ->
     return frozenset(marks)
 
 
-def _joined(parts: list[AnswerPart]) -> list[AnswerPart]:
+def joined(parts: list[AnswerPart]) -> list[AnswerPart]:
     """Neighbours of one kind as one."""
-    joined: list[AnswerPart] = []
+    whole: list[AnswerPart] = []
     for part in parts:
-        last = joined[-1] if joined else None
+        last = whole[-1] if whole else None
         if last and part.kind != "call" and (last.kind, last.call) == (part.kind, part.call):
-            joined[-1] = AnswerPart(part.kind, last.text + part.text, part.call)
+            whole[-1] = AnswerPart(part.kind, last.text + part.text, part.call)
         else:
-            joined.append(part)
-    return joined
+            whole.append(part)
+    return whole

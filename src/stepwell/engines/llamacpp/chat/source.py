@@ -23,10 +23,18 @@ class Source:
         self.furthest = 0
         """How far a parser has looked, whether or not it kept what it saw."""
         self.ended = False
+        self.forgotten = 0
+        """Characters that were dropped from the front of ``text``."""
+
+    @property
+    def place(self) -> int:
+        """How far it was read, counted from the first character that ever came."""
+        return self.forgotten + self.at
 
     def forget(self) -> None:
         """Drop what was read once it is the larger half, so that long answers do not grow the work."""
         if 2 * self.at > len(self.text):
+            self.forgotten += self.at
             self.text, self.furthest, self.at = self.text[self.at :], self.furthest - self.at, 0
 
     def char(self) -> Wait[str]:
