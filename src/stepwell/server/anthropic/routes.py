@@ -28,9 +28,11 @@ class Dialect:
 
     def __init__(self) -> None:
         self.marks_cache = False
+        self.shows_thinking = False
 
     def __call__(self, body: Mapping[str, Any]) -> dict[str, Any]:
         self.marks_cache = marks_cache(body)
+        self.shows_thinking = shows_thinking(body)
         return chat_body(body)
 
 
@@ -45,7 +47,7 @@ async def messages(request: Request) -> Response:
     shape = MessageShape(
         call.service, ask, tools, call.wanted.model, request_id_of(request.scope), dialect.marks_cache
     )
-    shape.shows_thinking = shows_thinking(call.body)
+    shape.shows_thinking = dialect.shows_thinking
 
     def prepare() -> Sequence[Generation]:
         prompt = _prompt(call, tools)
