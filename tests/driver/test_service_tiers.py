@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.loop.requests import Admitted, Finished, Preempted
+from stepwell.loop.requests import Admitted, Finished, Preempted, Rejected
 from stepwell.policy.contracts import Contract, Shares, validate_contracts
 from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
 
@@ -287,6 +287,23 @@ def test_an_adversary_cannot_starve_flex(guaranteed: Shares) -> None:
         rig.driver.step()
     assert any(isinstance(output, Admitted) for output in flex.outputs)
     rig.settle()
+
+
+def test_a_full_queue_gives_up_the_youngest_of_the_lightest() -> None:
+    rig = tiered(max_running=1, max_waiting=3)
+    running = rig.ask(prompt(1, 20), 200, tenant="f", service_tier="flex")
+    rig.driver.step()
+    old, young = (rig.ask(prompt(n, 20), 2, tenant="f", service_tier="flex") for n in (2, 3))
+    first, second, third, fourth = (
+        rig.ask(prompt(n, 20), 2, tenant="p", service_tier="priority") for n in range(4, 8)
+    )
+    rig.settle()
+    refused = [one for one in (running, old, young, first, second, third, fourth) if is_refused(one)]
+    assert refused == [old, young, fourth], "two were taken back, then all the queue was theirs"
+
+
+def is_refused(answer: Answer) -> bool:
+    return isinstance(answer.end, Rejected) and answer.end.code == "rate_limit_exceeded"
 
 
 def test_guarantees_that_exceed_the_machine_are_named() -> None:

@@ -95,6 +95,7 @@ class Fake:
     def __init__(self, host: str) -> None:
         self.client: Any = (host, 1)
         self.address = ""
+        self.cycle = SimpleNamespace(more_body=False)
         self.aborted = False
         self.transport = SimpleNamespace(abort=self._abort)
 

@@ -317,8 +317,8 @@ def test_an_upload_cut_off_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
                 b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000\r\n"
                 b"content-type: multipart/form-data; boundary=b\r\n\r\n" + FORM
             )
-            until(lambda: server.service.gate.inside == 1)
-        until(lambda: server.service.gate.inside == 0)
+            until(lambda: server.service.gate.errands == 1)
+        until(lambda: server.service.gate.errands == 0)
         assert get(server, "/v1/files").json()["data"] == []
     assert not list(tmp_path.glob("contents/*/*"))
     assert not list(tmp_path.glob("incoming/*"))

@@ -141,6 +141,7 @@ def run(settings: Settings, keys: KeyRing | None = None) -> None:
                 keys,
                 None if node.ledger is None else Books(node.ledger.store, node.ledger),
                 library,
+                contracts=settings.contracts(),
                 on_ready=lambda url: welcome(node, keys, url),
             )
     finally:

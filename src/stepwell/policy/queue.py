@@ -98,6 +98,18 @@ class Queue:
             window.update(dict.fromkeys(self._of_service_tier(name, count)))
         return list(window)[:count]
 
+    def least_wanted(self, weight: int) -> Turn | None:
+        """What a turn of that weight may push out of a full queue: the youngest of the lightest service tier
+        below it. Who had a place already, or has waited for too long, stays."""
+        for name in reversed(self._book.names):
+            if self._book.of(name).weight >= weight:
+                return None
+            lines = self._lines.get(name, {})
+            new = [t for line in lines.values() for t in line.values() if not (t.had_place or t.aged)]
+            if new:
+                return max(new, key=lambda turn: turn.id)
+        return None
+
     def _of_service_tier(self, name: str, count: int) -> list[Turn]:
         lines = self._lines.get(name, {})
         if not self._book.ordered:

@@ -154,7 +154,7 @@ class Scheduler:
         self.held_down = False
         if self.draining:
             self._refuse(event.request, "server_overloaded", _RETRY_AFTER_MS)
-        elif len(self.table.waiting) >= self.config.max_waiting:
+        elif len(self.table.waiting) >= self.config.max_waiting and not self._make_way(event.service_tier):
             self._refuse(event.request, "rate_limit_exceeded", _RETRY_AFTER_MS)
         elif self._too_long(event.prompt_tokens + 1):
             self._refuse(event.request, "context_length_exceeded", 0)
@@ -166,6 +166,15 @@ class Scheduler:
             self.table.waiting.add(turn)
             self.agents.arrived(turn)
             self._taken.append(turn)
+
+    def _make_way(self, service_tier: str) -> bool:
+        """The queue is full: whether a lighter turn in it was turned away for one of this service tier."""
+        least = self.table.waiting.least_wanted(self.table.book.of(service_tier).weight)
+        if least is None:
+            return False
+        self._end(least.id)
+        self._refuse(least.id, "rate_limit_exceeded", _RETRY_AFTER_MS)
+        return True
 
     def _too_long(self, tokens: int) -> bool:
         return (

@@ -69,7 +69,7 @@ async def hint_agent(request: Request) -> Response:
     service.require_open()
     key, tenant = who_asks(service, request)
     agent = request.path_params["agent_id"]
-    with service.gate.enter(key):
+    with service.gate.errand(key):
         body = await read_object(request, service.settings, service.bodies, tenant)
         view = await asyncio.to_thread(service.driver.agent, tenant, agent)
         if view is None:

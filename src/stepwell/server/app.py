@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from starlette.types import Scope
 from stepwell.engines.base import TextModel
 from stepwell.logs import write_access, writes_access
 from stepwell.loop.port import LoopPort
+from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
 from stepwell.server import views
 from stepwell.server.access import access_of
 from stepwell.server.admin_budgets import list_budgets, set_budget
@@ -102,6 +103,7 @@ def create_app(
     keys: KeyRing | None = None,
     books: Books | None = None,
     library: ServedLibrary | None = None,
+    contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop.
 
@@ -116,7 +118,7 @@ def create_app(
         settings=settings,
         keys=keys,
         bridge=Bridge(driver, refusals.beside(metrics.observe)),
-        gate=Gate(settings),
+        gate=Gate(settings, contracts),
         bodies=Bodies(settings),
         metrics=metrics,
         store=ResponseStore(settings),

@@ -129,6 +129,7 @@ class Batch:
         """Of its generations by index, whether or not anybody has read it yet: for the access log."""
         self._bridge = bridge
         self._open = set(range(len(self.generations)))
+        self._begun: set[int] = set()
         self._arrivals: deque[Arrival] = deque()
         self._unread: dict[int, Arrival] = {}
         self._ready = asyncio.Event()
@@ -145,6 +146,11 @@ class Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+
+    @property
+    def waiting(self) -> int:
+        """Generations that have not begun: nothing was heard of them."""
+        return len(self._open - self._begun)
 
     @property
     def over(self) -> bool:
@@ -181,6 +187,7 @@ class Batch:
         """Take an output; adjacent deltas of one generation become one."""
         if arrival.index not in self._open:
             return
+        self._begun.add(arrival.index)
         judge = self._judges.get(arrival.index)
         if judge is not None:
             arrival.output = judge.hear(arrival.output)

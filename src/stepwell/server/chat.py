@@ -49,7 +49,7 @@ async def chat_completions(request: Request) -> Response:
         return ask.generations(prompt, n)
 
     shape = ChatShape(service, wanted, ask, tools, n, _head(service, wanted, ask))
-    return await exchange(call, prepare, shape, stream=bool(wanted.stream))
+    return await exchange(call, ask, prepare, shape, stream=bool(wanted.stream), turns=n)
 
 
 def _refuse_what_would_be_ignored(wanted: ChatRequest) -> None:

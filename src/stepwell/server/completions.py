@@ -35,11 +35,13 @@ async def completions(request: Request) -> Response:
     ask = call.ask(sampling_params(wanted, constraint, wanted.logprobs), wanted.max_tokens)
     shape = CompletionShape(service, wanted, ask, choice_count(wanted, service.settings))
 
+    turns = len(wanted.prompt) * shape.n
+
     def prepare() -> Sequence[Generation]:
         shape.prompts = [plain_prompt(service.text_model, prompt) for prompt in wanted.prompt]
         return [one for prompt in shape.prompts for one in ask.generations(prompt, shape.n)]
 
-    return await exchange(call, prepare, shape, stream=bool(wanted.stream))
+    return await exchange(call, ask, prepare, shape, stream=bool(wanted.stream), turns=turns)
 
 
 def _refuse_what_would_be_ignored(wanted: CompletionRequest, service: Service) -> None:

@@ -62,6 +62,8 @@ class Connections:
         self._open: Counter[str] = Counter()
         self._silent: OrderedDict[GuardedProtocol, None] = OrderedDict()
         """In the order in which they fell silent."""
+        self._busy: dict[GuardedProtocol, None] = {}
+        """In the order in which they began to ask."""
         self._rarely = Rarely(log)
 
     def __len__(self) -> int:
@@ -77,25 +79,38 @@ class Connections:
         if self._open[address] > self._per_address and not self._is_exempt(host):
             self._turn_away(next(one for one in self._silent if one.address == address), "from one address")
         elif len(self) > self.limit:
-            self._turn_away(next(iter(self._silent)), "open")
+            self._turn_away(self._least_wanted(connection), "open")
+
+    def _least_wanted(self, new: GuardedProtocol) -> GuardedProtocol:
+        """The longest silent one; where all are asking, the longest whose body has not come in."""
+        silent = next(one for one in self._silent)
+        if silent is not new:
+            return silent
+        return next((one for one in self._busy if one.cycle.more_body), new)
 
     def left(self, connection: GuardedProtocol) -> None:
-        self.busy(connection)
+        self._forget(connection)
         self._open[connection.address] -= 1
         if not self._open[connection.address]:
             del self._open[connection.address]
 
     def silent(self, connection: GuardedProtocol) -> None:
         """Nothing is asked on it (any more): from now on it has ``head_timeout_s``."""
+        self._busy.pop(connection, None)
         self._silent.setdefault(connection)
 
     def busy(self, connection: GuardedProtocol) -> None:
         """There is a request on it: it is nobody's to turn away."""
         self._silent.pop(connection, None)
+        self._busy.setdefault(connection)
+
+    def _forget(self, connection: GuardedProtocol) -> None:
+        self._silent.pop(connection, None)
+        self._busy.pop(connection, None)
 
     def _turn_away(self, connection: GuardedProtocol, what: str) -> None:
         self.turned_away += 1
-        self.busy(connection)  # it is gone in a moment, and must not be chosen again
+        self._forget(connection)  # it is gone in a moment, and must not be chosen again
         now_us = time.monotonic_ns() // 1_000
         self._rarely.warning(now_us, f"too many connections {what}", TooMany("the longest silent one goes"))
         connection.transport.abort()

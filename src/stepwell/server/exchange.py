@@ -20,11 +20,12 @@ from stepwell.server.access import access_of
 from stepwell.server.bridge import Arrival, Batch
 from stepwell.server.call import Call
 from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error
+from stepwell.server.gate import Place
 from stepwell.server.middleware import request_id_of
 from stepwell.server.pauses import REFUSED
 from stepwell.server.service import Service
 from stepwell.server.sse import COMMENTS, DONE, Comment, EventStream, event, while_connected
-from stepwell.server.turns import Progress, collect
+from stepwell.server.turns import Ask, Progress, collect
 
 log = logging.getLogger("stepwell.server")
 
@@ -74,37 +75,43 @@ class DataFrames:
         return event(data)
 
 
-async def exchange(call: Call[Any], prepare: Prepare, shape: Shape, *, stream: bool) -> Response:
-    """Answer one request. Raises ``ApiError``, or ``ClientGone`` when nobody waits any more."""
+async def exchange(
+    call: Call[Any], ask: Ask, prepare: Prepare, shape: Shape, *, stream: bool, turns: int = 1
+) -> Response:
+    """Answer one request for ``turns`` answers. Raises ``ApiError``, or ``ClientGone`` when nobody waits any
+    more."""
     service, request = call.service, call.request
     with ExitStack() as stack:
-        limits = stack.enter_context(service.gate.enter(call.key))
+        place = stack.enter_context(service.gate.enter(call.key, ask.service_tier, turns))
         generations = await while_connected(request, prepared(service, prepare))
-        batch = stack.enter_context(await opened(service, generations))
+        batch = stack.enter_context(await opened(service, place, generations))
         noted(service, request, batch)
         if not stream:
             progress = await while_connected(request, collect(batch))
             answer = shape.whole(progress)
             note_what_it_waits_for(service, batch, shape)
-            return JSONResponse(answer, headers=limits)
+            return JSONResponse(answer, headers=place.limits)
         # The status line is written at the first sign of life: a refusal is then still a real 429 or 503.
         first = await while_connected(request, batch.next(service.settings.keep_alive_s))
         if first is not None and isinstance(first.output, Rejected):
             raise from_rejected(first.output)
         frames = stream_frames(service, request_id_of(request.scope), batch, shape, first)
-        return EventStream(frames, stack.pop_all().close, service.settings.send_timeout_s, limits)
+        return EventStream(frames, stack.pop_all().close, service.settings.send_timeout_s, place.limits)
     raise AssertionError("an exit stack swallows nothing")
 
 
-async def opened(service: Service, generations: Sequence[Generation]) -> Batch:
-    """Hand generations to the driver. Raises ``ApiError`` for what it refuses at once: a spent budget,
-    a ledger that cannot be written, a server that goes down."""
+async def opened(service: Service, place: Place, generations: Sequence[Generation]) -> Batch:
+    """Hand generations to the driver. Raises ``ApiError`` when their place is gone, and for what the driver
+    refuses at once: a spent budget, a ledger that cannot be written, a server that goes down."""
     turn = generations[0]
+    if place.displaced is not None:
+        raise from_rejected(place.displaced)
     refusal = no_room(service, generations)
     if refusal is None:
         batch = service.bridge.open(generations)
         refusal = batch.refused
         if refusal is None:
+            place.hold(batch)
             service.pauses.over(turn.tenant, turn.session)
             return batch
         batch.cancel()

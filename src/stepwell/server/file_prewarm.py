@@ -90,9 +90,9 @@ async def prewarm(
     def prepare() -> Sequence[Generation]:
         return ask.generations(shared_prompt(service, frame, wanted), 1)
 
-    with service.gate.enter(key):
+    with service.gate.enter(key, ask.service_tier) as place:
         generations = await while_connected(request, prepared(service, prepare))
-        with await opened(service, generations) as batch:
+        with await opened(service, place, generations) as batch:
             noted(service, request, batch)
             progress = await while_connected(request, collect(batch))
     cost = cost_of(service.books, ask, progress, 1, Wait.UNKNOWN)

@@ -31,7 +31,7 @@ async def search_files(request: Request) -> Response:
     service.require_open()
     served = served_library(service)
     key, tenant = who_asks(service, request)
-    with service.gate.enter(key):
+    with service.gate.errand(key):
         wanted = parse(SearchRequest, await read_object(request, service.settings, service.bodies, tenant))
         found = await served.work(
             lambda: find_passages(

@@ -43,7 +43,7 @@ async def create_file(request: Request) -> Response:
     service.require_open()
     served = served_library(service)
     key, tenant = who_asks(service, request)
-    with service.gate.enter(key), served.uploading(tenant):
+    with service.gate.errand(key), served.uploading(tenant):
         upload = await read_upload(request, served.library.limits.max_bytes, served.upload_timeout_s)
         wants_prewarm = _flag(upload.fields, "prewarm")
         warm = PrewarmRequest(ttl=upload.fields.get("ttl", DEFAULT_TTL)) if wants_prewarm else None
@@ -142,7 +142,7 @@ async def get_file(request: Request) -> Response:
 async def file_content(request: Request) -> Response:
     """The file as it came; never to be shown as a page of this server."""
     service, served, record = await own_file(request)
-    with service.gate.enter(service.key(request)):
+    with service.gate.errand(service.key(request)):
         data = await served.work(lambda: served.library.content(record))
     headers = {
         "content-disposition": f"attachment; filename*=UTF-8''{quote(record.filename, safe='')}",

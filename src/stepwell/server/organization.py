@@ -76,7 +76,7 @@ async def _page(request: Request, rules: Rules, shape: Shape) -> Response:
     asked = read(request.query_params, rules, key, int(service.now_s()))
     if service.books is None:
         raise not_found("This server keeps no ledger.", code="ledger_off")
-    with service.gate.enter(key):
+    with service.gate.errand(key):
         content = await service.books.ask(_answer, rules, asked, shape)
     return Response(content, media_type="application/json")
 

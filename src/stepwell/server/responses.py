@@ -14,9 +14,10 @@ from stepwell.loop.requests import Generation
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of
-from stepwell.server.errors import bad_request, rate_limited, unsupported
+from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import exchange, noted, opened, prepared, stream_events
 from stepwell.server.identity import Identity
+from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
 from stepwell.server.prompts import chat_prompt
 from stepwell.server.response_items import Item, as_messages, input_items
@@ -63,7 +64,9 @@ async def create_response(request: Request) -> Response:
         return await _in_background(request, creation)
     if wanted.store is not False:
         creation.shape.ended = creation.keep
-    return await exchange(call, creation.prepare, creation.shape, stream=bool(wanted.stream))
+    return await exchange(
+        call, creation.shape.ask, creation.prepare, creation.shape, stream=bool(wanted.stream)
+    )
 
 
 def _refuse_what_would_be_ignored(wanted: ResponseRequest) -> None:
@@ -123,15 +126,12 @@ def _continued(identity: Identity, earlier: Sequence[StoredResponse]) -> Identit
 
 async def _in_background(request: Request, creation: Creation) -> Response:
     service, tenant = creation.call.service, creation.identity.tenant
-    if service.store.running(tenant) >= service.settings.max_background_responses:
-        raise rate_limited(
-            f"At most {service.settings.max_background_responses} background responses may run at once.",
-            service.settings.retry_after_ms,
-        )
     with ExitStack() as stack:
-        stack.enter_context(service.gate.enter(creation.call.key))
+        stack.enter_context(service.gate.background(tenant))
+        service_tier = creation.shape.ask.service_tier
+        place = stack.enter_context(service.gate.enter(creation.call.key, service_tier))
         generations = await while_connected(request, prepared(service, creation.prepare))
-        batch = stack.enter_context(await opened(service, generations))
+        batch = stack.enter_context(await opened(service, place, generations))
         noted(service, request, batch)
         source = stream_events(service, request_id_of(request.scope), batch, creation.shape)
         resources = stack.pop_all()
@@ -139,16 +139,19 @@ async def _in_background(request: Request, creation: Creation) -> Response:
     record = creation.keep(run)
     creation.shape.ended = lambda: service.store.put(record)
     if creation.call.wanted.stream:
-        return _follow(service, run, -1)
+        return _follow(creation.call.key, service, run, -1)
     return JSONResponse(record.response)
 
 
-def _follow(service: Service, run: BackgroundRun, starting_after: int) -> Response:
+def _follow(key: ApiKey, service: Service, run: BackgroundRun, starting_after: int) -> Response:
+    errand = ExitStack()
+    errand.enter_context(service.gate.errand(key))
+
     async def frames() -> AsyncIterator[bytes]:
         async for data in run.follow(starting_after, service.settings.keep_alive_s):
             yield COMMENTS[data] if isinstance(data, Comment) else event(data, data["type"])
 
-    return EventStream(frames(), lambda: None, service.settings.send_timeout_s)
+    return EventStream(frames(), errand.close, service.settings.send_timeout_s)
 
 
 # --- stored responses --------------------------------------------------------------------------
@@ -170,7 +173,7 @@ async def get_response(request: Request) -> Response:
     after = request.query_params.get("starting_after", "-1")
     if not after.removeprefix("-").isdecimal() or len(after) > 9:
         raise bad_request("'starting_after' must be a sequence number.", param="starting_after")
-    return _follow(service, record.run, max(-1, int(after)))
+    return _follow(service.key(request), service, record.run, max(-1, int(after)))
 
 
 async def cancel_response(request: Request) -> Response:

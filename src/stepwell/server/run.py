@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType, TracebackType
@@ -25,6 +25,7 @@ from stepwell.engines.base import TextModel
 from stepwell.errors import BadInput, StepwellError
 from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Rejected
+from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
 from stepwell.server.app import create_app
 from stepwell.server.books import Books
 from stepwell.server.connections import ACCEPT_BURST, Connections, GuardedProtocol, connection_limit
@@ -55,6 +56,7 @@ def serve(
     books: Books | None = None,
     library: ServedLibrary | None = None,
     *,
+    contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
     on_ready: OnReady = lambda base_url: None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain and stop ``driver``, which is running already.
@@ -66,7 +68,7 @@ def serve(
     require_keys_beyond_loopback(settings.host, keys)
     try:
         listener = listen(settings.host, settings.port)
-        app = create_app(driver, text_model, settings, keys, books, library)
+        app = create_app(driver, text_model, settings, keys, books, library, contracts)
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
         server.run(sockets=[listener])
@@ -195,11 +197,12 @@ class BackgroundServer:
         keys: KeyRing | None = None,
         books: Books | None = None,
         library: ServedLibrary | None = None,
+        contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
         require_keys_beyond_loopback(self._settings.host, self._keys)
-        self.app = create_app(driver, text_model, self._settings, self._keys, books, library)
+        self.app = create_app(driver, text_model, self._settings, self._keys, books, library, contracts)
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)
         self._ready = threading.Event()

@@ -77,7 +77,7 @@ async def list_sessions(request: Request) -> Response:
     known = await _known(service, ledger, only)
     names = sorted((name for name in known if name[1] > after), key=lambda name: (name[1], name[0]))
     page = _page(names, limit)
-    with service.gate.enter(key):
+    with service.gate.errand(key):
         spent = await _spent(service, page)
     data = [_session(service, key, name, known[name], spent[name]) for name in page]
     return JSONResponse(
@@ -105,7 +105,7 @@ async def update_session(request: Request) -> Response:
     service.require_open()
     ledger = require_ledger(service)
     key, name = _named(service, request)
-    with service.gate.enter(key):
+    with service.gate.errand(key):
         body = await read_object(request, service.settings, service.bodies, key.tenant)
         wanted = parse(SessionUpdate, body)
         if "spend_control" in body:

@@ -66,7 +66,12 @@ class ServerSettings:
     """What is generated at most when the client does not say; never past the context."""
 
     max_concurrent_requests: int = 512
-    """Generating requests at once over all keys; more are answered 429."""
+    """Answers generated at once over all keys, each choice of each prompt counted; more are answered 429.
+    Which ones is up to the contracts of the service tiers, see ``gate.py``."""
+    max_concurrent_per_tenant: int | None = None
+    """The same for each tenant, all its keys together; None: no limit of its own."""
+    max_errands: int = 128
+    """Requests at once that read or write something and generate nothing; a tenant may have half."""
     retry_after_ms: int = 500
     """What a 429 of the server itself tells the client to wait."""
     keep_alive_s: float = 5.0

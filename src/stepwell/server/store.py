@@ -99,10 +99,6 @@ class ResponseStore:
             response_id = chain[-1].response["previous_response_id"]
         return chain[::-1]
 
-    def running(self, tenant: str) -> int:
-        """How many background responses of a tenant have not ended."""
-        return sum(record.running for record in self._tenants.get(tenant, {}).values())
-
     def all_running(self) -> list[StoredResponse]:
         return [record for kept in self._tenants.values() for record in kept.values() if record.running]
 

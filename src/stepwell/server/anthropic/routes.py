@@ -55,7 +55,7 @@ async def messages(request: Request) -> Response:
         shape.opening = prompt.opening
         return ask.generations(prompt, 1)
 
-    response = await exchange(call, prepare, shape, stream=bool(call.wanted.stream))
+    response = await exchange(call, ask, prepare, shape, stream=bool(call.wanted.stream))
     response.headers["request-id"] = request_id_of(request.scope)
     return response
 
