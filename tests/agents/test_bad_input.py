@@ -90,6 +90,11 @@ class Ran:
         assert Path(self.figures["session_file"]).is_file()
         assert self.said.rstrip().endswith(f"--resume {self.figures['session_file']} instead of --ask.")
 
+    def flags_to_go_on(self) -> list[str]:
+        """As the last line says."""
+        last = self.said.rstrip().splitlines()[-1]
+        return last.partition("run the same with ")[2].removesuffix(" instead of --ask.").split()
+
 
 def test_a_crew_that_spawns_for_ever_keeps_its_limits(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spawn = calls(*[("spawn_agent", {"role": "lead", "task": "more"})] * 3)
@@ -115,7 +120,10 @@ def test_a_crew_that_spawns_for_ever_keeps_its_budget(home: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("tool", "told"),
     [
-        ("quick.py:quick", "hang failed: it did not answer within 0.2 s and was given up."),
+        (
+            "quick.py:quick",
+            "hang failed: it did not answer within 0.2 s and was given up. It may be tried once more.",
+        ),
         ("own.py:leave", "leave failed: the tool raised SystemExit"),
         ("own.py:fail", "fail is broken: KeyError: 'shelf'"),
     ],
@@ -143,6 +151,52 @@ def test_a_tool_that_is_called_for_ever_ends_with_the_turns(
     crew = f'[crew.limits]\nturns_per_agent = 3\n{LEAD}tools = ["calculator"]\n'
     ran = Ran(home, capsys, f'[crew]\nname = "loop"\n{crew}', lambda _: again)
     assert (ran.code, ran.figures["status"], ran.figures["turns"]) == (1, "turn_limit", 3)
+
+
+LOOKS = f'[crew]\nname = "looks"\n[crew.limits]\nturns_per_agent = 3\n{LEAD}tools = ["calculator"]\n'
+
+
+def looks(body: dict[str, Any]) -> Any:
+    """A calculation in each of five turns, then the answer."""
+    turn = 1 + sum(1 for message in body["messages"] if message["role"] == "assistant")
+    return calls(("calculator", {"expression": f"{turn} + 1"})) if turn <= 5 else "Five times."
+
+
+def test_a_session_that_had_its_turns_goes_on_with_more_of_them(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(home, capsys, LOOKS, looks)
+    assert (ran.code, ran.figures["status"], ran.figures["turns"]) == (1, "turn_limit", 3)
+    flags = ran.flags_to_go_on()
+    assert flags == ["--limit", "turns_per_agent=6", "--resume", ran.figures["session_file"]]
+    same = Ran(home, capsys, LOOKS, looks, *flags[2:])
+    assert (same.code, same.figures["turns"]) == (1, 3)
+    assert same.flags_to_go_on() == flags
+    more = Ran(home, capsys, LOOKS, looks, *flags)
+    assert (more.code, more.out, more.figures["turns"]) == (0, "Five times.\n", 6)
+
+
+def test_a_session_that_spent_its_tokens_says_what_to_raise(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(home, capsys, LOOKS, looks, "--limit", "tokens=20", "--limit", "turns_per_agent=9")
+    assert ran.figures["status"] == "token_limit"
+    assert ran.flags_to_go_on()[:2] == ["--limit", "tokens=40"]
+
+
+def test_a_session_that_cannot_go_on_says_so(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = calls(("calculator", {"expression": "6 * 7"}))
+    ran = Ran(home, capsys, f'[crew]\nname = "loop"\n{LEAD}tools = ["calculator"]\n', lambda _: again)
+    assert (ran.code, ran.figures["status"]) == (1, "repeated_call")
+    assert "they gave: 42." in ran.said
+    assert ran.said.rstrip().endswith("it would end the same way again: ask anew with --ask.")
+
+
+@pytest.mark.parametrize("wrong", ["turns=3", "tokens", "tokens=many", "tokens=-1", "budget_usd=1"])
+def test_a_limit_that_is_none_is_refused(home: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    ran = Ran(home, capsys, LOOKS, looks, "--limit", wrong)
+    assert ran.code == 2
+    assert "--limit" in ran.said
 
 
 def test_a_model_that_never_emits_valid_output(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,13 +49,13 @@ def verbs_model(asked: Asked) -> Any:
     return calls(*script[asked.turn - 1]) if asked.turn <= len(script) else asked.last
 
 
-def note_tool(notes: list[str], *, idempotent: bool = True) -> Tool:
+def note_tool(notes: list[str], *, idempotent: bool = True, volatile: bool = False) -> Tool:
     async def note(arguments: Mapping[str, Any]) -> str:
         notes.append(arguments["text"])
         return "noted"
 
     schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
-    return Tool("note", "Write down.", schema, note, idempotent=idempotent)
+    return Tool("note", "Write down.", schema, note, idempotent=idempotent, volatile=volatile)
 
 
 async def attempt(server: Scripted, text: str, store: Store | Path, ask: str, *tools: Tool) -> Any:
@@ -93,7 +93,7 @@ def test_a_call_whose_outcome_is_unknown_is_told_and_not_made_again(tmp_path: Pa
     for commits in range(1, 100):
         notes: list[str] = []
         path, server = tmp_path / f"{commits}.db", Scripted(verbs_model)
-        once = note_tool(notes, idempotent=False)
+        once = note_tool(notes, idempotent=False, volatile=True)
         try:
             run(attempt(server, VERBS, Mortal(path, commits), "Why?", once))
         except Crash:

@@ -137,7 +137,10 @@ async def _long(arguments: Mapping[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (_hang, "double failed: it did not answer within 0.01 s and was given up."),
+        (
+            _hang,
+            "double failed: it did not answer within 0.01 s and was given up. It may be tried once more.",
+        ),
         (_raise, "double is broken: ZeroDivisionError: oh"),
         (_fail, "double failed: the table does not exist"),
         (_long, "yyyyyyyyyy\n(cut: 1,000 characters in all)"),
@@ -357,8 +360,8 @@ def test_money_is_read_exactly() -> None:
     assert made.roles["writer"].temperature == 0.7
 
 
-def test_a_call_that_was_made_before_is_not_made_again() -> None:
-    made: list[int] = []
+def probe(made: list[int], **options: Any) -> Tool:
+    """A tool that notes each time it is really called."""
 
     def measure(depth: int) -> str:
         """Measures.
@@ -367,15 +370,109 @@ def test_a_call_that_was_made_before_is_not_made_again() -> None:
             depth: how deep
         """
         made.append(depth)
-        return "no water"
+        return f"no water at {depth}" if depth < 9 else "water"
+
+    return from_function(measure, **options)
+
+
+SOLVER = '[crew]\nname = "c"\n[roles.solver]\ntools = ["measure"]\n'
+BY_SCHEMA = SOLVER + 'calls = "schema"\n'
+
+
+def measured(asked: Asked, text: str, depth: int) -> Any:
+    """One call in the way of the crew."""
+    if text == SOLVER:
+        return calls(("measure", {"depth": depth}))
+    spaces = " " * (asked.turn % 2)  # the same call, laid out in another way
+    return f'{{"action": "measure", "arguments": {{"depth":{spaces}{depth}}}}}'
+
+
+def final(text: str, said: str) -> str:
+    return said if text == SOLVER else json.dumps({"action": "answer", "answer": said})
+
+
+@pytest.mark.parametrize("text", [SOLVER, BY_SCHEMA])
+def test_a_call_that_was_made_before_is_answered_from_its_first_result(text: str) -> None:
+    made: list[int] = []
 
     def model(asked: Asked) -> Any:
         if asked.turn == 4:
-            assert asked.last.startswith("You have made this very call before")
-            return "dry"
-        return calls(("measure", {"depth": min(asked.turn, 2)}))
+            assert asked.last.endswith(
+                "You have made this very call before. Its result is the same: no water at 2"
+            )
+            return final(text, "dry")
+        return measured(asked, text, min(asked.turn, 2))
 
-    crew = parse_crew('[crew]\nname = "c"\n[roles.solver]\ntools = ["measure"]\n')
-    tool = from_function(measure, idempotent=True)
-    assert run(answer(Scripted(model), crew, tool)).answer == "dry"
+    assert run(answer(Scripted(model), parse_crew(text), probe(made))).answer == "dry"
     assert made == [1, 2]
+
+
+@pytest.mark.parametrize("text", [SOLVER, BY_SCHEMA])
+def test_two_turns_of_repeats_lead_to_a_last_turn_that_can_only_answer(text: str) -> None:
+    made: list[int] = []
+
+    def can_call(asked: Asked) -> bool:
+        if text == SOLVER:
+            return asked.body.get("tool_choice") != "none"
+        shapes = asked.body["response_format"]["json_schema"]["schema"]["anyOf"]
+        return len(shapes) > 1
+
+    def model(asked: Asked) -> Any:
+        return measured(asked, text, 1) if can_call(asked) else final(text, "there is none")
+
+    result = run(answer(Scripted(model), parse_crew(text), probe(made)))
+    assert (result.status, result.answer, result.turns) == ("completed", "there is none", 4)
+    assert made == [1]
+
+
+@pytest.mark.parametrize("text", [SOLVER, BY_SCHEMA])
+def test_an_agent_that_only_repeats_itself_ends_with_what_it_found(text: str) -> None:
+    made: list[int] = []
+    server = Scripted(lambda asked: measured(asked, text, 1))
+    result = run(answer(server, parse_crew(text), probe(made)))
+    assert (result.status, result.answer, result.turns) == ("repeated_call", "", 4)
+    assert result.sentence.endswith(
+        "made the same calls again and again in place of an answer; they gave: no water at 1"
+    )
+    assert made == [1]
+
+
+def test_a_new_call_between_two_repeats_is_progress() -> None:
+    depths = [1, 1, 2, 2, 9]
+    made: list[int] = []
+
+    def model(asked: Asked) -> Any:
+        return measured(asked, SOLVER, depths[asked.turn - 1]) if asked.turn <= 5 else asked.last
+
+    assert run(answer(Scripted(model), parse_crew(SOLVER), probe(made))).answer == "water"
+    assert made == [1, 2, 9]
+
+
+def test_the_same_call_twice_in_one_turn_is_made_once() -> None:
+    made: list[int] = []
+    twice = calls(("measure", {"depth": 3}), ("measure", {"depth": 3}))
+    server = Scripted(lambda asked: twice if asked.turn == 1 else "done")
+    assert run(answer(server, parse_crew(SOLVER), probe(made))).answer == "done"
+    assert made == [3]
+
+
+def test_a_tool_whose_answers_change_is_called_as_often_as_it_is_wanted() -> None:
+    made: list[int] = []
+    model = lambda asked: measured(asked, SOLVER, 1) if asked.turn < 6 else "done"  # noqa: E731
+    assert run(answer(Scripted(model), parse_crew(SOLVER), probe(made, volatile=True))).answer == "done"
+    assert made == [1] * 5
+
+
+def test_a_call_that_failed_by_chance_may_be_made_once_more() -> None:
+    tries: list[int] = []
+
+    async def late(arguments: Mapping[str, Any]) -> str:
+        tries.append(arguments["x"])
+        if len(tries) == 1:
+            await asyncio.Event().wait()
+        return "in time"
+
+    bad = tool("late", late, timeout_s=0.01)
+    model = lambda asked: calls(("late", {"x": 1})) if asked.turn < 3 else asked.last  # noqa: E731
+    assert run(answer(Scripted(model), crew(ALONE + 'tools = ["late"]\n'), bad)).answer == "in time"
+    assert tries == [1, 1]

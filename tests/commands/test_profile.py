@@ -345,3 +345,27 @@ def test_a_long_wait_is_told_in_a_log_too(monkeypatch: pytest.MonkeyPatch) -> No
         "pro: 0 of 2 items, 0 right, 4 turns",
         "pro: 2 of 2 items, 1 right, 9 turns",
     ]
+
+
+@pytest.mark.parametrize("command", ["fit", "compare"])
+@pytest.mark.parametrize(
+    ("count", "why"),
+    [(10, "its 10 items read the same passages, and such items stay together"), (1, "it has one item")],
+)
+def test_a_set_that_cannot_be_split_is_refused_before_anything_is_asked(
+    home: Path, server: Served, capsys: pytest.CaptureFixture[str], command: str, count: int, why: str
+) -> None:
+    items = [{"id": f"m-{n}", "ask": f"{n}?", "answer": "1", "passages": ["A well."]} for n in range(count)]
+    (home / "one.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in (SET, *items)))
+    assert cli.run(["profile", command, "quiz.toml", "--tasks", "one.jsonl", "--server", server.url]) == 2
+    said = capsys.readouterr().err
+    assert why in " ".join(said.split())
+    assert "profile compare --half all" in " ".join(said.split())
+    assert server.bodies == []
+
+
+def test_all_items_of_a_set_that_cannot_be_split_can_be_compared(home: Path, server: Served) -> None:
+    items = [{"id": f"m-{n}", "ask": f"Question {n}?", "answer": "1", "passages": ["A."]} for n in range(3)]
+    (home / "one.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in (SET, *items)))
+    wanted = ["--tasks", "one.jsonl", "--profiles", "single", "--half", "all", "--no-memo"]
+    assert cli.run(["profile", "compare", "quiz.toml", *wanted, "--server", server.url]) == 0

@@ -106,6 +106,7 @@ def test_the_answer_goes_to_stdout_and_all_else_to_stderr(
     flags = ["--ask", "Who?", "--server", url, "--json", str(figures), "--trace", str(trace)]
     assert cli.run(["run", str(home / "alone.toml"), *flags]) == 0
     shown = capsys.readouterr()
+    assert json.loads(figures.read_text())["session_file"] is None  # it went away with the answer
     assert shown.out == "A queen.\n"
     assert "lead was asked: Who?\nlead completed: A queen.\n" in shown.err
     closing = r"1 agents, 1 turns, 9 prompt tokens, 3 visible and 0 intermediate answer tokens"

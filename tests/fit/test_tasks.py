@@ -148,4 +148,34 @@ def test_halves_have_as_many_of_each_kind_give_or_take_one(kinds: list[str]) -> 
     fit, held_out = TaskSet("mine", "calculation", "solver", "number", items).halves()
     for kind in kinds:
         counts = [sum(item.kind == kind for item in half) for half in (fit, held_out)]
-        assert counts[0] - counts[1] in (0, 1)
+        assert abs(counts[0] - counts[1]) <= 1
+
+
+def _own(count: int, *, kinds: bool, passages: int) -> TaskSet:
+    """Items of one kind or of as many as there are, over so many documents (0: none)."""
+    items = [
+        Item(
+            f"mine-{n:03}-{n if kinds else 'same'}",
+            f"Who {n}?",
+            "Anna",
+            (f"P{n % passages}",) if passages else (),
+        )
+        for n in range(count)
+    ]
+    return TaskSet("mine", "documents", "reader", "words", tuple(items))
+
+
+@given(st.integers(2, 40), st.booleans(), st.sampled_from([0, 2, 3]))
+def test_whatever_can_be_split_is_split(count: int, kinds: bool, passages: int) -> None:
+    tasks = _own(count, kinds=kinds, passages=passages)
+    fit, held_out = tasks.halves()
+    assert fit
+    assert held_out
+    assert {one.id for one in (*fit, *held_out)} == {one.id for one in tasks.items}
+    shared = {one.passages for one in fit} & {one.passages for one in held_out}
+    assert shared <= {()}
+
+
+def test_items_that_read_the_same_passages_are_not_split() -> None:
+    fit, held_out = _own(10, kinds=False, passages=1).halves()
+    assert (len(fit), held_out) == (10, ())

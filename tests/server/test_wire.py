@@ -341,7 +341,7 @@ def test_every_sampling_field_arrives() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "allowed"),
-    [({}, 1_024), ({"max_tokens": 10**6}, 4_096 - PROMPT_TOKENS), ({"max_tokens": 3}, 3)],
+    [({}, 512), ({"max_tokens": 10**6}, 4_096 - PROMPT_TOKENS), ({"max_tokens": 3}, 3)],
 )
 def test_max_tokens_is_cut_where_the_context_ends(asked: dict[str, int], allowed: int) -> None:
     driver = FakeDriver(says("x"))

@@ -14,35 +14,32 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import events, schemas
+from stepwell.agents.calls import (
+    LAST_TURN,
+    REPEATED,
+    UNKNOWN,
+    Call,
+    calls_in,
+    first_result,
+    is_last_turn,
+    last_results,
+    only_repeats,
+    result_message,
+    turn_before,
+)
 from stepwell.agents.client import Caller, TurnRefused
-from stepwell.agents.crews.definition import Role
+from stepwell.agents.crews.definition import Limits, Role
 from stepwell.agents.request import REPAIR, answer_schema, body_of, pointed_at
-from stepwell.agents.state import AgentRow, Message, Outcome, Task
+from stepwell.agents.state import REFUSED, TURN_LIMIT, AgentRow, Message, Outcome, Task
 from stepwell.agents.tools.base import Tool, run_tool
 
 if TYPE_CHECKING:
     from stepwell.agents.session import Session
 
-UNKNOWN = (
-    "The outcome of this call is not known: the program was stopped while it ran. It may have taken effect."
-)
-AGAIN = "You have made this very call before, and its answer stands above. Do something else, or answer."
 WAIT_TOOL = "wait_agent"
 VERBS = ("spawn_agent", "send_message", WAIT_TOOL, "interrupt_agent", "list_agents", "followup_task")
 MAX_LETTER_CHARS = 8_000
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A tool that the model wants called: the ``place``-th call of the message ``at`` in the conversation."""
-
-    at: int
-    place: int
-    tool: str
-    arguments: str
-    """As JSON."""
-    id: str | None = None
-    """The API's id; None under ``calls = "schema"``."""
+MAX_FOUND_CHARS = 1_500
 
 
 @dataclass(slots=True)
@@ -85,6 +82,10 @@ class Agent:
         """Of its last task."""
         return self.task.outcome if self.tasks else None
 
+    def most_turns(self, limits: Limits) -> int:
+        """Of one task."""
+        return self.role.max_turns or limits.turns_per_agent
+
     @property
     def turns(self) -> int:
         return sum(task.turns for task in self.tasks)
@@ -104,9 +105,9 @@ async def work(agent: Agent, session: Session) -> Outcome:
 
 async def _turn(agent: Agent, session: Session) -> Outcome | None:
     """Ask the model; its answer is committed with what it took."""
-    most = agent.role.max_turns or session.crew.limits.turns_per_agent
+    most = agent.most_turns(session.crew.limits)
     if agent.task.turns >= most:
-        return Outcome("turn_limit", f"{agent.id} has had its {most} turns and no answer")
+        return Outcome(TURN_LIMIT, f"{agent.id} has had its {most} turns and no answer")
     session.require_open()
     _open_letters(agent, session)
     began_us = events.now_us()
@@ -121,7 +122,7 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
         try:
             reply = await session.client.chat(body_of(agent, session), agent.caller, agent.said, retry)
         except TurnRefused as error:
-            return Outcome("refused", f"the server refused the turn of {agent.id}: {error}")
+            return Outcome(REFUSED, f"the server refused the turn of {agent.id}: {error}")
         usage = replace(reply.usage, cut=reply.cut)
         with session.store.transaction():
             session.append(agent, reply.message)
@@ -169,7 +170,10 @@ async def _react(agent: Agent, session: Session) -> Outcome | None:
             answer = await session.finish(agent.role, said) if agent.role.finish else said
             return Outcome("completed", answer)
     except schemas.Invalid as error:
-        return _send_back(agent, session, error)
+        is_last = is_last_turn(agent.messages)
+        return _repeating(agent) if is_last else _send_back(agent, session, error)
+    if is_last_turn(agent.messages):
+        return _repeating(agent)
     await _carry_out(agent, session, said)
     return None
 
@@ -184,12 +188,19 @@ def _send_back(agent: Agent, session: Session, error: schemas.Invalid) -> Outcom
     return None
 
 
+def _repeating(agent: Agent) -> Outcome:
+    """An agent that makes calls when it can only answer; what it found is worth more than that it failed."""
+    found = last_results(agent.messages)[:MAX_FOUND_CHARS]
+    text = f"{agent.id} made the same calls again and again in place of an answer; they gave: {found}"
+    return Outcome("repeated_call", text)
+
+
 def _understood(agent: Agent) -> list[Call] | str:
     """Calls to make, or the answer. Raises ``Invalid``."""
     at = len(agent.messages) - 1
     message = agent.messages[at]
-    if made := message.get("tool_calls"):
-        return [_made(at, place, call) for place, call in enumerate(made)]
+    if message.get("tool_calls"):
+        return calls_in(agent.messages, at)
     text, schema = message["content"], answer_schema(agent)
     if schema is None:
         if not text.strip():
@@ -205,24 +216,30 @@ def _understood(agent: Agent) -> list[Call] | str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _made(at: int, place: int, call: Mapping[str, Any]) -> Call:
-    function = call["function"]
-    return Call(at, place, function["name"], function["arguments"], call["id"])
-
-
 # --- calls ---------------------------------------------------------------------------------------
 
 
 async def _carry_out(agent: Agent, session: Session, calls: Sequence[Call]) -> None:
     """All calls of one turn; their answers are committed together."""
     await session.hint(agent, _hint_of(calls, agent.tools))
-    session.append(agent, *[_result(call, await _call(agent, session, call)) for call in calls])
+    results: dict[Call, str] = {}
+    for call in calls:
+        results[call] = await _answered(agent, session, call, results)
+    told = [result_message(call, text) for call, text in results.items()]
+    if only_repeats(list(results.values())) and only_repeats(turn_before(agent.messages, calls[0].at)):
+        told.append({"role": "user", "content": LAST_TURN})
+    session.append(agent, *told)
 
 
-def _result(call: Call, text: str) -> Message:
-    if call.id is None:
-        return {"role": "user", "content": f"Result of {call.tool}: {text}"}
-    return {"role": "tool", "tool_call_id": call.id, "content": text}
+async def _answered(agent: Agent, session: Session, call: Call, before: Mapping[Call, str]) -> str:
+    """The result of a call; one that was made before, in this turn or an earlier one, has the same."""
+    tool = agent.tools.get(call.tool)
+    if tool is None or not tool.volatile:
+        same = next((text for one, text in before.items() if one.sameness == call.sameness), None)
+        known = same if same is not None else first_result(agent.messages, call)
+        if known is not None:
+            return f"{REPEATED}{known.removeprefix(REPEATED)}"
+    return await _call(agent, session, call)
 
 
 def _hint_of(calls: Sequence[Call], tools: Mapping[str, Tool]) -> dict[str, Any]:
@@ -230,19 +247,6 @@ def _hint_of(calls: Sequence[Call], tools: Mapping[str, Tool]) -> dict[str, Any]
         return {"next": "child"}
     expected_ms = sum(tools[call.tool].expected_ms for call in calls if call.tool in tools)
     return {"next": "tool", "expected_ms": max(expected_ms, 1)}
-
-
-def _has_made(agent: Agent, call: Call) -> bool:
-    """Whether an earlier turn made this very call: small models make the one that failed for ever."""
-    for message in agent.messages[: call.at]:
-        if message["role"] != "assistant":
-            continue
-        if call.id is None and message["content"] == agent.messages[call.at]["content"]:
-            return True
-        made = [one["function"] for one in message.get("tool_calls") or ()]
-        if {"name": call.tool, "arguments": call.arguments} in made:
-            return True
-    return False
 
 
 async def _call(agent: Agent, session: Session, call: Call) -> str:
@@ -256,8 +260,6 @@ async def _call(agent: Agent, session: Session, call: Call) -> str:
         return f"The arguments of {tool.name} are not valid: {error}."
     if not isinstance(arguments, dict):
         return f"The arguments of {tool.name} are not an object."
-    if tool.idempotent and tool.name not in VERBS and _has_made(agent, call):
-        return AGAIN
     first = session.store.begin_call(agent.id, call.at, call.place, tool.name)
     if not first and not tool.idempotent:
         return UNKNOWN

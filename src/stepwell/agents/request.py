@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents import schemas
+from stepwell.agents.calls import is_last_turn
 from stepwell.agents.crews.definition import Example, Role
 from stepwell.agents.penalty import Terms
 from stepwell.agents.pointing import MOST_TOKENS, pointing_schema, sentences_in
@@ -54,6 +55,8 @@ def body_of(agent: Agent, session: Session) -> dict[str, Any]:
             }
             for t in tools
         ]
+        if is_last_turn(agent.messages):
+            body["tool_choice"] = "none"
     elif schema := answer_schema(agent):
         body["response_format"] = {
             "type": "json_schema",
@@ -135,7 +138,8 @@ def answer_schema(agent: Agent) -> dict[str, Any] | None:
     first = len(agent.tasks) == 1 and agent.role.first_schema
     schema = first or agent.role.schema
     if agent.calls_by_schema:
-        return schemas.action_schema(list(agent.tools.values()), schema, _max_tokens(agent))
+        may_call = [] if is_last_turn(agent.messages) else list(agent.tools.values())
+        return schemas.action_schema(may_call, schema, _max_tokens(agent))
     return None if schema is None else dict(schema)
 
 

@@ -25,7 +25,7 @@ from stepwell.agents.request import Part, opening, pointed_at, step_key
 from stepwell.agents.result import Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.servers import Servers
-from stepwell.agents.state import AgentRow, Message, Outcome, Store, Task
+from stepwell.agents.state import REFUSED, TURN_LIMIT, AgentRow, Message, Outcome, Store, Task
 from stepwell.agents.tools.base import Tool, run_tool
 from stepwell.agents.verbs import verb_tools
 from stepwell.errors import BadInput, StepwellError
@@ -438,6 +438,19 @@ class Session:
             self._give(self.agents[task.agent], task)
         for _, key, usage in self.store.turns():
             self.count(self._tasks[key], usage)
+        if self.store.get("status") not in (None, "completed"):
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Tasks that a larger limit or another server lets go on, where nobody has acted on their outcome."""
+        for agent in self.agents.values():
+            above = agent.row.parent and self.agents[agent.row.parent]
+            if agent.outcome is None or (above and not above.role.plans):
+                continue
+            has_turns = agent.task.turns < agent.most_turns(self.crew.limits)
+            if agent.outcome.kind == REFUSED or (agent.outcome.kind == TURN_LIMIT and has_turns):
+                self.store.reopen_task(agent.task.key)
+                agent.task.outcome = None
 
     def _go_on(self) -> None:
         """Those with a task under way go on with it."""

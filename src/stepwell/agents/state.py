@@ -33,9 +33,15 @@ CREATE TABLE letters(key TEXT PRIMARY KEY, author TEXT, recipient TEXT, text TEX
 """
 
 
+TURN_LIMIT, REFUSED = "turn_limit", "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a task ended. ``kind``: completed, turn_limit, invalid_output, refused or interrupted."""
+    """How a task ended.
+
+    ``kind``: completed, turn_limit, invalid_output, repeated_call, refused or interrupted.
+    """
 
     kind: str
     text: str
@@ -149,6 +155,9 @@ class Store:
 
     def end_task(self, key: str, outcome: Outcome) -> None:
         self._write("UPDATE tasks SET outcome=?, answer=? WHERE key=?", outcome.kind, outcome.text, key)
+
+    def reopen_task(self, key: str) -> None:
+        self._write("UPDATE tasks SET outcome=NULL, answer=NULL WHERE key=?", key)
 
     def tasks(self) -> list[Task]:
         """In the order they were given, without their turns."""

@@ -118,5 +118,6 @@ def _tool(name: str, verb: Verb, session: Session, role: Role, agent: str) -> To
         call=partial(verb.act, session, agent),
         expected_ms=CHILD_MS if name == WAIT_TOOL else 1,
         timeout_s=math.inf,  # the session's own limit pauses what waits
+        volatile=True,
         idempotent=True,  # each is done once per key, which is the call's place in the conversation
     )

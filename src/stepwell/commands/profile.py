@@ -82,6 +82,7 @@ def fit(
     directory = out if out != Path() else Path(f"fitted-{made.name}-{task_set.name}")
     wanted = Wanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
     trial = Trial(made, task_set, wanted, items, at_once)
+    trial.require()
     console = report_console(json_file)
     profiles = [find_profile(made, name) for name in (PRO, FLASH)]
     found = trial.run(profiles, partial(_fit, target=target, trial=trial))

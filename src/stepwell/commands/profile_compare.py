@@ -82,6 +82,7 @@ def compare(
     chosen = [None if name == SINGLE else find_profile(made, name) for name in names]
     wanted = Wanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
     trial = Trial(made, task_set, wanted, items, at_once)
+    trial.require(half)
     console = report_console(json_file)
     work = partial(_compare, trial=trial, chosen=chosen, off=penalty_off, half=half)
     looked, places = trial.run([one for one in chosen if one], work)

@@ -21,6 +21,7 @@ from stepwell.commands.model_servers import Addressed, addresses
 from stepwell.commands.profile_places import Places, Wanted, going_on, opened
 from stepwell.commands.profile_view import watched
 from stepwell.demo.command import told_to_stop
+from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
 from stepwell.fit.tasks import Item, TaskSet
 
@@ -65,6 +66,19 @@ class Trial:
     def halves(self) -> tuple[Sequence[Item], Sequence[Item]]:
         fit_half, held_out = self.tasks.halves()
         return spread(fit_half, self.items), spread(held_out, self.items)
+
+    def require(self, half: Half = "held-out") -> None:
+        """Before anything is asked: there are items of this half. Raises ``BadInput`` with what to do."""
+        if self.some(half):
+            return
+        name, count = self.tasks.name, len(self.tasks.items)
+        why = f"its {count} items read the same passages, and such items stay together"
+        if count < 2:
+            why = "it has one item" if count else "it has no items"
+        raise BadInput(
+            f"the task set {name} cannot be split into a half to fit on and a half that is held out: {why}. "
+            "Add items that read other passages, or measure all at once with profile compare --half all"
+        )
 
     def some(self, half: Half) -> Sequence[Item]:
         fit_half, held_out = self.halves()

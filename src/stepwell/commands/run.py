@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ from rich.console import Console
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
 from stepwell.agents.crews.definition import Crew
-from stepwell.agents.crews.files import budget_microusd, find_crew
+from stepwell.agents.crews.files import find_crew
 from stepwell.agents.crews.profile import PRO, apply, find_profile
 from stepwell.agents.request import Part
 from stepwell.agents.result import Result
@@ -41,6 +40,7 @@ from stepwell.commands.model_servers import (
     opened,
 )
 from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_library, kept, places_of_readers
+from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
@@ -54,6 +54,7 @@ DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
 TESTS_SUFFIX = ".py"
 TESTS_CHECK = "visible_tests"
 DATA_TOOLS = frozenset({"sql", "tables", "chart"})
+LIMIT_HELP = f"A limit in place of the crew's, like turns_per_agent=24 (repeat for more): {', '.join(NAMES)}."
 OTEL_HELP = "Send OpenTelemetry spans, where the OTEL_... variables say."
 
 
@@ -76,6 +77,7 @@ def run(
         str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")
     ] = PRO,
     budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
+    limit: Annotated[Sequence[str], option(LIMIT_HELP)] = (),
     seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
     trace: Annotated[Path | None, option("Write every event here, a line of JSON each.")] = None,
     otel: Annotated[bool, Parameter(negative="", help=OTEL_HELP, show_default=False)] = False,
@@ -116,8 +118,7 @@ def run(
     made = find_crew(crew)
     chosen = find_profile(made, profile)
     made = apply(made, replace(chosen, model="") if model and chosen.model else chosen)
-    if (amount := _microusd(budget)) is not None:
-        made = replace(made, limits=replace(made.limits, budget_microusd=amount))
+    made = with_limits(made, limit, budget)
     if not ask.strip() and resume is None:
         raise BadInput('there is no question: give one, as in --ask "What does it say about wells?"')
     if resume is not None and not resume.is_file():
@@ -134,15 +135,6 @@ def run(
     with trace_file(trace) as listeners:
         result = job.perform(Console(stderr=True, highlight=False), listeners)
         return job.finish(result, json_file, is_new=resume is None)
-
-
-def _microusd(budget: str | None) -> int | None:
-    if budget is None:
-        return None
-    try:
-        return budget_microusd(Decimal(budget), "--budget")
-    except InvalidOperation as error:
-        raise BadInput(f"--budget {budget} is no amount: write dollars, like 0.02") from error
 
 
 def _new_session() -> Path:
@@ -184,7 +176,7 @@ class Job:
             return self._perform(console, listeners)
         except (KeyboardInterrupt, OSError, sqlite3.Error):
             if self.session.exists():
-                console.print(self.how_to_resume(), markup=False, soft_wrap=True)
+                console.print(how_to_resume(self.session, self.crew), markup=False, soft_wrap=True)
             raise
 
     def _perform(self, console: Console, listeners: Sequence[events.Listener]) -> Result:
@@ -322,9 +314,6 @@ class Job:
             )
         return documents, tables
 
-    def how_to_resume(self) -> str:
-        return f"The session is kept; to go on, run the same with --resume {self.session} instead of --ask."
-
     def finish(self, result: Result, json_file: Path | None, *, is_new: bool) -> int:
         """The answer, the closing line, the figures; the exit code.
 
@@ -338,12 +327,12 @@ class Job:
             say(f"Not completed ({result.status}): {result.sentence}.")
         say(closing_line(result))
         if not completed:
-            say(self.how_to_resume())
+            say(how_to_resume(self.session, self.crew, result))
+        goes_away = completed and is_new
         if json_file is not None:
-            write_json(
-                json_file, {"crew": self.crew.name, "session_file": str(self.session)} | asdict(result)
-            )
-        if completed and is_new:
+            kept = None if goes_away else str(self.session)
+            write_json(json_file, {"crew": self.crew.name, "session_file": kept} | asdict(result))
+        if goes_away:
             for name in (self.session, *(Path(f"{self.session}-{end}") for end in ("wal", "shm"))):
                 name.unlink(missing_ok=True)
         return 0 if completed else 1

@@ -65,6 +65,10 @@ class ServeFlags:
     context_tokens: Annotated[
         int | None, option("Longest prompt and answer. [what the model was trained for]")
     ] = None
+    default_max_new_tokens: Annotated[
+        int | None,
+        option("Longest answer to a request that names no max_tokens. [512]"),
+    ] = None
     threads: Annotated[int | None, option("CPU threads of the engine. [all that this process may use]")] = (
         None
     )
@@ -98,6 +102,7 @@ KEYS = {
     "log_format": ["log.format"],
     "policy": ["policy.name"],
     "context_tokens": ["engine.context_tokens"],
+    "default_max_new_tokens": ["server.default_max_new_tokens"],
     "threads": ["engine.threads"],
     "kv_type": ["engine.kv_type_k", "engine.kv_type_v"],
     "n_gpu_layers": ["engine.n_gpu_layers"],

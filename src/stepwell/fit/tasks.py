@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from stepwell.errors import BadInput
@@ -52,7 +53,8 @@ class TaskSet:
         """Items to fit on, and items held out; the same every time.
 
         Items that read the same passages stay together. Groups whose items are of the same kinds go to the
-        two halves in turn, so both halves have as many of each kind, give or take one group.
+        two halves in turn, so both halves have as many of each kind, give or take one group. Where every
+        group is of other kinds, all groups go in turn. One group alone cannot be split: nothing is held out.
         """
         groups: dict[object, list[Item]] = {}
         for item in self.items:
@@ -64,6 +66,9 @@ class TaskSet:
             kinds = tuple(sorted(item.kind for item in group))
             turn = turns[kinds] = turns.get(kinds, -1) + 1
             (held_out if turn % 2 else fit).extend(group)
+        if not held_out:
+            shared = list(groups.values())
+            fit, held_out = (list(chain.from_iterable(shared[at::2])) for at in (0, 1))
         return tuple(fit), tuple(held_out)
 
 

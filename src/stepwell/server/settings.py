@@ -62,7 +62,7 @@ class ServerSettings:
     max_stop: int = 4
     max_grammar_bytes: int = 256 * 1024
     """Longest grammar or JSON schema; compiling one takes time that nobody else gets."""
-    default_max_new_tokens: int = 1_024
+    default_max_new_tokens: int = 512
     """What is generated at most when the client does not say; never past the context."""
 
     max_concurrent_requests: int = 512

@@ -101,7 +101,10 @@ def and_writer(roles: Mapping[str, Role], dropped: Sequence[str]) -> dict[str, R
     return dict(roles) if WRITER in dropped or WRITER in roles else {**roles, WRITER: make_role(WRITER, {})}
 
 
-_SERVER_TYPES = {"command": str, "args": list, "env": dict, "start_timeout_s": Decimal, "timeout_s": Decimal}
+_SERVER_TYPES = {
+    "command": str, "args": list, "env": dict, "start_timeout_s": Decimal, "timeout_s": Decimal,
+    "volatile": list,
+}  # fmt: skip
 MAX_TIMEOUT_S = 3_600
 
 
@@ -121,10 +124,11 @@ def _server(name: str, data: Mapping[str, Any], where: str) -> McpServer:
         for key, kind in _SERVER_TYPES.items()
         if key in data
     }
-    for key, of in (("args", values.get("args", ())), ("env", values.get("env", {}).values())):
+    lists: dict[str, Any] = {key: tuple(values[key]) for key in ("args", "volatile") if key in values}
+    for key, of in (*lists.items(), ("env", values.get("env", {}).values())):
         if not all(isinstance(one, str) for one in of):
             raise BadInput(f"{where}: {key} holds text alone: put numbers in quotes")
-    return McpServer(**values | {"args": tuple(values.get("args", ()))})
+    return McpServer(**values | lists)
 
 
 def _seconds(value: Any, where: str) -> float:

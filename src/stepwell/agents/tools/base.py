@@ -14,6 +14,8 @@ from stepwell.errors import StepwellError
 
 GIVE_UP_S = 1.0
 """How long a call that was cancelled may take to clean up before nobody waits for it any more."""
+MAY_RETRY = " It may be tried once more."
+"""Ends the sentence about a call that failed by chance: such a call is no repeat when it is made again."""
 MAX_ERROR_CHARS = 1_000
 """Of what went wrong, however short answers of the tool have to be."""
 ToolCall = Callable[[Mapping[str, Any]], Awaitable[str]]
@@ -43,6 +45,9 @@ class Tool:
     """A longer answer is cut, and says so."""
     idempotent: bool = False
     """Whether a call whose outcome a crash left unknown may be done again; if not, the model is told."""
+    volatile: bool = False
+    """Whether the answer changes over time. The same call of any other tool is made once and answered from
+    its first result after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ async def _within(tool: Tool, arguments: Mapping[str, Any]) -> str:
         return task.result()
     task.cancel()
     await asyncio.wait({task}, timeout=GIVE_UP_S)
-    raise ToolError(f"it did not answer within {tool.timeout_s:g} s and was given up.")
+    raise ToolError(f"it did not answer within {tool.timeout_s:g} s and was given up.{MAY_RETRY}")
 
 
 async def _guarded(tool: Tool, arguments: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ import inspect
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar, get_type_hints
+from functools import partial
+from typing import Any, TypeVar, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
@@ -24,9 +25,16 @@ T = TypeVar("T")
 _ARGUMENT_LINE = re.compile(r"\s*(\w+)(?:\s*\([^)]*\))?:\s+(\S.*)")
 
 
-def tool(fn: Callable[..., Any]) -> Tool:
-    """Decorator: the function becomes a Tool, with every default of ``from_function``."""
-    return from_function(fn)
+@overload
+def tool(fn: Callable[..., Any]) -> Tool: ...
+@overload
+def tool(**options: Any) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """Decorator: the function becomes a Tool, ``@tool`` or with options: ``@tool(volatile=True)``.
+
+    The options and their defaults are those of ``from_function``.
+    """
+    return partial(from_function, **options) if fn is None else from_function(fn, **options)
 
 
 def from_function(
@@ -38,6 +46,7 @@ def from_function(
     timeout_s: float = 30.0,
     max_answer_chars: int = 8_000,
     idempotent: bool = False,
+    volatile: bool = False,
 ) -> Tool:
     """A Python function, sync or async, as a Tool.
 
@@ -63,6 +72,7 @@ def from_function(
         timeout_s=timeout_s,
         max_answer_chars=max_answer_chars,
         idempotent=idempotent,
+        volatile=volatile,
     )
 
 

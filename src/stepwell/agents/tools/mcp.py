@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepwell.agents.tools.base import Tool, ToolError
+from stepwell.agents.tools.base import MAY_RETRY, Tool, ToolError
 from stepwell.agents.tools.mcp_contents import answer_text
 from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput, MissingExtra, StepwellError
@@ -96,12 +96,14 @@ class Server:
         try:
             answer = await asyncio.wait_for(client.call_tool(tool, dict(arguments)), self._declared.timeout_s)
         except TimeoutError:
-            raise ToolError(self._said(f"did not answer within {self._declared.timeout_s:g} s")) from None
+            raise ToolError(
+                self._said(f"did not answer within {self._declared.timeout_s:g} s") + f".{MAY_RETRY}"
+            ) from None
         except Exception as error:  # noqa: BLE001 - the package raises many kinds; the model reads one
             if _is_gone(error):
                 await self._died(client)
                 raise ToolError(
-                    self._said("died during the call; it may or may not have been done")
+                    self._said("died during the call; it may or may not have been done") + f".{MAY_RETRY}"
                 ) from None
             raise ToolError(self._said(f"refused the call: {' '.join(str(error).split())[:500]}")) from None
         text = answer_text(answer)
@@ -161,6 +163,7 @@ class Server:
             # The server's own limit speaks first; this one also covers starting it again.
             timeout_s=self._declared.start_timeout_s + self._declared.timeout_s + CLOSE_S,
             idempotent=bool(hints and (hints.read_only_hint or hints.idempotent_hint)),
+            volatile=one.name in self._declared.volatile,
         )
 
 

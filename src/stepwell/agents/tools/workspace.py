@@ -41,6 +41,8 @@ class McpServer:
     start_timeout_s: float = 30.0
     timeout_s: float = 30.0
     """Each call."""
+    volatile: tuple[str, ...] = ()
+    """Tools whose answers change over time: MCP has no word for that."""
 
 
 @dataclass(frozen=True, slots=True)
