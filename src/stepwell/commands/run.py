@@ -41,6 +41,7 @@ from stepwell.commands.model_servers import (
 )
 from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_library, kept, places_of_readers
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
+from stepwell.commands.run_page import page_of
 from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
@@ -202,7 +203,9 @@ class Job:
             rest = [text for path, text in documents.items() if path not in {one.path for one in attached}]
             reading = Readings(self.reader(rest), [one.part for one in attached])
             view = stack.enter_context(watched(console, self.crew.name))
-            return asyncio.run(self._session(addressed, workspace, reading, [view, *listeners], spans))
+            return asyncio.run(
+                self._session(addressed, workspace, reading, [view, *listeners], spans, console)
+            )
 
     async def _session(
         self,
@@ -211,6 +214,7 @@ class Job:
         reading: Readings,
         listeners: Sequence[events.Listener],
         spans: Listening | None,
+        console: Console,
     ) -> Result:
         toolbox = partial(build_tools, workspace=workspace)
         async with (
@@ -225,6 +229,8 @@ class Job:
             try:
                 keep_models(session.store, session.crew, self.default)
                 session.model = self.default or servers.places[0].name
+                if (link := page_of(session, addressed[0].url)) is not None:
+                    console.print(f"watch it: {link}", markup=False, soft_wrap=True)
                 session.tell.listeners.extend([*listeners, *([spans(session)] if spans else [])])
                 return await session.run(self.ask)
             finally:

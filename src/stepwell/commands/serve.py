@@ -234,6 +234,7 @@ def require_room(kv: KvSettings) -> None:
 def welcome(node: Node, keys: KeyRing, url: str) -> None:
     """What is served where, and how many agents it holds: the lines a new user needs."""
     say(f"Stepwell {__version__} serves {node.text.name} at {url}/v1")
+    say(f"  page    {url}/page: the agents, where their KV lies, and what they cost")
     for line in capacity_lines(node):
         say("  " + line)
     if node.ledger is not None:

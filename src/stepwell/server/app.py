@@ -20,6 +20,7 @@ from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
 from stepwell.server import views
 from stepwell.server.access import access_of
 from stepwell.server.admin_budgets import list_budgets, set_budget
+from stepwell.server.admin_margin import get_margin
 from stepwell.server.agents import get_agent, hint_agent, list_agents
 from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.anthropic.errors import response as anthropic_error
@@ -40,6 +41,7 @@ from stepwell.server.metrics import OTHER, Metrics
 from stepwell.server.middleware import Ended, RequestMiddleware, request_id_of
 from stepwell.server.named_paths import NamedPaths
 from stepwell.server.organization import costs, usage_completions
+from stepwell.server.page.routes import enter_key, leave, page, page_slash
 from stepwell.server.responses import (
     cancel_response,
     create_response,
@@ -64,6 +66,12 @@ ROUTES = (
     Route("/admin/agents", views.agents, methods=["GET"]),
     Route("/admin/snapshot", views.snapshot, methods=["GET"]),
     Route("/admin/why", why, methods=["GET"]),
+    Route("/page", page, methods=["GET"]),
+    Route("/page/", page_slash, methods=["GET"]),
+    Route("/page/key", enter_key, methods=["POST"]),
+    Route("/page/leave", leave, methods=["POST"]),
+    Route("/page/{path:path}", page, methods=["GET"]),
+    Route("/admin/margin", get_margin, methods=["GET"]),
     Route("/admin/budgets", list_budgets, methods=["GET"]),
     Route("/admin/budgets", set_budget, methods=["POST"]),
     Route("/v1/models", views.list_models, methods=["GET"]),

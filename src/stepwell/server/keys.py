@@ -225,13 +225,16 @@ class KeyRing:
         presented = presented.strip()
         if scheme.lower() != "bearer" or not presented:
             raise _unauthorized("You didn't provide an API key: send it as 'Authorization: Bearer KEY'.")
-        found = self._match(presented)
+        return self.with_digest(digest_of(presented))
+
+    def with_digest(self, digest: bytes) -> ApiKey:
+        """The key of which this is the SHA-256. Raises a 401 ``ApiError``."""
+        found = self._match(digest)
         if found is None:
             raise _unauthorized("Incorrect API key provided.")
         return found
 
-    def _match(self, presented: str) -> ApiKey | None:
-        digest = _digest(presented[: MAX_KEY_CHARS + 1])
+    def _match(self, digest: bytes) -> ApiKey | None:
         found = None
         for known, key in self._keys:  # no early exit: every key costs the same
             if hmac.compare_digest(known, digest):
@@ -249,6 +252,11 @@ class KeyRing:
         self._keys.append((entry.digest(), key))
         if (budget := entry.budget()) is not None:
             self._budgets.append(budget)
+
+
+def digest_of(presented: str) -> bytes:
+    """Of a key as somebody has sent it."""
+    return _digest(presented[: MAX_KEY_CHARS + 1])
 
 
 def _digest(key: str) -> bytes:

@@ -25,6 +25,7 @@ from stepwell.server.identity import Identity, identify
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import Metrics
+from stepwell.server.page.cookies import PageKeys
 from stepwell.server.pauses import Pauses
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
@@ -55,6 +56,7 @@ class Service:
     models: frozenset[str] = field(init=False)
     agent_lists: AgentLists = field(init=False)
     pauses: Pauses = field(init=False)
+    page_keys: PageKeys = field(init=False, default_factory=PageKeys)
     started_s: int = field(init=False)
     _epoch_s: float = field(init=False, default=0.0)
     """When the driver's clock was at zero."""
@@ -76,9 +78,18 @@ class Service:
             require_local(request)
         given = request.headers
         own = given.get("x-api-key")  # Anthropic's clients send it so
-        key = self.keys.find(given.get("authorization") or (f"Bearer {own}" if own else None))
+        key = self._page_key(request)
+        if key is None:
+            key = self.keys.find(given.get("authorization") or (f"Bearer {own}" if own else None))
         access_of(request.scope).is_from(key)
         return key
+
+    def _page_key(self, request: Request) -> ApiKey | None:
+        """Of a browser that has sent the page's form, and says no key beside."""
+        if not self.keys.required or {"authorization", "x-api-key"} & set(request.headers):
+            return None
+        digest = self.page_keys.key_digest(request, self.now_s())
+        return None if digest is None else self.keys.with_digest(digest)
 
     def require_operator(self, request: Request) -> None:
         """An operator's key; where there are no keys, a program on this machine. With keys, coming from this

@@ -21,6 +21,8 @@ An OpenAI-compatible server for many agents on too little fast memory: point a c
   POST /v1/chat/completions    POST /v1/completions    POST /v1/responses    GET /v1/models
   GET  /v1/agents              GET  /v1/sessions       GET  /v1/organization/costs
   GET  /health                 GET  /metrics           GET  /admin/snapshot  GET /admin/budgets
+
+In a browser: {base}page
 """
 
 

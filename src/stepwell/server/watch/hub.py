@@ -107,6 +107,7 @@ class Hub:
             "context_tokens": text.context_tokens,
             "interval_s": self._service.settings.watch_interval_s,
             "ledger": self._service.ledger is not None,
+            "keyed": self._service.keys.required,
             "library": self._service.library is not None,
         }
 

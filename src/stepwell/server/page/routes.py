@@ -1,0 +1,72 @@
+"""``/page``: the live page, the form's exchange of a key for a cookie, and leaving."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from stepwell.server.body import parse, read_object
+from stepwell.server.errors import not_found
+from stepwell.server.keys import MAX_KEY_CHARS, digest_of
+from stepwell.server.page.cookies import require_own_page
+from stepwell.server.page.files import page_files
+from stepwell.server.schema import Schema
+from stepwell.server.service import service_of
+
+POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-cache",
+    "vary": "accept-encoding",
+}
+
+
+class KeyForm(Schema):
+    """The key that somebody has typed."""
+
+    key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
+
+
+async def page(request: Request) -> Response:
+    """The page and its files. They hold nobody's data, so they need no key."""
+    name = request.path_params.get("path", "index.html") or "index.html"
+    found = page_files().get(name)
+    if found is None:
+        raise not_found("The page has no such file.", code="unknown_url")
+    headers = {**HEADERS, "etag": found.etag}
+    if request.headers.get("if-none-match") == found.etag:
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["content-encoding"] = "gzip"
+        return Response(found.compressed, headers=headers, media_type=found.media_type)
+    return Response(found.content, headers=headers, media_type=found.media_type)
+
+
+async def page_slash(request: Request) -> Response:
+    return RedirectResponse("/page")
+
+
+async def enter_key(request: Request) -> Response:
+    """A key that counts becomes a cookie; 401 for one that does not."""
+    service = service_of(request)
+    require_own_page(request)
+    wanted = parse(KeyForm, await read_object(request, service.settings))
+    key = service.keys.find(f"Bearer {wanted.key.strip()}")
+    answer = JSONResponse({"object": "page.key", "tenant": key.tenant, "operator": key.operator})
+    if service.keys.required:
+        service.page_keys.give(request, answer, digest_of(wanted.key.strip()), service.now_s())
+    return answer
+
+
+async def leave(request: Request) -> Response:
+    require_own_page(request)
+    answer = JSONResponse({"object": "page.key", "deleted": True})
+    service_of(request).page_keys.take_back(request, answer)
+    return answer
