@@ -17,6 +17,8 @@ from stepwell.server.schema import Schema
 from stepwell.server.service import service_of
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+NOBODY = ""
+"""As whom a body is counted before its key is known."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -57,7 +59,7 @@ async def enter_key(request: Request) -> Response:
     """A key that counts becomes a cookie; 401 for one that does not."""
     service = service_of(request)
     require_own_page(request)
-    wanted = parse(KeyForm, await read_object(request, service.settings))
+    wanted = parse(KeyForm, await read_object(request, service.settings, service.bodies, NOBODY))
     key = service.keys.find(f"Bearer {wanted.key.strip()}")
     answer = JSONResponse({"object": "page.key", "tenant": key.tenant, "operator": key.operator})
     if service.keys.required:
