@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anthropic
 import pytest
 
+from stepwell.engines.base import Thinking, ThinkingBudget
 from tests.server.fakes import INFO, MODEL, FakeDriver, FakeText, call, says, serving
 
 openai = pytest.importorskip("openai")
@@ -18,6 +20,9 @@ TOOL: Any = {"type": "function", "name": "weather", "parameters": CITY, "strict"
 CLAUDE: Any = {"model": MODEL, "max_tokens": 2048, "messages": USER}
 CLAUDE_TOOLS: Any = [{"name": "weather", "input_schema": CITY}]
 SAID = "I should look.\n</think>\n\nLet me see.\n" + call("weather", city="Pune")
+
+
+MARKS = Thinking("", "</think>", "\n</think>\n\n")
 
 
 class Thinks(FakeText):
@@ -33,7 +38,8 @@ class Thinks(FakeText):
     def render_chat(self, messages: Any, *args: Any, **options: Any) -> Any:
         self.rendered.append(list(messages))
         self.options.append(options.get("options"))
-        return super().render_chat(messages, *args, **options)
+        rendered = super().render_chat(messages, *args, **options)
+        return replace(rendered, text=rendered.text + "<think>", straight="</think>", thinking=MARKS)
 
 
 def chat_client(server: Any) -> Any:
@@ -110,3 +116,68 @@ def test_messages() -> None:
     assert whole.usage.output_tokens_details.thinking_tokens == len("I should look.\n</think>")  # type: ignore[union-attr]
     assert text.rendered[-1][1]["reasoning_content"] == "I should look."
     assert text.options[0] == {"enable_thinking": True}
+
+
+def test_a_budget_of_reasoning_reaches_the_model() -> None:
+    driver, text = FakeDriver(says(SAID)), Thinks()
+    with (
+        serving(driver, text) as server,
+        chat_client(server) as api,
+        anthropic.Anthropic(base_url=server.base_url, api_key="none", max_retries=0) as claude,
+    ):
+        ask: Any = {"model": MODEL, "messages": USER}
+        api.chat.completions.create(**ask, extra_body={"reasoning_budget": 7})
+        api.chat.completions.create(**ask, extra_body={"reasoning": {"max_tokens": 8}})
+        api.responses.create(model=MODEL, input="hi", extra_body={"reasoning": {"max_tokens": 9}})
+        claude.messages.create(**CLAUDE, thinking={"type": "enabled", "budget_tokens": 1024})
+        api.chat.completions.create(**ask)
+    budgets = [one.sampling.thinking for one in driver.submitted]
+    assert budgets == [*(ThinkingBudget(MARKS, n) for n in (7, 8, 9, 1024)), None]
+
+
+def test_no_reasoning_where_none_is_wanted_or_a_constraint_begins() -> None:
+    driver, text = FakeDriver(says('{"a": 1}')), Thinks()
+    json_object: Any = {"type": "json_object"}
+    with serving(driver, text) as server, chat_client(server) as api:
+        ask: Any = {"model": MODEL, "messages": USER}
+        api.chat.completions.create(**ask, extra_body={"reasoning_budget": 0})
+        answer = api.chat.completions.create(**ask, response_format=json_object)
+        api.responses.create(model=MODEL, input="hi", text={"format": json_object})
+    assert all(prompt.endswith("<think></think>") for prompt in driver.prompts)
+    assert answer.choices[0].message.content == '{"a": 1}'
+    assert text.options[0] == {"enable_thinking": False}
+
+
+def test_an_answer_that_is_begun_is_continued() -> None:
+    driver, text = FakeDriver(says(" steps.")), Thinks()
+    begun: Any = [*USER, {"role": "assistant", "content": "A well with"}]
+    with (
+        serving(driver, text) as server,
+        chat_client(server) as api,
+        anthropic.Anthropic(base_url=server.base_url, api_key="none", max_retries=0) as claude,
+    ):
+        answer = api.chat.completions.create(model=MODEL, messages=begun)
+        message = claude.messages.create(**{**CLAUDE, "messages": begun})
+        api.chat.completions.create(model=MODEL, messages=begun, extra_body={"continue_final_message": False})
+    assert answer.choices[0].message.content == message.content[0].text == " steps."  # type: ignore[union-attr]
+    assert [prompt.partition("assistant: ")[2] for prompt in driver.prompts[:2]] == [
+        "<think></think>A well with"
+    ] * 2
+    assert driver.prompts[2].endswith("assistant: A well with\nassistant: <think>")
+
+
+def test_a_coding_agent_may_offer_tools_that_do_not_exist_here() -> None:
+    driver, text = FakeDriver(says("Yes.")), Thinks()
+    others: Any = [
+        {"type": "custom", "name": "apply_patch", "format": {"type": "grammar"}},
+        {"type": "local_shell"},
+        {"type": "web_search"},
+        TOOL,
+        {"type": "something new", "tools": []},
+    ]
+    with serving(driver, text) as server, chat_client(server) as api:
+        answer = api.responses.create(model=MODEL, input="hi", tools=others)
+        alone = api.responses.create(model=MODEL, input="hi", tools=others[:3])
+    assert [tool.name for tool in answer.tools] == ["weather"]
+    assert alone.tools == []
+    assert "tools: weather\n" in driver.prompts[0]

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from tests.engines.prefixes import step
 
-from stepwell.engines.base import BatchItem, SamplingParams, TextModel, TokenLogprob
+from stepwell.engines.base import (
+    BatchItem,
+    SamplingParams,
+    TextModel,
+    Thinking,
+    ThinkingBudget,
+    TokenLogprob,
+)
 
 PROMPT = "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistant\n"
 
@@ -259,3 +266,27 @@ def test_many_long_texts_compile(engine: Any) -> None:
 def test_a_long_chain_of_rules_is_harmless(engine: Any) -> None:
     rules = [f"r{i} ::= r{i + 1}" for i in range(5000)]
     engine.validate(SamplingParams(grammar="\n".join(["root ::= r0", *rules, 'r5000 ::= "a"'])))
+
+
+def test_reasoning_beyond_its_budget_is_ended(engine: Any, text: TextModel) -> None:
+    """The model is made to go on after the mark: what it says then is its answer."""
+    marks = Thinking("", "</think>", "\n</think>\n\n")
+    free = tokens_of(engine, text, SamplingParams(temperature=0), 12)
+    for temperature in (0.0, 1.0):
+        sampling = SamplingParams(temperature=temperature, seed=3, thinking=ThinkingBudget(marks, 4))
+        said = words_of(text, made := tokens_of(engine, text, sampling, 16))
+        thought, mark, answer = said.partition("\n</think>\n\n")
+        assert mark and answer
+        assert text.tokenize(thought, add_bos=False, parse_special=False) == made[:4]
+    assert free[:4] == tokens_of(
+        engine, text, SamplingParams(temperature=0, thinking=ThinkingBudget(marks, 4)), 4
+    )
+
+
+def test_reasoning_that_never_began_or_ended_in_time_is_left_alone(engine: Any, text: TextModel) -> None:
+    free = tokens_of(engine, text, SamplingParams(temperature=0), 12)
+    unopened = Thinking("<think>", "</think>", "</think>")
+    closing = words_of(text, free[:2])
+    for marks in (unopened, Thinking("", closing, "</think>")):
+        sampling = SamplingParams(temperature=0, thinking=ThinkingBudget(marks, 3))
+        assert tokens_of(engine, text, sampling, 12) == free

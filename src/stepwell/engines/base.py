@@ -50,6 +50,25 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinking:
+    """How a model marks what it thinks before it answers."""
+
+    opening: str
+    """What begins it; empty: the prompt has begun it already."""
+    closing: str
+    ending: str
+    """What is written in the model's place where it is to end early."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """After ``tokens`` of it, the model's reasoning is ended in its place."""
+
+    marks: Thinking
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. Defaults are OpenAI's."""
 
@@ -72,6 +91,8 @@ class SamplingParams:
     logprobs: int | None = None
     """How many alternatives to report per token; 0 reports the chosen one only; None: none."""
     ignore_eos: bool = False
+    thinking: ThinkingBudget | None = None
+    """None: as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +215,10 @@ class RenderedChat:
     """Places of ``text``, ascending, whose marks are content: tokenised without special tokens."""
     opening: str = ""
     """The mark at the end of ``text`` that the answer goes on from (``<think>``); empty: none."""
+    straight: str = ""
+    """What has to follow ``text`` for an answer that is not thought about first."""
+    thinking: Thinking | None = None
+    """How this template's model marks what it thinks; None: it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class Call(Generic[Wanted]):
             self.said.role,
             self.said.prewarm,
             self.key.id,
+            self.wanted.thinking_tokens,
         )
 
 

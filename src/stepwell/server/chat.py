@@ -40,7 +40,16 @@ async def chat_completions(request: Request) -> Response:
     n = choice_count(wanted, service.settings)
 
     def prompt_of(messages: list[dict[str, Any]]) -> TokenPrompt:
-        return chat_prompt(service.text_model, messages, tools, "messages", wanted.template_options)
+        options, straight = wanted.template_options, wanted.thinking_tokens == 0
+        return chat_prompt(
+            service.text_model,
+            messages,
+            tools,
+            "messages",
+            options,
+            straight=straight,
+            prefill=wanted.prefill,
+        )
 
     def prepare() -> Sequence[Generation]:
         messages = template_messages(wanted.messages)

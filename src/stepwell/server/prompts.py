@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepwell.engines.base import TextModel
+from stepwell.engines.base import RenderedChat, TextModel, Thinking
 from stepwell.server.errors import bad_request, clip, context_length_exceeded
 from stepwell.server.schema import Message, Prompt
 from stepwell.server.tools import ToolSet
@@ -26,6 +26,8 @@ class TokenPrompt:
     stops: tuple[str, ...] = ()
     opening: str | None = None
     """Of a chat: the mark that it has opened for the answer; empty: none."""
+    thinking: Thinking | None = None
+    """Of a chat whose answer may be thought about first: how the model marks that."""
 
     def max_new_tokens(self, asked: int | None, default: int, context_tokens: int) -> int:
         """How much may be generated: what was asked for, cut where the context ends.
@@ -43,20 +45,39 @@ def chat_prompt(
     tools: ToolSet,
     param: str,
     options: Mapping[str, Any] | None = None,
+    *,
+    straight: bool = False,
+    prefill: bool = False,
 ) -> TokenPrompt:
     """Render and tokenise a conversation. Raises ``ApiError``; ``param`` is the field to blame.
-    ``options``: further variables of the chat template."""
+
+    ``options``: further variables of the chat template. ``straight``: the answer is not thought about first;
+    one whose text is constrained never is. ``prefill``: a last message of the assistant begins the answer.
+    """
+    *before, last = messages
+    begun = prefill and bool(before) and last["role"] == "assistant" and not last.get("tool_calls")
     try:
         rendered = text_model.render_chat(
-            [dict(message) for message in messages], list(tools.rendered) or None, options=options
+            [dict(message) for message in (before if begun else messages)],
+            list(tools.rendered) or None,
+            options=options,
         )
     except ValueError as error:
         raise bad_request(clip(str(error), 500), param=param) from error
+    if begun or straight or tools.constrained:
+        rendered = _begun(rendered, str(last["content"]) if begun else "")
     # As llama.cpp does it; a template that writes the beginning-of-sequence token itself gets no second.
     _refuse_endless(text_model, rendered.text, param)
     tokens = text_model.tokenize_chat(rendered)
     prompt = _checked(text_model, tokens, rendered.text, rendered.stops, param)
-    return replace(prompt, opening=rendered.opening)
+    return replace(prompt, opening=rendered.opening, thinking=rendered.thinking)
+
+
+def _begun(rendered: RenderedChat, words: str) -> RenderedChat:
+    """The prompt with the beginning of its answer: past the place for reasoning, then ``words``, as text."""
+    text = rendered.text + rendered.straight
+    literal = (*rendered.literal, (len(text), len(text) + len(words))) if words else rendered.literal
+    return replace(rendered, text=text + words, literal=literal, opening="", thinking=None)
 
 
 def plain_prompt(text_model: TextModel, prompt: Prompt) -> TokenPrompt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from stepwell.server.schema import (
@@ -12,17 +12,30 @@ from stepwell.server.schema import (
     Choice,
     Function,
     JsonSchema,
+    Reasoning,
     ResponseFormat,
     Sampling,
     Schema,
-    thinking_of,
+    template_switches,
 )
 
 
 class ResponseTool(Function):
-    """A function; the tools that OpenAI hosts do not exist here."""
+    """A function."""
 
     type: Literal["function"]
+
+
+def functions_of(value: Any) -> Any:
+    """Without the tools that are no functions: hosted ones do not exist here, and a model is not told of what
+    it cannot call. Coding agents offer them beside their functions."""
+    if not isinstance(value, list):
+        return value
+    return [tool for tool in value if not _is_other(tool)]
+
+
+def _is_other(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function"
 
 
 class TextFormat(Schema):
@@ -52,13 +65,6 @@ class TextConfig(Schema):
     format: TextFormat | None = None
 
 
-class Reasoning(Schema):
-    effort: Annotated[str, Field(max_length=32)] | None = None
-    summary: Annotated[str, Field(max_length=32)] | None = None
-    enabled: bool | None = None
-    """As OpenRouter has it."""
-
-
 class ResponseRequest(Sampling):
     """``input`` items are checked by ``response_items``, which knows their kinds."""
 
@@ -67,7 +73,11 @@ class ResponseRequest(Sampling):
     previous_response_id: Annotated[str, Field(max_length=256)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[ResponseTool], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = None
+    tools: Annotated[
+        list[ResponseTool] | None,
+        Field(max_length=MAX_ITEMS, fail_fast=True),
+        BeforeValidator(functions_of),
+    ] = None
     tool_choice: Choice = None
     parallel_tool_calls: bool | None = None
     include: Annotated[list[str], Field(max_length=64)] | None = None
@@ -82,7 +92,6 @@ class ResponseRequest(Sampling):
         ]
         | None
     ) = None
-    reasoning: Reasoning | None = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
@@ -99,11 +108,6 @@ class ResponseRequest(Sampling):
 
     @property
     def template_options(self) -> dict[str, Any]:
-        """The variables that the chat template gets besides the messages."""
         wanted = self.reasoning or Reasoning()
-        named = {
-            "reasoning_effort": wanted.effort,
-            "enable_thinking": thinking_of(wanted.effort, wanted.enabled),
-        }
-        given = {name: value for name, value in named.items() if value is not None}
-        return {**given, **(self.chat_template_kwargs or {})}
+        more = self.chat_template_kwargs
+        return template_switches(wanted.effort, wanted.enabled, self.thinking_tokens, more)

@@ -45,7 +45,14 @@ class Creation:
         before = [item for record in self.earlier for item in record.items()]
         messages = as_messages([*before, *self.items], self.call.wanted.instructions)
         options = self.call.wanted.template_options
-        prompt = chat_prompt(self.call.service.text_model, messages, self.tools, "input", options)
+        prompt = chat_prompt(
+            self.call.service.text_model,
+            messages,
+            self.tools,
+            "input",
+            options,
+            straight=self.call.wanted.thinking_tokens == 0,
+        )
         self.shape.opening = prompt.opening
         return self.shape.ask.generations(prompt, 1)
 

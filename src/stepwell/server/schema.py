@@ -196,6 +196,18 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
+MAX_BUDGET = 2**31 - 1
+
+
+class Reasoning(Schema):
+    """How an answer is thought about first, as Responses and OpenRouter have it."""
+
+    effort: Annotated[str, Field(max_length=32)] | None = None
+    summary: Annotated[str, Field(max_length=32)] | None = None
+    enabled: bool | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_BUDGET)] | None = None
+
+
 class Sampling(Schema):
     """Fields that chat and completions share."""
 
@@ -224,7 +236,15 @@ class Sampling(Schema):
     guided_grammar: str | None = None
     structured_outputs: StructuredOutputs | None = None
     ignore_eos: bool | None = None
+    reasoning: Reasoning | None = None
+    reasoning_budget: Annotated[int, Field(ge=0, le=MAX_BUDGET)] | None = None
+    """Of a chat: tokens of reasoning, after which it is ended; 0: none at all."""
     service_tier: Annotated[str, Field(max_length=64)] | None = None
+
+    @property
+    def thinking_tokens(self) -> int | None:
+        named = self.reasoning.max_tokens if self.reasoning is not None else None
+        return named if self.reasoning_budget is None else self.reasoning_budget
 
 
 class StreamOptions(Schema):
@@ -244,9 +264,15 @@ class Streamed(Sampling):
         return self
 
 
-def thinking_of(effort: str | None, enabled: bool | None) -> bool | None:
-    """Whether a request switches thinking on or off; an effort of ``none`` does the latter."""
-    return False if enabled is None and effort == "none" else enabled
+def template_switches(
+    effort: str | None, enabled: bool | None, thinking_tokens: int | None, more: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The variables that the chat template gets besides the messages. An effort of ``none`` and a budget of
+    nothing switch thinking off."""
+    if enabled is None and (effort == "none" or thinking_tokens == 0):
+        enabled = False
+    named = {"enable_thinking": enabled, "reasoning_effort": effort}
+    return {**{name: value for name, value in named.items() if value is not None}, **(more or {})}
 
 
 class ChatRequest(Streamed):
@@ -263,16 +289,23 @@ class ChatRequest(Streamed):
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
+    # Whether a last message of the assistant is the beginning of the answer (vLLM); it is unless one says no:
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     # Older or richer spellings that would change the answer if they were ignored:
     functions: Any = None
     modalities: list[str] | None = None
 
     @property
     def template_options(self) -> dict[str, Any]:
-        thinking = thinking_of(self.reasoning_effort, self.enable_thinking)
-        named = {"enable_thinking": thinking, "reasoning_effort": self.reasoning_effort}
-        given = {name: value for name, value in named.items() if value is not None}
-        return {**given, **(self.chat_template_kwargs or {})}
+        wanted = self.reasoning or Reasoning()
+        effort = self.reasoning_effort or wanted.effort
+        enabled = wanted.enabled if self.enable_thinking is None else self.enable_thinking
+        return template_switches(effort, enabled, self.thinking_tokens, self.chat_template_kwargs)
+
+    @property
+    def prefill(self) -> bool:
+        return self.continue_final_message is not False and self.add_generation_prompt is not True
 
 
 Prompt = str | tuple[int, ...]

@@ -32,9 +32,12 @@ class ToolSet:
     functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The parameters' schema of each function that may be called, by name."""
     constraint: Constraint = FREE
-    constrained: bool = False
-    """The answer is JSON: a call, or what the answer format wants."""
     parallel: bool = True
+
+    @property
+    def constrained(self) -> bool:
+        """The answer is what its constraint says, be it a call, and holds no marks."""
+        return self.constraint != FREE
 
 
 def build_tools(
@@ -59,7 +62,6 @@ def build_tools(
         rendered=tuple(_rendered(function) for function in functions),
         functions={function.name: _parameters(function) for function in allowed},
         constraint=constraint,
-        constrained=constraint.json_schema is not None,
         parallel=parallel,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stepwell.engines.base import SamplingParams
+from stepwell.engines.base import SamplingParams, ThinkingBudget
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
 from stepwell.loop.timing import Timing
 from stepwell.policy.types import NO_HINT, Hint, RequestArrived
@@ -34,16 +34,21 @@ class Ask:
     """Only prepare the cache: nothing is answered."""
     key: str = ""
     """The id of the API key."""
+    thinking_tokens: int | None = None
+    """How many tokens the reasoning of an answer may have; None: any number."""
 
     def generations(self, prompt: TokenPrompt, n: int) -> list[Generation]:
         """``n`` choices of one prompt. With a seed each choice gets its own, else they would be equal."""
         seed = self.sampling.seed
+        sampling = self.sampling
+        if prompt.thinking is not None and self.thinking_tokens is not None:
+            sampling = replace(sampling, thinking=ThinkingBudget(prompt.thinking, self.thinking_tokens))
         asked = 1 if self.prewarm else self.max_new_tokens
         return [
             Generation(
                 prompt=prompt.tokens,
                 max_new_tokens=prompt.max_new_tokens(asked, self.default_max_new_tokens, self.context_tokens),
-                sampling=self.sampling if seed is None else replace(self.sampling, seed=(seed + i) % SEEDS),
+                sampling=sampling if seed is None else replace(sampling, seed=(seed + i) % SEEDS),
                 stop=tuple(dict.fromkeys((*self.stops, *prompt.stops))),
                 tenant=self.identity.tenant,
                 service_tier=self.service_tier,

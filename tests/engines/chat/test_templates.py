@@ -28,6 +28,8 @@ from tests.engines.chat.conversations import (
 
 from stepwell.engines.llamacpp.chat import ChatTemplate
 from stepwell.engines.llamacpp.chat.messages import arguments_object
+from stepwell.engines.llamacpp.chat.opening import opening_of
+from stepwell.engines.llamacpp.chat.reader import MarkReader
 from stepwell.engines.llamacpp.chat.repairs import short_id
 
 
@@ -124,3 +126,17 @@ def test_the_clock_does_not_change_the_prompt_within_a_day() -> None:
 def test_a_template_that_drops_messages_whatever_is_tried_is_refused() -> None:
     with pytest.raises(ValueError, match="leave out"):
         ChatTemplate("always the same", "", "").render([user("hi")], None, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_an_answer_can_begin_without_reasoning(name: str) -> None:
+    """What goes between leaves nothing open, and the reader then takes the first word for content."""
+    prompt = template(name).render([user("hi")], None, add_generation_prompt=True)
+    if prompt.opening:
+        assert prompt.straight
+        assert opening_of(prompt.text + prompt.straight, TEMPLATES[name]) == ""
+    if prompt.thinking is not None:
+        said = f"{prompt.thinking.opening}Hm.{prompt.thinking.ending}Yes."
+        reader = MarkReader({}, TEMPLATES[name], prompt.opening, calls=False)
+        parts = [*reader.add(said), *reader.finish()]
+        assert [(part.kind, part.text) for part in parts] == [("reasoning", "Hm."), ("content", "Yes.")]

@@ -18,6 +18,7 @@ from stepwell.engines.base import SamplingParams, TokenLogprob
 from stepwell.engines.llamacpp.constraints import Constraints, is_constrained
 from stepwell.engines.llamacpp.matching import ConstraintFailed, Matching
 from stepwell.engines.llamacpp.native import Logits, NativeModel
+from stepwell.engines.llamacpp.thought import Thought
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """``llama_token_data``."""
@@ -73,6 +74,7 @@ class Sampler:
         self._matching = (
             Matching(constraints.compiled(sampling), end_tokens) if is_constrained(sampling) else None
         )
+        self._thought = Thought(model, sampling.thinking) if sampling.thinking is not None else None
         self.failed = ""
         """Why the last token ends an answer that its constraint does not let end."""
         banned = end_tokens if sampling.ignore_eos and self._matching is None else ()
@@ -85,6 +87,17 @@ class Sampler:
 
     def choose(self, logits: Logits) -> int:
         """Pick a token and remember it."""
+        if self._thought is None:
+            return self._free_choice(logits)
+        token = self._thought.forced()
+        if token is None:
+            token = self._free_choice(logits)
+            self._thought.take(token)
+        elif not self._best_wins:
+            lib.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _free_choice(self, logits: Logits) -> int:
         if self._best_wins:
             return self._best(logits)
         lib.llama_sampler_apply(self._chain, self._candidates.of(logits, reorders=self._reorders))
@@ -190,6 +203,7 @@ def validate(model: NativeModel, sampling: SamplingParams, constraints: Constrai
         _require(0 <= token < model.vocab_size, "logit_bias", f"for tokens 0 to {model.vocab_size - 1}")
         _require(math.isfinite(bias), "logit_bias", "made of finite numbers")
     if is_constrained(sampling):
+        _require(sampling.thinking is None, "a budget of reasoning", "without a grammar or schema")
         constraints.compiled(sampling)
 
 

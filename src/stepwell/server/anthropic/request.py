@@ -49,8 +49,11 @@ def chat_body(body: Json) -> dict[str, Any]:
 
 
 def _thinking(body: Json, chat: dict[str, Any]) -> None:
-    """``thinking`` and ``output_config.effort`` as the switches that chat templates know."""
-    kind = _mapping(body.get("thinking")).get("type")
+    """``thinking`` and ``output_config.effort`` as the switches that chat templates know, and its budget."""
+    thinking = _mapping(body.get("thinking"))
+    kind = thinking.get("type")
+    if thinking.get("budget_tokens") is not None and kind != "disabled":
+        chat["reasoning_budget"] = thinking["budget_tokens"]
     if kind is not None:
         chat["enable_thinking"] = kind != "disabled"
     if isinstance(effort := _mapping(body.get("output_config")).get("effort"), str):

@@ -69,7 +69,8 @@ async def count_tokens(request: Request) -> Response:
 
 def _prompt(call: Call[ChatRequest], tools: ToolSet) -> TokenPrompt:
     conversation: list[dict[str, Any]] = template_messages(call.wanted.messages)
-    return chat_prompt(call.service.text_model, conversation, tools, "messages", call.wanted.template_options)
+    options = call.wanted.template_options
+    return chat_prompt(call.service.text_model, conversation, tools, "messages", options, prefill=True)
 
 
 def _tools(call: Call[ChatRequest]) -> ToolSet:

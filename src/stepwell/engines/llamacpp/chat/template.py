@@ -22,7 +22,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from stepwell.engines.base import RenderedChat
 from stepwell.engines.llamacpp.chat.marks import ControlMarks, Quoter
 from stepwell.engines.llamacpp.chat.messages import Message, normalized
-from stepwell.engines.llamacpp.chat.opening import opening_of
+from stepwell.engines.llamacpp.chat.opening import opening_of, straight_of, thinking_of
 from stepwell.engines.llamacpp.chat.search import USUAL, Form, Outline, find_form, outline
 
 _FAILURES = (
@@ -109,7 +109,13 @@ class ChatTemplate:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error
         text, literal = quoter.unquote(text)
         opening = opening_of(text, self.source) if add_generation_prompt else ""
-        return RenderedChat(text, literal=literal, opening=opening)
+        return RenderedChat(
+            text,
+            literal=literal,
+            opening=opening,
+            straight=straight_of(opening, self.source),
+            thinking=thinking_of(opening, self.source),
+        )
 
     def _find(self, shadow: Outline) -> Form | str:
         """Which form keeps every message, or why none does: tried once for every outline."""
