@@ -153,7 +153,7 @@ RESPONSE_CASES: list[tuple[dict[str, Any], str, str | None]] = [
     ({"prompt": {"id": "p"}}, "unsupported_value", "prompt"),
     ({"background": True, "store": False}, "invalid_value", "background"),
     ({"top_logprobs": 2}, "invalid_value", "top_logprobs"),
-    ({"tools": [{"type": "web_search"}]}, "missing_required_parameter", "tools[0].name"),
+    ({"tools": [{"type": "function"}]}, "missing_required_parameter", "tools[0].name"),
     ({"text": {"format": {"type": "json_schema"}}}, "invalid_value", "text.format"),
     ({"metadata": {"k": "v" * 513}}, "string_above_max_length", "metadata.k"),
     ({"metadata": {str(i): "" for i in range(17)}}, "array_above_max_length", "metadata"),
