@@ -57,7 +57,7 @@ def build(
 
     Errors are ``StepwellError``: one sentence (a missing extra, a damaged model, a busy directory).
     """
-    _require_policy(settings.policy.name)
+    require_policy(settings.policy.name)
     clock = clock or MonotonicClock()
     engine, text = load_engine(settings, clock, progress)
     with ExitStack() as undo:
@@ -117,7 +117,7 @@ def key_ring(settings: Settings) -> KeyRing:
     return KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
 
 
-def _require_policy(name: str) -> None:
+def require_policy(name: str) -> None:
     """Raises ``BadInput`` for an eviction that no server can run."""
     there = sorted(set(EVICTION_POLICIES) - {FORESIGHT})
     if name == FORESIGHT:

@@ -66,6 +66,7 @@ TOP = (
         "calibrate", "stepwell.commands.calibrate:calibrate", "Fit the hardware model to measured points."
     ),
     Command("why", "stepwell.commands.why:why", "Where the time of a request went."),
+    Command("settings", "stepwell.commands.settings:settings", "Every setting, what it takes and means."),
     Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
 )
 GROUPS = {

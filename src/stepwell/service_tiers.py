@@ -51,9 +51,13 @@ class SharesEntry:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     step_tokens: Fraction | None = None
+    """Of compute."""
     device: Fraction | None = None
+    """Of KV on the device."""
     host: Fraction | None = None
+    """Of KV in host memory."""
     disk: Fraction | None = None
+    """Of KV on disk."""
 
     def shares(self, default: int) -> Shares:
         """Per mille."""
@@ -68,13 +72,21 @@ class ServiceTierEntry:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     weight: Weight = 1
+    """What its time is worth, 1 to 1000: the heavier goes first."""
     guaranteed: SharesEntry = SharesEntry()
+    """Fractions of the machine that are kept whenever it has demand; without any, none."""
     cap: SharesEntry = SharesEntry()
+    """Fractions of the machine that it never passes; without any, all of it."""
     borrowable: Fraction = 1.0
+    """How much of its guarantee others may use while it does not."""
     ttft_target_ms: Milliseconds | None = None
+    """The time to first token that lighter service tiers leave room for."""
     tpot_target_ms: Milliseconds | None = None
+    """The same for each further token."""
     max_wait_s: Seconds = 60.0
+    """After this long in the queue a turn goes before all others."""
     keep_weight: Weight = 1
+    """How much more a second spared to its agents counts when blocks on host and disk are compared."""
 
     def contract(self, name: str) -> Contract:
         """Raises ``ValueError`` with one sentence when it contradicts itself."""

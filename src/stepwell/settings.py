@@ -89,6 +89,7 @@ class EngineSettings:
     n_gpu_layers: Annotated[int, Field(ge=-1)] = 0
     """Layers on the GPU; -1: all."""
     kv_type_k: KvType = "f16"
+    """Of keys; see ``kv_type_v``."""
     kv_type_v: KvType = "f16"
     """Quantised KV halves all three KV tiers and changes results."""
     exact_lone_decode: bool = True
@@ -101,8 +102,11 @@ class KvSettings:
     """The two KV tiers below the device. ``0`` switches one off."""
 
     host_kv: SizeBytes = 2**30
+    """Host memory for KV, shared by all agents."""
     disk_kv: SizeBytes = 4 * 2**30
+    """Disk room for KV."""
     disk_dir: Path = field(default_factory=lambda: cache_dir() / "kv")
+    """Where KV on disk lies. One server at a time uses a directory."""
     disk_read_deadline_ms: Count = 2_000
     """A read that takes longer is given up, and the tokens are computed instead."""
 
@@ -116,6 +120,7 @@ class PolicySettings:
     step_tokens: Count = 256
     """Most tokens in one engine step; more fills prompts faster and makes streams stutter more."""
     max_running: Count = 32
+    """Requests that have a place on the device at once."""
     max_waiting: Count = 1024
     """Requests beyond this are refused with 429."""
     reserve_tokens: Count = 64
@@ -133,16 +138,19 @@ class LibrarySettings:
     """The documents that tenants keep here."""
 
     dir: Path = field(default_factory=lambda: default_path().parent / "library")
+    """Where they lie."""
     quota: SizeBytes = 2**30
     """What each tenant may keep, by default; 0 switches the library off."""
     quotas: dict[str, SizeBytes] = field(default_factory=dict)
     """The same by service tier: a tenant has that of its key's default service tier."""
     max_file: Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**30)] = 64 * 2**20
+    """Of one document."""
     max_chars: Count = 4_000_000
     """Of a document's text; beyond it the document is refused."""
     max_pages: Count = 2_000
     """Pages of a PDF that are read."""
     upload_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long a client may take to send one."""
     embeddings: str = ""
     """Passages are found by meaning too: ``minilm`` (in this machine), or the URL of an OpenAI-compatible
     server, such as ``http://127.0.0.1:8080/v1``. Empty: by words alone."""

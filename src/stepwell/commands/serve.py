@@ -18,6 +18,8 @@ from cyclopts import Parameter
 
 from stepwell import __version__
 from stepwell.assemble import Node, build, key_ring
+from stepwell.commands.serve_check import check as check_settings
+from stepwell.commands.serve_check import report
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.start import default_path
@@ -50,6 +52,17 @@ def serve(
     config: Annotated[
         Path | None, option("A TOML file with settings; flags win over it. [$STEPWELL_CONFIG]")
     ] = None,
+    check: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Say whether a server with these settings would start, and end: no model is loaded.",
+        ),
+    ] = False,
+    json_out: Annotated[
+        bool, Parameter(name="--json", negative="", show_default=False, help="With --check: as JSON.")
+    ] = False,
     verbose: Annotated[
         bool,
         Parameter(
@@ -58,7 +71,7 @@ def serve(
             help="Log more on standard error: the beginning of each request, transfers, retries.",
         ),
     ] = False,
-) -> None:
+) -> int:
     """Serve a model over an OpenAI-compatible API until SIGTERM or Ctrl-C.
 
     Every agent's KV cache is kept: on the device while it runs, below it in host memory and on
@@ -73,7 +86,9 @@ def serve(
     Each request that has ended is one line on standard error: who asked, its status, and how long it
     queued, computed and decoded; --log-format json for machines, [log] access = false for none.
 
-    All settings, also those without a flag, go into the file:
+    'stepwell serve --check' with the same flags says what is wrong with the settings, port, model, books and
+    directories before anything is loaded. 'stepwell settings' lists all settings; those without a flag go
+    into the file:
 
         [engine]
         model = "smollm2"
@@ -92,10 +107,15 @@ def serve(
         service_tiers = ["priority", "flex"]
     """
     settings = load(config, flags.settings())
+    if check:
+        return report(check_settings(settings, [("memory", room_for_kv)]), as_json=json_out)
+    if json_out:
+        raise BadInput("--json goes with --check")
     with private_umask(), logging_to(settings.log, verbose=verbose):
         keys = key_ring(settings)
         with keys_read_again(keys, lambda: key_ring(load(config, flags.settings()))):
             run(settings, keys)
+    return 0
 
 
 @contextmanager
@@ -213,6 +233,12 @@ def require_port(port: int) -> None:
     """Raises ``BadInput`` before a model is loaded for nothing."""
     if not 0 <= port <= 65_535:
         raise BadInput(f"--port {port} is not a port: give 1 to 65535, or 0 for any free one")
+
+
+def room_for_kv(settings: Settings) -> str:
+    """For ``--check``. Raises ``BadInput``."""
+    require_room(settings.kv)
+    return f"{format_size(settings.kv.host_kv)} in host memory, {format_size(settings.kv.disk_kv)} on disk"
 
 
 def require_room(kv: KvSettings) -> None:

@@ -68,11 +68,17 @@ class BudgetEntry:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     tenant: Text
+    """The customer; without a name below, all that is spent by it."""
     key: Text | None = None
+    """The id of one of its keys: ``key_`` and how its SHA-256 begins."""
     session: Text | None = None
+    """One of its sessions."""
     agent: Text | None = None
+    """One of its agents."""
     soft_usd: Usd | None = None
+    """From here on answers say so."""
     hard_usd: Usd | None = None
+    """Beyond it requests are refused."""
 
     def budget(self, at_us: int = 0) -> Budget:
         """Raises ``ValueError`` with one sentence when it contradicts itself."""

@@ -90,17 +90,27 @@ class KeyEntry:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     tenant: Text
+    """The customer that the key belongs to. Nothing is shared between two."""
     key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)] | None = field(
         default=None, repr=False
     )
+    """The key itself, as clients send it."""
     key_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """Instead of ``key``: its SHA-256 in hex, so that the file holds no secret."""
     service_tiers: tuple[Text, ...] = ("default",)
+    """What the key may ask for."""
     default_service_tier: Text | None = None
+    """What it gets when it asks for none, or for ``auto``; by default the first of ``service_tiers``."""
     operator: bool = False
+    """It may see ``/admin`` and ``/metrics``, and set budgets."""
     max_concurrent_requests: Annotated[int, Field(ge=1)] | None = None
+    """Requests that it may have under way at once; by default no limit of its own."""
     projects: tuple[Text, ...] = ()
+    """Values of ``OpenAI-Project`` that get a tenant of their own."""
     soft_usd: Usd | None = None
+    """From here on answers say that the budget runs out."""
     hard_usd: Usd | None = None
+    """What may be spent with the key in all."""
 
     def digest(self) -> bytes:
         if self.key_sha256 is not None:
@@ -197,6 +207,10 @@ class KeyRing:
         """Every service tier that some key may use: the values of the metrics label."""
         tiers = {tier for _, key in self._keys for tier in (*key.service_tiers, key.default_service_tier)}
         return sorted(tiers or self._local.service_tiers)
+
+    def all(self) -> list[ApiKey]:
+        """All keys, in the order of the settings."""
+        return [key for _, key in self._keys]
 
     def of_tenant(self, tenant: str) -> list[ApiKey]:
         """The keys of a tenant; a project of a key is one too."""

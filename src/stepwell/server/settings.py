@@ -41,6 +41,7 @@ class ServerSettings:
     """How long a connection may be open without a whole request head on it."""
 
     max_body_bytes: int = 8 * 2**20
+    """Of one request."""
     max_body_values: int = 500_000
     """Values in one JSON body; a list or an object counts as five."""
     max_bodies_bytes: int = 64 * 2**20
@@ -55,11 +56,13 @@ class ServerSettings:
     max_messages: int = 4_096
     """Messages (or input items) in one request."""
     max_tools: int = 128
+    """Tools in one request."""
     max_choices: int = 16
     """Largest ``n``."""
     max_prompts: int = 32
     """Prompts in one completions request."""
     max_stop: int = 4
+    """Stop strings in one request."""
     max_grammar_bytes: int = 256 * 1024
     """Longest grammar or JSON schema; compiling one takes time that nobody else gets."""
     default_max_new_tokens: int = 512

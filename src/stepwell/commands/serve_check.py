@@ -1,0 +1,207 @@
+"""``stepwell serve --check``: whether a server with these settings would start, before a model is loaded.
+
+Nothing is made and nothing is changed: no ledger, no directory, no run in the books. All checks run, so that
+one look shows everything that is wrong.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stepwell.assemble import key_ring, require_policy
+from stepwell.errors import MissingExtra, StepwellError
+from stepwell.ledger.costs import load_cost_book
+from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
+from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.settings import NO_LEDGER
+from stepwell.ledger.start import default_path
+from stepwell.models import resolve_model
+from stepwell.redaction import redacted
+from stepwell.server.run import listen, require_keys_beyond_loopback
+from stepwell.settings import Settings
+from stepwell.tiers.directory import LOCK
+from stepwell.units import format_size
+
+Check = Callable[[Settings], str]
+"""Says what it found. Raises ``StepwellError`` or ``ValueError`` with one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    name: str
+    ok: bool
+    says: str
+
+
+def check(settings: Settings, limits: Sequence[tuple[str, Check]] = ()) -> list[Result]:
+    """All checks, in order; ``limits`` are further ones."""
+    return [_result(name, one, settings) for name, one in (*CHECKS, *limits)]
+
+
+def _result(name: str, one: Check, settings: Settings) -> Result:
+    try:
+        return Result(name, True, redacted(one(settings)))
+    except OSError as error:
+        return Result(name, False, redacted(f"{error.filename}: {error.strerror}"))
+    except ImportError as error:
+        return Result(name, False, str(MissingExtra(f"this ledger ({error.name})", "postgres")))
+    except (StepwellError, ValueError) as error:
+        return Result(name, False, redacted(str(error)))
+
+
+def report(results: Sequence[Result], *, as_json: bool) -> int:
+    """Print them; the exit code."""
+    failed = [one for one in results if not one.ok]
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(one) for one in results]}, indent=2))
+        return 2 if failed else 0
+    for one in results:
+        print(f"{'ok' if one.ok else 'FAILED':<7} {one.name:<14} {one.says}")
+    if failed:
+        print(f"{len(failed)} of {len(results)} checks failed: 'stepwell serve' would not start")
+    else:
+        print(f"all {len(results)} checks passed: 'stepwell serve' starts with these settings")
+    return 2 if failed else 0
+
+
+# --- each ------------------------------------------------------------------------------------------
+
+
+def _contracts(settings: Settings) -> str:
+    return ", ".join(f"{one.name} (weight {one.weight})" for one in settings.contracts())
+
+
+def _policy(settings: Settings) -> str:
+    require_policy(settings.policy.name)
+    return settings.policy.name
+
+
+def _keys(settings: Settings) -> str:
+    ring = key_ring(settings)
+    require_keys_beyond_loopback(settings.server.host, ring)
+    budgets = len(ring.budgets())
+    if not ring.required:
+        return "none: loopback only, one tenant"
+    tenants = Counter(key.tenant for key in ring.all())
+    operators = sum(key.operator for key in ring.all())
+    return f"{tenants.total()} of {len(tenants)} tenants, {operators} of operators, {budgets} with a budget"
+
+
+def _budgets(settings: Settings) -> str:
+    made = [entry.budget() for entry in settings.budgets]
+    return f"{len(made)}" if made else "none"
+
+
+def _port(settings: Settings) -> str:
+    host, port = settings.server.host, settings.server.port
+    if not 0 <= port <= 65_535:
+        raise ValueError(f"{port} is not a port: give 1 to 65535, or 0 for any free one")
+    with listen(host, port):
+        return f"{host} port {port or 'of any number'} is free"
+
+
+def _model(settings: Settings) -> str:
+    if settings.engine.kind == "null":
+        return "the null engine computes nothing"
+    model = resolve_model(settings.engine.model)
+    return f"{model.name}, {format_size(model.path.stat().st_size)}"
+
+
+def _disk(settings: Settings) -> str:
+    folder = settings.kv.disk_dir
+    if not settings.kv.disk_kv:
+        return "off"
+    _require_writable(folder)
+    _require_unlocked(folder / LOCK)
+    return f"{folder}, up to {format_size(settings.kv.disk_kv)}"
+
+
+def _require_unlocked(lock: Path) -> None:
+    if not lock.exists():
+        return
+    fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(fd, 32, 0).split(b"\n")[0].decode("ascii", "replace") or "unknown"
+        raise StepwellError(f"{lock.parent} is in use by process {holder}") from error
+    finally:
+        os.close(fd)
+
+
+def _price_book(settings: Settings) -> str:
+    names = [contract.name for contract in settings.contracts()]
+    book = load_price_book(settings.ledger.price_book, names)
+    return f"{settings.ledger.price_book}, as of {book.as_of}"
+
+
+def _cost_book(settings: Settings) -> str:
+    book = load_cost_book(settings.ledger.cost_book)
+    return f"{settings.ledger.cost_book}, as of {book.as_of}"
+
+
+def _ledger(settings: Settings) -> str:
+    path = settings.ledger.path or str(default_path())
+    if path == NO_LEDGER:
+        return "none is kept"
+    file = None if path.startswith(POSTGRES_SCHEMES) else Path(path).expanduser()
+    if file is not None:
+        _require_writable(file.parent)
+        if not file.exists():
+            return f"{file} will be made"
+        if not os.access(file, os.W_OK):
+            raise StepwellError(f"{file} may not be written by this user")
+    store = open_store(path, create=False)
+    try:
+        ((runs,),) = store.rows("SELECT COUNT(*) FROM runs", ())
+    finally:
+        store.close()
+    return f"{path}, {runs} runs"
+
+
+def _library(settings: Settings) -> str:
+    if not settings.library.quota and not settings.library.quotas:
+        return "off"
+    _require_writable(settings.library.dir)
+    return f"{settings.library.dir}, {format_size(settings.library.quota)} a tenant"
+
+
+def _record(settings: Settings) -> str:
+    if settings.record is None:
+        return "no"
+    if not settings.record.absolute().parent.is_dir():
+        raise StepwellError(f"{settings.record}: its directory is not there")
+    _require_writable(settings.record.absolute().parent)
+    return str(settings.record)
+
+
+def _require_writable(folder: Path) -> None:
+    """It, or the nearest folder above it that is there, in which it would be made."""
+    folder = folder.expanduser().absolute()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir():
+        raise StepwellError(f"{there} is no directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StepwellError(f"{there} may not be written by this user")
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("service tiers", _contracts),
+    ("policy", _policy),
+    ("keys", _keys),
+    ("budgets", _budgets),
+    ("port", _port),
+    ("model", _model),
+    ("disk KV", _disk),
+    ("price book", _price_book),
+    ("cost book", _cost_book),
+    ("ledger", _ledger),
+    ("library", _library),
+    ("recording", _record),
+)
