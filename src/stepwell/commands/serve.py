@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from stepwell.policy.types import KvTier
 from stepwell.private import private_parent, private_umask
 from stepwell.redaction import redacted
 from stepwell.server.books import Books
+from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import require_keys_beyond_loopback
@@ -112,35 +114,37 @@ def serve(
     if json_out:
         raise BadInput("--json goes with --check")
     with private_umask(), logging_to(settings.log, verbose=verbose):
-        keys = key_ring(settings)
-        with keys_read_again(keys, lambda: key_ring(load(config, flags.settings()))):
+        keys = KeyReload(key_ring(settings), lambda: key_ring(load(config, flags.settings())))
+        with keys_read_again(keys):
             run(settings, keys)
     return 0
 
 
 @contextmanager
-def keys_read_again(keys: KeyRing, read: Callable[[], KeyRing]) -> Iterator[None]:
-    """On SIGHUP the API keys are read from the settings again; what is wrong with them changes nothing."""
+def keys_read_again(keys: KeyReload) -> Iterator[None]:
+    """On SIGHUP the API keys are read from the settings again; what is wrong with them changes nothing. In a
+    thread: a signal interrupts the event loop wherever it is, and whatever lock it holds."""
 
-    def again(number: int, frame: FrameType | None) -> None:
+    def again() -> None:
         try:
-            keys.replace(read())
-        except BadInput as error:
+            say(f"read again: {keys()}")
+        except StepwellError as error:
             say(f"the API keys stay as they were: {error}")
-        else:
-            say("the API keys have been read again")
 
-    before = signal.signal(signal.SIGHUP, again)
+    def start(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=again, name="stepwell-keys", daemon=True).start()
+
+    before = signal.signal(signal.SIGHUP, start)
     try:
         yield
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
-def run(settings: Settings, keys: KeyRing | None = None) -> None:
+def run(settings: Settings, reload: KeyReload | None = None) -> None:
     """Serve with these settings; returns when the server has been told to stop and has drained."""
     settings = with_ledger(settings)
-    keys = keys or key_ring(settings)
+    keys = key_ring(settings) if reload is None else reload.keys
     require_port(settings.server.port)
     require_keys_beyond_loopback(settings.server.host, keys)
     require_room(settings.kv)
@@ -149,6 +153,8 @@ def run(settings: Settings, keys: KeyRing | None = None) -> None:
     node = build(settings, progress=say)
     for recovered in node.ledger.recovered if node.ledger else ():
         say(f"the books of the last time are closed: {recovered.sentence}")
+    if reload is not None and node.ledger is not None:
+        reload.set_budget = node.ledger.set_budget
     node.driver.start()
     gc.collect()
     gc.freeze()  # the model and the index of what lies on disk stay: the collector need not walk over them
@@ -161,6 +167,7 @@ def run(settings: Settings, keys: KeyRing | None = None) -> None:
                 keys,
                 None if node.ledger is None else Books(node.ledger.store, node.ledger),
                 library,
+                reload,
                 contracts=settings.contracts(),
                 on_ready=lambda url: welcome(node, keys, url),
             )

@@ -130,7 +130,8 @@ def _type(hint: Any) -> str:
     if inside and type(None) in inside:
         return " or ".join(_type(one) for one in inside if one is not type(None))
     names = {str: "text", Path: "path", int: "integer", float: "number", bool: "true, false"}
-    return names.get(hint, {"Decimal": "USD", "SharesEntry": "table"}.get(hint.__name__, hint.__name__))
+    name = str(hint.__name__)
+    return names.get(hint, {"Decimal": "USD", "SharesEntry": "table"}.get(name, name))
 
 
 def _default(one: Field[Any], hint: Any) -> str:

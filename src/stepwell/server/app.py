@@ -20,6 +20,7 @@ from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
 from stepwell.server import views
 from stepwell.server.access import access_of
 from stepwell.server.admin_budgets import list_budgets, set_budget
+from stepwell.server.admin_keys import list_keys, reload_keys
 from stepwell.server.admin_margin import get_margin
 from stepwell.server.agents import get_agent, hint_agent, list_agents
 from stepwell.server.anthropic.errors import is_anthropic
@@ -35,6 +36,7 @@ from stepwell.server.file_prewarm import prewarm_file
 from stepwell.server.file_search import search_files
 from stepwell.server.files import create_file, delete_file, file_content, get_file, list_files
 from stepwell.server.gate import Gate
+from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import OTHER, Metrics
@@ -72,6 +74,8 @@ ROUTES = (
     Route("/page/leave", leave, methods=["POST"]),
     Route("/page/{path:path}", page, methods=["GET"]),
     Route("/admin/margin", get_margin, methods=["GET"]),
+    Route("/admin/keys", list_keys, methods=["GET"]),
+    Route("/admin/keys/reload", reload_keys, methods=["POST"]),
     Route("/admin/budgets", list_budgets, methods=["GET"]),
     Route("/admin/budgets", set_budget, methods=["POST"]),
     Route("/v1/models", views.list_models, methods=["GET"]),
@@ -112,6 +116,7 @@ def create_app(
     books: Books | None = None,
     library: ServedLibrary | None = None,
     contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
+    reload_keys: KeyReload | None = None,
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop.
 
@@ -132,6 +137,7 @@ def create_app(
         store=ResponseStore(settings),
         books=books,
         library=library,
+        reload_keys=reload_keys,
     )
     app = Starlette(
         routes=ROUTES,

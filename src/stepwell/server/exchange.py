@@ -21,6 +21,7 @@ from stepwell.server.bridge import Arrival, Batch
 from stepwell.server.call import Call
 from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error
 from stepwell.server.gate import Place
+from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
 from stepwell.server.pauses import REFUSED
 from stepwell.server.service import Service
@@ -82,22 +83,40 @@ async def exchange(
     more."""
     service, request = call.service, call.request
     with ExitStack() as stack:
-        place = stack.enter_context(service.gate.enter(call.key, ask.service_tier, turns))
-        generations = await while_connected(request, prepared(service, prepare))
-        batch = stack.enter_context(await opened(service, place, generations))
-        noted(service, request, batch)
+        batch, limits = await admitted(stack, service, request, call.key, ask.service_tier, prepare, turns)
         if not stream:
             progress = await while_connected(request, collect(batch))
             answer = shape.whole(progress)
             note_what_it_waits_for(service, batch, shape)
-            return JSONResponse(answer, headers=place.limits)
+            return JSONResponse(answer, headers=limits)
         # The status line is written at the first sign of life: a refusal is then still a real 429 or 503.
         first = await while_connected(request, batch.next(service.settings.keep_alive_s))
         if first is not None and isinstance(first.output, Rejected):
             raise from_rejected(first.output)
         frames = stream_frames(service, request_id_of(request.scope), batch, shape, first)
-        return EventStream(frames, stack.pop_all().close, service.settings.send_timeout_s, place.limits)
+        return EventStream(frames, stack.pop_all().close, service.settings.send_timeout_s, limits)
     raise AssertionError("an exit stack swallows nothing")
+
+
+async def admitted(
+    stack: ExitStack,
+    service: Service,
+    request: Request,
+    key: ApiKey,
+    service_tier: str,
+    prepare: Prepare,
+    turns: int = 1,
+) -> tuple[Batch, dict[str, str]]:
+    """Past the limits of the key and on to the driver; leaving ``stack`` gives everything back. The headers
+    say what is left. Raises ``ApiError``, or ``ClientGone``."""
+    place = stack.enter_context(service.gate.enter(key, service_tier, turns))
+    place.limits |= service.rates.request(key)
+    generations = await while_connected(request, prepared(service, prepare))
+    place.limits |= service.rates.tokens(key, generations)
+    batch = stack.enter_context(await opened(service, place, generations))
+    stack.callback(service.rates.give_back, key, batch)
+    noted(service, request, batch)
+    return batch, place.limits
 
 
 async def opened(service: Service, place: Place, generations: Sequence[Generation]) -> Batch:

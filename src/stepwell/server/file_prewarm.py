@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from stepwell.server.body import parse, read_object
 from stepwell.server.constraints import FREE
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, not_found
-from stepwell.server.exchange import noted, opened, prepared
+from stepwell.server.exchange import admitted
 from stepwell.server.hints import ttl_us
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
@@ -90,11 +91,9 @@ async def prewarm(
     def prepare() -> Sequence[Generation]:
         return ask.generations(shared_prompt(service, frame, wanted), 1)
 
-    with service.gate.enter(key, ask.service_tier) as place:
-        generations = await while_connected(request, prepared(service, prepare))
-        with await opened(service, place, generations) as batch:
-            noted(service, request, batch)
-            progress = await while_connected(request, collect(batch))
+    with ExitStack() as stack:
+        batch, _ = await admitted(stack, service, request, key, ask.service_tier, prepare)
+        progress = await while_connected(request, collect(batch))
     cost = cost_of(service.books, ask, progress, 1, Wait.UNKNOWN)
     return {
         "object": "file.prewarm",

@@ -231,8 +231,8 @@ class Gate:
         return left
 
     def _limits(self, key: ApiKey) -> dict[str, str]:
-        """OpenAI's headers as far as they are true here: turns at once. There is no limit per minute,
-        so nothing is ever reset, and none on tokens."""
+        """OpenAI's headers as far as they are true here: turns at once, of which nothing is ever reset. A key
+        with limits per minute has those of ``rates.py`` in their place."""
         left = min(self._settings.max_concurrent_requests - self.inside, self._own_left(key))
         return {
             "x-ratelimit-limit-requests": str(self._limit(key)),

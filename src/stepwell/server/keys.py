@@ -12,6 +12,10 @@
     projects = ["search"]                    # OpenAI-Project values that get a tenant of their own
     soft_usd = 8                             # from here on answers say so; default: never
     hard_usd = 10                            # what may be spent with this key in all; default: no limit
+    name = "acme's website"                  # what people call it
+    expires = 2027-01-31                     # its last day (UTC), or a time: 2027-01-31T18:00:00+01:00
+    requests_per_minute = 60
+    tokens_per_minute = 100000
 
 Keys are compared as SHA-256 digests in constant time: how long a wrong key takes says nothing about
 the right one.
@@ -22,9 +26,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -57,6 +63,11 @@ class ApiKey:
     projects: tuple[str, ...] = ()
     id: str = ""
     """What the books call it: ``key_`` and how its SHA-256 begins. Empty where there are no keys."""
+    name: str = ""
+    expires_s: float | None = None
+    """Seconds since 1970; from then on it is refused."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     def service_tier(self, asked: str | None) -> str:
         """The service tier to really use. 403 rather than a silent downgrade when it is not paid for:
@@ -111,6 +122,14 @@ class KeyEntry:
     """From here on answers say that the budget runs out."""
     hard_usd: Usd | None = None
     """What may be spent with the key in all."""
+    name: Annotated[str, Field(max_length=255)] = ""
+    """What people call it, in statements and in ``/admin/keys``."""
+    expires: Text | None = None
+    """Its last day (``2027-01-31``, UTC), or a time (``2027-01-31T18:00:00+01:00``)."""
+    requests_per_minute: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """Requests a minute; by default no limit."""
+    tokens_per_minute: Annotated[int, Field(ge=1, le=2**40)] | None = None
+    """Prompt and generated tokens a minute; by default no limit."""
 
     def digest(self) -> bytes:
         if self.key_sha256 is not None:
@@ -126,7 +145,28 @@ class KeyEntry:
             self.max_concurrent_requests,
             self.projects,
             "key_" + self.digest().hex()[:ID_DIGITS],
+            self.name,
+            self.expires_s(),
+            self.requests_per_minute,
+            self.tokens_per_minute,
         )
+
+    def expires_s(self) -> float | None:
+        """Raises ``BadInput``."""
+        if self.expires is None:
+            return None
+        text = self.expires.strip()
+        try:
+            if len(text) == len("2027-01-31"):
+                day = datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+                return (day + timedelta(days=1)).timestamp()
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError) as error:
+            raise BadInput(
+                f"a key of {self.tenant!r} expires at {text[:40]!r}, which is no date: write 2027-01-31 or "
+                "2027-01-31T18:00:00+01:00"
+            ) from error
 
     def budget(self, at_us: int = 0) -> Budget | None:
         """What may be spent with it in all; None: nothing is said. Raises ``BadInput``: one sentence."""
@@ -159,12 +199,16 @@ class KeyRing:
     """All keys of a server; without any it is the ring of one local tenant, for loopback only."""
 
     def __init__(
-        self, entries: Iterable[KeyEntry] = (), service_tiers: Sequence[str] = SERVICE_TIERS
+        self,
+        entries: Iterable[KeyEntry] = (),
+        service_tiers: Sequence[str] = SERVICE_TIERS,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         """``service_tiers``: what there is in this deployment; the local tenant may use all of them.
 
         Raises ``BadInput`` when two entries contradict each other or one is incomplete.
         """
+        self._now_s = now_s
         self._keys: list[tuple[bytes, ApiKey]] = []
         self._budgets: list[Budget] = []
         for number, entry in enumerate(entries, 1):
@@ -246,6 +290,9 @@ class KeyRing:
         found = self._match(digest)
         if found is None:
             raise _unauthorized("Incorrect API key provided.")
+        if found.expires_s is not None and self._now_s() >= found.expires_s:
+            when = datetime.fromtimestamp(found.expires_s, UTC)
+            raise _unauthorized(f"This API key has expired ({when:%Y-%m-%d %H:%M} UTC).")
         return found
 
     def _match(self, digest: bytes) -> ApiKey | None:

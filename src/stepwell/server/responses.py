@@ -15,7 +15,7 @@ from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of
 from stepwell.server.errors import bad_request, unsupported
-from stepwell.server.exchange import exchange, noted, opened, prepared, stream_events
+from stepwell.server.exchange import admitted, exchange, stream_events
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
@@ -25,7 +25,7 @@ from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.response_shape import ResponseShape
 from stepwell.server.sampling import sampling_params
 from stepwell.server.service import Service, service_of
-from stepwell.server.sse import COMMENTS, Comment, EventStream, event, while_connected
+from stepwell.server.sse import COMMENTS, Comment, EventStream, event
 from stepwell.server.store import StoredResponse
 from stepwell.server.tools import ToolSet, build_tools
 
@@ -136,10 +136,8 @@ async def _in_background(request: Request, creation: Creation) -> Response:
     with ExitStack() as stack:
         stack.enter_context(service.gate.background(tenant))
         service_tier = creation.shape.ask.service_tier
-        place = stack.enter_context(service.gate.enter(creation.call.key, service_tier))
-        generations = await while_connected(request, prepared(service, creation.prepare))
-        batch = stack.enter_context(await opened(service, place, generations))
-        noted(service, request, batch)
+        key, prepare = creation.call.key, creation.prepare
+        batch, _ = await admitted(stack, service, request, key, service_tier, prepare)
         source = stream_events(service, request_id_of(request.scope), batch, creation.shape)
         resources = stack.pop_all()
     run = BackgroundRun(source, resources.close)

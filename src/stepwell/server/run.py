@@ -30,6 +30,7 @@ from stepwell.server.app import create_app
 from stepwell.server.books import Books
 from stepwell.server.connections import ACCEPT_BURST, Connections, GuardedProtocol, connection_limit
 from stepwell.server.hosts import is_loopback
+from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.service import Service
@@ -55,6 +56,7 @@ def serve(
     keys: KeyRing | None = None,
     books: Books | None = None,
     library: ServedLibrary | None = None,
+    reload_keys: KeyReload | None = None,
     *,
     contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
     on_ready: OnReady = lambda base_url: None,
@@ -68,7 +70,7 @@ def serve(
     require_keys_beyond_loopback(settings.host, keys)
     try:
         listener = listen(settings.host, settings.port)
-        app = create_app(driver, text_model, settings, keys, books, library, contracts)
+        app = create_app(driver, text_model, settings, keys, books, library, contracts, reload_keys)
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
         server.run(sockets=[listener])
@@ -198,11 +200,14 @@ class BackgroundServer:
         books: Books | None = None,
         library: ServedLibrary | None = None,
         contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
+        reload_keys: KeyReload | None = None,
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
         require_keys_beyond_loopback(self._settings.host, self._keys)
-        self.app = create_app(driver, text_model, self._settings, self._keys, books, library, contracts)
+        self.app = create_app(
+            driver, text_model, self._settings, self._keys, books, library, contracts, reload_keys
+        )
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)
         self._ready = threading.Event()

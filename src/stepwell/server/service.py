@@ -22,11 +22,13 @@ from stepwell.server.errors import ApiError, draining, model_not_found
 from stepwell.server.gate import Gate
 from stepwell.server.hosts import is_local
 from stepwell.server.identity import Identity, identify
+from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import Metrics
 from stepwell.server.page.cookies import PageKeys
 from stepwell.server.pauses import Pauses
+from stepwell.server.rates import Rates
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
 
@@ -53,6 +55,9 @@ class Service:
     """The ledger, where one is kept."""
     library: ServedLibrary | None = None
     """The documents of the tenants, where any are kept."""
+    rates: Rates = field(default_factory=Rates)
+    reload_keys: KeyReload | None = None
+    """Reads the API keys again, where they come from settings."""
     models: frozenset[str] = field(init=False)
     agent_lists: AgentLists = field(init=False)
     pauses: Pauses = field(init=False)
