@@ -17,6 +17,7 @@ from stepwell.ledger.books import preset_names
 from stepwell.ledger.costs import Capacities, load_cost_book
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Resource
+from stepwell.server.keys import KeyEntry
 
 Capture = pytest.CaptureFixture[str]
 
@@ -240,3 +241,51 @@ def test_an_export_of_an_unknown_ending_is_refused(
     assert "an export is .csv, .parquet; for another name say what it is" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
     assert run("export", str(tmp_path / name), "--format", "csv") == 0
+
+
+def test_by_day_and_by_other_prices(books: Books, capsys: Capture) -> None:
+    found = as_json(capsys, "statement", "--by", "day,tenant")
+    days = [row["day"] for row in found["rows"]]
+    assert days == sorted(days) and len(set(days)) > 1
+    assert sum(row["charge_microusd"] for row in found["rows"]) == found["total"]["charge_microusd"]
+    cheap = as_json(capsys, "statement", "--price-book", "local")
+    assert cheap["price_book"] == "local"
+    dear = as_json(capsys, "statement", "--price-book", "anthropic-claude-opus-4.5")
+    assert dear["total"]["charge_microusd"] > cheap["total"]["charge_microusd"]
+    assert "by the price book local" in shown(capsys, "margin", "--price-book", "local")
+    by_month = as_json(capsys, "margin", "--by", "month,tenant")
+    assert {line["month"] for line in by_month["lines"]} == {"2026-11"}
+    assert run("statement", "--by", "day,week") == 2
+
+
+def test_keys_have_the_names_of_the_settings(
+    books: Books, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = KeyEntry("acme", key="sk-acme", name="website")
+    books.store.close()
+    store = SqliteStore(tmp_path / "stepwell" / "ledger.db")
+    account = agent("acme", "s9", "a")._replace(key=secret.api_key().id)
+    Writer.begin(store, "later").settle(used(account, 1, START_S * 1_000_000, 5, requests=1))
+    store.close()
+    config = tmp_path / "stepwell.toml"
+    config.write_text('[[keys]]\nkey = "sk-acme"\ntenant = "acme"\nname = "website"\n')
+    monkeypatch.setenv("STEPWELL_CONFIG", str(config))
+    monkeypatch.setenv("COLUMNS", "120")
+    assert f"website ({account.key})" in shown(capsys, "statement", "--by", "key")
+    rows = as_json(capsys, "statement", "--by", "key")["rows"]
+    assert {row.get("key_name") for row in rows} == {None, "website"}
+
+
+def test_a_month_as_a_page_to_send(
+    books: Books, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = shown(capsys, "bill", "acme", "--month", "2026-11", "--issuer", "Example & Co")
+    page = (tmp_path / "acme-2026-11.html").read_text("utf-8")
+    total = as_json(capsys, "statement", "--tenant", "acme", "--since", "2026-11-01")["total"]
+    charge = f"{total['charge_microusd'] / 1e6:.6f}"
+    assert said.strip() == f"acme-2026-11.html: acme, 2026-11, {total['requests']} requests, {charge} USD"
+    assert "Example &amp; Co" in page and charge in page and "By day" in page
+    assert "rival" not in page and "http" not in page
+    assert run("bill", "acme", "--month", "2020-01") == 2
+    assert run("bill", "acme", "--month", "soon") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -12,15 +13,18 @@ from stepwell.commands.ledger_flags import (
     JsonFile,
     Ledger,
     Limit,
+    PriceBookFlag,
     Since,
     Tenant,
     Until,
     as_json,
     console_for,
+    key_names,
     opened,
     period,
     said,
     sums_and_rates,
+    with_key_names,
     working,
     write_json,
 )
@@ -35,9 +39,12 @@ from stepwell.commands.ledger_tables import (
 )
 from stepwell.ledger import margin as margins
 from stepwell.ledger import statements
+from stepwell.ledger.calendar import UNITS, parts, unit_of
 from stepwell.ledger.grouping import parse_by
 from stepwell.ledger.margin import Line, Margin
-from stepwell.ledger.queries import Counts
+from stepwell.ledger.over_time import charges, joined, statement_over_time
+from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.queries import Counts, Period
 
 By = Annotated[str, Parameter(help="By what to add up; several with commas.")]
 
@@ -45,6 +52,7 @@ By = Annotated[str, Parameter(help="By what to add up; several with commas.")]
 def statement(
     *,
     by: By = "tenant",
+    price_book: PriceBookFlag = None,
     ledger: Ledger = None,
     since: Since = None,
     until: Until = None,
@@ -58,13 +66,18 @@ def statement(
     shown to whoever asked, and *intermediate* when other agents and tools got them.
     Example: ``stepwell ledger statement --by tenant,model --since 30d``
 
-    ``--by`` takes tenant, key, service-tier, session, agent, parent-agent, role, model.
+    ``--by`` takes tenant, key, service-tier, session, agent, parent-agent, role, model, and one of day, week
+    and month (UTC). Keys have the names that the settings give them.
     """
-    fields, asked = parse_by(by, beyond=(statements.MODEL,)), period(since, until)
+    fields, asked = parse_by(by, beyond=(statements.MODEL, *UNITS)), period(since, until)
+    book = None if price_book is None else load_price_book(price_book)
     with opened(ledger) as store, working("adding up requests"):
-        found = statements.statement(store, asked, fields, tenant)
-    console = console_for(json_file)
-    show_statement(console, found, f"Charges {said(asked)}", limit)
+        found = statement_over_time(store, asked, fields, tenant, book)
+    console, names = console_for(json_file), key_names()
+    shown = replace(
+        found, rows=[replace(r, group=with_key_names(fields, r.group, names)) for r in found.rows]
+    )
+    show_statement(console, shown, f"Charges {said(asked)}{_by_book(price_book)}", limit)
     total = found.total
     console.print(
         f"{total.requests:,} requests, {total.input_tokens:,} tokens in and {total.output_tokens:,} out: "
@@ -72,8 +85,16 @@ def statement(
         soft_wrap=True,
     )
     rows = [named(found.fields, row.group) | counts_json(row.counts) for row in found.rows]
-    write_json(json_file, as_json(asked) | {"by": found.fields, "rows": rows, "total": counts_json(total)})
+    for row in rows:
+        if row.get("key") in names:
+            row["key_name"] = names[row["key"]]
+    result = {"by": found.fields, "price_book": price_book, "rows": rows, "total": counts_json(total)}
+    write_json(json_file, as_json(asked) | result)
     return 0
+
+
+def _by_book(price_book: str | None) -> str:
+    return "" if price_book is None else f", by the price book {price_book}"
 
 
 def margin(
@@ -81,6 +102,7 @@ def margin(
     by: By = "service-tier",
     loaded: bool = False,
     cost_book: CostBook = None,
+    price_book: PriceBookFlag = None,
     ledger: Ledger = None,
     since: Since = None,
     until: Until = None,
@@ -94,19 +116,33 @@ def margin(
     Each run is priced by the cost book it had.
     Example: ``stepwell ledger margin --by tenant,role --since 24h``
 
-    ``--by`` takes service-tier, session, role, tenant, agent, key, parent-agent.
+    ``--by`` takes service-tier, session, role, tenant, agent, key, parent-agent, and one of day, week and
+    month (UTC; each is rounded by itself).
 
     Parameters
     ----------
     loaded
         Spread the cost of idle time over what was used of the same resource.
     """
-    fields, asked = parse_by(by), period(since, until)
+    fields, asked = parse_by(by, beyond=UNITS), period(since, until)
+    book, unit = None if price_book is None else load_price_book(price_book), unit_of(fields)
+    own = tuple(name for name in fields if name != unit)
+
+    def of(part: Period) -> Margin:
+        sums, rates = sums_and_rates(store, part, cost_book)
+        if book is not None:
+            sums = replace(sums, spent=charges(store, part, book))
+        return margins.margin(sums, rates, own, tenant=tenant, loaded=loaded)
+
     with opened(ledger) as store:
-        sums, rates = sums_and_rates(store, asked, cost_book)
-    found = margins.margin(sums, rates, fields, tenant=tenant, loaded=loaded)
-    console = console_for(json_file)
-    show_margin(console, found, f"Margin {said(asked)}{', loaded' if loaded else ''}", limit)
+        if unit is None:
+            found = of(asked)
+        else:
+            found = joined([(label, of(part)) for label, part in parts(store, asked, unit)], fields, unit)
+    console, names = console_for(json_file), key_names()
+    named_lines = [replace(one, group=with_key_names(fields, one.group, names)) for one in found.lines]
+    title = f"Margin {said(asked)}{', loaded' if loaded else ''}{_by_book(price_book)}"
+    show_margin(console, replace(found, lines=named_lines), title, limit)
     console.print(_last_line(found), soft_wrap=True)
     write_json(json_file, as_json(asked) | margin_json(found))
     return 0

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
+from stepwell.assemble import key_ring
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
 from stepwell.ledger.costs import Rates, load_cost_book
+from stepwell.ledger.grouping import Group
 from stepwell.ledger.margin import Sums, read_sums
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import LAST_US, Period, runs
@@ -43,6 +45,13 @@ Limit = Annotated[int, Parameter(help="Most lines of a table; --json has all.")]
 CostBook = Annotated[
     str | None,
     Parameter(help="A cost book (preset or TOML file) in place of the one that each run had."),
+]
+PriceBookFlag = Annotated[
+    str | None,
+    Parameter(
+        name="--price-book",
+        help="What it would have cost by this price book (preset or TOML file), request by request.",
+    ),
 ]
 JsonFile = Annotated[
     Path | None,
@@ -122,6 +131,24 @@ def sums_and_rates(store: Store, asked: Period, cost_book: str | None) -> tuple[
         sums = read_sums(store, asked)
     seen = {flow.run for flow in sums.flows} | {one.run for one in sums.displaced}
     return sums, rates_of((run for run in runs(store) if run.id in seen), book)
+
+
+def key_names() -> dict[str, str]:
+    """What the settings call the API keys, by their ids in the books; without settings, nothing."""
+    try:
+        settings = load()
+        ring = key_ring(settings)
+    except BadInput:
+        return {}
+    return {key.id: key.name for key in ring.all() if key.name}
+
+
+def with_key_names(fields: Sequence[str], group: Group, names: Mapping[str, str]) -> Group:
+    """A group for people."""
+    return tuple(
+        f"{names[value]} ({value})" if name == "key" and value in names else value
+        for name, value in zip(fields, group, strict=True)
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from stepwell.policy.types import Hinted, RequestArrived, RequestId, Wait
 
 FOR_OTHERS = (Wait.TOOL, Wait.CHILD, Wait.AGENT)
 MAX_CORRECTABLE = 10_000
-_SERVED = ("stop", "length", "cancelled")
+SERVED = ("stop", "length", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Bills:
         e2e_us: int,
     ) -> Usage:
         """The request has ended. What never ran, or failed through no fault of its own, costs nothing."""
-        served = opened and reason in _SERVED
+        served = opened and reason in SERVED
         tokens = tokens_of(
             arrival, counts.cached_tokens, counts.generated_tokens, visible=is_visible(arrival)
         )

@@ -236,13 +236,21 @@ def _refusal(spent: BudgetExceeded) -> Refusal:
     limit, used = usd_text(state.hard_microusd or 0), usd_text(state.spent_microusd)
     needed = usd_text(spent.needed_microusd)
     if spent.passing:
+        held, left = usd_text(state.held_microusd), usd_text(state.left_microusd or 0)
         message = (
             f"The budget of {whose} has no room for the {needed} that this request may come to while other "
-            f"requests are under way ({used} of {limit} spent); try again shortly."
+            f"requests are under way ({used} of {limit} spent, {held} held for them, {left} left); try again "
+            "shortly."
         )
         return Refusal("rate_limit_exceeded", message, _RETRY_AFTER_MS)
+    if state.reached:
+        found = f"is reached: {used} of {limit} is spent, and this request may come to {needed}"
+    else:
+        left = usd_text(max(0, (state.hard_microusd or 0) - state.spent_microusd))
+        found = (
+            f"has {left} left ({used} of {limit} is spent), and this request may come to {needed}; with a "
+            "smaller max_tokens it may come to less"
+        )
     return Refusal(
-        SPENT[scope],
-        f"The budget of {whose} is reached: {used} of {limit} is spent and this request may come to "
-        f"{needed}. Its state is kept; raise the budget to go on.",
+        SPENT[scope], f"The budget of {whose} {found}. Its state is kept; raise the budget to go on."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stepwell.ledger.base import Store
 from stepwell.ledger.grouping import FIELDS, Group
 from stepwell.ledger.margin import Line
-from stepwell.ledger.queries import Accounts, Counts, Period, belongs, spent
+from stepwell.ledger.queries import Accounts, Counts, Period, Spent, belongs, spent
 
 MODEL = "model"
 """What a spend log can be grouped by beyond the fields of an account."""
@@ -32,10 +32,15 @@ class Statement:
 
 
 def statement(
-    store: Store, period: Period, fields: Sequence[str] = ("tenant",), tenant: str | None = None
+    store: Store,
+    period: Period,
+    fields: Sequence[str] = ("tenant",),
+    tenant: str | None = None,
+    entries: Sequence[Spent] | None = None,
 ) -> Statement:
-    """From the spend log alone: quick, however many postings there are. ``tenant``: with its projects."""
-    entries = spent(store, period)
+    """From the spend log alone: quick, however many postings there are. ``tenant``: with its projects.
+    ``entries``: instead of the period's own."""
+    entries = spent(store, period) if entries is None else entries
     known = Accounts(store)
     groups: dict[Group, Counts] = {}
     total = Counts()
