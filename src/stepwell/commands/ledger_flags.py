@@ -67,7 +67,7 @@ _AGO_S = {"min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 @contextmanager
 def opened(ledger: str | None) -> Iterator[Store]:
     """The books, for reading, as they stand now: a server may write meanwhile."""
-    store = open_store(ledger if ledger is not None else _usual(), create=False)
+    store = open_store(ledger if ledger is not None else usual_ledger(), create=False)
     try:
         with store.snapshot():
             yield store
@@ -75,7 +75,7 @@ def opened(ledger: str | None) -> Iterator[Store]:
         store.close()
 
 
-def _usual() -> str:
+def usual_ledger() -> str:
     """Where ``serve`` keeps its books by the same settings file and environment."""
     path = load().ledger.path
     if path == NO_LEDGER:

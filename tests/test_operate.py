@@ -1,0 +1,62 @@
+"""The files that docs/operate.md ships fit the program."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from stepwell import cli
+from stepwell.loop.driver import _FLUSH_S
+from stepwell.server.run import TELL_S
+from stepwell.server.settings import ServerSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+UNIT = ROOT / "examples" / "operate" / "stepwell.service"
+
+
+@pytest.fixture
+def service() -> dict[str, str]:
+    parser = ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT.read_text("utf-8"))
+    return dict(parser["Service"])
+
+
+def test_its_commands_are_understood(
+    service: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = tmp_path / "stepwell.toml"
+    config.write_text('[engine]\nkind = "null"\n[server]\nport = 0\n')
+    for name in ("ExecStartPre", "ExecStart"):
+        program, *tokens = shlex.split(service[name])
+        assert program == "/opt/stepwell/.venv/bin/stepwell"
+        tokens = [str(config) if token.endswith(".toml") else token for token in tokens]
+        if name == "ExecStart":
+            tokens.append("--check")
+        assert cli.run(tokens) == 0
+        assert "all 13 checks passed" in capsys.readouterr().out
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_systemd_waits_for_as_long_as_draining_may_take(service: dict[str, str]) -> None:
+    longest_s = ServerSettings().drain_s + TELL_S + _FLUSH_S + 10
+    assert float(service["TimeoutStopSec"]) > longest_s
+
+
+def test_the_files_that_the_page_names_are_there() -> None:
+    page = (ROOT / "docs" / "operate.md").read_text("utf-8")
+    named = re.findall(r"\]\(([^)#]+)\)", page)
+    assert len(named) >= 6
+    assert not [name for name in named if not (ROOT / "docs" / name).exists()]
+    assert "stepwell_preemptions_total" in page
+    metrics = (ROOT / "docs" / "api.md").read_text("utf-8")
+    assert {name for name in re.findall(r"stepwell_\w+_total", page) if name not in metrics} == set()
