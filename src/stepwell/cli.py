@@ -178,6 +178,7 @@ GROUPS = {
             Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),
             Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
             Command("metering", "stepwell.bench.metering:main", "What it costs to keep books."),
+            Command("access-log", "stepwell.bench.access_log:main", "What a line for each request costs."),
             Command("crews", "stepwell.bench.crews:main", "The runtime of crews: its time, and kills."),
             Command("hints", "stepwell.bench.hints:main", "Crews with hints and without."),
             Command(
