@@ -35,7 +35,7 @@ def test_the_command_explains_a_request_an_agent_and_a_session(capsys: pytest.Ca
             out = capsys.readouterr().out
             assert "of agent run/planner (local, default)" in out
             assert "its prompt was computed" in out
-            assert out.splitlines()[-1].startswith("1 requests: ")
+            assert out.splitlines()[-1].startswith("1 request: ")
         assert cli.run(["why", "run", "--json", "--server", node.base_url + "/v1"]) == 0
         (story,) = json.loads(capsys.readouterr().out)["data"]
         assert story["request_id"] == "req-7" and story["finish"] in ("stop", "length")

@@ -125,4 +125,5 @@ def _sentence(span: Mapping[str, Any]) -> str:
 
 def _last_line(found: Sequence[Mapping[str, Any]]) -> str:
     waited, total = (sum(story[name] for story in found) for name in ("waited_ms", "total_ms"))
-    return f"{len(found)} requests: {waited:,.1f} of {total:,.1f} ms were spent waiting for a place"
+    requests = "1 request" if len(found) == 1 else f"{len(found)} requests"
+    return f"{requests}: {waited:,.1f} of {total:,.1f} ms were spent waiting for a place"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
@@ -191,8 +191,8 @@ class Explainer:
         name: those under way first, then the newest that have ended."""
         with self._lock:
             stories = [*reversed(self._open.values()), *reversed(self._ended)]
-            found = [one for one in stories if _is(one, what)][:most]
-            return [told(one, now_us) for one in found]
+            names = {one.who.request: one.name for one in stories}
+            return [told(one, now_us, names) for one in stories if _is(one, what)][:most]
 
     def all_ended(self) -> list[Story]:
         with self._lock:
@@ -206,8 +206,12 @@ def _is(story: Story, what: str) -> bool:
     )
 
 
-def told(story: Story, now_us: int) -> dict[str, Any]:
-    """A story as JSON."""
+def told(story: Story, now_us: int, names: Mapping[RequestId, str]) -> dict[str, Any]:
+    """A story as JSON. ``names``: the HTTP ids of other requests, as far as they are remembered."""
+
+    def named(who: Who) -> dict[str, Any]:
+        return {"request_id": names.get(who.request, ""), **asdict(who)}
+
     timing = story.timing(now_us)
     device, host, disk = story.from_tokens or (0, 0, 0)
     return {
@@ -218,14 +222,14 @@ def told(story: Story, now_us: int) -> dict[str, Any]:
         "prompt_tokens": story.prompt_tokens,
         "cached_tokens": {"device": device, "host": host, "disk": disk},
         "preemptions": story.preemptions,
-        "preempted_by": [asdict(who) for who in story.preempted_by],
+        "preempted_by": [named(who) for who in story.preempted_by],
         **timing.as_json(),
         "spans": [
             {
                 "start_ms": span.start_us / 1000,
                 "lasted_ms": span.lasted_us / 1000,
                 "cause": span.cause,
-                "behind": None if span.behind is None else asdict(span.behind),
+                "behind": None if span.behind is None else named(span.behind),
                 "rule": span.rule,
             }
             for span in story.spans
