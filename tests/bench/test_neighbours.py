@@ -18,6 +18,7 @@ from stepwell.bench.common import ticker
 from stepwell.bench.flood import Flood, Neighbours, Paying, Target
 from stepwell.bench.neighbours import FLOOD_KEY, PAID_KEY, Plan, measure, named, settings_file
 from stepwell.bench.neighbours_report import Outcome, cut_short, tables, verdicts
+from stepwell.bench.neighbours_sessions import Siblings
 from stepwell.errors import BadInput
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
 from stepwell.settings import load
@@ -26,7 +27,7 @@ from tests.server.fakes import until
 TINY = Neighbours(
     agents=2, turns=2, opening_words=5, turn_words=3, output_tokens=2, think_s=(0.0, 0.01), flood_agents=2,
     flood_outstanding=4, flood_words=4, flood_turn_words=2, flood_turns=3, flood_output_tokens=2,
-    settle_s=0.05, flood_s=5.0, drain_s=20.0,
+    settle_s=0.05, flood_s=5.0, drain_s=20.0, long_words=40,
 )  # fmt: skip
 TARGET = Target("http://127.0.0.1:1", "model")
 
@@ -43,6 +44,7 @@ def outcome(**changes: Any) -> Outcome:
         "alone": [sample(1.0)] * 4,
         "flooded": [sample(1.1, 2.36)] * 4,
         "flood": [sample(1.0), sample(30.0, start_s=0.0)],
+        "siblings": Siblings([sample(0.1)], [sample(0.4)], [sample(8.0)], [sample(9.0)]),
     }
     return Outcome("stepwell", **(given | changes))
 
@@ -55,6 +57,15 @@ def test_ratios_compare_the_flood_with_alone() -> None:
     assert found.ratio("ttft", 99) == pytest.approx(1.1)
     assert found.ratio("tpot", 99) == pytest.approx(1.4)
     assert found.as_json()["tpot_p50_under_flood_s"] == pytest.approx(0.14)
+
+
+def test_a_short_turn_that_waits_for_a_long_prompt_is_a_miss() -> None:
+    head_of_line = Siblings([sample(0.1)], [sample(7.9)], [sample(8.0)], [sample(8.1)])
+    assert head_of_line.ratio == pytest.approx(79.0)
+    assert not verdicts([outcome(siblings=head_of_line)], DEFAULT_CONTRACTS)[-1].reached
+    failed = replace(head_of_line, long_beside=[sample(1.0, error="HTTP 429")])
+    assert failed.ratio == math.inf
+    assert failed.as_json() == {"ttft_ratio": None}
 
 
 def test_the_flood_gets_credit_for_what_was_computed_while_paid_turns_ran() -> None:
@@ -71,9 +82,10 @@ def test_a_refusal_is_neither_a_failure_nor_a_wait() -> None:
 
 def test_every_target_is_judged_for_our_own_policy_and_no_other() -> None:
     judged = verdicts([outcome(), replace(outcome(), name="lru")], DEFAULT_CONTRACTS)
-    assert [verdict.reached for verdict in judged] == [True] * 5
-    worse = verdicts([outcome(flooded=[sample(1.3, 3.0)], lost=1, flood=[sample(121.0)])], DEFAULT_CONTRACTS)
-    assert [verdict.reached for verdict in worse] == [False] * 5
+    assert [verdict.reached for verdict in judged] == [True] * 6
+    bad = {"flooded": [sample(1.3, 3.0)], "lost": 1, "flood": [sample(121.0)], "siblings": Siblings()}
+    worse = verdicts([outcome(**bad)], DEFAULT_CONTRACTS)
+    assert [verdict.reached for verdict in worse] == [False] * 6
 
 
 @pytest.mark.parametrize(

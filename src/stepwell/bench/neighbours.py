@@ -35,6 +35,7 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.flood import Flood, Kept, Neighbours, Paying, Target
 from stepwell.bench.neighbours_report import FLEX, Outcome, cut_short, samples, tables, verdicts
+from stepwell.bench.neighbours_sessions import measure_siblings
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import Arm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, unrelated
@@ -66,7 +67,7 @@ FULL = Neighbours()
 QUICK = Neighbours(
     agents=2, turns=2, opening_words=40, turn_words=10, output_tokens=8, think_s=(0.05, 0.1), flood_agents=4,
     flood_outstanding=8, flood_words=30, flood_turn_words=10, flood_output_tokens=4, settle_s=0.3,
-    flood_s=10.0, drain_s=30.0,
+    flood_s=10.0, drain_s=30.0, long_words=300,
 )  # fmt: skip
 
 
@@ -244,6 +245,8 @@ def measure_server(target: Target, outcome: Outcome, work: Neighbours, progress:
     """Both phases on a server that is ready."""
     arrivals_per_s = work.times * _turns_per_s(target, work)
     turns = work.agents * work.turns
+    progress.phase(f"{outcome.name}: a short turn beside a long prompt of its own tenant")
+    outcome.siblings = measure_siblings(target, work)
     progress.phase(f"{outcome.name}: the priority tenant alone", turns)
     alone = Paying(target, work, "alone")
     began = time.perf_counter()

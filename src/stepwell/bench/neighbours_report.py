@@ -11,9 +11,11 @@ from rich.table import Table
 from stepwell.bench.client import TurnSample
 from stepwell.bench.common import Verdict, percentile, table
 from stepwell.bench.flood import Neighbours
+from stepwell.bench.neighbours_sessions import Siblings, siblings_table
 from stepwell.policy.contracts import WHOLE, Contract
 
 LIMIT_TTFT, LIMIT_TPOT = 1.25, 1.5
+LIMIT_SIBLING = 50.0
 FLEX = "flex"
 
 
@@ -29,6 +31,7 @@ class Outcome:
     held_back: int = 0
     lost: int = 0
     """Flood requests that never came to an end."""
+    siblings: Siblings = field(default_factory=Siblings)
     alone_s: float = 0.0
     flooded_s: float = 0.0
     error: str | None = None
@@ -94,6 +97,7 @@ class Outcome:
             "flood_lost": self.lost,
             "flood_longest_wait_s": self.longest_wait_s,
             "flood_share_of_computed_tokens": self.flood_share,
+            "one_tenant": self.siblings.as_json(),
         }
 
 
@@ -129,6 +133,12 @@ def verdicts(outcomes: Sequence[Outcome], contracts: Sequence[Contract]) -> list
             Verdict("flex: share of computed tokens, guaranteed", share, guaranteed, "%", at_most=False),
             Verdict("flex: longest wait for the first token", outcome.longest_wait_s, bound_s, " s"),
             Verdict("flex: requests lost", lost, 0.0),
+            Verdict(
+                "one tenant: what a short turn waits for another session's long prompt, of its whole time",
+                100 * outcome.siblings.wait_of_long,
+                LIMIT_SIBLING,
+                "%",
+            ),
         ]
     return made
 
@@ -174,6 +184,7 @@ def tables(outcomes: Sequence[Outcome], contracts: Sequence[Contract]) -> list[T
             theirs,
             [_flood_row(o) for o in outcomes],
         ),
+        siblings_table([(outcome.name, outcome.siblings) for outcome in outcomes]),
     ]
 
 

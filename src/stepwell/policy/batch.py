@@ -1,11 +1,13 @@
 """The batch of a step: who gets compute now, and how much.
 
 Heavier service tiers first. A lighter one runs beside them as far as their targets leave time in the
-step; what it is owed by its guarantee it gets in any case.
+step; what it is owed by its guarantee it gets in any case. Among the prompts of one tenant the oldest has
+half, so that none starves, and the shortest of every session has the rest, so that none waits for a long one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stepwell.policy.contracts import WHOLE, Contract
@@ -46,6 +48,52 @@ class _Step:
     """By service tier."""
 
 
+def by_tenant(prompts: Sequence[Turn]) -> list[list[Turn]]:
+    """Prompts in order, those of one tenant together; each one that has waited too long stands by itself."""
+    groups: dict[tuple[str, ...], list[Turn]] = {}
+    for turn in prompts:
+        alone = (str(turn.id),) if turn.aged else ()
+        groups.setdefault((*turn.account, *alone), []).append(turn)
+    return list(groups.values())
+
+
+def shortest_first(prompts: Sequence[Turn]) -> list[Turn]:
+    """The oldest, then the others: the shortest of every session, then the second, and so on.
+
+    Shortest first alone would starve long prompts; the oldest alone would make an agent's short turn wait for
+    the long prompt of another session.
+    """
+    oldest = min(prompts, key=lambda turn: turn.id)
+    before: dict[str, int] = {}
+    ranked: list[tuple[int, int, int, Turn]] = []
+    for turn in sorted(prompts, key=lambda turn: (turn.remaining, turn.id)):
+        if turn is not oldest:
+            session = turn.arrival.session
+            ranked.append((before.get(session, 0), turn.remaining, turn.id, turn))
+            before[session] = before.get(session, 0) + 1
+    return [oldest, *(entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1]))]
+
+
+def portions(turns: Sequence[Turn], tokens: int, least: int) -> list[tuple[Turn, int]]:
+    """How ``tokens`` are shared, in order: every session has the same, but ``least`` where there is any, and
+    what one does not need the next ones have."""
+    sessions = len(dict.fromkeys(turn.arrival.session for turn in turns))
+    share = max(least, tokens // max(1, sessions))
+    had: dict[str, int] = {}
+    given: list[int] = []
+    for turn in turns:
+        session = turn.arrival.session
+        count = min(turn.remaining, share - had.get(session, 0), tokens)
+        had[session] = had.get(session, 0) + count
+        tokens -= count
+        given.append(count)
+    for at, turn in enumerate(turns):
+        more = min(turn.remaining - given[at], tokens)
+        tokens -= more
+        given[at] += more
+    return list(zip(turns, given, strict=True))
+
+
 class BatchBuilder:
     """Fills a step up to ``step_tokens`` and makes room for what it runs, by preemption if need be."""
 
@@ -64,9 +112,9 @@ class BatchBuilder:
         order = self._order()
         prompts = [turn for turn in order if turn.prefilling]
         for turn in [turn for turn in order if not turn.prefilling]:
-            self._add(turn, False, step)
-        for turn in prompts:
-            self._add(turn, True, step)
+            self._add(turn, False, step, 1)
+        for group in by_tenant(prompts) if self.book.ordered else [[turn] for turn in prompts]:
+            self._add_prompts(group, step)
         self._charge(step, order)
         return tuple(step.pieces.values())
 
@@ -79,13 +127,35 @@ class BatchBuilder:
         rank = self.attained.rank
         return sorted(turns, key=lambda turn: (not turn.aged, -turn.contract.weight, rank(turn)))
 
+    def _add_prompts(self, prompts: Sequence[Turn], step: _Step) -> None:
+        """Those of one tenant: half of what it gets is kept for the oldest, and the others share the rest."""
+        oldest, *others = shortest_first(prompts)
+        tokens = self._tokens_for(oldest, step)
+        rest = tokens - min(oldest.remaining, self._half(tokens))
+        for turn, portion in portions(others, rest, self.config.block_tokens):
+            self._add(turn, True, step, portion)
+        self._add(oldest, True, step, tokens)
+
+    def _half(self, tokens: int) -> int:
+        """In whole blocks where that leaves the others something: a piece ends where a block does."""
+        block_tokens = self.config.block_tokens
+        half = max(1, tokens // 2)
+        whole = -(-half // block_tokens) * block_tokens
+        return whole if 4 * whole <= 3 * tokens else half
+
+    def _tokens_for(self, turn: Turn, step: _Step) -> int:
+        """Tokens of the step that are left for its service tier."""
+        part = step.parts.get(turn.contract.name) or self._begin_part(turn.contract, step)
+        return min(step.tokens_left, part.tokens_left)
+
     # --- one piece ----------------------------------------------------------------------------
 
-    def _add(self, turn: Turn, prefilling: bool, step: _Step) -> None:
+    def _add(self, turn: Turn, prefilling: bool, step: _Step, most: int) -> None:
+        """Give a turn its piece of at most so many tokens."""
         if turn.state is not TurnState.RUNNING:
             return  # it has just made room for another
-        part = step.parts.get(turn.contract.name) or self._begin_part(turn.contract, step)
-        tokens = min(step.tokens_left, part.tokens_left)
+        tokens = min(most, self._tokens_for(turn, step))
+        part = step.parts[turn.contract.name]
         if tokens > 0 and step.time_left_us is not None and turn.contract.weight < step.limit_weight:
             tokens = self._tokens_in_time(turn, prefilling, tokens, step)
         piece = self._piece(turn, tokens, step) if tokens > 0 else None
