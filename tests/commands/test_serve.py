@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
+from stepwell.commands.serve import with_model_names
+from stepwell.models import NAMED_MODELS
+from stepwell.settings import load
 
 WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
 
@@ -149,3 +152,26 @@ def test_a_recording_that_cannot_be_written_is_one_sentence(
     ]
     assert cli.run(tokens) in {1, 2}
     assert record in capsys.readouterr().err.splitlines()[-1]
+
+
+ASKED = re.compile(r"""model=["']([^"']+)["']|"model": ?"([^"]+)\"""")
+STARTED = re.compile(r"stepwell serve[^`\n]*--model ([A-Za-z0-9_.-]+)")
+
+
+def test_the_servers_that_the_docs_start_know_the_models_that_the_docs_ask_for() -> None:
+    root = Path(__file__).parents[2]
+    texts = [path.read_text() for path in (root / "README.md", *sorted((root / "docs").glob("*.md")))]
+    started = {name for text in texts for name in STARTED.findall(text)}
+    assert started
+    assert started <= set(NAMED_MODELS)
+    known: set[str] = set()
+    for name in NAMED_MODELS:
+        settings = load(None, {"engine.model": name}, {})
+        known |= {PACKAGED[name], *with_model_names(settings).server.model_aliases}
+    asked = {name for text in texts for found in ASKED.findall(text) for name in found if name}
+    assert asked
+    assert asked <= known
+
+
+PACKAGED = {"smollm2": "smollm2-135m-instruct", "gemma3": "gemma3-270m"}
+"""What the packaged files are called by themselves."""
