@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent.parent / "src" / "stepwell" / "review" / "sample"
+HERE = Path(__file__).resolve().parent.parent / "src" / "stepwell" / "review" / "sample_week"
 SESSIONS = [date(2025, 12, 5), *(date(2025, 12, 8) + timedelta(days=n) for n in range(5))]
 FRIDAY = SESSIONS[-1]
 CHANGES = {"IXIC": "-1.62", "SPX": "-0.63", "DJI": "1.05", "RUT": "1.19", "SOX": "-3.58"}

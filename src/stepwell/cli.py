@@ -181,6 +181,7 @@ GROUPS = {
             Command("access-log", "stepwell.bench.access_log:main", "What a line for each request costs."),
             Command("crews", "stepwell.bench.crews:main", "The runtime of crews: its time, and kills."),
             Command("hints", "stepwell.bench.hints:main", "Crews with hints and without."),
+            Command("review", "stepwell.bench.review:main", "The weekly review: what is wrong in it."),
             Command(
                 "shared-document",
                 "stepwell.bench.shared_document:main",

@@ -19,7 +19,7 @@ WEEK = Week(FRIDAY)
 
 
 def raw() -> dict[str, bytes]:
-    folder = files("stepwell.review") / "sample"
+    folder = files("stepwell.review") / "sample_week"
     return {one.name: one.read_bytes() for one in folder.iterdir() if not one.name.startswith("_")}
 
 

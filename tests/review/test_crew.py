@@ -21,7 +21,8 @@ HANDLES, SHOWN = handled(SENTENCE)
 
 
 def role_of(body: dict[str, Any]) -> str:
-    return "analyst" if "You order" in body["messages"][0]["content"] else "editor"
+    said = body["messages"][0]["content"]
+    return "analyst" if "You order" in said else "stylist" if "You choose" in said else "editor"
 
 
 def reversing(body: dict[str, Any]) -> str:
@@ -29,6 +30,8 @@ def reversing(body: dict[str, Any]) -> str:
     task = str(body["messages"][-1]["content"])
     if role_of(body) == "analyst":
         return json.dumps({"order": re.findall(r"^([a-z]): ", task, re.MULTILINE)[::-1]})
+    if role_of(body) == "stylist":
+        return json.dumps({letter: f"{letter}2" for letter in re.findall(r"^([a-z])1: ", task, re.MULTILINE)})
     return f"Meanwhile, {task[:1].lower()}{task[1:]}" if not task.startswith("{") else f"Indeed {task}"
 
 
@@ -54,14 +57,15 @@ def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
         0,
     )
     text = text_of(tmp_path)
-    assert text.index("The VIX closed") < text.index("The Nasdaq Composite fell 1.62% over")
+    assert figures["chosen"] == 26
+    assert text.index("The VIX stood") < text.index("Over the week the Nasdaq Composite fell 1.62%")
 
 
 def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> None:
     with served(reversing) as server:
         figures = write(tmp_path, server.url, "write")
     assert (figures["written"], figures["fallbacks"], figures["untraced"]) == (26, 0, 0)
-    assert "Indeed The S&amp;P 500 fell 0.63%" in text_of(tmp_path)
+    assert "Indeed the S&amp;P 500 fell 0.63%" in text_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -24,13 +23,12 @@ from stepwell.review.facts import Facts
 from stepwell.review.folder import replies_of
 from stepwell.review.formulas import explain as explained
 from stepwell.review.page import Page
-from stepwell.review.sources.base import Reply
+from stepwell.review.sample import SAMPLE_WEEK, sample
 from stepwell.review.verifier import verify as verified
 from stepwell.review.week import Week, week_of
 from stepwell.review.wording import LANGUAGES, Language
 from stepwell.review.writer import Draft, from_templates
 
-SAMPLE_WEEK = "2025-12-12"
 ServerOption = Annotated[tuple[str, ...], Parameter(negative="")]
 From = Annotated[Path | None, Parameter(name="--from")]
 
@@ -68,8 +66,9 @@ def write(
     out:
         The folder for the pages.
     level:
-        Who writes: ``templates`` alone; ``choose``, a model orders each section's sentences; ``write``, it
-        words them too, in English. It never writes a number; what does not pass falls back to the template.
+        Who writes: ``templates`` alone; ``choose``, a model orders each section's sentences and chooses a
+        form for each, in both languages; ``write``, it words them in English. It never writes a number; what
+        does not pass falls back to the template.
     server:
         Where the crew's model is, as for ``stepwell run``; without it, one is started.
     model:
@@ -103,6 +102,7 @@ def write(
         "pages": pages,
         "sentences": draft.count,
         "level": level,
+        "chosen": draft.chosen,
         "written": draft.written,
         "fallbacks": draft.fallbacks,
         "turns": sum(one.turns for one in spent),
@@ -214,15 +214,7 @@ def _facts(week: Week, folder: Path | None) -> tuple[Facts, list[str]]:
         raise BadInput(
             f"only the sample week {SAMPLE_WEEK} is shipped: fetch another, and name its folder with --from"
         )
-    sample = files("stepwell.review") / "sample"
-    names = sorted(one.name for one in sample.iterdir() if not one.name.startswith("_"))
-    return digest(
-        week,
-        [
-            Reply(name.partition("-")[0], name, (sample / name).read_bytes(), week.friday, made=True)
-            for name in names
-        ],
-    )
+    return digest(*sample())
 
 
 def _summary(figures: dict[str, object]) -> None:
@@ -232,7 +224,8 @@ def _summary(figures: dict[str, object]) -> None:
         print(f"not used: {sentence}")
     if figures["level"] != "templates":
         print(
-            f"crew: {figures['written']} sentences worded, {figures['fallbacks']} fell back to templates, "
+            f"crew: {figures['chosen']} forms chosen, {figures['written']} sentences worded, "
+            f"{figures['fallbacks']} fell back to templates, "
             f"{figures['turns']} turns, {figures['tokens']} tokens, ${figures['cost_usd']:.6f}"
         )
     print(

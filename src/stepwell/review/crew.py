@@ -61,7 +61,10 @@ class Newsroom:
         for section in SECTIONS:
             chosen = sayable(self.facts, section)
             ordered = await self._ordered(section, chosen, draft)
-            draft.sections[section] = [await self._said(one, draft) for one in ordered]
+            forms = await self._forms(ordered, draft)
+            draft.sections[section] = [
+                await self._said(one, form, draft) for one, form in zip(ordered, forms, strict=True)
+            ]
         return draft
 
     async def _ordered(self, section: str, chosen: Sequence[Sentence], draft: Draft) -> Sequence[Sentence]:
@@ -89,9 +92,35 @@ class Newsroom:
             return chosen
         return [chosen[letters.index(letter)] for letter in order]
 
-    async def _said(self, sentence: Sentence, draft: Draft) -> Said:
+    async def _forms(self, sentences: Sequence[Sentence], draft: Draft) -> Sequence[int]:
+        """The form of each sentence, which holds in both languages: a choice that no model can get wrong."""
+        if self.words or not sentences:
+            return [0] * len(sentences)
+        letters = LETTERS[: len(sentences)]
+        lines = [
+            f"{letter}{form + 1}: {self._plain(one, form)}"
+            for letter, one in zip(letters, sentences, strict=True)
+            for form in range(len(one.variants["en"]))
+        ]
+        names = {
+            letter: [f"{letter}{form + 1}" for form in range(len(one.variants["en"]))]
+            for letter, one in zip(letters, sentences, strict=True)
+        }
+        schema = {
+            "type": "object",
+            "required": list(names),
+            "additionalProperties": False,
+            "properties": {letter: {"type": "string", "enum": forms} for letter, forms in names.items()},
+        }
+        answer = await self._ask("stylist", "\n".join(lines), schema)
+        forms = [_form(answer, letter, of) for letter, of in names.items()]
+        draft.chosen += sum(form is not None for form in forms)
+        draft.fallbacks += sum(form is None for form in forms)
+        return [form or 0 for form in forms]
+
+    async def _said(self, sentence: Sentence, form: int, draft: Draft) -> Said:
         if not self.words:
-            return Said(sentence)
+            return Said(sentence, form)
         handles, shown = handled(sentence)
         for _ in range(TRIES):
             answer = await self._ask("editor", shown)
@@ -101,11 +130,11 @@ class Newsroom:
         draft.fallbacks += 1
         return Said(sentence)
 
-    def _plain(self, sentence: Sentence) -> str:
+    def _plain(self, sentence: Sentence, form: int = 0) -> str:
         """The sentence as it will be read, so that the analyst knows what it is about."""
         return "".join(
             piece if isinstance(piece, str) else word(lookup(self.facts, piece.cell, "en"), piece.form, "en")
-            for piece in sentence.variants["en"][0]
+            for piece in sentence.variants["en"][form]
         )
 
     async def _ask(self, role: str, task: str, schema: Mapping[str, object] | None = None) -> str:
@@ -137,6 +166,14 @@ def _order(answer: str, letters: str) -> list[str] | None:
         return None
     named = [one for one in dict.fromkeys(map(str, given)) if one in letters and len(one) == 1]
     return [*named, *(letter for letter in letters if letter not in named)] if named else None
+
+
+def _form(answer: str, letter: str, forms: Sequence[str]) -> int | None:
+    """Which of a sentence's forms the answer names. ``None``: it names none."""
+    try:
+        return forms.index(json.loads(answer)[letter])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def handled(sentence: Sentence) -> tuple[dict[str, Handle], str]:

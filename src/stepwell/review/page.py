@@ -125,7 +125,7 @@ class Page:
         if self._made():
             yield f'<p class="made">{self._word("made")}</p>'
         if self.facts.get("week.last") and self.facts.get("week.base"):
-            yield f"<p>{self._pieces(pieces_of(self._word('week')))}</p>"
+            yield f"<p>{self.marked(pieces_of(self._word('week')))}</p>"
         yield "</header>"
         yield from self._chart()
         for section in SECTIONS:
@@ -141,9 +141,9 @@ class Page:
 
     def _section(self, section: str) -> str:
         space = " " if self.language == "en" else ""
-        return space.join(self._pieces(pieces) for pieces in self.draft.pieces(section, self.language))
+        return space.join(self.marked(pieces) for pieces in self.draft.pieces(section, self.language))
 
-    def _pieces(self, pieces: Sequence[Piece]) -> str:
+    def marked(self, pieces: Sequence[Piece]) -> str:
         return "".join(
             html.escape(piece) if isinstance(piece, str) else self._mark(piece) for piece in pieces
         )
@@ -172,7 +172,7 @@ class Page:
             middle = LABEL + half
             left = middle if value >= 0 else middle - width
             y = ROW * row + GAP
-            name = Handle(f"name.{cell.id.split('.')[1]}")
+            name = Handle(f"name.{cell.id.split('.')[1]}", starts=True)
             yield f'<text x="0" y="{y + 14}">{self._mark(name, "tspan")}</text>'
             yield (
                 f'<rect class="{"up" if value >= 0 else "down"}" data-cell="{cell.id}" data-form="bar" '
@@ -199,7 +199,7 @@ class Page:
             else Handle(conflict.cells[int(piece.cell)], piece.form, piece.starts)
             for piece in pieces_of(CONFLICTS[conflict.kind][self.language])
         ]
-        return self._pieces(pieces)
+        return self.marked(pieces)
 
     def _missing(self) -> Iterable[str]:
         yield f'<section class="missing"><h2>{self._word("missing")}</h2>'

@@ -51,7 +51,8 @@ def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
             return _day(text) == date.fromisoformat(row["value"])
         case "value" if row["unit"] == "name":
             week = {day: "星期" + HAN_DAYS[number] for number, day in enumerate(DAYS)}
-            return text in (row["value"], week.get(row["value"]))
+            name = row["value"]
+            return text in (name, name[:1].upper() + name[1:], week.get(name))
         case "value":
             return _number(text, row["unit"]) == _asprinted(Decimal(row["value"]), row["unit"], text)
         case "magnitude":

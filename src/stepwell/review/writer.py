@@ -34,6 +34,8 @@ class Draft:
     sections: dict[str, list[Said]] = field(default_factory=dict)
     fallbacks: int = 0
     """Sentences or orders of a model that did not pass."""
+    chosen: int = 0
+    """Sentences whose form a model chose."""
     written: int = 0
     """Sentences that a model worded."""
 
