@@ -44,6 +44,8 @@ EXTRA_OF_MODULE = {
     "babel": "review",
     "exchange_calendars": "review",
     "pandas_market_calendars": "review",
+    "empyrical": "review",
+    "cryptography": "review",
 }
 """Which extra brings a module that is imported late."""
 
@@ -114,6 +116,15 @@ GROUPS = {
             ),
             Command("explain", "stepwell.commands.review:explain", "How a figure came to be."),
             Command("fetch", "stepwell.commands.review_fetch:fetch", "Ask the sources for a week's replies."),
+        ),
+    ),
+    "signals": (
+        "Rules on paper, fixed before they say anything: a signed log, and what came of it.",
+        (
+            Command("run", "stepwell.commands.signals:run", "Compute today's signals and keep them."),
+            Command("log", "stepwell.commands.signals:log", "Show the log, or write it as a page."),
+            Command("verify", "stepwell.commands.signals:verify", "Check chain, signatures and signals."),
+            Command("score", "stepwell.commands.signals:score_", "What they would have earned, after costs."),
         ),
     ),
     "ledger": (

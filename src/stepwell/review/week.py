@@ -86,6 +86,12 @@ def is_session(day: date) -> bool:
     return bool(calendar.is_session(day.isoformat()))
 
 
+def session_after(day: date) -> date:
+    """The next session of the exchange. Raises ``BadInput`` where its calendar has ended."""
+    days = _sessions(day + timedelta(days=1), day + timedelta(days=10))
+    return days[0]
+
+
 def week_of(text: str) -> Week:
     """The week of ``YYYY-MM-DD``. Raises ``BadInput``."""
     try:
