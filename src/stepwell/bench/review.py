@@ -239,12 +239,12 @@ COLUMNS = ("model, arm", "weeks", "numbers wrong", "directions", "dates", "must 
 
 
 def _percent(row: Mapping[str, Any], part: str, whole: str) -> float:
-    return 100 * row[part] / max(row[whole], 1)
+    return 100 * int(row[part]) / max(int(row[whole]), 1)
 
 
 def _own(row: Mapping[str, Any]) -> float:
     """Sentences that a model chose a form for, or worded, in percent of all."""
-    return 100 * (row["chosen"] + row["written"]) / max(row["sentences"], 1)
+    return 100 * (int(row["chosen"]) + int(row["written"])) / max(int(row["sentences"]), 1)
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:

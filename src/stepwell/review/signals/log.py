@@ -40,7 +40,7 @@ def read(path: Path) -> list[Line]:
         raise Broken(f"{path} is not UTF-8, so it is no log of signals") from error
     if text and not text.endswith("\n"):
         raise Broken(f"{path}: the last line is cut short; the lines before it are the log")
-    lines = []
+    lines: list[Line] = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
             found = json.loads(line)

@@ -45,7 +45,7 @@ def _body(lines: Sequence[Line], scores: Sequence[Mapping[str, object]]) -> Iter
     yield "<h2>Signals</h2>"
     names = {rule: line["name"] for rule, line in rules.items()}
     rows = [
-        line | {"name": names.get(line["rule"], ""), "kept": "forward" if line["forward"] else "late"}
+        {**line, "name": names.get(line["rule"], ""), "kept": "forward" if line["forward"] else "late"}
         for line in lines
         if line["kind"] == "signal"
     ]
