@@ -45,6 +45,7 @@ EXTRA_OF_MODULE = {
     "exchange_calendars": "review",
     "pandas_market_calendars": "review",
     "empyrical": "review",
+    "reportlab": "review",
     "cryptography": "review",
 }
 """Which extra brings a module that is imported late."""

@@ -55,7 +55,7 @@ def test_a_fact_that_must_be_said_may_not_be_cut_out() -> None:
 
 def test_a_bar_is_as_long_as_its_value() -> None:
     text = page("en").decode()
-    found = re.search(r'data-form="bar" x="[^"]*" y="[^"]*" width="([0-9.]+)"', text)
+    found = re.search(r'data-form="bar" data-chart="[^"]*" x="[^"]*" y="[^"]*" width="([0-9.]+)"', text)
     assert found is not None
     longer = text[: found.start(1)] + "99.99" + text[found.end(1) :]
     assert any("bar of" in fault for fault in verify(longer.encode()).faults)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,7 +112,7 @@ def main(
     level
         Of our crew with them: choose or write. The scripted model words sentences (write).
     within_s
-        A model begins no further week after so many seconds.
+        Of a model in seconds: a week that is not finished by then does not count.
     mutate
         Change a page in a single place so many times in each language (a digit, a sign, a date, a raw byte,
         the trace, a word), and count what the verifier does not find.
@@ -171,14 +171,13 @@ def _modelled(name: str, works: Sequence[Work], level: Level, within_s: int, pro
     progress.phase(f"{name}: {len(works)} weeks in both arms", len(works))
 
     async def run(url: str, addressed: Any) -> None:
-        begun = time.monotonic()
         async with opened(addressed, "none", 0) as servers:
-            for work in works:
-                if time.monotonic() - begun > within_s:
-                    return
-                mine.add(await ours(work.facts, servers, level))
-                other.add(await table_in_prompt(work.facts, url, servers.places[0].model, None))
-                progress.advance()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    for work in works:
+                        mine.add(await ours(work.facts, servers, level))
+                        other.add(await table_in_prompt(work.facts, url, servers.places[0].model, None))
+                        progress.advance()
 
     with (
         tempfile.TemporaryDirectory(prefix="stepwell-review-") as scratch,
@@ -218,7 +217,7 @@ def _report(
     console.print(f"contradictions: {found} of {held} found, {invented} that are none, in {len(works)} weeks")
     for name, count in lost.items():
         console.print(f"single changes not found, {name}: {count}")
-    mine = [row for row in rows if row["arm"] == OURS]
+    mine = [row for row in rows if row["arm"] == OURS and row["weeks"]]
     wrong = sum(row[name] for row in mine for name in WRONG) + sum(row["faults"] for row in mine)
     report.verdicts = [
         Verdict("wrong or untraced of all that ours prints", wrong, 0),

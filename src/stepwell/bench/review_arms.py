@@ -25,7 +25,7 @@ from stepwell.review.wording import LANGUAGES, word
 from stepwell.review.writer import Draft, from_templates
 
 ROLE = "You write a weekly review of US markets. Use the figures of the table and no others. Write prose."
-MAX_TOKENS = 600
+MAX_TOKENS = 400
 SLIPS = 10
 """The scripted model slips in one of so many sentences."""
 
@@ -54,7 +54,8 @@ async def ours(facts: Facts, servers: Servers | None, level: Level) -> Told:
         draft, spent = from_templates(facts), []
     else:
         room = Newsroom(facts, servers, words=level == "write")
-        draft, spent = await room.draft(), room.spent
+        draft = await room.draft()
+        spent = [one.result for one in room.spent]
     told = Told(judge(plain(facts, draft), facts), sentences=draft.count, written=draft.written)
     told.chosen, told.fallbacks = draft.chosen, draft.fallbacks
     for language in LANGUAGES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,16 +14,20 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell.agents.result import Result
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.model_servers import Addressed, Given, addresses, default_model, opened
+from stepwell.commands.signals import held
 from stepwell.errors import BadInput
-from stepwell.review.crew import Level, Newsroom
+from stepwell.review.appendix import add_costs, add_last_week, add_signals
+from stepwell.review.blocks import document_of
+from stepwell.review.crew import Level, Newsroom, Spent
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
 from stepwell.review.folder import replies_of
 from stepwell.review.formulas import explain as explained
+from stepwell.review.markdown import markdown
 from stepwell.review.page import Page
+from stepwell.review.pdf import pdf
 from stepwell.review.sample import SAMPLE_WEEK, sample
 from stepwell.review.verifier import verify as verified
 from stepwell.review.week import Week, week_of
@@ -44,11 +49,14 @@ def write(
     model: str = "",
     key: str | None = None,
     seed: int = 0,
+    signals: Path | None = None,
     json_file: JsonOption = None,
 ) -> int:
     """Write the review of a week: an HTML page in each language, every number traced to its bytes.
 
-    Without ``--from`` it is the sample week, whose levels are made up; the page says so.
+    Beside each page lie the same text as Markdown and PDF, and its trace as JSON. Last week's review, where
+    it lies in the same folder, stands beside this one. Without ``--from`` it is the sample week, whose levels
+    are made up; the page says so.
 
         stepwell review write
         stepwell review fetch --week 2026-01-16 --into january
@@ -77,26 +85,34 @@ def write(
         The server's API key; else OPENAI_API_KEY.
     seed:
         Of the crew's sampling.
+    signals:
+        A log of ``stepwell signals run``: its newest head and the week's signals stand in the review.
     json_file:
         Write what was counted as JSON; ``-`` is the standard output.
     """
     require_writable(json_file)
     languages = _languages(lang)
-    facts, refused = _facts(week_of(week), from_)
+    asked = week_of(week)
+    facts, refused = _facts(asked, from_)
+    if signals is not None:
+        add_signals(facts, held(signals), asked)
     draft, spent = _drafted(facts, level, Given.of(server, key), model, seed)
     out.mkdir(parents=True, exist_ok=True)
     pages: dict[str, str] = {}
     numerals = faults = 0
+    add_costs(facts, spent)
     for language in languages:
-        data = Page(facts, draft, language).html().encode()
-        path = out / f"review-{week}.{language}.html"
-        path.write_bytes(data)
+        beside = _with_last_week(facts, out, asked, language)
+        data = Page(beside, draft, language).html().encode()
+        path = out / f"review-{asked.friday}.{language}.html"
+        _keep(path, data)
         verdict = verified(data)
         numerals, faults = numerals + verdict.numerals, faults + len(verdict.faults)
         pages[language] = str(path)
         quiet = str(json_file) == "-"
         for fault in verdict.faults[: 0 if quiet else None]:
             print(f"{path}: {fault}")
+    results = [one.result for one in spent]
     figures = {
         "week": week,
         "pages": pages,
@@ -105,9 +121,9 @@ def write(
         "chosen": draft.chosen,
         "written": draft.written,
         "fallbacks": draft.fallbacks,
-        "turns": sum(one.turns for one in spent),
-        "tokens": sum(one.prompt_tokens + one.visible_tokens + one.intermediate_tokens for one in spent),
-        "cost_usd": sum(one.cost_microusd or 0 for one in spent) / 1e6,
+        "turns": sum(one.turns for one in results),
+        "tokens": sum(one.prompt_tokens + one.visible_tokens + one.intermediate_tokens for one in results),
+        "cost_usd": sum(one.cost_microusd or 0 for one in results) / 1e6,
         "numerals": numerals,
         "untraced": faults,
         "conflicts": len(facts.conflicts),
@@ -179,7 +195,28 @@ def explain(cell: str = "", *, week: str = SAMPLE_WEEK, from_: From = None) -> i
     return 0
 
 
-def _drafted(facts: Facts, level: Level, given: Given, model: str, seed: int) -> tuple[Draft, list[Result]]:
+def _keep(path: Path, page: bytes) -> None:
+    """The page, and beside it Markdown, PDF and trace, which are made from its bytes."""
+    document = document_of(page)
+    path.write_bytes(page)
+    path.with_suffix(".md").write_text(markdown(document), encoding="utf-8")
+    path.with_suffix(".pdf").write_bytes(pdf(document))
+    trace = json.dumps(document.trace, ensure_ascii=False, indent=1) + "\n"
+    path.with_suffix(".trace.json").write_text(trace, encoding="utf-8")
+
+
+def _with_last_week(facts: Facts, out: Path, week: Week, language: Language) -> Facts:
+    """The facts, with those of last week's page in this language where it lies in the folder and holds."""
+    path = out / f"review-{week.before().friday}.{language}.html"
+    beside = facts.copy()
+    try:
+        found = path.exists() and add_last_week(beside, path.read_bytes(), week)
+    except (OSError, BadInput):
+        found = False
+    return beside if found else facts
+
+
+def _drafted(facts: Facts, level: Level, given: Given, model: str, seed: int) -> tuple[Draft, list[Spent]]:
     if level == "templates":
         if given or model:
             raise BadInput("--level templates needs no model: say --level choose or write")
@@ -194,7 +231,7 @@ def _drafted(facts: Facts, level: Level, given: Given, model: str, seed: int) ->
 
 async def _newsroom(
     facts: Facts, level: Level, addressed: Sequence[Addressed], key: str, seed: int
-) -> tuple[Draft, list[Result]]:
+) -> tuple[Draft, list[Spent]]:
     async with opened(addressed, key, seed) as servers:
         room = Newsroom(facts, servers, words=level == "write")
         return await room.draft(), room.spent

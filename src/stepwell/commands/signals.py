@@ -90,7 +90,7 @@ def log(
         Write the lines as JSON; ``-`` is the standard output.
     """
     require_writable(json_file)
-    lines = _held(log)
+    lines = held(log)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(page(lines, _scores(lines, prices) if prices else []), encoding="utf-8")
@@ -172,7 +172,7 @@ def score_(*, prices: Prices, log: Path = LOG, json_file: JsonOption = None) -> 
         Write the figures as JSON; ``-`` is the standard output.
     """
     require_writable(json_file)
-    lines = _held(log)
+    lines = held(log)
     rows = _scores(lines, prices)
     trials = len(tried(list(lines)))
     if json_file is not None:
@@ -184,7 +184,7 @@ def score_(*, prices: Prices, log: Path = LOG, json_file: JsonOption = None) -> 
     return 0
 
 
-def _held(path: Path) -> Sequence[Line]:
+def held(path: Path) -> Sequence[Line]:
     """The lines of a log that holds. Raises ``BadInput``."""
     lines = read(path)
     if fault := next(faults(lines), ""):

@@ -39,6 +39,15 @@ def no_tools(names: Sequence[str]) -> Sequence[Tool]:
     return ()
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one session of the crew took: for which section, by which role."""
+
+    section: str
+    role: str
+    result: Result
+
+
 @dataclass(slots=True)
 class Newsroom:
     """The crew at work on one review, over servers that are open."""
@@ -52,13 +61,15 @@ class Newsroom:
             (files("stepwell.review") / "crew.toml").read_text("utf-8"), "crew.toml"
         )
     )
-    spent: list[Result] = field(default_factory=list)
-    """What each session took."""
+    spent: list[Spent] = field(default_factory=list)
+    section: str = ""
+    """The one that is being written."""
 
     async def draft(self) -> Draft:
         """Every section; a server that goes away ends in templates, and never in nothing."""
         draft = Draft()
         for section in SECTIONS:
+            self.section = section
             chosen = sayable(self.facts, section)
             ordered = await self._ordered(section, chosen, draft)
             forms = await self._forms(ordered, draft)
@@ -150,7 +161,7 @@ class Newsroom:
             return ""
         finally:
             session.store.close()
-        self.spent.append(result)
+        self.spent.append(Spent(self.section, role, result))
         return result.answer if result.status == "completed" and not result.cut else ""
 
 

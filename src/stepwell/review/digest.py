@@ -13,7 +13,7 @@ from importlib.resources import files
 from stepwell.review.checks import check, split_between
 from stepwell.review.facts import Cell, Derivation, Facts, Place, Unit, missing
 from stepwell.review.formulas import derive
-from stepwell.review.sources.base import Reply, Source, SourceError
+from stepwell.review.sources.base import Reply, Source, SourceError, read
 from stepwell.review.sources.bls import Bls
 from stepwell.review.sources.documents import Documents
 from stepwell.review.sources.edgar import Edgar
@@ -27,6 +27,8 @@ SOURCES: tuple[Source, ...] = (
     *(Prices(), Cboe(), Fred(), Curve(), Cash(), NewYorkFed(), Bls(), Edgar(), Documents()),
 )
 CURVE = ("2Y", "10Y", "30Y")
+RELEASES = ("payrolls", "cpi", "claims", "retail")
+"""Releases of which a document may give ``evt.NAME.actual`` and, as expected, ``evt.NAME.consensus``."""
 LOOK_BACK_DAYS = 10
 """How far back a level may lie that is compared with: over the longest run of holidays."""
 
@@ -43,7 +45,7 @@ def digest(week: Week, replies: Iterable[Reply]) -> tuple[Facts, list[str]]:
     for reply in replies:
         before = facts.copy()
         try:
-            source(reply.source).read(facts, reply)
+            read(source(reply.source), facts, reply)
         except SourceError as error:
             facts = before  # of a refused reply nothing stays, not even the rows before the fault
             refused.append(str(error))
@@ -99,7 +101,22 @@ def _derive(facts: Facts, week: Week) -> None:
     derive(
         facts, "w.oracle.drawdown", "change_percent", "evt.oracle.close", "evt.oracle.high", unit=Unit.PERCENT
     )
+    for name in RELEASES:
+        _surprise(facts, name)
     derive(facts, "w.bills.year", "yearly", "evt.fed.bills.month", unit=Unit.USD)
+
+
+def _surprise(facts: Facts, name: str) -> None:
+    """The figure less what was expected, where that was written down before the figure was out."""
+    actual, expected = facts.get(f"evt.{name}.actual"), facts.get(f"evt.{name}.consensus")
+    if actual is None or expected is None:
+        return
+    before, out = expected.known_since, actual.known_since
+    if before is None or out is None or before >= out:
+        why = "what was expected has no date before that of the release"
+        facts.add(missing(f"w.{name}.surprise", actual.unit, why))
+        return
+    derive(facts, f"w.{name}.surprise", "surprise", actual.id, expected.id, unit=actual.unit)
 
 
 def _days(facts: Facts, week: Week) -> None:
@@ -120,6 +137,7 @@ def _curve(facts: Facts, week: Week) -> None:
     for tenor in CURVE:
         now = f"curve.{tenor}.{last}"
         derive(facts, f"w.curve.{tenor}.last", "same", now, unit=Unit.PERCENT)
+        derive(facts, f"w.curve.{tenor}.base", "same", f"curve.{tenor}.{base}", unit=Unit.PERCENT)
         derive(
             facts, f"w.curve.{tenor}", "basis_points", now, f"curve.{tenor}.{base}", unit=Unit.BASIS_POINTS
         )
@@ -170,7 +188,7 @@ def _labour(facts: Facts) -> None:
     else:
         facts.add(missing("w.jobs.change", Unit.COUNT, "two months in a row were not published"))
     newest = max(_dates(facts, "fred.UNRATE."), default=None)
-    derive(facts, "w.unemployment", "same", f"fred.UNRATE.{newest}", unit=Unit.PERCENT)
+    derive(facts, "w.unemployment", "same", f"fred.UNRATE.{newest}", unit=Unit.RATE)
     vintages = _vintages(facts)
     if months and len(vintages) > 1:
         pair = [f"fred.PAYEMS.{months[-1]}@{vintage}" for vintage in (vintages[-1], vintages[0])]

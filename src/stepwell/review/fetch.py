@@ -18,7 +18,7 @@ import httpx2 as httpx
 from stepwell import __version__
 from stepwell.review.facts import Facts
 from stepwell.review.folder import keep
-from stepwell.review.sources.base import MAX_REPLY_BYTES, Reply, Request, Source, SourceError
+from stepwell.review.sources.base import MAX_REPLY_BYTES, Reply, Request, Source, SourceError, read
 from stepwell.review.week import Week
 
 TRIES = 3
@@ -60,7 +60,7 @@ class Fetcher:
                 self.sleep(source.pause_s)
             try:
                 reply, url = self._ask(source, request, secret)
-                source.read(Facts(), reply)
+                read(source, Facts(), reply)
                 keep(self.folder, reply, url)
             except (SourceError, httpx.HTTPError) as error:
                 yield Fetched(request, self._hide(f"{request.name}: {error}", secret))

@@ -39,6 +39,18 @@ HAN_WORDS = (
     ),
     *("高于", "低于", "超过", "不足", "推迟", "提前", "持平"),
 )
+REASONS = {
+    "there is no such figure": "无此数据",
+    " has no value for ": "未公布数值，日期为",
+    "it was not known by the end of the week": "截至周末尚未公布",
+    "there is no level of that day": "当日无点位",
+    "two months in a row were not published": "缺少连续两个月的数据",
+    "what was expected has no date before that of the release": "预期数据并非发布之前所记",
+    "as after a split": "之比如同拆股",
+    " is to ": "与",
+    " divides by zero": "的除数为零",
+}
+"""Why a value is missing, in Chinese."""
 SIGNS = frozenset("%‰$€£¥+±")
 
 

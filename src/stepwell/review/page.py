@@ -14,13 +14,14 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from importlib.resources import files
 
+from stepwell.review.charts import bars, curve
+from stepwell.review.digest import CURVE
 from stepwell.review.facts import Cell, Conflict, Facts, Origin, as_json
 from stepwell.review.outline import SECTIONS, TITLES, Handle, Piece, lookup, must_say, pieces_of, unsaid
 from stepwell.review.sources.prices import INDEXES
-from stepwell.review.wording import Language, printed, word
+from stepwell.review.wording import Language, word
 from stepwell.review.writer import Draft
 
 SCHEMA = 1
@@ -31,6 +32,11 @@ WORDS: dict[str, dict[Language, str]] = {
         "zh": "截至{week.last}当周；变动以{week.base}收盘为基准。",
     },
     "chart": {"en": "Change over the week", "zh": "本周变动"},
+    "chart_yields": {"en": "Treasury yields, change over the week", "zh": "美国国债收益率本周变动"},
+    "chart_curve": {
+        "en": "Treasury yields by maturity: hollow before the week, filled at its end",
+        "zh": "各期限美国国债收益率：空心为周前，实心为周末",
+    },
     "unfit": {"en": "What does not fit", "zh": "数据与说法不符之处"},
     "nothing": {"en": "Nothing was found that does not fit.", "zh": "未发现不符之处。"},
     "missing": {"en": "What is missing", "zh": "缺失的数据"},
@@ -41,11 +47,31 @@ WORDS: dict[str, dict[Language, str]] = {
         "zh": "样例：本文中的点位与数据为虚构。",
     },
     "mark": {"en": "made up", "zh": "虚构数据"},
+    "beside": {"en": "Beside last week", "zh": "与上周对照"},
+    "costs": {"en": "What the crew cost", "zh": "写作成本"},
+    "turns": {"en": "turns", "zh": "轮次"},
+    "tokens": {"en": "tokens", "zh": "词元"},
+    "cost": {"en": "cost", "zh": "费用"},
+    "signals": {"en": "Signals on paper", "zh": "模拟信号"},
+    "paper": {
+        "en": "Rules that were fixed before they said anything; nothing is bought or sold.",
+        "zh": "规则事先固定，仅作记录，不构成交易。",
+    },
+    "signal": {
+        "en": "The rule {$R.name} holds {$R.position} of {$R.instrument} from the close of {$R.acts}.",
+        "zh": "规则{$R.name}自{$R.acts}收盘起持有{$R.instrument}的{$R.position}。",
+    },
+    "head": {"en": "Newest head of the log: {signals.head}", "zh": "日志最新摘要：{signals.head}"},
     "empty": {"en": "No data.", "zh": "无数据。"},
     "trace": {
         "en": "Point at a number to see where it is from. Claims are printed as what somebody said.",
         "zh": "将光标移到数字上可查看其来源。他人说法均注明出处。",
     },
+}
+ROLES: dict[str, dict[Language, str]] = {
+    "analyst": {"en": "Analyst (orders)", "zh": "分析员（排序）"},
+    "stylist": {"en": "Stylist (forms)", "zh": "文体员（句式）"},
+    "editor": {"en": "Editor (words)", "zh": "编辑（措辞）"},
 }
 CONFLICTS: dict[str, dict[Language, str]] = {
     "weekday": {"en": "{1:speaker:start} calls {0} a {1}.", "zh": "{1:speaker}称{0}为{1}。"},
@@ -83,7 +109,6 @@ CONFLICTS: dict[str, dict[Language, str]] = {
     },
     "sources": {"en": "Sources differ: {0} and {1}.", "zh": "来源不同：{0}与{1}。"},
 }
-CHART_WIDTH, ROW, LABEL, GAP = 640, 30, 250, 12
 
 
 @dataclass(slots=True)
@@ -127,13 +152,16 @@ class Page:
         if self.facts.get("week.last") and self.facts.get("week.base"):
             yield f"<p>{self.marked(pieces_of(self._word('week')))}</p>"
         yield "</header>"
-        yield from self._chart()
+        yield from self._charts()
         for section in SECTIONS:
             yield f"<section><h2>{TITLES[section][self.language]}</h2>"
             paragraph = self._section(section)
             yield f"<p>{paragraph}</p></section>" if paragraph else f"<p>{self._word('empty')}</p></section>"
+        yield from self._last_week()
+        yield from self._signals()
         yield from self._unfit()
         yield from self._missing()
+        yield from self._costs()
         yield from self._sources()
 
     def _made(self) -> bool:
@@ -144,11 +172,9 @@ class Page:
         return space.join(self.marked(pieces) for pieces in self.draft.pieces(section, self.language))
 
     def marked(self, pieces: Sequence[Piece]) -> str:
-        return "".join(
-            html.escape(piece) if isinstance(piece, str) else self._mark(piece) for piece in pieces
-        )
+        return "".join(html.escape(piece) if isinstance(piece, str) else self.mark(piece) for piece in pieces)
 
-    def _mark(self, handle: Handle, tag: str = "data") -> str:
+    def mark(self, handle: Handle, tag: str = "data") -> str:
         cell = lookup(self.facts, handle.cell, self.language)
         self.seen.append(cell.id)
         text = word(cell, handle.form, self.language)
@@ -157,32 +183,60 @@ class Page:
         marked = f'class="{cell.origin.value}" data-cell="{html.escape(cell.id)}" data-form="{handle.form}"'
         return f"<{tag} {marked}>{html.escape(text)}</{tag}>"
 
-    def _chart(self) -> Iterable[str]:
-        """A bar for each index, as long as its change as it is printed."""
-        cells = [cell for index in INDEXES if (cell := self.facts.get(f"w.{index}.change"))]
-        if not cells:
+    def _charts(self) -> Iterable[str]:
+        """Bars of the week's changes, and the curve on its last day and before."""
+        changes = [f"w.{index}.change" for index in INDEXES]
+        yield from self._figure("chart", bars(self.facts, changes, self.mark))
+        yield from self._figure("chart_yields", bars(self.facts, [f"w.curve.{x}" for x in CURVE], self.mark))
+        self.seen.extend(one for x in CURVE if self.facts.get(one := f"w.curve.{x}.base"))
+        yield from self._figure("chart_curve", curve(self.facts, CURVE, self.mark))
+
+    def _figure(self, caption: str, lines: Sequence[str]) -> Iterable[str]:
+        if lines:
+            said = self._word(caption) + (f" · {self._word('mark')}" if self._made() else "")
+            yield "<figure>" + "\n".join(lines) + f"<figcaption>{said}</figcaption></figure>"
+
+    def _last_week(self) -> Iterable[str]:
+        names = [index for index in INDEXES if self.facts.get(f"last.w.{index}.change")]
+        if not names:
             return
-        most = max((abs(printed(cell)) for cell in cells), default=Decimal(0)) or Decimal(1)
-        half = (CHART_WIDTH - LABEL) // 2
-        height = ROW * len(cells) + GAP
-        yield f'<figure><svg viewBox="0 0 {CHART_WIDTH} {height}" role="img">'
-        for row, cell in enumerate(cells):
-            value = printed(cell)
-            width = (abs(value) / most * (half - 70)).quantize(Decimal("0.01"))
-            middle = LABEL + half
-            left = middle if value >= 0 else middle - width
-            y = ROW * row + GAP
-            name = Handle(f"name.{cell.id.split('.')[1]}", starts=True)
-            yield f'<text x="0" y="{y + 14}">{self._mark(name, "tspan")}</text>'
-            yield (
-                f'<rect class="{"up" if value >= 0 else "down"}" data-cell="{cell.id}" data-form="bar" '
-                f'x="{left}" y="{y}" width="{width}" height="18"/>'
-            )
-            x, anchor = (left + width + 6, "start") if value >= 0 else (left - 6, "end")
-            change = self._mark(Handle(cell.id), "tspan")
-            yield f'<text x="{x}" y="{y + 14}" text-anchor="{anchor}">{change}</text>'
-        caption = self._word("chart") + (f" · {self._word('mark')}" if self._made() else "")
-        yield f"</svg><figcaption>{caption}</figcaption></figure>"
+        yield f'<section><h2>{self._word("beside")}</h2><div class="wide"><table>'
+        this, last = (self.mark(Handle(name)) for name in ("week.last", "last.week.last"))
+        yield f"<tr><th></th><th>{this}</th><th>{last}</th></tr>"
+        for index in names:
+            figures = [f"w.{index}.change", f"last.w.{index}.change"]
+            yield self._row(self.mark(Handle(f"name.{index}", starts=True)), figures)
+        yield "</table></div></section>"
+
+    def _costs(self) -> Iterable[str]:
+        """Of the crew, by role and by section, from the ledger of its server."""
+        found = [cell.id.rpartition(".")[0] for cell in self.facts.under("cost.")]
+        if not found:
+            return
+        heads = "".join(f"<th>{self._word(name)}</th>" for name in ("turns", "tokens", "cost"))
+        yield f'<section class="sources"><h2>{self._word("costs")}</h2><div class="wide"><table>'
+        yield f"<tr><th></th>{heads}</tr>"
+        for one in dict.fromkeys(found):
+            kind, name = one.split(".")[1:]
+            title = TITLES[name][self.language] if kind == "section" else ROLES[name][self.language]
+            yield self._row(title, [f"{one}.{what}" for what in ("turns", "tokens", "cost_microusd")])
+        yield "</table></div></section>"
+
+    def _row(self, title: str, cells: Sequence[str]) -> str:
+        figures = "".join(
+            f"<td>{self.mark(Handle(cell)) if self.facts.get(cell) else '–'}</td>" for cell in cells
+        )
+        return f"<tr><td>{title}</td>{figures}</tr>"
+
+    def _signals(self) -> Iterable[str]:
+        if self.facts.get("signals.head") is None:
+            return
+        yield f"<section><h2>{self._word('signals')}</h2><p>{self._word('paper')}</p><ul>"
+        for cell in self.facts.under("signals."):
+            if cell.id.endswith(".position"):
+                said = self._word("signal").replace("$R", cell.id.removesuffix(".position"))
+                yield f"<li>{self.marked(pieces_of(said))}</li>"
+        yield f"<li>{self.marked(pieces_of(self._word('head')))}</li></ul></section>"
 
     def _unfit(self) -> Iterable[str]:
         yield f'<section class="unfit"><h2>{self._word("unfit")}</h2>'
@@ -207,7 +261,10 @@ class Page:
         if not absent:
             yield f"<p>{self._word('whole')}</p></section>"
             return
-        items = "".join(f"<li>{self._mark(Handle(cell.id, 'id'), 'code')}</li>" for cell in absent)
+        items = "".join(
+            f"<li>{self.mark(Handle(cell.id, 'id'), 'code')} ({self.mark(Handle(cell.id, 'why'))})</li>"
+            for cell in absent
+        )
         yield f"<ul>{items}</ul></section>"
 
     def _sources(self) -> Iterable[str]:
@@ -217,7 +274,7 @@ class Page:
             if cell.place is not None and cell.source and not cell.id.startswith("name."):
                 titles.setdefault(cell.source.partition(", line")[0], cell.id)
         for name in titles.values():
-            yield f"<li>{self._mark(Handle(name, 'source'))}</li>"
+            yield f"<li>{self.mark(Handle(name, 'source'))}</li>"
         yield "</ul></section>"
 
     def _word(self, name: str) -> str:

@@ -8,6 +8,8 @@ from datetime import date
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
+from stepwell.review.lexicon import REASONS
+
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
     *("August", "September", "October", "November", "December"),
@@ -18,27 +20,22 @@ UP = ("rose", "increased", "slip", "涨", "上行", "增加", "推迟")
 DOWN = ("fell", "decreased", "come forward", "跌", "下行", "减少", "提前")
 LEVEL = ("was unchanged", "stay", "维持", "持平，变动")
 DIRECTIONS = dict.fromkeys(UP, 1) | dict.fromkeys(DOWN, -1) | dict.fromkeys(LEVEL, 0)
-PLACES = {"percent": 2, "basis_points": 0, "percentage_points": 2, "points": 2, "year": 0}
+PLACES = {
+    "percent": 2, "rate": 1, "microusd": 6, "basis_points": 0, "percentage_points": 2, "points": 2, "year": 0,
+}  # fmt: skip
 SCALES = {
     " trillion": 12, " billion": 9, " million": 6, "万亿": 12, "亿": 8, "万": 4, "": 0,
 }  # fmt: skip
 
 
 def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
+    if form in ("id", "source"):
+        return bool(text == (cell if form == "id" else row["source"].split(", line")[0]))
     match form:
-        case "id":
-            return bool(text == cell)
-        case "source":
-            return bool(text == row["source"].split(", line")[0])
+        case "why":
+            return _is_reason(text, row["missing"])
         case "speaker":
-            known = {
-                "analysts": "分析师",
-                "strategists": "策略师",
-                "market pricing": "市场定价",
-                "the text of that week": "该周的一篇文章",
-            }
-            speaker = row["speaker"]
-            return text in (speaker, speaker[:1].upper() + speaker[1:], known.get(speaker, speaker))
+            return _is_speaker(text, row["speaker"])
         case "date" | "known":
             return _day(text) == date.fromisoformat(row["observed" if form == "date" else "known_since"])
         case "month":
@@ -50,9 +47,7 @@ def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
         case "value" if row["unit"] == "date":
             return _day(text) == date.fromisoformat(row["value"])
         case "value" if row["unit"] == "name":
-            week = {day: "星期" + HAN_DAYS[number] for number, day in enumerate(DAYS)}
-            name = row["value"]
-            return text in (name, name[:1].upper() + name[1:], week.get(name))
+            return _is_name(text, row["value"])
         case "value":
             return _number(text, row["unit"]) == _asprinted(Decimal(row["value"]), row["unit"], text)
         case "magnitude":
@@ -60,6 +55,28 @@ def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
                 return False
             return _number(text, row["unit"]) == _asprinted(abs(Decimal(row["value"])), row["unit"], text)
     return False
+
+
+def _is_name(text: str, name: str) -> bool:
+    week = {day: "星期" + HAN_DAYS[number] for number, day in enumerate(DAYS)}
+    return text in (name, name[:1].upper() + name[1:], week.get(name))
+
+
+def _is_reason(text: str, why: str) -> bool:
+    chinese = why
+    for english, translated in REASONS.items():
+        chinese = chinese.replace(english, translated)
+    return text in (why, chinese)
+
+
+def _is_speaker(text: str, speaker: str) -> bool:
+    known = {
+        "analysts": "分析师",
+        "strategists": "策略师",
+        "market pricing": "市场定价",
+        "the text of that week": "该周的一篇文章",
+    }
+    return text in (speaker, speaker[:1].upper() + speaker[1:], known.get(speaker, speaker))
 
 
 def printed(row: Mapping[str, Any]) -> Decimal:
@@ -93,7 +110,12 @@ def _scale(rest: str, unit: str, text: str) -> int:
         return SCALES[rest.removesuffix("美元")]
     if unit == "count":
         return SCALES[rest]
+    if unit == "microusd":
+        if dollars == (rest == "美元"):
+            raise ValueError("dollars are said once")
+        return 6
     allowed = {
+        "rate": ("%",),
         "percent": ("%",),
         "basis_points": (" basis points", " basis point", "个基点"),
         "percentage_points": (" percentage points", "个百分点"),

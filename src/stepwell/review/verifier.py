@@ -20,12 +20,13 @@ from typing import Any
 
 from stepwell.errors import BadInput
 from stepwell.review.lexicon import is_numeral, untraced
-from stepwell.review.readback import DAYS, printed, says
+from stepwell.review.measure import DRAWN, check_charts
+from stepwell.review.readback import DAYS, says
 from stepwell.review.recompute import recompute
 
 MAX_PAGE_BYTES = 64 * 1024 * 1024
 MAX_FAULTS = 50
-VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "rect"})
+VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "rect", "circle", "polyline"})
 HIDDEN = frozenset({"script", "style"})
 
 
@@ -67,6 +68,7 @@ class _Page(HTMLParser):
         self.data: dict[str, str] = {}
         self.language = ""
         self.figures = 0
+        self.lines: list[str] = []
         self._open: list[tuple[str, Mark | None, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -74,6 +76,8 @@ class _Page(HTMLParser):
         if tag == "html":
             self.language = given.get("lang", "")
         self.figures += tag == "figure"
+        if tag == "polyline":
+            self.lines.append(given.get("points", ""))
         for shown in ("title", "alt", "aria-label", "placeholder"):
             if shown in given:
                 self.plain.append(given[shown])
@@ -121,7 +125,7 @@ def verify(page: bytes) -> Verdict:
     verdict.marks = len(parsed.marks)
     _check_plain(parsed.plain, verdict)
     _check_made(parsed, cells, verdict)
-    _check_bars(parsed.marks, cells, verdict)
+    check_charts(parsed.marks, parsed.lines, cells, verdict.fault)
     _check_must(trace, parsed.marks, verdict)
     _check_conflicts(trace.get("conflicts", ()), cells, verdict)
     return verdict
@@ -171,7 +175,7 @@ def _check_mark(mark: Mark, cells: Mapping[str, Any], verdict: Verdict) -> None:
         return
     verdict.numerals += sum(is_numeral(one) for one in mark.text)
     try:
-        if mark.form != "bar" and not says(mark.text, mark.form, mark.cell, row):
+        if mark.form not in DRAWN and not says(mark.text, mark.form, mark.cell, row):
             verdict.fault(f"{mark.text!r} is not what {mark.cell} says ({row.get('value')}, {mark.form})")
     except (ValueError, KeyError, InvalidOperation, IndexError):
         verdict.fault(f"{mark.text!r} cannot be read as {mark.cell} ({mark.form})")
@@ -188,29 +192,12 @@ def _check_made(page: _Page, cells: Mapping[str, Any], verdict: Verdict) -> None
     """Made-up figures are said to be, on the page, on every chart and in every mark."""
     for mark in page.marks:
         origin = cells.get(mark.cell, {}).get("origin")
-        if "class" in mark.attributes and mark.form != "bar" and mark.attributes["class"] != origin:
+        if "class" in mark.attributes and mark.form not in DRAWN and mark.attributes["class"] != origin:
             verdict.fault(f"{mark.cell} is marked as {mark.attributes['class']}, and is {origin}")
     said = sum("made up" in text or "虚构" in text for text in page.plain)
     wanted = 1 + page.figures if any(row.get("origin") == "made" for row in cells.values()) else 0
     if said < wanted:
         verdict.fault(f"{wanted - said} places do not say that figures are made up")
-
-
-def _check_bars(marks: Sequence[Mark], cells: Mapping[str, Any], verdict: Verdict) -> None:
-    """Bars are as long as their values, and on the side of their sign."""
-    bars = [(mark, printed(cells[mark.cell])) for mark in marks if mark.form == "bar" and mark.cell in cells]
-    most = max((abs(value) for _, value in bars), default=Decimal(0))
-    try:
-        widths = [Decimal(mark.attributes["width"]) for mark, _ in bars]
-    except (KeyError, InvalidOperation):
-        verdict.fault("a bar has no width")
-        return
-    longest = max(widths, default=Decimal(0))
-    for (mark, value), width in zip(bars, widths, strict=True):
-        wanted = abs(value) / most * longest if most else Decimal(0)
-        side = "up" if value >= 0 else "down"
-        if abs(width - wanted) > Decimal("0.02") or mark.attributes.get("class") != side:
-            verdict.fault(f"the bar of {mark.cell} is not as long as {value}, or on the other side")
 
 
 def _check_must(trace: Mapping[str, Any], marks: Sequence[Mark], verdict: Verdict) -> None:

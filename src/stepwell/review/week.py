@@ -57,6 +57,10 @@ class Week:
     def monday(self) -> date:
         return self.friday - timedelta(days=4)
 
+    def before(self) -> Week:
+        """The week before this one."""
+        return Week(self.friday - timedelta(days=7))
+
     def sessions(self) -> list[date]:
         """Days on which the New York Stock Exchange opened, half days included."""
         return _sessions(self.monday, self.friday)

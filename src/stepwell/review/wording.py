@@ -11,12 +11,15 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal
 
 from stepwell.review.facts import Cell, Unit
+from stepwell.review.lexicon import REASONS
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 MINUS = "\u2212"
 DECIMALS = {
     Unit.PERCENT: 2,
+    Unit.RATE: 1,
+    Unit.MICROUSD: 0,
     Unit.BASIS_POINTS: 0,
     Unit.PERCENTAGE_POINTS: 2,
     Unit.POINTS: 2,
@@ -87,9 +90,18 @@ def word(cell: Cell, form: str, language: Language) -> str:
             return cell.speaker if language == "en" else SPEAKERS.get(cell.speaker, cell.speaker)
         case "id":
             return cell.id
+        case "why" if cell.missing:
+            return cell.missing if language == "en" else reason_in_chinese(cell.missing)
         case "source" if cell.source:
             return cell.source.partition(", line")[0]
     raise ValueError(f"{cell.id} has no form {form}")
+
+
+def reason_in_chinese(text: str) -> str:
+    """Why a value is missing; ids and names of sources stay."""
+    for english, chinese in REASONS.items():
+        text = text.replace(english, chinese)
+    return text
 
 
 def printed(cell: Cell) -> Decimal:
@@ -109,10 +121,13 @@ def _value(cell: Cell, language: Language) -> str:
 def _number(value: Decimal, unit: Unit, language: Language) -> str:
     if unit is Unit.YEAR:
         return f"{value:.0f}" + ("年" if language == "zh" else "")
+    if unit is Unit.MICROUSD:
+        dollars = f"{value.scaleb(-6):,.6f}"
+        return f"${dollars}" if language == "en" else f"{dollars}美元"
     if unit in (Unit.USD, Unit.COUNT):
         return _amount(value, unit, language)
     text = _grouped(_rounded(value, DECIMALS[unit]), DECIMALS[unit])
-    if unit is Unit.PERCENT:
+    if unit in (Unit.PERCENT, Unit.RATE):
         return text + "%"
     if unit is Unit.BASIS_POINTS:
         return text + {"en": " basis point" + ("" if text == "1" else "s"), "zh": "个基点"}[language]

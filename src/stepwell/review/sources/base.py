@@ -82,6 +82,17 @@ class Source(Protocol):
         ...
 
 
+def read(source: Source, facts: Facts, reply: Reply) -> None:
+    """Add the reply's cells. Raises ``SourceError``, also where it is shaped as no reply of the source is."""
+    try:
+        source.read(facts, reply)
+    except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        start = reply.data[:FIRST_BYTES].decode("utf-8", "replace").replace("\n", " ")
+        raise SourceError(
+            f"{source.name} ({reply.name}): not in the form of this source; the reply begins {start!r}"
+        ) from error
+
+
 @dataclass(slots=True)
 class Reader:
     """One reply on its way into cells."""

@@ -16,7 +16,7 @@ from stepwell.review.week import Week
 
 SERIES = {
     "CES0000000001": ("payrolls", Unit.COUNT, 1000),
-    "LNS14000000": ("unemployment", Unit.PERCENT, 1),
+    "LNS14000000": ("unemployment", Unit.RATE, 1),
     "CUUR0000SA0": ("cpi", Unit.POINTS, 1),
 }
 

@@ -34,7 +34,7 @@ SERIES = {
     "SOFR": Series(Unit.PERCENT),
     "DFII10": Series(Unit.PERCENT),
     "PAYEMS": Series(Unit.COUNT, 1000, MONTHLY_DAYS),
-    "UNRATE": Series(Unit.PERCENT, 1, MONTHLY_DAYS),
+    "UNRATE": Series(Unit.RATE, 1, MONTHLY_DAYS),
 }
 
 

@@ -1,0 +1,78 @@
+"""Half of the sources away, an empty week, a week to come: a review that says so, or a sentence."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepwell import cli
+from stepwell.review.verifier import verify
+from stepwell.review.wording import LANGUAGES
+from tests.review.sample import facts, page, raw
+
+
+@given(st.sets(st.sampled_from(sorted(raw())), min_size=len(raw()) // 2))
+@settings(max_examples=12, deadline=None)
+def test_whatever_is_away_the_page_holds_and_says_what_is_missing(away: set[str]) -> None:
+    for language in LANGUAGES:
+        data = page(language, dict.fromkeys(away))
+        assert verify(data).faults == []
+        assert {"en": "What is missing", "zh": "缺失的数据"}[language] in data.decode()
+
+
+@given(st.binary(max_size=400), st.sampled_from(sorted(raw())))
+@settings(max_examples=60, deadline=None)
+def test_no_reply_whatever_breaks_a_review(data: bytes, name: str) -> None:
+    assert verify(page("en", {name: data})).faults == []
+
+
+SHAPES = [
+    b"[]", b"3", b"null", b'{"observations": [3]}', b'{"observations": [], "realtime_end": null}',
+    b'{"treasury": {"auctions": [null]}}', b'{"soma": {"summary": [7]}}', b'{"treasury": 3, "soma": []}',
+    b'{"data": [1], "meta": {"dataFormats": {"open_today_bal": "$1,000,000"}}}', b'{"data": [], "meta": []}',
+    b'{"observations": [{"date": "2025-12-12", "value": {}}], "realtime_end": "2025-12-12", "count": "x"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["fred-SOFR.json", "fiscaldata-tga.json", "nyfed-soma.json"])
+def test_json_of_another_shape_is_refused_by_name(name: str) -> None:
+    for shape in SHAPES:
+        _, refused = facts({name: shape})
+        assert [one for one in refused if name in one], shape
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reply_with_a_wrong_byte_is_refused_or_read_as_it_stands(seed: int) -> None:
+    chance = random.Random(seed)
+    for name, data in raw().items():
+        changed = bytearray(data)
+        changed[chance.randrange(len(data))] = chance.randrange(256)
+        assert verify(page("en", {name: bytes(changed)})).faults == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["write", "--week", "2049-12-30", "--from", "."], "the exchange's calendar ends on"),
+        (["fetch", "--week", "2048-01-01", "--into", "x"], "has not been yet"),
+        (["write", "--signals", "nothing.jsonl"], "nothing.jsonl cannot be read"),
+        (["write", "--level", "choose", "--server", "http://127.0.0.1:9"], "127.0.0.1:9"),
+    ],
+)
+def test_it_is_one_sentence(
+    flags: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prices-SPX.csv").write_bytes(raw()["prices-SPX.csv"])
+    assert cli.run(["review", *flags]) in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.rstrip().count("\n") == 0
