@@ -80,7 +80,7 @@ def _is_speaker(text: str, speaker: str) -> bool:
 
 
 def printed(row: Mapping[str, Any]) -> Decimal:
-    places = PLACES.get(row["unit"], 0)
+    places = 0 if row["unit"] == "microusd" else PLACES.get(row["unit"], 0)
     return Decimal(row["value"]).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
 
 
