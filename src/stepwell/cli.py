@@ -199,6 +199,7 @@ GROUPS = {
                 "stepwell.bench.shared_document:main",
                 "One document, ten agents, computed once.",
             ),
+            Command("templates", "stepwell.bench.templates:main", "What of its last turn an agent reuses."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

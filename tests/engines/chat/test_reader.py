@@ -53,6 +53,7 @@ ONE = {
     "functiongemma": "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
     "gemma 4": '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>}<tool_call|>',
     "gigachat": f"function call<|role_sep|>\n{JSON}",
+    "gigachat 3.1": f"<|function_call|>{JSON}<|message_sep|>",
     "solar": f"<|tool_calls|><|tool_call:begin|>7<|tool_call:name|>get_weather<|tool_call:args|>{PARIS}<|tool_call:end|>",
     "harmony": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{PARIS}<|call|>",
     "harmony, recipient first": f"<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{PARIS}",

@@ -36,6 +36,7 @@ JSON_CALLS = {
     "<TOOLCALL>": ("</TOOLCALL>",),
     "<|START_ACTION|>": ("<|END_ACTION|>",),
     "<|python_tag|>": ("<|eom_id|>",),
+    "<|function_call|>": ("<|message_sep|>",),
     "function call<|role_sep|>\n": ("<|message_sep|>",),
 }
 """Marks that JSON follows: an object with name and arguments, several, or a list; and what closes them."""
