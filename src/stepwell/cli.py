@@ -64,6 +64,7 @@ TOP = (
     Command("serve", "stepwell.commands.serve:serve", "Serve a model over an OpenAI-compatible API."),
     Command("demo", "stepwell.demo.command:demo", "Three customers' crews of agents read a document."),
     Command("run", "stepwell.commands.run:run", "A crew of agents answers a question."),
+    Command("trace", "stepwell.commands.trace:trace", "A traced run of a crew, step by step."),
     Command("replay", "stepwell.commands.replay:replay", "Decide a recorded run again and compare."),
     Command(
         "calibrate", "stepwell.commands.calibrate:calibrate", "Fit the hardware model to measured points."

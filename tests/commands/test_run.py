@@ -115,8 +115,13 @@ def test_the_answer_goes_to_stdout_and_all_else_to_stderr(
     assert (told["answer"], told["cost_microusd"], told["crew"]) == ("A queen.", 21, "alone")
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     kinds = [line["event"] for line in lines]
-    assert kinds == ["spawned", "assigned", "turn_began", "turn_ended", "ended", "waiting", "finished"]
-    assert lines[3]["usage"]["prompt_tokens"] == 9
+    assert kinds == [
+        *("trace", "began", "spawned", "appended", "assigned", "turn_began", "appended", "turn_ended"),
+        *("ended", "waiting", "finished"),
+    ]
+    assert lines[7]["usage"]["prompt_tokens"] == 9
+    assert lines[3]["messages"][1] == {"role": "user", "content": "Who?"}
+    assert lines[0]["crew"] == "alone"
     assert sessions(home) == []  # nothing to go on with
 
 

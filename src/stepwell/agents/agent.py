@@ -113,14 +113,16 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
     began_us = events.now_us()
     agent.said = _hint_with_turn(agent)
     number = agent.turns + 1
-    session.tell(events.TurnBegan(agent.id, number, agent.caller.model))
+    body = body_of(agent, session)
+    request = {key: value for key, value in body.items() if key not in ("messages", "model")}
+    session.tell(events.TurnBegan(agent.id, number, agent.caller.model, request))
 
     def retry(why: str, wait_ms: int) -> None:
         session.tell(events.Retried(agent.id, why, wait_ms))
 
     with session.turn_of(agent.id):
         try:
-            reply = await session.client.chat(body_of(agent, session), agent.caller, agent.said, retry)
+            reply = await session.client.chat(body, agent.caller, agent.said, retry)
         except TurnRefused as error:
             return Outcome(REFUSED, f"the server refused the turn of {agent.id}: {error}")
         usage = replace(reply.usage, cut=reply.cut)
@@ -128,7 +130,8 @@ async def _turn(agent: Agent, session: Session) -> Outcome | None:
             session.append(agent, reply.message)
             session.store.add_turn(agent.id, number, agent.task.key, usage)
     session.count(agent.task, usage)
-    session.tell(events.TurnEnded(agent.id, number, usage, events.now_us() - began_us))
+    took_us = events.now_us() - began_us
+    session.tell(events.TurnEnded(agent.id, number, usage, took_us, reply.id))
     return None
 
 
@@ -267,5 +270,6 @@ async def _call(agent: Agent, session: Session, call: Call) -> str:
     began_us = events.now_us()
     session.calling[agent.id] = f"{agent.id}#{call.at}.{call.place}"
     result = await run_tool(tool, arguments)
-    session.tell(events.CallEnded(agent.id, tool.name, events.now_us() - began_us, result.ok))
+    took_us = events.now_us() - began_us
+    session.tell(events.CallEnded(agent.id, tool.name, took_us, result.ok, result.text))
     return result.text

@@ -72,6 +72,8 @@ class Reply:
     usage: Usage
     cut: bool
     """It ended at ``max_tokens``."""
+    id: str = ""
+    """The server's; empty where it gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +294,8 @@ def _reply(data: Mapping[str, Any]) -> Reply:
         message: dict[str, Any] = {"role": "assistant", "content": said.get("content") or ""}
         if calls := said.get("tool_calls"):
             message["tool_calls"] = [_call(call) for call in calls]
-        return Reply(message, _usage(data.get("usage") or {}), choice.get("finish_reason") == "length")
+        usage, cut = _usage(data.get("usage") or {}), choice.get("finish_reason") == "length"
+        return Reply(message, usage, cut, str(data.get("id") or ""))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise TurnRefused("the server's answer is no chat completion") from error
 

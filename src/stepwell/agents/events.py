@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,6 +24,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Began:
+    """The session begins, or goes on where it stopped."""
+
+    session: str
+    ask: str
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Spawned:
     agent: str
     parent: str | None
@@ -40,10 +49,20 @@ class Assigned:
 
 
 @dataclass(frozen=True, slots=True)
+class Appended:
+    """Messages that an agent's conversation has grown by; all so far are the prompt of its next turn."""
+
+    agent: str
+    messages: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class TurnBegan:
     agent: str
     number: int
     model: str = ""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """What is asked beside the messages: sampling, tools, the form of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,8 @@ class TurnEnded:
     number: int
     usage: Usage
     duration_us: int
+    response: str = ""
+    """The server's id of the answer; empty where it gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,7 @@ class CallEnded:
     tool: str
     duration_us: int
     ok: bool
+    result: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +142,10 @@ class Finished:
 
 
 Event = (
-    Spawned
+    Began
+    | Spawned
     | Assigned
+    | Appended
     | TurnBegan
     | TurnEnded
     | Retried

@@ -227,7 +227,7 @@ class Planning:
 
     def _request(self, number: int) -> str:
         if number == 1:
-            return f"Question: {self.question}\nPlan the first steps."
+            return first_request(self.question)
         since = "\n".join(self.results[-MAX_STEPS - 1 :])
         return f"Results of the last steps:\n{since}\nPlan the next steps, or say done."
 
@@ -346,6 +346,11 @@ class Planning:
         first = self.session.task_of(f"{verb}-1")
         agent = None if first is None else first.agent
         return await self._ask(role, f"{verb}-{number}", task, self._terms(role), agent)
+
+
+def first_request(question: str) -> str:
+    """The task of a planner before anything is known."""
+    return f"Question: {question}\nPlan the first steps."
 
 
 def _verdict(text: str) -> tuple[bool, int, str]:

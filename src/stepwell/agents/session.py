@@ -94,7 +94,7 @@ class Session:
         question = self._begin(ask)
         await self._prepare()
         self._go_on()
-        root = self.agents.get(self.crew.entry) or self._make(self.crew.entry, None, self.crew.entry, 0)
+        root = self.agents.get(self.crew.entry) or self.make(self.crew.entry, None, self.crew.entry, 0)
         lead = asyncio.create_task(self._lead(root, question))
         try:
             outcome = await self._until_end(lead)
@@ -119,7 +119,9 @@ class Session:
                 self.store.put("ask", ask)
                 self.store.put("id", self.id or f"crew-{uuid.uuid4().hex[:12]}")
         self.id = self.store.get("id")
-        return str(self.store.get("ask"))
+        question = str(self.store.get("ask"))
+        self.tell(events.Began(self.id, question, kept is not None))
+        return question
 
     async def _prepare(self) -> None:
         if not self.model and any(not role.model for role in self.crew.roles.values()):
@@ -221,7 +223,7 @@ class Session:
         prefix = "" if above.row.parent is None else f"{parent}."
         number = sum(1 for child in self.children(parent) if child.role.name == role) + 1
         with self.store.transaction():
-            child = self._make(f"{prefix}{role}-{number}", parent, role, above.row.depth + 1)
+            child = self.make(f"{prefix}{role}-{number}", parent, role, above.row.depth + 1)
             child.may_return = may_return
             self.assign(child, task, key, terms)
         return child
@@ -308,6 +310,7 @@ class Session:
         """Commit messages, then know them."""
         self.store.add_messages(agent.id, len(agent.messages), messages)
         agent.messages += messages
+        self.tell(events.Appended(agent.id, messages))
 
     async def hint(self, agent: Agent, hint: Mapping[str, Any]) -> None:
         """Tell listeners and the server what the agent waits for from now on."""
@@ -327,17 +330,20 @@ class Session:
         if key in self._tasks:
             return
         made = Task(key, agent.id, task, terms)
-        text = self._with_passages(agent.role, task, key)
-        first = [] if agent.messages else self._opening(agent, key)
+        messages = self.first_messages(agent, task, key)
         with self.store.transaction():
             self.store.add_task(made)
-            self.append(agent, *first, {"role": "user", "content": text})
+            self.append(agent, *messages)
         self._give(agent, made)
         self._start(agent)
 
-    def _opening(self, agent: Agent, key: str) -> list[Message]:
+    def first_messages(self, agent: Agent, task: str, key: str) -> list[Message]:
+        """What a task adds to the agent's conversation; the first task brings the opening with it."""
+        text = {"role": "user", "content": self._with_passages(agent.role, task, key)}
+        if agent.messages:
+            return [text]
         told = briefing(agent.role, list(agent.tools.values()), self.crew.roles)
-        return opening(agent.role, key, told, self.attached if agent.role.reads else ())
+        return [*opening(agent.role, key, told, self.attached if agent.role.reads else ()), text]
 
     def _give(self, agent: Agent, task: Task) -> None:
         agent.tasks.append(task)
@@ -378,7 +384,7 @@ class Session:
         passages = self.reading(task, len(before - {step_key(key)}))
         return f"Passages:\n{passages}\n\nTask: {task}" if passages else task
 
-    def _make(self, name: str, parent: str | None, role: str, depth: int) -> Agent:
+    def make(self, name: str, parent: str | None, role: str, depth: int) -> Agent:
         row = AgentRow(name, parent, role, depth)
         self.store.add_agent(row)
         return self._known(row)
@@ -433,7 +439,9 @@ class Session:
                 raise BadInput(
                     f"this session has agents of the role {row.role!r}, which the crew does not have"
                 )
-            self._known(row).messages = self.store.messages(row.id)
+            known = self._known(row)
+            known.messages = self.store.messages(row.id)
+            self.tell(events.Appended(row.id, known.messages))
         for task in self.store.tasks():
             self._give(self.agents[task.agent], task)
         for _, key, usage in self.store.turns():

@@ -17,18 +17,22 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from stepwell import __version__
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
+from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import find_crew
-from stepwell.agents.crews.profile import PRO, apply, find_profile
+from stepwell.agents.crews.profile import FALLBACK_FLASH, PRO, apply, find_profile, general_says
+from stepwell.agents.crews.tables import names_file
+from stepwell.agents.dry import first_requests
 from stepwell.agents.request import Part
 from stepwell.agents.result import Result
 from stepwell.agents.servers import keep_models
 from stepwell.agents.session import Reading, open_session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
-from stepwell.bench.common import JsonOption, require_writable, write_json
+from stepwell.bench.common import Flag, JsonOption, require_writable, write_json
 from stepwell.commands.model_servers import (
     Addressed,
     Given,
@@ -39,12 +43,14 @@ from stepwell.commands.model_servers import (
     models_of,
     opened,
 )
+from stepwell.commands.run_dry import Requests, last_line, print_requests
 from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_library, kept, places_of_readers
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_page import page_of
 from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import trace_file, usd, watched
+from stepwell.commands.run_watch import run_on_change
 from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
@@ -80,7 +86,14 @@ def run(
     budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
     limit: Annotated[Sequence[str], option(LIMIT_HELP)] = (),
     seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
-    trace: Annotated[Path | None, option("Write every event here, a line of JSON each.")] = None,
+    trace: Annotated[
+        Path | None, option("Write every prompt, answer and call here, for 'stepwell trace FILE'.")
+    ] = None,
+    trace_text: Annotated[bool, option("Whether it holds texts, or their lengths alone. [yes]")] = True,
+    dry_run: Annotated[Flag, option("Print the first prompt of each role, and ask nothing.")] = False,
+    watch: Annotated[
+        Flag, option("Run again whenever the crew's file or one of FILES changes, until Ctrl-C.")
+    ] = False,
     otel: Annotated[bool, Parameter(negative="", help=OTEL_HELP, show_default=False)] = False,
     resume: Annotated[Path | None, option("Go on with this session, with the same crew and files.")] = None,
     output: Annotated[
@@ -112,30 +125,50 @@ def run(
 
         stepwell run documents report.pdf --ask "Who paid for the well?"
         stepwell run code tests.py --profile flash --ask "Write a function median(xs)."
+        stepwell run my-crew.toml --ask "Why?" --dry-run
         stepwell run data --warehouse postgresql://reader@db/shop --ask "Which month sold most?"
 
     A session that is stopped, by Ctrl-C, a limit, or a server that goes away, is kept, and --resume goes on.
     """
-    made = find_crew(crew)
-    chosen = find_profile(made, profile)
-    made = apply(made, replace(chosen, model="") if model and chosen.model else chosen)
-    made = with_limits(made, limit, budget)
+    require_writable(json_file)
+    console = Console(stderr=True, highlight=False)
+
+    def once() -> int:
+        made = find_crew(crew)
+        chosen = find_profile(made, profile)
+        if chosen is FALLBACK_FLASH:
+            console.print(general_says(made.name), markup=False, soft_wrap=True)
+        made = apply(made, replace(chosen, model="") if model and chosen.model else chosen)
+        made = with_limits(made, limit, budget)
+        require_question(ask, resume)
+        job = Job(
+            *(made, ask, files, Given.of(server, key), model or chosen.model, seed),
+            *(resume or _new_session(), output),
+            warehouses=tuple(map(WarehouseUrl, warehouse)),
+            library=tuple(library),
+            attach=attach,
+            otel=otel,
+        )
+        if dry_run:
+            return job.dry_run(console, json_file)
+        head = {"crew": made.name, "profile": chosen.name, "stepwell": __version__}
+        with trace_file(trace, head, texts=trace_text) as listeners:
+            result = job.perform(console, listeners)
+            return job.finish(result, json_file, is_new=resume is None)
+
+    if not watch:
+        return once()
+    if not names_file(crew):
+        raise BadInput(f"--watch waits for changes of a crew's file, and {crew} is one that ships")
+    return run_on_change([Path(crew), *files], once, console)
+
+
+def require_question(ask: str, resume: Path | None) -> None:
+    """Something to answer, or a session to go on with. Raises ``BadInput``."""
     if not ask.strip() and resume is None:
         raise BadInput('there is no question: give one, as in --ask "What does it say about wells?"')
     if resume is not None and not resume.is_file():
         raise BadInput(f"--resume {resume}: there is no such session")
-    require_writable(json_file)
-    session = resume or _new_session()
-    job = Job(
-        *(made, ask, files, Given.of(server, key), model or chosen.model, seed, session, output),
-        warehouses=tuple(map(WarehouseUrl, warehouse)),
-        library=tuple(library),
-        attach=attach,
-        otel=otel,
-    )
-    with trace_file(trace) as listeners:
-        result = job.perform(Console(stderr=True, highlight=False), listeners)
-        return job.finish(result, json_file, is_new=resume is None)
 
 
 def _new_session() -> Path:
@@ -186,15 +219,7 @@ class Job:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
             library = from_library(self.given, self.library, scratch / "library")
             documents, tables = self.read_files(console, (*self.files, *library.files))
-            workspace = Workspace(
-                directory=self.output or scratch / "work",
-                files=tuple(tables),
-                mcp_servers=self.crew.mcp_servers,
-                folder=self.crew.folder,
-                warehouses=self.warehouses,
-                tests=self.tests(),
-            )
-            require_tools(self.tool_names(), workspace)
+            workspace = self.workspace(scratch, tables)
             spans = stack.enter_context(spans_of(self.otel, console))
             addressed = stack.enter_context(
                 addresses(self.given, self.models(), scratch, console, library.library)
@@ -206,6 +231,46 @@ class Job:
             return asyncio.run(
                 self._session(addressed, workspace, reading, [view, *listeners], spans, console)
             )
+
+    def workspace(self, scratch: Path, tables: Sequence[Path]) -> Workspace:
+        """Of the tools. Raises ``BadInput`` where one cannot be had."""
+        made = Workspace(
+            directory=self.output or scratch / "work",
+            files=tuple(tables),
+            mcp_servers=self.crew.mcp_servers,
+            folder=self.crew.folder,
+            warehouses=self.warehouses,
+            tests=self.tests(),
+        )
+        require_tools(self.tool_names(), made)
+        return made
+
+    def dry_run(self, console: Console, json_file: Path | None) -> int:
+        """The first prompt of each role, on standard output. No server is started or asked."""
+        if self.library:
+            raise BadInput("--dry-run asks no server, so it has no documents of the --library: name files")
+        with tempfile.TemporaryDirectory(prefix="stepwell-run-") as scratch:
+            documents, tables = self.read_files(console, self.files)
+            workspace = self.workspace(Path(scratch), tables)
+            requests = asyncio.run(self._first_requests(workspace, self.reader(list(documents.values()))))
+        print_requests(requests, json_file)
+        console.print(last_line(self.crew.name, requests), markup=False, soft_wrap=True)
+        return 0
+
+    async def _first_requests(self, workspace: Workspace, reading: Reading | None) -> Requests:
+        """The tools are real: servers of theirs run for as long as they are asked what they offer."""
+        async with serving(self.tool_names(), workspace):
+            crew = self.crew if workspace.tests else without_tests(self.crew)
+            toolbox = partial(build_tools, workspace=workspace)
+            session = open_session(
+                *(crew, Client("http://127.0.0.1"), ":memory:", toolbox),
+                reading=await with_tables(reading, workspace),
+            )
+            session.model = self.default or "the server's only model"
+            try:
+                return first_requests(session, self.ask)
+            finally:
+                session.store.close()
 
     async def _session(
         self,

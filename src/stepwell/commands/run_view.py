@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from stepwell.agents import events
+from stepwell.agents.tracing import without_texts
 from stepwell.errors import BadInput, StepwellError
 
 WIDEST = 70
@@ -252,8 +254,12 @@ def watched(console: Console, title: str = "the crew") -> Iterator[View]:
 
 
 @contextmanager
-def trace_file(path: Path | None) -> Iterator[list[events.Listener]]:
+def trace_file(
+    path: Path | None, head: Mapping[str, object] | None = None, *, texts: bool = True
+) -> Iterator[list[events.Listener]]:
     """A listener that writes every event as a line of JSON, with the time since the start in microseconds.
+
+    The first line is ``head`` with the time of day. Without ``texts`` each text is its number of characters.
 
     Where the disk is full the crew works on, and the trace ends; ``StepwellError`` says so when the work
     under it is done. ``BadInput`` at once where the file cannot be opened.
@@ -266,7 +272,9 @@ def trace_file(path: Path | None) -> Iterator[list[events.Listener]]:
     except OSError as error:
         raise BadInput(f"--trace {path} cannot be written: {error.strerror}") from error
     with file:
-        trace = _Trace(file)
+        trace = _Trace(file, texts)
+        began = datetime.now(UTC).isoformat(timespec="milliseconds")
+        trace.write({"event": "trace", "at_us": 0, "began": began, **(head or {})})
         yield [trace]
     if trace.fault is not None:
         raise StepwellError(
@@ -279,13 +287,16 @@ class _Trace:
     """Writes events until it cannot."""
 
     file: FileIO
+    texts: bool = True
     fault: OSError | None = None
     began_us: int = field(default_factory=events.now_us)
 
     def __call__(self, event: events.Event) -> None:
-        if self.fault is not None:
-            return
-        line = {"at_us": events.now_us() - self.began_us} | events.as_json(event)
+        if self.fault is None:
+            line = {"at_us": events.now_us() - self.began_us} | events.as_json(event)
+            self.write(line if self.texts else without_texts(line))
+
+    def write(self, line: Mapping[str, object]) -> None:
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         try:
             if self.file.write(data) < len(data):

@@ -82,6 +82,18 @@ FALLBACK_FLASH = Profile(
 against a twentieth of a cent an answer."""
 
 
+def general_says(crew: str) -> str:
+    """In one sentence, what the general flash changes of a crew that has none of its own."""
+    penalty = FALLBACK_FLASH.penalty
+    assert penalty is not None
+    return (
+        f"The crew {crew} has no profile flash of its own; the general one applies: no "
+        f"{', '.join(LUXURIES[:-1])} or {LUXURIES[-1]}, one sample after another, and "
+        f"{penalty.token_price_microusd / 1e6:g} USD per million intermediate tokens against "
+        f"{penalty.answer_value_microusd / 1e6:g} USD for a right answer. 'stepwell profile fit' finds one."
+    )
+
+
 def find_profile(crew: Crew, name: str) -> Profile:
     """``pro``, ``flash``, another of the crew's own, or a TOML or YAML file. Raises ``BadInput``."""
     if name in crew.profiles:
