@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from stepwell.agents.client import Client
 from stepwell.agents.crews.files import find_crew
+from stepwell.agents.planner import open_session
 from stepwell.agents.pointing import pointing_schema, sentences_in, with_sentences
 from stepwell.agents.result import Result
-from stepwell.agents.session import open_session
 from stepwell.commands.run_reading import SENTENCES, reader_of
 from stepwell.demo.document import load_document
 from stepwell.demo.expected import EXAMPLE

@@ -23,5 +23,5 @@ def first_requests(session: Session, question: str) -> dict[str, dict[str, Any]]
         task = first_request(question) if role.plans else question
         agent.messages = session.first_messages(agent, task, KEY)
         agent.tasks = [Task(KEY, agent.id, task)]
-        made[role.name] = body_of(agent, session)
+        made[role.name] = body_of(agent, session.client.seed, session.end_tokens)
     return made

@@ -11,18 +11,22 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events, penalty
 from stepwell.agents.agent import Agent
+from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import and_writer
 from stepwell.agents.crews.roles import MAX_STEPS, STEP_IDS, WRITER, plan_schema
 from stepwell.agents.limits import Refused
 from stepwell.agents.penalty import Terms
+from stepwell.agents.request import Part
 from stepwell.agents.samples import JUDGE, Answer, Asking, ballot
-from stepwell.agents.session import Session
-from stepwell.agents.state import Outcome
+from stepwell.agents.servers import Servers
+from stepwell.agents.session import Reading, Session, Toolbox
+from stepwell.agents.state import Outcome, Store
 from stepwell.errors import BadInput
 
 VERIFIER = "verifier"
@@ -366,3 +370,16 @@ def _verdict(text: str) -> tuple[bool, int, str]:
 async def plan_flow(session: Session, root: Agent, question: str) -> Outcome:
     """Lead a session whose entry role plans."""
     return await Planning(session, root, question).run()
+
+
+def open_session(
+    crew: Crew,
+    client: Client | Servers,
+    path: Path | str,
+    toolbox: Toolbox,
+    *,
+    reading: Reading | None = None,
+    attached: Sequence[Part] = (),
+) -> Session:
+    """A session in a file, new or to be resumed, that plans where its entry role does."""
+    return Session(with_writer(crew), client, Store(path), toolbox, reading, attached, flow=plan_flow)

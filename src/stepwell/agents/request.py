@@ -9,18 +9,15 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stepwell.agents import schemas
+from stepwell.agents.agent import Agent
 from stepwell.agents.calls import is_last_turn
 from stepwell.agents.crews.definition import Example, Role
 from stepwell.agents.penalty import Terms
 from stepwell.agents.pointing import MOST_TOKENS, pointing_schema, sentences_in
 from stepwell.agents.state import Message
-
-if TYPE_CHECKING:
-    from stepwell.agents.agent import Agent
-    from stepwell.agents.session import Session
 
 Part = Mapping[str, Any]
 """Of a message's content, as the API has them."""
@@ -31,8 +28,8 @@ SPREAD_TEMPERATURE = 0.7
 """Of all answers to a step but the first, where nothing else makes them differ."""
 
 
-def body_of(agent: Agent, session: Session) -> dict[str, Any]:
-    """Of the agent's next turn."""
+def body_of(agent: Agent, seed: int, end_tokens: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Of the agent's next turn. ``end_tokens``: per model, what ends an answer, where that is known."""
     role, task, tools = agent.role, agent.task, list(agent.tools.values())
     terms = task.terms or Terms()
     body: dict[str, Any] = {
@@ -41,11 +38,11 @@ def body_of(agent: Agent, session: Session) -> dict[str, Any]:
         "max_tokens": _max_tokens(agent),
         "temperature": _temperature(agent),
         # Of the task and not of the agent: names of agents may depend on who was first.
-        "seed": zlib.crc32(f"{session.client.seed}/{task.key}/{task.turns}".encode()),
+        "seed": zlib.crc32(f"{seed}/{task.key}/{task.turns}".encode()),
     }
     if role.stop:
         body["stop"] = list(role.stop)
-    if terms.eos_bias and (ends := session.end_tokens.get(agent.caller.model)):
+    if terms.eos_bias and (ends := end_tokens.get(agent.caller.model)):
         body["logit_bias"] = {str(token): terms.eos_bias for token in ends}
     if tools and role.calls == "tools":
         body["tools"] = [

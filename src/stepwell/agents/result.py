@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from stepwell.agents.events import Usage, now_us
-
-if TYPE_CHECKING:
-    from stepwell.agents.session import Session
-    from stepwell.agents.state import Outcome
+from stepwell.agents.limits import Meter
+from stepwell.agents.state import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +55,47 @@ class Result:
     """The answer ended at its turn's token limit: it may be a stump."""
 
 
-def result_of(session: Session, outcome: Outcome, began_us: int) -> Result:
-    """The session as it ended; without an answer of its own it gives the best draft there was."""
-    turns = session.store.turns()
-    last = [usage for _, task, usage in turns if task == session.answered_by]
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The session at its end, as far as the result tells of it."""
+
+    session: str
+    roles: Mapping[str, str]
+    """Per agent its role."""
+    turns: Sequence[tuple[str, str, Usage]]
+    """Agent, task and usage of each, in the order they ended."""
+    answered_by: str
+    """The key of the task whose answer is the session's."""
+    draft: str
+    """The best answer so far, for a session that ends without one."""
+    meter: Meter
+
+
+def result_of(ending: Ending, outcome: Outcome, began_us: int) -> Result:
+    """The result; of a session without an answer of its own, with the best draft there was."""
+    last = [usage for _, task, usage in ending.turns if task == ending.answered_by]
     visible = last[-1].completion_tokens if last and outcome.ok else 0
-    meter = session.meter
+    meter = ending.meter
     return Result(
         status=outcome.kind,
-        answer=outcome.text if outcome.ok else session.store.get("draft") or "",
+        answer=outcome.text if outcome.ok else ending.draft,
         sentence="" if outcome.ok else outcome.text,
-        session=session.id,
-        agents=len(session.agents),
-        turns=len(turns),
+        session=ending.session,
+        agents=len(ending.roles),
+        turns=len(ending.turns),
         prompt_tokens=meter.prompt_tokens,
         visible_tokens=visible,
         intermediate_tokens=meter.completion_tokens - visible,
         cost_microusd=meter.cost_microusd,
         duration_us=now_us() - began_us,
-        by_role=_by_role(session),
+        by_role=_by_role(ending),
         cut=bool(last) and last[-1].cut,
     )
 
 
-def _by_role(session: Session) -> dict[str, RoleUse]:
+def _by_role(ending: Ending) -> dict[str, RoleUse]:
     used: dict[str, RoleUse] = {}
-    for agent, _, usage in session.store.turns():
-        role = session.agents[agent].role.name
+    for agent, _, usage in ending.turns:
+        role = ending.roles[agent]
         used[role] = used.get(role, RoleUse()).with_turn(usage)
     return used

@@ -11,22 +11,22 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stepwell.agents import events
-from stepwell.agents.agent import VERBS, Agent, hint_after_task, work
+from stepwell.agents.agent import VERBS, Agent
 from stepwell.agents.briefing import briefing
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
 from stepwell.agents.penalty import Terms
 from stepwell.agents.request import Part, opening, pointed_at, step_key
-from stepwell.agents.result import Result, result_of
+from stepwell.agents.result import Ending, Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.servers import Servers
 from stepwell.agents.state import REFUSED, TURN_LIMIT, AgentRow, Message, Outcome, Store, Task
 from stepwell.agents.tools.base import Tool, run_tool
+from stepwell.agents.turns import hint_after_task, work
 from stepwell.agents.verbs import verb_tools
 from stepwell.errors import BadInput, StepwellError
 
@@ -100,10 +100,15 @@ class Session:
             outcome = await self._until_end(lead)
         finally:
             await self._stop_all(lead)
-        result = result_of(self, outcome, began_us)
+        result = result_of(self._ending(), outcome, began_us)
         self.store.put("status", result.status)
         self.tell(events.Finished(result.status, result.answer or result.sentence))
         return result
+
+    def _ending(self) -> Ending:
+        roles = {agent.id: agent.role.name for agent in self.agents.values()}
+        draft = str(self.store.get("draft") or "")
+        return Ending(self.id, roles, self.store.turns(), self.answered_by, draft, self.meter)
 
     def _begin(self, ask: str) -> str:
         """The question, kept for good; ids too."""
@@ -474,18 +479,3 @@ async def _until(holds: Callable[[], bool], changed: asyncio.Event) -> None:
     while not holds():
         changed.clear()
         await changed.wait()
-
-
-def open_session(
-    crew: Crew,
-    client: Client | Servers,
-    path: Path | str,
-    toolbox: Toolbox,
-    *,
-    reading: Reading | None = None,
-    attached: Sequence[Part] = (),
-) -> Session:
-    """A session in a file, new or to be resumed, that plans where its entry role does."""
-    from stepwell.agents.planner import plan_flow, with_writer
-
-    return Session(with_writer(crew), client, Store(path), toolbox, reading, attached, flow=plan_flow)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from stepwell.agents.agent import VERBS, WAIT_TOOL
+from stepwell.agents.agent import VERBS, WAIT_TOOL, Agent
 from stepwell.agents.briefing import what_it_does
-from stepwell.agents.crews.definition import Role
+from stepwell.agents.crews.definition import Crew, Role
+from stepwell.agents.state import Outcome
 from stepwell.agents.tools.base import Tool
-
-if TYPE_CHECKING:
-    from stepwell.agents.session import Session
 
 CHILD_MS = 10_000
 """How long a child is expected to take before anything is known of it."""
@@ -22,38 +20,55 @@ TEXT = {"type": "string"}
 Arguments = Mapping[str, Any]
 
 
-async def _spawn(session: Session, me: str, given: Arguments) -> str:
-    child = session.spawn(given["role"], given["task"], parent=me, key=session.calling[me])
+class Office(Protocol):
+    """What the verbs do their work with: the agents of a session, and what may be asked of them."""
+
+    @property
+    def crew(self) -> Crew: ...
+    @property
+    def agents(self) -> Mapping[str, Agent]: ...
+    @property
+    def calling(self) -> Mapping[str, str]: ...
+    def spawn(self, role: str, task: str, *, parent: str, key: str) -> Agent: ...
+    def followup(self, agent: str, task: str, *, key: str, by: str) -> Agent: ...
+    def send(self, recipient: str, text: str, *, author: str, key: str) -> None: ...
+    async def wait(self, agents: Sequence[str], *, waiting: str) -> dict[str, Outcome]: ...
+    async def interrupt(self, agent: str, *, by: str) -> None: ...
+    def children(self, agent: str) -> list[Agent]: ...
+
+
+async def _spawn(office: Office, me: str, given: Arguments) -> str:
+    child = office.spawn(given["role"], given["task"], parent=me, key=office.calling[me])
     return f"{child.id} is at work; wait_agent gives its answer."
 
 
-async def _send(session: Session, me: str, given: Arguments) -> str:
-    session.send(given["agent"], given["message"], author=me, key=session.calling[me])
+async def _send(office: Office, me: str, given: Arguments) -> str:
+    office.send(given["agent"], given["message"], author=me, key=office.calling[me])
     return f"{given['agent']} reads it before its next turn."
 
 
-async def _wait(session: Session, me: str, given: Arguments) -> str:
-    names = given.get("agents") or [child.id for child in session.children(me)]
+async def _wait(office: Office, me: str, given: Arguments) -> str:
+    names = given.get("agents") or [child.id for child in office.children(me)]
     if not names:
         return "You have no agents to wait for."
-    outcomes = await session.wait(names, waiting=me)
+    outcomes = await office.wait(names, waiting=me)
     return "\n\n".join(f"{name} ({outcome.kind}): {outcome.text}" for name, outcome in outcomes.items())
 
 
-async def _interrupt(session: Session, me: str, given: Arguments) -> str:
-    await session.interrupt(given["agent"], by=me)
+async def _interrupt(office: Office, me: str, given: Arguments) -> str:
+    await office.interrupt(given["agent"], by=me)
     return f"{given['agent']} is stopped."
 
 
-async def _list(session: Session, me: str, given: Arguments) -> str:
+async def _list(office: Office, me: str, given: Arguments) -> str:
     return "\n".join(
         f"{one.id}: {one.role.name}, {'active' if one.active else 'closed'}, {one.turns} turns"
-        for one in session.agents.values()
+        for one in office.agents.values()
     )
 
 
-async def _followup(session: Session, me: str, given: Arguments) -> str:
-    session.followup(given["agent"], given["task"], key=session.calling[me], by=me)
+async def _followup(office: Office, me: str, given: Arguments) -> str:
+    office.followup(given["agent"], given["task"], key=office.calling[me], by=me)
     return f"{given['agent']} is at work again; wait_agent gives its answer."
 
 
@@ -61,7 +76,7 @@ async def _followup(session: Session, me: str, given: Arguments) -> str:
 class Verb:
     """One verb as models see it."""
 
-    act: Callable[[Session, str, Arguments], Awaitable[str]]
+    act: Callable[[Office, str, Arguments], Awaitable[str]]
     """Carries it out for the agent of this name, and says what came of it."""
     description: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -93,17 +108,17 @@ _BY_NAME: Mapping[str, Verb] = {
 }
 
 
-def verb_tools(session: Session, role: Role, agent: str) -> list[Tool]:
+def verb_tools(office: Office, role: Role, agent: str) -> list[Tool]:
     """The verbs that ``role`` may use: all with ``may_spawn``, else those among its ``tools``."""
     leads = bool(role.may_spawn) and not role.plans
     wanted = VERBS if leads else [name for name in role.tools if name in VERBS]
-    return [_tool(name, _BY_NAME[name], session, role, agent) for name in wanted]
+    return [_tool(name, _BY_NAME[name], office, role, agent) for name in wanted]
 
 
-def _tool(name: str, verb: Verb, session: Session, role: Role, agent: str) -> Tool:
+def _tool(name: str, verb: Verb, office: Office, role: Role, agent: str) -> Tool:
     properties = dict(verb.arguments)
     if "role" in properties:
-        may = [session.crew.roles[one] for one in role.may_spawn]
+        may = [office.crew.roles[one] for one in role.may_spawn]
         known = "; ".join(f"{one.name}: {what_it_does(one)}" for one in may)
         properties["role"] = TEXT | {"enum": list(role.may_spawn), "description": known}
     return Tool(
@@ -115,7 +130,7 @@ def _tool(name: str, verb: Verb, session: Session, role: Role, agent: str) -> To
             "required": [] if verb.optional else list(properties),
             "additionalProperties": False,
         },
-        call=partial(verb.act, session, agent),
+        call=partial(verb.act, office, agent),
         expected_ms=CHILD_MS if name == WAIT_TOOL else 1,
         timeout_s=math.inf,  # the session's own limit pauses what waits
         volatile=True,

@@ -17,8 +17,8 @@ from typing import Any
 
 from stepwell.agents import events
 from stepwell.agents.client import Client
+from stepwell.agents.planner import open_session
 from stepwell.agents.result import Result
-from stepwell.agents.session import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.bench.crew_shapes import ASK, NOTE, Size, scripted_crew
 

@@ -20,7 +20,7 @@ import httpx2
 from stepwell.agents import events
 from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew, Limits, Role
-from stepwell.agents.session import open_session
+from stepwell.agents.planner import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.bench.workload import prose
 from stepwell.errors import StepwellError

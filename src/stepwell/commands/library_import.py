@@ -18,7 +18,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.dialects import select_all
-from stepwell.agents.tools.warehouse import BATCH_ROWS, Table, Warehouse, open_warehouse
+from stepwell.agents.tools.warehouse import open_warehouse
+from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Table, Warehouse
 from stepwell.agents.tools.warehouses import Warehouses, listed_name
 from stepwell.agents.tools.workspace import WarehouseUrl
 from stepwell.commands.library import HERE, JsonFile, Where, file_line, result_console, write_result

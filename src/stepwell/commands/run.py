@@ -26,10 +26,11 @@ from stepwell.agents.crews.files import find_crew
 from stepwell.agents.crews.profile import FALLBACK_FLASH, PRO, apply, find_profile, general_says
 from stepwell.agents.crews.tables import names_file
 from stepwell.agents.dry import first_requests
+from stepwell.agents.planner import open_session
 from stepwell.agents.request import Part
 from stepwell.agents.result import Result
 from stepwell.agents.servers import keep_models
-from stepwell.agents.session import Reading, open_session
+from stepwell.agents.session import Reading
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
 from stepwell.bench.common import Flag, JsonOption, require_writable, write_json

@@ -18,9 +18,10 @@ from stepwell.agents import events
 from stepwell.agents.agent import VERBS
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile, apply, dump
+from stepwell.agents.planner import open_session
 from stepwell.agents.result import Result
 from stepwell.agents.servers import Place, Servers
-from stepwell.agents.session import Reading, open_session
+from stepwell.agents.session import Reading
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import Workspace

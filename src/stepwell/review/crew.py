@@ -15,9 +15,9 @@ from typing import Literal
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import parse_crew
+from stepwell.agents.planner import open_session
 from stepwell.agents.result import Result
 from stepwell.agents.servers import Servers
-from stepwell.agents.session import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.errors import StepwellError
 from stepwell.review.facts import Facts

@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("ibis", reason="the extra 'warehouse' is not installed")
 
 from stepwell.agents.tools.base import ToolError
-from stepwell.agents.tools.warehouse import WarehouseError, open_warehouse
+from stepwell.agents.tools.warehouse import open_warehouse
+from stepwell.agents.tools.warehouse_base import WarehouseError
 from stepwell.agents.tools.warehouse_bigquery import MAX_BILLED_BYTES, BigQueryWarehouse
 from stepwell.agents.tools.warehouses import Warehouses
 from stepwell.agents.tools.workspace import WarehouseUrl

@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("ibis", reason="the extra 'warehouse' is not installed")
 
 from stepwell.agents.tools import Limits, ToolResult, Workspace, build_tools, run_tool
-from stepwell.agents.tools.warehouse import Warehouse, WarehouseError, open_warehouse
+from stepwell.agents.tools.warehouse import open_warehouse
+from stepwell.agents.tools.warehouse_base import Warehouse, WarehouseError
 from stepwell.agents.tools.workspace import WarehouseUrl
 from stepwell.errors import BadInput, MissingExtra
 from tests.agents.tools.warehouses import PASSWORD, QUOTED, Shop, running_shop

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from stepwell.agents.tools.dialects import called_names, one_line
-from stepwell.agents.tools.warehouse import MAX_TABLES, Batches, Table, WarehouseError, distinct
+from stepwell.agents.tools.warehouse_base import MAX_TABLES, Batches, Table, WarehouseError, distinct
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
 MAX_BILLED_BYTES = 1 << 30

@@ -12,7 +12,7 @@ from typing import Any
 
 from stepwell.agents.tools.dialects import one_line
 from stepwell.agents.tools.ended_after import ended_after
-from stepwell.agents.tools.warehouse import MAX_TABLES, Batches, Table, WarehouseError, distinct
+from stepwell.agents.tools.warehouse_base import MAX_TABLES, Batches, Table, WarehouseError, distinct
 from stepwell.errors import MissingExtra
 
 OPTIONS = {

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote
 
 from stepwell.agents.tools.dialects import called_names, one_line
 from stepwell.agents.tools.ended_after import ended_after
-from stepwell.agents.tools.warehouse import (
+from stepwell.agents.tools.warehouse_base import (
     MAX_TABLES,
     Batches,
     Table,

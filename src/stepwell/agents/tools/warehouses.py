@@ -12,7 +12,7 @@ from typing import Any
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.dialects import Naming, Question, TableRef, understood
 from stepwell.agents.tools.rows import Rows
-from stepwell.agents.tools.warehouse import BATCH_ROWS, Table, Warehouse, WarehouseError, values
+from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Table, Warehouse, WarehouseError, values
 
 COUNTED_ROWS = 10_000
 """More are not fetched only to be counted."""
