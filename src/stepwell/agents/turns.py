@@ -7,7 +7,7 @@ question is asked, an answer ends the task. A ``Desk`` is all that an agent has 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ MAX_FOUND_CHARS = 1_500
 class Desk(Protocol):
     """What the turns of an agent need: a server, a place to write down, limits, and somebody to tell."""
 
-    calling: MutableMapping[str, str]
+    calling: dict[str, str]
     """Per agent, the key of the call that it is in."""
 
     @property
