@@ -17,14 +17,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell import __version__
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS
 from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import find_crew
-from stepwell.agents.crews.profile import FALLBACK_FLASH, PRO, apply, find_profile, general_says
-from stepwell.agents.crews.tables import names_file
+from stepwell.agents.crews.profile import FALLBACK_FLASH, PRO, Profile, apply, find_profile, general_says
 from stepwell.agents.dry import first_requests
 from stepwell.agents.planner import open_session
 from stepwell.agents.request import Part
@@ -33,7 +31,7 @@ from stepwell.agents.servers import keep_models
 from stepwell.agents.session import Reading
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
-from stepwell.bench.common import Flag, JsonOption, require_writable, write_json
+from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.model_servers import (
     Addressed,
     Given,
@@ -48,9 +46,10 @@ from stepwell.commands.run_dry import Requests, last_line, print_requests
 from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_library, kept, places_of_readers
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_page import page_of
+from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
-from stepwell.commands.run_view import trace_file, usd, watched
+from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
 from stepwell.demo.command import told_to_stop
 from stepwell.demo.document import load_document
@@ -63,7 +62,6 @@ TESTS_SUFFIX = ".py"
 TESTS_CHECK = "visible_tests"
 DATA_TOOLS = frozenset({"sql", "tables", "chart"})
 LIMIT_HELP = f"A limit in place of the crew's, like turns_per_agent=24 (repeat for more): {', '.join(NAMES)}."
-OTEL_HELP = "Send OpenTelemetry spans, where the OTEL_... variables say."
 
 
 def option(text: str) -> Parameter:
@@ -85,17 +83,9 @@ def run(
         str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")
     ] = PRO,
     budget: Annotated[str | None, option("USD that the session may cost, where the server says it.")] = None,
-    limit: Annotated[Sequence[str], option(LIMIT_HELP)] = (),
+    limit: Annotated[Sequence[str], Parameter(help=LIMIT_HELP, show_default=False, negative="")] = (),
     seed: Annotated[int, option("Of the models' choices and of waits. [0]")] = 0,
-    trace: Annotated[
-        Path | None, option("Write every prompt, answer and call here, for 'stepwell trace FILE'.")
-    ] = None,
-    trace_text: Annotated[bool, option("Whether it holds texts, or their lengths alone. [yes]")] = True,
-    dry_run: Annotated[Flag, option("Print the first prompt of each role, and ask nothing.")] = False,
-    watch: Annotated[
-        Flag, option("Run again whenever the crew's file or one of FILES changes, until Ctrl-C.")
-    ] = False,
-    otel: Annotated[bool, Parameter(negative="", help=OTEL_HELP, show_default=False)] = False,
+    look: LookFlags = NO_LOOK,
     resume: Annotated[Path | None, option("Go on with this session, with the same crew and files.")] = None,
     output: Annotated[
         Path | None, option("Where charts and files of tools go. [a directory that goes away]")
@@ -135,33 +125,39 @@ def run(
     console = Console(stderr=True, highlight=False)
 
     def once() -> int:
-        made = find_crew(crew)
-        chosen = find_profile(made, profile)
-        if chosen is FALLBACK_FLASH:
-            console.print(general_says(made.name), markup=False, soft_wrap=True)
-        made = apply(made, replace(chosen, model="") if model and chosen.model else chosen)
-        made = with_limits(made, limit, budget)
+        made, chosen = wanted_crew(crew, profile, model, console)
         require_question(ask, resume)
         job = Job(
-            *(made, ask, files, Given.of(server, key), model or chosen.model, seed),
+            *(
+                with_limits(made, limit, budget),
+                ask,
+                files,
+                Given.of(server, key),
+                model or chosen.model,
+                seed,
+            ),
             *(resume or _new_session(), output),
             warehouses=tuple(map(WarehouseUrl, warehouse)),
             library=tuple(library),
             attach=attach,
-            otel=otel,
+            otel=look.otel,
         )
-        if dry_run:
+        if look.dry_run:
             return job.dry_run(console, json_file)
-        head = {"crew": made.name, "profile": chosen.name, "stepwell": __version__}
-        with trace_file(trace, head, texts=trace_text) as listeners:
+        with traced(look, {"crew": made.name, "profile": chosen.name}) as listeners:
             result = job.perform(console, listeners)
             return job.finish(result, json_file, is_new=resume is None)
 
-    if not watch:
-        return once()
-    if not names_file(crew):
-        raise BadInput(f"--watch waits for changes of a crew's file, and {crew} is one that ships")
-    return run_on_change([Path(crew), *files], once, console)
+    return run_on_change(watched_files(crew, files), once, console) if look.watch else once()
+
+
+def wanted_crew(crew: str, profile: str, model: str | None, console: Console) -> tuple[Crew, Profile]:
+    """The crew under the profile, and the profile; one that nobody has written is explained. ``BadInput``."""
+    made = find_crew(crew)
+    chosen = find_profile(made, profile)
+    if chosen is FALLBACK_FLASH:
+        console.print(general_says(made.name), markup=False, soft_wrap=True)
+    return apply(made, replace(chosen, model="") if model and chosen.model else chosen), chosen
 
 
 def require_question(ask: str, resume: Path | None) -> None:
