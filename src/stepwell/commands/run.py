@@ -68,6 +68,17 @@ def option(text: str) -> Parameter:
     return Parameter(help=text, show_default=False)
 
 
+WarehouseOption = Annotated[
+    Sequence[str],
+    Parameter(
+        env_var="STEPWELL_WAREHOUSE",
+        show_env_var=True,
+        show_default=False,
+        help="Tables to ask in place: postgresql://, bigquery:// or duckdb:// (repeat for more).",
+    ),
+]
+
+
 def run(
     crew: str,
     /,
@@ -90,15 +101,7 @@ def run(
     output: Annotated[
         Path | None, option("Where charts and files of tools go. [a directory that goes away]")
     ] = None,
-    warehouse: Annotated[
-        Sequence[str],
-        Parameter(
-            env_var="STEPWELL_WAREHOUSE",
-            show_env_var=True,
-            show_default=False,
-            help="Tables to ask in place: postgresql://, bigquery:// or duckdb:// (repeat for more).",
-        ),
-    ] = (),
+    warehouse: WarehouseOption = (),
     library: Annotated[
         Sequence[str], option("A document of the library, by name or id, as one more file (repeat for more).")
     ] = (),
