@@ -68,7 +68,7 @@ def test_a_server_that_hangs_or_dies_is_a_sentence_and_the_session_goes_on(
 ) -> None:
     pytest.importorskip("mcp")
     crew = write_crew(home, "mcp:tiny")
-    wanted = [("hang", {}), ("die", {}), ("add", {"a": 1, "b": 1}), ("die", {}), ("add", {"a": 1, "b": 1})]
+    wanted = [("hang", {}), ("die", {}), ("add", {"a": 1, "b": 1}), ("die", {}), ("add", {"a": 2, "b": 2})]
     with served(calling(*wanted)) as server:
         assert cli.run(["run", crew, "--ask", "Who?", "--server", server.url]) == 0
     assert capsys.readouterr().out == "Done.\n"
