@@ -45,8 +45,8 @@ from stepwell.commands.model_servers import (
 from stepwell.commands.run_dry import Requests, last_line, print_requests
 from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_library, kept, places_of_readers
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
-from stepwell.commands.run_page import page_of
 from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
+from stepwell.commands.run_page import page_of
 from stepwell.commands.run_reading import reader_of, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import usd, watched
