@@ -7,24 +7,18 @@ the question's words leaves out what matters least. What was left out is said on
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stepwell.library.documents import Document
 from stepwell.library.passages import split_parts, split_passages
+from stepwell.library.sentences import nearest_sentences, nearness, weights_of
 from stepwell.library.words import words
 
 CountTokens = Callable[[str], int]
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n")
 _SHORTEST_EXCERPT_TOKENS = 8
-_SHORTEST_QUOTE_WORDS = 3
-"""Words that carry meaning; fewer say nothing without their neighbours."""
-_LONGEST_QUOTE_WORDS = 40
-_LENGTH_PRIOR_WORDS = 8
 _BEST_QUOTES = 2
 
 
@@ -52,7 +46,7 @@ def assign(
     """Cut the document into parts, one per reader, and choose ``pages`` pages from each."""
     passages = split_passages(document.text)
     parts = split_parts(passages, readers)
-    weights = _weights(passages)
+    weights = weights_of(passages)
     chosen = [_choose(part, question, weights, pages, page_tokens, count) for part in parts]
     used = sum(count(page) for part in chosen for page in part)
     quotes = tuple(quote(part, question, weights) for part in chosen)
@@ -61,35 +55,21 @@ def assign(
     return Assignment(tuple(chosen), quotes, tuple(best[:_BEST_QUOTES]), used, total)
 
 
-def _weights(passages: list[str]) -> dict[str, float]:
-    """Inverse document frequency (Robertson's, as in BM25): rare words tell passages apart."""
-    seen = Counter(word for passage in passages for word in set(words(passage)))
-    return {word: math.log(1 + (len(passages) - n + 0.5) / (n + 0.5)) for word, n in seen.items()}
-
-
-def score(passage: str, question: str, weights: dict[str, float]) -> float:
+def score(passage: str, question: str, weights: Mapping[str, float]) -> float:
     """How near a passage is to a question: the weight of the words they share."""
     shared = set(words(question)) & set(words(passage))
     return sum(weights.get(word, 0.0) for word in sorted(shared))
 
 
-def nearness(sentence: str, question: str, weights: dict[str, float]) -> float:
-    """The score of a sentence, tempered by its length: long ones share words by chance."""
-    return score(sentence, question, weights) / math.sqrt(_LENGTH_PRIOR_WORDS + len(words(sentence)))
-
-
-def quote(pages: Sequence[str], question: str, weights: dict[str, float]) -> str:
-    """The sentence that says most about the question for its length."""
-    sentences = [s for page in pages for s in _SENTENCE.split(page) if len(words(s)) >= _SHORTEST_QUOTE_WORDS]
-    sentences = [sentence for sentence in sentences if not sentence.startswith("#")]
-    best = max(sentences, key=lambda sentence: nearness(sentence, question, weights), default="")
-    return " ".join(best.split()[:_LONGEST_QUOTE_WORDS])
+def quote(pages: Sequence[str], question: str, weights: Mapping[str, float]) -> str:
+    """The sentence that says most about the question for its length; empty where there is none."""
+    return next(iter(nearest_sentences("\n\n".join(pages), question, weights, 1)), "")
 
 
 def _choose(
     part: list[str],
     question: str,
-    weights: dict[str, float],
+    weights: Mapping[str, float],
     pages: int,
     page_tokens: int,
     count: CountTokens,
