@@ -19,6 +19,9 @@ from stepwell.errors import BadInput, MissingExtra, StepwellError
 GGUF_MAGIC = b"GGUF"
 NAMED_MODELS = ("smollm2", "gemma3")
 
+BASE_MODELS = ("gemma3",)
+"""Named models that were never taught to follow instructions: they suit benchmarks and no crew."""
+
 Progress = Callable[[str], None]
 
 
@@ -37,6 +40,13 @@ def cache_dir() -> Path:
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "stepwell"
+
+
+def base_model_note(model: str) -> str:
+    """One sentence for crews on a model that follows no instructions; empty for others."""
+    if model not in BASE_MODELS:
+        return ""
+    return f"{model} is a base model and does not follow instructions: expect no answers from a crew on it."
 
 
 def resolve_model(model: str, progress: Progress | None = None) -> ModelFile:

@@ -152,6 +152,14 @@ def test_the_only_model_is_taken_and_no_other_guessed(models: list[str]) -> None
         with_client(server, lambda client: client.only_model())
 
 
+def test_names_of_one_model_are_one_model() -> None:
+    listed = [{"id": name, "root": "small-1b"} for name in ("small", "small-1b")]
+    answer = lambda: httpx2.Response(200, json={"data": listed})  # noqa: E731
+    assert with_client(Server(answer()), lambda client: client.only_model())[0] == "small-1b"
+    assert with_client(Server(answer()), lambda client: client.called("small"))[0] == "small"
+    assert with_client(Server(answer()), lambda client: client.called("mine"))[0] == "small-1b"
+
+
 def test_the_servers_budget_counts_from_what_is_spent_there() -> None:
     session = httpx2.Response(200, json={"spend_control": {"limit": None, "consumed": 1.5}})
     server = Server(session, httpx2.Response(200, json={}))

@@ -19,6 +19,7 @@ from stepwell.agents.crews.files import parse_crew
 from stepwell.agents.crews.profile import apply, find_profile
 from stepwell.commands.model_servers import Given, addresses, models_of, own_settings
 from stepwell.errors import BadInput
+from stepwell.models import base_model_note
 from stepwell.settings import load
 
 CREW = """
@@ -194,6 +195,8 @@ def test_several_servers_share_what_one_would_have(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("STEPWELL_ENGINE_KIND", "null")
     whole = load()
     assert own_settings({"smollm2": "--model"}) == {"smollm2": whole}
+    assert "does not follow instructions" in base_model_note("gemma3")
+    assert base_model_note("smollm2") == ""
     two = own_settings({"smollm2": "--model", "gemma3": "the role judge"})
     cores = len(os.sched_getaffinity(0))
     for model, own in two.items():

@@ -83,5 +83,6 @@ def test_models_have_aliases() -> None:
         listed = get(server, "/v1/models").json()["data"]
         assert [model["id"] for model in listed] == ["a/b", "gpt-4o", MODEL]
         assert get(server, "/v1/models/a/b").json()["context_window"] == 4_096
+        assert len({one["root"] for one in get(server, "/v1/models").json()["data"]}) == 1
         assert get(server, "/v1/models/a/b").json()["end_token_ids"] == [END_TOKEN]
         assert post(server, "/v1/chat/completions", CHAT | {"model": "a/b"}).json()["model"] == "a/b"

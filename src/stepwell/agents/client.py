@@ -125,7 +125,7 @@ class Client:
 
     async def only_model(self) -> str:
         """The server's model. Raises ``StepwellError`` when it serves several or none."""
-        names = await self._models()
+        names = list(dict.fromkeys((await self._models()).values()))
         if len(names) != 1:
             raise StepwellError(
                 f"{self.server} serves {len(names)} models ({', '.join(names[:5]) or 'none'}): name one, "
@@ -138,17 +138,24 @@ class Client:
 
         Raises ``StepwellError`` when it serves several others, or none.
         """
-        names = await self._models()
-        if model in names:
+        known = await self._models()
+        if model in known:
             return model
+        names = list(dict.fromkeys(known.values()))
         if len(names) != 1:
             there = f"there is {', '.join(names[:5])}" if names else "it lists none"
             raise StepwellError(f"{self.server} does not serve the model {model!r}: {there}")
         return names[0]
 
-    async def _models(self) -> list[str]:
+    async def _models(self) -> dict[str, str]:
+        """Per name that the server lists, the model behind it: a server may give one model several names."""
         data = await self._ask("GET", "/models", None, {}, _quiet)
-        return [str(model.get("id")) for model in data.get("data") or () if isinstance(model, dict)]
+        listed = [model for model in data.get("data") or () if isinstance(model, dict)]
+        names = {str(model.get("id")) for model in listed}
+        return {
+            str(model.get("id")): str(model["root"] if model.get("root") in names else model.get("id"))
+            for model in listed
+        }
 
     async def require_model(self, model: str) -> None:
         """Raises ``StepwellError`` where the server says that it has no such model. Many list only a part of

@@ -21,7 +21,7 @@ from stepwell.agents.servers import Place, Servers
 from stepwell.assemble import build
 from stepwell.errors import BadInput
 from stepwell.library.store import Library
-from stepwell.models import resolve_model
+from stepwell.models import base_model_note, resolve_model
 from stepwell.server.books import Books
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
@@ -161,8 +161,9 @@ def addresses(
         yield [given.address(model, who) for model, who in models.items()]
         return
     own = own_settings(models)
-    if len(own) > 1:
-        console.print(_shares(own), markup=False, soft_wrap=True)
+    notes = [_shares(own)] if len(own) > 1 else []
+    for note in [*notes, *filter(None, map(base_model_note, own))]:
+        console.print(note, markup=False, soft_wrap=True)
     with ExitStack() as stack:
         made = []
         for number, (model, settings) in enumerate(own.items()):

@@ -88,7 +88,7 @@ def run(
     key: Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")] = None,
     model: Annotated[
         str | None,
-        option("Of roles that name none; for servers of its own smollm2, gemma3, a GGUF file. [smollm2]"),
+        option("Of roles that name none; for servers of its own smollm2 or a GGUF file. [smollm2]"),
     ] = None,
     profile: Annotated[
         str, option("The crew as it is written (pro), flash, another of its own, or a file. [pro]")

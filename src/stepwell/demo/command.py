@@ -40,6 +40,7 @@ from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.library.documents import Document
+from stepwell.models import base_model_note
 from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load
 
@@ -82,7 +83,7 @@ def demo(
         list[str] | None,
         Parameter(help="The question. Give it up to three times: one per customer.", negative=()),
     ] = None,
-    model: Annotated[str, Parameter(help="smollm2, gemma3 or the path of a GGUF file.")] = "smollm2",
+    model: Annotated[str, Parameter(help="smollm2 or the path of a GGUF file.")] = "smollm2",
     json: Annotated[Path | None, Parameter(help="Write all figures here.")] = None,
     html: Annotated[Path, Parameter(help="Write the page with the picture here.")] = Path(
         "stepwell-demo.html"
@@ -118,7 +119,7 @@ def demo(
         stepwell demo
         stepwell demo report.pdf --ask "What does it recommend?"
         cat notes.md | stepwell demo - --ask "Who decides?" --json figures.json
-        stepwell demo --model gemma3 --quick
+        stepwell demo --model model.gguf --quick
         stepwell demo --price-book openai-gpt-5 --cost-book h100-rented
     """
     if document is not None and document.startswith("-") and document != "-":
@@ -180,6 +181,8 @@ def prepare(
     shape = QUICK if options.quick else Shape()
     settings = settings_for(options, customers, directory)
     require_books(settings)
+    if note := base_model_note(options.model):
+        say(console, note)
     say(console, f"Loading {options.model} to count tokens ...")
     with loaded(settings) as (info, text):
         counter = TextCounter(text)

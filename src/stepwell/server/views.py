@@ -78,6 +78,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "object": "model",
         "created": service.started_s,
         "owned_by": "stepwell",
+        "root": service.text_model.name,  # the same for all names of one model, as vLLM has it
         "context_window": service.text_model.context_tokens,
         "end_token_ids": list(service.text_model.end_tokens()),
     }
