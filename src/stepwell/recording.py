@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast, get_args
 
@@ -22,12 +22,13 @@ import msgspec
 from stepwell.errors import StepwellError
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
-from stepwell.policy.types import Event, Plan
+from stepwell.policy.types import Caller, Event, Plan, RequestArrived
 from stepwell.private import private_file
 
 FORMAT = "stepwell-recording"
 VERSION = 1
 _FORMER_FIELDS = {"placement": "eviction"}
+_CALLER = tuple(field.name for field in fields(Caller))
 _NOT_OURS = (OSError, msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, ValueError)
 _EVENTS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Event)}
 
@@ -105,7 +106,7 @@ class Recorder:
         if not (events or plan.actions or plan.batch or self._has_books):
             return
         self._log.add(now_us, plan)
-        lines = [[type(event).__name__, asdict(event)] for event in events]
+        lines = [[type(event).__name__, _body(event)] for event in events]
         self._line({"t": now_us, "e": lines, "h": self._log.digest[:16]})
 
     def _line(self, value: object) -> None:
@@ -149,6 +150,21 @@ def open_recording(path: Path, *, cut_off: bool = False) -> Recording:
     return Recording(path, config, ledger, _steps(path, file, cut_off), file)
 
 
+def _body(event: Event) -> dict[str, Any]:
+    """An event's fields; those of its caller stand among them, as they did before there were callers."""
+    body: dict[str, Any] = asdict(event)
+    caller: dict[str, Any] = body.pop("caller", {})
+    return body | caller
+
+
+def _event(name: str, body: dict[str, Any]) -> Event:
+    """The other way round."""
+    if name == RequestArrived.__name__:
+        body["caller"] = {one: body.pop(one) for one in _CALLER if one in body}
+    event: Event = msgspec.convert(body, _EVENTS[name])
+    return event
+
+
 def _renamed(config: dict[str, Any]) -> dict[str, Any]:
     """Fields as they are called now; recordings outlive names."""
     return {_FORMER_FIELDS.get(name, name): value for name, value in config.items()}
@@ -161,7 +177,7 @@ def _steps(path: Path, file: IO[bytes], cut_off: bool) -> Iterator[RecordedStep]
                 return
             try:
                 raw = msgspec.json.decode(line)
-                events = tuple(msgspec.convert(body, _EVENTS[name]) for name, body in raw["e"])
+                events = tuple(_event(name, body) for name, body in raw["e"])
                 step = RecordedStep(number, raw["t"], events, raw["h"])
             except _NOT_OURS as error:
                 raise RecordingError(f"{path} line {number} is damaged: {error}") from error

@@ -89,7 +89,7 @@ def test_a_child_that_answers_a_parent_is_declared_to_wait_for_it() -> None:
                 await running.wait(["helper-1"], waiting="lead")
 
         run(scene())
-    said = {generation.agent: generation.hint for generation in driver.submitted}
+    said = {generation.caller.agent: generation.hint for generation in driver.submitted}
     assert (said["run-1/helper-1"].wait.value, said["run-1/helper-1"].after_agent) == ("agent", "run-1/lead")
 
 

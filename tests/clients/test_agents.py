@@ -74,9 +74,9 @@ def test_two_agents_a_handoff_and_a_tool(model_class: str, stream: bool) -> None
 
     with serving(driver) as server:
         assert asyncio.run(run(server.base_url)) == ("3500.", "worker")
-    assert [g.agent for g in driver.submitted] == ["run-42/planner", "run-42/worker", "run-42/worker"]
-    assert {g.session for g in driver.submitted} == {"run-42"}
-    assert driver.submitted[-1].parent_agent == "run-42/planner"
+    assert [g.caller.agent for g in driver.submitted] == ["run-42/planner", "run-42/worker", "run-42/worker"]
+    assert {g.caller.session for g in driver.submitted} == {"run-42"}
+    assert driver.submitted[-1].caller.parent_agent == "run-42/planner"
 
 
 @pytest.mark.parametrize("model_class", MODELS)
@@ -101,5 +101,6 @@ def test_structured_output_and_service_tier(model_class: str) -> None:
     with serving(driver) as server:
         assert asyncio.run(run(server.base_url)) == Verdict(good=True)
     (asked,) = driver.submitted
-    assert (asked.service_tier, asked.agent, asked.sampling.temperature) == ("flex", "s/critic", 0.0)
+    assert (asked.caller.service_tier, asked.caller.agent) == ("flex", "s/critic")
+    assert asked.sampling.temperature == 0.0
     assert asked.sampling.json_schema is not None

@@ -64,7 +64,7 @@ def test_a_graph_with_two_agents_and_a_tool(responses_api: bool) -> None:
         graph.add_edge("tools", "work")
         result = graph.compile().invoke({"messages": [HumanMessage("How deep is Chand Baori?")]})
     assert result["messages"][-1].text == "It is 30 metres deep."
-    assert [(g.agent, g.parent_agent) for g in driver.submitted] == [
+    assert [(g.caller.agent, g.caller.parent_agent) for g in driver.submitted] == [
         ("plan", None),
         ("work", "plan"),
         ("work", "plan"),

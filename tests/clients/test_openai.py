@@ -167,7 +167,8 @@ def test_identity_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(driver) as server, client(server.base_url) as api:
         api.chat.completions.create(model=MODEL, messages=USER)
     (asked,) = driver.submitted
-    assert (asked.tenant, asked.session, asked.agent) == ("local", "run-42", "run-42/planner")
+    caller = asked.caller
+    assert (caller.tenant, caller.session, caller.agent) == ("local", "run-42", "run-42/planner")
 
 
 # --- completions and models --------------------------------------------------------------------
@@ -222,7 +223,7 @@ def test_responses_continue_a_conversation() -> None:
     assert driver.prompts[0] == "system: Be brief.\nuser: How are you?\nassistant: "
     # Instructions are not carried over; the conversation is.
     assert driver.prompts[1] == "user: How are you?\nassistant: Fine.\nuser: Why?\nassistant: "
-    assert driver.submitted[1].agent == first.id
+    assert driver.submitted[1].caller.agent == first.id
     assert gone.value.code == "previous_response_not_found"
 
 

@@ -84,5 +84,5 @@ def test_structured_output_through_the_answer_format(model_class: Any) -> None:
             model_settings={"extra_headers": {"X-Session-ID": "w", "X-Parent-Session-ID": "p"}},
         )
         assert run(agent) == Well(name="Rani ki Vav", steps=7)
-    assert (driver.submitted[0].agent, driver.submitted[0].parent_agent) == ("w", "p")
+    assert (driver.submitted[0].caller.agent, driver.submitted[0].caller.parent_agent) == ("w", "p")
     assert "steps" in json.loads(driver.submitted[0].sampling.json_schema or "")["properties"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from stepwell.clock import ManualClock
@@ -11,14 +11,20 @@ from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.ledger.keeper import Keeper
 from stepwell.loop.driver import Driver
-from stepwell.loop.requests import Delta, Finished, Generation, Output, Rejected
+from stepwell.loop.requests import LOCAL_TENANT, Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
-from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved, RequestId
+from stepwell.policy.types import BlockId, BlockMeta, Caller, KvTier, Moved, RequestId
 from stepwell.tiers.base import Buffer, TierUsage
 from tests.ledger.books import MemoryWriter, make_keeper
 
 GREEDY = SamplingParams(temperature=0.0)
+
+
+def with_caller(given: dict[str, Any]) -> dict[str, Any]:
+    """A generation's fields, those of its caller gathered in one."""
+    own = {field.name: given.pop(field.name) for field in fields(Caller) if field.name in given}
+    return {**given, "caller": Caller(**{"tenant": LOCAL_TENANT, **own})}
 
 
 class FlakyTiers:
@@ -128,9 +134,8 @@ class Rig:
     def ask(self, prompt: Sequence[int], new_tokens: int = 8, **generation: Any) -> Answer:
         answer = Answer()
         generation.setdefault("sampling", GREEDY)
-        self.driver.submit(
-            Generation(prompt=tuple(prompt), max_new_tokens=new_tokens, **generation), answer.outputs.append
-        )
+        asked = Generation(prompt=tuple(prompt), max_new_tokens=new_tokens, **with_caller(generation))
+        self.driver.submit(asked, answer.outputs.append)
         return answer
 
     def settle(self) -> None:
@@ -187,7 +192,7 @@ def _watch_names(driver: Driver, engine: NullEngine) -> None:
         assert block.id == chain.name(stop), (
             f"tokens up to {stop} of request {request} are sealed under another name"
         )
-        assert block.tenant == driver._live[request].generation.tenant
+        assert block.tenant == driver._live[request].generation.caller.tenant
         seal(request, block)
 
     engine.seal = named  # type: ignore[method-assign]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, Shares
-from stepwell.policy.types import Hint, Hinted, Plan, RequestArrived, Wait
+from stepwell.policy.types import Caller, Hint, Hinted, Plan, RequestArrived, Wait
 from stepwell.recording import Recorder, read_recording
 
 CONFIG = PolicyConfig(
@@ -25,7 +25,9 @@ CONFIG = PolicyConfig(
     disk_write_bytes_per_day=77,
 )
 HINT = Hint(Wait.AGENT, 9_000_000, "run/reader", 300_000_000)
-ARRIVED = RequestArrived(1, "t", "gold", "run", "run/a", None, 32, 8, (b"\x00" * 16, b"\xff" * 16), "a", HINT)
+ARRIVED = RequestArrived(
+    1, Caller("t", "gold", "run", "run/a", role="a"), 32, 8, (b"\x00" * 16, b"\xff" * 16), HINT
+)
 EVENTS = (ARRIVED, Hinted(1, "t", "run/a", Hint(Wait.DONE)))
 
 
@@ -60,5 +62,5 @@ def test_recordings_from_before_contracts_and_hints_are_read(tmp_path: Path) -> 
     assert config.contracts == DEFAULT_CONTRACTS
     (arrived,) = next(steps).events
     assert isinstance(arrived, RequestArrived)
-    assert (arrived.role, arrived.hint) == ("", Hint())
+    assert (arrived.caller.role, arrived.hint) == ("", Hint())
     steps.close()  # type: ignore[attr-defined]

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from stepwell.errors import BadInput
 from stepwell.fit import jsonl
 from stepwell.fit.jsonl import dump
+from stepwell.fit.load import load_tasks
 from stepwell.fit.sets import SHIPPED
-from stepwell.fit.tasks import GRADERS, Item, TaskSet, load_tasks
+from stepwell.fit.tasks import GRADERS, Item, TaskSet
 
 FIRST = {"task_set": {"name": "mine", "crew": "documents", "single": "reader", "grader": "words"}}
 ITEM = {"id": "a", "ask": "Who?", "answer": "Anna"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stepwell.ledger.bills import MAX_CORRECTABLE, Bills, Counts
 from stepwell.ledger.prices import PriceBook, parse_price_book
 from stepwell.ledger.types import Account, Cause, Kind, Resource, Usage
-from stepwell.policy.types import NO_HINT, Hint, Hinted, RequestArrived, Wait
+from stepwell.policy.types import NO_HINT, Caller, Hint, Hinted, RequestArrived, Wait
 from tests.driver.harness import make_rig
 from tests.ledger.books import PRICES
 from tests.ledger.meter_world import budget, end, got, turn
@@ -23,7 +23,9 @@ DOCUMENT = list(range(60, 60 + 48))
 
 
 def arrival(request: int = 1, **fields: Any) -> RequestArrived:
-    usual = RequestArrived(request, "acme", "default", "s", "s/a", None, 1_000, 200, ())
+    caller = Caller("acme", session="s", agent="s/a")
+    own = {name: fields.pop(name) for name in Caller.__slots__ if name in fields}
+    usual = RequestArrived(request, replace(caller, **own), 1_000, 200, ())
     return replace(usual, **fields)
 
 
@@ -32,7 +34,7 @@ def made_bills(text: str = PRICES) -> Bills:
 
 
 def settled(bills: Bills, request: RequestArrived, cached: int = 0, new: int = 0, **how: Any) -> Usage:
-    account = Account(Kind.AGENT, request.tenant, agent=request.agent)
+    account = Account(Kind.AGENT, request.caller.tenant, agent=request.caller.agent)
     how = {"opened": True, "ttft_us": 1, "e2e_us": 2, **how}
     reason = how.pop("reason", "stop")
     return bills.settle(request, account, Counts(cached, new, 0), reason, 7, **how)

@@ -7,6 +7,7 @@ import threading
 from collections import UserDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from stepwell.errors import BadInput
 from stepwell.ledger.budgets import BudgetBook, BudgetName, names_of
 from stepwell.ledger.types import Budget, Scope
+from stepwell.policy.types import Caller
 
-WHO = ("acme", "key_1", "s1", "a1")
+WHO = Caller("acme", key="key_1", session="s1", agent="a1")
 
 
 def budget(
@@ -40,7 +42,7 @@ SESSION = budget(Scope.SESSION, "s1", 60, soft=30)
 
 def test_a_hold_is_against_every_budget_and_a_charge_takes_its_place() -> None:
     book = book_with(TENANT, SESSION)
-    assert book.reserve(1, *WHO, 40).ok
+    assert book.reserve(1, WHO, 40).ok
     for scope, name in (Scope.TENANT, ""), (Scope.SESSION, "s1"):
         state = book.state(scope, "acme", name)
         assert state is not None
@@ -53,69 +55,69 @@ def test_a_hold_is_against_every_budget_and_a_charge_takes_its_place() -> None:
 
 def test_a_hold_that_one_budget_has_no_room_for_is_held_by_none() -> None:
     book = book_with(TENANT, SESSION)
-    verdict = book.reserve(1, *WHO, 61)
+    verdict = book.reserve(1, WHO, 61)
     assert not verdict.ok
     assert verdict.refused is not None
     assert verdict.refused.scope is Scope.SESSION
     assert verdict.refused.state.hard_microusd == 60
     assert verdict.refused.needed_microusd == 61
     assert [state.held_microusd for state in book.states()] == [0, 0]
-    assert book.reserve(1, *WHO, 60).ok  # the number was not used up
+    assert book.reserve(1, WHO, 60).ok  # the number was not used up
 
 
 def test_the_widest_budget_that_is_spent_is_named() -> None:
     book = book_with(TENANT, SESSION, budget(Scope.KEY, "key_1", 0), budget(Scope.AGENT, "a1", 0))
     scopes = []
     for raised in TENANT, budget(Scope.KEY, "key_1", 500), SESSION, budget(Scope.AGENT, "a1", 500):
-        refused = book.reserve(1, *WHO, 200).refused
+        refused = book.reserve(1, WHO, 200).refused
         assert refused is not None
         scopes.append(refused.scope)
         book.set(budget(raised.scope, raised.name, 500))
     assert scopes == [Scope.TENANT, Scope.KEY, Scope.SESSION, Scope.AGENT]
-    assert book.reserve(1, *WHO, 200).ok
+    assert book.reserve(1, WHO, 200).ok
 
 
 def test_holds_of_others_are_told_from_a_spent_budget() -> None:
     book = book_with(TENANT)
-    assert book.reserve(1, *WHO, 80).ok
-    waiting = book.reserve(2, *WHO, 30).refused
+    assert book.reserve(1, WHO, 80).ok
+    waiting = book.reserve(2, WHO, 30).refused
     assert waiting is not None
     assert waiting.passing
     book.settle(1, 80)
-    spent = book.reserve(2, *WHO, 30).refused
+    spent = book.reserve(2, WHO, 30).refused
     assert spent is not None
     assert not spent.passing
 
 
 def test_a_spent_budget_takes_nothing_not_even_what_is_free_until_it_is_raised() -> None:
     book = book_with(SESSION)
-    book.reserve(1, *WHO, 60)
+    book.reserve(1, WHO, 60)
     book.settle(1, 60)
     state = book.state(Scope.SESSION, "acme", "s1")
     assert state is not None
     assert state.reached
-    assert not book.reserve(2, *WHO, 0).ok
+    assert not book.reserve(2, WHO, 0).ok
     raised = book.set(budget(Scope.SESSION, "s1", 61))
     assert raised is not None
     assert not raised.reached
     assert raised.spent_microusd == 60
-    assert book.reserve(2, *WHO, 1).ok
+    assert book.reserve(2, WHO, 1).ok
 
 
 def test_the_soft_limit_warns_and_refuses_nothing() -> None:
     book = book_with(SESSION)
-    assert book.reserve(1, *WHO, 30).warned == ()
+    assert book.reserve(1, WHO, 30).warned == ()
     book.settle(1, 30)
-    verdict = book.reserve(2, *WHO, 10)
+    verdict = book.reserve(2, WHO, 10)
     assert verdict.ok
     assert [state.name for state in verdict.warned] == [BudgetName(Scope.SESSION, "acme", "s1")]
     assert book.set(budget(Scope.SESSION, "s1", None, soft=1)) is not None
-    assert book.reserve(3, *WHO, 10**9).ok  # no hard limit
+    assert book.reserve(3, WHO, 10**9).ok  # no hard limit
 
 
 def test_settling_and_releasing_happen_once() -> None:
     book = book_with(TENANT)
-    book.reserve(1, *WHO, 50)
+    book.reserve(1, WHO, 50)
     assert book.settle(1, 20)
     assert not book.settle(1, 20)
     assert not book.release(1)
@@ -127,52 +129,52 @@ def test_settling_and_releasing_happen_once() -> None:
 
 def test_a_release_gives_the_hold_back() -> None:
     book = book_with(TENANT)
-    book.reserve(1, *WHO, 100)
+    book.reserve(1, WHO, 100)
     assert book.held_microusd(1) == 100
-    assert not book.reserve(2, *WHO, 1).ok
+    assert not book.reserve(2, WHO, 1).ok
     assert book.release(1)
     assert book.held_microusd(1) is None
-    assert book.reserve(2, *WHO, 100).ok
+    assert book.reserve(2, WHO, 100).ok
 
 
 def test_a_correction_moves_what_was_spent_both_ways() -> None:
     book = book_with(TENANT, SESSION)
-    book.correct(*WHO, 60)
-    assert not book.reserve(1, *WHO, 1).ok
-    book.correct(*WHO, -10)
-    assert book.reserve(1, *WHO, 10).ok
+    book.correct(WHO, 60)
+    assert not book.reserve(1, WHO, 1).ok
+    book.correct(WHO, -10)
+    assert book.reserve(1, WHO, 10).ok
 
 
 def test_a_customer_does_not_come_under_anothers_budget() -> None:
     book = book_with(budget(Scope.TENANT, "", 0), SESSION, budget(Scope.SESSION, "s2", 0))
-    assert book.reserve(1, "other", "key_1", "s1", "a1", 100).ok
+    assert book.reserve(1, replace(WHO, tenant="other"), 100).ok
     assert [state.held_microusd for state in book.states("acme")] == [0, 0, 0]
     assert book.states("other") == []
     assert book.state(Scope.TENANT, "other") is None
 
 
 def test_a_name_that_is_empty_has_no_budget_of_its_own() -> None:
-    assert names_of("acme") == (BudgetName(Scope.TENANT, "acme"),)
-    assert len(names_of(*WHO)) == 4
+    assert names_of(Caller("acme")) == (BudgetName(Scope.TENANT, "acme"),)
+    assert len(names_of(WHO)) == 4
 
 
 def test_a_budget_that_is_taken_away_bounds_nothing() -> None:
     book = book_with(SESSION)
-    book.reserve(1, *WHO, 60)
+    book.reserve(1, WHO, 60)
     assert book.set(budget(Scope.SESSION, "s1", None)) is None
-    assert book.reserve(2, *WHO, 10**6).ok
+    assert book.reserve(2, WHO, 10**6).ok
     assert book.settle(1, 5)
     assert book.states() == []
 
 
 def test_programming_errors_are_errors() -> None:
     book = book_with(TENANT)
-    book.reserve(1, *WHO, 1)
+    book.reserve(1, WHO, 1)
     with pytest.raises(ValueError, match="holds an amount already"):
-        book.reserve(1, *WHO, 1)
+        book.reserve(1, WHO, 1)
     for wrong in -1, 2**63:
         with pytest.raises(ValueError, match="out of bounds"):
-            book.reserve(2, *WHO, wrong)
+            book.reserve(2, WHO, wrong)
     with pytest.raises(ValueError, match="negative"):
         book.settle(1, -1)
 
@@ -210,8 +212,8 @@ def test_a_start_takes_up_what_the_books_show() -> None:
     book = BudgetBook()
     book.seed([TENANT, SESSION], {BudgetName(Scope.SESSION, "acme", "s1"): 55})
     assert [state.spent_microusd for state in book.states()] == [55, 0]
-    assert not book.reserve(1, *WHO, 6).ok
-    assert book.reserve(1, *WHO, 5).ok
+    assert not book.reserve(1, WHO, 6).ok
+    assert book.reserve(1, WHO, 5).ok
 
 
 def test_a_later_budget_asks_the_books_and_counts_what_is_held() -> None:
@@ -222,12 +224,12 @@ def test_a_later_budget_asks_the_books_and_counts_what_is_held() -> None:
         return 40
 
     book = BudgetBook(spent_before)
-    book.reserve(1, *WHO, 15)
+    book.reserve(1, WHO, 15)
     state = book.set(SESSION)
     assert asked == [BudgetName(Scope.SESSION, "acme", "s1")]
     assert state is not None
     assert (state.spent_microusd, state.held_microusd) == (40, 15)
-    assert not book.reserve(2, *WHO, 6).ok
+    assert not book.reserve(2, WHO, 6).ok
     book.settle(1, 15)
     book.set(budget(Scope.SESSION, "s1", 80))
     assert len(asked) == 1
@@ -243,7 +245,7 @@ def test_a_charge_while_the_books_are_asked_is_counted_once() -> None:
         return settled["spent"]
 
     book = BudgetBook(spent_before)
-    book.reserve(1, *WHO, 15)
+    book.reserve(1, WHO, 15)
     state = book.set(SESSION)
     assert state is not None
     assert (state.spent_microusd, state.held_microusd) == (55, 0)
@@ -256,7 +258,7 @@ def test_without_a_quiet_moment_too_much_is_counted_rather_than_too_little() -> 
     def spent_before(name: BudgetName) -> int:
         nonlocal written
         request = next(numbers)
-        book.reserve(request, *WHO, 1)
+        book.reserve(request, WHO, 1)
         book.settle(request, 1)
         written += 1
         return written
@@ -285,7 +287,7 @@ def test_a_budget_is_not_in_force_before_the_books_have_answered() -> None:
     def spent_before(name: BudgetName) -> int:
         assert book.state(*name) is None
         assert book.states() == []
-        assert book.reserve(1, *WHO, 10**6).ok
+        assert book.reserve(1, WHO, 10**6).ok
         return 0
 
     book = BudgetBook(spent_before)
@@ -295,11 +297,12 @@ def test_a_budget_is_not_in_force_before_the_books_have_answered() -> None:
 
 # --- at any time -------------------------------------------------------------------------------
 
-CUSTOMERS = st.tuples(
-    st.sampled_from(["acme", "globex"]),
-    st.sampled_from(["", "key_1"]),
-    st.sampled_from(["", "s1", "s2"]),
-    st.sampled_from(["", "a1"]),
+CUSTOMERS = st.builds(
+    Caller,
+    tenant=st.sampled_from(["acme", "globex"]),
+    key=st.sampled_from(["", "key_1"]),
+    session=st.sampled_from(["", "s1", "s2"]),
+    agent=st.sampled_from(["", "a1"]),
 )
 NAMES = [
     (Scope.TENANT, ""),
@@ -346,15 +349,15 @@ class BudgetLife(RuleBasedStateMachine):
         self.lowered.discard(full)
 
     @rule(target=requests, who=CUSTOMERS, amount=st.integers(0, 30))
-    def reserves(self, who: tuple[str, str, str, str], amount: int) -> Iterable[int]:
+    def reserves(self, who: Caller, amount: int) -> Iterable[int]:
         self.next += 1
-        names = names_of(*who)
+        names = names_of(who)
         fits = [
             self._spent(n) < self.hard[n] and self._spent(n) + self._held(n) + amount <= self.hard[n]
             for n in names
             if n in self.hard
         ]
-        assert self.book.reserve(self.next, *who, amount).ok == all(fits)
+        assert self.book.reserve(self.next, who, amount).ok == all(fits)
         if not all(fits):
             return multiple()
         self.holds[self.next] = (names, amount)
@@ -420,11 +423,11 @@ def test_everything_is_read_and_written_under_the_lock() -> None:
         book._holds = holds = Guarded(book._lock, book._holds)  # type: ignore[assignment]
     book.set(SESSION)
     for request in 1, 2:
-        assert book.reserve(request, *WHO, 10).ok
+        assert book.reserve(request, WHO, 10).ok
     book.held_microusd(1)
     book.settle(1, 5)
     book.release(2)
-    book.correct(*WHO, 1)
+    book.correct(WHO, 1)
     assert len(book.states()) == 2
     assert book.state(Scope.TENANT, "acme") is not None
     book.set(budget(Scope.SESSION, "s1", None))
@@ -450,7 +453,7 @@ def test_many_threads_together_overrun_nothing() -> None:
         begin.wait(30)
         charged = 0
         for request in range(number * 1_000, number * 1_000 + 200):
-            if book.reserve(request, *WHO, 7).ok:
+            if book.reserve(request, WHO, 7).ok:
                 for state in book.states():
                     assert state.hard_microusd is not None
                     assert state.spent_microusd + state.held_microusd <= state.hard_microusd
@@ -478,7 +481,7 @@ def test_a_budget_may_be_set_while_others_work() -> None:
 
     def worker(number: int) -> None:
         for request in range(number * 1_000, number * 1_000 + 300):
-            if book.reserve(request, *WHO, 3).ok:
+            if book.reserve(request, WHO, 3).ok:
                 spent.append(2)  # in the books before it is settled
                 book.settle(request, 2)
 

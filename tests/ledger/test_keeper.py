@@ -15,14 +15,14 @@ from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.keeper import UNWRITTEN, Keeper
 from stepwell.ledger.types import Budget, Cause, Kind, Resource, Scope
 from stepwell.loop.requests import Finished, Rejected
-from stepwell.policy.types import RequestArrived
+from stepwell.policy.types import Caller, RequestArrived
 from tests.driver.harness import Answer, Rig, make_rig
 from tests.ledger.books import MemoryWriter, make_keeper
 from tests.ledger.meter_world import budget, end, got, nothing_is_held, turn, usage_of
 
 PROMPT = list(range(60, 60 + 48))
 HOLD = 48 * 100 + 10 * 400
-ARRIVAL = RequestArrived(1, "acme", "default", "s", "s/a", None, 48, 10, (), key="key_1")
+ARRIVAL = RequestArrived(1, Caller("acme", session="s", agent="s/a", key="key_1"), 48, 10, ())
 
 
 def keeper_of(writer: MemoryWriter, *, refuse: bool = False, **hard: int) -> Keeper:
@@ -95,7 +95,7 @@ def test_the_hold_of_a_request_must_fit_to_the_last_microdollar(scope: str, code
 
 def test_others_budgets_are_not_in_the_way() -> None:
     keeper = keeper_of(MemoryWriter(), tenant=0)
-    assert keeper.reserve(replace(ARRIVAL, tenant="rival")) is None
+    assert keeper.reserve(replace(ARRIVAL, caller=replace(ARRIVAL.caller, tenant="rival"))) is None
     assert keeper.reserve(replace(ARRIVAL, request=2)) is not None
 
 

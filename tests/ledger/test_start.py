@@ -30,6 +30,7 @@ from stepwell.loop.requests import Finished, Generation, Output, Rejected
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import Contract
 from stepwell.settings import EngineSettings, KvSettings, Settings
+from tests.driver.harness import with_caller
 
 PROMPT = tuple(range(60, 160))
 BASE = "[prices]\ninput = 100\noutput = 400\n"
@@ -77,7 +78,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def ask(node: Node, new_tokens: int = 10, **generation: Any) -> Output:
     outputs: list[Output] = []
     sampling = SamplingParams(temperature=0.0)
-    node.driver.submit(Generation(PROMPT, new_tokens, sampling, **generation), outputs.append)
+    node.driver.submit(Generation(PROMPT, new_tokens, sampling, **with_caller(generation)), outputs.append)
     node.driver.run_until_idle()
     return outputs[-1]
 

@@ -12,9 +12,8 @@ import pytest
 
 from stepwell.engines.null import NullConfig
 from stepwell.ledger.base import LedgerError
-from stepwell.policy.types import Wait
+from stepwell.policy.types import Caller, Wait
 from stepwell.server.cost import cost_of
-from stepwell.server.identity import Identity
 from stepwell.server.turns import Ask
 from tests.ledger.books import PRICES
 from tests.server.fakes import MODEL, call, null_node, until
@@ -279,7 +278,7 @@ def test_without_a_ledger_nothing_is_said() -> None:
         assert "microusd" not in get(server, "/metrics").text
         for path in ("/v1/sessions", "/v1/sessions/x", "/admin/budgets"):
             assert get(server, path).json()["error"]["code"] == "ledger_off"
-    ask = Ask(None, (), 1, 1, 1, Identity("t"), "default")  # type: ignore[arg-type]
+    ask = Ask(None, (), 1, 1, 1, Caller("t"))  # type: ignore[arg-type]
     assert cost_of(None, ask, [], 1, Wait.PERSON) == {}
 
 

@@ -148,7 +148,7 @@ def test_keys_over_http() -> None:
     driver = server.service.driver
     assert isinstance(driver, FakeDriver)
     assert paid.json()["service_tier"] == "flex"
-    assert [(g.tenant, g.service_tier) for g in driver.submitted] == [("acme", "flex")]
+    assert [(g.caller.tenant, g.caller.service_tier) for g in driver.submitted] == [("acme", "flex")]
     assert (unpaid.status_code, error_of(unpaid)["param"]) == (403, "service_tier")
 
 

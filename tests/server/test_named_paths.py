@@ -15,14 +15,14 @@ def test_the_base_url_names_session_and_agent(path: str) -> None:
         assert post(server, "/s/run%2042/a/planner" + path, ROUTES[path]).status_code == 200
         assert get(server, "/s/run%2042/a/planner/v1/models").status_code == 200
     (asked,) = driver.submitted
-    assert (asked.session, asked.agent) == ("run 42", "run 42/planner")
+    assert (asked.caller.session, asked.caller.agent) == ("run 42", "run 42/planner")
 
 
 @pytest.mark.parametrize("headers", [{"X-Session-ID": "own"}, {"X-Agent": "own"}, {"X-Agent-ID": "own"}])
 def test_what_a_request_says_itself_counts(headers: dict[str, str]) -> None:
     with serving(driver := FakeDriver(says("x"))) as server:
         post(server, "/s/run/a/planner/v1/chat/completions", CHAT, **headers)
-    assert (driver.submitted[0].session, driver.submitted[0].agent) == ("own", "own")
+    assert (driver.submitted[0].caller.session, driver.submitted[0].caller.agent) == ("own", "own")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_path_names_agents_of_the_keys_own_tenant_only() -> None:
         for key in ("sk-a", "sk-b"):
             post(server, "/s/run/a/planner/v1/chat/completions", CHAT, Authorization=f"Bearer {key}")
         assert post(server, "/s/run/a/planner/v1/chat/completions", CHAT).status_code == 401
-    assert [(asked.tenant, asked.agent) for asked in driver.submitted] == [
+    assert [(asked.caller.tenant, asked.caller.agent) for asked in driver.submitted] == [
         ("acme", "run/planner"),
         ("bolt", "run/planner"),
     ]

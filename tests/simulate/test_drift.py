@@ -18,7 +18,7 @@ from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
-from stepwell.policy.types import Event, Plan, RequestArrived, RequestCancelled, RequestId
+from stepwell.policy.types import Caller, Event, Plan, RequestArrived, RequestCancelled, RequestId
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Due, Machine
 from stepwell.simulate.meter import Meter
@@ -177,8 +177,7 @@ class Live:
                 prompt=tuple(script.prompts[-1]),
                 max_new_tokens=script.new_tokens,
                 sampling=SamplingParams(temperature=0.0),
-                agent=script.agent,
-                service_tier=script.service_tier,
+                caller=Caller("local", script.service_tier, agent=script.agent),
             ),
             sink,
         )
@@ -198,11 +197,7 @@ class ScriptCall:
     def arrival(self, request: RequestId) -> RequestArrived:
         return RequestArrived(
             request=request,
-            tenant="local",
-            service_tier=self.script.service_tier,
-            session="",
-            agent=self.script.agent,
-            parent_agent=None,
+            caller=Caller("local", self.script.service_tier, agent=self.script.agent),
             prompt_tokens=len(self.prompt),
             max_new_tokens=self.new_tokens,
             units=tuple(self.chain.units[: len(self.prompt) // 4]),

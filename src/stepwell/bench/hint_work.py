@@ -124,7 +124,7 @@ def script(work: Crews) -> Callable[[Generation, int], bytes]:
     """The answers of all agents, for a driver: one line for a call, as the null engine's text has it."""
 
     def answer(generation: Generation, turn: int) -> bytes:
-        agent = generation.agent
+        agent = generation.caller.agent
         match role_of(agent):
             case "reader" if turn + 1 < work.reader_turns(agent):
                 return f"call {work.call(agent, turn)} {json.dumps(work.query(agent, turn))}".encode()

@@ -17,7 +17,7 @@ from functools import partial
 from stepwell.bench.node import GREEDY
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import Delta, Finished, Generation, Output, Preempted, Rejected
-from stepwell.policy.types import Hint, RequestId, Wait
+from stepwell.policy.types import Caller, Hint, RequestId, Wait
 
 SECOND_US = 1_000_000
 BUDGETED = "globex"
@@ -64,6 +64,12 @@ class Agent:
     @property
     def role(self) -> str:
         return "lead" if self.parent is None else "reader"
+
+    @property
+    def caller(self) -> Caller:
+        above = self.parent.name if self.parent is not None else None
+        key = f"key_{self.tenant}"
+        return Caller(self.tenant, self.service_tier, self.session, self.name, above, self.role, key)
 
 
 @dataclass(slots=True, eq=False)
@@ -200,15 +206,9 @@ class MixedLoad:
             prompt,
             new_tokens,
             GREEDY,
-            tenant=agent.tenant,
-            service_tier=agent.service_tier,
-            session=agent.session,
-            agent=agent.name,
-            parent_agent=agent.parent.name if agent.parent is not None else None,
-            role=agent.role,
+            caller=agent.caller,
             hint=hint or Hint(),
             prewarm=prewarm,
-            key=f"key_{agent.tenant}",
             same_prompt=same_prompt,
         )
 

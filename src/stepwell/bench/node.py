@@ -14,7 +14,7 @@ from stepwell.engines.base import Engine, SamplingParams, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError
 from stepwell.loop.driver import Driver
-from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected
+from stepwell.loop.requests import LOCAL, Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.settings import EngineSettings, Settings
@@ -94,7 +94,8 @@ class TurnLog:
 
 def turn_of(prompt: Sequence[int], output_tokens: int, agent: str) -> Generation:
     """A greedy turn of exactly ``output_tokens`` tokens."""
-    return Generation(tuple(prompt), output_tokens, GREEDY, session="bench", agent=agent)
+    caller = replace(LOCAL, session="bench", agent=agent)
+    return Generation(tuple(prompt), output_tokens, GREEDY, caller=caller)
 
 
 class GatheredTiers:

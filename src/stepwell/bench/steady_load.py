@@ -15,6 +15,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import (
     BlockMeta,
+    Caller,
     Close,
     Computed,
     Event,
@@ -239,15 +240,16 @@ class Load:
         hint = Hint(Wait.TOOL, self._between((100_000, 20_000_000))) if said else Hint()
         return RequestArrived(
             self._requests,
-            agent.tenant,
-            SERVICE_TIERS[agent.number % len(SERVICE_TIERS)],
-            f"session-{agent.number // FAMILY}",
-            agent.name,
-            None,
+            Caller(
+                agent.tenant,
+                SERVICE_TIERS[agent.number % len(SERVICE_TIERS)],
+                f"session-{agent.number // FAMILY}",
+                agent.name,
+                role=f"role-{agent.number % 5}",
+            ),
             agent.tokens,
             answer_tokens,
             tuple(agent.units),
-            role=f"role-{agent.number % 5}",
             hint=hint,
         )
 

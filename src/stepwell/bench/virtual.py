@@ -64,8 +64,8 @@ class ScriptedDriver(Driver):
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         request = super().submit(generation, sink)
         assert isinstance(self.engine, ScriptedEngine)
-        number = self.turns_of.get(generation.agent, 0)
-        self.turns_of[generation.agent] = number + 1
+        number = self.turns_of.get(generation.caller.agent, 0)
+        self.turns_of[generation.caller.agent] = number + 1
         self.engine.answers[request] = self.script(generation, number)
         return request
 

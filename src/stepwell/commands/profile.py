@@ -36,10 +36,10 @@ from stepwell.commands.profile_view import evaluations_table, print_failures, pr
 from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator
 from stepwell.fit.jsonl import dump as lines_of
+from stepwell.fit.load import load_tasks
 from stepwell.fit.outcomes import SINGLE
 from stepwell.fit.report import Fit, as_json, verdict, write
 from stepwell.fit.search import Search, Target
-from stepwell.fit.tasks import load_tasks
 
 
 def fit(

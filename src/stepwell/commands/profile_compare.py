@@ -40,9 +40,9 @@ from stepwell.commands.profile_view import evaluations_table, print_failures, pr
 from stepwell.errors import BadInput
 from stepwell.fit.compare import WITHOUT_PENALTY, findings
 from stepwell.fit.evaluate import SESSIONS, Evaluator
+from stepwell.fit.load import load_tasks
 from stepwell.fit.outcomes import SINGLE, Evaluation, together
 from stepwell.fit.statistics import Resamples
-from stepwell.fit.tasks import load_tasks
 
 
 def compare(

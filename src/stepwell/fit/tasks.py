@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-
-from stepwell.errors import BadInput
 
 GRADERS = ("number", "words", "program")
 
@@ -70,16 +67,3 @@ class TaskSet:
             shared = list(groups.values())
             fit, held_out = (list(chain.from_iterable(shared[at::2])) for at in (0, 1))
         return tuple(fit), tuple(held_out)
-
-
-def load_tasks(name_or_path: str) -> TaskSet:
-    """A shipped set by its name, or a person's own from a JSONL file; ``BadInput`` says what is wrong."""
-    from stepwell.fit import jsonl, sets  # both are made of the types above
-
-    if name_or_path in sets.SHIPPED:
-        return sets.SHIPPED[name_or_path]()
-    path = Path(name_or_path)
-    if not path.is_file():
-        shipped = ", ".join(sets.SHIPPED)
-        raise BadInput(f"{name_or_path!r} is no task set: give one of {shipped}, or a JSONL file")
-    return jsonl.read_tasks(path)

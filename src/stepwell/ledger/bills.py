@@ -65,7 +65,7 @@ class Bills:
 
     def priced_as(self, arrival: RequestArrived) -> str:
         """A service tier that nobody has defined runs as ``default`` and is charged as that."""
-        return arrival.service_tier if arrival.service_tier in self.prices.sheets else "default"
+        return arrival.caller.service_tier if arrival.caller.service_tier in self.prices.sheets else "default"
 
     def settle(
         self,
@@ -112,10 +112,10 @@ class Bills:
     def correct(self, event: Hinted, now_us: int) -> Usage | None:
         """It turns out for whom an answer was: the row of differences, or None when nothing changes."""
         known = self._settled.get(event.request)
-        if known is None or known[0].tenant != event.tenant or event.hint.wait is Wait.UNKNOWN:
+        if known is None or known[0].caller.tenant != event.tenant or event.hint.wait is Wait.UNKNOWN:
             return None
         arrival, usage = known
-        visible = not arrival.parent_agent and event.hint.wait not in FOR_OTHERS
+        visible = not arrival.caller.parent_agent and event.hint.wait not in FOR_OTHERS
         generated = usage.output_tokens
         if not generated or visible is bool(usage.visible_tokens):
             return None
@@ -145,7 +145,7 @@ class Bills:
 
 def is_visible(arrival: RequestArrived) -> bool:
     """Whether what it generates is shown to whoever asked, as far as is known before it has."""
-    return not arrival.parent_agent and arrival.hint.wait not in FOR_OTHERS
+    return not arrival.caller.parent_agent and arrival.hint.wait not in FOR_OTHERS
 
 
 def tokens_of(

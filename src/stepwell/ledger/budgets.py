@@ -22,7 +22,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from stepwell.errors import BadInput
-from stepwell.ledger.types import MAX_AMOUNT, Budget, Scope
+from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Scope
+from stepwell.policy.types import Caller
 
 MAX_BUDGETS = 100_000
 """About 50 MB of them."""
@@ -141,12 +142,12 @@ class _Hold:
     microusd: int
 
 
-def names_of(tenant: str, key: str = "", session: str = "", agent: str = "") -> tuple[BudgetName, ...]:
+def names_of(who: Caller | Account) -> tuple[BudgetName, ...]:
     """The budgets that a request may come under, the widest first; a name that is empty has none."""
-    narrower = ((Scope.KEY, key), (Scope.SESSION, session), (Scope.AGENT, agent))
+    narrower = ((Scope.KEY, who.key), (Scope.SESSION, who.session), (Scope.AGENT, who.agent))
     return (
-        BudgetName(Scope.TENANT, tenant),
-        *(BudgetName(scope, tenant, name) for scope, name in narrower if name),
+        BudgetName(Scope.TENANT, who.tenant),
+        *(BudgetName(scope, who.tenant, name) for scope, name in narrower if name),
     )
 
 
@@ -200,16 +201,14 @@ class BudgetBook:
             name = BudgetName(budget.scope, budget.tenant, budget.name)
             self.set(budget, spent_microusd.get(name, 0))
 
-    def reserve(
-        self, request: int, tenant: str, key: str, session: str, agent: str, hold_microusd: int
-    ) -> Verdict:
+    def reserve(self, request: int, who: Caller, hold_microusd: int) -> Verdict:
         """Hold an amount against every budget of a request, or against none when one of them has no room.
 
         ``ValueError`` when the request holds something already, or the amount is negative.
         """
         if not 0 <= hold_microusd <= MAX_AMOUNT:
             raise ValueError(f"a hold of {hold_microusd} micro-dollars is out of bounds")
-        names = names_of(tenant, key, session, agent)
+        names = names_of(who)
         with self._lock:
             if request in self._holds:
                 raise ValueError(f"request {request} holds an amount already")
@@ -220,10 +219,10 @@ class BudgetBook:
                 self._holds[request] = _Hold(names, hold_microusd)
             return verdict
 
-    def judge(self, tenant: str, key: str, session: str, agent: str, hold_microusd: int) -> Verdict:
+    def judge(self, who: Caller, hold_microusd: int) -> Verdict:
         """What ``reserve`` would say now. Nothing is held."""
         with self._lock:
-            return self._judge(names_of(tenant, key, session, agent), hold_microusd)[0]
+            return self._judge(names_of(who), hold_microusd)[0]
 
     def _judge(self, names: Iterable[BudgetName], amount: int) -> tuple[Verdict, list[_Account]]:
         found = [(name, account) for name in names if (account := self._accounts.get(name))]
@@ -243,10 +242,10 @@ class BudgetBook:
         """The request ended without a charge. False when it holds nothing."""
         return self._end(request, 0)
 
-    def correct(self, tenant: str, key: str, session: str, agent: str, delta_microusd: int) -> None:
+    def correct(self, who: Caller | Account, delta_microusd: int) -> None:
         """A correction was posted: so much more (or less) was spent than was settled."""
         with self._lock:
-            for name in names_of(tenant, key, session, agent):
+            for name in names_of(who):
                 self._spend(name, delta_microusd)
 
     def state(

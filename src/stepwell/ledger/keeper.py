@@ -130,22 +130,14 @@ class Keeper(Bookkeeper):
         """Hold what the request may come to, or say why it is not taken. Thread-safe."""
         if self.refuses:
             return Refusal(UNWRITTEN, "The ledger cannot be written now; the request was not taken.")
-        verdict = self.budgets.reserve(
-            arrival.request,
-            arrival.tenant,
-            arrival.key,
-            arrival.session,
-            arrival.agent,
-            self.meter.bills.hold_of(arrival),
-        )
+        verdict = self.budgets.reserve(arrival.request, arrival.caller, self.meter.bills.hold_of(arrival))
         return None if verdict.refused is None else _refusal(verdict.refused)
 
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         """Why generations that are asked for together would not all be taken: else those before the one that
         is refused would be worked on, and charged, for nothing. Holds nothing. Thread-safe."""
-        who = arrivals[0]
         needed = sum(self.meter.bills.hold_of(arrival) for arrival in arrivals)
-        verdict = self.budgets.judge(who.tenant, who.key, who.session, who.agent, needed)
+        verdict = self.budgets.judge(arrivals[0].caller, needed)
         return None if verdict.refused is None else _refusal(verdict.refused)
 
     def refused(self, request: RequestId) -> None:
@@ -205,8 +197,7 @@ class Keeper(Bookkeeper):
             self.budgets.settle(request, charge_microusd)
         for usage in entries.usage:
             if not usage.requests:
-                who = usage.account
-                self.budgets.correct(who.tenant, who.key, who.session, who.agent, usage.charge_microusd)
+                self.budgets.correct(usage.account, usage.charge_microusd)
 
     def _hand_over(self, entries: Entries, now_us: int) -> None:
         if not (entries.postings or entries.usage or entries.positions):

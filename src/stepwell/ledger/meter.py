@@ -230,23 +230,14 @@ class Meter:
     def _arrived(self, event: RequestArrived, taken: Taken) -> None:
         self._pause_us = self._storage_every_us // 2
         self.due_us = min(self.due_us, self._now_us + self._storage_every_us)
-        account = Account(
-            Kind.AGENT,
-            event.tenant,
-            event.key,
-            event.service_tier,
-            event.session,
-            taken.agent,
-            event.parent_agent or "",
-            taken.role,
-        )
+        account = Account.of(taken.caller)
         holder = self._holder(account)
         busy = next((other for other in self.requests.values() if other.holder is holder), None)
         self._store(holder, busy)
         metered = Metered(event, holder, self._now_us, list(event.units), total=event.prompt_tokens)
         self.requests[event.request] = metered
         metered.held_microusd = self.bills.hold_of(event)
-        customer, held = customer_accounts(event.tenant)
+        customer, held = customer_accounts(event.caller.tenant)
         self._add(customer, held, Resource.MONEY, Cause.HOLD, event.request, metered.held_microusd)
 
     def _holder(self, account: Account) -> Holder:
@@ -438,7 +429,7 @@ class Meter:
             e2e_us=self._now_us - metered.arrived_us,
         )
         charge = usage.charge_microusd
-        customer, held = customer_accounts(arrival.tenant)
+        customer, held = customer_accounts(arrival.caller.tenant)
         self._add(held, self.bills.revenue, Resource.MONEY, Cause.SETTLE, request, charge)
         rest = metered.held_microusd - charge
         self._add(customer, held, Resource.MONEY, Cause.HOLD, request, max(0, -rest))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from stepwell.ledger.base import Store
 from stepwell.ledger.budgets import BudgetName, names_of
 from stepwell.ledger.types import Budget, Scope
+from stepwell.policy.types import Caller
 
 _COLUMN = {Scope.TENANT: "tenant", Scope.KEY: "key", Scope.SESSION: "session", Scope.AGENT: "agent"}
 _BY_ACCOUNT = """
@@ -37,7 +38,7 @@ def spent_by(store: Store, names: Iterable[BudgetName]) -> dict[BudgetName, int]
     if not spent:
         return {}
     for tenant, key, session, agent, charge in store.rows(_BY_ACCOUNT):
-        for name in names_of(tenant, key, session, agent):
+        for name in names_of(Caller(tenant, key=key, session=session, agent=agent)):
             if name in spent:
                 spent[name] += int(charge)
     return spent

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from stepwell.policy.types import Caller
+
 MAX_AMOUNT = 2**62
 """Most that one posting moves; more is split into several. Room to add two of them in 64 bits."""
 
@@ -72,6 +74,20 @@ class Account(NamedTuple):
     agent: str = ""
     parent_agent: str = ""
     role: str = ""
+
+    @classmethod
+    def of(cls, caller: Caller) -> Account:
+        """An agent's."""
+        return cls(
+            Kind.AGENT,
+            caller.tenant,
+            caller.key,
+            caller.service_tier,
+            caller.session,
+            caller.agent,
+            caller.parent_agent or "",
+            caller.role,
+        )
 
 
 MACHINE = Account(Kind.MACHINE)

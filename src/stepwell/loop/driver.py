@@ -95,7 +95,7 @@ class Driver:
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         """Queue a turn. Thread-safe. Raises nothing: what is wrong arrives as ``Rejected``."""
         unit_tokens = self.scheduler.config.unit_tokens
-        chain = TokenChain(self._root(generation.tenant), unit_tokens, generation.prompt)
+        chain = TokenChain(self._root(generation.caller.tenant), unit_tokens, generation.prompt)
         with self._inbox.bell:
             self._next_request += 1
             live = LiveRequest(

@@ -125,7 +125,7 @@ class Explainer:
         """The policy recognises agents that do not say who they are."""
         story = self._open.get(taken.request)
         if story is not None and not story.who.agent:
-            story.who = replace(story.who, agent=taken.agent)
+            story.who = replace(story.who, agent=taken.caller.agent)
 
     def _acted(self, action: Action, loads: list[BlockId], now_us: int) -> None:
         match action:

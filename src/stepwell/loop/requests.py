@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from stepwell.engines.base import SamplingParams
 from stepwell.ledger.metered import Use
 from stepwell.loop.timing import Timing
-from stepwell.policy.types import NO_HINT, Hint, RequestArrived, RequestId
+from stepwell.policy.types import NO_HINT, Caller, Hint, RequestArrived, RequestId
 
 LOCAL_TENANT = "local"
+LOCAL = Caller(LOCAL_TENANT)
+"""A program on this machine that says nothing of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +33,11 @@ class Generation:
     sampling: SamplingParams
     stop: tuple[str, ...] = ()
     """Generation ends where one of these appears; it is not part of the output."""
-    tenant: str = LOCAL_TENANT
-    service_tier: str = "default"
-    session: str = ""
-    agent: str = ""
-    """Attribution; empty means that nobody said, and every turn counts as an agent of its own."""
-    parent_agent: str | None = None
-    role: str = ""
-    """What kind of agent it is, as far as anybody can tell: gaps are learned per role."""
+    caller: Caller = LOCAL
     hint: Hint = NO_HINT
     """What comes after this turn, as far as the client says."""
     prewarm: bool = False
     """Only compute the prompt's KV: the one token that is sampled for it is dropped."""
-    key: str = ""
-    """The id of the API key it came with, for the ledger."""
     same_prompt: bool = False
     """A further choice of a prompt that is paid for by another generation."""
     opening: str | None = None
@@ -55,17 +48,11 @@ class Generation:
         """As the policy and the ledger hear of it. ``units``: the chained hashes of the prompt."""
         return RequestArrived(
             request=request,
-            tenant=self.tenant,
-            service_tier=self.service_tier,
-            session=self.session,
-            agent=self.agent,
-            parent_agent=self.parent_agent,
+            caller=self.caller,
             prompt_tokens=len(self.prompt),
             max_new_tokens=self.max_new_tokens,
             units=units,
-            role=self.role,
             hint=self.hint,
-            key=self.key,
             prewarm=self.prewarm,
             same_prompt=self.same_prompt,
         )

@@ -63,6 +63,7 @@ class Tally:
         self.counters["generation_tokens"] += 1
         self.counters["requests_finished"] += finished
         if live.generated == 1:
-            self.ttft_us[live.generation.tenant, live.generation.agent] = live.first_token_us or 0
+            caller = live.generation.caller
+            self.ttft_us[caller.tenant, caller.agent] = live.first_token_us or 0
             while len(self.ttft_us) > self._max_agents:
                 self.ttft_us.popitem(last=False)

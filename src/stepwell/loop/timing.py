@@ -109,8 +109,8 @@ class Story:
 
     @classmethod
     def of(cls, arrival: RequestArrived, now_us: int) -> Story:
-        session, agent = arrival.session, arrival.agent
-        who = Who(arrival.request, arrival.tenant, arrival.service_tier, session, agent)
+        caller = arrival.caller
+        who = Who(arrival.request, caller.tenant, caller.service_tier, caller.session, caller.agent)
         return cls(who, now_us, since_us=now_us, prompt_tokens=arrival.prompt_tokens)
 
     def goes_on(self, cause: str, now_us: int, behind: Who | None = None, rule: str = "") -> None:

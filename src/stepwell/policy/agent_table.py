@@ -66,19 +66,20 @@ class AgentTable:
 
     def record_of(self, arrival: RequestArrived) -> AgentRecord:
         """The agent that calls; a new record if it is not known."""
-        key = (arrival.tenant, arrival.agent) if arrival.agent else self._continued(arrival)
+        caller = arrival.caller
+        key = (caller.tenant, caller.agent) if caller.agent else self._continued(arrival)
         record = self.records.get(key)
         if record is None:
             record = AgentRecord(
-                arrival.tenant, arrival.service_tier, arrival.session, key[1], arrival.parent_agent
+                caller.tenant, caller.service_tier, caller.session, key[1], caller.parent_agent
             )
             self.records[key] = record
-            self._forget_oldest_agents(arrival.tenant)
-        record.service_tier, record.role = arrival.service_tier, arrival.role or record.role
+            self._forget_oldest_agents(caller.tenant)
+        record.service_tier, record.role = caller.service_tier, caller.role or record.role
         record.last_request = arrival.request
-        record.unknown = not arrival.agent and not record.role
+        record.unknown = not caller.agent and not record.role
         self.records.move_to_end(key)
-        mine = self._of_tenant.setdefault(arrival.tenant, OrderedDict())
+        mine = self._of_tenant.setdefault(caller.tenant, OrderedDict())
         mine[key] = None
         mine.move_to_end(key)
         return record
@@ -92,7 +93,7 @@ class AgentTable:
             if found is not None:
                 break
         if found is None or found not in self.records:
-            found = (arrival.tenant, f"request-{arrival.request}")
+            found = (arrival.caller.tenant, f"request-{arrival.request}")
         if arrival.units:
             self._by_prompt[arrival.units[-1]] = found
             while len(self._by_prompt) > self.table.config.max_agents:

@@ -11,6 +11,7 @@ Nothing here reads a clock, does I/O or draws a random number; the order of ever
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stepwell.policy.admission import Admission
 from stepwell.policy.agent_table import AgentTable
@@ -23,6 +24,7 @@ from stepwell.policy.eviction import EvictionContext, EvictionPolicy, make_evict
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import (
+    Caller,
     Computed,
     DemoteIdle,
     Draining,
@@ -94,7 +96,15 @@ class Scheduler:
     def _taken_on(self) -> tuple[Taken, ...]:
         """Turns that came in this step and are still there."""
         taken = (turn for turn in self._taken if turn.id in self.table.turns)
-        return tuple(Taken(turn.id, turn.record.agent, turn.record.role) for turn in taken)
+        return tuple(Taken(turn.id, self._caller_of(turn)) for turn in taken)
+
+    @staticmethod
+    def _caller_of(turn: Turn) -> Caller:
+        """As the agent is known: it may have said neither its name nor its role."""
+        said, known = turn.arrival.caller, turn.record
+        if (said.agent, said.role) == (known.agent, known.role):
+            return said
+        return replace(said, agent=known.agent, role=known.role)
 
     def _steady_steps(self, batch: Sequence[Piece]) -> int:
         """How often the same pieces may run, each a token further, before a block is full. Nothing
@@ -154,12 +164,14 @@ class Scheduler:
         self.held_down = False
         if self.draining:
             self._refuse(event.request, "server_overloaded", _RETRY_AFTER_MS)
-        elif len(self.table.waiting) >= self.config.max_waiting and not self._make_way(event.service_tier):
+        elif len(self.table.waiting) >= self.config.max_waiting and not self._make_way(
+            event.caller.service_tier
+        ):
             self._refuse(event.request, "rate_limit_exceeded", _RETRY_AFTER_MS)
         elif self._too_long(event.prompt_tokens + 1):
             self._refuse(event.request, "context_length_exceeded", 0)
         else:
-            contract = self.table.book.of(event.service_tier)
+            contract = self.table.book.of(event.caller.service_tier)
             record = self.agents.record_of(event)
             turn = Turn(event, record, event.prompt_tokens, list(event.units), contract, self.table.now_us)
             self.table.turns[turn.id] = turn

@@ -81,6 +81,22 @@ class Hint:
 NO_HINT = Hint()
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls the model: one value from the HTTP request to the ledger."""
+
+    tenant: str
+    service_tier: str = "default"
+    session: str = ""
+    agent: str = ""
+    """Empty: nobody said, and the agent is recognised by what its prompt goes on from."""
+    parent_agent: str | None = None
+    role: str = ""
+    """What kind of agent it is (its name in the program); gaps are learned per role."""
+    key: str = ""
+    """The id of the API key. For the ledger: it decides nothing."""
+
+
 # --- events: what happened ---------------------------------------------------------------------
 
 
@@ -89,23 +105,24 @@ class RequestArrived:
     """An agent calls the model. ``units`` are the chained hashes of the prompt's full units."""
 
     request: RequestId
-    tenant: str
-    service_tier: str
-    session: str
-    agent: str
-    parent_agent: str | None
+    caller: Caller
     prompt_tokens: int
     max_new_tokens: int
     units: tuple[bytes, ...]
-    role: str = ""
-    """What kind of agent it is (its name in the program); gaps are learned per role."""
     hint: Hint = NO_HINT
-    key: str = ""
-    """The id of the API key it came with. For the ledger: it decides nothing."""
     prewarm: bool = False
     """Nothing of what it generates is for anybody; only its prompt's KV is wanted."""
     same_prompt: bool = False
     """A further choice of a prompt that another request of the same call pays for."""
+
+    @property
+    def tenant(self) -> str:
+        """Between tenants, and between the sessions of one, the machine is shared out."""
+        return self.caller.tenant
+
+    @property
+    def session(self) -> str:
+        return self.caller.session
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +336,7 @@ class Taken:
     that do not say who they are, and remembers their roles."""
 
     request: RequestId
-    agent: str
-    role: str
+    caller: Caller
 
 
 class WaitCause(StrEnum):

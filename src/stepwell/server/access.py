@@ -39,8 +39,8 @@ class Access:
 
     def generates(self, batch: Batch) -> None:
         """Its generations are the driver's from now on; what they were asked as counts."""
-        first = batch.generations[0]
-        self.session, self.agent, self.service_tier = first.session, first.agent, first.service_tier
+        caller = batch.generations[0].caller
+        self.session, self.agent, self.service_tier = caller.session, caller.agent, caller.service_tier
         self.batch = batch
 
     def fields(self, scope: Scope, request_id: str, route: str, status: int) -> dict[str, Any]:

@@ -55,12 +55,9 @@ class Call(Generic[Wanted]):
             max_new_tokens,
             service.settings.default_max_new_tokens,
             service.text_model.context_tokens,
-            identity,
-            self.key.service_tier(self.wanted.service_tier),
+            identity.caller(self.key.service_tier(self.wanted.service_tier), self.said.role, self.key.id),
             hint_of(self.said.claims, identity),
-            self.said.role,
             self.said.prewarm,
-            self.key.id,
             self.wanted.thinking_tokens,
         )
 

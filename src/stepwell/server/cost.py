@@ -58,7 +58,7 @@ def cost_of(
 def is_visible(ask: Ask, waits_for: Wait) -> bool:
     """Whether the answer is for a person: what the client has said counts before what the answer shows."""
     wait = waits_for if ask.hint.wait is Wait.UNKNOWN else ask.hint.wait
-    return not ask.identity.parent and wait not in FOR_OTHERS
+    return not ask.caller.parent_agent and wait not in FOR_OTHERS
 
 
 def _counted(ask: Ask, one: Progress, *, same_prompt: bool, visible: bool) -> TokenCounts:
@@ -99,8 +99,7 @@ def _used(progress: Sequence[Progress]) -> dict[str, Any]:
 def budget_warning(budgets: BudgetBook, ask: Ask, ended: Mapping[int, int]) -> str | None:
     """One sentence about the widest budget of the request whose soft limit is reached. ``ended``: what each
     of its generations comes to; the driver hears of their end after us."""
-    who = ask.identity
-    for name in names_of(who.tenant, ask.key, who.session, who.agent):
+    for name in names_of(ask.caller):
         state = budgets.state(*name, ended=ended)
         if state is not None and state.warned:
             return _warning(state)

@@ -131,7 +131,7 @@ async def opened(service: Service, place: Place, generations: Sequence[Generatio
         refusal = batch.refused
         if refusal is None:
             place.hold(batch)
-            service.pauses.over(turn.tenant, turn.session)
+            service.pauses.over(turn.caller.tenant, turn.caller.session)
             return batch
         batch.cancel()
     if refusal.code == REFUSED:
@@ -163,7 +163,7 @@ def note_what_it_waits_for(service: Service, batch: Batch, shape: Shape) -> None
     if turn.hint.wait is Wait.UNKNOWN and wait is not Wait.UNKNOWN and not turn.prewarm:
         hint = replace(turn.hint, wait=wait)
         for request in batch.requests if wait in FOR_OTHERS else batch.requests[-1:]:
-            service.driver.hint(request, turn.tenant, turn.agent, hint)
+            service.driver.hint(request, turn.caller.tenant, turn.caller.agent, hint)
 
 
 async def prepared(service: Service, prepare: Prepare) -> Sequence[Generation]:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from stepwell.engines.base import SamplingParams
 from stepwell.library.index import FileRecord
 from stepwell.loop.requests import Generation
-from stepwell.policy.types import Hint, Wait
+from stepwell.policy.types import Caller, Hint, Wait
 from stepwell.server.attachments import frame_of
 from stepwell.server.body import parse, read_object
 from stepwell.server.constraints import FREE
@@ -21,7 +21,6 @@ from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, not_found
 from stepwell.server.exchange import admitted
 from stepwell.server.hints import ttl_us
-from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
 from stepwell.server.prompts import TokenPrompt, chat_prompt
 from stepwell.server.schema import Schema
@@ -79,12 +78,16 @@ async def prewarm(
         max_new_tokens=1,
         default_max_new_tokens=1,
         context_tokens=service.text_model.context_tokens,
-        identity=Identity(record.tenant, SESSION, agent_of(record), None, ROLE),
-        service_tier=key.service_tier(wanted.service_tier),
+        caller=Caller(
+            record.tenant,
+            key.service_tier(wanted.service_tier),
+            SESSION,
+            agent_of(record),
+            role=ROLE,
+            key=key.id,
+        ),
         hint=Hint(retain_us=retain_us),
-        role=ROLE,
         prewarm=True,
-        key=key.id,
     )
     frame = await service.library.work(lambda: frame_of(library, record))
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
+from stepwell.policy.types import Caller
 from stepwell.server.keys import ApiKey
 
 MAX_ID_CHARS = 255
@@ -46,6 +47,10 @@ class Identity:
     name: str | None = None
     source: str = "none"
     confidence: str = "none"
+
+    def caller(self, service_tier: str, role: str, key: str) -> Caller:
+        """As policy and ledger know it. ``role``: what kind of agent; ``key``: the id of its API key."""
+        return Caller(self.tenant, service_tier, self.session, self.agent, self.parent, role, key)
 
 
 @dataclass(frozen=True, slots=True)

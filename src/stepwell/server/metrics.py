@@ -58,8 +58,8 @@ class Metrics:
 
     def observe(self, generation: Generation, output: Output) -> None:
         """See an output pass by. Cancelled requests count nowhere: their times say nothing."""
-        known = generation.service_tier in self._service_tiers
-        tier = generation.service_tier if known else OTHER
+        known = generation.caller.service_tier in self._service_tiers
+        tier = generation.caller.service_tier if known else OTHER
         if isinstance(output, Admitted):
             self._queue.labels(tier).observe(output.queue_us / 1e6)
         if isinstance(output, Finished) and output.reason != "cancelled":

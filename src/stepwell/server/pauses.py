@@ -41,22 +41,26 @@ class Pauses:
     async def refused(self, turn: Generation) -> None:
         """A turn was refused for want of its session's budget: its agents wait for a person now, and their
         KV may sink. Nothing is dropped that would not be dropped for any agent that waits so."""
-        name = turn.tenant, turn.session
+        caller = turn.caller
+        name = caller.tenant, caller.session
         first = name not in self._told
         told = self._told.setdefault(name, set())
         self._told.move_to_end(name)
         while len(self._told) > MAX_PAUSED:
             self._told.popitem(last=False)
         for view in await self._whom(turn, first=first):
-            if view.agent not in told and self._tell(view, came_back=view.agent == turn.agent):
+            if view.agent not in told and self._tell(view, came_back=view.agent == caller.agent):
                 told.add(view.agent)
 
     async def _whom(self, turn: Generation, *, first: bool) -> Sequence[AgentView]:
         """All agents of the session, or, when they know already, the one that has tried again."""
+        caller = turn.caller
         if first:
             everybody = await self._agents.all()
-            return [v for v in everybody if (v.tenant, v.session) == (turn.tenant, turn.session)]
-        view = await asyncio.to_thread(self._driver.agent, turn.tenant, turn.agent) if turn.agent else None
+            return [v for v in everybody if (v.tenant, v.session) == (caller.tenant, caller.session)]
+        view = (
+            await asyncio.to_thread(self._driver.agent, caller.tenant, caller.agent) if caller.agent else None
+        )
         return [] if view is None else [view]
 
     def _tell(self, view: AgentView, *, came_back: bool) -> bool:

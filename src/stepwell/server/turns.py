@@ -9,10 +9,9 @@ from typing import Any
 from stepwell.engines.base import SamplingParams, ThinkingBudget
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
 from stepwell.loop.timing import Timing
-from stepwell.policy.types import NO_HINT, Hint, RequestArrived
+from stepwell.policy.types import NO_HINT, Caller, Hint, RequestArrived
 from stepwell.server.bridge import Batch
 from stepwell.server.errors import from_rejected
-from stepwell.server.identity import Identity
 from stepwell.server.prompts import TokenPrompt
 from stepwell.server.sampling import SEEDS
 
@@ -26,16 +25,16 @@ class Ask:
     max_new_tokens: int | None
     default_max_new_tokens: int
     context_tokens: int
-    identity: Identity
-    service_tier: str
+    caller: Caller
     hint: Hint = NO_HINT
-    role: str = ""
     prewarm: bool = False
     """Only prepare the cache: nothing is answered."""
-    key: str = ""
-    """The id of the API key."""
     thinking_tokens: int | None = None
     """How many tokens the reasoning of an answer may have; None: any number."""
+
+    @property
+    def service_tier(self) -> str:
+        return self.caller.service_tier
 
     def generations(self, prompt: TokenPrompt, n: int) -> list[Generation]:
         """``n`` choices of one prompt. With a seed each choice gets its own, else they would be equal."""
@@ -50,15 +49,9 @@ class Ask:
                 max_new_tokens=prompt.max_new_tokens(asked, self.default_max_new_tokens, self.context_tokens),
                 sampling=sampling if seed is None else replace(sampling, seed=(seed + i) % SEEDS),
                 stop=tuple(dict.fromkeys((*self.stops, *prompt.stops))),
-                tenant=self.identity.tenant,
-                service_tier=self.service_tier,
-                session=self.identity.session,
-                agent=self.identity.agent,
-                parent_agent=self.identity.parent,
-                role=self.role,
+                caller=self.caller,
                 hint=self.hint,
                 prewarm=self.prewarm,
-                key=self.key,
                 same_prompt=i > 0,
                 opening=prompt.opening,
             )
@@ -69,16 +62,11 @@ class Ask:
         """One of the generations as the ledger hears of it, as far as its charge depends on it."""
         return RequestArrived(
             request=0,
-            tenant=self.identity.tenant,
-            service_tier=self.service_tier,
-            session=self.identity.session,
-            agent=self.identity.agent,
-            parent_agent=self.identity.parent,
+            caller=self.caller,
             prompt_tokens=prompt_tokens,
             max_new_tokens=0,
             units=(),
             hint=self.hint,
-            key=self.key,
             prewarm=self.prewarm,
             same_prompt=same_prompt,
         )

@@ -64,7 +64,7 @@ class Meter:
 
     def arrived(self, arrival: RequestArrived, at_us: int) -> None:
         self.turns[arrival.request] = TurnTimes(
-            arrival.service_tier, arrival.session, at_us, arrival.prompt_tokens
+            arrival.caller.service_tier, arrival.caller.session, at_us, arrival.prompt_tokens
         )
 
     def opened(self, action: Open) -> None:

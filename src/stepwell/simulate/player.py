@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from stepwell.errors import BadInput
 from stepwell.policy.eviction.base import Future
-from stepwell.policy.types import NO_HINT, Hint, Hinted, RequestArrived, RequestId
+from stepwell.policy.types import NO_HINT, Caller, Hint, Hinted, RequestArrived, RequestId
 from stepwell.simulate.foresight import Foresight, Timetable
 from stepwell.simulate.machine import Due
 from stepwell.simulate.session import SessionPlay
@@ -72,15 +72,17 @@ class PlayedTurn:
             self.player.timetable.opened(units)
         return RequestArrived(
             request=request,
-            tenant=session.tenant,
-            service_tier=session.service_tier,
-            session=session.name if agent.name else "",
-            agent=agent.name,
-            parent_agent=agent.parent,
+            caller=Caller(
+                session.tenant,
+                session.service_tier,
+                session.name if agent.name else "",
+                agent.name,
+                agent.parent,
+                agent.role,
+            ),
             prompt_tokens=spec.prompt_tokens,
             max_new_tokens=self.player.max_new_tokens,
             units=units,
-            role=agent.role,
             hint=self.player.declared.hint(session, spec),
         )
 

@@ -177,7 +177,8 @@ def _bound(what: int, most: int) -> None:
 
 
 def _main(paths: Sequence[str]) -> None:
-    import stepwell.engines.llamacpp  # noqa: F401 - loaded once, before the forks
+    import stepwell.engines.llamacpp.engine
+    import stepwell.engines.llamacpp.text  # noqa: F401 - loaded once, before the forks
 
     verdicts = os.dup(1)
     quiet = os.open(os.devnull, os.O_WRONLY)

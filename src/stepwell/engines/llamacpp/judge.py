@@ -8,10 +8,11 @@ from functools import lru_cache
 from llguidance import LLMatcher
 
 from stepwell.engines.llamacpp.constraints import LIMITS, first_line
-from stepwell.engines.llamacpp.trial import MAX_FIRST_MASK_S
 from stepwell.engines.llamacpp.vocabulary import bytes_tokenizer
 
 _tokenizer = lru_cache(maxsize=1)(bytes_tokenizer)
+
+MAX_FIRST_MASK_S = 0.25
 
 
 def judge(grammar: str) -> str:

@@ -23,7 +23,6 @@ MAX_SECONDS = 2.5
 MAX_START_SECONDS = 30.0
 MAX_MEMORY_BYTES = 2 * 1024**3
 STACK_BYTES = 4 * 1024 * 1024
-MAX_FIRST_MASK_S = 0.25
 _READY = "ready"
 _TOO_MUCH = "it takes too much time or memory to compile"
 

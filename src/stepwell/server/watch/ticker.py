@@ -50,7 +50,8 @@ class Refusals:
         def heard(generation: Generation, output: Output) -> None:
             observe(generation, output)
             if isinstance(output, Rejected):
-                who = generation.tenant, generation.session, generation.agent
+                caller = generation.caller
+                who = caller.tenant, caller.session, caller.agent
                 self._recent.append(Happening("refused", *who, output.code))
 
         return heard

@@ -1,0 +1,69 @@
+"""The structure of the package, executed: no module imports itself by way of others."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import grimp
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+STILL_IN_CIRCLES = {
+    "stepwell.agents": {"planner", "session"},
+    "stepwell.agents.tools": {"warehouse", "warehouse_bigquery", "warehouse_duckdb", "warehouse_postgres"},
+    "stepwell.bench": {"exactness", "zoo.child", "zoo.run"},
+}
+"""What is left of them. A line here may go, none may come."""
+
+
+def imports() -> dict[str, set[str]]:
+    """Which module imports which, inside functions too; imports for a type checker are never executed."""
+    graph = grimp.build_graph("stepwell", cache_dir=None, exclude_type_checking_imports=True)
+    return {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+
+
+def reached(start: str, imported: dict[str, set[str]]) -> set[str]:
+    """Every module that ``start`` imports, directly or by way of others."""
+    seen: set[str] = set()
+    left = [start]
+    while left:
+        for module in imported[left.pop()] - seen:
+            seen.add(module)
+            left.append(module)
+    return seen
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    imported = imports()
+    circles = {module for module in imported if module in reached(module, imported)}
+    known = {f"{room}.{name}" for room, names in STILL_IN_CIRCLES.items() for name in names}
+    assert circles <= known
+
+
+def test_a_circle_is_found() -> None:
+    assert "a" in reached("a", {"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert "a" not in reached("a", {"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+TOUR = SOURCE.parent / "docs" / "tour.md"
+STOP = re.compile(r"\[`([\w.]+)`\]\(([^)#]+)\)")
+STOPS = [(match[1], match[2]) for match in STOP.finditer(TOUR.read_text("utf-8").replace("\n", " "))]
+
+
+@pytest.mark.parametrize(("name", "file"), STOPS)
+def test_every_stop_of_the_tour_exists(name: str, file: str) -> None:
+    path = TOUR.parent / file
+    assert path.exists(), f"the tour leads to {file}, which is not there"
+    if path.is_dir() or path.name == name:
+        return
+    scope: list[ast.stmt] = ast.parse(path.read_text("utf-8")).body
+    for part in name.split("."):
+        found = [node for node in scope if getattr(node, "name", "") == part]
+        assert found, f"the tour names {name}, which {file} does not have"
+        scope = getattr(found[0], "body", [])
+
+
+def test_the_tour_has_stops() -> None:
+    assert len(STOPS) > 20
