@@ -24,7 +24,6 @@ from stepwell.server.keys import KeyRing
 from stepwell.settings import Settings
 from stepwell.tiers.base import Tiers
 
-UNIT_TOKENS = 16
 FORESIGHT = "oracle"
 """The yardstick that looks ahead; for simulations alone."""
 
@@ -183,7 +182,7 @@ def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyC
     host, disk = tiers.usage(KvTier.HOST), tiers.usage(KvTier.DISK)
     return PolicyConfig(
         block_tokens=info.block_tokens,
-        unit_tokens=UNIT_TOKENS,
+        unit_tokens=info.unit_tokens,
         device_blocks=info.device_blocks,
         block_bytes=info.block_bytes,
         token_bytes=info.token_bytes,

@@ -19,6 +19,8 @@ from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
 Buffer = bytes | bytearray | memoryview
 
+UNIT_TOKENS = 16
+
 RELAXED = "x-stepwell-relaxed"
 """Marks a schema inside a JSON schema (the parameters of a tool): what cannot be enforced of it is left out
 and not refused."""
@@ -45,6 +47,10 @@ class EngineInfo:
     vocab_size: int
     depth_frames: int = 0
     """How many frames may hold tokens of one depth at a time (0: all): llama.cpp has no ids for more."""
+    unit_tokens: int = UNIT_TOKENS
+    """A prompt that leaves a block half-way shares it up to a multiple of this."""
+    checkpoint_bytes: int = 0
+    """Of ``block_bytes``: the running state at the block's end, of models that keep one."""
     enforces: bool = True
     """Whether answers obey grammars and schemas. An engine that computes nothing cannot."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from stepwell.engines.base import Buffer, EngineError, NoRoom
 from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Kv
@@ -27,6 +28,8 @@ class Node(Place):
     users: list[int] = field(default_factory=list)
     """Ids of the running sequences whose context this is part of."""
     block: BlockMeta | None = None
+    state: bytes | bytearray | None = None
+    """The running state behind its last token, of models that keep one."""
 
     @property
     def first(self) -> int:
@@ -57,17 +60,35 @@ class Stretch:
     count: int
 
 
+class States(Protocol):
+    """Running states of sequences, for models that keep one."""
+
+    checkpoint_bytes: int
+
+    def take_state(self, seq: int) -> bytearray: ...
+
+    def put_state(self, seq: int, data: Buffer) -> bool: ...
+
+
 class Device:
     """See ``Engine``; every method leaves the cache full below the mark and the frames in order."""
 
     def __init__(
-        self, kv: Kv, cells: Cells, homes: Homes, running_ids: Iterable[int], size_of: Sequence[int]
+        self,
+        kv: Kv,
+        cells: Cells,
+        homes: Homes,
+        running_ids: Iterable[int],
+        size_of: Sequence[int],
+        states: States | None = None,
     ) -> None:
-        """``size_of[n]``: bytes of a stored block of ``n`` tokens."""
+        """``size_of[n]``: bytes of the cells of a block of ``n`` tokens."""
         self._kv = kv
         self._cells = cells
         self._homes = homes
         self._size_of = size_of
+        self._states = states if states is not None and states.checkpoint_bytes else None
+        self._checkpoint_bytes = states.checkpoint_bytes if states is not None else 0
         self._frames = FrameTable(cells.n_frames)
         self._free_ids = sorted(running_ids, reverse=True)
         self.blocks: dict[BlockId, Node] = {}
@@ -95,13 +116,24 @@ class Device:
         run = Run(self._free_ids.pop())
         whole = n_tokens // FRAME_TOKENS
         self._attach(run, nodes[:whole])
-        if n_tokens % FRAME_TOKENS:
-            try:
+        try:
+            if n_tokens % FRAME_TOKENS:
                 self._copy_part(run, nodes[whole], n_tokens % FRAME_TOKENS)
-            except NoRoom:
-                self._detach([run])
-                raise
+            self._go_on_from(run, nodes)
+        except EngineError:
+            self._detach([run])
+            raise
         self.runs[request] = run
+
+    def _go_on_from(self, run: Run, nodes: Sequence[Node]) -> None:
+        """Give the sequence the running state at its last token."""
+        if self._states is None or not nodes:
+            return
+        last = nodes[-1]
+        if last.state is None or last.end != run.tokens:
+            raise EngineError(f"there is no running state after {run.tokens} tokens")
+        if not self._states.put_state(run.seq, last.state):
+            raise EngineError(f"llama.cpp refused the running state after {run.tokens} tokens")
 
     def _prefix(self, blocks: Sequence[BlockId], n_tokens: int) -> list[Node]:
         """The nodes of these blocks, if they are one prefix of that many tokens."""
@@ -191,6 +223,10 @@ class Device:
         parent = run.nodes[block.depth - 1].block if block.depth else None
         if (parent.id if parent else None) != block.parent:
             raise EngineError(f"the parent of block {block.id.hex()} is not sealed")
+        if self._states is not None and node.state is None:
+            if run.tokens != node.end:
+                raise EngineError(f"the running state at the end of block {block.id.hex()} has gone")
+            node.state = self._states.take_state(run.seq)
         self._move_in(node)
         node.block = block
         self.blocks[block.id] = node
@@ -212,7 +248,8 @@ class Device:
 
     def store(self, block: BlockId) -> bytearray:
         node = self._known(block)
-        return self._save(node, node.tokens)
+        data = self._save(node, node.tokens)
+        return data + node.state if node.state is not None else data
 
     def load(self, block: BlockMeta, data: Buffer) -> None:
         """Bring a block back below its parent. A refused block leaves everything as it was."""
@@ -220,11 +257,14 @@ class Device:
         self._check_load(block, parent, data)
         node = self._add(parent, block.depth)
         self._cells.open([(node.frame, block.n_tokens)])
-        taken = self._kv.restore(SCRATCH, data)
+        cells_bytes = self._size_of[block.n_tokens]
+        taken = self._kv.restore(SCRATCH, data[:cells_bytes] if self._checkpoint_bytes else data)
         found = self._kv.span(SCRATCH)
         if taken and found == (node.first, node.first + block.n_tokens - 1):
             self._kv.copy(SCRATCH, node.home, node.first, node.first + block.n_tokens)
             node.tokens, node.homed, node.block = block.n_tokens, True, block
+            if self._states is not None:
+                node.state = bytes(data[cells_bytes:])
             self.blocks[block.id] = node
             self._kv.remove(SCRATCH)
         else:
@@ -238,7 +278,10 @@ class Device:
             raise EngineError(f"block {block.id.hex()} is on the device already")
         if block.depth != depth or (parent is not None and parent.tokens != FRAME_TOKENS):
             raise EngineError(f"block {block.id.hex()} does not continue its parent")
-        if not 0 < block.n_tokens <= FRAME_TOKENS or len(data) != self._size_of[block.n_tokens]:
+        if (
+            not 0 < block.n_tokens <= FRAME_TOKENS
+            or len(data) != self._size_of[block.n_tokens] + self._checkpoint_bytes
+        ):
             raise EngineError(f"the bytes of block {block.id.hex()} have the wrong size")
 
     # --- growing ------------------------------------------------------------------------------
@@ -295,6 +338,8 @@ class Device:
                 node.tokens = min(run.tokens - node.first, FRAME_TOKENS)
                 if node.tokens == FRAME_TOKENS:
                     self._move_in(node)
+                    if self._states is not None and run.tokens == node.end:
+                        node.state = self._states.take_state(run.seq)
 
     # --- frames -------------------------------------------------------------------------------
 

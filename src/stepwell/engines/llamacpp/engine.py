@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from stepwell.engines.base import (
+    UNIT_TOKENS,
     BatchItem,
     Buffer,
     EngineError,
@@ -20,7 +21,7 @@ from stepwell.engines.llamacpp.device import Stretch
 from stepwell.engines.llamacpp.native import UBATCH_TOKENS, Logits, NativeModel
 from stepwell.engines.llamacpp.padding import PAD
 from stepwell.engines.llamacpp.sampling import Candidates, Sampler, logprobs, validate
-from stepwell.engines.llamacpp.setup import fitting, make_device
+from stepwell.engines.llamacpp.setup import make_device
 from stepwell.engines.llamacpp.trial import Trial
 from stepwell.engines.llamacpp.vocabulary import tokenizer_of, vocabulary_of
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
@@ -33,7 +34,6 @@ class LlamaCppEngine:
 
     def __init__(self, model: NativeModel, config: LlamaCppConfig, fingerprint: str) -> None:
         self._model = model
-        config = fitting(model, config)
         made = make_device(model, config)
         self._context, self.device, self._padding = made.context, made.device, made.padding
         self.info = EngineInfo(
@@ -44,10 +44,13 @@ class LlamaCppEngine:
             ),
             block_tokens=FRAME_TOKENS,
             device_blocks=made.device_blocks,
-            max_sequences=config.max_sequences,
-            block_bytes=made.size_of[FRAME_TOKENS],
+            max_sequences=made.max_sequences,
+            block_bytes=made.size_of[FRAME_TOKENS] + made.context.checkpoint_bytes,
             token_bytes=made.size_of[FRAME_TOKENS] - made.size_of[FRAME_TOKENS - 1],
             vocab_size=model.vocab_size,
+            # A state is known at the end of a block alone: nobody goes on from the middle of one.
+            unit_tokens=FRAME_TOKENS if model.stateful else UNIT_TOKENS,
+            checkpoint_bytes=made.context.checkpoint_bytes,
             depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
         )
         self._candidates = Candidates(model.vocab_size)
@@ -107,7 +110,8 @@ class LlamaCppEngine:
         self._refuse_bad_items(batch)
         self._refuse_what_has_no_room(batch)
         sampled: list[Sampled] = []
-        for number, part in enumerate(split(batch, UBATCH_TOKENS)):
+        parts = split_at_blocks(batch) if self.info.checkpoint_bytes else split(batch, UBATCH_TOKENS)
+        for number, part in enumerate(parts):
             try:
                 sampled += self._run_part(part)
             except EngineError as error:
@@ -167,6 +171,8 @@ class LlamaCppEngine:
                 self.device.close(requests[index:])
                 raise NoRoom(str(error), requests[index:]) from error
         stretches = self.device.prepare(items)
+        if self._context.by_id:
+            stretches.sort(key=lambda stretch: self.device.runs[requests[stretch.item]].seq)
         tokens, positions, seqs, outputs = self._arrange(batch, stretches)
         pad = self._padding.before(self._context, len(tokens))
         status = self._context.decode(
@@ -248,3 +254,21 @@ def split(batch: Sequence[BatchItem], most: int) -> list[list[BatchItem]]:
             parts[-1].append(BatchItem(item.request, start, piece, item.sample and not left))
             start, room = start + len(piece), room - len(piece)
     return [part for part in parts if part]
+
+
+def split_at_blocks(batch: Sequence[BatchItem]) -> list[list[BatchItem]]:
+    """Parts for a model with states: single tokens together, each longer item alone and cut where blocks end.
+
+    llama.cpp reorders tokens of sequences that have unequally many in a batch. And a state is taken at the
+    end of every block, so no batch runs past one; where a prompt is cut depends on nothing else.
+    """
+    single = [item for item in batch if len(item.tokens) == 1]
+    parts = [single] if single else []
+    for item in batch:
+        start, left = item.start, item.tokens
+        while left and len(item.tokens) > 1:
+            count = min(len(left), FRAME_TOKENS - start % FRAME_TOKENS)
+            piece, left = left[:count], left[count:]
+            parts.append([BatchItem(item.request, start, piece, item.sample and not left)])
+            start += count
+    return parts

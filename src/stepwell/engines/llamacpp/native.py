@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from stepwell.engines.base import Buffer
 from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
 from stepwell.engines.llamacpp.header import inspect
-from stepwell.engines.llamacpp.repack import must_not_repack
+from stepwell.engines.llamacpp.repack import must_not_repack, rows_differ
 
 Logits = NDArray[np.float32]
 
@@ -43,6 +43,8 @@ KV_TYPES = {
 }
 """Names and numbers of ``enum ggml_type`` that a KV cache may have."""
 _FLASH_ATTENTION_ON = 1
+_WHOLE_ONLY = frozenset({"deepseek4", "qwen4exp"})
+"""Their states refer to cells of the attention's cache."""
 
 _LEVEL_ERROR = 4
 """GGML_LOG_LEVEL_ERROR."""
@@ -84,6 +86,13 @@ class NativeModel:
         params.n_gpu_layers = config.n_gpu_layers
         params.use_extra_bufts = not must_not_repack(self.header.weights)
         self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
+        self.stateful = bool(self.handle) and self._has_states()
+        """Whether it keeps a running state, beside the KV of tokens or in its place."""
+        if self.stateful and params.use_extra_bufts and rows_differ(self.header.weights):
+            # Padding would be a sequence of its own in every batch, which models with states do not bear.
+            lib.llama_model_free(self.handle)
+            params.use_extra_bufts = False
+            self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise ModelError(f"model {path} is damaged or of a kind llama.cpp does not know{complaint()}")
         # Engine and text side share the weights; whoever is last frees them.
@@ -95,13 +104,21 @@ class NativeModel:
         self.window_tokens: int = lib.llama_model_n_swa(self.handle)
         """Length of the sliding window some layers have; 0: none has."""
 
+    def _has_states(self) -> bool:
+        return bool(lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle))
+
+    @property
+    def pure_state(self) -> bool:
+        """Whether it has no attention at all."""
+        return bool(lib.llama_model_is_recurrent(self.handle))
+
     def _refuse_unfit(self, path: Path) -> None:
-        if lib.llama_model_is_recurrent(self.handle) or lib.llama_model_is_hybrid(self.handle):
-            raise ModelError(
-                f"model {path} keeps a running state instead of KV per token, and such a state cannot be "
-                "shared or moved in blocks: choose a model with attention only"
-            )
         architecture = self.meta("general.architecture")
+        if self.stateful and (architecture in _WHOLE_ONLY or lib.llama_model_n_swa(self.handle) > 0):
+            raise ModelError(
+                f"model {path} keeps a running state that llama.cpp saves only together with its attention, "
+                "so it cannot be kept in blocks: choose a hybrid without a sliding window"
+            )
         encoder = lib.llama_model_has_encoder(self.handle) or not lib.llama_model_has_decoder(self.handle)
         if encoder or lib.llama_model_is_diffusion(self.handle) or "bert" in architecture:
             raise ModelError(f"model {path} does not generate text token by token: choose a decoder model")
@@ -172,10 +189,30 @@ class NativeModel:
 class NativeContext:
     """One KV cache and one decode call at a time. Obeys ``cells.Kv``. One thread only."""
 
-    def __init__(self, model: NativeModel, config: LlamaCppConfig, n_cells: int, threads: int) -> None:
+    by_id = False
+    """Whether a batch is in the order of its sequence ids, not of its cells."""
+    checkpoint_bytes = 0
+    """Of one running state; 0: the model has none."""
+
+    def __init__(
+        self,
+        model: NativeModel,
+        config: LlamaCppConfig,
+        n_cells: int,
+        threads: int,
+        n_ids: int = MAX_SEQUENCES,
+    ) -> None:
         self.threads = threads
         self.vocab_size = model.vocab_size
-        self.handle = lib.llama_init_from_model(model.handle, _context_params(config, n_cells, threads))
+        self.n_ids = n_ids
+        """Sequence ids for the engine to use, from 0 on."""
+        params = _context_params(config, n_cells, threads)
+        # Logits are wanted for one token per sequence at most. The default reserves them for every token
+        # of a batch: half a gigabyte with a vocabulary of 262k.
+        params.n_seq_max = params.n_outputs_max = n_ids
+        if model.stateful and config.exact_lone_decode:
+            params.n_threads = 1
+        self.handle = lib.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise ModelError(
                 f"llama.cpp cannot make a KV cache of {n_cells} tokens ({config.kv_type_k}/"
@@ -211,6 +248,17 @@ class NativeContext:
     def span(self, seq: int) -> tuple[int, int]:
         low = lib.llama_memory_seq_pos_min(self._memory, seq)
         return low, lib.llama_memory_seq_pos_max(self._memory, seq)
+
+    # --- states: see ``states``; a model of attention only has none ----------------------------
+
+    def take_state(self, seq: int) -> bytearray:
+        return bytearray()
+
+    def put_state(self, seq: int, data: Buffer) -> bool:
+        return not len(data)
+
+    def forget_state(self, seq: int) -> None:
+        pass
 
     # --- set-up -------------------------------------------------------------------------------
 
@@ -253,10 +301,6 @@ def _context_params(config: LlamaCppConfig, n_cells: int, threads: int) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = n_cells
     params.n_batch = params.n_ubatch = UBATCH_TOKENS
-    params.n_seq_max = MAX_SEQUENCES
-    # Logits are wanted for one token per sequence at most. The default reserves them for every token
-    # of a batch: half a gigabyte with a vocabulary of 262k.
-    params.n_outputs_max = MAX_SEQUENCES
     # A step of one token splits the cells between the threads and adds up the parts, so that its
     # result depends on where the cells lie; one thread does not. llama.cpp takes ``n_threads`` for
     # such steps only. With more than two threads the engine pads the step instead.

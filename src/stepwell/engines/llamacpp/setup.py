@@ -16,12 +16,16 @@ from stepwell.engines.llamacpp.homes import Homes, TwinHomes
 from stepwell.engines.llamacpp.native import KV_TYPES, MAX_SEQUENCES, NativeContext, NativeModel
 from stepwell.engines.llamacpp.padding import PAD, PAD_CELLS, Padding
 from stepwell.engines.llamacpp.repack import rows_differ
+from stepwell.engines.llamacpp.states import MARKS, PureStateContext, StatefulContext
 
 _FIRST_RUNNING = 2
 _MIN_HOMES = 32
 _ROWS_AT_ONCE = 4
 """How many tokens llama.cpp's repacked weights are multiplied with at once (repack.cpp)."""
 _PROBES = 4
+_LEAST_IDS = 32
+_ID_STATE_BYTES = 512 << 20
+MOST_STATE_BYTES = 4 << 30
 
 _MOST_TOKENS = 1 << 26
 """Beyond any device there is, and within llama.cpp's 32-bit counts."""
@@ -38,23 +42,25 @@ class Made:
     padding: Padding
     device_blocks: int
     size_of: Sequence[int]
-    """Bytes of a stored block of so many tokens."""
+    """Bytes of the cells of so many tokens of a block; a state comes on top."""
     depth_frames: int
     """How many frames may hold one depth, see ``EngineInfo``."""
+    max_sequences: int
+    """As wished, or fewer: see ``fitting``."""
 
 
 def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
     """Build everything that holds KV. ``ModelError`` when model, machine and wishes do not fit."""
     _check_config(config)
     threads = config.threads or len(os.sched_getaffinity(0))
+    n_ids = _ids_for(model, config)
+    config = fitting(config, n_ids - MARKS if model.stateful else n_ids, doubled=model.window_tokens > 0)
     device_blocks = config.device_kv_tokens // FRAME_TOKENS
     n_frames = device_blocks + 1  # one more for padding, whether it turns out to be needed or not
-    context = NativeContext(model, config, n_frames * FRAME_TOKENS, threads)
+    context = _context(model, config, n_frames * FRAME_TOKENS, threads, n_ids)
     try:
-        padding = Padding(
-            lone=config.exact_lone_decode and threads > 2,
-            rows=_rows_at_once(model, context) if config.exact_lone_decode else 1,
-        )
+        pads = config.exact_lone_decode and not model.stateful
+        padding = Padding(lone=pads and threads > 2, rows=_rows_at_once(model, context) if pads else 1)
         return _with_device(model, config, context, padding, device_blocks)
     except ModelError:
         context.free()
@@ -74,6 +80,35 @@ def _check_config(config: LlamaCppConfig) -> None:
         raise ModelError("context_tokens must be at least 1")
     if config.threads is not None and config.threads < 1:
         raise ModelError("threads must be at least 1")
+
+
+def _context(
+    model: NativeModel, config: LlamaCppConfig, n_cells: int, threads: int, n_ids: int
+) -> NativeContext:
+    if model.pure_state:
+        return PureStateContext(model, config, n_cells, threads, n_ids)
+    kind = StatefulContext if model.stateful else NativeContext
+    return kind(model, config, n_cells, threads, n_ids)
+
+
+def _ids_for(model: NativeModel, config: LlamaCppConfig) -> int:
+    """Sequence ids to ask for. llama.cpp allocates a state for each, so large states have fewer.
+
+    ``ModelError`` when the states of all blocks on the device take more memory than is sensible.
+    """
+    if not model.stateful:
+        return MAX_SEQUENCES
+    small = _context(model, config, 2 * FRAME_TOKENS, 1, _LEAST_IDS)
+    size_bytes = small.checkpoint_bytes
+    small.free()
+    fit_tokens = MOST_STATE_BYTES // size_bytes * FRAME_TOKENS
+    if config.device_kv_tokens > fit_tokens:
+        raise ModelError(
+            f"the model keeps a running state of {size_bytes:,} bytes, which is kept after every "
+            f"{FRAME_TOKENS} tokens: {config.device_kv_tokens:,} device tokens are too many for it, "
+            f"{fit_tokens:,} are possible"
+        )
+    return max(_LEAST_IDS, min(MAX_SEQUENCES, _ID_STATE_BYTES // size_bytes))
 
 
 def _rows_at_once(model: NativeModel, context: NativeContext) -> int:
@@ -117,17 +152,17 @@ def _with_device(
     fillers = _make_fillers(context, range(deepest, deepest + n_depths))
     cells = Cells(kv, n_frames, homes, fillers)
     running = range(_FIRST_RUNNING, _FIRST_RUNNING + config.max_sequences)
-    device = Device(kv, cells, homes, running, size_of)
+    device = Device(kv, cells, homes, running, size_of, context)
     if padding.any:
         device.hold_back(PAD_CELLS)
         padding.fill(context)
         assert context.span(PAD) == (0, PAD_CELLS - 1)
-    return Made(context, device, padding, device_blocks, size_of, n_homes)
+    return Made(context, device, padding, device_blocks, size_of, n_homes, config.max_sequences)
 
 
 def _homes(model: NativeModel, config: LlamaCppConfig, context: NativeContext) -> tuple[Kv, Homes, int]:
     """The ids that keep frames, how many these are, and the memory as seen through them."""
-    ids = range(_FIRST_RUNNING + config.max_sequences, MAX_SEQUENCES)
+    ids = range(_FIRST_RUNNING + config.max_sequences, context.n_ids)
     if model.window_tokens <= 0:
         return context, Homes(ids), len(ids)
     if model.window_tokens <= FRAME_TOKENS:
@@ -140,12 +175,12 @@ def _homes(model: NativeModel, config: LlamaCppConfig, context: NativeContext) -
     return TwinHomes(context, twins), Homes(ids[:half]), half
 
 
-def fitting(model: NativeModel, config: LlamaCppConfig) -> LlamaCppConfig:
+def fitting(config: LlamaCppConfig, n_ids: int, *, doubled: bool) -> LlamaCppConfig:
     """As wished, with fewer sequences where the ids would not last.
 
     Those that run and those opened in the same step may all be at one depth, and need a frame each.
     """
-    ids, doubled = MAX_SEQUENCES - _FIRST_RUNNING, model.window_tokens > 0
+    ids = n_ids - _FIRST_RUNNING
     per_depth = (ids - config.max_sequences) // (2 if doubled else 1)
     frames = config.device_kv_tokens // FRAME_TOKENS + 1
     most = (ids - 1) // 5 - 1 if doubled else (ids - 1) // 3
@@ -159,6 +194,7 @@ def _fill_scratch(context: NativeContext, first: int) -> None:
     tokens = [0] * FRAME_TOKENS
     status = context.decode(tokens, range(first, first + FRAME_TOKENS), [SCRATCH] * FRAME_TOKENS, [])
     assert status == 0, f"llama.cpp cannot run this model (status {status})"
+    context.forget_state(SCRATCH)  # what is measured and stored are cells
 
 
 def _measure_blocks(context: NativeContext) -> list[int]:
