@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.engines.prefixes import GREEDY, blocks_of, bring_back, ids, prompt, put_away, seal_all, start
 
+from stepwell.bench.zoo.child import model_file
 from stepwell.engines.base import BatchItem, Buffer
 from stepwell.policy.types import BlockMeta
 
@@ -22,12 +23,17 @@ AGENTS = (1, 2, 3, 4)
 DEVICE_BLOCKS = 26
 
 
-@pytest.fixture(params=["smollm2", "gemma3"])
-def engine(request: pytest.FixtureRequest) -> Iterator[LlamaCppEngine]:
+WITH_STATES = ("lfm2", "qwen35", "falcon-h1", "rwkv7")
+
+
+@pytest.fixture(params=["smollm2", "gemma3", *WITH_STATES])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LlamaCppEngine]:
     from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
 
-    path: Path = request.getfixturevalue(f"{request.param}_path")
-    made, _ = load_llamacpp(LlamaCppConfig(path, request.param, device_kv_tokens=64 * DEVICE_BLOCKS))
+    tiny = request.param in WITH_STATES
+    path = model_file(tmp_path, request.param) if tiny else request.getfixturevalue(f"{request.param}_path")
+    config = LlamaCppConfig(path, request.param, 64 * DEVICE_BLOCKS, threads=1 if tiny else None)
+    made, _ = load_llamacpp(config)
     yield made
     made.close_engine()
 

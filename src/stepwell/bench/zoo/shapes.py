@@ -38,6 +38,7 @@ _NARROW = frozenset(
 _WINDOW_BY_LAYER = frozenset(
     _names("cohere2moe mimo2 step35 spark2_5 muse-glimmer granite_swa dots3note maple")
 )
+_EMBEDS = frozenset({"llama-embed", "gemma-embedding"})
 _ALIBI = frozenset({"mpt", "bloom", "refact", "baichuan", "jina-bert-v2", "jais"})
 _GROUPED = frozenset(
     _names(
@@ -62,9 +63,9 @@ DENSE = _names(
     "gemma gemma2 gemma3 gemma3n gemma4 gemma-embedding starcoder2 mamba mamba2 jamba falcon-h1 "
     "xverse command-r cohere2 olmo olmo2 muse-glimmer openelm chatglm glm4 bitnet t5 t5encoder jais "
     "jais2 nemotron nemotron_h nemotron_h_moe exaone exaone4 rwkv6 rwkv6qwen2 rwkv7 arwkv7 granite "
-    "granitemoe granitehybrid granite_swa chameleon plm arcee ernie4_5 hunyuan-dense hunyuan_vl "
+    "granitemoe granitehybrid granite_swa chameleon arcee ernie4_5 hunyuan-dense hunyuan_vl "
     "smollm3 lfm2 dream llada seed_oss apertus hrm_text cogvlm pangu-embedded mistral3 paddleocr "
-    "spark2_5 llama-embed maincoder talkie nanbeige qwen3tts"
+    "spark2_5 llama-embed maincoder talkie nanbeige"
 )
 ARCHITECTURES = tuple(sorted((*DENSE, *EXPERTS)))
 """All that llama.cpp makes a tiny model of from these headers."""
@@ -182,7 +183,7 @@ def _common(architecture: str, shape: Shape) -> dict[str, object]:
         "activation.situ_beta": 4.0,
         "activation.situ_linear_beta": 25.0,
         "decoder_start_token_id": 0,
-        "pooling_type": 1 if "bert" in architecture or "embed" in architecture else None,
+        "pooling_type": 1 if "bert" in architecture or architecture in _EMBEDS else None,
     }
 
 
@@ -283,6 +284,7 @@ _HYPER = {
 _SCALED_EXPERTS = {"swiglu_clamp_exp": 10.0, "expert_weights_scale": 1.0, "expert_weights_norm": True}
 _TABLE: dict[str, dict[str, object]] = {
     "lfm2 lfm2moe": {"attention.sliding_window": None},
+    "arwkv7 rwkv6qwen2": {"token_shift_count": 1},
     "minimax-m3": {"rope.dimension_count": 64},
     "maple": {"swiglu_clamp_exp": 7.0},
     "hrm_text": {"hrm.layers_per_stack": 1, "hrm.h_cycles": 2, "hrm.l_cycles": 2},

@@ -45,6 +45,11 @@ KV_TYPES = {
 _FLASH_ATTENTION_ON = 1
 _WHOLE_ONLY = frozenset({"deepseek4", "qwen4exp"})
 """Their states refer to cells of the attention's cache."""
+_UNFIT = {
+    "cogvlm": "is a cogvlm, whose graph in llama.cpp gives wrong logits in batches",
+    "chameleon": "is a chameleon, whose graph in llama.cpp fails where a batch asks for no logits",
+    "llama4": "has chunked attention, which this engine cannot keep in blocks",
+}
 
 _LEVEL_ERROR = 4
 """GGML_LOG_LEVEL_ERROR."""
@@ -127,12 +132,8 @@ class NativeModel:
                 f"model {path} makes embeddings, not text: give it to the document library and choose a chat "
                 "model here"
             )
-        if architecture == "cogvlm":
-            raise ModelError(
-                f"model {path} is a cogvlm, whose graph in llama.cpp gives wrong logits in batches"
-            )
-        if architecture == "llama4":
-            raise ModelError(f"model {path} has chunked attention, which this engine cannot keep in blocks")
+        if architecture in _UNFIT:
+            raise ModelError(f"model {path} {_UNFIT[architecture]}")
 
     def meta(self, key: str) -> str:
         """A value of the GGUF header as text; empty when it is absent."""
