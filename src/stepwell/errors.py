@@ -19,6 +19,10 @@ class BadInput(StepwellError):
     exit_code = 2
 
 
+class UnfitModel(BadInput):
+    """A model that is damaged, of a kind that is not served, or too large for what was asked."""
+
+
 class MissingExtra(StepwellError):
     """A part of Stepwell that is installed on request is not installed."""
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from stepwell.assemble import load_engine
@@ -23,9 +24,12 @@ from stepwell.bench.common import (
     table,
     ticker,
     usable_cores,
+    write_json,
 )
 from stepwell.bench.returns import DEPTHS, LENGTHS, Probe, Speeds, crossovers
+from stepwell.commands.promise import NOT_SERVED, Promise, promise_of
 from stepwell.engines.base import Engine, EngineInfo, TextModel
+from stepwell.errors import UnfitModel
 from stepwell.models import resolve_model
 from stepwell.settings import Settings, load
 from stepwell.tiers.inspect import measure_disk
@@ -49,12 +53,14 @@ def doctor(
     disk_dir: Path | None = None,
     threads: OptionalPositive = None,
     json_file: JsonOption = None,
-) -> None:
-    """Say what this machine can hold with these settings, and measure how fast it is.
+) -> int:
+    """Say what this machine can hold with these settings, what is promised for the model, and how fast it is.
 
     Loads the model, computes about a thousand tokens, moves their KV to host memory and disk and back.
     Takes well under a minute. Give it the flags you mean to give to serve.
     Example: stepwell doctor --model gemma3 --device-kv-tokens 4096 --host-kv 2GiB
+
+    The promise is one of: exact (moved KV changes no bit), same tokens, not served. Exit code 2: not served.
 
     Parameters
     ----------
@@ -84,15 +90,27 @@ def doctor(
     }
     settings = load(config, flags)
     free_before = available_memory_bytes()
-    with ticker() as progress:
-        found = examine(settings, progress)
-    report = _report(settings, found, free_before)
     console = report_console(json_file)
+    try:
+        with ticker() as progress:
+            found = examine(settings, progress)
+    except UnfitModel as error:
+        return _not_served(settings, error, console, json_file)
+    report = _report(settings, found, free_before)
     for line in _machine_lines(report, found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for shown in (_capacity_table(settings, found), _speed_table(found.speeds), _crossover_table(found)):
         console.print(shown)
     report.finish(console, json_file)
+    return 0
+
+
+def _not_served(settings: Settings, error: UnfitModel, console: Console, json_file: Path | None) -> int:
+    promise = Promise(NOT_SERVED, str(error))
+    if json_file is not None:
+        write_json(json_file, _begun(settings, promise).as_json())
+    console.print(promise.line(), markup=False, highlight=False, soft_wrap=True)
+    return error.exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +156,8 @@ def _measure(settings: Settings, engine: Engine, text: TextModel, progress: Tick
 # --- the report -------------------------------------------------------------------------------
 
 
-def _report(settings: Settings, found: Findings, free_before: int) -> Report:
+def _begun(settings: Settings, promise: Promise) -> Report:
+    """The report with the settings and the promise."""
     kv = settings.kv
     chosen = {
         "model": settings.engine.model if settings.engine.kind == "llamacpp" else "null",
@@ -148,8 +167,12 @@ def _report(settings: Settings, found: Findings, free_before: int) -> Report:
         "disk_dir": str(kv.disk_dir),
         "threads": settings.engine.threads or usable_cores(),
     }
-    report = Report("doctor", chosen)
-    report.results = {
+    return Report("doctor", chosen, {"promise": asdict(promise)})
+
+
+def _report(settings: Settings, found: Findings, free_before: int) -> Report:
+    report = _begun(settings, promise_of(settings.engine, found.info))
+    report.results |= {
         "model": found.info.model,
         "context_tokens": found.info.context_tokens,
         "kv_bytes_per_token": found.info.token_bytes,
@@ -261,6 +284,7 @@ def _machine_lines(report: Report, found: Findings) -> Iterator[str]:
         f"Model: {info.model}, {info.token_bytes:,} bytes of KV per token, context {info.context_tokens:,} "
         f"tokens, blocks of {info.block_tokens} tokens ({format_size(info.block_bytes)})"
     )
+    yield Promise(**report.results["promise"]).line()
 
 
 def _capacity_table(settings: Settings, found: Findings) -> Table:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwell.errors import BadInput
+from stepwell.errors import UnfitModel
 
 
-class ModelError(BadInput):
+class ModelError(UnfitModel):
     """The model cannot be loaded or served. One sentence: what, where, what to do."""
 
 

@@ -1,0 +1,49 @@
+"""What doctor promises for a model file, before anybody serves it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stepwell.bench.zoo.child import model_file
+from stepwell.commands.doctor import doctor
+from stepwell.commands.promise import promise_of
+from stepwell.engines.null import NullConfig, NullEngine
+from stepwell.settings import EngineSettings
+
+INFO = NullEngine(NullConfig()).info
+
+
+def test_a_served_model_is_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, report = model_file(tmp_path, "lfm2"), tmp_path / "doctor.json"
+    code = doctor(model=str(path), device_kv_tokens=2048, disk_kv="0", threads=1, json_file=report)
+    shown = capsys.readouterr().out
+    assert code == 0 and "Promise: exact:" in shown and "running state of" in shown
+    assert json.loads(report.read_text())["results"]["promise"]["word"] == "exact"
+
+
+@pytest.mark.parametrize("name", ["bert", "llama-embed", "deepseek4"])
+def test_what_is_not_served_is_said_with_its_reason(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, report = model_file(tmp_path, name), tmp_path / "doctor.json"
+    assert doctor(model=str(path), threads=1, json_file=report) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"Promise: not served: model {path} ")
+    found = json.loads(report.read_text())["results"]["promise"]
+    assert found["word"] == "not served" and found["why"] in line
+
+
+def test_gpu_layers_and_inexact_steps_promise_tokens_only() -> None:
+    assert promise_of(EngineSettings(), INFO).word == "exact"
+    assert promise_of(EngineSettings(n_gpu_layers=-1), INFO).word == "same tokens"
+    assert promise_of(EngineSettings(exact_lone_decode=False), INFO).word == "same tokens"
+    assert "untested" in promise_of(EngineSettings(n_gpu_layers=8), INFO).why
+
+
+def test_a_running_state_is_named_with_its_size() -> None:
+    info = replace(INFO, checkpoint_bytes=3 << 20)
+    assert "3 MiB" in promise_of(EngineSettings(), info).why
