@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from os import environ
@@ -22,6 +23,7 @@ from stepwell.errors import BadInput, StepwellError
 
 MARKS = ("<!-- zoo -->", "<!-- end of zoo -->")
 _MOST_HINTS = 8
+_PAGE_WIDTH = 150
 _ATTENDING = (
     "llama phi2 llama:tied deepseek2 qwen3moe gpt-oss gemma3:window512 cohere2 deepseek32 mimo2 gemma2 bloom"
 )
@@ -131,7 +133,8 @@ def write_page(page: Path, found: Sequence[dict[str, Any]]) -> None:
 def markdown(found: Sequence[dict[str, Any]]) -> str:
     """The table of docs/models.md: what is exact in one paragraph, everything else line by line."""
     exact = [row["name"] for row in found if row["verdict"] == "exact"]
-    lines = [f"**Exact ({len(exact)})**: {', '.join(f'`{name}`' for name in exact)}.", ""]
+    named = f"**Exact ({len(exact)})**: {', '.join(f'`{name}`' for name in exact)}."
+    lines = [textwrap.fill(named, _PAGE_WIDTH, break_on_hyphens=False), ""]
     lines += ["| architecture | verdict | why |", "|---|---|---|"]
     others = [row for row in found if row["verdict"] != "exact"]
     lines += [f"| `{row['name']}` | {row['verdict']} | {row['why']} |" for row in others]

@@ -62,7 +62,7 @@ DENSE = _names(
     "qwen3 qwen3vl qwen35 phi2 phi3 plamo plamo2 plamo3 codeshell orion internlm2 minicpm minicpm3 "
     "gemma gemma2 gemma3 gemma3n gemma4 gemma-embedding starcoder2 mamba mamba2 jamba falcon-h1 "
     "xverse command-r cohere2 olmo olmo2 muse-glimmer openelm chatglm glm4 bitnet t5 t5encoder jais "
-    "jais2 nemotron nemotron_h nemotron_h_moe exaone exaone4 rwkv6 rwkv6qwen2 rwkv7 arwkv7 granite "
+    "jais2 nemotron nemotron_h nemotron_h_moe exaone exaone4 rwkv6 rwkv7 arwkv7 granite "
     "granitemoe granitehybrid granite_swa chameleon arcee ernie4_5 hunyuan-dense hunyuan_vl "
     "smollm3 lfm2 dream llada seed_oss apertus hrm_text cogvlm pangu-embedded mistral3 paddleocr "
     "spark2_5 llama-embed maincoder talkie nanbeige"
@@ -284,7 +284,7 @@ _HYPER = {
 _SCALED_EXPERTS = {"swiglu_clamp_exp": 10.0, "expert_weights_scale": 1.0, "expert_weights_norm": True}
 _TABLE: dict[str, dict[str, object]] = {
     "lfm2 lfm2moe": {"attention.sliding_window": None},
-    "arwkv7 rwkv6qwen2": {"token_shift_count": 1},
+    "arwkv7": {"token_shift_count": 1},
     "minimax-m3": {"rope.dimension_count": 64},
     "maple": {"swiglu_clamp_exp": 7.0},
     "hrm_text": {"hrm.layers_per_stack": 1, "hrm.h_cycles": 2, "hrm.l_cycles": 2},
