@@ -164,6 +164,23 @@ class LibrarySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """Batches that tenants leave here."""
+
+    dir: Path = field(default_factory=lambda: default_path().parent / "batches")
+    quota: SizeBytes = 2**30
+    """What files of requests and answers of a tenant may take; 0 switches batches off."""
+    max_file: Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**30)] = 200 * 2**20
+    max_lines: Count = 50_000
+    max_batches: Count = 64
+    """Of a tenant, that have not ended."""
+    at_once: Annotated[int, Field(ge=1, le=256)] = 8
+    """Lines at once while nobody else is served; one while somebody is."""
+    by_prefix: bool = True
+    """Lines that begin alike run one after the other, so that what they share is computed once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it. Sections are the tables of the TOML file."""
 
@@ -176,6 +193,7 @@ class Settings:
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     """Where the books are kept, and by which prices; see ``ledger/settings.py``."""
     library: LibrarySettings = field(default_factory=LibrarySettings)
+    batches: BatchSettings = field(default_factory=BatchSettings)
     log: LogSettings = field(default_factory=LogSettings)
     budgets: tuple[BudgetEntry, ...] = ()
     """What tenants, keys, sessions and agents may spend in all."""

@@ -22,6 +22,7 @@ from stepwell.loop.driver import Driver
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import NO_HINT
+from stepwell.server.batches.runner import ServedBatches
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.library import ServedLibrary
@@ -90,6 +91,7 @@ def keeping(
     wrap: Callable[[Store], Any] = lambda store: store,
     host_bytes: int = 1 << 20,
     library: ServedLibrary | None = None,
+    batches: ServedBatches | None = None,
 ) -> Iterator[Kept]:
     """``wrap`` puts something between the server and its store."""
     book = directory / "prices.toml"
@@ -129,7 +131,7 @@ def keeping(
     books = Books(ledger.store, ledger)
     server_settings = server_settings or ServerSettings(port=0, drain_s=5.0, keep_alive_s=5.0)
     try:
-        with BackgroundServer(driver, text, server_settings, keys, books, library) as server:
+        with BackgroundServer(driver, text, server_settings, keys, books, library, batches=batches) as server:
             yield Kept(server, driver, ledger)
     finally:
         driver.stop(5.0)

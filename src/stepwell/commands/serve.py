@@ -19,6 +19,7 @@ from cyclopts import Parameter
 
 from stepwell import __version__
 from stepwell.assemble import Node, build, key_ring
+from stepwell.clock import Clock
 from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_check import report
 from stepwell.commands.serve_flags import ServeFlags, option
@@ -32,13 +33,15 @@ from stepwell.logs import logging_to
 from stepwell.policy.types import KvTier
 from stepwell.private import private_parent, private_umask
 from stepwell.redaction import redacted
+from stepwell.server.batches.runner import BatchLimits, ServedBatches
+from stepwell.server.batches.store import BatchStore
 from stepwell.server.books import Books
 from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
-from stepwell.settings import KvSettings, LibrarySettings, Settings, load
+from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings, load
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
@@ -141,7 +144,7 @@ def keys_read_again(keys: KeyReload) -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-def run(settings: Settings, reload: KeyReload | None = None) -> None:
+def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | None = None) -> None:
     """Serve with these settings; returns when the server has been told to stop and has drained."""
     settings = with_ledger(settings)
     keys = key_ring(settings) if reload is None else reload.keys
@@ -150,7 +153,7 @@ def run(settings: Settings, reload: KeyReload | None = None) -> None:
     require_room(settings.kv)
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     library = served_library(settings.library)
-    node = build(settings, progress=say)
+    node = build(settings, progress=say, clock=clock)
     for recovered in node.ledger.recovered if node.ledger else ():
         say(f"the books of the last time are closed: {recovered.sentence}")
     if reload is not None and node.ledger is not None:
@@ -169,6 +172,7 @@ def run(settings: Settings, reload: KeyReload | None = None) -> None:
                 library,
                 reload,
                 contracts=settings.contracts(),
+                batches=served_batches(settings),
                 on_ready=lambda url: welcome(node, keys, url),
             )
     finally:
@@ -193,6 +197,25 @@ def served_library(settings: LibrarySettings) -> ServedLibrary | None:
     return ServedLibrary(
         library, settings.quota, settings.quotas, settings.upload_timeout_s, embedder=embedder
     )
+
+
+def served_batches(settings: Settings) -> ServedBatches | None:
+    """The batches of the tenants; None where they are switched off, or where the usual place cannot be
+    written and nobody has named one."""
+    wanted = settings.batches
+    if wanted.quota == 0:
+        return None
+    try:
+        store = BatchStore(wanted.dir)
+    except StepwellError as error:
+        if wanted.dir != BatchSettings().dir:
+            raise
+        say(f"no batches are kept: {error}")
+        return None
+    tiers = {contract.name for contract in settings.contracts()}
+    tier = next((name for name in ("batch", "flex") if name in tiers), "")
+    limits = BatchLimits(wanted.max_file, wanted.max_lines, wanted.quota, wanted.max_batches, wanted.at_once)
+    return ServedBatches(store, limits, tier, wanted.by_prefix)
 
 
 @contextmanager

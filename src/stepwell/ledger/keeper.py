@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,7 @@ class Keeper(Bookkeeper):
         self._refuse_unwritten = refuse_unwritten
         self._strict = strict
         self._said_back_us = 0
+        self._corrections: deque[Usage] = deque()
 
     @property
     def refuses(self) -> bool:
@@ -153,10 +155,18 @@ class Keeper(Bookkeeper):
     def decided(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
         """A step was decided; what the one before it used is posted."""
         with self._apart():
-            self._write(self.meter.step(now_us, events, plan), now_us)
+            entries = self.meter.step(now_us, events, plan)
+            while self._corrections:
+                entries.usage.append(self._corrections.popleft())
+            self._write(entries, now_us)
             if self.meter.clock_went_back_us > self._said_back_us:
                 self._said_back_us = back_us = self.meter.clock_went_back_us
                 log.warning("the server's clock went back by %d us; such time is not posted", back_us)
+
+    def correct(self, usage: Usage) -> None:
+        """Enter a row of differences with the next step. Thread-safe."""
+        assert not usage.requests
+        self._corrections.append(usage)
 
     def use_of(self, request: RequestId, now_us: int) -> Use | None:
         """What a request has used until now."""

@@ -11,7 +11,7 @@ from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.costs import Rates
 from stepwell.ledger.keeper import Sums
-from stepwell.ledger.types import Budget
+from stepwell.ledger.types import Budget, Usage
 from stepwell.policy.types import RequestArrived
 
 
@@ -55,3 +55,12 @@ class RunningBooks(Protocol):
 
     def set_budget(self, budget: Budget) -> None:
         """Enter a budget and put it in force. Raises ``BadInput`` or ``LedgerError``: nothing has changed."""
+
+    def correct(self, usage: Usage) -> None:
+        """Enter a row of differences (``requests`` is 0) with the next step."""
+
+    def owes(self, session: str) -> bool:
+        """Whether a request of this session has not been charged yet."""
+
+    def flush(self) -> bool:
+        """Wait until all that was entered is written; False when that takes too long."""

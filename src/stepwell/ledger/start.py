@@ -23,7 +23,7 @@ from stepwell.ledger.prices import PriceBook, load_price_book
 from stepwell.ledger.recovery import Recovered, recover
 from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
 from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_by, spent_microusd
-from stepwell.ledger.types import Budget
+from stepwell.ledger.types import Budget, Usage
 from stepwell.ledger.writer import LedgerWriter
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import RequestArrived
@@ -74,6 +74,15 @@ class Ledger:
 
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         return self.keeper.room_for(arrivals)
+
+    def correct(self, usage: Usage) -> None:
+        self.keeper.correct(usage)
+
+    def owes(self, session: str) -> bool:
+        return any(one.arrival.session == session for one in tuple(self.keeper.meter.requests.values()))
+
+    def flush(self) -> bool:
+        return self.writer.flush()
 
     def set_budget(self, budget: Budget) -> None:
         self.keeper.budgets.check_budget(budget)

@@ -26,6 +26,16 @@ from stepwell.server.agents import get_agent, hint_agent, list_agents
 from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.anthropic.errors import response as anthropic_error
 from stepwell.server.anthropic.routes import count_tokens, messages
+from stepwell.server.batches.messages import (
+    cancel_message_batch,
+    create_message_batch,
+    delete_message_batch,
+    get_message_batch,
+    list_message_batches,
+    message_batch_results,
+)
+from stepwell.server.batches.routes import cancel_batch, create_batch, get_batch, list_batches
+from stepwell.server.batches.runner import ServedBatches
 from stepwell.server.bodies import Bodies
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
@@ -89,6 +99,16 @@ ROUTES = (
     Route("/v1/sessions/{session_id:path}", update_session, methods=["POST"]),
     Route("/v1/organization/usage/completions", usage_completions, methods=["GET"]),
     Route("/v1/organization/costs", costs, methods=["GET"]),
+    Route("/v1/batches", list_batches, methods=["GET"]),
+    Route("/v1/batches", create_batch, methods=["POST"]),
+    Route("/v1/batches/{batch_id}", get_batch, methods=["GET"]),
+    Route("/v1/batches/{batch_id}/cancel", cancel_batch, methods=["POST"]),
+    Route("/v1/messages/batches", list_message_batches, methods=["GET"]),
+    Route("/v1/messages/batches", create_message_batch, methods=["POST"]),
+    Route("/v1/messages/batches/{batch_id}", get_message_batch, methods=["GET"]),
+    Route("/v1/messages/batches/{batch_id}", delete_message_batch, methods=["DELETE"]),
+    Route("/v1/messages/batches/{batch_id}/cancel", cancel_message_batch, methods=["POST"]),
+    Route("/v1/messages/batches/{batch_id}/results", message_batch_results, methods=["GET"]),
     Route("/v1/files", list_files, methods=["GET"]),
     Route("/v1/files", create_file, methods=["POST"]),
     Route("/v1/files/search", search_files, methods=["POST"]),
@@ -117,6 +137,8 @@ def create_app(
     library: ServedLibrary | None = None,
     contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
     reload_keys: KeyReload | None = None,
+    *,
+    batches: ServedBatches | None = None,
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop.
 
@@ -148,12 +170,18 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.service = service
     app.state.watch = Hub(service, refusals)
+    app.state.batches = batches
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    batches: ServedBatches | None = app.state.batches
+    if batches is not None:
+        batches.start(app, app.state.service)
     yield
+    if batches is not None:
+        await batches.stop()
     app.state.watch.close()
     # Background responses live in memory: nobody can fetch them any more.
     for record in app.state.service.store.all_running():

@@ -5,6 +5,8 @@ A key sees the files of its own tenant; what belongs to others does not exist fo
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +18,10 @@ from stepwell.library.index import FileRecord
 from stepwell.policy.types import Hint, Wait
 from stepwell.server.agents import who_asks
 from stepwell.server.attachments import document_frame
+from stepwell.server.batches import files as batch_files
+from stepwell.server.batches.files import batches_of, own_batch_file
+from stepwell.server.batches.runner import ServedBatches
+from stepwell.server.body import too_large
 from stepwell.server.errors import ApiError, bad_request, not_found
 from stepwell.server.file_prewarm import DEFAULT_TTL, PrewarmRequest, agent_of, prewarm
 from stepwell.server.keys import ApiKey
@@ -41,10 +47,21 @@ async def create_file(request: Request) -> Response:
     """Upload a document; with ``prewarm`` its KV is computed too, and the answer says how that went."""
     service = service_of(request)
     service.require_open()
-    served = served_library(service)
+    batches = batches_of(request)
+    served = served_library(service) if batches is None or service.library is not None else None
     key, tenant = who_asks(service, request)
-    with service.gate.errand(key), served.uploading(tenant):
-        upload = await read_upload(request, served.library.limits.max_bytes, served.upload_timeout_s)
+    documents = 0 if served is None else served.library.limits.max_bytes
+    most = max(documents, 0 if batches is None else batches.limits.max_bytes)
+    patience_s = 600.0 if served is None else served.upload_timeout_s
+    with service.gate.errand(key), _uploading(served, tenant):
+        upload = await read_upload(request, most, patience_s)
+        if batches is not None and upload.fields.get("purpose") == "batch":
+            expires_s, now_s = _expires_s(upload.fields), int(service.now_s())
+            file = await asyncio.to_thread(batch_files.keep, batches, tenant, upload, now_s, expires_s)
+            return JSONResponse(batch_files.shown(file))
+        served = served_library(service)
+        if len(upload.data) > documents:
+            raise too_large(documents)
         wants_prewarm = _flag(upload.fields, "prewarm")
         warm = PrewarmRequest(ttl=upload.fields.get("ttl", DEFAULT_TTL)) if wants_prewarm else None
         record = await _kept(service, served, key, tenant, upload)
@@ -56,6 +73,10 @@ async def create_file(request: Request) -> Response:
         except ApiError as error:  # the file is there all the same, and its id must be told
             answer["prewarm"] = error.body()
     return JSONResponse(answer)
+
+
+def _uploading(served: ServedLibrary | None, tenant: str) -> AbstractContextManager[None]:
+    return nullcontext() if served is None else served.uploading(tenant)
 
 
 async def _kept(
@@ -109,9 +130,11 @@ def _flag(fields: Any, name: str) -> bool:
 async def list_files(request: Request) -> Response:
     """Newest first unless ``order=asc``; ``limit``, ``after``, ``purpose``."""
     service = service_of(request)
+    query, batches = request.query_params, batches_of(request)
+    if batches is not None and query.get("purpose") in batch_files.PURPOSES:
+        return await _list_batch_files(request, batches)
     served = served_library(service)
     _, tenant = who_asks(service, request)
-    query = request.query_params
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise bad_request("'order' must be asc or desc.", param="order")
@@ -133,14 +156,34 @@ async def list_files(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, **ends, "has_more": page.has_more})
 
 
+async def _list_batch_files(request: Request, batches: ServedBatches) -> Response:
+    """Those of one purpose, the newest first: ``after``, ``limit``."""
+    _, tenant = who_asks(service_of(request), request)
+    query = request.query_params
+    found = [batch_files.shown(f) for f in batches.store.files(tenant, query["purpose"])]
+    after = query.get("after")
+    ids = [one["id"] for one in found]
+    if after is not None and after not in ids:
+        raise bad_request("'after' names no file of yours.", param="after")
+    found = found[ids.index(after) + 1 :] if after is not None else found
+    limit = int(text) if (text := query.get("limit", "")).isdecimal() and int(text[:6]) > 0 else MAX_PAGE
+    page = found[:limit]
+    ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
+    return JSONResponse({"object": "list", "data": page, **ends, "has_more": len(found) > len(page)})
+
+
 async def get_file(request: Request) -> Response:
     """What is known about a file."""
+    if (ours := own_batch_file(request)) is not None:
+        return JSONResponse(batch_files.shown(ours[1]))
     _, _, record = await own_file(request)
     return JSONResponse(shown(record))
 
 
 async def file_content(request: Request) -> Response:
     """The file as it came; never to be shown as a page of this server."""
+    if (ours := own_batch_file(request)) is not None:
+        return batch_files.content(*ours)
     service, served, record = await own_file(request)
     with service.gate.errand(service.key(request)):
         data = await served.work(lambda: served.library.content(record))
@@ -153,6 +196,8 @@ async def file_content(request: Request) -> Response:
 
 async def delete_file(request: Request) -> Response:
     """The document goes, and its KV is no longer held for it."""
+    if (ours := own_batch_file(request)) is not None:
+        return batch_files.delete(*ours)
     service, served, record = await own_file(request)
     await served.work(lambda: served.library.delete(record.tenant, record.id))
     service.driver.hint(0, record.tenant, agent_of(record), Hint(wait=Wait.DONE))

@@ -261,6 +261,10 @@ class KeyRing:
         keys = [key for _, key in self._keys] or [self._local]
         return [key for key in keys if tenant == key.tenant or tenant in key.projects]
 
+    def by_id(self, key_id: str, tenant: str) -> ApiKey | None:
+        """The key with this id, as long as it acts for the tenant."""
+        return next((key for key in self.of_tenant(tenant) if key.id == key_id), None)
+
     def budgets(self, at_us: int = 0) -> list[Budget]:
         """Those that the keys name."""
         return [replace(budget, at_us=at_us) for budget in self._budgets]

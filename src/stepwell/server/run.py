@@ -27,6 +27,7 @@ from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Rejected
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
 from stepwell.server.app import create_app
+from stepwell.server.batches.runner import ServedBatches
 from stepwell.server.books import Books
 from stepwell.server.connections import ACCEPT_BURST, Connections, GuardedProtocol, connection_limit
 from stepwell.server.hosts import is_loopback
@@ -58,6 +59,7 @@ def serve(
     library: ServedLibrary | None = None,
     reload_keys: KeyReload | None = None,
     *,
+    batches: ServedBatches | None = None,
     contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
     on_ready: OnReady = lambda base_url: None,
 ) -> None:
@@ -70,7 +72,9 @@ def serve(
     require_keys_beyond_loopback(settings.host, keys)
     try:
         listener = listen(settings.host, settings.port)
-        app = create_app(driver, text_model, settings, keys, books, library, contracts, reload_keys)
+        app = create_app(
+            *(driver, text_model, settings, keys, books, library, contracts, reload_keys), batches=batches
+        )
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
         server.run(sockets=[listener])
@@ -201,12 +205,15 @@ class BackgroundServer:
         library: ServedLibrary | None = None,
         contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
         reload_keys: KeyReload | None = None,
+        *,
+        batches: ServedBatches | None = None,
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
         require_keys_beyond_loopback(self._settings.host, self._keys)
         self.app = create_app(
-            driver, text_model, self._settings, self._keys, books, library, contracts, reload_keys
+            *(driver, text_model, self._settings, self._keys, books, library, contracts, reload_keys),
+            batches=batches,
         )
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)
