@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 import sys
@@ -124,3 +125,17 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, command)
     with pytest.raises(ModuleNotFoundError):
         cli.run(["doctor"])
+
+
+def test_version_as_json_says_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["stepwell"] == __version__
+    assert {"python", "platform", "starlette"} <= set(said)
+
+
+def test_completion_knows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "serve" in script
+    assert cli.run(["completion", "tcsh"]) == 2

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import os
+import platform
 import sqlite3
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
 
 from cyclopts import App, CycloptsError
 
@@ -62,6 +66,7 @@ class Command:
 
 TOP = (
     Command("serve", "stepwell.commands.serve:serve", "Serve a model over an OpenAI-compatible API."),
+    Command("completion", "stepwell.cli:completion", "A completion script for a shell."),
     Command("demo", "stepwell.demo.command:demo", "Three customers' crews of agents read a document."),
     Command("run", "stepwell.commands.run:run", "A crew of agents answers a question."),
     Command("trace", "stepwell.commands.trace:trace", "A traced run of a crew, step by step."),
@@ -175,6 +180,14 @@ GROUPS = {
             Command("models", "stepwell.commands.catalogue:models", "Layers, KV, parameters."),
         ),
     ),
+    "dashboards": (
+        "Boards for Grafana and alerts for Prometheus.",
+        (
+            Command(
+                "export", "stepwell.commands.dashboards:export", "Write boards, alerts and a compose file."
+            ),
+        ),
+    ),
     "bench": (
         "Measure, each against what would happen without it. All take --quick and --json FILE.",
         (
@@ -243,6 +256,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(tokens: Sequence[str]) -> int:
     """Run a command; the exit code. What is expected to go wrong is one sentence on stderr."""
     try:
+        if "--version" in tokens and "--json" in tokens:
+            print(json.dumps(about()))
+            return 0
         _require_known(tokens)
         app = build_app(tokens)
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
@@ -268,6 +284,25 @@ def run(tokens: Sequence[str]) -> int:
             raise
         return _say(f"{error.filename}: {error.strerror}", StepwellError.exit_code)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print the completion script of a shell. Example:
+
+    stepwell completion bash > ~/.local/share/bash-completion/completions/stepwell
+    """
+    print(build_app().generate_completion(shell=shell))
+
+
+def about() -> dict[str, str | None]:
+    """What a report of a fault should say first."""
+    found: dict[str, str | None] = {"stepwell": __version__, "python": platform.python_version()}
+    for package in ("llama-cpp-python", "starlette", "uvicorn", "openai", "anthropic"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found | {"platform": platform.platform()}
 
 
 def _full_disk(error: OSError | sqlite3.Error) -> str | None:

@@ -13,7 +13,7 @@ from stepwell.server.settings import ServerSettings
 from tests.server.fakes import HOLD, MODEL, FakeDriver, call, says, serving
 from tests.server.wire import CHAT, RESPONSE, ROUTES, TEXT, error_of, events, get, http, post
 
-FIXED = {"id": "ID", "created": 0, "created_at": 0, "completed_at": 0}
+FIXED = {"id": "ID", "created": 0, "created_at": 0, "completed_at": 0, "system_fingerprint": "FP"}
 
 
 def golden(value: Any) -> Any:
@@ -28,7 +28,7 @@ HEAD = {
     "created": 0,
     "model": MODEL,
     "service_tier": "default",
-    "system_fingerprint": None,
+    "system_fingerprint": "FP",
 }
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -66,6 +67,7 @@ from stepwell.server.service import Service
 from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
+from stepwell.server.tokens import detokenize, tokenize
 from stepwell.server.watch.hub import Hub
 from stepwell.server.watch.routes import watch
 from stepwell.server.watch.ticker import Refusals
@@ -88,6 +90,8 @@ ROUTES = (
     Route("/admin/keys/reload", reload_keys, methods=["POST"]),
     Route("/admin/budgets", list_budgets, methods=["GET"]),
     Route("/admin/budgets", set_budget, methods=["POST"]),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/detokenize", detokenize, methods=["POST"]),
     Route("/v1/models", views.list_models, methods=["GET"]),
     Route("/v1/models/{model:path}", views.get_model, methods=["GET"]),
     Route("/v1/agents", list_agents, methods=["GET"]),
@@ -128,6 +132,20 @@ ROUTES = (
 )
 
 
+CORS_HEADERS = (
+    "anthropic-version",
+    "openai-organization",
+    "openai-project",
+    "x-agent-id",
+    "x-agent-name",
+    "x-agent-next",
+    "x-parent-agent-id",
+    "x-session-id",
+    "x-stainless-retry-count",
+)
+"""What a page may say of its agents. Not the header by which the server's own page is known."""
+
+
 def create_app(
     driver: LoopPort,
     text_model: TextModel,
@@ -163,7 +181,11 @@ def create_app(
     )
     app = Starlette(
         routes=ROUTES,
-        middleware=[Middleware(NamedPaths), Middleware(RequestMiddleware, ended=_counted(metrics))],
+        middleware=[
+            *_cors(settings),
+            Middleware(NamedPaths),
+            Middleware(RequestMiddleware, ended=_counted(metrics)),
+        ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
         lifespan=_lifespan,
     )
@@ -172,6 +194,21 @@ def create_app(
     app.state.watch = Hub(service, refusals)
     app.state.batches = batches
     return app
+
+
+def _cors(settings: ServerSettings) -> list[Middleware]:
+    """For pages of the origins that the settings name. Never with cookies: those are our own page's."""
+    if not settings.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-api-key", *CORS_HEADERS],
+            expose_headers=["x-request-id", "retry-after-ms", "retry-after"],
+        )
+    ]
 
 
 @asynccontextmanager

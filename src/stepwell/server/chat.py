@@ -93,7 +93,7 @@ def _head(service: Service, wanted: ChatRequest, ask: Ask) -> dict[str, Any]:
         "created": int(service.now_s()),
         "model": wanted.model,
         "service_tier": ask.service_tier,
-        "system_fingerprint": None,
+        "system_fingerprint": service.fingerprint,
     }
 
 

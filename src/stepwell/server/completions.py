@@ -78,7 +78,7 @@ class CompletionShape(DataFrames):
             "created": int(self.service.now_s()),
             "model": self.wanted.model,
             "service_tier": self.ask.service_tier,
-            "system_fingerprint": None,
+            "system_fingerprint": self.service.fingerprint,
         }
 
     def waits_for(self) -> Wait:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from stepwell import __version__
 from stepwell.engines.base import TextModel
 from stepwell.ledger.port import RunningBooks
 from stepwell.ledger.types import Scope
@@ -77,6 +79,13 @@ class Service:
     def ledger(self) -> RunningBooks | None:
         """The books that are kept of this server; None where none are."""
         return None if self.books is None else self.books.ledger
+
+    @property
+    def fingerprint(self) -> str:
+        """What answers depend on beside the request: model, engine and version. OpenAI's
+        ``system_fingerprint``."""
+        seed = f"{__version__} {self.driver.info.fingerprint}"
+        return "fp_" + hashlib.sha256(seed.encode()).hexdigest()[:10]
 
     def key(self, request: Request) -> ApiKey:
         """Who may ask. Raises ``ApiError`` (401, or 403 for a stranger at a server without keys)."""

@@ -98,5 +98,9 @@ class ServerSettings:
     watch_interval_s: float = 1.0
     """How often watchers hear of what has changed."""
 
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may use the API with a key of theirs, such as ``https://app.example``; ``*``:
+    any. Without API keys only this machine's own pages are served all the same."""
+
     public_metrics: bool = False
     """Show ``/metrics`` to everybody who can connect, not only to operators."""
