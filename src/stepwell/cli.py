@@ -215,6 +215,7 @@ GROUPS = {
                 "One document, ten agents, computed once.",
             ),
             Command("templates", "stepwell.bench.templates:main", "What of its last turn an agent reuses."),
+            Command("schemas", "stepwell.bench.schemas:main", "Answers under random schemas, checked again."),
             Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
         ),
     ),

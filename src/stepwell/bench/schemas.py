@@ -1,0 +1,169 @@
+"""``stepwell bench schemas``: answers of a small model under random JSON schemas, each looked at again.
+
+The check is not the one that makes the masks: ``jsonschema`` validates every answer that ended, patterns
+included. An answer that was cut by its limit of tokens is counted by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from jsonschema import Draft202012Validator
+
+from stepwell.bench.common import (
+    JsonOption,
+    QuickOption,
+    Report,
+    Ticker,
+    Verdict,
+    report_console,
+    require_writable,
+    table,
+    ticker,
+)
+from stepwell.bench.random_schema import random_schema
+from stepwell.engines.base import BatchItem, Engine, SamplingParams, TextModel
+from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
+from stepwell.models import resolve_model
+
+QUICK_SCHEMAS = 24
+AT_ONCE = 8
+MAX_TOKENS = 400
+TOLD_EVERY, MOST_NOTES = 25, 10
+ASK = "Fill in the form with made-up values. Answer in JSON."
+ENDS = ("valid", "wrong", "cut", "failed", "refused")
+"""``cut``: at its limit of tokens; ``failed``: its constraint left nothing to say; ``refused``: not begun."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer as it grows."""
+
+    seed: int
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    end: str = ""
+    why: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        said = {"seed": self.seed, "end": self.end, "why": self.why, "text": self.text}
+        return {**said, "tokens": len(self.tokens)}
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    model: str = "smollm2",
+    count: Annotated[int, Parameter(name="--schemas", validator=Number(gte=1, lte=100_000))] = 1_000,
+    seed: int = 0,
+) -> None:
+    """Let a small model answer under random JSON schemas, and validate every answer with another library.
+
+    A model of 135 million parameters writes nonsense; what counts is that it is valid nonsense.
+    Example: stepwell bench schemas --schemas 100 --json schemas.json
+
+    Parameters
+    ----------
+    model
+        smollm2, gemma3, or the path of a GGUF file.
+    count
+        How many schemas, each answered once.
+    seed
+        Of the first schema; the others follow.
+    """
+    require_writable(json_file)
+    count = min(count, QUICK_SCHEMAS) if quick else count
+    file = resolve_model(model)
+    config = LlamaCppConfig(file.path, file.name, device_kv_tokens=AT_ONCE * 512, max_sequences=AT_ONCE)
+    engine, text = load_llamacpp(config)
+    try:
+        with ticker() as progress:
+            found = list(answers(engine, text, range(seed, seed + count), progress))
+    finally:
+        engine.close_engine()
+    report = Report("schemas", {"model": file.name, "schemas": count, "seed": seed, "max_tokens": MAX_TOKENS})
+    ends = Counter(one.end for one in found)
+    report.results = {"ends": {end: ends[end] for end in ENDS}}
+    report.samples = [one.as_json() for one in found]
+    bad = [one for one in found if one.end in ("wrong", "failed", "refused")]
+    report.notes = [f"seed {one.seed}: {one.end}, {one.why}" for one in bad[:MOST_NOTES]]
+    report.verdicts = [
+        Verdict("Answers that ended and do not obey their schema", ends["wrong"] + ends["failed"], 0),
+        Verdict("Schemas that are refused", ends["refused"], 0),
+    ]
+    console = report_console(json_file)
+    row = [file.name, *(str(ends[end]) for end in ENDS)]
+    console.print(table("Answers under random schemas", ("model", *ENDS), [row]))
+    report.finish(console, json_file)
+
+
+def answers(engine: Engine, text: TextModel, seeds: range, progress: Ticker) -> Iterator[Answer]:
+    """Answers as they end; up to ``AT_ONCE`` are written side by side."""
+    rendered = text.render_chat([{"role": "user", "content": ASK}])
+    prompt = text.tokenize_chat(rendered)
+    running: dict[int, Answer] = {}
+    waiting = iter(seeds)
+    done = 0
+    while True:
+        while len(running) < AT_ONCE and (seed := next(waiting, None)) is not None:
+            one = Answer(seed)
+            sampling = SamplingParams(temperature=1.0, seed=seed, json_schema=json.dumps(random_schema(seed)))
+            try:
+                engine.validate(sampling)
+            except ValueError as error:
+                one.end, one.why = "refused", str(error)
+                yield one
+                continue
+            engine.open(seed, [], 0, sampling)
+            running[seed] = one
+        if not running:
+            return
+        items = [_item(one, prompt) for one in running.values()]
+        for sampled in engine.run(items):
+            one = running[sampled.request]
+            one.tokens.append(sampled.token)
+            if _ended(one, text, sampled.failed):
+                del running[one.seed]
+                engine.close(one.seed)
+                engine.forget(one.seed)
+                done += 1
+                if done % TOLD_EVERY == 0:
+                    progress.phase(f"{done} of {len(seeds)} answers")
+                yield one
+
+
+def _item(one: Answer, prompt: list[int]) -> BatchItem:
+    if not one.tokens:
+        return BatchItem(one.seed, 0, prompt, True)
+    return BatchItem(one.seed, len(prompt) + len(one.tokens) - 1, one.tokens[-1:], True)
+
+
+def _ended(one: Answer, text: TextModel, failed: str) -> bool:
+    """Judge an answer that its last token ended."""
+    if failed:
+        one.end, one.why = "failed", failed
+    elif text.is_end(one.tokens[-1]):
+        detokenizer = text.detokenizer()
+        one.text = "".join(map(detokenizer.add, one.tokens[:-1])) + detokenizer.flush()
+        one.why = what_is_wrong(random_schema(one.seed), one.text)
+        one.end = "wrong" if one.why else "valid"
+    elif len(one.tokens) >= MAX_TOKENS:
+        one.end = "cut"
+    return bool(one.end)
+
+
+def what_is_wrong(schema: dict[str, Any], text: str) -> str:
+    """Why ``text`` does not obey ``schema``, patterns included; empty: it does."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return f"it is not JSON: {error}"
+    problem = next(Draft202012Validator(schema).iter_errors(value), None)
+    return "" if problem is None else f"{problem.validator} at {problem.json_path}"
