@@ -20,6 +20,7 @@ from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.scheduler import Scheduler
 from stepwell.recording import read_recording
+from stepwell.simulate.bound import is_available
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.recorded import Recorded, measured_model, recorded_workload
 from stepwell.simulate.report import LEGEND, RunReport
@@ -143,7 +144,8 @@ def _closing(runs: Sequence[RunReport]) -> str:
 
 
 def _play(found: Recorded, model: MachineModel, config: PolicyConfig, policy: str) -> RunReport:
-    return play(found, found.future(), model, replace(config, eviction=policy), "")
+    wanted = replace(config, eviction=policy)
+    return play(found, found.future(), model, wanted, "", bounded=is_available())
 
 
 def _notes(found: Recorded, model: MachineModel) -> list[str]:

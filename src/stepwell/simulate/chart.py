@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from stepwell.simulate.report import RunReport
-from stepwell.simulate.tables import REFERENCE, find, name_of, ratio, seconds
+from stepwell.simulate.tables import REFERENCE, find, name_of, seconds
 
 WIDTH, LEFT, RIGHT = 1080, 150, 390
 TOP, BAR, GAP, AXIS = 84, 22, 9, 34
 PARTS = (("again", "computed again"), ("copies", "copied from host"), ("waits", "waited for disk"))
-_HEADS = ((-290, "cost"), (-200, "against oracle"), (-78, "TTFT p99, priority"), (-14, "flex"))
+_HEADS = ((-290, "cost"), (-200, "x bound"), (-78, "TTFT p99, priority"), (-14, "flex"))
 _CLIP = 2.5
 """A bar that is longer than so many of LRU's is cut: one policy that thrashes must not hide the others."""
 
@@ -34,7 +34,7 @@ STYLE = """
 
 
 def chart(title: str, runs: Sequence[RunReport]) -> str:
-    """Bars of the cost of misses, shortest first; a dashed line where the oracle's ends.
+    """Bars of the cost of misses, shortest first; a dashed line at the lower bound.
 
     A bar that is cut at the right says so with a mark; its figure stands beside it.
     """
@@ -43,10 +43,10 @@ def chart(title: str, runs: Sequence[RunReport]) -> str:
     longest_s = _longest_s(ordered)
     body = [*_head(title), *_axis(longest_s, bottom)]
     for row, run in enumerate(ordered):
-        body += _bar(run, runs, TOP + row * (BAR + GAP), longest_s)
-    oracle = next((run for run in runs if run.policy == "oracle"), None)
-    if oracle is not None:
-        x = _n(_x(oracle.miss_s, longest_s))
+        body += _bar(run, TOP + row * (BAR + GAP), longest_s)
+    bound = next((run.bound for run in runs if run.bound is not None), None)
+    if bound is not None:
+        x = _n(_x(bound.miss_s, longest_s))
         body.append(f'<line class="mark" x1="{x}" x2="{x}" y1="{TOP - 4}" y2="{bottom}"/>')
     height = bottom + AXIS
     return (
@@ -81,7 +81,7 @@ def _axis(longest_s: float, bottom: float) -> Iterator[str]:
         yield f'<text class="soft middle" x="{x}" y="{_n(bottom + 16)}">{tick:g} s</text>'
 
 
-def _bar(run: RunReport, runs: Sequence[RunReport], y: float, longest_s: float) -> Iterator[str]:
+def _bar(run: RunReport, y: float, longest_s: float) -> Iterator[str]:
     text_y = _n(y + BAR - 6)
     yield f'<text class="end" x="{LEFT - 10}" y="{text_y}">{escape(name_of(run))}</text>'
     start_s = 0.0
@@ -94,12 +94,12 @@ def _bar(run: RunReport, runs: Sequence[RunReport], y: float, longest_s: float) 
         start_s += part_s
     if start_s > longest_s:
         yield f'<text x="{_n(_x(longest_s, longest_s) + 6)}" y="{text_y}">»</text>'
-    for (offset, _), text in zip(_HEADS, _figures(run, runs), strict=True):
+    for (offset, _), text in zip(_HEADS, _figures(run), strict=True):
         yield f'<text class="end" x="{WIDTH + offset}" y="{text_y}">{text}</text>'
 
 
-def _figures(run: RunReport, runs: Sequence[RunReport]) -> list[str]:
-    against = ratio(run, runs)
+def _figures(run: RunReport) -> list[str]:
+    against = run.times_bound
     waits = {tier.service_tier: tier.ttft for tier in run.tiers}
     ttft = [waits.get(name) for name in ("priority", "flex")]
     last = [seconds(one.p99_s) if one is not None and one.count else "-" for one in ttft]

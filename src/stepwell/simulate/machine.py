@@ -40,6 +40,7 @@ from stepwell.policy.types import (
 )
 from stepwell.simulate.hardware import MachineModel, depth_of
 from stepwell.simulate.meter import Meter
+from stepwell.simulate.timeline import Timeline
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _NUDGE_US = 100  # a policy that wants to be called again at once: time passes all the same
@@ -131,6 +132,7 @@ class Machine:
         strict: bool = False,
     ) -> None:
         self.scheduler, self.model, self.source, self.meter = scheduler, model, source, meter
+        self.timeline = Timeline(scheduler.config.unit_tokens)
         self.loop = Loop(scheduler, self, lambda: self.now_us)
         self.now_us = 0
         self.steps = 0
@@ -254,6 +256,7 @@ class Machine:
 
     def _end(self, live: Live, reason: str) -> None:
         del self._live[live.request]
+        self.timeline.grew(live.request, live.total)
         self.meter.ended(live.request, self.now_us, reason)
         self._expect(self.source.ended(live.call, live.request, self.now_us, reason))
 
@@ -270,8 +273,11 @@ class Machine:
                     self._move(action)
                 case Open():
                     self._open(action)
-                case Close(_, preempted):
+                case Close(request, preempted):
                     self.meter.preemptions += preempted
+                    if preempted:
+                        self.timeline.grew(request, self._live[request].total)
+                    self.timeline.closed(request, self.now_us)
                 case Refuse(request, code):
                     self._end(self._live[request], code)
 
@@ -310,6 +316,7 @@ class Machine:
         if any(block not in self._kept[DEVICE] for block in action.blocks):
             raise SimulationError("the policy opens a turn on blocks that the device does not hold")
         self.meter.opened(action)
+        self.timeline.opened(action.request, self._live[action.request].total)
 
     # --- the batch ----------------------------------------------------------------------------
 
@@ -340,6 +347,7 @@ class Machine:
         """A token comes out if the piece reached the last one that is known. True: it was the last."""
         if piece.start + piece.count * stride != live.total:
             return False
+        self.timeline.ready(live.request, live.units, self.now_us)
         live.total += 1
         live.generated += 1
         if live.generated == 1:

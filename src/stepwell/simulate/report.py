@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stepwell.policy.contracts import Contract
+from stepwell.simulate.bound import Bound
 from stepwell.simulate.machine import Machine
 from stepwell.simulate.meter import TurnTimes
 
@@ -16,7 +17,8 @@ LEGEND = (
     "cost of misses = again + copies + waits: seconds spent computing prompt tokens that had been computed"
     " before (again), seconds of copies from host to device (copies), seconds that turns waited for blocks"
     " from disk, summed over turns (waits). tax = tokens computed again / tokens computed; device, host, disk"
-    " = share of prompt tokens found there; closed = share of the distance from LRU to the oracle"
+    " = share of prompt tokens found there; x bound = cost of misses over a lower bound that no policy beats"
+    " which opens the same turns at the same times (docs/simulate.md)"
 )
 
 
@@ -92,6 +94,8 @@ class RunReport:
     sessions: Latency
     """From a session's first arrival to its last token, waits of its agents included."""
     steps: int
+    bound: Bound | None
+    """What no policy beats on this timeline; None: not asked for."""
     cpu_s: float = field(compare=False)
     """What the simulation itself took; the only figure that differs between two runs."""
 
@@ -99,11 +103,18 @@ class RunReport:
     def hit_rate(self) -> float:
         return sum(self.tokens_from.values()) / max(1, self.prompt_tokens)
 
+    @property
+    def times_bound(self) -> float | None:
+        """The cost of misses as a multiple of the lower bound; None without one, or where it is nothing."""
+        return self.miss_s / self.bound.miss_s if self.bound is not None and self.bound.miss_s else None
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"times_bound": self.times_bound}
 
 
-def report_of(policy: str, declared: str, machine: Machine, cpu_s: float) -> RunReport:
+def report_of(
+    policy: str, declared: str, machine: Machine, cpu_s: float, bound: Bound | None = None
+) -> RunReport:
     """Read the meter of a machine that has come to rest."""
     meter, turns = machine.meter, list(machine.meter.turns.values())
     again_s, copy_in_s, disk_wait_s = meter.again_us / 1e6, meter.copy_in_us / 1e6, meter.disk_wait_us / 1e6
@@ -134,6 +145,7 @@ def report_of(policy: str, declared: str, machine: Machine, cpu_s: float) -> Run
         tiers=tuple(_tier(c, turns) for c in machine.scheduler.config.contracts),
         sessions=latency(_session_times(turns)),
         steps=machine.steps,
+        bound=bound,
         cpu_s=cpu_s,
     )
 

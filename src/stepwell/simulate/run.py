@@ -9,6 +9,7 @@ from typing import Any
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction.base import Future
 from stepwell.policy.scheduler import Scheduler
+from stepwell.simulate.bound import Bound, miss_bound
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine, Source
 from stepwell.simulate.meter import Meter
@@ -43,14 +44,28 @@ def config_for(workload: Workload, model: MachineModel, room: Room, policy: str,
     )
 
 
-def simulate(workload: Workload, model: MachineModel, config: PolicyConfig, declared: Declared) -> RunReport:
-    """Play the workload to its end under the policy that ``config`` names."""
+def simulate(
+    workload: Workload,
+    model: MachineModel,
+    config: PolicyConfig,
+    declared: Declared,
+    *,
+    bounded: bool = False,
+) -> RunReport:
+    """Play the workload to its end under the policy that ``config`` names. ``bounded``: report the lower
+    bound on the cost of misses as well."""
     player = Player(workload, declared)
-    return play(player, player.future(), model, config, str(declared))
+    return play(player, player.future(), model, config, str(declared), bounded=bounded)
 
 
 def play(
-    source: Source, future: Future, model: MachineModel, config: PolicyConfig, declared: str
+    source: Source,
+    future: Future,
+    model: MachineModel,
+    config: PolicyConfig,
+    declared: str,
+    *,
+    bounded: bool = False,
 ) -> RunReport:
     """Serve what ``source`` sends until it has ended. ``declared`` only names the run."""
     started_s = time.process_time()
@@ -58,4 +73,21 @@ def play(
     scheduler.context.future = future  # for the oracle; nobody else may look
     machine = Machine(scheduler, model, source, Meter(model, config.unit_tokens))
     machine.run()
-    return report_of(config.eviction, declared, machine, time.process_time() - started_s)
+    cpu_s = time.process_time() - started_s
+    bound = bound_of(machine) if bounded else None
+    return report_of(config.eviction, declared, machine, cpu_s, bound)
+
+
+def bound_of(machine: Machine) -> Bound:
+    """The lower bound on the cost of misses for what the machine has done."""
+    config = machine.scheduler.config
+    below = config.host_bytes // config.block_bytes + config.disk_bytes // config.disk_size_of(
+        config.block_bytes
+    )
+    return miss_bound(
+        machine.timeline,
+        machine.model,
+        device=config.device_blocks,
+        everything=config.device_blocks + below,
+        block_tokens=config.block_tokens,
+    )

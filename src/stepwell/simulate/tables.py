@@ -1,4 +1,4 @@
-"""Tables of runs side by side: every policy against the oracle, and what each service tier got."""
+"""Tables of runs side by side: what each policy's misses cost, and what each service tier got."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 from stepwell.policy.types import KvTier
 from stepwell.simulate.report import Latency, RunReport
 
-ORACLE, REFERENCE = "oracle", "lru"
+REFERENCE = "lru"
 
 
 def find(runs: Sequence[RunReport], policy: str) -> RunReport | None:
@@ -17,21 +17,7 @@ def find(runs: Sequence[RunReport], policy: str) -> RunReport | None:
     return next((run for run in runs if run.policy == policy), None)
 
 
-def ratio(run: RunReport, runs: Sequence[RunReport]) -> float | None:
-    """Its cost of misses over the oracle's; None without an oracle, or when that one has no cost."""
-    oracle = find(runs, ORACLE)
-    return run.miss_s / oracle.miss_s if oracle is not None and oracle.miss_s else None
-
-
-def closed(run: RunReport, runs: Sequence[RunReport]) -> float | None:
-    """The share of the distance from LRU to the oracle that it closes; below 0: worse than LRU."""
-    oracle, reference = find(runs, ORACLE), find(runs, REFERENCE)
-    if oracle is None or reference is None or reference.miss_s <= oracle.miss_s:
-        return None
-    return (reference.miss_s - run.miss_s) / (reference.miss_s - oracle.miss_s)
-
-
-COST_COLUMNS = ("misses", "/oracle", "closed", "again", "copies", "waits", "prefill", "tax", *KvTier)
+COST_COLUMNS = ("misses", "x bound", "again", "copies", "waits", "prefill", "tax", *KvTier)
 TRAFFIC_COLUMNS = ("down", "up", "written", "read", "w/u", "preempted", "refused")
 
 
@@ -43,8 +29,7 @@ def cost_table(title: str, runs: Sequence[RunReport]) -> Table:
         table.add_row(
             name_of(run),
             seconds(run.miss_s),
-            _or_dash(ratio(run, runs), "{:.3f}"),
-            _or_dash(closed(run, runs), "{:.2f}"),
+            _or_dash(run.times_bound, "{:.2f}"),
             seconds(run.again_s),
             seconds(run.copy_in_s),
             seconds(run.disk_wait_s),
