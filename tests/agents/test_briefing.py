@@ -60,11 +60,11 @@ def test_a_model_that_calls_by_schema_reads_its_tools_and_the_shape_of_a_call() 
     asyncio.run(answer(server, crew(CALLER), from_function(stock)))
     assert system_of(server.asked[0]) == (
         "You lead.\n\n"
+        'When you know the answer, end with it: {"action": "answer", "answer": "..."}\n'
         "Tools:\n"
         "- stock(article: text, shop?: integer): Says how many of an article a shop has.\n"
         "  article: its name, in lower case\n"
-        'To use a tool, write its name and arguments: {"action": "stock", "arguments": {"article": "..."}}\n'
-        'To end with your answer: {"action": "answer", "answer": "..."}'
+        'To use a tool, write its name and arguments: {"action": "stock", "arguments": {"article": "..."}}'
     )
 
 
@@ -79,7 +79,9 @@ def test_tools_of_the_api_are_not_told_twice() -> None:
 def test_an_answer_with_a_schema_is_shown_with_its_shape() -> None:
     schema = {"type": "object", "properties": {"count": {"type": "integer"}, "sure": {"type": "boolean"}}}
     told = tools_told([from_function(stock)], schema)
-    assert told.endswith('{"action": "answer", "answer": {"count": 1, "sure": true}}')
+    assert told.startswith(
+        'When you know the answer, end with it: {"action": "answer", "answer": {"count": 1, "sure": true}}\n'
+    )
 
 
 @pytest.mark.parametrize("name", ["calculation", "code", "data", "documents"])
@@ -166,7 +168,7 @@ def test_the_shapes_that_are_shown_fit_what_the_grammar_takes(
         "required": list(properties) if all_needed else [],
     }
     tool = Tool("look", "Looks.", parameters, _nothing)
-    *_, call, end = tools_told([tool], result).split("\n")
+    end, *_, call = tools_told([tool], result).split("\n")
     for line in (call, end):
         shown = json.loads(line[line.index("{") :])
         schemas.check(shown, schemas.action_schema([tool], result, 100))

@@ -54,12 +54,13 @@ def tools_told(tools: Sequence[Tool], answer: Mapping[str, Any] | None) -> str:
     first = tools[0]
     call = {"action": first.name, "arguments": _sample(_required(first.parameters), first.parameters)}
     end = {"action": ANSWER, ANSWER: _sample(answer or {"type": "string"}, answer or {})}
+    # The call stands last: the smallest models do what they read last, and are to look before they answer.
     return "\n".join(
         [
+            f"When you know the answer, end with it: {_json(end)}",
             "Tools:",
             *(line for tool in tools for line in _tool_lines(tool)),
             f"To use a tool, write its name and arguments: {_json(call)}",
-            f"To end with your answer: {_json(end)}",
         ]
     )
 
