@@ -168,10 +168,13 @@ class BatchSettings:
     """Batches that tenants leave here."""
 
     dir: Path = field(default_factory=lambda: default_path().parent / "batches")
+    """Where batches, their files and their answers are kept."""
     quota: SizeBytes = 2**30
     """What files of requests and answers of a tenant may take; 0 switches batches off."""
     max_file: Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**30)] = 200 * 2**20
+    """The largest file of requests."""
     max_lines: Count = 50_000
+    """Requests in one batch."""
     max_batches: Count = 64
     """Of a tenant, that have not ended."""
     at_once: Annotated[int, Field(ge=1, le=256)] = 8

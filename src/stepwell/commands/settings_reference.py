@@ -152,7 +152,11 @@ def _default(one: Field[Any], hint: Any) -> str:
 
 def _at_home(path: Path) -> str:
     """The same on every machine."""
-    folders = {"kv": "~/.cache/stepwell/kv", "library": "~/.local/share/stepwell/library"}
+    folders = {
+        "kv": "~/.cache/stepwell/kv",
+        "library": "~/.local/share/stepwell/library",
+        "batches": "~/.local/share/stepwell/batches",
+    }
     return folders.get(path.name, str(path))
 
 
