@@ -155,13 +155,11 @@ def test_text_that_may_become_a_tool_call_is_held_back() -> None:
         found = events(post(server, "/v1/chat/completions", CHAT | {"stream": True, "tools": [tool]}))
         plain = events(post(server, "/v1/chat/completions", CHAT | {"stream": True}))
     deltas = [event["choices"][0]["delta"] for event in found[:-1]]
-    assert "".join(delta.get("content") or "" for delta in deltas) == "So: "
-    (made,) = next(delta["tool_calls"] for delta in deltas if "tool_calls" in delta)
-    assert (made["index"], made["type"], made["function"]) == (
-        0,
-        "function",
-        {"name": "f", "arguments": "{}"},
-    )
+    assert "".join(delta.get("content") or "" for delta in deltas) == "So:"  # as in the whole answer
+    pieces = [piece for delta in deltas for piece in delta.get("tool_calls", ())]
+    assert {piece["index"] for piece in pieces} == {0} and pieces[0]["type"] == "function"
+    assert pieces[0]["function"]["name"] == "f"
+    assert "".join(piece["function"].get("arguments") or "" for piece in pieces) == "{}"
     assert found[-2]["choices"][0]["finish_reason"] == "tool_calls"
     text = "".join(event["choices"][0]["delta"].get("content") or "" for event in plain[:-1])
     assert text == "So: " + call("f")
@@ -319,7 +317,9 @@ def test_every_sampling_field_arrives() -> None:
             answer = post(server, path, {**ROUTES[path], **body})
             assert answer.json()["service_tier"] == "priority"
     chat, text = driver.submitted
-    assert dataclasses.replace(chat, prompt=(1,)) == dataclasses.replace(text, prompt=(1,))
+    assert (chat.opening, text.opening) == ("", None)  # only a chat's template opens an answer
+    alike = {"prompt": (1,), "opening": None}
+    assert dataclasses.replace(chat, **alike) == dataclasses.replace(text, **alike)
     assert dataclasses.asdict(chat.sampling) == {
         "temperature": 0.25,
         "top_p": 0.5,
@@ -335,6 +335,7 @@ def test_every_sampling_field_arrives() -> None:
         "json_schema": None,
         "logprobs": None,
         "ignore_eos": True,
+        "thinking": None,
     }
     assert (chat.stop, chat.max_new_tokens, chat.service_tier) == (("a", "b"), 7, "priority")
 
