@@ -337,7 +337,7 @@ def test_every_sampling_field_arrives() -> None:
         "ignore_eos": True,
         "thinking": None,
     }
-    assert (chat.stop, chat.max_new_tokens, chat.service_tier) == (("a", "b"), 7, "priority")
+    assert (chat.stop, chat.max_new_tokens, chat.caller.service_tier) == (("a", "b"), 7, "priority")
 
 
 @pytest.mark.parametrize(
