@@ -84,8 +84,6 @@ def test_a_cut_off_model_says_so(tmp_path: Path, smollm2_path: Path) -> None:
 @pytest.mark.parametrize(
     ("question", "answer", "sentence"),
     [
-        ("llama_model_is_recurrent", True, "running state"),
-        ("llama_model_is_hybrid", True, "running state"),
         ("llama_model_has_encoder", True, "decoder model"),
         ("llama_model_has_decoder", False, "decoder model"),
         ("llama_model_n_swa", 64, "sliding window of 64"),

@@ -51,10 +51,10 @@ class Made:
 
 def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
     """Build everything that holds KV. ``ModelError`` when model, machine and wishes do not fit."""
-    _check_config(config)
     threads = config.threads or len(os.sched_getaffinity(0))
     n_ids = _ids_for(model, config)
     config = fitting(config, n_ids - MARKS if model.stateful else n_ids, doubled=model.window_tokens > 0)
+    _check_config(config)
     device_blocks = config.device_kv_tokens // FRAME_TOKENS
     n_frames = device_blocks + 1  # one more for padding, whether it turns out to be needed or not
     context = _context(model, config, n_frames * FRAME_TOKENS, threads, n_ids)
