@@ -152,8 +152,8 @@ def test_every_flag_is_a_setting() -> None:
 def test_the_examples_in_the_docs_are_valid(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
     examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 2
-    keys, tiers = (from_text(tmp_path, example) for example in examples)
+    batches, keys, tiers = (from_text(tmp_path, example) for example in examples)
+    assert batches.batches.quota == 2**30
     assert keys.keys[0].tenant == "acme"
     assert tiers.contracts()[0].guaranteed == Shares(600, 400, 300, 200)
     assert tiers.policy.disk_write_per_day == 20 * 2**30

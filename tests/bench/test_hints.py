@@ -16,7 +16,7 @@ from stepwell.bench.hints import ARMS, BLOCK_TOKENS, _virtual, measure, place_fo
 from stepwell.bench.hints_report import HINTS, LRU, ROOM, SILENT, Outcome, Place, verdicts
 from stepwell.bench.virtual import VirtualNode
 from stepwell.errors import StepwellError
-from stepwell.policy.types import BlockMeta, KvTier
+from stepwell.policy.types import BlockMeta, Caller, KvTier
 from stepwell.simulate.hardware import MachineModel
 
 TINY = Crews(crews=2, readers=2, rounds=1, turns=(2, 3), role_words=20, passage_words=30, starts_s=5.0)
@@ -63,7 +63,7 @@ def test_agents_say_what_the_script_says_and_nothing_else() -> None:
 
     class Turn:
         def __init__(self, agent: str) -> None:
-            self.agent = agent
+            self.caller = Caller("local", agent=agent)
 
     said = [says(Turn(agent), turn) for turn in range(turns)]  # type: ignore[arg-type]
     assert [text.startswith(b"call ") for text in said] == [True] * (turns - 1) + [False]

@@ -97,11 +97,10 @@ def test_a_step_is_split_and_what_it_took_is_posted_to_the_microsecond() -> None
     a, b = (got(rig, Resource.COMPUTE, agent) for agent in "ab")
     assert a + b == rig.clock.now_us() == machine_gave(rig, Resource.COMPUTE)
     assert got(rig, Resource.COMPUTE, kind=Kind.OVERHEAD) == 0
-    # Two steps of prefill at 2 ms a token: 48 + 16 tokens (64 a step), then 32 beside one that decodes.
-    beside = 32 * 2_000 + 900 + 101
-    both = [(900 + 202) // 2] * 3
-    assert steps_of(rig, "a") == [96_000, beside // 33, *both]
-    assert steps_of(rig, "b") == [32_000, beside - beside // 33, *both, *[900 + 101] * 5]
+    # Two steps of prefill at 2 ms a token, shared by the sessions: 32 + 32 tokens (64 a step), then 16 + 16.
+    both = [(900 + 202) // 2] * 4
+    assert steps_of(rig, "a") == [64_000, 32_000, *both]
+    assert steps_of(rig, "b") == [64_000, 32_000, *both, *[900 + 101] * 4]
 
 
 def steps_of(rig: Rig, agent: str) -> list[int]:

@@ -67,7 +67,7 @@ def test_a_declared_hint_and_a_role_reach_the_policy(tmp_path: Path, path: str, 
         post(server, path, {**ROUTES[path], **hint, "stream": stream}, **AGENT, **{"x-agent-name": "planner"})
     (arrived,) = life.arrivals()
     assert arrived.hint == Hint(Wait.TOOL, 9_000_000, None, 300_000_000)
-    assert (arrived.role, arrived.agent) == ("planner", "a")
+    assert (arrived.caller.role, arrived.caller.agent) == ("planner", "a")
     assert not [event for event in life.told() if isinstance(event, Hinted)]
 
 
@@ -267,7 +267,7 @@ def test_nobody_gets_a_service_tier_that_he_has_not_paid_for(tmp_path: Path, pat
                     200,
                     "flex" if asked == "flex" else "default",
                 ), what
-    used = [(arrived.tenant, arrived.service_tier) for arrived in life.arrivals()]
+    used = [(arrived.tenant, arrived.caller.service_tier) for arrived in life.arrivals()]
     assert used == [("acme", "default"), ("acme", "default"), ("acme", "flex")] * len(PROMOTIONS)
 
 

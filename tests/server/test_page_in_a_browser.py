@@ -14,6 +14,7 @@ import pytest
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig
 from stepwell.loop.requests import Finished, Generation
+from stepwell.policy.types import Caller
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
@@ -94,7 +95,8 @@ def populate(server: BackgroundServer, agents: int) -> None:
         ended: list[Finished] = []
         for number in range(first, min(agents, first + ROOM)):
             session = f"run-{number % 25:02d}"
-            one = Generation((1, 2, 3), 1, SamplingParams(), session=session, agent=f"{session}/{number:03d}")
+            caller = Caller("local", session=session, agent=f"{session}/{number:03d}")
+            one = Generation((1, 2, 3), 1, SamplingParams(), caller=caller)
             driver.submit(one, lambda out, ended=ended: isinstance(out, Finished) and ended.append(out))  # type: ignore[misc]
         until(lambda ended=ended, first=first: len(ended) == min(agents, first + ROOM) - first)
 

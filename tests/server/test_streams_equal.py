@@ -14,11 +14,11 @@ from pydantic_core import from_json
 
 from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Admitted, Delta, Finished, Output, TokenInfo
+from stepwell.policy.types import Caller
 from stepwell.server.anthropic.answer import MessageShape
 from stepwell.server.bridge import Arrival
 from stepwell.server.chat import ChatShape
 from stepwell.server.constraints import FREE
-from stepwell.server.identity import Identity
 from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.response_shape import ResponseShape
 from stepwell.server.schema import ChatRequest, Function
@@ -49,7 +49,7 @@ ANSWERS = [
 
 def shape_of(wire: str, opening: str) -> Any:
     service: Any = SimpleNamespace(text_model=FakeText(INFO), now_s=lambda: 7.0, books=None)
-    ask = Ask(SamplingParams(), (), 64, 64, 4096, Identity("local"), "default")
+    ask = Ask(SamplingParams(), (), 64, 64, 4096, Caller("local"))
     if wire == "chat":
         asked = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
         wanted = ChatRequest.model_validate(

@@ -75,14 +75,14 @@ def arrivals(scheduler: Watched) -> list[tuple[int, RequestArrived]]:
 def test_a_parent_waits_for_its_child() -> None:
     scheduler, machine = watch(parent_and_child(), "silent")
     came = arrivals(scheduler)
-    assert [event.agent for _, event in came] == ["s/main", "s/kid", "s/kid", "s/main"]
+    assert [event.caller.agent for _, event in came] == ["s/main", "s/kid", "s/kid", "s/main"]
     turns = list(machine.meter.turns.values())
     ends = [turn.arrived_us + (turn.done_us or 0) for turn in turns]
     assert turns[0].arrived_us == 1_000_000
     assert turns[1].arrived_us == ends[0] + 700_000
     assert turns[2].arrived_us == ends[1] + 5_000_000
     assert turns[3].arrived_us == ends[2] + 2_000_000
-    assert came[1][1].parent_agent == "s/main" and came[1][1].role == "kid"
+    assert (came[1][1].caller.parent_agent, came[1][1].caller.role) == ("s/main", "kid")
 
 
 def test_nothing_declared_means_only_what_the_server_sees() -> None:

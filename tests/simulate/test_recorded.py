@@ -54,9 +54,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recording_carries_roles_and_hints(recording: Path) -> None:
     _, steps = read_recording(recording)
     arrivals = [e for step in steps for e in step.events if isinstance(e, RequestArrived)]
-    assert {a.role for a in arrivals} == {"coder"}
-    assert [a.hint for a in arrivals if a.agent == "a1"] == [Hint(Wait.TOOL, 40_000)] * 3
-    assert {a.hint for a in arrivals if a.agent == "a2"} == {Hint()}
+    assert {a.caller.role for a in arrivals} == {"coder"}
+    assert [a.hint for a in arrivals if a.caller.agent == "a1"] == [Hint(Wait.TOOL, 40_000)] * 3
+    assert {a.hint for a in arrivals if a.caller.agent == "a2"} == {Hint()}
 
 
 def test_hints_after_a_turn_are_recorded(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_recording_from_before_hints_still_reads(recording: Path, tmp_path: Pa
     old.write_text("\n".join(lines) + "\n")
     _, steps = read_recording(old)
     arrivals = [e for step in steps for e in step.events if isinstance(e, RequestArrived)]
-    assert len(arrivals) == 27 and all(a.role == "" and a.hint == Hint() for a in arrivals)
+    assert len(arrivals) == 27 and all(a.caller.role == "" and a.hint == Hint() for a in arrivals)
 
 
 def test_the_costs_are_those_of_the_recorded_machine(recording: Path) -> None:

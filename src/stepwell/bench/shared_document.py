@@ -187,7 +187,7 @@ def attach(url: str, key: str, name: str, text: str, agents: int, at_once: int, 
         )
         model = _checked(http.get("/v1/models"))["data"][0]["id"]
         found = Attached(name, agents, int(file["tokens"]))
-        before = counters(http)
+        before = counters(url)
 
         def ask(number: int) -> dict[str, Any]:
             usage: dict[str, Any] = _ask(http, model, f"{name}-{number}", number, file["id"])["usage"]
@@ -199,7 +199,7 @@ def attach(url: str, key: str, name: str, text: str, agents: int, at_once: int, 
                 found.prompts.append(usage["prompt_tokens"])
                 cached = usage["prompt_tokens_details"]["cached_tokens"]
                 found.computed.append(usage["prompt_tokens"] - cached)
-        after = counters(http)
+        after = counters(url)
     found.tokens = {
         route: after[f"prompt_tokens_{route}"] - before[f"prompt_tokens_{route}"] for route in ROUTES
     }
@@ -228,9 +228,10 @@ def _ask(http: httpx2.Client, model: str, agent: str, number: int, file: str) ->
     return _checked(http.post("/v1/chat/completions", json=body, headers=headers))
 
 
-def counters(http: httpx2.Client) -> dict[str, int]:
-    """The server's counters as they are now."""
-    found: dict[str, int] = _checked(http.get("/admin/snapshot"))["counters"]
+def counters(url: str) -> dict[str, int]:
+    """The server's counters as they are now: for the operator alone."""
+    with _client(url, OWN) as http:
+        found: dict[str, int] = _checked(http.get("/admin/snapshot"))["counters"]
     return found
 
 

@@ -92,8 +92,8 @@ def serve(
     queued, computed and decoded; --log-format json for machines, [log] access = false for none.
 
     'stepwell serve --check' with the same flags says what is wrong with the settings, port, model, books and
-    directories before anything is loaded. 'stepwell settings' lists all settings; those without a flag go
-    into the file:
+    directories before anything is loaded. 'stepwell settings' lists all settings; those without a flag
+    go into the file:
 
         [engine]
         model = "smollm2"
