@@ -115,8 +115,11 @@ def node() -> Iterator[tuple[BackgroundServer, Driver]]:
 @pytest.mark.parametrize("ask", [chat, completion, response])
 def test_a_preempted_stream_is_commented_and_goes_on_where_it_was(ask: Ask) -> None:
     with node() as (server, driver):
-        text, wire = side_by_side(server, ask)
-        preemptions = driver.snapshot().counters["preemptions"]
+        for _ in range(5):  # on a busy machine the older one may be done before the younger one comes
+            text, wire = side_by_side(server, ask)
+            preemptions = driver.snapshot().counters["preemptions"]
+            if preemptions:
+                break
     with node() as (server, _), client(server, Tee()) as api:
         alone = "".join(ask(api, LATER))
     assert preemptions >= 1
