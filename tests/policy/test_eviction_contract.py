@@ -22,11 +22,13 @@ LEAVES_FIRST_ON: dict[str, tuple[KvTier, ...]] = {
     "lru": (DEVICE,),
     "oracle": (),
     "priority-lru": (DEVICE,),
-    "stepwell": (DEVICE, KvTier.DISK),
+    "stepwell": (),
 }
 """These rank a block by what they have seen of it alone. A leaf that steps down counts as used just then,
 so its root, which has been below for longer, may go first; ARC may also see a root less often. Stepwell's
-own gives up host copies of what the device has first, whatever their depth. The oracle asks about a block
+own gives up host copies of what the device has first, whatever their depth, and lists a block that several
+agents hold under one of them, whose place may change with guarantees between two calls (the block manager
+passes over what has children on the device). The oracle asks about a block
 when it is used; here, unlike in a trace, the future of one that its agent left behind may change later."""
 
 AGENTS = st.sampled_from(["a", "b", "c", "d"])
