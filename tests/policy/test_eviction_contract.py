@@ -203,3 +203,16 @@ def test_the_oracle_is_refused_where_the_future_is_not_known() -> None:
 def test_an_unknown_policy_is_told_which_there_are() -> None:
     with pytest.raises(ValueError, match=r"unknown policy 'mru'; there is: .*lru.*ttl"):
         make_eviction("mru", World("lru").context)
+
+
+@pytest.mark.parametrize("lighter", ["default", "priority"])
+def test_a_block_of_two_agents_goes_after_the_leaf_of_either(lighter: str) -> None:
+    """The heavier service tier's leaf was named after the root that both hold."""
+    world = World("stepwell")
+    world.begin("a", service_tier="priority")
+    world.begin("c", service_tier=lighter)
+    waits = Hint(Wait.TOOL)
+    world.end("c", labels=["x0", "x1"], hint=waits)
+    world.end("a", labels=["x0", "x1", "p"], hint=waits)
+    path = world.actors["t", "a"].record.path
+    assert world.victims(DEVICE) == [block.id for block in reversed(path)]
