@@ -27,7 +27,7 @@ from stepwell.library.embeddings import EmbeddingsAway, packed, unit, unpacked
 from stepwell.library.errors import DamagedFile, QuotaFull
 from stepwell.library.hybrid import fused
 from stepwell.library.index import FileRecord
-from stepwell.library.minilm import MiniLm, gelu, split_words, word_pieces
+from stepwell.library.minilm import MAX_TOKENS, MiniLm, gelu
 from stepwell.library.retrieve import find_passages
 from stepwell.library.search import CountedTexts
 from stepwell.library.store import Library
@@ -363,26 +363,6 @@ def test_the_settings_choose(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- in this machine ---------------------------------------------------------------------------------
 
 
-def test_words_as_bert_splits_them() -> None:
-    assert list(split_words("Café, ÜBER\tthe\u200b well!\n水深")) == [
-        "cafe",
-        ",",
-        "uber",
-        "the",
-        "well",
-        "!",
-        "水",
-        "深",
-    ]
-
-
-def test_pieces_are_the_longest_that_are_known() -> None:
-    known = dict.fromkeys(["un", "##aff", "##able", "a"], 0)
-    assert word_pieces("unaffable", known) == ["un", "##aff", "##able"]
-    assert word_pieces("unknown", known) == ["[UNK]"]
-    assert word_pieces("a" * 101, known) == ["[UNK]"]
-
-
 def test_gelu_is_the_exact_one() -> None:
     numpy = pytest.importorskip("numpy")
     import math
@@ -432,3 +412,13 @@ def test_a_child_that_cannot_work_is_one_sentence() -> None:
         pytest.skip(str(error))
     with pytest.raises(EmbeddingsAway, match="has ended"):
         broken.embed(["a"])
+
+
+@pytest.mark.model
+def test_marks_in_a_text_are_text_and_long_texts_are_cut(local: LocalEmbedder) -> None:
+    model = MiniLm()
+    first, last = model._ids("")
+    marks = model._ids("[CLS] [SEP] [MASK] [PAD]")
+    assert marks.count(first) == marks.count(last) == 1
+    long = model._ids("well " * 1000)
+    assert (len(long), long[0], long[-1]) == (MAX_TOKENS, first, last)

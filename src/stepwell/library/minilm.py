@@ -7,14 +7,10 @@ and Gurevych, Sentence-BERT, 2019). The package is only looked into: its own cod
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-import struct
-import unicodedata
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +22,10 @@ NAME = "all-MiniLM-L6-v2"
 LAYERS, HEADS, WIDTH = 6, 12, 384
 MAX_TOKENS = 256
 """What it was trained on: the rest of a longer text is not looked at."""
-MAX_WORD_CHARS = 100
+MAX_CHARS = MAX_TOKENS * 32
+"""A bound on the work for one text; longer than any 256 tokens of ordinary prose."""
 EPSILON = 1e-12
 AT_ONCE = 16
-_CHINESE = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2FA1F))
-_CLS, _SEP, _UNKNOWN = "[CLS]", "[SEP]", "[UNK]"
 
 
 class MiniLm:
@@ -43,9 +38,13 @@ class MiniLm:
         self._folder = folder or packaged_folder()
         try:
             import numpy
+            import safetensors.numpy
+            import tokenizers
         except ImportError:
             raise MissingExtra("embeddings", "embeddings") from None
         self._np: Any = numpy
+        self._safetensors: Any = safetensors
+        self._tokenizers: Any = tokenizers
 
     def embed(self, texts: Sequence[str]) -> list[array[float]]:
         """See ``Embedder``."""
@@ -60,19 +59,21 @@ class MiniLm:
         return [vectors[number] for number in range(len(texts))]
 
     def _ids(self, text: str) -> list[int]:
-        words = self._vocabulary
-        found = (word_pieces(word, words) for word in split_words(text[: MAX_TOKENS * 32]))
-        pieces = islice(chain.from_iterable(found), MAX_TOKENS - 2)
-        return [words[piece] for piece in (_CLS, *pieces, _SEP)]
+        ids: list[int] = self._tokenizer.encode(text[:MAX_CHARS]).ids
+        return ids
 
     @cached_property
-    def _vocabulary(self) -> dict[str, int]:
-        lines = (self._folder / "vocab.txt").read_text("utf-8").splitlines()
-        return {word: number for number, word in enumerate(lines)}
+    def _tokenizer(self) -> Any:
+        tokenizer = self._tokenizers.Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
+        tokenizer.enable_truncation(MAX_TOKENS)
+        return tokenizer
 
     @cached_property
     def _weights(self) -> Mapping[str, Any]:
-        return read_safetensors(self._folder / "model.safetensors", self._np)
+        found: Mapping[str, Any] = self._safetensors.numpy.load_file(self._folder / "model.safetensors")
+        return found
 
     def _states(self, ids: Sequence[Sequence[int]]) -> Any:
         """(texts, WIDTH): the mean of the last layer over each text's own tokens."""
@@ -131,19 +132,6 @@ def packaged_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def read_safetensors(path: Path, np: Any) -> dict[str, Any]:
-    """Its 32-bit floats by name, mapped and not copied. The format: a length, a JSON head, the numbers."""
-    data = np.memmap(path, mode="r")
-    (size,) = struct.unpack("<Q", data[:8].tobytes())
-    head = json.loads(data[8 : 8 + size].tobytes())
-    body = data[8 + size :]
-    return {
-        name: body[slice(*one["data_offsets"])].view("<f4").reshape(one["shape"])
-        for name, one in head.items()
-        if name != "__metadata__" and one["dtype"] == "F32"
-    }
-
-
 def gelu(x: Any, np: Any) -> Any:
     """x times the normal distribution's share below it (Hendrycks and Gimpel, 2016).
 
@@ -153,41 +141,3 @@ def gelu(x: Any, np: Any) -> Any:
     t = 1 / (1 + np.float32(0.3275911) * a)
     series = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
     return (x * (1 + np.sign(x) * (1 - series * np.exp(-a * a))) / 2).astype(x.dtype)
-
-
-def split_words(text: str) -> Iterator[str]:
-    """Lower case without accents; punctuation and Chinese signs stand alone (BERT's basic tokens)."""
-    word = ""
-    for sign in unicodedata.normalize("NFD", text.lower()):
-        kind = unicodedata.category(sign)
-        if kind == "Mn" or (kind.startswith("C") and sign not in "\t\n\r"):
-            continue
-        if sign.isspace() or kind.startswith(("P", "Z")) or sign in "$+<=>^`|~" or _is_chinese(sign):
-            if word:
-                yield word
-            word = ""
-            if not sign.isspace() and not kind.startswith("Z"):
-                yield sign
-        else:
-            word += sign
-    if word:
-        yield word
-
-
-def word_pieces(word: str, vocabulary: Mapping[str, int]) -> list[str]:
-    """The longest beginnings that the vocabulary has; all that follow the first start with ``##``."""
-    pieces: list[str] = []
-    start = 0
-    while start < len(word):
-        mark = "##" if start else ""
-        ends = range(len(word), start, -1)
-        end = next((end for end in ends if mark + word[start:end] in vocabulary), None)
-        if end is None or len(word) > MAX_WORD_CHARS:
-            return [_UNKNOWN]
-        pieces.append(mark + word[start:end])
-        start = end
-    return pieces
-
-
-def _is_chinese(sign: str) -> bool:
-    return any(first <= ord(sign) <= last for first, last in _CHINESE)
