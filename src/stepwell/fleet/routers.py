@@ -1,0 +1,98 @@
+"""The rules. All are stateless: the same fleet and turn give the same choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from stepwell.fleet.nodes import Node
+from stepwell.fleet.rendezvous import score
+from stepwell.fleet.state import Fleet
+from stepwell.fleet.types import Choice, Turn
+
+
+class Router(Protocol):
+    """Which node serves a turn."""
+
+    name: str
+
+    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+        """A node that takes turns and is not in ``avoid`` (those that were tried); None where there is none.
+        Changes nothing: say ``fleet.sent`` when the turn really goes there."""
+        ...
+
+
+class RoundRobin:
+    """A yardstick: each node in its turn, whatever it holds and however long its queue."""
+
+    name = "round-robin"
+
+    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+        nodes = fleet.candidates(turn, now_us, avoid)
+        if not nodes:
+            return None
+        return _choice(fleet, turn, nodes[fleet.sent_turns % len(nodes)], "turn", 0.0)
+
+
+class LeastLoaded:
+    """A yardstick: the node with the least work outstanding, whatever it holds."""
+
+    name = "least-loaded"
+
+    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+        nodes = fleet.candidates(turn, now_us, avoid)
+        if not nodes:
+            return None
+        rates = fleet.rates(now_us)
+        costs = {node.name: _wait_us(fleet, turn, node, rates) for node in nodes}
+        best = min(nodes, key=lambda node: (costs[node.name], -score(turn.home, node.name, node.weight)))
+        return _choice(fleet, turn, best, "load", costs[best.name])
+
+
+class KvAffine:
+    """The node that is expected to end the turn first: what it has to do before, then what it lacks of the
+    turn's KV, at the speed it has shown. Among nodes that cost about the same, the one with most of the KV,
+    then the first by rendezvous: agents of whom nothing is known keep together by session, and several front
+    ends agree. This is rendezvous hashing with bounded loads (after Mirrokni, Thorup and Zadimoghaddam 2016),
+    with the bound in time.
+    """
+
+    name = "kv-affine"
+
+    def __init__(self, slack: float = 1.0) -> None:
+        self.slack = slack
+        """How much dearer than the cheapest node a turn's home may be, in works of the turn itself."""
+
+    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+        nodes = fleet.candidates(turn, now_us, avoid)
+        if not nodes:
+            return None
+        rates = fleet.rates(now_us)
+        held, how, costs, own = {}, {}, {}, {}
+        for node in nodes:
+            there, how[node.name] = fleet.held(turn, node.name)
+            held[node.name] = min(turn.prompt_tokens, there.tokens)
+            own[node.name] = fleet.work(turn, there) * rates[node.name]
+            costs[node.name] = _wait_us(fleet, turn, node, rates) + own[node.name]
+        cheapest = min(nodes, key=lambda node: costs[node.name])
+        bound = costs[cheapest.name] + self.slack * own[cheapest.name]
+        near = [node for node in nodes if costs[node.name] <= bound]
+        best = max(near, key=lambda node: (held[node.name], score(turn.home, node.name, node.weight)))
+        reason = how[best.name] or ("home" if len(near) > 1 or len(nodes) == 1 else "load")
+        return _choice(fleet, turn, best, reason, costs[best.name])
+
+
+def _wait_us(fleet: Fleet, turn: Turn, node: Node, rates: Mapping[str, float]) -> float:
+    return node.ahead(turn.service_tier, fleet.weights) * rates[node.name]
+
+
+def _choice(fleet: Fleet, turn: Turn, node: Node, reason: str, cost_us: float) -> Choice:
+    held, _ = fleet.held(turn, node.name)
+    most = max(fleet.held(turn, other)[0].tokens for other in fleet.nodes)
+    limit = turn.prompt_tokens
+    why = "pinned" if turn.pinned is not None else reason
+    return Choice(node.name, why, min(limit, held.tokens), min(limit, most), round(cost_us))
+
+
+ROUTERS: Mapping[str, Router] = {router.name: router for router in (KvAffine(), LeastLoaded(), RoundRobin())}
+"""By name; the first is the one that is meant to be used."""

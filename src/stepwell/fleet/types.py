@@ -1,0 +1,89 @@
+"""The nouns of routing. Times are microseconds, amounts of work are counted in prompt tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+AgentName = tuple[str, str]
+"""Tenant and agent: what is one tenant's never meets another's."""
+
+
+class NodeState(StrEnum):
+    """Whether a node takes turns."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    """It ends what it has and takes nothing new."""
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Tokens of one agent's context on one node, each counted in the fastest KV tier that holds it."""
+
+    device: int = 0
+    host: int = 0
+    disk: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.device + self.host + self.disk
+
+
+NOTHING = Held()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A call of the model that wants a node."""
+
+    tenant: str
+    service_tier: str = "default"
+    session: str = ""
+    agent: str = ""
+    """Empty: nobody said. Such a turn goes where its session or its prefix goes."""
+    parent: str | None = None
+    prefix: str = ""
+    """A digest of how the prompt begins, for callers who name neither agent nor session."""
+    prompt_tokens: int = 1
+    """An estimate will do."""
+    max_new_tokens: int = 64
+    pinned: str | None = None
+    """The one node that has what the turn names (a stored response, a document); nobody else can serve it."""
+
+    @property
+    def home(self) -> str:
+        """What is kept together: a session's agents share prefixes."""
+        return f"{self.tenant}\0{self.session or self.agent or self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where a turn goes, and why."""
+
+    node: str
+    reason: str
+    """``kv`` (its KV lies there), ``session`` (its session's does), ``home`` (rendezvous), ``load``,
+    ``pinned``, ``turn`` (round robin)."""
+    held_tokens: int = 0
+    """Of the prompt, what should be found there."""
+    best_held_tokens: int = 0
+    """What the node with most of it has: the difference is computed again for the sake of load or health."""
+    cost_us: int = 0
+    """What the rule expects until the turn has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What things cost, relative to a prompt token that is computed (1.0). From measurements, not from taste:
+    ``stepwell doctor`` shows them for a machine."""
+
+    generated: float = 8.0
+    """A generated token: decode moves all weights for a token or a small batch of them."""
+    from_device: float = 0.0
+    from_host: float = 0.01
+    from_disk: float = 0.05
+    prior_us_per_token: float = 500.0
+    """A node's time per unit of work until any has shown its own."""
