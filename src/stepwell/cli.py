@@ -194,6 +194,7 @@ GROUPS = {
             Command("pressure", "stepwell.bench.pressure:main", "Twelve agents in too little KV memory."),
             Command("exactness", "stepwell.bench.exactness:main", "Demotion changes no token and no logit."),
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
+            Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
             Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
             Command(
