@@ -50,8 +50,8 @@ class PostgresServer:
         with (self.data.parent / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(self.bin / "postgres", "-D", self.data, "-p", str(self.port)),
-                    *("-k", self.data.parent, *settings),
+                    *(str(self.bin / "postgres"), "-D", str(self.data), "-p", str(self.port)),
+                    *("-k", str(self.data.parent), *settings),
                 ],
                 stdout=log,
                 stderr=log,

@@ -30,9 +30,12 @@ CONNECT_S = 5
 SILENCE_MS = 15_000
 CLAIM_WAIT_MS = 1_000
 """The server takes a moment to see that a holder has died."""
-COMMITS_REACH_THE_DISK = "SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'"
+_WAITS = "'synchronous_commit'"
 STATEMENT_MS = 60_000
 """A statement over a year of postings takes its time; nothing takes for ever."""
+COMMITS_REACH_THE_DISK = f"""
+SELECT set_config({_WAITS}, 'local', false) WHERE current_setting({_WAITS}) = 'off'
+"""
 MOST_IDLE_READERS = 8
 COPY_POSTINGS = f"COPY postings ({', '.join(POSTING_COLUMNS)}) FROM STDIN"
 ROW = "\t".join(["%s"] * len(POSTING_COLUMNS)) + "\n"

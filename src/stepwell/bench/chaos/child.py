@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import runpy
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from stepwell.bench.chaos.control import Control
-from stepwell.cli import run
 from stepwell.tiers.files import Files
 
 
@@ -40,10 +40,11 @@ def install(control: Control) -> None:
     files.pwritev, files.preadv = pwritev, preadv
 
 
-def main(control: str, config: str) -> int:
+def main(control: str, config: str) -> None:
     install(Control(Path(control)))
-    return run(["serve", "--config", config])
+    sys.argv = ["stepwell", "serve", "--config", config]
+    runpy.run_module("stepwell", run_name="__main__")  # as a shell would: what fails is one sentence
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])
