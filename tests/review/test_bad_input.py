@@ -30,6 +30,12 @@ def test_no_reply_whatever_breaks_a_review(data: bytes, name: str) -> None:
     assert verify(page("en", {name: data})).faults == []
 
 
+@pytest.mark.parametrize("name", ["cboe-VIX.csv", "prices-SPX.csv"])
+def test_a_quotation_mark_that_does_not_end_is_refused(name: str) -> None:
+    _, refused = facts({name: b'"'})
+    assert len(refused) == 1
+
+
 SHAPES = [
     b"[]", b"3", b"null", b'{"observations": [3]}', b'{"observations": [], "realtime_end": null}',
     b'{"treasury": {"auctions": [null]}}', b'{"soma": {"summary": [7]}}', b'{"treasury": 3, "soma": []}',

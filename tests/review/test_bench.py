@@ -33,7 +33,7 @@ def test_the_judge_finds_nothing_wrong_in_ours() -> None:
     judged = judge(TEXT, FOUND)
     assert (judged.wrong_numbers, judged.wrong_directions, judged.wrong_dates) == (0, 0, 0)
     assert judged.said == judged.must >= 17
-    assert judged.directions >= 8
+    assert judged.directions >= 7
     assert judged.dates >= 5
 
 
@@ -42,7 +42,7 @@ def test_the_judge_finds_nothing_wrong_in_ours() -> None:
     [
         ("1.62%", "1.63%", "wrong_numbers"),
         ("$40 billion", "$41 billion", "wrong_numbers"),
-        ("S&P 500 fell", "S&P 500 rose", "wrong_directions"),
+        ("S&P 500 lost", "S&P 500 gained", "wrong_directions"),
         ("10-year Treasury yield rose", "10-year Treasury yield declined", "wrong_directions"),
         ("January 1, 2026", "January 2, 2026", "wrong_dates"),
         ("Friday, May 15", "Thursday, May 15", "wrong_dates"),

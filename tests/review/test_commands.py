@@ -25,10 +25,10 @@ def test_write_then_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_changed_digit_fails_and_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["review", "write", "--out", str(tmp_path), "--lang", "en"])
     page = tmp_path / "review-2025-12-12.en.html"
-    page.write_text(page.read_text("utf-8").replace(">0.63%<", ">0.36%<"), "utf-8")
+    page.write_text(page.read_text("utf-8").replace(">lost 0.63%<", ">lost 0.36%<"), "utf-8")
     capsys.readouterr()
     assert cli.run(["review", "verify", str(page)]) == 1
-    assert "'0.36%' is not what w.SPX.change says" in capsys.readouterr().out
+    assert "'lost 0.36%' is not what w.SPX.change says" in capsys.readouterr().out
 
 
 def test_a_folder_of_ones_own_is_written_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

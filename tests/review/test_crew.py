@@ -58,14 +58,14 @@ def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
     )
     text = text_of(tmp_path)
     assert figures["chosen"] == 26
-    assert text.index("The VIX stood") < text.index("Over the week the Nasdaq Composite fell 1.62%")
+    assert text.index("The VIX stood") < text.index("Over the week the Nasdaq Composite lost 1.62%")
 
 
 def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> None:
     with served(reversing) as server:
         figures = write(tmp_path, server.url, "write")
     assert (figures["written"], figures["fallbacks"], figures["untraced"]) == (26, 0, 0)
-    assert "Indeed the S&amp;P 500 fell 0.63%" in text_of(tmp_path)
+    assert "Meanwhile, over the week the S&amp;P 500 lost 0.63%" in text_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_model_that_emits_nothing_valid_ends_in_templates(tmp_path: Path, said
         figures = write(tmp_path, server.url, "write")
     assert (figures["written"], figures["sentences"], figures["untraced"]) == (0, 26, 0)
     assert figures["fallbacks"] > 26
-    assert "The S&amp;P 500 fell 0.63% over the week" in text_of(tmp_path)
+    assert "Over the week the S&amp;P 500 lost 0.63%" in text_of(tmp_path)
 
 
 def test_models_see_no_figure_that_the_editor_could_repeat(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from stepwell.review.wording import LANGUAGES, Language
 from stepwell.review.writer import from_templates
 from tests.agents.served import served
 from tests.review.sample import FRIDAY, WEEK, facts, page
+from tests.review.signals.test_signals import walk
 from tests.review.test_crew import reversing
 
 
@@ -55,7 +56,7 @@ def test_a_pdf_repeats_to_the_byte_and_has_its_watermark(language: Language) -> 
     assert len(pages) >= 2
     if language == "en":
         assert all("MADE UP" in one for one in pages)
-        assert "The S&P 500 fell 0.63%" in " ".join("".join(pages).split())
+        assert "Over the week the S&P 500 lost 0.63%" in " ".join("".join(pages).split())
 
 
 def test_a_pdf_of_real_figures_has_no_watermark() -> None:
@@ -99,14 +100,14 @@ def test_last_weeks_figures_stand_beside_these(language: Language) -> None:
     data = Page(found, from_templates(found), language).html().encode()
     assert verify(data).faults == []
     assert {"en": "Beside last week", "zh": "与上周对照"}[language] in data.decode()
-    assert not verify(data.replace(b">5.00%<", b">6.00%<")).holds
+    assert not verify(data.replace(b">+5.00%<", b">+6.00%<")).holds
 
 
 def test_a_page_of_another_week_or_one_that_does_not_hold_stands_beside_nothing() -> None:
     found, earlier, shift = weeks()
     last = Page(earlier, from_templates(earlier), "en").html().encode()
     assert not add_last_week(found.copy(), last, shift)
-    assert not add_last_week(found.copy(), last.replace(b">5.00%<", b">6.00%<"), WEEK)
+    assert not add_last_week(found.copy(), last.replace(b">+5.00%<", b">+6.00%<"), WEEK)
     assert not add_last_week(found.copy(), page("en"), WEEK)
 
 
@@ -157,3 +158,21 @@ def test_charts_are_measured(pattern: str, fault: str) -> None:
 
 def test_a_log_of_other_weeks_says_nothing_of_this_one() -> None:
     assert Week.of(date(2025, 12, 14)).before().friday == date(2025, 12, 5)
+
+
+def test_a_log_in_its_usual_place_stands_in_every_review(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prices = tmp_path / "prices-SPX.csv"
+    prices.write_text("Date,Close\n" + "".join(f"{day},{close}\n" for day, close in walk(90)))
+    assert cli.run(["signals", "run", "--prices", str(prices)]) == 0
+    head = capsys.readouterr().out.split()[-1]
+    write = ["review", "write", "--lang", "en"]
+    assert cli.run(write) == 0
+    page = tmp_path / "out/review/review-2025-12-12.en.html"
+    assert head in page.read_text("utf-8")
+    (tmp_path / "out/signals/signals.jsonl").write_text("")
+    assert cli.run(write) == 0
+    assert "signals.jsonl is empty" in capsys.readouterr().out
+    assert head not in page.read_text("utf-8")

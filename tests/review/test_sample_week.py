@@ -65,5 +65,5 @@ def test_what_is_made_up_is_said_to_be() -> None:
 
 def test_a_claim_is_printed_with_its_speaker() -> None:
     text = re.sub(r"<[^>]+>", "", page("en").decode())
-    assert "According to the text of that week, payrolls were revised by \u221260,000." in text
+    assert "According to the text of that week, payrolls were revised down by 60,000." in text
     assert "According to analysts, Oracle&#x27;s cumulative loss of cash could come to $70 billion" in text

@@ -12,7 +12,7 @@ from stepwell.bench.review_mutations import MUTATIONS
 from stepwell.errors import BadInput
 from stepwell.review.verifier import untraced, verify
 from stepwell.review.wording import LANGUAGES, Language
-from tests.review.sample import page
+from tests.review.sample import page, raw
 
 CHANGES = 60
 """Of each kind and language here; ``stepwell bench review --mutate 1000`` makes a thousand."""
@@ -39,8 +39,43 @@ def test_what_is_no_review_is_one_sentence(data: bytes) -> None:
         verify(data)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_claim_never_stands_without_its_speaker(language: Language) -> None:
+    """Whatever row of a table has a speaker, its sentence names him; without him the page fails."""
+    table = raw()["documents-events.md"].decode()
+    said = re.sub(r"\| \|$", "| the company |", table, flags=re.MULTILINE).encode()
+    changed = {"documents-events.md": said}
+    data = page(language, changed)
+    assert said != raw()["documents-events.md"]
+    assert verify(data).faults == []
+    text = data.decode()
+    spots = [*re.finditer(r'<data[^>]*data-cell="evt[^>]*data-form="speaker">[^<]*</data>', text)]
+    assert len(spots) >= 12
+    for spot in spots:
+        cut = text[: spot.start()] + text[spot.end() :]
+        assert any("does not say so" in fault for fault in verify(cut.encode()).faults), spot[0]
+
+
 @pytest.mark.parametrize(
-    "text", ["It doubled.", "a record high", "三", "两家", "up 5", "１", "Ⅳ", "١", "翻倍", "历史新高"]
+    "text",
+    [
+        "He cut rates.",
+        "It soared.",
+        "fell",
+        "the largest",
+        "上调",
+        "创纪录",
+        "It doubled.",
+        "a record high",
+        "三",
+        "两家",
+        "up 5",
+        "１",
+        "Ⅳ",
+        "١",
+        "翻倍",
+        "历史新高",
+    ],
 )
 def test_numbers_hide_in_no_script(text: str) -> None:
     assert list(untraced(text))

@@ -13,7 +13,7 @@ from stepwell.review.facts import Cell, Place, Unit
 from stepwell.review.outline import Handle, pieces_of, sentences
 from stepwell.review.page import CONFLICTS, WORDS
 from stepwell.review.verifier import Mark, Verdict, _check_mark, untraced
-from stepwell.review.wording import LANGUAGES, Language, word
+from stepwell.review.wording import LANGUAGES, MOVES, Language, word
 
 
 def cell(value: Decimal | date | str, unit: Unit) -> Cell:
@@ -41,6 +41,45 @@ def test_values_read_as_the_press_writes_them(value: str, unit: Unit, english: s
     assert (word(one, "value", "en"), word(one, "value", "zh")) == (english, chinese)
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "form", "english", "chinese"),
+    [
+        ("-4", Unit.BASIS_POINTS, "move", "fell by 4 basis points", "下行4个基点"),
+        ("0.004", Unit.PERCENT, "move", "was unchanged", "持平"),
+        ("-1.62", Unit.PERCENT, "gained", "lost 1.62%", "下跌1.62%"),
+        ("-25", Unit.BASIS_POINTS, "set", "was cut by 25 basis points", "下调25个基点"),
+        ("0", Unit.BASIS_POINTS, "set", "was left unchanged", "维持不变"),
+        ("-60000", Unit.COUNT, "revised", "were revised down by 60,000", "下修6万人"),
+        ("119000", Unit.COUNT, "hired", "grew by 119,000", "增加11.9万人"),
+        ("1.05", Unit.PERCENT, "signed", "+1.05%", "+1.05%"),
+        ("0.001", Unit.PERCENT, "signed", "0.00%", "0.00%"),
+    ],
+)
+def test_a_move_is_said_as_one(value: str, unit: Unit, form: str, english: str, chinese: str) -> None:
+    one = cell(Decimal(value), unit)
+    assert (word(one, form, "en"), word(one, form, "zh")) == (english, chinese)
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "value"),
+    [
+        ("fell by 4 basis points", "move", "4"),
+        ("was unchanged", "move", "4"),
+        ("rose 4 basis points", "move", "4"),
+        ("rose by \u22124 basis points", "move", "4"),
+        ("was cut by 4 basis points", "move", "-4"),
+        ("was raised by 25 basis points", "set", "-25"),
+        ("4 basis points", "signed", "4"),
+        ("+\u22124 basis points", "signed", "-4"),
+    ],
+)
+def test_a_move_that_is_another_is_refused(text: str, form: str, value: str) -> None:
+    verdict = Verdict()
+    row = {"value": value, "unit": "basis_points", "observed": "2025-12-12"}
+    _check_mark(Mark("c", form, {}, text), {"c": row}, verdict)
+    assert len(verdict.faults) == 1
+
+
 def test_a_weekday_is_the_days_own() -> None:
     one = cell(date(2025, 12, 13), Unit.DATE)
     assert word(one, "value", "en") == "Saturday, December 13, 2025"
@@ -50,7 +89,7 @@ def test_a_weekday_is_the_days_own() -> None:
 @given(
     st.decimals(min_value=-(10**14), max_value=10**14, places=4),
     st.sampled_from([unit for unit in Unit if unit not in (Unit.DATE, Unit.NAME, Unit.YEAR)]),
-    st.sampled_from(["value", "magnitude", "verb"]),
+    st.sampled_from(["value", "magnitude", "verb", "signed", "move", *MOVES]),
     st.sampled_from(LANGUAGES),
 )
 def test_whatever_is_printed_is_read_back(value: Decimal, unit: Unit, form: str, language: Language) -> None:

@@ -175,8 +175,10 @@ def _modelled(name: str, works: Sequence[Work], level: Level, within_s: int, pro
             with suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
                     for work in works:
-                        mine.add(await ours(work.facts, servers, level))
-                        other.add(await table_in_prompt(work.facts, url, servers.places[0].model, None))
+                        told = await ours(work.facts, servers, level)
+                        against = await table_in_prompt(work.facts, url, servers.places[0].model, None)
+                        mine.add(told)
+                        other.add(against)
                         progress.advance()
 
     with (
@@ -184,6 +186,8 @@ def _modelled(name: str, works: Sequence[Work], level: Level, within_s: int, pro
         addresses(Given(), {name: "the bench"}, Path(scratch), console) as addressed,
     ):
         asyncio.run(run(addressed[0].url, addressed))
+    if mine.weeks < len(works):
+        console.print(f"{name}: {mine.weeks} of {len(works)} weeks ended within {within_s} s; those count")
     return [mine, other]
 
 

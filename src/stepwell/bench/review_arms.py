@@ -21,7 +21,7 @@ from stepwell.review.facts import Facts
 from stepwell.review.outline import SECTIONS, Handle, lookup, sayable
 from stepwell.review.page import Page
 from stepwell.review.verifier import verify
-from stepwell.review.wording import LANGUAGES, word
+from stepwell.review.wording import LANGUAGES, MOVES, word
 from stepwell.review.writer import Draft, from_templates
 
 ROLE = "You write a weekly review of US markets. Use the figures of the table and no others. Write prose."
@@ -118,7 +118,8 @@ def _figure(facts: Facts, handle: Handle) -> str:
     cell = lookup(facts, handle.cell, "en")
     if handle.cell.startswith("name.") or handle.form in ("speaker", "verb"):
         return ""
-    return word(cell, "value" if handle.form == "magnitude" else handle.form, "en")
+    moves = handle.form in ("magnitude", "move", *MOVES)
+    return word(cell, "value" if moves else handle.form, "en")
 
 
 # --- a scripted larger model ------------------------------------------------------------------------

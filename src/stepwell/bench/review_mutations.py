@@ -36,10 +36,11 @@ def mutate_sign(text: str, chance: random.Random) -> str:
         ("增加", "减少"),
         ("\u2212", ""),
     ]
+    forms = "verb|value|signed|move|gained|set|revised|hired"
     spots = [
         (found.start(1), before, after)
         for before, after in pairs
-        for found in re.finditer(rf'data-form="(?:verb|value)">({before})', text)
+        for found in re.finditer(rf'data-form="(?:{forms})">({before})', text)
     ]
     spot, before, after = chance.choice(spots)
     return text[:spot] + after + text[spot + len(before) :]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.model_servers import Addressed, Given, addresses, default_model, opened
-from stepwell.commands.signals import held
+from stepwell.commands.signals import LOG, held
 from stepwell.errors import BadInput
 from stepwell.review.appendix import add_costs, add_last_week, add_signals
 from stepwell.review.blocks import document_of
@@ -86,7 +86,8 @@ def write(
     seed:
         Of the crew's sampling.
     signals:
-        A log of ``stepwell signals run``: its newest head and the week's signals stand in the review.
+        A log of ``stepwell signals run``: its newest head and the week's signals stand in the review. [the
+        log of ``stepwell signals run`` where there is one]
     json_file:
         Write what was counted as JSON; ``-`` is the standard output.
     """
@@ -94,8 +95,7 @@ def write(
     languages = _languages(lang)
     asked = week_of(week)
     facts, refused = _facts(asked, from_)
-    if signals is not None:
-        add_signals(facts, held(signals), asked)
+    _with_signals(facts, signals, asked, refused)
     draft, spent = _drafted(facts, level, Given.of(server, key), model, seed)
     out.mkdir(parents=True, exist_ok=True)
     pages: dict[str, str] = {}
@@ -203,6 +203,17 @@ def _keep(path: Path, page: bytes) -> None:
     path.with_suffix(".pdf").write_bytes(pdf(document))
     trace = json.dumps(document.trace, ensure_ascii=False, indent=1) + "\n"
     path.with_suffix(".trace.json").write_text(trace, encoding="utf-8")
+
+
+def _with_signals(facts: Facts, log: Path | None, week: Week, refused: list[str]) -> None:
+    """The log that is named has to be one; the usual one stands in every review where it is there."""
+    if log is not None:
+        add_signals(facts, held(log), week)
+    elif LOG.exists():
+        try:
+            add_signals(facts, held(LOG), week)
+        except BadInput as error:
+            refused.append(str(error))
 
 
 def _with_last_week(facts: Facts, out: Path, week: Week, language: Language) -> Facts:

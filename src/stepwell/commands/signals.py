@@ -187,6 +187,8 @@ def score_(*, prices: Prices, log: Path = LOG, json_file: JsonOption = None) -> 
 def held(path: Path) -> Sequence[Line]:
     """The lines of a log that holds. Raises ``BadInput``."""
     lines = read(path)
+    if not lines:
+        raise BadInput(f"{path} is empty: 'stepwell signals run' begins it")
     if fault := next(faults(lines), ""):
         raise BadInput(f"{path} does not hold: {fault}; 'stepwell signals verify' says all")
     return lines

@@ -43,7 +43,7 @@ def bars(facts: Facts, ids: Sequence[str], mark: Marker) -> list[str]:
             f'data-chart="{ids[0]}" x="{left}" y="{y}" width="{width}" height="18"/>'
         )
         x, anchor = (left + width + 6, "start") if value >= 0 else (left - 6, "end")
-        change = mark(Handle(cell.id), "tspan")
+        change = mark(Handle(cell.id, "signed"), "tspan")
         lines.append(f'<text x="{x}" y="{y + 14}" text-anchor="{anchor}">{change}</text>')
     return [*lines, "</svg>"]
 

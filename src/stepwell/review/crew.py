@@ -7,6 +7,7 @@ checked by code; what does not pass is tried once more and then falls back to th
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from stepwell.agents.tools.base import Tool
 from stepwell.errors import StepwellError
 from stepwell.review.facts import Facts
 from stepwell.review.lexicon import invented, untraced
-from stepwell.review.outline import SECTIONS, Handle, Piece, Sentence, lookup, pieces_of, sayable
+from stepwell.review.outline import SECTIONS, Handle, Piece, Sentence, lookup, pieces_of, rotated, sayable
 from stepwell.review.wording import word
 from stepwell.review.writer import Draft, Said
 
@@ -32,6 +33,7 @@ MAX_GROWTH = 1.4
 """How much longer than the template a sentence may be: what small models add says nothing."""
 SPARE_CHARS = 20
 TRIES = 2
+SENTENCE_END = re.compile(r"[.!?](?=\s)")
 
 
 def no_tools(names: Sequence[str]) -> Sequence[Tool]:
@@ -73,8 +75,10 @@ class Newsroom:
             chosen = sayable(self.facts, section)
             ordered = await self._ordered(section, chosen, draft)
             forms = await self._forms(ordered, draft)
+            usual = rotated(ordered)
             draft.sections[section] = [
-                await self._said(one, form, draft) for one, form in zip(ordered, forms, strict=True)
+                await self._said(one, form, own, draft)
+                for one, form, own in zip(ordered, forms, usual, strict=True)
             ]
         return draft
 
@@ -103,10 +107,11 @@ class Newsroom:
             return chosen
         return [chosen[letters.index(letter)] for letter in order]
 
-    async def _forms(self, sentences: Sequence[Sentence], draft: Draft) -> Sequence[int]:
-        """The form of each sentence, which holds in both languages: a choice that no model can get wrong."""
-        if self.words or not sentences:
-            return [0] * len(sentences)
+    async def _forms(self, sentences: Sequence[Sentence], draft: Draft) -> Sequence[int | None]:
+        """The form of each sentence, which holds in both languages: a choice that no model can get wrong.
+        ``None``: the stylist chose none."""
+        if not sentences:
+            return []
         letters = LETTERS[: len(sentences)]
         lines = [
             f"{letter}{form + 1}: {self._plain(one, form)}"
@@ -125,21 +130,22 @@ class Newsroom:
         }
         answer = await self._ask("stylist", "\n".join(lines), schema)
         forms = [_form(answer, letter, of) for letter, of in names.items()]
-        draft.chosen += sum(form is not None for form in forms)
         draft.fallbacks += sum(form is None for form in forms)
-        return [form or 0 for form in forms]
+        return forms
 
-    async def _said(self, sentence: Sentence, form: int, draft: Draft) -> Said:
-        if not self.words:
-            return Said(sentence, form)
-        handles, shown = handled(sentence)
-        for _ in range(TRIES):
-            answer = await self._ask("editor", shown)
-            if (pieces := worded(answer, handles, shown)) is not None:
-                draft.written += 1
-                return Said(sentence, written={"en": pieces})
-        draft.fallbacks += 1
-        return Said(sentence)
+    async def _said(self, sentence: Sentence, chosen: int | None, usual: int, draft: Draft) -> Said:
+        """In the editor's words, in the form that the stylist chose, or in the usual one, in this order."""
+        form = usual if chosen is None else chosen
+        if self.words:
+            handles, shown = handled(sentence, form)
+            for _ in range(TRIES):
+                answer = await self._ask("editor", shown)
+                if (pieces := worded(answer, handles, shown)) is not None:
+                    draft.written += 1
+                    return Said(sentence, form, written={"en": pieces})
+            draft.fallbacks += 1
+        draft.chosen += chosen is not None
+        return Said(sentence, form)
 
     def _plain(self, sentence: Sentence, form: int = 0) -> str:
         """The sentence as it will be read, so that the analyst knows what it is about."""
@@ -187,11 +193,11 @@ def _form(answer: str, letter: str, forms: Sequence[str]) -> int | None:
         return None
 
 
-def handled(sentence: Sentence) -> tuple[dict[str, Handle], str]:
-    """The first English wording with a short handle for each cell, and the cells by their handles."""
+def handled(sentence: Sentence, form: int = 0) -> tuple[dict[str, Handle], str]:
+    """An English form with a short handle for each cell, and the cells by their handles."""
     handles: dict[str, Handle] = {}
     shown = ""
-    for piece in sentence.variants["en"][0]:
+    for piece in sentence.variants["en"][form]:
         if isinstance(piece, str):
             shown += piece
             continue
@@ -205,6 +211,8 @@ def worded(answer: str, handles: Mapping[str, Handle], shown: str) -> tuple[Piec
     """The answer's pieces, if it says every cell once and no number, direction or ranking of its own."""
     text = " ".join(answer.split())
     if not text or len(text) > MAX_GROWTH * len(shown) + SPARE_CHARS or text[-1] not in ".!":
+        return None
+    if SENTENCE_END.search(text[:-1]):  # a second sentence would leave a claim without its speaker
         return None
     try:
         pieces = pieces_of(text)

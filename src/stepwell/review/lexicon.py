@@ -18,6 +18,12 @@ WORDS = frozenset(
     rose fell gained lost climbed slid jumped dropped declined increased decreased advanced retreated slipped
     higher lower highest lowest best worst most least more less fewer above below
     record unchanged percent basis
+    rise rises risen rising fall falls fallen falling gain gains gaining lose loses losing climbs sank sinks
+    surge surged surges soar soared soars plunge plunged plunges tumble tumbled tumbles rally
+    rallied drop drops decline declines increase increases decrease decreases grew grows shrank shrinks raised
+    raises cut cuts
+    stronger weaker worse better larger largest smaller smallest bigger biggest exceeded exceeds outperformed
+    underperformed rebounded
     """.split()  # noqa: SIM905
 )
 HAN_WORDS = (
@@ -38,6 +44,21 @@ HAN_WORDS = (
         "首次",
     ),
     *("高于", "低于", "超过", "不足", "推迟", "提前", "持平"),
+    *(
+        "上调",
+        "下调",
+        "上修",
+        "下修",
+        "回落",
+        "反弹",
+        "攀升",
+        "飙升",
+        "走高",
+        "走低",
+        "创纪录",
+        "最大",
+        "最小",
+    ),
 )
 REASONS = {
     "there is no such figure": "无此数据",

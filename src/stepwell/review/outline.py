@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -46,6 +46,8 @@ class Sentence:
     section: str
     must: tuple[str, ...]
     variants: dict[Language, tuple[tuple[Piece, ...], ...]]
+    family: str = ""
+    """Of sentences that are the same but for the instrument."""
 
     def cells(self) -> Iterator[str]:
         for pieces in (piece for way in self.variants.values() for piece in way):
@@ -95,12 +97,57 @@ def _sentences(row: dict[str, object]) -> Iterator[Sentence]:
                 language: tuple(pieces_of(filled(text)) for text in row[language])  # type: ignore[attr-defined]
                 for language in ("en", "zh")
             },
+            str(row["id"]),
         )
 
 
 def sayable(facts: Facts, section: str) -> list[Sentence]:
-    """The section's sentences whose cells are all there, in the order of the file."""
-    return [one for one in sentences() if one.section == section and _can_say(facts, one)]
+    """The section's sentences whose cells are all there, in the order of the file; a claim in them has its
+    speaker."""
+    chosen = [one for one in sentences() if one.section == section and _can_say(facts, one)]
+    return [
+        replace(
+            one,
+            variants={
+                language: tuple(attributed(facts, way, language) for way in ways)
+                for language, ways in one.variants.items()
+            },
+        )
+        for one in chosen
+    ]
+
+
+def attributed(facts: Facts, pieces: Sequence[Piece], language: Language) -> tuple[Piece, ...]:
+    """A statement with the speaker of each claim in it: what somebody said is never printed as a fact."""
+    handles = [piece for piece in pieces if isinstance(piece, Handle)]
+    speakers = {one.cell: lookup(facts, one.cell, language).speaker for one in handles}
+    named = {speakers[one.cell] for one in handles if one.form == "speaker"}
+    lacking = {who: cell for cell, who in speakers.items() if who and who not in named}
+    said = tuple(pieces)
+    for cell in lacking.values():
+        by = Handle(cell, "speaker")
+        said = (
+            ("据", by, "称，", *said)
+            if language == "zh"
+            else (*_open_ended(said), ", according to ", by, ".")
+        )
+    return said
+
+
+def _open_ended(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Without the full stop at its end."""
+    *head, last = pieces
+    return (*head, last.removesuffix(".")) if isinstance(last, str) else tuple(pieces)
+
+
+def rotated(chosen: Sequence[Sentence]) -> list[int]:
+    """A form for each: sentences of one family take turns, so that none begins as the one before it."""
+    seen: dict[str, int] = {}
+    forms = []
+    for one in chosen:
+        number = seen[one.family] = seen.get(one.family, -1) + 1
+        forms.append(number % len(one.variants["en"]))
+    return forms
 
 
 def unsaid(facts: Facts) -> list[Cell]:

@@ -19,7 +19,17 @@ from importlib.resources import files
 from stepwell.review.charts import bars, curve
 from stepwell.review.digest import CURVE
 from stepwell.review.facts import Cell, Conflict, Facts, Origin, as_json
-from stepwell.review.outline import SECTIONS, TITLES, Handle, Piece, lookup, must_say, pieces_of, unsaid
+from stepwell.review.outline import (
+    SECTIONS,
+    TITLES,
+    Handle,
+    Piece,
+    attributed,
+    lookup,
+    must_say,
+    pieces_of,
+    unsaid,
+)
 from stepwell.review.sources.prices import INDEXES
 from stepwell.review.wording import Language, word
 from stepwell.review.writer import Draft
@@ -80,16 +90,17 @@ CONFLICTS: dict[str, dict[Language, str]] = {
         "zh": "每月{0}，全年为{1}；文中称{2}。",
     },
     "product_agrees": {
-        "en": "{0} a month for a year is {1}, as the text says: {2}.",
-        "zh": "每月{0}，全年为{1}，与文中的{2}相符。",
+        "en": "{0} a month comes to {1} a year, as the text says.",
+        "zh": "每月{0}，全年为{1}，与文中所说相符。",
     },
     "start": {
-        "en": "Purchases are said to begin on {0}; bills for {1} were bought on {1:date}.",
+        "en": "Purchases are said to begin on {0}; yet bills for {1} were bought on {1:date}.",
         "zh": "文中称购买自{0}开始；而{1:date}已购买{1}国库券。",
     },
     "claim": {
-        "en": "{0:speaker:start} has a revision of {0}; what was published by the end of the week has {1}.",
-        "zh": "{0:speaker}称修正为{0}；截至周末公布的数据为{1}。",
+        "en": "{0:speaker:start} says that payrolls {0:revised}; in what was published by the end of the "
+        "week they {1:revised}.",
+        "zh": "{0:speaker}称非农就业{0:revised}；而截至周末公布的数据中，非农就业{1:revised}。",
     },
     "sum": {
         "en": "The balance that closed {0:date} at {0} opened the next day at {1}.",
@@ -205,7 +216,7 @@ class Page:
         yield f"<tr><th></th><th>{this}</th><th>{last}</th></tr>"
         for index in names:
             figures = [f"w.{index}.change", f"last.w.{index}.change"]
-            yield self._row(self.mark(Handle(f"name.{index}", starts=True)), figures)
+            yield self._row(self.mark(Handle(f"name.{index}", starts=True)), figures, "signed")
         yield "</table></div></section>"
 
     def _costs(self) -> Iterable[str]:
@@ -222,9 +233,9 @@ class Page:
             yield self._row(title, [f"{one}.{what}" for what in ("turns", "tokens", "cost_microusd")])
         yield "</table></div></section>"
 
-    def _row(self, title: str, cells: Sequence[str]) -> str:
+    def _row(self, title: str, cells: Sequence[str], form: str = "value") -> str:
         figures = "".join(
-            f"<td>{self.mark(Handle(cell)) if self.facts.get(cell) else '–'}</td>" for cell in cells
+            f"<td>{self.mark(Handle(cell, form)) if self.facts.get(cell) else '–'}</td>" for cell in cells
         )
         return f"<tr><td>{title}</td>{figures}</tr>"
 
@@ -253,7 +264,7 @@ class Page:
             else Handle(conflict.cells[int(piece.cell)], piece.form, piece.starts)
             for piece in pieces_of(CONFLICTS[conflict.kind][self.language])
         ]
-        return self.marked(pieces)
+        return self.marked(attributed(self.facts, pieces, self.language))
 
     def _missing(self) -> Iterable[str]:
         yield f'<section class="missing"><h2>{self._word("missing")}</h2>'

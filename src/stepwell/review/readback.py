@@ -20,6 +20,15 @@ UP = ("rose", "increased", "slip", "涨", "上行", "增加", "推迟")
 DOWN = ("fell", "decreased", "come forward", "跌", "下行", "减少", "提前")
 LEVEL = ("was unchanged", "stay", "维持", "持平，变动")
 DIRECTIONS = dict.fromkeys(UP, 1) | dict.fromkeys(DOWN, -1) | dict.fromkeys(LEVEL, 0)
+MOVED = {
+    "move": ("rose|increased|slip|涨|上行|增加|推迟", "fell|decreased|come forward|跌|下行|减少|提前",
+             "was unchanged|stay|维持|持平"),
+    "gained": ("gained|上涨", "lost|下跌", "was unchanged|持平"),
+    "set": ("was raised|上调", "was cut|下调", "was left unchanged|维持不变"),
+    "revised": ("were revised up|上修", "were revised down|下修", "were not revised|未作修正"),
+    "hired": ("grew|增加", "shrank|减少", "did not change|持平"),
+}  # fmt: skip
+"""Per form of a whole move what is said of one up, one down, and of none."""
 PLACES = {
     "percent": 2, "rate": 1, "microusd": 6, "basis_points": 0, "percentage_points": 2, "points": 2, "year": 0,
 }  # fmt: skip
@@ -31,6 +40,8 @@ SCALES = {
 def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
     if form in ("id", "source"):
         return bool(text == (cell if form == "id" else row["source"].split(", line")[0]))
+    if form == "signed" or form in MOVED:
+        return _moves(text, form, row)
     match form:
         case "why":
             return _is_reason(text, row["missing"])
@@ -51,10 +62,31 @@ def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
         case "value":
             return _number(text, row["unit"]) == _asprinted(Decimal(row["value"]), row["unit"], text)
         case "magnitude":
-            if text.startswith(("-", "\u2212")):
-                return False
-            return _number(text, row["unit"]) == _asprinted(abs(Decimal(row["value"])), row["unit"], text)
+            bare = not text.startswith(("-", "\u2212"))
+            return bare and _number(text, row["unit"]) == _asprinted(
+                abs(Decimal(row["value"])), row["unit"], text
+            )
     return False
+
+
+def _moves(text: str, form: str, row: Mapping[str, Any]) -> bool:
+    """A direction with its size behind it, or that nothing moved."""
+    value = printed(row)
+    if form == "signed":
+        return text.startswith("+") is (value > 0) and says(text.removeprefix("+"), "value", "", row)
+    up, down, level = (words.split("|") for words in MOVED[form])
+    if value == 0:
+        return text in level
+    verb = next((one for one in (up if value > 0 else down) if text.startswith(one)), None)
+    if verb is None:
+        return False
+    size = text[len(verb) :].removesuffix("人" if form in ("revised", "hired") else "")
+    if verb.isascii():
+        lead = " " if row["unit"] == "percent" else " by "
+        if not size.startswith(lead):
+            return False
+        size = size[len(lead) :]
+    return says(size, "magnitude", "", row)
 
 
 def _is_name(text: str, name: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,11 @@ MAX_PAGE_BYTES = 64 * 1024 * 1024
 MAX_FAULTS = 50
 VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "rect", "circle", "polyline"})
 HIDDEN = frozenset({"script", "style"})
+BLOCKS = frozenset({"p", "li", "tr", "section", "figure", "header"})
+ENDS = re.compile(r"(?:^|\s|[a-z)]{2,})\.(?:\s|$)|[。！？]")
+"""Where a sentence ends in the text between marks."""
+UNSPOKEN = frozenset({"speaker", "id", "source", "why"})
+"""Forms that say nothing of a value."""
 
 
 @dataclass(slots=True)
@@ -69,6 +75,8 @@ class _Page(HTMLParser):
         self.language = ""
         self.figures = 0
         self.lines: list[str] = []
+        self.statements: list[list[Mark]] = [[]]
+        """The marks of each sentence: a paragraph has several, an item of a list may have one."""
         self._open: list[tuple[str, Mark | None, str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -82,8 +90,11 @@ class _Page(HTMLParser):
             if shown in given:
                 self.plain.append(given[shown])
         mark = Mark(given["data-cell"], given.get("data-form", ""), given) if "data-cell" in given else None
+        if tag in BLOCKS:
+            self.statements.append([])
         if mark is not None:
             self.marks.append(mark)
+            self.statements[-1].append(mark)
         if tag not in VOID:
             self._open.append((tag, mark, given.get("id", "") if tag == "script" else ""))
 
@@ -108,6 +119,8 @@ class _Page(HTMLParser):
                 mark.text += data
                 return
         self.plain.append(data)
+        if ENDS.search(data):
+            self.statements.append([])
 
 
 def verify(page: bytes) -> Verdict:
@@ -124,6 +137,7 @@ def verify(page: bytes) -> Verdict:
         _check_mark(mark, cells, verdict)
     verdict.marks = len(parsed.marks)
     _check_plain(parsed.plain, verdict)
+    _check_speakers(parsed.statements, cells, verdict)
     _check_made(parsed, cells, verdict)
     check_charts(parsed.marks, parsed.lines, cells, verdict.fault)
     _check_must(trace, parsed.marks, verdict)
@@ -186,6 +200,16 @@ def _check_plain(plain: Sequence[str], verdict: Verdict) -> None:
     for text in plain:
         for fault in untraced(text):
             verdict.fault(f"{fault!r} in {text.strip()[:60]!r} belongs to no cell")
+
+
+def _check_speakers(statements: Sequence[Sequence[Mark]], cells: Mapping[str, Any], verdict: Verdict) -> None:
+    """Whatever is a claim, or rests on one, names its speaker in the same sentence."""
+    for marks in statements:
+        said = [(mark, cells[mark.cell].get("speaker", "")) for mark in marks if mark.cell in cells]
+        named = {speaker for mark, speaker in said if mark.form == "speaker"}
+        for mark, speaker in said:
+            if speaker and speaker not in named and mark.form not in UNSPOKEN:
+                verdict.fault(f"{mark.cell} is what {speaker} said, and {mark.text!r} does not say so")
 
 
 def _check_made(page: _Page, cells: Mapping[str, Any], verdict: Verdict) -> None:

@@ -45,6 +45,20 @@ VERBS: dict[Language, dict[str, tuple[str, str, str]]] = {
     },
 }
 """Up, down, unchanged."""
+MOVES: dict[str, dict[Language, tuple[str, str, str]]] = {
+    "gained": {"en": ("gained", "lost", "was unchanged"), "zh": ("上涨", "下跌", "持平")},
+    "set": {
+        "en": ("was raised", "was cut", "was left unchanged"),
+        "zh": ("上调", "下调", "维持不变"),
+    },
+    "revised": {
+        "en": ("were revised up", "were revised down", "were not revised"),
+        "zh": ("上修", "下修", "未作修正"),
+    },
+    "hired": {"en": ("grew", "shrank", "did not change"), "zh": ("增加", "减少", "持平")},
+}
+"""Forms of a whole move beside ``move``: direction and size as one, so that nothing is unchanged by 0."""
+PEOPLE = frozenset({"revised", "hired"})
 KIND = {
     Unit.PERCENT: "price",
     Unit.POINTS: "price",
@@ -73,6 +87,8 @@ WEEKDAYS = {
 
 def word(cell: Cell, form: str, language: Language) -> str:
     """A cell in one of the forms of ``sentences.toml``. Raises ``ValueError`` for a form it has not."""
+    if form in ("move", "signed", *MOVES):
+        return _move(cell, form, language)
     match form:
         case "value":
             return _value(cell, language)
@@ -153,6 +169,21 @@ def _verb(cell: Cell, language: Language) -> str:
     up, down, unchanged = VERBS[language][KIND.get(cell.unit, "amount")]
     value = printed(cell)
     return unchanged if value == 0 else up if value > 0 else down
+
+
+def _move(cell: Cell, form: str, language: Language) -> str:
+    """``fell by 4 basis points``, ``上行4个基点``; one word where it rounds to nothing. ``signed``: ``+4``."""
+    if form == "signed":
+        return ("+" if printed(cell) > 0 else "") + _value(cell, language)
+    verbs = MOVES[form] if form in MOVES else {x: VERBS[x][KIND.get(cell.unit, "amount")] for x in LANGUAGES}
+    up, down, level = verbs[language]
+    value = printed(cell)
+    if value == 0:
+        return level.partition("，")[0]
+    size = _number(abs(cell.number), cell.unit, language)
+    if language == "zh":
+        return (up if value > 0 else down) + size + ("人" if form in PEOPLE else "")
+    return f"{up if value > 0 else down} {'' if cell.unit is Unit.PERCENT else 'by '}{size}"
 
 
 def _date(day: date, language: Language) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.review.facts import Facts
-from stepwell.review.outline import SECTIONS, Piece, Sentence, sayable
+from stepwell.review.outline import SECTIONS, Piece, Sentence, rotated, sayable
 from stepwell.review.wording import Language
 
 
@@ -52,4 +52,8 @@ class Draft:
 
 def from_templates(facts: Facts) -> Draft:
     """Everything that can be said, in the order of the outline. The same facts give the same draft."""
-    return Draft({section: [Said(one) for one in sayable(facts, section)] for section in SECTIONS})
+    draft = Draft()
+    for section in SECTIONS:
+        chosen = sayable(facts, section)
+        draft.sections[section] = [Said(one, form) for one, form in zip(chosen, rotated(chosen), strict=True)]
+    return draft

@@ -14,11 +14,11 @@ def test_every_figure_of_the_chart_is_that_of_the_data() -> None:
     found, _ = facts()
     text = page("en").decode()
     shown = dict(
-        re.findall(r'<tspan class="made" data-cell="(w\.\w+\.change)" data-form="value">([^<]+)%<', text)
+        re.findall(r'<tspan class="made" data-cell="(w\.\w+\.change)" data-form="signed">([^<]+)%<', text)
     )
     assert len(shown) == 5
     assert {name: f"{printed(found[name])}" for name in shown} == {
-        name: value.replace("\u2212", "-") for name, value in shown.items()
+        name: value.replace("\u2212", "-").replace("+", "") for name, value in shown.items()
     }
 
 

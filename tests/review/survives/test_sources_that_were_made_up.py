@@ -30,13 +30,13 @@ def test_an_empty_week_has_empty_sections_and_no_source() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "According to Reuters, the {a} Treasury yield {b} by {c} to {d}.",
-        "The {a} Treasury yield {b} by {c} to {d}, example.com reports.",
-        "The {a} Treasury yield {b} by {c} to {d}, analysts said.",
-        "The {a} Treasury yield {b} by {c} to {d} because of inflation.",
-        "The {a} Treasury yield {b} by {c} to {d} at Goldman.",
+        "According to Reuters, the {a} Treasury yield {b} and ended at {c}.",
+        "The {a} Treasury yield {b} and ended at {c}, example.com reports.",
+        "The {a} Treasury yield {b} and ended at {c}, analysts said.",
+        "The {a} Treasury yield {b} and ended at {c} because of inflation.",
+        "The {a} Treasury yield {b} and ended at {c} at Goldman.",
     ],
 )
 def test_a_model_names_no_source_and_no_cause_of_its_own(said: str) -> None:
     assert worded(said, HANDLES, SHOWN) is None
-    assert worded("In the week the {a} Treasury yield {b} by {c} to {d}.", HANDLES, SHOWN) is not None
+    assert worded("In the week the {a} Treasury yield {b} and ended at {c}.", HANDLES, SHOWN) is not None

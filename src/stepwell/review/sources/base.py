@@ -136,9 +136,9 @@ class Reader:
     def rows(self, *columns: str) -> Iterator[tuple[int, Mapping[str, str]]]:
         """Rows of a CSV with their numbers from 0. The columns are required; others may come."""
         table = csv.DictReader(io.StringIO(self.text()), strict=True)
-        if lacking := [name for name in columns if name not in (table.fieldnames or ())]:
-            raise self.fail(f"there is no column {', '.join(lacking)}")
         try:
+            if lacking := [name for name in columns if name not in (table.fieldnames or ())]:
+                raise self.fail(f"there is no column {', '.join(lacking)}")
             for number, row in enumerate(table):
                 if None in row or None in row.values():
                     raise self.fail(f"row {number + 2} has not as many fields as the header, or is cut short")
