@@ -172,7 +172,7 @@ def _verb(cell: Cell, language: Language) -> str:
 
 
 def _move(cell: Cell, form: str, language: Language) -> str:
-    """``fell by 4 basis points``, ``上行4个基点``; one word where it rounds to nothing. ``signed``: ``+4``."""
+    """``fell by 4 basis points``, ``上行4个基点``; one word for nothing. ``signed``: ``+4``."""
     if form == "signed":
         return ("+" if printed(cell) > 0 else "") + _value(cell, language)
     verbs = MOVES[form] if form in MOVES else {x: VERBS[x][KIND.get(cell.unit, "amount")] for x in LANGUAGES}
