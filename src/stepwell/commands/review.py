@@ -29,6 +29,7 @@ from stepwell.review.markdown import markdown
 from stepwell.review.page import Page
 from stepwell.review.pdf import pdf
 from stepwell.review.sample import SAMPLE_WEEK, sample
+from stepwell.review.theme import QUOTES, Theme, add_theme, read_theme
 from stepwell.review.verifier import verify as verified
 from stepwell.review.week import Week, week_of
 from stepwell.review.wording import LANGUAGES, Language
@@ -49,6 +50,7 @@ def write(
     model: str = "",
     key: str | None = None,
     seed: int = 0,
+    theme: Path | None = None,
     signals: Path | None = None,
     json_file: JsonOption = None,
 ) -> int:
@@ -61,7 +63,7 @@ def write(
         stepwell review write
         stepwell review fetch --week 2026-01-16 --into january
         stepwell review write --week 2026-01-16 --from january --lang en
-        stepwell review write --level write --server http://127.0.0.1:8000
+        stepwell review write --level write --server http://127.0.0.1:8000 --theme data-centres.pdf
 
     Parameters
     ----------
@@ -85,6 +87,9 @@ def write(
         The server's API key; else OPENAI_API_KEY.
     seed:
         Of the crew's sampling.
+    theme:
+        A document of your own (PDF, Markdown, HTML or text): sentences of it stand in the review, word for
+        word, as the document's; at ``choose`` and ``write`` the crew's analyst says which.
     signals:
         A log of ``stepwell signals run``: its newest head and the week's signals stand in the review. [the
         log of ``stepwell signals run`` where there is one]
@@ -96,7 +101,8 @@ def write(
     asked = week_of(week)
     facts, refused = _facts(asked, from_)
     _with_signals(facts, signals, asked, refused)
-    draft, spent = _drafted(facts, level, Given.of(server, key), model, seed)
+    quoted = None if theme is None else read_theme(theme)
+    draft, spent = _drafted(facts, level, Given.of(server, key), model, seed, quoted)
     out.mkdir(parents=True, exist_ok=True)
     pages: dict[str, str] = {}
     numerals = faults = 0
@@ -227,25 +233,32 @@ def _with_last_week(facts: Facts, out: Path, week: Week, language: Language) -> 
     return beside if found else facts
 
 
-def _drafted(facts: Facts, level: Level, given: Given, model: str, seed: int) -> tuple[Draft, list[Spent]]:
+def _drafted(
+    facts: Facts, level: Level, given: Given, model: str, seed: int, theme: Theme | None
+) -> tuple[Draft, list[Spent]]:
     if level == "templates":
         if given or model:
             raise BadInput("--level templates needs no model: say --level choose or write")
+        if theme is not None:
+            add_theme(facts, theme, theme.ranked[:QUOTES])
         return from_templates(facts), []
     wanted = model or (given.default() if given else default_model())
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-review-")))
         addressed = stack.enter_context(addresses(given, {wanted: "the crew"}, scratch, console))
-        return asyncio.run(_newsroom(facts, level, addressed, given.api_key, seed))
+        return asyncio.run(_newsroom(facts, level, addressed, given.api_key, seed, theme))
 
 
 async def _newsroom(
-    facts: Facts, level: Level, addressed: Sequence[Addressed], key: str, seed: int
+    facts: Facts, level: Level, addressed: Sequence[Addressed], key: str, seed: int, theme: Theme | None
 ) -> tuple[Draft, list[Spent]]:
     async with opened(addressed, key, seed) as servers:
         room = Newsroom(facts, servers, words=level == "write")
-        return await room.draft(), room.spent
+        draft = await room.draft()
+        if theme is not None:
+            add_theme(facts, theme, await room.quotes(theme))
+        return draft, room.spent
 
 
 def _languages(text: str) -> list[Language]:

@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 TEXT = frozenset({"h1", "h2", "p", "li", "figcaption", "tr"})
+LONG = 80
+"""Characters of a value that a note repeats no more: a sentence stands in the text above."""
 SHAPES = frozenset({"rect", "circle", "polyline"})
 
 
@@ -149,7 +151,7 @@ def document_of(page: bytes) -> Document:
 def note_of(row: Mapping[str, Any]) -> str:
     """Where a cell is from, in one line."""
     parts = [str(row["id"])]
-    if "value" in row:
+    if len(str(row.get("value", "x" * LONG))) < LONG:
         parts[0] += f" = {row['value']}"
     if how := row.get("derivation"):
         parts.append(f"{how['formula']} v{how['version']} of {', '.join(how['inputs'])}")

@@ -24,6 +24,7 @@ from stepwell.errors import StepwellError
 from stepwell.review.facts import Facts
 from stepwell.review.lexicon import invented, untraced
 from stepwell.review.outline import SECTIONS, Handle, Piece, Sentence, lookup, pieces_of, rotated, sayable
+from stepwell.review.theme import QUOTES, Theme
 from stepwell.review.wording import word
 from stepwell.review.writer import Draft, Said
 
@@ -82,25 +83,22 @@ class Newsroom:
             ]
         return draft
 
+    async def quotes(self, theme: Theme) -> list[int]:
+        """Which of a theme's best sentences stand in the review; the highest ranked where nobody answers."""
+        self.section = "theme"
+        letters = LETTERS[: len(theme.candidates)]
+        lines = [f"{a}: {theme.sentences[one]}" for a, one in zip(letters, theme.candidates, strict=True)]
+        order = _order(await self._ask("analyst", "\n".join(lines), _order_schema(letters)), letters)
+        if order is None:
+            return list(theme.ranked[:QUOTES])
+        return [theme.candidates[letters.index(letter)] for letter in order[:QUOTES]]
+
     async def _ordered(self, section: str, chosen: Sequence[Sentence], draft: Draft) -> Sequence[Sentence]:
         if len(chosen) < 2:
             return chosen
         letters = LETTERS[: len(chosen)]
         lines = [f"{letter}: {self._plain(one)}" for letter, one in zip(letters, chosen, strict=True)]
-        schema = {
-            "type": "object",
-            "required": ["order"],
-            "additionalProperties": False,
-            "properties": {
-                "order": {
-                    "type": "array",
-                    "minItems": len(letters),
-                    "maxItems": len(letters),
-                    "items": {"type": "string", "enum": list(letters)},
-                }
-            },
-        }
-        answer = await self._ask("analyst", "\n".join(lines), schema)
+        answer = await self._ask("analyst", "\n".join(lines), _order_schema(letters))
         order = _order(answer, letters)
         if order is None:
             draft.fallbacks += 1
@@ -169,6 +167,18 @@ class Newsroom:
             session.store.close()
         self.spent.append(Spent(self.section, role, result))
         return result.answer if result.status == "completed" and not result.cut else ""
+
+
+def _order_schema(letters: str) -> Mapping[str, object]:
+    """All letters, in any order."""
+    item = {"type": "string", "enum": list(letters)}
+    order = {"type": "array", "minItems": len(letters), "maxItems": len(letters), "items": item}
+    return {
+        "type": "object",
+        "required": ["order"],
+        "additionalProperties": False,
+        "properties": {"order": order},
+    }
 
 
 def _order(answer: str, letters: str) -> list[str] | None:

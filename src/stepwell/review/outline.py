@@ -22,6 +22,7 @@ TITLES: dict[str, dict[Language, str]] = {
     "policy": {"en": "The Federal Reserve", "zh": "美联储"},
     "events": {"en": "Events", "zh": "核心事件"},
     "labour": {"en": "Labour", "zh": "就业"},
+    "theme": {"en": "Theme in depth", "zh": "专题"},
 }
 
 

@@ -72,6 +72,12 @@ WORDS: dict[str, dict[Language, str]] = {
         "zh": "规则{$R.name}自{$R.acts}收盘起持有{$R.instrument}的{$R.position}。",
     },
     "head": {"en": "Newest head of the log: {signals.head}", "zh": "日志最新摘要：{signals.head}"},
+    "quoted": {
+        "en": "{theme.title}: sentences of {theme.file}, word for word. They are the document's: "
+        "nothing in them was checked against the data of the week.",
+        "zh": "{theme.title}：以下为{theme.file}原文摘录，内容由该文件负责，未与本周数据核对。",
+    },
+    "hash": {"en": "Fingerprint of the file: {theme.sha256}", "zh": "文件指纹：{theme.sha256}"},
     "empty": {"en": "No data.", "zh": "无数据。"},
     "trace": {
         "en": "Point at a number to see where it is from. Claims are printed as what somebody said.",
@@ -168,6 +174,7 @@ class Page:
             yield f"<section><h2>{TITLES[section][self.language]}</h2>"
             paragraph = self._section(section)
             yield f"<p>{paragraph}</p></section>" if paragraph else f"<p>{self._word('empty')}</p></section>"
+        yield from self._theme()
         yield from self._last_week()
         yield from self._signals()
         yield from self._unfit()
@@ -206,6 +213,15 @@ class Page:
         if lines:
             said = self._word(caption) + (f" · {self._word('mark')}" if self._made() else "")
             yield "<figure>" + "\n".join(lines) + f"<figcaption>{said}</figcaption></figure>"
+
+    def _theme(self) -> Iterable[str]:
+        if self.facts.get("theme.title") is None:
+            return
+        yield f"<section><h2>{TITLES['theme'][self.language]}</h2>"
+        yield f"<p>{self.marked(pieces_of(self._word('quoted')))}</p><ul>"
+        for cell in self.facts.under("theme.quote."):
+            yield f"<li>{self.mark(Handle(cell.id))}</li>"
+        yield f'</ul><p class="sources">{self.marked(pieces_of(self._word("hash")))}</p></section>'
 
     def _last_week(self) -> Iterable[str]:
         names = [index for index in INDEXES if self.facts.get(f"last.w.{index}.change")]

@@ -7,6 +7,7 @@ Chinese in STSong-Light, a font that the viewer brings: it is named in the file 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 from xml.sax.saxutils import escape
@@ -18,6 +19,8 @@ CHINESE = "STSong-Light"
 MARK = {"en": "MADE UP", "zh": "虚构数据"}
 RISES = {"en": ("#1a7f4b", "#b3372f"), "zh": ("#b3372f", "#1a7f4b")}
 """Colours of what is above and below nothing."""
+HAN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
+"""What Times has not; a quotation from a document may have it."""
 SIZES = {"h1": 20, "h2": 13, "made": 11, "figcaption": 8}
 
 
@@ -27,7 +30,7 @@ def pdf(document: Document) -> bytes:
     from reportlab.pdfbase.cidfonts import UnicodeCIDFont
     from reportlab.platypus import SimpleDocTemplate
 
-    if document.language == "zh":
+    if document.language == "zh" or any(HAN.search(block.text) for block in document.blocks):
         pdfmetrics.registerFont(UnicodeCIDFont(CHINESE))
     target = io.BytesIO()
     title = next((block.text for block in document.blocks if block.kind == "h1"), "")
@@ -55,12 +58,13 @@ def _flow(document: Document) -> Iterator[Any]:
     from reportlab.lib.styles import ParagraphStyle
     from reportlab.platypus import Paragraph, Spacer
 
-    def style(kind: str) -> Any:
+    def style(kind: str, text: str = "") -> Any:
         size = SIZES.get(kind, 10)
-        wrap = "CJK" if document.language == "zh" else None
+        chinese = document.language == "zh" or bool(HAN.search(text))
+        wrap = "CJK" if chinese else None
         return ParagraphStyle(
             kind,
-            fontName=_font(document),
+            fontName=CHINESE if chinese else _font(document),
             fontSize=size,
             leading=size * 1.35,
             spaceBefore=size * 0.5,
@@ -72,7 +76,7 @@ def _flow(document: Document) -> Iterator[Any]:
         if block.kind == "figure":
             yield _drawing(block, document)
         elif block.text.strip():
-            yield Paragraph(_marked(block), style(block.kind))
+            yield Paragraph(_marked(block), style(block.kind, block.text))
     yield Spacer(1, 12)
     cells = document.cells
     for number, name in enumerate(document.notes, 1):
