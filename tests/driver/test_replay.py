@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 
+from stepwell import cli
 from stepwell.commands.replay import replay
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
@@ -133,3 +134,49 @@ def test_who_looks_at_a_server_changes_no_decision(tmp_path: Path, every: int) -
         return recorder.digest
 
     assert live(tmp_path / "seen.jsonl", looks=True) == live(tmp_path / "unseen.jsonl", looks=False)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recorded") / "run.jsonl"
+    record(path)
+    return path
+
+
+def test_a_run_is_played_on_a_machine_of_the_catalogue_and_priced(recording: Path, tmp_path: Path) -> None:
+    """By rent, by a cost book for both machines, and on more chips: the turns are the recorded ones."""
+    out = tmp_path / "out.json"
+    flags = ["replay", str(recording), "--machine", "h100", "--json", str(out)]
+    found = []
+    for more in ([], ["--cost-book", "laptop"], ["--chips", "2", "--machine-model", "llama-3.1-70b"]):
+        assert cli.run([*flags, *more]) == 0
+        found.append(json.loads(out.read_text()))
+    for one in found:
+        here, there = one["runs"]
+        assert one["turns"] == here["run"]["turns"] == there["run"]["turns"] == 18
+        assert 0 < there["run"]["busy_s"] < here["run"]["busy_s"]
+    rented, booked, two = (one["runs"][1] for one in found)
+    assert rented["usd"] == pytest.approx(1.30 * rented["run"]["elapsed_s"] / 3600)
+    assert two["usd_hour"] == pytest.approx(2.60)
+    assert two["run"]["busy_s"] > rented["run"]["busy_s"]
+    assert found[0]["runs"][0]["usd"] is None
+    assert found[1]["runs"][0]["usd_hour"] > 0
+    assert booked["usd_hour"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--machine", "abacus"], "no hardware 'abacus': there is h100"),
+        (["--machine", "h100", "--machine-model", "kimi-k2"], "has no room for the longest turn"),
+        (["--machine", "h100", "--chips", "0"], "--chips 0: give 1 to 1024"),
+        (["--machine", "h100", "--policy", "lru,arc"], "give --policy one name"),
+        (["--cost-book", "laptop"], "give --machine"),
+        (["--machine", "h100", "--cost-book", "nobody.toml"], "nobody.toml"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_one_sentence(
+    flags: list[str], said: str, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["replay", str(recording), *flags]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

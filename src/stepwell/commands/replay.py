@@ -13,7 +13,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
+from stepwell.bench.common import JsonOption
 from stepwell.commands.fitting import fitted
+from stepwell.commands.replay_machine import Hardware, Priced, closing, hourly, machine_of, priced_table
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
@@ -32,7 +34,8 @@ def replay(
     file: Path,
     *,
     policy: Annotated[str | None, Parameter(show_default=False)] = None,
-    json_file: Path | None = None,
+    hardware: Hardware | None = None,
+    json_file: JsonOption = None,
 ) -> int:
     """Decide a recording again and check that nothing differs, or ask what another policy would have done.
 
@@ -42,6 +45,11 @@ def replay(
 
     With ``--policy`` the recorded turns arrive again, at their times, on a machine whose costs are fitted to
     the recording, once under each policy named. Example: ``stepwell replay run.jsonl --policy lru,stepwell``
+
+    With ``--machine`` they arrive on that part of the catalogue, too: how long its turns take by the
+    roofline of 'stepwell plan', and what it costs by a cost book or the catalogue's rent. Turns come when
+    they came, so a faster machine waits more: 'took' is what is paid for. A model of the machine, not of its
+    network or its engine's faults. Example: ``stepwell replay run.jsonl --machine h100``
 
     Exit code 0: the same decisions (or every policy played); 1: they differ (the first differing step is
     named); 2: not a recording, or no such policy.
@@ -55,6 +63,13 @@ def replay(
     json_file
         Write the result here as JSON (``-``: standard output).
     """
+    hardware = hardware or Hardware()
+    if hardware.machine is not None:
+        if policy is not None and "," in policy:
+            raise BadInput("--machine plays one policy: give --policy one name")
+        return _elsewhere(file, None if policy is None else _named(policy)[0], hardware, json_file)
+    if hardware != Hardware():
+        raise BadInput("--cost-book, --chips and the like say what --machine costs: give --machine")
     if policy is not None:
         return _compare(file, _named(policy), json_file)
     config, steps = read_recording(file)
@@ -99,6 +114,42 @@ def _write(result: dict[str, Any], json_file: Path | None) -> None:
         json_file.write_text(text)
 
 
+# --- what would it have cost elsewhere? --------------------------------------------------------
+
+
+def _elsewhere(file: Path, policy: str | None, wanted: Hardware, json_file: Path | None) -> int:
+    config, steps = read_recording(file)
+    console = Console(highlight=False, stderr=str(json_file) == "-")
+    reading = track(steps, description="reading the recording", console=Console(stderr=True), transient=True)
+    found = recorded_workload(config, reading)
+    if not found.turns:
+        raise BadInput(f"{file} holds no turns: there is nothing to play")
+    model, there, part = machine_of(wanted, found)
+    name = f"{wanted.chips} x {wanted.machine}, {wanted.machine_model} {wanted.weights}"
+    own, named = measured_model(found), policy or config.eviction
+    rows = [
+        Priced(
+            place,
+            _play(found, times, room, named, bounded=False),
+            hourly(wanted, room, of),
+        )
+        for place, times, room, of in (
+            ("as recorded", own, config, None),
+            (name, model, there, part),
+        )
+    ]
+    console.print(
+        fitted(console, priced_table(f"{file.name}: {len(found.turns)} turns", rows)), soft_wrap=True
+    )
+    costs = ", ".join(f"{key} {value:,}" for key, value in asdict(model).items() if key != "instant_disk")
+    console.print(f"{name}: {costs}", style="dim", markup=False, soft_wrap=True)
+    _write(
+        {"turns": len(found.turns), "machine": asdict(model), "runs": [r.as_json() for r in rows]}, json_file
+    )
+    console.print(closing(*rows), style="bold", markup=False, soft_wrap=True)
+    return 0
+
+
 # --- what would another policy have done? -----------------------------------------------------
 
 
@@ -120,7 +171,7 @@ def _compare(file: Path, policies: list[str], json_file: Path | None) -> int:
     if not found.turns:
         raise BadInput(f"{file} holds no turns: there is nothing to play")
     runs = [
-        _play(found, model, config, name)
+        _play(found, model, config, name, bounded=is_available())
         for name in track(policies, description="playing", console=progress, transient=True)
     ]
     title = f"{file.name}: {len(found.turns)} turns"
@@ -143,9 +194,11 @@ def _closing(runs: Sequence[RunReport]) -> str:
     return f"replay: least cost of misses under {best[0]}, {least:,.2f} s."
 
 
-def _play(found: Recorded, model: MachineModel, config: PolicyConfig, policy: str) -> RunReport:
+def _play(
+    found: Recorded, model: MachineModel, config: PolicyConfig, policy: str, *, bounded: bool
+) -> RunReport:
     wanted = replace(config, eviction=policy)
-    return play(found, found.future(), model, wanted, "", bounded=is_available())
+    return play(found, found.future(), model, wanted, "", bounded=bounded)
 
 
 def _notes(found: Recorded, model: MachineModel) -> list[str]:
