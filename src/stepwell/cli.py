@@ -51,6 +51,7 @@ EXTRA_OF_MODULE = {
     "empyrical": "review",
     "reportlab": "review",
     "cryptography": "review",
+    "scipy": "soak",
 }
 """Which extra brings a module that is imported late."""
 
@@ -195,6 +196,7 @@ GROUPS = {
             Command("exactness", "stepwell.bench.exactness:main", "Demotion changes no token and no logit."),
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
             Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
+            Command("soak", "stepwell.bench.soak:main", "Does anything grow in hours of load?"),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
             Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
             Command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,36 +72,50 @@ def replay(
         raise BadInput("--cost-book, --chips and the like say what --machine costs: give --machine")
     if policy is not None:
         return _compare(file, _named(policy), json_file)
-    config, steps = read_recording(file)
-    console = Console(stderr=True)
-    again, log = Scheduler(config), DecisionLog()
-    counts: dict[str, int] = {}
+    again = decided_again(file)
+    _report(Console(stderr=True), again, json_file)
+    return 0 if again.differs_at is None else 1
+
+
+@dataclass(slots=True)
+class DecidedAgain:
+    """A recording and what the policy decided on it this time."""
+
+    log: DecisionLog = field(default_factory=DecisionLog)
+    events: dict[str, int] = field(default_factory=dict)
+    """How many of each kind."""
     differs_at: int | None = None
-    for step in track(steps, description="replaying", console=console, transient=True):
-        log.add(step.now_us, again.step(step.now_us, step.events))
+    """The line of the first step that was decided differently; nothing after it is decided. None: equal."""
+
+
+def decided_again(file: Path) -> DecidedAgain:
+    """Decide every step of a recording again. Raises ``RecordingError`` for what is none."""
+    config, steps = read_recording(file)
+    found, scheduler = DecidedAgain(), Scheduler(config)
+    for step in track(steps, description="replaying", console=Console(stderr=True), transient=True):
+        found.log.add(step.now_us, scheduler.step(step.now_us, step.events))
         for event in step.events:
-            counts[type(event).__name__] = counts.get(type(event).__name__, 0) + 1
-        if log.digest[:16] != step.digest:
-            differs_at = step.line
+            name = type(event).__name__
+            found.events[name] = found.events.get(name, 0) + 1
+        if found.log.digest[:16] != step.digest:
+            found.differs_at = step.line
             break
-    _report(console, log, counts, differs_at, json_file)
-    return 0 if differs_at is None else 1
+    return found
 
 
-def _report(
-    console: Console, log: DecisionLog, counts: dict[str, int], differs_at: int | None, json_file: Path | None
-) -> None:
-    same = differs_at is None
+def _report(console: Console, again: DecidedAgain, json_file: Path | None) -> None:
+    log, line = again.log, again.differs_at
+    same = line is None
     _write(
-        {"steps": log.plans, "events": counts, "digest": log.digest, "same": same, "line": differs_at},
+        {"steps": log.plans, "events": again.events, "digest": log.digest, "same": same, "line": line},
         json_file,
     )
-    events = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    events = ", ".join(f"{count} {name}" for name, count in sorted(again.events.items()))
     console.print(f"{log.plans} steps, {events or 'no events'}")
     if same:
         console.print(f"same decisions, digest {log.digest}")
     else:
-        console.print(f"the decisions differ from line {differs_at} on")
+        console.print(f"the decisions differ from line {line} on")
 
 
 def _write(result: dict[str, Any], json_file: Path | None) -> None:

@@ -24,6 +24,17 @@ def books(store: Store, tally: Tally) -> None:
     tally.counts["charges"] = sum(charged.get(agent, 0) for agent in tally.asked)
 
 
+def server(target: Target, tally: Tally) -> None:
+    """Hold against the server what its log and its ends say."""
+    for kind, found in (
+        ("traceback", target.tracebacks()),
+        ("unclear start", target.unclear_starts),
+        ("died", target.deaths),
+    ):
+        for sentence in found:
+            tally.wrong(kind, sentence)
+
+
 def charges(store: Store) -> dict[Agent, int]:
     """How many turns each agent was charged for."""
     rows = store.rows(

@@ -226,13 +226,7 @@ def _judge(scene: Scene, run: Run) -> None:
         checks.books(store, tally)
     finally:
         store.close()
-    for kind, found in (
-        ("traceback", target.tracebacks()),
-        ("unclear start", target.unclear_starts),
-        ("died", target.deaths),
-    ):
-        for sentence in found:
-            tally.wrong(kind, sentence)
+    checks.server(target, tally)
     tally.counts["kills"] = len(target.kills_s)
     tally.counts["starts that were refused"] = target.refused_starts
     run.counts.update(tally.counts)

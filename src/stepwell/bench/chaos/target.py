@@ -30,7 +30,7 @@ HOST_KV = {"null": "96KiB", "llamacpp": "24MiB"}
 DISK_KV = {"null": "2MiB", "llamacpp": "96MiB"}
 DEVICE_KV_TOKENS = 4_096
 
-CONFIG = """
+CONFIG = """{record}
 [engine]
 {engine}
 device_kv_tokens = {tokens}
@@ -80,6 +80,7 @@ class Target:
     engine: str
     ledger: str
     """A file or a PostgreSQL URL."""
+    record: Path | None = None
     port: int = field(default_factory=free_port)
     control: Control = field(init=False)
     process: subprocess.Popen[bytes] | None = None
@@ -99,6 +100,7 @@ class Target:
         self.control = Control(self.scratch / "control", create=True)
         self.config.write_text(
             CONFIG.format(
+                record="" if self.record is None else f'record = "{self.record}"',
                 engine=ENGINES[self.engine],
                 tokens=DEVICE_KV_TOKENS,
                 host_kv=HOST_KV[self.engine],
