@@ -148,6 +148,7 @@ GROUPS = {
             ),
             Command("top", "stepwell.commands.ledger:top", "The agents or sessions that cost or lose most."),
             Command("backup", "stepwell.commands.ledger_backup:backup", "A copy while the server runs."),
+            Command("compact", "stepwell.commands.ledger_compact:compact_books", "Old postings, day by day."),
             Command("bill", "stepwell.commands.ledger_bill:bill", "A customer's month, as a page to send."),
             Command("books", "stepwell.commands.ledger_books:books", "What there is to price by."),
             Command("verify", "stepwell.commands.ledger_verify:verify", "Check the books, entry by entry."),

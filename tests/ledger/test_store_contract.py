@@ -355,7 +355,7 @@ def test_older_tables_are_brought_up_to_date_by_who_writes(
     old.close()
     statement = "ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT 'none'"
     monkeypatch.setattr(schema, "VERSION", VERSION + 1)
-    monkeypatch.setattr(schema, "MIGRATIONS", {VERSION: (statement,)})
+    monkeypatch.setattr(schema, "MIGRATIONS", {**schema.MIGRATIONS, VERSION: lambda dialect: (statement,)})
     with pytest.raises(LedgerError, match="start a server on it once"):
         open_books(create=False)
     for _ in range(2):

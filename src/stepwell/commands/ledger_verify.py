@@ -55,6 +55,8 @@ def verify(
     if (more := len(found.differences) - MOST_LINES) > 0:
         console.print(f"and {more:,} more (--json has them)")
     looked_at = f"{found.postings:,} postings, {found.accounts:,} accounts, {found.runs:,} runs"
+    if found.balances:
+        looked_at += f", {found.balances:,} daily balances"
     if recording:
         looked_at += f", {found.replayed:,} made again from recordings"
     if found.differences:

@@ -107,6 +107,9 @@ class Store(Protocol):
     def end(self, run: RunId, at_us: int) -> None:
         """The run has closed its books; its positions are gone with it."""
 
+    def compact(self, run: RunId, first: int, last: int) -> int:
+        """Put daily balances in the place of the postings of these batches; returns how many there were."""
+
     def open_runs(self, node: str) -> list[OpenRun]:
         """Runs of a node that have no end in the books, oldest first."""
 

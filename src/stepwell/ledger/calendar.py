@@ -57,7 +57,7 @@ def name_of(start: datetime, unit: str) -> str:
 
 def _ends(store: Store, period: Period) -> tuple[int | None, int | None]:
     found: list[int] = []
-    for table in ("usage", "postings"):
+    for table in ("usage", "entries"):
         where, values = period.where("r")
         ((first, last),) = store.rows(f"SELECT MIN(at_us), MAX(at_us) FROM {table} r WHERE {where}", values)
         found += [int(at_us) for at_us in (first, last) if at_us is not None]

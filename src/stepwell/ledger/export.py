@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.queries import Accounts, Period, belongs
-from stepwell.ledger.types import Account, Cause
+from stepwell.ledger.queries import Accounts, Period, belongs, join_sum
+from stepwell.ledger.types import MAX_AMOUNT, Account, Cause
 
 ROWS_AT_ONCE = 20_000
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -69,13 +70,28 @@ def postings_sheet(store: Store, period: Period, tenant: str | None = None) -> S
     parts = {f"{side}_{name}": "VARCHAR" for side in sides for name in ("kind", *WHO)}
 
     def rows() -> Iterator[Row]:
-        for row in _pages(store, "postings", POSTINGS_READ, period):
+        for row in chain(_balances(store, period), _pages(store, "postings", POSTINGS_READ, period)):
             both = [known[row[side]] for side in sides]
             if any(belongs(account, tenant) for account in both):
                 who = [cell for account in both for cell in (account.kind.value, *_who(account))]
                 yield [*(row[name] for name in (*KEYED, *plain)), *who]
 
     return Sheet({**columns, **parts}, rows())
+
+
+def _balances(store: Store, period: Period) -> Iterator[dict[str, Any]]:
+    """Daily balances in the shape of postings: ``n`` is -1, and what is too large for one row is two."""
+    where, values = period.where("t")
+    names = ("run", "batch", "at_us", "debit", "credit", "resource", "cause", "request")
+    rows = store.rows(
+        f"SELECT {', '.join(names)}, high, low FROM daily t WHERE {where} ORDER BY {', '.join(names)}", values
+    )
+    for *row, high, low in rows:
+        left = join_sum(high, low)
+        while left > 0:
+            amount = min(left, MAX_AMOUNT)
+            yield dict(zip(names, row, strict=True)) | {"n": -1, "amount": amount}
+            left -= amount
 
 
 SPEND_LOG: Mapping[str, str] = {

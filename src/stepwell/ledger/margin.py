@@ -103,7 +103,9 @@ class Sums:
 
 
 def read_sums(store: Store, period: Period) -> Sums:
-    """All sums by account. Goes over the period's postings once."""
+    """All sums by account. Goes over the period's postings once. Raises ``BadInput`` for a period that cuts
+    a day whose postings were added up."""
+    queries.require_whole_days(store, period)
     spent, moved = queries.spent(store, period), queries.moves(store, *period.where("p"))
     return Sums(queries.Accounts(store), spent, queries.flows(moved), queries.displaced(moved))
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from stepwell.errors import BadInput
 from stepwell.ledger.base import LedgerError, RunId, Store
 from stepwell.ledger.types import Account, Kind, Resource
 
 AccountId = int
 LAST_US = 2**63 - 1
+DAY_US = 86_400_000_000
 
 
 class Counts(NamedTuple):
@@ -47,6 +50,10 @@ COUNTED = (
 def counts_of(columns: Sequence[Any]) -> Counts:
     """What ``COUNTED`` answered. PostgreSQL sums integers into decimals, hence ``int``."""
     return Counts._make([*map(int, columns[:6]), join_sum(columns[6], columns[7])])
+
+
+HALVES = "SUM(p.high), SUM(p.low)"
+"""SQL for the sum over rows ``p`` of ``entries``, in two halves; see ``join_sum``."""
 
 
 def split_sum(column: str) -> str:
@@ -114,6 +121,8 @@ class RunRow(NamedTuple):
     config: str
     cost_book: str
     totals: str
+    compacted_batch: int = 0
+    """Up to here its postings are kept as daily balances."""
 
 
 ACCOUNT_COLUMNS = "id, kind, tenant, key, service_tier, session, agent, parent_agent, role"
@@ -150,8 +159,8 @@ def _account(row: Sequence[Any]) -> Account:
 def runs(store: Store) -> list[RunRow]:
     """Every run there is, oldest first."""
     rows = store.rows(
-        "SELECT id, node, started_at_us, ended_at_us, last_batch, model, config, cost_book, totals "
-        "FROM runs ORDER BY id"
+        "SELECT id, node, started_at_us, ended_at_us, last_batch, model, config, cost_book, totals, "
+        "compacted_batch FROM runs ORDER BY id"
     )
     return [RunRow(*row) for row in rows]
 
@@ -177,15 +186,27 @@ class Move(NamedTuple):
 
 
 def moves(store: Store, where: str, values: Sequence[Any]) -> list[Move]:
-    """Sums of the postings ``p`` that the SQL in ``where`` names. Goes over them once."""
+    """Sums of the entries ``p`` (postings and daily balances) that the SQL in ``where`` names. Goes over them
+    once."""
     groups = "p.run, p.debit, p.credit, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END"
-    rows = store.rows(
-        f"SELECT {groups}, {split_sum('p.amount')} FROM postings p WHERE {where} GROUP BY {groups}", values
-    )
+    rows = store.rows(f"SELECT {groups}, {HALVES} FROM entries p WHERE {where} GROUP BY {groups}", values)
     return [
         Move(run, debit, credit, resource, bool(between), join_sum(high, low))
         for run, debit, credit, resource, between, high, low in rows
     ]
+
+
+def require_whole_days(store: Store, period: Period) -> None:
+    """Raises ``BadInput`` when an end of the period lies inside a day of which only balances are left."""
+    for at_us in (period.since_us, period.until_us):
+        if into_us := at_us % DAY_US:
+            day_us = at_us - into_us
+            if store.rows("SELECT 1 FROM daily WHERE at_us = ? LIMIT 1", (day_us,)):
+                day = datetime.fromtimestamp(day_us // 1_000_000, UTC)
+                raise BadInput(
+                    f"the postings of {day:%Y-%m-%d} are kept as daily balances (UTC): begin and end the "
+                    "period at midnight there, such as --since with a date"
+                )
 
 
 def flows(moved: Iterable[Move]) -> list[Flow]:

@@ -29,18 +29,18 @@ from stepwell.ledger.types import (
     Resource,
 )
 
-SUM = "SUM({0} * (amount >> 32)), SUM({0} * (amount & 4294967295))"
+SUM = "SUM({0} * high), SUM({0} * low)"
 """A signed sum of amounts in two halves, neither of which overflows 64 bits; for ``join_sum``."""
 
 MACHINE_SUMS = (
-    f"SELECT resource, {SUM.format('CASE WHEN debit = m.id THEN 1 ELSE -1 END')} FROM postings, "
+    f"SELECT resource, {SUM.format('CASE WHEN debit = m.id THEN 1 ELSE -1 END')} FROM entries, "
     "(SELECT id FROM accounts WHERE kind = 'machine') m "
     "WHERE run = ? AND (debit = m.id OR credit = m.id) GROUP BY resource"
 )
 _COLUMNS = ", ".join(f"a.{name}" for name in ACCOUNT_FIELDS)
 OPEN_HOLDS = (
     f"SELECT {_COLUMNS}, p.request, {SUM.format('CASE WHEN p.credit = a.id THEN 1 ELSE -1 END')} "
-    "FROM postings p JOIN accounts a ON a.kind = 'held' AND (p.credit = a.id OR p.debit = a.id) "
+    "FROM entries p JOIN accounts a ON a.kind = 'held' AND (p.credit = a.id OR p.debit = a.id) "
     f"WHERE p.run = ? AND p.resource = 'microusd' GROUP BY a.id, {_COLUMNS}, p.request "
     "ORDER BY a.id, p.request"
 )

@@ -28,6 +28,8 @@ from pydantic import ConfigDict, Field
 from stepwell.ledger.types import Budget, Scope
 
 NO_LEDGER = "none"
+LEAST_KEEP_DAYS = 2
+"""What the live page and /admin/margin look back over is never added up."""
 FROM_SETTINGS = "settings"
 """The actor of a budget that a settings file names."""
 OPERATOR = "operator"
@@ -57,6 +59,9 @@ class LedgerSettings:
     loses nothing but the step in flight."""
     storage_every_s: Annotated[int, Field(ge=1, le=86_400)] = 10
     """How often the room that idle agents take is posted; more and more rarely while nobody calls."""
+    keep_days: Annotated[int, Field(ge=LEAST_KEEP_DAYS, le=36_500)] | None = None
+    """So many whole days (UTC) of postings stay as they are; once a day, older ones become daily balances.
+    None: all stay."""
     backlog_postings: Annotated[int, Field(ge=1_000, le=100_000_000)] = 200_000
     """What may wait in memory while the ledger cannot be written; from half of it requests are refused."""
 

@@ -53,6 +53,24 @@ ADVANCE_RUN = (
     "WHERE id = ? AND last_batch < ? AND ended_at_us IS NULL"
 )
 
+_OPEN_HOLDS = " UNION ALL ".join(
+    f"SELECT h.{side} AS account, h.request AS request, {sign}(h.amount >> 32) AS high, "
+    f"{sign}(h.amount & 4294967295) AS low FROM postings h JOIN accounts a ON a.id = h.{side} "
+    f"WHERE h.run = ? AND h.batch >= ? AND h.batch <= ? AND h.resource = 'microusd' AND a.kind = 'held'"
+    for side, sign in (("credit", ""), ("debit", "-"))
+)
+_WHOSE = "CASE WHEN p.request = 0 THEN 0 WHEN o.request IS NULL THEN -1 ELSE p.request END"
+_DAILY_KEY = f"p.run, p.at_us - p.at_us % 86400000000, p.debit, p.credit, p.resource, p.cause, {_WHOSE}"
+ADD_UP = (
+    "INSERT INTO daily (batch, run, at_us, debit, credit, resource, cause, request, high, low) "
+    f"SELECT MAX(p.batch), {_DAILY_KEY}, SUM(p.amount >> 32), SUM(p.amount & 4294967295) FROM postings p "
+    f"LEFT JOIN (SELECT t.request FROM ({_OPEN_HOLDS}) t GROUP BY t.request "
+    "HAVING SUM(t.high) * 4294967296 + SUM(t.low) <> 0) o ON o.request = p.request "
+    f"WHERE p.run = ? AND p.batch >= ? AND p.batch <= ? GROUP BY {_DAILY_KEY}"
+)
+"""Parameters: three times run, first and last batch. A request that holds money at the
+end of the part, or held some at its beginning, keeps its number: what it holds is looked for by request."""
+
 
 class Cursor(Protocol):
     """As much of a database cursor as the common SQL needs; placeholders are ``?``."""
@@ -199,6 +217,23 @@ class SqlStore(ABC):
                 (at_us, at_us, run),
             )
             cursor.execute("DELETE FROM positions WHERE run = ?", (run,))
+
+    def compact(self, run: RunId, first: int, last: int) -> int:
+        """Add up the postings of batches ``first`` to ``last`` into daily balances, as a whole or not at all.
+        Returns how many postings there were; 0 when the run's balances do not end before ``first``: another
+        process was here."""
+        part = (run, first, last)
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE runs SET compacted_batch = ? "
+                "WHERE id = ? AND compacted_batch = ? AND last_batch >= ?",
+                (last, run, first - 1, last),
+            )
+            if cursor.rowcount != 1:
+                return 0
+            cursor.execute(ADD_UP, (*part, *part, *part))
+            cursor.execute("DELETE FROM postings WHERE run = ? AND batch >= ? AND batch <= ?", part)
+            return cursor.rowcount
 
     def open_runs(self, node: str) -> list[OpenRun]:
         found = self.rows(

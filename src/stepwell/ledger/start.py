@@ -15,6 +15,7 @@ from stepwell.ledger.base import Run, RunId, Store
 from stepwell.ledger.bills import Bills
 from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetName
+from stepwell.ledger.compaction import Compactor
 from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book
 from stepwell.ledger.keeper import Keeper, Sums
 from stepwell.ledger.meter import Meter
@@ -47,6 +48,8 @@ class Ledger:
     """Runs of this node that had been cut off, and are closed now."""
     header: dict[str, object]
     """What a recording must know for its postings to be made again."""
+    compactor: Compactor | None = None
+    """Adds up old postings, where the settings say how long they stay."""
 
     @property
     def bills(self) -> Bills:
@@ -91,6 +94,8 @@ class Ledger:
 
     def close(self) -> None:
         """Release the store; the driver has closed the run, unless it never was there."""
+        if self.compactor is not None:
+            self.compactor.close()
         self.writer.abandon()
         self.store.close()
 
@@ -157,7 +162,10 @@ def open_ledger(
         "model": model,
         "price_book": prices.text,
     }
-    return Ledger(store, run, keeper, writer, prices, costs, rates, recovered, header)
+    compactor = None
+    if settings.keep_days is not None and posted_at_us is not None:  # simulated days pass too quickly
+        compactor = Compactor(partial(open_store, settings.path), settings.keep_days, posted_at_us)
+    return Ledger(store, run, keeper, writer, prices, costs, rates, recovered, header, compactor)
 
 
 def default_path() -> Path:

@@ -70,6 +70,8 @@ class Verified:
     """What was looked at, and what was found."""
 
     postings: int = 0
+    balances: int = 0
+    """Daily ones, of postings that were added up."""
     accounts: int = 0
     runs: int = 0
     replayed: int = 0
@@ -92,10 +94,12 @@ def verify(store: Store, replay: Replay | None = None, progress: Progress | None
 
 def _verify_run(run: _Run, replay: Replay | None, found: Verified) -> None:
     found.postings += run.count("postings")
+    found.balances += run.count("daily")
     moved = moves(run.store, *run.part("p"))
     checks = [
         _entries(run, "postings"),
         _entries(run, "usage"),
+        _compacted(run),
         _clock(run),
         _amounts(run),
         _unknown_accounts(run, moved),
@@ -131,7 +135,7 @@ def _recovery_batch(run: _Run) -> int | None:
     """The batch that was entered for a run after it had been cut off."""
     where, values = run.part("p")
     rows = run.store.rows(
-        f"SELECT MIN(p.batch) FROM postings p WHERE {where} AND p.cause = ?", [*values, Cause.RECOVERY.value]
+        f"SELECT MIN(p.batch) FROM entries p WHERE {where} AND p.cause = ?", [*values, Cause.RECOVERY.value]
     )
     return None if rows[0][0] is None else int(rows[0][0])
 
@@ -187,7 +191,7 @@ def describe(account: Account) -> str:
 
 
 def _strangers(store: Store) -> Iterator[Difference]:
-    for table in ("postings", "usage"):
+    for table in ("postings", "usage", "daily"):
         rows = store.rows(
             f"SELECT t.run, COUNT(*) FROM {table} t LEFT JOIN runs r ON r.id = t.run "
             "WHERE r.id IS NULL GROUP BY t.run ORDER BY t.run"
@@ -214,6 +218,18 @@ def _entries(run: _Run, table: str) -> Iterator[Difference]:
     )
     for (batch,) in beyond:
         yield Difference(f"{run}: last batch of {table}", str(batch), f"at most {run.row.last_batch}")
+
+
+def _compacted(run: _Run) -> Iterator[Difference]:
+    """What was added up is in the daily balances alone, and nothing else is."""
+    for table, beyond, should in (("postings", "<=", "none of them"), ("daily", ">", "at most that batch")):
+        ((count,),) = run.store.rows(
+            f"SELECT COUNT(*) FROM {table} t WHERE t.run = ? AND t.batch {beyond} ?",
+            [run.row.id, run.row.compacted_batch],
+        )
+        if count:
+            what = f"{run}, added up to batch {run.row.compacted_batch}: rows of {table}"
+            yield Difference(what, str(count), should)
 
 
 def _clock(run: _Run) -> Iterator[Difference]:
@@ -330,8 +346,8 @@ def _holds(run: _Run) -> Iterator[Difference]:
     """A run that has ended holds nobody's money any more."""
     where, values = run.part("p")
     sides = " UNION ALL ".join(
-        f"SELECT p.{side} AS account, p.request AS request, {sign}(p.amount >> 32) AS high, "
-        f"{sign}(p.amount & 4294967295) AS low FROM postings p JOIN accounts a ON a.id = p.{side} "
+        f"SELECT p.{side} AS account, p.request AS request, {sign}p.high AS high, "
+        f"{sign}p.low AS low FROM entries p JOIN accounts a ON a.id = p.{side} "
         f"WHERE {where} AND p.resource = ? AND a.kind = ?"
         for side, sign in (("credit", ""), ("debit", "-"))
     )
