@@ -39,7 +39,9 @@ CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 
 EXTRAS = {
     "demo": "llamacpp,documents,review",
-    "test": "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,plans,review,bound,soak",
+    "test": (
+        "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,plans,review,bound,soak"
+    ),
 }
 POLICY_PACKAGES = ["cyclopts", "hypothesis", "msgspec", "pytest", "pytest-timeout", "rich", "xxhash"]
 """What the tests of the policy and ``stepwell bench policies`` need; the policy itself needs none of it."""
