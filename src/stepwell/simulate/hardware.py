@@ -4,8 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from stepwell.policy.types import Piece
+
+Depths = tuple[int, int]
+"""Over a batch's tokens, how many stand before each: summed over pieces of prompts, and over those that decode."""
+
+
+class StepCosts(Protocol):
+    """What a modelled machine takes for what it does. All answers are whole microseconds."""
+
+    @property
+    def copy_us_per_block(self) -> int:
+        """Device to host or back, one block; the step waits for it."""
+
+    @property
+    def token_bytes(self) -> int:
+        """KV of one token."""
+
+    @property
+    def instant_disk(self) -> bool:
+        """Transfers end at the next step."""
+
+    def step_us(self, prefill: int, decoding: int, prompt_depth: int, depth: int) -> int:
+        """One batch: tokens of prompts, sequences that decode, and the two ``Depths``."""
+
+    def prefill_us(self, start: int, stop: int) -> int:
+        """Computing tokens ``[start, stop)`` of one prompt."""
+
+    def read_us(self, size_bytes: int) -> int:
+        """From disk."""
+
+    def write_us(self, size_bytes: int) -> int:
+        """To disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +63,8 @@ class MachineModel:
     instant_disk: bool = False
     """Transfers end at the next step, as those of ``MemoryTiers`` do (to compare the two)."""
 
-    def batch_us(self, pieces: Sequence[Piece]) -> int:
-        """How long one step runs."""
-        prefill = sum(p.count for p in pieces if p.count > 1)
-        decoding = sum(1 for p in pieces if p.count == 1)
-        return self.step_us(prefill, decoding, depth_of(pieces))
-
-    def step_us(self, prefill: int, decoding: int, depth_tokens: int) -> int:
+    def step_us(self, prefill: int, decoding: int, prompt_depth: int, depth: int) -> int:
+        depth_tokens = prompt_depth + depth
         cost_us = prefill * self.prefill_us_per_token + depth_tokens * self.depth_ns_per_token // 1000
         if decoding:
             cost_us += self.decode_us_per_step + decoding * self.decode_us_per_sequence
@@ -59,6 +86,7 @@ class MachineModel:
         return 0 if self.instant_disk else self.transfer_us
 
 
-def depth_of(pieces: Sequence[Piece]) -> int:
-    """The sum over the batch's tokens of how many stand before each (as ``Computed`` has it)."""
-    return sum(p.count * (2 * p.start + p.count) // 2 for p in pieces)
+def depths_of(pieces: Sequence[Piece]) -> Depths:
+    """The depths of a batch; together they are what ``Computed`` has."""
+    prompts = sum(p.count * (2 * p.start + p.count) // 2 for p in pieces if p.count > 1)
+    return prompts, sum(p.start for p in pieces if p.count == 1)

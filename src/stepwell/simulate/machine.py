@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stepwell.errors import StepwellError
-from stepwell.loop.step import Loop
+from stepwell.loop.step import Loop, Observer
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.turns import TurnState
 from stepwell.policy.types import (
@@ -38,9 +38,9 @@ from stepwell.policy.types import (
     RequestId,
     Seal,
 )
-from stepwell.simulate.hardware import MachineModel, depth_of
+from stepwell.simulate.hardware import Depths, StepCosts, depths_of
 from stepwell.simulate.meter import Meter
-from stepwell.simulate.timeline import Timeline
+from stepwell.simulate.timeline import NoTimeline, Timeline
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
 _NUDGE_US = 100  # a policy that wants to be called again at once: time passes all the same
@@ -114,33 +114,60 @@ class Live:
         return hashlib.blake2b(salt + rest.to_bytes(2, "big"), digest_size=16).digest()
 
 
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A batch that is under way: the same pieces, each moved on by its count, ``strides`` times."""
+
+    turns: list[tuple[Live, Piece]]
+    started_us: int
+    most_strides: int
+    """No turn ends and nothing new is to decide before so many."""
+    prefill: int
+    decode: int
+    depths: Depths
+    deeper: Depths
+    """What each stride adds to the depths."""
+    first_us: int = 0
+    """When the first stride ends."""
+    strides: int = 0
+    ends_us: int = 0
+
+
 class Machine:
-    """One run: ``run`` until nothing is left to do.
+    """One run: ``run`` until nothing is left to do; or one replica of many, which ``act`` when it is time.
 
     ``strides``: take steps that decide nothing new in one go (``Plan.steady_steps``), with the same outcome.
     ``strict``: check every invariant of the policy after every step.
+    ``bounded``: keep the timeline that the lower bound of ``bound.py`` needs.
+    ``observers``: see every step, as in a server.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
-        model: MachineModel,
+        model: StepCosts,
         source: Source,
         meter: Meter,
         *,
         strides: bool = True,
         strict: bool = False,
+        bounded: bool = True,
+        observers: Sequence[Observer] = (),
+        now_us: int = 0,
     ) -> None:
         self.scheduler, self.model, self.source, self.meter = scheduler, model, source, meter
-        self.timeline = Timeline(scheduler.config.unit_tokens)
-        self.loop = Loop(scheduler, self, lambda: self.now_us)
-        self.now_us = 0
+        self.timeline = (Timeline if bounded else NoTimeline)(scheduler.config.unit_tokens)
+        self.loop = Loop(scheduler, self, lambda: self.now_us, observers)
+        self.now_us = now_us
         self.steps = 0
         self._idle_steps = 0
         self._strides = strides
         self._strict = strict
         self._results: list[Event] = []
-        self._live: dict[RequestId, Live] = {}
+        self.live: dict[RequestId, Live] = {}
+        self.flight: Flight | None = None
+        self._wake_us: int | None = now_us
+        """When the policy is to be called again; None: at the next event."""
         self._next_request = 0
         self._order = 0
         self._inbox: list[tuple[int, int, Call | Event]] = []
@@ -154,34 +181,53 @@ class Machine:
 
     def run(self) -> None:
         """Step until every turn has ended. ``SimulationError`` when the policy lets one wait for ever."""
-        while self._idle_steps < _IDLE_STEPS:
-            due_us = self.loop.step()
-            if self._strict:
-                self.scheduler.check()
-            if due_us is not None and due_us <= self.now_us:
-                continue
-            if not self._inbox and not self._live:
-                return
-            next_us = min(self._next_due_us(), _FOREVER if due_us is None else due_us)
-            if next_us == _FOREVER:
-                raise SimulationError(f"{len(self._live)} turns wait and nothing will happen any more")
-            next_us = max(next_us, self.now_us + _NUDGE_US) if next_us <= self.now_us else next_us
-            self._pass_to(next_us)
-        raise SimulationError(f"the policy goes round in circles at {self.now_us} us: nothing runs any more")
+        while (next_us := self.next_us()) is not None:
+            self.act(next_us)
+
+    def next_us(self) -> int | None:
+        """When this machine wants to ``act``; None: nothing is left to do, and nothing is expected."""
+        if self.flight is not None:
+            return self.flight.ends_us
+        if self._wake_us is not None and self._wake_us <= self.now_us:
+            return self.now_us
+        if not self._inbox and not self.live:
+            return None
+        next_us = min(self._next_due_us(), _FOREVER if self._wake_us is None else self._wake_us)
+        if next_us == _FOREVER:
+            raise SimulationError(f"{len(self.live)} turns wait and nothing will happen any more")
+        return next_us if next_us > self.now_us else self.now_us + _NUDGE_US
+
+    def act(self, now_us: int) -> None:
+        """What is due: the batch under way ends, the policy decides, and the next batch begins."""
+        if self._idle_steps >= _IDLE_STEPS:
+            raise SimulationError(f"the policy goes round in circles at {self.now_us} us: nothing runs any more")
+        if self.flight is not None:
+            self._land(self.flight)
+        elif now_us > self.now_us:
+            self._pass_to(now_us)
+        self._wake_us = self.loop.step()
+        if self._strict:
+            self.scheduler.check()
+
+    def deliver(self, at_us: int, what: Call | Event) -> None:
+        """Something comes from outside. A batch that is under way is not run again after that moment."""
+        self._expect(((at_us, what),))
+        if self.flight is not None and self.flight.strides > 1:
+            self._plan_flight(self.flight)
 
     # --- as the loop's executor ---------------------------------------------------------------
 
     @property
     def has_results(self) -> bool:
-        return bool(self._results)
+        return bool(self._results) or self.flight is not None
 
     def poll(self) -> list[Event]:
         """What has happened; a turn that was cancelled has ended by now."""
         events = [*self._results, *self._ended_transfers(), *self._arrivals()]
         self._results = []
         for event in events:
-            if isinstance(event, RequestCancelled) and event.request in self._live:
-                self._end(self._live[event.request], "cancelled")
+            if isinstance(event, RequestCancelled) and event.request in self.live:
+                self._end(self.live[event.request], "cancelled")
         return events
 
     def execute(self, plan: Plan) -> None:
@@ -190,7 +236,7 @@ class Machine:
         self._carry_out(plan.actions)
         self._idle_steps = 0 if plan.batch else self._idle_steps + 1
         if plan.batch:
-            self._run(plan)
+            self._start_batch(plan)
 
     def settle(self, events: Sequence[Event]) -> None:
         """A turn that ends is forgotten at once: nothing here is shared with other threads."""
@@ -250,12 +296,12 @@ class Machine:
             at_us,
             len(arrival.units),
         )
-        self._live[live.request] = live
+        self.live[live.request] = live
         self.meter.arrived(arrival, at_us)
         return arrival
 
     def _end(self, live: Live, reason: str) -> None:
-        del self._live[live.request]
+        del self.live[live.request]
         self.timeline.grew(live.request, live.total)
         self.meter.ended(live.request, self.now_us, reason)
         self._expect(self.source.ended(live.call, live.request, self.now_us, reason))
@@ -276,10 +322,10 @@ class Machine:
                 case Close(request, preempted):
                     self.meter.preemptions += preempted
                     if preempted:
-                        self.timeline.grew(request, self._live[request].total)
+                        self.timeline.grew(request, self.live[request].total)
                     self.timeline.closed(request, self.now_us)
                 case Refuse(request, code):
-                    self._end(self._live[request], code)
+                    self._end(self.live[request], code)
 
     def _drop(self, block: BlockId, tier: KvTier) -> None:
         if block not in self._kept[tier]:
@@ -316,43 +362,69 @@ class Machine:
         if any(block not in self._kept[DEVICE] for block in action.blocks):
             raise SimulationError("the policy opens a turn on blocks that the device does not hold")
         self.meter.opened(action)
-        self.timeline.opened(action.request, self._live[action.request].total)
+        self.timeline.opened(action.request, self.live[action.request].total)
 
     # --- the batch ----------------------------------------------------------------------------
 
-    def _run(self, plan: Plan) -> None:
+    def _start_batch(self, plan: Plan) -> None:
         """Run the batch, and again as often as the plan holds and nothing happens."""
-        pieces = plan.batch
-        prefill = sum(p.count for p in pieces if p.count > 1)
-        decode = sum(1 for p in pieces if p.count == 1)
-        depth, deeper = depth_of(pieces), sum(p.count * p.count for p in pieces)
-        turns = [(self._live[p.request], p) for p in pieces]
-        steady = plan.steady_steps if self._strides else 1
-        due_us = self._next_due_us()
-        finished = False
-        for stride in range(1, steady + 1):
-            duration_us = self.model.step_us(prefill, decode, depth)
-            self._pass(duration_us)
-            self._results.append(Computed(prefill, decode, depth, duration_us))
-            self.meter.ran(prefill, decode, duration_us)
-            depth += deeper
-            for live, piece in turns:
-                finished |= self._sample(live, piece, stride)
-            if finished or self.now_us >= due_us:
-                break
-        for live, piece in turns:
-            self._progress(live, piece, stride)
+        turns = [(self.live[p.request], p) for p in plan.batch]
+        most = plan.steady_steps if self._strides else 1
+        if most > 1:
+            most = max(1, min(most, *(self._left(live) for live, _ in turns)))
+        prefill = sum(p.count for p in plan.batch if p.count > 1)
+        flight = Flight(turns, self.now_us, most, prefill, len(turns), depths_of(plan.batch), (0, len(turns)))
+        flight.decode = sum(1 for p in plan.batch if p.count == 1)
+        self._plan_flight(flight)
+        self.flight = flight
 
-    def _sample(self, live: Live, piece: Piece, stride: int) -> bool:
-        """A token comes out if the piece reached the last one that is known. True: it was the last."""
-        if piece.start + piece.count * stride != live.total:
-            return False
-        self.timeline.ready(live.request, live.units, self.now_us)
-        live.total += 1
-        live.generated += 1
-        if live.generated == 1:
-            self.meter.first_token(live.request, self.now_us)
-        return self._is_done(live)
+    def _left(self, live: Live) -> int:
+        """Tokens that it still generates."""
+        room = self.scheduler.config.context_tokens - live.total
+        return min(live.call.new_tokens - live.generated, room)
+
+    def _plan_flight(self, flight: Flight) -> None:
+        """How far it goes: to its last stride, or to the first one that ends after something has come."""
+        due_us, step_us = self._next_due_us(), self.model.step_us
+        prompt_depth, depth = flight.depths
+        at_us, strides = flight.started_us, 0
+        while strides < flight.most_strides:
+            at_us += step_us(flight.prefill, flight.decode, prompt_depth, depth)
+            strides += 1
+            if strides == 1:
+                flight.first_us = at_us
+            depth += flight.deeper[1]
+            if at_us >= due_us:
+                break
+        flight.strides, flight.ends_us = strides, at_us
+
+    def _land(self, flight: Flight) -> None:
+        """The batch has run as often as it will: what came of it."""
+        self.flight = None
+        self._tell_steps(flight)
+        self._pass_to(flight.ends_us)
+        for live, piece in flight.turns:
+            if piece.start + piece.count == live.total:
+                self._generate(live, flight)
+        for live, piece in flight.turns:
+            self._progress(live, piece, flight.strides)
+
+    def _tell_steps(self, flight: Flight) -> None:
+        """Of several strides, which only decode, one of average length is told: the policy keeps averages."""
+        strides, depths = flight.strides, sum(flight.depths)
+        duration_us = flight.ends_us - flight.started_us
+        depths += flight.deeper[1] * (strides - 1) // 2
+        step = Computed(flight.prefill, flight.decode, depths, duration_us // strides)
+        self._results.append(step)
+        self.meter.ran(flight.prefill * strides, flight.decode * strides, duration_us)
+
+    def _generate(self, live: Live, flight: Flight) -> None:
+        """The piece reached the last token that is known, so each stride gives a further one."""
+        self.timeline.ready(live.request, live.units, flight.first_us)
+        if not live.generated:
+            self.meter.first_token(live.request, flight.first_us)
+        live.total += flight.strides
+        live.generated += flight.strides
 
     def _is_done(self, live: Live) -> bool:
         """Its answer is complete, or the context is full (as the driver has it)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stepwell.policy.types import BlockId, KvTier, Moved, Open, RequestArrived, RequestId
-from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.hardware import StepCosts
 
 ROUTES = ("device_host", "host_device", "host_disk", "disk_host")
 
@@ -31,7 +31,7 @@ class TurnTimes:
 class Meter:
     """Counters of one run. All times are microseconds of the modelled machine."""
 
-    model: MachineModel
+    model: StepCosts
     unit_tokens: int
     turns: dict[RequestId, TurnTimes] = field(default_factory=dict)
     loading: int = 0

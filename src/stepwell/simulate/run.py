@@ -10,7 +10,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction.base import Future
 from stepwell.policy.scheduler import Scheduler
 from stepwell.simulate.bound import Bound, miss_bound
-from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.hardware import StepCosts
 from stepwell.simulate.machine import Machine, Source
 from stepwell.simulate.meter import Meter
 from stepwell.simulate.player import Declared, Player
@@ -27,7 +27,7 @@ class Room:
     disk: int
 
 
-def config_for(workload: Workload, model: MachineModel, room: Room, policy: str, **more: Any) -> PolicyConfig:
+def config_for(workload: Workload, model: StepCosts, room: Room, policy: str, **more: Any) -> PolicyConfig:
     """The policy's configuration on that machine. ``more`` overrides what a server would have by default."""
     block_bytes = workload.block_tokens * model.token_bytes
     return PolicyConfig(
@@ -46,7 +46,7 @@ def config_for(workload: Workload, model: MachineModel, room: Room, policy: str,
 
 def simulate(
     workload: Workload,
-    model: MachineModel,
+    model: StepCosts,
     config: PolicyConfig,
     declared: Declared,
     *,
@@ -61,7 +61,7 @@ def simulate(
 def play(
     source: Source,
     future: Future,
-    model: MachineModel,
+    model: StepCosts,
     config: PolicyConfig,
     declared: str,
     *,
@@ -71,7 +71,7 @@ def play(
     started_s = time.process_time()
     scheduler = Scheduler(config)
     scheduler.context.future = future  # for the oracle; nobody else may look
-    machine = Machine(scheduler, model, source, Meter(model, config.unit_tokens))
+    machine = Machine(scheduler, model, source, Meter(model, config.unit_tokens), bounded=bounded)
     machine.run()
     cpu_s = time.process_time() - started_s
     bound = bound_of(machine) if bounded else None

@@ -57,3 +57,19 @@ class Timeline:
         episode = self._ready.pop(request, None)
         if episode is not None:
             episode.closed_us = now_us
+
+
+class NoTimeline(Timeline):
+    """Keeps nothing: no bound is asked for, and a day of turns would fill the memory."""
+
+    def opened(self, request: RequestId, known_tokens: int) -> None:
+        pass
+
+    def ready(self, request: RequestId, units: Sequence[bytes], now_us: int) -> None:
+        pass
+
+    def grew(self, request: RequestId, known_tokens: int) -> None:
+        pass
+
+    def closed(self, request: RequestId, now_us: int) -> None:
+        pass
