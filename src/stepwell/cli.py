@@ -72,6 +72,7 @@ TOP = (
     Command("run", "stepwell.commands.run:run", "A crew of agents answers a question."),
     Command("trace", "stepwell.commands.trace:trace", "A traced run of a crew, step by step."),
     Command("replay", "stepwell.commands.replay:replay", "Decide a recorded run again and compare."),
+    Command("simulate", "stepwell.commands.simulate:simulate", "A workload on a modelled fleet."),
     Command(
         "calibrate", "stepwell.commands.calibrate:calibrate", "Fit the hardware model to measured points."
     ),

@@ -123,8 +123,8 @@ def test_the_future_of_a_closed_loop() -> None:
     future, asked = player.future(), []
 
     class Asking(Meter):
-        def ended(self, request: int, now_us: int, reason: str) -> None:
-            super().ended(request, now_us, reason)
+        def ended(self, request: int, now_us: int, reason: str, new_tokens: int = 0) -> None:
+            super().ended(request, now_us, reason, new_tokens)
             blocks = [b for b in scheduler.block_manager.index.blocks.values() if b.meta.depth == 0]
             asked.append((now_us, [future(block, now_us) for block in blocks]))
 

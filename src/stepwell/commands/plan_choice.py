@@ -20,6 +20,18 @@ WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.56}
 DRAM_GB = (0, 250, 500, 1000, 1500)
 SSD_DRIVES = (1, 2, 4, 8, 16, 32)
 
+_DIVISORS = (
+    "hbm_",
+    "tflops_",
+    "host_link",
+    "life_years",
+    "dwpd",
+    "drive_tb",
+    "read_gb_s",
+    "write_gb_s",
+    "gap_s",
+)
+
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Choice:
         workload, part = entry("workloads", self.workload), entry("parts", part_key)
         dram, ssd = entry("memory", "dram"), entry("memory", self.ssd)
         found = {"": workload, "part": part, "dram": dram, "ssd": ssd}
-        found = _with_changes(found, self.what_if)
+        found = with_changes(found, self.what_if)
         part = found["part"]
         price_usd = part.find("usd_hour_rent") or part.get("usd_hour_tco")
         work = found[""]
@@ -73,7 +85,8 @@ class Choice:
         return shown | {"what_if": ", ".join(self.what_if) or "nothing"}
 
 
-def _with_changes(found: dict[str, Entry], texts: list[str]) -> dict[str, Entry]:
+def with_changes(found: dict[str, Entry], texts: list[str]) -> dict[str, Entry]:
+    """Figures set by hand; those of ``dram`` and ``ssd`` are named after them."""
     known = {
         (f"{room}.{name}" if room in ("dram", "ssd") else name): (room, name)
         for room, item in found.items()
@@ -82,6 +95,8 @@ def _with_changes(found: dict[str, Entry], texts: list[str]) -> dict[str, Entry]
     changes: dict[str, dict[str, Decimal]] = {room: {} for room in found}
     for key, number in decimals(texts, known).items():
         room, name = known[key]
+        if not number and name.startswith(_DIVISORS):
+            raise BadInput(f"--what-if {key}={number}: this figure must be above zero")
         changes[room][name] = number
     return {room: item.changed(changes[room]) for room, item in found.items()}
 

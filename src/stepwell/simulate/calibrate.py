@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.hardware import StepCosts
 from stepwell.simulate.workload import Runs, SessionSpec, TurnSpec, Workload, part, run_length
 
 BUSY = 0.55
@@ -28,7 +28,7 @@ class Facts:
     """Computing them, and decoding every answer in a batch of two."""
 
 
-def facts_of(workload: Workload, model: MachineModel) -> Facts:
+def facts_of(workload: Workload, model: StepCosts) -> Facts:
     """Walk the workload in the order of its trace with memory for everything."""
     hits = units = unique = prefill = work = count = 0
     seen: set[int] = set()
@@ -66,10 +66,9 @@ def _seen_prefix(prompt: Runs, seen: set[int]) -> int:
     return hit
 
 
-def _decode_us(turn: TurnSpec, model: MachineModel) -> int:
+def _decode_us(turn: TurnSpec, model: StepCosts) -> int:
     """Its tokens after the first, in a batch of two."""
-    depth_us = turn.prompt_tokens * model.depth_ns_per_token // 1000
-    return (turn.new_tokens - 1) * (model.decode_us_per_step // 2 + model.decode_us_per_sequence + depth_us)
+    return (turn.new_tokens - 1) * model.step_us(0, 2, 0, 2 * turn.prompt_tokens) // 2
 
 
 def working_set_blocks(workload: Workload) -> int:
@@ -121,7 +120,7 @@ def paced(workload: Workload, span_us: int) -> Workload:
     return replace(workload, sessions=sessions)
 
 
-def calibrated(workload: Workload, model: MachineModel, busy: float = BUSY) -> tuple[Workload, Facts]:
+def calibrated(workload: Workload, model: StepCosts, busy: float = BUSY) -> tuple[Workload, Facts]:
     """The workload at the pace at which the machine computes ``busy`` of the time in which sessions begin."""
     facts = facts_of(workload, model)
     span_us = int(facts.work_us / busy)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from stepwell.errors import StepwellError
-from stepwell.loop.step import Loop, Observer
+from stepwell.loop.step import Loop
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.turns import TurnState
 from stepwell.policy.types import (
@@ -38,6 +38,7 @@ from stepwell.policy.types import (
     RequestId,
     Seal,
 )
+from stepwell.simulate.books import Books
 from stepwell.simulate.hardware import Depths, StepCosts, depths_of
 from stepwell.simulate.meter import Meter
 from stepwell.simulate.timeline import NoTimeline, Timeline
@@ -98,6 +99,8 @@ class Live:
     told: int
     """Units that the policy knows."""
     generated: int = 0
+    cached: int = 0
+    """Tokens that it was admitted with, found in any KV tier."""
 
     def name(self, n_tokens: int, unit_tokens: int) -> bytes:
         """The name of the first ``n_tokens`` tokens: the unit's own where one ends there."""
@@ -139,7 +142,7 @@ class Machine:
     ``strides``: take steps that decide nothing new in one go (``Plan.steady_steps``), with the same outcome.
     ``strict``: check every invariant of the policy after every step.
     ``bounded``: keep the timeline that the lower bound of ``bound.py`` needs.
-    ``observers``: see every step, as in a server.
+    ``books``: the ledger beside it, as in a server.
     """
 
     def __init__(
@@ -152,12 +155,13 @@ class Machine:
         strides: bool = True,
         strict: bool = False,
         bounded: bool = True,
-        observers: Sequence[Observer] = (),
+        books: Books | None = None,
         now_us: int = 0,
     ) -> None:
         self.scheduler, self.model, self.source, self.meter = scheduler, model, source, meter
         self.timeline = (Timeline if bounded else NoTimeline)(scheduler.config.unit_tokens)
-        self.loop = Loop(scheduler, self, lambda: self.now_us, observers)
+        self.loop = Loop(scheduler, self, lambda: self.now_us, [books] if books else [])
+        self.books = books
         self.now_us = now_us
         self.steps = 0
         self._idle_steps = 0
@@ -170,7 +174,8 @@ class Machine:
         """When the policy is to be called again; None: at the next event."""
         self._next_request = 0
         self._order = 0
-        self._inbox: list[tuple[int, int, Call | Event]] = []
+        self._inbox: list[tuple[int, int, Call | Event, RequestId, int]] = []
+        """When it comes, order, what, the number a turn has already, and when it was first sent."""
         self._transfers: list[tuple[int, int, Moved]] = []
         self._free_at_us = {HOST: 0, DISK: 0}
         """When the queue of reads (to the host) and that of writes (to the disk) is done."""
@@ -200,7 +205,9 @@ class Machine:
     def act(self, now_us: int) -> None:
         """What is due: the batch under way ends, the policy decides, and the next batch begins."""
         if self._idle_steps >= _IDLE_STEPS:
-            raise SimulationError(f"the policy goes round in circles at {self.now_us} us: nothing runs any more")
+            raise SimulationError(
+                f"the policy goes round in circles at {self.now_us} us: nothing runs any more"
+            )
         if self.flight is not None:
             self._land(self.flight)
         elif now_us > self.now_us:
@@ -209,11 +216,29 @@ class Machine:
         if self._strict:
             self.scheduler.check()
 
-    def deliver(self, at_us: int, what: Call | Event) -> None:
-        """Something comes from outside. A batch that is under way is not run again after that moment."""
-        self._expect(((at_us, what),))
+    def deliver(self, now_us: int, what: Call | Event, since_us: int | None = None) -> RequestId:
+        """Something comes from outside now. A batch that is under way is not run again after this moment.
+        Returns a turn's number; ``since_us``: when it was sent, if that was before."""
+        request = 0
+        if isinstance(what, Call):
+            request = self._next_request = self._next_request + 1
+        self._order += 1
+        entry = (now_us, self._order, what, request, now_us if since_us is None else since_us)
+        heapq.heappush(self._inbox, entry)
         if self.flight is not None and self.flight.strides > 1:
             self._plan_flight(self.flight)
+        return request
+
+    def unfinished(self) -> list[tuple[Call, int]]:
+        """Turns that have not ended, with the times at which they were sent; this machine forgets them."""
+        found = [(live.call, live.arrived_us) for live in self.live.values()]
+        for request in self.live:
+            del self.meter.turns[request]
+        found += [
+            (what, since_us) for _, _, what, _, since_us in sorted(self._inbox) if isinstance(what, Call)
+        ]
+        self.live, self._inbox = {}, []
+        return found
 
     # --- as the loop's executor ---------------------------------------------------------------
 
@@ -260,7 +285,7 @@ class Machine:
     def _expect(self, dues: Iterable[Due]) -> None:
         for at_us, what in dues:
             self._order += 1
-            heapq.heappush(self._inbox, (at_us, self._order, what))
+            heapq.heappush(self._inbox, (at_us, self._order, what, 0, at_us))
 
     def _next_due_us(self) -> int:
         inbox = self._inbox[0][0] if self._inbox else _FOREVER
@@ -278,17 +303,18 @@ class Machine:
     def _arrivals(self) -> list[Event]:
         events: list[Event] = []
         while self._inbox and self._inbox[0][0] <= self.now_us:
-            at_us, _, what = heapq.heappop(self._inbox)
-            events.append(self._arrive(what, at_us) if isinstance(what, Call) else what)
+            _, _, what, request, since_us = heapq.heappop(self._inbox)
+            events.append(self._arrive(what, request, since_us) if isinstance(what, Call) else what)
             if isinstance(what, Recovered):
                 self._kept[DISK].update(block.id for block in what.blocks)
         return events
 
-    def _arrive(self, call: Call, at_us: int) -> RequestArrived:
-        self._next_request += 1
-        arrival = call.arrival(self._next_request)
+    def _arrive(self, call: Call, request: RequestId, at_us: int) -> RequestArrived:
+        if not request:
+            request = self._next_request = self._next_request + 1
+        arrival = call.arrival(request)
         live = Live(
-            self._next_request,
+            request,
             call,
             arrival,
             call.units(self.scheduler.config.unit_tokens),
@@ -301,10 +327,10 @@ class Machine:
         return arrival
 
     def _end(self, live: Live, reason: str) -> None:
-        del self.live[live.request]
         self.timeline.grew(live.request, live.total)
-        self.meter.ended(live.request, self.now_us, reason)
+        self.meter.ended(live.request, self.now_us, reason, live.generated)
         self._expect(self.source.ended(live.call, live.request, self.now_us, reason))
+        del self.live[live.request]
 
     # --- carrying a plan out ------------------------------------------------------------------
 
@@ -362,6 +388,8 @@ class Machine:
         if any(block not in self._kept[DEVICE] for block in action.blocks):
             raise SimulationError("the policy opens a turn on blocks that the device does not hold")
         self.meter.opened(action)
+        live = self.live[action.request]
+        live.cached = live.cached or action.cached_tokens
         self.timeline.opened(action.request, self.live[action.request].total)
 
     # --- the batch ----------------------------------------------------------------------------
@@ -417,6 +445,9 @@ class Machine:
         step = Computed(flight.prefill, flight.decode, depths, duration_us // strides)
         self._results.append(step)
         self.meter.ran(flight.prefill * strides, flight.decode * strides, duration_us)
+        if self.books is not None:
+            whole = Computed(step.prefill_tokens * strides, step.decode_tokens * strides, depths, duration_us)
+            self.books.ran(whole, [piece for _, piece in flight.turns])
 
     def _generate(self, live: Live, flight: Flight) -> None:
         """The piece reached the last token that is known, so each stride gives a further one."""

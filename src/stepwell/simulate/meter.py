@@ -25,6 +25,15 @@ class TurnTimes:
     ttft_us: int | None = None
     done_us: int | None = None
     reason: str = ""
+    new_tokens: int = 0
+    """Generated."""
+
+    @property
+    def tpot_us(self) -> float | None:
+        """Microseconds per token after the first; None: there was no second one."""
+        if self.ttft_us is None or self.done_us is None or self.new_tokens < 2:
+            return None
+        return (self.done_us - self.ttft_us) / (self.new_tokens - 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -81,8 +90,9 @@ class Meter:
         turn = self.turns[request]
         turn.ttft_us = now_us - turn.arrived_us
 
-    def ended(self, request: RequestId, now_us: int, reason: str) -> None:
+    def ended(self, request: RequestId, now_us: int, reason: str, new_tokens: int = 0) -> None:
         turn = self.turns[request]
+        turn.new_tokens = new_tokens
         turn.done_us, turn.reason = now_us - turn.arrived_us, reason
 
     def moved(self, moved: Moved) -> None:

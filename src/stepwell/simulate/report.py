@@ -141,20 +141,22 @@ def report_of(
         written_per_useful=meter.bytes_moved["host_disk"] / useful if useful else None,
         preemptions=meter.preemptions,
         turns=len(turns),
-        refused=sum(1 for t in turns if _refused(t)),
-        tiers=tuple(_tier(c, turns) for c in machine.scheduler.config.contracts),
-        sessions=latency(_session_times(turns)),
+        refused=sum(1 for t in turns if was_refused(t)),
+        tiers=tuple(tier_figures(c, turns) for c in machine.scheduler.config.contracts),
+        sessions=latency(session_times(turns)),
         steps=machine.steps,
         bound=bound,
         cpu_s=cpu_s,
     )
 
 
-def _refused(turn: TurnTimes) -> bool:
+def was_refused(turn: TurnTimes) -> bool:
+    """It was turned away: no token came, and nobody took it back."""
     return turn.ttft_us is None and turn.reason != "cancelled"
 
 
-def _tier(contract: Contract, all_turns: Sequence[TurnTimes]) -> TierFigures:
+def tier_figures(contract: Contract, all_turns: Sequence[TurnTimes]) -> TierFigures:
+    """What the turns of one service tier got."""
     turns = [t for t in all_turns if t.service_tier == contract.name]
     ttft = [t.ttft_us for t in turns if t.ttft_us is not None]
     target = contract.ttft_target_us
@@ -162,11 +164,12 @@ def _tier(contract: Contract, all_turns: Sequence[TurnTimes]) -> TierFigures:
     if target is not None and turns:
         on_time = sum(1 for us in ttft if us <= target) / len(turns)
     done = [t.done_us for t in turns if t.done_us is not None and t.reason == "stop"]
-    refused = sum(1 for t in turns if _refused(t))
+    refused = sum(1 for t in turns if was_refused(t))
     return TierFigures(contract.name, len(turns), refused, latency(ttft), latency(done), on_time)
 
 
-def _session_times(turns: Sequence[TurnTimes]) -> list[int]:
+def session_times(turns: Sequence[TurnTimes]) -> list[int]:
+    """Microseconds from each session's first arrival to its last token."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for turn in turns:

@@ -10,7 +10,7 @@ import gzip
 import itertools
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,24 @@ def agentic(
     variation ``cv``, one a second on average (``calibrate.calibrated`` sets the pace). Sessions with a
     context above ``context_tokens`` (of the trace) are left out.
     """
-    records = [r for r in lines_of(directory, AGENTIC) if _longest(r) <= (context_tokens or 1 << 62)]
+    records = lines_of(directory, AGENTIC)
+    return agentic_of(
+        records, sessions=sessions, seed=seed, unit_tokens=unit_tokens, cv=cv, context_tokens=context_tokens
+    )
+
+
+def agentic_of(
+    found_records: Iterable[dict[str, Any]],
+    *,
+    sessions: int | None,
+    seed: int,
+    unit_tokens: int,
+    cv: float = 1.0,
+    context_tokens: int | None = None,
+    block_tokens: int = BLOCK_TOKENS,
+) -> Workload:
+    """The same of records in the format of kv-cache-tester, from anywhere."""
+    records = [r for r in found_records if _longest(r) <= (context_tokens or 1 << 62)]
     draw = random.Random(seed)
     if sessions is not None and sessions < len(records):
         records = [records[i] for i in sorted(draw.sample(range(len(records)), sessions))]
@@ -104,7 +121,7 @@ def agentic(
         f"a trace block of {_AGENTIC_TOKENS} tokens stands for {unit_tokens} here, answers are scaled alike",
         f"{TIER_NOTE}; {TENANTS} tenants each",
     )
-    return Workload("agentic", tuple(found), unit_tokens, BLOCK_TOKENS, notes=notes)
+    return Workload("agentic", tuple(found), unit_tokens, block_tokens, notes=notes)
 
 
 def _longest(record: Mapping[str, Any]) -> int:
@@ -278,6 +295,18 @@ def mooncake(
     by the second block of the prompt, the first one being everybody's.
     """
     records = [r for _, r in zip(_up_to(requests), lines_of(directory, MOONCAKE[which]), strict=False)]
+    return mooncake_of(records, which, seed=seed, unit_tokens=unit_tokens)
+
+
+def mooncake_of(
+    records: Sequence[dict[str, Any]],
+    which: str,
+    *,
+    seed: int,
+    unit_tokens: int,
+    block_tokens: int = BLOCK_TOKENS,
+) -> Workload:
+    """The same of records in Mooncake's format, from anywhere."""
     following = _following(records)
     sessions = [_request(r, n, following[n], seed, unit_tokens) for n, r in enumerate(records)]
     notes = (
@@ -285,7 +314,7 @@ def mooncake(
         f"a trace block of {_MOONCAKE_TOKENS} tokens stands for {unit_tokens} here, answers are scaled alike",
         f"{TIER_NOTE}, per conversation; one tenant, nobody is named",
     )
-    return Workload(which, tuple(sessions), unit_tokens, BLOCK_TOKENS, shared=which, notes=notes)
+    return Workload(which, tuple(sessions), unit_tokens, block_tokens, shared=which, notes=notes)
 
 
 def _up_to(limit: int | None) -> Iterator[int]:

@@ -1,0 +1,212 @@
+"""``stepwell simulate``: a workload on a modelled fleet, with the real policy and the real router."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from stepwell.commands.plan_output import console_for, write_json
+from stepwell.commands.simulate_choice import Built, Hardware, build
+from stepwell.commands.simulate_tables import show, write_report
+from stepwell.errors import BadInput
+from stepwell.fleet.routers import ROUTERS
+from stepwell.simulate.arrivals import Arrivals, arranged
+from stepwell.simulate.books import Money, money_of
+from stepwell.simulate.calibrate import Facts, facts_of
+from stepwell.simulate.cluster import Cluster
+from stepwell.simulate.exchange import write_mooncake, write_sessions
+from stepwell.simulate.fleet_report import FleetReport, fleet_report
+from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.workload import Workload
+from stepwell.simulate.workloads import Wanted, workload_of
+
+TRACES_VARIABLE = "STEPWELL_TRACES"
+
+
+def simulate(
+    workload: str = "generated",
+    *,
+    hardware: Hardware | None = None,
+    count: Annotated[int | None, Parameter(name=("--count", "--sessions", "--requests"))] = None,
+    arrivals: str = "recorded",
+    declared: str = "silent",
+    block_tokens: int = 512,
+    context_tokens: int | None = None,
+    seed: int = 1,
+    bad_share: float = 0.05,
+    traces: Path | None = None,
+    export: Path | None = None,
+    html: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """A workload on a modelled fleet: the real policy on every replica, the fleet's own router before them.
+
+    Reports latency, hits by KV tier, cost and margin by service tier, and how fast the simulation itself was.
+    Contexts have their own length. Agents are a closed loop: a turn comes its pause after the answer before
+    it, or after the last child it waits for. Modelled from a roofline: docs/simulate.md says what that
+    leaves out.
+
+    Example: ``stepwell simulate generated --replicas 2 --html fleet.html``
+    A trace under bursty arrivals: ``stepwell simulate trace.jsonl.gz --arrivals gamma:0.05:3 --part tpu-v6e --chips 8``
+    A replica is lost after a minute, for five: ``stepwell simulate conversation --fault lost:0@60+300``
+
+    Parameters
+    ----------
+    workload
+        agentic, conversation or synthetic (from $STEPWELL_TRACES), generated, or a file: Mooncake JSONL,
+        sessions of agents, calls by session, Azure CSV.
+    count
+        Sessions of agents, or requests. More than there are: they come again under other names.
+    arrivals
+        When sessions begin: recorded, poisson:RATE, gamma:RATE:CV, weibull:RATE:CV (sessions a second), or
+        servegen:FILE.
+    declared
+        What agents say about their pauses: silent, exact, or the sigma of a lognormal error.
+    block_tokens
+        Tokens of one block, rounded down to whole blocks of the trace. Smaller shares more and takes longer.
+    context_tokens
+        Leave out sessions with a longer context.
+    seed
+        Draws sessions, arrivals, service tiers and errors of declarations.
+    bad_share
+        Refuse a file with a larger share of malformed lines; fewer are left out and named.
+    traces
+        The directory of the named traces (default: $STEPWELL_TRACES).
+    export
+        Write the workload here before it runs: sessions of agents (.sessions.jsonl), else Mooncake JSONL.
+    html
+        Write a report here.
+    json_file
+        Write every figure as JSON (``-``: standard output).
+    """
+    hardware = hardware or Hardware()
+    said = Declared.parse(declared)
+    work = _workload(workload, count, arrivals, block_tokens, context_tokens, seed, bad_share, traces)
+    built = build(hardware, work.unit_tokens, work.block_tokens, _mean_input(work))
+    console = console_for(json_file)
+    if export is not None:
+        write = write_sessions if export.name.endswith(".sessions.jsonl") else write_mooncake
+        console.print(f"wrote {write(work, export)} lines to {export}", markup=False)
+    found, money = run(work, built, hardware, said)
+    facts = facts_of(work, built.replica.model)
+    notes = [*work.notes, _facts_note(facts)]
+    show(console, found, notes)
+    inputs: dict[str, object] = {
+        "workload": workload, "count": count or "all", "arrivals": arrivals, "declared": declared,
+        "block tokens": work.block_tokens, **hardware.as_inputs(),
+    }  # fmt: skip
+    write_report(found, notes, inputs, seed, html, console)
+    write_json(_as_json(found, facts, notes, inputs, built, money), json_file)
+    console.print(_last_line(found, built), style="bold", markup=False, soft_wrap=True)
+    return 0
+
+
+def _workload(
+    name: str, count: int | None, arrivals: str, block_tokens: int, context_tokens: int | None, seed: int,
+    bad_share: float, traces: Path | None,
+) -> Workload:  # fmt: skip
+    if count is not None and not 1 <= count <= 10_000_000:
+        raise BadInput(f"--count {count}: give 1 to 10,000,000")
+    if not 16 <= block_tokens <= 65_536:
+        raise BadInput(f"--block-tokens {block_tokens}: give 16 to 65,536")
+    if not 0 <= bad_share <= 1:
+        raise BadInput(f"--bad-share {bad_share:g}: give a share from 0 to 1")
+    named = os.environ.get(TRACES_VARIABLE)
+    directory = traces or (Path(named) if named else None)
+    comes = Arrivals.parse(arrivals)
+    wanted = Wanted(name, directory, count, seed, block_tokens, bad_share, context_tokens)
+    return arranged(workload_of(wanted)[0], comes, seed)
+
+
+def run(
+    work: Workload, built: Built, hardware: Hardware, declared: Declared, *, quiet: bool = False
+) -> tuple[FleetReport, Money | None]:
+    """Play the workload to its end, with a progress bar on standard error."""
+    total = sum(1 for _ in work.turns())
+    started_s = time.process_time()
+    with _bar(total, quiet) as on_end:
+        router = ROUTERS[hardware.router]
+        player = Player(work, declared)
+        cluster = Cluster(player, built.site, hardware.replicas, router, faults=built.faults, on_end=on_end)
+        cluster.run()
+    cpu_s = time.process_time() - started_s
+    money = None
+    if built.site.prices is not None:
+        money = money_of([books.sums for _, books in cluster.lives() if books is not None], built.rates)
+    return fleet_report(cluster, cpu_s, money), money
+
+
+@contextmanager
+def _bar(total: int, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    if quiet:
+        yield None
+        return
+    columns = (TextColumn("simulating"), BarColumn(), TextColumn("{task.fields[at]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total, at="")
+        every = max(1, total // 200)
+
+        def on_end(count: int, now_us: int) -> None:
+            if count % every == 0:
+                progress.update(
+                    task, completed=count, at=f"{count:,} turns, {now_us / 3.6e9:.2f} h simulated"
+                )
+
+        yield on_end
+
+
+def _mean_input(work: Workload) -> float:
+    lengths = [turn.prompt_tokens for turn in work.turns()]
+    return sum(lengths) / max(1, len(lengths))
+
+
+def _facts_note(facts: Facts) -> str:
+    share = facts.units_hit / max(1, facts.units)
+    return (
+        f"{facts.turns:,} turns; memory for everything would find {facts.units_hit:,} of {facts.units:,} units of"
+        f" their prompts ({share:.4%}), {facts.unique_units:,} are different"
+    )
+
+
+def _as_json(
+    found: FleetReport,
+    facts: Facts,
+    notes: list[str],
+    inputs: dict[str, object],
+    built: Built,
+    money: Money | None,
+) -> dict[str, Any]:
+    shown = {name: str(value) for name, value in inputs.items()}
+    margins = {} if money is None else {name: tier.margin for name, tier in money.tiers.items()}
+    whole = None if money is None else {"revenue_usd": money.revenue_usd, "cost_usd": money.cost_usd}
+    room = {
+        "device": built.replica.device_blocks,
+        "host": built.replica.host_blocks,
+        "disk": built.replica.disk_blocks,
+    }
+    return {
+        "report": found.as_json(), "margin_by_tier": margins, "books": whole, "notes": notes, "inputs": shown,
+        "blocks_per_replica": room, "usd_replica_hour": built.usd_hour,
+        "endless_memory": {"units": facts.units, "hit": facts.units_hit, "unique": facts.unique_units},
+    }  # fmt: skip
+
+
+def _last_line(found: FleetReport, built: Built) -> str:
+    cost = ""
+    if found.money is not None:
+        margin = found.money.margin
+        cost = f", ${found.usd_per_1000_turns:,.2f} for 1,000 turns"
+        cost += "" if margin is None else f", margin {margin:.0%}"
+    return (
+        f"simulate: {found.turns:,} turns on {found.replicas} replicas in {found.elapsed_s:,.0f} s of theirs:"
+        f" mean TTFT {found.means.ttft_ms:,.0f} ms, TPOT {found.means.tpot_ms:.1f} ms, {found.hit_share:.1%} found"
+        f"{cost}; {found.turns / max(found.cpu_s, 1e-9):,.0f} requests per CPU second"
+    )

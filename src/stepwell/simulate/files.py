@@ -1,0 +1,210 @@
+"""Trace files of every format that is read, recognised by what is in them; and Mooncake's, which is written.
+
+A malformed line is left out, counted and named. A file with more than a stated share of them is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from stepwell.errors import BadInput
+
+BAD_SHARE = 0.05
+_NAMED = 5
+_MOST = 1 << 40
+_LOOK_AT = 20
+_KEYS = {
+    "agentic": {"requests", "id"},
+    "mooncake": {"timestamp", "input_length", "output_length"},
+    "calls": {"session_id", "t_ms", "input_length"},
+    "recording": {"format", "version", "config"},
+}
+"""What the first good line of each format has."""
+_AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+Record = dict[str, Any]
+
+
+@dataclass(slots=True)
+class TraceFile:
+    """What a file holds. ``kind``: ``agentic``, ``mooncake``, ``calls``, ``azure`` or ``recording``."""
+
+    path: Path
+    kind: str
+    records: list[Record] = field(default_factory=list)
+    lines: int = 0
+    bad: list[str] = field(default_factory=list)
+    """Malformed lines, by number and reason."""
+
+    def bad_note(self) -> str:
+        """One sentence about what was left out; empty when nothing was."""
+        if not self.bad:
+            return ""
+        named = "; ".join(self.bad[:_NAMED])
+        more = f"; and {len(self.bad) - _NAMED} more" if len(self.bad) > _NAMED else ""
+        return f"{len(self.bad)} of {self.lines} lines were malformed and left out: {named}{more}"
+
+
+def read_trace(path: Path, *, bad_share: float = BAD_SHARE, most: int | None = None) -> TraceFile:
+    """Read at most ``most`` records. ``BadInput``: no such file, no known format, or too much is malformed."""
+    try:
+        with _open(path) as file:
+            found = _read(path, file, most)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: there is no such file or workload") from None
+    except (OSError, EOFError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    if found.bad and len(found.bad) > bad_share * found.lines:
+        raise BadInput(f"{path}: refused, more than {bad_share:.0%} is malformed: {found.bad_note()}")
+    if found.kind != "recording" and not found.records:
+        raise BadInput(f"{path}: there is no request in it")
+    return found
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if zipped else path.open("rb")  # type: ignore[return-value]
+
+
+def _read(path: Path, file: IO[bytes], most: int | None) -> TraceFile:
+    lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
+    if not lines:
+        raise BadInput(f"{path}: the file is empty")
+    found = TraceFile(path, _kind(path, [line for _, line in lines[:_LOOK_AT]]))
+    if found.kind == "recording":
+        return found
+    read = _READERS[found.kind]
+    for number, line in lines[1:] if found.kind == "azure" else lines:
+        if most is not None and len(found.records) >= most:
+            break
+        found.lines += 1
+        try:
+            found.records.append(read(line.decode()))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+            found.bad.append(f"line {number}: {_reason(error)}")
+    return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "it is no JSON"
+    return str(error)[:120]
+
+
+def _kind(path: Path, lines: Sequence[bytes]) -> str:
+    """By the first line that says so."""
+    if lines[0].decode("utf-8-sig", "replace").split(",")[:2] == list(_AZURE[:2]):
+        return "azure"
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        keys = set(record) if isinstance(record, dict) else set()
+        for kind, needed in _KEYS.items():
+            if needed <= keys:
+                return kind
+    raise BadInput(
+        f"{path} is of no known format: Mooncake JSONL (timestamp, input_length, output_length, hash_ids), sessions"
+        " of agents (id, requests), calls (session_id, t_ms, input_length, hash_rle), Azure CSV"
+        " (TIMESTAMP,ContextTokens,GeneratedTokens), or a recording of 'stepwell serve --record'"
+    )
+
+
+# --- one line ---------------------------------------------------------------------------------
+
+
+def _whole(record: Mapping[str, Any], key: str, least: int = 0) -> int:
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ValueError(f"{key} is {value!r} and not a number")
+    if not least <= value <= _MOST:
+        raise ValueError(f"{key} is {value}: it must be {least} or more")
+    return int(value)
+
+
+def _mooncake(line: str) -> Record:
+    record = _object(line)
+    names = record.get("hash_ids") or []
+    if not isinstance(names, list) or not all(isinstance(name, int) and name >= 0 for name in names):
+        raise ValueError("hash_ids is no list of whole numbers")
+    return {
+        "timestamp": _whole(record, "timestamp"),
+        "input_length": _whole(record, "input_length", 1),
+        "output_length": max(1, _whole(record, "output_length")),
+        "hash_ids": names,
+    }
+
+
+def _agentic(line: str) -> Record:
+    record = _object(line)
+    if not isinstance(record["requests"], list) or not record["requests"]:
+        raise ValueError("requests is empty")
+    own = 0
+    for request in record["requests"]:
+        if request["type"] == "subagent":
+            for inner in request["requests"]:
+                _check_request(inner)
+        else:
+            own += 1
+            _check_request(request)
+    if not own:
+        raise ValueError("the main agent has no request")
+    return record
+
+
+def _check_request(request: Mapping[str, Any]) -> None:
+    _whole(request, "in")
+    _whole(request, "out")
+    _whole(request, "t")
+    for first, count in request["hash_rle"]:
+        if first < 0 or count < 1:
+            raise ValueError("hash_rle holds a run that is not above zero")
+    request["input_types"], request["stop"]
+
+
+def _calls(line: str) -> Record:
+    record = _object(line)
+    for key in ("t_ms", "input_length", "output_length"):
+        _whole(record, key)
+    for first, count in record["hash_rle"]:
+        if first < 0 or count < 1:
+            raise ValueError("hash_rle holds a run that is not above zero")
+    str(record["session_id"])
+    return record
+
+
+def _azure(line: str) -> Record:
+    at, context, generated = next(csv.reader([line]))[:3]
+    row = {"ContextTokens": float(context), "GeneratedTokens": float(generated)}
+    moment = datetime.fromisoformat(at.strip()[:26])
+    return {
+        "timestamp": round(moment.timestamp() * 1000),
+        "input_length": _whole(row, "ContextTokens", 1),
+        "output_length": max(1, _whole(row, "GeneratedTokens")),
+        "hash_ids": [],
+    }
+
+
+def _object(line: str) -> Record:
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    return record
+
+
+_READERS: Mapping[str, Callable[[str], Record]] = {
+    "mooncake": _mooncake,
+    "agentic": _agentic,
+    "calls": _calls,
+    "azure": _azure,
+}

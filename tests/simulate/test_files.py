@@ -1,0 +1,152 @@
+"""Trace files: every format is recognised, malformed lines are counted, named and refused past a share."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell.errors import BadInput
+from stepwell.simulate.exchange import write_mooncake, write_sessions
+from stepwell.simulate.files import read_trace
+from stepwell.simulate.generated import generated
+from stepwell.simulate.workload import run_length
+from stepwell.simulate.workloads import Wanted, times, workload_of
+
+GOOD = {"timestamp": 5, "input_length": 600, "output_length": 3, "hash_ids": [0, 1]}
+BAD = {
+    "no JSON": "{",
+    "a list": "[1]",
+    "negative": json.dumps(GOOD | {"input_length": -4}),
+    "nothing to read": json.dumps(GOOD | {"input_length": 0}),
+    "text": json.dumps(GOOD | {"input_length": "many"}),
+    "a bool": json.dumps(GOOD | {"output_length": True}),
+    "missing": json.dumps({k: v for k, v in GOOD.items() if k != "timestamp"}),
+    "not a number": json.dumps(GOOD | {"timestamp": float("nan")}),
+    "endless": json.dumps(GOOD | {"output_length": float("inf")}),
+    "names": json.dumps(GOOD | {"hash_ids": ["a"]}),
+}
+
+
+def lines(path: Path, *texts: str) -> Path:
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("why", BAD)
+def test_a_malformed_line_is_left_out_and_named(tmp_path: Path, why: str) -> None:
+    good = [json.dumps(GOOD)] * 30
+    found = read_trace(lines(tmp_path / "t.jsonl", *good[:2], BAD[why], *good[2:]))
+    assert (found.kind, len(found.records), found.lines) == ("mooncake", 30, 31)
+    assert len(found.bad) == 1 and found.bad[0].startswith("line 3: ")
+    assert "1 of 31 lines" in found.bad_note()
+
+
+def test_a_malformed_first_line_does_not_hide_the_format(tmp_path: Path) -> None:
+    found = read_trace(lines(tmp_path / "t.jsonl", "{", *[json.dumps(GOOD)] * 30))
+    assert found.kind == "mooncake" and found.bad == ["line 1: it is no JSON"]
+
+
+def test_too_many_malformed_lines_are_refused(tmp_path: Path) -> None:
+    file = lines(tmp_path / "t.jsonl", *[json.dumps(GOOD)] * 8, *[BAD["negative"]] * 2)
+    with pytest.raises(BadInput, match="more than 5% is malformed: 2 of 10 lines.*line 9"):
+        read_trace(file)
+    assert len(read_trace(file, bad_share=0.2).records) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("hello\n", "no known format"),
+        (BAD["negative"] + "\n", "refused"),
+        ("{}\n", "no known format"),
+    ],
+)
+def test_what_is_no_trace_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match=says):
+        read_trace(file)
+    with pytest.raises(BadInput, match="no such file or workload"):
+        read_trace(tmp_path / "none.jsonl")
+
+
+def test_a_cut_off_archive_is_one_sentence(tmp_path: Path) -> None:
+    whole = gzip.compress(b"\n".join([json.dumps(GOOD).encode()] * 900))
+    (tmp_path / "t.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_trace(tmp_path / "t.jsonl.gz")
+
+
+def test_azure_shares_nothing_and_begins_at_nought(tmp_path: Path) -> None:
+    file = lines(
+        tmp_path / "azure.csv",
+        "TIMESTAMP,ContextTokens,GeneratedTokens",
+        "2023-11-16 18:15:46.6805900,1374,44",
+        "2023-11-16 18:15:50.9951690,396,109",
+    )
+    workload, _ = workload_of(Wanted(str(file)))
+    first, second = (session.turns[0] for session in workload.sessions)
+    assert (first.prompt_tokens, first.new_tokens, second.prompt_tokens) == (1374, 44, 396)
+    assert [session.start_us // 1000 for session in workload.sessions] == [0, 4314]
+    assert first.prompt != second.prompt
+
+
+def test_calls_become_sessions(tmp_path: Path) -> None:
+    rows = [
+        {
+            "workload": "w",
+            "session_id": s,
+            "t_ms": t,
+            "input_length": n,
+            "output_length": 9,
+            "hash_rle": [[1, n // 64]],
+        }
+        for s, t, n in (("a", 0, 128), ("b", 0, 64), ("a", 5000, 192))
+    ]
+    workload, trace = workload_of(Wanted(str(lines(tmp_path / "c.jsonl", *map(json.dumps, rows)))))
+    assert trace is not None and trace.kind == "calls"
+    assert sorted(len(session.turns) for session in workload.sessions) == [1, 2]
+
+
+@given(seed=st.integers(1, 999))
+def test_sessions_are_written_and_read_again(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    made = generated(sessions=3, seed=seed)
+    file = tmp_path_factory.mktemp("w") / "w.sessions.jsonl"
+    assert write_sessions(made, file) == 3
+    again = read_trace(file)
+    assert again.kind == "agentic" and not again.bad
+    for session, record in zip(made.sessions, again.records, strict=True):
+        own = [r for r in record["requests"] if r["type"] != "subagent"]
+        children = [r for r in record["requests"] if r["type"] == "subagent"]
+        assert [r["in"] for r in own] == [session.turns[n].prompt_tokens for n in session.agents[0].turns]
+        assert len(children) == len(session.agents) - 1
+        assert sum(len(c["requests"]) for c in children) + len(own) == len(session.turns)
+
+
+def test_mooncake_is_written_and_read_again(tmp_path: Path) -> None:
+    made = generated(sessions=4, seed=3)
+    count = write_mooncake(made, tmp_path / "w.jsonl")
+    workload, trace = workload_of(Wanted(str(tmp_path / "w.jsonl")))
+    assert trace is not None and not trace.bad
+    assert len(workload.sessions) == count == sum(1 for _ in made.turns())
+    lengths = sorted((t.prompt_tokens, t.new_tokens) for t in made.turns())
+    assert sorted((t.prompt_tokens, t.new_tokens) for t in workload.turns()) == lengths
+    shared = {name for t in workload.turns() for first, n in t.prompt for name in range(first, first + n)}
+    assert len(shared) < sum(run_length(t.prompt) for t in workload.turns()), "prefixes are shared"
+
+
+def test_more_than_there_is_comes_again_under_other_names() -> None:
+    made = generated(sessions=3, seed=3)
+    more = times(made, 7)
+    assert len({session.name for session in more.sessions}) == 7
+    assert len({agent.name for session in more.sessions for agent in session.agents}) == sum(
+        len(session.agents) for session in more.sessions
+    )
+    assert [s.turns for s in more.sessions[:3]] == [s.turns for s in more.sessions[3:6]]
+    assert times(made, 2) == made
