@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -22,7 +23,7 @@ def test_gaps_have_the_mean_and_spread_asked_for(text: str, cv: float) -> None:
     base = generated(sessions=1)
     many = replace(base, sessions=base.sessions * 20_000)
     starts = [s.start_us / 1e6 for s in arranged(many, Arrivals.parse(text), 7).sessions]
-    gaps = [later - sooner for sooner, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in pairwise(starts)]
     assert fmean(gaps) == pytest.approx(0.5, rel=0.1)
     assert pstdev(gaps) / fmean(gaps) == pytest.approx(cv, rel=0.15)
 

@@ -53,7 +53,7 @@ def test_a_malformed_first_line_does_not_hide_the_format(tmp_path: Path) -> None
 
 def test_too_many_malformed_lines_are_refused(tmp_path: Path) -> None:
     file = lines(tmp_path / "t.jsonl", *[json.dumps(GOOD)] * 8, *[BAD["negative"]] * 2)
-    with pytest.raises(BadInput, match="more than 5% is malformed: 2 of 10 lines.*line 9"):
+    with pytest.raises(BadInput, match=r"more than 5% is malformed: 2 of 10 lines.*line 9"):
         read_trace(file)
     assert len(read_trace(file, bad_share=0.2).records) == 8
 

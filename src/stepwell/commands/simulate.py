@@ -23,7 +23,7 @@ from stepwell.simulate.books import Money, money_of
 from stepwell.simulate.calibrate import Facts, facts_of
 from stepwell.simulate.cluster import Cluster
 from stepwell.simulate.exchange import write_mooncake, write_sessions
-from stepwell.simulate.fleet_report import FleetReport, fleet_report
+from stepwell.simulate.fleet_report import FleetReport, fleet_report, plain
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.workload import Workload
 from stepwell.simulate.workloads import Wanted, workload_of
@@ -55,7 +55,7 @@ def simulate(
     leaves out.
 
     Example: ``stepwell simulate generated --replicas 2 --html fleet.html``
-    A trace under bursty arrivals: ``stepwell simulate trace.jsonl.gz --arrivals gamma:0.05:3 --part tpu-v6e --chips 8``
+    A trace under bursty arrivals: ``stepwell simulate trace.jsonl.gz --arrivals gamma:0.05:3``
     A replica is lost after a minute, for five: ``stepwell simulate conversation --fault lost:0@60+300``
 
     Parameters
@@ -171,8 +171,8 @@ def _mean_input(work: Workload) -> float:
 def _facts_note(facts: Facts) -> str:
     share = facts.units_hit / max(1, facts.units)
     return (
-        f"{facts.turns:,} turns; memory for everything would find {facts.units_hit:,} of {facts.units:,} units of"
-        f" their prompts ({share:.4%}), {facts.unique_units:,} are different"
+        f"{facts.turns:,} turns; memory for everything would find {facts.units_hit:,} of {facts.units:,}"
+        f" units of their prompts ({share:.4%}), {facts.unique_units:,} are different"
     )
 
 
@@ -186,7 +186,7 @@ def _as_json(
 ) -> dict[str, Any]:
     shown = {name: str(value) for name, value in inputs.items()}
     margins = {} if money is None else {name: tier.margin for name, tier in money.tiers.items()}
-    whole = None if money is None else {"revenue_usd": money.revenue_usd, "cost_usd": money.cost_usd}
+    whole = None if money is None else plain({"revenue_usd": money.revenue_usd, "cost_usd": money.cost_usd})
     room = {
         "device": built.replica.device_blocks,
         "host": built.replica.host_blocks,
@@ -194,7 +194,7 @@ def _as_json(
     }
     return {
         "report": found.as_json(), "margin_by_tier": margins, "books": whole, "notes": notes, "inputs": shown,
-        "blocks_per_replica": room, "usd_replica_hour": built.usd_hour,
+        "blocks_per_replica": room, "usd_replica_hour": float(built.usd_hour),
         "endless_memory": {"units": facts.units, "hit": facts.units_hit, "unique": facts.unique_units},
     }  # fmt: skip
 
@@ -203,10 +203,10 @@ def _last_line(found: FleetReport, built: Built) -> str:
     cost = ""
     if found.money is not None:
         margin = found.money.margin
-        cost = f", ${found.usd_per_1000_turns:,.2f} for 1,000 turns"
+        cost = f", ${float(found.usd_per_1000_turns or 0):,.2f} for 1,000 turns"
         cost += "" if margin is None else f", margin {margin:.0%}"
     return (
         f"simulate: {found.turns:,} turns on {found.replicas} replicas in {found.elapsed_s:,.0f} s of theirs:"
-        f" mean TTFT {found.means.ttft_ms:,.0f} ms, TPOT {found.means.tpot_ms:.1f} ms, {found.hit_share:.1%} found"
-        f"{cost}; {found.turns / max(found.cpu_s, 1e-9):,.0f} requests per CPU second"
+        f" mean TTFT {found.means.ttft_ms:,.0f} ms, TPOT {found.means.tpot_ms:.1f} ms, {found.hit_share:.1%}"
+        f" found{cost}; {found.turns / max(found.cpu_s, 1e-9):,.0f} requests per CPU second"
     )

@@ -85,7 +85,7 @@ class Built:
     site: Site
     replica: ReplicaModel
     rates: Rates
-    usd_hour: float
+    usd_hour: Fraction
     """One replica, without wear."""
     faults: tuple[Fault, ...]
     figures: dict[str, Entry]
@@ -113,7 +113,7 @@ def build(hardware: Hardware, unit_tokens: int, block_tokens: int, input_tokens:
     room = Capacities(config.device_blocks * replica.block_bytes, config.host_bytes, config.disk_bytes)
     prices = None if hardware.prices == "none" else load_price_book(hardware.prices)
     site = Site(config, replica.model, prices, hardware.model)
-    usd_hour = float(book.hourly_usd(room))
+    usd_hour = book.hourly_usd(room)
     return Built(site, replica, book.rates(room), usd_hour, _faults(hardware), figures)
 
 

@@ -12,6 +12,7 @@ from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import write_page
 from stepwell.report import charts
 from stepwell.report.page import Page
+from stepwell.simulate.books import TierMoney
 from stepwell.simulate.fleet_report import FleetReport
 from stepwell.simulate.report import Latency
 
@@ -82,12 +83,8 @@ def _tier_rows(found: FleetReport) -> list[list[str]]:
     return rows
 
 
-def _amounts(money: object) -> tuple[float, float, float]:
-    return (
-        getattr(money, "revenue_usd", 0.0),
-        getattr(money, "cost_usd", 0.0),
-        getattr(money, "loaded_usd", 0.0),
-    )
+def _amounts(money: TierMoney) -> tuple[float, float, float]:
+    return float(money.revenue_usd), float(money.cost_usd), float(money.loaded_usd)
 
 
 def _work_rows(found: FleetReport) -> list[list[str]]:
@@ -109,8 +106,10 @@ def _work_rows(found: FleetReport) -> list[list[str]]:
         ["CPU seconds", f"{found.cpu_s:,.2f}"],
     ]
     if found.money is not None:
-        rows += [[f"USD of {name}", f"{usd:,.2f}"] for name, usd in found.money.by_resource_usd.items()]
-        rows.append(["of it idle, USD", f"{found.money.idle_usd:,.2f}"])
+        rows += [
+            [f"USD of {name}", f"{float(usd):,.2f}"] for name, usd in found.money.by_resource_usd.items()
+        ]
+        rows.append(["of it idle, USD", f"{float(found.money.idle_usd):,.2f}"])
     return rows
 
 
@@ -136,8 +135,8 @@ def write_report(
     if found.money is not None:
         money = [found.money.tiers.get(name) for name in tiers]
         series = {
-            "revenue": [0.0 if m is None else m.revenue_usd for m in money],
-            "cost with idle time": [0.0 if m is None else m.loaded_usd for m in money],
+            "revenue": [0.0 if m is None else float(m.revenue_usd) for m in money],
+            "cost with idle time": [0.0 if m is None else float(m.loaded_usd) for m in money],
         }
         page.chart(charts.bars("Books by service tier", "USD", tiers, series))
     shares = {tier: [n / max(1, found.prompt_tokens)] for tier, n in found.tokens_from.items()}

@@ -37,7 +37,7 @@ def replica_model(
     ssd: Entry,
     drives: float,
 ) -> ReplicaModel:
-    """``serving``: model, part, chips and precisions; its batch and lengths do not matter but that what a prompt
+    """``serving``: model, part, chips and precisions; its batch and lengths do not matter, but what a prompt
     costs once is spread over ``input_tokens``."""
     token = kv_bytes_per_token(serving.model, serving.kv_value_bytes)
     if token <= 0:
@@ -47,8 +47,8 @@ def replica_model(
     device_blocks = int(kv_room_bytes(serving) // (block_bytes * copies))
     if device_blocks < 1:
         raise BadInput(
-            f"{serving.model.name} on {serving.chips} x {serving.part.name}: HBM binds, no room is left for KV"
-            " beside the weights; use more chips or smaller weights"
+            f"{serving.model.name} on {serving.chips} x {serving.part.name}: HBM binds, no room is left for"
+            " KV beside the weights; use more chips or smaller weights"
         )
     link = serving.part.get("host_link_gb_s")
     link_bytes_s = float(link) * 1e9 * serving.chips * HOST_LINK_USED

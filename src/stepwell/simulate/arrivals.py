@@ -136,7 +136,7 @@ def _as_clients(workload: Workload, path: Path, draw: random.Random) -> Workload
         start_us = int(starts[number].pop() * 1e6)
         sessions.append(replace(session, tenant=tenant, service_tier=tiers[number], start_us=start_us))
     sessions.sort(key=lambda session: (session.start_us, session.name))
-    note = f"sessions begin as those of {len(starts)} clients of {path.name}; service tiers by how busy a client is"
+    note = f"sessions begin as those of {len(starts)} clients of {path.name}, tiers by how busy a client is"
     return replace(workload, sessions=tuple(sessions), notes=(*workload.notes, note))
 
 

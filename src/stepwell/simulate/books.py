@@ -1,4 +1,4 @@
-"""The ledger beside a modelled machine: what each service tier paid and cost, with idle time on a line of its own."""
+"""The ledger beside a modelled machine: what each service tier paid and cost, and idle time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stepwell.ledger.bills import Bills
 from stepwell.ledger.costs import Rates
 from stepwell.ledger.keeper import Sums
 from stepwell.ledger.meter import Meter
+from stepwell.ledger.money import MICROUSD
 from stepwell.ledger.prices import PriceBook
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind
 from stepwell.policy.config import PolicyConfig
@@ -41,16 +42,16 @@ class Books:
 class TierMoney:
     """US dollars of one service tier, or of time and room that nobody used."""
 
-    revenue_usd: float = 0.0
-    cost_usd: float = 0.0
+    revenue_usd: Fraction = Fraction(0)
+    cost_usd: Fraction = Fraction(0)
     """What it used, at what that costs."""
-    loaded_usd: float = 0.0
+    loaded_usd: Fraction = Fraction(0)
     """The same, with its part of what stood idle."""
 
     @property
     def margin(self) -> float | None:
         """After idle time, of revenue; None: nothing was paid."""
-        return 1 - self.loaded_usd / self.revenue_usd if self.revenue_usd else None
+        return float(1 - self.loaded_usd / self.revenue_usd) if self.revenue_usd else None
 
 
 @dataclass(slots=True)
@@ -58,22 +59,22 @@ class Money:
     """The books of all machines together."""
 
     tiers: dict[str, TierMoney] = field(default_factory=dict)
-    idle_usd: float = 0.0
+    idle_usd: Fraction = Fraction(0)
     """Idle time and room, and what the loop itself took."""
-    by_resource_usd: dict[str, float] = field(default_factory=dict)
+    by_resource_usd: dict[str, Fraction] = field(default_factory=dict)
 
     @property
-    def revenue_usd(self) -> float:
-        return sum(tier.revenue_usd for tier in self.tiers.values())
+    def revenue_usd(self) -> Fraction:
+        return sum((tier.revenue_usd for tier in self.tiers.values()), Fraction(0))
 
     @property
-    def cost_usd(self) -> float:
+    def cost_usd(self) -> Fraction:
         """The whole bill: wear, and every hour of all machines."""
-        return self.idle_usd + sum(tier.cost_usd for tier in self.tiers.values())
+        return self.idle_usd + sum((tier.cost_usd for tier in self.tiers.values()), Fraction(0))
 
     @property
     def margin(self) -> float | None:
-        return 1 - self.cost_usd / self.revenue_usd if self.revenue_usd else None
+        return float(1 - self.cost_usd / self.revenue_usd) if self.revenue_usd else None
 
 
 def money_of(all_sums: Sequence[Sums], rates: Rates) -> Money:
@@ -90,7 +91,7 @@ def money_of(all_sums: Sequence[Sums], rates: Rates) -> Money:
     for sums in all_sums:
         for name, charged in sums.charged_microusd.items():
             returned = sums.returned_microusd.get(name, 0)
-            money.tiers.setdefault(name, TierMoney()).revenue_usd += (charged - returned) / 1e6
+            money.tiers.setdefault(name, TierMoney()).revenue_usd += Fraction(charged - returned, MICROUSD)
     for resource_name, row in used.items():
         _spread(money, resource_name, row, nobody)
     return money
@@ -100,9 +101,9 @@ def _spread(money: Money, resource: str, row: Mapping[str, Fraction], nobody: fr
     idle = sum((cost for name, cost in row.items() if name in nobody), Fraction(0))
     busy = {name: cost for name, cost in row.items() if name not in nobody}
     whole = sum(busy.values(), Fraction(0))
-    money.idle_usd += float(idle) / 1e6
-    money.by_resource_usd[resource] = float(idle + whole) / 1e6
+    money.idle_usd += idle / MICROUSD
+    money.by_resource_usd[resource] = (idle + whole) / MICROUSD
     for name, cost in busy.items():
         tier = money.tiers.setdefault(name, TierMoney())
-        tier.cost_usd += float(cost) / 1e6
-        tier.loaded_usd += float(cost + (idle * cost / whole if whole else 0)) / 1e6
+        tier.cost_usd += cost / MICROUSD
+        tier.loaded_usd += (cost + (idle * cost / whole if whole else 0)) / MICROUSD

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stepwell.errors import BadInput
-from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.hardware import StepCosts
 from stepwell.simulate.timeline import Episode, Timeline
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def is_available() -> bool:
 
 
 def miss_bound(
-    timeline: Timeline, model: MachineModel, *, device: int, everything: int, block_tokens: int
+    timeline: Timeline, model: StepCosts, *, device: int, everything: int, block_tokens: int
 ) -> Bound:
     """The bound of one run. ``device`` and ``everything``: blocks on the device, and on all KV tiers.
 
@@ -139,7 +139,7 @@ class _Program:
         self,
         uses: Uses,
         unit_tokens: int,
-        model: MachineModel,
+        model: StepCosts,
         room: tuple[int, int],
         block_tokens: int,
     ) -> None:

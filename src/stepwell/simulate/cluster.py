@@ -187,7 +187,7 @@ class Cluster:
             self._wish(replica)
 
     def _tell_by_number(self, event: Event) -> None:
-        """An event that names a turn by the order in which turns come, as a recording does; or one for all."""
+        """An event that names a turn by the order in which turns come, as a recording does."""
         if isinstance(event, Hinted | RequestCancelled):
             if not 0 < event.request <= len(self._sent):
                 return

@@ -66,8 +66,9 @@ def _child(agent: AgentSpec, by_number: dict[int, TurnSpec]) -> dict[str, Any]:
     starts_us = turns[0].at_us
     ran_us = turns[-1].at_us + turns[-1].took_us - starts_us
     return {
-        "t": (starts_us + ran_us) / 1e6, "type": "subagent", "agent_id": agent.name, "subagent_type": agent.role,
-        "duration_ms": ran_us // 1000, "requests": [_request(turn, starts_us) for turn in turns],
+        "t": (starts_us + ran_us) / 1e6, "type": "subagent", "agent_id": agent.name,
+        "subagent_type": agent.role, "duration_ms": ran_us // 1000,
+        "requests": [_request(turn, starts_us) for turn in turns],
     }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class TraceFile:
 
 
 def read_trace(path: Path, *, bad_share: float = BAD_SHARE, most: int | None = None) -> TraceFile:
-    """Read at most ``most`` records. ``BadInput``: no such file, no known format, or too much is malformed."""
+    """Read at most ``most`` records. ``BadInput``: no such file or format, or too much is malformed."""
     try:
         with _open(path) as file:
             found = _read(path, file, most)
@@ -114,8 +114,8 @@ def _kind(path: Path, lines: Sequence[bytes]) -> str:
             if needed <= keys:
                 return kind
     raise BadInput(
-        f"{path} is of no known format: Mooncake JSONL (timestamp, input_length, output_length, hash_ids), sessions"
-        " of agents (id, requests), calls (session_id, t_ms, input_length, hash_rle), Azure CSV"
+        f"{path} is of no known format: Mooncake JSONL (timestamp, input_length, output_length, hash_ids),"
+        " sessions of agents (id, requests), calls (session_id, t_ms, input_length, hash_rle), Azure CSV"
         " (TIMESTAMP,ContextTokens,GeneratedTokens), or a recording of 'stepwell serve --record'"
     )
 

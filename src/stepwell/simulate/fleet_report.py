@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
@@ -68,7 +69,7 @@ class FleetReport:
         return sum(self.tokens_from.values()) / max(1, self.prompt_tokens)
 
     @property
-    def usd_per_1000_turns(self) -> float | None:
+    def usd_per_1000_turns(self) -> Fraction | None:
         """The whole bill, with idle time; None without books."""
         return None if self.money is None else 1000 * self.money.cost_usd / max(1, self.turns - self.refused)
 
@@ -78,7 +79,17 @@ class FleetReport:
             "usd_per_1000_turns": self.usd_per_1000_turns,
             "requests_per_cpu_s": self.turns / self.cpu_s if self.cpu_s else None,
         }
-        return asdict(self) | extra
+        shown: dict[str, Any] = plain(asdict(self) | extra)
+        return shown
+
+
+def plain(value: Any) -> Any:
+    """For JSON: money, which is exact inside, as numbers."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return float(value) if isinstance(value, Fraction) else value
 
 
 def fleet_report(cluster: Cluster, cpu_s: float, money: Money | None) -> FleetReport:

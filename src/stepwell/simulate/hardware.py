@@ -9,7 +9,7 @@ from typing import Protocol
 from stepwell.policy.types import Piece
 
 Depths = tuple[int, int]
-"""Over a batch's tokens, how many stand before each: summed over pieces of prompts, and over those that decode."""
+"""Over a batch's tokens, how many stand before each: over pieces of prompts, and over those that decode."""
 
 
 class StepCosts(Protocol):

@@ -52,8 +52,8 @@ def _path(wanted: Wanted) -> Path:
         return Path(wanted.name)
     if wanted.directory is None:
         raise BadInput(
-            f"where is the trace {wanted.name!r}? Give --traces DIR or set STEPWELL_TRACES to the directory of"
-            f" {file}; '{GENERATED}' needs no file"
+            f"where is the trace {wanted.name!r}? Give --traces DIR or set STEPWELL_TRACES to the directory"
+            f" of {file}; '{GENERATED}' needs no file"
         )
     return wanted.directory / file
 
