@@ -14,9 +14,10 @@ PINS := pyproject.toml constraints.txt scripts/environment.py
 DEMO_ENV := .venv/.made-for-demo
 TEST_ENV := .venv/.made-for-test
 POLICY_ENV := .venv-policy/.made
+VLLM_ENV := .venv-vllm/.made
 POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 
-.PHONY: help setup demo review test policy check format serve clean
+.PHONY: help setup demo review test test-vllm policy check format serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
@@ -24,6 +25,8 @@ help:
 	@echo '  make demo     the main job, end to end, on a real model (ARGS="--model gemma3 --json out.json")'
 	@echo '  make review   a weekly review of markets from the sample week, in two languages'
 	@echo '  make test     the whole test suite (ARGS="tests/policy -k evict")'
+	@echo
+	@echo '  make test-vllm  the room stepwell.vllm with the real vLLM, in an environment of its own (2.5 GB)'
 	@echo
 	@echo '  make policy   scheduler and eviction rules alone: their tests and a small comparison; no llama.cpp'
 	@echo
@@ -51,6 +54,10 @@ serve: $(DEMO_ENV)
 test: $(TEST_ENV)
 	@$(BIN)/pytest $(ARGS)
 
+# vLLM's own warnings are not ours to turn into errors.
+test-vllm: $(VLLM_ENV)
+	@.venv-vllm/bin/python -m pytest -q -W default tests/vllm $(ARGS)
+
 policy: $(POLICY_ENV)
 	@$(POLICY_PYTHON) -m pytest -q tests/policy tests/driver/test_same_again.py $(ARGS)
 	@$(POLICY_PYTHON) -m stepwell bench policies --quick --trace generated --room 1/4 --declared silent --policy lru,stepwell,oracle
@@ -67,7 +74,7 @@ format: $(TEST_ENV)
 	@$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-policy .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
+	rm -rf .venv .venv-policy .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The test environment holds everything the demo's does, so that neither undoes the other.
@@ -84,6 +91,11 @@ $(TEST_ENV): $(PINS)
 $(POLICY_ENV): $(PINS)
 	@$(python-is-new-enough)
 	@$(PYTHON) scripts/environment.py policy
+	@touch $@
+
+$(VLLM_ENV): pyproject.toml constraints-vllm.txt scripts/environment.py
+	@$(python-is-new-enough)
+	@$(PYTHON) scripts/environment.py vllm
 	@touch $@
 
 define python-is-new-enough

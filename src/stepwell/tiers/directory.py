@@ -1,7 +1,8 @@
 """The directory a disk store lives in: who may use it, what in it is ours, how many bytes it holds.
 
     DIR/stepwell-kv.json     says that this is a store, and its last bound
-    DIR/lock                 held (flock) by the process that uses it, whose pid is in it
+    DIR/lock                 held (flock) by the process that uses it, whose pid is in it; a shared
+                             store (``shared/``) is held by several, which exclude a single one
     DIR/v1-<16 hex>/         one sub-directory per model fingerprint and format version
         <id>.<sequence>.kv   one record: one KV block
         *.tmp                a record being written; left over only by a crash
@@ -83,12 +84,15 @@ def is_model_directory(name: str) -> bool:
 
 class StoreDirectory:
     """An open, locked store directory. ``close`` gives the lock back. Without ``lock``: only to look.
+    ``shared``: others may hold it too, if they say so as well.
 
     ``DiskBusy`` when another process holds it; ``NotAStore`` when the path is something else, is not
     empty, or cannot be used; nothing in it is changed then.
     """
 
-    def __init__(self, path: Path, files: Files, *, create: bool = True, lock: bool = True) -> None:
+    def __init__(
+        self, path: Path, files: Files, *, create: bool = True, lock: bool = True, shared: bool = False
+    ) -> None:
         self.path = path
         self.files = files
         self._lock_fd: int | None = None
@@ -101,7 +105,7 @@ class StoreDirectory:
         try:
             self._require_store(create)
             if lock:
-                self._lock_fd = _take_lock(path, self.fd)
+                self._lock_fd = _take_lock(path, self.fd, shared=shared)
         except BaseException:
             files.close(self.fd)
             raise
@@ -214,14 +218,14 @@ def _make(path: Path) -> None:
         raise NotAStore(f"disk directory {path} cannot be made: {error.strerror}") from error
 
 
-def _take_lock(path: Path, directory: int, *, mark: bool = True) -> int:
+def _take_lock(path: Path, directory: int, *, mark: bool = True, shared: bool = False) -> int:
     """flock, because the kernel gives it back when its holder dies, however it dies.
 
     ``mark``: leave our pid in the file, for the sentence that the next one gets.
     """
     fd = _open_lock(path, directory)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         holder = os.pread(fd, 32, 0).split(b"\n")[0].decode("ascii", "replace")
         os.close(fd)

@@ -1,0 +1,7 @@
+"""Stepwell inside vLLM: what vLLM loads by name from its configuration. Written for vLLM 0.32.
+
+    disk.py     ``StepwellDisk``: a disk tier, bounded, checksummed and shared; docs/vllm-disk-tier.md
+    spec.py     ``StepwellSpec``: offloading on every platform, the CPU included
+
+vLLM is imported here and nowhere else, and no other room imports this one's modules before they are wanted.
+"""
