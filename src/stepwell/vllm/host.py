@@ -1,0 +1,106 @@
+"""``StepwellHost``: the order in which vLLM's host memory gives chunks up, decided by Stepwell's policy.
+
+Named as ``"eviction_policy": "StepwellHost", "cache_policy_module_path": "stepwell.vllm.host"``. It turns
+vLLM's calls into entries of ``host_book.HostBook`` and the book's answer into vLLM's. vLLM says too little in
+three places: ``insert`` and ``evict`` do not name the request (it is the one of the ``on_store_miss`` just
+before), ``on_request_finished`` comes a step late, and nothing tells the policy whether there is a disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from vllm.v1.kv_offload.base import ReqContext, get_offload_group_idx
+from vllm.v1.kv_offload.cpu.policies.base import CachePolicy, ChunkStatus
+
+from stepwell.policy.types import BlockId
+from stepwell.vllm.host_book import HostBook, Position
+from stepwell.vllm.owner import caller_of, hint_of
+
+
+class StepwellHost(CachePolicy):
+    """vLLM's chunks, and whose they are."""
+
+    eviction = "stepwell"
+
+    def __init__(self, cache_capacity: int) -> None:
+        super().__init__(cache_capacity)
+        self.book = HostBook(cache_capacity, eviction=self.eviction)
+        self._chunks: dict[BlockId, ChunkStatus] = {}
+        self._storing = ""
+        self._taker = ""
+
+    @staticmethod
+    def _now_us() -> int:
+        return time.monotonic_ns() // 1000
+
+    def get(self, key: BlockId) -> ChunkStatus | None:
+        return self._chunks.get(key)
+
+    def insert(self, key: BlockId, chunk: ChunkStatus, req_context: ReqContext | None = None) -> None:
+        """``req_context`` comes with vLLM 0.33."""
+        if req_context is not None:
+            self._hear(req_context)
+        self._chunks[key] = chunk
+        self.book.insert(key, self._storing, self._now_us())
+
+    def remove(self, key: BlockId) -> None:
+        del self._chunks[key]
+        self.book.remove(key)
+
+    def touch(self, keys: Iterable[BlockId], req_context: ReqContext) -> None:
+        self._hear(req_context)
+        self.book.used(req_context.req_id, self._with_positions(keys, req_context), self._now_us())
+
+    def on_store_miss(self, keys: Iterable[BlockId], req_context: ReqContext) -> None:
+        self.touch(keys, req_context)
+
+    def on_request_finished(
+        self,
+        key_groups: Sequence[Sequence[BlockId]],
+        insertion_only_keys: set[BlockId],
+        reused_keys: set[BlockId],
+        req_context: ReqContext,
+    ) -> None:
+        for keys in key_groups:
+            self.touch(keys, req_context)
+        self.book.finish(req_context.req_id, self._now_us())
+
+    def on_request_access(
+        self,
+        key_groups: Sequence[Sequence[BlockId]],
+        insertion_only_keys: set[BlockId],
+        reused_keys: set[BlockId],
+        req_context: ReqContext,
+    ) -> None:
+        """vLLM 0.33's name for a request's use of its chunks, told while it runs."""
+        for keys in key_groups:
+            self.touch(keys, req_context)
+
+    def _hear(self, req_context: ReqContext) -> None:
+        params = req_context.kv_transfer_params
+        caller = caller_of(params)
+        self._storing, self._taker = req_context.req_id, caller.service_tier
+        self.book.begin(req_context.req_id, caller, hint_of(params), self._now_us())
+
+    @staticmethod
+    def _with_positions(keys: Iterable[BlockId], req_context: ReqContext) -> list[tuple[BlockId, Position]]:
+        return [
+            (key, (req_context.get_offload_key_position(key) or 0, get_offload_group_idx(key)))
+            for key in keys
+        ]
+
+    def evict(self, n: int, protected: set[BlockId]) -> list[tuple[BlockId, ChunkStatus]] | None:
+        victims = self.book.evict(n, protected, self._taker, self._now_us()) if n else ()
+        return None if victims is None else [(key, self._chunks.pop(key)) for key in victims]
+
+    def clear(self) -> None:
+        self._chunks.clear()
+        self.book.clear()
+
+    def mark_evictable(self, key: BlockId) -> None:
+        self.book.free(key, self._now_us())
+
+    def mark_non_evictable(self, key: BlockId) -> None:
+        self.book.busy(key)
