@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,6 +306,22 @@ def test_a_session_needs_a_question_and_keeps_it() -> None:
                 await running.run("Two?")
 
     run(scene())
+
+
+def test_the_same_agents_answer_the_next_question(tmp_path: Path) -> None:
+    """In the same process, and from the file; each task and turn has a key of its own."""
+    path = tmp_path / "s.db"
+    server = Scripted(lambda asked: f"answer {asked.turn}")
+
+    async def scene(*asks: tuple[str, bool]) -> list[str]:
+        async with asyncio.timeout(PATIENCE_S), session(server, crew(ALONE), path) as running:
+            return [(await running.run(ask, more=more)).answer for ask, more in asks]
+
+    assert run(scene(("One?", True), ("Two?", True))) == ["answer 1", "answer 2"]
+    assert run(scene(("Three?", False))) == ["answer 3"]
+    assert len({asked.agent for asked in server.asked}) == 1
+    said = [message["content"] for message in server.asked[-1].body["messages"] if message["role"] == "user"]
+    assert said == ["One?", "Two?", "Three?"]
 
 
 @pytest.mark.parametrize(

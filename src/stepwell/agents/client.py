@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ import httpx2
 
 from stepwell.agents.events import Usage
 from stepwell.agents.limits import Paused, budget_reached
+from stepwell.agents.streaming import STREAMED, collected
 from stepwell.errors import StepwellError
 
 TURN_TIMEOUT_S = 900.0
@@ -37,6 +39,7 @@ FATAL = frozenset({401, 403, 404})
 Body = dict[str, Any]
 Hint = Mapping[str, Any]
 Retry = Callable[[str, int], None]
+Read = Callable[[httpx2.Response], Awaitable[dict[str, Any]]]
 
 
 class TurnRefused(StepwellError):
@@ -98,6 +101,8 @@ class Client:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     hints: bool = True
     """Off once the server has shown that it knows none."""
+    stream: bool = False
+    """Whether answers are streamed, so that the time to their first token is known."""
     _http: httpx2.AsyncClient = field(init=False)
     _random: random.Random = field(init=False)
     _saying: asyncio.Semaphore = field(init=False)
@@ -184,15 +189,18 @@ class Client:
 
     async def chat(self, body: Body, caller: Caller, hint: Hint | None, retry: Retry) -> Reply:
         """One turn. Raises ``TurnRefused``, ``Paused`` or ``StepwellError``."""
+        began_s = time.perf_counter()
+        body = body | STREAMED if self.stream else body
         sent = body | {"agent_hint": dict(hint)} if hint and self.hints else body
+        read = collected if self.stream else _whole
         try:
-            data = await self._ask("POST", "/chat/completions", sent, caller.headers(), retry)
+            data = await self._ask("POST", "/chat/completions", sent, caller.headers(), retry, read)
         except TurnRefused as error:
             if "agent_hint" not in sent or "agent_hint" not in str(error):
                 raise
             self.hints = False
-            data = await self._ask("POST", "/chat/completions", body, caller.headers(), retry)
-        return _reply(data)
+            data = await self._ask("POST", "/chat/completions", body, caller.headers(), retry, read)
+        return _reply(data, began_s)
 
     async def say(self, caller: Caller, hint: Hint) -> None:
         """A hint between turns. Never an error: a server that takes none is not told again."""
@@ -220,18 +228,27 @@ class Client:
             return
 
     async def _ask(
-        self, method: str, path: str, body: Body | None, headers: Mapping[str, str], retry: Retry
+        self,
+        method: str,
+        path: str,
+        body: Body | None,
+        headers: Mapping[str, str],
+        retry: Retry,
+        read: Read | None = None,
     ) -> dict[str, Any]:
+        read = read or _whole
         full = lost = 0
         while True:
             response: httpx2.Response | None = None
             try:
-                answer = response = await self._http.request(method, path, json=body, headers=dict(headers))
+                async with self._http.stream(method, path, json=body, headers=dict(headers)) as answer:
+                    response = answer
+                    if answer.status_code == 200:
+                        return await read(answer)
+                    await answer.aread()
             except httpx2.HTTPError as error:
                 lost, why = lost + 1, f"{type(error).__name__} {error}".strip()
             else:
-                if answer.status_code == 200:
-                    return _json(answer)
                 why = _sentence(answer)
                 self._require_retry(answer, why)
                 full, lost = (full + 1, lost) if answer.status_code == 429 else (full, lost + 1)
@@ -260,6 +277,11 @@ class Client:
             return min(max(int(asked), 10), LONGEST_WAIT_MS)
         longest = min(FIRST_WAIT_MS << min(attempts - 1, 8), LONGEST_WAIT_MS)
         return longest - self._random.randrange(longest // 4)
+
+
+async def _whole(response: httpx2.Response) -> dict[str, Any]:
+    await response.aread()
+    return _json(response)
 
 
 def _quiet(why: str, wait_ms: int) -> None:
@@ -294,7 +316,7 @@ def _sentence(response: httpx2.Response) -> str:
     return f"{said or 'no reason'} (HTTP {response.status_code})"
 
 
-def _reply(data: Mapping[str, Any]) -> Reply:
+def _reply(data: Mapping[str, Any], began_s: float) -> Reply:
     try:
         choice = data["choices"][0]
         said = choice["message"]
@@ -302,6 +324,8 @@ def _reply(data: Mapping[str, Any]) -> Reply:
         if calls := said.get("tool_calls"):
             message["tool_calls"] = [_call(call) for call in calls]
         usage, cut = _usage(data.get("usage") or {}), choice.get("finish_reason") == "length"
+        if (first_s := data.get("first_token_s")) is not None:
+            usage = replace(usage, first_token_us=round((first_s - began_s) * 1_000_000))
         return Reply(message, usage, cut, str(data.get("id") or ""))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise TurnRefused("the server's answer is no chat completion") from error
@@ -320,6 +344,7 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         cached_tokens=int(details.get("cached_tokens") or 0),
         recomputed_tokens=int(details.get("recomputed_tokens") or 0),
+        cached_by_tier=dict(details.get("cached_tokens_by_kv_tier") or {}),
         completion_tokens=int(usage.get("completion_tokens") or 0),
         cost_microusd=None if cost is None else round(Decimal(str(cost)) * 1_000_000),
     )

@@ -21,6 +21,10 @@ class Usage:
     """None: the server does not say."""
     cut: bool = False
     """The answer ended at the turn's token limit."""
+    cached_by_tier: Mapping[str, int] = field(default_factory=dict)
+    """Cached tokens per KV tier where they lay; empty: the server does not say."""
+    first_token_us: int | None = None
+    """Time to the first token as the client saw it; None: the answer was not streamed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from stepwell.agents.crews.definition import Limits
 from stepwell.agents.events import Usage
-from stepwell.errors import StepwellError
+from stepwell.agents.tools.base import Tool
+from stepwell.errors import BadInput, StepwellError
+
+PAUSES = frozenset({"budget_reached", "token_limit", "time_limit", "server_unreachable"})
+"""Statuses of a session that stops where it is."""
 
 
 class Paused(StepwellError):
@@ -64,3 +70,19 @@ def require_agents(limits: Limits, made: int, active: int) -> None:
         raise Refused(f"this session has made its {limits.agents} sub-agents: do this task yourself")
     if active >= limits.concurrent:
         raise Refused(f"{active} sub-agents are at work, the most there may be: wait for one first")
+
+
+def require_repeatable(role: str, tool: Tool) -> None:
+    """Of a tool that finishes or checks answers. Raises ``BadInput``."""
+    if not tool.idempotent:
+        raise BadInput(
+            f"role {role}: {tool.name} cannot finish or check answers: after a crash it would be "
+            "called again, and it is not idempotent"
+        )
+
+
+async def until(holds: Callable[[], bool], changed: asyncio.Event) -> None:
+    """Returns when something holds, looked at whenever it may have changed."""
+    while not holds():
+        changed.clear()
+        await changed.wait()

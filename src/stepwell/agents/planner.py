@@ -169,6 +169,9 @@ class Planning:
                 break
         return self.best
 
+    def _key(self, name: str) -> str:
+        return self.session.key(name)
+
     @property
     def _is_dynamic(self) -> bool:
         return self.root.role.name not in self.session.crew.dropped
@@ -213,12 +216,12 @@ class Planning:
     async def _said_plan(self, number: int) -> Plan:
         """What the planner says; a plan of which nothing can be used is sent back once."""
         workers = self.root.role.may_spawn
-        said = await self._ask_planner(f"plan-{number}", self._request(number))
+        said = await self._ask_planner(self._key(f"plan-{number}"), self._request(number))
         plan = read_plan(said.text, workers, self.question)
         # An answer without a valid form has been sent back already, and half a plan is worth carrying out.
         if plan.faults and not plan.steps and said.ok:
             again = f"This plan cannot be used: {'; '.join(plan.faults)}. Give the whole plan again."
-            said = await self._ask_planner(f"plan-{number}-again", again)
+            said = await self._ask_planner(self._key(f"plan-{number}-again"), again)
             plan = read_plan(said.text, workers, self.question)
         return plan
 
@@ -267,7 +270,7 @@ class Planning:
         # A worker alone with the question gets it bare: the smallest models are led astray by more.
         task = f"Question: {self.question}{known}{own}" if known or own else self.question
         role = self.session.crew.roles[step.role]
-        key = f"round-{number}-{step.id}"
+        key = self._key(f"round-{number}-{step.id}")
         return await Asking(self.session, self._ask, role, key, task, self.spent_tokens).answer()
 
     async def _ask(
@@ -277,8 +280,9 @@ class Planning:
         try:
             if self.session.task_of(key) is None:
                 await self.session.free_place()
+                agent = agent or self.session.rested(role)
                 if agent is None:
-                    stays = role in (WRITER, VERIFIER)
+                    stays = self.session.more or role in (WRITER, VERIFIER)
                     self.session.spawn(
                         role, task, parent=self.root.id, key=key, may_return=stays, terms=terms
                     )
@@ -320,7 +324,7 @@ class Planning:
         good = [answer for answer in answers if answer.outcome.ok]
         quoted = bool(good) and all(answer.quoted for answer in good)
         if WRITER in self.session.crew.roles and not quoted:
-            return f"write-{number}", await self._write(number, made)
+            return self._key(f"write-{number}"), await self._write(number, made)
         votes = Counter(ballot(answer.outcome.text) for answer in good)
         most = max(votes.values(), default=0)
         chosen = [one for one in good if votes[ballot(one.outcome.text)] == most] or list(answers)
@@ -347,9 +351,9 @@ class Planning:
     async def _again(self, role: str, verb: str, number: int, task: str) -> Outcome:
         """The same agent in every round: it remembers, and the server has its KV."""
         self._note_spending()
-        first = self.session.task_of(f"{verb}-1")
+        first = self.session.task_of(self._key(f"{verb}-1"))
         agent = None if first is None else first.agent
-        return await self._ask(role, f"{verb}-{number}", task, self._terms(role), agent)
+        return await self._ask(role, self._key(f"{verb}-{number}"), task, self._terms(role), agent)
 
 
 def first_request(question: str) -> str:

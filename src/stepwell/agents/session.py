@@ -7,7 +7,6 @@ for it. A verb that is called again with a key does nothing again, which is what
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,8 +17,17 @@ from stepwell.agents.agent import VERBS, Agent
 from stepwell.agents.briefing import briefing
 from stepwell.agents.client import Caller, Client
 from stepwell.agents.crews.definition import Crew, Role
-from stepwell.agents.limits import Meter, Paused, Refused, require_agents, require_depth
+from stepwell.agents.limits import (
+    Meter,
+    Paused,
+    Refused,
+    require_agents,
+    require_depth,
+    require_repeatable,
+    until,
+)
 from stepwell.agents.penalty import Terms
+from stepwell.agents.question import question_of
 from stepwell.agents.request import Part, opening, pointed_at, step_key
 from stepwell.agents.result import Ending, Result, result_of
 from stepwell.agents.schemas import Invalid
@@ -37,7 +45,6 @@ Reading = Callable[[str, int], str]
 Flow = Callable[["Session", Agent, str], Awaitable[Outcome]]
 """Leads the session to its answer, given the entry agent and the question."""
 ROOT_KEY = "ask"
-MAX_ASK_CHARS = 100_000
 COMMAND = "only its own agents are its to command"
 STOP_S = 5.0
 LAST_TURNS_S = 120.0
@@ -68,6 +75,10 @@ class Session:
     meter: Meter = field(init=False)
     answered_by: str = ""
     """The key of the task whose answer is the session's."""
+    more: bool = False
+    """Whether another question may follow: agents that have answered then wait for a person."""
+    number: int = 1
+    """Of the question, from 1."""
     _tasks: dict[str, Task] = field(default_factory=dict)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _why: BaseException | None = None
@@ -80,19 +91,22 @@ class Session:
         for role in self.crew.roles.values():
             self.toolbox([name for name in role.tools if name not in VERBS])
             for name in (role.finish, role.check):
-                if name and not self._tool(name).idempotent:
-                    raise BadInput(
-                        f"role {role.name}: {name} cannot finish or check answers: after a crash it would be "
-                        "called again, and it is not idempotent"
-                    )
+                if name:
+                    require_repeatable(role.name, self._tool(name))
 
     # --- running -----------------------------------------------------------------------------------
 
-    async def run(self, ask: str = "") -> Result:
-        """Answer ``ask``; without one, go on where this session stopped. Raises ``StepwellError``."""
+    async def run(self, ask: str = "", *, more: bool = False) -> Result:
+        """Answer ``ask``; without one, go on where this session stopped. Raises ``StepwellError``.
+
+        A session that has answered may be asked the next question: the same agents go on with their
+        conversations. ``more``: that is to be expected, so they are kept waiting when this one is answered.
+        """
         began_us = events.now_us()
+        self.more = more
         question = self._begin(ask)
-        await self._prepare()
+        if not self.agents:
+            await self._prepare()
         self._go_on()
         root = self.agents.get(self.crew.entry) or self.make(self.crew.entry, None, self.crew.entry, 0)
         lead = asyncio.create_task(self._lead(root, question))
@@ -112,21 +126,16 @@ class Session:
 
     def _begin(self, ask: str) -> str:
         """The question, kept for good; ids too."""
-        kept = self.store.get("ask")
-        if kept is None and not ask.strip():
-            raise BadInput("there is nothing to resume in this session: ask a question")
-        if len(ask) > MAX_ASK_CHARS:
-            raise BadInput(f"the question is {len(ask):,} characters long: give documents as files")
-        if kept is not None and ask.strip() and ask != kept:
-            raise BadInput("this session has another question: resume it without one, or begin a new session")
-        if kept is None:
-            with self.store.transaction():
-                self.store.put("ask", ask)
-                self.store.put("id", self.id or f"crew-{uuid.uuid4().hex[:12]}")
-        self.id = self.store.get("id")
-        question = str(self.store.get("ask"))
-        self.tell(events.Began(self.id, question, kept is not None))
-        return question
+        asked = question_of(self.store, ask, self.id, more=self.more)
+        if asked.is_next:
+            self.answered_by = ""
+        self.id, self.number = asked.session, asked.number
+        self.tell(events.Began(self.id, asked.text, asked.resumed))
+        return asked.text
+
+    def key(self, name: str) -> str:
+        """Of a task of this question: keys are unique in the session."""
+        return name if self.number == 1 else f"q{self.number}-{name}"
 
     async def _prepare(self) -> None:
         if not self.model and any(not role.model for role in self.crew.roles.values()):
@@ -145,8 +154,8 @@ class Session:
     async def _lead(self, root: Agent, question: str) -> Outcome:
         if self.flow is not None and root.role.plans:
             return await self.flow(self, root, question)
-        self.assign(root, question, ROOT_KEY)
-        self.answered_by = ROOT_KEY
+        self.answered_by = self.key(ROOT_KEY)
+        self.assign(root, question, self.answered_by)
         return (await self.wait([root.id]))[root.id]
 
     async def _until_end(self, lead: asyncio.Task[Outcome]) -> Outcome:
@@ -169,7 +178,7 @@ class Session:
         """Turns under way are paid for: their answers are kept. None begins meanwhile."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_TURNS_S):
-                await _until(lambda: not self._in_turn, self._turn_ended)
+                await until(lambda: not self._in_turn, self._turn_ended)
 
     def require_open(self) -> None:
         """Before a turn. Raises ``Paused`` when the session has stopped, or has used what it may."""
@@ -198,7 +207,7 @@ class Session:
         if finished:
             for agent in active:
                 self._close(agent, Outcome("interrupted", "the crew's answer was given without it"))
-            await self._hint_all(self.agents.values(), {"next": "done"})
+            await self._hint_all(self.agents.values(), {"next": "person" if self.more else "done"})
         elif isinstance(self._why, Paused) and self._why.status != "server_unreachable":
             # A pause ends when somebody resumes the session.
             await self._hint_all(active, {"next": "person"})
@@ -289,7 +298,14 @@ class Session:
 
     async def free_place(self) -> None:
         """Returns when one more sub-agent may be at work."""
-        await _until(lambda: self.active < self.crew.limits.concurrent, self._task_ended)
+        await until(lambda: self.active < self.crew.limits.concurrent, self._task_ended)
+
+    def rested(self, role: str) -> str | None:
+        """An agent of this role that has answered an earlier question and has no part in this one yet."""
+        for agent in self.agents.values():
+            if agent.role.name == role and agent.tasks and not agent.task.key.startswith(self.key("")):
+                return agent.id
+        return None
 
     def _find(self, agent: str) -> Agent:
         if agent not in self.agents:
@@ -472,10 +488,3 @@ class Session:
                 self._start(agent)
             else:
                 agent.closed.set()
-
-
-async def _until(holds: Callable[[], bool], changed: asyncio.Event) -> None:
-    """Returns when something holds, looked at whenever it may have changed."""
-    while not holds():
-        changed.clear()
-        await changed.wait()
