@@ -222,7 +222,7 @@ GROUPS = {
             ),
             Command("templates", "stepwell.bench.templates:main", "What of its last turn an agent reuses."),
             Command("schemas", "stepwell.bench.schemas:main", "Answers under random schemas, checked again."),
-            Command("disk-layout", "stepwell.bench.disk_layout:main", "The disk layouts that were tried."),
+            Command("page", "stepwell.bench.page:main", "The pages of docs/benchmarks from kept results."),
         ),
     ),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench import crash, disk_layout
+from stepwell.bench import crash
 from stepwell.bench.common import ticker
 from stepwell.bench.crash_child import block, content
 from stepwell.cli import run
@@ -50,17 +50,3 @@ def test_every_block_and_every_page_is_different() -> None:
         assert len(pages) == -(-len(data) // 4096)
         assert not pages & seen
         seen |= pages
-
-
-def test_the_layouts_are_measured(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Not their speed: that every one of them stores, drops, reads and finds again."""
-    monkeypatch.setattr(disk_layout, "CHECKSUMS", {})
-    file = tmp_path / "layout.json"
-    disk_layout.main(quick=True, json_file=file, directory=tmp_path)
-    layouts = json.loads(file.read_text("utf-8"))["results"]["layouts"]
-    assert set(layouts) == set(disk_layout.LAYOUTS)
-    assert all(figures["read_bytes_per_s"] > 0 for figures in layouts.values())
-    assert all(figures["write_amplification"] >= 1 for figures in layouts.values())
-    assert "back from disk" in capsys.readouterr().out

@@ -9,10 +9,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from stepwell.bench.common import Report, Verdict, median, percentile, require_writable, table, write_json
+from stepwell.bench.common import (
+    Report,
+    Verdict,
+    median,
+    percentile,
+    report_console,
+    require_writable,
+    table,
+    write_json,
+)
 from stepwell.errors import BadInput
 
-SHAPE = {"bench", "date", "machine", "versions", "settings", "results", "verdicts", "notes", "samples"}
+SHAPE = {
+    *("bench", "date", "machine", "versions", "command", "settings"),
+    *("tables", "results", "verdicts", "notes", "samples"),
+}
 
 
 def a_report() -> Report:
@@ -76,6 +88,17 @@ def test_json_has_machine_versions_settings_and_samples(tmp_path: Path) -> None:
     assert content["settings"] == {"rounds": 3}
     assert content["samples"] == [{"ttft_s": 0.5}]
     assert [verdict["reached"] for verdict in content["verdicts"]] == [True, False, None]
+
+
+def test_the_file_has_the_tables_that_were_printed(tmp_path: Path) -> None:
+    file = tmp_path / "trial.json"
+    console = report_console(Path("-"))
+    console.file = io.StringIO()
+    console.print(table("sizes", ("what", "MiB"), [["[a] b", "1,024"]]))
+    a_report().finish(console, file)
+    content = json.loads(file.read_text())
+    assert content["tables"] == [{"title": "sizes", "columns": ["what", "MiB"], "rows": [["[a] b", "1,024"]]}]
+    assert content["verdicts"][0]["line"] == "total (at most 1.05x): reached, 1.04x"
 
 
 def test_json_without_a_number_stays_valid_json(tmp_path: Path) -> None:

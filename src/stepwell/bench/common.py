@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from stepwell.errors import BadInput
 from stepwell.units import parse_size
@@ -92,6 +94,7 @@ class Verdict:
             "limit": self.limit,
             "at_most": self.at_most,
             "unit": self.unit,
+            "line": self.line(),
             "measured": self.measured,
             "reached": self.reached,
         }
@@ -107,6 +110,8 @@ class Report:
     verdicts: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    """Those that were printed, cell by cell."""
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
@@ -120,7 +125,9 @@ class Report:
             "date": self.date,
             "machine": machine(),
             "versions": versions(),
+            "command": command_line(),
             "settings": self.settings,
+            "tables": self.tables,
             "results": self.results,
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
             "notes": self.notes,
@@ -129,6 +136,7 @@ class Report:
 
     def finish(self, console: Console, json_file: Path | None) -> None:
         """Print notes and verdicts, and write the file if one was asked for."""
+        self.tables = console.tables if isinstance(console, ReportConsole) else []
         for note in self.notes:
             console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         for verdict in self.verdicts:
@@ -225,15 +233,13 @@ def available_memory_bytes() -> int:
     return memory_bytes()
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that ``percent`` of the samples do not pass (linear between neighbours)."""
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that ``percent`` (1 to 99) of the samples do not pass, linear between neighbours."""
     if not values:
         raise ValueError("no samples: a percentile needs at least one")
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def median(values: Sequence[float]) -> float:
@@ -250,9 +256,43 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return made
 
 
-def report_console(json_file: Path | None) -> Console:
+class ReportConsole(Console):
+    """Keeps the tables that it prints, for the file of the report."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.tables: list[dict[str, Any]] = []
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        self.tables += [_as_data(one) for one in objects if isinstance(one, Table)]
+        super().print(*objects, **options)
+
+
+def _as_data(made: Table) -> dict[str, Any]:
+    columns = [[_plain(cell) for cell in column.cells] for column in made.columns]
+    return {
+        "title": _plain(made.title or ""),
+        "columns": [_plain(column.header) for column in made.columns],
+        "rows": [list(row) for row in zip(*columns, strict=True)],
+    }
+
+
+def _plain(cell: Any) -> str:
+    return Text.from_markup(cell).plain if isinstance(cell, str) else str(cell)
+
+
+def command_line() -> str:
+    """The command as it was given, but for where its figures go."""
+    words = ["stepwell", *sys.argv[1:]]
+    if "--json" in words[:-1]:
+        at = words.index("--json")
+        del words[at : at + 2]
+    return shlex.join(words)
+
+
+def report_console(json_file: Path | None) -> ReportConsole:
     """Tables and verdicts go to standard output, unless the JSON was asked for there."""
-    console = Console(highlight=False, stderr=str(json_file) == "-")
+    console = ReportConsole(highlight=False, stderr=str(json_file) == "-")
     if not console.is_terminal:
         console.width = REDIRECTED_WIDTH
     return console
