@@ -22,7 +22,7 @@ POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
 	@echo
-	@echo '  make demo     the main job, end to end, on a real model (ARGS="--model gemma3 --json out.json")'
+	@echo '  make demo     the main job, end to end, on a real model (ARGS="--quick --json out.json")'
 	@echo '  make review   a weekly review of markets from the sample week, in two languages'
 	@echo '  make test     the whole test suite (ARGS="tests/policy -k evict")'
 	@echo

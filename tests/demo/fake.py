@@ -13,14 +13,14 @@ from stepwell.demo.figures import (
     result_sentence,
     speedup,
 )
-from stepwell.demo.record import AgentSample, Capacity, Customer, Run, Sample, Turn
+from stepwell.demo.record import AgentSample, Answer, Capacity, Customer, Run, Sample, Turn
 
 CUSTOMERS = (
-    Customer("Almond", "priority", "sk-demo-almond", "Why were women so often the patrons of stepwells?"),
-    Customer("Birch", "default", "sk-demo-birch", "How did the builders keep the walls from falling in?"),
-    Customer("Cedar", "flex", "sk-demo-cedar", "Why did <stepwells> & their keepers fall out of use?"),
+    Customer("Almond", "priority", "sk-demo-almond", ("Who was the patron of stepwells?", "And why?")),
+    Customer("Birch", "default", "sk-demo-birch", ("What kept the walls from falling in?", "And why?")),
+    Customer("Cedar", "flex", "sk-demo-cedar", ("Why did <stepwells> & their keepers go?", "And?")),
 )
-ROLES = ("lead", "reader-1", "reader-2", "reader-3", "reader-4", "critic", "writer")
+ROLES = ("planner", "reader-1", "reader-2", "reader-3", "verifier-1", "writer-1", "judge-1")
 TOKEN_BYTES = 23_040
 
 
@@ -39,7 +39,12 @@ def fake_run(
         run.samples.append(_sample(run, list(keys), step / 5, tiering))
     for customer in CUSTOMERS:
         run.sessions_s[customer.tenant] = (0.0, seconds - 1)
-        run.answers[customer.tenant] = f"Because the water was there, said {customer.name} <b>& others</b>."
+        text = f"Because the water was there, said {customer.name} <b>& others</b>."
+        passage = f"A <quote>. {text}"
+        run.answers[customer.tenant] = [
+            Answer(question, text, "The water", passage, right)
+            for question, right in zip(customer.questions, (True, None), strict=True)
+        ]
     run.counters = {"recomputed_tokens": sum(turn.recomputed_tokens for turn in run.turns)}
     return run
 
@@ -104,7 +109,7 @@ def fake_figures() -> DemoFigures:
         fake_run(),
         fake_run("Without: host memory and disk off", tiering=False, seconds=83.0, seed=2),
     )
-    made = tuple(figures_of_run(run, CUSTOMERS, 200) for run in runs)
+    made = tuple(figures_of_run(run, CUSTOMERS) for run in runs)
     return DemoFigures(
         schema=SCHEMA,
         date="2026-11-22T10:00:00+00:00",
@@ -112,10 +117,8 @@ def fake_figures() -> DemoFigures:
         model="smollm2-135m-instruct",
         machine={"cpu": "a slow one", "cores": 2},
         versions={"stepwell": "0.1.0"},
-        document=DocumentFigures("stepwells.md", "markdown", "How a stepwell was built", 3_560, 4_643, 1_100),
-        customers=tuple(
-            CustomerFigures(c.name, c.service_tier, c.question, ("A <quote>.",)) for c in CUSTOMERS
-        ),
+        document=DocumentFigures("stepwells.md", "markdown", "How a stepwell was built", 3_560, 4_643),
+        customers=tuple(CustomerFigures(c.name, c.service_tier, c.questions) for c in CUSTOMERS),
         agents=21,
         device_share=0.25,
         runs=made,

@@ -13,9 +13,10 @@ from stepwell.demo.figures import (
     DemoFigures,
     RunFigures,
     figures_of_run,
-    held_tokens,
+    marks,
     read_json,
     result_sentence,
+    same_answers,
     speedup,
 )
 from stepwell.demo.record import AgentSample, Capacity, Run, Sample, Turn
@@ -42,7 +43,7 @@ def small_run() -> RunFigures:
         Sample(0.2, {"almond/lead": AgentSample("running", 100, 90, 0, 0)}, _used(900, 0, 0), 1, 0),
         Sample(0.4, {"almond/lead": AgentSample("idle", 100, 0, 40, 30)}, _used(0, 400, 300), 0, 0),
     ]
-    return figures_of_run(run, CUSTOMERS, shared_tokens=0)
+    return figures_of_run(run, CUSTOMERS)
 
 
 def _used(device: int, host: int, disk: int) -> dict[str, int]:
@@ -70,8 +71,18 @@ def test_lanes_hold_changes_only() -> None:
     assert run.peak_bytes == {"device": 900, "host": 400, "disk": 300}
 
 
-def test_what_agents_hold_counts_a_shared_prefix_once_per_tenant() -> None:
-    assert held_tokens({"a/lead": 100, "a/critic": 80, "b/lead": 50}, 30) == 230 - 30
+def test_answers_are_marked_and_compared() -> None:
+    run = figures_of_run(fake_run(), CUSTOMERS)
+    assert marks([run]) == [True] * 3
+    other = replace(
+        run,
+        answers={
+            tenant: (replace(answers[0], text="Else.", right=False), *answers[1:])
+            for tenant, answers in run.answers.items()
+        },
+    )
+    assert marks([other]) == [False] * 3
+    assert (same_answers(run, run), same_answers(run, other)) == ((6, 6), (3, 6))
 
 
 def test_recomputation_after_a_preemption_counts_as_computed() -> None:
@@ -82,14 +93,14 @@ def test_json_comes_back_as_it_went() -> None:
     figures = fake_figures()
     data = figures.to_json()
     assert read_json(data) == figures
-    assert json.loads(data)["schema"] == SCHEMA == "stepwell.demo/1"
+    assert json.loads(data)["schema"] == SCHEMA == "stepwell.demo/2"
 
 
 def test_json_keeps_to_its_schema() -> None:
     schema = msgspec.json.schema(DemoFigures)
     assert set(json.loads(fake_figures().to_json())) == set(schema["$defs"]["DemoFigures"]["properties"])
     with pytest.raises(msgspec.ValidationError):
-        read_json(b'{"schema": "stepwell.demo/1", "date": 7}')
+        read_json(b'{"schema": "stepwell.demo/2", "date": 7}')
 
 
 def test_no_key_gets_into_the_figures() -> None:
@@ -112,7 +123,7 @@ def test_the_result_is_said_honestly(without_s: float, words: str) -> None:
 
 
 def test_tables_have_a_cell_for_every_column() -> None:
-    runs = [figures_of_run(fake_run(tiering=tiering), CUSTOMERS, 200) for tiering in (True, False)]
+    runs = [figures_of_run(fake_run(tiering=tiering), CUSTOMERS) for tiering in (True, False)]
     for table in (*map(service_tier_table, runs), comparison_table(*runs)):
         assert all(len(row) == len(table.columns) for row in table.rows)
 

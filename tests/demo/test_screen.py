@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from stepwell.demo.crew import AgentStatus, Board
+from stepwell.demo.board import AgentStatus, Board
 from stepwell.demo.record import AgentSample, Run, Sample
 from stepwell.demo.screen import LiveScreen, PlainScreen, kv_bar, make_screen, state_words
 from tests.demo.fake import CUSTOMERS, fake_run
@@ -43,7 +43,7 @@ def rendered(width: int, height: int) -> list[str]:
 
 def test_every_agent_has_a_row() -> None:
     text = "\n".join(rendered(120, 50))
-    assert [text.count(role) for role in ("lead", "reader-4", "critic", "writer")] == [3, 3, 3, 3]
+    assert [text.count(role) for role in ("planner", "reader-3", "verifier-1", "writer-1")] == [3, 3, 3, 3]
     assert all(f"{customer.name} {customer.service_tier}" in text for customer in CUSTOMERS)
     assert "turn 12 of 69" in text
 

@@ -18,17 +18,13 @@ from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.planner import with_writer
 from stepwell.agents.servers import Place, Servers
-from stepwell.assemble import build
+from stepwell.embedded import embedded
 from stepwell.errors import BadInput
 from stepwell.library.store import Library
 from stepwell.models import base_model_note, resolve_model
-from stepwell.server.books import Books
-from stepwell.server.library import ServedLibrary
-from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
 
-STOP_S = 5.0
 MAX_MODELS = 8
 LEAST_DEVICE_KV_TOKENS = 2_048
 """For a server that shares the device's room with others: less holds no prompt of a crew."""
@@ -169,7 +165,7 @@ def addresses(
         for number, (model, settings) in enumerate(own.items()):
             place = scratch / f"server-{number}"
             place.mkdir()
-            url = stack.enter_context(embedded(settings, place, console, library))
+            url = stack.enter_context(served(settings, place, console, library))
             made.append(Addressed(model, url, own=True))
         yield made
 
@@ -234,28 +230,22 @@ def embedded_settings(own: Settings, scratch: Path) -> Settings:
     """The user's own settings, but for keys and places: nobody else is served, and nothing stays."""
     ledger = replace(own.ledger, path=str(scratch / "ledger.db"))
     kv = replace(own.kv, disk_dir=scratch / "kv")
-    return replace(own, kv=kv, ledger=ledger, keys=(), keys_file=None, record=None, budgets=())
+    return replace(
+        own, kv=kv, ledger=ledger, server=ServerSettings(), keys=(), keys_file=None, record=None, budgets=()
+    )
 
 
 @contextmanager
-def embedded(own: Settings, scratch: Path, console: Console, library: Library | None = None) -> Iterator[str]:
-    """A whole server for the time of the block; yields its URL."""
+def served(own: Settings, scratch: Path, console: Console, library: Library | None = None) -> Iterator[str]:
+    """A server of our own for the time of the block; yields its URL."""
     say: Callable[..., None] = partial(console.print, markup=False, soft_wrap=True)
     settings = embedded_settings(own, scratch)
     loading = (
         f"Loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ..."
     )
     say(loading)
-    with console.status(loading) if console.is_terminal else nullcontext():
-        node = build(settings, progress=say)
-    try:
-        node.driver.start()
-        books = None if node.ledger is None else Books(node.ledger.store, node.ledger)
-        served = None if library is None else ServedLibrary(library)
-        with BackgroundServer(
-            node.driver, node.text, ServerSettings(port=0, drain_s=STOP_S), books=books, library=served
-        ) as server:
-            say(f"{node.text.name} is served at {server.base_url}/v1 for this run.")
-            yield server.base_url
-    finally:
-        node.stop(STOP_S)
+    with ExitStack() as stack:
+        with console.status(loading) if console.is_terminal else nullcontext():
+            node = stack.enter_context(embedded(settings, progress=say, library=library))
+        say(f"{node.node.text.name} is served at {node.url}/v1 for this run.")
+        yield node.url

@@ -20,7 +20,7 @@ from stepwell.bench.common import Flag, OptionalPositive, Positive
 from stepwell.commands.model_servers import Addressed, addresses
 from stepwell.commands.profile_places import Places, Wanted, going_on, opened
 from stepwell.commands.profile_view import watched
-from stepwell.demo.command import told_to_stop
+from stepwell.commands.stopping import told_to_stop
 from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
 from stepwell.fit.tasks import Item, TaskSet

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -28,7 +28,7 @@ from stepwell.agents.planner import open_session
 from stepwell.agents.request import Part
 from stepwell.agents.result import Result
 from stepwell.agents.servers import keep_models
-from stepwell.agents.session import Reading
+from stepwell.agents.session import Reading, Session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
 from stepwell.bench.common import JsonOption, require_writable, write_json
@@ -47,11 +47,11 @@ from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_li
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_page import page_of
-from stepwell.commands.run_reading import reader_of, with_tables
+from stepwell.commands.run_reading import Passage, reader_of, rests_on, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
-from stepwell.demo.command import told_to_stop
+from stepwell.commands.stopping import told_to_stop
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
@@ -83,7 +83,14 @@ def run(
     crew: str,
     /,
     *files: Path,
-    ask: Annotated[str, option("The question.")] = "",
+    ask: Annotated[
+        Sequence[str],
+        Parameter(
+            help="The question. Repeat it for more: the same agents answer them one after the other.",
+            show_default=False,
+            negative="",
+        ),
+    ] = (),
     server: ServerOption = (),
     key: Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")] = None,
     model: Annotated[
@@ -117,7 +124,7 @@ def run(
     programs. Without --server it starts its own, one for each model. The answer goes to standard output,
     all else to standard error. Example:
 
-        stepwell run documents report.pdf --ask "Who paid for the well?"
+        stepwell run documents report.pdf --ask "Who paid for the well?" --ask "And who drank from it?"
         stepwell run code tests.py --profile flash --ask "Write a function median(xs)."
         stepwell run my-crew.toml --ask "Why?" --dry-run
         stepwell run data --warehouse postgresql://reader@db/shop --ask "Which month sold most?"
@@ -133,7 +140,7 @@ def run(
         job = Job(
             *(
                 with_limits(made, limit, budget),
-                ask,
+                tuple(ask),
                 files,
                 Given.of(server, key),
                 model or chosen.model,
@@ -148,8 +155,8 @@ def run(
         if look.dry_run:
             return job.dry_run(console, json_file)
         with traced(look, {"crew": made.name, "profile": chosen.name}) as listeners:
-            result = job.perform(console, listeners)
-            return job.finish(result, json_file, is_new=resume is None)
+            answered = job.perform(console, listeners)
+            return job.finish(answered, json_file, is_new=resume is None)
 
     return run_on_change(watched_files(crew, files), once, console) if look.watch else once()
 
@@ -163,9 +170,9 @@ def wanted_crew(crew: str, profile: str, model: str | None, console: Console) ->
     return apply(made, replace(chosen, model="") if model and chosen.model else chosen), chosen
 
 
-def require_question(ask: str, resume: Path | None) -> None:
+def require_question(asks: Sequence[str], resume: Path | None) -> None:
     """Something to answer, or a session to go on with. Raises ``BadInput``."""
-    if not ask.strip() and resume is None:
+    if not all(ask.strip() for ask in asks) or not (asks or resume):
         raise BadInput('there is no question: give one, as in --ask "What does it say about wells?"')
     if resume is not None and not resume.is_file():
         raise BadInput(f"--resume {resume}: there is no such session")
@@ -191,7 +198,8 @@ class Job:
     """The command line, understood."""
 
     crew: Crew
-    ask: str
+    asks: tuple[str, ...]
+    """One question after the other; of a session that is resumed, those that follow."""
     files: tuple[Path, ...]
     given: Given
     model: str
@@ -204,7 +212,7 @@ class Job:
     attach: Attach = "auto"
     otel: bool = False
 
-    def perform(self, console: Console, listeners: Sequence[events.Listener] = ()) -> Result:
+    def perform(self, console: Console, listeners: Sequence[events.Listener] = ()) -> list[AnsweredQuestion]:
         """Run the crew; what is stopped, by hand or by a full disk, says how to go on, in the last line."""
         try:
             return self._perform(console, listeners)
@@ -213,7 +221,7 @@ class Job:
                 console.print(how_to_resume(self.session, self.crew), markup=False, soft_wrap=True)
             raise
 
-    def _perform(self, console: Console, listeners: Sequence[events.Listener]) -> Result:
+    def _perform(self, console: Console, listeners: Sequence[events.Listener]) -> list[AnsweredQuestion]:
         with ExitStack() as stack:
             stack.enter_context(told_to_stop())
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-run-")))
@@ -228,9 +236,11 @@ class Job:
             rest = [text for path, text in documents.items() if path not in {one.path for one in attached}]
             reading = Readings(self.reader(rest), [one.part for one in attached])
             view = stack.enter_context(watched(console, self.crew.name))
-            return asyncio.run(
+            results = asyncio.run(
                 self._session(addressed, workspace, reading, [view, *listeners], spans, console)
             )
+            texts = list(documents.values())
+            return [AnsweredQuestion(ask, result, rests_on(texts, result.answer)) for ask, result in results]
 
     def workspace(self, scratch: Path, tables: Sequence[Path]) -> Workspace:
         """Of the tools. Raises ``BadInput`` where one cannot be had."""
@@ -268,7 +278,7 @@ class Job:
             )
             session.model = self.default or "the server's only model"
             try:
-                return first_requests(session, self.ask)
+                return first_requests(session, next(iter(self.asks), ""))
             finally:
                 session.store.close()
 
@@ -280,7 +290,7 @@ class Job:
         listeners: Sequence[events.Listener],
         spans: Listening | None,
         console: Console,
-    ) -> Result:
+    ) -> list[tuple[str, Result]]:
         toolbox = partial(build_tools, workspace=workspace)
         async with (
             serving(self.tool_names(), workspace),
@@ -297,7 +307,7 @@ class Job:
                 if (link := page_of(session, addressed[0].url)) is not None:
                     console.print(f"watch it: {link}", markup=False, soft_wrap=True)
                 session.tell.listeners.extend([*listeners, *([spans(session)] if spans else [])])
-                return await session.run(self.ask)
+                return await ask_all(session, self.asks)
             finally:
                 session.store.close()
 
@@ -385,14 +395,18 @@ class Job:
             )
         return documents, tables
 
-    def finish(self, result: Result, json_file: Path | None, *, is_new: bool) -> int:
-        """The answer, the closing line, the figures; the exit code.
+    def finish(self, answered: Sequence[AnsweredQuestion], json_file: Path | None, *, is_new: bool) -> int:
+        """The answers, the closing line, the figures; the exit code.
 
-        Figures that cannot be written keep the session, and not the answer from being seen.
+        Figures that cannot be written keep the session, and not the answers from being seen.
         """
-        if result.answer and str(json_file) != "-":
-            print(result.answer, flush=True)
         say = partial(print, file=sys.stderr, flush=True)
+        for one in answered:
+            if one.result.answer and str(json_file) != "-":
+                print(one.result.answer, flush=True)
+            if one.passage is not None:
+                say(f"rests on {one.passage.place}: {one.passage.text}")
+        result = answered[-1].result
         completed = result.status == "completed"
         if not completed:
             say(f"Not completed ({result.status}): {result.sentence}.")
@@ -402,11 +416,38 @@ class Job:
         goes_away = completed and is_new
         if json_file is not None:
             kept = None if goes_away else str(self.session)
-            write_json(json_file, {"crew": self.crew.name, "session_file": kept} | asdict(result))
+            figures = {"crew": self.crew.name, "session_file": kept} | asdict(result)
+            write_json(json_file, figures | {"answers": [one.as_json() for one in answered]})
         if goes_away:
             for name in (self.session, *(Path(f"{self.session}-{end}") for end in ("wal", "shm"))):
                 name.unlink(missing_ok=True)
         return 0 if completed else 1
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredQuestion:
+    """A question, what came of it, and the passage that the answer rests on."""
+
+    ask: str
+    result: Result
+    passage: Passage | None
+
+    def as_json(self) -> dict[str, Any]:
+        passage = None if self.passage is None else asdict(self.passage)
+        said = {"status": self.result.status, "answer": self.result.answer}
+        return {"question": self.ask} | said | {"passage": passage}
+
+
+async def ask_all(session: Session, asks: Sequence[str]) -> list[tuple[str, Result]]:
+    """One question after the other, until one has no answer. A resumed session goes on with its own first."""
+    kept = session.store.get("ask")
+    left = list(asks) if kept is None else [kept, *(ask for ask in asks if ask != kept)]
+    results: list[tuple[str, Result]] = []
+    for number, ask in enumerate(left, 1):
+        results.append((ask, await session.run(ask, more=number < len(left))))
+        if results[-1][1].status != "completed":
+            break
+    return results
 
 
 def without_tests(crew: Crew) -> Crew:

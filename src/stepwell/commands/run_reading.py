@@ -4,11 +4,12 @@ which tables there are."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from stepwell.agents.pointing import with_sentences
 from stepwell.agents.session import Reading
 from stepwell.agents.tools import Workspace, build_tools, run_tool
-from stepwell.library.documents import Document
+from stepwell.library.documents import Document, heading_of
 from stepwell.library.passages import split_passages
 from stepwell.library.search import count_words, search
 from stepwell.library.sentences import nearest_sentences, weights_of
@@ -19,6 +20,8 @@ MAX_READERS = 8
 """With the very same task; who comes after them begins at the best passages again."""
 SENTENCES = 4
 """That a reader may point at: those of its passages that are nearest to the task."""
+PASSAGE_CHARS = 600
+"""Of the passage that is shown below an answer."""
 TABLES_CHARS = 2_000
 """Of the list of tables; the tool of that name gives the whole."""
 
@@ -52,6 +55,46 @@ def reader_of(documents: Sequence[Document], *, points: bool = False) -> Reading
         return passage if len(documents) == 1 else f"[{documents[file].name}]\n{passage}"
 
     return read
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Where a sentence stands."""
+
+    document: str
+    heading: str
+    """The last one above it; empty where there is none."""
+    text: str
+    """Its paragraph on one line, or the part of it around the sentence."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.document}, {self.heading}" if self.heading else self.document
+
+
+def rests_on(documents: Sequence[Document], answer: str) -> Passage | None:
+    """The passage that an answer is a sentence of; None for one that is worded in another way."""
+    sentence = " ".join(answer.split())
+    for document in documents if sentence else ():
+        heading = ""
+        for paragraph in document.text.split("\n\n"):
+            lines = paragraph.strip().splitlines()
+            heads = [head for line in lines if (head := heading_of(line.strip()))]
+            heading = heads[-1] if heads else heading
+            text = " ".join(" ".join(line for line in lines if not heading_of(line.strip())).split())
+            if (at := text.find(sentence)) >= 0:
+                return Passage(document.name, heading, _around(text, at, at + len(sentence)))
+    return None
+
+
+def _around(text: str, start: int, end: int) -> str:
+    """The text, or what stands around a part of a long one, cut between words."""
+    if len(text) <= PASSAGE_CHARS:
+        return text
+    room = max(0, PASSAGE_CHARS - (end - start)) // 2
+    low = text.rfind(" ", 0, max(0, start - room)) + 1
+    high = text.find(" ", end + room)
+    return f"{'... ' if low else ''}{text[low : high if high > 0 else None]}{' ...' if high > 0 else ''}"
 
 
 async def with_tables(reading: Reading | None, workspace: Workspace) -> Reading | None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,23 +15,22 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell import __version__
-from stepwell.agents.pointing import offered_by
+from stepwell import __version__, assemble
+from stepwell.agents.crews.files import find_crew
 from stepwell.bench.common import machine, versions
 from stepwell.commands.run_reading import reader_of
+from stepwell.commands.stopping import told_to_stop
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
-from stepwell.demo.crew import QUICK, Brief, Shape
 from stepwell.demo.document import load_document
-from stepwell.demo.expected import EXAMPLE
-from stepwell.demo.node import loaded, open_node
+from stepwell.demo.expected import EXAMPLE, GENERAL
+from stepwell.demo.job import Job, run_job
 from stepwell.demo.page import render_page
-from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, rehearse, without_tiers
-from stepwell.demo.reading import Assignment, CountTokens, assign, shorten
+from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, held_tokens, rehearse, without_tiers
 from stepwell.demo.record import Capacity, Customer, Run
 from stepwell.demo.report import make_console, print_end, print_plan, print_report, say
-from stepwell.demo.run import Job, crew_agents, run_job
 from stepwell.demo.screen import Screen, make_screen
+from stepwell.embedded import embedded
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.base import LedgerError
 from stepwell.ledger.costs import load_cost_book
@@ -45,10 +42,13 @@ from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load
 
 CUSTOMERS = (("Almond", "priority"), ("Birch", "default"), ("Cedar", "flex"))
-GENERAL_QUESTION = "What is the most important point of this document?"
+CREW = "documents"
+QUESTIONS = 3
+"""Of each customer: its own, and what it asks of the same crew after that."""
+QUICK_QUESTIONS = 2
+QUICK_PATIENCE = 0.4
 MAX_QUESTION_CHARS = 1_000
-HEADINGS_TOKENS = 48
-PROVISIONAL_DEVICE_TOKENS = 4_096
+PROVISIONAL_DEVICE_TOKENS = 8_192
 """For the moment before the plan is made, when only the vocabulary is needed; no context may be longer."""
 
 
@@ -67,6 +67,7 @@ class Options:
     price_book: str | None = None
     cost_book: str | None = None
     engine: Literal["llamacpp", "null"] = "llamacpp"
+    seed: int = 0
 
 
 def demo(
@@ -81,15 +82,17 @@ def demo(
     *,
     ask: Annotated[
         list[str] | None,
-        Parameter(help="The question. Give it up to three times: one per customer.", negative=()),
+        Parameter(help="A question of your own. Give it up to three times: one per customer.", negative=()),
     ] = None,
-    model: Annotated[str, Parameter(help="smollm2 or the path of a GGUF file.")] = "smollm2",
+    model: Annotated[
+        str, Parameter(help="smollm2, or the path of a GGUF file of a model that follows instructions.")
+    ] = "smollm2",
     json: Annotated[Path | None, Parameter(help="Write all figures here.")] = None,
     html: Annotated[Path, Parameter(help="Write the page with the picture here.")] = Path(
         "stepwell-demo.html"
     ),
     quick: Annotated[
-        bool, Parameter(help="Smaller crews that say less, for a first look.", negative=())
+        bool, Parameter(help="Two questions per customer in place of three, for a first look.", negative=())
     ] = False,
     compare: Annotated[bool, Parameter(help="Run the job again with KV tiers switched off.")] = True,
     disk_dir: Annotated[
@@ -106,20 +109,21 @@ def demo(
         str | None,
         Parameter(help="What the machine costs: a preset or a TOML file. Default: laptop."),
     ] = None,
+    seed: Annotated[int, Parameter(help="Of the model's choices and of the time that people read.")] = 0,
     engine: Annotated[Literal["llamacpp", "null"], Parameter(show=False)] = "llamacpp",
 ) -> int:
     """Three customers' crews of agents read a document and answer questions about it.
 
-    Each crew has a lead, readers, a critic and a writer; the customers have different service tiers
-    and work at the same time. The device has KV for a quarter of what their agents hold together, so
-    the KV of agents that wait goes down to host memory and disk and comes back. The job is then run
-    again with host memory and disk switched off. The page shows where each agent's KV lay and what it
-    cost; the last table says who earned the machine's bill.
+    Each customer has a session of the crew that ships as "documents": 'stepwell run documents FILE --ask ...'
+    does the very same. The customers have different service tiers and work at the same time. Between two
+    questions a person reads the answer, and the KV of the crew's agents waits: the device has room for a
+    quarter of what all agents hold together, so it moves to host memory and disk and comes back. The job is
+    then run again with host memory and disk switched off. Answers to the questions that ship are checked.
 
         stepwell demo
         stepwell demo report.pdf --ask "What does it recommend?"
         cat notes.md | stepwell demo - --ask "Who decides?" --json figures.json
-        stepwell demo --model model.gguf --quick
+        stepwell demo --model model.gguf --quick --seed 7
         stepwell demo --price-book openai-gpt-5 --cost-book h100-rented
     """
     if document is not None and document.startswith("-") and document != "-":
@@ -136,6 +140,7 @@ def demo(
         price_book,
         cost_book,
         engine,
+        seed,
     )
     return run_demo(options, make_console())
 
@@ -165,49 +170,45 @@ class Stage:
     """Everything that is settled before the first run."""
 
     settings: Settings
-    customers: tuple[Customer, ...]
     job: Job
-    agents: tuple[str, ...]
     capacity: Capacity
     rehearsal: Rehearsal
-    readings: tuple[Assignment, ...]
+    document_tokens: int
     model: str
 
 
 def prepare(
     options: Options, document: Document, customers: tuple[Customer, ...], directory: Path, console: Console
 ) -> Stage:
-    """Read the document with the model's own vocabulary, rehearse, and size the KV tiers."""
-    shape = QUICK if options.quick else Shape()
+    """Rehearse the job with the model's own vocabulary, and size the KV tiers."""
     settings = settings_for(options, customers, directory)
     require_books(settings)
-    if note := base_model_note(options.model):
-        say(console, note)
+    patience = QUICK_PATIENCE if options.quick else 1.0
+    job = Job(
+        find_crew(CREW), document, reader_of([document], points=True), customers, options.seed, patience
+    )
     say(console, f"Loading {options.model} to count tokens ...")
-    with loaded(settings) as (info, text):
+    engine, text = assemble.load_engine(settings)
+    try:
+        if not text.has_chat_template:
+            raise BadInput(
+                f"{text.name} has no chat template: a crew needs a model that follows instructions"
+            )
         counter = TextCounter(text)
-        briefs, readings = write_briefs(document, customers, shape, counter)
-        rehearsal = rehearse(briefs, shape, counter)
+        rehearsal = rehearse(job, counter)
+        info = engine.info
         capacity = capacity_for(rehearsal, info.token_bytes, info.block_tokens, info.context_tokens)
-        model = text.name
+        document_tokens = counter.count(document.text)
+    finally:
+        engine.close_engine()
     require_space(capacity.disk_bytes, directory)
-    used, total = sum(r.used_tokens for r in readings) // len(readings), readings[0].total_tokens
-    if used < total:
-        say(
-            console,
-            f"The document has {total:,} tokens; each crew reads {used:,} of them: in every part the "
-            "passages nearest to "
-            "its question.",
-        )
-    agents = tuple(crew_agents(briefs, shape))
-    print_plan(console, customers, len(agents), rehearsal.turns, capacity)
-    job = Job(briefs, shape, rehearsal.turns)
-    return Stage(settings, customers, job, agents, capacity, rehearsal, readings, model)
+    print_plan(console, customers, len(rehearsal.agents), rehearsal.turns, capacity)
+    return Stage(settings, job, capacity, rehearsal, document_tokens, text.name)
 
 
 def perform(stage: Stage, options: Options, console: Console) -> list[Run]:
     """The run with KV tiers and, unless it is not wanted, the one without."""
-    screen = make_screen(console, stage.customers, stage.agents)
+    screen = make_screen(console, stage.job.customers, stage.rehearsal.agents)
     runs = [perform_one(stage, stage.capacity, "With KV tiers", screen, console)]
     if options.compare:
         say(console, "Now the same job without; it takes two to three times as long (--no-compare skips it).")
@@ -219,8 +220,10 @@ def perform(stage: Stage, options: Options, console: Console) -> list[Run]:
 def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen, console: Console) -> Run:
     """One run on a server of its own, and what its ledger says when it is gone."""
     settings = sized(stage.settings, capacity)
-    with open_node(settings) as node:
-        run = run_job(node, stage.job, capacity, name, screen)
+    agents, turns = stage.rehearsal.agents, stage.rehearsal.turns
+    with embedded(settings) as node:
+        run, said = run_job(node, stage.job, Run(name, capacity, agents), turns, screen)
+        run.held_tokens = held_tokens(said, TextCounter(node.node.text))
     books = settings.ledger
     assert books.path is not None
     try:
@@ -234,7 +237,8 @@ def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen, con
 
 def collect(stage: Stage, document: Document, runs: Sequence[Run]) -> fig.DemoFigures:
     """All figures of all runs."""
-    made = tuple(fig.figures_of_run(run, stage.customers, stage.rehearsal.shared_tokens) for run in runs)
+    customers, agents = stage.job.customers, len(stage.rehearsal.agents)
+    made = tuple(fig.figures_of_run(run, customers) for run in runs)
     share = stage.capacity.device_tokens / stage.capacity.held_tokens
     return fig.DemoFigures(
         schema=fig.SCHEMA,
@@ -243,27 +247,15 @@ def collect(stage: Stage, document: Document, runs: Sequence[Run]) -> fig.DemoFi
         model=stage.model,
         machine=machine(),
         versions=versions(),
-        document=_document_figures(document, stage.readings),
-        customers=_customer_figures(stage),
-        agents=len(stage.agents),
+        document=fig.DocumentFigures(
+            document.name, document.kind, document.title, document.words, stage.document_tokens
+        ),
+        customers=tuple(fig.CustomerFigures(c.name, c.service_tier, c.questions) for c in customers),
+        agents=agents,
         device_share=share,
         runs=made,
         speedup=fig.speedup(made[0], made[1]) if len(made) == 2 else {},
-        result=fig.result_sentence(made, len(stage.agents), share),
-    )
-
-
-def _customer_figures(stage: Stage) -> tuple[fig.CustomerFigures, ...]:
-    return tuple(
-        fig.CustomerFigures(c.name, c.service_tier, c.question, reading.best_quotes)
-        for c, reading in zip(stage.customers, stage.readings, strict=True)
-    )
-
-
-def _document_figures(document: Document, readings: Sequence[Assignment]) -> fig.DocumentFigures:
-    used = sum(reading.used_tokens for reading in readings) // len(readings)
-    return fig.DocumentFigures(
-        document.name, document.kind, document.title, document.words, readings[0].total_tokens, used
+        result=fig.result_sentence(made, agents, share),
     )
 
 
@@ -272,30 +264,43 @@ def _document_figures(document: Document, readings: Sequence[Assignment]) -> fig
 
 def customers_for(options: Options) -> tuple[Customer, ...]:
     """The three customers with their questions. Raises ``BadInput`` for questions that are none."""
-    questions = options.questions or (
-        tuple(EXAMPLE)[: len(CUSTOMERS)] if options.document is None else (GENERAL_QUESTION,)
-    )
-    if len(questions) > len(CUSTOMERS):
+    own = [question.strip() for question in options.questions]
+    if len(own) > len(CUSTOMERS):
         raise BadInput(
-            f"--ask was given {len(questions)} times: there are {len(CUSTOMERS)} customers, one question each"
+            f"--ask was given {len(own)} times: there are {len(CUSTOMERS)} customers, one question each"
         )
-    for question in questions:
-        if not question.strip():
+    for question in own:
+        if not question:
             raise BadInput("--ask is empty: give a question")
         if len(question) > MAX_QUESTION_CHARS:
             raise BadInput(
                 f"--ask is {len(question):,} characters long: a question has at most {MAX_QUESTION_CHARS:,}"
             )
+    count = QUICK_QUESTIONS if options.quick else QUESTIONS
     return tuple(
         Customer(
-            name, service_tier, f"sk-demo-{name.lower()}", questions[min(number, len(questions) - 1)].strip()
+            name,
+            service_tier,
+            f"sk-demo-{name.lower()}",
+            questions_of(number, own, options.document is None, count),
         )
         for number, (name, service_tier) in enumerate(CUSTOMERS)
     )
 
 
+def questions_of(customer: int, own: Sequence[str], is_example: bool, count: int) -> tuple[str, ...]:
+    """The customer's own question, of which the last serves those that are left, and what follows it."""
+    shipped = list(EXAMPLE) if is_example else list(GENERAL)
+    if not own and is_example:
+        own, shipped = shipped[: len(CUSTOMERS)], shipped[len(CUSTOMERS) :]
+    first = own[min(customer, len(own) - 1)] if own else shipped[0]
+    return tuple(dict.fromkeys([first, *shipped]))[:count]
+
+
 def settings_for(options: Options, customers: Sequence[Customer], directory: Path) -> Settings:
-    """Settings of the demo's server: the user's own, but for sizes, keys and places."""
+    """Settings of the demo's server: the user's own, but for sizes, keys and places. Raises ``BadInput``."""
+    if note := base_model_note(options.model):
+        raise BadInput(f"{note} The demo needs one that does: leave --model out, or name a GGUF file")
     own = load(flags={"engine.model": options.model, "engine.kind": options.engine})
     keys = tuple(KeyEntry(key=c.api_key, tenant=c.tenant, service_tiers=(c.service_tier,)) for c in customers)
     engine = replace(own.engine, device_kv_tokens=PROVISIONAL_DEVICE_TOKENS)
@@ -326,34 +331,6 @@ def sized(settings: Settings, capacity: Capacity) -> Settings:
     return replace(settings, engine=engine, kv=kv, ledger=ledger)
 
 
-def write_briefs(
-    document: Document, customers: Sequence[Customer], shape: Shape, count: CountTokens
-) -> tuple[tuple[Brief, ...], tuple[Assignment, ...]]:
-    """What each crew is given, and how much of the document that is."""
-    briefs, readings = [], []
-    read_on = reader_of([document], points=True)
-    for customer in customers:
-        read = assign(document, customer.question, shape.readers, shape.pages, shape.page_tokens, count)
-        common = common_words(document, customer, shape, count)
-        offered = offered_by(read_on(customer.question, 0))
-        briefs.append(Brief(customer, common, read.pages, read.quotes, read.best_quotes, offered))
-        readings.append(read)
-    return tuple(briefs), tuple(readings)
-
-
-def common_words(document: Document, customer: Customer, shape: Shape, count: CountTokens) -> str:
-    """What every agent of a crew knows; its KV is computed once per crew and shared."""
-    headings = shorten("; ".join(document.headings[1:]), HEADINGS_TOKENS, count)
-    lines = [
-        "You answer questions from the text that you are given, in one short sentence.",
-        f"Document: {document.title}",
-        f"Contents: {headings}" if headings else "",
-        f"It begins: {shorten(' '.join(document.text[:8_000].split()), shape.opening_tokens, count)}",
-        f"Question: {customer.question}",
-    ]
-    return "\n".join(line for line in lines if line)
-
-
 # --- places ----------------------------------------------------------------------------------------
 
 
@@ -373,19 +350,6 @@ def require_writable(path: Path | None) -> None:
         raise BadInput(f"{path} cannot be written: {error.strerror}") from error
     if not existed:
         path.unlink()
-
-
-@contextmanager
-def told_to_stop() -> Iterator[None]:
-    """SIGTERM ends the demo like Ctrl-C: otherwise hundreds of megabytes of KV stay behind on disk."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

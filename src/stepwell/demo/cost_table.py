@@ -119,7 +119,10 @@ def _earned(books: LedgerFigures) -> str:
 
 def _amplified(total: CostLine) -> str:
     if total.amplification is None:
-        return "No token was shown to a customer."
+        return (
+            f"The {total.intermediate_tokens:,} tokens that agents wrote are for one another: the answers "
+            "are sentences of the document."
+        )
     return (
         f"For every token that a customer saw, agents wrote {total.amplification:.1f} for one another; "
         "those are paid for like any other."

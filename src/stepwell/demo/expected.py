@@ -11,13 +11,16 @@ EXAMPLE: Mapping[str, tuple[str, ...]] = {
     "Which river flooded the queen's stepwell and filled it with silt?": ("Saraswati",),
     "How many entrances does a vijaya have?": ("vijaya* has four",),
 }
-"""The first three are those that the demo asks; all five are tried by the tests."""
+"""Each customer begins with one of the first three; the other two follow."""
+GENERAL = (
+    "What is the most important point of this document?",
+    "What does this document say about its subject's history?",
+    "What does this document recommend?",
+)
+"""Asked of any other document, where the person has no question, and after the person's own."""
 
 
-def marks_of(answers: Mapping[str, str], questions: Mapping[str, str]) -> list[bool]:
-    """Whether each answer is right, for the customers whose question has a known answer.
-
-    ``answers`` and ``questions`` are per customer. A customer with a question of its own has no mark.
-    """
-    known = {who: EXAMPLE[question] for who, question in questions.items() if question in EXAMPLE}
-    return [all(part in answers.get(who, "") for part in parts) for who, parts in known.items()]
+def is_right(question: str, answer: str) -> bool | None:
+    """Whether an answer is right; None for a question without a known answer."""
+    parts = EXAMPLE.get(question)
+    return None if parts is None else all(part in answer for part in parts)

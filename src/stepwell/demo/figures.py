@@ -6,7 +6,7 @@ of the old shape would go wrong. Times are seconds, sizes bytes, lengths tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ import msgspec
 
 from stepwell.bench.common import percentile
 from stepwell.demo.books import LedgerFigures
-from stepwell.demo.record import KV_TIERS, AgentSample, Capacity, Customer, Run, Turn
+from stepwell.demo.record import KV_TIERS, AgentSample, Answer, Capacity, Customer, Run, Turn
 
-SCHEMA = "stepwell.demo/1"
+SCHEMA = "stepwell.demo/2"
 ALL = "all"
 
 
@@ -82,7 +82,8 @@ class RunFigures:
     peak_bytes: dict[str, int]
     counters: dict[str, int]
     """The server's own counters at the end of the run."""
-    answers: dict[str, str]
+    answers: dict[str, tuple[Answer, ...]]
+    """By tenant, in the order of its questions."""
     turns: tuple[Turn, ...]
     lanes: dict[str, tuple[LanePoint, ...]]
     fill: tuple[FillPoint, ...]
@@ -96,21 +97,18 @@ class CustomerFigures:
 
     name: str
     service_tier: str
-    question: str
-    quotes: tuple[str, ...]
-    """The sentences of the document that its crew worked with, nearest to the question first."""
+    questions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentFigures:
-    """What was read. ``used_tokens`` is the mean over the customers' selections."""
+    """What was read."""
 
     name: str
     kind: str
     title: str
     words: int
     total_tokens: int
-    used_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +141,8 @@ def read_json(data: bytes) -> DemoFigures:
     return msgspec.json.decode(data, type=DemoFigures)
 
 
-def figures_of_run(run: Run, customers: Sequence[Customer], shared_tokens: int) -> RunFigures:
-    """Everything about one run. ``shared_tokens`` is the prefix that each crew has in common."""
+def figures_of_run(run: Run, customers: Sequence[Customer]) -> RunFigures:
+    """Everything about one run."""
     tiers = list(dict.fromkeys(customer.service_tier for customer in customers))
     rows = [_row(tier, [c for c in customers if c.service_tier == tier], run) for tier in tiers]
     return RunFigures(
@@ -154,10 +152,10 @@ def figures_of_run(run: Run, customers: Sequence[Customer], shared_tokens: int) 
         duration_s=run.duration_s,
         service_tiers=tuple(rows),
         total=_row(ALL, customers, run),
-        held_tokens=held_tokens(_contexts(run.turns), shared_tokens),
+        held_tokens=run.held_tokens,
         peak_bytes={tier: max((s.used_bytes[tier] for s in run.samples), default=0) for tier in KV_TIERS},
         counters=run.counters,
-        answers=run.answers,
+        answers={tenant: tuple(answers) for tenant, answers in run.answers.items()},
         turns=tuple(sorted(run.turns, key=lambda turn: turn.start_s)),
         lanes=lanes(run),
         fill=fill(run),
@@ -192,22 +190,24 @@ def _row(service_tier: str, customers: Sequence[Customer], run: Run) -> ServiceT
     )
 
 
-def _percentile(values: Sequence[float], percent: float) -> float:
+def _percentile(values: Sequence[float], percent: int) -> float:
     return percentile(values, percent) if values else 0.0
 
 
-def _contexts(turns: Iterable[Turn]) -> dict[str, int]:
-    """Each agent's context after its last turn."""
-    contexts: dict[str, int] = {}
-    for turn in turns:
-        contexts[turn.agent] = max(contexts.get(turn.agent, 0), turn.prompt_tokens + turn.output_tokens)
-    return contexts
+def marks(runs: Sequence[RunFigures]) -> list[bool]:
+    """Whether each answer of the first run is right, of those to questions with a known answer."""
+    given = (answer for answers in runs[0].answers.values() for answer in answers)
+    return [answer.right for answer in given if answer.right is not None]
 
 
-def held_tokens(contexts: dict[str, int], shared_tokens: int) -> int:
-    """Tokens of distinct KV: agents of one tenant hold their common prefix once."""
-    tenants = {agent.split("/")[0] for agent in contexts}
-    return max(0, sum(contexts.values()) - shared_tokens * (len(contexts) - len(tenants)))
+def same_answers(ours: RunFigures, theirs: RunFigures) -> tuple[int, int]:
+    """How many answers are the same in both runs, and of how many."""
+    pairs = [
+        (a.text, b.text)
+        for tenant in ours.answers
+        for a, b in zip(ours.answers[tenant], theirs.answers.get(tenant, ()), strict=False)
+    ]
+    return sum(a == b for a, b in pairs), len(pairs)
 
 
 def lanes(run: Run) -> dict[str, tuple[LanePoint, ...]]:

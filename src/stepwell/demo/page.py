@@ -10,8 +10,9 @@ from importlib import resources
 from stepwell.demo.cost_picture import LEGEND, cost_data, draw_costs
 from stepwell.demo.cost_table import cost_sentences, cost_table
 from stepwell.demo.drawing import Scale
-from stepwell.demo.figures import CustomerFigures, DemoFigures, RunFigures
+from stepwell.demo.figures import DemoFigures, RunFigures
 from stepwell.demo.picture import common_scale, draw_run
+from stepwell.demo.record import Answer
 from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
 
 
@@ -188,19 +189,20 @@ def _table(table: Table) -> str:
 def _answers(figures: DemoFigures) -> str:
     parts = []
     for customer in figures.customers:
-        said = "".join(_answer(run, customer) for run in figures.runs)
-        quotes = "".join(f"<li>{escape(quote)}</li>" for quote in customer.quotes)
-        parts.append(
-            f"<article><h3>{escape(customer.name)}, service tier {escape(customer.service_tier)}</h3>"
-            f'<p class="question">{escape(customer.question)}</p><dl>{said}'
-            f"<dt>Quotes its readers found</dt><dd><ul>{quotes}</ul></dd></dl></article>"
-        )
+        said = "".join(map(_answer, figures.runs[0].answers.get(customer.name.lower(), ())))
+        name = f"{customer.name}, service tier {customer.service_tier}"
+        parts.append(f"<article><h3>{escape(name)}</h3><dl>{said}</dl></article>")
     return f'<section><h2>The answers</h2><div class="answers">{"".join(parts)}</div></section>'
 
 
-def _answer(run: RunFigures, customer: CustomerFigures) -> str:
-    answer = run.answers.get(customer.name.lower()) or "(none)"
-    return f"<dt>{escape(run.name)}</dt><dd>{escape(answer)}</dd>"
+def _answer(answer: Answer) -> str:
+    mark = {True: " (right)", False: " (wrong)", None: ""}[answer.right]
+    source = f"{answer.heading}: {answer.passage}" if answer.heading else answer.passage
+    rests = f"<dd><small>rests on {escape(source)}</small></dd>" if answer.passage else ""
+    return (
+        f'<dt class="question">{escape(answer.question)}</dt>'
+        f"<dd>{escape(answer.text or '(no answer)')}{mark}</dd>{rests}"
+    )
 
 
 def _method(figures: DemoFigures) -> str:

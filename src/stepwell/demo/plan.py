@@ -1,21 +1,25 @@
-"""How much KV the crews will hold, found by rehearsing their script, and how much each KV tier gets.
+"""How much KV the crews will hold, found by rehearsing the job, and how much each KV tier gets.
 
-The rehearsal runs the very same script against an "API" that only counts tokens and answers at full
-length, so the plan cannot drift away from what the crews do.
+The rehearsal is the very same job against a "server" that only counts tokens and answers at full length, so
+the plan cannot drift away from what the crews do.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise, takewhile
 from typing import Any
 
-from stepwell.demo.client import Caller, Message, Reply, render_plain
-from stepwell.demo.crew import Board, Brief, Crew, Shape
-from stepwell.demo.figures import held_tokens
-from stepwell.demo.reading import CountTokens, shorten
+import httpx2
+
+from stepwell.agents.client import Client
+from stepwell.agents.state import Message
+from stepwell.demo.board import Board
+from stepwell.demo.job import Conversations, Job, converse
 from stepwell.demo.record import Capacity
 from stepwell.engines.base import TextModel
 from stepwell.errors import BadInput
@@ -23,8 +27,8 @@ from stepwell.errors import BadInput
 DEVICE_SHARE = 0.25
 HOST_SHARE = 1 / 3
 DISK_SHARE = 1.5
-"""More than everything: what sinks to the last step stays there. Blocks are larger than their
-tokens when a context ends inside one."""
+"""More than everything: what reaches the last KV tier stays there. Blocks are larger than their tokens when a
+context ends inside one."""
 ROUND_TO_TOKENS = 64
 SPARE_BLOCKS = 2
 """Beside the longest turn: a block that is shared in part is copied, and the answer begins a new one."""
@@ -32,21 +36,17 @@ SPARE_BLOCKS = 2
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What the script will need at most."""
+    """What the job will need."""
 
-    contexts: dict[str, int]
-    """By agent, the tokens of its context after the last turn."""
-    shared_tokens: int
-    """The prefix that the agents of one crew have in common (the shortest crew's)."""
+    agents: tuple[str, ...]
+    """``tenant/name``, in the order in which they are shown."""
+    held_tokens: int
+    """Of all contexts at the end, each prefix that agents of a tenant share counted once."""
+    contexts_tokens: int
+    """The same with every context counted whole."""
+    longest_tokens: int
+    """The longest turn: its prompt and the most it may answer."""
     turns: int
-
-    @property
-    def held_tokens(self) -> int:
-        return held_tokens(self.contexts, self.shared_tokens)
-
-    @property
-    def longest(self) -> int:
-        return max(self.contexts.values())
 
 
 class TextCounter:
@@ -54,83 +54,131 @@ class TextCounter:
 
     def __init__(self, text: TextModel) -> None:
         self._text = text
-        self._count = lru_cache(maxsize=100_000)(self._tokens)
+        self._rendered = lru_cache(maxsize=4_096)(self._tokens)
 
-    def __call__(self, text: str) -> int:
-        return self._count(text)
+    def count(self, text: str) -> int:
+        return len(self._rendered(text))
 
-    def _tokens(self, text: str) -> int:
-        return len(self._text.tokenize(text, add_bos=False, parse_special=True))
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self._text.tokenize(text, add_bos=False, parse_special=True))
 
-    def conversation(self, messages: Sequence[Message], *, asking: bool = True) -> int:
-        """Tokens of a whole conversation; ``asking``: up to where the answer begins."""
-        if not self._text.has_chat_template:
-            return self._tokens(render_plain(messages)) + 1
+    def conversation(self, messages: Sequence[Message], *, asking: bool = False) -> tuple[int, ...]:
+        """The tokens of a whole conversation; ``asking``: up to where the answer begins."""
         rendered = self._text.render_chat([dict(m) for m in messages], add_generation_prompt=asking)
-        return self._tokens(rendered.text) + 1
+        return self._rendered(rendered.text)
+
+
+def held_tokens(said: Conversations, counter: TextCounter) -> int:
+    """Tokens of distinct KV: what agents of one tenant have in common from the beginning counts once."""
+    by_tenant: dict[str, list[tuple[int, ...]]] = {}
+    for agent, messages in said.items():
+        by_tenant.setdefault(agent.split("/")[0], []).append(counter.conversation(messages))
+    return sum(distinct(contexts) for contexts in by_tenant.values())
+
+
+def distinct(contexts: Iterable[tuple[int, ...]]) -> int:
+    """The number of different prefixes: sorted, each shares most with its neighbour."""
+    ordered = sorted(contexts)
+    shared = sum(
+        sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(*pair, strict=False)))
+        for pair in pairwise(ordered)
+    )
+    return sum(map(len, ordered)) - shared
 
 
 @dataclass(slots=True)
-class _CountingApi:
-    """Answers at full length and writes down how long every context became."""
+class _Counting:
+    """Answers at full length, and notes the longest turn."""
 
     counter: TextCounter
-    contexts: dict[str, int] = field(default_factory=dict)
+    longest_tokens: int = 0
     turns: int = 0
 
-    async def turn(
-        self,
-        messages: Sequence[Message],
-        max_tokens: int,
-        caller: Caller,
-        schema: Mapping[str, Any] | None = None,
-    ) -> Reply:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        if not request.url.path.endswith("/chat/completions"):
+            return httpx2.Response(200, json={})
+        body = json.loads(request.content)
         self.turns += 1
-        self.contexts[caller.session_id] = self.counter.conversation(messages) + max_tokens
-        return Reply(0.0, text=filler(max_tokens, self.counter), first_token_s=0.0)
+        prompt = len(self.counter.conversation(body["messages"], asking=True))
+        self.longest_tokens = max(self.longest_tokens, prompt + int(body["max_tokens"]))
+        form = body.get("response_format")
+        answer = (
+            json.dumps(full(form["json_schema"]["schema"], self.turns))
+            if form
+            else filler(body["max_tokens"])
+        )
+        choice = {"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
+        return httpx2.Response(200, json={"choices": [choice], "usage": {}})
 
 
-def filler(tokens: int, count: CountTokens) -> str:
+def filler(tokens: int) -> str:
     """Text of about ``tokens`` tokens."""
-    return shorten(" water" * tokens, tokens, count)
+    return " water" * tokens
+
+
+def full(schema: Mapping[str, Any], number: int) -> Any:
+    """A value of the schema with texts as long as they may be; with another ``number`` other choices."""
+    if choices := schema.get("enum"):
+        return choices[number % len(choices)]
+    match schema.get("type"):
+        case "object":
+            return {name: full(one, number) for name, one in schema.get("properties", {}).items()}
+        case "array":
+            return [full(schema["items"], number)] * int(schema.get("minItems", 0))
+        case "integer":
+            return schema.get("maximum", 1)
+        case "boolean":
+            return True
+        case _:
+            return filler(100)[: schema.get("maxLength", 100)]
 
 
 async def _no_wait(seconds: float) -> None:
     return None
 
 
-def rehearse(briefs: Sequence[Brief], shape: Shape, counter: TextCounter) -> Rehearsal:
-    """Run every crew's script without a model."""
-    api = _CountingApi(counter)
-    for brief in briefs:
-        asyncio.run(Crew(brief, shape, api, Board(), _no_wait).run())
-    shared = min(
-        counter.conversation([{"role": "system", "content": b.common}], asking=False) - 1 for b in briefs
+async def _rehearse(job: Job, counting: _Counting) -> dict[str, Sequence[Message]]:
+    said: dict[str, Sequence[Message]] = {}
+    for customer in job.customers:
+        transport = httpx2.MockTransport(counting)
+        async with Client("http://127.0.0.1", transport=transport) as client:
+            said |= await converse(job, customer, client, "any", Board(), _no_wait)
+    return said
+
+
+def rehearse(job: Job, counter: TextCounter) -> Rehearsal:
+    """Go through every crew's session without a model."""
+    counting = _Counting(counter)
+    said = asyncio.run(_rehearse(job, counting))
+    return Rehearsal(
+        tuple(said),
+        held_tokens(said, counter),
+        sum(len(counter.conversation(messages)) for messages in said.values()),
+        counting.longest_tokens,
+        counting.turns,
     )
-    return Rehearsal(api.contexts, shared, api.turns)
 
 
 def capacity_for(rehearsal: Rehearsal, token_bytes: int, block_tokens: int, context_tokens: int) -> Capacity:
     """A quarter of what the agents hold on the device, a third in host memory, the rest on disk.
 
-    Raises ``BadInput`` when the script does not fit the model's context at all.
+    Raises ``BadInput`` when the job does not fit the model's context at all.
     """
-    if rehearsal.longest > context_tokens:
+    longest, held = rehearsal.longest_tokens, rehearsal.held_tokens
+    if longest > context_tokens:
         raise BadInput(
-            f"the longest agent needs {rehearsal.longest:,} tokens and this model's context has "
-            f"{context_tokens:,}: "
+            f"the longest agent needs {longest:,} tokens and this model's context has {context_tokens:,}: "
             "use --quick or another model"
         )
-    held = rehearsal.held_tokens
-    least = -(-rehearsal.longest // block_tokens) * block_tokens + SPARE_BLOCKS * block_tokens
-    device = max(_round(held * DEVICE_SHARE, ROUND_TO_TOKENS), _round_up(least, ROUND_TO_TOKENS))
+    least = -(-longest // block_tokens) * block_tokens + SPARE_BLOCKS * block_tokens
+    device = max(round(held * DEVICE_SHARE / ROUND_TO_TOKENS), -(-least // ROUND_TO_TOKENS)) * ROUND_TO_TOKENS
     return Capacity(
         device_tokens=device,
         host_bytes=int(held * HOST_SHARE) * token_bytes,
         disk_bytes=int(held * DISK_SHARE) * token_bytes,
         token_bytes=token_bytes,
         held_tokens=held,
-        contexts_tokens=sum(rehearsal.contexts.values()),
+        contexts_tokens=rehearsal.contexts_tokens,
     )
 
 
@@ -139,11 +187,3 @@ def without_tiers(capacity: Capacity) -> Capacity:
     return Capacity(
         capacity.device_tokens, 0, 0, capacity.token_bytes, capacity.held_tokens, capacity.contexts_tokens
     )
-
-
-def _round(tokens: float, step: int) -> int:
-    return max(step, round(tokens / step) * step)
-
-
-def _round_up(tokens: int, step: int) -> int:
-    return -(-tokens // step) * step

@@ -17,11 +17,26 @@ class Customer:
     name: str
     service_tier: str
     api_key: str
-    question: str
+    questions: tuple[str, ...]
+    """Asked one after the other, of the same crew."""
 
     @property
     def tenant(self) -> str:
         return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a crew answered, and why that is to be believed."""
+
+    question: str
+    text: str
+    """Empty: there was no answer."""
+    heading: str
+    passage: str
+    """Of the document, with the answer in it word for word; empty: the answer is worded in another way."""
+    right: bool | None
+    """None: nobody has said what is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +135,10 @@ class Run:
     samples: list[Sample] = field(default_factory=list)
     sessions_s: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By tenant: when its crew began and when its answer was complete."""
-    answers: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    """By tenant, in the order of its questions."""
+    held_tokens: int = 0
+    """What the agents' contexts really added up to at the end, shared prefixes counted once."""
     counters: dict[str, int] = field(default_factory=dict)
     duration_s: float = 0.0
     began_us: int = 0

@@ -10,8 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from stepwell.demo.cost_table import cost_sentences, cost_table
-from stepwell.demo.expected import marks_of
-from stepwell.demo.figures import DemoFigures
+from stepwell.demo.figures import DemoFigures, marks, same_answers
 from stepwell.demo.record import Capacity, Customer
 from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
 from stepwell.units import format_size
@@ -36,7 +35,7 @@ def print_plan(
 ) -> None:
     """Who will do what, and how little memory there is for it."""
     for customer in customers:
-        say(console, f"{customer.name} ({customer.service_tier}) asks: {customer.question}")
+        say(console, f"{customer.name} ({customer.service_tier}) asks: {' Then: '.join(customer.questions)}")
     share = capacity.device_tokens / capacity.held_tokens
     say(
         console,
@@ -52,7 +51,9 @@ def print_plan(
         f"host memory may take {format_size(capacity.host_bytes)}, disk {format_size(capacity.disk_bytes)}.",
     )
     say(console, "")
-    say(console, "To see: three crews answer from the document, each with the sentence it rests on; and")
+    say(
+        console, "To see: three crews answer from the document, each answer with the passage it rests on; and"
+    )
     say(console, "how the KV of agents that wait moves to host memory and disk and comes back uncomputed.")
     say(console, "")
 
@@ -81,15 +82,25 @@ def _print_costs(console: Console, figures: DemoFigures) -> None:
 
 
 def _answers(console: Console, figures: DemoFigures) -> None:
+    """Each with the passage it rests on, and how many are right."""
     for customer in figures.customers:
-        say(console, f"\n{customer.name} ({customer.service_tier}): {customer.question}", "bold")
-        console.print(
-            Text(figures.runs[0].answers.get(customer.name.lower()) or "(no answer)"), highlight=False
-        )
-
-    marks = marks_of(figures.runs[0].answers, {c.name.lower(): c.question for c in figures.customers})
-    if marks:
-        say(console, f"\n{sum(marks)} of {len(marks)} right (checked against the answers that ship).", "bold")
+        given = figures.runs[0].answers.get(customer.name.lower(), ())
+        known = [answer.right for answer in given if answer.right is not None]
+        score = f": {sum(known)} of {len(known)} right" if known else ""
+        say(console, f"\n{customer.name} ({customer.service_tier}){score}", "bold")
+        for answer in given:
+            say(console, f"  {answer.question}")
+            say(console, f"    {answer.text or '(no answer)'}{' (WRONG)' if answer.right is False else ''}")
+            if answer.passage:
+                place = (
+                    f"{figures.document.name}, {answer.heading}" if answer.heading else figures.document.name
+                )
+                say(console, f"    rests on {place}: {answer.passage}", "bright_black")
+    if right := marks(figures.runs):
+        say(console, f"\n{sum(right)} of {len(right)} right, checked against the answers that ship.", "bold")
+    if len(figures.runs) == 2:
+        same, count = same_answers(*figures.runs)
+        say(console, f"{same} of {count} answers are the same without KV tiers.")
 
 
 def _print_table(console: Console, table: Table) -> None:

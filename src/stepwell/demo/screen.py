@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stepwell.demo.crew import AgentStatus, Board
+from stepwell.demo.board import AgentStatus, Board
 from stepwell.demo.record import KV_TIERS, AgentSample, Customer, Run, Sample
 from stepwell.units import format_size
 
@@ -26,7 +26,7 @@ LOOKS = {
 """Per place: a character and a colour, told apart with and without colour vision."""
 BAR_CELLS = 24
 NARROW_BAR_CELLS = 10
-COLUMNS = {"customer": 16, "agent": 8, "tokens": 6, "TTFT": 7}
+COLUMNS = {"customer": 16, "agent": 10, "tokens": 6, "TTFT": 7}
 """Widths of the columns that do not give way; the state and the bar share what is left."""
 STATE_CELLS = 22
 """The state gets at least so much; then the bar grows, then the state again."""

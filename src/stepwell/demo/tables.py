@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stepwell.demo.books import LedgerFigures
-from stepwell.demo.figures import DemoFigures, RunFigures, ServiceTierFigures
+from stepwell.demo.figures import DemoFigures, RunFigures, ServiceTierFigures, same_answers
 from stepwell.demo.record import KV_TIERS
 from stepwell.units import format_size
 
@@ -122,13 +122,11 @@ def notes(figures: DemoFigures) -> list[str]:
     run = figures.runs[0]
     capacity = run.capacity
     document = figures.document
-    used = document.used_tokens / max(1, document.total_tokens)
     made = [
         f"Model {figures.model}, on {figures.machine.get('cores')} cores "
         f"({figures.machine.get('cpu') or 'unknown CPU'}).",
-        f"Document {document.name} ({document.kind}, {document.words:,} words): each crew read "
-        f"{document.used_tokens:,} of its "
-        f"{document.total_tokens:,} tokens ({used:.0%}), in every part the passages nearest to its question.",
+        f"Document {document.name} ({document.kind}, {document.words:,} words, "
+        f"{document.total_tokens:,} tokens): readers are given the passages nearest to each question.",
         f"Device KV holds {capacity.device_tokens:,} tokens ({format_size(capacity.limit_bytes('device'))}), "
         "planned as "
         f"{figures.device_share:.0%} of the {capacity.held_tokens:,} tokens that {figures.agents} agents "
@@ -146,17 +144,16 @@ def notes(figures: DemoFigures) -> list[str]:
     ]
     if len(figures.runs) == 2:
         made.append(
-            "The second run is the same job with the same device KV, host memory and disk switched off. "
-            "Decoding is greedy; still "
-            "answers may differ between runs, because floating-point sums depend on which requests share a "
-            "batch."
+            "The second run is the same job with the same device KV, host memory and disk switched off; "
+            "{} of {} answers are the same. Floating-point sums depend on which requests share a "
+            "batch, so a vote of the readers may differ.".format(*same_answers(*figures.runs))
         )
     if run.ledger is not None:
         made.append(_money_note(run.ledger))
     if "smollm2" in figures.model or "gemma" in figures.model:
         made.append(
-            "A model this small writes poor answers. The demo is about memory; give it a larger GGUF with "
-            "--model for better ones."
+            "A model this small words answers poorly, so readers point at the sentence that answers. "
+            "--model takes a larger GGUF file."
         )
     return made
 
@@ -166,6 +163,6 @@ def _money_note(books: LedgerFigures) -> str:
         f"Costs are the ledger's, by the cost book '{books.cost_book}'; revenue by the price book "
         f"'{books.price_book}' ('stepwell ledger books' shows both and what they assume). Compute is split "
         "over the requests of a batch by the work each brought; KV that agents share is split among them. "
-        "The machine is paid for from the server's start to its end. Visible tokens are the lead's draft and "
-        "its answer; everything else is intermediate."
+        "The machine is paid for from the server's start to its end. Agents write for one another, so "
+        "it counts as intermediate tokens: the answer is a sentence of the document, word for word."
     )
