@@ -124,6 +124,59 @@ def test_an_answer_that_is_none_is_refused(answer: httpx2.Response) -> None:
         chat(Server(answer))
 
 
+def streamed(*events: str) -> httpx2.Response:
+    return httpx2.Response(200, text="".join(f"data: {event}\n\n" for event in events))
+
+
+def chat_streamed(server: Server) -> tuple[Reply, list[float]]:
+    async def act(client: Client) -> Reply:
+        client.stream = True
+        return await client.chat({"model": "m"}, WHO, None, lambda *retry: None)
+
+    return with_client(server, act)
+
+
+def test_a_stream_is_put_together() -> None:
+    call = '{"choices": [{"delta": {"tool_calls": [%s]}}]}'
+    server = Server(
+        streamed(
+            '{"id": "c-1", "choices": [{"delta": {"role": "assistant"}}]}',
+            '{"choices": [{"delta": {"content": "Ye"}}]}',
+            '{"choices": [{"delta": {"content": "s."}}]}',
+            call % '{"index": 0, "id": "t", "function": {"name": "note", "arguments": "{\\"a\\""}}',
+            call % '{"index": 0, "function": {"arguments": ": 1}"}}',
+            '{"choices": [{"delta": {}, "finish_reason": "length"}]}',
+            '{"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": '
+            '{"cached_tokens_by_kv_tier": {"disk": 4}}}}',
+            "[DONE]",
+        )
+    )
+    reply, _ = chat_streamed(server)
+    assert (reply.id, reply.cut, reply.message["content"]) == ("c-1", True, "Yes.")
+    assert reply.message["tool_calls"] == [
+        {"id": "t", "type": "function", "function": {"name": "note", "arguments": '{"a": 1}'}}
+    ]
+    assert (reply.usage.prompt_tokens, reply.usage.cached_by_tier) == (7, {"disk": 4})
+    assert reply.usage.first_token_us is not None
+    assert b"include_usage" in server.requests[0].content
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ('{"choices": [{"delta": {"content": "Ye"}}]}',),
+        ('{"error": {"message": "the engine failed"}}', "[DONE]"),
+        ("{not json", "[DONE]"),
+    ],
+)
+def test_a_stream_that_breaks_is_asked_for_again(broken: tuple[str, ...]) -> None:
+    whole = streamed('{"choices": [{"delta": {"content": "Yes."}}]}', "[DONE]")
+    reply, slept = chat_streamed(Server(streamed(*broken), whole))
+    assert (reply.message["content"], len(slept)) == ("Yes.", 1)
+    with pytest.raises(Paused):
+        chat_streamed(Server(streamed(*broken)))
+
+
 def test_a_server_that_minds_the_field_is_asked_without_it() -> None:
     server = Server(failure(400, "unknown_parameter", "Unknown parameter: agent_hint"), fine())
     chat(server)

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx2
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from stepwell.agents.events import Usage
 from stepwell.agents.limits import Paused, budget_reached
@@ -87,6 +88,33 @@ class Patience:
     """A queue that is full is normal under load."""
     lost_attempts: int = 6
     """Connections that fail, and answers that say the server is broken."""
+
+
+class _AgainError(Exception):
+    """Asking again may help."""
+
+
+@dataclass(slots=True)
+class _Failed:
+    """The tries of one request so far."""
+
+    patience: Patience
+    full: int = 0
+    lost: int = 0
+    response: httpx2.Response | None = None
+    """The last one; None where the connection was lost."""
+    why: str = ""
+
+    def note(self, response: httpx2.Response | None, why: str) -> None:
+        self.response, self.why = response, why
+        if response is not None and response.status_code == 429:
+            self.full += 1
+        else:
+            self.lost += 1
+
+    @property
+    def is_enough(self) -> bool:
+        return self.lost >= self.patience.lost_attempts or self.full >= self.patience.full_attempts
 
 
 @dataclass(slots=True)
@@ -236,29 +264,51 @@ class Client:
         retry: Retry,
         read: Read | None = None,
     ) -> dict[str, Any]:
-        read = read or _whole
-        full = lost = 0
-        while True:
-            response: httpx2.Response | None = None
-            try:
-                async with self._http.stream(method, path, json=body, headers=dict(headers)) as answer:
-                    response = answer
-                    if answer.status_code == 200:
-                        return await read(answer)
-                    await answer.aread()
-            except httpx2.HTTPError as error:
-                lost, why = lost + 1, f"{type(error).__name__} {error}".strip()
-            else:
-                why = _sentence(answer)
-                self._require_retry(answer, why)
-                full, lost = (full + 1, lost) if answer.status_code == 429 else (full, lost + 1)
-            if lost >= self.patience.lost_attempts or full >= self.patience.full_attempts:
-                raise Paused(
-                    "server_unreachable", f"the server {self.server} does not answer: {why}; resume later"
-                )
-            wait_ms = self._wait_ms(response, full + lost)
-            retry(why, wait_ms)
-            await self.sleep(wait_ms / 1_000)
+        failed = _Failed(self.patience)
+
+        def say(state: RetryCallState) -> None:
+            wait_s = 0.0 if state.next_action is None else state.next_action.sleep
+            retry(failed.why, round(wait_s * 1_000))
+
+        tries = AsyncRetrying(
+            sleep=self.sleep,
+            retry=retry_if_exception_type(_AgainError),
+            stop=lambda state: failed.is_enough,
+            wait=lambda state: self._wait_ms(failed.response, failed.full + failed.lost) / 1_000,
+            before_sleep=say,
+            reraise=True,
+        )
+        try:
+            async for attempt in tries:
+                with attempt:
+                    return await self._once(method, path, body, headers, read or _whole, failed)
+        except _AgainError:
+            pass
+        why = f"the server {self.server} does not answer: {failed.why}; resume later"
+        raise Paused("server_unreachable", why)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        body: Body | None,
+        headers: Mapping[str, str],
+        read: Read,
+        failed: _Failed,
+    ) -> dict[str, Any]:
+        """One try. Raises ``_AgainError`` where another may help, and what ends the turn."""
+        try:
+            async with self._http.stream(method, path, json=body, headers=dict(headers)) as answer:
+                if answer.status_code == 200:
+                    return await read(answer)
+                await answer.aread()
+        except httpx2.HTTPError as error:
+            failed.note(None, f"{type(error).__name__} {error}".strip())
+        else:
+            why = _sentence(answer)
+            self._require_retry(answer, why)
+            failed.note(answer, why)
+        raise _AgainError
 
     def _require_retry(self, response: httpx2.Response, why: str) -> None:
         """Raises unless asking again may help."""
