@@ -42,14 +42,14 @@ class Outcome:
         turns = [*self.alone, *self.flooded]
         return self.error is None and bool(self.alone and self.flooded) and not any(t.error for t in turns)
 
-    def ratio(self, figure: str, percent: float) -> float:
+    def ratio(self, figure: str, percent: int) -> float:
         """Under the flood over alone; infinite where nothing came back."""
         if not self.usable:
             return float("inf")
         return self._figure(self.flooded, figure, percent) / self._figure(self.alone, figure, percent)
 
     @staticmethod
-    def _figure(samples: Sequence[TurnSample], figure: str, percent: float) -> float:
+    def _figure(samples: Sequence[TurnSample], figure: str, percent: int) -> float:
         return percentile([ttft_s(s) if figure == "ttft" else tpot_s(s) for s in samples], percent)
 
     @property

@@ -79,7 +79,7 @@ class ArmResult:
     def usable(self) -> bool:
         return self.error is None and bool(self.samples) and not self.failed
 
-    def ttft_s(self, *, later_turns: bool, percent: float) -> float:
+    def ttft_s(self, *, later_turns: bool, percent: int) -> float:
         """TTFT over the first turns, or over all turns after the first."""
         chosen = [s.ttft_s for s in self.samples if (s.turn > 0) is later_turns and not s.error]
         return percentile(chosen, percent)
