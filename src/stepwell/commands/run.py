@@ -79,18 +79,21 @@ WarehouseOption = Annotated[
 ]
 
 
+AskOption = Annotated[
+    Sequence[str],
+    Parameter(
+        help="The question. Repeat it for more: the same agents answer them one after the other.",
+        show_default=False,
+        negative="",
+    ),
+]
+
+
 def run(
     crew: str,
     /,
     *files: Path,
-    ask: Annotated[
-        Sequence[str],
-        Parameter(
-            help="The question. Repeat it for more: the same agents answer them one after the other.",
-            show_default=False,
-            negative="",
-        ),
-    ] = (),
+    ask: AskOption = (),
     server: ServerOption = (),
     key: Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")] = None,
     model: Annotated[
