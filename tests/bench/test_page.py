@@ -49,7 +49,7 @@ unit = "s"
 
 def folder(at: Path) -> Path:
     (at / "index.toml").write_text(INDEX)
-    (at / "trial.md").write_text("See [the plan](plan.md).\n\n<!-- result: trial.json -->\n")
+    (at / "trial.md").write_text("See [the plan](../../docs/plan.md).\n\n<!-- result: trial.json -->\n")
     (at / "trial.json").write_text(json.dumps(RUN))
     return at
 

@@ -126,7 +126,7 @@ def pages(read: Results) -> dict[str, str]:
 
 def page_of(page: Mapping[str, Any], read: Results) -> str:
     """Question, targets, then the prose with every run in its place."""
-    prose = LINK.sub(r"\1../\2", read.prose(page["name"]).strip())
+    prose = read.prose(page["name"]).strip().replace("](../../docs/", "](../")
     body = RESULT.sub(lambda found: run_text(read.runs[found[1]]), prose)
     question = LINK.sub(r"\1../\2", page["question"])
     return (
