@@ -42,7 +42,8 @@ CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 EXTRAS = {
     "demo": "llamacpp,documents,review",
     "test": (
-        "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,mcp,otel,plans,review,bound,soak"
+        "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,fleet,mcp,otel,plans,review,bound,"
+        "soak"
     ),
 }
 POLICY_PACKAGES = ["cyclopts", "hypothesis", "msgspec", "pytest", "pytest-timeout", "rich", "xxhash"]

@@ -43,6 +43,7 @@ EXTRA_OF_MODULE = {
     "pypdf": "documents",
     "xllamacpp": "peer",
     "psycopg": "postgres",
+    "tenacity": "fleet",
     "duckdb": "analytics",
     "mcp": "mcp",
     "babel": "review",
@@ -67,6 +68,7 @@ class Command:
 
 TOP = (
     Command("serve", "stepwell.commands.serve:serve", "Serve a model over an OpenAI-compatible API."),
+    Command("deploy", "stepwell.commands.deploy:deploy", "Many nodes behind one address."),
     Command("completion", "stepwell.cli:completion", "A completion script for a shell."),
     Command("demo", "stepwell.demo.command:demo", "Three customers' crews of agents read a document."),
     Command("run", "stepwell.commands.run:run", "A crew of agents answers a question."),

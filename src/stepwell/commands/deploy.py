@@ -1,0 +1,239 @@
+"""``stepwell deploy FILE``: a fleet from one file."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+from cyclopts import Parameter
+
+from stepwell.assemble import key_ring
+from stepwell.commands.serve import keys_read_again, say
+from stepwell.errors import BadInput, MissingExtra, StepwellError
+from stepwell.gateway.deployment import (
+    KEY_VARIABLE,
+    Deployment,
+    NodePlan,
+    load_deployment,
+    node_environment,
+    plans,
+)
+from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
+from stepwell.ledger.settings import NO_LEDGER
+from stepwell.logs import logging_to
+from stepwell.models import resolve_model
+from stepwell.private import private_umask
+from stepwell.redaction import redacted
+from stepwell.server.errors import ApiError
+from stepwell.server.key_reload import KeyReload
+from stepwell.server.keys import KeyRing
+from stepwell.server.run import listen, require_keys_beyond_loopback
+from stepwell.server.settings import ServerSettings
+from stepwell.settings import Settings, load
+
+ATTACHED_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One line of ``--check``."""
+
+    name: str
+    ok: bool
+    says: str
+
+
+def deploy(
+    file: Path,
+    *,
+    check: Annotated[
+        bool,
+        Parameter(
+            negative="", show_default=False, help="Say whether this would start, and end: nothing is started."
+        ),
+    ] = False,
+    json_out: Annotated[
+        bool, Parameter(name="--json", negative="", show_default=False, help="With --check: as JSON.")
+    ] = False,
+    leave_nodes: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Nodes go on when this ends; the next 'deploy' takes them over.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="Log more on standard error: the states of nodes."),
+    ] = False,
+) -> int:
+    """Start or attach to the nodes that FILE names, and serve all of them at one address.
+
+    A turn goes to the node where its agent's KV lies, unless its queue costs more than computing again.
+    A node that dies takes no session with it: what it had not begun to answer goes to another one, what it
+    had ends with an error that clients try again. Example of a FILE:
+
+        [front]
+        port = 8000
+        [[engines]]
+        name = "small"
+        model = "smollm2"
+        replicas = 2
+
+    'stepwell deploy FILE --check' says what is wrong with it. While it runs, with an operator's key:
+
+        curl http://127.0.0.1:8000/admin/fleet                     # nodes, and what they do
+        curl -X POST http://127.0.0.1:8000/admin/fleet/restart     # restart them, one after the other
+
+    SIGHUP reads the API keys again. docs/fleet.md has every key of the file, and what survives which failure.
+
+    Parameters
+    ----------
+    file
+        The deployment, in TOML.
+    """
+    deployment = load_deployment(file)
+    settings = load(deployment.config)
+    if check:
+        return report(list(checks(deployment, settings)), as_json=json_out)
+    if json_out:
+        raise BadInput("--json goes with --check")
+    with private_umask(), logging_to(settings.log, verbose=verbose):
+        keys = KeyReload(key_ring(settings), lambda: key_ring(load(deployment.config)))
+        require_operator_key(deployment, keys.keys)
+        with keys_read_again(keys):
+            run(deployment, settings, keys, stop_nodes=not leave_nodes)
+    return 0
+
+
+def run(deployment: Deployment, settings: Settings, keys: KeyReload, *, stop_nodes: bool) -> None:
+    """Serve until told to stop."""
+    from stepwell.gateway.app import serve
+    from stepwell.gateway.nodes import Nodes
+
+    weights = {contract.name: contract.weight for contract in settings.contracts()}
+    nodes = Nodes(deployment, keys.keys, weights, read_keys=keys.read)
+    gc.collect()
+    gc.freeze()
+
+    def ready(url: str) -> None:
+        say(
+            f"Stepwell's front end is at {url}/v1: {len(nodes.watches)} nodes, rule {deployment.front.router}"
+        )
+        for plan in plans(deployment):
+            where = plan.url or f"starts at {nodes.upstream.urls[plan.name]}"
+            model = "-" if plan.engine.kind == "null" else plan.engine.model
+            say(f"  {plan.name:<16} {plan.engine.kind:<9} {model:<12} {where}")
+        say(f"  ledger {redacted(deployment.ledger_path)}; {url}/admin/fleet shows the nodes. Ctrl-C stops.")
+
+    serve(nodes, front_settings(deployment, settings), stop_nodes=stop_nodes, on_ready=ready)
+    say(
+        "stopped"
+        if stop_nodes
+        else "stopped; the nodes go on, and the next 'stepwell deploy' takes them over"
+    )
+
+
+def front_settings(deployment: Deployment, settings: Settings) -> ServerSettings:
+    """The limits of nodes, at the front end's address."""
+    front = deployment.front
+    return replace(settings.server, host=front.host, port=front.port, drain_s=front.drain_s)
+
+
+def require_operator_key(deployment: Deployment, keys: KeyRing) -> None:
+    """Raises ``BadInput``: with keys, nodes tell an operator alone where agents lie."""
+    if not keys.required:
+        return
+    given = deployment.operator_key
+    if given is None:
+        raise BadInput(
+            f"the nodes have API keys: [front] operator_key, or ${KEY_VARIABLE}, must be an operator's, or "
+            "they would not tell where their agents lie"
+        )
+    try:
+        found = keys.find(f"Bearer {given}")
+    except ApiError as error:
+        raise BadInput(f"[front] operator_key: {error.message}") from error
+    if not found.operator:
+        raise BadInput("[front] operator_key is no operator's: set operator = true for it in [[keys]]")
+
+
+# --- --check ---------------------------------------------------------------------------------------
+
+
+def checks(deployment: Deployment, settings: Settings) -> Iterator[Checked]:
+    """All of them run, so that one look shows everything that is wrong."""
+    keys = key_ring(settings)
+    yield _checked("keys", lambda: _keys(deployment, keys))
+    yield _checked("front", lambda: _port(deployment))
+    yield _checked("ledger", lambda: _ledger(deployment))
+    for plan in plans(deployment):
+        yield _checked(plan.name, lambda plan=plan: _node(deployment, plan))  # type: ignore[misc]
+
+
+def _checked(name: str, one: Callable[[], str]) -> Checked:
+    try:
+        return Checked(name, True, redacted(one()))
+    except ImportError as error:
+        return Checked(name, False, str(MissingExtra(f"this ledger ({error.name})", "postgres")))
+    except (StepwellError, OSError, ValueError) as error:
+        return Checked(name, False, redacted(str(error)))
+
+
+def _keys(deployment: Deployment, keys: KeyRing) -> str:
+    require_keys_beyond_loopback(deployment.front.host, keys)
+    require_operator_key(deployment, keys)
+    return f"{len(keys.all())} keys" if keys.required else "none: loopback only, one tenant"
+
+
+def _port(deployment: Deployment) -> str:
+    front = deployment.front
+    with listen(front.host, front.port):
+        return f"{front.host} port {front.port or 'of any number'} is free; rule {front.router}"
+
+
+def _ledger(deployment: Deployment) -> str:
+    path = deployment.ledger_path
+    if path == NO_LEDGER:
+        return "none is kept"
+    if path.startswith(POSTGRES_SCHEMES):
+        open_store(path, create=False).close()
+        return f"{path}, one for all nodes"
+    started = sum(plan.url is None for plan in plans(deployment))
+    if started > 1:
+        return f"{path}: a file, for nodes of this machine alone; each sees what others spend when it starts"
+    return path
+
+
+def _node(deployment: Deployment, plan: NodePlan) -> str:
+    if plan.url is not None:
+        try:
+            answer = httpx2.get(plan.url + "/health", timeout=ATTACHED_S, trust_env=False)
+        except httpx2.TransportError as error:
+            raise StepwellError(f"{plan.url} does not answer ({type(error).__name__})") from error
+        return f"{plan.url} answers {answer.status_code}"
+    load(deployment.config, env=node_environment(deployment, plan, {}))
+    if plan.engine.kind == "llamacpp":
+        return f"starts {resolve_model(plan.engine.model).name}"
+    return f"starts the {plan.engine.kind} engine"
+
+
+def report(found: list[Checked], *, as_json: bool) -> int:
+    """Print them; the exit code."""
+    failed = [one for one in found if not one.ok]
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(one) for one in found]}, indent=2))
+        return 2 if failed else 0
+    for one in found:
+        print(f"{'ok' if one.ok else 'FAILED':<7} {one.name:<16} {one.says}")
+    if failed:
+        print(f"{len(failed)} of {len(found)} checks failed: 'stepwell deploy' would not serve all of this")
+    else:
+        print(f"all {len(found)} checks passed: 'stepwell deploy' starts this")
+    return 2 if failed else 0

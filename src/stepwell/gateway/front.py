@@ -1,0 +1,322 @@
+"""The routes of the front end, by kind of request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from stepwell.fleet.rendezvous import first
+from stepwell.fleet.types import NodeState
+from stepwell.gateway.answer import Answer
+from stepwell.gateway.merge import merged_models, merged_page
+from stepwell.gateway.nodes import Nodes
+from stepwell.gateway.peek import peek
+from stepwell.gateway.relay import STREAM, Call, pinned, unavailable
+from stepwell.gateway.routes import Kind, kind_of, named_in
+from stepwell.gateway.upstream import NodeLost, for_client, for_node
+from stepwell.loop.requests import Rejected
+from stepwell.server.access import access_of
+from stepwell.server.agents import page_limit
+from stepwell.server.body import ClientGone
+from stepwell.server.errors import ApiError, draining, model_not_found
+from stepwell.server.identity import identify
+from stepwell.server.keys import ApiKey
+from stepwell.server.middleware import request_id_of
+from stepwell.server.service import headers_of, require_local
+from stepwell.server.settings import ServerSettings
+from stepwell.server.sse import or_gone
+
+SCOPE_KEY = "stepwell.gateway"
+JSON = msgspec.json.Decoder()
+
+
+class Front:
+    """An ASGI application: everything but the front end's own routes goes to nodes."""
+
+    def __init__(self, nodes: Nodes, settings: ServerSettings) -> None:
+        """``settings``: the limits of nodes, which hold here too."""
+        self.nodes = nodes
+        self._settings = settings
+        self.draining = False
+        self.live = 0
+        """Requests under way."""
+        self.bridge = self
+        """``GracefulServer`` asks here what is under way, and says when it takes too long."""
+
+    def abort_all(self, rejected: Rejected) -> None:
+        """What is under way ends now; streams with an error that says: try again."""
+        self.nodes.relay.closing = True
+        for node in self.nodes.watches:
+            self.nodes.upstream.lose(node)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        kind = kind_of(request.method, request.url.path)
+        scope[SCOPE_KEY] = note = {"kind": kind, "call": None}
+        if not self.nodes.keys.required:
+            require_local(request)
+        if self.draining:
+            raise draining()
+        self.live += 1
+        try:
+            if kind is Kind.TURN:
+                call = note["call"] = await self._turn(request)
+                answer = Answer(send, call.path)
+                await or_gone(receive, self.nodes.relay.serve(call, answer))
+            elif kind is Kind.HOME or _uploads(request):
+                await self._through(await self._node_of(request, kind), request, send)
+            else:
+                await (await self._small(request, kind))(scope, receive, send)
+        finally:
+            self.live -= 1
+
+    # --- turns -------------------------------------------------------------------------------------
+
+    async def _turn(self, request: Request) -> Call:
+        key = self.key(request)
+        body = await self._body(request)
+        peeked = peek(headers_of(request), body, key, self.nodes.fleet.places)
+        turn = peeked.turn
+        access = access_of(request.scope)
+        access.tenant, access.session, access.agent = turn.tenant, turn.session, turn.agent
+        access.service_tier = turn.service_tier
+        if peeked.previous_response is not None:
+            turn = pinned(turn, await self._node_of_response(request, peeked.previous_response))
+        elif peeked.has_files:
+            turn = pinned(turn, self._home(turn.tenant))
+        serves = self._serving(peeked.model)
+        return Call("POST", _target(request), request.url.path, self._headers(request), body, turn, serves)
+
+    def _serving(self, model: str | None) -> frozenset[str]:
+        """Nodes that have the model. One that no node names is refused by those that there are."""
+        watches = self.nodes.watches
+        found = frozenset(name for name, watch in watches.items() if model in watch.models)
+        if found or model is None:
+            return found or frozenset(watches)
+        if all(watch.models for watch in watches.values()):
+            raise model_not_found(model)
+        return frozenset(watches)
+
+    async def _body(self, request: Request) -> bytes:
+        limit, data = self._settings.max_body_bytes, bytearray()
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                async for chunk in request.stream():
+                    data += chunk
+                    if len(data) > limit:
+                        raise ApiError(
+                            413,
+                            f"The body of your request is larger than {limit} bytes.",
+                            code="request_too_large",
+                        )
+        except TimeoutError:
+            raise ApiError(408, "The body of your request took too long.", code="request_timeout") from None
+        except ClientDisconnect:
+            raise ClientGone from None
+        return bytes(data)
+
+    # --- which node --------------------------------------------------------------------------------
+
+    def key(self, request: Request) -> ApiKey:
+        """Who asks, as every node finds it too. Raises a 401 ``ApiError``."""
+        own = request.headers.get("x-api-key")
+        key = self.nodes.keys.find(request.headers.get("authorization") or (f"Bearer {own}" if own else None))
+        access_of(request.scope).is_from(key)
+        return key
+
+    def _tenant(self, request: Request) -> str:
+        return identify(headers_of(request), {}, self.key(request)).tenant
+
+    def _home(self, tenant: str) -> str:
+        """Where a tenant's documents and batches lie: the same node as long as the fleet is the same, whether
+        it is there at the moment or not."""
+        home = first(f"home\0{tenant}", self.nodes.watches)
+        assert home is not None
+        return home
+
+    def _ready(self) -> list[str]:
+        ready = [name for name, node in self.nodes.fleet.nodes.items() if node.state is NodeState.READY]
+        if not ready:
+            raise unavailable(is_pinned=False)
+        return ready
+
+    async def _node_of(self, request: Request, kind: Kind) -> str:
+        path = request.url.path
+        match kind:
+            case Kind.HOME:
+                return self._home(self._tenant(request))
+            case Kind.RESPONSE:
+                return await self._node_of_response(request, named_in(path).split("/")[0])
+            case Kind.AGENT:
+                return self._node_of_agent(request, named_in(path))
+            case Kind.SESSION:
+                held = self.nodes.fleet.places.of_session(self._tenant(request), named_in(path))
+                ready = self._ready()
+                return max(ready, key=lambda node: held.get(node, 0))
+            case _:
+                found = first(kind.value, self._ready())
+                assert found is not None
+                return found
+
+    def _node_of_agent(self, request: Request, agent: str) -> str:
+        key = self.key(request)
+        tenant = request.query_params.get("tenant") if key.operator else None
+        place = self.nodes.fleet.places.find((tenant or self._tenant(request), agent))
+        ready = self._ready()
+        if place is None or not place.held:
+            return ready[0]
+        return max(ready, key=lambda node: place.held[node].tokens if node in place.held else -1)
+
+    async def _node_of_response(self, request: Request, response: str) -> str:
+        """Where it was made; after a restart of this front end every node is asked, with the client's key."""
+        known = self.nodes.relay.responses.get(response)
+        if known is not None and known in self.nodes.watches:
+            return known
+        answers = await self._ask(request, self._ready(), f"/v1/responses/{response}")
+        found = next((node for node, (status, _) in answers.items() if status == 200), None)
+        if found is None:
+            return self._ready()[0]  # which says that there is none, in its own words
+        self.nodes.relay.responses[response] = found
+        return found
+
+    # --- asking several ----------------------------------------------------------------------------
+
+    async def _small(self, request: Request, kind: Kind) -> Response:
+        if kind is Kind.LIST:
+            return await self._list(request)
+        if kind is Kind.EVERY or (kind is Kind.SESSION and request.method == "POST"):
+            return await self._every(request, kind)
+        node = await self._node_of(request, kind)
+        return await self._once(node, request, await self._body(request))
+
+    async def _list(self, request: Request) -> Response:
+        answers = await self._ask(request, self._ready(), _target(request))
+        bad = next(((status, said) for status, said in answers.values() if status != 200), None)
+        if bad is not None:
+            return JSONResponse(bad[1], bad[0])
+        pages = {node: said for node, (_, said) in answers.items()}
+        if request.url.path == "/v1/models":
+            return JSONResponse(merged_models(list(pages.values())))
+        operator = self.key(request).operator
+        return JSONResponse(merged_page(pages, page_limit(request), operator=operator))
+
+    async def _every(self, request: Request, kind: Kind) -> Response:
+        """All nodes, also those that take no turns. A session's budget is answered as one node does; what
+        operators ask is answered by node."""
+        if kind is Kind.EVERY and not self.key(request).operator:
+            raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
+        if request.url.path == "/admin/keys/reload":
+            await asyncio.to_thread(self.nodes.reload_keys)
+        body = await self._body(request)
+        answers = await self._ask(request, list(self.nodes.watches), _target(request), body)
+        if kind is Kind.SESSION:
+            answered = [(status, said) for status, said in answers.values() if said is not None]
+            if not answered:
+                raise unavailable(is_pinned=False)
+            status, said = max(answered, key=lambda one: one[0])
+            return JSONResponse(said, status)
+        return JSONResponse(
+            {
+                "object": "fleet",
+                "nodes": {n: {"status": status, "answer": said} for n, (status, said) in answers.items()},
+            }
+        )
+
+    async def _ask(
+        self, request: Request, nodes: Iterable[str], target: str, body: bytes | None = None
+    ) -> dict[str, tuple[int, Any]]:
+        """The same of several nodes at once, with the client's own key; 0 where there was no answer."""
+        headers = self._headers(request)
+        method = "GET" if body is None else request.method
+
+        async def one(node: str) -> tuple[str, tuple[int, Any]]:
+            try:
+                async with self.nodes.upstream.open(node, method, target, headers, body or None) as response:
+                    data = await response.aread()
+                    status = response.status_code
+            except NodeLost:
+                return node, (0, None)
+            try:
+                return node, (status, JSON.decode(data))
+            except ValueError:
+                return node, (status, None)
+
+        found = dict(await asyncio.gather(*(one(node) for node in nodes)))
+        return found if body is not None else {n: a for n, a in found.items() if a[0]} or _nobody()
+
+    # --- one node ----------------------------------------------------------------------------------
+
+    async def _once(self, node: str, request: Request, body: bytes) -> Response:
+        """A request that is sent once. Streams (the page's, a stored response's) go through as they come."""
+        opened = self.nodes.upstream.open(
+            node, request.method, _target(request), self._headers(request), body or None
+        )
+        try:
+            response = await opened.__aenter__()
+        except NodeLost:
+            raise unavailable(is_pinned=True) from None
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in for_client(response.headers)
+        }
+        if not response.headers.get("content-type", "").startswith(STREAM):
+            try:
+                data = await response.aread()
+            finally:
+                await opened.__aexit__(None, None, None)
+            headers.pop("content-length", None)
+            return Response(data, response.status_code, headers)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in response.aiter_raw():
+                    yield chunk
+            finally:
+                await opened.__aexit__(None, None, None)
+
+        return StreamingResponse(chunks(), response.status_code, headers)
+
+    async def _through(self, node: str, request: Request, send: Send) -> None:
+        """Uploads and downloads, neither of which is held in memory here. Sent once."""
+        sends = request.method in ("POST", "PUT", "PATCH")
+        content = request.stream() if sends else None
+        headers = self._headers(request)
+        if sends and (length := request.headers.get("content-length")):
+            headers.append(("content-length", length))
+        answer = Answer(send, request.url.path)
+        try:
+            opened = self.nodes.upstream.open(node, request.method, _target(request), headers, content)
+            async with opened as response:
+                await answer.start(response.status_code, for_client(response.headers))
+                async for chunk in response.aiter_raw():
+                    await answer.body(chunk)
+                await answer.end()
+        except NodeLost:
+            if not answer.started:
+                raise unavailable(is_pinned=True) from None
+            raise
+        except ClientDisconnect:
+            raise ClientGone from None
+
+    def _headers(self, request: Request) -> list[tuple[str, str]]:
+        return for_node(request.scope["headers"], request_id_of(request.scope))
+
+
+def _nobody() -> dict[str, tuple[int, Any]]:
+    raise unavailable(is_pinned=False)
+
+
+def _uploads(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("multipart/")
+
+
+def _target(request: Request) -> str:
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    query: bytes = request.scope.get("query_string", b"")
+    target = raw + (b"?" + query if query else b"")
+    return target.decode("latin-1")

@@ -1,0 +1,141 @@
+"""What of a request decides its node. Nothing here is authority: every node checks the request again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import xxhash
+
+from stepwell.fleet.places import Places
+from stepwell.fleet.types import Turn
+from stepwell.server.identity import identify
+from stepwell.server.keys import SAME_TIER, ApiKey
+
+CHARS_PER_TOKEN = 4
+"""Of English text, and near enough for choosing a node."""
+PREFIX_BYTES = 1_024
+DEFAULT_ANSWER_TOKENS = 128
+MOST_ANSWER_TOKENS = 4_096
+FILE = b'"file_id"'
+_RESPONSE = re.compile(rb'"id":\s?"(resp_[A-Za-z0-9_-]{1,128})"')
+_USAGE = re.compile(
+    rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens|cached_tokens)":\s?(\d{1,9})'
+)
+
+
+class Said(msgspec.Struct):
+    """The fields of a body that say who calls and how much is asked. All others are passed over unread."""
+
+    model: Any = None
+    service_tier: Any = None
+    stream: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    previous_response_id: Any = None
+    session_id: Any = None
+    parent_session_id: Any = None
+    metadata: Any = None
+    agent_hint: Any = None
+    conversation: Any = None
+    prompt_cache_key: Any = None
+    safety_identifier: Any = None
+    user: Any = None
+
+
+_decode = msgspec.json.Decoder(Said).decode
+IDENTITY_FIELDS = (
+    "session_id", "parent_session_id", "metadata", "agent_hint", "conversation", "prompt_cache_key",
+    "safety_identifier", "user",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """A turn before it has a node."""
+
+    turn: Turn
+    model: str | None
+    stream: bool
+    previous_response: str | None
+    has_files: bool
+
+
+def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -> Peeked:
+    """Never raises: what cannot be read is a turn of nobody, and the node says what is wrong with it."""
+    try:
+        said = _decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        said = Said()
+    fields = {name: value for name in IDENTITY_FIELDS if (value := getattr(said, name)) is not None}
+    identity = identify(headers, fields, key)
+    agent = identity.agent
+    place = places.find((identity.tenant, agent)) if agent else None
+    guess = max(1, len(body) // CHARS_PER_TOKEN)
+    turn = Turn(
+        identity.tenant,
+        _service_tier(said.service_tier, key),
+        identity.session,
+        agent,
+        identity.parent,
+        "" if agent or identity.session else xxhash.xxh3_64_hexdigest(body[:PREFIX_BYTES]),
+        guess if place is None else max(place.context_tokens, 1),
+        _answer_tokens(said),
+    )
+    previous = said.previous_response_id
+    return Peeked(
+        turn,
+        said.model if isinstance(said.model, str) else None,
+        said.stream is True,
+        previous if isinstance(previous, str) else None,
+        FILE in body,
+    )
+
+
+def _service_tier(asked: Any, key: ApiKey) -> str:
+    if not isinstance(asked, str) or asked == "auto":
+        return key.default_service_tier
+    return SAME_TIER.get(asked, asked)
+
+
+def _answer_tokens(said: Said) -> int:
+    for value in (said.max_completion_tokens, said.max_output_tokens, said.max_tokens):
+        if isinstance(value, int) and not isinstance(value, bool):
+            return min(MOST_ANSWER_TOKENS, max(1, value))
+    return DEFAULT_ANSWER_TOKENS
+
+
+@dataclass(slots=True)
+class Heard:
+    """What passes by in an answer: its tokens, and the id under which it is stored."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    events: int = 0
+    response: str | None = None
+
+    def hear(self, chunk: bytes) -> None:
+        if self.response is None and b"resp_" in chunk and (found := _RESPONSE.search(chunk)):
+            self.response = found[1].decode()
+        self.events += chunk.count(b"data: ")
+        if b"_tokens" not in chunk:
+            return
+        for name, digits in _USAGE.findall(chunk):
+            number = int(digits)
+            if name in (b"prompt_tokens", b"input_tokens"):
+                self.prompt_tokens = max(self.prompt_tokens, number)
+            elif name == b"cached_tokens":
+                self.cached_tokens = max(self.cached_tokens, number)
+            else:
+                self.generated_tokens = max(self.generated_tokens, number)
+
+    def tokens(self, turn: Turn) -> tuple[int, int, int]:
+        """Context, generated and cached tokens; where the answer does not say, what can be guessed."""
+        prompt = self.prompt_tokens or turn.prompt_tokens
+        generated = self.generated_tokens or min(self.events, turn.max_new_tokens)
+        return prompt + generated, generated, self.cached_tokens
