@@ -207,6 +207,7 @@ GROUPS = {
                 "policies", "stepwell.bench.policies:main", "What sinks: every policy against an oracle."
             ),
             Command("decisions", "stepwell.bench.decisions:main", "Time of one decision, and how it grows."),
+            Command("fleet", "stepwell.bench.fleet:main", "Crews on several nodes, one of them killed."),
             Command("router", "stepwell.bench.router:main", "Time to choose a node for a turn."),
             Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
             Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),

@@ -1,0 +1,148 @@
+"""A deployment for the bench: nodes that stay, and front ends that come and go before them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.servers import free_port
+from stepwell.errors import StepwellError
+
+READY_S = 240.0
+LOOK_S = 0.1
+STOP_S = 60.0
+OPERATOR = "sk-bench-operator"
+
+
+@dataclass(slots=True)
+class Place:
+    """Where the deployment's files lie, and what its nodes are."""
+
+    folder: Path
+    model: str
+    nodes: int
+    device_kv_tokens: int
+    tenants: tuple[str, ...]
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.port = self.port or free_port()
+        lines = [f'[[keys]]\nkey = "sk-{name}"\ntenant = "{name}"\n' for name in self.tenants]
+        lines.append(f'[[keys]]\nkey = "{OPERATOR}"\ntenant = "ops"\noperator = true\n')
+        (self.folder / "stepwell.toml").write_text("\n".join(lines), encoding="utf-8")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def file(self, router: str) -> Path:
+        """A deployment file with this rule; everything else is the same in all of them."""
+        kind = "null" if self.model == NULL_MODEL else "llamacpp"
+        path = self.folder / f"fleet-{router}.toml"
+        path.write_text(
+            f'config = "stepwell.toml"\ndir = "data"\n'
+            f'[front]\nport = {self.port}\nrouter = "{router}"\noperator_key = "{OPERATOR}"\n'
+            f"health_every_s = 0.5\npatience_s = 60\ndrain_s = 20\n"
+            f'[[engines]]\nname = "node"\nkind = "{kind}"\nmodel = "{self.model}"\nreplicas = {self.nodes}\n'
+            f"[engines.settings]\nengine.device_kv_tokens = {self.device_kv_tokens}\nengine.threads = 1\n"
+            f'kv.host_kv = "64MiB"\nkv.disk_kv = "256MiB"\n',
+            encoding="utf-8",
+        )
+        return path
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "data" / "ledger.db"
+
+
+class FrontProcess:
+    """One ``stepwell deploy``."""
+
+    def __init__(self, place: Place, process: subprocess.Popen[bytes]) -> None:
+        self.place, self.process = place, process
+
+    def view(self) -> dict[str, Any]:
+        """``GET /admin/fleet``."""
+        headers = {"authorization": f"Bearer {OPERATOR}"}
+        answer = httpx2.get(f"{self.place.url}/admin/fleet", headers=headers, timeout=30, trust_env=False)
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def wait_ready(self, nodes: int) -> None:
+        """Until so many nodes take turns. ``StepwellError`` when that does not happen."""
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise StepwellError(f"the front end has ended: {self._tail()}")
+            try:
+                states = [node["state"] for node in self.view()["nodes"].values()]
+            except (httpx2.TransportError, ValueError, KeyError):
+                states = []
+            if states.count("ready") >= nodes:
+                return
+            time.sleep(LOOK_S)
+        raise StepwellError(f"the nodes were not ready within {READY_S:.0f} s: {self._tail()}")
+
+    def kill_busiest(self) -> str:
+        """SIGKILL for the node with most turns on it. Its name."""
+        nodes = self.view()["nodes"]
+        name = max(sorted(nodes), key=lambda one: nodes[one]["in_flight"])
+        os.kill(nodes[name]["pid"], signal.SIGKILL)
+        return name
+
+    def cpu_s(self) -> float:
+        """CPU time of the front end itself (Linux)."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _tail(self) -> str:
+        text = (self.place.folder / "front.log").read_text(encoding="utf-8", errors="replace")
+        return " | ".join(text.strip().split("\n")[-6:])
+
+
+@contextmanager
+def front(place: Place, router: str, *, last: bool) -> Iterator[FrontProcess]:
+    """A front end with this rule. ``last``: its nodes end with it."""
+    command = [sys.executable, "-m", "stepwell", "deploy", str(place.file(router))]
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("STEPWELL_")}
+    with (place.folder / "front.log").open("ab") as log:
+        process = subprocess.Popen(
+            command if last else [*command, "--leave-nodes"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+        )
+    try:
+        one = FrontProcess(place, process)
+        one.wait_ready(place.nodes)
+        yield one
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def stop_nodes(place: Place) -> None:
+    """Whatever is left of the deployment, by the notes that its nodes leave."""
+    for note in (place.folder / "data").glob("*/node.json"):
+        pid = int(json.loads(note.read_text(encoding="utf-8"))["pid"])
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
