@@ -164,7 +164,8 @@ class Crews:
             "x-session-id": f"crew-{one.crew}",
             "x-agent-id": f"agent-{one.number}",
         }
-        text, usage, ended = "", {}, False
+        text, ended = "", False
+        usage: dict[str, Any] = {}
         async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
             if response.status_code != 200:
                 return "", {}, f"HTTP {response.status_code}: {(await response.aread())[:200]!r}"

@@ -98,7 +98,7 @@ class FrontProcess:
     def kill_busiest(self) -> str:
         """SIGKILL for the node with most turns on it. Its name."""
         nodes = self.view()["nodes"]
-        name = max(sorted(nodes), key=lambda one: nodes[one]["in_flight"])
+        name: str = max(sorted(nodes), key=lambda one: nodes[one]["in_flight"])
         os.kill(nodes[name]["pid"], signal.SIGKILL)
         return name
 

@@ -58,7 +58,8 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         kind = kind_of(request.method, request.url.path)
-        scope[SCOPE_KEY] = note = {"kind": kind, "call": None}
+        note: dict[str, Any] = {"kind": kind, "call": None}
+        scope[SCOPE_KEY] = note
         if not self.nodes.keys.required:
             require_local(request)
         if self.draining:

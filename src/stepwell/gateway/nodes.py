@@ -158,7 +158,9 @@ class Nodes:
             try:
                 await self.restart(name)
             except (StepwellError, TimeoutError) as error:
-                log.warning("the rolling restart ends at node %s: %s", name, error or "it did not get ready")
+                log.warning(
+                    "the rolling restart ends at node %s: %s", name, str(error) or "it did not get ready"
+                )
                 return
             finally:
                 self.restarting = None
