@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import json
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ import pytest
 from tests.agents.served import served
 
 from stepwell import cli
+from stepwell.commands.trace_otlp import KEYS
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+HEADERS: list[dict[str, Any]] = []
+"""Of the requests that collectors got."""
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -33,7 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def collector() -> Iterator[tuple[str, list[Any]]]:
+def collector(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
     """Its URL, and the resource spans that it got."""
     got: list[Any] = []
 
@@ -43,7 +49,8 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
             if self.headers.get("content-encoding") == "gzip":
                 data = gzip.decompress(data)
             got.extend(ExportTraceServiceRequest.FromString(data).resource_spans)
-            self.send_response(200)
+            HEADERS.append({"path": self.path, "authorization": self.headers["authorization"]})
+            self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()
 
@@ -58,6 +65,74 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_trace_file_is_sent_as_the_spans_that_the_run_had(
+    home: Path, texts: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "trace.jsonl"
+    assert run(home, "--trace", str(file), *([] if texts else ["--no-trace-text"])) == 0
+    with collector() as (url, got):
+        assert cli.run(["trace", str(file), "--otlp", url, "--otlp-header", "x-team=wells"]) == 0
+        spans = [span for resource in got for scope in resource.scope_spans for span in scope.spans]
+    assert "Sent: 2 spans to http://127.0.0.1" in capsys.readouterr().out
+    by_name = {span.name.partition(" ")[0]: span for span in spans}
+    agent, chat = by_name["invoke_agent"], by_name["chat"]
+    assert chat.parent_span_id == agent.span_id and chat.trace_id == agent.trace_id
+    assert agent.start_time_unix_nano <= chat.start_time_unix_nano <= chat.end_time_unix_nano
+    assert chat.end_time_unix_nano <= agent.end_time_unix_nano
+    began = datetime.fromisoformat(json.loads(file.read_text().splitlines()[0])["began"])
+    assert agent.start_time_unix_nano == int(began.timestamp() * 1e3) * 1_000_000
+    attributes = {one.key: one.value for one in chat.attributes}
+    assert attributes["gen_ai.usage.input_tokens"].int_value == 9
+    said = "Who?" in str(spans) and "A queen." in str(spans)
+    assert said is texts
+
+
+def test_langfuse_gets_its_keys_as_basic_authentication(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "trace.jsonl"
+    assert run(home, "--trace", str(file)) == 0
+    with collector() as (url, got):
+        flags = ["trace", str(file), "--otlp", f"{url}/api/public/otel"]
+        for name in KEYS:
+            monkeypatch.delenv(name, raising=False)
+        assert cli.run(flags) == 2
+        assert "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY" in capsys.readouterr().err
+        for name in KEYS:
+            monkeypatch.setenv(name, name.lower()[9:12])
+        assert cli.run(flags) == 0
+        assert got
+    assert HEADERS[-1]["path"] == "/api/public/otel/v1/traces"
+    assert HEADERS[-1]["authorization"] == "Basic " + base64.b64encode(b"pub:sec").decode()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "code"),
+    [
+        (["--otlp", "nowhere"], "is no URL", 2),
+        (["--otlp-header", "a=b"], "give its URL", 2),
+        (["--otlp", "http://127.0.0.1:9", "--otlp-header", "a"], "write NAME=VALUE", 2),
+    ],
+)
+def test_what_cannot_be_sent_is_one_sentence(
+    home: Path, flags: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "trace.jsonl"
+    file.write_text('{"event": "trace", "at_us": 0, "began": "2026-11-29T10:00:00+00:00"}\n')
+    assert cli.run(["trace", str(file), *flags]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_collector_that_refuses_is_one_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = home / "trace.jsonl"
+    assert run(home, "--trace", str(file)) == 0
+    capsys.readouterr()
+    with collector(status=401) as (url, _):
+        assert cli.run(["trace", str(file), "--otlp", url]) == 1
+    assert "did not take spans 1 and on" in capsys.readouterr().err
 
 
 def run(home: Path, *flags: str, answer: str = "A queen.") -> int:

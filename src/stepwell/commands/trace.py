@@ -14,6 +14,7 @@ from stepwell.agents.events import Usage
 from stepwell.agents.tracing import AgentTrace, Step, Trace, perfetto, read_trace
 from stepwell.bench.common import JsonOption, report_console, require_writable, write_json
 from stepwell.commands.run_view import brief, counted, usd
+from stepwell.commands.trace_otlp import send
 from stepwell.errors import BadInput
 
 SHOWN_CHARS = 300
@@ -35,6 +36,16 @@ def trace(
             show_default=False,
         ),
     ] = None,
+    otlp: Annotated[
+        str | None,
+        Parameter(
+            help="Send it as spans to this OTLP endpoint over HTTP, or to Langfuse.", show_default=False
+        ),
+    ] = None,
+    otlp_header: Annotated[
+        tuple[str, ...],
+        Parameter(help="A header for --otlp, as NAME=VALUE (repeat).", negative="", show_default=False),
+    ] = (),
     json_file: JsonOption = None,
 ) -> int:
     """A session step by step: who asked whom, when, for how long, at what cost.
@@ -45,7 +56,13 @@ def trace(
         stepwell trace trace.jsonl
         stepwell trace trace.jsonl --text | less
         stepwell trace trace.jsonl --perfetto trace.json
+        stepwell trace trace.jsonl --otlp http://127.0.0.1:4318
+        stepwell trace trace.jsonl --otlp https://cloud.langfuse.com/api/public/otel
+
+    Langfuse wants LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY in the environment. What was said is sent as
+    far as the trace has it: 'stepwell run --no-trace-text' leaves it out.
     """
+    headers = _headers(otlp_header, otlp)
     for path in (perfetto_file, json_file):
         require_writable(path)
     found = read_trace(_lines(file), str(file))
@@ -55,10 +72,23 @@ def trace(
         perfetto_file.write_text(json.dumps(perfetto(found), ensure_ascii=False), encoding="utf-8")
     if json_file is not None:
         write_json(json_file, _as_json(found))
+    sent = "" if otlp is None else f" Sent: {counted(send(found, otlp, headers), 'span')} to {otlp}."
     console.print(
-        _last_line(found, perfetto_file), style="bold", markup=False, highlight=False, soft_wrap=True
+        _last_line(found, perfetto_file) + sent, style="bold", markup=False, highlight=False, soft_wrap=True
     )
     return 0
+
+
+def _headers(given: tuple[str, ...], otlp: str | None) -> dict[str, str]:
+    if given and otlp is None:
+        raise BadInput("--otlp-header is for --otlp: give its URL")
+    headers = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise BadInput("--otlp-header: write NAME=VALUE")
+        headers[name.strip()] = value.strip()
+    return headers
 
 
 def _lines(file: Path) -> list[str]:
