@@ -18,7 +18,7 @@ from stepwell.loop.requests import Preempted, Rejected
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
-from tests.server.fakes import INFO, FakeDriver, FakeText, null_node, says, serving, until
+from tests.server.fakes import HOLD, INFO, FakeDriver, FakeText, null_node, says, serving, until
 from tests.server.wire import CHAT, ROUTES, get, post
 
 KEY = "sk-geheim-0123456789"
@@ -160,3 +160,19 @@ def test_what_fails_inside_is_logged_without_the_prompt() -> None:
     text = everything(catch.caught)
     assert "my own secret words" not in text
     assert "RuntimeError" in text
+
+
+def test_a_background_response_has_its_line_when_it_ends() -> None:
+    held = FakeDriver(says("Hel", HOLD, "lo"))
+    with logged() as stream, serving(held, keys=KEYS) as server:
+        body = ROUTES["/v1/responses"] | {"background": True}
+        name = post(server, "/v1/responses", body, **AUTH, **{"x-request-id": "req-1"}).json()["id"]
+        assert get(server, f"/v1/responses/{name}", **AUTH).json()["status"] == "in_progress"
+        until(lambda: len(lines(stream)) == 1)
+        assert lines(stream)[0]["method"] == "GET"
+        held.release.set()
+        until(lambda: len(lines(stream)) == 2)
+        found = lines(stream)[1]
+    assert (found["request"], found["method"], found["status"]) == ("req-1", "POST", 200)
+    assert found["generated_tokens"] == len("Hello")
+    assert found["finish"] == "stop"

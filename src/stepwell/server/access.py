@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,15 @@ class Access:
     error: str = ""
     """The code of the error that was answered."""
     batch: Batch | None = None
+    goes_on: bool = False
+    """A background response: its line is written when it has ended, and not when its connection has."""
+    write: Callable[[], None] | None = None
+
+    def over(self) -> None:
+        """The background response has ended; its connection may still be open."""
+        self.goes_on = False
+        if self.write is not None:
+            self.write()
 
     def is_from(self, key: ApiKey) -> None:
         self.key, self.tenant = key.id, key.tenant

@@ -232,8 +232,17 @@ def _counted(metrics: Metrics) -> Ended:
     def ended(scope: Scope, status: int) -> None:
         route = templates.get(scope.get("endpoint"), OTHER)
         metrics.request_ended(route, status)
-        if writes_access():
-            write_access(access_of(scope).fields(scope, request_id_of(scope), route, status))
+        if not writes_access():
+            return
+        access = access_of(scope)
+
+        def write() -> None:
+            write_access(access.fields(scope, request_id_of(scope), route, status))
+
+        if access.goes_on:
+            access.write = write
+        else:
+            write()
 
     return ended
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepwell.loop.requests import Generation
+from stepwell.server.access import access_of
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of
@@ -140,6 +141,9 @@ async def _in_background(request: Request, creation: Creation) -> Response:
         batch, _ = await admitted(stack, service, request, key, service_tier, prepare)
         source = stream_events(service, request_id_of(request.scope), batch, creation.shape)
         resources = stack.pop_all()
+    access = access_of(request.scope)
+    access.goes_on = True
+    resources.callback(access.over)
     run = BackgroundRun(source, resources.close)
     record = creation.keep(run)
     creation.shape.ended = lambda: service.store.put(record)
