@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pypdf import PdfReader
 from tests.ledger.made_books import START_S, Books, Writer, agent, gave, made_books, used
 
 from stepwell import cli
@@ -190,6 +191,12 @@ def test_the_ledger_of_the_settings(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
     assert run("verify") == 1
     assert "there is no ledger at" in capsys.readouterr().err
+    assert run("verify") == 1
+    assert "the server's settings with --config" in capsys.readouterr().err
+    for command in ("verify", "statement", "margin", "top"):
+        assert shown(capsys, command, "--config", str(settings))
+    assert run("backup", str(tmp_path / "copy.db"), "--config", str(settings)) == 0
+    capsys.readouterr()
     monkeypatch.setenv("STEPWELL_CONFIG", str(settings))
     assert "39 postings" in shown(capsys, "verify")
     monkeypatch.setenv("STEPWELL_LEDGER_PATH", "none")
@@ -287,5 +294,12 @@ def test_a_month_as_a_page_to_send(
     assert said.strip() == f"acme-2026-11.html: acme, 2026-11, {total['requests']} requests, {charge} USD"
     assert "Example &amp; Co" in page and charge in page and "By day" in page
     assert "rival" not in page and "http" not in page
+    with_pdf = ["bill", "acme", "--month", "2026-11", "--issuer", "井 & Co", "--pdf", "bill.pdf"]
+    assert shown(capsys, *with_pdf).startswith("acme-2026-11.html, bill.pdf: ")
+    first = (tmp_path / "bill.pdf").read_bytes()
+    text = "".join(one.extract_text() for one in PdfReader(io.BytesIO(first)).pages)
+    assert charge in text and "By day" in text and "rival" not in text
+    assert shown(capsys, *with_pdf) and (tmp_path / "bill.pdf").read_bytes() == first
+    assert run(*with_pdf[:-1], "nowhere/bill.pdf") == 2
     assert run("bill", "acme", "--month", "2020-01") == 2
     assert run("bill", "acme", "--month", "soon") == 2

@@ -109,7 +109,7 @@ def test_the_answer_goes_to_stdout_and_all_else_to_stderr(
     assert json.loads(figures.read_text())["session_file"] is None  # it went away with the answer
     assert shown.out == "A queen.\n"
     assert "lead was asked: Who?\nlead completed: A queen.\n" in shown.err
-    closing = r"1 agents, 1 turns, 9 prompt tokens, 3 visible and 0 intermediate answer tokens"
+    closing = r"1 agent, 1 turn, 9 prompt tokens, 3 visible and 0 intermediate answer tokens"
     assert re.search(closing + r", 0\.000021 USD, \d+\.\d s\n\Z", shown.err)
     told = json.loads(figures.read_text())
     assert (told["answer"], told["cost_microusd"], told["crew"]) == ("A queen.", 21, "alone")

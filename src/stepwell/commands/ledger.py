@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stepwell.commands.ledger_flags import (
+    Config,
     CostBook,
     JsonFile,
     Ledger,
@@ -54,6 +55,7 @@ def statement(
     by: By = "tenant",
     price_book: PriceBookFlag = None,
     ledger: Ledger = None,
+    config: Config = None,
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
@@ -71,9 +73,9 @@ def statement(
     """
     fields, asked = parse_by(by, beyond=(statements.MODEL, *UNITS)), period(since, until)
     book = None if price_book is None else load_price_book(price_book)
-    with opened(ledger) as store, working("adding up requests"):
+    with opened(ledger, config) as store, working("adding up requests"):
         found = statement_over_time(store, asked, fields, tenant, book)
-    console, names = console_for(json_file), key_names()
+    console, names = console_for(json_file), key_names(config)
     shown = replace(
         found, rows=[replace(r, group=with_key_names(fields, r.group, names)) for r in found.rows]
     )
@@ -104,6 +106,7 @@ def margin(
     cost_book: CostBook = None,
     price_book: PriceBookFlag = None,
     ledger: Ledger = None,
+    config: Config = None,
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
@@ -134,12 +137,12 @@ def margin(
             sums = replace(sums, spent=charges(store, part, book))
         return margins.margin(sums, rates, own, tenant=tenant, loaded=loaded)
 
-    with opened(ledger) as store:
+    with opened(ledger, config) as store:
         if unit is None:
             found = of(asked)
         else:
             found = joined([(label, of(part)) for label, part in parts(store, asked, unit)], fields, unit)
-    console, names = console_for(json_file), key_names()
+    console, names = console_for(json_file), key_names(config)
     named_lines = [replace(one, group=with_key_names(fields, one.group, names)) for one in found.lines]
     title = f"Margin {said(asked)}{', loaded' if loaded else ''}{_by_book(price_book)}"
     show_margin(console, replace(found, lines=named_lines), title, limit)
@@ -168,6 +171,7 @@ def top(
     limit: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 10,
     cost_book: CostBook = None,
     ledger: Ledger = None,
+    config: Config = None,
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
@@ -187,7 +191,7 @@ def top(
         How many lines.
     """
     fields, asked = parse_by(of), period(since, until)
-    with opened(ledger) as store:
+    with opened(ledger, config) as store:
         sums, rates = sums_and_rates(store, asked, cost_book)
     lines = statements.top(margins.margin(sums, rates, fields, tenant=tenant).lines, by, limit)
     console = console_for(json_file)

@@ -9,14 +9,17 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
-from stepwell.commands.ledger_flags import Ledger, usual_ledger
+from stepwell.commands.ledger_flags import Config, Ledger, usual_ledger
 from stepwell.errors import BadInput
 from stepwell.ledger.backup import back_up
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 
 
 def backup(
-    file: Annotated[Path, Parameter(help="A file that is not there yet.")], *, ledger: Ledger = None
+    file: Annotated[Path, Parameter(help="A file that is not there yet.")],
+    *,
+    ledger: Ledger = None,
+    config: Config = None,
 ) -> int:
     """Copy the books as they stand at one moment. A server may go on writing meanwhile.
 
@@ -24,7 +27,7 @@ def backup(
     ``-wal`` and ``-shm``, and start the server again. A ledger in PostgreSQL is copied with pg_dump.
     Example: ``stepwell ledger backup books-2026-11-29.db``
     """
-    name = ledger if ledger is not None else usual_ledger()
+    name = ledger if ledger is not None else usual_ledger(config)
     if name.startswith(POSTGRES_SCHEMES):
         raise BadInput("a ledger in PostgreSQL is copied with pg_dump, and restored with pg_restore")
     console = Console(stderr=True)

@@ -10,7 +10,15 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell.commands.ledger_flags import Ledger, PriceBookFlag, key_names, opened, with_key_names, working
+from stepwell.commands.ledger_flags import (
+    Config,
+    Ledger,
+    PriceBookFlag,
+    key_names,
+    opened,
+    with_key_names,
+    working,
+)
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
 from stepwell.ledger.calendar import month as month_of
@@ -20,6 +28,7 @@ from stepwell.ledger.prices import PriceBook, load_price_book
 from stepwell.ledger.queries import Counts, Period
 from stepwell.ledger.statements import Statement
 from stepwell.report.page import Page
+from stepwell.report.pdf import pdf
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "By model and service tier": ("model", "service-tier"),
@@ -36,32 +45,47 @@ def bill(
     html: Annotated[
         Path | None, Parameter(help="Where to write the page. Default: TENANT-MONTH.html here.")
     ] = None,
+    pdf_file: Annotated[Path | None, Parameter(name="--pdf", help="Write it as a PDF here, too.")] = None,
     issuer: Annotated[str, Parameter(help="Who sends it; stands at the top.")] = "",
     price_book: PriceBookFlag = None,
     ledger: Ledger = None,
+    config: Config = None,
 ) -> int:
     """Write a customer's month as one HTML page: what was used, by model, key and day, and what it comes to.
 
     The page needs nothing from outside, so that it can be mailed and printed. Sums are the ledger's, to the
     micro-dollar: 'stepwell ledger statement' shows the same. Example:
 
-        stepwell ledger bill acme --month 2026-11 --issuer "Example Ltd"
+        stepwell ledger bill acme --month 2026-11 --issuer "Example Ltd" --pdf acme-2026-11.pdf
     """
     name = month or _last_month(datetime.now(UTC))
     asked, book = month_of(name), None if price_book is None else load_price_book(price_book)
-    with opened(ledger) as store, working("adding up requests"):
-        page, total = _page(store, tenant, name, asked, issuer, book)
+    with opened(ledger, config) as store, working("adding up requests"):
+        page, total = _page(store, tenant, name, asked, issuer, book, key_names(config))
     if not total.requests and not total.charge_microusd:
         raise BadInput(f"the books have no request of {tenant!r} in {name}")
     path = html or Path(f"{tenant.replace('/', '-')}-{name}.html")
-    page.write(path)
-    said = f"{path}: {tenant}, {name}, {total.requests:,} requests, {usd(total.charge_microusd)} USD"
+    files = [path] if pdf_file is None else [path, pdf_file]
+    try:
+        page.write(path)
+        if pdf_file is not None:
+            pdf_file.write_bytes(pdf(page))
+    except OSError as error:
+        raise BadInput(f"the bill cannot be written to {error.filename}: {error.strerror}") from error
+    where = ", ".join(map(str, files))
+    said = f"{where}: {tenant}, {name}, {total.requests:,} requests, {usd(total.charge_microusd)} USD"
     Console(highlight=False).print(said, soft_wrap=True, markup=False)
     return 0
 
 
 def _page(
-    store: Store, tenant: str, name: str, asked: Period, issuer: str, book: PriceBook | None
+    store: Store,
+    tenant: str,
+    name: str,
+    asked: Period,
+    issuer: str,
+    book: PriceBook | None,
+    names: Mapping[str, str],
 ) -> tuple[Page, Counts]:
     found = {
         title: statement_over_time(store, asked, fields, tenant, book) for title, fields in SECTIONS.items()
@@ -74,7 +98,6 @@ def _page(
     page.text(
         "All times are UTC. A request counts on the day on which it ended; a correction, when it was made."
     )
-    names = key_names()
     for heading, one in found.items():
         page.heading(heading)
         page.table((*one.fields, *HEAD), _rows(one, names))

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from stepwell.commands.ledger_flags import Ledger, Since, Tenant, Until, opened, period
+from stepwell.commands.ledger_flags import Config, Ledger, Since, Tenant, Until, opened, period
 from stepwell.errors import BadInput
 from stepwell.ledger import export as exporting
 from stepwell.ledger.base import Store
@@ -36,6 +36,7 @@ def export(
     what: Literal["usage", "postings"] = "usage",
     format: Format | None = None,
     ledger: Ledger = None,
+    config: Config = None,
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
@@ -63,7 +64,7 @@ def export(
     if parquet and str(file) == "-":
         raise BadInput("Parquet is no text: name a file instead of -")
     asked = period(since, until)
-    with opened(ledger) as store, _progress() as advance:
+    with opened(ledger, config) as store, _progress() as advance:
         sheet = SHEETS["spend-log" if format == "spend-log" else what](store, asked, tenant)
         count = _to_output(sheet, advance) if str(file) == "-" else _to_file(sheet, file, parquet, advance)
     Console(stderr=str(file) == "-", highlight=False).print(

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from stepwell.assemble import key_ring
 from stepwell.errors import BadInput
-from stepwell.ledger.base import Store
+from stepwell.ledger.base import LedgerError, Store
 from stepwell.ledger.costs import Rates, load_cost_book
 from stepwell.ledger.grouping import Group
 from stepwell.ledger.margin import Sums, read_sums
@@ -33,6 +33,12 @@ Ledger = Annotated[
     Parameter(
         name="--ledger",
         help="The ledger: a file, or postgresql://... Default: as for 'serve'.",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    Parameter(
+        name="--config", help="The server's settings file, which says where its ledger is. [$STEPWELL_CONFIG]"
     ),
 ]
 Since = Annotated[
@@ -65,9 +71,17 @@ _AGO_S = {"min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 @contextmanager
-def opened(ledger: str | None) -> Iterator[Store]:
+def opened(ledger: str | None, config: Path | None = None) -> Iterator[Store]:
     """The books, for reading, as they stand now: a server may write meanwhile."""
-    store = open_store(ledger if ledger is not None else usual_ledger(), create=False)
+    path = ledger if ledger is not None else usual_ledger(config)
+    try:
+        store = open_store(path, create=False)
+    except LedgerError as error:
+        if ledger is None and config is None and "there is no ledger" in str(error):
+            raise LedgerError(
+                f"{error}: name it with --ledger, or the server's settings with --config"
+            ) from error
+        raise
     try:
         with store.snapshot():
             yield store
@@ -75,9 +89,9 @@ def opened(ledger: str | None) -> Iterator[Store]:
         store.close()
 
 
-def usual_ledger() -> str:
+def usual_ledger(config: Path | None = None) -> str:
     """Where ``serve`` keeps its books by the same settings file and environment."""
-    path = load().ledger.path
+    path = load(config).ledger.path
     if path == NO_LEDGER:
         raise BadInput("the settings say that no ledger is kept (ledger.path): name one with --ledger")
     return path if path is not None else str(default_path())
@@ -133,10 +147,10 @@ def sums_and_rates(store: Store, asked: Period, cost_book: str | None) -> tuple[
     return sums, rates_of((run for run in runs(store) if run.id in seen), book)
 
 
-def key_names() -> dict[str, str]:
+def key_names(config: Path | None = None) -> dict[str, str]:
     """What the settings call the API keys, by their ids in the books; without settings, nothing."""
     try:
-        settings = load()
+        settings = load(config)
         ring = key_ring(settings)
     except BadInput:
         return {}

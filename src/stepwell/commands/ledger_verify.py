@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from stepwell.commands.ledger_flags import JsonFile, Ledger, console_for, opened, write_json
+from stepwell.commands.ledger_flags import Config, JsonFile, Ledger, console_for, opened, write_json
 from stepwell.commands.ledger_tables import printable
 from stepwell.errors import BadInput
 from stepwell.ledger import verify as verifying
@@ -24,6 +24,7 @@ MOST_LINES = 20
 def verify(
     *,
     ledger: Ledger = None,
+    config: Config = None,
     recording: Annotated[tuple[Path, ...], Parameter(show_default=False, negative="")] = (),
     json_file: JsonFile = None,
 ) -> int:
@@ -45,7 +46,7 @@ def verify(
         What ``stepwell serve --record FILE`` has written while these books were kept; may be given again for
         other runs.
     """
-    with opened(ledger) as store, _progress() as advance:
+    with opened(ledger, config) as store, _progress() as advance:
         found = verifying.verify(store, replay_of(recording), advance)
     if (strangers := len(recording) - found.replayed) > 0:
         raise BadInput(f"{strangers} of {len(recording)} recordings are of runs that are not in these books")

@@ -49,7 +49,7 @@ from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_page import page_of
 from stepwell.commands.run_reading import Passage, reader_of, rests_on, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
-from stepwell.commands.run_view import usd, watched
+from stepwell.commands.run_view import counted, usd, watched
 from stepwell.commands.run_watch import run_on_change
 from stepwell.commands.stopping import told_to_stop
 from stepwell.demo.document import load_document
@@ -466,7 +466,8 @@ def closing_line(result: Result) -> str:
     """What it took, in one line."""
     cost = "" if result.cost_microusd is None else f", {usd(result.cost_microusd)}"
     return (
-        f"{result.agents} agents, {result.turns} turns, {result.prompt_tokens:,} prompt tokens, "
+        f"{counted(result.agents, 'agent')}, {counted(result.turns, 'turn')}, "
+        f"{result.prompt_tokens:,} prompt tokens, "
         f"{result.visible_tokens:,} visible and {result.intermediate_tokens:,} intermediate answer tokens"
         f"{cost}, {result.duration_us / 1e6:.1f} s"
     )

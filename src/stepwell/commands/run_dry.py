@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.bench.common import write_json
+from stepwell.commands.run_view import counted
 
 Requests = Mapping[str, Mapping[str, Any]]
 """Per role, the body of its first request."""
@@ -24,9 +25,8 @@ def print_requests(requests: Requests, json_file: Path | None) -> None:
 
 def last_line(crew: str, requests: Requests) -> str:
     chars = sum(len(str(one["content"])) for body in requests.values() for one in body["messages"])
-    return (
-        f"dry run: {len(requests)} roles of {crew}, {chars:,} characters of first prompts; nothing was asked."
-    )
+    roles = counted(len(requests), "role")
+    return f"dry run: {roles} of {crew}, {chars:,} characters of first prompts; nothing was asked."
 
 
 def _lines(role: str, body: Mapping[str, Any]) -> Iterator[str]:

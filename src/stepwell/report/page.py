@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stepwell import __version__
 
@@ -24,17 +25,22 @@ class Page:
     answer: str
     """The result in one sentence; it stands at the top."""
     parts: list[str] = field(default_factory=list)
+    blocks: list[tuple[str, Any]] = field(default_factory=list)
+    """The same without HTML: ``heading`` and ``text`` with a text, ``table`` with rows, its head first."""
 
     def heading(self, text: str) -> None:
+        self.blocks.append(("heading", text))
         self.parts.append(f"<h2>{html.escape(text)}</h2>")
 
     def text(self, text: str) -> None:
+        self.blocks.append(("text", text))
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def chart(self, svg: str) -> None:
         self.parts.append(svg)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.blocks.append(("table", [head, *rows]))
         self.parts.append(
             "<table><thead><tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr></thead>"
         )
