@@ -127,7 +127,7 @@ def _replay(recording: Recording, last_batch: int | None) -> Replayed:
 def _meter(recording: Recording) -> Meter:
     header = _header(recording)
     prices = parse_price_book(header.price_book, str(recording.path))
-    bills = Bills(prices, header.model, header.wall_us - header.now_us)
+    bills = Bills(prices.of(header.model), header.model, header.wall_us - header.now_us)
     return Meter(recording.config, bills, header.now_us, storage_every_us=header.storage_every_us)
 
 

@@ -143,3 +143,19 @@ def test_more_parts_than_anybody_reads_are_refused(tmp_path: Path) -> None:
         parts(store, Period(), "day")
     assert len(parts(store, Period(), "month")) == 49
     store.close()
+
+
+def test_a_price_book_with_prices_of_a_model(tmp_path: Path) -> None:
+    """Each row of the spend log by the prices of the model that it names."""
+    book = parse_price_book(BOOK + "[models.other.prices]\ninput = 100\noutput = 400\n", "a test")
+    store = SqliteStore(tmp_path / "ledger.db")
+    writer = Writer.begin(store, "node")
+    account = agent("acme", "s", "a")
+    for number, model in enumerate(("tiny", "other", "tiny"), 1):
+        row = replace(used(account, number, START_US, 0, input_tokens=1_000, visible_tokens=100), model=model)
+        writer.settle(row)
+    found = {one.model: one.counts.charge_microusd for one in repriced(store, Period(), book)}
+    own = charged(book.of("other"), "default", (1_000, 0, 100, 0))
+    assert own == 140_000 != charged(book, "default", (1_000, 0, 100, 0))
+    assert found == {"tiny": 2 * charged(book, "default", (1_000, 0, 100, 0)), "other": own}
+    store.close()

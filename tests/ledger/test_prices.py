@@ -477,3 +477,67 @@ def test_the_presets_have_the_list_prices_of_cache_writes(
     prices = load_price_book(name).prices("default")
     for ttl, suffix in ttls.items():
         assert prices.write(parse_ttl_us(ttl)) == listed(facts, f"cache_creation_input_token_cost{suffix}")
+
+
+# --- models --------------------------------------------------------------------------------------
+
+MODELS = """
+batch_multiplier = 0.5
+[prices]
+input = 10
+output = 40
+[service_tiers.flex]
+multiplier = 0.5
+[models."small-one".prices]
+input = 1
+output = 4
+[models.large]
+batch_multiplier = 0.25
+[models.large.prices]
+input = 100
+output = 400
+[models.large.service_tiers.flex]
+output = 300
+"""
+MILLION = TokenCounts(1_000_000, visible_tokens=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "service_tier", "batch", "usd"),
+    [
+        ("another", "default", False, 50),
+        ("small-one", "default", False, 5),
+        ("small-one", "flex", False, 2.5),
+        ("small-one", "flex", True, 1.25),
+        ("large", "default", False, 500),
+        ("large", "flex", False, 400),
+        ("large", "default", True, 125),
+    ],
+)
+def test_a_model_has_its_own_prices(model: str, service_tier: str, batch: bool, usd: float) -> None:
+    found = book(MODELS, OPENAI[1:]).of(model)
+    assert found.charge(service_tier, MILLION, batch=batch).total == int(usd * 1_000_000)
+    worst = found.worst_case(service_tier, 1_000_000, 1_000_000, batch=batch)
+    assert worst >= found.charge(service_tier, MILLION, batch=batch).total
+
+
+def test_a_long_prompt_of_a_model() -> None:
+    text = (
+        BASE + "[long_prompt]\nabove_tokens = 10\nmultiplier = 2\n[models.a.prices]\ninput = 1\noutput = 1\n"
+    )
+    own = text + "[models.a.long_prompt]\nabove_tokens = 100\nmultiplier = 3\n"
+    tokens = TokenCounts(50_000)
+    assert book(text).of("a").charge("default", tokens).total == 100_000
+    assert book(own).of("a").charge("default", tokens).total == 150_000
+    assert book(own).of("a").above_tokens == 100 and book(own).above_tokens == 10
+
+
+def test_what_is_wrong_with_a_models_prices() -> None:
+    refused(BASE + "[models.a]\nmultiplier = 2\n", "unknown key 'models.a.multiplier'")
+    refused(BASE + "[models.a]\n", "models.a.prices: is missing")
+    refused(BASE + "[models.a.prices]\ninput = 1\n", "models.a.prices.output: is missing")
+    refused(
+        BASE + "[service_tiers.flex]\noutput = 1\n[models.a.prices]\ninput = 1\noutput = 1\n",
+        "models.a.service_tiers.flex",
+        "service_tiers.flex.output is a price and no multiplier",
+    )

@@ -447,3 +447,16 @@ def test_a_budget_taken_out_of_the_settings_is_lifted_and_one_of_the_operator_is
     assert end.code in ("agent_budget_exceeded", "insufficient_quota")
     assert again.ledger is not None
     assert {state.name.scope for state in again.ledger.keeper.budgets.states()} == {Scope.TENANT, Scope.AGENT}
+
+
+def test_the_model_that_is_served_has_its_own_price(start: Start, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(f"{PRICES}[models.null.prices]\ninput = 1000\noutput = 4000\n", "utf-8")
+    spent = []
+    for number, name in enumerate(("prices.toml", "own.toml")):
+        node = start(name=str(number), price_book=str(tmp_path / name), path=str(tmp_path / f"{number}.db"))
+        assert isinstance(ask(node), Finished)
+        assert node.ledger is not None
+        node.ledger.flush()
+        spent.append(spent_microusd(node.ledger.store, BudgetName(Scope.TENANT, "local", "")))
+    assert spent[1] == 10 * spent[0] > 0

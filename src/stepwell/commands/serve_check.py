@@ -138,7 +138,8 @@ def _require_unlocked(lock: Path) -> None:
 def _price_book(settings: Settings) -> str:
     names = [contract.name for contract in settings.contracts()]
     book = load_price_book(settings.ledger.price_book, names)
-    return f"{settings.ledger.price_book}, as of {book.as_of}"
+    own = f", with prices of their own for {', '.join(sorted(book.models))}" if book.models else ""
+    return f"{settings.ledger.price_book}, as of {book.as_of}{own}"
 
 
 def _cost_book(settings: Settings) -> str:

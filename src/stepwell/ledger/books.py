@@ -185,6 +185,16 @@ class Table:
             raise self.wrong(key, f"must be a table: write [{self.where(key)}]")
         return Table(value, self.source, self.where(key))
 
+    def with_defaults(self, other: Table, *keys: str) -> Table:
+        """This table, with what ``other`` has at ``keys`` where there is nothing here."""
+        given = {key: other._content[key] for key in keys if key in other._content}
+        return Table({**given, **self._content}, self.source, self.path)
+
+    def with_table(self, key: str, table: Table) -> Table:
+        """This table, with another one at ``key``; without it where that is empty."""
+        rest = {name: value for name, value in self._content.items() if name != key}
+        return Table({**rest, **({key: table._content} if table._content else {})}, self.source, self.path)
+
     def is_table(self, key: str) -> bool:
         """Whether there is a table at the key, not one value."""
         return isinstance(self._content.get(key), dict)

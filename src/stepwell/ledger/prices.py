@@ -25,6 +25,10 @@
     above_tokens = 272000
     multiplier = { input = 2, output = 1.5 }
 
+    [models."small-one".prices]                     # of one model, as the spend log names it; every other
+    input = 0.1                                     # model has the prices above. Multipliers are those above
+    output = 0.4                                    # unless the model has tables of its own
+
 The service tier ``default`` has ``[prices]`` when it has no table; every other one needs a table.
 
 Multipliers multiply: a batch under ``flex`` on a long prompt pays all three. Prices are integers of
@@ -37,7 +41,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -53,7 +57,8 @@ FOLLOWS = {"cached_input": "input", "cache_write": "input", "intermediate": "out
 """Whose price, or multiplier, is taken when a key is not there."""
 TOKEN_KEYS = ("input", "cached_input", "cache_write", "output", "intermediate")
 PRICE_KEYS = (*TOKEN_KEYS, "storage_per_token_hour", "minimum_per_request")
-BOOK_KEYS = (*ABOUT, "counting", "batch_multiplier", "prices", "service_tiers", "long_prompt")
+BOOK_KEYS = (*ABOUT, "counting", "batch_multiplier", "prices", "service_tiers", "long_prompt", "models")
+MODEL_KEYS = ("batch_multiplier", "prices", "service_tiers", "long_prompt")
 
 PRICE = Limits(most=1_000_000, digits=6)
 FACTOR = Limits(most=1_000, digits=6)
@@ -199,18 +204,34 @@ class PriceSheet:
 
 
 @dataclass(frozen=True, slots=True)
+class Priced:
+    """Sheets by service tier, and from how many prompt tokens on the long-prompt prices apply."""
+
+    sheets: Mapping[str, PriceSheet]
+    above_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class PriceBook:
     """What customers pay. Made by ``load_price_book``."""
 
     sheets: Mapping[str, PriceSheet]
     """By service tier."""
     counting: Counting = "openai"
+    models: Mapping[str, Priced] = field(default_factory=dict)
+    """Of models that have prices of their own."""
     above_tokens: int | None = None
     """Prompts longer than this pay the long-prompt prices."""
     source: str = ""
     as_of: str = ""
     text: str = ""
     """The TOML, as it was read."""
+
+    def of(self, model: str) -> PriceBook:
+        """The book for requests of one model: its own prices, or those of all."""
+        if model not in self.models:
+            return self
+        return replace(self, sheets=self.models[model].sheets, above_tokens=self.models[model].above_tokens)
 
     def prices(self, service_tier: str, prompt_tokens: int = 0, *, batch: bool = False) -> Prices:
         """What applies to a request. ``KeyError`` for a service tier without a price: loading with the
@@ -259,14 +280,39 @@ def parse_price_book(text: str, source: str, service_tiers: Iterable[str] = ()) 
     book = Table.parse(text, source)
     book.only(*BOOK_KEYS)
     book.needs("prices")
-    base = _Raw.read(book.table("prices"))
+    service_tiers = tuple(service_tiers)
     _refuse_unpriced(book, service_tiers)
-    sheets = _sheets(book, base)
+    usual = _priced(book)
+    named = book.table("models")
+    models = {name: _of_model(named.table(name), book, service_tiers) for name in named}
     about, as_of = book.about()
-    rule = book.table("long_prompt")
-    above_tokens = rule.whole("above_tokens", LENGTH) if "long_prompt" in book else None
     counting: Counting = "anthropic" if _counts_apart(book) else "openai"
-    return PriceBook(sheets, counting, above_tokens, about, as_of, text)
+    return PriceBook(usual.sheets, counting, models, usual.above_tokens, about, as_of, text)
+
+
+def _priced(book: Table) -> Priced:
+    sheets = _sheets(book, _Raw.read(book.table("prices")))
+    rule = book.table("long_prompt")
+    return Priced(sheets, rule.whole("above_tokens", LENGTH) if "long_prompt" in book else None)
+
+
+def _of_model(model: Table, book: Table, service_tiers: Iterable[str]) -> Priced:
+    """Its own prices; what it does not say otherwise about service tiers, batches and long prompts is as for
+    every model, as far as it is a multiplier: a price of another model would be none of its own."""
+    model.only(*MODEL_KEYS)
+    model.needs("prices")
+    merged = model.with_defaults(book, "batch_multiplier", "long_prompt")
+    tiers, shared = model.table("service_tiers"), book.table("service_tiers")
+    for name in shared:
+        if name not in tiers and (own := [key for key in PRICE_KEYS if key in shared.table(name)]):
+            raise model.wrong(
+                f"service_tiers.{name}",
+                f"is missing: {shared.where(name)}.{own[0]} is a price and no multiplier, so it does not "
+                "hold for this model",
+            )
+    merged = merged.with_table("service_tiers", tiers.with_defaults(shared, *shared))
+    _refuse_unpriced(merged, service_tiers)
+    return _priced(merged)
 
 
 def _counts_apart(book: Table) -> bool:

@@ -30,7 +30,7 @@ def repriced(store: Store, period: Period, book: PriceBook) -> list[Spent]:
     for _, _, account, model, reason, *counted in rows:
         counts = Counts._make([*map(int, counted), 0])
         tier = accounts[account].service_tier
-        charge = _charge(book, tier, counts) if reason in SERVED else 0
+        charge = _charge(book.of(model), tier, counts) if reason in SERVED else 0
         key = account, model
         sums[key] = sums.get(key, Counts()).plus(counts._replace(charge_microusd=charge))
     return [Spent(account, model, counts) for (account, model), counts in sums.items()]

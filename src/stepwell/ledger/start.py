@@ -145,7 +145,7 @@ def open_ledger(
     book.spent_before = partial(_spent_before, store, writer)
     offset_us = wall_us - now_us
     every_us = settings.storage_every_s * 1_000_000
-    meter = Meter(config, Bills(prices, model, offset_us), now_us, storage_every_us=every_us)
+    meter = Meter(config, Bills(prices.of(model), model, offset_us), now_us, storage_every_us=every_us)
     keeper = Keeper(
         meter,
         writer,

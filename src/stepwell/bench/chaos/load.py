@@ -184,6 +184,8 @@ class Load:
     seed: int
     directory: Path
     workers: int = 6
+    rest_s: float = 0.2
+    """Longest pause of a client between two turns."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -234,7 +236,7 @@ class Load:
             messages = (*messages, ("assistant", said))
             if dice.random() < 0.3:
                 self._hint(http, agent)
-            self._stop.wait(dice.random() * 0.2)
+            self._stop.wait(dice.random() * self.rest_s)
 
     def _asked(self, http: httpx2.Client, messages: Messages, agent: Agent, *, stream: bool) -> str | None:
         """Asks again where it is refused or cut off; None: given up."""

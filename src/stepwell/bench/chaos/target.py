@@ -29,6 +29,8 @@ ENGINES = {"null": NULL_ENGINE, "llamacpp": 'kind = "llamacpp"\nmodel = "smollm2
 HOST_KV = {"null": "96KiB", "llamacpp": "24MiB"}
 DISK_KV = {"null": "2MiB", "llamacpp": "96MiB"}
 DEVICE_KV_TOKENS = 4_096
+MAX_AGENTS = 500
+"""So few that the oldest are forgotten all the time."""
 
 CONFIG = """{record}
 [engine]
@@ -38,6 +40,8 @@ device_kv_tokens = {tokens}
 host_kv = "{host_kv}"
 disk_kv = "{disk_kv}"
 disk_dir = "{home}/kv"
+[policy]
+max_agents = {max_agents}
 [ledger]
 path = "{ledger}"
 node = "chaos"
@@ -81,6 +85,8 @@ class Target:
     ledger: str
     """A file or a PostgreSQL URL."""
     record: Path | None = None
+    skips_time: bool = False
+    """The null engine's time is skipped instead of slept: as many turns as the loop and HTTP can take."""
     port: int = field(default_factory=free_port)
     control: Control = field(init=False)
     process: subprocess.Popen[bytes] | None = None
@@ -103,6 +109,7 @@ class Target:
                 record="" if self.record is None else f'record = "{self.record}"',
                 engine=ENGINES[self.engine],
                 tokens=DEVICE_KV_TOKENS,
+                max_agents=MAX_AGENTS,
                 host_kv=HOST_KV[self.engine],
                 disk_kv=DISK_KV[self.engine],
                 home=self.home,
@@ -137,10 +144,7 @@ class Target:
         began = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "stepwell.bench.chaos.child"),
-                    *(self.scratch / "control", self.config),
-                ],
+                self._command(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -153,6 +157,12 @@ class Target:
         if not said or not said[-1].startswith("stepwell: ") or any("Traceback" in line for line in said):
             self.unclear_starts.append(" | ".join(said[-3:]))
         return False
+
+    def _command(self) -> list[str]:
+        if self.skips_time:
+            return [sys.executable, "-m", "stepwell.bench.batches_child", str(self.config)]
+        child = "stepwell.bench.chaos.child"
+        return [sys.executable, "-m", child, str(self.scratch / "control"), str(self.config)]
 
     def _said(self, began: int) -> list[str]:
         with self.log.open("rb") as log:
