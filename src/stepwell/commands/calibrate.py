@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.commands.calibrate_run import calibrate_run
 from stepwell.commands.plan_output import console_for, progress, write_json
 from stepwell.economics.calibration import (
     FOLDS,
@@ -29,25 +30,32 @@ def calibrate(
     out: Path | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
-    """Fit the constants of the hardware model to measured points; report the error on points left out.
+    """Fit the constants of the hardware model to measurements; report the error on what was left out.
 
-    The file is a CSV (``.gz`` too) with the columns backend, model_path, system, tp_size, batch_size, isl,
+    A file is a CSV (``.gz`` too) with the columns backend, model_path, system, tp_size, batch_size, isl,
     osl, gemm_quant_mode and silicon_tpot_ms, as AIConfigurator publishes them. Whole configurations (engine,
     model, part, chips, precision) are left out together, a fifth at a time, and predicted from the rest.
     Dense models are fitted; mixtures of experts are predicted with the constants of the dense ones.
 
+    A folder is a run of vLLM (requests.jsonl, meta.json, here or in vllm/; config.json above): every second
+    request is fitted, all are played again under the simulation with the engine's own number of blocks, and
+    means of TTFT, TPOT and E2E are compared.
+
+    Example: ``stepwell calibrate run/RTX4090/Llama-3.1-8B``
     Example: ``stepwell calibrate points.csv.gz --out constants.json``, then ``stepwell plan price ...
     --constants constants.json``
 
     Parameters
     ----------
     file
-        Measured points.
+        Measured points, or the folder of a run.
     out
         Write the constants here.
     json_file
         Write errors and constants as JSON (``-``: standard output).
     """
+    if file.is_dir():
+        return calibrate_run(file, out, json_file)
     read = read_points(file)
     dense = [point for point in read.points if point.dense]
     fitted, mixtures = dense, [point for point in read.points if not point.dense]

@@ -1,0 +1,70 @@
+"""``stepwell calibrate FOLDER``: fit the simulation to a run of another engine, and compare the two."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from stepwell.commands.plan_output import console_for, write_json
+from stepwell.simulate.engine_fit import Fidelity, fidelity
+from stepwell.simulate.engine_run import EngineRun, read_run
+
+FIGURES = ("TTFT", "TPOT", "E2E")
+
+
+def calibrate_run(folder: Path, out: Path | None, json_file: Path | None) -> int:
+    """Fit, play, compare; write the lines of the fitted machine."""
+    run = read_run(folder)
+    with Console(stderr=True).status("") as status:
+        found = fidelity(run, status.update)
+    console = console_for(json_file)
+    for line in _about(run, found):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(_table(found))
+    result = {
+        "run": run.name, "requests": len(run.requests), "malformed": list(run.bad), "blocks": run.blocks,
+        "blocks_from": run.blocks_from, "replicas": run.replicas, "lines": asdict(found.model),
+        "measured": asdict(found.measured), "simulated": asdict(found.simulated),
+        "errors": dict(zip(FIGURES, found.errors, strict=True)),
+        "held_out_errors": dict(zip(FIGURES, found.held_out_errors, strict=True)),
+        "preemptions": found.preemptions,
+    }  # fmt: skip
+    write_json(result, json_file)
+    write_json({"lines": asdict(found.model), "source": run.name}, out)
+    shown = ", ".join(f"{name} {error:+.1%}" for name, error in zip(FIGURES, found.errors, strict=True))
+    console.print(f"calibrate: {run.name}: error of the means: {shown}", style="bold", markup=False)
+    return 0
+
+
+def _about(run: EngineRun, found: Fidelity) -> list[str]:
+    model = found.model
+    lines = [
+        f"{run.name}: {len(run.requests)} requests, {run.replicas} replicas of {run.blocks:,} blocks of"
+        f" {run.block_tokens} tokens ({run.blocks_from})",
+        f"limits: {run.max_running} requests at once, {run.step_tokens} tokens a step",
+        f"fitted: {model.step_ps / 1e9:.2f} ms a step, {model.sequence_ps / 1e6:.1f} us a sequence in it,"
+        f" {model.depth_ps / 1e3:.1f} ns a token before those,"
+        f" {model.prompt_token_ps / 1e6:.1f} us a token of a prompt",
+        f"{found.preemptions} preemptions in the simulation",
+    ]
+    if run.bad:
+        lines.append(f"{len(run.bad)} malformed lines were left out: {'; '.join(run.bad[:5])}")
+    return lines
+
+
+def _table(found: Fidelity) -> Table:
+    table = Table("mean", "measured ms", "simulated ms", "error", "error, not fitted", title="fidelity")
+    rows = zip(
+        FIGURES,
+        (found.measured.ttft_ms, found.measured.tpot_ms, found.measured.e2e_ms),
+        (found.simulated.ttft_ms, found.simulated.tpot_ms, found.simulated.e2e_ms),
+        found.errors,
+        found.held_out_errors,
+        strict=True,
+    )
+    for name, really, played, error, rest in rows:
+        table.add_row(name, f"{really:,.1f}", f"{played:,.1f}", f"{error:+.1%}", f"{rest:+.1%}")
+    return table
