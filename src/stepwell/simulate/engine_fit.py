@@ -1,8 +1,8 @@
-"""Fit the lines of an ``Accelerator`` to a run of another engine, and play the run again under the real policy.
+"""Fit an ``Accelerator`` to a run of another engine, and play the run again under the real policy.
 
-Which requests decoded together is known from their times, so each one's decoding is a sum of known steps: a row
-of a least-squares fit. What queues, is preempted and is computed again is left to the policy and shows in the
-second half: requests of odd numbers are never fitted.
+Which requests decoded together is known from their times, so each one's decoding is a sum of known steps: a
+row of a least-squares fit. What queues, is preempted and is computed again is left to the policy. Only
+every second request is fitted; the others show how good it is.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def fit_steps(
 
 
 def _row(one: Measured, requests: Sequence[Measured]) -> tuple[float, float, float, float]:
-    """Of one request's decoding: steps, sequences in them, tokens before those, and tokens of prompts that were
-    computed meanwhile."""
+    """Of one request's decoding: steps, sequences in them, tokens before those, and tokens of prompts
+    that were computed meanwhile."""
     start, stop = one.first_s, one.last_s
     sequences = depth = prompts = 0.0
     for other in requests:
@@ -97,9 +97,8 @@ def workload_of_run(run: EngineRun) -> Workload:
             Wait.UNKNOWN, Wait.UNKNOWN, None,
         )  # fmt: skip
         agent = AgentSpec("", "", None, (0,))
-        sessions.append(
-            SessionSpec(f"q{number}", "run", "default", round(one.queued_s * 1e6), (agent,), (turn,))
-        )
+        at_us = round(one.queued_s * 1e6)
+        sessions.append(SessionSpec(f"q{number}", "run", "default", at_us, (agent,), (turn,)))
     return Workload("run", tuple(sessions), unit, unit)
 
 
@@ -114,8 +113,8 @@ class Played:
 
 
 def play_run(run: EngineRun, model: Accelerator) -> Played:
-    """The engine's queue is first come, first served with LRU, without room set aside for answers: that is the
-    baseline policy with ``reserve_tokens`` of one. Data-parallel replicas have requests by turns."""
+    """The engine's queue is first come, first served with LRU, without room set aside for answers: that is
+    the baseline policy with ``reserve_tokens`` of one. Data-parallel replicas have requests by turns."""
     config = PolicyConfig(
         block_tokens=run.block_tokens,
         unit_tokens=run.block_tokens,
@@ -163,8 +162,8 @@ class Fidelity:
 
 
 def fidelity(run: EngineRun, told: Callable[[str], None] = lambda text: None) -> Fidelity:
-    """Fit every second request, play all, compare all and the others. What is computed again after a preemption
-    is in no request's times: it is taken from the play, and the fit repeated with it."""
+    """Fit every second request, play all, compare all and the others. What is computed again after a
+    preemption is in no request's times: it is taken from the play, and the fit repeated with it."""
     fitted, again, factor = run.requests[::2], 1.0, 1.0
     really = mean_times(fitted)
     for count in range(1, ROUNDS + 1):

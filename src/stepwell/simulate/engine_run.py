@@ -1,9 +1,9 @@
 """A benchmark run of another engine, read from its folder: requests with their times, and how it was set up.
 
-The layout is that of LLMServingSim's measurements of vLLM: ``requests.jsonl`` (request_id, input_toks, output_toks,
-queued_ts, scheduled_ts, first_token_ts, last_token_ts; seconds of one clock) beside ``meta.json`` (the engine's own
-arguments, and its number of KV blocks where it was written down), here or in ``vllm/``. ``config.json`` above it
-describes the hardware.
+The layout is that of LLMServingSim's measurements of vLLM: ``requests.jsonl`` (request_id, input_toks,
+output_toks, queued_ts, scheduled_ts, first_token_ts, last_token_ts; seconds of one clock) beside
+``meta.json`` (the engine's own arguments, and its number of KV blocks where it was written down), here or
+in ``vllm/``. ``config.json`` above it describes the hardware.
 """
 
 from __future__ import annotations
