@@ -1,7 +1,8 @@
 """Eviction: which block leaves a KV tier when room is needed. One file per rule, chosen by name.
 
     base.py       the contract: three methods to write, the rest has defaults
-    next_use.py   Stepwell's own rule, ``stepwell``; then quotas.py, forecast.py, agent_groups.py, gaps.py
+    next_use.py   Stepwell's own rule, ``stepwell``; then quotas.py, forecast.py, agent_groups.py,
+                  orphans.py, promotion.py, kin.py, gaps.py
     baselines/    what other servers do (lru, arc, ttl, ...) and an oracle, to measure against
 
 To add a rule: docs/write-your-own-eviction-rule.md.

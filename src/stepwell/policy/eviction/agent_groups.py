@@ -3,28 +3,25 @@
 All blocks of one agent share its next use, so what is ranked is agents, not blocks: a *group* is an
 agent's path of blocks, and gives up its deepest block first. A block that several agents hold is
 listed under one of them; when it comes up there although another holder is worth more, it moves to
-that one's list. Blocks that nobody holds (recovered from disk, agents forgotten) are *orphans*.
+that one's list. Blocks that nobody holds are in ``orphans.py``.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.policy.block_index import Block
-from stepwell.policy.eviction.forecast import NOBODY, IdlePeriod
-from stepwell.policy.eviction.gaps import TIME_EDGES_US, bin_of, index_of
+from stepwell.policy.eviction.forecast import IdlePeriod
+from stepwell.policy.eviction.orphans import KV_TIERS
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
-KV_TIERS = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
 AT = {kv_tier: position for position, kv_tier in enumerate(KV_TIERS)}
 Entry = tuple[int, int, "Group"]
 Ranked = tuple[int, BlockId]
 """A key, and the block that it is of."""
-_ABANDONED = 8  # halvings: what is left behind counts for so much less than what nobody holds
 _MAX_HOLDERS = 8  # of one block; the ones that used it last
 
 
@@ -99,51 +96,6 @@ class Ranking:
 
     def take(self, key: int, group: Group) -> None:
         del self.entries[bisect_left(self.entries, (key, group.seq, group))]
-
-
-class Orphans:
-    """Blocks that no agent holds, least recently used first, per KV tier.
-
-    Nobody tells when they are used next, so their age does: as agents of whom nothing is known.
-    """
-
-    def __init__(self) -> None:
-        self.order: tuple[OrderedDict[bytes, Block], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
-        self.abandoned: dict[bytes, None] = {}
-        """Those whose agent went on with another context: most of them for good."""
-        self._worth: dict[int, int] = {}
-
-    def add(self, block: Block) -> None:
-        for at, kv_tier in enumerate(KV_TIERS):
-            if block.is_on(kv_tier):
-                self.came(block, at)
-
-    def came(self, block: Block, at: int) -> None:
-        self.order[at][block.id] = block
-        self.order[at].move_to_end(block.id)
-
-    def drop(self, block: Block) -> None:
-        for order in self.order:
-            order.pop(block.id, None)
-        self.abandoned.pop(block.id, None)
-
-    def block_left(self, block: Block, at: int) -> None:
-        """The block is no longer on KV tier number ``at``."""
-        self.order[at].pop(block.id, None)
-        if not block.ranked:
-            self.abandoned.pop(block.id, None)
-
-    def chance(self, block: Block) -> int:
-        """Of 2**20: that it is used again. Nobody knows, and a write costs little beside what it may
-        save: being choosy here loses to LRU where prompts of strangers share their beginnings."""
-        return 1 << (16 if block.id in self.abandoned else 19)
-
-    def value(self, block: Block, now_us: int) -> int:
-        k = bin_of(TIME_EDGES_US, max(0, now_us - block.last_use_us))
-        known = self._worth.get(k)
-        if known is None:
-            known = self._worth[k] = index_of(NOBODY.hazards(), TIME_EDGES_US, TIME_EDGES_US[k])
-        return known >> _ABANDONED if block.id in self.abandoned else known
 
 
 def join(block: Block, group: Group) -> None:

@@ -9,6 +9,7 @@ What several tenants have in common is where a new one begins: each tenant's fir
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from stepwell.policy.eviction.gaps import (
     RATIO_EDGES,
@@ -29,6 +30,8 @@ _RATIO_ONE = 1024
 MIN_DECLARED_US, MAX_DECLARED_US = 1_000, 24 * 3600 * 1_000_000
 _MAX_ROLES = 64  # per tenant: more are learned together, or a client could fill the memory with names
 _MAX_TENANTS = 1_000
+_MAX_CLASSES = 50_000
+_MAX_ANONYMOUS_TURNS = 4  # conversations of nobody are told apart by how many turns they have had, up to this
 _SECOND_US, _MINUTE_US, _HOUR_US = 1_000_000, 60_000_000, 3_600_000_000
 
 _PRIORS = {
@@ -39,11 +42,36 @@ _PRIORS = {
     Wait.DONE: prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US),
     Wait.UNKNOWN: prior_gaps(_ONE // 8, 20 * _SECOND_US, _HOUR_US),
 }
-_LEFT = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
+_LEFT_ALONE = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
 """Of an agent whose parent went on without it."""
 NOBODY = _PRIORS[Wait.UNKNOWN]
 """What is expected of whom nothing is known."""
 _RATIO_PRIOR = prior_ratios()
+
+
+class Left(StrEnum):
+    """What an agent leaves behind when it goes on with another context."""
+
+    ANSWER = "answer"
+    """The end of a context that nobody has gone on from: as a rule its last answer."""
+    SIDE_CALL = "side-call"
+    """Most of a context that nobody has gone on from."""
+    BRANCH = "branch"
+    """The end of a context that has been gone on from."""
+    CONTEXT = "context"
+    """Most of such a context, or all of it: a conversation beside which the agent does something else."""
+    DONE = "done"
+    """The context of an agent that is finished and forgotten."""
+
+
+_DEAD_PRIOR = prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US)
+_LEFT_PRIORS = {
+    Left.ANSWER: _DEAD_PRIOR,
+    Left.DONE: _DEAD_PRIOR,
+    Left.SIDE_CALL: prior_gaps(_ONE // 24, 5 * _SECOND_US, 2 * _MINUTE_US),
+    Left.BRANCH: prior_gaps(_ONE // 24, 5 * _SECOND_US, 2 * _MINUTE_US),
+    Left.CONTEXT: prior_gaps(_ONE // 12, 5 * _SECOND_US, 2 * _MINUTE_US),
+}
 _SHARED = 24
 """So many rests of a tenant count towards what is expected of tenants that are not known yet: a few
 tenants' habits help the next one, and none can bend them far."""
@@ -91,6 +119,10 @@ class Watch:
         """Certain returns per time held, 2**40 / us."""
         value = index_of(self.kind.hazards(), self.edges, self.position(now_us))
         return value * _RATIO_ONE // self.declared_us if self.declared_us else value
+
+    def worth(self, now_us: int) -> int:
+        """The index as of the beginning of the bin that it has reached: quick to get."""
+        return self.kind.worth(bin_of(self.edges, self.position(now_us)), self.edges)
 
     def chance(self, now_us: int) -> int:
         return self.kind.chance(bin_of(self.edges, self.position(now_us)))
@@ -195,17 +227,30 @@ class Forecaster:
 
     # --- classes ------------------------------------------------------------------------------
 
+    def left(self, tenant: str, kind: Left, since_us: int) -> Watch:
+        """What an agent of the tenant has left behind waits from ``since_us`` on to be used again."""
+        everybody = self._get(("left", "", kind.value), _LEFT_PRIORS[kind])
+        known = ("left", tenant, kind.value) in self._classes
+        if not known and len(self._classes) >= _MAX_CLASSES:
+            return Watch(everybody, since_us)
+        return Watch(self._get(("left", tenant, kind.value), everybody, _SHARED), since_us)
+
     def _declared_class(self, record: AgentRecord) -> GapClass:
         key = ("declared", record.tenant, record.hint.wait.value)
         return self._get(key, _RATIO_PRIOR)
 
     def _class(self, record: AgentRecord, called: bool, left: bool) -> GapClass:
-        tenant, prior = record.tenant, _LEFT if left else _PRIORS[record.hint.wait]
+        tenant, prior = record.tenant, _LEFT_ALONE if left else _PRIORS[record.hint.wait]
         wait = "left" if left else record.hint.wait.value + ("-called" if called else "")
+        if has_answered(record) and not left and not called:
+            wait, prior = "answered", _PRIORS[Wait.DONE]
         everybody = self._get(("gap", "", wait), prior)
         if len(self._roles) >= _MAX_TENANTS and tenant not in self._roles:
             return everybody
         wide = self._get(("gap", tenant, wait), everybody, _SHARED)
+        if record.unknown:
+            turns = str(min(record.turns, _MAX_ANONYMOUS_TURNS))
+            return self._get(("gap", tenant, wait, "", turns), wide)
         roles = self._roles.setdefault(tenant, {})
         if not record.role or (record.role not in roles and len(roles) >= _MAX_ROLES):
             return wide
@@ -217,6 +262,11 @@ class Forecaster:
         if known is None:
             known = self._classes[key] = GapClass(parent.bins, parent, shared)
         return known
+
+
+def has_answered(record: AgentRecord) -> bool:
+    """Whether it is a child that has ended its turn with an answer: its parent has what it wanted."""
+    return record.parent_agent is not None and record.hint.wait is Wait.PERSON
 
 
 def _seconds(time_us: int) -> str:

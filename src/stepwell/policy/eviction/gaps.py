@@ -59,6 +59,8 @@ class GapClass:
     _hazards: list[int] = field(default_factory=list)
     _chances: dict[int, int] = field(default_factory=dict)
     """Of ``_hazards``, as far as they were asked for: the chance to come back in a bin or after it."""
+    _worths: dict[int, int] = field(default_factory=dict)
+    """Likewise: the index at the beginning of a bin."""
     _seen_version: int = -1
     _seen_parent: int = -1
 
@@ -103,7 +105,7 @@ class GapClass:
         above = None if self.parent is None else self.parent.hazards()
         if self._is_stale:
             self._seen_version = self.version
-            self._hazards, self._chances = self._rates(above), {}
+            self._hazards, self._chances, self._worths = self._rates(above), {}, {}
         return self._hazards
 
     def chance(self, k: int) -> int:
@@ -115,6 +117,14 @@ class GapClass:
             for hazard in hazards[k:-1]:
                 alive -= alive * hazard >> 20
             known = self._chances[k] = _ONE - alive
+        return known
+
+    def worth(self, k: int, edges: tuple[int, ...]) -> int:
+        """The index of a rest that has just reached bin ``k`` of ``edges``."""
+        hazards = self.hazards()
+        known = self._worths.get(k)
+        if known is None:
+            known = self._worths[k] = index_of(hazards, edges, edges[k])
         return known
 
     def peek(self) -> list[int]:

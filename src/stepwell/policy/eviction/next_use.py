@@ -10,14 +10,11 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.agent_groups import (
     AT,
-    KV_TIERS,
     Group,
-    Orphans,
     Ranked,
     Ranking,
     in_common,
@@ -26,11 +23,15 @@ from stepwell.policy.eviction.agent_groups import (
     quit_holding,
 )
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
-from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod
+from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, has_answered
+from stepwell.policy.eviction.kin import Kin
+from stepwell.policy.eviction.orphans import KV_TIERS, Orphans, kind_of
+from stepwell.policy.eviction.promotion import is_promotable, most_valuable_on_disk
 from stepwell.policy.eviction.quotas import Quotas
 from stepwell.policy.eviction.value import (
     ACTIVE,
     CERTAIN,
+    DEAD,
     agent_value,
     eviction_key,
     is_stale,
@@ -39,9 +40,7 @@ from stepwell.policy.eviction.value import (
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier, Wait
 
-_MAX_FOLLOWERS = 64
 _TWICE = 0b11  # ranked on the device and on the host
-Followed = tuple[str, str]
 
 
 class NextUse(EvictionPolicy):
@@ -52,12 +51,12 @@ class NextUse(EvictionPolicy):
         self.forecaster = Forecaster()
         self.quotas = Quotas(context.config)
         self._groups: dict[AgentRecord, Group] = {}
-        self._orphans = Orphans()
+        self._orphans = Orphans(self.forecaster, self.tuning.write_chance)
         self._timers: list[tuple[int, int, Group]] = []
         self._wakes: list[int] = []
         """Timers of groups on disk that are worth more by then."""
-        self._followers: dict[Followed, list[Group]] = {}
-        self._children: dict[Followed, list[Group]] = {}
+        self._followers = Kin(context.config.max_agents)
+        self._children = Kin(context.config.max_agents)
         self._better: list[tuple[Block, Group]] = []
         self._copies: OrderedDict[BlockId, None] = OrderedDict()
         """Blocks that lie on the device and on the host."""
@@ -84,8 +83,7 @@ class NextUse(EvictionPolicy):
         for block in reversed(path):
             block.uses += 1
             if block.listed is self._orphans:
-                self._orphans.abandoned.pop(block.id, None)
-                self._orphans.add(block)
+                self._orphans.used(block, now_us)
 
     def block_left(self, block: Block, kv_tier: KvTier) -> None:
         at = AT[kv_tier]
@@ -129,46 +127,50 @@ class NextUse(EvictionPolicy):
                 if block.ranked >> at & 1:
                     self._count(block, group, at, -1)
 
-    def _list_elsewhere(self, block: Block) -> None:
-        """Its group holds it no more: another holder does, or nobody. It may well come back: agents make
-        calls beside their conversation and go on with it."""
-        self._unlist(block)
-        if block.holders:
-            self._list(block, max(block.holders, key=_value_of))
-        elif block.ranked:
-            block.listed = self._orphans
-            self._orphans.add(block)
+    def _give_up(self, group: Group, gone: Sequence[Block], kind: Left | None, now_us: int) -> None:
+        """The group holds ``gone`` (root first) no more: other holders do, or nobody. ``kind``: what it is of
+        a departure; None: it is left to strangers."""
+        nobodys = []
+        for block in gone:
+            quit_holding(block, group)
+            if block.listed is not group:
+                continue
+            self._unlist(block)
+            if block.holders:
+                self._list(block, max(block.holders, key=_value_of))
+            elif block.ranked:
+                block.listed = self._orphans
+                nobodys.append(block)
+        if nobodys and kind is not None:
+            self._orphans.leave(nobodys, group.record.tenant, kind, now_us)
+        else:
+            for block in nobodys:
+                self._orphans.add(block)
 
     # --- agents -------------------------------------------------------------------------------
 
     def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
-        if holder.unknown:
-            self._leave_to_nobody(path)
-            return
         group = self._group_of(holder)
         same = in_common(group.path, path)
         gone, group.path = group.path[same:], path
-        for block in gone:
-            quit_holding(block, group)
-            if block.listed is group:
-                self._list_elsewhere(block)
-                if not block.holders:
-                    self._orphans.abandoned[block.id] = None
+        if gone:
+            self._give_up(group, gone, kind_of(gone, same), now_us)
         for block in path[same:]:
+            self._orphans.returned(block.id, now_us)
+            if holder.unknown and block.uses > 2 * holder.turns + 1:
+                self._leave_to_nobody(block)  # prompts of strangers begin with it
+                continue
             join(block, group)
             if block.listed is None or block.listed is self._orphans:
                 self._unlist(block)
                 self._list(block, group)
 
-    def _leave_to_nobody(self, path: Sequence[Block]) -> None:
-        for block in path:
-            if block.listed is None:
-                block.listed = self._orphans
-                self._orphans.add(block)
+    def _leave_to_nobody(self, block: Block) -> None:
+        if block.listed is None:
+            block.listed = self._orphans
+            self._orphans.add(block)
 
     def agent_active(self, holder: AgentRecord, now_us: int) -> None:
-        if holder.unknown:
-            return
         group = self._group_of(holder)
         if group.idle is not None:
             self.forecaster.end(group.idle, now_us)
@@ -177,44 +179,39 @@ class NextUse(EvictionPolicy):
         self._move_to(group, holder.service_tier)
 
     def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
-        if holder.unknown:
-            return
         group = self._group_of(holder)
         began_us = now_us if holder.idle_since_us is None else holder.idle_since_us
         self._set_idle(group, self.forecaster.begin(holder, began_us), now_us)
         self._follow(group, holder)
-        if holder.parent_agent:
-            _remember(
-                self._children, (holder.tenant, holder.parent_agent), group, self.context.config.max_agents
-            )
+        if holder.parent_agent and not has_answered(holder):
+            self._children.add(holder.tenant, holder.parent_agent, group)
         if holder.hint.wait in (Wait.TOOL, Wait.CHILD):
             return  # it has not answered yet
-        for follower in self._followers.pop((holder.tenant, holder.agent), ()):
+        for follower in self._followers.take(holder.tenant, holder.agent):
             if follower.idle is not None and follower is not group:
                 idle = self.forecaster.begin(follower.record, now_us, called=True)
                 self._set_idle(follower, idle, now_us)
 
     def _leave_children(self, parent: AgentRecord, now_us: int) -> None:
-        """Its agent goes on: those of its children that have answered are probably finished. (A child
-        that waits for a tool goes on by itself.)"""
-        for child in self._children.pop((parent.tenant, parent.agent), ()):
-            if child.idle is not None and child.record.hint.wait not in (Wait.TOOL, Wait.CHILD):
+        """Its agent goes on: those of its children of which nobody knows what they wait for are probably
+        finished. (One that waits for a tool goes on by itself; one that has answered was finished before.)"""
+        for child in self._children.take(parent.tenant, parent.agent):
+            settled = child.record.hint.wait in (Wait.TOOL, Wait.CHILD) or has_answered(child.record)
+            if child.idle is not None and not settled:
                 self._set_idle(child, self.forecaster.begin(child.record, now_us, left=True), now_us)
 
     def _follow(self, group: Group, holder: AgentRecord) -> None:
         after = holder.hint.after_agent
         if after and holder.hint.wait in (Wait.AGENT, Wait.CHILD):
-            _remember(self._followers, (holder.tenant, after), group, self.context.config.max_agents)
+            self._followers.add(holder.tenant, after, group)
 
     def agent_forgotten(self, holder: AgentRecord) -> None:
         group = self._groups.pop(holder, None)
         if group is None:
             return
         group.timer_us = None
-        for block in group.path:
-            quit_holding(block, group)
-            if block.listed is group:
-                self._list_elsewhere(block)
+        done = group.chance < self.tuning.write_chance
+        self._give_up(group, group.path, Left.DONE if done else None, group.keyed_at_us)
         group.idle = None  # whoever still looks to it finds nobody there
 
     def _group_of(self, holder: AgentRecord) -> Group:
@@ -251,8 +248,8 @@ class NextUse(EvictionPolicy):
     def _revalue(self, group: Group, now_us: int) -> None:
         """Value the group as of now and put it where it belongs in every ranking."""
         group.keyed_at_us = now_us
-        group.value = self._value(group, now_us)
         group.chance = CERTAIN if group.idle is None else self.forecaster.chance(group.idle, now_us)
+        group.value = self._value(group, now_us)
         for at, key in enumerate(group.keys):
             if key is not None:
                 group.rankings[at].take(key, group)
@@ -261,7 +258,9 @@ class NextUse(EvictionPolicy):
     def _value(self, group: Group, now_us: int) -> int:
         if group.idle is None:
             return ACTIVE
-        index = self.forecaster.index(group.idle, now_us)
+        if group.chance < self.tuning.write_chance:
+            return DEAD
+        index = max(1, self.forecaster.index(group.idle, now_us))
         weight = self.quotas.contract(group.service_tier).keep_weight
         return agent_value(index, weight, *self.quotas.held_of_part(group.service_tier, group.record.tenant))
 
@@ -292,12 +291,13 @@ class NextUse(EvictionPolicy):
         if due_us is not None and group.timer_us is None:
             group.timer_us = due_us
             heapq.heappush(self._timers, (due_us, group.seq, group))
-            if group.idle.rises(now_us) and self._promotes(group):
+            if group.idle.rises(now_us) and is_promotable(group, self.tuning):
                 heapq.heappush(self._wakes, due_us)
 
     def tick(self, now_us: int) -> None:
         """Rank anew whose rest has outlasted a bin; a few at a time."""
         self.quotas.observe(now_us)
+        self._orphans.look(now_us)
         while self._wakes and self._wakes[0] <= now_us:
             heapq.heappop(self._wakes)
         for _ in range(self.tuning.timers_per_step):
@@ -321,6 +321,7 @@ class NextUse(EvictionPolicy):
                 self._unlist(block)
                 self._list(block, holder)
         self._better.clear()
+        yield from self._dead(kv_tier, now_us)
         if kv_tier is KvTier.HOST:
             yield from self._copies  # what the device has as well is missed by nobody
         orphans = self._of_nobody(at, now_us)
@@ -332,14 +333,24 @@ class NextUse(EvictionPolicy):
             if block.is_on(kv_tier) and self._counts(block, at):
                 yield block.id
 
-    def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
-        for name, block in self._orphans.order[at].items():
+    def _dead(self, kv_tier: KvTier, now_us: int) -> Iterator[BlockId]:
+        """What hardly ever comes back, whatever is guaranteed to whom."""
+        at = AT[kv_tier]
+        for block in self._orphans.dead(at):
             if self._counts(block, at):
-                yield self._orphan_key(block, at, now_us), name
+                yield block.id
+        for name in self.quotas.names:
+            ranking = self.quotas.ranking(at, name)
+            self._look_again(ranking, now_us)
+            for key, _, group in ranking.entries:
+                if key != DEAD:
+                    break
+                yield from (block.id for block in self._spare_of(group, kv_tier))
 
-    def _orphan_key(self, block: Block, at: int, now_us: int) -> int:
-        value = self._orphans.value(block, now_us)
-        return eviction_key(value, self._cost_below(block.meta.depth + 1, at))
+    def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
+        for value, block in self._orphans.alive(at, now_us):
+            if self._counts(block, at):
+                yield eviction_key(value, self._cost_below(block.meta.depth + 1, at)), block.id
 
     def _counts(self, block: Block, at: int) -> bool:
         """Whether a victim is looked for among agents: what lies on the device too was named before."""
@@ -349,16 +360,21 @@ class NextUse(EvictionPolicy):
         """Blocks of agents that rest, the least valuable first."""
         for ranking in rankings:
             self._look_again(ranking, now_us)
-        at = AT[kv_tier]
         for key, _, group in heapq.merge(*[ranking.idle_entries() for ranking in rankings]):
-            for block in group.spare(kv_tier):
-                if len(block.holders) > 1:
-                    best: Group = max(block.holders, key=lambda holder: self._standing(holder, at))
-                    if self._standing(best, at) > self._standing(group, at):
-                        self._better.append((block, best))
-                        continue
-                if self._counts(block, at):
-                    yield key, block.id
+            if key != DEAD:
+                yield from ((key, block.id) for block in self._spare_of(group, kv_tier))
+
+    def _spare_of(self, group: Group, kv_tier: KvTier) -> Iterator[Block]:
+        """Its blocks, but for those that another holder of theirs needs more."""
+        at = AT[kv_tier]
+        for block in group.spare(kv_tier):
+            if len(block.holders) > 1:
+                best: Group = max(block.holders, key=lambda holder: self._standing(holder, at))
+                if self._standing(best, at) > self._standing(group, at):
+                    self._better.append((block, best))
+                    continue
+            if self._counts(block, at):
+                yield block
 
     def _standing(self, group: Group, at: int) -> tuple[int, int]:
         """Where the group stands on KV tier number ``at`` among those of every service tier, listed there
@@ -417,9 +433,10 @@ class NextUse(EvictionPolicy):
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Selective: the chance of return, times what a read saves, must pay for the write."""
         costs, meta = self.context.costs, block.meta
-        chance = self._chance(block) * (self.tuning.roomy if self._disk_is_roomy() else 1)
+        chance = self._chance(block)
         if chance < self.tuning.write_chance:
             return False
+        chance *= self.tuning.roomy if self._disk_is_roomy() else 1
         start = meta.depth * self.context.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
@@ -429,10 +446,10 @@ class NextUse(EvictionPolicy):
     def _disk_is_roomy(self) -> bool:
         """Whether a write there displaces nothing for a good while."""
         held = self.quotas.blocks(2)
-        return 4 * (held + len(self._orphans.order[2])) < 3 * self.quotas.room[2]
+        return 4 * (held + self._orphans.count(2)) < 3 * self.quotas.room[2]
 
     def _chance(self, block: Block) -> int:
-        if not block.holders:
+        if block.listed is self._orphans or not block.holders:
             return self._orphans.chance(block)
         if len(block.holders) == 1:
             only: int = block.holders[0].chance
@@ -441,38 +458,12 @@ class NextUse(EvictionPolicy):
         return best
 
     def promotable(self, now_us: int) -> Iterator[Block]:
-        for group in self._most_valuable_on_disk():
+        for group in most_valuable_on_disk(self.quotas, self.tuning):
             if self._is_stale(group, now_us):
                 self._revalue(group, now_us)
             for block in group.path:
                 if block.disk and not block.host and not block.device:
                     yield block
-
-    def _promotes(self, group: Group) -> bool:
-        """Whether its agent may come back and some of its blocks lie on disk alone."""
-        device, host, disk = group.listed
-        return (
-            host < disk
-            and device < disk
-            and group.chance >= self.tuning.promote_chance
-            and group.idle is not None
-        )
-
-    def _most_valuable_on_disk(self) -> list[Group]:
-        """Groups to promote, the most valuable first; at most a few, from the top of each ranking."""
-        at = AT[KvTier.DISK]
-        tops: list[Group] = []
-        for name in self.quotas.names:
-            found = 0
-            for _, _, group in islice(
-                reversed(self.quotas.ranking(at, name).entries), self.tuning.promote_search
-            ):
-                if self._promotes(group):
-                    tops.append(group)
-                    found += 1
-                    if found == self.tuning.promote_agents:
-                        break
-        return sorted(tops, key=lambda group: (-group.value, group.seq))[: self.tuning.promote_agents]
 
     # --- for people ---------------------------------------------------------------------------
 
@@ -488,12 +479,3 @@ class NextUse(EvictionPolicy):
 
 def _value_of(group: Group) -> int:
     return group.value
-
-
-def _remember(book: dict[Followed, list[Group]], key: Followed, group: Group, limit: int) -> None:
-    """Note that a group looks to an agent; bounded both ways, the oldest goes."""
-    if key not in book and len(book) >= limit:
-        del book[next(iter(book))]
-    known = book.setdefault(key, [])
-    if group not in known and len(known) < _MAX_FOLLOWERS:
-        known.append(group)

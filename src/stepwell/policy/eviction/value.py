@@ -16,6 +16,8 @@ CERTAIN = 1 << 20
 """A chance of 1."""
 ACTIVE = 1 << 100
 """The value of an agent with an open turn: above that of every idle one."""
+DEAD = 0
+"""The value of what hardly ever comes back: below that of everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,9 @@ class EvictionTuning:
     write_gain: int = 2
     """How many times over a write must be paid for by what it is expected to save."""
     write_chance: int = CERTAIN >> 5
-    """Below this chance of return a block is not worth writing."""
+    """Below this chance of return a block is dead: it is never written, and leaves every KV tier first."""
     roomy: int = 8
-    """While the disk has room, the chance of return counts this many times over."""
+    """While the disk has room, what a write may save counts this many times over."""
     promote_chance: int = CERTAIN >> 2
     """Below this chance an agent's blocks are not fetched ahead."""
     promote_agents: int = 4

@@ -1,0 +1,29 @@
+"""Which groups look to which agent: those it will wake when it answers, and its children."""
+
+from __future__ import annotations
+
+from stepwell.policy.eviction.agent_groups import Group
+
+_MAX_FOLLOWERS = 64
+
+
+class Kin:
+    """Groups by the agent they look to, of one tenant. Bounded both ways: the oldest agents go, and of more
+    than a few who look to one agent the first are remembered."""
+
+    def __init__(self, most_agents: int) -> None:
+        self._most_agents = most_agents
+        self._of: dict[tuple[str, str], list[Group]] = {}
+
+    def add(self, tenant: str, agent: str, group: Group) -> None:
+        """The group looks to that agent from now on."""
+        key = (tenant, agent)
+        if key not in self._of and len(self._of) >= self._most_agents:
+            del self._of[next(iter(self._of))]
+        known = self._of.setdefault(key, [])
+        if group not in known and len(known) < _MAX_FOLLOWERS:
+            known.append(group)
+
+    def take(self, tenant: str, agent: str) -> list[Group]:
+        """All who look to the agent; they do no more."""
+        return self._of.pop((tenant, agent), [])

@@ -1,0 +1,143 @@
+"""What agents leave behind: which of it comes back is learned, and what does not goes first."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.forecast import Forecaster, Left
+from stepwell.policy.eviction.next_use import NextUse
+from stepwell.policy.eviction.orphans import Orphans, kind_of
+from stepwell.policy.eviction.value import CERTAIN, EvictionTuning
+from stepwell.policy.turns import AgentRecord
+from stepwell.policy.types import BlockId, BlockMeta, Hint, KvTier, Wait
+from tests.policy.eviction_world import World, name_of
+
+SECOND_US = 1_000_000
+DEAD_BELOW = EvictionTuning().write_chance
+
+
+def block_of(name: str, uses: int = 1) -> Block:
+    block = Block(BlockMeta(name.encode(), None, 0, 16, (name.encode(),), "t", 1_000), device=True, ranked=1)
+    block.uses = uses
+    return block
+
+
+def dead_of(orphans: Orphans) -> list[BlockId]:
+    return [block.id for block in orphans.dead(0)]
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(1, 9))
+def test_what_is_left_is_told_apart_by_how_much_it_is_and_whether_it_was_gone_on_from(
+    gone: int, same: int, uses: int
+) -> None:
+    kind = kind_of([block_of(str(n), uses) for n in range(gone)], same)
+    assert (kind in (Left.BRANCH, Left.CONTEXT)) == (uses > 2)
+    assert (kind in (Left.ANSWER, Left.BRANCH)) == (same >= gone)
+
+
+@given(st.sampled_from(Left), st.lists(st.integers(1, 100), min_size=30, max_size=40))
+def test_a_kind_that_comes_back_is_kept_and_one_that_never_does_is_dead(
+    kind: Left, after_s: list[int]
+) -> None:
+    """Whatever was expected of the kind at first, and with its blocks gone as well as with them there."""
+    comes, goes = Orphans(Forecaster(), DEAD_BELOW), Orphans(Forecaster(), DEAD_BELOW)
+    now_us = 0
+    for n, seconds in enumerate(after_s):
+        for orphans in (comes, goes):
+            orphans.leave([block_of(f"{n}")], "t", kind, now_us)
+        now_us += seconds * SECOND_US
+        comes.returned(f"{n}".encode(), now_us)
+        for _ in range(40):
+            goes.look(now_us + 10**6 * SECOND_US)
+    for orphans in (comes, goes):
+        orphans.leave([block_of("last")], "t", kind, now_us)
+    assert b"last" not in dead_of(comes)
+    assert b"last" in dead_of(goes)
+
+
+@given(st.lists(st.sampled_from(["leave", "return", "drop", "gone", "look"]), max_size=40), st.data())
+def test_the_books_hold_each_block_once(steps: list[str], data: st.DataObject) -> None:
+    orphans, there, now_us = Orphans(Forecaster(), DEAD_BELOW), dict[str, Block](), 0
+    for number, step in enumerate(steps):
+        now_us += data.draw(st.sampled_from([1, SECOND_US, 10**5 * SECOND_US]))
+        if step == "leave":
+            there[f"{number}"] = block_of(f"{number}")
+            kind = data.draw(st.sampled_from(Left))
+            orphans.leave([there[f"{number}"]], data.draw(st.sampled_from("tu")), kind, now_us)
+        elif step == "look":
+            orphans.look(now_us)
+        elif there:
+            block = there[name := data.draw(st.sampled_from(sorted(there)))]
+            if step == "return":
+                orphans.used(block, now_us)
+            else:
+                del there[name]
+                block.ranked = 0
+                (orphans.drop(block) if step == "drop" else orphans.block_left(block, 0))
+        found = dead_of(orphans) + [block.id for _, block in orphans.alive(0, now_us)]
+        assert sorted(found) == sorted(block.id for block in there.values())
+        assert orphans.count(0) == len(there)
+
+
+@pytest.mark.parametrize("kv_tier", list(KvTier))
+def test_an_answer_that_was_left_goes_before_everything_else_on_every_kv_tier(kv_tier: KvTier) -> None:
+    world = World("stepwell")
+    world.begin("resting")
+    world.end("resting", labels=["y0", "y1"], hint=Hint(Wait.PERSON))
+    world.wait(3_600 * SECOND_US)
+    for labels in (["x0", "x1", "answer"], ["x0", "x1", "next"]):
+        world.begin("a")
+        world.end("a", labels=labels, hint=Hint(Wait.TOOL))
+    left = world.blocks[name_of(["x0", "x1", "answer"])]
+    for block in world.blocks.values():
+        for lower in (KvTier.HOST, KvTier.DISK):
+            world.put(block, lower)
+    if (
+        kv_tier is not KvTier.DEVICE
+    ):  # while the device has it as well, its copy there is spare like any other
+        world.eviction.block_left(left, KvTier.DEVICE)
+        left.device = False
+    assert world.victims(kv_tier)[0] == left.id
+    assert not world.eviction.wants_disk(left, world.now_us), "it is dead, however much room there is"
+
+
+def test_a_child_that_has_answered_is_done_until_its_kind_proves_otherwise() -> None:
+    forecaster, now_us = Forecaster(), 0
+    child = AgentRecord("t", "default", "s", "child", "parent", hint=Hint(Wait.PERSON))
+    main = AgentRecord("t", "default", "s", "main", None, hint=Hint(Wait.PERSON))
+    assert forecaster.chance(forecaster.begin(child, now_us), now_us) < DEAD_BELOW
+    assert forecaster.chance(forecaster.begin(main, now_us), now_us) > CERTAIN // 4
+    for _ in range(8):
+        idle = forecaster.begin(child, now_us)
+        now_us += 10 * SECOND_US
+        forecaster.end(idle, now_us)
+    assert forecaster.chance(forecaster.begin(child, now_us), now_us) > CERTAIN // 4
+
+
+def test_a_child_that_says_when_it_comes_back_is_believed() -> None:
+    forecaster = Forecaster()
+    hint = Hint(Wait.PERSON, expected_us=5 * SECOND_US)
+    child = AgentRecord("t", "default", "s", "child", "parent", hint=hint)
+    assert forecaster.chance(forecaster.begin(child, 0), 0) > CERTAIN // 4
+
+
+def test_conversations_of_nobody_are_learned_by_their_turns() -> None:
+    """Of those that had one turn none comes back, of those that had two all do."""
+    world = World("stepwell")
+    eviction = world.eviction
+    assert isinstance(eviction, NextUse)
+    chances = []
+    for number in range(24):
+        record = AgentRecord("t", "default", "", f"request-{number}", None, unknown=True)
+        for record.turns in (1, 2):
+            idle = eviction.forecaster.begin(record, world.now_us)
+            if number == 23:
+                chances.append(eviction.forecaster.chance(idle, world.now_us))
+            if record.turns == 2:
+                eviction.forecaster.end(idle, world.now_us + 20 * SECOND_US)
+            else:
+                eviction.forecaster.advance(idle, world.now_us + 10**6 * SECOND_US)
+    assert chances[0] < CERTAIN // 4 < CERTAIN // 2 < chances[1]
