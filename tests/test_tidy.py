@@ -278,6 +278,8 @@ PUBLIC_DOORS = {
     "stepwell.engines.llamacpp.tools",
     "stepwell.vllm.disk",
     "stepwell.vllm.host",
+    "stepwell.vllm.owners",
+    "stepwell.vllm.scheduler",
     "stepwell.vllm.spec",
 }
 """Modules that only other people's programs import. tests/integrations and tests/vllm run each with its real

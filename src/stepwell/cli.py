@@ -83,6 +83,13 @@ TOP = (
     Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
 )
 GROUPS = {
+    "vllm": (
+        "vLLM with Stepwell's parts: its own server, and a model for it.",
+        (
+            Command("serve", "stepwell.commands.vllm:serve", "vLLM's own server with Stepwell's parts."),
+            Command("convert", "stepwell.commands.vllm:convert", "A folder that vLLM loads, of a GGUF."),
+        ),
+    ),
     "disk": (
         "Look after a directory of KV blocks on disk.",
         (
@@ -200,7 +207,7 @@ GROUPS = {
             Command("exactness", "stepwell.bench.exactness:main", "Demotion changes no token and no logit."),
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
             Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
-            Command("soak", "stepwell.bench.soak:main", "Does anything grow in hours of load?"),
+            Command("soak", "stepwell.bench.soak:main", "Whether anything grows in hours of load."),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
             Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
             Command(

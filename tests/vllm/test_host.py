@@ -54,9 +54,10 @@ def test_every_policy_keeps_vllms_contract(policy: tuple[str, str | None]) -> No
     assert len(gone) == 2
     assert hits(manager, 5, 6) == [True, True]
     manager.on_request_finished(one)
-    failed = manager.prepare_store(keys_of(7), one)
+    last = ReqContext("last")
+    failed = manager.prepare_store(keys_of(7), last)
     assert failed is not None
-    manager.complete_store(keys_of(7), one, success=False)
+    manager.complete_store(keys_of(7), last, success=False)
     assert hits(manager, 7) == [False]
     manager.reset_cache()
     assert hits(manager, 1, 2, 3, 4, 5, 6) == [False] * 6

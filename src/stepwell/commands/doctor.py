@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +34,7 @@ from stepwell.models import resolve_model
 from stepwell.settings import Settings, load
 from stepwell.tiers.inspect import measure_disk
 from stepwell.units import format_duration, format_size
+from stepwell.vllm.install import examine_model, require_vllm
 
 AGENT_TOKENS = (1_024, 4_096, 8_192)
 PROBE_TOKENS = 1_024
@@ -45,6 +46,7 @@ _RECORD_BYTES = 4096
 
 def doctor(
     *,
+    engine: Literal["llamacpp", "vllm"] = "llamacpp",
     model: str | None = None,
     config: Path | None = None,
     device_kv_tokens: int | None = None,
@@ -64,6 +66,8 @@ def doctor(
 
     Parameters
     ----------
+    engine
+        vllm: say instead whether 'stepwell vllm serve' would start here, with the folder given as --model.
     model
         smollm2, gemma3 or the path of a GGUF file.
     config
@@ -80,6 +84,8 @@ def doctor(
         Threads of the engine (default: the cores there are).
     """
     require_writable(json_file)
+    if engine == "vllm":
+        return _vllm(model, json_file)
     flags: dict[str, object] = {
         "engine.model": model,
         "engine.device_kv_tokens": device_kv_tokens,
@@ -102,6 +108,19 @@ def doctor(
     for shown in (_capacity_table(settings, found), _speed_table(found.speeds), _crossover_table(found)):
         console.print(shown)
     report.finish(console, json_file)
+    return 0
+
+
+def _vllm(model: str | None, json_file: Path | None) -> int:
+    """What is asked of vLLM: its version, and a model's folder if there is one."""
+    found: dict[str, Any] = {"engine": "vllm", "version": require_vllm()}
+    line = f"vLLM {found['version']} is here, the version that was tested."
+    if model is not None:
+        found["model"] = examine_model(Path(model))
+        line += f" {model}: {found['model']['architecture']}, {found['model']['tensors']} tensors, whole."
+    if json_file is not None:
+        write_json(json_file, found)
+    report_console(json_file).print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -50,12 +50,12 @@ class HostBook:
         config = PolicyConfig(
             _TOKENS, _TOKENS, 1, _TOKENS, 1, chunks * _TOKENS, chunks * _TOKENS * 100 if disk else 0
         )
-        self._make = lambda: make_eviction(eviction, EvictionContext(config, Costs()))
+        self._eviction_name, self._config = eviction, config
         self.clear()
 
     def clear(self) -> None:
         """Nothing is there and nobody is known."""
-        self._eviction = self._make()
+        self._eviction = make_eviction(self._eviction_name, EvictionContext(self._config, Costs()))
         self._blocks: dict[BlockId, Block] = {}
         self._free: dict[BlockId, None] = {}
         """Chunks that no transfer uses, in the order in which they became so."""

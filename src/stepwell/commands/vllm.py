@@ -1,0 +1,195 @@
+"""``stepwell vllm serve | convert``: vLLM's own server with Stepwell's parts, and a model for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from cyclopts import Parameter
+
+from stepwell.bench.common import ticker
+from stepwell.errors import BadInput, StepwellError
+from stepwell.models import resolve_model
+from stepwell.units import format_size, parse_size
+from stepwell.vllm.install import examine_model, require_vllm
+
+More = Annotated[
+    str,
+    Parameter(
+        allow_leading_hyphen=True, help="Flags of vLLM itself, after --, as they are: -- --max-model-len 8192"
+    ),
+]
+
+
+def serve(
+    model: Path,
+    *more: More,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    host_kv: str = "1GiB",
+    disk_kv: str = "0",
+    disk_dir: Path | None = None,
+    tenant_disk_kv: str | None = None,
+    config: Path | None = None,
+    dry: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Run vLLM's own server with Stepwell's host policy, disk tier, scheduler and owners. No fork of vLLM.
+
+    What it adds: agents' KV goes to host memory and disk in the order in which it can be spared; the disk
+    is bounded and checked; service tiers decide who goes first; whose a request is comes from its API key,
+    and what clients send of it is removed. Budgets, the ledger and the live page are 'stepwell serve' alone.
+    Example: stepwell vllm serve models/gemma3 --disk-dir kv --disk-kv 20GiB -- --max-model-len 4096
+
+    Parameters
+    ----------
+    model
+        A folder that vLLM loads; 'stepwell vllm convert' makes one of a GGUF.
+    host
+        The address to listen on.
+    port
+        The port to listen on.
+    host_kv
+        Host memory for KV.
+    disk_kv
+        Bound of KV on disk; 0 leaves the disk out.
+    disk_dir
+        Where it lies; needed with --disk-kv.
+    tenant_disk_kv
+        Bound of each tenant's KV on disk.
+    config
+        Stepwell's settings file, for its API keys.
+    dry
+        Print the command line and end.
+    """
+    require_vllm()
+    examine_model(model)
+    _require_keys_beyond_loopback(host, config)
+    transfer = transfer_config(parse_size(host_kv), parse_size(disk_kv), disk_dir, tenant_disk_kv)
+    command: list[str] = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
+        *("--served-model-name", model.resolve().name, "--host", host, "--port", str(port)),
+        *("--scheduling-policy", "priority", "--scheduler-cls", "stepwell.vllm.scheduler.StepwellScheduler"),
+        *("--middleware", "stepwell.vllm.owners.StepwellOwners"),
+        *("--kv-transfer-config", json.dumps(transfer)),
+        *more,
+    ]
+    if not dry:
+        _become(command, config)
+    print(" ".join(_quoted(part) for part in command))
+    return 0
+
+
+def _become(command: list[str], config: Path | None) -> NoReturn:
+    """vLLM's server in place of this process, so that signals reach it."""
+    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if config is not None:
+        environment["STEPWELL_CONFIG"] = str(config.resolve())
+    os.execve(sys.executable, command, environment)
+
+
+def _quoted(part: str) -> str:
+    return f"'{part}'" if set(part) & set(' "{}[]') else part
+
+
+def _require_keys_beyond_loopback(host: str, config: Path | None) -> None:
+    from stepwell.assemble import key_ring
+    from stepwell.server.run import require_keys_beyond_loopback
+    from stepwell.settings import load
+
+    require_keys_beyond_loopback(host, key_ring(load(config, {})))
+
+
+def transfer_config(
+    host_bytes: int, disk_bytes: int, disk_dir: Path | None, tenant_bytes: str | None = None
+) -> dict[str, object]:
+    """vLLM's ``--kv-transfer-config`` with Stepwell's parts."""
+    tiers: list[dict[str, object]] = []
+    if disk_bytes:
+        if disk_dir is None:
+            raise BadInput("--disk-kv needs --disk-dir: say where the KV shall lie")
+        tier: dict[str, object] = {
+            "type": "StepwellDisk",
+            "module_path": "stepwell.vllm.disk",
+            "root": str(disk_dir.resolve()),
+            "max_bytes": disk_bytes,
+        }
+        if tenant_bytes is not None:
+            tier["max_bytes_per_tenant"] = parse_size(tenant_bytes)
+        tiers.append(tier)
+    return {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {
+            "spec_name": "StepwellSpec",
+            "spec_module_path": "stepwell.vllm.spec",
+            "cpu_bytes_to_use": host_bytes,
+            "eviction_policy": "StepwellHost",
+            "cache_policy_module_path": "stepwell.vllm.host",
+            "offload_prompt_only": False,
+            "secondary_tiers": tiers,
+        },
+    }
+
+
+def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:
+    """Turn a GGUF into a folder that vLLM loads: config, tokenizer and weights as safetensors.
+
+    The weights are dequantised, so the folder is larger than the file, and tokens differ from those of
+    llama.cpp, which computes with the quantised ones. Example: stepwell vllm convert gemma3 models/gemma3
+
+    Parameters
+    ----------
+    gguf
+        smollm2, gemma3 or the path of a GGUF file.
+    folder
+        The folder to make; it must not exist.
+    dtype
+        Of the weights: bfloat16, float16 or float32.
+    """
+    require_vllm()
+    if dtype not in ("bfloat16", "float16", "float32"):
+        raise BadInput(f"--dtype is bfloat16, float16 or float32, not {dtype!r}")
+    if folder.exists():
+        raise BadInput(f"{folder} is there already: name a new folder")
+    source = resolve_model(gguf).path
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        with ticker() as progress:
+            progress.phase(f"reading {source.name} and turning it into tensors")
+            _convert(source, beside, dtype)
+        found = examine_model(beside)
+        beside.chmod(0o755)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    print(
+        f"{folder}: {found['architecture']}, {found['tensors']} tensors, "
+        f"{format_size(found['weights_bytes'])}. "
+        f"Serve it with  stepwell vllm serve {folder}"
+    )
+    return 0
+
+
+def _convert(source: Path, folder: Path, dtype: str) -> None:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file: nothing is to be fetched
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+        model = AutoModelForCausalLM.from_pretrained(**place, dtype=getattr(torch, dtype))
+    except (ValueError, KeyError, NotImplementedError, OSError, ImportError) as error:
+        raise StepwellError(
+            f"transformers cannot read {source.name}: {str(error).splitlines()[0]}"
+        ) from error
+    model.hf_quantizer = None  # the tensors are plain now, and transformers would refuse to save them
+    model.config.__dict__.pop("quantization_config", None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,120 @@
+"""``StepwellOwners``: middleware of vLLM's own server that says whose a request is; no client can say it.
+
+Named as ``--middleware stepwell.vllm.owners.StepwellOwners``. Every request but those of probes and metrics
+needs a key of Stepwell's settings (``STEPWELL_CONFIG``); without keys everybody is the local tenant, for
+loopback only. Of a body it removes what vLLM would believe (``priority``, ``cache_salt``, ``kv_hints``,
+``kv_transfer_params``, the header ``X-Vllm-Priority``) and puts in what is known: owner and hint, the rank of
+the service tier, and a salt per tenant, so that no two tenants share a cache. What vLLM gets is what was
+written here, never the client's bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from stepwell.assemble import key_ring
+from stepwell.server.errors import ApiError
+from stepwell.server.hints import read_hint
+from stepwell.server.identity import identify
+from stepwell.server.keys import ApiKey, KeyRing
+from stepwell.settings import load
+from stepwell.vllm.owner import params_of
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+FORBIDDEN = ("priority", "cache_salt", "kv_transfer_params", "kv_hints")
+FORBIDDEN_HEADERS = frozenset({b"x-vllm-priority", b"content-length", b"transfer-encoding"})
+OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version"})
+LONGEST_BODY_BYTES = 64 << 20
+
+
+class StepwellOwners:
+    """An ASGI application around vLLM's."""
+
+    def __init__(
+        self, app: App, keys: KeyRing | None = None, heaviest_first: list[str] | None = None
+    ) -> None:
+        self._app = app
+        settings = load(None, {}) if keys is None or heaviest_first is None else None
+        self._keys = key_ring(settings) if keys is None and settings is not None else keys or KeyRing()
+        if heaviest_first is None and settings is not None:
+            contracts = sorted(settings.contracts(), key=lambda contract: -contract.weight)
+            heaviest_first = [contract.name for contract in contracts]
+        self._rank = {name: rank for rank, name in enumerate(heaviest_first or [])}
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})  # no way to say whose it is
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            return await self._app(scope, receive, send)
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        try:
+            key = self._keys.find(headers.get("authorization"))
+            if scope["method"] != "POST":
+                return await self._app(scope, receive, send)
+            body = self.rewritten(await _read(receive), headers, key)
+        except ApiError as error:
+            return await error.response()(scope, receive, send)
+        kept = [(name, value) for name, value in scope["headers"] if name.lower() not in FORBIDDEN_HEADERS]
+        scope = {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
+        return await self._app(scope, _once(body, receive), send)
+
+    def rewritten(self, data: bytes, headers: dict[str, str], key: ApiKey) -> bytes:
+        """The body that vLLM gets. Raises ``ApiError`` for what is no JSON object."""
+        if not headers.get("content-type", "application/json").startswith("application/json"):
+            raise ApiError(415, "Send the body as application/json.", code="unsupported_media_type")
+        try:
+            body = json.loads(data or b"{}")
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
+            raise ApiError(400, "The body is not a JSON object.", code="invalid_json")
+        identity = identify(headers, body, key)
+        asked = body.pop("service_tier", None)  # vLLM reads it and does nothing with it
+        tier = key.service_tier(asked if isinstance(asked, str) else None)
+        hint = read_hint(headers, body, identity)
+        for name in FORBIDDEN:
+            body.pop(name, None)
+            if isinstance(body.get("vllm_xargs"), dict):
+                body["vllm_xargs"].pop(name, None)
+        role = identity.name or ""
+        body["kv_transfer_params"] = params_of(identity.caller(tier, role, key.id), hint)
+        body["priority"] = self._rank.get(tier, len(self._rank))
+        body["cache_salt"] = hashlib.blake2b(
+            identity.tenant.encode(), digest_size=16, person=b"salt"
+        ).hexdigest()
+        return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+async def _read(receive: Receive) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ApiError(400, "The client has gone.", code="client_gone")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LONGEST_BODY_BYTES:
+            raise ApiError(413, f"The body is larger than {LONGEST_BODY_BYTES >> 20} MiB.", code="too_large")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """The body as one message; after it, whatever comes (that the client has gone)."""
+    left = [body]
+
+    async def read() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return read

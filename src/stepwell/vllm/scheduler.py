@@ -1,0 +1,98 @@
+"""``StepwellScheduler``: vLLM's scheduler with service tiers: who is first, who gives way, who waited enough.
+
+Named as ``--scheduler-cls stepwell.vllm.scheduler.StepwellScheduler --scheduling-policy priority``. Of vLLM's
+insides it touches ``running``, ``waiting``, ``_preempt_request``, ``_request_blocks_can_be_freed`` and the
+count of free blocks, and nothing else; ``tests/vllm/test_hooks.py`` says so when one of them has moved.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
+from vllm.v1.request import Request, RequestStatus
+
+from stepwell.policy.contracts import DEFAULT_CONTRACTS
+from stepwell.vllm.owner import caller_of
+from stepwell.vllm.preemption import Running, victims
+
+_AGED = -1
+"""Before every service tier: it has waited for as long as its contract allows."""
+
+
+class StepwellScheduler(AsyncScheduler):
+    """A request's service tier is in its ``kv_transfer_params``; without one it keeps vLLM's priority."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        heaviest_first = sorted(DEFAULT_CONTRACTS, key=lambda contract: -contract.weight)
+        self._rank = {contract.name: rank for rank, contract in enumerate(heaviest_first)}
+        self._patience_s = {contract.name: contract.max_wait_us / 1e6 for contract in DEFAULT_CONTRACTS}
+        self._since_s: dict[str, float] = {}
+        self.preempted_for_others = 0
+
+    def add_request(self, request: Request) -> None:
+        params = request.kv_transfer_params
+        if params and "service_tier" in params:
+            request.priority = self._rank.get(caller_of(params).service_tier, request.priority)
+        self._since_s[request.request_id] = time.monotonic()
+        super().add_request(request)
+
+    def schedule(self, throttle_prefills: bool = False) -> Any:
+        if self.policy == SchedulingPolicy.PRIORITY and self.waiting:
+            self._age()
+            self._give_way()
+        return super().schedule(throttle_prefills)
+
+    def _age(self) -> None:
+        """Nobody starves: who has waited for too long goes before all others, once."""
+        now_s = time.monotonic()
+        for request in list(self.waiting):
+            tier = caller_of(request.kv_transfer_params).service_tier
+            patience_s = self._patience_s.get(tier)
+            waited_s = now_s - self._since_s.get(request.request_id, now_s)
+            if patience_s is not None and waited_s > patience_s and request.priority > _AGED:
+                self.waiting.remove_request(request)
+                request.priority = _AGED
+                self.waiting.add_request(request)
+
+    def _give_way(self) -> None:
+        head = self.waiting.peek_request()
+        if head.status not in (RequestStatus.WAITING, RequestStatus.PREEMPTED) or not self.running:
+            return
+        running = [
+            Running(
+                request.priority,
+                request.arrival_time,
+                sum(map(len, self.kv_cache_manager.get_block_ids(request.request_id))),
+                self._request_blocks_can_be_freed(request),
+            )
+            for request in self.running
+        ]
+        leaving = victims(
+            head.priority,
+            -(-(head.num_tokens + 1) // self.block_size),
+            self.kv_cache_manager.block_pool.get_num_free_blocks(),
+            self.max_num_running_reqs - len(self.running),
+            running,
+        )
+        for request in [self.running[position] for position in leaving]:
+            self.running.remove(request)
+            self._preempt_request(request, time.monotonic())
+            self.preempted_for_others += 1
+
+    def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> Any:
+        ended = super().finish_requests(request_ids, finished_status)
+        self._forget()
+        return ended
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        outputs = super().update_from_output(scheduler_output, model_runner_output)
+        self._forget()
+        return outputs
+
+    def _forget(self) -> None:
+        if len(self._since_s) > 2 * len(self.requests) + 64:
+            self._since_s = {name: at for name, at in self._since_s.items() if name in self.requests}

@@ -1,0 +1,85 @@
+"""The hooks of vLLM that this room uses are where they were: one clear message each when vLLM moves one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.kv_offload import base
+from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
+from vllm.v1.kv_offload.cpu.policies.base import CachePolicy
+from vllm.v1.kv_offload.file_mapper import FileMapper
+from vllm.v1.kv_offload.tiering import base as tiering
+from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
+
+from stepwell.vllm.install import TESTED, installed, require_vllm
+from stepwell.vllm.scheduler import StepwellScheduler
+
+HOOKS: list[tuple[Any, str, tuple[str, ...]]] = [
+    (tiering.SecondaryTierManager, "__init__", ("self", "offloading_spec", "primary_kv_view", "tier_type")),
+    (tiering.SecondaryTierManager, "lookup", ("self", "key", "req_context")),
+    (tiering.SecondaryTierManager, "submit_store", ("self", "job_metadata")),
+    (tiering.SecondaryTierManager, "submit_load", ("self", "job_metadata")),
+    (tiering.SecondaryTierManager, "get_finished_jobs", ("self",)),
+    (tiering.SecondaryTierManager, "has_pending_work", ("self",)),
+    (tiering.SecondaryTierManager, "take_events", ("self",)),
+    (tiering.SecondaryTierManager, "drain_jobs", ("self",)),
+    (tiering.SecondaryTierManager, "get_stats", ("self",)),
+    (tiering.SecondaryTierManager, "build_metric_definitions", ("extra_config",)),
+    (tiering.JobResult, "__init__", ("self", "job_id", "success", "successful_keys", "transfer_time")),
+    (base.ReqContext, "get_offload_key_position", ("self", "key")),
+    (base.OffloadingWorker, "submit_store", ("self", "job_id", "src_spec", "dst_spec")),
+    (base.OffloadingWorker, "submit_load", ("self", "job_id", "src_spec", "dst_spec")),
+    (base.OffloadingWorker, "get_finished", ("self",)),
+    (base.OffloadingWorker, "wait", ("self", "job_ids")),
+    (CachePolicy, "insert", ("self", "key", "chunk")),
+    (CachePolicy, "evict", ("self", "n", "protected")),
+    (CachePolicy, "touch", ("self", "keys", "req_context")),
+    (CachePolicy, "on_store_miss", ("self", "keys", "req_context")),
+    (CachePolicy, "on_request_finished", ("self", "key_groups", "insertion_only_keys", "reused_keys")),
+    (CachePolicy, "mark_evictable", ("self", "key")),
+    (CachePolicy, "mark_non_evictable", ("self", "key")),
+    (CPUOffloadingManager, "prepare_store", ("self", "keys", "req_context")),
+    (
+        FileMapper,
+        "from_offloading_spec",
+        ("root_dir", "offloading_spec", "blocks_per_file", "parallel_agnostic"),
+    ),
+    (TieringOffloadingSpec, "get_worker", ("self", "kv_caches")),
+    (AsyncScheduler, "schedule", ("self", "throttle_prefills")),
+    (AsyncScheduler, "add_request", ("self", "request")),
+    (AsyncScheduler, "update_from_output", ("self", "scheduler_output", "model_runner_output")),
+    (AsyncScheduler, "finish_requests", ("self", "request_ids", "finished_status")),
+    (AsyncScheduler, "_preempt_request", ("self", "request", "timestamp")),
+    (AsyncScheduler, "_request_blocks_can_be_freed", ("self", "request")),
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters"), HOOKS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_hook_is_where_it_was(owner: Any, name: str, parameters: tuple[str, ...]) -> None:
+    where = f"vLLM {installed()}: {owner.__module__}.{owner.__qualname__}.{name}"
+    hook = getattr(owner, name, None)
+    assert hook is not None, f"{where} is gone: stepwell.vllm was written for {TESTED}"
+    found = tuple(inspect.signature(hook).parameters)
+    assert found[: len(parameters)] == parameters, (
+        f"{where} takes {found} now, and took {parameters} in {TESTED}"
+    )
+
+
+def test_the_answers_and_words_are_those_we_use() -> None:
+    assert {"HIT", "MISS", "RETRY"} <= {answer.name for answer in base.LookupResult}
+    assert {"CPU", "STORAGE"} <= {medium.name for medium in base.Medium}
+    fields = set(tiering.TransferJob.__dataclass_fields__)
+    assert {"job_id", "keys", "chunk_ids", "req_context"} <= fields
+
+
+def test_the_version_is_the_one_that_was_tested() -> None:
+    assert require_vllm().startswith(TESTED)
+
+
+def test_the_scheduler_is_one_of_vllms() -> None:
+    assert issubclass(StepwellScheduler, AsyncScheduler)
