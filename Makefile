@@ -13,11 +13,12 @@ BIN := .venv/bin
 PINS := pyproject.toml constraints.txt scripts/environment.py
 DEMO_ENV := .venv/.made-for-demo
 TEST_ENV := .venv/.made-for-test
+RAY_ENV := .venv-ray/.made
 POLICY_ENV := .venv-policy/.made
 VLLM_ENV := .venv-vllm/.made
 POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 
-.PHONY: help setup demo review test test-vllm policy check format serve clean
+.PHONY: help setup demo review test test-ray test-vllm policy check format serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
@@ -29,6 +30,8 @@ help:
 	@echo '  make test-vllm  the room stepwell.vllm with the real vLLM, in an environment of its own (2.5 GB)'
 	@echo
 	@echo '  make policy   scheduler and eviction rules alone: their tests and a small comparison; no llama.cpp'
+	@echo
+	@echo '  make test-ray the front end of a fleet on real Ray, in .venv-ray (about 60 packages)'
 	@echo
 	@echo '  make setup    the environment alone, in .venv; the other targets do this by themselves'
 	@echo '  make serve    an OpenAI-compatible server on port 8000 (ARGS="--device-kv-tokens 4096")'
@@ -61,6 +64,14 @@ test-vllm: $(VLLM_ENV)
 policy: $(POLICY_ENV)
 	@$(POLICY_PYTHON) -m pytest -q tests/policy tests/driver/test_same_again.py $(ARGS)
 	@$(POLICY_PYTHON) -m stepwell bench policies --quick --trace generated --room 1/4 --declared silent --policy lru,stepwell,oracle
+
+test-ray: $(RAY_ENV)
+	@.venv-ray/bin/pytest -q tests/ray $(ARGS)
+
+$(RAY_ENV): pyproject.toml constraints.txt constraints-ray.txt
+	@$(PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/pip install -q -c constraints.txt -c constraints-ray.txt -e '.[ray]' pytest pytest-timeout
+	@touch $@
 
 check: $(TEST_ENV)
 	@$(BIN)/ruff check .

@@ -43,6 +43,7 @@ EXTRA_OF_MODULE = {
     "pypdf": "documents",
     "xllamacpp": "peer",
     "psycopg": "postgres",
+    "ray": "ray",
     "tenacity": "fleet",
     "duckdb": "analytics",
     "mcp": "mcp",

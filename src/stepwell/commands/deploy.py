@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import httpx2
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from stepwell.assemble import key_ring
 from stepwell.commands.serve import keys_read_again, say
@@ -72,6 +73,9 @@ def deploy(
         bool,
         Parameter(negative="", show_default=False, help="Log more on standard error: the states of nodes."),
     ] = False,
+    on: Literal["here", "ray"] = "here",
+    ray_address: str | None = None,
+    fronts: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 1,
 ) -> int:
     """Start or attach to the nodes that FILE names, and serve all of them at one address.
 
@@ -97,6 +101,13 @@ def deploy(
     ----------
     file
         The deployment, in TOML.
+    on
+        Where nodes are started: as processes of this machine, or as actors of Ray, with the front end as a
+        Ray Serve application.
+    ray_address
+        Of a Ray that runs, such as auto or ray://HOST:10001; default: one is started on this machine.
+    fronts
+        Replicas of the front end on Ray.
     """
     deployment = load_deployment(file)
     settings = load(deployment.config)
@@ -107,6 +118,8 @@ def deploy(
     with private_umask(), logging_to(settings.log, verbose=verbose):
         keys = KeyReload(key_ring(settings), lambda: key_ring(load(deployment.config)))
         require_operator_key(deployment, keys.keys)
+        if on == "ray":
+            return run_ray(deployment, settings, keys.keys, ray_address, fronts)
         with keys_read_again(keys):
             run(deployment, settings, keys, stop_nodes=not leave_nodes)
     return 0
@@ -138,6 +151,34 @@ def run(deployment: Deployment, settings: Settings, keys: KeyReload, *, stop_nod
         if stop_nodes
         else "stopped; the nodes go on, and the next 'stepwell deploy' takes them over"
     )
+
+
+def run_ray(
+    deployment: Deployment, settings: Settings, keys: KeyRing, address: str | None, fronts: int
+) -> int:
+    """Serve on Ray until told to stop."""
+    from stepwell.gateway.on_ray import require_ray, run_on_ray
+
+    require_ray()
+    require_keys_beyond_loopback(deployment.front.host, keys)
+    weights = {contract.name: contract.weight for contract in settings.contracts()}
+
+    def ready(url: str, urls: Mapping[str, str]) -> None:
+        say(f"Stepwell's front end is at {url}/v1 on Ray Serve: {len(urls)} nodes started as actors")
+        for name, where in urls.items():
+            say(f"  {name:<16} {where}")
+
+    run_on_ray(
+        deployment,
+        keys,
+        weights,
+        front_settings(deployment, settings),
+        address=address,
+        fronts=fronts,
+        on_ready=ready,
+    )
+    say("stopped")
+    return 0
 
 
 def front_settings(deployment: Deployment, settings: Settings) -> ServerSettings:
