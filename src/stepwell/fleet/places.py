@@ -32,6 +32,8 @@ class Places:
         self._agents: OrderedDict[AgentName, AgentPlace] = OrderedDict()
         self._sessions: dict[Session, dict[str, int]] = {}
         """How many of a session's agents have KV on each node."""
+        self._on: dict[str, dict[AgentName, None]] = {}
+        """The agents with KV on each node, so that what one node says costs nothing for the others'."""
         self._shared: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -84,12 +86,12 @@ class Places:
         for name, session, context_tokens, held in rows:
             told.add(name)
             self.put(name, session, context_tokens, node, held)
-        for name in [name for name, place in self._agents.items() if node in place.held and name not in told]:
+        for name in [name for name in self._on.get(node, ()) if name not in told]:
             self.gone(name, node)
 
     def lost(self, node: str, *, keep_disk: bool = False) -> None:
         """The node's process is gone, and with it device and host; its disk may come back with it."""
-        for name in [name for name, place in self._agents.items() if node in place.held]:
+        for name in list(self._on.get(node, ())):
             place = self._agents[name]
             disk = place.held[node].disk if keep_disk else 0
             self._set(name, place, node, Held(disk=disk))
@@ -99,9 +101,11 @@ class Places:
         if held.tokens:
             place.held[node] = held
             if not was:
+                self._on.setdefault(node, {})[name] = None
                 self._count(name[0], place.session, node, +1)
         elif was:
             del place.held[node]
+            del self._on[node][name]
             self._count(name[0], place.session, node, -1)
 
     def _count(self, tenant: str, session: str, node: str, change: int) -> None:
@@ -118,4 +122,5 @@ class Places:
     def _forget(self, name: AgentName) -> None:
         place = self._agents.pop(name)
         for node in place.held:
+            del self._on[node][name]
             self._count(name[0], place.session, node, -1)
