@@ -8,7 +8,7 @@ from typing import Protocol
 from stepwell.fleet.nodes import Node
 from stepwell.fleet.rendezvous import score
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import Choice, Turn
+from stepwell.fleet.types import NOTHING, Choice, Turn
 
 
 class Router(Protocol):
@@ -68,9 +68,10 @@ class KvAffine:
         if not nodes:
             return None
         rates = fleet.rates(now_us)
-        held, how, costs, own = {}, {}, {}, {}
+        holders, how = fleet.holders(turn)
+        held, costs, own = {}, {}, {}
         for node in nodes:
-            there, how[node.name] = fleet.held(turn, node.name)
+            there = holders.get(node.name, NOTHING)
             held[node.name] = min(turn.prompt_tokens, there.tokens)
             own[node.name] = fleet.work(turn, there) * rates[node.name]
             costs[node.name] = _wait_us(fleet, turn, node, rates) + own[node.name]
@@ -78,7 +79,9 @@ class KvAffine:
         bound = costs[cheapest.name] + self.slack * own[cheapest.name]
         near = [node for node in nodes if costs[node.name] <= bound]
         best = max(near, key=lambda node: (held[node.name], score(turn.home, node.name, node.weight)))
-        reason = how[best.name] or ("home" if len(near) > 1 or len(nodes) == 1 else "load")
+        reason = (how if best.name in holders else "") or (
+            "home" if len(near) > 1 or len(nodes) == 1 else "load"
+        )
         return _choice(fleet, turn, best, reason, costs[best.name])
 
 
@@ -87,8 +90,9 @@ def _wait_us(fleet: Fleet, turn: Turn, node: Node, rates: Mapping[str, float]) -
 
 
 def _choice(fleet: Fleet, turn: Turn, node: Node, reason: str, cost_us: float) -> Choice:
-    held, _ = fleet.held(turn, node.name)
-    most = max(fleet.held(turn, other)[0].tokens for other in fleet.nodes)
+    holders, _ = fleet.holders(turn)
+    held = holders.get(node.name, NOTHING)
+    most = max((there.tokens for there in holders.values()), default=0)
     limit = turn.prompt_tokens
     why = "pinned" if turn.pinned is not None else reason
     return Choice(node.name, why, min(limit, held.tokens), min(limit, most), round(cost_us))

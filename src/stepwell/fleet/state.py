@@ -82,23 +82,32 @@ class Fleet:
         """Microseconds for a unit of work, by node."""
         return rates(self.nodes.values(), now_us, self.costs.prior_us_per_token)
 
-    def held(self, turn: Turn, node: str) -> tuple[Held, str]:
-        """What the node has of the turn's prompt, and how that is known: ``kv``, ``session`` or ``""``."""
+    def holders(self, turn: Turn) -> tuple[Mapping[str, Held], str]:
+        """The nodes that have some of the turn's prompt, and how that is known: ``kv``, ``session``, ``""``."""
         place = self.places.find((turn.tenant, turn.agent)) if turn.agent else None
         if place is not None and place.held:
-            return place.held.get(node, NOTHING), "kv" if node in place.held else ""
-        if turn.session and node in self.places.of_session(turn.tenant, turn.session):
-            return Held(device=int(turn.prompt_tokens * self.places.shared_fraction(turn.tenant))), "session"
-        return NOTHING, ""
+            return place.held, "kv"
+        known = self.places.of_session(turn.tenant, turn.session) if turn.session else {}
+        if not known:
+            return {}, ""
+        shared = Held(device=int(turn.prompt_tokens * self.places.shared_fraction(turn.tenant)))
+        return dict.fromkeys(known, shared), "session"
 
     def sent(self, turn: Turn, choice: Choice, now_us: int) -> Ticket:
         """The turn went to the chosen node."""
-        held, how = self.held(turn, choice.node)
-        work = self.work(turn, held)
+        holders, how = self.holders(turn)
+        work = self.work(turn, holders.get(choice.node, NOTHING))
         self.nodes[choice.node].sent(turn.service_tier, work, now_us)
         self.sent_turns += 1
         known = bool(turn.agent) and self.places.find((turn.tenant, turn.agent)) is not None
-        return Ticket(turn, choice.node, work, known, how == "session", self._lives[choice.node])
+        return Ticket(
+            turn,
+            choice.node,
+            work,
+            known,
+            how == "session" and choice.node in holders,
+            self._lives[choice.node],
+        )
 
     def ended(
         self, ticket: Ticket, now_us: int, *, context_tokens: int, generated_tokens: int, cached_tokens: int
