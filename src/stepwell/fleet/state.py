@@ -83,7 +83,7 @@ class Fleet:
         return rates(self.nodes.values(), now_us, self.costs.prior_us_per_token)
 
     def holders(self, turn: Turn) -> tuple[Mapping[str, Held], str]:
-        """The nodes that have some of the turn's prompt, and how that is known: ``kv``, ``session``, ``""``."""
+        """The nodes that have some of the prompt, and how that is known: ``kv``, ``session`` or ``""``."""
         place = self.places.find((turn.tenant, turn.agent)) if turn.agent else None
         if place is not None and place.held:
             return place.held, "kv"
