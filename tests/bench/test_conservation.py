@@ -10,7 +10,7 @@ import pytest
 
 from stepwell.bench import conservation
 from stepwell.bench.common import Report
-from stepwell.bench.conservation import Audit, Line, Lived, _fill, audit
+from stepwell.bench.conservation import Audit, ConservationLine, Lived, _fill, audit
 from stepwell.bench.conservation_child import Life
 from stepwell.cli import run
 from stepwell.ledger.types import Kind, Resource
@@ -75,9 +75,9 @@ def test_where_a_killed_life_ends() -> None:
 
 def test_what_is_off() -> None:
     posted = {Kind.AGENT: 600, Kind.IDLE: 390, Kind.OVERHEAD: 0, Kind.UNATTRIBUTED: 9}
-    assert Line(Resource.COMPUTE, 1000, posted).off_percent == pytest.approx(0.1)
-    assert Line(Resource.COMPUTE, 0, posted).off_percent == 100
-    assert Line(Resource.READ, 0, dict.fromkeys(posted, 0)).off_percent == 0
+    assert ConservationLine(Resource.COMPUTE, 1000, posted).off_percent == pytest.approx(0.1)
+    assert ConservationLine(Resource.COMPUTE, 0, posted).off_percent == 100
+    assert ConservationLine(Resource.READ, 0, dict.fromkeys(posted, 0)).off_percent == 0
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_every_shape_takes_the_turns_that_it_says(shape: Any, tmp_path: Path) ->
 
 
 def test_what_is_waited_for_or_done_elsewhere_is_not_counted() -> None:
-    watch = busy.Watch()
+    watch = busy.BusyWatch()
     watch.run(asyncio.sleep(0.01))
     assert watch.selector.waited_ns > 0
     watch.began_ns -= 10**12

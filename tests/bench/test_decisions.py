@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.decisions import Case, Cost, measure, named_policies, parse_sizes, verdicts
+from stepwell.bench.decisions import Cost, DecisionCase, measure, named_policies, parse_sizes, verdicts
 from stepwell.bench.steady_load import Load, Size
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
@@ -59,7 +59,7 @@ def test_the_same_load_is_decided_the_same() -> None:
 
 
 def test_every_step_is_measured_and_the_collector_apart() -> None:
-    cost = measure(Case("lru", SMALL, 30))
+    cost = measure(DecisionCase("lru", SMALL, 30))
     figures = cost.as_json()
     assert len(cost.step_us) == len(cost.moved_blocks) == len(cost.collector_us) == figures["steps"] == 30
     assert figures["quiet_steps"] == sum(cost.quiet) < 30, "turns arrive and blocks move in some steps"
@@ -68,13 +68,13 @@ def test_every_step_is_measured_and_the_collector_apart() -> None:
 
 
 def test_the_profile_names_functions_of_the_policy() -> None:
-    profile = measure(Case("lru", SMALL, 10, profile=True)).profile
+    profile = measure(DecisionCase("lru", SMALL, 10, profile=True)).profile
     assert re.search(r"(memory|admission|batch|machine|board|index)\.py:\d+\(\w+\)", profile)
 
 
 def test_only_the_sizes_of_the_targets_are_judged() -> None:
     def cost(policy: str, size: Size, step_us: float) -> Cost:
-        return Cost(Case(policy, size, 1), [step_us], [0], [0.0], [True])
+        return Cost(DecisionCase(policy, size, 1), [step_us], [0], [0.0], [True])
 
     found = [
         cost("stepwell", Size(200, 50_000), 150.0),

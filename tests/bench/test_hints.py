@@ -13,7 +13,7 @@ from stepwell.bench.common import ticker
 from stepwell.bench.hint_live import Forced
 from stepwell.bench.hint_work import Crews, role_of, script
 from stepwell.bench.hints import ARMS, BLOCK_TOKENS, _virtual, measure, place_for
-from stepwell.bench.hints_report import HINTS, LRU, ROOM, SILENT, Outcome, Place, verdicts
+from stepwell.bench.hints_report import HINTS, LRU, ROOM, SILENT, HintsOutcome, HintsPlace, verdicts
 from stepwell.bench.virtual import VirtualNode
 from stepwell.errors import StepwellError
 from stepwell.policy.types import BlockMeta, Caller, KvTier
@@ -23,18 +23,18 @@ TINY = Crews(crews=2, readers=2, rounds=1, turns=(2, 3), role_words=20, passage_
 SHARES = {"device": 0.5, "host": 0.25, "disk": 0.25}
 
 
-def outcome(arm: str, mean_s: float, again: int, seed: int = 1) -> Outcome:
+def outcome(arm: str, mean_s: float, again: int, seed: int = 1) -> HintsOutcome:
     tokens = {"computed": 100, "device": 1, "host": 2, "disk": 3}
-    return Outcome(arm, seed, [mean_s, mean_s], mean_s, 9, 1_000, 500, tokens, 100, again, 0)
+    return HintsOutcome(arm, seed, [mean_s, mean_s], mean_s, 9, 1_000, 500, tokens, 100, again, 0)
 
 
 @pytest.fixture(scope="module")
-def measured() -> list[Outcome]:
+def measured() -> list[HintsOutcome]:
     with ticker() as progress:
         return measure(TINY, 1, SHARES, _virtual, ARMS["null"], progress)
 
 
-def test_every_arm_does_the_same_work(measured: list[Outcome]) -> None:
+def test_every_arm_does_the_same_work(measured: list[HintsOutcome]) -> None:
     assert [one.arm for one in measured] == [ROOM, HINTS, SILENT, LRU]
     assert len({one.turns for one in measured}) == 1
     assert all(len(one.crew_s) == TINY.crews for one in measured)
@@ -45,7 +45,7 @@ def test_every_arm_does_the_same_work(measured: list[Outcome]) -> None:
     assert 0 < room.live_tokens <= room.all_tokens < room.computed_tokens + sum(room.prompt_tokens.values())
 
 
-def test_a_run_in_virtual_time_is_the_same_every_time(measured: list[Outcome]) -> None:
+def test_a_run_in_virtual_time_is_the_same_every_time(measured: list[HintsOutcome]) -> None:
     place = place_for(measured[0].all_tokens, SHARES)
     assert _virtual(HINTS, TINY, place) == measured[1]
 
@@ -53,7 +53,7 @@ def test_a_run_in_virtual_time_is_the_same_every_time(measured: list[Outcome]) -
 def test_the_arms_get_shares_of_what_the_crews_want() -> None:
     place = place_for(6_400, {"device": 0.25, "host": 0.5, "disk": 0.0})
     block_bytes = BLOCK_TOKENS * MachineModel().token_bytes
-    assert place == Place(6_400, 1_600, 50 * block_bytes, 0)
+    assert place == HintsPlace(6_400, 1_600, 50 * block_bytes, 0)
 
 
 def test_agents_say_what_the_script_says_and_nothing_else() -> None:

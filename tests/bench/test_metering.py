@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.common import ticker
-from stepwell.bench.metering import Kept, Rounds, Work, _live, _null
+from stepwell.bench.metering import MeteringKept, MeteringRounds, MeteringWork, _live, _null
 from stepwell.cli import run
 from stepwell.ledger.open import open_store
 
-SMALL = Work(agents=6, turns=2, prompt_tokens=40, added_tokens=5, output_tokens=4, device_kv_tokens=1024)
+SMALL = MeteringWork(
+    agents=6, turns=2, prompt_tokens=40, added_tokens=5, output_tokens=4, device_kv_tokens=1024
+)
 
 
 def test_the_figures_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,9 +49,9 @@ def test_books_are_kept_in_every_other_run(tmp_path: Path) -> None:
 
 
 def test_the_rate_counts_the_time_that_the_loop_gives_and_the_wait_at_the_end() -> None:
-    kept = Kept(wall_s=10, keeper_s=1, writer_cpu_s=0.5, written_s=11, postings=300_000)
+    kept = MeteringKept(wall_s=10, keeper_s=1, writer_cpu_s=0.5, written_s=11, postings=300_000)
     assert kept.per_s == 150_000
     assert kept.share == 0.15
-    rounds = Rounds(without_s=[8, 9, 10], with_s=[11, 12, 11], kept=[kept] * 3)
+    rounds = MeteringRounds(without_s=[8, 9, 10], with_s=[11, 12, 11], kept=[kept] * 3)
     assert (rounds.per_s, rounds.per_s_by_wall_time) == (150_000, 150_000)
-    assert Rounds([2], [1], [kept]).per_s_by_wall_time == float("inf")
+    assert MeteringRounds([2], [1], [kept]).per_s_by_wall_time == float("inf")

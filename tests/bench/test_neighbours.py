@@ -16,8 +16,8 @@ from stepwell.bench import flood
 from stepwell.bench.client import TurnSample
 from stepwell.bench.common import ticker
 from stepwell.bench.flood import Flood, Neighbours, Paying, Target
-from stepwell.bench.neighbours import FLOOD_KEY, PAID_KEY, Plan, measure, named, settings_file
-from stepwell.bench.neighbours_report import Outcome, cut_short, tables, verdicts
+from stepwell.bench.neighbours import FLOOD_KEY, PAID_KEY, NeighboursPlan, measure, named, settings_file
+from stepwell.bench.neighbours_report import NeighboursOutcome, cut_short, tables, verdicts
 from stepwell.bench.neighbours_sessions import Siblings
 from stepwell.errors import BadInput
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
@@ -39,14 +39,14 @@ def sample(
     return TurnSample(0, 1, start_s, ttft_s, e2e_s or ttft_s + 0.9, computed + 50, 60, 10, "", error)
 
 
-def outcome(**changes: Any) -> Outcome:
+def outcome(**changes: Any) -> NeighboursOutcome:
     given: dict[str, Any] = {
         "alone": [sample(1.0)] * 4,
         "flooded": [sample(1.1, 2.36)] * 4,
         "flood": [sample(1.0), sample(30.0, start_s=0.0)],
         "siblings": Siblings([sample(0.1)], [sample(0.4)], [sample(8.0)], [sample(9.0)]),
     }
-    return Outcome("stepwell", **(given | changes))
+    return NeighboursOutcome("stepwell", **(given | changes))
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_every_target_is_judged_for_our_own_policy_and_no_other() -> None:
         outcome(alone=[]),
     ],
 )
-def test_a_server_that_failed_reaches_nothing_about_the_paying_tenant(broken: Outcome) -> None:
+def test_a_server_that_failed_reaches_nothing_about_the_paying_tenant(broken: NeighboursOutcome) -> None:
     assert [verdict.measured for verdict in verdicts([broken], DEFAULT_CONTRACTS)[:2]] == [math.inf, math.inf]
     assert tables([broken], DEFAULT_CONTRACTS)
 
@@ -233,7 +233,7 @@ def test_the_limit_comes_by_itself(calls: Calls) -> None:
 
 
 def test_both_phases_run_against_our_server_with_its_contracts() -> None:
-    plan = Plan("null", ("stepwell",), False, 4_096, "64MiB", 1)
+    plan = NeighboursPlan("null", ("stepwell",), False, 4_096, "64MiB", 1)
     with ticker() as progress:
         (found,) = measure(plan, TINY, DEFAULT_CONTRACTS, progress)
     assert found.error is None

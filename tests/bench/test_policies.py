@@ -126,7 +126,7 @@ def test_one_failed_run_does_not_cost_the_others(
 ) -> None:
     run_one = policies.run_one
 
-    def broken(setting: policies.Setting) -> RunReport:
+    def broken(setting: policies.ComparedSetting) -> RunReport:
         if setting.policy == "ttl":
             raise error
         return run_one(setting)

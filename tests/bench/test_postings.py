@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.postings import Case, parse_batches, steps, verdicts
+from stepwell.bench.postings import PostingsCase, parse_batches, steps, verdicts
 from stepwell.errors import BadInput
 from tests.ledger.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 
@@ -35,8 +35,11 @@ def test_a_step_has_as_many_postings_as_was_asked_for() -> None:
 
 
 def test_the_target_is_held_against_the_median_of_large_steps() -> None:
-    slow, fast = Case("SQLite", 64, [90_000, 99_000, 300_000]), Case("SQLite", 256, [1, 120_000, 130_000])
-    small, fleet = Case("SQLite", 8, [9_000]), Case("PostgreSQL", 256, [9_000])
+    slow, fast = (
+        PostingsCase("SQLite", 64, [90_000, 99_000, 300_000]),
+        PostingsCase("SQLite", 256, [1, 120_000, 130_000]),
+    )
+    small, fleet = PostingsCase("SQLite", 8, [9_000]), PostingsCase("PostgreSQL", 256, [9_000])
     assert [verdict.reached for verdict in verdicts([slow, fast, small, fleet])] == [False, True]
 
 

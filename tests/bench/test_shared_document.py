@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from stepwell import cli
-from stepwell.bench.shared_document import AT_ONCE, IN_TURN, STRANGERS, Attached, verdicts
+from stepwell.bench.shared_document import AT_ONCE, IN_TURN, STRANGERS, DocumentAttached, verdicts
 
 
-def attached(name: str, computed: list[int], **tokens: int) -> Attached:
+def attached(name: str, computed: list[int], **tokens: int) -> DocumentAttached:
     """Agents with prompts of 1,045 tokens, of which 1,000 are the document."""
     prompts = [1_045] * len(computed)
     routes = {"computed": sum(computed), "device": 0, "host": 0, "disk": 0} | tokens
-    return Attached(name, len(computed), 1_000, prompts, computed, routes)
+    return DocumentAttached(name, len(computed), 1_000, prompts, computed, routes)
 
 
 def test_it_is_computed_as_often_as_agents_computed_what_is_not_their_own() -> None:

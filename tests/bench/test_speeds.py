@@ -11,7 +11,7 @@ import pytest
 from stepwell.bench import overhead, throughput
 from stepwell.bench.common import ticker
 from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.returns import LENGTHS, PieceTime, Probe, Speeds, crossovers
+from stepwell.bench.returns import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
 from stepwell.clock import ManualClock
 from stepwell.commands import doctor
 from stepwell.engines.null import NullConfig, NullEngine, NullText
@@ -24,9 +24,9 @@ def probe(**config: int) -> Probe:
     return Probe(engine, NullText(engine.info))
 
 
-def speeds(*, load_us: float = 200.0, prefill_us: float = 4_000.0) -> Speeds:
+def speeds(*, load_us: float = 200.0, prefill_us: float = 4_000.0) -> ReturnSpeeds:
     """Loading costs ``load_us`` a block, computing ``prefill_us`` a token at any depth."""
-    return Speeds(
+    return ReturnSpeeds(
         block_tokens=64,
         prefill=[PieceTime(start, 256, 256 * prefill_us) for start in range(0, 1024, 256)],
         decode_us={1: 10_000.0},
@@ -103,7 +103,7 @@ def settings(**kv: int) -> Settings:
     return Settings(engine=EngineSettings(kind="null"), kv=KvSettings(**kv))
 
 
-def found(one: Speeds, **changes: object) -> doctor.Findings:
+def found(one: ReturnSpeeds, **changes: object) -> doctor.Findings:
     engine = NullEngine(NullConfig(device_blocks=64))
     disk = {"direct_io": True}
     return replace(doctor.Findings(engine.info, one, disk, None), **changes)
@@ -168,7 +168,7 @@ def test_doctor_without_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 # --- overhead ---------------------------------------------------------------------------------
 
-TINY = overhead.Case(
+TINY = overhead.OverheadCase(
     "tiny", agents=6, turns=2, prompt_tokens=90, added_tokens=5, output_tokens=4, device_kv_tokens=512
 )
 COSTS = {
@@ -198,8 +198,8 @@ def test_skipped_time_counts_as_if_it_had_passed() -> None:
 
 
 def test_overhead_verdicts_can_be_missed() -> None:
-    def spent(outside: float) -> overhead.Spent:
-        return overhead.Spent(TINY, steps=1, step_s=1.0, run_s=1 - outside)
+    def spent(outside: float) -> overhead.OverheadSpent:
+        return overhead.OverheadSpent(TINY, steps=1, step_s=1.0, run_s=1 - outside)
 
     assert [v.reached for v in overhead.verdicts([spent(0.02), spent(0.09)])] == [True, True]
     assert [v.reached for v in overhead.verdicts([spent(0.04), spent(0.04)])] == [False, True]
@@ -220,7 +220,7 @@ def test_costs_for_the_null_engine_come_from_the_engine() -> None:
 
 # --- throughput -------------------------------------------------------------------------------
 
-CASE = throughput.Case("batch", 3, True, depth_tokens=40, rounds=2, steps_per_round=3)
+CASE = throughput.ThroughputCase("batch", 3, True, depth_tokens=40, rounds=2, steps_per_round=3)
 
 
 def test_prompts_differ_from_their_first_tokens_on_and_have_one_length() -> None:

@@ -20,7 +20,7 @@ from tests.agents.served import Served, served
 from stepwell import cli
 from stepwell.agents.crews.profile import load_profile
 from stepwell.commands.profile_view import Plain, watched
-from stepwell.fit.evaluate import Progressed
+from stepwell.fit.evaluate import ItemsProgressed
 from stepwell.fit.tasks import Item
 
 CREW = """
@@ -327,7 +327,7 @@ def test_on_a_terminal_there_is_a_bar_and_a_line_for_each_that_has_ended() -> No
     with watched(Console(file=file, force_terminal=True, width=100)) as heard:
         for _ in range(2):  # the same profile on either half
             for done, turns in ((0, 0), (0, 1), (1, 1), (1, 2), (2, 2)):
-                heard(Progressed("pro", done, 2, done, turns))
+                heard(ItemsProgressed("pro", done, 2, done, turns))
     assert file.getvalue().count("pro: 2 of 2 right, 2 turns") == 2
 
 
@@ -337,9 +337,9 @@ def test_a_long_wait_is_told_in_a_log_too(monkeypatch: pytest.MonkeyPatch) -> No
     clock = iter(range(0, 100, 6))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     for turns in range(5):
-        heard(Progressed("pro", 0, 2, 0, turns))
-    heard(Progressed("pro", 2, 2, 1, 9))
-    heard(Progressed("pro", 2, 2, 1, 9))
+        heard(ItemsProgressed("pro", 0, 2, 0, turns))
+    heard(ItemsProgressed("pro", 2, 2, 1, 9))
+    heard(ItemsProgressed("pro", 2, 2, 1, 9))
     assert file.getvalue().splitlines() == [
         "pro: 0 of 2 items, 0 right, 2 turns",
         "pro: 0 of 2 items, 0 right, 4 turns",

@@ -13,12 +13,12 @@ from stepwell.demo.figures import (
     result_sentence,
     speedup,
 )
-from stepwell.demo.record import AgentSample, Answer, Capacity, Customer, Run, Sample, Turn
+from stepwell.demo.record import AgentSample, Capacity, CheckedAnswer, DemoCustomer, DemoRun, DemoTurn, Sample
 
 CUSTOMERS = (
-    Customer("Almond", "priority", "sk-demo-almond", ("Who was the patron of stepwells?", "And why?")),
-    Customer("Birch", "default", "sk-demo-birch", ("What kept the walls from falling in?", "And why?")),
-    Customer("Cedar", "flex", "sk-demo-cedar", ("Why did <stepwells> & their keepers go?", "And?")),
+    DemoCustomer("Almond", "priority", "sk-demo-almond", ("Who was the patron of stepwells?", "And why?")),
+    DemoCustomer("Birch", "default", "sk-demo-birch", ("What kept the walls from falling in?", "And why?")),
+    DemoCustomer("Cedar", "flex", "sk-demo-cedar", ("Why did <stepwells> & their keepers go?", "And?")),
 )
 ROLES = ("planner", "reader-1", "reader-2", "reader-3", "verifier-1", "writer-1", "judge-1")
 TOKEN_BYTES = 23_040
@@ -26,13 +26,13 @@ TOKEN_BYTES = 23_040
 
 def fake_run(
     name: str = "With KV tiers", *, tiering: bool = True, seconds: float = 40.0, seed: int = 1
-) -> Run:
+) -> DemoRun:
     """Agents take turns at random; between turns their tokens sink a KV tier every few seconds."""
     rng = random.Random(seed)
     host, disk = (80 * 2**20, 350 * 2**20) if tiering else (0, 0)
     keys = tuple(f"{customer.tenant}/{role}" for customer in CUSTOMERS for role in ROLES)
     capacity = Capacity(2560, host, disk, TOKEN_BYTES, 10_240, 15_400)
-    run = Run(name, capacity, agents=keys, duration_s=seconds)
+    run = DemoRun(name, capacity, agents=keys, duration_s=seconds)
     for agent in keys:
         run.turns += _turns(agent, seconds, tiering, rng)
     for step in range(int(seconds * 5)):
@@ -42,22 +42,22 @@ def fake_run(
         text = f"Because the water was there, said {customer.name} <b>& others</b>."
         passage = f"A <quote>. {text}"
         run.answers[customer.tenant] = [
-            Answer(question, text, "The water", passage, right)
+            CheckedAnswer(question, text, "The water", passage, right)
             for question, right in zip(customer.questions, (True, None), strict=True)
         ]
     run.counters = {"recomputed_tokens": sum(turn.recomputed_tokens for turn in run.turns)}
     return run
 
 
-def _turns(agent: str, seconds: float, tiering: bool, rng: random.Random) -> list[Turn]:
-    made: list[Turn] = []
+def _turns(agent: str, seconds: float, tiering: bool, rng: random.Random) -> list[DemoTurn]:
+    made: list[DemoTurn] = []
     start, prompt = rng.uniform(0, seconds / 4), 320
     while start < seconds - 4:
         ttft, writing = rng.uniform(0.2, 1.5 if tiering else 3), rng.uniform(0.3, 1.2)
         cached = prompt - 100 if made and tiering else 0
         kinds = rng.choice([(1, 0, 0), (0, 1, 0), (0, 0, 1)])
         made.append(
-            Turn(
+            DemoTurn(
                 agent,
                 len(made) + 1,
                 "reads page 1",
@@ -75,7 +75,7 @@ def _turns(agent: str, seconds: float, tiering: bool, rng: random.Random) -> lis
     return made
 
 
-def _sample(run: Run, agents: list[str], t_s: float, tiering: bool) -> Sample:
+def _sample(run: DemoRun, agents: list[str], t_s: float, tiering: bool) -> Sample:
     seen = {agent: state for agent in agents if (state := _agent(run, agent, t_s, tiering)) is not None}
     used = {
         tier: TOKEN_BYTES * sum(getattr(a, tier) for a in seen.values())
@@ -85,7 +85,7 @@ def _sample(run: Run, agents: list[str], t_s: float, tiering: bool) -> Sample:
     return Sample(t_s, seen, used, running, len(agents) // 4)
 
 
-def _agent(run: Run, agent: str, t_s: float, tiering: bool) -> AgentSample | None:
+def _agent(run: DemoRun, agent: str, t_s: float, tiering: bool) -> AgentSample | None:
     begun = [turn for turn in run.turns if turn.agent == agent and turn.start_s <= t_s]
     if not begun:
         return None

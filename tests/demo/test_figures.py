@@ -19,18 +19,18 @@ from stepwell.demo.figures import (
     same_answers,
     speedup,
 )
-from stepwell.demo.record import AgentSample, Capacity, Run, Sample, Turn
+from stepwell.demo.record import AgentSample, Capacity, DemoRun, DemoTurn, Sample
 from stepwell.demo.tables import comparison_table, notes, service_tier_table
 from tests.demo.fake import CUSTOMERS, fake_figures, fake_run
 
 
-def turn(agent: str, number: int, ttft_s: float, prompt: int, cached: dict[str, int], again: int) -> Turn:
+def turn(agent: str, number: int, ttft_s: float, prompt: int, cached: dict[str, int], again: int) -> DemoTurn:
     cached = {"device": 0, "host": 0, "disk": 0} | cached
-    return Turn(agent, number, "reads", 1.0, 1.0 + ttft_s, 3.0, prompt, 10, cached, again)
+    return DemoTurn(agent, number, "reads", 1.0, 1.0 + ttft_s, 3.0, prompt, 10, cached, again)
 
 
 def small_run() -> RunFigures:
-    run = Run("With KV tiers", Capacity(640, 1_000, 2_000, 10, 2_560, 3_000), duration_s=5.0)
+    run = DemoRun("With KV tiers", Capacity(640, 1_000, 2_000, 10, 2_560, 3_000), duration_s=5.0)
     run.agents = ("almond/lead", "birch/lead")
     run.turns = [
         turn("almond/lead", 1, 1.0, 100, {}, 0),

@@ -17,9 +17,9 @@ from stepwell.agents import events
 from stepwell.agents.client import Client
 from stepwell.agents.crews.files import find_crew
 from stepwell.commands.run_reading import reader_of
-from stepwell.demo.board import Board
+from stepwell.demo.board import RunBoard
 from stepwell.demo.command import Options, customers_for
-from stepwell.demo.job import Job, converse
+from stepwell.demo.job import DemoJob, converse
 from stepwell.demo.plan import TextCounter, capacity_for, distinct, full, rehearse, without_tiers
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.errors import BadInput, StepwellError
@@ -31,9 +31,9 @@ DOCUMENT = Document(
 CREW = ("planner", "reader-1", "reader-2", "reader-3", "verifier-1")
 
 
-def job(quick: bool = True) -> Job:
+def job(quick: bool = True) -> DemoJob:
     customers = customers_for(Options(document="well.md", questions=("Who paid for the well?",), quick=quick))
-    return Job(find_crew("documents"), DOCUMENT, reader_of([DOCUMENT], points=True), customers)
+    return DemoJob(find_crew("documents"), DOCUMENT, reader_of([DOCUMENT], points=True), customers)
 
 
 def counter() -> TextCounter:
@@ -70,8 +70,8 @@ class Server:
         return httpx2.Response(200, json={"choices": [choice], "usage": usage})
 
 
-def session(server: Server) -> tuple[Board, list[float]]:
-    board, read = Board(), []
+def session(server: Server) -> tuple[RunBoard, list[float]]:
+    board, read = RunBoard(), []
 
     async def sleep(seconds: float) -> None:
         read.append(seconds)
@@ -118,7 +118,7 @@ def test_turns_are_recorded_from_usage() -> None:
 
 
 def test_time_to_the_first_token_is_the_clients() -> None:
-    board = Board(began_s=1.0)
+    board = RunBoard(began_s=1.0)
     hear = board.listener("almond", lambda: 9.0)
     hear(events.Spawned("reader-1", "planner", "reader"))
     hear(events.TurnEnded("reader-1", 2, events.Usage(first_token_us=500_000), 2_000_000))

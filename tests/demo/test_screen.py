@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from stepwell.demo.board import AgentStatus, Board
-from stepwell.demo.record import AgentSample, Run, Sample
+from stepwell.demo.board import AgentStatus, RunBoard
+from stepwell.demo.record import AgentSample, DemoRun, Sample
 from stepwell.demo.screen import LiveScreen, PlainScreen, kv_bar, make_screen, state_words
 from tests.demo.fake import CUSTOMERS, fake_run
 
@@ -19,8 +19,8 @@ def console(width: int = 120, height: int = 50, *, terminal: bool = True) -> tup
     return made, out
 
 
-def busy_board(run: Run, sample: Sample) -> Board:
-    board = Board(turns=run.turns[:12])
+def busy_board(run: DemoRun, sample: Sample) -> RunBoard:
+    board = RunBoard(turns=run.turns[:12])
     for agent, seen in sample.agents.items():
         busy = seen.state != "idle"
         board.statuses[agent] = AgentStatus(agent, agent.split("/")[1], "reads page 1", 1, 0.25, 700, busy)
@@ -100,7 +100,7 @@ def test_tiers_that_are_off_say_so() -> None:
     run = fake_run(tiering=False)
     made, out = console(terminal=False)
     screen = PlainScreen(made)
-    screen.begin(run, Board(), 69)
+    screen.begin(run, RunBoard(), 69)
     screen.show(run.samples[5])
     assert "host off, disk off" in out.getvalue()
 

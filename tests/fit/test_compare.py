@@ -17,10 +17,10 @@ from stepwell.agents.crews.profile import Profile, load_profile
 from stepwell.errors import BadInput
 from stepwell.fit.chart import draw, frontier
 from stepwell.fit.compare import WITHOUT_PENALTY, Finding, findings, show
-from stepwell.fit.memo import Counts, Memo
-from stepwell.fit.outcomes import Evaluation, Outcome
+from stepwell.fit.memo import Memo, MemoCounts
+from stepwell.fit.outcomes import Evaluation, ItemOutcome
 from stepwell.fit.report import CHART_FILE, JSON_FILE, PROFILE_FILE, REPORT_FILE, Fit, as_json, write
-from stepwell.fit.search import Search, Target
+from stepwell.fit.search import Search, SearchTarget
 from stepwell.fit.statistics import Estimate, Resamples
 from tests.fit.quiz import Counted, always, crew, evaluator, said_by
 
@@ -30,7 +30,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def made_up(label: str, right: Sequence[bool], cost: int, intermediate: int = 0) -> Evaluation:
     outcomes = (
-        Outcome(str(n), one, "completed", cost_microusd=cost, turns=1, intermediate_tokens=intermediate)
+        ItemOutcome(str(n), one, "completed", cost_microusd=cost, turns=1, intermediate_tokens=intermediate)
         for n, one in enumerate(right)
     )
     return Evaluation(label, None if label == "single" else Profile(label), tuple(outcomes))
@@ -151,14 +151,14 @@ def test_the_chart_shows_every_candidate_inside_its_frame(in_money: bool) -> Non
 async def fitted(tmp_path: Path, costs: bool = True) -> Fit:
     async with evaluator(tmp_path, Counted(said_by(always), costs=costs), memo=Memo()) as here:
         fit_half, held_out = here.tasks.halves()
-        search = Search(here, fit_half, Target(), DRAWS)
+        search = Search(here, fit_half, SearchTarget(), DRAWS)
         chosen = await search.run()
         assert chosen.profile is not None
         looked = [await here.single(held_out)]
         looked += [
             await here.profile(one, held_out) for one in (Profile("flash"), Profile("pro"), chosen.profile)
         ]
-        return Fit(search, chosen, looked, Counts(40, 60), True, "scripted")
+        return Fit(search, chosen, looked, MemoCounts(40, 60), True, "scripted")
 
 
 @pytest.fixture(scope="module")

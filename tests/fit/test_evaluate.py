@@ -13,7 +13,7 @@ import pytest
 from stepwell.agents.crews.files import find_crew, parse_crew
 from stepwell.agents.crews.profile import Profile
 from stepwell.errors import BadInput, StepwellError
-from stepwell.fit.evaluate import Evaluator, Progressed, alone
+from stepwell.fit.evaluate import Evaluator, ItemsProgressed, alone
 from stepwell.fit.memo import Memo
 from stepwell.fit.outcomes import Evaluation
 from stepwell.fit.reading import ranked, reading_of, whole_of
@@ -154,7 +154,7 @@ def test_sessions_run_at_once_and_no_more_than_asked_for(tmp_path: Path) -> None
 
 
 def test_progress_is_told_item_by_item(tmp_path: Path) -> None:
-    told: list[Progressed] = []
+    told: list[ItemsProgressed] = []
     evaluate(tmp_path, Counted(said_by(always)), None, tasks=quiz(5), heard=told.append)
     assert sorted({one.done for one in told}) == [0, 1, 2, 3, 4, 5]
     assert (told[0].done, told[0].turns, told[-1].turns) == (0, 0, 5)

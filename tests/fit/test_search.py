@@ -17,9 +17,9 @@ from stepwell.agents.crews.profile import Profile, apply, find_profile, load_pro
 from stepwell.fit import changes
 from stepwell.fit.changes import describe
 from stepwell.fit.memo import Memo
-from stepwell.fit.outcomes import Evaluation, Outcome
+from stepwell.fit.outcomes import Evaluation, ItemOutcome
 from stepwell.fit.report import dropped
-from stepwell.fit.search import FITTED, Search, Target
+from stepwell.fit.search import FITTED, Search, SearchTarget
 from stepwell.fit.statistics import Resamples
 from stepwell.fit.tasks import TaskSet
 from tests.agents.scripted import Asked
@@ -50,14 +50,14 @@ class Fitted:
 def fit(
     tmp_path: Path,
     *servers: Counted,
-    target: Target | None = None,
+    target: SearchTarget | None = None,
     made: Crew | None = None,
     tasks: TaskSet | None = None,
     memo: Memo | None = None,
 ) -> Fitted:
     async def run() -> Fitted:
         async with evaluator(tmp_path, *servers, made=made, tasks=tasks, memo=memo) as here:
-            search = Search(here, here.tasks.halves()[0], target or Target(), DRAWS)
+            search = Search(here, here.tasks.halves()[0], target or SearchTarget(), DRAWS)
             return Fitted(search, await search.run())
 
     return asyncio.run(run())
@@ -144,7 +144,7 @@ def late(at: int, sample: int, told: bool) -> str:
 
 
 def test_an_agent_goes_for_more_samples_where_that_costs_less(tmp_path: Path) -> None:
-    found = fit(tmp_path, Counted(said_by(late)), made=crew(samples=2), memo=Memo(), target=Target(0.9))
+    found = fit(tmp_path, Counted(said_by(late)), made=crew(samples=2), memo=Memo(), target=SearchTarget(0.9))
     assert "scout" in found.profile.drop
     assert (found.profile.roles["solver"]["samples"], found.profile.wave) == (5, 1)
     assert found.chosen.share == 1
@@ -161,7 +161,7 @@ def wordy(at: int, sample: int, told: bool) -> str:
 
 
 def test_answers_are_cut_where_longer_ones_are_wrong_anyway(tmp_path: Path) -> None:
-    found = fit(tmp_path, Counted(said_by(wordy)), memo=Memo(), target=Target(accuracy=0.7))
+    found = fit(tmp_path, Counted(said_by(wordy)), memo=Memo(), target=SearchTarget(accuracy=0.7))
     assert found.profile.roles["solver"]["max_tokens"] == 8
     assert found.chosen.share == found.search.pro.share == 0.75
     assert max(found.chosen.lengths("solver", of_right=False)) == 8
@@ -183,7 +183,7 @@ def test_a_cost_is_kept_and_the_most_accurate_within_it_is_taken(tmp_path: Path)
     server = Counted(said_by(always))
     whole = fit(tmp_path, server, memo=Memo())
     cost = round(whole.search.pro.mean_cost(True) / 3)
-    found = fit(tmp_path, Counted(said_by(always)), memo=Memo(), target=Target(cost_microusd=cost))
+    found = fit(tmp_path, Counted(said_by(always)), memo=Memo(), target=SearchTarget(cost_microusd=cost))
     assert found.chosen.mean_cost(True) <= cost
     within = [one for one in found.search.tried if one.profile and one.mean_cost(True) <= cost]
     assert found.chosen.share == max(one.share for one in within)
@@ -191,16 +191,16 @@ def test_a_cost_is_kept_and_the_most_accurate_within_it_is_taken(tmp_path: Path)
 
 
 def test_for_a_cost_whatever_is_not_shown_to_pay_goes_though_there_is_money(tmp_path: Path) -> None:
-    found = fit(tmp_path, Counted(said_by(always)), memo=Memo(), target=Target(cost_microusd=1_000_000))
+    found = fit(tmp_path, Counted(said_by(always)), memo=Memo(), target=SearchTarget(cost_microusd=1_000_000))
     assert sorted(found.dropped) == ["the critic", "the planner"]
     assert found.why("the scout") == ["it is shown to pay"]
 
 
 def test_a_target_that_nothing_reaches_gives_the_nearest_and_says_so(tmp_path: Path) -> None:
-    found = fit(tmp_path, Counted(said_by(wordy)), memo=Memo(), target=Target(accuracy=0.9))
+    found = fit(tmp_path, Counted(said_by(wordy)), memo=Memo(), target=SearchTarget(accuracy=0.9))
     assert found.chosen.share == 0.75
     assert not found.search.reaches(found.chosen)
-    cheap = fit(tmp_path, Counted(said_by(always)), memo=Memo(), target=Target(cost_microusd=1))
+    cheap = fit(tmp_path, Counted(said_by(always)), memo=Memo(), target=SearchTarget(cost_microusd=1))
     assert not cheap.search.reaches(cheap.chosen)
     assert cheap.chosen.mean_cost(True) == min(
         one.mean_cost(True) for one in cheap.search.tried if one.profile
@@ -247,7 +247,7 @@ def test_a_role_goes_to_the_dearer_model_where_the_target_is_missed_otherwise(tm
     model = said_by(always)
     large, small = Counted(model, name="large"), Counted(unknowing, name="small")
     small.factor = 0.1
-    found = fit(tmp_path, small, large, memo=Memo(), target=Target(accuracy=1.0))
+    found = fit(tmp_path, small, large, memo=Memo(), target=SearchTarget(accuracy=1.0))
     on = {name: role.model for name, role in changes.used_roles(crew(), found.profile).items()}
     assert on == {"scout": "large", "solver": "small"}
     assert found.chosen.share == 1
@@ -274,7 +274,7 @@ def test_a_price_on_tokens_is_taken_where_further_answers_bring_nothing(tmp_path
 
     async def run() -> Fitted:
         async with evaluator(tmp_path, Counted(said_by(first_or_never)), made=made, memo=Memo()) as here:
-            search = Search(here, here.tasks.halves()[0], Target(accuracy=0.5), DRAWS)
+            search = Search(here, here.tasks.halves()[0], SearchTarget(accuracy=0.5), DRAWS)
             await search._begin()
             search.current = await search._try(replace(search.pro.profile or PRO, wave=1))
             await search._price_tokens()
@@ -301,13 +301,13 @@ def test_the_fitted_profile_is_written_for_its_crew_and_can_be_applied(tmp_path:
 
 def made_up(right: Sequence[bool], cost: int, label: str = "x") -> Evaluation:
     outcomes = (
-        Outcome(str(n), right=one, status="completed", cost_microusd=cost, turns=1)
+        ItemOutcome(str(n), right=one, status="completed", cost_microusd=cost, turns=1)
         for n, one in enumerate(right)
     )
     return Evaluation(label, Profile(label), tuple(outcomes))
 
 
-def searching(target: Target, current: Evaluation, pro: Evaluation | None = None) -> Search:
+def searching(target: SearchTarget, current: Evaluation, pro: Evaluation | None = None) -> Search:
     search = Search(None, (), target, DRAWS)  # type: ignore[arg-type]
     search.target, search.current, search.pro = target, current, pro or current
     return search
@@ -330,29 +330,32 @@ SAME = made_up([True] * 30 + [False] * 10, 100)
 @pytest.mark.parametrize(
     ("target", "trial", "expected"),
     [
-        (Target(accuracy=0.7), LITTLE_WORSE, (True, "the target is reached without it")),
-        (Target(accuracy=0.2), MUCH_WORSE, (True, "the target is reached without it")),
-        (Target(accuracy=0.7), MUCH_WORSE, (False, "the target is missed without it")),
+        (SearchTarget(accuracy=0.7), LITTLE_WORSE, (True, "the target is reached without it")),
+        (SearchTarget(accuracy=0.2), MUCH_WORSE, (True, "the target is reached without it")),
+        (SearchTarget(accuracy=0.7), MUCH_WORSE, (False, "the target is missed without it")),
         (
-            Target(accuracy=0.75),
+            SearchTarget(accuracy=0.75),
             LITTLE_WORSE,
             (False, "the target is missed without it, though its gain is not sure"),
         ),
-        (Target(accuracy=0.9), LITTLE_WORSE, (True, "it is not shown to pay")),
-        (Target(accuracy=0.9), MUCH_WORSE, (False, "it is shown to pay")),
-        (Target(accuracy=0.7), SAME_DEARER, (False, "it saves more than it costs")),
-        (Target(accuracy=0.7), SAME, (True, "nothing changes without it")),
-        (Target(cost_microusd=200), LITTLE_WORSE, (True, "it is not shown to pay")),
-        (Target(cost_microusd=200), MUCH_WORSE, (False, "it is shown to pay")),
-        (Target(cost_microusd=80), MUCH_WORSE, (True, "it pays, but the limit is passed with it")),
+        (SearchTarget(accuracy=0.9), LITTLE_WORSE, (True, "it is not shown to pay")),
+        (SearchTarget(accuracy=0.9), MUCH_WORSE, (False, "it is shown to pay")),
+        (SearchTarget(accuracy=0.7), SAME_DEARER, (False, "it saves more than it costs")),
+        (SearchTarget(accuracy=0.7), SAME, (True, "nothing changes without it")),
+        (SearchTarget(cost_microusd=200), LITTLE_WORSE, (True, "it is not shown to pay")),
+        (SearchTarget(cost_microusd=200), MUCH_WORSE, (False, "it is shown to pay")),
+        (SearchTarget(cost_microusd=80), MUCH_WORSE, (True, "it pays, but the limit is passed with it")),
     ],
 )
-def test_the_rule(target: Target, trial: Evaluation, expected: tuple[bool, str]) -> None:
+def test_the_rule(target: SearchTarget, trial: Evaluation, expected: tuple[bool, str]) -> None:
     assert judged(searching(target, WHOLE), trial) == expected
 
 
 def test_a_rule_that_changes_nothing_is_not_added() -> None:
-    assert judged(searching(Target(accuracy=0.7), WHOLE), SAME, adds=True) == (False, "that changes nothing")
+    assert judged(searching(SearchTarget(accuracy=0.7), WHOLE), SAME, adds=True) == (
+        False,
+        "that changes nothing",
+    )
 
 
 def test_small_losses_add_up_to_a_sure_one() -> None:
@@ -360,15 +363,15 @@ def test_small_losses_add_up_to_a_sure_one() -> None:
     pro = made_up([True] * 40, 200)
     now = made_up([True] * 36 + [False] * 4, 100)
     trial = made_up([True] * 34 + [False] * 6, 50)
-    assert judged(searching(Target(accuracy=0.95), now), trial)[0]
-    assert judged(searching(Target(accuracy=0.95), now, pro), trial) == (False, "it is shown to pay")
+    assert judged(searching(SearchTarget(accuracy=0.95), now), trial)[0]
+    assert judged(searching(SearchTarget(accuracy=0.95), now, pro), trial) == (False, "it is shown to pay")
 
 
 def test_the_default_target_is_four_fifths_of_the_gain() -> None:
     single, pro = made_up([True] * 20 + [False] * 20, 10), made_up([True] * 40, 100)
-    assert Target().resolved(single, pro).accuracy == pytest.approx(0.9)
-    assert Target().resolved(pro, single).accuracy == 1
-    assert Target(cost_microusd=5).resolved(single, pro) == Target(cost_microusd=5)
+    assert SearchTarget().resolved(single, pro).accuracy == pytest.approx(0.9)
+    assert SearchTarget().resolved(pro, single).accuracy == 1
+    assert SearchTarget(cost_microusd=5).resolved(single, pro) == SearchTarget(cost_microusd=5)
 
 
 # --- changes -------------------------------------------------------------------------------------------
@@ -413,7 +416,7 @@ def test_what_is_changed_survives_being_written(tmp_path: Path) -> None:
 def test_what_was_never_right_is_expected_to_be_right_some_time(tmp_path: Path) -> None:
     async def run() -> Profile:
         async with evaluator(tmp_path, Counted(said_by(late)), made=crew(samples=3), memo=Memo()) as here:
-            search = Search(here, here.tasks.halves()[0], Target(), DRAWS)
+            search = Search(here, here.tasks.halves()[0], SearchTarget(), DRAWS)
             await search._begin()
             return await search._measured(search.pro)
 

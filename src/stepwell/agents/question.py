@@ -15,7 +15,7 @@ MORE = "more"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AskedQuestion:
     """What a run of a session is to answer."""
 
     session: str
@@ -29,7 +29,7 @@ class Question:
     """It was asked before, and the session goes on with it."""
 
 
-def question_of(store: Store, ask: str, session: str = "", *, more: bool = False) -> Question:
+def question_of(store: Store, ask: str, session: str = "", *, more: bool = False) -> AskedQuestion:
     """The question to answer: ``ask``, or the one that the file holds; written down before anything is done.
 
     ``session``: the id of a session that has none yet. ``more``: another question may follow once this one
@@ -40,24 +40,26 @@ def question_of(store: Store, ask: str, session: str = "", *, more: bool = False
     return asked
 
 
-def _asked(store: Store, ask: str, session: str) -> Question:
+def _asked(store: Store, ask: str, session: str) -> AskedQuestion:
     if len(ask) > MAX_ASK_CHARS:
         raise BadInput(f"the question is {len(ask):,} characters long: give documents as files")
     kept, number = store.get("ask"), store.get("number") or 1
     if kept is None:
         if not ask.strip():
             raise BadInput("there is nothing to resume in this session: ask a question")
-        return _written(store, Question(session or f"crew-{uuid.uuid4().hex[:12]}", ask, 1, False, False))
+        return _written(
+            store, AskedQuestion(session or f"crew-{uuid.uuid4().hex[:12]}", ask, 1, False, False)
+        )
     session, is_other = str(store.get("id")), bool(ask.strip()) and ask != kept
     status = store.get("status")
     if is_other and store.get(MORE) and status is not None and status not in PAUSES:
-        return _written(store, Question(session, ask, number + 1, True, False))
+        return _written(store, AskedQuestion(session, ask, number + 1, True, False))
     if is_other:
         raise BadInput("this session has another question: resume it without one, or begin a new session")
-    return Question(session, str(kept), number, False, True)
+    return AskedQuestion(session, str(kept), number, False, True)
 
 
-def _written(store: Store, made: Question) -> Question:
+def _written(store: Store, made: AskedQuestion) -> AskedQuestion:
     facts = {"ask": made.text, "id": made.session, "number": made.number, "status": None, "draft": ""}
     with store.transaction():
         for key, value in facts.items():

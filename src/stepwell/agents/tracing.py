@@ -33,7 +33,7 @@ def without_texts(line: Line) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Step:
+class TraceStep:
     """One turn of an agent or one call of a tool. Times are microseconds since the trace began."""
 
     kind: str
@@ -59,7 +59,7 @@ class AgentTrace:
     parent: str | None
     role: str
     tasks: list[Any] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[TraceStep] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
     """Waits for the server, plans and messages, with their time."""
     messages: list[Any] = field(default_factory=list)
@@ -70,7 +70,7 @@ class AgentTrace:
     """How many of its messages stand before its last step."""
 
     @property
-    def turns(self) -> list[Step]:
+    def turns(self) -> list[TraceStep]:
         return [step for step in self.steps if step.kind == "turn"]
 
     @property
@@ -164,10 +164,10 @@ def _learn_of(agent: AgentTrace, event: str, at_us: int, line: Line) -> None:
             details = {key: line[key] for key in ("model", "number", "request") if key in line}
             details["messages"] = agent.messages[agent.said :]
             agent.said = len(agent.messages)
-            agent.steps.append(Step("turn", f"turn {line['number']}", at_us, details=details))
+            agent.steps.append(TraceStep("turn", f"turn {line['number']}", at_us, details=details))
         case "call_began":
             details = {"arguments": line["arguments"]}
-            agent.steps.append(Step("call", str(line["tool"]), at_us, details=details))
+            agent.steps.append(TraceStep("call", str(line["tool"]), at_us, details=details))
         case "turn_ended":
             _end(agent, at_us, line, Usage(**line["usage"]))
         case "call_ended":

@@ -49,7 +49,7 @@ WORDS = "the steps go down to the water and come up again "
 
 
 @dataclass(slots=True)
-class Run:
+class AccessLogRun:
     """One run of the work."""
 
     wall_s: float = 0.0
@@ -66,8 +66,8 @@ class Run:
 
 @dataclass(slots=True)
 class Rounds:
-    without: list[Run] = field(default_factory=list)
-    with_log: list[Run] = field(default_factory=list)
+    without: list[AccessLogRun] = field(default_factory=list)
+    with_log: list[AccessLogRun] = field(default_factory=list)
 
 
 def main(
@@ -115,13 +115,13 @@ def main(
 
 def _one_run(
     place: Path, log: Path, agents: int, turns: int, log_format: Literal["text", "json"] | None
-) -> Run:
+) -> AccessLogRun:
     settings = Settings(
         engine=EngineSettings(kind="null", device_kv_tokens=65_536),
         kv=KvSettings(host_kv=256 << 20, disk_kv=0, disk_dir=place / "kv"),
         ledger=LedgerSettings(path="none"),
     )
-    node, run = assemble.build(settings), Run()
+    node, run = assemble.build(settings), AccessLogRun()
     node.driver.start()
     try:
         logging = LogSettings(log_format or "text", access=log_format is not None)
@@ -162,7 +162,7 @@ async def _agent(client: httpx2.AsyncClient, model: str, number: int, turns: int
 
 
 @contextmanager
-def _stopwatch(run: Run) -> Iterator[None]:
+def _stopwatch(run: AccessLogRun) -> Iterator[None]:
     """Time what the event loop does for the log, and what the log's thread computes."""
     (thread,) = (one for one in threading.enumerate() if one.name == LOG_THREAD)
     assert thread.ident is not None

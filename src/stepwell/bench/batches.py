@@ -54,7 +54,7 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 
 
 @dataclass(slots=True)
-class Arm:
+class BatchArm:
     """One way of running the same lines."""
 
     name: str
@@ -103,7 +103,7 @@ def main(
     settings = {"lines": lines, "prefixes": prefixes, "prefix_words": prefix_words}
     report = Report("batches", settings | {"device_kv_tokens": DEVICE_TOKENS, "seed": SEED})
     data = requests(lines, prefixes, prefix_words)
-    arms = [Arm("ordered, killed twice", True, KILLS), Arm("as in the file", False, 0)]
+    arms = [BatchArm("ordered, killed twice", True, KILLS), BatchArm("as in the file", False, 0)]
     with ticker() as progress:
         for arm in arms:
             with tempfile.TemporaryDirectory(prefix="stepwell-batches-") as folder:
@@ -123,16 +123,16 @@ def main(
     report.finish(console, json_file)
 
 
-def figures_of(arm: Arm) -> dict[str, Any]:
+def figures_of(arm: BatchArm) -> dict[str, Any]:
     """Without the costs of single lines."""
     return {name: value for name, value in asdict(arm).items() if name != "costs"}
 
 
-def _wrong(arm: Arm, lines: int) -> float:
+def _wrong(arm: BatchArm, lines: int) -> float:
     return float(abs(lines - arm.distinct) + abs(arm.answers - arm.distinct))
 
 
-def _rows(arms: list[Arm]) -> list[list[str]]:
+def _rows(arms: list[BatchArm]) -> list[list[str]]:
     return [
         [
             arm.name,
@@ -159,7 +159,7 @@ def requests(lines: int, prefixes: int, words: int) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def measure(arm: Arm, data: bytes, folder: Path, progress: Ticker) -> None:
+def measure(arm: BatchArm, data: bytes, folder: Path, progress: Ticker) -> None:
     """Until the batch has ended, with kills on the way."""
     began_s = time.monotonic()
     batch_id = ""
@@ -181,7 +181,7 @@ def measure(arm: Arm, data: bytes, folder: Path, progress: Ticker) -> None:
 
 
 @contextmanager
-def server(folder: Path, arm: Arm) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+def server(folder: Path, arm: BatchArm) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
     port, config = free_port(), folder / "stepwell.toml"
     config.write_text(
         f'[engine]\nkind = "null"\ndevice_kv_tokens = {DEVICE_TOKENS}\n'
@@ -222,7 +222,7 @@ def begin(client: httpx2.Client, data: bytes) -> str:
 
 
 def follow(
-    client: httpx2.Client, batch_id: str, stop_at: int | None, arm: Arm, progress: Ticker
+    client: httpx2.Client, batch_id: str, stop_at: int | None, arm: BatchArm, progress: Ticker
 ) -> dict[str, Any]:
     """Until it has ended, or so many lines have answers."""
     give_up_s, seen = time.monotonic() + PATIENCE_S, 0
@@ -238,7 +238,7 @@ def follow(
     raise StepwellError(f"the batch did not end within {PATIENCE_S:.0f} s")
 
 
-def read_answers(arm: Arm, client: httpx2.Client, batch: dict[str, Any]) -> None:
+def read_answers(arm: BatchArm, client: httpx2.Client, batch: dict[str, Any]) -> None:
     text = client.get(f"/v1/files/{batch['output_file_id']}/content").raise_for_status().text
     rows = [json.loads(row) for row in text.splitlines()]
     arm.answers, arm.distinct = len(rows), len({row["custom_id"] for row in rows})
@@ -251,7 +251,7 @@ def read_answers(arm: Arm, client: httpx2.Client, batch: dict[str, Any]) -> None
         arm.costs[row["id"].removeprefix("batch_req_")] = cost
 
 
-def read_books(arm: Arm, folder: Path, batch_id: str) -> None:
+def read_books(arm: BatchArm, folder: Path, batch_id: str) -> None:
     """What stands as charged, line by line."""
     with sqlite3.connect(f"file:{folder}/books.db?mode=ro", uri=True) as books:
         rows = books.execute(

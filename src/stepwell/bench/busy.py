@@ -1,7 +1,7 @@
 """How long an event loop works and how long it waits, and what it works at.
 
 The loop of a program that talks to a server is either in ``select``, where it waits for the server, a tool
-or a timer, or it runs the program's own code. ``Watch`` times ``select`` from inside, so that all other wall
+or a timer, or it runs the program's own code. ``BusyWatch`` times ``select`` from inside: all other wall
 time is the program's own, whatever it does: Python, SQLite's writes, the kernel's share of a socket.
 """
 
@@ -42,7 +42,7 @@ class _TimedSelector(selectors.DefaultSelector):
 
 
 @dataclass(slots=True)
-class Watch:
+class BusyWatch:
     """One loop under observation. ``elsewhere_ns``: work in it that is not the program's (a server that is
     played inside the process), which whoever plays it adds, in wall and in CPU time."""
 

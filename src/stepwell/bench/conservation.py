@@ -123,7 +123,7 @@ class Lived:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ConservationLine:
     """One resource: what was given, and where the books say that it went."""
 
     resource: Resource
@@ -269,7 +269,7 @@ def _follow(child: subprocess.Popen[bytes], lived: Lived) -> None:
 class Audit:
     """What was found in the books."""
 
-    lines: list[Line]
+    lines: list[ConservationLine]
     verified: Verified
     lived_us: list[int]
     lost_steps: int
@@ -293,7 +293,9 @@ def audit(lives: Sequence[Lived]) -> Audit:
     given = [one.given(until_us[one.ready["run"]]) for one in lives]
     return Audit(
         [
-            Line(resource, sum(one[resource] for one in given), {k: posted[resource][k] for k in TAKERS})
+            ConservationLine(
+                resource, sum(one[resource] for one in given), {k: posted[resource][k] for k in TAKERS}
+            )
             for resource in MACHINE_RESOURCES
         ],
         found,
@@ -372,7 +374,7 @@ def _fill(report: Report, lives: Sequence[Lived], audited: Audit) -> None:
     report.notes += [difference.sentence for difference in found.differences[:5]]
 
 
-def _table(lines: Sequence[Line]) -> Table:
+def _table(lines: Sequence[ConservationLine]) -> Table:
     columns = ("resource", "given", "agents", "idle", "overhead", "nobody's", "sum", "off")
     rows = []
     for line in lines:

@@ -22,7 +22,7 @@ from stepwell.agents.session import Flow, Session
 from stepwell.agents.state import Outcome, Store
 from stepwell.agents.tools.base import Tool
 from stepwell.bench import crew_script
-from stepwell.bench.busy import Watch
+from stepwell.bench.busy import BusyWatch
 from stepwell.errors import StepwellError
 
 ASK = "What do all parts together say?"
@@ -201,7 +201,7 @@ class Ran:
 
 def run_shape(shape: Shape, size: Size, server: str, path: Path) -> Ran:
     """One session, from nothing to its answer. Raises ``StepwellError`` when it has none."""
-    watch, ran = Watch(), Ran(shape.name)
+    watch, ran = BusyWatch(), Ran(shape.name)
     inside = Inside(watch, shape.rounds(size), min(shape.batch, size.concurrent)) if shape.inside else None
     cpu_us, began = time.process_time_ns() // 1_000, time.perf_counter_ns()
     ran.result = watch.run(_session(shape, size, server, path, inside, watch, ran))
@@ -213,7 +213,7 @@ def run_shape(shape: Shape, size: Size, server: str, path: Path) -> Ran:
 
 
 async def _session(
-    shape: Shape, size: Size, server: str, path: Path, inside: Inside | None, watch: Watch, ran: Ran
+    shape: Shape, size: Size, server: str, path: Path, inside: Inside | None, watch: BusyWatch, ran: Ran
 ) -> Result:
     store = CountingStore(path)
     try:
@@ -228,7 +228,7 @@ async def _session(
         store.close()
 
 
-def _note(event: events.Event, watch: Watch, ran: Ran) -> None:
+def _note(event: events.Event, watch: BusyWatch, ran: Ran) -> None:
     if isinstance(event, events.TurnEnded):
         ran.ends_us.append(watch.busy_us())
     elif isinstance(event, events.Waiting):
@@ -266,7 +266,7 @@ def toolbox(names: Sequence[str]) -> list[Tool]:
 class Inside(httpx2.AsyncBaseTransport):
     """The scripted server inside the process: its own work is not counted, and nobody waits for it."""
 
-    def __init__(self, watch: Watch, rounds: int, batch: int) -> None:
+    def __init__(self, watch: BusyWatch, rounds: int, batch: int) -> None:
         self.watch, self.rounds, self.batch = watch, rounds, batch
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

@@ -58,7 +58,7 @@ _SIZE = re.compile(r"([\d_]+)\s*x\s*([\d_]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class DecisionCase:
     """One policy at one size."""
 
     policy: str
@@ -71,7 +71,7 @@ class Case:
 class Cost:
     """What one case cost. Microseconds of ``Scheduler.step``, the collector's pauses included."""
 
-    case: Case
+    case: DecisionCase
     step_us: list[float] = field(default_factory=list)
     moved_blocks: list[int] = field(default_factory=list)
     """Between KV tiers, per step: what a step is asked to do."""
@@ -146,7 +146,7 @@ def main(
     names = named_policies(policies)
     wanted = parse_sizes(sizes or (QUICK_SIZES if quick else SIZES))
     steps = min(steps, QUICK_STEPS) if quick else steps
-    cases = [Case(name, size, steps, profile) for size in wanted for name in names]
+    cases = [DecisionCase(name, size, steps, profile) for size in wanted for name in names]
     report = Report("decisions", {"policies": names, "sizes": [str(size) for size in wanted], "steps": steps})
     found = []
     with ticker() as progress:
@@ -200,13 +200,13 @@ def parse_sizes(text: str) -> list[Size]:
 # --- measuring --------------------------------------------------------------------------------
 
 
-def _in_its_own_process(case: Case) -> Cost:
+def _in_its_own_process(case: DecisionCase) -> Cost:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(measure, case).result()
 
 
-def measure(case: Case) -> Cost:
+def measure(case: DecisionCase) -> Cost:
     """Fill, warm up until nothing is free, then time every step."""
     cost = Cost(case)
     before_bytes, began = _resident_bytes(), time.perf_counter()

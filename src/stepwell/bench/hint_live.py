@@ -18,14 +18,14 @@ from typing import Any
 import httpx2
 
 from stepwell.bench.hint_work import ENTRY, READER, VERIFIER, Crews, run_crews
-from stepwell.bench.hints_report import ROUTES, Outcome, Place
+from stepwell.bench.hints_report import ROUTES, HintsOutcome, HintsPlace
 from stepwell.bench.servers import Arm, our_server, running
 
 MOST_TOKENS = 24
 """Of any answer."""
 
 
-def live_arm(name: str, policy: str, model: str, place: Place, threads: int, directory: Path) -> Arm:
+def live_arm(name: str, policy: str, model: str, place: HintsPlace, threads: int, directory: Path) -> Arm:
     """Our server with this much memory. Host and disk are given by their bytes."""
     return our_server(
         name,
@@ -40,8 +40,8 @@ def live_arm(name: str, policy: str, model: str, place: Place, threads: int, dir
 
 
 def run_live(
-    arm_name: str, work: Crews, model: str, place: Place, threads: int, *, policy: str, hints: bool
-) -> Outcome:
+    arm_name: str, work: Crews, model: str, place: HintsPlace, threads: int, *, policy: str, hints: bool
+) -> HintsOutcome:
     """One arm, in a server of its own that nobody else uses."""
     with tempfile.TemporaryDirectory(prefix="stepwell-hints-") as directory:
         arm = live_arm(arm_name, policy, model, place, threads, Path(directory))
@@ -52,7 +52,7 @@ def run_live(
             total_s = time.perf_counter() - began
             snapshot = httpx2.get(f"{arm.base_url}/admin/snapshot", trust_env=False).json()
     counters = snapshot["counters"]
-    return Outcome(
+    return HintsOutcome(
         arm=arm_name,
         seed=work.seed,
         crew_s=done.crew_s,

@@ -30,8 +30,8 @@ from stepwell.bench.hints_report import (
     ROOM,
     ROUTES,
     SILENT,
-    Outcome,
-    Place,
+    HintsOutcome,
+    HintsPlace,
     outcome_table,
     verdicts,
 )
@@ -55,7 +55,7 @@ LIVE_QUICK = replace(
     starts_s=0.5,
 )  # fmt: skip
 ARMS = {"null": (HINTS, SILENT, LRU), "llamacpp": (HINTS, SILENT)}
-WANTS: dict[str, Callable[[Outcome], int]] = {
+WANTS: dict[str, Callable[[HintsOutcome], int]] = {
     "all": lambda outcome: outcome.all_tokens,
     "live": lambda outcome: outcome.live_tokens,
 }
@@ -137,7 +137,7 @@ def main(
     _tell(report, outcomes, f"{engine}, device {device:g} of {of}", json_file)
 
 
-Run = Callable[[str, Crews, Place], Outcome]
+Run = Callable[[str, Crews, HintsPlace], HintsOutcome]
 
 
 def measure(
@@ -148,17 +148,17 @@ def measure(
     arms: Sequence[str],
     progress: Ticker,
     of: str = "all",
-) -> list[Outcome]:
+) -> list[HintsOutcome]:
     """With room for all first, which says what the crews want; then the arms, whose order turns with the
     round so that none always comes first. Live runs differ by themselves and keep their seed."""
     new_seeds = run is _virtual
-    outcomes: list[Outcome] = []
+    outcomes: list[HintsOutcome] = []
     place = None
     for number in range(rounds):
         this = replace(work, seed=work.seed + number) if new_seeds else work
         if place is None or new_seeds:
             progress.phase(f"round {number + 1} of {rounds}: room for all")
-            outcomes.append(run(ROOM, this, Place(0, 0, 0, 0)))
+            outcomes.append(run(ROOM, this, HintsPlace(0, 0, 0, 0)))
             place = place_for(WANTS[of](outcomes[-1]), shares)
         first = number % len(arms)
         for arm in (*arms[first:], *arms[:first]):
@@ -167,15 +167,15 @@ def measure(
     return outcomes
 
 
-def place_for(want_tokens: int, shares: dict[str, float]) -> Place:
+def place_for(want_tokens: int, shares: dict[str, float]) -> HintsPlace:
     """Shares of what is wanted, in whole blocks; host and disk in bytes of the modelled machine."""
     blocks = {name: int(want_tokens * share) // BLOCK_TOKENS for name, share in shares.items()}
     block_bytes = BLOCK_TOKENS * MachineModel().token_bytes
     device_tokens = max(blocks["device"], 8) * BLOCK_TOKENS
-    return Place(want_tokens, device_tokens, blocks["host"] * block_bytes, blocks["disk"] * block_bytes)
+    return HintsPlace(want_tokens, device_tokens, blocks["host"] * block_bytes, blocks["disk"] * block_bytes)
 
 
-def _virtual(arm: str, work: Crews, place: Place) -> Outcome:
+def _virtual(arm: str, work: Crews, place: HintsPlace) -> HintsOutcome:
     model = MachineModel()
     block_bytes = BLOCK_TOKENS * model.token_bytes
     node = VirtualNode(
@@ -188,7 +188,7 @@ def _virtual(arm: str, work: Crews, place: Place) -> Outcome:
     )
     done = node.run(run_crews(work, "http://127.0.0.1", node.connect, hints=arm in (ROOM, HINTS)))
     counters = node.driver.snapshot().counters
-    return Outcome(
+    return HintsOutcome(
         arm=arm,
         seed=work.seed,
         crew_s=done.crew_s,
@@ -203,12 +203,12 @@ def _virtual(arm: str, work: Crews, place: Place) -> Outcome:
     )
 
 
-def _live(model: str, threads: int, arm: str, work: Crews, place: Place) -> Outcome:
+def _live(model: str, threads: int, arm: str, work: Crews, place: HintsPlace) -> HintsOutcome:
     given = place if place.device_tokens else replace(place, device_tokens=LIVE_AMPLE_TOKENS)
     return run_live(arm, work, model, given, threads, policy=POLICIES[arm], hints=arm in (ROOM, HINTS))
 
 
-def _tell(report: Report, outcomes: Sequence[Outcome], name: str, json_file: JsonOption) -> None:
+def _tell(report: Report, outcomes: Sequence[HintsOutcome], name: str, json_file: JsonOption) -> None:
     console = report_console(json_file)
     first = outcomes[0]
     title = (

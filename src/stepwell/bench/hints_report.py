@@ -16,7 +16,7 @@ POLICIES = {ROOM: "stepwell", HINTS: "stepwell", SILENT: "stepwell", LRU: "lru"}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HintsPlace:
     """How much memory an arm has. ``want_tokens``: of how much these are shares."""
 
     want_tokens: int
@@ -26,7 +26,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class HintsOutcome:
     """One arm on one seed, or in one round of the live half."""
 
     arm: str
@@ -57,24 +57,24 @@ class Outcome:
         return asdict(self) | {"mean_s": self.mean_s, "recompute_tax": self.tax}
 
 
-def of_arm(outcomes: Sequence[Outcome], arm: str) -> list[Outcome]:
+def of_arm(outcomes: Sequence[HintsOutcome], arm: str) -> list[HintsOutcome]:
     return [one for one in outcomes if one.arm == arm]
 
 
-def ratios(outcomes: Sequence[Outcome], arm: str, other: str) -> list[float]:
+def ratios(outcomes: Sequence[HintsOutcome], arm: str, other: str) -> list[float]:
     """Per seed: mean completion of one arm by another's."""
     by_seed = {one.seed: one for one in of_arm(outcomes, other)}
     return [one.mean_s / by_seed[one.seed].mean_s for one in of_arm(outcomes, arm) if one.seed in by_seed]
 
 
-def lost_s(outcomes: Sequence[Outcome], arm: str) -> list[float]:
+def lost_s(outcomes: Sequence[HintsOutcome], arm: str) -> list[float]:
     """Per seed: how much longer crews take for want of memory. (Live there is one run with room for all.)"""
     room = {one.seed: one for one in of_arm(outcomes, ROOM)}
     first = of_arm(outcomes, ROOM)[0]
     return [one.mean_s - room.get(one.seed, first).mean_s for one in of_arm(outcomes, arm)]
 
 
-def outcome_table(title: str, outcomes: Sequence[Outcome]) -> Table:
+def outcome_table(title: str, outcomes: Sequence[HintsOutcome]) -> Table:
     """A row for each arm; medians over seeds or rounds."""
     columns = ("arm", "crew mean s", "lost s", "x no hints", "tax", *ROUTES, "preempted")
     rows = []
@@ -95,7 +95,7 @@ def outcome_table(title: str, outcomes: Sequence[Outcome]) -> Table:
     return table(title, columns, rows)
 
 
-def verdicts(name: str, outcomes: Sequence[Outcome]) -> Iterator[Verdict]:
+def verdicts(name: str, outcomes: Sequence[HintsOutcome]) -> Iterator[Verdict]:
     """Whether knowing pays: medians of the ratios seed by seed, so that what is alike in both falls out."""
     for other in (SILENT, LRU):
         if against := ratios(outcomes, HINTS, other):

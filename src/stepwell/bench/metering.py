@@ -49,7 +49,7 @@ HOST_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class MeteringWork:
     """Agents that take turns, all of them at once."""
 
     agents: int
@@ -61,14 +61,14 @@ class Work:
     step_tokens: int = 256
 
 
-LIVE = Work(8, 4, 300, 40, 32, 4_096)
-QUICK_LIVE = Work(4, 1, 80, 20, 16, 1_024)
-NULL = Work(192, 4, 400, 40, 64, 192 * 1_024, step_tokens=4_096)
+LIVE = MeteringWork(8, 4, 300, 40, 32, 4_096)
+QUICK_LIVE = MeteringWork(4, 1, 80, 20, 16, 1_024)
+NULL = MeteringWork(192, 4, 400, 40, 64, 192 * 1_024, step_tokens=4_096)
 QUICK_NULL = replace(NULL, agents=96, turns=1)
 
 
 @dataclass(slots=True)
-class Kept:
+class MeteringKept:
     """What keeping books took in one run."""
 
     wall_s: float = 0.0
@@ -96,12 +96,12 @@ class Kept:
 
 
 @dataclass(slots=True)
-class Rounds:
+class MeteringRounds:
     """Wall time of the same work, without and with books."""
 
     without_s: list[float] = field(default_factory=list)
     with_s: list[float] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
+    kept: list[MeteringKept] = field(default_factory=list)
 
     @property
     def per_s(self) -> float:
@@ -158,7 +158,9 @@ def main(
 # --- live ---------------------------------------------------------------------------------------
 
 
-def _live(place: Path, work: Work, model: str, threads: int | None, rounds: int, progress: Ticker) -> Rounds:
+def _live(
+    place: Path, work: MeteringWork, model: str, threads: int | None, rounds: int, progress: Ticker
+) -> MeteringRounds:
     """The same turns in real time. The first run of a process is slower and is not counted."""
     engine = EngineSettings(
         kind="null" if model == NULL_MODEL else "llamacpp",
@@ -172,7 +174,7 @@ def _live(place: Path, work: Work, model: str, threads: int | None, rounds: int,
     return _rounds(place / "live", work, engine, rounds, MonotonicClock, progress)
 
 
-def _null(place: Path, work: Work, rounds: int, progress: Ticker) -> Rounds:
+def _null(place: Path, work: MeteringWork, rounds: int, progress: Ticker) -> MeteringRounds:
     """Time is simulated: the engine's passes at once and is metered all the same."""
     progress.phase(f"{work.agents} agents on the null engine, without and with books", 2 * rounds)
     engine = EngineSettings(
@@ -183,14 +185,14 @@ def _null(place: Path, work: Work, rounds: int, progress: Ticker) -> Rounds:
 
 def _rounds(
     place: Path,
-    work: Work,
+    work: MeteringWork,
     engine: EngineSettings,
     rounds: int,
     clock: Callable[[], Clock],
     progress: Ticker,
-) -> Rounds:
+) -> MeteringRounds:
     """Each round once without and once with books, which of them first in turn."""
-    found = Rounds()
+    found = MeteringRounds()
     place.mkdir()
     for number in range(rounds):
         for keeps in ((False, True), (True, False))[number % 2]:
@@ -201,7 +203,9 @@ def _rounds(
     return found
 
 
-def _one_run(place: Path, work: Work, engine: EngineSettings, ledger: Path | None, clock: Clock) -> Kept:
+def _one_run(
+    place: Path, work: MeteringWork, engine: EngineSettings, ledger: Path | None, clock: Clock
+) -> MeteringKept:
     settings = Settings(
         engine=engine,
         kv=KvSettings(host_kv=HOST_BYTES, disk_kv=0, disk_dir=place / "kv"),
@@ -209,7 +213,7 @@ def _one_run(place: Path, work: Work, engine: EngineSettings, ledger: Path | Non
         ledger=LedgerSettings(path=None if ledger is None else str(ledger)),
     )
     node = assemble.build(settings, clock=clock)
-    kept = Kept()
+    kept = MeteringKept()
     try:
         with _stopwatch(node, kept):
             _play(node, work, kept)
@@ -218,7 +222,7 @@ def _one_run(place: Path, work: Work, engine: EngineSettings, ledger: Path | Non
     return kept
 
 
-def _play(node: assemble.Node, work: Work, kept: Kept) -> None:
+def _play(node: assemble.Node, work: MeteringWork, kept: MeteringKept) -> None:
     """All turns of all agents; every turn of everybody is asked for at once."""
     driver = node.driver
     contexts = [_tokens(node, number, work.prompt_tokens) for number in range(work.agents)]
@@ -249,7 +253,7 @@ def _tokens(node: assemble.Node, number: int, count: int) -> list[int]:
 
 
 @contextmanager
-def _stopwatch(node: assemble.Node, kept: Kept) -> Iterator[None]:
+def _stopwatch(node: assemble.Node, kept: MeteringKept) -> Iterator[None]:
     """Time what the loop calls of the keeper, and what the writer's thread computes for it."""
     if node.ledger is None:
         yield
@@ -283,7 +287,7 @@ def _stopwatch(node: assemble.Node, kept: Kept) -> Iterator[None]:
 # --- report -------------------------------------------------------------------------------------
 
 
-def _fill(report: Report, found: Rounds, many: Rounds) -> None:
+def _fill(report: Report, found: MeteringRounds, many: MeteringRounds) -> None:
     shares = [kept.share for kept in found.kept]
     report.results = {
         "share_of_wall_time": median(shares),
@@ -310,7 +314,7 @@ def _fill(report: Report, found: Rounds, many: Rounds) -> None:
     )
 
 
-def _live_table(found: Rounds) -> Table:
+def _live_table(found: MeteringRounds) -> Table:
     median_us = {
         name: median([getattr(kept, name) / kept.steps * 1e6 for kept in found.kept])
         for name in ("keeper_s", "writer_cpu_s", "wall_s")
@@ -330,7 +334,7 @@ def _live_table(found: Rounds) -> Table:
     return table("The same turns with and without books", ("", "live"), rows)
 
 
-def _null_table(many: Rounds) -> Table:
+def _null_table(many: MeteringRounds) -> Table:
     def middle(name: str) -> float:
         return median([getattr(kept, name) for kept in many.kept])
 

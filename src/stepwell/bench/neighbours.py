@@ -34,7 +34,7 @@ from stepwell.bench.common import (
     usable_cores,
 )
 from stepwell.bench.flood import Flood, Kept, Neighbours, Paying, Target
-from stepwell.bench.neighbours_report import FLEX, Outcome, cut_short, samples, tables, verdicts
+from stepwell.bench.neighbours_report import FLEX, NeighboursOutcome, cut_short, samples, tables, verdicts
 from stepwell.bench.neighbours_sessions import measure_siblings
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import Arm, llama_server, our_server, running
@@ -111,7 +111,7 @@ def main(
     work = QUICK if quick else FULL
     if turns is not None:
         work = replace(work, turns=turns, flood_s=work.flood_s * max(1.0, turns / work.turns))
-    plan = Plan(
+    plan = NeighboursPlan(
         model,
         named(policies),
         peer and model != NULL_MODEL,
@@ -130,7 +130,7 @@ def main(
     report.finish(console, json_file)
 
 
-def _report(plan: Plan, work: Neighbours, outcomes: Sequence[Outcome]) -> Report:
+def _report(plan: NeighboursPlan, work: Neighbours, outcomes: Sequence[NeighboursOutcome]) -> Report:
     contracts = [asdict(contract) for contract in CONTRACTS]
     report = Report("neighbours", {"workload": asdict(work), **asdict(plan), "contracts": contracts})
     report.results = {"servers": [outcome.as_json() for outcome in outcomes]}
@@ -151,7 +151,7 @@ def named(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class NeighboursPlan:
     """Which servers, and what each is given."""
 
     model: str
@@ -213,7 +213,9 @@ def _shares(contract: Contract, part: str) -> str:
 # --- measuring --------------------------------------------------------------------------------
 
 
-def measure(plan: Plan, work: Neighbours, contracts: Sequence[Contract], progress: Ticker) -> list[Outcome]:
+def measure(
+    plan: NeighboursPlan, work: Neighbours, contracts: Sequence[Contract], progress: Ticker
+) -> list[NeighboursOutcome]:
     """One server after the other, each alone on the machine."""
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="stepwell-neighbours-") as directory:
@@ -221,7 +223,7 @@ def measure(plan: Plan, work: Neighbours, contracts: Sequence[Contract], progres
         config.write_text(settings_file(contracts), encoding="utf-8")
         arms = [plan.ours(policy, config, Path(directory) / policy) for policy in plan.policies]
         for arm in [*arms, *plan.peers()]:
-            outcome = Outcome(arm.name)
+            outcome = NeighboursOutcome(arm.name)
             outcomes.append(outcome)
             try:
                 with _served(arm) as target:
@@ -241,7 +243,7 @@ def _served(arm: Arm) -> Iterator[Target]:
         yield replace(target, model=name)
 
 
-def measure_server(target: Target, outcome: Outcome, work: Neighbours, progress: Ticker) -> None:
+def measure_server(target: Target, outcome: NeighboursOutcome, work: Neighbours, progress: Ticker) -> None:
     """Both phases on a server that is ready."""
     arrivals_per_s = work.times * _turns_per_s(target, work)
     turns = work.agents * work.turns

@@ -20,7 +20,7 @@ FLEX = "flex"
 
 
 @dataclass(slots=True)
-class Outcome:
+class NeighboursOutcome:
     """What one server did with both phases."""
 
     name: str
@@ -118,7 +118,7 @@ def _refused(sample: TurnSample) -> bool:
     return sample.error is not None and sample.error.startswith("HTTP 429")
 
 
-def verdicts(outcomes: Sequence[Outcome], contracts: Sequence[Contract]) -> list[Verdict]:
+def verdicts(outcomes: Sequence[NeighboursOutcome], contracts: Sequence[Contract]) -> list[Verdict]:
     """The targets hold for Stepwell's own policy; the others stand beside it to compare."""
     flex = next(contract for contract in contracts if contract.name == FLEX)
     made = []
@@ -143,7 +143,7 @@ def verdicts(outcomes: Sequence[Outcome], contracts: Sequence[Contract]) -> list
     return made
 
 
-def cut_short(outcomes: Sequence[Outcome], work: Neighbours) -> Iterator[str]:
+def cut_short(outcomes: Sequence[NeighboursOutcome], work: Neighbours) -> Iterator[str]:
     wanted = work.agents * work.turns
     for outcome in outcomes:
         if outcome.error is None and len(outcome.flooded) < wanted:
@@ -155,13 +155,13 @@ def cut_short(outcomes: Sequence[Outcome], work: Neighbours) -> Iterator[str]:
             yield f"{outcome.name}: {len(failed)} priority turns failed, first: {failed[0]}"
 
 
-def samples(outcome: Outcome) -> Iterator[dict[str, Any]]:
+def samples(outcome: NeighboursOutcome) -> Iterator[dict[str, Any]]:
     for phase in ("alone", "flooded", "flood"):
         for sample in getattr(outcome, phase):
             yield {"server": outcome.name, "phase": phase, **sample.as_json(), "text": ""}
 
 
-def tables(outcomes: Sequence[Outcome], contracts: Sequence[Contract]) -> list[Table]:
+def tables(outcomes: Sequence[NeighboursOutcome], contracts: Sequence[Contract]) -> list[Table]:
     owed = ("service tier", "weight", "step tokens", "device", "host", "max wait s")
     felt = ("server", *("p50", "flood", "x", "p99", "flood", "x") * 2)
     theirs = (
@@ -197,7 +197,7 @@ def _owed(contracts: Sequence[Contract]) -> list[list[str]]:
     return rows
 
 
-def _felt(outcome: Outcome) -> list[str]:
+def _felt(outcome: NeighboursOutcome) -> list[str]:
     if not outcome.usable:
         return [outcome.name, *["-"] * 12]
     figures, cells = outcome.as_json(), []
@@ -207,7 +207,7 @@ def _felt(outcome: Outcome) -> list[str]:
     return [outcome.name, *cells]
 
 
-def _flood_row(outcome: Outcome) -> list[str]:
+def _flood_row(outcome: NeighboursOutcome) -> list[str]:
     if outcome.error is not None:
         return [outcome.name, *["-"] * 8]
     return [

@@ -48,7 +48,7 @@ ENGINE_CALLS = ("open", "close", "seal", "drop", "store", "load", "forget")
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class OverheadCase:
     """Agents that take turns, all at once, with less device KV than they have together."""
 
     name: str
@@ -61,10 +61,10 @@ class Case:
 
 
 @dataclass(slots=True)
-class Spent:
+class OverheadSpent:
     """Seconds of all steps that ran a batch, by where they went."""
 
-    case: Case
+    case: OverheadCase
     steps: int = 0
     step_s: float = 0.0
     run_s: float = 0.0
@@ -120,8 +120,10 @@ def main(
         Threads of the engine (default: the cores there are).
     """
     require_writable(json_file)
-    real = Case(f"{agents} agents, {model}", agents, 3, 300, 20, 24, 64 * (16 + 3 * agents))
-    many = Case(f"{many_agents} agents, null engine", many_agents, 3, 1_000, 40, 24, 1_000 * many_agents // 4)
+    real = OverheadCase(f"{agents} agents, {model}", agents, 3, 300, 20, 24, 64 * (16 + 3 * agents))
+    many = OverheadCase(
+        f"{many_agents} agents, null engine", many_agents, 3, 1_000, 40, 24, 1_000 * many_agents // 4
+    )
     if quick:
         real = replace(real, turns=2, prompt_tokens=100, output_tokens=8, device_kv_tokens=64 * (8 + agents))
         many = replace(many, turns=2, prompt_tokens=200, output_tokens=8, device_kv_tokens=50 * many_agents)
@@ -147,7 +149,7 @@ def main(
     report.finish(console, json_file)
 
 
-def verdicts(found: Sequence[Spent]) -> list[Verdict]:
+def verdicts(found: Sequence[OverheadSpent]) -> list[Verdict]:
     limits = (LIMIT_REAL, LIMIT_MANY)
     return [
         Verdict(f"{one.case.name}: share of step time outside the engine call", one.outside, limit)
@@ -155,23 +157,23 @@ def verdicts(found: Sequence[Spent]) -> list[Verdict]:
     ]
 
 
-def _plain(case: Case) -> dict[str, Any]:
-    return {name: getattr(case, name) for name in Case.__slots__}
+def _plain(case: OverheadCase) -> dict[str, Any]:
+    return {name: getattr(case, name) for name in OverheadCase.__slots__}
 
 
 # --- driving ----------------------------------------------------------------------------------
 
 
 def _on_the_model(
-    case: Case, model: str, threads: int | None, progress: Ticker
-) -> tuple[Spent, dict[str, int]]:
+    case: OverheadCase, model: str, threads: int | None, progress: Ticker
+) -> tuple[OverheadSpent, dict[str, int]]:
     engine, text = load_engine(model, device_kv_tokens=case.device_kv_tokens, threads=threads)
     costs = NULL_COSTS if model == NULL_MODEL else measure_costs(engine, text, progress)
     with driver_for(engine, text, host_bytes=HOST_BYTES) as driver:
         return run_case(case, driver, text, progress), costs
 
 
-def _on_the_null_engine(case: Case, costs: dict[str, int], progress: Ticker) -> Spent:
+def _on_the_null_engine(case: OverheadCase, costs: dict[str, int], progress: Ticker) -> OverheadSpent:
     clock = SkippingClock()
     config = NullConfig(
         device_blocks=case.device_kv_tokens // 64,
@@ -207,10 +209,10 @@ class SkippingClock:
         self._skipped_us += duration_us
 
 
-def run_case(case: Case, driver: Driver, text: TextModel, progress: Ticker) -> Spent:
+def run_case(case: OverheadCase, driver: Driver, text: TextModel, progress: Ticker) -> OverheadSpent:
     """All turns of all agents; every turn of everybody is queued at once, as a busy server has it."""
     progress.phase(case.name, case.turns)
-    spent = Spent(case)
+    spent = OverheadSpent(case)
     contexts = [_prompt(text, number, case.prompt_tokens) for number in range(case.agents)]
     with _stopwatch(driver) as watch:
         for turn in range(case.turns):
@@ -226,7 +228,7 @@ def run_case(case: Case, driver: Driver, text: TextModel, progress: Ticker) -> S
     return spent
 
 
-def _timed_step(driver: Driver, watch: _Stopwatch, spent: Spent) -> None:
+def _timed_step(driver: Driver, watch: _Stopwatch, spent: OverheadSpent) -> None:
     before = driver.snapshot().counters
     watch.policy_us = watch.moves_us = 0
     driver.step()
@@ -305,7 +307,7 @@ def measure_costs(engine: Engine, text: TextModel, progress: Ticker) -> dict[str
     }
 
 
-def _table(found: Sequence[Spent]) -> Table:
+def _table(found: Sequence[OverheadSpent]) -> Table:
     columns = ("", "steps", "outside", "policy", "moves", "driver, sinks", "us p50", "us p95")
     rows = []
     for one in found:

@@ -49,7 +49,7 @@ USES_HINTS = (OWN, "steps")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ComparedSetting:
     """What one run needs; small, so that it can be sent to another process."""
 
     traces: Path
@@ -162,8 +162,8 @@ def main(
 
 def _tell(
     report: Report,
-    settings: Sequence[Setting],
-    found: Mapping[Setting, RunReport | str],
+    settings: Sequence[ComparedSetting],
+    found: Mapping[ComparedSetting, RunReport | str],
     out: Path | None,
     json_file: Path | None,
 ) -> int:
@@ -206,7 +206,7 @@ def traces_directory(given: Path | None) -> Path:
 
 def _settings(
     common: dict[str, Any], trace: str, room: str, policy: str | None, declared: str
-) -> Iterator[Setting]:
+) -> Iterator[ComparedSetting]:
     names = _names("--policy", policy, list(EVICTION_POLICIES))
     modes = [str(Declared.parse(mode)) for mode in declared.split(",")]
     for one_trace in _names("--trace", trace, list(TRACES)):
@@ -215,7 +215,9 @@ def _settings(
             for name in names:
                 aware = name in USES_HINTS and one_trace not in MOONCAKE
                 for mode in modes if aware else ["exact" if name == ORACLE else "silent"]:
-                    yield Setting(**common, trace=one_trace, room=one_room, policy=name, declared=mode)
+                    yield ComparedSetting(
+                        **common, trace=one_trace, room=one_room, policy=name, declared=mode
+                    )
 
 
 def _names(flag: str, given: str | None, known: Sequence[str]) -> list[str]:
@@ -236,7 +238,7 @@ def _fraction(room: str) -> Fraction:
     return value
 
 
-def workload_of(setting: Setting, model: MachineModel) -> Workload:
+def workload_of(setting: ComparedSetting, model: MachineModel) -> Workload:
     """The workload at its pace; the same for every policy and room."""
     if setting.trace == GENERATED:
         workload = generated(sessions=setting.sessions, seed=setting.seed)
@@ -249,7 +251,7 @@ def workload_of(setting: Setting, model: MachineModel) -> Workload:
     return calibrated(workload, model)[0]
 
 
-def room_of(setting: Setting, workload: Workload) -> Room:
+def room_of(setting: ComparedSetting, workload: Workload) -> Room:
     """Sizes in blocks. The device is never so small that it could not hold a few short turns."""
     device = max(8, int(working_set_blocks(workload) * _fraction(setting.room)))
     return Room(device, setting.host * device, setting.disk * device)
@@ -258,7 +260,7 @@ def room_of(setting: Setting, workload: Workload) -> Room:
 # --- running ----------------------------------------------------------------------------------
 
 
-def run_one(setting: Setting) -> RunReport:
+def run_one(setting: ComparedSetting) -> RunReport:
     """One run, from nothing: any process gives the same."""
     model = MachineModel()
     workload = workload_of(setting, model)
@@ -267,7 +269,7 @@ def run_one(setting: Setting) -> RunReport:
     return simulate(workload, model, config, declared, bounded=setting.bounded)
 
 
-def _attempt(setting: Setting) -> RunReport | str:
+def _attempt(setting: ComparedSetting) -> RunReport | str:
     """The run, or why it did not come to its end: one policy's mistake must not cost the others."""
     try:
         return run_one(setting)
@@ -275,9 +277,9 @@ def _attempt(setting: Setting) -> RunReport | str:
         return str(error) or type(error).__name__
 
 
-def _run_all(settings: Sequence[Setting], jobs: int) -> dict[Setting, RunReport | str]:
+def _run_all(settings: Sequence[ComparedSetting], jobs: int) -> dict[ComparedSetting, RunReport | str]:
     """All runs, in the order of ``settings`` however they end."""
-    found: dict[Setting, RunReport | str] = dict.fromkeys(settings, "was not run")
+    found: dict[ComparedSetting, RunReport | str] = dict.fromkeys(settings, "was not run")
     with ticker() as progress:
         progress.phase(f"{len(settings)} runs", len(settings))
         for done, (setting, run) in enumerate(_each(settings, jobs), start=1):
@@ -288,7 +290,9 @@ def _run_all(settings: Sequence[Setting], jobs: int) -> dict[Setting, RunReport 
     return found
 
 
-def _each(settings: Sequence[Setting], jobs: int) -> Iterator[tuple[Setting, RunReport | str]]:
+def _each(
+    settings: Sequence[ComparedSetting], jobs: int
+) -> Iterator[tuple[ComparedSetting, RunReport | str]]:
     """Runs as they end."""
     if jobs == 1:
         for setting in settings:
@@ -303,7 +307,7 @@ def _each(settings: Sequence[Setting], jobs: int) -> Iterator[tuple[Setting, Run
 # --- telling ----------------------------------------------------------------------------------
 
 
-def _show(console: Console, report: Report, setting: Setting, runs: Sequence[RunReport]) -> None:
+def _show(console: Console, report: Report, setting: ComparedSetting, runs: Sequence[RunReport]) -> None:
     model = MachineModel()
     workload = workload_of(setting, model)
     room = room_of(setting, workload)
@@ -319,8 +323,8 @@ def _show(console: Console, report: Report, setting: Setting, runs: Sequence[Run
 def _sum_up(
     console: Console,
     report: Report,
-    settings: Sequence[Setting],
-    found: Mapping[Setting, RunReport | str],
+    settings: Sequence[ComparedSetting],
+    found: Mapping[ComparedSetting, RunReport | str],
 ) -> None:
     """All seeds of a trace and a room."""
     runs = [(setting, run) for setting in settings if isinstance(run := found[setting], RunReport)]

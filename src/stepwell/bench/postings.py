@@ -68,7 +68,7 @@ CAUSES = {Resource.COMPUTE: Cause.STEP, Resource.STORED: Cause.MOVE, Resource.LO
 
 
 @dataclass(slots=True)
-class Case:
+class PostingsCase:
     """One store with batches of one size."""
 
     store: str
@@ -126,7 +126,7 @@ def main(
     if postgres is not None and not postgres.startswith(POSTGRES_SCHEMES):
         raise BadInput(f"--postgres takes a URL such as {POSTGRES_SCHEMES[0]}me@localhost/empty")
     report = Report("postings", {"batches": sizes, "rounds": rounds, "postings": postings})
-    cases: list[Case] = []
+    cases: list[PostingsCase] = []
     with ticker() as progress:
         with temporary_store(directory) as (store, path):
             cases += measured(progress, "SQLite", store, sizes, rounds, postings)
@@ -201,9 +201,9 @@ def bytes_per_posting(store: Store, path: Path) -> float:
 
 def measured(
     progress: Ticker, name: str, store: Store, sizes: Sequence[int], rounds: int, postings: int
-) -> list[Case]:
+) -> list[PostingsCase]:
     """Every size in every round, so that the file's growth meets all of them alike."""
-    cases = [Case(name, size) for size in sizes]
+    cases = [PostingsCase(name, size) for size in sizes]
     chance = random.Random(1)
     for number in range(1, rounds + 1):
         progress.phase(f"{name}: round {number} of {rounds}", total=len(cases))
@@ -213,7 +213,7 @@ def measured(
     return cases
 
 
-def _round(case: Case, store: Store, batches: Sequence[Batch]) -> None:
+def _round(case: PostingsCase, store: Store, batches: Sequence[Batch]) -> None:
     run = store.begin(Run(NODE, batches[0].at_us, "none", "{}", "", ""))
     times_us = []
     for batch in batches:
@@ -266,7 +266,7 @@ def _posting(chance: random.Random, agent: Account, resource: Resource) -> Posti
 # --- reporting --------------------------------------------------------------------------------
 
 
-def verdicts(cases: Sequence[Case]) -> list[Verdict]:
+def verdicts(cases: Sequence[PostingsCase]) -> list[Verdict]:
     """For the store that everybody has, at the sizes of a busy engine's steps."""
     return [
         Verdict(
@@ -281,7 +281,7 @@ def verdicts(cases: Sequence[Case]) -> list[Verdict]:
     ]
 
 
-def _notes(cases: Sequence[Case]) -> Iterator[str]:
+def _notes(cases: Sequence[PostingsCase]) -> Iterator[str]:
     for store in dict.fromkeys(case.store for case in cases):
         reached = [
             case.postings_per_batch
@@ -296,7 +296,7 @@ def _notes(cases: Sequence[Case]) -> Iterator[str]:
         yield f"{store}: {TARGET_PER_S:,} postings a second are reached {where}"
 
 
-def _samples(case: Case) -> dict[str, Any]:
+def _samples(case: PostingsCase) -> dict[str, Any]:
     return {
         "store": case.store,
         "postings_per_batch": case.postings_per_batch,
@@ -305,7 +305,7 @@ def _samples(case: Case) -> dict[str, Any]:
     }
 
 
-def _table(cases: Sequence[Case]) -> Table:
+def _table(cases: Sequence[PostingsCase]) -> Table:
     columns = ("store", "postings per step", "postings/s", "least", "step p50", "p99", "max")
     rows = []
     for case in cases:

@@ -38,7 +38,7 @@ class PieceTime:
 
 
 @dataclass(slots=True)
-class Speeds:
+class ReturnSpeeds:
     """Everything measured. Per-block times are microseconds of one full block, all repeats."""
 
     block_tokens: int
@@ -104,7 +104,7 @@ class Crossover:
     tokens: int | None
 
 
-def crossovers(speeds: Speeds) -> list[Crossover]:
+def crossovers(speeds: ReturnSpeeds) -> list[Crossover]:
     """Per KV tier and depth, the shortest run of tokens that is worth loading."""
     return [
         Crossover(kv_tier, depth, _crossover(speeds, load, depth))
@@ -113,7 +113,7 @@ def crossovers(speeds: Speeds) -> list[Crossover]:
     ]
 
 
-def _crossover(speeds: Speeds, load: Callable[[int], float | None], depth: int) -> int | None:
+def _crossover(speeds: ReturnSpeeds, load: Callable[[int], float | None], depth: int) -> int | None:
     for tokens in range(_UNIT_TOKENS, LENGTHS[-1] + 1, _UNIT_TOKENS):
         load_us = load(tokens)
         if load_us is None:
@@ -131,10 +131,10 @@ class Probe:
         self._text = text
         self._next_request = 1
 
-    def measure(self, tokens: int = 1024, batch: int = 12) -> Speeds:
+    def measure(self, tokens: int = 1024, batch: int = 12) -> ReturnSpeeds:
         """Everything, on a context of ``tokens`` tokens (rounded down to whole blocks)."""
         info = self.engine.info
-        speeds = Speeds(info.block_tokens)
+        speeds = ReturnSpeeds(info.block_tokens)
         blocks = max(1, min(tokens // info.block_tokens, info.device_blocks - 1))
         self.prefill(info.block_tokens)  # the first step of a process is slower than all others
         metas, speeds.prefill = self.keep(blocks)
@@ -169,7 +169,7 @@ class Probe:
 
     def copy_us(self) -> float:
         """Microseconds to store or load one full block, whichever is slower."""
-        speeds = Speeds(self.engine.info.block_tokens)
+        speeds = ReturnSpeeds(self.engine.info.block_tokens)
         metas, _ = self.keep(4)
         self._copies(metas, speeds)
         self._drop(metas)
@@ -234,7 +234,7 @@ class Probe:
             )
         return metas
 
-    def _copies(self, metas: Sequence[BlockMeta], speeds: Speeds) -> None:
+    def _copies(self, metas: Sequence[BlockMeta], speeds: ReturnSpeeds) -> None:
         """Store all blocks, drop them, load them back; several times."""
         for _ in range(REPEATS):
             stored: list[Buffer] = []

@@ -45,7 +45,7 @@ Count = Annotated[int, Parameter(validator=Number(gte=0))]
 
 
 @dataclass(slots=True)
-class Work:
+class ReviewWork:
     """A week to be written."""
 
     name: str
@@ -134,20 +134,20 @@ def main(
     return 1 if any(one.told.faults for one in sums if one.arm == OURS) or any(lost.values()) else 0
 
 
-def _works(count: int, progress: Ticker) -> list[Work]:
+def _works(count: int, progress: Ticker) -> list[ReviewWork]:
     progress.phase("making the weeks", count + 1)
     week, replies = sample()
-    works = [Work("sample", digest(week, replies)[0], {"weekday", "product_agrees", "start", "claim"})]
+    works = [ReviewWork("sample", digest(week, replies)[0], {"weekday", "product_agrees", "start", "claim"})]
     for seed in range(count):
         made = made_week(seed)
         works.append(
-            Work(f"{made.kind} {made.week.friday}", digest(made.week, made.replies())[0], made.unfit)
+            ReviewWork(f"{made.kind} {made.week.friday}", digest(made.week, made.replies())[0], made.unfit)
         )
         progress.advance()
     return works
 
 
-async def _scripted(works: Sequence[Work], progress: Ticker) -> list[Sum]:
+async def _scripted(works: Sequence[ReviewWork], progress: Ticker) -> list[Sum]:
     """Templates alone, and both arms with the scripted model."""
     alone = Sum(TEMPLATES, OURS, "templates")
     chose, wrote = Sum(SCRIPTED, OURS, "choose"), Sum(SCRIPTED, OURS, "write")
@@ -164,7 +164,9 @@ async def _scripted(works: Sequence[Work], progress: Ticker) -> list[Sum]:
     return [alone, chose, wrote, other]
 
 
-def _modelled(name: str, works: Sequence[Work], level: Level, within_s: int, progress: Ticker) -> list[Sum]:
+def _modelled(
+    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, progress: Ticker
+) -> list[Sum]:
     """Both arms with a model that runs here."""
     mine, other = Sum(name, OURS, level), Sum(name, TABLE, "")
     console = Console(stderr=True, highlight=False)
@@ -208,7 +210,11 @@ def _mutated(count: int, progress: Ticker) -> dict[str, int]:
 
 
 def _report(
-    report: Report, console: Console, works: Sequence[Work], sums: Sequence[Sum], lost: Mapping[str, int]
+    report: Report,
+    console: Console,
+    works: Sequence[ReviewWork],
+    sums: Sequence[Sum],
+    lost: Mapping[str, int],
 ) -> None:
     rows = [one.as_row() for one in sums]
     report.samples = rows

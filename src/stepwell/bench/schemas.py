@@ -42,7 +42,7 @@ ENDS = ("valid", "wrong", "cut", "failed", "refused")
 
 
 @dataclass(slots=True)
-class Answer:
+class SchemaAnswer:
     """One answer as it grows."""
 
     seed: int
@@ -104,16 +104,16 @@ def main(
     report.finish(console, json_file)
 
 
-def answers(engine: Engine, text: TextModel, seeds: range, progress: Ticker) -> Iterator[Answer]:
+def answers(engine: Engine, text: TextModel, seeds: range, progress: Ticker) -> Iterator[SchemaAnswer]:
     """Answers as they end; up to ``AT_ONCE`` are written side by side."""
     rendered = text.render_chat([{"role": "user", "content": ASK}])
     prompt = text.tokenize_chat(rendered)
-    running: dict[int, Answer] = {}
+    running: dict[int, SchemaAnswer] = {}
     waiting = iter(seeds)
     done = 0
     while True:
         while len(running) < AT_ONCE and (seed := next(waiting, None)) is not None:
-            one = Answer(seed)
+            one = SchemaAnswer(seed)
             sampling = SamplingParams(temperature=1.0, seed=seed, json_schema=json.dumps(random_schema(seed)))
             try:
                 engine.validate(sampling)
@@ -139,13 +139,13 @@ def answers(engine: Engine, text: TextModel, seeds: range, progress: Ticker) -> 
                 yield one
 
 
-def _item(one: Answer, prompt: list[int]) -> BatchItem:
+def _item(one: SchemaAnswer, prompt: list[int]) -> BatchItem:
     if not one.tokens:
         return BatchItem(one.seed, 0, prompt, True)
     return BatchItem(one.seed, len(prompt) + len(one.tokens) - 1, one.tokens[-1:], True)
 
 
-def _ended(one: Answer, text: TextModel, failed: str) -> bool:
+def _ended(one: SchemaAnswer, text: TextModel, failed: str) -> bool:
     """Judge an answer that its last token ended."""
     if failed:
         one.end, one.why = "failed", failed

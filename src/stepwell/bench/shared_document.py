@@ -50,7 +50,7 @@ AT_ONCE, IN_TURN, STRANGERS = "at once", "one after the other", "another tenant"
 
 
 @dataclass(slots=True)
-class Attached:
+class DocumentAttached:
     """What some agents' first turns came to, all with the same document."""
 
     name: str
@@ -135,7 +135,9 @@ def main(
     report.finish(console, json_file)
 
 
-def measure(model: str, agents: int, words: int, seed: int, threads: int, progress: Ticker) -> list[Attached]:
+def measure(
+    model: str, agents: int, words: int, seed: int, threads: int, progress: Ticker
+) -> list[DocumentAttached]:
     """All three on one server."""
     first, second = (prose(random.Random(f"{seed}/{number}"), words) for number in range(2))
     with served(model, threads) as url:
@@ -177,7 +179,9 @@ def _settings(directory: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def attach(url: str, key: str, name: str, text: str, agents: int, at_once: int, progress: Ticker) -> Attached:
+def attach(
+    url: str, key: str, name: str, text: str, agents: int, at_once: int, progress: Ticker
+) -> DocumentAttached:
     """Upload, then a turn of each agent, ``at_once`` of them together."""
     with _client(url, key) as http:
         file = _checked(
@@ -186,7 +190,7 @@ def attach(url: str, key: str, name: str, text: str, agents: int, at_once: int, 
             )
         )
         model = _checked(http.get("/v1/models"))["data"][0]["id"]
-        found = Attached(name, agents, int(file["tokens"]))
+        found = DocumentAttached(name, agents, int(file["tokens"]))
         before = counters(url)
 
         def ask(number: int) -> dict[str, Any]:
@@ -248,7 +252,7 @@ def _checked(response: httpx2.Response) -> dict[str, Any]:
     return body
 
 
-def attached_table(found: Sequence[Attached]) -> Table:
+def attached_table(found: Sequence[DocumentAttached]) -> Table:
     columns = ("agents", "number", "document", "prompts", "own parts", *ROUTES, "times computed")
     rows = []
     for one in found:
@@ -258,7 +262,7 @@ def attached_table(found: Sequence[Attached]) -> Table:
     return table("A document attached to first turns (tokens)", columns, rows)
 
 
-def verdicts(found: Sequence[Attached]) -> list[Verdict]:
+def verdicts(found: Sequence[DocumentAttached]) -> list[Verdict]:
     """Once for a tenant, however its agents come; nothing is shared with another tenant."""
     made = []
     for one in found:

@@ -76,7 +76,7 @@ class Render(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class TemplateSubject:
     """A template: how it writes, and how an answer under it is read."""
 
     name: str
@@ -86,7 +86,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Reuse:
+class TemplateReuse:
     """Of one template: shares of the last turn's tokens that the next prompt begins with; None: refused."""
 
     name: str
@@ -119,7 +119,7 @@ def main(
     engine, text = load_llamacpp(LlamaCppConfig(file.path, file.name, device_kv_tokens=512))
     try:
         chosen = [of_source(name, source) for name, source in sorted(sources.items())]
-        chosen = chosen or [Subject(file.name, text.render_chat, partial(text.reader, FUNCTIONS))]
+        chosen = chosen or [TemplateSubject(file.name, text.render_chat, partial(text.reader, FUNCTIONS))]
         tokenize = partial(text.tokenize, add_bos=False, parse_special=True)
         found = []
         with ticker() as progress:
@@ -139,8 +139,8 @@ def main(
     report.finish(console, json_file)
 
 
-def of_source(name: str, source: str) -> Subject:
-    return Subject(name, ChatTemplate(source, "", "").render, partial(MarkReader, FUNCTIONS, source))
+def of_source(name: str, source: str) -> TemplateSubject:
+    return TemplateSubject(name, ChatTemplate(source, "", "").render, partial(MarkReader, FUNCTIONS, source))
 
 
 def sources_of(paths: Sequence[Path]) -> dict[str, str]:
@@ -157,7 +157,7 @@ def sources_of(paths: Sequence[Path]) -> dict[str, str]:
 # --- measuring ----------------------------------------------------------------------------------
 
 
-def measure(subject: Subject, tokenize: Tokenize) -> Reuse:
+def measure(subject: TemplateSubject, tokenize: Tokenize) -> TemplateReuse:
     """All four shares of one template."""
     render = subject.render
     shares: dict[str, float | None] = {}
@@ -180,7 +180,7 @@ def measure(subject: Subject, tokenize: Tokenize) -> Reuse:
                 reader = subject.reader(prompt.opening)
                 parts = [*reader.add(left[len(prompt.text) :]), *reader.finish()]
                 read = sum(part.kind == "call" for part in parts)
-    return Reuse(subject.name, shares, read)
+    return TemplateReuse(subject.name, shares, read)
 
 
 def _thought(message: Message, reasoning: str) -> Message:
@@ -231,7 +231,7 @@ def _same(left: Sequence[Any], then: Sequence[Any]) -> int:
 HEADS = ("template", "calls", "calls, reasoned", "answer", "answer, reasoned")
 
 
-def rows(found: Sequence[Reuse]) -> list[list[str]]:
+def rows(found: Sequence[TemplateReuse]) -> list[list[str]]:
     return [[one.name, *(_percent(one.shares[column]) for column in COLUMNS)] for one in found]
 
 

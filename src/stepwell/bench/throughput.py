@@ -41,7 +41,7 @@ LIMIT_BATCH_RATIO = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ThroughputCase:
     """What is decoded: how many sequences, how deep, and for how long."""
 
     name: str
@@ -67,7 +67,7 @@ class Case:
 class Speeds:
     """Tokens per second of every round, ours and the bare loop's."""
 
-    case: Case
+    case: ThroughputCase
     ours: list[float] = field(default_factory=list)
     raw: list[float] = field(default_factory=list)
 
@@ -120,9 +120,9 @@ def main(
     rounds = rounds or (3 if quick else 12)
     depth_tokens = min(depth_tokens, 100) if quick else depth_tokens
     cases = [
-        Case(f"{sequences} sequences", sequences, True, depth_tokens, rounds, 8),
-        Case("alone, exact", 1, True, depth_tokens, rounds, 8),
-        Case("alone, not exact", 1, False, depth_tokens, rounds, 8),
+        ThroughputCase(f"{sequences} sequences", sequences, True, depth_tokens, rounds, 8),
+        ThroughputCase("alone, exact", 1, True, depth_tokens, rounds, 8),
+        ThroughputCase("alone, not exact", 1, False, depth_tokens, rounds, 8),
     ]
     settings = {"model": model, "depth_tokens": depth_tokens, "rounds": rounds, "steps_per_round": 8}
     report = Report("throughput", settings | {"threads": threads or usable_cores()})
@@ -149,7 +149,7 @@ def verdicts(found: list[Speeds]) -> list[Verdict]:
     return [Verdict(text, batch.ratio, LIMIT_BATCH_RATIO, "x", at_most=False)]
 
 
-def prompts_for(case: Case, tokenize: Callable[[str], list[int]]) -> list[list[int]]:
+def prompts_for(case: ThroughputCase, tokenize: Callable[[str], list[int]]) -> list[list[int]]:
     """One prompt per sequence, all different from their first word on."""
     made = []
     for number in range(case.sequences):
@@ -159,7 +159,7 @@ def prompts_for(case: Case, tokenize: Callable[[str], list[int]]) -> list[list[i
     return made
 
 
-def _measure(case: Case, model: str, threads: int | None, progress: Ticker) -> Speeds:
+def _measure(case: ThroughputCase, model: str, threads: int | None, progress: Ticker) -> Speeds:
     progress.phase(f"{model}: {case.name}, filling the caches")
     engine, text = load_engine(
         model,
@@ -177,7 +177,7 @@ def _measure(case: Case, model: str, threads: int | None, progress: Ticker) -> S
             raw.close()
 
 
-def _alternate(case: Case, ours: _Ours, raw: _Raw, progress: Ticker, model: str) -> Speeds:
+def _alternate(case: ThroughputCase, ours: _Ours, raw: _Raw, progress: Ticker, model: str) -> Speeds:
     speeds = Speeds(case)
     tokens = case.sequences * case.steps_per_round
     progress.phase(f"{model}: {case.name}", case.rounds + 1)
@@ -206,7 +206,7 @@ class _Arm(Protocol):
 class _Ours:
     """Our driver, stepped by hand, with every sequence past its prompt."""
 
-    def __init__(self, driver: Driver, case: Case, prompts: list[list[int]]) -> None:
+    def __init__(self, driver: Driver, case: ThroughputCase, prompts: list[list[int]]) -> None:
         self._driver = driver
         self._logs = [TurnLog() for _ in prompts]
         self._expected = case.sequences
@@ -228,7 +228,9 @@ class _Ours:
 class _Raw:
     """The bare loop over the same library."""
 
-    def __init__(self, path: Path, case: Case, prompts: list[list[int]], threads: int | None) -> None:
+    def __init__(
+        self, path: Path, case: ThroughputCase, prompts: list[list[int]], threads: int | None
+    ) -> None:
         from stepwell.bench.raw_llamacpp import RawLlama
 
         self._llama = RawLlama(path, n_cells=case.device_kv_tokens, threads=threads)

@@ -26,7 +26,7 @@ from stepwell.bench.common import (
     usable_cores,
     write_json,
 )
-from stepwell.bench.returns import DEPTHS, LENGTHS, Probe, Speeds, crossovers
+from stepwell.bench.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.commands.promise import NOT_SERVED, Promise, promise_of
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.errors import UnfitModel
@@ -137,7 +137,7 @@ class Findings:
     """What the examination found. ``disk`` is ``measure_disk``'s result, or why there is none."""
 
     info: EngineInfo
-    speeds: Speeds
+    speeds: ReturnSpeeds
     disk: dict[str, Any] | None
     disk_problem: str | None
 
@@ -215,7 +215,7 @@ def _report(settings: Settings, found: Findings, free_before: int) -> Report:
     return report
 
 
-def verdicts(speeds: Speeds) -> list[Verdict]:
+def verdicts(speeds: ReturnSpeeds) -> list[Verdict]:
     """The two targets for coming back. Asked of 1,024 tokens; a smaller device is scaled up to that."""
     host_ms = speeds.host_us(PROBE_TOKENS) / 1000
     disk_us = speeds.disk_us(PROBE_TOKENS)
@@ -321,7 +321,7 @@ def _capacity_table(settings: Settings, found: Findings) -> Table:
     return table("What fits, if no two agents share a prefix", columns, rows)
 
 
-def _speed_table(speeds: Speeds) -> Table:
+def _speed_table(speeds: ReturnSpeeds) -> Table:
     figures = speeds.as_json()
     rows = [["prefill", f"{figures['prefill_tokens_per_s']:,.0f} tokens/s"]]
     for sequences, rate in figures["decode_tokens_per_s"].items():

@@ -39,7 +39,7 @@ from stepwell.fit.jsonl import dump as lines_of
 from stepwell.fit.load import load_tasks
 from stepwell.fit.outcomes import SINGLE
 from stepwell.fit.report import Fit, as_json, verdict, write
-from stepwell.fit.search import Search, Target
+from stepwell.fit.search import Search, SearchTarget
 
 
 def fit(
@@ -72,7 +72,7 @@ def fit(
 
     Turns are remembered: a fit that was stopped goes on, and the next one begins where this one ended.
     """
-    target = Target(_accuracy(accuracy), _microusd(cost))
+    target = SearchTarget(_accuracy(accuracy), _microusd(cost))
     if target.accuracy is not None and target.cost_microusd is not None:
         raise BadInput(
             "--accuracy and --cost are both given: one is the target, and the other what comes of it"
@@ -93,7 +93,7 @@ def fit(
     return 0 if found.search.reaches(found.fitted) else 1
 
 
-async def _fit(places: Places, evaluator: Evaluator, target: Target, trial: Trial) -> Fit:
+async def _fit(places: Places, evaluator: Evaluator, target: SearchTarget, trial: Trial) -> Fit:
     fit_half, held_out = trial.halves()
     search = Search(evaluator, fit_half, target)
     fitted = await search.run()

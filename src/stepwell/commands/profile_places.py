@@ -13,7 +13,7 @@ from stepwell.agents.crews.profile import Profile, apply
 from stepwell.agents.servers import Place
 from stepwell.commands.model_servers import MAX_MODELS, Addressed, Given, default_model, models_of, place_of
 from stepwell.errors import BadInput
-from stepwell.fit.memo import Counts, Memo, Remembering
+from stepwell.fit.memo import Memo, MemoCounts, Remembering
 from stepwell.ledger.start import default_path
 
 
@@ -53,8 +53,8 @@ class Places:
     served: str = ""
 
     @property
-    def counts(self) -> Counts:
-        return sum((transport.counts for transport in self.transports), Counts())
+    def counts(self) -> MemoCounts:
+        return sum((transport.counts for transport in self.transports), MemoCounts())
 
 
 @asynccontextmanager

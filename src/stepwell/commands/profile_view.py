@@ -13,7 +13,7 @@ from rich.table import Table
 
 from stepwell.bench.common import table
 from stepwell.fit.compare import Finding
-from stepwell.fit.evaluate import Heard, Progressed
+from stepwell.fit.evaluate import Heard, ItemsProgressed
 from stepwell.fit.outcomes import Evaluation
 from stepwell.fit.report import evaluation_columns, evaluation_rows
 
@@ -33,7 +33,7 @@ class Plain:
     done: int = -1
     """Items when the last line was written."""
 
-    def __call__(self, at: Progressed) -> None:
+    def __call__(self, at: ItemsProgressed) -> None:
         now_s = time.monotonic()
         is_end = at.done == at.count != self.done
         if is_end or now_s - self.said_s >= QUIET_S:
@@ -51,7 +51,7 @@ class Bars:
     task: TaskID
     done: int = -1
 
-    def __call__(self, at: Progressed) -> None:
+    def __call__(self, at: ItemsProgressed) -> None:
         if at.turns == 0:
             self.progress.reset(self.task, total=at.count)
         self.progress.update(

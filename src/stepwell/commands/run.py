@@ -47,7 +47,7 @@ from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_li
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_page import page_of
-from stepwell.commands.run_reading import Passage, reader_of, rests_on, with_tables
+from stepwell.commands.run_reading import RestingPassage, reader_of, rests_on, with_tables
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import counted, usd, watched
 from stepwell.commands.run_watch import run_on_change
@@ -433,7 +433,7 @@ class AnsweredQuestion:
 
     ask: str
     result: Result
-    passage: Passage | None
+    passage: RestingPassage | None
 
     def as_json(self) -> dict[str, Any]:
         passage = None if self.passage is None else asdict(self.passage)

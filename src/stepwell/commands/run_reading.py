@@ -58,7 +58,7 @@ def reader_of(documents: Sequence[Document], *, points: bool = False) -> Reading
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class RestingPassage:
     """Where a sentence stands."""
 
     document: str
@@ -72,7 +72,7 @@ class Passage:
         return f"{self.document}, {self.heading}" if self.heading else self.document
 
 
-def rests_on(documents: Sequence[Document], answer: str) -> Passage | None:
+def rests_on(documents: Sequence[Document], answer: str) -> RestingPassage | None:
     """The passage that an answer is a sentence of; None for one that is worded in another way."""
     sentence = " ".join(answer.split())
     for document in documents if sentence else ():
@@ -83,7 +83,7 @@ def rests_on(documents: Sequence[Document], answer: str) -> Passage | None:
             heading = heads[-1] if heads else heading
             text = " ".join(" ".join(line for line in lines if not heading_of(line.strip())).split())
             if (at := text.find(sentence)) >= 0:
-                return Passage(document.name, heading, _around(text, at, at + len(sentence)))
+                return RestingPassage(document.name, heading, _around(text, at, at + len(sentence)))
     return None
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from stepwell.agents.events import Usage
-from stepwell.agents.tracing import AgentTrace, Step, Trace, perfetto, read_trace
+from stepwell.agents.tracing import AgentTrace, Trace, TraceStep, perfetto, read_trace
 from stepwell.bench.common import JsonOption, report_console, require_writable, write_json
 from stepwell.commands.run_view import brief, counted, usd
 from stepwell.commands.trace_otlp import send
@@ -115,7 +115,7 @@ def _add_agent(tree: Tree, found: Trace, agent: AgentTrace, *, whole: bool) -> N
     branch = tree.add(head)
     for task in agent.tasks:
         branch.add(Text(f"asked: {_shown(task, whole=whole)}"))
-    entries: list[tuple[int, Step | str]] = [(step.start_us, step) for step in agent.steps]
+    entries: list[tuple[int, TraceStep | str]] = [(step.start_us, step) for step in agent.steps]
     entries += [(at_us, note) for at_us, note in agent.notes]
     for at_us, entry in sorted(entries, key=lambda pair: pair[0]):
         _add_entry(branch, found, at_us, entry, whole=whole)
@@ -125,7 +125,7 @@ def _add_agent(tree: Tree, found: Trace, agent: AgentTrace, *, whole: bool) -> N
         branch.add(Text(f"said: {_shown(agent.text, whole=whole)}"))
 
 
-def _add_entry(branch: Tree, found: Trace, at_us: int, entry: Step | str, *, whole: bool) -> None:
+def _add_entry(branch: Tree, found: Trace, at_us: int, entry: TraceStep | str, *, whole: bool) -> None:
     if isinstance(entry, str):
         branch.add(Text(f"{at_us / 1e6:8.2f} s  {entry}", "yellow"))
         return

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stepwell.agents import events
-from stepwell.demo.record import KV_TIERS, Answer, Turn
+from stepwell.demo.record import KV_TIERS, CheckedAnswer, DemoTurn
 
 WORK = {"planner": "plans", "reader": "reads", "verifier": "checks", "writer": "writes"}
 WAITS = {
@@ -37,14 +37,14 @@ class AgentStatus:
 
 
 @dataclass(slots=True)
-class Board:
+class RunBoard:
     """Everything that is known about the run so far."""
 
     began_s: float = 0.0
     statuses: dict[str, AgentStatus] = field(default_factory=dict)
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[DemoTurn] = field(default_factory=list)
     sessions_s: dict[str, tuple[float, float]] = field(default_factory=dict)
-    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    answers: dict[str, list[CheckedAnswer]] = field(default_factory=dict)
 
     def listener(self, tenant: str, clock: Callable[[], float] = time.perf_counter) -> events.Listener:
         """Takes the events of one customer's session."""
@@ -70,7 +70,7 @@ class Board:
         status, usage = self.statuses[key], ended.usage
         start_s = end_s - ended.duration_us / 1e6
         first_us = ended.duration_us if usage.first_token_us is None else usage.first_token_us
-        turn = Turn(
+        turn = DemoTurn(
             agent=key,
             number=ended.number,
             task=_work(ended.agent),

@@ -24,10 +24,10 @@ from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
 from stepwell.demo.document import load_document
 from stepwell.demo.expected import EXAMPLE, GENERAL
-from stepwell.demo.job import Job, run_job
+from stepwell.demo.job import DemoJob, run_job
 from stepwell.demo.page import render_page
 from stepwell.demo.plan import Rehearsal, TextCounter, capacity_for, held_tokens, rehearse, without_tiers
-from stepwell.demo.record import Capacity, Customer, Run
+from stepwell.demo.record import Capacity, DemoCustomer, DemoRun
 from stepwell.demo.report import make_console, print_end, print_plan, print_report, say
 from stepwell.demo.screen import Screen, make_screen
 from stepwell.embedded import embedded
@@ -170,7 +170,7 @@ class Stage:
     """Everything that is settled before the first run."""
 
     settings: Settings
-    job: Job
+    job: DemoJob
     capacity: Capacity
     rehearsal: Rehearsal
     document_tokens: int
@@ -178,13 +178,17 @@ class Stage:
 
 
 def prepare(
-    options: Options, document: Document, customers: tuple[Customer, ...], directory: Path, console: Console
+    options: Options,
+    document: Document,
+    customers: tuple[DemoCustomer, ...],
+    directory: Path,
+    console: Console,
 ) -> Stage:
     """Rehearse the job with the model's own vocabulary, and size the KV tiers."""
     settings = settings_for(options, customers, directory)
     require_books(settings)
     patience = QUICK_PATIENCE if options.quick else 1.0
-    job = Job(
+    job = DemoJob(
         find_crew(CREW), document, reader_of([document], points=True), customers, options.seed, patience
     )
     say(console, f"Loading {options.model} to count tokens ...")
@@ -206,7 +210,7 @@ def prepare(
     return Stage(settings, job, capacity, rehearsal, document_tokens, text.name)
 
 
-def perform(stage: Stage, options: Options, console: Console) -> list[Run]:
+def perform(stage: Stage, options: Options, console: Console) -> list[DemoRun]:
     """The run with KV tiers and, unless it is not wanted, the one without."""
     screen = make_screen(console, stage.job.customers, stage.rehearsal.agents)
     runs = [perform_one(stage, stage.capacity, "With KV tiers", screen, console)]
@@ -217,12 +221,12 @@ def perform(stage: Stage, options: Options, console: Console) -> list[Run]:
     return runs
 
 
-def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen, console: Console) -> Run:
+def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen, console: Console) -> DemoRun:
     """One run on a server of its own, and what its ledger says when it is gone."""
     settings = sized(stage.settings, capacity)
     agents, turns = stage.rehearsal.agents, stage.rehearsal.turns
     with embedded(settings) as node:
-        run, said = run_job(node, stage.job, Run(name, capacity, agents), turns, screen)
+        run, said = run_job(node, stage.job, DemoRun(name, capacity, agents), turns, screen)
         run.held_tokens = held_tokens(said, TextCounter(node.node.text))
     books = settings.ledger
     assert books.path is not None
@@ -235,7 +239,7 @@ def perform_one(stage: Stage, capacity: Capacity, name: str, screen: Screen, con
     return run
 
 
-def collect(stage: Stage, document: Document, runs: Sequence[Run]) -> fig.DemoFigures:
+def collect(stage: Stage, document: Document, runs: Sequence[DemoRun]) -> fig.DemoFigures:
     """All figures of all runs."""
     customers, agents = stage.job.customers, len(stage.rehearsal.agents)
     made = tuple(fig.figures_of_run(run, customers) for run in runs)
@@ -262,7 +266,7 @@ def collect(stage: Stage, document: Document, runs: Sequence[Run]) -> fig.DemoFi
 # --- what goes in ----------------------------------------------------------------------------------
 
 
-def customers_for(options: Options) -> tuple[Customer, ...]:
+def customers_for(options: Options) -> tuple[DemoCustomer, ...]:
     """The three customers with their questions. Raises ``BadInput`` for questions that are none."""
     own = [question.strip() for question in options.questions]
     if len(own) > len(CUSTOMERS):
@@ -278,7 +282,7 @@ def customers_for(options: Options) -> tuple[Customer, ...]:
             )
     count = QUICK_QUESTIONS if options.quick else QUESTIONS
     return tuple(
-        Customer(
+        DemoCustomer(
             name,
             service_tier,
             f"sk-demo-{name.lower()}",
@@ -297,7 +301,7 @@ def questions_of(customer: int, own: Sequence[str], is_example: bool, count: int
     return tuple(dict.fromkeys([first, *shipped]))[:count]
 
 
-def settings_for(options: Options, customers: Sequence[Customer], directory: Path) -> Settings:
+def settings_for(options: Options, customers: Sequence[DemoCustomer], directory: Path) -> Settings:
     """Settings of the demo's server: the user's own, but for sizes, keys and places. Raises ``BadInput``."""
     if note := base_model_note(options.model):
         raise BadInput(f"{note} The demo needs one that does: leave --model out, or name a GGUF file")

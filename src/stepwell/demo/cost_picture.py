@@ -16,7 +16,7 @@ from stepwell.demo.drawing import (
     RIGHT,
     WIDTH,
     Level,
-    Scale,
+    PictureScale,
     axis,
     open_svg,
     px,
@@ -42,7 +42,7 @@ HEADER_HEIGHT = 24
 AMOUNT_WIDTH = 36
 
 
-def draw_costs(run: RunFigures, customers: Sequence[CustomerFigures], scale: Scale, ident: str) -> str:
+def draw_costs(run: RunFigures, customers: Sequence[CustomerFigures], scale: PictureScale, ident: str) -> str:
     """One run's costs as an SVG element; empty for a run without a ledger."""
     books = run.ledger
     if books is None:
@@ -76,7 +76,7 @@ def _description(books: LedgerFigures) -> str:
 
 
 def _customer(
-    books: LedgerFigures, customer: CustomerFigures, scale: Scale, unit: float, y: float
+    books: LedgerFigures, customer: CustomerFigures, scale: PictureScale, unit: float, y: float
 ) -> tuple[str, float]:
     """The lanes of one customer's agents under a line that names it; and where the next begins."""
     tenant = customer.name.lower()
@@ -99,7 +99,7 @@ def _paid(line: CostLine | None) -> str:
     return f": cost {line.total_cost_microusd:,} u$, paid {line.revenue_microusd:,} u$"
 
 
-def _lane(agent: str, cost: AgentCost, scale: Scale, unit: float, y: float) -> str:
+def _lane(agent: str, cost: AgentCost, scale: PictureScale, unit: float, y: float) -> str:
     """One agent: what it has cost so far, and what in the end."""
     base = y + LANE_HEIGHT
     layers = "".join(
@@ -131,7 +131,7 @@ def _layers(costs: Sequence[Sequence[int]]) -> dict[str, list[int]]:
     return {kind: [row[at] for row in sums] for at, kind in reversed(list(enumerate(LAYERS)))}
 
 
-def _ramp(css: str, levels: Sequence[Level], scale: Scale, unit: float, base: float) -> str:
+def _ramp(css: str, levels: Sequence[Level], scale: PictureScale, unit: float, base: float) -> str:
     """A filled line over ``base``; nothing when it is zero throughout. What something has cost so far grows
     from moment to moment: steps would say that it was paid at once."""
     if not any(value for _, value in levels):
@@ -141,7 +141,7 @@ def _ramp(css: str, levels: Sequence[Level], scale: Scale, unit: float, base: fl
     return f'<path class="{css}" d="M{px(points[0][0])} {px(base)}{line}V{px(base)}Z"/>'
 
 
-def _bill(run: RunFigures, books: LedgerFigures, scale: Scale) -> str:
+def _bill(run: RunFigures, books: LedgerFigures, scale: PictureScale) -> str:
     """The machine's bill so far, and over it what finished turns were charged."""
     base, unit = BILL_TOP + BILL_HEIGHT, BILL_HEIGHT / scale.max_bill_nanousd
     times = [point.t_s for point in books.over_time]
@@ -162,7 +162,7 @@ def _bill(run: RunFigures, books: LedgerFigures, scale: Scale) -> str:
     )
 
 
-def _revenue(run: RunFigures, books: LedgerFigures, scale: Scale, unit: float, base: float) -> str:
+def _revenue(run: RunFigures, books: LedgerFigures, scale: PictureScale, unit: float, base: float) -> str:
     end_x = scale.x(run.duration_s)
     levels = [(scale.x(point.t_s), point.revenue_nanousd * unit) for point in books.over_time]
     path = [f"M{LEFT} {px(base)}", *(f"H{px(x)}V{px(base - height)}" for x, height in steps(levels, end_x))]

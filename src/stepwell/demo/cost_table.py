@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from stepwell.demo.books import COST_RESOURCES, CostLine, LedgerFigures, MachineLine
 from stepwell.demo.figures import CustomerFigures, RunFigures
-from stepwell.demo.tables import Table
+from stepwell.demo.tables import TextTable
 from stepwell.ledger.types import Kind, Resource
 
 COLUMNS = (
@@ -33,7 +33,7 @@ MACHINE_ROWS = {
 }
 
 
-def cost_table(run: RunFigures, customers: Sequence[CustomerFigures]) -> Table | None:
+def cost_table(run: RunFigures, customers: Sequence[CustomerFigures]) -> TextTable | None:
     """A row per customer, one for each role below it, and what makes them the machine's whole bill. None
     for a run without a ledger."""
     books = run.ledger
@@ -54,7 +54,7 @@ def cost_table(run: RunFigures, customers: Sequence[CustomerFigures]) -> Table |
     strong.append(len(rows))
     rows.append(_bill_row(books))
     title = f"Cost and revenue, {run.name[:1].lower()}{run.name[1:]} (tokens; u$: millionths of a dollar)"
-    return Table(title, COLUMNS, tuple(rows), tuple(strong), TOKEN_COLUMNS)
+    return TextTable(title, COLUMNS, tuple(rows), tuple(strong), TOKEN_COLUMNS)
 
 
 def _needed(kind: str, line: MachineLine) -> bool:

@@ -18,7 +18,7 @@ Level = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class PictureScale:
     """Where a moment and a length lie. Both runs share one, so that they can be compared by eye."""
 
     end_s: float
@@ -31,7 +31,7 @@ class Scale:
         return LEFT + (WIDTH - LEFT - RIGHT) * min(max(t_s, 0.0), self.end_s) / self.end_s
 
 
-def open_svg(scale: Scale, ident: str, height: float, title: str, description: str) -> str:
+def open_svg(scale: PictureScale, ident: str, height: float, title: str, description: str) -> str:
     """The element's head, with what a screen reader says and what the page's script needs."""
     return (
         f'<svg class="picture" id="{ident}" viewBox="0 0 {WIDTH} {px(height)}" role="img" '
@@ -49,7 +49,9 @@ def visible(times: Sequence[float], sums: Mapping[str, Sequence[float]]) -> Iter
             yield kind, list(zip(times, map(float, heights), strict=True))
 
 
-def area(css: str, levels: Sequence[Level], scale: Scale, unit: float, base: float, end_s: float) -> str:
+def area(
+    css: str, levels: Sequence[Level], scale: PictureScale, unit: float, base: float, end_s: float
+) -> str:
     """A filled step function over ``base``, ``unit`` pixels per unit; nothing when it is zero throughout."""
     end_x = scale.x(end_s)
     points = steps([(scale.x(t), value * unit) for t, value in levels], end_x)
@@ -74,7 +76,7 @@ def steps(points: Sequence[tuple[float, float]], end_x: float) -> list[tuple[flo
     return kept or [(LEFT, 0.0)]
 
 
-def axis(scale: Scale, top: float, bottom: float) -> str:
+def axis(scale: PictureScale, top: float, bottom: float) -> str:
     """Seconds since the job began, from ``top`` down to ``bottom``."""
     parts = []
     step = _tick_step(scale.end_s)
@@ -96,7 +98,7 @@ def _tick_step(end_s: float) -> float:
     return next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
 
 
-def mark(scale: Scale, mark_s: float, top: float, bottom: float) -> str:
+def mark(scale: PictureScale, mark_s: float, top: float, bottom: float) -> str:
     """Where the run with KV tiers had ended."""
     x = scale.x(mark_s)
     return (

@@ -14,7 +14,15 @@ import msgspec
 
 from stepwell.bench.common import percentile
 from stepwell.demo.books import LedgerFigures
-from stepwell.demo.record import KV_TIERS, AgentSample, Answer, Capacity, Customer, Run, Turn
+from stepwell.demo.record import (
+    KV_TIERS,
+    AgentSample,
+    Capacity,
+    CheckedAnswer,
+    DemoCustomer,
+    DemoRun,
+    DemoTurn,
+)
 
 SCHEMA = "stepwell.demo/2"
 ALL = "all"
@@ -82,9 +90,9 @@ class RunFigures:
     peak_bytes: dict[str, int]
     counters: dict[str, int]
     """The server's own counters at the end of the run."""
-    answers: dict[str, tuple[Answer, ...]]
+    answers: dict[str, tuple[CheckedAnswer, ...]]
     """By tenant, in the order of its questions."""
-    turns: tuple[Turn, ...]
+    turns: tuple[DemoTurn, ...]
     lanes: dict[str, tuple[LanePoint, ...]]
     fill: tuple[FillPoint, ...]
     ledger: LedgerFigures | None = None
@@ -141,7 +149,7 @@ def read_json(data: bytes) -> DemoFigures:
     return msgspec.json.decode(data, type=DemoFigures)
 
 
-def figures_of_run(run: Run, customers: Sequence[Customer]) -> RunFigures:
+def figures_of_run(run: DemoRun, customers: Sequence[DemoCustomer]) -> RunFigures:
     """Everything about one run."""
     tiers = list(dict.fromkeys(customer.service_tier for customer in customers))
     rows = [_row(tier, [c for c in customers if c.service_tier == tier], run) for tier in tiers]
@@ -163,7 +171,7 @@ def figures_of_run(run: Run, customers: Sequence[Customer]) -> RunFigures:
     )
 
 
-def _row(service_tier: str, customers: Sequence[Customer], run: Run) -> ServiceTierFigures:
+def _row(service_tier: str, customers: Sequence[DemoCustomer], run: DemoRun) -> ServiceTierFigures:
     tenants = {customer.tenant for customer in customers}
     turns = [turn for turn in run.turns if turn.tenant in tenants]
     ttfts = [turn.ttft_s for turn in turns]
@@ -210,7 +218,7 @@ def same_answers(ours: RunFigures, theirs: RunFigures) -> tuple[int, int]:
     return sum(a == b for a, b in pairs), len(pairs)
 
 
-def lanes(run: Run) -> dict[str, tuple[LanePoint, ...]]:
+def lanes(run: DemoRun) -> dict[str, tuple[LanePoint, ...]]:
     """By agent, the moments at which its KV changed place."""
     made: dict[str, list[LanePoint]] = {agent: [] for agent in run.agents}
     last: dict[str, AgentSample] = {}
@@ -226,7 +234,7 @@ def lanes(run: Run) -> dict[str, tuple[LanePoint, ...]]:
     return {agent: tuple(points) for agent, points in made.items()}
 
 
-def fill(run: Run) -> tuple[FillPoint, ...]:
+def fill(run: DemoRun) -> tuple[FillPoint, ...]:
     """The moments at which a KV tier's fill changed."""
     made: list[FillPoint] = []
     last: dict[str, int] = {}

@@ -24,9 +24,9 @@ from stepwell.agents.state import Message
 from stepwell.agents.tools.registry import build_tools
 from stepwell.agents.tools.workspace import Workspace
 from stepwell.commands.run_reading import rests_on
-from stepwell.demo.board import Board
+from stepwell.demo.board import RunBoard
 from stepwell.demo.expected import is_right
-from stepwell.demo.record import KV_TIERS, AgentSample, Answer, Customer, Run, Sample
+from stepwell.demo.record import KV_TIERS, AgentSample, CheckedAnswer, DemoCustomer, DemoRun, Sample
 from stepwell.demo.screen import Screen
 from stepwell.embedded import EmbeddedNode
 from stepwell.errors import StepwellError
@@ -47,20 +47,20 @@ Conversations = Mapping[str, Sequence[Message]]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DemoJob:
     """What every run does."""
 
     crew: Crew
     document: Document
     reading: Reading
-    customers: tuple[Customer, ...]
+    customers: tuple[DemoCustomer, ...]
     seed: int = 0
     patience: float = 1.0
     """Scales the time that a person reads."""
 
 
 async def converse(
-    job: Job, customer: Customer, client: Client, model: str, board: Board, sleep: Sleep
+    job: DemoJob, customer: DemoCustomer, client: Client, model: str, board: RunBoard, sleep: Sleep
 ) -> Conversations:
     """One customer's session: question after question to the same crew. Raises ``StepwellError``."""
     # Drawn per customer, so that it is the same in every run however turns interleave.
@@ -84,10 +84,10 @@ async def converse(
         session.store.close()
 
 
-def answer_of(document: Document, question: str, text: str) -> Answer:
+def answer_of(document: Document, question: str, text: str) -> CheckedAnswer:
     """The answer with the passage of the document that it rests on, and whether it is right."""
     found = rests_on([document], text)
-    return Answer(
+    return CheckedAnswer(
         question,
         text,
         *(("", "") if found is None else (found.heading, found.text)),
@@ -95,9 +95,11 @@ def answer_of(document: Document, question: str, text: str) -> Answer:
     )
 
 
-async def perform(node: EmbeddedNode, job: Job, run: Run, turns: int, screen: Screen) -> Conversations:
+async def perform(
+    node: EmbeddedNode, job: DemoJob, run: DemoRun, turns: int, screen: Screen
+) -> Conversations:
     """Run the job to its end. Raises ``StepwellError`` when a crew cannot go on."""
-    board = Board(began_s=time.perf_counter())
+    board = RunBoard(began_s=time.perf_counter())
     run.began_us = time.time_ns() // 1000
     screen.begin(run, board, turns)
     completed = False
@@ -123,7 +125,7 @@ async def perform(node: EmbeddedNode, job: Job, run: Run, turns: int, screen: Sc
 
 
 async def _session(
-    node: EmbeddedNode, job: Job, customer: Customer, board: Board, arrives_s: float
+    node: EmbeddedNode, job: DemoJob, customer: DemoCustomer, board: RunBoard, arrives_s: float
 ) -> Conversations:
     await asyncio.sleep(arrives_s)
     began_s = time.perf_counter() - board.began_s
@@ -133,7 +135,9 @@ async def _session(
     return said
 
 
-def run_job(node: EmbeddedNode, job: Job, run: Run, turns: int, screen: Screen) -> tuple[Run, Conversations]:
+def run_job(
+    node: EmbeddedNode, job: DemoJob, run: DemoRun, turns: int, screen: Screen
+) -> tuple[DemoRun, Conversations]:
     """One run of the whole job, and all that was said. Raises ``StepwellError``."""
     try:
         said = asyncio.run(perform(node, job, run, turns, screen))
@@ -150,13 +154,13 @@ def _first(group: BaseExceptionGroup[StepwellError]) -> StepwellError:
     return error
 
 
-async def _watch(node: EmbeddedNode, run: Run, board: Board, screen: Screen) -> None:
+async def _watch(node: EmbeddedNode, run: DemoRun, board: RunBoard, screen: Screen) -> None:
     while True:
         await _look(node, run, board, screen)
         await asyncio.sleep(SAMPLE_S * (1 + len(run.samples) // MAX_SAMPLES))
 
 
-async def _look(node: EmbeddedNode, run: Run, board: Board, screen: Screen) -> None:
+async def _look(node: EmbeddedNode, run: DemoRun, board: RunBoard, screen: Screen) -> None:
     """One look at the server. In a thread: the driver answers between two steps of its loop, and
     waiting for that here would hold up the crews' clocks."""
     snapshot = await asyncio.to_thread(node.node.driver.snapshot)

@@ -9,11 +9,11 @@ from importlib import resources
 
 from stepwell.demo.cost_picture import LEGEND, cost_data, draw_costs
 from stepwell.demo.cost_table import cost_sentences, cost_table
-from stepwell.demo.drawing import Scale
+from stepwell.demo.drawing import PictureScale
 from stepwell.demo.figures import DemoFigures, RunFigures
 from stepwell.demo.picture import common_scale, draw_run
-from stepwell.demo.record import Answer
-from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
+from stepwell.demo.record import CheckedAnswer
+from stepwell.demo.tables import TextTable, comparison_table, notes, service_tier_table
 
 
 def render_page(figures: DemoFigures) -> str:
@@ -112,7 +112,7 @@ def _legend() -> str:
     )
 
 
-def _pictures(figures: DemoFigures, scale: Scale) -> list[str]:
+def _pictures(figures: DemoFigures, scale: PictureScale) -> list[str]:
     made = []
     for number, run in enumerate(figures.runs):
         mark_s = figures.runs[0].duration_s if number else None
@@ -125,7 +125,7 @@ def _pictures(figures: DemoFigures, scale: Scale) -> list[str]:
     return made
 
 
-def _costs(figures: DemoFigures, scale: Scale) -> list[str]:
+def _costs(figures: DemoFigures, scale: PictureScale) -> list[str]:
     """The second picture, of every run that kept a ledger, and the table of the first one."""
     made = []
     for number, run in enumerate(figures.runs):
@@ -171,7 +171,7 @@ def _tables(figures: DemoFigures) -> list[str]:
     return [_table(table) for table in tables]
 
 
-def _table(table: Table) -> str:
+def _table(table: TextTable) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     rows = "".join(
         ('<tr class="strong">' if number in table.strong else "<tr>")
@@ -195,7 +195,7 @@ def _answers(figures: DemoFigures) -> str:
     return f'<section><h2>The answers</h2><div class="answers">{"".join(parts)}</div></section>'
 
 
-def _answer(answer: Answer) -> str:
+def _answer(answer: CheckedAnswer) -> str:
     mark = {True: " (right)", False: " (wrong)", None: ""}[answer.right]
     source = f"{answer.heading}: {answer.passage}" if answer.heading else answer.passage
     rests = f"<dd><small>rests on {escape(source)}</small></dd>" if answer.passage else ""

@@ -15,7 +15,7 @@ from stepwell.demo.drawing import (
     RIGHT,
     WIDTH,
     Level,
-    Scale,
+    PictureScale,
     area,
     axis,
     mark,
@@ -24,7 +24,7 @@ from stepwell.demo.drawing import (
     visible,
 )
 from stepwell.demo.figures import CustomerFigures, FillPoint, LanePoint, RunFigures
-from stepwell.demo.record import Turn
+from stepwell.demo.record import DemoTurn
 from stepwell.units import format_size
 
 FILL_TOP = 26
@@ -35,13 +35,13 @@ LANE_GAP = 6
 HEADER_HEIGHT = 24
 
 
-def common_scale(runs: Sequence[RunFigures]) -> Scale:
+def common_scale(runs: Sequence[RunFigures]) -> PictureScale:
     """The scale that holds every run."""
     points = [point for run in runs for lane in run.lanes.values() for point in lane]
     stacked = (p.device_bytes + p.host_bytes + p.disk_bytes for run in runs for p in run.fill)
     books = [run.ledger for run in runs if run.ledger is not None]
     bills = (max(p.bill_nanousd, p.revenue_nanousd) for book in books for p in book.over_time)
-    return Scale(
+    return PictureScale(
         end_s=max((1.0, *(run.duration_s for run in runs))),
         max_tokens=max((1, *(max(p.tokens, p.device + p.host + p.disk) for p in points))),
         max_bytes=max((1, *stacked)),
@@ -52,7 +52,7 @@ def common_scale(runs: Sequence[RunFigures]) -> Scale:
 def draw_run(
     run: RunFigures,
     customers: Sequence[CustomerFigures],
-    scale: Scale,
+    scale: PictureScale,
     ident: str,
     mark_s: float | None = None,
 ) -> str:
@@ -95,7 +95,7 @@ def _description(run: RunFigures) -> str:
 # --- the lanes ---------------------------------------------------------------------------------
 
 
-def _customer(run: RunFigures, customer: CustomerFigures, scale: Scale, y: float) -> tuple[str, float]:
+def _customer(run: RunFigures, customer: CustomerFigures, scale: PictureScale, y: float) -> tuple[str, float]:
     """The lanes of one customer's agents under a line that names them; and where the next begins."""
     tenant = customer.name.lower()
     parts = [
@@ -111,7 +111,7 @@ def _customer(run: RunFigures, customer: CustomerFigures, scale: Scale, y: float
     return "\n".join(part for part in parts if part), y + 4
 
 
-def _answered(run: RunFigures, tenant: str, scale: Scale, top: float, bottom: float) -> str:
+def _answered(run: RunFigures, tenant: str, scale: PictureScale, top: float, bottom: float) -> str:
     """A line where the customer's answer was complete: its last token."""
     ends = [turn.end_s for turn in run.turns if turn.tenant == tenant]
     if not ends or tenant not in run.answers:
@@ -123,7 +123,7 @@ def _answered(run: RunFigures, tenant: str, scale: Scale, top: float, bottom: fl
     )
 
 
-def _lane(run: RunFigures, agent: str, scale: Scale, y: float) -> str:
+def _lane(run: RunFigures, agent: str, scale: PictureScale, y: float) -> str:
     """One agent: the stack of its KV, its turns below, and a surface for the pointer."""
     base = y + LANE_HEIGHT - STRIP_HEIGHT
     role = agent.split("/")[1]
@@ -155,7 +155,7 @@ def _lane_layers(points: Sequence[LanePoint]) -> Iterable[tuple[str, list[Level]
     )
 
 
-def _turn(turn: Turn, scale: Scale, base: float) -> str:
+def _turn(turn: DemoTurn, scale: PictureScale, base: float) -> str:
     """A thin line while the agent waits for its first token, a thick one while tokens come."""
     start, first, end = (scale.x(t) for t in (turn.start_s, turn.first_token_s, turn.end_s))
     cached = (
@@ -178,7 +178,7 @@ def _turn(turn: Turn, scale: Scale, base: float) -> str:
 # --- the fill of the KV tiers --------------------------------------------------------------------
 
 
-def _fill_chart(run: RunFigures, scale: Scale) -> str:
+def _fill_chart(run: RunFigures, scale: PictureScale) -> str:
     base = FILL_TOP + FILL_HEIGHT
     layers = "".join(
         area(f"kv-{kind}", levels, scale, FILL_HEIGHT / scale.max_bytes, base, run.duration_s)

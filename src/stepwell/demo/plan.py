@@ -18,8 +18,8 @@ import httpx2
 
 from stepwell.agents.client import Client
 from stepwell.agents.state import Message
-from stepwell.demo.board import Board
-from stepwell.demo.job import Conversations, Job, converse
+from stepwell.demo.board import RunBoard
+from stepwell.demo.job import Conversations, DemoJob, converse
 from stepwell.demo.record import Capacity
 from stepwell.engines.base import TextModel
 from stepwell.errors import BadInput
@@ -137,16 +137,16 @@ async def _no_wait(seconds: float) -> None:
     return None
 
 
-async def _rehearse(job: Job, counting: _Counting) -> dict[str, Sequence[Message]]:
+async def _rehearse(job: DemoJob, counting: _Counting) -> dict[str, Sequence[Message]]:
     said: dict[str, Sequence[Message]] = {}
     for customer in job.customers:
         transport = httpx2.MockTransport(counting)
         async with Client("http://127.0.0.1", transport=transport) as client:
-            said |= await converse(job, customer, client, "any", Board(), _no_wait)
+            said |= await converse(job, customer, client, "any", RunBoard(), _no_wait)
     return said
 
 
-def rehearse(job: Job, counter: TextCounter) -> Rehearsal:
+def rehearse(job: DemoJob, counter: TextCounter) -> Rehearsal:
     """Go through every crew's session without a model."""
     counting = _Counting(counter)
     said = asyncio.run(_rehearse(job, counting))

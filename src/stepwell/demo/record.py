@@ -11,7 +11,7 @@ KV_TIERS = ("device", "host", "disk")
 
 
 @dataclass(frozen=True, slots=True)
-class Customer:
+class DemoCustomer:
     """Somebody with an API key, a service tier and a question."""
 
     name: str
@@ -26,7 +26,7 @@ class Customer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CheckedAnswer:
     """What a crew answered, and why that is to be believed."""
 
     question: str
@@ -40,7 +40,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class DemoTurn:
     """One call of the model by one agent. Times are seconds since the run began."""
 
     agent: str
@@ -124,18 +124,18 @@ class Capacity:
 
 
 @dataclass(slots=True)
-class Run:
+class DemoRun:
     """One run of the whole job."""
 
     name: str
     capacity: Capacity
     agents: tuple[str, ...] = ()
     """Keys of all agents, in the order in which they are shown."""
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[DemoTurn] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     sessions_s: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By tenant: when its crew began and when its answer was complete."""
-    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    answers: dict[str, list[CheckedAnswer]] = field(default_factory=dict)
     """By tenant, in the order of its questions."""
     held_tokens: int = 0
     """What the agents' contexts really added up to at the end, shared prefixes counted once."""

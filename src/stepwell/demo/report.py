@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table as RichTable
+from rich.table import TextTable as RichTable
 from rich.text import Text
 
 from stepwell.demo.cost_table import cost_sentences, cost_table
 from stepwell.demo.figures import DemoFigures, marks, same_answers
-from stepwell.demo.record import Capacity, Customer
-from stepwell.demo.tables import Table, comparison_table, notes, service_tier_table
+from stepwell.demo.record import Capacity, DemoCustomer
+from stepwell.demo.tables import TextTable, comparison_table, notes, service_tier_table
 from stepwell.units import format_size
 
 PLAIN_WIDTH = 132
@@ -31,7 +31,7 @@ def say(console: Console, line: str, style: str = "") -> None:
 
 
 def print_plan(
-    console: Console, customers: tuple[Customer, ...], agents: int, turns: int, capacity: Capacity
+    console: Console, customers: tuple[DemoCustomer, ...], agents: int, turns: int, capacity: Capacity
 ) -> None:
     """Who will do what, and how little memory there is for it."""
     for customer in customers:
@@ -103,7 +103,7 @@ def _answers(console: Console, figures: DemoFigures) -> None:
         say(console, f"{same} of {count} answers are the same without KV tiers.")
 
 
-def _print_table(console: Console, table: Table) -> None:
+def _print_table(console: Console, table: TextTable) -> None:
     made = _rich_table(table)
     if table.fold and _natural_width(console, made) > console.width:
         for half in table.halves():
@@ -117,7 +117,7 @@ def _natural_width(console: Console, table: RichTable) -> int:
     return Measurement.get(console, console.options.update(width=10 * PLAIN_WIDTH), table).maximum
 
 
-def _rich_table(table: Table) -> RichTable:
+def _rich_table(table: TextTable) -> RichTable:
     made = RichTable(
         title=table.title or None,
         title_justify="left",

@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stepwell.demo.board import AgentStatus, Board
-from stepwell.demo.record import KV_TIERS, AgentSample, Customer, Run, Sample
+from stepwell.demo.board import AgentStatus, RunBoard
+from stepwell.demo.record import KV_TIERS, AgentSample, DemoCustomer, DemoRun, Sample
 from stepwell.units import format_size
 
 LOOKS = {
@@ -43,12 +43,12 @@ PLAIN_INTERVAL_S = 4.0
 class Screen(Protocol):
     """Shows a run while it goes on."""
 
-    def begin(self, run: Run, board: Board, turns: int) -> None: ...
+    def begin(self, run: DemoRun, board: RunBoard, turns: int) -> None: ...
     def show(self, sample: Sample) -> None: ...
     def end(self, completed: bool) -> None: ...
 
 
-def make_screen(console: Console, customers: Sequence[Customer], agents: Sequence[str]) -> Screen:
+def make_screen(console: Console, customers: Sequence[DemoCustomer], agents: Sequence[str]) -> Screen:
     """Live on a terminal, plain elsewhere."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveScreen(console, customers, agents)
@@ -62,11 +62,11 @@ class PlainScreen:
         self._console = console
         self._interval_s = interval_s
         self._next_s = 0.0
-        self._board = Board()
-        self._run: Run | None = None
+        self._board = RunBoard()
+        self._run: DemoRun | None = None
         self._turns = 0
 
-    def begin(self, run: Run, board: Board, turns: int) -> None:
+    def begin(self, run: DemoRun, board: RunBoard, turns: int) -> None:
         self._run, self._board, self._turns = run, board, turns
         self._next_s = 0.0
         self._say(f"{run.name}:")
@@ -96,7 +96,7 @@ def _ended(completed: bool) -> str:
     return "done" if completed else "stopped"
 
 
-def _share(tier: str, sample: Sample, run: Run) -> str:
+def _share(tier: str, sample: Sample, run: DemoRun) -> str:
     limit = run.capacity.limit_bytes(tier)
     return f"{tier} {sample.used_bytes[tier] / limit:.0%}" if limit else f"{tier} off"
 
@@ -104,16 +104,16 @@ def _share(tier: str, sample: Sample, run: Run) -> str:
 class LiveScreen:
     """A table that is drawn again at every look."""
 
-    def __init__(self, console: Console, customers: Sequence[Customer], agents: Sequence[str]) -> None:
+    def __init__(self, console: Console, customers: Sequence[DemoCustomer], agents: Sequence[str]) -> None:
         self._console = console
         self._customers = {customer.tenant: customer for customer in customers}
         self._agents = list(agents)
         self._live: Live | None = None
-        self._run: Run | None = None
-        self._board = Board()
+        self._run: DemoRun | None = None
+        self._board = RunBoard()
         self._turns = 0
 
-    def begin(self, run: Run, board: Board, turns: int) -> None:
+    def begin(self, run: DemoRun, board: RunBoard, turns: int) -> None:
         self._run, self._board, self._turns = run, board, turns
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._live.start()

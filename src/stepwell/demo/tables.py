@@ -12,7 +12,7 @@ from stepwell.units import format_size
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """A title, column heads, and rows whose first cell names the row."""
 
     title: str
@@ -24,7 +24,7 @@ class Table:
     """Where it is cut in two on a narrow screen: columns from here on go below, with the names again. 0:
     nowhere."""
 
-    def halves(self) -> tuple[Table, Table]:
+    def halves(self) -> tuple[TextTable, TextTable]:
         """The table cut at ``fold``."""
         left = [row[: self.fold] for row in self.rows]
         right = [(row[0], *row[self.fold :]) for row in self.rows]
@@ -40,7 +40,7 @@ def _middle(columns: Sequence[str]) -> int:
     return (len(columns) + 1) // 2 if len(columns) > 2 else 0
 
 
-def service_tier_table(run: RunFigures) -> Table:
+def service_tier_table(run: RunFigures) -> TextTable:
     """A row per service tier and one for all."""
     columns = (
         "service tier",
@@ -54,7 +54,7 @@ def service_tier_table(run: RunFigures) -> Table:
         "recompute tax",
     )
     rows = [_row(figures) for figures in (*run.service_tiers, run.total)]
-    return Table(
+    return TextTable(
         f"By service tier, {run.name[:1].lower()}{run.name[1:]} (lengths in tokens)", columns, tuple(rows)
     )
 
@@ -73,7 +73,7 @@ def _row(figures: ServiceTierFigures) -> tuple[str, ...]:
     )
 
 
-def comparison_table(ours: RunFigures, theirs: RunFigures) -> Table:
+def comparison_table(ours: RunFigures, theirs: RunFigures) -> TextTable:
     """One run against the other, figure by figure."""
     first, second = ours.total, theirs.total
     seconds = [
@@ -99,7 +99,7 @@ def comparison_table(ours: RunFigures, theirs: RunFigures) -> Table:
             ("revenue", ours.ledger.total.revenue_microusd, theirs.ledger.total.revenue_microusd),
         ]
         rows += [(name, f"{a:,} u$", f"{b:,} u$", _ratio(a, b)) for name, a, b in money]
-    return Table(
+    return TextTable(
         "The same job, side by side", ("", "with KV tiers", "without", "without / with"), tuple(rows)
     )
 

@@ -30,7 +30,7 @@ STYLE = """
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class ChartScale:
     """Where figures are drawn. Costs stand on a logarithmic axis: profiles differ by factors."""
 
     least_cost: float
@@ -81,12 +81,12 @@ def draw(
     )
 
 
-def _scale(shown: Sequence[Evaluation], in_money: bool) -> Scale:
+def _scale(shown: Sequence[Evaluation], in_money: bool) -> ChartScale:
     costs = [cost for one in shown if (cost := one.mean_cost(in_money)) > 0] or [1.0]
     accuracies = [one.accuracy for one in shown]
     low = min(_bound(one.low, one.value) for one in accuracies)
     high = max(_bound(one.high, one.value) for one in accuracies)
-    return Scale(
+    return ChartScale(
         min(costs) / 1.25, max(costs) * 1.25, math.floor(low * 10) / 10, max(0.1, math.ceil(high * 10) / 10)
     )
 
@@ -105,7 +105,7 @@ def _head(title: str) -> Iterator[str]:
     yield '<text class="soft" x="492" y="56">named ones on the held-out half, with 95 % intervals</text>'
 
 
-def _grid(scale: Scale, in_money: bool) -> Iterator[str]:
+def _grid(scale: ChartScale, in_money: bool) -> Iterator[str]:
     percents = range(round(scale.least_share * 100), round(scale.most_share * 100) + 1)
     step = 5 if len(percents) <= 52 else 10
     for percent in percents[::step]:
@@ -135,11 +135,11 @@ def _shown(cost: float, in_money: bool) -> str:
     return f"{cost * 1_000 / MICROUSD_PER_USD:g}" if in_money else f"{cost:,.0f}"
 
 
-def _place(one: Evaluation, scale: Scale, in_money: bool) -> str:
+def _place(one: Evaluation, scale: ChartScale, in_money: bool) -> str:
     return f"{scale.x(one.mean_cost(in_money)):.1f},{scale.y(one.share):.1f}"
 
 
-def _stairs(best: Sequence[Evaluation], scale: Scale, in_money: bool) -> str:
+def _stairs(best: Sequence[Evaluation], scale: ChartScale, in_money: bool) -> str:
     """What is to be had at a cost is the best that costs no more: level, then up, never between two."""
     points: list[str] = []
     for one in best:
@@ -150,14 +150,14 @@ def _stairs(best: Sequence[Evaluation], scale: Scale, in_money: bool) -> str:
     return f'<polyline class="frontier" points="{" ".join(points)}"/>'
 
 
-def _dot(one: Evaluation, scale: Scale, in_money: bool, kind: str) -> str:
+def _dot(one: Evaluation, scale: ChartScale, in_money: bool, kind: str) -> str:
     x, y = _place(one, scale, in_money).split(",")
     radius = 7 if kind == "mark" else 4
     told = f"{one.label}: {100 * one.share:.1f} %, {_shown(one.mean_cost(in_money), in_money)}"
     return f'<circle class="{kind}" cx="{x}" cy="{y}" r="{radius}"><title>{escape(told)}</title></circle>'
 
 
-def _diamond(one: Evaluation, scale: Scale, in_money: bool) -> Iterator[str]:
+def _diamond(one: Evaluation, scale: ChartScale, in_money: bool) -> Iterator[str]:
     x, y = scale.x(one.mean_cost(in_money)), scale.y(one.share)
     low, high = (scale.y(_bound(end, one.share)) for end in (one.accuracy.low, one.accuracy.high))
     yield f'<line class="span" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
@@ -167,7 +167,7 @@ def _diamond(one: Evaluation, scale: Scale, in_money: bool) -> Iterator[str]:
     )
 
 
-def _names(marked: Sequence[Evaluation], scale: Scale, in_money: bool) -> Iterator[str]:
+def _names(marked: Sequence[Evaluation], scale: ChartScale, in_money: bool) -> Iterator[str]:
     """Beside their dots; names that would cover each other share one line."""
     at: dict[tuple[int, int], list[Evaluation]] = {}
     for one in marked:

@@ -27,7 +27,7 @@ from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import Workspace
 from stepwell.errors import BadInput, StepwellError
 from stepwell.fit.grading import right
-from stepwell.fit.outcomes import SINGLE, Evaluation, Outcome, failed
+from stepwell.fit.outcomes import SINGLE, Evaluation, ItemOutcome, failed
 from stepwell.fit.reading import reading_of, whole_of
 from stepwell.fit.tasks import Item, TaskSet
 
@@ -38,7 +38,7 @@ FIRST_ITEMS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Progressed:
+class ItemsProgressed:
     """How far one evaluation is; told at its beginning, and after every turn and item."""
 
     label: str
@@ -48,7 +48,7 @@ class Progressed:
     turns: int
 
 
-Heard = Callable[[Progressed], None]
+Heard = Callable[[ItemsProgressed], None]
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class Evaluator:
         if key not in self._known:
             for name in {role.model or model for role in crew.used_roles}:
                 self._require(name)
-            run = Run(self, label, crew, model or self.places[0].name, reading)
+            run = ProfileRun(self, label, crew, model or self.places[0].name, reading)
             self._known[key] = Evaluation(label, profile, await run.all(items))
         return replace(self._known[key], label=label, profile=profile)
 
@@ -125,7 +125,7 @@ class Evaluator:
 
 
 @dataclass(slots=True)
-class Run:
+class ProfileRun:
     """One evaluation under way."""
 
     evaluator: Evaluator
@@ -134,13 +134,13 @@ class Run:
     model: str
     """Of roles that name none."""
     reading: Callable[[Item], Reading | None]
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[str, ItemOutcome] = field(default_factory=dict)
     shared: dict[str, object] = field(default_factory=dict)
     """MCP servers are started once for all items."""
     count: int = 0
     turns: int = 0
 
-    async def all(self, items: Sequence[Item]) -> tuple[Outcome, ...]:
+    async def all(self, items: Sequence[Item]) -> tuple[ItemOutcome, ...]:
         workspace = self.evaluator._workspace()
         async with serving(tool_names(self.crew), workspace):
             self.shared = workspace.shared
@@ -161,14 +161,16 @@ class Run:
 
     def _tell(self) -> None:
         is_right = sum(one.right for one in self.outcomes.values())
-        self.evaluator.heard(Progressed(self.label, len(self.outcomes), self.count, is_right, self.turns))
+        self.evaluator.heard(
+            ItemsProgressed(self.label, len(self.outcomes), self.count, is_right, self.turns)
+        )
 
     def _count_turn(self, event: events.Event) -> None:
         if isinstance(event, events.TurnEnded):
             self.turns += 1
             self._tell()
 
-    async def _item(self, item: Item) -> Outcome:
+    async def _item(self, item: Item) -> ItemOutcome:
         lengths: dict[str, list[int]] = {}
         try:
             result = await self._session(item, lengths)
@@ -193,13 +195,15 @@ class Run:
         finally:
             session.store.close()
 
-    async def _graded(self, item: Item, result: Result, lengths: Mapping[str, tuple[int, ...]]) -> Outcome:
+    async def _graded(
+        self, item: Item, result: Result, lengths: Mapping[str, tuple[int, ...]]
+    ) -> ItemOutcome:
         try:
             is_right = bool(result.answer) and await self.evaluator.is_right(item, result.answer)
             reason = "" if result.answer else result.sentence or result.status
         except (StepwellError, ToolError) as error:
             is_right, reason = False, f"its answer cannot be graded: {error}"
-        return Outcome(
+        return ItemOutcome(
             item=item.id,
             right=is_right,
             status=result.status,

@@ -71,14 +71,14 @@ class Memo:
 
 
 @dataclass(slots=True)
-class Counts:
+class MemoCounts:
     """Turns that went to the server, and turns that were remembered."""
 
     asked: int = 0
     remembered: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.asked + other.asked, self.remembered + other.remembered)
+    def __add__(self, other: MemoCounts) -> MemoCounts:
+        return MemoCounts(self.asked + other.asked, self.remembered + other.remembered)
 
 
 def turn_key(fingerprint: str, body: Mapping[str, Any]) -> str:
@@ -126,7 +126,7 @@ class Remembering(httpx2.AsyncBaseTransport):
     memo: Memo | None
     """None: nothing is remembered, turns are only counted."""
     inner: httpx2.AsyncBaseTransport = field(default_factory=_plain_transport)
-    counts: Counts = field(default_factory=Counts)
+    counts: MemoCounts = field(default_factory=MemoCounts)
     _listed: dict[str, Any] | None = None
     _under_way: dict[str, asyncio.Lock] = field(default_factory=dict)
     _met: set[tuple[str, str]] = field(default_factory=set)

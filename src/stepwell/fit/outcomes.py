@@ -15,7 +15,7 @@ MICROUSD_PER_USD = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ItemOutcome:
     """One item, answered by one profile."""
 
     item: str
@@ -47,7 +47,7 @@ class Evaluation:
     label: str
     profile: Profile | None
     """None: the single call."""
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ItemOutcome, ...]
 
     @property
     def right(self) -> list[bool]:
@@ -75,7 +75,7 @@ class Evaluation:
         """Per item, in micro-dollars or tokens."""
         return sum(self.costs(in_money)) / len(self.outcomes)
 
-    def mean(self, figure: Callable[[Outcome], int]) -> float:
+    def mean(self, figure: Callable[[ItemOutcome], int]) -> float:
         """Of any figure, per item."""
         return sum(map(figure, self.outcomes)) / len(self.outcomes)
 
@@ -112,7 +112,7 @@ class Evaluation:
         return made | {"outcomes": [_item(one) for one in self.outcomes]} if items else made
 
 
-def _item(one: Outcome) -> dict[str, Any]:
+def _item(one: ItemOutcome) -> dict[str, Any]:
     plain = ("item", "right", "status", "reason", "answer", "turns", "cost_microusd")
     tokens = ("prompt_tokens", "intermediate_tokens", "visible_tokens")
     return {name: getattr(one, name) for name in (*plain, *tokens)}
@@ -123,9 +123,9 @@ def show_cost(cost: float, in_money: bool) -> str:
     return f"{cost / MICROUSD_PER_USD:.6f} USD" if in_money else f"{cost:,.0f} tokens"
 
 
-def failed(item: str, status: str, reason: str) -> Outcome:
+def failed(item: str, status: str, reason: str) -> ItemOutcome:
     """No answer is a wrong answer."""
-    return Outcome(item, right=False, status=status, reason=reason)
+    return ItemOutcome(item, right=False, status=status, reason=reason)
 
 
 def together(evaluations: Sequence[Evaluation]) -> bool:

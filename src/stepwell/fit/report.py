@@ -14,9 +14,9 @@ from stepwell.errors import BadInput
 from stepwell.fit.ablation import Worth
 from stepwell.fit.chart import draw, frontier
 from stepwell.fit.compare import Finding, findings, percent, show
-from stepwell.fit.memo import Counts
+from stepwell.fit.memo import MemoCounts
 from stepwell.fit.outcomes import SINGLE, Evaluation, show_cost
-from stepwell.fit.search import FITTED, Search, Step
+from stepwell.fit.search import FITTED, Search, SearchStep
 from stepwell.fit.statistics import Estimate
 
 PROFILE_FILE, REPORT_FILE, CHART_FILE, JSON_FILE = "fitted.toml", "report.md", "frontier.svg", "report.json"
@@ -37,7 +37,7 @@ class Fit:
     """On the half to fit on."""
     held_out: Sequence[Evaluation]
     """Single call, flash, pro, fitted."""
-    counts: Counts
+    counts: MemoCounts
     remembered: bool
     """Whether turns were remembered at all."""
     served: str
@@ -231,7 +231,7 @@ def _rate_cells(one: Worth, in_money: bool) -> tuple[str, str]:
     return f"{rate.value:,.0f}", _bounds(rate, 0)
 
 
-def step_table(steps: Sequence[Step], in_money: bool) -> str:
+def step_table(steps: Sequence[SearchStep], in_money: bool) -> str:
     rows = [
         (
             f"{step.worth.change.part}: {step.worth.change.done}",
@@ -284,7 +284,7 @@ def _worth_json(one: Worth, in_money: bool) -> dict[str, Any]:
     }
 
 
-def _step_json(step: Step, in_money: bool) -> dict[str, Any]:
+def _step_json(step: SearchStep, in_money: bool) -> dict[str, Any]:
     return _worth_json(step.worth, in_money) | {
         "done": step.worth.change.done,
         "taken": step.taken,

@@ -42,7 +42,7 @@ PRICE_FACTORS = (4.0, 2.0, 1.0, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class SearchTarget:
     """What is asked for: one of the two, or neither for most of the whole crew's gain."""
 
     accuracy: float | None = None
@@ -50,11 +50,11 @@ class Target:
     cost_microusd: int | None = None
     """Per item: the most accurate that costs no more."""
 
-    def resolved(self, single: Evaluation, pro: Evaluation) -> Target:
+    def resolved(self, single: Evaluation, pro: Evaluation) -> SearchTarget:
         """With its default: ``KEPT_GAIN`` of what pro gains over the single call."""
         if self.accuracy is not None or self.cost_microusd is not None:
             return self
-        return Target(accuracy=single.share + KEPT_GAIN * max(0.0, pro.share - single.share))
+        return SearchTarget(accuracy=single.share + KEPT_GAIN * max(0.0, pro.share - single.share))
 
     def says(self) -> str:
         """In words."""
@@ -64,7 +64,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SearchStep:
     """One decision of the search."""
 
     worth: Worth
@@ -79,17 +79,17 @@ class Search:
     evaluator: Evaluator
     items: Sequence[Item]
     """The half to fit on."""
-    asked: Target
+    asked: SearchTarget
     draws: Resamples = field(default_factory=Resamples)
     tried: list[Evaluation] = field(default_factory=list)
     """Every candidate, the single call first."""
     worths: list[Worth] = field(default_factory=list)
     """Of every part of the whole crew."""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[SearchStep] = field(default_factory=list)
     in_money: bool = True
     chosen_label: str = ""
     """Which of the candidates it is that is called ``fitted`` in the end."""
-    target: Target = field(default_factory=Target)
+    target: SearchTarget = field(default_factory=SearchTarget)
     current: Evaluation = field(init=False)
     pro: Evaluation = field(init=False)
 
@@ -169,7 +169,7 @@ class Search:
         trial = await self._try(change.profile)
         part = worth(change, self.current, trial, self.draws, self.in_money)
         taken, why = self._judge(trial, part)
-        self.steps.append(Step(part, taken, why))
+        self.steps.append(SearchStep(part, taken, why))
         if taken:
             self.current = trial
         return taken
@@ -234,7 +234,7 @@ class Search:
             part = worth(change, self.current, trial, self.draws, self.in_money)
             taken = trial is best
             why = "of all models this is the nearest to the target" if taken else self._why_not(trial, best)
-            self.steps.append(Step(part, taken, why))
+            self.steps.append(SearchStep(part, taken, why))
         self.current = best
 
     def _why_not(self, trial: Evaluation, best: Evaluation) -> str:

@@ -20,21 +20,23 @@ from stepwell.fit.sets.inputs import (
     two_numbers,
     words,
 )
-from stepwell.fit.sets.templates import Function
+from stepwell.fit.sets.templates import FunctionTemplate
 
 
 def family(
     kind: str, arguments: str, inputs: Inputs, *functions: tuple[str, str, Callable[..., Any]]
-) -> tuple[Function, ...]:
+) -> tuple[FunctionTemplate, ...]:
     """Functions of the same arguments: name, what it returns, reference."""
-    return tuple(Function(kind, name, arguments, returns, do, inputs) for name, returns, do in functions)
+    return tuple(
+        FunctionTemplate(kind, name, arguments, returns, do, inputs) for name, returns, do in functions
+    )
 
 
 def _even(x: int) -> bool:
     return x % 2 == 0
 
 
-FAMILIES: tuple[tuple[Function, ...], ...] = (
+FAMILIES: tuple[tuple[FunctionTemplate, ...], ...] = (
     family("aggregate", "xs", some_numbers,
            ("largest", "the largest number in the list xs", max),
            ("total", "the sum of the numbers in the list xs", sum),

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepwell.fit.sets.families import FAMILIES
 from stepwell.fit.sets.inputs import Arguments
-from stepwell.fit.sets.templates import PER_KIND, TEMPLATES, Function
+from stepwell.fit.sets.templates import PER_KIND, TEMPLATES, FunctionTemplate
 from stepwell.fit.tasks import Item, TaskSet
 
 SEED = 20261122
@@ -19,7 +19,7 @@ TELLING = 5
 KINDS = (*FAMILIES, *TEMPLATES)
 
 
-def all_functions() -> tuple[Function, ...]:
+def all_functions() -> tuple[FunctionTemplate, ...]:
     """In the order of the items: one of each kind, then another of each kind, and so on."""
     return tuple(kind[turn] for turn in range(PER_KIND) for kind in KINDS)
 
@@ -30,7 +30,7 @@ def functions_set(seed: int = SEED) -> TaskSet:
     return TaskSet("functions", crew="code", single="coder", grader="program", items=items)
 
 
-def _item(number: int, function: Function, seed: int) -> Item:
+def _item(number: int, function: FunctionTemplate, seed: int) -> Item:
     rng = Random(f"{seed}-{function.name}-{function.parameters}")
     cases = _cases(function, rng)
     visible = _visible(cases, rng)
@@ -45,7 +45,7 @@ def _item(number: int, function: Function, seed: int) -> Item:
     )
 
 
-def _cases(function: Function, rng: Random) -> list[tuple[Arguments, Any]]:
+def _cases(function: FunctionTemplate, rng: Random) -> list[tuple[Arguments, Any]]:
     """Arguments with the reference's results, each once, edges first."""
     seen: dict[str, tuple[Arguments, Any]] = {}
     for arguments in function.inputs(rng, function.parameters):

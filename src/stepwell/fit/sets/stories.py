@@ -15,7 +15,7 @@ HOLDERS = ("boxes", "bags", "baskets", "crates", "trays", "jars", "rows", "shelv
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class StoryKind:
     """One sort of problem."""
 
     name: str
@@ -57,59 +57,59 @@ def _change(rng: Random) -> tuple[int, ...]:
     return note, count, rng.randint(3, (note - 5) // count)
 
 
-KINDS: tuple[Kind, ...] = (
-    Kind("gain", "{a} + {b}", _gain, (
+KINDS: tuple[StoryKind, ...] = (
+    StoryKind("gain", "{a} + {b}", _gain, (
         "{n} has {a} {t} and gets {b} more. How many {t} does {n} have now?",
         "There are {a} {t} on the table. {n} puts {b} more {t} on it. How many {t} are on the table?",
         "{n} collected {a} {t} on Monday and {b} {t} on Tuesday. How many {t} did {n} collect in all?",
         "A shop had {a} {t}. Then {b} {t} were delivered. How many {t} does the shop have now?",
         "{n} has {a} {t}. {m} has {b} {t}. How many {t} do they have together?",
     )),
-    Kind("loss", "{a} - {b}", _loss, (
+    StoryKind("loss", "{a} - {b}", _loss, (
         "{n} has {a} {t} and gives away {b}. How many {t} are left?",
         "There were {a} {t} in the shop. {b} {t} were sold. How many {t} remain?",
         "{n} had {a} {t} but lost {b} of them. How many {t} does {n} still have?",
         "Of {a} {t}, {b} were broken. How many {t} were not broken?",
         "{n} had {a} {t}. {m} took {b} of them. How many {t} does {n} have now?",
     )),
-    Kind("groups", "{a} * {b}", _groups, (
+    StoryKind("groups", "{a} * {b}", _groups, (
         "There are {a} {h} with {b} {t} in each. How many {t} are there in all?",
         "{n} fills {a} {h}. Each holds {b} {t}. How many {t} does {n} need?",
         "{a} children have {b} {t} each. How many {t} do they have together?",
         "One pack has {b} {t}. {n} buys {a} packs. How many {t} does {n} get?",
         "{n} finds {b} {t} every day for {a} days. How many {t} does {n} find?",
     )),
-    Kind("shared", "{a} / {b}", _shared, (
+    StoryKind("shared", "{a} / {b}", _shared, (
         "{a} {t} are shared equally among {b} people. How many {t} does each person get?",
         "{n} puts {a} {t} into {b} {h}, the same number in each. How many {t} are in each?",
         "{n} gives {a} {t} to {b} friends in equal parts. How many {t} does each friend get?",
         "{a} {t} are packed in {b} equal {h}. How many {t} does each hold?",
     )),
-    Kind("groups_more", "{a} * {b} + {c}", _groups_more, (
+    StoryKind("groups_more", "{a} * {b} + {c}", _groups_more, (
         "{n} buys {a} bags with {b} {t} in each, and finds {c} more {t}. How many {t} does {n} have?",
         "There are {a} {h} with {b} {t} in each, and {c} {t} on the floor. How many {t} are there in all?",
         "{n} gets {b} {t} on each of {a} days, and then {c} more. How many {t} does {n} have?",
         "{a} friends bring {b} {t} each, and {n} brings {c} {t}. How many {t} do they have together?",
     )),
-    Kind("two_gains", "{a} + {b} + {c}", _three, (
+    StoryKind("two_gains", "{a} + {b} + {c}", _three, (
         "{n} has {a} {t}, gets {b} from {m} and buys {c} more. How many {t} does {n} have now?",
         "{n} found {a} {t} on Monday, {b} on Tuesday and {c} on Friday. How many {t} did {n} find in all?",
         "There are {a} {t} in the first box, {b} in the second and {c} in the third. How many {t} are there?",
         "A shop has {a} red, {b} blue and {c} green {t}. How many {t} does it have in all?",
     )),
-    Kind("more_than", "{a} + {b}", _gain, (
+    StoryKind("more_than", "{a} + {b}", _gain, (
         "{n} has {a} {t}. {m} has {b} more {t} than {n}. How many {t} does {m} have?",
         "{n} sold {a} {t}, and {m} sold {b} more than {n}. How many {t} did {m} sell?",
         "There are {a} {t} in the box. In the bag are {b} more than in the box. How many are in the bag?",
         "{n} has {a} {t}, which is {b} fewer than {m} has. How many {t} does {m} have?",
     )),
-    Kind("less_than", "{a} - {b}", _loss, (
+    StoryKind("less_than", "{a} - {b}", _loss, (
         "{n} has {a} {t}. {m} has {b} fewer {t} than {n}. How many {t} does {m} have?",
         "{n} has {a} {t} and {m} has {b} {t}. How many more {t} does {n} have than {m}?",
         "{n} found {a} {t}, and {m} found {b} fewer than {n}. How many {t} did {m} find?",
         "There are {a} {t} in the box and {b} in the bag. How many fewer are in the bag than in the box?",
     )),
-    Kind("change", "{a} - {b} * {c}", _change, (
+    StoryKind("change", "{a} - {b} * {c}", _change, (
         "{n} pays {b} {t} at {c} dollars each with a {a} dollar note. How many dollars does {n} get back?",
         "{n} has {a} dollars and buys {b} {t} for {c} dollars each. How many dollars are left?",
         "{n} had {a} {t} and gave {c} of them to each of {b} friends. How many {t} does {n} still have?",

@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import permutations, product
 from random import Random
 
-from stepwell.fit.sets.stories import HOLDERS, KINDS, NAMES, THINGS, Kind
+from stepwell.fit.sets.stories import HOLDERS, KINDS, NAMES, THINGS, StoryKind
 from stepwell.fit.tasks import Item, TaskSet
 
 SEED = 20261122
@@ -32,7 +32,7 @@ def sums_set(seed: int = SEED) -> TaskSet:
     return TaskSet("sums", crew="calculation", single="solver", grader="number", items=tuple(items))
 
 
-def _item(number: int, kind: Kind, rng: Random) -> Item:
+def _item(number: int, kind: StoryKind, rng: Random) -> Item:
     numbers = kind.draw(rng)
     while value(numbers, kind.calculation) in set(mistakes(numbers, kind.calculation)):
         numbers = kind.draw(rng)

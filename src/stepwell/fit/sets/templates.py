@@ -25,7 +25,7 @@ PER_KIND = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class FunctionTemplate:
     """One function that is asked for."""
 
     kind: str
@@ -46,14 +46,14 @@ def varied(
     choices: tuple[Any, ...],
     reference: Callable[..., Any],
     inputs: Inputs,
-) -> tuple[Function, ...]:
+) -> tuple[FunctionTemplate, ...]:
     """One function with other parameters: ``{0}`` and ``{1}`` in ``returns``, first for ``reference``."""
     made = []
     for choice in choices:
         parameters = choice if isinstance(choice, tuple) else (choice,)
         said = returns.format(*parameters)
         made.append(
-            Function(name, name, arguments, said, partial(reference, *parameters), inputs, parameters)
+            FunctionTemplate(name, name, arguments, said, partial(reference, *parameters), inputs, parameters)
         )
     return tuple(made)
 
@@ -171,4 +171,4 @@ NUMBERS = (
       (("big", "small", 10), ("hot", "cold", 25), ("old", "young", 40), ("yes", "no", 0)),
       lambda a, b, k, n: a if n > k else b, number),
 )  # fmt: skip
-TEMPLATES: tuple[tuple[Function, ...], ...] = (*LISTS, *TEXTS, *DICTIONARIES, *NUMBERS)
+TEMPLATES: tuple[tuple[FunctionTemplate, ...], ...] = (*LISTS, *TEXTS, *DICTIONARIES, *NUMBERS)
