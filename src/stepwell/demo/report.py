@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import TextTable as RichTable
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from stepwell.demo.cost_table import cost_sentences, cost_table
