@@ -23,8 +23,7 @@ WITH_TWO_MEANINGS = {
     "Place", "Plan", "Reply", "Result", "Run", "Series", "Server", "Stepwell", "Store", "Table", "Tool",
     "Usage", "Verdict",
 }  # fmt: skip
-"""Public classes of these rooms that share their name with another. A name here may go, none may come; other rooms
-follow."""
+"""Public classes of these rooms that share their name with another. A name here may go, none may come."""
 
 
 def imports() -> dict[str, set[str]]:
