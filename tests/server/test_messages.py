@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stepwell.loop.requests import Rejected
 from stepwell.policy.types import Wait
+from stepwell.server.anthropic.answer import _object
 from stepwell.server.anthropic.request import chat_body, marks_cache
 from stepwell.server.errors import ApiError
 from tests.server.fakes import MODEL, FakeDriver, call, says, serving
@@ -299,3 +300,19 @@ def test_no_message_is_lost_whatever_the_order(order: list[str]) -> None:
     turns = [{"role": role, "content": f"say-{number}"} for number, role in enumerate(order)]
     rendered = "\n".join(content for _, content in roles({**ASK, "messages": turns}))
     assert [f"say-{n}" in rendered for n in range(len(order))] == [True] * len(order)
+
+
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        ('{"a": 1e999, "b": [-1e400, 1.5]}', {"a": None, "b": [None, 1.5]}),
+        ('{"a": [1, 2', {"a": [1, 2]}),
+        ("[1e999]", {"arguments": [None]}),
+        ('{"a" 1}', {"arguments": '{"a" 1}'}),
+        ("", {}),
+    ],
+)
+def test_an_input_is_an_object_that_can_be_sent(written: str, given: dict[str, Any]) -> None:
+    found = _object(written)
+    assert found == given
+    json.dumps(found, allow_nan=False)

@@ -41,6 +41,8 @@ FILLING_TURNS = 5_000
 """After so many turns every bounded memory of a server (the causes of 2,000 requests, charges that may still
 be corrected, agents) has been full at least once."""
 LOOK_S = 0.25
+SCRIPTS = 64
+"""Different conversations: more KV than the disk may hold."""
 Minutes = Annotated[float | None, Parameter(validator=Number(gte=0.1, lte=10_080), show_default=False)]
 
 LIMITS: dict[str, tuple[str, float, str]] = {
@@ -114,9 +116,9 @@ def _soak(place: Path, seed: int, for_s: float, progress: Ticker) -> tuple[Soake
     try:
         if not target.start():
             raise StepwellError(f"the server did not start: {' '.join(target.unclear_starts)}")
-        expected = undisturbed(target.base_url, "null", place)
+        expected = undisturbed(target.base_url, "null", place, SCRIPTS)
         progress.phase(f"serving for {for_s / 60:.0f} minutes", SAMPLES)
-        with Load(tally, expected, "null", seed, place, rest_s=0.0).running():
+        with Load(tally, expected, "null", seed, place, scripts=SCRIPTS, rest_s=0.0).running():
             _watch(target, soaked, for_s, random.Random(seed), progress)
         progress.phase("comparing the books, deciding again")
         target.terminate()

@@ -127,12 +127,12 @@ def client(base_url: str, engine: str) -> httpx2.Client:
 # --- the undisturbed run -------------------------------------------------------------------------
 
 
-def undisturbed(base_url: str, engine: str, directory: Path) -> Expected:
+def undisturbed(base_url: str, engine: str, directory: Path, scripts: int = SCRIPTS) -> Expected:
     """Ask everything once. A model's rounding may depend on what shares its batch, so it is asked one turn
     after the other."""
     expected = Expected()
     with client(base_url, engine) as http, ThreadPoolExecutor(4 if engine == "null" else 1) as pool:
-        for answers in pool.map(lambda number: _undisturbed(http, number), range(SCRIPTS)):
+        for answers in pool.map(lambda number: _undisturbed(http, number), range(scripts)):
             expected.answers |= answers
     status, expected.crew = run_crew(base_url, directory / "crew-undisturbed.db")
     if status != "completed":
@@ -145,7 +145,10 @@ def _undisturbed(http: httpx2.Client, number: int) -> dict[Messages, str]:
     answers = {}
     for words in script(number):
         messages = (*messages, ("user", words))
-        said = ask(http, messages, ("undisturbed", f"script-{number}"), stream=False)
+        try:
+            said = ask(http, messages, ("undisturbed", f"script-{number}"), stream=False)
+        except httpx2.HTTPError as error:
+            raise StepwellError(f"the undisturbed server did not answer: {error}") from error
         if said.text is None:
             raise StepwellError(f"the undisturbed server refused a turn: {said.refusal}")
         answers[messages] = said.text
@@ -184,6 +187,8 @@ class Load:
     seed: int
     directory: Path
     workers: int = 6
+    scripts: int = SCRIPTS
+    """Different conversations; as many as ``undisturbed`` was told of."""
     rest_s: float = 0.2
     """Longest pause of a client between two turns."""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -223,7 +228,7 @@ class Load:
 
     def _conversation(self, http: httpx2.Client, dice: random.Random, agent: Agent) -> None:
         messages: Messages = ()
-        for words in script(dice.randrange(SCRIPTS)):
+        for words in script(dice.randrange(self.scripts)):
             messages = (*messages, ("user", words))
             said = self._asked(http, messages, agent, stream=dice.random() < 0.5)
             if said is None:

@@ -19,6 +19,7 @@ from stepwell.bench.servers import free_port
 
 HEALTHY_S = 60.0
 """Longest that ``/health`` may take to be well again after a fault."""
+START_S = 180.0
 STOP_S = 60.0
 LOOK_S = 0.1
 DOWN = "down"
@@ -150,8 +151,11 @@ class Target:
                 stdin=subprocess.DEVNULL,
                 env=kept | {"XDG_DATA_HOME": str(self.scratch / "data")},
             )
-        if self.wait_healthy() or self.running:
+        if self.wait_healthy(START_S):
             return True
+        if self.running:
+            self.deaths.append(f"was not well {START_S:.0f} s after its start")
+            return False
         self.refused_starts += 1
         said = self._said(began)
         if not said or not said[-1].startswith("stepwell: ") or any("Traceback" in line for line in said):

@@ -10,6 +10,7 @@ sum is the prompt.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -226,7 +227,16 @@ def _object(arguments: str) -> object:
     """The input as an object, one that was cut as far as it got: what a client makes of the stream. What a
     model wrote that is none is kept under one key and never lost."""
     try:
-        value = from_json(arguments, allow_partial=True) if arguments else {}
+        value = _finite(from_json(arguments, allow_partial=True)) if arguments else {}
     except ValueError:
         return {"arguments": arguments}
     return value if isinstance(value, dict) else {"arguments": value}
+
+
+def _finite(value: Any) -> Any:
+    """``1e999`` is a number in JSON and none in an answer that we write: null, as everywhere."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

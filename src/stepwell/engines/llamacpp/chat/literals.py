@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+from stepwell.engines.llamacpp.chat.values import loads
+
 _MAX_CHARS = 1 << 20
 _ATOM = re.compile(r"[^,}\]]*")
 _KEY = re.compile(r"\s*([^:,{}\[\]]+?)\s*:")
@@ -88,6 +90,6 @@ def _items(text: str, at: int, quote: str, depth: int) -> tuple[list[Any], int]:
 
 def _atom(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=lambda name: None)
+        return loads(text)
     except ValueError:
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,13 +12,20 @@ from stepwell.engines.llamacpp.chat.source import Source, Wait
 
 Emit = Callable[[str], None]
 
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]+')
-_WORDS = {"NaN": "null", "Infinity": "null", "None": "null", "True": "true", "False": "false"}
+_PLAIN = re.compile(r"[^\"'\\\x00-\x1f]+")
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+_LOOSE_NUMBER = re.compile(r"[+-]?(\d+\.?|\d*\.\d+)", re.ASCII)
+_KNOWN = frozenset(("true", "false", "null"))
+_WORDS = {"None": "null", "True": "true", "False": "false", "undefined": "null"}
+_NO_NUMBER = frozenset(("NaN", "nan", "Infinity", "inf", "-Infinity", "-inf", "+Infinity", "+inf", "-NaN"))
+_CLOSES = {"{": "}", "[": "]"}
 MAX_DEPTH = 500
 
 
 def scan_string(source: Source, emit: Emit) -> Wait[bool]:
-    """A JSON string with its quotes; raw control characters are escaped. False: it was cut."""
+    """A string with its quotes, which may be single ones; raw control characters are escaped. False: it was
+    cut."""
+    quote = source.text[source.at]
     source.at += 1
     emit('"')
     while True:
@@ -33,39 +41,60 @@ def scan_string(source: Source, emit: Emit) -> Wait[bool]:
             following = yield from source.char()
             if not following:
                 return False
-            emit("\\" + following)
+            emit(following if following == "'" else "\\" + following)
             source.at += 1
-        elif character == '"':
+        elif character == quote:
             emit('"')
             source.at += 1
             return True
-        elif character < " ":
-            emit(json.dumps(character)[1:-1])
+        else:
+            emit(character if character == "'" else json.dumps(character)[1:-1])
             source.at += 1
 
 
 def scan_value(source: Source, emit: Emit) -> Wait[bool]:
-    """Any JSON value. False: it was cut, or is none."""
-    depth = 0
+    """Any JSON value, with what models do to it mended where one token says how: quotes, names without
+    quotes, Python's words, numbers that are none, a comma at an end, the wrong closing bracket. What is broken
+    otherwise is passed as it was written. False: it was cut, or is none."""
+    opened: list[str] = []
+    comma = ""
     while True:
         character = yield from source.char()
-        if not character or (depth == 0 and (character in ",:}]" or character.isspace())):
+        if not character or (not opened and (character in ",:}]" or character.isspace())):
             return False
-        if character == '"':
+        if comma and not (character.isspace() or character == ","):
+            emit(comma[1:] if character in "}]" else comma)
+            comma = ""
+        if character in "\"'":
             whole = yield from scan_string(source, emit)
-        elif character in "{[}],:" or character.isspace():
-            depth += (character in "{[") - (character in "}]")
-            emit(character)
+        elif character.isspace() or character == ",":
             source.at += 1
-            whole = depth <= MAX_DEPTH
+            if comma or character == ",":  # told when it is known whether anything follows
+                comma += "" if comma and character == "," else character
+            else:
+                emit(character)
+            whole = True
+        elif character in "{[}]:":
+            source.at += 1
+            emit(_bracket(character, opened))
+            whole = len(opened) <= MAX_DEPTH
         else:
             whole = yield from _word(source, emit)
-        if not whole or depth == 0:
+        if not whole or not opened:
             return whole
 
 
+def _bracket(character: str, opened: list[str]) -> str:
+    """What closes is what was opened."""
+    if character in "{[":
+        opened.append(character)
+    elif character in "}]":
+        return _CLOSES[opened.pop()]
+    return character
+
+
 def _word(source: Source, emit: Emit) -> Wait[bool]:
-    """A number, or a name such as ``true``; what JSON does not know becomes null."""
+    """A number, a name such as ``true``, or any other word."""
     start = source.at
     while True:
         character = yield from source.char()
@@ -73,8 +102,37 @@ def _word(source: Source, emit: Emit) -> Wait[bool]:
             break
         source.at += 1
     word = source.text[start : source.at]
-    emit(_WORDS.get(word.lstrip("+-"), word))
+    emit(_strict(word))
     return bool(word)
+
+
+def _strict(word: str) -> str:
+    """As JSON has it: what is no number anywhere is null, and what JSON does not know is a text."""
+    if not word or word in _KNOWN:
+        return word
+    if word in _WORDS:
+        return _WORDS[word]
+    if word in _NO_NUMBER:
+        return "null"
+    if _NUMBER.fullmatch(word):
+        return word if finite(word) is not None else "null"
+    if _LOOSE_NUMBER.fullmatch(word):
+        sign, digits = ("-" if word[0] == "-" else ""), word.lstrip("+-").rstrip(".")
+        number = sign + (f"0{digits}" if digits.startswith(".") else digits)
+        if _NUMBER.fullmatch(number):  # 007 is none: it may be a name
+            return number
+    return json.dumps(word, ensure_ascii=False)
+
+
+def finite(number: str) -> float | None:
+    """What a reader of JSON makes of it; None where that is no number any more, as of ``1e999``."""
+    value = float(number)
+    return value if math.isfinite(value) or not ("." in number or "e" in number.lower()) else None
+
+
+def loads(text: str) -> Any:
+    """``json.loads`` without numbers that JSON does not have. ``ValueError``, ``RecursionError``."""
+    return json.loads(text, parse_constant=lambda name: None, parse_float=finite)
 
 
 def whole_value(source: Source) -> Wait[str | None]:
@@ -101,9 +159,9 @@ def whole_string(source: Source) -> Wait[str | None]:
 def as_object(written: str) -> str:
     """A complete JSON value as the text of an object: null is none, everything else is wrapped."""
     try:
-        value = json.loads(written)
-        if isinstance(value, str) and isinstance(json.loads(value), dict):
-            return value
+        value = loads(written)
+        if isinstance(value, str) and isinstance(inner := loads(value), dict):
+            return json.dumps(inner, ensure_ascii=False)
     except (ValueError, RecursionError):
         return json.dumps({"arguments": written}, ensure_ascii=False)
     if value is None:
@@ -116,7 +174,7 @@ def from_text(text: str, schema: Mapping[str, Any] | None) -> str:
     if is_text(schema):
         return json.dumps(text, ensure_ascii=False)
     try:
-        value = json.loads(_WORDS.get(text.strip(), text), parse_constant=lambda name: None)
+        value = loads(_WORDS.get(text.strip(), text))
     except (ValueError, RecursionError):
         value = text
     if isinstance(value, str) or (value is not None and "string" in _types(schema)):
