@@ -54,8 +54,8 @@ def scan_string(source: Source, emit: Emit) -> Wait[bool]:
 
 def scan_value(source: Source, emit: Emit) -> Wait[bool]:
     """Any JSON value, with what models do to it mended where one token says how: quotes, names without
-    quotes, Python's words, numbers that are none, a comma at an end, the wrong closing bracket. What is broken
-    otherwise is passed as it was written. False: it was cut, or is none."""
+    quotes, Python's words, numbers that are none, a comma at an end, the wrong closing bracket. What is
+    broken otherwise is passed as it was written. False: it was cut, or is none."""
     opened: list[str] = []
     comma = ""
     while True:
