@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stepwell.gateway.merge import merged_models, merged_page
 from stepwell.gateway.routes import Kind, kind_of, named_in
 from stepwell.server.app import ROUTES
-from tests.gateway.fakes import World, body_of, world
+from tests.gateway.fakes import World, body_of, sse, world
 
 OPS = {"authorization": "Bearer sk-ops"}
 ACME = {"authorization": "Bearer sk-acme"}
@@ -173,6 +173,47 @@ def test_uploads_go_through_in_pieces() -> None:
             await one.client.post("/v1/files", files=files, data={"purpose": "user_data"}, headers=ACME)
             _, request = one.fakes.seen[-1]
             assert b"x" * 50_000 in request.content and int(request.headers["content-length"]) > 50_000
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/agents/s/1", "/v1/organization/costs", "/v1/files/file-1", "/v1/sessions/s"]
+)
+def test_a_node_that_is_lost_before_a_word_is_a_503_and_in_a_watch_the_end(path: str) -> None:
+    async def go() -> None:
+        async with world() as one:
+            for fault in (httpx2.ConnectError("x"), httpx2.ReadError("x")):
+                for node in one.nodes.watches:
+                    one.fakes.then(node, fault)
+                assert (await one.client.get(path, headers=ACME)).status_code == 503
+                one.fakes.scripts.clear()
+            for node in one.nodes.watches:
+                one.fakes.then(node, sse(b"event: full\n\n", httpx2.ReadError("x")))
+            assert (await one.client.get("/v1/watch", headers=ACME)).content == b"event: full\n\n"
+
+    asyncio.run(go())
+
+
+def test_a_watcher_that_leaves_ends_its_request_at_the_node() -> None:
+    async def go() -> None:
+        async with world("a") as one:
+            asked, never, left = asyncio.Event(), asyncio.Event(), []
+
+            async def watch(request: httpx2.Request) -> httpx2.Response:
+                asked.set()
+                try:
+                    await never.wait()
+                finally:
+                    left.append(request.url.path)
+                raise AssertionError
+
+            one.fakes.then("a", watch)
+            watcher = asyncio.create_task(one.client.get("/v1/watch", headers=ACME))
+            await asked.wait()
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            assert left == ["/v1/watch"]
 
     asyncio.run(go())
 

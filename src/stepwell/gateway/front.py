@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from stepwell.fleet.rendezvous import first
@@ -33,6 +33,7 @@ from stepwell.server.settings import ServerSettings
 from stepwell.server.sse import or_gone
 
 SCOPE_KEY = "stepwell.gateway"
+SENDS = frozenset({"POST", "PUT", "PATCH"})
 JSON = msgspec.json.Decoder()
 
 
@@ -70,10 +71,13 @@ class Front:
                 call = note["call"] = await self._turn(request)
                 answer = Answer(send, call.path)
                 await or_gone(receive, self.nodes.relay.serve(call, answer))
-            elif kind is Kind.HOME or _uploads(request):
-                await self._through(await self._node_of(request, kind), request, send)
+            elif kind in (Kind.LIST, Kind.EVERY) or (kind is Kind.SESSION and request.method == "POST"):
+                asked = self._list(request) if kind is Kind.LIST else self._every(request, kind)
+                await (await asked)(scope, receive, send)
             else:
-                await (await self._small(request, kind))(scope, receive, send)
+                through = self._through(await self._node_of(request, kind), request, send)
+                # While a body comes in, the request to the node reads it, and sees a client that leaves.
+                await (through if request.method in SENDS else or_gone(receive, through))
         finally:
             self.live -= 1
 
@@ -188,14 +192,6 @@ class Front:
 
     # --- asking several ----------------------------------------------------------------------------
 
-    async def _small(self, request: Request, kind: Kind) -> Response:
-        if kind is Kind.LIST:
-            return await self._list(request)
-        if kind is Kind.EVERY or (kind is Kind.SESSION and request.method == "POST"):
-            return await self._every(request, kind)
-        node = await self._node_of(request, kind)
-        return await self._once(node, request, await self._body(request))
-
     async def _list(self, request: Request) -> Response:
         answers = await self._ask(request, self._ready(), _target(request))
         bad = next(((status, said) for status, said in answers.values() if status != 200), None)
@@ -253,46 +249,19 @@ class Front:
 
     # --- one node ----------------------------------------------------------------------------------
 
-    async def _once(self, node: str, request: Request, body: bytes) -> Response:
-        """A request that is sent once. Streams (the page's, a stored response's) go through as they come."""
-        opened = self.nodes.upstream.open(
-            node, request.method, _target(request), self._headers(request), body or None
-        )
-        try:
-            response = await opened.__aenter__()
-        except NodeLost:
-            raise unavailable(is_pinned=True) from None
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in for_client(response.headers)
-        }
-        if not response.headers.get("content-type", "").startswith(STREAM):
-            try:
-                data = await response.aread()
-            finally:
-                await opened.__aexit__(None, None, None)
-            headers.pop("content-length", None)
-            return Response(data, response.status_code, headers)
-
-        async def chunks() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in response.aiter_raw():
-                    yield chunk
-            finally:
-                await opened.__aexit__(None, None, None)
-
-        return StreamingResponse(chunks(), response.status_code, headers)
-
     async def _through(self, node: str, request: Request, send: Send) -> None:
-        """Uploads and downloads, neither of which is held in memory here. Sent once."""
-        sends = request.method in ("POST", "PUT", "PATCH")
+        """A request that is sent once, and whatever comes back, neither held in memory here: uploads,
+        downloads, the page and what it watches."""
+        sends = request.method in SENDS
         content = request.stream() if sends else None
         headers = self._headers(request)
         if sends and (length := request.headers.get("content-length")):
             headers.append(("content-length", length))
-        answer = Answer(send, request.url.path)
+        answer, streams = Answer(send, request.url.path), False
         try:
             opened = self.nodes.upstream.open(node, request.method, _target(request), headers, content)
             async with opened as response:
+                streams = response.headers.get("content-type", "").startswith(STREAM)
                 await answer.start(response.status_code, for_client(response.headers))
                 async for chunk in response.aiter_raw():
                     await answer.body(chunk)
@@ -300,7 +269,9 @@ class Front:
         except NodeLost:
             if not answer.started:
                 raise unavailable(is_pinned=True) from None
-            raise
+            if not streams:
+                raise  # cut short, as the client has to see
+            await answer.end()  # watchers connect again by themselves
         except ClientDisconnect:
             raise ClientGone from None
 
@@ -310,10 +281,6 @@ class Front:
 
 def _nobody() -> dict[str, tuple[int, Any]]:
     raise unavailable(is_pinned=False)
-
-
-def _uploads(request: Request) -> bool:
-    return request.headers.get("content-type", "").startswith("multipart/")
 
 
 def _target(request: Request) -> str:

@@ -132,7 +132,7 @@ class NodeProcess:
 
 
 class Supervisor:
-    """Keeps one node's process running until it is cancelled; ``hold`` stops that for a restart."""
+    """Keeps one node's process running until it is cancelled or ``stopping``."""
 
     def __init__(self, process: NodeProcess, lost: Callable[[], None], restarted: Callable[[], None]) -> None:
         self.process = process
@@ -148,7 +148,9 @@ class Supervisor:
             started_s = time.monotonic()
             await self.process.ended()
             async with self.lock:
-                if self.stopping or self.process.alive():
+                if self.stopping:
+                    return
+                if self.process.alive():
                     continue
                 self._lost()
                 pause_s = FIRST_PAUSE_S if time.monotonic() - started_s >= LIVED_S else pause_s * 2
