@@ -186,6 +186,15 @@ GROUPS = {
             ),
         ),
     ),
+    "study": (
+        "Questions that take many simulated fleets, each answered by one command.",
+        (
+            Command(
+                "ssd", "stepwell.commands.study_ssd:ssd", "What disks below DRAM are worth, and their wear."
+            ),
+            Command("speed", "stepwell.commands.study_speed:speed", "Requests simulated in a CPU second."),
+        ),
+    ),
     "catalogue": (
         "The figures that plans rest on, each with its source.",
         (

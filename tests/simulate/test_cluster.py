@@ -151,3 +151,16 @@ def test_an_accelerator_never_gets_faster_by_more_work(
     assert mixture.step_us(prefill + more, decode, depth, depth) >= before
     assert mixture.step_us(prefill, decode + more, depth, depth) >= before
     assert mixture.step_us(prefill, decode, depth + more, depth) >= before
+
+
+def test_a_run_that_is_cut_off_is_the_beginning_of_the_whole() -> None:
+    workload, config = small(6, 4)
+    whole = ran(workload, Site(config, MODEL), 2, "round-robin")
+    cut = Cluster(Player(workload, SILENT), Site(config, MODEL), 2, ROUTERS["round-robin"])
+    cut.run(until_us=200_000_000)
+    for early, late in zip(cut.lives(), whole.lives(), strict=True):
+        for request, turn in early[0].meter.turns.items():
+            again = late[0].meter.turns[request]
+            if turn.done_us is not None:
+                assert (turn.ttft_us, turn.done_us) == (again.ttft_us, again.done_us)
+        assert early[0].now_us < late[0].now_us

@@ -119,10 +119,12 @@ class Cluster:
 
     # --- the clock ----------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Until every turn has ended."""
+    def run(self, until_us: int | None = None) -> None:
+        """Until every turn has ended, or nothing more is due before ``until_us``."""
         while self._dues or self._wakes:
             due_us = self._dues[0][0] if self._dues else None
+            if until_us is not None and self._next_us() > until_us:
+                break
             if self._wakes and (due_us is None or self._wakes[0][0] < due_us):
                 at_us, number, life = heapq.heappop(self._wakes)
                 self._act(self.replicas[number], at_us, life)
@@ -132,6 +134,9 @@ class Cluster:
                 self._take(what, number_or_none, since_us)
         for replica in self.replicas:
             replica.machine.loop.close()
+
+    def _next_us(self) -> int:
+        return min(queue[0][0] for queue in (self._dues, self._wakes) if queue)
 
     def _push(
         self, at_us: int, what: Call | Event | Fault | _Back, number: int | None = None, since: int = -1

@@ -1,0 +1,266 @@
+"""``stepwell study ssd``: what disks below DRAM are worth for agents at the same targets, and their wear."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from stepwell.commands.fitting import fitted
+from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.simulate import TRACES_VARIABLE
+from stepwell.commands.simulate_choice import Built, Hardware, build
+from stepwell.errors import BadInput
+from stepwell.fleet.routers import ROUTERS
+from stepwell.ledger.prices import load_price_book
+from stepwell.ledger.types import Resource
+from stepwell.report import charts
+from stepwell.report.page import Page
+from stepwell.simulate.arrivals import Arrivals, arranged
+from stepwell.simulate.books import money_of
+from stepwell.simulate.cluster import Cluster, Site
+from stepwell.simulate.fleet_report import FleetReport, answered_turns, fleet_report
+from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.workload import Workload
+from stepwell.simulate.workloads import Wanted, workload_of
+
+HEAD = (
+    "part", "memory", "sessions/h", "turns", "on time", "TTFT p90 s", "found", "again", "GB written",
+    "USD/1,000 turns", "of it wear",
+)  # fmt: skip
+MEMORIES = ("HBM + DRAM", "with SSD, selective", "with SSD, everything")
+CHIPS = {"tpu-v6e": 8}
+PRICES = "openai-gpt-5"
+_HOUR_US = 3_600_000_000
+_DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One replica under one load for some hours. Money is exact."""
+
+    part: str
+    memory: str
+    per_hour: float
+    report: FleetReport
+    on_time: float
+    again_us: int
+    wear_usd: Fraction
+    usd: Fraction
+    usd_compute_s: Fraction
+
+    @property
+    def usd_per_1000(self) -> Fraction:
+        return 1000 * self.usd / max(1, self.report.turns)
+
+
+def ssd(
+    parts: str = "h200,tpu-v6e",
+    *,
+    workload: str = "agentic",
+    per_hour: str = "20,40,80",
+    hours: float = 1.0,
+    ttft_s: float = 10.0,
+    share: float = 0.9,
+    drives: float = 2.0,
+    dram_gb: float = 500.0,
+    block_tokens: int = 512,
+    seed: int = 1,
+    what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    traces: Path | None = None,
+    html: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> int:
+    """What disks below DRAM are worth for agents at the same targets, and when wear costs more than it saves.
+
+    One replica (4 chips; 8 of a TPU v6e) serves sessions that begin at random at several rates, under the
+    real policy: without disks, with disks that may be written as much a day as they are rated for
+    (selective), and without that limit. Of the rates that meet the target the cheapest counts.
+
+    Example: ``stepwell study ssd h200 --per-hour 20,40 --html ssd.html``
+    With dearer disks: ``stepwell study ssd h200 --what-if ssd.usd_gb=1``
+
+    Parameters
+    ----------
+    parts
+        Hardware of 'stepwell catalogue hardware', with commas.
+    workload
+        agentic (from $STEPWELL_TRACES), generated, or a file of sessions.
+    per_hour
+        Sessions that begin in an hour, with commas.
+    hours
+        Simulated hours; what has not ended then does not count.
+    ttft_s
+        Target: seconds to the first token.
+    share
+        Share of turns that must meet it.
+    drives
+        Disks of the replica.
+    dram_gb
+        Host memory for KV.
+    block_tokens
+        Tokens of one block.
+    seed
+        Draws sessions and when they begin.
+    what_if
+        Figures to set, as KEY=VALUE: of the part by name, of memory as ssd.usd_gb.
+    traces
+        The directory of the traces.
+    html
+        Write a report here.
+    json_file
+        Write every figure as JSON (``-``: standard output).
+    """
+    rates = _rates(per_hour)
+    if not 0 < hours <= 1000 or not 0 < share <= 1 or not ttft_s > 0 or not drives > 0:
+        raise BadInput("--hours, --share, --ttft-s and --drives must be above zero, --share at most 1")
+    named = os.environ.get(TRACES_VARIABLE)
+    directory = traces or (Path(named) if named else None)
+    count = max(2, round(max(rates) * hours * 1.3))
+    base, _ = workload_of(Wanted(workload, directory, count, seed, block_tokens))
+    sizes = {"dram_gb": dram_gb, "drives": drives, "what_if": what_if or [], "replicas": 1, "prices": PRICES}
+    jobs = [(p.strip(), m, rate) for p in parts.split(",") for m in MEMORIES for rate in rates]
+    machines = {(p, m): _machine(p, m, base, sizes) for p, m, _ in jobs}
+    found: list[Outcome] = []
+    for part, memory, rate in progress(jobs, len(jobs), "simulating"):
+        work = arranged(base, Arrivals("poisson", rate / 3600), seed)
+        found.append(_run(machines[part, memory], work, (part, memory, rate), hours, ttft_s))
+    answers = [_answer(part, found, machines, share) for part in dict.fromkeys(p for p, _, _ in jobs)]
+    inputs: dict[str, object] = {
+        "workload": workload, "sessions an hour": per_hour, "hours": hours, "TTFT target, s": ttft_s,
+        "share on time": share, "drives": drives, "DRAM GB": dram_gb,
+        "what if": ", ".join(what_if or []) or "nothing",
+    }  # fmt: skip
+    _tell(found, inputs, answers, seed, html, json_file)
+    return 0
+
+
+def _tell(
+    found: list[Outcome],
+    inputs: dict[str, object],
+    answers: list[str],
+    seed: int,
+    html: Path | None,
+    json_file: Path | None,
+) -> None:
+    """The table, the page, the figures, and the answers last."""
+    console = console_for(json_file)
+    table, rows = Table(*HEAD), [_row(one) for one in found]
+    for row in rows:
+        table.add_row(*row)
+    console.print(fitted(console, table))
+    if html is not None:
+        page = Page("Disks below DRAM", " ".join(answers))
+        names = [f"{rate:g}/h" for rate in dict.fromkeys(one.per_hour for one in found)]
+        for part in dict.fromkeys(one.part for one in found):
+            own = [one for one in found if one.part == part]
+            series = {m: [float(o.usd_per_1000) for o in own if o.memory == m] for m in MEMORIES}
+            page.chart(charts.bars(f"Cost of 1,000 turns, {part}", "USD", names, series))
+        page.table(HEAD, rows)
+        page.inputs(inputs, seed)
+        write_page(page, html, console)
+    shown: list[dict[str, Any]] = [dict(zip(HEAD, row, strict=True)) for row in rows]
+    told = {name: str(value) for name, value in inputs.items()}
+    write_json({"rows": shown, "answers": answers, "inputs": told}, json_file)
+    for answer in answers:
+        console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [0.0]
+    if not all(0 < rate <= 1e6 for rate in found):
+        raise BadInput(f"--per-hour {text}: give numbers above zero, with commas")
+    return sorted(found)
+
+
+def _machine(part: str, memory: str, work: Workload, sizes: dict[str, Any]) -> Built:
+    """One replica of the part with that memory."""
+    hardware = Hardware(part=part, chips=CHIPS.get(part, 4), **sizes)
+    lengths = [turn.prompt_tokens for turn in work.turns()]
+    if memory == MEMORIES[0]:
+        hardware = replace(hardware, drives=0.0)
+    built = build(hardware, work.unit_tokens, work.block_tokens, sum(lengths) / len(lengths))
+    if memory != MEMORIES[1]:
+        return built
+    ssd_figures = built.figures["ssd"]
+    limit = int(built.site.config.disk_bytes * ssd_figures.number("dwpd"))
+    config = replace(built.site.config, disk_write_bytes_per_day=max(1, limit))
+    return replace(built, site=replace(built.site, config=config))
+
+
+def _run(built: Built, work: Workload, what: tuple[str, str, float], hours: float, ttft_s: float) -> Outcome:
+    site: Site = replace(built.site, prices=load_price_book(PRICES))
+    cluster = Cluster(Player(work, Declared(None)), site, 1, ROUTERS["kv-affine"])
+    started_s = time.process_time()
+    cluster.run(until_us=int(hours * _HOUR_US))
+    money = money_of([books.sums for _, books in cluster.lives() if books is not None], built.rates)
+    report = fleet_report(cluster, time.process_time() - started_s, money)
+    answered = answered_turns(cluster)
+    late = sum(1 for turn in answered if (turn.ttft_us or 0) > ttft_s * 1e6)
+    # Who still waits for a first token after the target is late as well, whatever comes of it.
+    waiting = [t for m, _ in cluster.lives() for t in m.meter.turns.values() if t.ttft_us is None]
+    late += sum(1 for turn in waiting if hours * _HOUR_US - turn.arrived_us > ttft_s * 1e6)
+    on_time = 1 - late / max(1, len(answered) + len(waiting))
+    wear = money.by_resource_usd.get(Resource.WRITTEN.value, Fraction(0))
+    usd = built.usd_hour * Fraction(hours) + wear
+    again_us = sum(machine.meter.again_us for machine, _ in cluster.lives())
+    ended = replace(report, turns=len(answered))
+    return Outcome(*what, ended, on_time, again_us, wear, usd, built.rates.microusd[Resource.COMPUTE])
+
+
+def _row(one: Outcome) -> list[str]:
+    report = one.report
+    again = report.again_tokens / max(1, report.computed_tokens)
+    return [
+        one.part, one.memory, f"{one.per_hour:g}", f"{report.turns:,}", f"{one.on_time:.1%}",
+        f"{report.ttft.p90_s:.2f}", f"{report.hit_share:.1%}", f"{again:.1%}",
+        f"{report.bytes_moved['host_disk'] / 1e9:,.0f}", f"{float(one.usd_per_1000):.2f}",
+        f"{1000 * float(one.wear_usd) / max(1, report.turns):.3f}",
+    ]  # fmt: skip
+
+
+def _best(found: list[Outcome], part: str, memory: str, share: float) -> Outcome | None:
+    """The cheapest load that meets the target."""
+    met = [o for o in found if (o.part, o.memory) == (part, memory) and o.on_time >= share and o.report.turns]
+    return min(met, key=lambda one: one.usd_per_1000, default=None)
+
+
+def _answer(part: str, found: list[Outcome], machines: dict[tuple[str, str], Built], share: float) -> str:
+    before, after = (_best(found, part, memory, share) for memory in MEMORIES[:2])
+    if before is None or after is None:
+        lacking = MEMORIES[0] if before is None else MEMORIES[1]
+        return f"on {part} no load that was tried meets the target with {lacking}: give lower --per-hour."
+    change = float(1 - after.usd_per_1000 / before.usd_per_1000)
+    word = "cheaper" if change >= 0 else "dearer"
+    return (
+        f"on {part} at the same target disks with selective admission are {abs(change):.0%} {word}"
+        f" (${float(after.usd_per_1000):.2f} at {after.per_hour:g} sessions an hour against"
+        f" ${float(before.usd_per_1000):.2f} at {before.per_hour:g}); {_wear(part, found, machines, after)}"
+    )
+
+
+def _wear(part: str, found: list[Outcome], machines: dict[tuple[str, str], Built], after: Outcome) -> str:
+    """At which price of disks wear costs what the recomputing that it saved does."""
+    without = next(o for o in found if (o.part, o.memory, o.per_hour) == (part, MEMORIES[0], after.per_hour))
+    # Per turn, as the slower one has answered fewer.
+    again = [Fraction(one.again_us, max(1, one.report.turns)) for one in (without, after)]
+    saved = (again[0] - again[1]) * after.report.turns * after.usd_compute_s / 1_000_000
+    if not after.wear_usd:
+        return "nothing was written at that load."
+    if saved <= 0:
+        return "nothing less was computed again at that load, so wear costs more."
+    price = machines[part, MEMORIES[1]].figures["ssd"].get("usd_gb")
+    return (
+        f"it wore ${float(after.wear_usd):.3f} off the disks and saved ${float(saved):.3f} of computing"
+        f" again, so wear costs more above ${float(Fraction(price) * saved / after.wear_usd):.2f} a GB"
+        f" (it is ${float(price):.2f})."
+    )

@@ -1,0 +1,60 @@
+"""``stepwell study``: every cell is a run, targets decide, and bad input is one sentence."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from stepwell.cli import run
+from stepwell.commands.study_ssd import MEMORIES
+
+SMALL = ("study", "ssd", "h200", "--workload", "generated", "--per-hour", "60", "--hours", "0.05")
+
+
+def test_disks_that_nothing_is_written_to_cost_their_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, page = tmp_path / "s.json", tmp_path / "s.html"
+    assert run([*SMALL, "--json", str(figures), "--html", str(page)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "study: on h200 at the same target" in last and "nothing was written" in last
+    rows = json.loads(figures.read_text())["rows"]
+    assert [row["memory"] for row in rows] == list(MEMORIES)
+    costs = [Fraction(row["USD/1,000 turns"]) for row in rows]
+    assert costs[0] < costs[1] == costs[2]
+    assert len({row["turns"] for row in rows}) == 1
+    assert "<svg" in page.read_text()
+
+
+def test_a_target_that_nothing_meets_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*SMALL, "--ttft-s", "0.0001"]) == 0
+    assert "no load that was tried meets the target" in capsys.readouterr().out
+
+
+def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = tmp_path / "s.json"
+    assert run(["study", "speed", "--count", "3", "--doublings", "1", "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())
+    assert found["rows"][1]["requests"] > found["rows"][0]["requests"]
+    assert "requests per CPU second" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("ssd", "h2000", "--workload", "generated"),
+        ("ssd", "h200", "--workload", "generated", "--per-hour", "0"),
+        ("ssd", "h200", "--workload", "generated", "--per-hour", "many"),
+        ("ssd", "h200", "--workload", "generated", "--drives", "0"),
+        ("ssd", "h200", "--workload", "nowhere.jsonl"),
+        ("speed", "nowhere.jsonl"),
+        ("speed", "--count", "0"),
+        ("speed", "--doublings", "-1"),
+    ],
+)
+def test_bad_input_is_one_sentence(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["study", *flags]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
