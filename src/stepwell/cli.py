@@ -216,6 +216,7 @@ GROUPS = {
             Command("pressure", "stepwell.bench.pressure:main", "Twelve agents in too little KV memory."),
             Command("exactness", "stepwell.bench.exactness:main", "Demotion changes no token and no logit."),
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
+            Command("shared-disk", "stepwell.bench.shared_disk:main", "Two processes on one disk, killed."),
             Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
             Command("soak", "stepwell.bench.soak:main", "Whether anything grows in hours of load."),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
