@@ -150,6 +150,12 @@ class Life(RuleBasedStateMachine):
             else:
                 assert tuple(answer.tokens) == wanted
 
+    @invariant()
+    def nothing_is_lost_that_need_not_be(self) -> None:
+        """While a dead block, a spare copy or room on disk is there, that goes first."""
+        if hasattr(self, "rig"):
+            assert not self.rig.driver.scheduler.block_manager.descent.needless_losses
+
     def teardown(self) -> None:
         if hasattr(self, "rig"):
             self.rig.settle()

@@ -52,7 +52,7 @@ class Snapshot:
     counters: dict[str, int]
     """Monotonic counters. Keys: ``prompt_tokens_{computed,device,host,disk}``,
     ``generation_tokens``, ``recomputed_tokens``, ``computed_tokens``, ``preemptions``, ``steps``,
-    ``evictions_{device_host,device_gone,host_disk,host_gone,disk_gone}``,
+    ``evictions_{device_host,device_gone,host_disk,host_gone,disk_gone}``, ``lost_blocks_{wanted,needless}``,
     ``moved_bytes_{device_host,host_device,host_disk,disk_host}``,
     ``moved_us_{device_host,host_device,host_disk,disk_host}``, ``step_us``, ``engine_us``,
     ``disk_written_bytes``, ``disk_useful_bytes`` (read and then used),
@@ -125,6 +125,8 @@ def _all_counters(scheduler: Scheduler, own: Mapping[str, int]) -> dict[str, int
     }
     counters["disk_written_bytes"] = scheduler.block_manager.written_bytes
     counters["disk_useful_bytes"] = scheduler.block_manager.useful_read_bytes
+    counters["lost_blocks_wanted"] = scheduler.block_manager.descent.wanted_losses
+    counters["lost_blocks_needless"] = scheduler.block_manager.descent.needless_losses
     for name, count in scheduler.block_manager.evictions.items():
         counters[f"evictions_{name}"] = count
     return counters

@@ -159,7 +159,7 @@ class Admission:
         if block.moving is KvTier.HOST or self.block_manager.start_read(block, self.table.now_us):
             turn.from_disk[block.id] = None
             return True
-        return bool(self.block_manager.reads_in_flight) and block.meta.size_bytes <= self.config.host_bytes
+        return self.block_manager.room_is_coming and block.meta.size_bytes <= self.config.host_bytes
 
     def _must_wait(self, turn: Turn) -> bool:
         """Whether blocks are on their way from disk, or somebody is computing the next one now."""
@@ -192,7 +192,7 @@ class Admission:
             path = self._shrink(turn, path)
         turn.short_of = WaitCause.ROOM
         at_once = self._frames_at_once(turn, path)
-        if not self.block_manager.can_make_room(at_once, self.table.now_us, turn.contract.name):
+        if not self.block_manager.descent.can_make_room(at_once, self.table.now_us, turn.contract.name):
             return False
         self._open(turn, path)
         return True

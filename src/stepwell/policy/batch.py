@@ -116,6 +116,7 @@ class BatchBuilder:
         for group in by_tenant(prompts) if self.book.ordered else [[turn] for turn in prompts]:
             self._add_prompts(group, step)
         self._charge(step, order)
+        self.block_manager.descent.batch_built()
         return tuple(step.pieces.values())
 
     def _order(self) -> list[Turn]:
@@ -237,6 +238,8 @@ class BatchBuilder:
             count = self._to_block_border(start, budget)
         if start + count > turn.blocks_held * self.config.block_tokens:
             needed = self.config.blocks_for(start + count) - turn.blocks_held
+            if not self.block_manager.descent.may_grow(needed, self.table.now_us, turn.contract.name):
+                return None  # something is being written to make room for it
             if not self._grow(turn, needed, step):
                 return None
         return Piece(turn.id, start, count)

@@ -17,6 +17,7 @@ from stepwell.policy.block_index import Block, BlockIndex, Match
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Step
 from stepwell.policy.depth_limit import DepthLimit
+from stepwell.policy.descent import Descent
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.ghosts import Ghosts
 from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved, RequestId
@@ -61,16 +62,20 @@ class BlockManager:
         self.written_bytes = 0
         self.useful_read_bytes = 0
         """Read from disk, for a turn or ahead of one, and then used by one."""
-        self._arrivals_unseen = 0
-        """Blocks that came to the host since the coldest ones were last found to need no write."""
         self.ghosts = Ghosts(self.index, config.max_ghost_units)
         self.depths = DepthLimit(config)
         self._budget = WriteBudget(config.disk_write_bytes_per_day)
+        self.descent = Descent(self)
 
     @property
     def transfers_in_flight(self) -> int:
         """Queued reads and writes between host and disk that have not ended."""
         return self.reads_in_flight + self.writes_in_flight
+
+    @property
+    def room_is_coming(self) -> bool:
+        """Whether transfers are under way after which there may be room on the host that is not there now."""
+        return bool(self.reads_in_flight or (self.eviction.lossless and self.writes_in_flight))
 
     # --- device -------------------------------------------------------------------------------
 
@@ -81,7 +86,7 @@ class BlockManager:
     def take_frames(self, count: int, now_us: int, taker: str = "") -> bool:
         """Make sure that ``count`` frames are free for a service tier and count them as used."""
         while (missing := count - (self.config.device_blocks - self.device_used)) > 0:
-            victims = self._device_victims(missing, now_us, taker)
+            victims = self.device_victims(missing, now_us, taker)
             if not victims:
                 return False
             for victim in victims:
@@ -93,7 +98,7 @@ class BlockManager:
         """Frames of a closed request that did not become blocks."""
         self.device_used -= count
 
-    def _device_victims(self, count: int, now_us: int, taker: str) -> list[Block]:
+    def device_victims(self, count: int, now_us: int, taker: str = "") -> list[Block]:
         """Up to ``count`` blocks that can leave one after the other, children before their parents."""
         chosen: list[Block] = []
         orphaned: dict[BlockId, int] = {}
@@ -107,52 +112,30 @@ class BlockManager:
                     orphaned[block.meta.parent] = orphaned.get(block.meta.parent, 0) + 1
         return chosen
 
-    def can_make_room(self, frames: int, now_us: int, taker: str = "") -> bool:
-        """Whether ``frames`` frames can be freed without losing a block that the disk could keep.
-
-        False means: writes are under way that will make it true, and waiting for them (about a
-        millisecond a block) is far cheaper than computing what would be lost.
-        """
-        frames -= self.config.device_blocks - self.device_used
-        free = self.config.host_bytes - self.host_used
-        if frames * self.config.block_bytes <= free + self.clean_bytes:
-            return True
-        need = self._homeless_bytes(frames, now_us, taker)
-        if need <= free + self.clean_bytes or not self.config.disk_bytes or self._writing_loses(need):
-            return True
-        self._write_cold(now_us, reach_bytes=self.config.host_bytes)
-        return not self.writes_in_flight
-
-    def _writing_loses(self, size_bytes: int) -> bool:
-        """Whether writing that much takes longer than computing it again would."""
-        tokens = size_bytes // self.config.token_bytes
-        return self.costs.move_us(HOST, DISK, size_bytes) >= self.costs.compute_us(0, tokens)
-
-    def _homeless_bytes(self, frames: int, now_us: int, taker: str) -> int:
-        """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
-        total = 0
-        for candidate in self.eviction.victims(DEVICE, now_us, taker):
-            block = self.index.blocks[candidate]
-            if frames <= 0 or total >= self.config.host_bytes // 2:
-                break
-            if not block.pins:
-                frames -= 1
-                total += 0 if block.host or block.disk else block.meta.size_bytes
-        return min(total, self.config.host_bytes // 2)
-
     def evict_from_device(self, block: Block, now_us: int) -> None:
         """One KV tier down, or gone when the host has no room for what it is worth."""
-        if block.host or self._keep_on_host(block, now_us):
+        if self.step_down(block, now_us, patient=False):
+            return
+        if not block.disk:
+            self.evictions["device_gone"] += 1
+            self.descent.lost(block, now_us)
+        self._drop(block, DEVICE)
+
+    def step_down(self, block: Block, now_us: int, *, patient: bool) -> bool:
+        """From the device one KV tier down; False when there is no room for it. ``patient``: whoever asks
+        will wait for writes, so nothing is lost while some are under way."""
+        if not block.host:
+            wanted = not (block.disk or self.eviction.is_dead(block))
+            if self._room_on_host(block, now_us, patient=patient, for_nothing=not wanted):
+                self.actions.append(Move(block.meta, DEVICE, HOST))
+                self._arrive(block, HOST, now_us)
+            elif wanted or not patient:
+                return False
+        if block.host:
             self.evictions["device_host"] += 1
         elif not block.disk:
             self.evictions["device_gone"] += 1
         self._drop(block, DEVICE)
-
-    def _keep_on_host(self, block: Block, now_us: int) -> bool:
-        if not self._room_on_host(block, now_us):
-            return False
-        self.actions.append(Move(block.meta, DEVICE, HOST))
-        self._arrive(block, HOST, now_us)
         return True
 
     def sealed(self, meta: BlockMeta, now_us: int, maker: RequestId) -> Block:
@@ -230,11 +213,27 @@ class BlockManager:
 
     # --- host ---------------------------------------------------------------------------------
 
-    def _room_on_host(self, newcomer: Block, now_us: int) -> bool:
+    def _room_on_host(
+        self, newcomer: Block, now_us: int, *, patient: bool = False, for_nothing: bool = False
+    ) -> bool:
+        """Make room for a block. ``patient``: see ``step_down``; ``for_nothing``: only what is spare goes."""
         if newcomer.meta.size_bytes > self.config.host_bytes:
             return False
+        eviction = self.eviction
+        if not eviction.lossless:
+            return self._make_room_on_host(
+                newcomer, now_us, lambda victim: eviction.gives_way(victim, newcomer, HOST, now_us)
+            )
+        if self._make_room_on_host(newcomer, now_us, lambda victim: eviction.is_spare(victim, now_us)):
+            return True
+        if for_nothing:
+            return False
+        if patient:
+            self.descent.write_cold(now_us, reach_bytes=self.config.host_bytes)
+            if self.writes_in_flight:
+                return False
         return self._make_room_on_host(
-            newcomer, now_us, lambda victim: self.eviction.gives_way(victim, newcomer, HOST, now_us)
+            newcomer, now_us, lambda victim: eviction.gives_way(victim, newcomer, HOST, now_us)
         )
 
     def _make_room_on_host(self, newcomer: Block, now_us: int, leaves: Callable[[Block], bool]) -> bool:
@@ -249,7 +248,7 @@ class BlockManager:
             leaving[victim.id] = victim
             missing -= victim.meta.size_bytes
         for victim in leaving.values():
-            self.evict_from_host(victim, newcomer.maker)
+            self.evict_from_host(victim, now_us, newcomer.maker)
         return True
 
     def _host_victim(self, now_us: int, leaving: Mapping[BlockId, Block]) -> Block | None:
@@ -268,43 +267,23 @@ class BlockManager:
             if not block.claims and block.moving is None:
                 yield block
 
-    def evict_from_host(self, block: Block, beneficiary: RequestId = 0) -> None:
+    def evict_from_host(self, block: Block, now_us: int, beneficiary: RequestId = 0) -> None:
         """Drop the host copy; what lies nowhere else is gone."""
         if not block.device:
             self.evictions["host_disk" if block.disk else "host_gone"] += 1
+            if not block.disk:
+                self.descent.lost(block, now_us)
         self._drop(block, HOST, beneficiary)
 
-    def write_behind(self, now_us: int) -> None:
-        """Write the colder part of the host pool to disk ahead of need, once as much of it is full.
+    def may_write(self, block: Block, now_us: int) -> bool:
+        """Whether the budget of writes has room for the block."""
+        return self._budget.allows(block.meta.size_bytes, now_us)
 
-        Whatever needs room then finds clean copies to drop and never waits for the disk.
-        """
-        news = self._arrivals_unseen >= self.config.disk_writes_in_flight
-        part_bytes = self.config.host_bytes // self.eviction.tuning.write_behind_above
-        if news and self.host_used > part_bytes:
-            self._write_cold(now_us, reach_bytes=part_bytes)
-
-    def _write_cold(self, now_us: int, reach_bytes: int) -> None:
-        wanted = self.config.disk_writes_in_flight - self.writes_in_flight
-        if wanted <= 0 or now_us < self.writes_paused_until_us or not self.config.disk_bytes:
-            return
-        refused = started = 0
-        tuning = self.eviction.tuning
-        for looked_at, block in enumerate(self.idle(HOST, now_us)):
-            reach_bytes -= block.meta.size_bytes
-            enough = started >= wanted or refused >= tuning.write_refusals
-            if enough or reach_bytes < 0 or looked_at >= tuning.write_search:
-                break
-            if not block.disk and not block.device and self.eviction.wants_disk(block, now_us):
-                done = self.start_write(block, now_us)
-                started, refused = started + done, refused + (not done)
-        if not started:
-            self._arrivals_unseen = 0
-
-    def start_write(self, block: Block, now_us: int) -> bool:
-        """Queue host -> disk; False when the disk holds nothing but warmer blocks."""
+    def start_write(self, block: Block, now_us: int, *, ahead: bool = False) -> bool:
+        """Queue host -> disk; False when the disk holds nothing but warmer blocks. ``ahead`` of need no
+        record that somebody may want makes room for it."""
         size_bytes = block.meta.size_bytes
-        if not self._budget.allows(size_bytes, now_us) or not self._room_on_disk(block, now_us):
+        if not self.may_write(block, now_us) or not self._room_on_disk(block, now_us, ahead=ahead):
             return False
         self._budget.spend(size_bytes)
         self.written_bytes += size_bytes
@@ -318,7 +297,7 @@ class BlockManager:
         """Queue disk -> host; False when the host has no room or enough reads are under way."""
         if self.reads_in_flight >= self.config.disk_reads_in_flight:
             return False
-        if not self._room_on_host(block, now_us):
+        if not self._room_on_host(block, now_us, patient=True):
             return False
         self.host_used += block.meta.size_bytes
         self.reading_bytes += block.meta.size_bytes
@@ -347,23 +326,24 @@ class BlockManager:
 
     # --- disk ---------------------------------------------------------------------------------
 
-    def _room_on_disk(self, newcomer: Block, now_us: int) -> bool:
+    def _room_on_disk(self, newcomer: Block, now_us: int, *, ahead: bool) -> bool:
         """As on the host: all that it takes leaves, or nothing."""
         needed, limit = self.config.disk_size_of(newcomer.meta.size_bytes), self.config.disk_bytes
         if needed > limit:
             return False
         missing = self.disk_used + needed - limit
         leaving: list[Block] = []
-        order = self.idle(DISK, now_us) if missing > 0 else iter(())
+        order = self.descent.disk_victims(newcomer, now_us, ahead=ahead)
         while missing > 0:
             victim = next(order, None)
-            if victim is None or not self.eviction.gives_way(victim, newcomer, DISK, now_us):
+            if victim is None:
                 return False
             leaving.append(victim)
             missing -= self.config.disk_size_of(victim.meta.size_bytes)
         for victim in leaving:
             if not victim.device and not victim.host:
                 self.evictions["disk_gone"] += 1
+                self.descent.lost(victim, now_us)
             self._drop(victim, DISK, newcomer.maker)
         return True
 
@@ -401,7 +381,7 @@ class BlockManager:
         else:
             self.writes_paused_until_us = now_us + _WRITE_PAUSE_US
         if block.host and (event.gone or (block.leaving and event.ok)):
-            self.evict_from_host(block)
+            self.evict_from_host(block, now_us)
         block.leaving = False
         self._remove_if_nowhere(block)
 
@@ -439,7 +419,7 @@ class BlockManager:
         block.set_on(tier, True)
         self._recount(block, 1)
         if tier is HOST:
-            self._arrivals_unseen += 1
+            self.descent.arrivals_unseen += 1
             self.host_used += block.meta.size_bytes
         else:
             self.disk_used += self.config.disk_size_of(block.meta.size_bytes)

@@ -30,7 +30,7 @@ def _write_down(block_manager: BlockManager, now_us: int) -> None:
     config = block_manager.config
     idle = [block for block in block_manager.idle(KvTier.HOST, now_us) if not block.device]
     for block in [b for b in idle if b.disk]:
-        block_manager.evict_from_host(block)
+        block_manager.evict_from_host(block, now_us)
     dirty = [block for block in idle if not block.disk]
     surplus = sum(config.disk_size_of(b.meta.size_bytes) for b in dirty) - config.disk_bytes
     for block in dirty:

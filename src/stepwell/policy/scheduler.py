@@ -122,6 +122,8 @@ class Scheduler:
         times = []
         if self.block_manager.writes_paused_until_us > now_us:
             times.append(self.block_manager.writes_paused_until_us)
+        if self.block_manager.descent.stalls_until_us is not None:
+            times.append(max(now_us + 1, self.block_manager.descent.stalls_until_us))
         changes_at_us = self.block_manager.eviction.wake_at_us()
         if changes_at_us is not None and not self.held_down:
             times.append(max(changes_at_us, now_us + _WAKE_EVERY_US))
@@ -244,7 +246,7 @@ class Scheduler:
         if self.demoting is None and self.draining and idle and not self.drained:
             self.demoting = KvTier.DISK
         if self.demoting is None:
-            self.block_manager.write_behind(now_us)
+            self.block_manager.descent.write_behind(now_us)
             if not self.held_down:
                 self.block_manager.promote(now_us)
         elif demote_idle(self.block_manager, self.demoting, now_us):

@@ -135,6 +135,8 @@ _PLAIN = (
     ("steps", "Engine steps"),
     ("disk_written_bytes", "KV bytes written to disk: over the useful ones, what a byte's use costs in wear"),
     ("disk_useful_bytes", "KV bytes read from disk and then used by a turn"),
+    ("lost_blocks_wanted", "Blocks lost from every KV tier though they might have been used again"),
+    ("lost_blocks_needless", "Of these: lost while something else could have gone; should be 0"),
     ("failed_loads", "Stored blocks that could not be used"),
 )
 

@@ -43,6 +43,9 @@ class EvictionPolicy(ABC):
 
     tuning = EvictionTuning()
     """Margins and bounds; a subclass or an instance may have others."""
+    lossless = False
+    """Whether the block manager keeps whatever somebody may want as long as it can (``descent.py``). What
+    stands for other servers loses what those would."""
 
     def __init__(self, context: EvictionContext) -> None:
         self.context = context
@@ -91,6 +94,10 @@ class EvictionPolicy(ABC):
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Whether a block that leaves host memory is worth writing to disk."""
         return True
+
+    def is_dead(self, block: Block) -> bool:
+        """Whether nobody will want the block, as far as is known."""
+        return False
 
     def is_spare(self, block: Block, now_us: int) -> bool:
         """Whether the host can drop the block for anything: its bytes are elsewhere too, or are not worth a

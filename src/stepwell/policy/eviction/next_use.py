@@ -46,6 +46,8 @@ _TWICE = 0b11  # ranked on the device and on the host
 class NextUse(EvictionPolicy):
     """See the module. ``EvictionPolicy`` has the contract of each method."""
 
+    lossless = True
+
     def __init__(self, context: EvictionContext) -> None:
         super().__init__(context)
         self.forecaster = Forecaster()
@@ -427,6 +429,12 @@ class NextUse(EvictionPolicy):
             return nobodys
         worth: int = max(holder.value for holder in block.holders)
         return worth
+
+    def is_dead(self, block: Block) -> bool:
+        return block.listed is not None and self._chance(block) < self.tuning.write_chance
+
+    def is_spare(self, block: Block, now_us: int) -> bool:
+        return block.device or block.disk or self.is_dead(block)
 
     # --- disk and promotion -------------------------------------------------------------------
 

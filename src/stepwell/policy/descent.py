@@ -1,0 +1,203 @@
+"""The way down: how room is made without losing what somebody may want.
+
+A block is lost only when nothing else can go: before it go dead blocks and spare copies, and cold blocks of
+the host are written to disk as long as that has room, which includes the room of dead and spare records.
+Writes take time, so whoever needs room waits for them; it never waits when nothing is being written. Losses
+that could have been spared are counted (``needless``), and should be none.
+
+Eviction policies that stand for other servers (``lossless`` is false) lose what those would lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from stepwell.policy.block_index import Block
+from stepwell.policy.types import KvTier
+
+if TYPE_CHECKING:
+    from stepwell.policy.block_manager import BlockManager
+
+DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
+_MOST_STALL_US = (
+    50_000  # for which a running turn waits for writes before something is lost for its next frame
+)
+
+
+class Descent:
+    """Room on the device, and writes from host to disk. ``memory``: the block manager, whose book it is."""
+
+    def __init__(self, memory: BlockManager) -> None:
+        self.memory = memory
+        self.config = memory.config
+        self.wanted_losses = 0
+        """Blocks that went from everywhere though somebody might have wanted them."""
+        self.needless_losses = 0
+        """Of these: those that went while a dead block, a spare copy or room on disk was there instead."""
+        self.stalls_until_us: int | None = None
+        """Until then running turns wait for room; None: none does."""
+        self._stalled = self._in_a_hurry = False
+        self.arrivals_unseen = 0
+        """Blocks that came to the host since the coldest ones were last found to need no write."""
+
+    # --- room on the device -------------------------------------------------------------------
+
+    def can_make_room(self, frames: int, now_us: int, taker: str = "") -> bool:
+        """Whether ``frames`` frames can be freed without losing a block that the disk could keep.
+
+        False means: writes are under way that will make it true, and waiting for them (about a
+        millisecond a block) is far cheaper than computing what would be lost.
+        """
+        if self.memory.eviction.lossless:
+            return self._step_down(frames, now_us, taker)
+        memory = self.memory
+        frames -= self.config.device_blocks - memory.device_used
+        free = self.config.host_bytes - memory.host_used
+        if frames * self.config.block_bytes <= free + memory.clean_bytes:
+            return True
+        need = self._homeless_bytes(frames, now_us, taker)
+        if need <= free + memory.clean_bytes or not self.config.disk_bytes or self._writing_loses(need):
+            return True
+        self.write_cold(now_us, reach_bytes=self.config.host_bytes)
+        return not memory.writes_in_flight
+
+    def may_grow(self, frames: int, now_us: int, taker: str) -> bool:
+        """Whether a running turn gets its next frames now. It waits for writes as ``can_make_room`` has it,
+        but not for long: somebody may be reading along."""
+        if not self.memory.eviction.lossless or self.can_make_room(frames, now_us, taker):
+            return True
+        if self.stalls_until_us is None:
+            self.stalls_until_us = now_us + _MOST_STALL_US
+        if now_us >= self.stalls_until_us:
+            self._in_a_hurry = True
+            return True
+        self._stalled = True
+        return False
+
+    def batch_built(self) -> None:
+        """All who run have been asked for in this step: if none of them waits, none does."""
+        if not self._stalled:
+            self.stalls_until_us = None
+        self._stalled = self._in_a_hurry = False
+
+    def _step_down(self, frames: int, now_us: int, taker: str) -> bool:
+        """Free the frames as far as nothing is lost by it; False when it is worth waiting for the rest."""
+        memory = self.memory
+        while (missing := frames - (self.config.device_blocks - memory.device_used)) > 0:
+            victims = memory.device_victims(missing, now_us, taker)
+            if not victims:
+                return True
+            for victim in victims:
+                if not memory.step_down(victim, now_us, patient=True):
+                    return not memory.writes_in_flight
+        return True
+
+    def _writing_loses(self, size_bytes: int) -> bool:
+        """Whether writing that much takes longer than computing it again would."""
+        tokens = size_bytes // self.config.token_bytes
+        costs = self.memory.costs
+        return costs.move_us(HOST, DISK, size_bytes) >= costs.compute_us(0, tokens)
+
+    def _homeless_bytes(self, frames: int, now_us: int, taker: str) -> int:
+        """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
+        total = 0
+        for candidate in self.memory.eviction.victims(DEVICE, now_us, taker):
+            block = self.memory.index.blocks[candidate]
+            if frames <= 0 or total >= self.config.host_bytes // 2:
+                break
+            if not block.pins:
+                frames -= 1
+                total += 0 if block.host or block.disk else block.meta.size_bytes
+        return min(total, self.config.host_bytes // 2)
+
+    # --- writes -------------------------------------------------------------------------------
+
+    def write_behind(self, now_us: int) -> None:
+        """Write the colder part of the host pool to disk ahead of need, once as much of it is full.
+
+        Whatever needs room then finds clean copies to drop and rarely waits for the disk.
+        """
+        memory = self.memory
+        news = self.arrivals_unseen >= self.config.disk_writes_in_flight
+        part_bytes = self.config.host_bytes // memory.eviction.tuning.write_behind_above
+        if news and memory.host_used > part_bytes:
+            self.write_cold(now_us, reach_bytes=part_bytes, ahead=True)
+
+    def write_cold(self, now_us: int, reach_bytes: int, *, ahead: bool = False) -> None:
+        """Start writing the coldest ``reach_bytes`` of the host. ``ahead`` of need nothing is lost for it."""
+        memory = self.memory
+        wanted = self.config.disk_writes_in_flight - memory.writes_in_flight
+        if wanted <= 0 or now_us < memory.writes_paused_until_us or not self.config.disk_bytes:
+            return
+        refused = started = 0
+        tuning = memory.eviction.tuning
+        for looked_at, block in enumerate(memory.idle(HOST, now_us)):
+            reach_bytes -= block.meta.size_bytes
+            enough = started >= wanted or refused >= tuning.write_refusals
+            if enough or reach_bytes < 0 or looked_at >= tuning.write_search:
+                break
+            if not block.disk and not block.device and memory.eviction.wants_disk(block, now_us):
+                done = memory.start_write(block, now_us, ahead=ahead)
+                started, refused = started + done, refused + (not done)
+        if not started:
+            self.arrivals_unseen = 0
+
+    def disk_victims(self, newcomer: Block, now_us: int, *, ahead: bool) -> Iterator[Block]:
+        """Records that leave for a newcomer, one after the other: dead and spare ones first."""
+        memory = self.memory
+        order = memory.idle(DISK, now_us)
+        if not memory.eviction.lossless:
+            for victim in order:
+                if not memory.eviction.gives_way(victim, newcomer, DISK, now_us):
+                    return
+                yield victim
+            return
+        kept: list[Block] = []
+        for victim in islice(order, memory.eviction.tuning.clean_search):
+            if memory.eviction.is_dead(victim) or (not ahead and (victim.host or victim.device)):
+                yield victim
+            else:
+                kept.append(victim)
+        for victim in [] if ahead else kept:
+            if not memory.eviction.gives_way(victim, newcomer, DISK, now_us):
+                return
+            yield victim
+
+    # --- losses -------------------------------------------------------------------------------
+
+    def lost(self, block: Block, now_us: int) -> None:
+        """The last copy of a block goes to make room: count it."""
+        memory = self.memory
+        if not memory.eviction.lossless or memory.eviction.is_dead(block):
+            return
+        self.wanted_losses += 1
+        if not self._in_a_hurry and self._could_be_kept(block, now_us):
+            self.needless_losses += 1
+
+    def _could_be_kept(self, block: Block, now_us: int) -> bool:
+        """Whether something else could go, as far as is looked for it."""
+        memory, search = self.memory, self.memory.eviction.tuning.clean_search
+        tier = DISK if block.disk else HOST
+        others = [b for b in islice(memory.idle(tier, now_us), search) if b is not block]
+        if block.disk:
+            return bool([b for b in others if b.host or b.device or memory.eviction.is_dead(b)])
+        if [b for b in others if b.disk or memory.eviction.is_dead(b)]:
+            return block.meta.size_bytes <= self.config.host_bytes
+        return block.host and self._fits_on_disk(block, now_us)
+
+    def _fits_on_disk(self, block: Block, now_us: int) -> bool:
+        """Whether the disk would take the block without losing another."""
+        memory = self.memory
+        if now_us < memory.writes_paused_until_us or not self.config.disk_bytes:
+            return False
+        if not memory.eviction.wants_disk(block, now_us) or not memory.may_write(block, now_us):
+            return False
+        missing = memory.disk_used + self.config.disk_size_of(block.meta.size_bytes) - self.config.disk_bytes
+        search = memory.eviction.tuning.clean_search
+        records = (b for b in islice(memory.idle(DISK, now_us), search) if b is not block)
+        for record in records if missing > 0 else ():
+            if record.host or record.device or memory.eviction.is_dead(record):
+                missing -= self.config.disk_size_of(record.meta.size_bytes)
+        return missing <= 0

@@ -1,0 +1,108 @@
+"""Nothing is lost that somebody may want while something else can go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.scheduler import Scheduler
+from stepwell.policy.types import Hint, KvTier, Wait
+from stepwell.simulate.generated import generated
+from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.machine import Machine
+from stepwell.simulate.meter import Meter
+from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.run import Room, config_for
+from tests.driver.harness import Rig, make_rig
+
+
+def rig_of(device: int, host: int, disk: int, **config: Any) -> Rig:
+    return make_rig(device, host, disk, eviction="stepwell", **config)
+
+
+def turn(rig: Rig, agent: str, seed: int, tokens: int = 62, hint: Hint | None = None) -> None:
+    prompt = (97 + seed % 26, 97 + seed // 26, *((97 + (seed * 5 + i * 3) % 26) for i in range(tokens - 2)))
+    answer = rig.ask(prompt, 2, agent=agent, hint=hint or Hint(Wait.TOOL, 60_000_000), tenant="t")
+    rig.settle()
+    assert answer.ended
+
+
+def where(rig: Rig, agent: str) -> dict[KvTier, int]:
+    return next(view.kv_tokens for view in rig.driver.snapshot().agents if view.agent == agent)
+
+
+@pytest.mark.parametrize("host", [1, 2, 5])
+def test_a_small_host_is_a_passage_to_the_disk_and_not_its_size(host: int) -> None:
+    """Ten contexts of four blocks go down through a host that holds less than one of them."""
+    rig = rig_of(device=6, host=host, disk=60)
+    for number in range(10):
+        turn(rig, f"a{number}", number)
+    counters = rig.driver.snapshot().counters
+    assert counters["lost_blocks_wanted"] == 0
+    assert all(sum(where(rig, f"a{number}").values()) == 63 for number in range(10))
+
+
+def test_with_no_room_anywhere_the_loss_is_counted_and_was_not_needless() -> None:
+    rig = rig_of(device=6, host=4, disk=8)
+    for number in range(10):
+        turn(rig, f"a{number}", number)
+    counters = rig.driver.snapshot().counters
+    assert counters["lost_blocks_wanted"] > 0
+    assert counters["lost_blocks_needless"] == 0
+
+
+def test_dead_blocks_are_dropped_and_not_taken_down() -> None:
+    rig = rig_of(device=6, host=4, disk=60)
+    turn(rig, "wanted", 1)
+    for number in range(6):
+        turn(rig, f"done{number}", 10 + number, hint=Hint(Wait.DONE))
+    assert sum(where(rig, "wanted").values()) == 63
+    assert rig.driver.snapshot().counters["lost_blocks_wanted"] == 0
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    seed=st.integers(0, 50),
+    device=st.integers(12, 40),
+    host=st.integers(0, 40),
+    disk=st.integers(0, 200),
+    declared=st.sampled_from(["silent", "exact", "0.3"]),
+)
+def test_no_run_loses_what_it_need_not(seed: int, device: int, host: int, disk: int, declared: str) -> None:
+    workload, model = generated(sessions=3, seed=seed), MachineModel()
+    room = Room(max(device, -(-workload.context_tokens // workload.block_tokens) + 1), host, disk)
+    config: PolicyConfig = config_for(workload, model, room, "stepwell")
+    scheduler = Scheduler(config)
+    machine = Machine(
+        scheduler, model, Player(workload, Declared.parse(declared)), Meter(model, workload.unit_tokens)
+    )
+    machine.run()
+    descent = scheduler.block_manager.descent
+    assert descent.needless_losses == 0
+    assert descent.needless_losses <= descent.wanted_losses
+
+
+def test_a_running_turn_waits_for_a_slow_disk_only_so_long() -> None:
+    """Its next frame costs somebody a block then; nothing spins meanwhile, and no wait is left behind."""
+    rig = rig_of(device=6, host=2, disk=60)
+    turn(rig, "resting", 1)
+    rig.tiers.stalled = True
+    answer = rig.ask((120, *range(97, 109)), 70, agent="running", tenant="t")
+    descent = rig.driver.scheduler.block_manager.descent
+    waited = 0
+    for _ in range(400):
+        wake_at_us = rig.driver.step()
+        if answer.ended:
+            break
+        if descent.stalls_until_us is not None:
+            waited += 1
+            assert wake_at_us is not None
+            rig.clock.sleep_us(max(0, wake_at_us - rig.clock.now_us()))
+    assert answer.ended
+    assert 0 < waited < 40
+    assert descent.wanted_losses > descent.needless_losses == 0
+    assert descent.stalls_until_us is None
