@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -159,8 +158,7 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
     if reload is not None and node.ledger is not None:
         reload.set_budget = node.ledger.set_budget
     node.driver.start()
-    gc.collect()
-    gc.freeze()  # the model and the index of what lies on disk stay: the collector need not walk over them
+    node.driver.collector.take_over()
     try:
         with embedding(library, keys):
             run_server(
@@ -176,6 +174,7 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
                 on_ready=lambda url: welcome(node, keys, url),
             )
     finally:
+        node.driver.collector.give_back()
         if node.ledger is not None:
             node.ledger.close()
     say("stopped: requests have been answered, and what was worth keeping is on disk")

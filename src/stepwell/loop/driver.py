@@ -13,6 +13,7 @@ from typing import Any
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.ledger.bookkeeper import Bookkeeper
+from stepwell.loop.collector import Collector
 from stepwell.loop.executor import EngineExecutor
 from stepwell.loop.explainer import Explainer
 from stepwell.loop.inbox import Inbox
@@ -74,6 +75,7 @@ class Driver:
         self.executor = EngineExecutor(
             engine, tiers, self._inbox, self._live, self._tally, self._books, self.clock
         )
+        self.collector = Collector()
         self.explainer = Explainer()
         """Why requests took as long as they did. Thread-safe."""
         watching = [*observers, self._tally, self._books, self.explainer]
@@ -224,6 +226,7 @@ class Driver:
         while not self._is_over():
             try:
                 wake_at_us = self.step()
+                self.collector.between_steps()
                 failures = 0
             except Exception:
                 log.exception("a step of the loop failed")
@@ -264,6 +267,7 @@ class Driver:
         patience_s = _IDLE_CHECK_S if left_s is None else min(left_s, _IDLE_CHECK_S)
         if not self._inbox.wait(patience_s) and not self._live:
             self.check()
+            self.collector.idle()
             self._inbox.wait(left_s)
 
     def run_until_idle(self, max_steps: int = 100_000) -> None:
