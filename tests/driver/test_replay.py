@@ -180,3 +180,10 @@ def test_a_machine_that_cannot_be_is_one_sentence(
 ) -> None:
     assert cli.run(["replay", str(recording), *flags]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_json_on_standard_output_is_json_alone(recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The solver of the lower bound greets on standard output, beneath Python."""
+    pytest.importorskip("highspy")
+    assert cli.run(["replay", str(recording), "--policy", "lru", "--json", "-"]) == 0
+    assert json.loads(capfd.readouterr().out)["turns"] == 18

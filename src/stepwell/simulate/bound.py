@@ -13,8 +13,12 @@ Object Sizes, 2018), with levels instead of hits. Solved by HiGHS (extra ``bound
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +169,8 @@ class _Program:
     def solved(self) -> Bound:
         import highspy
 
-        solver = highspy.Highs()
+        with _greeting_to_stderr():
+            solver = highspy.Highs()
         solver.silent()
         solver.setOptionValue("threads", 1)
         solver.passModel(self._model())
@@ -274,3 +279,17 @@ class _Rows:
         order = np.argsort(rows, kind="stable")
         starts = np.searchsorted(rows[order], np.arange(self.count + 1))
         return starts, columns[order], np.concatenate(self._values)[order]
+
+
+@contextmanager
+def _greeting_to_stderr() -> Iterator[None]:
+    """HiGHS greets on standard output before any option can be set, and ``--json -`` writes there."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+        ctypes.CDLL(None).fflush(None)
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
