@@ -96,9 +96,11 @@ def test_charges_are_held_against_what_was_asked(
     assert wrong == found
 
 
-def test_a_charge_may_go_with_the_step_that_a_kill_took(tally: Tally, tmp_path: Path) -> None:
+@pytest.mark.parametrize("read_s", [99.0, 103.0])
+def test_a_charge_may_go_with_the_step_that_a_kill_took(tally: Tally, tmp_path: Path, read_s: float) -> None:
+    """Also where the client reads the answer after the kill."""
     tally.attempt(AGENT)
-    tally.answered(AGENT, 100.0)
+    tally.answered(AGENT, read_s)
     tally.target.kills_s.append(101.0)
     tally.target.windows.append(Window(DOWN, 101.0, 103.0))
     store = _charged(tmp_path / "books.db", 0)

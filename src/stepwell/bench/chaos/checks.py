@@ -7,6 +7,8 @@ from stepwell.bench.chaos.target import Target
 from stepwell.ledger.base import Store
 from stepwell.ledger.verify import verify
 
+READ_S = 5.0
+"""How long after a kill a busy client may still read what was sent before it."""
 STEP_S = 3.0
 """What was answered so shortly before a kill may have had its postings in the step that was lost."""
 
@@ -64,7 +66,7 @@ def _compare(agent: Agent, asked: Asked, charged: int, tally: Tally) -> None:
 def _lost_with_a_kill(target: Target, answered_s: float) -> bool:
     """Postings of the step in flight go with the process; while books cannot be written, all that wait do."""
     return any(
-        answered_s <= killed_s
+        answered_s <= killed_s + READ_S
         and (killed_s - answered_s <= STEP_S or _unwritten(target, answered_s, killed_s))
         for killed_s in target.kills_s
     )
