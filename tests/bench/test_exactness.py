@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench import exactness
+from stepwell.bench import exactness, restarted
+from stepwell.bench.arms import Comparison, Job, TurnResult
 from stepwell.bench.common import Ticker, ticker
-from stepwell.bench.exactness import Comparison, Job, TurnResult, verdicts
+from stepwell.bench.exactness import verdicts
 from stepwell.bench.node import NULL_MODEL, GatheredTiers
+from stepwell.bench.restarted import Restarted
 from stepwell.bench.schedule import Contexts, PlannedTurn, Shape, rounds
+from stepwell.bench.zoo.make import kind_of
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.tiers.base import Buffer, Tiers
 from stepwell.tiers.local import LocalTiers
@@ -189,7 +192,7 @@ def test_the_command_passes_writes_samples_and_returns_zero(
     content = json.loads(file.read_text())
     assert len(content["samples"]) == 12
     assert content["samples"][0]["device"]["tokens"] == content["samples"][0]["demoted"]["tokens"]
-    assert capsys.readouterr().out.rstrip().endswith("exactness: 4 of 4 measured targets reached.")
+    assert capsys.readouterr().out.rstrip().endswith("exactness: 7 of 7 measured targets reached.")
 
 
 def test_the_command_returns_one_when_something_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +200,7 @@ def test_the_command_returns_one_when_something_differs(monkeypatch: pytest.Monk
         return Comparison("m", turns=3, token_differences=1, from_host=1, from_disk=1)
 
     monkeypatch.setattr(Job, "run", wrong)
-    assert exactness.main(model=NULL_MODEL) == 1
+    assert exactness.main(model=NULL_MODEL, restart=False) == 1
 
 
 SMALL = Shape(agents=2, shared_words=60, private_words=(4, 8), added_words=(2, 6), output_tokens=(2, 2))
@@ -230,6 +233,39 @@ def test_one_bit_of_a_real_block_is_found(smollm2_path: Path) -> None:
     wrap = FlipsOneBitOfARealBlock
     job = Job(str(smollm2_path), 10, seed=4, device_kv_tokens=1024, threads=1, shape=SMALL, wrap=wrap)
     assert run(job).logit_differences > 0
+
+
+# --- a restart --------------------------------------------------------------------------------
+
+
+def restart(job: Job) -> Restarted:
+    with ticker() as progress:
+        return restarted.run(job, progress)
+
+
+def test_what_another_life_left_on_disk_changes_nothing() -> None:
+    found = restart(replace(JOB, turns=12))
+    assert found.comparison.from_disk > 0
+    assert all(verdict.reached is not False for verdict in restarted.verdicts(found))
+
+
+def test_a_wrong_byte_after_a_restart_is_found() -> None:
+    found = restart(replace(JOB, turns=12, wrap=GivesTheLastBlockAgain))
+    assert restarted.verdicts(found)[0].reached is False
+
+
+def test_a_sliding_window_bears_a_restart_bit_for_bit(tmp_path: Path) -> None:
+    """Answers from before and after a restart of Gemma differed once, in batches that were not the same. With
+    the same batches nothing differs; with others the same turns differ where no cache has moved at all."""
+    from stepwell.bench.zoo.child import SCHEDULE, loader, model_file
+
+    path = model_file(tmp_path, "gemma3:window128")
+    load = loader(path, kind_of("gemma3:window128"))
+    found = restart(Job("tiny", 10, 5, 4096, 1, replace(SCHEDULE, agents=2), load=load))
+    assert found.comparison.batch_differences == 0
+    assert found.comparison.logit_differences == 0, found.comparison.first
+    assert found.comparison.from_disk > 1000
+    assert found.cold.logit_differences > 0
 
 
 # --- gathered tiers ----------------------------------------------------------------------------

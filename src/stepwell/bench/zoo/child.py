@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stepwell.bench.arms import Job, Load
 from stepwell.bench.common import Ticker
-from stepwell.bench.exactness import Job
 from stepwell.bench.schedule import Shape
 from stepwell.bench.zoo.make import Kind, ZooError, kind_of, make
 from stepwell.engines.base import Engine, TextModel
@@ -55,6 +55,20 @@ def model_file(folder: Path, name: str) -> Path:
     return path
 
 
+def loader(path: Path, kind: Kind) -> Load:
+    """Loads this file whatever name it is asked for, past the checks of files that are new here."""
+
+    def load(_: str, *, device_kv_tokens: int, threads: int | None) -> tuple[Engine, TextModel]:
+        config = LlamaCppConfig(
+            path, kind.name, device_kv_tokens, threads=threads, kv_type_k=kind.kv_type, kv_type_v=kind.kv_type
+        )
+        model = NativeModel(config)
+        engine = LlamaCppEngine(model, config, f"zoo-{kind.name}")
+        return engine, LlamaCppText(model, kind.name, engine.info.context_tokens)
+
+    return load
+
+
 def compare(name: str, wishes: Wishes) -> dict[str, Any]:
     """Make one model and run both arms; the row for the table."""
     kind = kind_of(name)
@@ -62,15 +76,7 @@ def compare(name: str, wishes: Wishes) -> dict[str, Any]:
         path = model_file(Path(wishes.folder), name)
     except ZooError as error:
         return {"verdict": "not made", "why": f"{error}{complaint()}"}
-
-    def load(_: str, *, device_kv_tokens: int, threads: int | None) -> tuple[Engine, TextModel]:
-        config = LlamaCppConfig(
-            path, name, device_kv_tokens, threads=threads, kv_type_k=kind.kv_type, kv_type_v=kind.kv_type
-        )
-        model = NativeModel(config)
-        engine = LlamaCppEngine(model, config, f"zoo-{name}")
-        return engine, LlamaCppText(model, name, engine.info.context_tokens)
-
+    load = loader(path, kind)
     job = Job(name, wishes.turns, wishes.seed, wishes.device_kv_tokens, wishes.threads, SCHEDULE, load=load)
     try:
         found = job.run(Ticker(None, _quiet()), [])
