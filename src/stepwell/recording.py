@@ -22,7 +22,7 @@ import msgspec
 from stepwell.errors import StepwellError
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
-from stepwell.policy.types import Caller, Event, Plan, RequestArrived
+from stepwell.policy.types import Caller, Embedded, Event, Plan, RequestArrived
 from stepwell.private import private_file
 
 FORMAT = "stepwell-recording"
@@ -159,7 +159,7 @@ def _body(event: Event) -> dict[str, Any]:
 
 def _event(name: str, body: dict[str, Any]) -> Event:
     """The other way round."""
-    if name == RequestArrived.__name__:
+    if name in (RequestArrived.__name__, Embedded.__name__):
         body["caller"] = {one: body.pop(one) for one in _CALLER if one in body}
     event: Event = msgspec.convert(body, _EVENTS[name])
     return event

@@ -184,6 +184,24 @@ class BatchSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingSettings:
+    """``/v1/embeddings`` and ``/v1/rerank``: models beside the chat model, each in a process of its own."""
+
+    model: str = "minilm"
+    """``minilm`` (where its package is installed), the path of a GGUF file, or empty for none."""
+    rerank_model: str = ""
+    """The path of a GGUF file that was trained to rank; empty: documents are compared by their embeddings."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Of each of these models; they run at low priority."""
+    max_tokens: Annotated[int, Field(ge=16, le=131_072)] = 2_048
+    """Of one input, at most; longer ones need more memory."""
+    max_inputs: Annotated[int, Field(ge=1, le=65_536)] = 2_048
+    """In one request."""
+    idle_s: Annotated[float, Field(gt=0)] = 600.0
+    """A model that nobody has asked for so long gives its memory back; the next request loads it again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it. Sections are the tables of the TOML file."""
 
@@ -197,6 +215,7 @@ class Settings:
     """Where the books are kept, and by which prices; see ``ledger/settings.py``."""
     library: LibrarySettings = field(default_factory=LibrarySettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
+    embeddings: EmbeddingSettings = EmbeddingSettings()
     log: LogSettings = field(default_factory=LogSettings)
     budgets: tuple[BudgetEntry, ...] = ()
     """What tenants, keys, sessions and agents may spend in all."""

@@ -131,7 +131,7 @@ def test_a_service_tier_may_have_prices_of_its_own_beside_a_multiplier() -> None
 def test_an_own_price_takes_those_along_that_follow_it() -> None:
     own = book(BASE + "[service_tiers.x]\ninput = 2\noutput = 3\n").prices("x")
     assert own == Prices(
-        2_000_000, 2_000_000, ((own.cache_write[0][0], 2_000_000),), 3_000_000, 3_000_000, 0, 0
+        2_000_000, 2_000_000, ((own.cache_write[0][0], 2_000_000),), 3_000_000, 3_000_000, 0, 0, 2_000_000
     )
 
 

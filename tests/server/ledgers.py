@@ -28,6 +28,7 @@ from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
+from stepwell.server.vectors import ServedEmbeddings
 from stepwell.tiers.local import LocalTiers
 from tests.ledger.books import PRICES
 from tests.server.fakes import MODEL, FakeText, until
@@ -92,6 +93,7 @@ def keeping(
     host_bytes: int = 1 << 20,
     library: ServedLibrary | None = None,
     batches: ServedBatches | None = None,
+    vectors: ServedEmbeddings | None = None,
 ) -> Iterator[Kept]:
     """``wrap`` puts something between the server and its store."""
     book = directory / "prices.toml"
@@ -131,7 +133,9 @@ def keeping(
     books = Books(ledger.store, ledger)
     server_settings = server_settings or ServerSettings(port=0, drain_s=5.0, keep_alive_s=5.0)
     try:
-        with BackgroundServer(driver, text, server_settings, keys, books, library, batches=batches) as server:
+        with BackgroundServer(
+            driver, text, server_settings, keys, books, library, batches=batches, vectors=vectors
+        ) as server:
             yield Kept(server, driver, ledger)
     finally:
         driver.stop(5.0)

@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from stepwell import __version__
 from stepwell.assemble import Node, build, key_ring
 from stepwell.clock import Clock
+from stepwell.commands.embeddings import close_embeddings, served_embeddings
 from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_check import report
 from stepwell.commands.serve_flags import ServeFlags, option
@@ -152,6 +153,7 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
     require_room(settings.kv)
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     library = served_library(settings.library)
+    vectors = served_embeddings(settings.embeddings)
     node = build(settings, progress=say, clock=clock)
     for recovered in node.ledger.recovered if node.ledger else ():
         say(f"the books of the last time are closed: {recovered.sentence}")
@@ -171,10 +173,12 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
                 reload,
                 contracts=settings.contracts(),
                 batches=served_batches(settings),
+                vectors=vectors,
                 on_ready=lambda url: welcome(node, keys, url),
             )
     finally:
         node.driver.collector.give_back()
+        close_embeddings(vectors)
         if node.ledger is not None:
             node.ledger.close()
     say("stopped: requests have been answered, and what was worth keeping is on disk")

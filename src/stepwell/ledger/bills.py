@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 from stepwell.ledger.prices import Charge, PriceBook, TokenCounts
 from stepwell.ledger.types import REVENUE, Account, Cause, Usage
-from stepwell.policy.types import Hinted, RequestArrived, RequestId, Wait
+from stepwell.policy.types import Embedded, Hinted, RequestArrived, RequestId, Wait
 
 FOR_OTHERS = (Wait.TOOL, Wait.CHILD, Wait.AGENT)
 MAX_CORRECTABLE = 10_000
 SERVED = ("stop", "length", "cancelled")
+EMBEDDED = "embedded"
+"""The reason of a row of the spend log that is no generation: texts were embedded or ranked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,25 @@ class Bills:
         """What a request comes to."""
         return self.prices.charge(self.priced_as(arrival), tokens)
 
-    def priced_as(self, arrival: RequestArrived) -> str:
+    def priced_as(self, arrival: RequestArrived | Embedded) -> str:
         """A service tier that nobody has defined runs as ``default`` and is charged as that."""
         return arrival.caller.service_tier if arrival.caller.service_tier in self.prices.sheets else "default"
+
+    def embedding(self, event: Embedded) -> int:
+        """What texts that were embedded or ranked come to, in micro-dollars."""
+        return self.prices.embedding(self.priced_as(event), event.tokens)
+
+    def embedded(self, event: Embedded, now_us: int) -> Usage:
+        """Their row of the spend log."""
+        return Usage(
+            0,
+            Account.of(event.caller),
+            event.model,
+            EMBEDDED,
+            now_us + self._wall_offset_us,
+            input_tokens=event.tokens,
+            charge_microusd=self.embedding(event),
+        )
 
     def settle(
         self,

@@ -16,7 +16,7 @@ from stepwell.ledger.meter import Meter
 from stepwell.ledger.metered import Entries, Use
 from stepwell.ledger.money import usd_text
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Posting, Resource, Scope, Usage
-from stepwell.policy.types import Computed, Event, Piece, Plan, RequestArrived, RequestId
+from stepwell.policy.types import Computed, Embedded, Event, Piece, Plan, RequestArrived, RequestId
 
 log = logging.getLogger("stepwell.ledger")
 
@@ -142,6 +142,13 @@ class Keeper(Bookkeeper):
         verdict = self.budgets.judge(arrivals[0].caller, needed)
         return None if verdict.refused is None else _refusal(verdict.refused)
 
+    def embedding_room(self, event: Embedded) -> Refusal | None:
+        """Why texts are not embedded or ranked for somebody. Holds nothing. Thread-safe."""
+        if self.refuses:
+            return Refusal(UNWRITTEN, "The ledger cannot be written now; the request was not taken.")
+        verdict = self.budgets.judge(event.caller, self.meter.bills.embedding(event))
+        return None if verdict.refused is None else _refusal(verdict.refused)
+
     def refused(self, request: RequestId) -> None:
         """A request is told that it is not served. What the meter knows it settles itself."""
         if request not in self.meter.requests:
@@ -206,7 +213,7 @@ class Keeper(Bookkeeper):
         for request, charge_microusd in entries.settled:
             self.budgets.settle(request, charge_microusd)
         for usage in entries.usage:
-            if not usage.requests:
+            if not (usage.requests and usage.request):  # nothing was held for it
                 self.budgets.correct(usage.account, usage.charge_microusd)
 
     def _hand_over(self, entries: Entries, now_us: int) -> None:

@@ -43,6 +43,7 @@ from stepwell.policy.types import (
     BlockId,
     Computed,
     Drop,
+    Embedded,
     Event,
     Hinted,
     KvTier,
@@ -145,6 +146,8 @@ class Meter:
         for event in events:
             if isinstance(event, Hinted):
                 self._correct(event)
+            elif isinstance(event, Embedded):
+                self._embedded(event)
         if self._now_us >= self.due_us:
             self._store_all()
         return self._hand_over()
@@ -447,6 +450,12 @@ class Meter:
         more, revenue = usage.charge_microusd, self.bills.revenue
         debit, credit = (customer, revenue) if more > 0 else (revenue, customer)
         self._add(debit, credit, Resource.MONEY, Cause.CORRECTION, usage.request, abs(more))
+
+    def _embedded(self, event: Embedded) -> None:
+        usage = self.bills.embedded(event, self._now_us)
+        customer, _ = customer_accounts(event.caller.tenant)
+        self._add(customer, self.bills.revenue, Resource.MONEY, Cause.SETTLE, 0, usage.charge_microusd)
+        self._entries.usage.append(usage)
 
     # --- postings -----------------------------------------------------------------------------
 

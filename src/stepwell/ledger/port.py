@@ -12,7 +12,7 @@ from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.costs import Rates
 from stepwell.ledger.keeper import Sums
 from stepwell.ledger.types import Budget, Usage
-from stepwell.policy.types import RequestArrived
+from stepwell.policy.types import Embedded, RequestArrived
 
 
 class RunningBooks(Protocol):
@@ -52,6 +52,9 @@ class RunningBooks(Protocol):
 
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         """Why generations that are asked for together would not all be taken. Holds nothing."""
+
+    def embedding_room(self, event: Embedded) -> Refusal | None:
+        """Why texts are not embedded or ranked for somebody. Holds nothing."""
 
     def set_budget(self, budget: Budget) -> None:
         """Enter a budget and put it in force. Raises ``BadInput`` or ``LedgerError``: nothing has changed."""

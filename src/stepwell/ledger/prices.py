@@ -12,6 +12,7 @@
     cache_write = { "5m" = 1.5, "1h" = 2.5 }        # by ttl, or one price; default: the input price
     output = 10
     intermediate = 8                                # output that nobody is shown; default: the output price
+    embedding = 0.02                                # texts embedded or ranked; default: the input price
     storage_per_token_hour = 4.5                    # USD per million tokens and hour; default 0
     minimum_per_request = 0.0001                    # USD; default 0
 
@@ -53,9 +54,9 @@ Counting = Literal["openai", "anthropic"]
 HOUR_US = 3_600_000_000
 ANY_TTL_US = sys.maxsize
 
-FOLLOWS = {"cached_input": "input", "cache_write": "input", "intermediate": "output"}
+FOLLOWS = {"cached_input": "input", "cache_write": "input", "intermediate": "output", "embedding": "input"}
 """Whose price, or multiplier, is taken when a key is not there."""
-TOKEN_KEYS = ("input", "cached_input", "cache_write", "output", "intermediate")
+TOKEN_KEYS = ("input", "cached_input", "cache_write", "output", "intermediate", "embedding")
 PRICE_KEYS = (*TOKEN_KEYS, "storage_per_token_hour", "minimum_per_request")
 BOOK_KEYS = (*ABOUT, "counting", "batch_multiplier", "prices", "service_tiers", "long_prompt", "models")
 MODEL_KEYS = ("batch_multiplier", "prices", "service_tiers", "long_prompt")
@@ -154,6 +155,7 @@ class Prices:
     intermediate: int
     storage_per_token_hour: int
     minimum_microusd: int
+    embedding: int = 0
 
     def write(self, ttl_us: int) -> int:
         """The price of the shortest ttl listed that covers this one; beyond all of them, of the longest."""
@@ -261,6 +263,10 @@ class PriceBook:
             for tokens in (0, prompt_tokens)  # 0: a discount on long prompts may not be earned
         }
         return max(sheet.most(prompt_tokens, max_new_tokens, ttl_us, storage_token_us) for sheet in sheets)
+
+    def embedding(self, service_tier: str, tokens: int) -> int:
+        """Micro-dollars for texts embedded or ranked, half up. No minimum is charged."""
+        return round_half_up(Fraction(tokens * self.prices(service_tier).embedding, MICROUSD))
 
     def _is_long(self, prompt_tokens: int) -> bool:
         return self.above_tokens is not None and prompt_tokens > self.above_tokens
@@ -422,6 +428,7 @@ class _Raw:
             picousd["intermediate"],
             picousd.get("storage_per_token_hour", 0),
             picousd.get("minimum_per_request", 0),  # USD to micro-dollars is the same factor
+            picousd["embedding"],
         )
 
 

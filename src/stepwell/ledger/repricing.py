@@ -8,7 +8,7 @@ kept KV is not priced.
 from __future__ import annotations
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.bills import SERVED
+from stepwell.ledger.bills import EMBEDDED, SERVED
 from stepwell.ledger.prices import PriceBook, TokenCounts
 from stepwell.ledger.queries import Accounts, Counts, Period, Spent
 
@@ -30,14 +30,18 @@ def repriced(store: Store, period: Period, book: PriceBook) -> list[Spent]:
     for _, _, account, model, reason, *counted in rows:
         counts = Counts._make([*map(int, counted), 0])
         tier = accounts[account].service_tier
-        charge = _charge(book.of(model), tier, counts) if reason in SERVED else 0
+        charge = _charge(book.of(model), tier, reason, counts)
         key = account, model
         sums[key] = sums.get(key, Counts()).plus(counts._replace(charge_microusd=charge))
     return [Spent(account, model, counts) for (account, model), counts in sums.items()]
 
 
-def _charge(book: PriceBook, service_tier: str, counts: Counts) -> int:
+def _charge(book: PriceBook, service_tier: str, reason: str, counts: Counts) -> int:
     tier = service_tier if service_tier in book.sheets else "default"
+    if reason == EMBEDDED:  # these rows have no request of their own: an account's are priced together
+        return book.embedding(tier, counts.input_tokens)
+    if reason not in SERVED:
+        return 0
     cached = min(counts.cached_tokens, counts.input_tokens)
     tokens = TokenCounts(counts.input_tokens, cached, counts.visible_tokens, counts.intermediate_tokens)
     return book.charge(tier, tokens).total

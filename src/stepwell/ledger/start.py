@@ -27,7 +27,7 @@ from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_by, 
 from stepwell.ledger.types import Budget, Usage
 from stepwell.ledger.writer import LedgerWriter
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.types import RequestArrived
+from stepwell.policy.types import Embedded, RequestArrived
 
 log = logging.getLogger("stepwell.ledger")
 
@@ -77,6 +77,9 @@ class Ledger:
 
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         return self.keeper.room_for(arrivals)
+
+    def embedding_room(self, event: Embedded) -> Refusal | None:
+        return self.keeper.embedding_room(event)
 
     def correct(self, usage: Usage) -> None:
         self.keeper.correct(usage)

@@ -48,7 +48,10 @@ class MiniLm:
 
     def embed(self, texts: Sequence[str]) -> list[array[float]]:
         """See ``Embedder``."""
-        ids = [self._ids(text) for text in texts]
+        return self.of_tokens([self._ids(text) for text in texts])
+
+    def of_tokens(self, ids: Sequence[Sequence[int]]) -> list[array[float]]:
+        """The same for texts that are tokens already, marks included."""
         # Texts of about one length share a batch, so that little is computed for padding.
         order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
         vectors: dict[int, array[float]] = {}
@@ -56,11 +59,29 @@ class MiniLm:
             numbers = order[at : at + AT_ONCE]
             found = self._states([ids[number] for number in numbers])
             vectors.update(zip(numbers, (unit(vector) for vector in found.tolist()), strict=True))
-        return [vectors[number] for number in range(len(texts))]
+        return [vectors[number] for number in range(len(ids))]
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text[:MAX_CHARS]).ids
         return ids
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._whole.get_vocab_size())
+
+    def tokens(self, text: str) -> list[int]:
+        """All of a text, with the marks around it, however long."""
+        ids: list[int] = self._whole.encode(text).ids
+        return ids
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The tokenizer for texts that are refused when they are too long, and not cut."""
+        tokenizer = self._tokenizers.Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     @cached_property
     def _tokenizer(self) -> Any:

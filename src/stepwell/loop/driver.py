@@ -28,6 +28,7 @@ from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import (
     DemoteIdle,
     Draining,
+    Embedded,
     Hint,
     Hinted,
     KvTier,
@@ -149,6 +150,9 @@ class Driver:
 
         ``request`` is the turn that the hint follows, 0 when it was said between turns."""
         self._inbox.put(Hinted(request, tenant, agent, hint))
+
+    def embedded(self, event: Embedded) -> None:
+        self._inbox.put(event)
 
     def demote_idle(self, tier: KvTier) -> None:
         """Push every idle block down to ``tier`` (host or disk) now, and wait for it. For benchmarks

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from stepwell.engines.base import EngineInfo
 from stepwell.loop.requests import Generation, Sink
 from stepwell.loop.snapshot import AgentView, Snapshot
-from stepwell.policy.types import Hint, RequestId
+from stepwell.policy.types import Embedded, Hint, RequestId
 
 
 class LoopPort(Protocol):
@@ -38,6 +38,9 @@ class LoopPort(Protocol):
     def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
         """More is known about what an agent waits for; unknown agents are ignored. ``request`` is the turn
         that the hint follows, 0 when it was said between turns."""
+
+    def embedded(self, event: Embedded) -> None:
+        """Texts were embedded or ranked for somebody: the books enter it with the next step."""
 
     def named(self, requests: Sequence[RequestId], name: str) -> None:
         """They came with one HTTP request, whose id this is: for ``why``."""

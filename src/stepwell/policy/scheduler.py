@@ -28,6 +28,7 @@ from stepwell.policy.types import (
     Computed,
     DemoteIdle,
     Draining,
+    Embedded,
     Event,
     Hinted,
     KvTier,
@@ -151,7 +152,7 @@ class Scheduler:
             case _:
                 self._apply_to_machine(event)
 
-    def _apply_to_machine(self, event: Computed | Recovered | DemoteIdle | Draining) -> None:
+    def _apply_to_machine(self, event: Computed | Recovered | DemoteIdle | Draining | Embedded) -> None:
         match event:
             case Computed():
                 self.block_manager.costs.saw_step(event)

@@ -139,6 +139,16 @@ class Hinted:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """Texts were embedded or ranked for somebody, beside the loop. Nothing is to be decided: the books charge
+    it, and a recording keeps it so that they can be made again."""
+
+    caller: Caller
+    model: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestCancelled:
     """The client has gone, or the operator has said stop."""
 
@@ -231,6 +241,7 @@ class Draining:
 Event = (
     RequestArrived
     | Hinted
+    | Embedded
     | RequestCancelled
     | Progressed
     | Computed

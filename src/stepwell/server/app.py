@@ -42,6 +42,7 @@ from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
 from stepwell.server.completions import completions
+from stepwell.server.embeddings import embeddings, rerank
 from stepwell.server.errors import ApiError, clip
 from stepwell.server.file_prewarm import prewarm_file
 from stepwell.server.file_search import search_files
@@ -68,6 +69,7 @@ from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
 from stepwell.server.tokens import detokenize, tokenize
+from stepwell.server.vectors import ServedEmbeddings
 from stepwell.server.watch.hub import Hub
 from stepwell.server.watch.routes import watch
 from stepwell.server.watch.ticker import Refusals
@@ -124,6 +126,8 @@ ROUTES = (
     Route("/v1/messages", messages, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     Route("/v1/completions", completions, methods=["POST"]),
+    Route("/v1/embeddings", embeddings, methods=["POST"]),
+    Route("/v1/rerank", rerank, methods=["POST"]),
     Route("/v1/responses", create_response, methods=["POST"]),
     Route("/v1/responses/{response_id}", get_response, methods=["GET"]),
     Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),
@@ -157,6 +161,7 @@ def create_app(
     reload_keys: KeyReload | None = None,
     *,
     batches: ServedBatches | None = None,
+    vectors: ServedEmbeddings | None = None,
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop.
 
@@ -178,6 +183,7 @@ def create_app(
         books=books,
         library=library,
         reload_keys=reload_keys,
+        embeddings=vectors,
     )
     app = Starlette(
         routes=ROUTES,

@@ -66,6 +66,10 @@ class Rates:
         """Take what the generations may come to. Gives the headers; raises a 429 ``ApiError`` with them."""
         return self._take(key, "tokens", key.tokens_per_minute, tokens_of(generations))
 
+    def counted(self, key: ApiKey, tokens: int) -> dict[str, str]:
+        """Take tokens that are counted already. Gives the headers; raises a 429 ``ApiError`` with them."""
+        return self._take(key, "tokens", key.tokens_per_minute, tokens)
+
     def give_back(self, key: ApiKey, batch: Batch) -> None:
         """What the generations that have ended did not generate. One that is cut short gives nothing back."""
         bucket = self._buckets.get((key.id, "tokens"))

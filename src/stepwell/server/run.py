@@ -36,6 +36,7 @@ from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.service import Service
 from stepwell.server.settings import ServerSettings
+from stepwell.server.vectors import ServedEmbeddings
 
 log = logging.getLogger("stepwell.server")
 
@@ -60,6 +61,7 @@ def serve(
     reload_keys: KeyReload | None = None,
     *,
     batches: ServedBatches | None = None,
+    vectors: ServedEmbeddings | None = None,
     contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
     on_ready: OnReady = lambda base_url: None,
 ) -> None:
@@ -73,7 +75,9 @@ def serve(
     try:
         listener = listen(settings.host, settings.port)
         app = create_app(
-            *(driver, text_model, settings, keys, books, library, contracts, reload_keys), batches=batches
+            *(driver, text_model, settings, keys, books, library, contracts, reload_keys),
+            batches=batches,
+            vectors=vectors,
         )
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
@@ -207,6 +211,7 @@ class BackgroundServer:
         reload_keys: KeyReload | None = None,
         *,
         batches: ServedBatches | None = None,
+        vectors: ServedEmbeddings | None = None,
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
@@ -214,6 +219,7 @@ class BackgroundServer:
         self.app = create_app(
             *(driver, text_model, self._settings, self._keys, books, library, contracts, reload_keys),
             batches=batches,
+            vectors=vectors,
         )
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)

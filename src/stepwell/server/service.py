@@ -21,7 +21,7 @@ from stepwell.server.batches.inner import SCOPE_KEY as INNER_KEY
 from stepwell.server.bodies import Bodies
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
-from stepwell.server.errors import ApiError, draining, model_not_found
+from stepwell.server.errors import ApiError, bad_request, draining, model_not_found
 from stepwell.server.gate import Gate
 from stepwell.server.hosts import is_local
 from stepwell.server.identity import Identity, identify
@@ -34,6 +34,7 @@ from stepwell.server.pauses import Pauses
 from stepwell.server.rates import Rates
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
+from stepwell.server.vectors import ServedEmbeddings
 
 CLOCK_DRIFT_S = 0.05
 """How far the world's clock and the driver's may part before times are told by the new difference."""
@@ -58,6 +59,8 @@ class Service:
     """The ledger, where one is kept."""
     library: ServedLibrary | None = None
     """The documents of the tenants, where any are kept."""
+    embeddings: ServedEmbeddings | None = None
+    """Models of vectors and rankings, where there are any."""
     rates: Rates = field(default_factory=Rates)
     reload_keys: KeyReload | None = None
     """Reads the API keys again, where they come from settings."""
@@ -129,8 +132,16 @@ class Service:
             raise draining()
 
     def require_model(self, name: str) -> None:
-        if name not in self.models:
-            raise model_not_found(name)
+        """Raises ``ApiError`` for a name that is no chat model's."""
+        if name in self.models:
+            return
+        if self.embeddings is not None and self.embeddings.find(name) is not None:
+            raise bad_request(
+                f"The model `{name}` makes embeddings or rankings and no text: use POST /v1/embeddings or "
+                "POST /v1/rerank, or choose a chat model of GET /v1/models.",
+                param="model",
+            )
+        raise model_not_found(name)
 
     def is_paused(self, tenant: str, session: str, agent: str = "") -> bool:
         """Whether a session, or one agent, gets nothing more until its budget is raised."""

@@ -19,6 +19,7 @@ An OpenAI-compatible server for many agents on too little fast memory: point a c
 {base}v1 (set OPENAI_BASE_URL to it).
 
   POST /v1/chat/completions    POST /v1/completions    POST /v1/responses    GET /v1/models
+  POST /v1/embeddings          POST /v1/rerank
   GET  /v1/agents              GET  /v1/sessions       GET  /v1/organization/costs
   GET  /health                 GET  /metrics           GET  /admin/snapshot  GET /admin/budgets
 
@@ -60,16 +61,32 @@ async def metrics(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     service = service_of(request)
     service.key(request)
-    return JSONResponse({"object": "list", "data": [_model(service, n) for n in sorted(service.models)]})
+    data = [_model(service, name) for name in sorted(service.models)]
+    beside = service.embeddings.models if service.embeddings is not None else ()
+    return JSONResponse({"object": "list", "data": [*data, *(_beside(service, one.name) for one in beside)]})
 
 
 async def get_model(request: Request) -> Response:
     service = service_of(request)
     service.key(request)
     name = request.path_params["model"]
+    if service.embeddings is not None and service.embeddings.find(name) is not None:
+        return JSONResponse(_beside(service, name))
     if name not in service.models:
         raise model_not_found(name)
     return JSONResponse(_model(service, name))
+
+
+def _beside(service: Service, name: str) -> dict[str, Any]:
+    """A model of vectors or rankings. What else there is to say of it is known once it is loaded."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.started_s,
+        "owned_by": "stepwell",
+        "root": name,
+        "type": "embedding",
+    }
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def kind_of(name: str) -> Kind:
             kind = replace(kind, tied=True)
         elif variant in {"kv_q8_0", "kv_q4_0", "kv_f32"}:
             kind = replace(kind, kv_type=variant.removeprefix("kv_"))
+        elif variant.startswith("pool") and variant[4:].isdecimal():
+            kind = replace(kind, shape=replace(shape, pooling=int(variant[4:])))
         elif variant.startswith("window") and variant[6:].isdecimal():
             kind = replace(kind, shape=replace(shape, window=int(variant[6:])))
         elif variant.startswith("heads") and variant[5:].isdecimal():
@@ -62,7 +64,7 @@ def kind_of(name: str) -> Kind:
         else:
             raise ValueError(
                 f"{variant!r} in {name!r} is not a variant: moe, tied, f32, {', '.join(FILE_TYPES)}, "
-                "kv_q8_0, kv_q4_0, kv_f32, windowN or headsN"
+                "kv_q8_0, kv_q4_0, kv_f32, windowN, headsN or poolN"
             )
     return kind
 

@@ -84,6 +84,8 @@ class Shape:
     window: int = 128
     experts: bool = False
     context: int = 4096
+    pooling: int | None = None
+    """``enum llama_pooling_type``: 1 mean, 2 first, 3 last token, 4 rank. None: as usual there."""
 
     @property
     def head(self) -> int:
@@ -183,8 +185,13 @@ def _common(architecture: str, shape: Shape) -> dict[str, object]:
         "activation.situ_beta": 4.0,
         "activation.situ_linear_beta": 25.0,
         "decoder_start_token_id": 0,
-        "pooling_type": 1 if "bert" in architecture or architecture in _EMBEDS else None,
+        "pooling_type": _pooling(architecture, shape),
     }
+
+
+def _pooling(architecture: str, shape: Shape) -> int | None:
+    usual = 1 if "bert" in architecture or architecture in _EMBEDS else None
+    return usual if shape.pooling is None else shape.pooling
 
 
 def _sizes_of_states(architecture: str, shape: Shape) -> dict[str, object]:

@@ -223,7 +223,7 @@ class NativeContext:
         if not self._memory:
             self.free()
             raise ModelError(f"model {config.model_path} has no KV cache: choose a decoder model")
-        self._batch = _Batch(UBATCH_TOKENS)
+        self._batch = Batch(UBATCH_TOKENS)
 
     # --- cells.Kv -----------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ def _context_params(config: LlamaCppConfig, n_cells: int, threads: int) -> Any:
     return params
 
 
-class _Batch:
+class Batch:
     """A ``llama_batch`` over numpy arrays: filled by slices instead of a loop of ctypes stores."""
 
     def __init__(self, room: int) -> None:

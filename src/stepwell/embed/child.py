@@ -1,0 +1,137 @@
+"""The process of one model: a JSON object a line in, one a line out.
+
+``python -m stepwell.embed.child WISHES`` (JSON text, see ``Wishes``). The first line out says what the model
+is, or what is wrong with it. Questions: ``{"embed": [...], "cut": 0}`` and ``{"rank": [query, [...]]}``; with
+``"dry": true`` tokens are counted and nothing is computed. The process ends with its standard input, and when
+nobody has asked for a while: the next question starts another.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import sys
+from array import array
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stepwell.embed.base import Input, Model, WrongInput
+from stepwell.errors import StepwellError
+
+MINILM = "minilm"
+NICE = 10
+"""A turn of the chat model does not wait for embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the parent asks for."""
+
+    model: str
+    """``minilm`` or the path of a GGUF file."""
+    threads: int = 1
+    max_tokens: int = 2_048
+    idle_s: float = 600.0
+
+
+def load(wishes: Wishes) -> Model:
+    """Raises ``StepwellError``."""
+    if wishes.model == MINILM:
+        from stepwell.embed.minilm import MiniLmModel
+
+        return MiniLmModel()
+    from stepwell.embed.gguf import GgufModel
+
+    return GgufModel(Path(wishes.model), wishes.threads, wishes.max_tokens)
+
+
+def answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
+    """Raises ``WrongInput`` before anything is computed, ``StepwellError`` when it could not be."""
+    if "rank" in question:
+        query, documents = question["rank"]
+        if not model.about.ranks:
+            return _near(model, query, documents, dry=question["dry"])
+        pairs = _checked(model, [model.pair(query, document) for document in documents])
+        scores = [] if question["dry"] else model.scores(pairs)
+        return {"scores": scores, "tokens": list(map(len, pairs))}
+    tokens = _checked(model, [model.tokens(one) for one in question["embed"]], question["cut"])
+    if question["dry"]:
+        return {"tokens": list(map(len, tokens))}
+    found = [base64.b64encode(vector.tobytes()).decode() for vector in model.vectors(tokens)]
+    return {"vectors": found, "tokens": list(map(len, tokens))}
+
+
+def _near(model: Model, query: str, documents: Sequence[Input], *, dry: bool) -> dict[str, Any]:
+    """Cosines, of a model that was not trained to rank. The question is read once for each slice and counted
+    with its first document."""
+    tokens = _checked(model, [model.tokens(one) for one in (*documents, query)])
+    counts = list(map(len, tokens))
+    counts[0] += counts.pop()
+    if dry:
+        return {"tokens": counts}
+    *vectors, asked = model.vectors(tokens)
+    scores = [sum(a * b for a, b in zip(vector, asked, strict=True)) for vector in vectors]
+    return {"scores": scores, "tokens": counts}
+
+
+def _checked(model: Model, inputs: list[list[int]], cut: int = 0) -> list[list[int]]:
+    """``cut``: the first so many tokens of each are enough."""
+    about = model.about
+    for index, one in enumerate(inputs):
+        if cut:
+            del one[cut:]
+        if not one:
+            raise WrongInput("it has no tokens", index)
+        if len(one) > about.max_tokens:
+            raise WrongInput(f"it has {len(one)} tokens, and this model reads {about.max_tokens}", index)
+        wrong = next((token for token in one if not 0 <= token < about.vocab_size), None)
+        if wrong is not None:
+            raise WrongInput(f"token {wrong} does not exist: this model has {about.vocab_size} tokens", index)
+    return inputs
+
+
+def _said(model: Model, line: bytes) -> dict[str, Any]:
+    try:
+        return answer(model, json.loads(line))
+    except WrongInput as error:
+        return {"wrong": str(error), "index": error.index}
+    except StepwellError as error:
+        return {"error": str(error)}
+
+
+def main(wishes: Wishes) -> None:
+    """Until standard input ends or nobody asks any more."""
+    os.nice(NICE)
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries may print
+    try:
+        model = load(wishes)
+    except StepwellError as error:
+        _write(out, {"error": str(error)})
+        return
+    _write(out, asdict(model.about))
+    while select.select([sys.stdin.buffer], [], [], wishes.idle_s)[0]:
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        _write(out, _said(model, line))
+
+
+def _write(out: Any, value: dict[str, Any]) -> None:
+    out.write(json.dumps(value) + "\n")
+    out.flush()
+
+
+def numbers_of(text: str) -> array[float]:
+    """A vector as ``embed`` answers it."""
+    return array("f", base64.b64decode(text))
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        main(Wishes(**json.loads(sys.argv[1])))

@@ -1,0 +1,225 @@
+"""``POST /v1/embeddings`` as OpenAI has it, ``POST /v1/rerank`` as Cohere and Jina do."""
+
+from __future__ import annotations
+
+import base64
+import math
+import secrets
+import sys
+from array import array
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from stepwell.embed.process import EmbeddingProcess
+from stepwell.loop.requests import Rejected
+from stepwell.policy.types import Embedded
+from stepwell.server.body import parse, read_object
+from stepwell.server.errors import bad_request, from_rejected, model_not_found, not_found
+from stepwell.server.keys import ApiKey
+from stepwell.server.schema import MAX_ITEMS, Schema
+from stepwell.server.service import Service, service_of
+from stepwell.server.sse import while_connected
+from stepwell.server.vectors import ServedEmbeddings
+
+MICROUSD = 1_000_000
+ServiceTier = Annotated[str, Field(max_length=64)] | None
+
+
+def as_inputs(value: Any) -> Any:
+    """A text, the tokens of one, or a list of either: as a list."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(map(_is_token, value))):
+        return [value]
+    return value
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def as_text(value: Any) -> Any:
+    """A document is a text, or an object with one."""
+    if isinstance(value, dict):
+        if not isinstance(value.get("text"), str):
+            raise PydanticCustomError("string_type", "A document must be a text or an object with a text")
+        return value["text"]
+    return value
+
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_ITEMS)]
+OneInput = Annotated[str, Field(min_length=1)] | Tokens
+Document = Annotated[str, BeforeValidator(as_text), Field(min_length=1)]
+
+
+class EmbeddingsRequest(Schema):
+    """OpenAI's, and ``truncate_prompt_tokens`` of vLLM."""
+
+    model: str
+    input: Annotated[list[OneInput], BeforeValidator(as_inputs), Field(min_length=1, max_length=MAX_ITEMS)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None
+    service_tier: ServiceTier = None
+
+
+class RerankRequest(Schema):
+    model: str
+    query: Annotated[str, Field(min_length=1)]
+    documents: Annotated[list[Document], Field(min_length=1, max_length=MAX_ITEMS)]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = False
+    service_tier: ServiceTier = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Who asks, and by which books."""
+
+    service: Service
+    request: Request
+    key: ApiKey
+
+    async def body(self) -> dict[str, Any]:
+        service = self.service
+        return await read_object(self.request, service.settings, service.bodies, self.key.tenant)
+
+    def will_use(self, model: str, body: dict[str, Any], service_tier: str | None, tokens: int) -> Embedded:
+        """What is entered once it is done. Raises ``ApiError`` where a budget has no room for it."""
+        service = self.service
+        identity = service.identity(self.request, body, self.key)
+        caller = identity.caller(self.key.service_tier(service_tier), identity.name or "", self.key.id)
+        event = Embedded(caller, model, tokens)
+        if service.ledger is not None and (refusal := service.ledger.embedding_room(event)) is not None:
+            raise from_rejected(Rejected(*refusal))
+        return event
+
+    def used(self, event: Embedded) -> dict[str, Any]:
+        """Enter it; ``usage`` of the answer."""
+        self.service.driver.embedded(event)
+        usage: dict[str, Any] = {"prompt_tokens": event.tokens, "total_tokens": event.tokens}
+        ledger = self.service.ledger
+        return usage if ledger is None else usage | {"cost": ledger.bills.embedding(event) / MICROUSD}
+
+
+async def embeddings(request: Request) -> Response:
+    """A vector of length 1 for each input."""
+    service, served, key = _enter(request)
+    with service.gate.errand(key):
+        limits = service.rates.request(key)
+        asker = _Asker(service, request, key)
+        body = await asker.body()
+        wanted = parse(EmbeddingsRequest, body)
+        model = _model(service, served, wanted.model)
+        _bounded(served, len(wanted.input), "input")
+        answer = await while_connected(request, _embed(asker, served, model, wanted, body, limits))
+    return JSONResponse(answer, headers=limits)
+
+
+async def _embed(
+    asker: _Asker,
+    served: ServedEmbeddings,
+    model: EmbeddingProcess,
+    wanted: EmbeddingsRequest,
+    body: dict[str, Any],
+    limits: dict[str, str],
+) -> dict[str, Any]:
+    cut = wanted.truncate_prompt_tokens or 0
+    tokens = sum(await served.count(model, wanted.input, cut))
+    limits |= asker.service.rates.counted(asker.key, tokens)
+    event = asker.will_use(model.name, body, wanted.service_tier, tokens)
+    size = (await served.about(model)).dimensions
+    if not size:
+        raise bad_request(
+            f"The model `{model.name}` ranks documents and makes no embeddings: use POST /v1/rerank.",
+            param="model",
+        )
+    if wanted.dimensions is not None and wanted.dimensions > size:
+        raise bad_request(f"This model's embeddings have {size} dimensions, not more.", param="dimensions")
+    vectors = await served.embed(model, wanted.input, cut)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _written(vector, wanted)}
+        for index, vector in enumerate(vectors)
+    ]
+    return {"object": "list", "data": data, "model": model.name, "usage": asker.used(event)}
+
+
+def _written(vector: array[float], wanted: EmbeddingsRequest) -> list[float] | str:
+    """The first ``dimensions`` numbers, of length 1 again (for models that were trained to be cut)."""
+    if wanted.dimensions is not None and wanted.dimensions < len(vector):
+        vector = vector[: wanted.dimensions]
+        length = math.sqrt(sum(number * number for number in vector)) or 1.0
+        vector = array("f", (number / length for number in vector))
+    if wanted.encoding_format == "float":
+        return vector.tolist()
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return base64.b64encode(vector.tobytes()).decode()
+
+
+async def rerank(request: Request) -> Response:
+    """Documents by how well they answer the question, best first. A model that was not trained to rank says
+    how near they are to it."""
+    service, served, key = _enter(request)
+    with service.gate.errand(key):
+        limits = service.rates.request(key)
+        asker = _Asker(service, request, key)
+        body = await asker.body()
+        wanted = parse(RerankRequest, body)
+        model = _model(service, served, wanted.model)
+        _bounded(served, len(wanted.documents), "documents")
+        answer = await while_connected(request, _rank(asker, served, model, wanted, body, limits))
+    return JSONResponse(answer, headers=limits)
+
+
+async def _rank(
+    asker: _Asker,
+    served: ServedEmbeddings,
+    model: EmbeddingProcess,
+    wanted: RerankRequest,
+    body: dict[str, Any],
+    limits: dict[str, str],
+) -> dict[str, Any]:
+    tokens = sum(await served.count_pairs(model, wanted.query, wanted.documents))
+    limits |= asker.service.rates.counted(asker.key, tokens)
+    event = asker.will_use(model.name, body, wanted.service_tier, tokens)
+    scores = await served.rank(model, wanted.query, wanted.documents)
+    best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: wanted.top_n]
+    results = [
+        {"index": index, "relevance_score": scores[index], **_document(wanted, index)} for index in best
+    ]
+    name = "rerank-" + secrets.token_hex(14)
+    return {"id": name, "object": "list", "model": model.name, "results": results, "usage": asker.used(event)}
+
+
+def _document(wanted: RerankRequest, index: int) -> dict[str, Any]:
+    return {"document": {"text": wanted.documents[index]}} if wanted.return_documents else {}
+
+
+def _enter(request: Request) -> tuple[Service, ServedEmbeddings, ApiKey]:
+    service = service_of(request)
+    service.require_open()
+    key = service.key(request)
+    if service.embeddings is None:
+        raise not_found("This server makes no embeddings: [embeddings] in its settings names a model.")
+    return service, service.embeddings, key
+
+
+def _model(service: Service, served: ServedEmbeddings, name: str) -> EmbeddingProcess:
+    model = served.find(name)
+    if model is not None:
+        return model
+    if name in service.models:
+        there = ", ".join(f"`{one.name}`" for one in served.models)
+        raise bad_request(
+            f"The model `{name}` writes text: embeddings and rankings are made by {there}.", param="model"
+        )
+    raise model_not_found(name)
+
+
+def _bounded(served: ServedEmbeddings, count: int, param: str) -> None:
+    if count > served.max_inputs:
+        raise bad_request(f"At most {served.max_inputs:,} are allowed in one request.", param=param)
