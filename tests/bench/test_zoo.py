@@ -38,8 +38,9 @@ def test_moved_kv_changes_no_bit_of_a_logit(name: str, zoo: run.Zoo) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("bert", "does not generate text"),
+        ("bert", "makes embeddings, not text: name it as embeddings.model"),
         ("llama-embed", "makes embeddings"),
+        ("bert:pool4", "name it as embeddings.rerank_model"),
         ("t5", "does not generate text"),
         ("cogvlm", "wrong logits"),
     ],

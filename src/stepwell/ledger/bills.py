@@ -71,7 +71,7 @@ class Bills:
 
     def embedding(self, event: Embedded) -> int:
         """What texts that were embedded or ranked come to, in micro-dollars."""
-        return self.prices.embedding(self.priced_as(event), event.tokens)
+        return self.prices.of(event.model).embedding(self.priced_as(event), event.tokens)
 
     def embedded(self, event: Embedded, now_us: int) -> Usage:
         """Their row of the spend log."""

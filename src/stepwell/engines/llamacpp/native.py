@@ -124,14 +124,16 @@ class NativeModel:
                 f"model {path} keeps a running state that llama.cpp saves only together with its attention, "
                 "so it cannot be kept in blocks: choose a hybrid without a sliding window"
             )
+        pooling = self.meta(f"{architecture}.pooling_type")
+        if pooling not in ("", "0"):
+            makes, setting = ("rankings", "rerank_model") if pooling == "4" else ("embeddings", "model")
+            raise ModelError(
+                f"model {path} makes {makes}, not text: name it as embeddings.{setting} in the settings and "
+                "choose a chat model here"
+            )
         encoder = lib.llama_model_has_encoder(self.handle) or not lib.llama_model_has_decoder(self.handle)
         if encoder or lib.llama_model_is_diffusion(self.handle) or "bert" in architecture:
             raise ModelError(f"model {path} does not generate text token by token: choose a decoder model")
-        if self.meta(f"{architecture}.pooling_type") not in ("", "0"):
-            raise ModelError(
-                f"model {path} makes embeddings, not text: give it to the document library and choose a chat "
-                "model here"
-            )
         if architecture in _UNFIT:
             raise ModelError(f"model {path} {_UNFIT[architecture]}")
 
