@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.embed.child import Wishes
+from stepwell.embed.base import Wishes
 from stepwell.embed.process import EmbeddingProcess
 
 pytest.importorskip("llama_cpp")

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwell.embed.base import EmbeddingError, WrongInput
-from stepwell.embed.child import MINILM, Wishes
+from stepwell.embed.base import MINILM, EmbeddingError, Wishes, WrongInput
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.library.minilm import NAME, MiniLm
 from tests.embed.conftest import tiny

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.embed.child import Wishes
+from stepwell.embed.base import Wishes
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.ledger.types import Budget, Scope
 from stepwell.ledger.verify import verify

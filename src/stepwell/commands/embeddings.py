@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stepwell.embed.base import EmbeddingError
-from stepwell.embed.child import MINILM, Wishes
+from stepwell.embed.base import MINILM, EmbeddingError, Wishes
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.errors import BadInput
 from stepwell.library.minilm import NAME, packaged_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from stepwell.errors import StepwellError
 
 Input = str | Sequence[int]
 """A text, or the tokens of one as the model's own vocabulary numbers them."""
+
+
+MINILM = "minilm"
+"""The name of the packaged model."""
 
 
 class EmbeddingError(StepwellError):
@@ -38,6 +43,17 @@ class About:
     """Whether it was trained to score a document for a question; others are asked for nearness."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the parent asks for."""
+
+    model: str
+    """``minilm`` or the path of a GGUF file."""
+    threads: int = 1
+    max_tokens: int = 2_048
+    idle_s: float = 600.0
+
+
 class Model(Protocol):
     """Inside its process. Raises ``WrongInput``."""
 
@@ -58,3 +74,8 @@ class Model(Protocol):
     def scores(self, inputs: Sequence[Sequence[int]]) -> list[float]:
         """Of pairs: higher is better."""
         ...
+
+
+def numbers_of(text: str) -> array[float]:
+    """A vector as ``embed`` answers it."""
+    return array("f", base64.b64decode(text))

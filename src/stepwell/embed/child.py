@@ -13,30 +13,17 @@ import json
 import os
 import select
 import sys
-from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stepwell.embed.base import Input, Model, WrongInput
+from stepwell.embed.base import MINILM, Input, Model, Wishes, WrongInput
 from stepwell.errors import StepwellError
 
-MINILM = "minilm"
 NICE = 10
 """A turn of the chat model does not wait for embeddings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the parent asks for."""
-
-    model: str
-    """``minilm`` or the path of a GGUF file."""
-    threads: int = 1
-    max_tokens: int = 2_048
-    idle_s: float = 600.0
 
 
 def load(wishes: Wishes) -> Model:
@@ -125,11 +112,6 @@ def main(wishes: Wishes) -> None:
 def _write(out: Any, value: dict[str, Any]) -> None:
     out.write(json.dumps(value) + "\n")
     out.flush()
-
-
-def numbers_of(text: str) -> array[float]:
-    """A vector as ``embed`` answers it."""
-    return array("f", base64.b64decode(text))
 
 
 if __name__ == "__main__":

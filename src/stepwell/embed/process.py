@@ -17,8 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from stepwell.embed.base import About, EmbeddingError, Input, WrongInput
-from stepwell.embed.child import Wishes, numbers_of
+from stepwell.embed.base import About, EmbeddingError, Input, Wishes, WrongInput, numbers_of
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _COMMAND = (sys.executable, "-m", "stepwell.embed.child")
