@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.engines.base import CallSyntax
 from stepwell.server.constraints import ANY_OBJECT, FREE, require_local_refs
 from stepwell.server.errors import ApiError
 from stepwell.server.reading import Reading
@@ -89,6 +90,40 @@ def test_an_answer_format_next_to_tools() -> None:
 def test_a_call_that_was_cut_off_before_its_arguments_is_text() -> None:
     tools = build_tools([F], ToolChoice(mode="required"), FREE, LIMITS)
     assert read(tools, '{"name": "f", "argu').content == '{"name": "f", "argu'
+
+
+SYNTAX = CallSyntax(('<tool_call>{"name": "',), ('", "arguments": ',), ("}</tool_call>",), ("}{",))
+
+
+def test_a_demanded_call_is_written_in_the_models_own_syntax() -> None:
+    required = ToolChoice(mode="required")
+    tools = build_tools([F, G], required, FREE, LIMITS, syntax=SYNTAX)
+    asked = json.loads(tools.constraint.calls or "")
+    assert (list(asked["tools"]), asked["most"]) == (["f", "g"], 1)
+    assert asked["syntax"]["middle"] == ['", "arguments": ']
+    assert asked["tools"]["f"]["x-stepwell-relaxed"] is True
+    assert not tools.constrained  # it is read as any other call
+    assert not tools.straight
+    assert [c.name for c in read(tools, call("g")).calls] == ["g"]
+    choice = ToolChoice(mode="required", names=("g",))
+    named = build_tools([F, G], choice, FREE, LIMITS, syntax=SYNTAX, several=True)
+    asked = json.loads(named.constraint.calls or "")
+    assert (list(asked["tools"]), asked["most"]) == (["g"], 8)
+
+
+def test_a_syntax_changes_nothing_where_no_call_is_demanded() -> None:
+    for answer in (FREE, ANY_OBJECT):
+        assert build_tools([G], None, answer, LIMITS, syntax=SYNTAX) == build_tools([G], None, answer, LIMITS)
+
+
+def test_a_demanded_call_fetches_nothing_and_has_a_bound() -> None:
+    required = ToolChoice(mode="required")
+    away = Function(name="f", parameters={"properties": {"a": {"$ref": "https://example.com/x"}}})
+    with pytest.raises(ApiError, match="point into the same schema"):
+        build_tools([away], required, FREE, LIMITS, syntax=SYNTAX)
+    long = Function(name="f", parameters={"description": "x" * LIMITS.max_grammar_bytes})
+    with pytest.raises(ApiError, match="longer than"):
+        build_tools([long], required, FREE, LIMITS, syntax=SYNTAX)
 
 
 def test_parallel_calls() -> None:

@@ -94,6 +94,8 @@ class SamplingParams:
     """A regular expression that the whole answer matches."""
     json_schema: str | None = None
     """A JSON schema as text; the engine turns it into a grammar. ``{}`` means any JSON object."""
+    calls: str | None = None
+    """Calls that are demanded, in the model's own syntax: a JSON object, see ``call_grammar``."""
     logprobs: int | None = None
     """How many alternatives to report per token; 0 reports the chosen one only; None: none."""
     ignore_eos: bool = False
@@ -237,6 +239,24 @@ class AnswerPart:
     call: int = 0
 
 
+NAME, ARGUMENTS, ID = "\x00name", "\x00arguments", "\x00id"
+"""Places in the text of a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSyntax:
+    """How a template writes calls, in texts and places: ``before`` NAME ``middle`` ARGUMENTS, for each one
+    more ``between`` NAME ``middle`` ARGUMENTS, then ``after``."""
+
+    before: tuple[str, ...]
+    middle: tuple[str, ...]
+    after: tuple[str, ...]
+    between: tuple[str, ...] | None = None
+    """None: one call a turn."""
+    straight: bool = False
+    """It follows the prompt with its place for reasoning left empty, not the prompt as it is."""
+
+
 class AnswerReader(Protocol):
     """Splits an answer into its parts while it is written. How the text is cut changes nothing."""
 
@@ -285,6 +305,10 @@ class TextModel(Protocol):
         ``opening``: of the rendered prompt. ``constrained``: the answer is one JSON value by its constraint,
         a call or the answer itself, and holds no marks.
         """
+        ...
+
+    def call_syntax(self) -> CallSyntax | None:
+        """How the model's template writes calls; None: not in a way that a grammar can demand."""
         ...
 
     def is_end(self, token: int) -> bool:

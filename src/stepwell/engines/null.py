@@ -329,6 +329,9 @@ class NullText:
     ) -> _PlainReader:
         return _PlainReader()
 
+    def call_syntax(self) -> None:
+        """It calls in bare JSON."""
+
     def is_end(self, token: int) -> bool:
         return token == END_TOKEN
 

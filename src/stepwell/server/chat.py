@@ -79,6 +79,8 @@ def _tools(wanted: ChatRequest, service: Service) -> ToolSet:
         constraint_of(wanted.response_format, wanted, service.settings),
         service.settings,
         parallel=wanted.parallel_tool_calls is not False,
+        several=wanted.parallel_tool_calls is True,
+        syntax=service.text_model.call_syntax(),
     )
 
 

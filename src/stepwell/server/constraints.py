@@ -19,11 +19,13 @@ from stepwell.server.settings import ServerSettings
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the answer must look like. At most one of the three is set."""
+    """What the answer must look like. At most one of these is set."""
 
     json_schema: str | None = None
     grammar: str | None = None
     regex: str | None = None
+    calls: str | None = None
+    """Calls that are demanded, in the model's own syntax; see ``SamplingParams.calls``."""
 
 
 FREE = Constraint()

@@ -64,7 +64,7 @@ def chat_prompt(
         )
     except ValueError as error:
         raise bad_request(clip(str(error), 500), param=param) from error
-    if begun or straight or tools.constrained:
+    if begun or straight or tools.straight:
         rendered = _begun(rendered, str(last["content"]) if begun else "")
     # As llama.cpp does it; a template that writes the beginning-of-sequence token itself gets no second.
     _refuse_endless(text_model, rendered.text, param)

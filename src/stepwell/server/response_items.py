@@ -31,8 +31,10 @@ def _item(raw: Item, param: str) -> Item | None:
             return _message(raw, param)
         case "function_call":
             return _function_call(raw, param)
-        case "function_call_output":
-            return _function_output(raw, param)
+        case "function_call_output" | "custom_tool_call_output":
+            return _output(raw, param, kind)
+        case "custom_tool_call":
+            return _custom_call(raw, param)
         case "reasoning":
             return _reasoning(raw)
     raise unsupported(f"Items of type '{clip(str(kind), 64)}' are not supported here.", param=f"{param}.type")
@@ -78,10 +80,22 @@ def _function_call(raw: Item, param: str) -> Item:
     }
 
 
-def _function_output(raw: Item, param: str) -> Item:
+def _custom_call(raw: Item, param: str) -> Item:
+    """A call whose input is plain text, which another model has made: no tool here takes any."""
     return {
-        "id": _id(raw, "fco"),
-        "type": "function_call_output",
+        "id": _id(raw, "ctc"),
+        "type": "custom_tool_call",
+        "status": "completed",
+        "call_id": _string(raw, "call_id", param),
+        "name": _string(raw, "name", param),
+        "input": _string(raw, "input", param),
+    }
+
+
+def _output(raw: Item, param: str, kind: str) -> Item:
+    return {
+        "id": _id(raw, "fco" if kind == "function_call_output" else "cto"),
+        "type": kind,
         "status": "completed",
         "call_id": _string(raw, "call_id", param),
         "output": _text(raw.get("output"), f"{param}.output"),
@@ -131,9 +145,9 @@ def as_messages(items: Iterable[Mapping[str, Any]], instructions: str | None = N
         if item["type"] == "reasoning":
             thought += [part["text"] for part in item["content"]]
             continue
-        if item["type"] == "function_call":
+        if item["type"] in ("function_call", "custom_tool_call"):
             _add_call(messages, item)
-        elif item["type"] == "function_call_output":
+        elif item["type"] in ("function_call_output", "custom_tool_call_output"):
             messages.append({"role": "tool", "content": item["output"], "tool_call_id": item["call_id"]})
         else:
             text = "\n".join(part["text"] for part in item["content"])
@@ -147,11 +161,13 @@ def as_messages(items: Iterable[Mapping[str, Any]], instructions: str | None = N
 def _add_call(messages: list[Item], item: Mapping[str, Any]) -> None:
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": ""})
+    custom = item["type"] == "custom_tool_call"
+    arguments = json.dumps({"input": item["input"]}, ensure_ascii=False) if custom else item["arguments"]
     messages[-1].setdefault("tool_calls", []).append(
         {
             "id": item["call_id"],
             "type": "function",
-            "function": {"name": item["name"], "arguments": item["arguments"]},
+            "function": {"name": item["name"], "arguments": arguments},
         }
     )
 

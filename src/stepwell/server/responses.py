@@ -105,7 +105,15 @@ def _creation(call: Call[ResponseRequest]) -> Creation:
         settings,
     )
     parallel = wanted.parallel_tool_calls is not False
-    tools = build_tools(wanted.tools or (), wanted.tool_choice, answer, settings, parallel=parallel)
+    tools = build_tools(
+        wanted.tools or (),
+        wanted.tool_choice,
+        answer,
+        settings,
+        parallel=parallel,
+        several=wanted.parallel_tool_calls is True,
+        syntax=service.text_model.call_syntax(),
+    )
     identity = _continued(call.identity, earlier)
     logprobs = (wanted.top_logprobs or 0) if wanted.wants_logprobs else None
     sampling = sampling_params(wanted, tools.constraint, logprobs)

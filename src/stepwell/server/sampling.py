@@ -30,6 +30,7 @@ def sampling_params(request: Sampling, constraint: Constraint, logprobs: int | N
         grammar=constraint.grammar,
         regex=constraint.regex,
         json_schema=constraint.json_schema,
+        calls=constraint.calls,
         logprobs=logprobs,
     )
 

@@ -1,25 +1,27 @@
 """Function calling: which tools a request offers, how an answer is made to call one, and what it called.
 
 With ``tool_choice`` ``auto`` the model writes a call in its own template's syntax, and the model's reader
-finds it (see ``reading``). When a call is required, the answer is constrained to
-``{"name": ..., "arguments": {...}}`` by a JSON schema built from the tools: a model of 135 M
-parameters then calls correctly as well. The same is done when tools and a JSON answer format come together:
-the schema allows either.
+finds it (see ``reading``). When a call is required, a grammar holds the answer to that same syntax, with the
+arguments of each function by its schema: a model of 135 M parameters then calls correctly as well. Where a
+template's syntax cannot be demanded, and where tools and a JSON answer format come together, the answer is
+``{"name": ..., "arguments": {...}}`` by a JSON schema built from the tools.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from stepwell.engines.base import RELAXED
-from stepwell.server.constraints import FREE, Constraint, json_constraint
+from stepwell.engines.base import RELAXED, CallSyntax
+from stepwell.server.constraints import FREE, Constraint, json_constraint, require_local_refs
 from stepwell.server.errors import bad_request
 from stepwell.server.schema import Function, ToolChoice
 from stepwell.server.settings import ServerSettings
 
+MOST_DEMANDED = 8
+"""Calls in one answer, where several may come: small models find no end."""
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
@@ -33,11 +35,13 @@ class ToolSet:
     """The parameters' schema of each function that may be called, by name."""
     constraint: Constraint = FREE
     parallel: bool = True
+    straight: bool = False
+    """The answer is demanded behind the prompt's place for reasoning."""
 
     @property
     def constrained(self) -> bool:
         """The answer is what its constraint says, be it a call, and holds no marks."""
-        return self.constraint != FREE
+        return self.constraint != FREE and self.constraint.calls is None
 
 
 def build_tools(
@@ -47,8 +51,12 @@ def build_tools(
     settings: ServerSettings,
     *,
     parallel: bool = True,
+    several: bool = False,
+    syntax: CallSyntax | None = None,
 ) -> ToolSet:
-    """The tools of a request. ``answer`` is what the answer format asks for. Raises ``ApiError``."""
+    """The tools of a request. ``answer`` is what the answer format asks for; ``several``: where a call is
+    demanded, more than one may come; ``syntax``: how the model writes it (None: as bare JSON). Raises
+    ``ApiError``."""
     mode = choice.mode if choice is not None else "auto"
     if len(functions) > settings.max_tools:
         raise bad_request(f"At most {settings.max_tools} tools are allowed.", param="tools")
@@ -56,14 +64,32 @@ def build_tools(
         raise bad_request("'tool_choice' needs 'tools'.", param="tool_choice")
     allowed = _allowed(functions, choice)
     if mode == "none" or not allowed:
-        return ToolSet(constraint=answer)
+        return ToolSet(constraint=answer, straight=answer != FREE)
     constraint = _constraint(allowed, mode, answer, settings)
+    straight = constraint != FREE
+    if mode == "required" and syntax is not None:
+        constraint, straight = _demanded(allowed, syntax, settings, several=several), syntax.straight
     return ToolSet(
         rendered=tuple(_rendered(function) for function in functions),
         functions={function.name: _parameters(function) for function in allowed},
         constraint=constraint,
         parallel=parallel,
+        straight=straight,
     )
+
+
+def _demanded(
+    allowed: Sequence[Function], syntax: CallSyntax, settings: ServerSettings, *, several: bool
+) -> Constraint:
+    """Calls of these functions and nothing else, as the model writes them."""
+    tools = {f.name: {**_parameters(f), RELAXED: not f.strict} for f in allowed}
+    for schema in tools.values():
+        require_local_refs(schema, "tools")
+    most = MOST_DEMANDED if several else 1
+    text = json.dumps({"syntax": asdict(syntax), "tools": tools, "most": most}, separators=(",", ":"))
+    if len(text) > settings.max_grammar_bytes:
+        raise bad_request(f"The tools are longer than {settings.max_grammar_bytes} bytes.", param="tools")
+    return Constraint(calls=text)
 
 
 def _allowed(functions: Sequence[Function], choice: ToolChoice | None) -> list[Function]:

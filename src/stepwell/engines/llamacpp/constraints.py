@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -40,15 +41,26 @@ Verdict = Callable[[str], str]
 
 
 def is_constrained(sampling: SamplingParams) -> bool:
-    return any(one is not None for one in (sampling.json_schema, sampling.grammar, sampling.regex))
+    return any(one is not None for one in _given(sampling))
+
+
+def _given(sampling: SamplingParams) -> tuple[str | None, ...]:
+    return sampling.json_schema, sampling.grammar, sampling.regex, sampling.calls
 
 
 class Constraints:
     """The compiled constraints of one model. Thread-safe."""
 
-    def __init__(self, tokenizer: Callable[[], LLTokenizer], trial: Verdict) -> None:
-        """``tokenizer`` is called when the first constraint comes: it takes up to a few seconds."""
+    def __init__(
+        self,
+        tokenizer: Callable[[], LLTokenizer],
+        trial: Verdict,
+        marks: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        """``tokenizer`` is called when the first constraint comes: it takes up to a few seconds. ``marks``:
+        the tokens that are no text, by their name; called when calls are first demanded."""
         self._make_tokenizer = tokenizer
+        self._marks = cache(marks)
         self._made: LLTokenizer | None = None
         self._trial = trial
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
@@ -57,8 +69,7 @@ class Constraints:
 
     def compiled(self, sampling: SamplingParams) -> LLMatcher:
         """A matcher at its beginning, the caller's own. ``ValueError`` with one sentence if there is none."""
-        given = (sampling.json_schema, sampling.grammar, sampling.regex)
-        if sum(one is not None for one in given) != 1:
+        if sum(one is not None for one in _given(sampling)) != 1:
             raise ValueError("give one of a grammar, a regular expression and a JSON schema, not several")
         text = _key(sampling)
         with self._lock:
@@ -87,27 +98,35 @@ class Constraints:
             if widest is None or self._trial(grammar_of(widest)):
                 raise ValueError(f"the {_kind(sampling)} cannot be used: {wrong}")
             sampling = widest
-        matcher = LLMatcher(self._tokenizer(), grammar_of(sampling), log_level=0, limits=LIMITS)
+        marks = self._marks() if sampling.calls is not None else None
+        matcher = LLMatcher(self._tokenizer(), grammar_of(sampling, marks), log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise ValueError(f"the {_kind(sampling)} cannot be used: {first_line(matcher.get_error())}")
         return matcher
 
 
 def _key(sampling: SamplingParams) -> str:
-    return f"{_kind(sampling)}:{sampling.json_schema or sampling.regex or sampling.grammar or ''}"
+    text = next((one for one in _given(sampling) if one is not None), "")
+    return f"{_kind(sampling)}:{text}"
 
 
 def _kind(sampling: SamplingParams) -> str:
     if sampling.json_schema is not None:
         return "JSON schema"
+    if sampling.calls is not None:
+        return "parameters of a tool"
     return "regular expression" if sampling.regex is not None else "grammar"
 
 
 def _without_relaxed(sampling: SamplingParams) -> SamplingParams | None:
     """The parameters with every relaxed schema as wide as it can be; None: nothing in it is relaxed."""
-    if sampling.json_schema is None or RELAXED not in sampling.json_schema:
+    text = sampling.json_schema or sampling.calls
+    if text is None or RELAXED not in text:
         return None
-    return replace(sampling, json_schema=json.dumps(_widest(json.loads(sampling.json_schema))))
+    wider = json.dumps(_widest(json.loads(text)))
+    if sampling.json_schema is None:
+        return replace(sampling, calls=wider)
+    return replace(sampling, json_schema=wider)
 
 
 def _widest(schema: Any) -> Any:

@@ -23,7 +23,7 @@ from stepwell.engines.llamacpp.padding import PAD
 from stepwell.engines.llamacpp.sampling import Candidates, Sampler, logprobs, validate
 from stepwell.engines.llamacpp.setup import make_device
 from stepwell.engines.llamacpp.trial import Trial
-from stepwell.engines.llamacpp.vocabulary import tokenizer_of, vocabulary_of
+from stepwell.engines.llamacpp.vocabulary import marks_of, tokenizer_of, vocabulary_of
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
 LogitsWatcher = Callable[[RequestId, Logits], None]
@@ -56,7 +56,11 @@ class LlamaCppEngine:
         self._candidates = Candidates(model.vocab_size)
         self._end_tokens = [token for token in range(model.vocab_size) if model.is_end(token)]
         self._trial = Trial()
-        self._constraints = Constraints(lambda: tokenizer_of(model, vocabulary_of(model)), self._trial)
+        self._constraints = Constraints(
+            lambda: tokenizer_of(model, vocabulary_of(model)),
+            self._trial,
+            lambda: marks_of(vocabulary_of(model)),
+        )
         self._samplers: dict[RequestId, Sampler] = {}
         self._sampling: dict[RequestId, SamplingParams] = {}
         self.watch_logits: LogitsWatcher | None = None

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import is_lark_syntax
 
 from stepwell.engines.base import SamplingParams
+from stepwell.engines.llamacpp.call_grammar import of_calls
 from stepwell.engines.llamacpp.gbnf import MAX_BYTES
 from stepwell.engines.llamacpp.lark import lark_of
 from stepwell.engines.llamacpp.schema_gbnf import gbnf_of
@@ -24,8 +26,14 @@ _ESCAPES = 'nrbtf"\\'
 """No ``\\u``: a property's name spelled with it would not be recognised."""
 
 
-def grammar_of(sampling: SamplingParams) -> str:
-    """llguidance's grammar for these parameters. ``ValueError`` with one sentence when it cannot be used."""
+def grammar_of(sampling: SamplingParams, marks: Mapping[str, int] | None = None) -> str:
+    """llguidance's grammar for these parameters. ``ValueError`` with one sentence when it cannot be used.
+
+    ``marks``: tokens of the vocabulary that are no text, by their name; None: a grammar to be tried without a
+    vocabulary, in which they are text.
+    """
+    if sampling.calls is not None:
+        return of_calls(sampling.calls, _json_options(sampling.calls), marks or {})
     if sampling.json_schema is not None:
         return of_schema(sampling.json_schema)
     if sampling.regex is not None:
@@ -40,10 +48,16 @@ def of_schema(text: str) -> str:
         held = enforceable(schema or {"type": "object"})
     except ValueError as error:
         raise ValueError(f"the JSON schema cannot be used: {error}") from None
+    options: Any = _json_options(text)
+    return str(LLMatcher.grammar_from_json_schema(held, overrides=options))
+
+
+def _json_options(text: str) -> dict[str, Any]:
+    """How JSON is written under schemas with this text."""
     options: dict[str, Any] = {"whitespace_flexible": True, "whitespace_pattern": WHITESPACE}
     if "\\u00" not in text:  # else a value of the schema itself may need it
         options["json_allowed_escapes"] = _ESCAPES
-    return str(LLMatcher.grammar_from_json_schema(held, overrides=options))  # type: ignore[arg-type]
+    return options
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-from stepwell.engines.base import AnswerReader, RenderedChat, Span
+from stepwell.engines.base import AnswerReader, CallSyntax, RenderedChat, Span
 from stepwell.engines.llamacpp.chat import ChatTemplate, PlainChat
+from stepwell.engines.llamacpp.chat.call_syntax import call_syntax
 from stepwell.engines.llamacpp.chat.formats import ALL_MARKS
 from stepwell.engines.llamacpp.chat.json_reader import JsonReader
 from stepwell.engines.llamacpp.chat.marks import ControlMarks
@@ -27,6 +29,7 @@ class LlamaCppText:
         self.has_chat_template = template is not None
         self._template = template or ""
         controls = model.controls()
+        self._ends = [text for token, text in controls.items() if model.is_end(token)]
         self._marks = {token: text for token, text in controls.items() if text in ALL_MARKS}
         marks = ControlMarks(controls.values(), self._template)
         self._chat = (
@@ -87,6 +90,13 @@ class LlamaCppText:
         if constrained:
             return JsonReader(functions)
         return MarkReader(functions, self._template, opening, calls=bool(functions))
+
+    def call_syntax(self) -> CallSyntax | None:
+        return self._call_syntax
+
+    @cached_property
+    def _call_syntax(self) -> CallSyntax | None:
+        return call_syntax(self._chat.render, self._template, self._ends) if self._template else None
 
     def is_end(self, token: int) -> bool:
         return self._model.is_end(token)

@@ -41,6 +41,11 @@ def vocabulary_of(model: NativeModel) -> Vocabulary:
     return Vocabulary(tuple(pieces), tuple(special), ends)
 
 
+def marks_of(vocabulary: Vocabulary) -> dict[str, int]:
+    """The tokens that are no text, by their name."""
+    return {vocabulary.pieces[token].decode("utf-8", "replace"): token for token in vocabulary.special}
+
+
 def tokenizer_of(model: NativeModel, vocabulary: Vocabulary) -> LLTokenizer:
     """Takes up to a second; make one per model, and none after the model is freed. Thread-safe.
 

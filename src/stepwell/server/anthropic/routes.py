@@ -83,4 +83,6 @@ def _tools(call: Call[ChatRequest]) -> ToolSet:
         constraint_of(wanted.response_format, wanted, settings),
         settings,
         parallel=wanted.parallel_tool_calls is not False,
+        several=wanted.parallel_tool_calls is True,
+        syntax=call.service.text_model.call_syntax(),
     )

@@ -28,7 +28,8 @@ class ControlMarks:
         self._template = template
         self._lengths = sorted({len(text) for text in self._texts}, reverse=True)
         self._longest = max(self._lengths, default=0)
-        self._heads = re.compile("[" + re.escape("".join(sorted({t[0] for t in self._texts}))) + "]")
+        heads = re.escape("".join(sorted({text[0] for text in self._texts})))
+        self._heads = re.compile(f"[{heads}]" if heads else "(?!)")  # a vocabulary may have none
 
     @cached_property
     def alphabet(self) -> str:
