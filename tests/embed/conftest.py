@@ -28,13 +28,15 @@ def tiny(folder: Path, kind: str) -> str:
 @pytest.fixture(scope="session")
 def bert(tiny_folder: Path) -> Iterator[EmbeddingProcess]:
     """Means over an encoder: 128 dimensions, 512 tokens."""
-    process = EmbeddingProcess("tiny-bert", Wishes(tiny(tiny_folder, "bert")))
+    process = EmbeddingProcess("tiny-bert", Wishes(tiny(tiny_folder, "bert"), low_priority=False))
+    process.about()  # loaded before anybody waits for an answer over HTTP
     yield process
     process.close()
 
 
 @pytest.fixture(scope="session")
 def ranker(tiny_folder: Path) -> Iterator[EmbeddingProcess]:
-    process = EmbeddingProcess("tiny-ranker", Wishes(tiny(tiny_folder, "bert:pool4")))
+    process = EmbeddingProcess("tiny-ranker", Wishes(tiny(tiny_folder, "bert:pool4"), low_priority=False))
+    process.about()
     yield process
     process.close()

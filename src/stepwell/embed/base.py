@@ -52,6 +52,8 @@ class Wishes:
     threads: int = 1
     max_tokens: int = 2_048
     idle_s: float = 600.0
+    low_priority: bool = True
+    """A turn of the chat model does not wait for embeddings."""
 
 
 class Model(Protocol):

@@ -23,7 +23,6 @@ from stepwell.embed.base import MINILM, Input, Model, Wishes, WrongInput
 from stepwell.errors import StepwellError
 
 NICE = 10
-"""A turn of the chat model does not wait for embeddings."""
 
 
 def load(wishes: Wishes) -> Model:
@@ -93,7 +92,8 @@ def _said(model: Model, line: bytes) -> dict[str, Any]:
 
 def main(wishes: Wishes) -> None:
     """Until standard input ends or nobody asks any more."""
-    os.nice(NICE)
+    if wishes.low_priority:
+        os.nice(NICE)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries may print
     try:
