@@ -5,14 +5,23 @@
 PYTHON ?= $(shell .venv/bin/python -c '' 2>/dev/null && echo .venv/bin/python || echo python3)
 ARGS ?=
 
+# make demo GPU=cuda (or vulkan, metal): llama.cpp is compiled for it, and all layers are computed there.
+ifdef GPU
+ifeq ($(filter $(GPU),cuda vulkan metal),)
+$(error GPU=$(GPU) is none of cuda, vulkan, metal)
+endif
+export LLAMA_GPU := $(GPU)
+export STEPWELL_ENGINE_N_GPU_LAYERS ?= -1
+endif
+
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
 PINS := pyproject.toml constraints.txt scripts/environment.py
-DEMO_ENV := .venv/.made-for-demo
-TEST_ENV := .venv/.made-for-test
+DEMO_ENV := .venv/.made-for-demo$(GPU:%=-%)
+TEST_ENV := .venv/.made-for-test$(GPU:%=-%)
 RAY_ENV := .venv-ray/.made
 POLICY_ENV := .venv-policy/.made
 VLLM_ENV := .venv-vllm/.made
@@ -39,6 +48,7 @@ help:
 	@echo '  make format   let ruff format and fix what it can'
 	@echo '  make clean    remove the environment and everything generated'
 	@echo
+	@echo 'GPU=cuda, vulkan or metal before a target compiles llama.cpp for it (tried on no such machine yet)'
 	@echo 'Needs Python 3.11+, a C++ compiler and make. Another Python: make demo PYTHON=python3.12'
 	@echo 'The first run compiles llama.cpp (5 to 10 minutes); pip keeps the result for later ones.'
 

@@ -39,6 +39,10 @@ QUIET_S = 2.0
 # Command-line tools and the multimodal part of llama.cpp would double the build and are not used.
 CMAKE_ARGS = "-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
 
+GPU = os.environ.get("LLAMA_GPU", "")
+GPU_ARGS = {"": "", "cuda": "-DGGML_CUDA=on", "vulkan": "-DGGML_VULKAN=on", "metal": "-DGGML_METAL=on"}
+"""What the Makefile's GPU= asks for."""
+
 EXTRAS = {
     "demo": "llamacpp,documents,review",
     "test": (
@@ -142,7 +146,7 @@ def step_of(line: str) -> str:
 
 def build_environment() -> dict[str, str]:
     """llama.cpp's build flags; the user's own (say, ``-DGGML_CUDA=on``) come last and win."""
-    cmake_args = f"{CMAKE_ARGS} {os.environ.get('CMAKE_ARGS', '')}".strip()
+    cmake_args = f"{CMAKE_ARGS} {GPU_ARGS[GPU]} {os.environ.get('CMAKE_ARGS', '')}".strip()
     jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(len(os.sched_getaffinity(0))))
     return {
         **os.environ,
@@ -205,6 +209,14 @@ def prepare_llama_build() -> None:
     say("    pip keeps the result, so every later environment on this machine is quick.")
 
 
+def install_llama_for_gpu(pins: list[str]) -> None:
+    """Past pip's cache: a wheel in it does not say what it was built for."""
+    say(f"    llama.cpp is compiled for {GPU} now; this takes 10 minutes and more.")
+    name = "llama-cpp-python"
+    once = ["--force-reinstall", "--no-deps", "--no-cache-dir", "--no-binary", name]
+    pip(f"llama.cpp for {GPU}", "install", "-v", *pins, "--build-constraint", str(CONSTRAINTS), *once, name)
+
+
 def install(what: str) -> None:
     pins = ["-c", str(CONSTRAINTS)]
     if what == POLICY:
@@ -215,7 +227,10 @@ def install(what: str) -> None:
         pip("stepwell", "install", "--no-deps", "-e", ".")
         return
     pip("pip itself", "install", "--quiet", *pins, "--upgrade", "pip")
-    prepare_llama_build()
+    if GPU:
+        install_llama_for_gpu(pins)
+    else:
+        prepare_llama_build()
     groups = [part for group in GROUPS[what] for part in ("--group", group)]
     project = f".[{EXTRAS[what]}]"
     title = "stepwell, llama.cpp" + (", tools and client packages" if groups else "")
@@ -230,6 +245,8 @@ def main() -> None:
     what = sys.argv[1] if len(sys.argv) == 2 else ""
     if what not in (*EXTRAS, POLICY, VLLM):
         fail(f"usage: environment.py {'|'.join((*EXTRAS, POLICY, VLLM))}")
+    if GPU not in GPU_ARGS:
+        fail(f"LLAMA_GPU={GPU} is none of cuda, vulkan, metal")
     started = time.monotonic()
     make_environment()
     LOG.unlink(missing_ok=True)

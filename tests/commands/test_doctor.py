@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.zoo.child import model_file
-from stepwell.commands.doctor import doctor
+from stepwell.commands.doctor import device_line, doctor
 from stepwell.commands.promise import promise_of
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.settings import EngineSettings
@@ -47,3 +47,27 @@ def test_gpu_layers_and_inexact_steps_promise_tokens_only() -> None:
 def test_a_running_state_is_named_with_its_size() -> None:
     info = replace(INFO, checkpoint_bytes=3 << 20)
     assert "3 MiB" in promise_of(EngineSettings(), info).why
+
+
+def test_every_device_of_the_build_is_shown() -> None:
+    pytest.importorskip("llama_cpp")
+    from stepwell.engines.llamacpp.devices import devices
+
+    found = devices()
+    assert [device.kind for device in found].count("cpu") == 1
+    assert all(device.name and device.total_bytes >= device.free_bytes for device in found)
+
+
+def test_a_gpu_that_nothing_is_computed_on_is_said() -> None:
+    gpu = {
+        "name": "Vulkan0",
+        "description": "A card",
+        "kind": "gpu",
+        "free_bytes": 2**30,
+        "total_bytes": 2**31,
+    }
+    line = device_line(gpu, 0)
+    assert "Vulkan0 (gpu), A card, 2 GiB memory (1 GiB free)" in line
+    assert "engine.n_gpu_layers" in line
+    assert "engine.n_gpu_layers" not in device_line(gpu, -1)
+    assert "memory" not in device_line(gpu | {"total_bytes": 0}, -1)

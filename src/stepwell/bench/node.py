@@ -17,7 +17,7 @@ from stepwell.loop.driver import Driver
 from stepwell.loop.requests import LOCAL, Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
-from stepwell.settings import EngineSettings, Settings
+from stepwell.settings import EngineSettings, Settings, load
 from stepwell.tiers.base import Buffer, Tiers, TierUsage
 from stepwell.tiers.local import LocalTiers
 from stepwell.tiers.store import DiskStore
@@ -42,6 +42,7 @@ def load_engine(
         device_kv_tokens=device_kv_tokens,
         threads=threads,
         exact_lone_decode=exact_lone_decode,
+        n_gpu_layers=load().engine.n_gpu_layers,  # where the server of these settings would compute
     )
     return assemble.load_engine(Settings(engine=engine))
 

@@ -103,7 +103,7 @@ def doctor(
     except UnfitModel as error:
         return _not_served(settings, error, console, json_file)
     report = _report(settings, found, free_before)
-    for line in _machine_lines(report, found):
+    for line in _machine_lines(report, found, settings.engine.n_gpu_layers):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for shown in (_capacity_table(settings, found), _speed_table(found.speeds), _crossover_table(found)):
         console.print(shown)
@@ -192,6 +192,7 @@ def _begun(settings: Settings, promise: Promise) -> Report:
 def _report(settings: Settings, found: Findings, free_before: int) -> Report:
     report = _begun(settings, promise_of(settings.engine, found.info))
     report.results |= {
+        "devices": _devices(settings),
         "model": found.info.model,
         "context_tokens": found.info.context_tokens,
         "kv_bytes_per_token": found.info.token_bytes,
@@ -293,12 +294,35 @@ def _free_disk_bytes(directory: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _machine_lines(report: Report, found: Findings) -> Iterator[str]:
+def _devices(settings: Settings) -> list[dict[str, Any]]:
+    """What the build of llama.cpp can compute on."""
+    if settings.engine.kind != "llamacpp":
+        return []
+    from stepwell.engines.llamacpp.devices import devices
+
+    return [asdict(device) for device in devices()]
+
+
+def device_line(device: dict[str, Any], layers: int) -> str:
+    """One device of the build, and whether it is left unused."""
+    memory = (
+        f", {format_size(device['total_bytes'])} memory ({format_size(device['free_bytes'])} free)"
+        if device["total_bytes"]
+        else ""
+    )
+    unused = device["kind"] in ("gpu", "igpu") and not layers
+    note = "; nothing is computed there: set engine.n_gpu_layers = -1" if unused else ""
+    return f"Device: {device['name']} ({device['kind']}), {device['description']}{memory}{note}"
+
+
+def _machine_lines(report: Report, found: Findings, layers: int) -> Iterator[str]:
     machine, info = report.as_json()["machine"], found.info
     yield (
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {format_size(machine['memory_bytes'])} memory "
         f"({format_size(report.results['available_memory_bytes'])} free)"
     )
+    for device in report.results["devices"]:
+        yield device_line(device, layers)
     yield (
         f"Model: {info.model}, {info.token_bytes:,} bytes of KV per token, context {info.context_tokens:,} "
         f"tokens, blocks of {info.block_tokens} tokens ({format_size(info.block_bytes)})"
