@@ -15,6 +15,7 @@ from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.types import MACHINE_RESOURCES
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
+from stepwell.policy.types import KvTier
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.books import money_of
 from stepwell.simulate.calibrate import calibrated, working_set_blocks
@@ -164,3 +165,15 @@ def test_a_run_that_is_cut_off_is_the_beginning_of_the_whole() -> None:
             if turn.done_us is not None:
                 assert (turn.ttft_us, turn.done_us) == (again.ttft_us, again.done_us)
         assert early[0].now_us < late[0].now_us
+
+
+def test_a_policy_that_is_told_the_bandwidths_begins_with_them() -> None:
+    _, config = small(1, 1)
+    source = Player(generated(sessions=1, seed=1), SILENT)
+    cluster = Cluster(source, Site(config, MODEL, told_costs=True), 1, ROUTERS["kv-affine"])
+    costs = cluster.lives()[0][0].scheduler.context.costs
+    asked_us, given_us = (
+        MODEL.read_us(config.block_bytes),
+        costs.move_us(KvTier.DISK, KvTier.HOST, config.block_bytes),
+    )
+    assert abs(asked_us - given_us) <= 0.01 * asked_us

@@ -112,7 +112,7 @@ def build(hardware: Hardware, unit_tokens: int, block_tokens: int, input_tokens:
     book = _costs(figures, hardware.chips)
     room = Capacities(config.device_blocks * replica.block_bytes, config.host_bytes, config.disk_bytes)
     prices = None if hardware.prices == "none" else load_price_book(hardware.prices)
-    site = Site(config, replica.model, prices, hardware.model)
+    site = Site(config, replica.model, prices, hardware.model, told_costs=True)
     usd_hour = book.hourly_usd(room)
     return Built(site, replica, book.rates(room), usd_hour, _faults(hardware), figures)
 

@@ -18,7 +18,7 @@ from stepwell.fleet.types import Costs, NodeState, Turn
 from stepwell.ledger.prices import PriceBook
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
-from stepwell.policy.types import Event, Hinted, RequestArrived, RequestCancelled, RequestId
+from stepwell.policy.types import Event, Hinted, KvTier, RequestArrived, RequestCancelled, RequestId
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.books import Books
 from stepwell.simulate.hardware import MachineModel
@@ -52,6 +52,9 @@ class Site:
     """None: no books are kept."""
     model_name: str = "model"
     bounded: bool = False
+    told_costs: bool = False
+    """The policy begins with the machine's own bandwidths. Its prior for a disk is 0.5 GB/s, at which a fast
+    accelerator computes rather than loads, and so would never learn better."""
 
 
 @dataclass(slots=True, eq=False)
@@ -278,8 +281,11 @@ class Cluster:
         books = None
         if site.prices is not None:
             books = Books(site.config, site.prices, site.model_name, self.now_us)
+        scheduler = Scheduler(site.config)
+        if site.told_costs:
+            _tell_costs(scheduler, site.model)
         machine = Machine(
-            Scheduler(site.config),
+            scheduler,
             site.model,
             _Outlet(self, number),
             Meter(site.model, site.config.unit_tokens),
@@ -299,6 +305,19 @@ class _Back:
     """A fault is over."""
 
     fault: Fault
+
+
+def _tell_costs(scheduler: Scheduler, model: Model) -> None:
+    """What one block takes between KV tiers, as the policy keeps it."""
+    block_bytes = scheduler.config.block_bytes
+    copy_us = model.copy_us_per_block
+    for route, duration_us in (
+        ((KvTier.DISK, KvTier.HOST), model.read_us(block_bytes)),
+        ((KvTier.HOST, KvTier.DISK), model.write_us(block_bytes)),
+        ((KvTier.HOST, KvTier.DEVICE), copy_us),
+        ((KvTier.DEVICE, KvTier.HOST), copy_us),
+    ):
+        scheduler.context.costs.ns_per_kib[route] = duration_us * 1000 * 1024 // block_bytes
 
 
 def _turn_of(arrival: RequestArrived) -> Turn:
