@@ -104,13 +104,15 @@ def table(facts: Facts) -> str:
             about = "".join(piece if isinstance(piece, str) else _about(facts, piece) for piece in pieces)
             figures = [_figure(facts, piece) for piece in pieces if isinstance(piece, Handle)]
             said = "; ".join(dict.fromkeys(one for one in figures if one))
-            rows.append(f"| {' '.join(about.split()).rstrip('.')} | {said} |")
+            rows.append(f"| {' '.join(about.split()).removesuffix('.')} | {said} |")
     return "\n".join(rows)
 
 
 def _about(facts: Facts, handle: Handle) -> str:
-    name = handle.cell.startswith("name.") or handle.form == "speaker"
-    return word(lookup(facts, handle.cell, "en"), handle.form, "en") if name else "..."
+    """A name, or a gap for each thing that has to be found: a move has a direction and a size."""
+    if handle.cell.startswith("name.") or handle.form == "speaker":
+        return word(lookup(facts, handle.cell, "en"), handle.form, "en")
+    return "... ..." if handle.form in ("move", *MOVES) else "..."
 
 
 def _figure(facts: Facts, handle: Handle) -> str:

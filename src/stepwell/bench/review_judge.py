@@ -31,6 +31,7 @@ NUMBER = re.compile(
 SCALES = {"trillion": 12, "billion": 9, "million": 6, "thousand": 3}
 UP = re.compile(r"\b(rose|gained|climbed|increased|advanced|rallied|jumped|up|higher|grew|risen)\b", re.I)
 DOWN = re.compile(r"\b(fell|lost|slid|declined|decreased|dropped|retreated|down|lower|fallen)\b", re.I)
+UNMOVED = ("unchanged", "not revised", "did not change")
 MOVED = {
     "w.IXIC.change": r"\bNasdaq\b",
     "w.SPX.change": r"S&P 500",
@@ -93,7 +94,7 @@ def _is_said(facts: Facts, name: str, text: str, printed: Sequence[tuple[str, st
         if facts[name].unit is Unit.YEAR:
             return str(value) in text
         return any(_prints(abs(value), digits, scale) for digits, scale in printed) or (
-            value == 0 and "unchanged" in text
+            value == 0 and any(one in text for one in UNMOVED)
         )
     return True
 
