@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from stepwell.agents.tracing import AgentTrace, Step, Trace
+from stepwell.agents.tracing import AgentTrace, TraceStep, Trace
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class _Telling:
         moments += [at for child in self.found.children(agent.name) for at in self._stretch(child)]
         return (min(moments), max(moments)) if moments else (self.found.end_us, self.found.end_us)
 
-    def _step(self, agent: AgentTrace, step: Step, inside: Context) -> None:
+    def _step(self, agent: AgentTrace, step: TraceStep, inside: Context) -> None:
         from opentelemetry.trace import SpanKind
 
         turn = step.kind == "turn"
@@ -149,7 +149,7 @@ class _Telling:
         return self.began_ns + at_us * 1000
 
 
-def _about(step: Step, name: str) -> Iterator[tuple[str, Any]]:
+def _about(step: TraceStep, name: str) -> Iterator[tuple[str, Any]]:
     details = step.details
     if step.kind != "turn":
         yield "gen_ai.tool.name", name
