@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from stepwell.agents.tracing import AgentTrace, TraceStep, Trace
+from stepwell.agents.tracing import AgentTrace, Trace, TraceStep
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
 if TYPE_CHECKING:
