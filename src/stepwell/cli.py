@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from stepwell import __version__
 from stepwell.errors import BadInput, MissingExtra, StepwellError, install_line
@@ -258,6 +258,8 @@ def build_app(tokens: Sequence[str] = ()) -> App:
         version=__version__,
         help_format="markdown",
         suppress_keyboard_interrupt=False,
+        # No "--empty-ask": an empty list is said by saying nothing.
+        default_parameter=Parameter(negative_iterable=""),
     )
     for command in TOP:
         _mount(app, command, tokens)

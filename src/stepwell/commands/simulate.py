@@ -55,7 +55,9 @@ def simulate(
     leaves out.
 
     Example: ``stepwell simulate generated --replicas 2 --html fleet.html``
+
     A trace under bursty arrivals: ``stepwell simulate trace.jsonl.gz --arrivals gamma:0.05:3``
+
     A replica is lost after a minute, for five: ``stepwell simulate conversation --fault lost:0@60+300``
 
     Parameters
