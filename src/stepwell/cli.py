@@ -286,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(tokens: Sequence[str]) -> int:
     """Run a command; the exit code. What is expected to go wrong is one sentence on stderr."""
     try:
+        tokens = _with_dashes(tokens)
         if "--version" in tokens and "--json" in tokens:
             print(json.dumps(about()))
             return 0
@@ -359,6 +360,17 @@ def _require_known(tokens: Sequence[str]) -> None:
         if token not in GROUPS:
             return
         names = [command.name for command in GROUPS[token][1]]
+
+
+def _with_dashes(tokens: Sequence[str]) -> list[str]:
+    """``--json -`` as one word: the parser takes a lone hyphen for a flag whose name is missing."""
+    joined: list[str] = []
+    for token in tokens:
+        if token == "-" and joined and joined[-1] == "--json":
+            joined[-1] = "--json=-"
+        else:
+            joined.append(token)
+    return joined
 
 
 def _help_line(tokens: Sequence[str]) -> str:

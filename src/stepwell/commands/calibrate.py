@@ -42,6 +42,7 @@ def calibrate(
     means of TTFT, TPOT and E2E are compared.
 
     Example: ``stepwell calibrate run/RTX4090/Llama-3.1-8B``
+
     Example: ``stepwell calibrate points.csv.gz --out constants.json``, then ``stepwell plan price ...
     --constants constants.json``
 

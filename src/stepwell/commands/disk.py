@@ -59,6 +59,7 @@ def stat(directory: Directory, *, json_file: JsonFile = None) -> int:
     """Count what lies in a directory: per model and per tenant, blocks, tokens, bytes and ages.
 
     Reads headers only, so it is quick, and works while a server runs.
+
     Example: ``stepwell disk stat ~/.cache/stepwell/kv``
     """
     with _progress("reading headers") as advance:

@@ -66,6 +66,7 @@ def statement(
 
     A request counts when it ended; a correction when it was made. Tokens are *visible* when they were
     shown to whoever asked, and *intermediate* when other agents and tools got them.
+
     Example: ``stepwell ledger statement --by tenant,model --since 30d``
 
     ``--by`` takes tenant, key, service-tier, session, agent, parent-agent, role, model, and one of day, week
@@ -117,6 +118,7 @@ def margin(
 
     What agents used, idle time, overhead and what nobody can be named for come to the machine's bill.
     Each run is priced by the cost book it had.
+
     Example: ``stepwell ledger margin --by tenant,role --since 24h``
 
     ``--by`` takes service-tier, session, role, tenant, agent, key, parent-agent, and one of day, week and

@@ -25,6 +25,7 @@ def backup(
 
     To restore: stop the server, put the copy in the ledger's place, remove the files beside it that end in
     ``-wal`` and ``-shm``, and start the server again. A ledger in PostgreSQL is copied with pg_dump.
+
     Example: ``stepwell ledger backup books-2026-11-29.db``
     """
     name = ledger if ledger is not None else usual_ledger(config)

@@ -46,6 +46,7 @@ def export(
     CSV, or Parquet when the file is called so (needs the extra 'analytics'). Money is in micro-dollars, times
     are microseconds since 1970. ``--format spend-log`` has LiteLLM's columns instead, spend in dollars.
     In CSV a name that a spreadsheet would take for a formula gets a ``'`` before it.
+
     Example: ``stepwell ledger export november.parquet --since 2026-11-01 --until 2026-12-01``
 
     Parameters

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.commands.plan_choice import Choice, cheapest
+from stepwell.commands.plan_choice import Choice, cheapest, named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.economics.steps import Case, Memory, Steady, drives, prefill_usd, ssd_write_usd
 from stepwell.errors import BadInput
@@ -39,7 +39,8 @@ def capacity(
     what is new and outlives DRAM (selective), and with disks that get all that is new. Averages in closed
     form: docs/plan.md says what that leaves out.
 
-    Example: ``stepwell plan capacity h200,tpu-v6e --html capacity.html``
+    Example: ``stepwell plan capacity h200,b200 --html capacity.html``
+
     The same with dearer disks: ``stepwell plan capacity h200 --what-if ssd.usd_gb=0.7``
 
     Parameters
@@ -56,7 +57,7 @@ def capacity(
     choice = choice or Choice()
     if not 0 < turns_per_s < 1e9:
         raise BadInput(f"--turns-per-s {turns_per_s}: give a number above zero")
-    named = [name.strip() for name in parts.split(",")]
+    named = named_parts(parts)
     cases = {name: choice.case(name) for name in named}
     jobs = [(name, kind) for name in named for kind in KINDS]
     found = {job: cheapest(cases[job[0]], job[1]) for job in progress(jobs, len(jobs), "sizing")}

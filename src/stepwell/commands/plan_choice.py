@@ -85,6 +85,14 @@ class Choice:
         return shown | {"what_if": ", ".join(self.what_if) or "nothing"}
 
 
+def named_parts(text: str) -> list[str]:
+    """Parts by name, each once. Raises ``BadInput`` for a name that the catalogue does not have."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        entry("parts", name)
+    return names
+
+
 def with_changes(found: dict[str, Entry], texts: list[str]) -> dict[str, Entry]:
     """Figures set by hand; those of ``dram`` and ``ssd`` are named after them."""
     known = {

@@ -31,6 +31,7 @@ def contract(
     """What a data centre and its contract earn, when the cash is lowest, and what that hangs on.
 
     The plan is a TOML file: sites, what is bought, power, debt, the customer; docs/plan.md explains each key.
+
     Example: ``stepwell plan contract examples/plans/compute-300bn.toml --html plan.html``
 
     A change of mind needs no new file: ``--what-if customer.utilisation=0.8 sites.delay_months=+6``

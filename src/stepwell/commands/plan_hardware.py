@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.commands.plan_choice import Choice, cheapest
+from stepwell.commands.plan_choice import Choice, cheapest, named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.economics.steps import Steady
 from stepwell.errors import BadInput
@@ -28,6 +28,7 @@ def hardware(
     """The same work on several parts: cost and energy per token, latency, and what binds.
 
     Each part has its cheapest split of HBM, DRAM and disks. A part that cannot do the work says why.
+
     Example: ``stepwell plan hardware h100,h200,b200 --model qwen3-32b --workload conversation``
 
     Parameters
@@ -40,7 +41,7 @@ def hardware(
         Write every figure as JSON (``-``: standard output).
     """
     choice = choice or Choice()
-    named = [name.strip() for name in parts.split(",")]
+    named = named_parts(parts)
     found: dict[str, Steady] = {}
     cannot: list[str] = []
     for name in progress(named, len(named), "serving"):

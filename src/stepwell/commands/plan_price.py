@@ -37,6 +37,7 @@ def price(
     """What a million tokens costs by service tier, and the margin when intermediate tokens double and triple.
 
     Amplification x2: an answer that the customer pays for takes twice the turns, at the same price.
+
     Example: ``stepwell plan price h200 --list-price 1.25/0.125/10 --price-factor 1.2``
 
     Parameters

@@ -48,6 +48,7 @@ def storage(
 
     What binds is said for each kind: size, or wear (bytes written a day against the drive's writes a day).
     The figures of use are assumptions, to be set: ``--what-if video_minutes=1 kv_tokens=100000``
+
     Example: ``stepwell plan storage 1000000 --model deepseek-v3``
 
     Parameters

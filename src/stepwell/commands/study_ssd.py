@@ -84,6 +84,7 @@ def ssd(
     (selective), and without that limit. Of the rates that meet the target the cheapest counts.
 
     Example: ``stepwell study ssd h200 --per-hour 20,40 --html ssd.html``
+
     With dearer disks: ``stepwell study ssd h200 --what-if ssd.usd_gb=1``
 
     Parameters

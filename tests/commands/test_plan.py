@@ -1,0 +1,133 @@
+"""``stepwell plan`` as a newcomer types it: the answer, JSON, a page, and one sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepwell.cli import run
+
+PLAN = Path(__file__).parents[2] / "examples" / "plans" / "compute-300bn.toml"
+
+WHOLE = [
+    ("capacity", ("h200,b200",)),
+    ("price", ("h200",)),
+    ("storage", ("1000000",)),
+    ("hardware", ("h200,b200",)),
+    ("contract", (str(PLAN), "--draws", "5")),
+]
+
+
+@pytest.mark.parametrize(("command", "words"), WHOLE)
+def test_a_plan_from_end_to_end(
+    command: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, figures = tmp_path / "plan.html", tmp_path / "plan.json"
+    assert run(["plan", command, *words, "--html", str(page), "--json", str(figures)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{command}: ")
+    assert json.loads(figures.read_text())
+    text = page.read_text()
+    assert "<table" in text
+    assert not re.search(r"""(?:src|href)=["']https?:""", text.replace("xlink:", "")), "the page is whole"
+
+
+@pytest.mark.parametrize(("command", "words"), WHOLE)
+def test_figures_on_standard_output_are_json_alone(
+    command: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", command, *words, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def _figures(words: tuple[str, ...], file: Path) -> Any:
+    assert run(["plan", *words, "--json", str(file)]) == 0
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (("capacity", "h200"), "ssd.usd_gb=5"),
+        (("price", "h200"), "usd_hour_rent=99"),
+        (("storage", "1000"), "video_minutes=100"),
+        (("hardware", "h200"), "hbm_tb_s=1"),
+        (("contract", str(PLAN), "--draws", "0"), "customer.utilisation=0.5"),
+    ],
+)
+def test_what_if_changes_the_answer(words: tuple[str, ...], change: str, tmp_path: Path) -> None:
+    before = _figures(words, tmp_path / "before.json")
+    after = _figures((*words, "--what-if", change), tmp_path / "after.json")
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("capacity", "h2000"), "did you mean h200"),
+        (("capacity", "h200,"), "no hardware ''"),
+        (("capacity", "h200", "--tpot-ms", "1"), "binds"),
+        (("capacity", "h200", "--chips", "1", "--model", "llama-3.1-405b"), "HBM binds"),
+        (("capacity", "h200", "--model", "gpt-9"), "no model 'gpt-9'"),
+        (("capacity", "h200", "--workload", "x"), "there is agentic, conversation, chat"),
+        (("capacity", "h200", "--chips", "0"), "--chips 0"),
+        (("capacity", "h200", "--turns-per-s", "nan"), "--turns-per-s"),
+        (("capacity", "h200", "--what-if", "ssd.usd_gb=-1"), "at or above zero"),
+        (("capacity", "h200", "--what-if", "hbm_tb_s=0"), "above zero"),
+        (("capacity", "h200", "--what-if", "nonsense=1"), "there is no such input"),
+        (("capacity", "h200", "--constants", "nowhere.toml"), "nowhere.toml: No such file"),
+        (("price", "h200", "--list-price", "1/2"), "input/cached/output"),
+        (("price", "h200", "--list-price", "a/b/c"), "not a number"),
+        (("price", "h200", "--utilisation", "0"), "--utilisation 0"),
+        (("price", "h200", "--price-factor", "-1"), "--price-factor"),
+        (("storage", "0"), "users must be above zero"),
+        (("storage", "10", "--copies", "0"), "--copies 1 to 10"),
+        (("storage", "10", "--what-if", "video_minutes=-1"), "at or above zero"),
+        (("hardware", "h100,nope"), "no hardware 'nope'"),
+        (("contract", "nowhere.toml"), "nowhere.toml: No such file"),
+        (("contract", str(PLAN), "--draws", "-1"), "--draws -1"),
+        (("contract", str(PLAN), "--solve", "nope"), "sets no such number"),
+        (("contract", str(PLAN), "--what-if", "customer.nope=1"), "unknown key"),
+        (("contract", str(PLAN), "--what-if", "customer.utilisation"), "KEY=VALUE"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", *words]) in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert says in " ".join(error.split())
+    assert "Traceback" not in error
+
+
+def test_a_file_that_is_no_toml_names_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "plan.toml"
+    broken.write_text("[project]\nname = \n")
+    assert run(["plan", "contract", str(broken)]) == 2
+    assert "line 2" in capsys.readouterr().err
+
+
+def test_a_part_that_cannot_do_the_work_is_told_beside_those_that_can(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["plan", "hardware", "h100,h200", "--chips", "1", "--tpot-ms", "200"]) == 0
+    out = capsys.readouterr().out
+    assert "not possible: " in out and "HBM binds" in " ".join(out.split())
+
+
+EXAMPLE = re.compile(r"``stepwell (plan [^` ]+ [^`]+)``")
+
+
+@pytest.mark.parametrize("module", ["capacity", "price", "storage", "hardware", "contract"])
+def test_the_examples_of_the_help_run(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = Path(__file__).parents[2] / "src" / "stepwell" / "commands" / f"plan_{module}.py"
+    examples = EXAMPLE.findall(" ".join(code.read_text().split()))
+    assert examples
+    (tmp_path / "examples").symlink_to(PLAN.parents[1])
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        assert run(shlex.split(example)) == 0, example
