@@ -213,6 +213,13 @@ def test_names_of_one_model_are_one_model() -> None:
     assert with_client(Server(answer()), lambda client: client.called("mine"))[0] == "small-1b"
 
 
+def test_an_embedding_model_beside_the_chat_model_is_no_second_choice() -> None:
+    listed = [{"id": "small-1b", "root": "small-1b"}, {"id": "minilm", "type": "embedding"}]
+    answer = lambda: httpx2.Response(200, json={"data": listed})  # noqa: E731
+    assert with_client(Server(answer()), lambda client: client.only_model())[0] == "small-1b"
+    assert with_client(Server(answer()), lambda client: client.called("mine"))[0] == "small-1b"
+
+
 def test_the_servers_budget_counts_from_what_is_spent_there() -> None:
     session = httpx2.Response(200, json={"spend_control": {"limit": None, "consumed": 1.5}})
     server = Server(session, httpx2.Response(200, json={}))

@@ -181,9 +181,10 @@ class Client:
         return names[0]
 
     async def _models(self) -> dict[str, str]:
-        """Per name that the server lists, the model behind it: a server may give one model several names."""
+        """Per name of a chat model that the server lists, the model behind it, which may have several names."""
         data = await self._ask("GET", "/models", None, {}, _quiet)
-        listed = [model for model in data.get("data") or () if isinstance(model, dict)]
+        models = [model for model in data.get("data") or () if isinstance(model, dict)]
+        listed = [model for model in models if model.get("type") != "embedding"]
         names = {str(model.get("id")) for model in listed}
         return {
             str(model.get("id")): str(model["root"] if model.get("root") in names else model.get("id"))
