@@ -336,6 +336,7 @@ def test_every_sampling_field_arrives() -> None:
         "logprobs": None,
         "ignore_eos": True,
         "thinking": None,
+        "calls": None,
     }
     assert (chat.stop, chat.max_new_tokens, chat.caller.service_tier) == (("a", "b"), 7, "priority")
 
