@@ -32,7 +32,7 @@ class Kind(StrEnum):
 TURNS = frozenset(
     {
         "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
-        "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize",
+        "/v1/responses", "/v1/embeddings", "/v1/rerank", "/tokenize", "/detokenize",
     }
 )  # fmt: skip
 LISTS = frozenset({"/v1/agents", "/v1/sessions", "/v1/models"})
