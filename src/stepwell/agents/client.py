@@ -181,7 +181,7 @@ class Client:
         return names[0]
 
     async def _models(self) -> dict[str, str]:
-        """Per name of a chat model that the server lists, the model behind it, which may have several names."""
+        """Per name of a chat model that the server lists, the model behind it: one may have several."""
         data = await self._ask("GET", "/models", None, {}, _quiet)
         models = [model for model in data.get("data") or () if isinstance(model, dict)]
         listed = [model for model in models if model.get("type") != "embedding"]
