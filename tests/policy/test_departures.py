@@ -38,7 +38,7 @@ def test_what_is_left_is_told_apart_by_how_much_it_is_and_whether_it_was_gone_on
     assert (kind in (Left.ANSWER, Left.BRANCH)) == (same >= gone)
 
 
-@given(st.sampled_from(Left), st.lists(st.integers(1, 100), min_size=30, max_size=40))
+@given(st.sampled_from(Left), st.lists(st.integers(1, 100), min_size=40, max_size=50))
 def test_a_kind_that_comes_back_is_kept_and_one_that_never_does_is_dead(
     kind: Left, after_s: list[int]
 ) -> None:
