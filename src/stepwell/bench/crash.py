@@ -103,7 +103,7 @@ def main(
     setup, tally = Setup(place / "kv", count, seed), Tally()
     started = time.perf_counter()
     try:
-        with ticker() as progress, _without_warnings():
+        with ticker() as progress, without_warnings():
             _run(setup, tally, progress)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -111,7 +111,7 @@ def main(
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """What the store says about damaged records is what this benchmark counts."""
     logger = logging.getLogger("stepwell.tiers")
     level = logger.level

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import shutil
@@ -28,7 +27,7 @@ from stepwell.bench.common import (
     table,
     ticker,
 )
-from stepwell.bench.crash import directory_bytes
+from stepwell.bench.crash import directory_bytes, without_warnings
 from stepwell.bench.shared_disk_child import BLOCK_BYTES, LIMIT_BYTES, NUMBERS, content_of, key_of, open_store
 from stepwell.tiers.pages import Pages
 from stepwell.tiers.record import Damaged
@@ -75,9 +74,8 @@ def main(
     count = kills if kills is not None else QUICK_KILLS if quick else KILLS
     place = Path(tempfile.mkdtemp(prefix="stepwell-shared-", dir=directory))
     tally, started = Tally(), time.perf_counter()
-    logging.getLogger("stepwell.tiers").setLevel(logging.ERROR)
     try:
-        with ticker() as progress:
+        with ticker() as progress, without_warnings():
             _run(place / "kv", count, random.Random(seed), tally, progress)
     finally:
         shutil.rmtree(place, ignore_errors=True)

@@ -42,7 +42,7 @@ _DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StudyRun:
     """One replica under one load for some hours. Money is exact."""
 
     part: str
@@ -128,7 +128,7 @@ def ssd(
     sizes = {"dram_gb": dram_gb, "drives": drives, "what_if": what_if or [], "replicas": 1, "prices": PRICES}
     jobs = [(p.strip(), m, rate) for p in parts.split(",") for m in MEMORIES for rate in rates]
     machines = {(p, m): _machine(p, m, base, sizes) for p, m, _ in jobs}
-    found: list[Outcome] = []
+    found: list[StudyRun] = []
     for part, memory, rate in progress(jobs, len(jobs), "simulating"):
         work = arranged(base, Arrivals("poisson", rate / 3600), seed)
         found.append(_run(machines[part, memory], work, (part, memory, rate), hours, ttft_s))
@@ -143,7 +143,7 @@ def ssd(
 
 
 def _tell(
-    found: list[Outcome],
+    found: list[StudyRun],
     inputs: dict[str, object],
     answers: list[str],
     seed: int,
@@ -198,7 +198,7 @@ def _machine(part: str, memory: str, work: Workload, sizes: dict[str, Any]) -> B
     return replace(built, site=replace(built.site, config=config))
 
 
-def _run(built: Built, work: Workload, what: tuple[str, str, float], hours: float, ttft_s: float) -> Outcome:
+def _run(built: Built, work: Workload, what: tuple[str, str, float], hours: float, ttft_s: float) -> StudyRun:
     site: Site = replace(built.site, prices=load_price_book(PRICES))
     cluster = Cluster(Player(work, Declared(None)), site, 1, ROUTERS["kv-affine"])
     started_s = time.process_time()
@@ -215,10 +215,10 @@ def _run(built: Built, work: Workload, what: tuple[str, str, float], hours: floa
     usd = built.usd_hour * Fraction(hours) + wear
     again_us = sum(machine.meter.again_us for machine, _ in cluster.lives())
     ended = replace(report, turns=len(answered))
-    return Outcome(*what, ended, on_time, again_us, wear, usd, built.rates.microusd[Resource.COMPUTE])
+    return StudyRun(*what, ended, on_time, again_us, wear, usd, built.rates.microusd[Resource.COMPUTE])
 
 
-def _row(one: Outcome) -> list[str]:
+def _row(one: StudyRun) -> list[str]:
     report = one.report
     again = report.again_tokens / max(1, report.computed_tokens)
     return [
@@ -229,13 +229,13 @@ def _row(one: Outcome) -> list[str]:
     ]  # fmt: skip
 
 
-def _best(found: list[Outcome], part: str, memory: str, share: float) -> Outcome | None:
+def _best(found: list[StudyRun], part: str, memory: str, share: float) -> StudyRun | None:
     """The cheapest load that meets the target."""
     met = [o for o in found if (o.part, o.memory) == (part, memory) and o.on_time >= share and o.report.turns]
     return min(met, key=lambda one: one.usd_per_1000, default=None)
 
 
-def _answer(part: str, found: list[Outcome], machines: dict[tuple[str, str], Built], share: float) -> str:
+def _answer(part: str, found: list[StudyRun], machines: dict[tuple[str, str], Built], share: float) -> str:
     before, after = (_best(found, part, memory, share) for memory in MEMORIES[:2])
     if before is None or after is None:
         lacking = MEMORIES[0] if before is None else MEMORIES[1]
@@ -249,7 +249,7 @@ def _answer(part: str, found: list[Outcome], machines: dict[tuple[str, str], Bui
     )
 
 
-def _wear(part: str, found: list[Outcome], machines: dict[tuple[str, str], Built], after: Outcome) -> str:
+def _wear(part: str, found: list[StudyRun], machines: dict[tuple[str, str], Built], after: StudyRun) -> str:
     """At which price of disks wear costs what the recomputing that it saved does."""
     without = next(o for o in found if (o.part, o.memory, o.per_hour) == (part, MEMORIES[0], after.per_hour))
     # Per turn, as the slower one has answered fewer.
