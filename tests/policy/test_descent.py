@@ -106,3 +106,21 @@ def test_a_running_turn_waits_for_a_slow_disk_only_so_long() -> None:
     assert 0 < waited < 40
     assert descent.wanted_losses > descent.needless_losses == 0
     assert descent.stalls_until_us is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tokens=st.lists(st.integers(4, 90), min_size=8, max_size=24),
+    device=st.integers(7, 10),
+    host=st.integers(1, 5),
+    disk=st.integers(1, 9),
+)
+def test_blocks_of_many_sizes_never_take_each_others_records_for_ever(
+    tokens: list[int], device: int, host: int, disk: int
+) -> None:
+    """On a full disk the record of a block on the host is not spare: once it was, writes went on for ever and
+    every turn waited for them."""
+    rig = rig_of(device=device, host=host, disk=disk)
+    for number, count in enumerate(tokens):
+        turn(rig, f"a{number % 5}", number, tokens=count)
+    assert rig.driver.snapshot().waiting == 0

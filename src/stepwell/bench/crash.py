@@ -268,12 +268,20 @@ def _check_bound(setup: Setup, tally: Tally) -> None:
 
 
 def directory_bytes(path: Path) -> int:
-    """What a directory takes: files in whole pages and the directories themselves, as ``stat`` says."""
-    total = path.lstat().st_size
+    """What a directory takes: files in whole pages and the directories themselves, as ``stat`` says. It may be in
+    use: what is removed meanwhile takes nothing."""
+    total = _size(path)
     for place, directories, files in os.walk(path):
-        total += sum((Path(place) / name).lstat().st_size for name in directories)
-        total += sum(-(-(Path(place) / name).lstat().st_size // _PAGE) * _PAGE for name in files)
+        total += sum(_size(Path(place) / name) for name in directories)
+        total += sum(-(-_size(Path(place) / name) // _PAGE) * _PAGE for name in files)
     return total
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 # --- report -------------------------------------------------------------------------------------

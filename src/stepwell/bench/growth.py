@@ -50,6 +50,11 @@ def look(process: int, disk: Path, at_s: float) -> Held:
     )
 
 
+def enough(samples: Sequence[Held]) -> bool:
+    """Whether enough of them come after the warm-up for a slope."""
+    return len(samples) - int(len(samples) * WARM_UP_SHARE) >= FEWEST_SAMPLES
+
+
 def slope(samples: Sequence[Held], field: str) -> Slope:
     """Theil-Sen: the median of all slopes between two samples, which single peaks do not move.
     ``ValueError`` with too few samples, ``ImportError`` without scipy."""

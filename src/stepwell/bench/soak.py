@@ -28,7 +28,7 @@ from stepwell.bench.common import (
     table,
     ticker,
 )
-from stepwell.bench.growth import WARM_UP_SHARE, Held, Slope, look, slope
+from stepwell.bench.growth import WARM_UP_SHARE, Held, Slope, enough, look, slope
 from stepwell.commands.replay import decided_again
 from stepwell.errors import StepwellError
 from stepwell.ledger.open import open_store
@@ -135,9 +135,10 @@ def _watch(target: Target, soaked: Soaked, for_s: float, dice: random.Random, pr
     while (at_s := time.monotonic() - began) < for_s and target.process is not None:
         try:
             soaked.samples.append(look(target.process.pid, target.home / "kv", at_s))
-        except (OSError, KeyError):
-            target.deaths.append("ended by itself")
-            return
+        except (OSError, KeyError) as error:
+            if target.process.poll() is not None:
+                target.deaths.append(f"ended by itself: {error}")
+                return
         progress.advance()
         time.sleep(between_s * dice.uniform(0.7, 1.3))
 
@@ -151,7 +152,8 @@ def _judge(target: Target, tally: Tally, soaked: Soaked) -> None:
     finally:
         store.close()
     checks.server(target, tally)
-    soaked.slopes = {name: slope(soaked.samples, name) for name in LIMITS}
+    if enough(soaked.samples):
+        soaked.slopes = {name: slope(soaked.samples, name) for name in LIMITS}
     assert target.record is not None
     again = decided_again(target.record)
     soaked.steps, soaked.same_decisions = again.log.plans, again.differs_at is None
@@ -173,7 +175,7 @@ def _report(soaked: Soaked, tally: Tally, seed: int, for_s: float) -> Report:
     wrong = sum(count for name, count in tally.counts.items() if name.startswith("wrong: "))
     filled = tally.counts["answered"] * WARM_UP_SHARE >= FILLING_TURNS
     report.verdicts = [
-        Verdict(text, soaked.slopes[name].low if filled or name != "memory_bytes" else None, limit, unit)
+        Verdict(text, _judged(soaked, name, filled=filled), limit, unit)
         for name, (text, limit, unit) in LIMITS.items()
     ]
     report.verdicts += [
@@ -190,6 +192,13 @@ def _report(soaked: Soaked, tally: Tally, seed: int, for_s: float) -> Report:
         )
     report.samples = [one._asdict() for one in soaked.samples]
     return report
+
+
+def _judged(soaked: Soaked, name: str, *, filled: bool) -> float | None:
+    """The lower bound of a slope; None where a run is too short to say."""
+    if name not in soaked.slopes or (name == "memory_bytes" and not filled):
+        return None
+    return soaked.slopes[name].low
 
 
 def _finish(report: Report, soaked: Soaked, json_file: Path | None) -> int:

@@ -342,6 +342,7 @@ class Admission:
         self._take_frames(turn, len(missing))
         for block in missing:
             self.block_manager.load(block, self.table.now_us)
+        self.block_manager.descent.opened()
         self.block_manager.touch(blocks_of(path), self.table.now_us)
         cached = sum(m.n_tokens for m in path)
         tokens = dict.fromkeys(KvTier, 0)

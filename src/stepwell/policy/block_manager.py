@@ -230,7 +230,7 @@ class BlockManager:
             return False
         if patient:
             self.descent.write_cold(now_us, reach_bytes=self.config.host_bytes)
-            if self.writes_in_flight:
+            if self.descent.worth_waiting(now_us):
                 return False
         return self._make_room_on_host(
             newcomer, now_us, lambda victim: eviction.gives_way(victim, newcomer, HOST, now_us)

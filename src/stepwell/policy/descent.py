@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
-_MOST_STALL_US = (
-    50_000  # for which a running turn waits for writes before something is lost for its next frame
-)
+_MOST_STALL_US = 50_000
+"""For so long a running turn waits for writes before something is lost for its next frame."""
+_MOST_PATIENCE_US = 1_000_000
+"""For so long turns wait for writes without any of them being opened."""
 
 
 class Descent:
@@ -39,6 +40,8 @@ class Descent:
         self.stalls_until_us: int | None = None
         """Until then running turns wait for room; None: none does."""
         self._stalled = self._in_a_hurry = False
+        self._refused_since_us: int | None = None
+        """Since when turns wait for writes without one that was opened; None: none does."""
         self.arrivals_unseen = 0
         """Blocks that came to the host since the coldest ones were last found to need no write."""
 
@@ -91,8 +94,24 @@ class Descent:
                 return True
             for victim in victims:
                 if not memory.step_down(victim, now_us, patient=True):
-                    return not memory.writes_in_flight
+                    return not self.worth_waiting(now_us)
         return True
+
+    def worth_waiting(self, now_us: int) -> bool:
+        """Whether a turn that waits should go on waiting for the writes under way. Patience has an end: when
+        no turn has been opened for a while, room is made without it."""
+        if not self.memory.writes_in_flight:
+            return False
+        if self._refused_since_us is None:
+            self._refused_since_us = now_us
+        if now_us < self._refused_since_us + _MOST_PATIENCE_US:
+            return True
+        self._in_a_hurry = True
+        return False
+
+    def opened(self) -> None:
+        """A turn has been opened: whoever waits may be patient again."""
+        self._refused_since_us = None
 
     def _writing_loses(self, size_bytes: int) -> bool:
         """Whether writing that much takes longer than computing it again would."""
@@ -145,7 +164,11 @@ class Descent:
             self.arrivals_unseen = 0
 
     def disk_victims(self, newcomer: Block, now_us: int, *, ahead: bool) -> Iterator[Block]:
-        """Records that leave for a newcomer, one after the other: dead and spare ones first."""
+        """Records that leave for a newcomer, one after the other: dead and spare ones first.
+
+        Spare is a record whose block is on the device. One whose block is on the host is not: its copy there
+        would have to be written anew, and two blocks could take each other's record for ever.
+        """
         memory = self.memory
         order = memory.idle(DISK, now_us)
         if not memory.eviction.lossless:
@@ -156,7 +179,7 @@ class Descent:
             return
         kept: list[Block] = []
         for victim in islice(order, memory.eviction.tuning.clean_search):
-            if memory.eviction.is_dead(victim) or (not ahead and (victim.host or victim.device)):
+            if memory.eviction.is_dead(victim) or (not ahead and victim.device):
                 yield victim
             else:
                 kept.append(victim)
@@ -182,7 +205,7 @@ class Descent:
         tier = DISK if block.disk else HOST
         others = [b for b in islice(memory.idle(tier, now_us), search) if b is not block]
         if block.disk:
-            return bool([b for b in others if b.host or b.device or memory.eviction.is_dead(b)])
+            return bool([b for b in others if b.device or memory.eviction.is_dead(b)])
         if [b for b in others if b.disk or memory.eviction.is_dead(b)]:
             return block.meta.size_bytes <= self.config.host_bytes
         return block.host and self._fits_on_disk(block, now_us)
@@ -198,6 +221,6 @@ class Descent:
         search = memory.eviction.tuning.clean_search
         records = (b for b in islice(memory.idle(DISK, now_us), search) if b is not block)
         for record in records if missing > 0 else ():
-            if record.host or record.device or memory.eviction.is_dead(record):
+            if record.device or memory.eviction.is_dead(record):
                 missing -= self.config.disk_size_of(record.meta.size_bytes)
         return missing <= 0
