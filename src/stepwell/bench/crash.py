@@ -268,8 +268,10 @@ def _check_bound(setup: Setup, tally: Tally) -> None:
 
 
 def directory_bytes(path: Path) -> int:
-    """What a directory takes: files in whole pages and the directories themselves, as ``stat`` says. It may be in
-    use: what is removed meanwhile takes nothing."""
+    """What a directory takes: files in whole pages and the directories themselves, as ``stat`` says.
+
+    It may be in use: what is removed meanwhile takes nothing.
+    """
     total = _size(path)
     for place, directories, files in os.walk(path):
         total += sum(_size(Path(place) / name) for name in directories)
