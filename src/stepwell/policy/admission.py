@@ -192,10 +192,22 @@ class Admission:
             path = self._shrink(turn, path)
         turn.short_of = WaitCause.ROOM
         at_once = self._frames_at_once(turn, path)
-        if not self.block_manager.descent.can_make_room(at_once, self.table.now_us, turn.contract.name):
+        if not self._room_beside(turn, path, at_once):
             return False
         self._open(turn, path)
         return True
+
+    def _room_beside(self, turn: Turn, path: Sequence[Match], frames: int) -> bool:
+        """Whether the frames can be free; what goes for them is no block of the turn's own path."""
+        for block, _ in path:
+            self.block_manager.pin(block)
+            block.claims += 1
+        try:
+            return self.block_manager.descent.can_make_room(frames, self.table.now_us, turn.contract.name)
+        finally:
+            for block, _ in path:
+                block.claims -= 1
+                self.block_manager.unpin(block)
 
     def _make_place(self, turn: Turn, path: Sequence[Match]) -> bool:
         """Whether the turn fits; running turns of lighter service tiers leave for it if that is enough."""
