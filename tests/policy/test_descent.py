@@ -72,7 +72,9 @@ def test_dead_blocks_are_dropped_and_not_taken_down() -> None:
     disk=st.integers(0, 200),
     declared=st.sampled_from(["silent", "exact", "0.3"]),
 )
-def test_a_run_ends_and_counts_what_it_lost(seed: int, device: int, host: int, disk: int, declared: str) -> None:
+def test_a_run_ends_and_counts_what_it_lost(
+    seed: int, device: int, host: int, disk: int, declared: str
+) -> None:
     workload, model = generated(sessions=3, seed=seed), MachineModel()
     room = Room(max(device, -(-workload.context_tokens // workload.block_tokens) + 1), host, disk)
     config: PolicyConfig = config_for(workload, model, room, "stepwell")
