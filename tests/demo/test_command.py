@@ -13,7 +13,7 @@ from rich.console import Console
 
 from stepwell import assemble, cli
 from stepwell.clock import Clock
-from stepwell.demo import command
+from stepwell.demo import command, plan
 from stepwell.demo.command import Options, customers_for, run_demo
 from stepwell.demo.expected import EXAMPLE, GENERAL
 from stepwell.demo.figures import read_json
@@ -27,7 +27,11 @@ TURNS = 2 * (2 + 3 + 2)
 
 @pytest.fixture
 def quick_null(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The null engine without the time it would take. It says 1, which is the number of a sentence."""
+    """The null engine without the time it would take. It says 1, which is the number of a sentence.
+
+    One token is far below the full-length answers that the tiers are sized by, so at the demo's own share
+    the device would hold nearly all of it: it gets less here, and without tiers a third is computed again.
+    """
 
     def engine(
         settings: Settings, clock: Clock | None = None, progress: object = None
@@ -38,7 +42,7 @@ def quick_null(monkeypatch: pytest.MonkeyPatch) -> None:
                 device_blocks=blocks,
                 token_bytes=1024,
                 max_sequences=32,
-                prefill_us_per_token=10,
+                prefill_us_per_token=100,
                 answer=b"1",
             ),
             clock,
@@ -47,6 +51,8 @@ def quick_null(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(assemble, "load_engine", engine)
     monkeypatch.setattr(command, "QUICK_PATIENCE", 0.01)
+    monkeypatch.setattr(plan, "DEVICE_SHARE", 0.15)
+    monkeypatch.setattr(plan, "SPARE_BLOCKS", 1)
 
 
 @pytest.mark.usefixtures("quick_null")
