@@ -6,6 +6,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -139,3 +140,39 @@ def test_completion_knows_the_commands(capsys: pytest.CaptureFixture[str]) -> No
     script = capsys.readouterr().out
     assert "serve" in script
     assert cli.run(["completion", "tcsh"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "contract", "nowhere.toml"],
+        ["plan", "contract", "."],
+        ["plan", "price", "h200", "--constants=nowhere.json"],
+        ["plan", "storage", "10", "--json", "nowhere/figures.json"],
+        ["calibrate", "nowhere.csv"],
+        ["calibrate", "nowhere.csv.gz"],
+        ["replay", "nowhere.jsonl"],
+        ["replay", "nowhere.jsonl", "--policy", "lru"],
+        ["simulate", "nowhere.jsonl"],
+        ["trace", "nowhere.jsonl"],
+        ["deploy", "nowhere.toml"],
+    ],
+)
+def test_a_file_that_was_named_and_is_not_there_is_wrong_input(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(words) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("stepwell: ") and err.count("\n") == 0
+
+
+def test_a_file_that_nobody_named_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/gone")
+
+    stand_in(monkeypatch, fails)
+    assert cli.run(["doctor"]) == 1
+    assert "/gone: No such file" in capsys.readouterr().err

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 from cyclopts import App, CycloptsError, Parameter
@@ -313,7 +314,9 @@ def run(tokens: Sequence[str]) -> int:
             return _say(sentence, StepwellError.exit_code)
         if not isinstance(error, OSError) or error.filename is None:
             raise
-        return _say(f"{error.filename}: {error.strerror}", StepwellError.exit_code)
+        asked = _is_of_a_named_file(error, tokens)
+        code = BadInput.exit_code if asked else StepwellError.exit_code
+        return _say(f"{error.filename}: {error.strerror}", code)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
@@ -344,6 +347,14 @@ def _full_disk(error: OSError | sqlite3.Error) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         full, why = error.errno in (errno.ENOSPC, errno.EDQUOT), f"{where}{error.strerror}"
     return f"{why}; make room, then run the same again" if full else None
+
+
+def _is_of_a_named_file(error: OSError, tokens: Sequence[str]) -> bool:
+    """Whether a file that was typed is not there, or is not to be read or written: wrong input, then."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES):
+        return False
+    name = Path(os.fsdecode(error.filename))
+    return any(Path(token.partition("=")[2] or token) == name for token in tokens)
 
 
 def _require_known(tokens: Sequence[str]) -> None:

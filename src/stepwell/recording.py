@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, cast, get_args
 
 import msgspec
 
-from stepwell.errors import StepwellError
+from stepwell.errors import BadInput, StepwellError
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.types import Caller, Embedded, Event, Plan, RequestArrived
@@ -34,6 +34,10 @@ _EVENTS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Event)}
 
 
 class RecordingError(StepwellError):
+    """A recording that does not do for what was asked of it."""
+
+
+class NotARecording(RecordingError, BadInput):
     """A file that is not a recording, or is damaged; says which line."""
 
 
@@ -137,7 +141,7 @@ def open_recording(path: Path, *, cut_off: bool = False) -> Recording:
     try:
         file = _open(path)
     except OSError as error:
-        raise RecordingError(f"cannot read {path}: {error.strerror or error}") from error
+        raise NotARecording(f"cannot read {path}: {error.strerror or error}") from error
     try:
         header = msgspec.json.decode(file.readline())
         if header["format"] != FORMAT or header["version"] != VERSION:
@@ -146,7 +150,7 @@ def open_recording(path: Path, *, cut_off: bool = False) -> Recording:
         ledger = header.get("ledger")
     except (*_NOT_OURS, EOFError) as error:
         file.close()
-        raise RecordingError(f"{path} is not a Stepwell recording (line 1: {error})") from error
+        raise NotARecording(f"{path} is not a Stepwell recording (line 1: {error})") from error
     return Recording(path, config, ledger, _steps(path, file, cut_off), file)
 
 
@@ -180,7 +184,7 @@ def _steps(path: Path, file: IO[bytes], cut_off: bool) -> Iterator[RecordedStep]
                 events = tuple(_event(name, body) for name, body in raw["e"])
                 step = RecordedStep(number, raw["t"], events, raw["h"])
             except _NOT_OURS as error:
-                raise RecordingError(f"{path} line {number} is damaged: {error}") from error
+                raise NotARecording(f"{path} line {number} is damaged: {error}") from error
             yield step
 
 
@@ -190,6 +194,6 @@ def _lines(path: Path, file: IO[bytes], cut_off: bool) -> Iterator[bytes]:
         yield from file
     except EOFError as error:
         if not cut_off:
-            raise RecordingError(f"{path} is cut off: {error}") from error
+            raise NotARecording(f"{path} is cut off: {error}") from error
     except (OSError, zlib.error) as error:
-        raise RecordingError(f"{path} is damaged: {error}") from error
+        raise NotARecording(f"{path} is damaged: {error}") from error

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
+from tests.simulate.test_recorded import record
 
 from stepwell.cli import run
+from stepwell.simulate.workloads import Wanted, workload_of
 
 QUICK = ("simulate", "generated", "--count", "6", "--replicas", "2")
 
@@ -75,3 +78,62 @@ def test_a_figure_that_is_divided_by_is_not_zero(
 ) -> None:
     assert run([*command, "--what-if", f"{figure}=0"]) == 2
     assert "must be above zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("declared", ["silent", "exact"])
+def test_a_recording_of_our_own_is_a_workload(
+    declared: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, figures = tmp_path / "run.jsonl.gz", tmp_path / "f.json"
+    record(file)
+    assert (
+        run(["simulate", str(file), "--replicas", "2", "--declared", declared, "--json", str(figures)]) == 0
+    )
+    assert "simulate: 27 turns on 2 replicas" in " ".join(capsys.readouterr().out.split())
+    found = json.loads(figures.read_text())
+    assert set(found["margin_by_tier"]) == {"priority", "default", "flex"}
+    assert any("27 recorded turns" in note for note in found["notes"])
+    # Each agent's later prompts begin with its first: names of the recording are still equal where they were.
+    assert found["endless_memory"]["hit"] > found["endless_memory"]["unique"] > 0
+
+
+def test_a_recorded_turn_keeps_its_caller_its_length_and_its_time(tmp_path: Path) -> None:
+    file = tmp_path / "run.jsonl.gz"
+    record(file)
+    work, _ = workload_of(Wanted(str(file)))
+    assert len({s.agents[0].name for s in work.sessions}) == 9
+    assert all(s.agents[0].role == "coder" for s in work.sessions)
+    starts = [s.start_us for s in work.sessions]
+    assert starts == sorted(starts) and starts[0] == 0 and starts[-1] > 4_000_000
+    pauses = [s.turns[0].rest_us for s in work.sessions]
+    assert all(p is not None and p >= 1_900_000 for p in pauses[:18]) and pauses[18:] == [None] * 9
+    first, _ = workload_of(Wanted(str(file), count=5))
+    assert first.sessions == work.sessions[:5]
+
+
+def test_a_recording_without_a_turn_and_one_that_is_damaged_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "run.jsonl.gz"
+    record(whole)
+    lines = gzip.decompress(whole.read_bytes()).splitlines(keepends=True)
+    for name, text, says in (
+        ("empty.jsonl", lines[:1], "holds no turns"),
+        ("damaged.jsonl", [lines[0], b"{}\n"], "line 2 is damaged"),
+    ):
+        file = tmp_path / name
+        file.write_bytes(b"".join(text))
+        assert run(["simulate", str(file)]) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_context_limit_holds_for_every_kind_of_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "two.jsonl"
+    line = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}
+    file.write_text("".join(json.dumps(line | {"input_length": n}) + "\n" for n in (600, 900)))
+    kept, _ = workload_of(Wanted(str(file), context_tokens=700))
+    assert [t.prompt_tokens for t in kept.turns()] == [600]
+    assert run(["simulate", str(file), "--context-tokens", "100"]) == 2
+    assert "no session has a context of at most 100 tokens" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def simulate(
     ----------
     workload
         agentic, conversation or synthetic (from $STEPWELL_TRACES), generated, or a file: Mooncake JSONL,
-        sessions of agents, calls by session, Azure CSV.
+        sessions of agents, calls by session, Azure CSV, a recording of 'stepwell serve --record'.
     count
         Sessions of agents, or requests. More than there are: they come again under other names.
     arrivals

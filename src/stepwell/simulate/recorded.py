@@ -41,6 +41,8 @@ class RecordedTurn:
     units_known: list[bytes]
     total: int
     """Tokens it knew when the recording heard of it last."""
+    ended_us: int = 0
+    """When the recording heard of it last."""
     ended: bool = False
     cancelled: bool = False
     timetable: Timetable | None = None
@@ -127,7 +129,7 @@ def _take(found: Recorded, at_us: int, event: Event) -> None:
         case RequestArrived():
             found.turns[event.request] = RecordedTurn(at_us, event, list(event.units), event.prompt_tokens)
         case Progressed():
-            _progressed(found.turns.get(event.request), event)
+            _progressed(found.turns.get(event.request), at_us, event)
         case Computed():
             found.steps.append(event)
         case Moved(ok=True):
@@ -139,8 +141,9 @@ def _take(found: Recorded, at_us: int, event: Event) -> None:
             found.others.append((at_us, event))
 
 
-def _progressed(turn: RecordedTurn | None, event: Progressed) -> None:
+def _progressed(turn: RecordedTurn | None, at_us: int, event: Progressed) -> None:
     if turn is not None:
+        turn.ended_us = at_us
         turn.units_known += event.units
         turn.total = max(turn.total, event.total)
         turn.ended |= event.finished is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepwell.errors import BadInput
 from stepwell.simulate.files import BAD_SHARE, TraceFile, read_trace
+from stepwell.simulate.from_recording import workload_of_recording
 from stepwell.simulate.generated import generated
 from stepwell.simulate.traces import AGENTIC, MOONCAKE, agentic_of, mooncake_of
 from stepwell.simulate.workload import SessionSpec, TurnSpec, Workload
@@ -42,8 +43,27 @@ def workload_of(wanted: Wanted) -> tuple[Workload, TraceFile | None]:
         return replace(made, block_tokens=_block(wanted.block_tokens, made.unit_tokens)), None
     trace = read_trace(_path(wanted), bad_share=wanted.bad_share, most=_most(wanted))
     if trace.kind == "recording":
-        raise BadInput(f"{trace.path} is a recording: it is played by its own reader")
-    return times(_built(trace, wanted), wanted.count), trace
+        return _recorded(trace, wanted), trace
+    return times(_short_enough(_built(trace, wanted), wanted), wanted.count), trace
+
+
+def _recorded(trace: TraceFile, wanted: Wanted) -> Workload:
+    """Turns of a recording of our own; the first ``count`` of them."""
+    name = trace.path.name.split(".")[0]
+    found = workload_of_recording(trace.path, name, wanted.block_tokens)
+    first = replace(found, sessions=found.sessions[: wanted.count])
+    return times(_short_enough(first, wanted), wanted.count)
+
+
+def _short_enough(found: Workload, wanted: Wanted) -> Workload:
+    """Without the sessions whose context is longer than was asked for."""
+    most = wanted.context_tokens
+    if most is None:
+        return found
+    kept = [s for s in found.sessions if all(t.prompt_tokens + t.new_tokens <= most for t in s.turns)]
+    if not kept:
+        raise BadInput(f"{found.name}: no session has a context of at most {most} tokens")
+    return replace(found, sessions=tuple(kept))
 
 
 def _path(wanted: Wanted) -> Path:
