@@ -165,3 +165,12 @@ def test_the_playground_talks_as_an_agent_that_appears_on_the_page() -> None:
         wide = driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, "a phone scrolls in one direction"
         assert complaints(driver) == []
+
+
+def test_the_api_is_shown_to_people() -> None:
+    with node() as server, browser() as driver:
+        driver.get(f"{server.base_url}/docs")
+        until(lambda: "POST /v1/chat/completions" in texts(driver) and "ChatRequest" in texts(driver))
+        driver.find_element("css selector", "input[type=search]").send_keys("rerank")
+        until(lambda: "POST /v1/rerank" in texts(driver) and "/v1/files" not in texts(driver))
+        assert complaints(driver) == []

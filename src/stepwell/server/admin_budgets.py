@@ -23,7 +23,9 @@ MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 
 
-Dollars = Annotated[Decimal, BeforeValidator(exact), Field(ge=0, le=10**12, allow_inf_nan=False)]
+Dollars = Annotated[
+    Decimal, BeforeValidator(exact, json_schema_input_type=float), Field(ge=0, le=10**12, allow_inf_nan=False)
+]
 
 
 class BudgetChange(Schema):

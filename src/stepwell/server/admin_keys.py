@@ -16,6 +16,7 @@ from stepwell.server.service import Service, service_of
 
 
 async def list_keys(request: Request) -> Response:
+    """The API keys by name, without their secrets."""
     service = service_of(request)
     service.require_operator(request)
     return JSONResponse({"object": "list", "data": [_shown(service, key) for key in service.keys.all()]})

@@ -54,6 +54,7 @@ from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import OTHER, Metrics
 from stepwell.server.middleware import Ended, RequestMiddleware, request_id_of
 from stepwell.server.named_paths import NamedPaths
+from stepwell.server.openapi.routes import docs, openapi
 from stepwell.server.organization import costs, usage_completions
 from stepwell.server.page.routes import enter_key, leave, page, page_slash
 from stepwell.server.responses import (
@@ -77,6 +78,8 @@ from stepwell.server.why import why
 
 ROUTES = (
     Route("/", views.home, methods=["GET"]),
+    Route("/openapi.json", openapi, methods=["GET"]),
+    Route("/docs", docs, methods=["GET"]),
     Route("/health", views.health, methods=["GET"]),
     Route("/metrics", views.metrics, methods=["GET"]),
     Route("/admin/agents", views.agents, methods=["GET"]),

@@ -50,16 +50,26 @@ def as_text(value: Any) -> Any:
     return value
 
 
+class DocumentObject(Schema):
+    text: str
+
+
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_ITEMS)]
 OneInput = Annotated[str, Field(min_length=1)] | Tokens
-Document = Annotated[str, BeforeValidator(as_text), Field(min_length=1)]
+Document = Annotated[
+    str, BeforeValidator(as_text, json_schema_input_type=str | DocumentObject), Field(min_length=1)
+]
 
 
 class EmbeddingsRequest(Schema):
     """OpenAI's, and ``truncate_prompt_tokens`` of vLLM."""
 
     model: str
-    input: Annotated[list[OneInput], BeforeValidator(as_inputs), Field(min_length=1, max_length=MAX_ITEMS)]
+    input: Annotated[
+        list[OneInput],
+        BeforeValidator(as_inputs, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+        Field(min_length=1, max_length=MAX_ITEMS),
+    ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None

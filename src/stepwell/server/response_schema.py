@@ -76,7 +76,7 @@ class ResponseRequest(Sampling):
     tools: Annotated[
         list[ResponseTool] | None,
         Field(max_length=MAX_ITEMS, fail_fast=True),
-        BeforeValidator(functions_of),
+        BeforeValidator(functions_of, json_schema_input_type=list[dict[str, Any]] | None),
     ] = None
     tool_choice: Choice = None
     parallel_tool_calls: bool | None = None

@@ -64,6 +64,7 @@ class Creation:
 
 
 async def create_response(request: Request) -> Response:
+    """OpenAI's Responses: whole, streamed or in the background."""
     call = await understand(request, ResponseRequest)
     wanted = call.wanted
     _refuse_what_would_be_ignored(wanted)
@@ -215,6 +216,7 @@ async def stop(record: StoredResponse) -> None:
 
 
 async def delete_response(request: Request) -> Response:
+    """A stored response goes; one that runs is stopped first."""
     service, record = _stored(request)
     await stop(record)
     service.store.delete(record.identity.tenant, record.id)

@@ -55,7 +55,35 @@ def _part_text(number: int, part: Any) -> str:
     raise PydanticCustomError("dict_type", "Part {number} must be an object with a type", {"number": number})
 
 
-Content = Annotated[str | None, BeforeValidator(join_text)]
+class TextPart(Schema):
+    """A part of a message that is text."""
+
+    type: Literal["text", "input_text", "output_text", "summary_text", "reasoning_text"]
+    text: str
+
+
+class RefusalPart(Schema):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class NamedFile(Schema):
+    file_id: Annotated[str, Field(max_length=256)]
+
+
+class FilePart(Schema):
+    """A document of the library, put there as text. In Responses ``input_file``, with the id beside it."""
+
+    type: Literal["file"]
+    file: NamedFile
+
+
+Written = str | list[TextPart | RefusalPart] | None
+Content = Annotated[
+    str | None,
+    BeforeValidator(join_text, json_schema_input_type=str | list[TextPart | RefusalPart | FilePart] | None),
+]
+Joined = Annotated[str | None, BeforeValidator(join_text, json_schema_input_type=Written)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
@@ -66,7 +94,7 @@ def no_arguments(value: Any) -> Any:
 
 class FunctionCall(Schema):
     name: Annotated[str, Field(max_length=256)]
-    arguments: Annotated[str, BeforeValidator(no_arguments)] = "{}"
+    arguments: Annotated[str, BeforeValidator(no_arguments, json_schema_input_type=str | None)] = "{}"
 
 
 class ToolCall(Schema):
@@ -83,8 +111,8 @@ class Message(Schema):
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
     refusal: str | None = None
     # What an earlier turn thought, as this server and others send it:
-    reasoning_content: Annotated[str | None, BeforeValidator(join_text)] = None
-    reasoning: Annotated[str | None, BeforeValidator(join_text)] = None
+    reasoning_content: Joined = None
+    reasoning: Joined = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
@@ -141,7 +169,13 @@ def _function_name(value: Any) -> Any:
     return inner["name"]
 
 
-Choice = Annotated[ToolChoice | None, BeforeValidator(parse_tool_choice)]
+Choice = Annotated[
+    ToolChoice | None,
+    BeforeValidator(
+        parse_tool_choice,
+        json_schema_input_type=Literal["none", "auto", "required"] | dict[str, Any] | None,
+    ),
+]
 
 
 class JsonSchema(Schema):
@@ -190,7 +224,7 @@ def _as_list(value: Any) -> Any:
 StopStrings = Annotated[
     list[Annotated[str, Field(max_length=4096)]] | None,
     Field(max_length=MAX_ITEMS),
-    BeforeValidator(_as_list),
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
 ]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
@@ -334,7 +368,10 @@ def _token_prompt(value: Any) -> tuple[int, ...]:
 
 
 class CompletionRequest(Streamed):
-    prompt: Annotated[list[Prompt], BeforeValidator(parse_prompts)]
+    prompt: Annotated[
+        list[Prompt],
+        BeforeValidator(parse_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
+    ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None

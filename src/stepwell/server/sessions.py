@@ -42,7 +42,9 @@ def exact(value: Any) -> Any:
     return Decimal(repr(value)) if type(value) in (int, float) else value
 
 
-Cents = Annotated[Decimal, BeforeValidator(exact), Field(ge=0, le=10**14, allow_inf_nan=False)]
+Cents = Annotated[
+    Decimal, BeforeValidator(exact, json_schema_input_type=float), Field(ge=0, le=10**14, allow_inf_nan=False)
+]
 Name = tuple[str, str]
 """A session's tenant and its id."""
 

@@ -28,6 +28,7 @@ In a browser: {base}page
 
 
 async def home(request: Request) -> Response:
+    """What this is, for somebody who looks. Clients ask with HEAD whether anybody is there."""
     text = HOME.format(version=__version__, model=service_of(request).text_model.name, base=request.base_url)
     return PlainTextResponse(text)
 
@@ -52,6 +53,7 @@ async def health(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
+    """Metrics in Prometheus' text format."""
     service = service_of(request)
     if not service.settings.public_metrics:
         service.require_operator(request)
@@ -59,6 +61,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
+    """All names under which models can be asked for."""
     service = service_of(request)
     service.key(request)
     data = [_model(service, name) for name in sorted(service.models)]
@@ -67,6 +70,7 @@ async def list_models(request: Request) -> Response:
 
 
 async def get_model(request: Request) -> Response:
+    """One of them."""
     service = service_of(request)
     service.key(request)
     name = request.path_params["model"]

@@ -13,6 +13,7 @@ MAX_CHARS = 1_024
 
 
 async def why(request: Request) -> Response:
+    """Where the time of a request, an agent or a session went."""
     service = service_of(request)
     service.require_operator(request)
     what = request.query_params.get("of", "")

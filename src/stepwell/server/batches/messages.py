@@ -76,6 +76,7 @@ def _lines(wanted: MessageBatchRequest, models: list[str]) -> list[Line]:
 
 
 async def get_message_batch(request: Request) -> Response:
+    """How far a batch has come."""
     _, served, batch = own_batch(request, FACE)
     return JSONResponse(_shown(request, served, batch))
 
@@ -91,6 +92,7 @@ async def list_message_batches(request: Request) -> Response:
 
 
 async def cancel_message_batch(request: Request) -> Response:
+    """Requests under way end, no further one begins."""
     service, served, batch = own_batch(request, FACE)
     if not batch.ended:
         served.cancel(batch, int(service.now_s()))
@@ -98,6 +100,7 @@ async def cancel_message_batch(request: Request) -> Response:
 
 
 async def delete_message_batch(request: Request) -> Response:
+    """A batch that has ended goes, with its answers."""
     _, served, batch = own_batch(request, FACE)
     if not batch.ended:
         raise bad_request(

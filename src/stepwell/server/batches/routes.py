@@ -64,6 +64,7 @@ async def create_batch(request: Request) -> Response:
 
 
 async def get_batch(request: Request) -> Response:
+    """How far a batch has come."""
     _, served, batch = own_batch(request, "openai")
     return JSONResponse(shown(served, batch))
 

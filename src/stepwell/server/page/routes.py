@@ -38,7 +38,11 @@ class KeyForm(Schema):
 
 async def page(request: Request) -> Response:
     """The page and its files. They hold nobody's data, so they need no key."""
-    name = request.path_params.get("path", "index.html") or "index.html"
+    return page_file(request, request.path_params.get("path", "index.html") or "index.html")
+
+
+def page_file(request: Request, name: str) -> Response:
+    """One of the page's files. Raises a 404 ``ApiError``."""
     found = page_files().get(name)
     if found is None:
         raise not_found("The page has no such file.", code="unknown_url")
@@ -52,6 +56,7 @@ async def page(request: Request) -> Response:
 
 
 async def page_slash(request: Request) -> Response:
+    """To the page."""
     return RedirectResponse("/page")
 
 
@@ -68,6 +73,7 @@ async def enter_key(request: Request) -> Response:
 
 
 async def leave(request: Request) -> Response:
+    """The cookie counts no more."""
     require_own_page(request)
     answer = JSONResponse({"object": "page.key", "deleted": True})
     service_of(request).page_keys.take_back(request, answer)

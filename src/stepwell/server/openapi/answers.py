@@ -1,0 +1,591 @@
+"""What the routes answer, as types. The description of the API is made from them, and a test holds each real
+answer against its type: no field is missing, and none is there that the type does not name.
+
+Times are Unix seconds unless a name says otherwise; money is in US dollars.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+Item = TypeVar("Item")
+KvTierName = Literal["device", "host", "disk"]
+
+
+class Answer(BaseModel):
+    """Fields with a default are there in some answers only."""
+
+    model_config = ConfigDict(protected_namespaces=(), extra="forbid")
+
+
+class Listed(Answer, Generic[Item]):
+    object: Literal["list"]
+    data: list[Item]
+
+
+class More(Listed[Item], Generic[Item]):
+    has_more: bool
+
+
+class Paged(More[Item], Generic[Item]):
+    first_id: str | None
+    last_id: str | None
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+class ErrorDetail(Answer):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(Answer):
+    """OpenAI's shape, on every route but Anthropic's."""
+
+    error: ErrorDetail
+
+
+class AnthropicErrorDetail(Answer):
+    type: str
+    message: str
+
+
+class AnthropicError(Answer):
+    type: Literal["error"]
+    error: AnthropicErrorDetail
+    request_id: str
+
+
+# --- usage -------------------------------------------------------------------------------------
+
+
+class ByKvTier(Answer):
+    device: int
+    host: int
+    disk: int
+
+
+class PromptDetails(Answer):
+    cached_tokens: int
+    cached_tokens_by_kv_tier: ByKvTier
+    recomputed_tokens: int
+
+
+class CompletionDetails(Answer):
+    reasoning_tokens: int
+
+
+class CostAndTime(Answer):
+    """With a ledger also the cost; `timing` by cause in milliseconds."""
+
+    timing: dict[str, Any] = {}
+    cost: float = 0.0
+    cost_details: dict[str, Any] = {}
+
+
+class Usage(CostAndTime):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
+
+
+# --- chat and completions ----------------------------------------------------------------------
+
+
+class TokenChoice(Answer):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TokenChoice):
+    top_logprobs: list[TokenChoice]
+
+
+class ChatLogprobs(Answer):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class CalledFunction(Answer):
+    name: str
+    arguments: str
+
+
+class FunctionCalled(Answer):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class AnswerMessage(Answer):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    reasoning_content: str = ""
+    tool_calls: list[FunctionCalled] = []
+
+
+class ChatChoice(Answer):
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class Head(Answer):
+    id: str
+    created: int
+    model: str
+    service_tier: str
+    system_fingerprint: str
+
+
+class ChatCompletion(Head):
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class CompletionLogprobs(Answer):
+    """Of a prompt's first token, which nothing comes before, the log-probability is null."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class TextChoice(Answer):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class TextCompletion(Head):
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+    usage: Usage
+
+
+# --- Responses ---------------------------------------------------------------------------------
+
+
+class ResponsePromptDetails(PromptDetails):
+    cache_write_tokens: int
+
+
+class ResponseUsage(CostAndTime):
+    input_tokens: int
+    input_tokens_details: ResponsePromptDetails
+    output_tokens: int
+    output_tokens_details: CompletionDetails
+    total_tokens: int
+
+
+class ResponseObject(Answer):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    background: bool
+    error: dict[str, str] | None
+    incomplete_details: dict[str, str] | None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: None
+    metadata: dict[str, str]
+    model: str
+    output: list[dict[str, Any]]
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    prompt_cache_key: str | None
+    reasoning: dict[str, str | None]
+    safety_identifier: str | None
+    service_tier: str
+    store: bool
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["disabled"]
+    usage: ResponseUsage | None
+    user: str | None
+
+
+class Deleted(Answer):
+    id: str
+    object: str
+    deleted: bool
+
+
+# --- Anthropic's -------------------------------------------------------------------------------
+
+
+class ThinkingDetails(Answer):
+    thinking_tokens: int
+
+
+class MessageUsage(CostAndTime):
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+    output_tokens_details: ThinkingDetails
+    service_tier: str
+
+
+class AnthropicMessage(Answer):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+class TokenCount(Answer):
+    input_tokens: int
+
+
+class MessageCounts(Answer):
+    processing: int
+    succeeded: int
+    errored: int
+    canceled: int
+    expired: int
+
+
+class MessageBatch(Answer):
+    """Times are RFC 3339."""
+
+    id: str
+    type: Literal["message_batch"]
+    processing_status: Literal["in_progress", "canceling", "ended"]
+    request_counts: MessageCounts
+    created_at: str
+    expires_at: str
+    ended_at: str | None
+    archived_at: None
+    cancel_initiated_at: str | None
+    results_url: str | None
+
+
+class MessageBatches(Answer):
+    data: list[MessageBatch]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class MessageBatchDeleted(Answer):
+    id: str
+    type: Literal["message_batch_deleted"]
+
+
+# --- models, tokens, vectors -------------------------------------------------------------------
+
+
+class Model(Answer):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    context_window: int = 0
+    end_token_ids: list[int] = []
+    type: Literal["embedding"] = "embedding"
+
+
+class Tokenized(Answer):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] = []
+
+
+class Detokenized(Answer):
+    prompt: str
+    content: str
+
+
+class VectorUsage(Answer):
+    prompt_tokens: int
+    total_tokens: int
+    cost: float = 0.0
+
+
+class Embedding(Answer):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Embeddings(Listed[Embedding]):
+    model: str
+    usage: VectorUsage
+
+
+class Ranked(Answer):
+    index: int
+    relevance_score: float
+    document: dict[str, str] = {}
+
+
+class Reranked(Answer):
+    id: str
+    object: Literal["list"]
+    model: str
+    results: list[Ranked]
+    usage: VectorUsage
+
+
+# --- files and batches -------------------------------------------------------------------------
+
+
+class Prewarmed(Answer):
+    object: Literal["file.prewarm"]
+    file_id: str
+    agent_id: str
+    retain_s: int
+    usage: Usage
+
+
+class File(Answer):
+    """`kind` and `tokens` are those of a document; files of batches have none."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: str
+    status_details: str | None
+    kind: str = ""
+    tokens: int = 0
+    prewarm: Prewarmed | Error | None = None
+
+
+class FoundText(Answer):
+    type: Literal["text"]
+    text: str
+
+
+class FoundPassage(Answer):
+    file_id: str
+    filename: str
+    score: float
+    start: int
+    end: int
+    content: list[FoundText]
+
+
+class SearchResults(Answer):
+    object: Literal["file.search_results"]
+    search_query: str
+    ranking: str
+    data: list[FoundPassage]
+
+
+class LineError(Answer):
+    code: str | None
+    message: str
+    param: str | None
+    line: int | None
+
+
+class BatchCounts(Answer):
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchObject(Answer):
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    errors: Listed[LineError] | None
+    input_file_id: str | None
+    completion_window: str
+    status: Literal[
+        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+    ]
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: BatchCounts
+    metadata: dict[str, str] | None
+    model: str | None
+
+
+# --- agents and sessions -----------------------------------------------------------------------
+
+
+class SaidHint(Answer):
+    next: str | None
+    expected_ms: float | None
+    after_agent: str | None
+    retain_s: float | None
+
+
+class HintTaken(SaidHint):
+    id: str
+    object: Literal["agent.hint"]
+
+
+class AgentKv(ByKvTier):
+    gone: int
+
+
+class Agent(Answer):
+    """`tenant` for operators."""
+
+    id: str
+    object: Literal["agent"]
+    tenant: str = ""
+    session_id: str | None
+    parent_agent_id: str | None
+    role: str | None
+    service_tier: str
+    status: str
+    context_tokens: int
+    kv_tokens: AgentKv
+    turns: int
+    declared: SaidHint
+    expected_at: float | None
+    why: str | None
+    last_ttft_ms: float | None
+
+
+class SpentControl(Answer):
+    """In US cents."""
+
+    limit: float | None
+    consumed: float
+
+
+class Session(Answer):
+    """`tenant` for operators."""
+
+    id: str
+    object: Literal["session"]
+    tenant: str = ""
+    status: Literal["in_progress", "budget_reached", "idle"]
+    spend_control: SpentControl
+    consumed_usd: float
+    held_usd: float | None
+    agents: list[str]
+
+
+# --- operators ---------------------------------------------------------------------------------
+
+
+class Health(Answer):
+    status: Literal["ok", "draining", "failed", "ledger"]
+    ledger: Literal["ok", "failing", "lost"] = "ok"
+
+
+class UsageBucket(Answer):
+    """`results` in OpenAI's fields and ours; what was not grouped by is null."""
+
+    object: Literal["bucket"]
+    start_time: int
+    end_time: int
+    results: list[dict[str, Any]]
+
+
+class UsagePage(Answer):
+    object: Literal["page"]
+    data: list[UsageBucket]
+    has_more: bool
+    next_page: str | None
+
+
+class BudgetState(Answer):
+    id: str
+    object: Literal["budget"]
+    scope: Literal["tenant", "key", "session", "agent"]
+    tenant: str
+    name: str
+    soft_usd: float | None
+    hard_usd: float | None
+    spent_usd: float
+    held_usd: float
+    status: Literal["ok", "warning", "reached"]
+
+
+class BudgetGone(Answer):
+    object: Literal["budget"]
+    scope: Literal["tenant", "key", "session", "agent"]
+    tenant: str
+    name: str
+    deleted: bool
+
+
+class KeyShown(Answer):
+    """Never the key itself."""
+
+    id: str
+    name: str | None
+    tenant: str
+    service_tiers: list[str]
+    default_service_tier: str
+    operator: bool
+    projects: list[str]
+    expires: str | None
+    expired: bool
+    max_concurrent_requests: int | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    left_this_minute: dict[str, int]
+
+
+class KeysReloaded(Answer):
+    object: Literal["keys.reload"]
+    message: str
+    keys: int
+
+
+class MarginLine(Answer):
+    tenant: str
+    requests: int
+    revenue_microusd: int
+    cost_microusd: int
+    margin_microusd: int
+
+
+class MarginAnswer(Answer):
+    object: Literal["margin"]
+    period_s: int
+    data: list[MarginLine]
+    machine_microusd: dict[str, int]
+
+
+class PageKey(Answer):
+    object: Literal["page.key"]
+    tenant: str = ""
+    operator: bool = False
+    deleted: bool = False

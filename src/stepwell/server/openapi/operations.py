@@ -1,0 +1,226 @@
+"""One row for each route and method: what it takes and what it answers.
+
+What a route is for is said by its function's docstring, and nowhere twice. A test holds this table against
+the routes: each one is described, and none that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from stepwell.server.admin_budgets import BudgetChange
+from stepwell.server.batches.messages import MessageBatchRequest
+from stepwell.server.batches.routes import BatchRequest
+from stepwell.server.embeddings import EmbeddingsRequest, RerankRequest
+from stepwell.server.file_prewarm import PrewarmRequest
+from stepwell.server.file_search import SearchRequest
+from stepwell.server.openapi import answers as a
+from stepwell.server.openapi.asked import AgentHint, CountTokensRequest, FileForm, MessagesRequest
+from stepwell.server.page.routes import KeyForm
+from stepwell.server.response_schema import ResponseRequest
+from stepwell.server.schema import ChatRequest, CompletionRequest
+from stepwell.server.sessions import SessionUpdate
+from stepwell.server.tokens import DetokenizeRequest, TokenizeRequest
+
+Json = Mapping[str, Any]
+Who = Literal["anyone", "key", "operator"]
+STREAM = "text/event-stream"
+
+LIMIT: Json = {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
+TEXT: Json = {"type": "string"}
+TIME: Json = {"type": "integer", "minimum": 0, "maximum": 253_402_300_799}
+ORDER: Json = {"type": "string", "enum": ["asc", "desc"]}
+NAMES: Json = {"type": "array", "items": {"type": "string", "maxLength": 512}, "maxItems": 100}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """``answer``: the type of a 200, or None where it is no JSON of a fixed shape. ``also``: other media
+    types of it. ``fails``: statuses beside those that its kind always has."""
+
+    tag: str
+    answer: Any = None
+    body: type[BaseModel] | None = None
+    who: Who = "key"
+    query: Json = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+    fails: tuple[int, ...] = ()
+    optional_body: bool = False
+    form: bool = False
+    beside: bool = False
+    """Whether the body may also say what a client says of itself: ``asked.Beside``."""
+    redirects: bool = False
+
+
+def _page(*names: str, **more: Json) -> Json:
+    return {"limit": LIMIT, **dict.fromkeys(names, TEXT), **more}
+
+
+GENERATES = (404, 413, 408, 429, 503)
+FREE: Any = dict[str, Any]
+
+
+def _organization(**more: Json) -> Json:
+    lists = ("project_ids", "api_key_ids", "models", "session_ids", "agent_ids", "parent_agent_ids", "roles")
+    return {
+        "start_time": {**TIME, "x-required": True},
+        "end_time": TIME,
+        "bucket_width": {"type": "string", "enum": ["1m", "1h", "1d"], "default": "1d"},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 1_440},
+        "page": TEXT,
+        "group_by": NAMES,
+        **dict.fromkeys((*lists, "service_tiers"), NAMES),
+        **more,
+    }
+
+
+OPERATIONS: Mapping[tuple[str, str], Operation] = {
+    ("POST", "/v1/chat/completions"): Operation(
+        "generate", a.ChatCompletion, ChatRequest, also=(STREAM,), fails=GENERATES, beside=True
+    ),
+    ("POST", "/v1/completions"): Operation(
+        "generate", a.TextCompletion, CompletionRequest, also=(STREAM,), fails=GENERATES, beside=True
+    ),
+    ("POST", "/v1/responses"): Operation(
+        "responses", a.ResponseObject, ResponseRequest, also=(STREAM,), fails=GENERATES, beside=True
+    ),
+    ("GET", "/v1/responses/{response_id}"): Operation(
+        "responses",
+        a.ResponseObject,
+        query={"stream": {"type": "string"}, "starting_after": {"type": "integer"}},
+        also=(STREAM,),
+        fails=(404, 429),
+    ),
+    ("DELETE", "/v1/responses/{response_id}"): Operation("responses", a.Deleted, fails=(404,)),
+    ("POST", "/v1/responses/{response_id}/cancel"): Operation("responses", a.ResponseObject, fails=(404,)),
+    ("GET", "/v1/responses/{response_id}/input_items"): Operation(
+        "responses", a.Paged[FREE], query=_page("after", order=ORDER), fails=(404,)
+    ),
+    ("POST", "/v1/messages"): Operation(
+        "anthropic", a.AnthropicMessage, MessagesRequest, also=(STREAM,), fails=GENERATES
+    ),
+    ("POST", "/v1/messages/count_tokens"): Operation(
+        "anthropic", a.TokenCount, CountTokensRequest, fails=GENERATES
+    ),
+    ("GET", "/v1/messages/batches"): Operation(
+        "anthropic", a.MessageBatches, query=_page("after_id"), fails=(404,)
+    ),
+    ("POST", "/v1/messages/batches"): Operation(
+        "anthropic", a.MessageBatch, MessageBatchRequest, fails=GENERATES
+    ),
+    ("GET", "/v1/messages/batches/{batch_id}"): Operation("anthropic", a.MessageBatch, fails=(404,)),
+    ("DELETE", "/v1/messages/batches/{batch_id}"): Operation(
+        "anthropic", a.MessageBatchDeleted, fails=(404,)
+    ),
+    ("POST", "/v1/messages/batches/{batch_id}/cancel"): Operation(
+        "anthropic", a.MessageBatch, fails=(404, 503)
+    ),
+    ("GET", "/v1/messages/batches/{batch_id}/results"): Operation(
+        "anthropic", also=("application/x-jsonl",), fails=(404,)
+    ),
+    ("POST", "/v1/embeddings"): Operation("vectors", a.Embeddings, EmbeddingsRequest, fails=GENERATES),
+    ("POST", "/v1/rerank"): Operation("vectors", a.Reranked, RerankRequest, fails=GENERATES),
+    ("POST", "/tokenize"): Operation("tokens", a.Tokenized, TokenizeRequest, fails=GENERATES),
+    ("POST", "/detokenize"): Operation("tokens", a.Detokenized, DetokenizeRequest, fails=GENERATES),
+    ("GET", "/v1/models"): Operation("models", a.Listed[a.Model]),
+    ("GET", "/v1/models/{model}"): Operation("models", a.Model, fails=(404,)),
+    ("GET", "/v1/agents"): Operation("agents", a.Paged[a.Agent], query=_page("after", "tenant")),
+    ("GET", "/v1/agents/{agent_id}"): Operation("agents", a.Agent, query={"tenant": TEXT}, fails=(404,)),
+    ("POST", "/v1/agents/{agent_id}/hint"): Operation("agents", a.HintTaken, AgentHint, fails=GENERATES),
+    ("GET", "/v1/watch"): Operation("agents", also=(STREAM,), query={"tenant": TEXT}, fails=(429, 503)),
+    ("GET", "/v1/sessions"): Operation(
+        "agents", a.Paged[a.Session], query=_page("after", "tenant"), fails=(404, 429)
+    ),
+    ("GET", "/v1/sessions/{session_id}"): Operation(
+        "agents", a.Session, query={"tenant": TEXT}, fails=(404, 429)
+    ),
+    ("POST", "/v1/sessions/{session_id}"): Operation(
+        "agents", a.Session, SessionUpdate, query={"tenant": TEXT}, fails=GENERATES
+    ),
+    ("GET", "/v1/organization/usage/completions"): Operation(
+        "money",
+        a.UsagePage,
+        query=_organization(batch={"type": "string", "enum": ["true", "false"]}),
+        fails=(404, 429),
+    ),
+    ("GET", "/v1/organization/costs"): Operation(
+        "money", a.UsagePage, query=_organization(line_items=NAMES), fails=(404, 429)
+    ),
+    ("GET", "/v1/files"): Operation(
+        "files",
+        a.Paged[a.File],
+        query={
+            "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
+            "after": TEXT,
+            "order": ORDER,
+            "purpose": TEXT,
+        },
+        fails=(404, 429, 503),
+    ),
+    ("POST", "/v1/files"): Operation("files", a.File, FileForm, form=True, fails=(*GENERATES, 507)),
+    ("POST", "/v1/files/search"): Operation("files", a.SearchResults, SearchRequest, fails=GENERATES),
+    ("GET", "/v1/files/{file_id}"): Operation("files", a.File, fails=(404, 503)),
+    ("DELETE", "/v1/files/{file_id}"): Operation("files", a.Deleted, fails=(404, 409, 503)),
+    ("GET", "/v1/files/{file_id}/content"): Operation(
+        "files", also=("application/octet-stream",), fails=(404, 429, 503)
+    ),
+    ("POST", "/v1/files/{file_id}/prewarm"): Operation(
+        "files", a.Prewarmed, PrewarmRequest, optional_body=True, fails=GENERATES
+    ),
+    ("GET", "/v1/batches"): Operation("batches", a.Paged[a.BatchObject], query=_page("after"), fails=(404,)),
+    ("POST", "/v1/batches"): Operation("batches", a.BatchObject, BatchRequest, fails=GENERATES),
+    ("GET", "/v1/batches/{batch_id}"): Operation("batches", a.BatchObject, fails=(404,)),
+    ("POST", "/v1/batches/{batch_id}/cancel"): Operation("batches", a.BatchObject, fails=(404, 409)),
+    ("GET", "/"): Operation("server", also=("text/plain; charset=utf-8",), who="anyone"),
+    ("GET", "/health"): Operation("server", a.Health, who="anyone", fails=(503,)),
+    ("GET", "/metrics"): Operation("server", also=("text/plain",), who="operator"),
+    ("GET", "/openapi.json"): Operation("server", FREE, who="anyone"),
+    ("GET", "/docs"): Operation("server", also=("text/html; charset=utf-8",), who="anyone"),
+    ("GET", "/page"): Operation("page", also=("text/html; charset=utf-8",), who="anyone"),
+    ("GET", "/page/"): Operation("page", who="anyone", redirects=True),
+    ("GET", "/page/{path}"): Operation(
+        "page",
+        also=(
+            "text/html; charset=utf-8",
+            "text/javascript; charset=utf-8",
+            "text/css; charset=utf-8",
+            "image/svg+xml",
+        ),
+        who="anyone",
+        fails=(404,),
+    ),
+    ("POST", "/page/key"): Operation("page", a.PageKey, KeyForm, who="anyone", fails=(401, 403, 408, 413)),
+    ("POST", "/page/leave"): Operation("page", a.PageKey, who="anyone", fails=(403,)),
+    ("GET", "/admin/agents"): Operation("operators", FREE, who="operator"),
+    ("GET", "/admin/snapshot"): Operation("operators", FREE, who="operator"),
+    ("GET", "/admin/why"): Operation(
+        "operators",
+        a.Listed[FREE],
+        who="operator",
+        query={"of": {"type": "string", "minLength": 1, "maxLength": 1_024, "x-required": True}},
+        fails=(404,),
+    ),
+    ("GET", "/admin/margin"): Operation(
+        "operators",
+        a.MarginAnswer,
+        who="operator",
+        query={"period_s": {"type": "integer", "minimum": 1, "maximum": 86_400}},
+        fails=(404,),
+    ),
+    ("GET", "/admin/keys"): Operation("operators", a.Listed[a.KeyShown], who="operator"),
+    ("POST", "/admin/keys/reload"): Operation("operators", a.KeysReloaded, who="operator", fails=(404,)),
+    ("GET", "/admin/budgets"): Operation(
+        "operators",
+        a.More[a.BudgetState],
+        who="operator",
+        query={"limit": {"type": "integer", "minimum": 1, "maximum": 1_000}, "after": TEXT, "tenant": TEXT},
+        fails=(404,),
+    ),
+    ("POST", "/admin/budgets"): Operation(
+        "operators", a.BudgetState | a.BudgetGone, BudgetChange, who="operator", fails=(404, 408, 413, 503)
+    ),
+}
