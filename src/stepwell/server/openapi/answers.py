@@ -487,7 +487,7 @@ class SpentControl(Answer):
     consumed: float
 
 
-class Session(Answer):
+class SessionShown(Answer):
     """`tenant` for operators."""
 
     id: str

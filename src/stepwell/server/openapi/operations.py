@@ -133,13 +133,13 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/agents/{agent_id}/hint"): Operation("agents", a.HintTaken, AgentHint, fails=GENERATES),
     ("GET", "/v1/watch"): Operation("agents", also=(STREAM,), query={"tenant": TEXT}, fails=(429, 503)),
     ("GET", "/v1/sessions"): Operation(
-        "agents", a.Paged[a.Session], query=_page("after", "tenant"), fails=(404, 429)
+        "agents", a.Paged[a.SessionShown], query=_page("after", "tenant"), fails=(404, 429)
     ),
     ("GET", "/v1/sessions/{session_id}"): Operation(
-        "agents", a.Session, query={"tenant": TEXT}, fails=(404, 429)
+        "agents", a.SessionShown, query={"tenant": TEXT}, fails=(404, 429)
     ),
     ("POST", "/v1/sessions/{session_id}"): Operation(
-        "agents", a.Session, SessionUpdate, query={"tenant": TEXT}, fails=GENERATES
+        "agents", a.SessionShown, SessionUpdate, query={"tenant": TEXT}, fails=GENERATES
     ),
     ("GET", "/v1/organization/usage/completions"): Operation(
         "money",
