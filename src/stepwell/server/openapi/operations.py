@@ -19,6 +19,7 @@ from stepwell.server.embeddings import EmbeddingsRequest, RerankRequest
 from stepwell.server.file_prewarm import PrewarmRequest
 from stepwell.server.file_search import SearchRequest
 from stepwell.server.openapi import answers as a
+from stepwell.server.openapi import records as r
 from stepwell.server.openapi.asked import AgentHint, CountTokensRequest, FileForm, MessagesRequest
 from stepwell.server.page.routes import KeyForm
 from stepwell.server.response_schema import ResponseRequest
@@ -107,17 +108,17 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "anthropic", a.TokenCount, CountTokensRequest, fails=GENERATES
     ),
     ("GET", "/v1/messages/batches"): Operation(
-        "anthropic", a.MessageBatches, query=_page("after_id"), fails=(404,)
+        "anthropic", r.MessageBatches, query=_page("after_id"), fails=(404,)
     ),
     ("POST", "/v1/messages/batches"): Operation(
-        "anthropic", a.MessageBatch, MessageBatchRequest, fails=GENERATES
+        "anthropic", r.MessageBatch, MessageBatchRequest, fails=GENERATES
     ),
-    ("GET", "/v1/messages/batches/{batch_id}"): Operation("anthropic", a.MessageBatch, fails=(404,)),
+    ("GET", "/v1/messages/batches/{batch_id}"): Operation("anthropic", r.MessageBatch, fails=(404,)),
     ("DELETE", "/v1/messages/batches/{batch_id}"): Operation(
-        "anthropic", a.MessageBatchDeleted, fails=(404,)
+        "anthropic", r.MessageBatchDeleted, fails=(404,)
     ),
     ("POST", "/v1/messages/batches/{batch_id}/cancel"): Operation(
-        "anthropic", a.MessageBatch, fails=(404, 503)
+        "anthropic", r.MessageBatch, fails=(404, 503)
     ),
     ("GET", "/v1/messages/batches/{batch_id}/results"): Operation(
         "anthropic", also=("application/x-jsonl",), fails=(404,)
@@ -128,31 +129,31 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/detokenize"): Operation("tokens", a.Detokenized, DetokenizeRequest, fails=GENERATES),
     ("GET", "/v1/models"): Operation("models", a.Listed[a.Model]),
     ("GET", "/v1/models/{model}"): Operation("models", a.Model, fails=(404,)),
-    ("GET", "/v1/agents"): Operation("agents", a.Paged[a.Agent], query=_page("after", "tenant")),
-    ("GET", "/v1/agents/{agent_id}"): Operation("agents", a.Agent, query={"tenant": TEXT}, fails=(404,)),
-    ("POST", "/v1/agents/{agent_id}/hint"): Operation("agents", a.HintTaken, AgentHint, fails=GENERATES),
+    ("GET", "/v1/agents"): Operation("agents", a.Paged[r.Agent], query=_page("after", "tenant")),
+    ("GET", "/v1/agents/{agent_id}"): Operation("agents", r.Agent, query={"tenant": TEXT}, fails=(404,)),
+    ("POST", "/v1/agents/{agent_id}/hint"): Operation("agents", r.HintTaken, AgentHint, fails=GENERATES),
     ("GET", "/v1/watch"): Operation("agents", also=(STREAM,), query={"tenant": TEXT}, fails=(429, 503)),
     ("GET", "/v1/sessions"): Operation(
-        "agents", a.Paged[a.SessionShown], query=_page("after", "tenant"), fails=(404, 429)
+        "agents", a.Paged[r.SessionShown], query=_page("after", "tenant"), fails=(404, 429)
     ),
     ("GET", "/v1/sessions/{session_id}"): Operation(
-        "agents", a.SessionShown, query={"tenant": TEXT}, fails=(404, 429)
+        "agents", r.SessionShown, query={"tenant": TEXT}, fails=(404, 429)
     ),
     ("POST", "/v1/sessions/{session_id}"): Operation(
-        "agents", a.SessionShown, SessionUpdate, query={"tenant": TEXT}, fails=GENERATES
+        "agents", r.SessionShown, SessionUpdate, query={"tenant": TEXT}, fails=GENERATES
     ),
     ("GET", "/v1/organization/usage/completions"): Operation(
         "money",
-        a.UsagePage,
+        r.UsagePage,
         query=_organization(batch={"type": "string", "enum": ["true", "false"]}),
         fails=(404, 429),
     ),
     ("GET", "/v1/organization/costs"): Operation(
-        "money", a.UsagePage, query=_organization(line_items=NAMES), fails=(404, 429)
+        "money", r.UsagePage, query=_organization(line_items=NAMES), fails=(404, 429)
     ),
     ("GET", "/v1/files"): Operation(
         "files",
-        a.Paged[a.File],
+        a.Paged[r.File],
         query={
             "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
             "after": TEXT,
@@ -161,22 +162,22 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         },
         fails=(404, 429, 503),
     ),
-    ("POST", "/v1/files"): Operation("files", a.File, FileForm, form=True, fails=(*GENERATES, 507)),
-    ("POST", "/v1/files/search"): Operation("files", a.SearchResults, SearchRequest, fails=GENERATES),
-    ("GET", "/v1/files/{file_id}"): Operation("files", a.File, fails=(404, 503)),
+    ("POST", "/v1/files"): Operation("files", r.File, FileForm, form=True, fails=(*GENERATES, 507)),
+    ("POST", "/v1/files/search"): Operation("files", r.SearchResults, SearchRequest, fails=GENERATES),
+    ("GET", "/v1/files/{file_id}"): Operation("files", r.File, fails=(404, 503)),
     ("DELETE", "/v1/files/{file_id}"): Operation("files", a.Deleted, fails=(404, 409, 503)),
     ("GET", "/v1/files/{file_id}/content"): Operation(
         "files", also=("application/octet-stream",), fails=(404, 429, 503)
     ),
     ("POST", "/v1/files/{file_id}/prewarm"): Operation(
-        "files", a.Prewarmed, PrewarmRequest, optional_body=True, fails=GENERATES
+        "files", r.Prewarmed, PrewarmRequest, optional_body=True, fails=GENERATES
     ),
-    ("GET", "/v1/batches"): Operation("batches", a.Paged[a.BatchObject], query=_page("after"), fails=(404,)),
-    ("POST", "/v1/batches"): Operation("batches", a.BatchObject, BatchRequest, fails=GENERATES),
-    ("GET", "/v1/batches/{batch_id}"): Operation("batches", a.BatchObject, fails=(404,)),
-    ("POST", "/v1/batches/{batch_id}/cancel"): Operation("batches", a.BatchObject, fails=(404, 409)),
+    ("GET", "/v1/batches"): Operation("batches", a.Paged[r.BatchObject], query=_page("after"), fails=(404,)),
+    ("POST", "/v1/batches"): Operation("batches", r.BatchObject, BatchRequest, fails=GENERATES),
+    ("GET", "/v1/batches/{batch_id}"): Operation("batches", r.BatchObject, fails=(404,)),
+    ("POST", "/v1/batches/{batch_id}/cancel"): Operation("batches", r.BatchObject, fails=(404, 409)),
     ("GET", "/"): Operation("server", also=("text/plain; charset=utf-8",), who="anyone"),
-    ("GET", "/health"): Operation("server", a.Health, who="anyone", fails=(503,)),
+    ("GET", "/health"): Operation("server", r.Health, who="anyone", fails=(503,)),
     ("GET", "/metrics"): Operation("server", also=("text/plain",), who="operator"),
     ("GET", "/openapi.json"): Operation("server", FREE, who="anyone"),
     ("GET", "/docs"): Operation("server", also=("text/html; charset=utf-8",), who="anyone"),
@@ -193,8 +194,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         who="anyone",
         fails=(404,),
     ),
-    ("POST", "/page/key"): Operation("page", a.PageKey, KeyForm, who="anyone", fails=(401, 403, 408, 413)),
-    ("POST", "/page/leave"): Operation("page", a.PageKey, who="anyone", fails=(403,)),
+    ("POST", "/page/key"): Operation("page", r.PageKey, KeyForm, who="anyone", fails=(401, 403, 408, 413)),
+    ("POST", "/page/leave"): Operation("page", r.PageKey, who="anyone", fails=(403,)),
     ("GET", "/admin/agents"): Operation("operators", FREE, who="operator"),
     ("GET", "/admin/snapshot"): Operation("operators", FREE, who="operator"),
     ("GET", "/admin/why"): Operation(
@@ -206,21 +207,21 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("GET", "/admin/margin"): Operation(
         "operators",
-        a.MarginAnswer,
+        r.MarginAnswer,
         who="operator",
         query={"period_s": {"type": "integer", "minimum": 1, "maximum": 86_400}},
         fails=(404,),
     ),
-    ("GET", "/admin/keys"): Operation("operators", a.Listed[a.KeyShown], who="operator"),
-    ("POST", "/admin/keys/reload"): Operation("operators", a.KeysReloaded, who="operator", fails=(404,)),
+    ("GET", "/admin/keys"): Operation("operators", a.Listed[r.KeyShown], who="operator"),
+    ("POST", "/admin/keys/reload"): Operation("operators", r.KeysReloaded, who="operator", fails=(404,)),
     ("GET", "/admin/budgets"): Operation(
         "operators",
-        a.More[a.BudgetState],
+        a.More[r.BudgetState],
         who="operator",
         query={"limit": {"type": "integer", "minimum": 1, "maximum": 1_000}, "after": TEXT, "tenant": TEXT},
         fails=(404,),
     ),
     ("POST", "/admin/budgets"): Operation(
-        "operators", a.BudgetState | a.BudgetGone, BudgetChange, who="operator", fails=(404, 408, 413, 503)
+        "operators", r.BudgetState | r.BudgetGone, BudgetChange, who="operator", fails=(404, 408, 413, 503)
     ),
 }

@@ -1,0 +1,282 @@
+"""What the routes answer about things that are kept: files, batches, agents, sessions, keys, money."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from stepwell.server.openapi.answers import Answer, ByKvTier, Error, Listed, Usage
+
+# --- Anthropic's batches -----------------------------------------------------------------------
+
+
+class MessageCounts(Answer):
+    processing: int
+    succeeded: int
+    errored: int
+    canceled: int
+    expired: int
+
+
+class MessageBatch(Answer):
+    """Times are RFC 3339."""
+
+    id: str
+    type: Literal["message_batch"]
+    processing_status: Literal["in_progress", "canceling", "ended"]
+    request_counts: MessageCounts
+    created_at: str
+    expires_at: str
+    ended_at: str | None
+    archived_at: None
+    cancel_initiated_at: str | None
+    results_url: str | None
+
+
+class MessageBatches(Answer):
+    data: list[MessageBatch]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class MessageBatchDeleted(Answer):
+    id: str
+    type: Literal["message_batch_deleted"]
+
+
+# --- files and batches -------------------------------------------------------------------------
+
+
+class Prewarmed(Answer):
+    object: Literal["file.prewarm"]
+    file_id: str
+    agent_id: str
+    retain_s: int
+    usage: Usage
+
+
+class File(Answer):
+    """`kind` and `tokens` are those of a document; files of batches have none."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: str
+    status_details: str | None
+    kind: str = ""
+    tokens: int = 0
+    prewarm: Prewarmed | Error | None = None
+
+
+class FoundText(Answer):
+    type: Literal["text"]
+    text: str
+
+
+class FoundPassage(Answer):
+    file_id: str
+    filename: str
+    score: float
+    start: int
+    end: int
+    content: list[FoundText]
+
+
+class SearchResults(Answer):
+    object: Literal["file.search_results"]
+    search_query: str
+    ranking: str
+    data: list[FoundPassage]
+
+
+class LineError(Answer):
+    code: str | None
+    message: str
+    param: str | None
+    line: int | None
+
+
+class BatchCounts(Answer):
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchObject(Answer):
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    errors: Listed[LineError] | None
+    input_file_id: str | None
+    completion_window: str
+    status: Literal[
+        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+    ]
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    expires_at: int
+    in_progress_at: int | None
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: BatchCounts
+    metadata: dict[str, str] | None
+    model: str | None
+
+
+# --- agents and sessions -----------------------------------------------------------------------
+
+
+class SaidHint(Answer):
+    next: str | None
+    expected_ms: float | None
+    after_agent: str | None
+    retain_s: float | None
+
+
+class HintTaken(SaidHint):
+    id: str
+    object: Literal["agent.hint"]
+
+
+class AgentKv(ByKvTier):
+    gone: int
+
+
+class Agent(Answer):
+    """`tenant` for operators."""
+
+    id: str
+    object: Literal["agent"]
+    tenant: str = ""
+    session_id: str | None
+    parent_agent_id: str | None
+    role: str | None
+    service_tier: str
+    status: str
+    context_tokens: int
+    kv_tokens: AgentKv
+    turns: int
+    declared: SaidHint
+    expected_at: float | None
+    why: str | None
+    last_ttft_ms: float | None
+
+
+class SpentControl(Answer):
+    """In US cents."""
+
+    limit: float | None
+    consumed: float
+
+
+class SessionShown(Answer):
+    """`tenant` for operators."""
+
+    id: str
+    object: Literal["session"]
+    tenant: str = ""
+    status: Literal["in_progress", "budget_reached", "idle"]
+    spend_control: SpentControl
+    consumed_usd: float
+    held_usd: float | None
+    agents: list[str]
+
+
+# --- operators ---------------------------------------------------------------------------------
+
+
+class Health(Answer):
+    status: Literal["ok", "draining", "failed", "ledger"]
+    ledger: Literal["ok", "failing", "lost"] = "ok"
+
+
+class UsageBucket(Answer):
+    """`results` in OpenAI's fields and ours; what was not grouped by is null."""
+
+    object: Literal["bucket"]
+    start_time: int
+    end_time: int
+    results: list[dict[str, Any]]
+
+
+class UsagePage(Answer):
+    object: Literal["page"]
+    data: list[UsageBucket]
+    has_more: bool
+    next_page: str | None
+
+
+class BudgetState(Answer):
+    id: str
+    object: Literal["budget"]
+    scope: Literal["tenant", "key", "session", "agent"]
+    tenant: str
+    name: str
+    soft_usd: float | None
+    hard_usd: float | None
+    spent_usd: float
+    held_usd: float
+    status: Literal["ok", "warning", "reached"]
+
+
+class BudgetGone(Answer):
+    object: Literal["budget"]
+    scope: Literal["tenant", "key", "session", "agent"]
+    tenant: str
+    name: str
+    deleted: bool
+
+
+class KeyShown(Answer):
+    """Never the key itself."""
+
+    id: str
+    name: str | None
+    tenant: str
+    service_tiers: list[str]
+    default_service_tier: str
+    operator: bool
+    projects: list[str]
+    expires: str | None
+    expired: bool
+    max_concurrent_requests: int | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    left_this_minute: dict[str, int]
+
+
+class KeysReloaded(Answer):
+    object: Literal["keys.reload"]
+    message: str
+    keys: int
+
+
+class MarginLine(Answer):
+    tenant: str
+    requests: int
+    revenue_microusd: int
+    cost_microusd: int
+    margin_microusd: int
+
+
+class MarginAnswer(Answer):
+    object: Literal["margin"]
+    period_s: int
+    data: list[MarginLine]
+    machine_microusd: dict[str, int]
+
+
+class PageKey(Answer):
+    object: Literal["page.key"]
+    tenant: str = ""
+    operator: bool = False
+    deleted: bool = False
