@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from stepwell.server.openapi.answers import Answer, ByKvTier, Error, Listed, Usage
 
+JsonNumber = float
+"""An amount as JSON writes it; here it is only described, and nobody reckons with it."""
+
 # --- Anthropic's batches -----------------------------------------------------------------------
 
 
@@ -174,8 +177,8 @@ class Agent(Answer):
 class SpentControl(Answer):
     """In US cents."""
 
-    limit: float | None
-    consumed: float
+    limit: JsonNumber | None
+    consumed: JsonNumber
 
 
 class SessionShown(Answer):
@@ -186,8 +189,8 @@ class SessionShown(Answer):
     tenant: str = ""
     status: Literal["in_progress", "budget_reached", "idle"]
     spend_control: SpentControl
-    consumed_usd: float
-    held_usd: float | None
+    consumed_usd: JsonNumber
+    held_usd: JsonNumber | None
     agents: list[str]
 
 
@@ -221,10 +224,10 @@ class BudgetState(Answer):
     scope: Literal["tenant", "key", "session", "agent"]
     tenant: str
     name: str
-    soft_usd: float | None
-    hard_usd: float | None
-    spent_usd: float
-    held_usd: float
+    soft_usd: JsonNumber | None
+    hard_usd: JsonNumber | None
+    spent_usd: JsonNumber
+    held_usd: JsonNumber
     status: Literal["ok", "warning", "reached"]
 
 
