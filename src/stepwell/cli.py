@@ -201,6 +201,7 @@ GROUPS = {
         (
             Command("hardware", "stepwell.commands.catalogue:hardware", "Accelerators, memory, disks."),
             Command("models", "stepwell.commands.catalogue:models", "Layers, KV, parameters."),
+            Command("prices", "stepwell.commands.catalogue:prices", "List prices of a million tokens."),
         ),
     ),
     "dashboards": (

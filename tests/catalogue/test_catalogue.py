@@ -9,7 +9,7 @@ from stepwell.errors import BadInput
 SOURCES = '\n[sources]\na = { text = "a page", date = "2026-01" }\n'
 
 
-@pytest.mark.parametrize("table", ["parts", "memory", "models", "workloads"])
+@pytest.mark.parametrize("table", ["parts", "memory", "models", "workloads", "prices"])
 def test_every_figure_has_a_mark_a_source_and_a_date(table: str) -> None:
     figures = [f for found in entries(table).values() for f in found.figures.values()]
     assert figures

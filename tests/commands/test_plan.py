@@ -13,6 +13,7 @@ import pytest
 from stepwell.cli import run
 
 PLAN = Path(__file__).parents[2] / "examples" / "plans" / "compute-300bn.toml"
+TOKENS = PLAN.with_name("tokens-100mw.toml")
 
 WHOLE = [
     ("capacity", ("h200,b200",)),
@@ -20,6 +21,9 @@ WHOLE = [
     ("storage", ("1000000",)),
     ("hardware", ("h200,b200",)),
     ("contract", (str(PLAN), "--draws", "5")),
+    ("price", ("h200", "--workload", "chat", "--list-price", "gpt-5", "--flash", "llama-3.1-8b")),
+    ("hardware", ("h100,h200", "--workload", "chat", "--train-tokens", "1e12")),
+    ("contract", (str(TOKENS), "--draws", "2")),
 ]
 
 
@@ -84,6 +88,16 @@ def test_what_if_changes_the_answer(words: tuple[str, ...], change: str, tmp_pat
         (("price", "h200", "--list-price", "a/b/c"), "not a number"),
         (("price", "h200", "--utilisation", "0"), "--utilisation 0"),
         (("price", "h200", "--price-factor", "-1"), "--price-factor"),
+        (("price", "h200", "--list-price", "gpt5"), "did you mean gpt-5"),
+        (("price", "h200", "--flash", "lama"), "no model 'lama'"),
+        (("price", "h200", "--flash", "llama-3.1-8b", "--flash-turns", "0"), "--flash-turns 0"),
+        (("price", "h200", "--flash", "llama-3.1-8b", "--flash-right", "2"), "share from 0 to 1"),
+        (("price", "h200", "--flash", "llama-3.1-8b", "--profiles", "nowhere.json"), "nowhere.json"),
+        (("price", "h200", "--flash", "llama-3.1-8b", "--profiles", str(PLAN)), "no output of"),
+        (("hardware", "h200", "--train-tokens", "-1"), "--train-tokens -1"),
+        (("hardware", "h200", "--train-tokens", "1e12", "--mfu", "2"), "--mfu 2"),
+        (("hardware", "h200", "--train-tokens", "1e12", "--train-model", "gpt-9"), "no model"),
+        (("contract", str(TOKENS), "--what-if", "customer.served.part=h2000"), "did you mean h200"),
         (("storage", "0"), "users must be above zero"),
         (("storage", "10", "--copies", "0"), "--copies 1 to 10"),
         (("storage", "10", "--what-if", "video_minutes=-1"), "at or above zero"),
@@ -131,3 +145,20 @@ def test_the_examples_of_the_help_run(module: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for example in examples:
         assert run(shlex.split(example)) == 0, example
+
+
+def test_flash_takes_its_shares_from_profiles_that_were_measured(tmp_path: Path) -> None:
+    profiles = tmp_path / "compared.json"
+    tokens = {"intermediate_tokens_per_item": 90.0, "visible_tokens_per_item": 10.0}
+    pro = {"label": "pro", "accuracy": 0.8, "turns_per_item": 10.0} | tokens
+    flash = (
+        {"label": "flash", "accuracy": 0.6, "turns_per_item": 4.0}
+        | tokens
+        | {"visible_tokens_per_item": -58.0}
+    )
+    profiles.write_text(json.dumps({"profiles": [pro, flash]}))
+    words = ("price", "h200", "--workload", "chat", "--flash", "llama-3.1-8b", "--profiles", str(profiles))
+    rows = _figures(words, tmp_path / "f.json")["flash"]
+    first, last = rows[0], rows[-1]
+    assert (first["turns"], first["right"], last["turns"], last["right"]) == ("10.0", "80.0%", "4.0", "60.0%")
+    assert float(last["tokens/turn"]) == round(0.8 * float(first["tokens/turn"]))  # 8 of 10 a turn

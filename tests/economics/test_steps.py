@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from stepwell.commands.plan_choice import Choice, cheapest
-from stepwell.economics.roofline import largest_batch, sequences_that_fit, tpot_ms
+from stepwell.commands.plan_choice import Choice
+from stepwell.economics.roofline import _tpot_by_batch, largest_batch, sequences_that_fit, tpot_ms
+from stepwell.economics.splits import cheapest
 from stepwell.economics.steps import Gaps, Memory, steady, usd_per_gb_written
 from stepwell.errors import BadInput
 
@@ -63,3 +64,12 @@ def test_what_the_catalogue_lacks_can_be_set() -> None:
         Choice(what_if=["hbm=3"]).case("h200")
     with pytest.raises(BadInput, match="at or above zero"):
         Choice(what_if=["hbm_gb=-3"]).case("h200")
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-70b", "qwen3-30b-a3b", "deepseek-v3"])
+def test_times_of_many_batches_are_those_of_each(model: str) -> None:
+    """Also of a mixture, whose weights are read in part by small batches."""
+    case = Choice(model=model, chips=8, workload="chat").case("h200")
+    quick = _tpot_by_batch(case.serving, case.constants)
+    for batch in (1, 2, 3, 17, 256):
+        assert quick(batch) == pytest.approx(tpot_ms(case.serving.with_batch(batch), case.constants))

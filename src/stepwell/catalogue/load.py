@@ -101,8 +101,8 @@ def _figure(where: str, value: Any, sources: Mapping[str, Mapping[str, str]]) ->
 
 @cache
 def entries(table: str) -> Mapping[str, Entry]:
-    """``parts``, ``memory``, ``models`` or ``workloads``, by key."""
-    file = {"models": "models.toml", "workloads": "workloads.toml"}.get(table, "hardware.toml")
+    """``parts``, ``memory``, ``models``, ``workloads`` or ``prices``, by key."""
+    file = f"{table}.toml" if table in ("models", "workloads", "prices") else "hardware.toml"
     return read_entries(resources.files("stepwell.catalogue").joinpath(file).read_text("utf-8"), table)
 
 
@@ -113,6 +113,6 @@ def entry(table: str, key: str) -> Entry:
     if found is None:
         close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(known)}"
-        kind = {"models": "model", "workloads": "workload"}.get(table, "hardware")
+        kind = {"models": "model", "workloads": "workload", "prices": "list price"}.get(table, "hardware")
         raise BadInput(f"the catalogue has no {kind} {key!r}: {hint}")
     return found

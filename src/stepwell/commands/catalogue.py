@@ -1,4 +1,4 @@
-"""``stepwell catalogue hardware | models``: the figures that plans rest on, with their sources."""
+"""``stepwell catalogue hardware | models | prices``: the figures that plans rest on, with their sources."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stepwell.catalogue.kv import kv_bytes_per_token
 from stepwell.catalogue.load import MARKS, Entry, entries, entry
 
 HARDWARE = ("hbm_gb", "hbm_tb_s", "tflops_bf16", "tflops_fp8", "kw_all_in", "usd_hour_tco", "usd_hour_rent")
+PRICES = ("input", "cached_input", "output")
 MODELS = ("params_b", "active_params_b", "layers", "kv_heads", "mla_width", "window_layers", "linear_layers")
 
 
@@ -51,6 +52,25 @@ def models(name: str | None = None, *, json: bool = False) -> int:
         _show_one(entry("models", name), json)
         return 0
     _show_all("models", entries("models"), MODELS, json)
+    return 0
+
+
+def prices(name: str | None = None, *, json: bool = False) -> int:
+    """Show list prices of vendors, USD per million tokens; 'plan price --list-price' takes their names.
+
+    Example: ``stepwell catalogue prices gpt-5``
+
+    Parameters
+    ----------
+    name
+        One price, with the source of every figure. Without: all, one line each.
+    json
+        Write JSON to standard output.
+    """
+    if name is not None:
+        _show_one(entry("prices", name), json)
+        return 0
+    _show_all("prices", entries("prices"), PRICES, json)
     return 0
 
 

@@ -9,19 +9,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.commands.plan_choice import Choice, cheapest, named_parts
+from stepwell.commands.fitting import fitted
+from stepwell.commands.plan_choice import Choice, named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.economics.splits import KINDS, cheapest
 from stepwell.economics.steps import Case, Memory, Steady, drives, prefill_usd, ssd_write_usd
 from stepwell.errors import BadInput
 from stepwell.report import charts
 from stepwell.report.page import Page
 
-KINDS = {
-    "hbm": "HBM only",
-    "dram": "HBM + DRAM",
-    "selective": "HBM + DRAM + SSD, selective",
-    "everything": "HBM + DRAM + SSD, everything written",
-}
 HEAD = ("part", "memory", "replicas", "DRAM GB", "drives", "found", "ms/token", "USD/1,000 turns", "binds")
 
 
@@ -66,7 +62,7 @@ def capacity(
     table = Table(*HEAD)
     for row in rows:
         table.add_row(*(str(row[column]) for column in HEAD))
-    console.print(table)
+    console.print(fitted(console, table))
     answers = [_answer(name, {k: found[name, k][1] for k in KINDS}) for name in named]
     wear = [_wear(name, cases[name]) for name in named]
     for line in wear:

@@ -8,12 +8,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_contract_page import contract_page
 from stepwell.commands.plan_output import amount, billions, console_for, progress, write_json, write_page
 from stepwell.economics.cash import cash_flow
 from stepwell.economics.contract_file import Plan, changed, parse_changes, plan_of, read_plan
 from stepwell.economics.finance import yearly
 from stepwell.economics.measures import Measures, cost_of_delay, measure
+from stepwell.economics.served import served_year
+from stepwell.economics.splits import KINDS
 from stepwell.economics.uncertainty import Needed, draws, measured, percentile, swings, what_must_be_true
 from stepwell.errors import BadInput
 
@@ -60,12 +63,12 @@ def contract(
     plan = plan_of(raw, f"{file} with --what-if" if what_if else str(file))
     cash = cash_flow(plan)
     base = measure(plan, cash)
+    needed = what_must_be_true(raw, solve or [])
     scenarios = {s.name: measured(raw, s.set, s.name) for s in plan.scenarios}
     swung = swings(raw)
     drawn = list(progress(draws(raw, draws_count, seed), draws_count, "drawing")) if plan.uncertain else []
-    needed = what_must_be_true(raw, solve or [])
     console = console_for(json_file)
-    console.print(_scenarios({"as planned": base, **scenarios}, plan.start))
+    console.print(fitted(console, _scenarios({"as planned": base, **scenarios}, plan.start)))
     for line in [*_base_lines(plan, base), *_spread(drawn), *(_needed(n) for n in needed)]:
         console.print(line, markup=False, soft_wrap=True)
     if swung:
@@ -133,8 +136,26 @@ def _base_lines(plan: Plan, m: Measures) -> list[str]:
     lost, value = cost_of_delay(plan)
     cover = "there is no debt" if m.debt_cover_least is None else f"least debt cover {m.debt_cover_least:.2f}"
     return [
+        *served_lines(plan),
         f"lowest cash after debt {billions(m.equity_low)}; {cover}; free cash flow {billions(m.free_cash)}",
         f"delays of sites cost {billions(lost)} of revenue and {billions(value)} of present value",
+    ]
+
+
+def served_lines(plan: Plan) -> list[str]:
+    """What a megawatt serves and earns, where revenue is made of turns."""
+    served = plan.customer.served
+    if served is None:
+        return []
+    year = served_year(served)
+    found, factor = year.found, served.price_factor / served.amplification
+    per_gpu = found.turns_per_s / found.serving.chips
+    return [
+        f"served: {found.serving.model.name} on {found.serving.part.name}, {KINDS[served.memory]}:"
+        f" {per_gpu:.3f} turns a second per GPU, {found.hit_share:.1%} of prompts found, {found.binds} binds",
+        f"a paid turn is ${year.turn_usd * served.price_factor:.5f} at list price and takes"
+        f" {served.amplification:g} computed ones: {billions(year.usd_per_mw_year * factor)} a megawatt and"
+        f" year at full use, less {billions(year.memory_usd_per_mw_year)} for DRAM and disks",
     ]
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.plan_choice import Choice, cheapest, named_parts
+from stepwell.commands import plan_training
+from stepwell.commands.fitting import fitted
+from stepwell.commands.plan_choice import Choice, named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.plan_training import TrainingChoice, divided, split_answer
+from stepwell.economics.generations import Split
+from stepwell.economics.splits import cheapest
 from stepwell.economics.steps import Steady
 from stepwell.errors import BadInput
 from stepwell.report import charts
@@ -22,14 +29,19 @@ def hardware(
     parts: str = "h100,h200,b200,gb200,mi300x,tpu-v6e",
     *,
     choice: Choice | None = None,
+    training: TrainingChoice | None = None,
     html: Path | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """The same work on several parts: cost and energy per token, latency, and what binds.
 
-    Each part has its cheapest split of HBM, DRAM and disks. A part that cannot do the work says why.
+    Each part has its cheapest split of HBM, DRAM and disks. A part that cannot do the work says why. With
+    ``--train-tokens`` a training run is beside the serving: every pair of a part that trains and one that
+    serves, as a split of the fleet.
 
     Example: ``stepwell plan hardware h100,h200,b200 --model qwen3-32b --workload conversation``
+
+    Training on one generation, serving on the next: ``stepwell plan hardware h100,b200 --train-tokens 15e12``
 
     Parameters
     ----------
@@ -40,8 +52,31 @@ def hardware(
     json_file
         Write every figure as JSON (``-``: standard output).
     """
-    choice = choice or Choice()
+    choice, training = choice or Choice(), training or TrainingChoice()
     named = named_parts(parts)
+    found, cannot = _served(named, choice)
+    split = divided(training, choice, found)
+    rows = [_row(name, steady) for name, steady in found.items()]
+    console = console_for(json_file)
+    _table(console, HEAD, rows)
+    for line in cannot:
+        console.print(f"not possible: {line}", markup=False, soft_wrap=True)
+    answer = _answer(found)
+    if split:
+        _table(console, plan_training.HEAD, plan_training.rows_of(split))
+        answer = f"{answer} {split_answer(split)}"
+    if html is not None:
+        inputs = {"parts": parts, **choice.as_inputs(), **training.as_inputs()}
+        write_page(_page(found, rows, cannot, split, answer, inputs), html, console)
+    shown = [dict(zip(HEAD, row, strict=True)) for row in rows]
+    splits = plan_training.as_json(split)
+    write_json({"rows": shown, "splits": splits, "not_possible": cannot, "answer": answer}, json_file)
+    console.print(f"hardware: {answer}", style="bold", markup=False, soft_wrap=True)
+    return 0
+
+
+def _served(named: list[str], choice: Choice) -> tuple[dict[str, Steady], list[str]]:
+    """A replica of each part that can do the work, and why the others cannot."""
     found: dict[str, Steady] = {}
     cannot: list[str] = []
     for name in progress(named, len(named), "serving"):
@@ -51,31 +86,41 @@ def hardware(
             cannot.append(str(error))
     if not found:
         raise BadInput(cannot[0])
-    rows = [_row(name, steady) for name, steady in found.items()]
-    console = console_for(json_file)
-    table = Table(*HEAD)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    for line in cannot:
-        console.print(f"not possible: {line}", markup=False, soft_wrap=True)
+    return found, cannot
+
+
+def _answer(found: dict[str, Steady]) -> str:
     costs = {name: usd_per_m_tokens(steady) for name, steady in found.items()}
     best = min(costs, key=costs.__getitem__)
-    answer = (
-        f"{best} is cheapest: ${costs[best]:.3f} per million tokens in and out, {found[best].binds} binds."
-    )
-    if html is not None:
-        page = Page("Hardware", answer)
-        page.chart(charts.bars("Cost", "USD per million tokens", list(costs), {"cost": list(costs.values())}))
-        page.table(HEAD, rows)
-        for line in cannot:
-            page.text(line)
-        page.inputs({"parts": parts, **choice.as_inputs()})
-        write_page(page, html, console)
-    shown = [dict(zip(HEAD, row, strict=True)) for row in rows]
-    write_json({"rows": shown, "not_possible": cannot, "answer": answer}, json_file)
-    console.print(f"hardware: {answer}", style="bold", markup=False, soft_wrap=True)
-    return 0
+    return f"{best} is cheapest: ${costs[best]:.3f} per million tokens in and out, {found[best].binds} binds."
+
+
+def _table(console: Console, head: Sequence[str], rows: list[list[str]]) -> None:
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    console.print(fitted(console, table))
+
+
+def _page(
+    found: dict[str, Steady],
+    rows: list[list[str]],
+    cannot: list[str],
+    split: list[Split],
+    answer: str,
+    inputs: dict[str, object],
+) -> Page:
+    page = Page("Hardware", answer)
+    costs = {"cost": [usd_per_m_tokens(steady) for steady in found.values()]}
+    page.chart(charts.bars("Cost", "USD per million tokens", list(found), costs))
+    page.table(HEAD, rows)
+    for line in cannot:
+        page.text(line)
+    if split:
+        page.heading("Training on one part, serving on another")
+        page.table(plan_training.HEAD, plan_training.rows_of(split))
+    page.inputs(inputs)
+    return page
 
 
 def _tokens(found: Steady) -> float:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from stepwell.errors import BadInput
 from stepwell.report.page import Page
 
 Item = TypeVar("Item")
@@ -61,21 +60,3 @@ def billions(amount: Decimal) -> str:
 def amount(value: Decimal) -> str:
     """Whole above a thousand, four figures below."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{float(value):.4g}"
-
-
-def decimals(texts: list[str], known: Iterable[str]) -> dict[str, Decimal]:
-    """``--what-if KEY=VALUE`` where every value is a number at or above zero."""
-    allowed = sorted(known)
-    changes = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        if key not in allowed:
-            raise BadInput(f"--what-if {text}: there is no such input; there is {', '.join(allowed)}")
-        try:
-            number = Decimal(value)
-        except ArithmeticError as error:
-            raise BadInput(f"--what-if {text}: {value!r} is not a number") from error
-        if not number.is_finite() or number < 0:
-            raise BadInput(f"--what-if {text}: the value must be a number at or above zero")
-        changes[key] = number
-    return changes

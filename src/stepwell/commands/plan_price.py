@@ -2,32 +2,98 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from decimal import Decimal, InvalidOperation
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.plan_choice import Choice, cheapest
+from stepwell.commands.fitting import fitted
+from stepwell.commands.plan_choice import Choice
+from stepwell.commands.plan_flash import (
+    HEAD,
+    KINDS,
+    FlashChoice,
+    compared,
+    flash_answer,
+    percent,
+    rows_of,
+    table_of,
+)
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.economics.list_prices import (
+    MILLION,
+    SERVICE_TIERS,
+    ListPrice,
+    at_least_zero,
+    busy_share,
+    margin,
+    turn_cost_usd,
+)
+from stepwell.economics.products import Earned
+from stepwell.economics.splits import cheapest
 from stepwell.economics.steps import Case, Steady, prefill_usd
 from stepwell.errors import BadInput
 from stepwell.report import charts
 from stepwell.report.page import Page
 
-SERVICE_TIERS = {"priority": (0.5, Decimal(2)), "default": (1.0, Decimal(1)), "flex": (4.0, Decimal("0.5"))}
-"""Share of the target time per token, and the multiple of the list price (OpenAI's)."""
-KINDS = {"hbm": "HBM only", "selective": "all KV tiers"}
 AMPLIFICATIONS = (1, 2, 3)
-_M = Decimal(1_000_000)
+RISES = (Decimal(1), Decimal("1.2"), Decimal("1.5"), Decimal(2))
+"""Multiples of the list price against which amplification is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Priced:
+    """All that one call found."""
+
+    case: Case
+    price: ListPrice
+    busy: Decimal
+    found: dict[tuple[str, str], Steady]
+    cannot: list[str]
+    flash: list[Earned]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [_row(self.case, key, steady, self.price, self.busy) for key, steady in self.found.items()]
+
+    def margin(self, kind: str, amplification: int, rise: Decimal = Decimal(1)) -> float | None:
+        cost = turn_cost_usd(self.case, kind, self.found["default", kind], self.busy, amplification)
+        return margin(self.price.times(rise).turn_usd(self.case), cost)
+
+    @property
+    def margins(self) -> dict[str, list[float | None]]:
+        return {kind: [self.margin(kind, a) for a in AMPLIFICATIONS] for kind in KINDS}
+
+    @property
+    def rising(self) -> list[list[str]]:
+        """Margin by amplification where the price rises meanwhile."""
+        return [
+            [KINDS[k], f"x{a}", *(percent(self.margin(k, a, rise)) for rise in RISES)]
+            for k in KINDS
+            for a in AMPLIFICATIONS
+        ]
+
+    @property
+    def answer(self) -> str:
+        texts = [
+            f"{KINDS[k]}: " + ", ".join(f"x{a} {percent(m)}" for a, m in zip(AMPLIFICATIONS, ms, strict=True))
+            for k, ms in self.margins.items()
+        ]
+        return f"margin at list price by amplification, {'; '.join(texts)}."
+
+
+RISING_HEAD = ("memory", "tokens", *(f"price x{rise}" for rise in RISES))
 
 
 def price(
     part: str = "h200",
     *,
     choice: Choice | None = None,
+    flash: FlashChoice | None = None,
     list_price: str = "1.25/0.125/10",
     price_factor: str = "1",
     utilisation: str = "0.7",
@@ -36,16 +102,20 @@ def price(
 ) -> int:
     """What a million tokens costs by service tier, and the margin when intermediate tokens double and triple.
 
-    Amplification x2: an answer that the customer pays for takes twice the turns, at the same price.
+    Amplification x2: an answer that the customer pays for takes twice the turns; a table holds that against
+    prices that rise. With ``--flash MODEL`` a small product is compared with this one, step by step: small
+    model, pruned agents, token penalty.
 
-    Example: ``stepwell plan price h200 --list-price 1.25/0.125/10 --price-factor 1.2``
+    Example: ``stepwell plan price h200 --list-price gpt-5 --price-factor 1.2``
+
+    A small product beside it: ``stepwell plan price h200 --flash llama-3.1-8b --flash-price 0.30/0.03/2.50``
 
     Parameters
     ----------
     part
         Hardware of 'stepwell catalogue hardware'.
     list_price
-        USD per million tokens: input, cached input, output.
+        USD per million tokens: input/cached/output, or a name of 'stepwell catalogue prices'.
     price_factor
         The list price is multiplied by this.
     utilisation
@@ -55,11 +125,35 @@ def price(
     json_file
         Write every figure as JSON (``-``: standard output).
     """
-    choice = choice or Choice()
-    usd = [usd_m * _number(price_factor, "--price-factor") for usd_m in _prices(list_price)]
-    busy = _number(utilisation, "--utilisation")
-    if not 0 < busy <= 1:
-        raise BadInput(f"--utilisation {utilisation}: give a share above 0 and up to 1")
+    choice, flash = choice or Choice(), flash or FlashChoice()
+    usd = ListPrice.parse(list_price, "--list-price").times(at_least_zero(price_factor, "--price-factor"))
+    busy = busy_share(utilisation)
+    priced = _priced(choice, flash, part, usd, busy)
+    console = console_for(json_file)
+    _show(priced, console)
+    if html is not None:
+        inputs = {"part": part, "list price": list_price, "price factor": price_factor}
+        inputs |= {"utilisation": utilisation}
+        write_page(_page(priced, {**inputs, **choice.as_inputs(), **flash.as_inputs()}), html, console)
+    write_json(
+        {
+            "rows": priced.rows,
+            "margins": priced.margins,
+            "margins_as_prices_rise": [dict(zip(RISING_HEAD, row, strict=True)) for row in priced.rising],
+            "flash": rows_of(priced.flash),
+            "not_possible": priced.cannot,
+            "answer": priced.answer,
+        },
+        json_file,
+    )
+    if priced.flash:
+        console.print(f"flash: {flash_answer(priced.flash)}", markup=False, soft_wrap=True)
+    console.print(f"price: {priced.answer}", style="bold", markup=False, soft_wrap=True)
+    return 0
+
+
+def _priced(choice: Choice, flash: FlashChoice, part: str, usd: ListPrice, busy: Decimal) -> _Priced:
+    """Every service tier with every kind of memory. ``BadInput``: the default one cannot be served."""
     case = choice.case(part)
     jobs = [(tier, kind) for tier in SERVICE_TIERS for kind in KINDS]
     found: dict[tuple[str, str], Steady] = {}
@@ -72,69 +166,49 @@ def price(
             cannot.append(f"{tier}: {error}")
     if ("default", "hbm") not in found:
         raise BadInput(cannot[0])
-    rows = [_row(case, key, steady, usd, busy) for key, steady in found.items()]
-    margins = {k: [_margin(case, found["default", k], usd, busy, a) for a in AMPLIFICATIONS] for k in KINDS}
-    console = console_for(json_file)
-    table = Table(
-        *rows[0], title="USD per million tokens; break-even: share of the list price that covers the cost"
-    )
+    return _Priced(case, usd, busy, found, cannot, compared(flash, choice, part, usd, busy))
+
+
+def _show(priced: _Priced, console: Console) -> None:
+    rows = priced.rows
+    title = "USD per million tokens; break-even: share of the list price that covers the cost"
+    table = Table(*rows[0], title=title)
     for row in rows:
         table.add_row(*(str(cell) for cell in row.values()))
-    console.print(table)
-    for line in cannot:
-        console.print(f"not possible: {line}", markup=False, soft_wrap=True)
-    texts = [
-        f"{KINDS[k]}: " + ", ".join(f"x{a} {m:.0%}" for a, m in zip(AMPLIFICATIONS, margins[k], strict=True))
-        for k in KINDS
-    ]
-    answer = f"margin at list price by amplification, {'; '.join(texts)}."
-    if html is not None:
-        page = Page("Price", answer)
-        shown = {KINDS[k]: [m * 100 for m in margins[k]] for k in KINDS}
-        page.chart(charts.bars("Margin by amplification", "%", [f"x{a}" for a in AMPLIFICATIONS], shown))
-        page.table(list(rows[0]), [list(row.values()) for row in rows])
-        page.inputs(
-            {"part": part, "list price": list_price, "utilisation": utilisation, **choice.as_inputs()}
-        )
-        write_page(page, html, console)
-    write_json({"rows": rows, "margins": margins, "not_possible": cannot, "answer": answer}, json_file)
-    console.print(f"price: {answer}", style="bold", markup=False, soft_wrap=True)
-    return 0
+    console.print(fitted(console, table))
+    rising = Table(*RISING_HEAD, title="margin when intermediate tokens multiply and the price rises")
+    for line in priced.rising:
+        rising.add_row(*line)
+    console.print(fitted(console, rising))
+    if priced.flash:
+        console.print(fitted(console, table_of(priced.flash)))
+    for sentence in priced.cannot:
+        console.print(f"not possible: {sentence}", markup=False, soft_wrap=True)
 
 
-def _number(text: str, flag: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation as error:
-        raise BadInput(f"{flag} {text}: that is not a number") from error
-    if not value.is_finite() or value < 0:
-        raise BadInput(f"{flag} {text}: give a number at or above zero")
-    return value
+def _page(priced: _Priced, inputs: dict[str, object]) -> Page:
+    page = Page("Price", priced.answer)
+    shown = {KINDS[k]: [100 * (m or 0.0) for m in ms] for k, ms in priced.margins.items()}
+    page.chart(charts.bars("Margin by amplification", "%", [f"x{a}" for a in AMPLIFICATIONS], shown))
+    rows = priced.rows
+    page.table(list(rows[0]), [list(row.values()) for row in rows])
+    page.heading("Margin when intermediate tokens multiply and the price rises")
+    page.table(RISING_HEAD, priced.rising)
+    if priced.flash:
+        page.heading("A small product beside it")
+        page.text(flash_answer(priced.flash))
+        tiers = [one for one in priced.flash if one.kind == "selective"]
+        names = [one.product.name for one in tiers]
+        cost = {"cost": [float(one.cost) * 1000 for one in tiers]}
+        page.chart(charts.bars("Cost of 1,000 answers, all KV tiers", "USD", names, cost))
+        page.table(HEAD, [list(row.values()) for row in rows_of(priced.flash)])
+    for sentence in priced.cannot:
+        page.text(f"not possible: {sentence}")
+    page.inputs(inputs)
+    return page
 
 
-def _prices(text: str) -> list[Decimal]:
-    prices = [_number(part, "--list-price") for part in text.split("/")]
-    if len(prices) != 3:
-        raise BadInput(f"--list-price {text}: write input/cached/output, such as 1.25/0.125/10")
-    return prices
-
-
-def _revenue_usd(case: Case, usd: list[Decimal]) -> Decimal:
-    """One turn at list price. What could be cached is billed as cached, whether we held it or not."""
-    s = case.serving
-    cached = Decimal(s.input_tokens * case.workload.number("reusable_share"))
-    fresh = Decimal(s.input_tokens) - cached
-    return (fresh * usd[0] + cached * usd[1] + Decimal(s.output_tokens) * usd[2]) / _M
-
-
-def _margin(case: Case, found: Steady, usd: list[Decimal], busy: Decimal, amplification: int) -> float:
-    revenue = _revenue_usd(case, usd)
-    return float(1 - amplification * found.usd_per_turn / busy / revenue) if revenue else float("-inf")
-
-
-def _row(
-    case: Case, key: tuple[str, str], found: Steady, usd: list[Decimal], busy: Decimal
-) -> dict[str, Any]:
+def _row(case: Case, key: tuple[str, str], found: Steady, usd: ListPrice, busy: Decimal) -> dict[str, Any]:
     """A turn's cost is split: computed prompt tokens by what they take, output by the rest of the time."""
     tier, kind = key
     s = found.serving
@@ -143,16 +217,16 @@ def _row(
     fresh = Decimal(s.input_tokens * (1 - found.hit_share))
     prompt = min(prefill_usd(case, s.input_tokens) * fresh / Decimal(s.input_tokens) / busy, turn - memory)
     cached = Decimal(s.input_tokens * found.hit_share)
-    revenue = _revenue_usd(case, usd) * SERVICE_TIERS[tier][1]
+    revenue = usd.turn_usd(case) * SERVICE_TIERS[tier][1]
     return {
         "service tier": tier,
         "memory": KINDS[kind],
         "ms/token": f"{found.tpot_ms:.1f}",
         "found": f"{found.hit_share:.1%}",
-        "input": f"{prompt / fresh * _M:.3f}" if fresh else "0",
-        "cached input": f"{memory / cached * _M:.4f}" if cached else "0",
-        "output": f"{(turn - memory - prompt) / Decimal(s.output_tokens) * _M:.2f}",
+        "input": f"{prompt / fresh * MILLION:.3f}" if fresh else "0",
+        "cached input": f"{memory / cached * MILLION:.4f}" if cached else "0",
+        "output": f"{(turn - memory - prompt) / Decimal(s.output_tokens) * MILLION:.2f}",
         "USD/1,000 turns": f"{turn * 1000:.2f}",
         "break-even": f"{turn / revenue:.2f}" if revenue else "never",
-        "margin": f"{1 - turn / revenue:.0%}" if revenue else "none",
+        "margin": percent(margin(revenue, turn)),
     }

@@ -11,7 +11,9 @@ from rich.table import Table
 
 from stepwell.catalogue.kv import kv_bytes
 from stepwell.catalogue.load import entry
-from stepwell.commands.plan_output import console_for, decimals, write_json, write_page
+from stepwell.commands.fitting import fitted
+from stepwell.commands.plan_output import console_for, write_json, write_page
+from stepwell.economics.changes import decimals
 from stepwell.errors import BadInput
 from stepwell.report import charts
 from stepwell.report.page import Page
@@ -96,7 +98,7 @@ def storage(
     table = Table(*HEAD)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console.print(fitted(console, table))
     if html is not None:
         page = Page("Storage", answer)
         page.chart(charts.bars("Drives", "drives", list(drives), {"drives": list(drives.values())}))

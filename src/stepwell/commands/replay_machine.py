@@ -13,7 +13,7 @@ from rich.table import Table
 
 from stepwell.catalogue.kv import kv_bytes_per_token
 from stepwell.catalogue.load import Entry, entry
-from stepwell.commands.plan_choice import WEIGHT_BYTES
+from stepwell.economics.cases import WEIGHT_BYTES
 from stepwell.economics.constants import load_constants
 from stepwell.economics.roofline import PREFILL_TERMS, TERMS, Serving, kv_room_bytes, terms
 from stepwell.errors import BadInput

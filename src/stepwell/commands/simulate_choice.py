@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from stepwell.catalogue.load import Entry, entry
-from stepwell.commands.plan_choice import WEIGHT_BYTES, with_changes
+from stepwell.economics.cases import KV_BYTES, WEIGHT_BYTES
+from stepwell.economics.changes import with_changes
 from stepwell.economics.constants import load_constants
 from stepwell.economics.replica import ReplicaModel, replica_model
 from stepwell.economics.roofline import Serving
@@ -102,7 +103,7 @@ def build(hardware: Hardware, unit_tokens: int, block_tokens: int, input_tokens:
     figures = with_changes(figures, hardware.what_if)
     serving = Serving(
         entry("models", hardware.model), figures["part"], hardware.chips, WEIGHT_BYTES[hardware.weights],
-        2.0 if hardware.kv == "bf16" else 1.0, 1, input_tokens, 1.0,
+        KV_BYTES[hardware.kv], 1, input_tokens, 1.0,
     )  # fmt: skip
     constants = tuple(load_constants(hardware.engine, hardware.constants))
     replica = replica_model(

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from stepwell.economics.contract_file import Capex, Plan, Site
 from stepwell.economics.finance import MONTHS, ZERO, annuity
+from stepwell.economics.served import sold
 
 HOURS_A_MONTH = Decimal(730)
 
@@ -63,6 +64,7 @@ LINES = (
 
 def cash_flow(plan: Plan) -> Cash:
     """Every line of the plan. Tax is paid on what depreciation and interest leave; losses carry on."""
+    plan = sold(plan)
     cash = Cash(plan.years * MONTHS)
     in_service = _zeros(cash.months)
     for site in plan.sites:

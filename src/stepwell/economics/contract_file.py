@@ -101,12 +101,44 @@ class Tokens(_Part):
     """Tokens computed for one that the customer pays for, against the mix that the rate was measured on."""
 
 
+class Served(_Part):
+    """Revenue made of turns that the sites' own machines serve, as ``stepwell plan price`` counts them.
+
+    What is sold is a turn of the workload at list price; DRAM and disks are paid for at the rate at which
+    they age or wear. That is at full use: the customer's ``utilisation`` says how much of it is reached.
+    """
+
+    part: str
+    model: str
+    list_price: str
+    """input/cached/output in USD per million tokens, or a name of 'stepwell catalogue prices'."""
+    workload: str = "agentic"
+    memory: Literal["hbm", "dram", "selective", "everything"] = "selective"
+    """Which KV tiers, and what is admitted to disks."""
+    chips: Annotated[int, Field(ge=1, le=1024)] = 4
+    weights: Literal["bf16", "fp8", "fp4"] = "fp8"
+    kv: Literal["bf16", "fp8"] = "bf16"
+    tpot_ms: Annotated[Decimal, Field(gt=0, le=1_000_000)] = Decimal(60)
+    engine: str = "all"
+    ssd: str = "ssd-1dwpd"
+    kw_per_gpu: Annotated[Decimal, Field(gt=0)] | None = None
+    """With its share of server, network and cooling; without it, the catalogue's."""
+    price_factor: Amount = Decimal(1)
+    """The list price is multiplied by this."""
+    amplification: Annotated[Decimal, Field(ge=1)] = Decimal(1)
+    """Turns computed for one that the customer pays for."""
+    figures: dict[str, Any] = {}
+    """Figures of the catalogues to set: of workload and part by name, of memory as ``ssd.usd_gb``."""
+
+
 class Customer(_Part):
     """What is sold."""
 
     usd_per_mw_year: Amount = Decimal(0)
     tokens: Tokens | None = None
     """Instead of ``usd_per_mw_year``."""
+    served: Served | None = None
+    """Instead of both."""
     years: Years
     start_month: Months = 0
     end: Literal["fixed", "per site"] = "fixed"
@@ -181,8 +213,11 @@ def plan_of(raw: dict[str, Any], where: str) -> Plan:
             raise BadInput(f"{where}: {key} is an unknown key") from error
         reason = first["msg"].removeprefix("Input ")
         raise BadInput(f"{where}: {key} = {first['input']} is wrong, it {reason}") from error
-    if not plan.customer.usd_per_mw_year and plan.customer.tokens is None:
-        raise BadInput(f"{where}: customer needs usd_per_mw_year or a table customer.tokens")
+    sold = plan.customer
+    if not sold.usd_per_mw_year and sold.tokens is None and sold.served is None:
+        raise BadInput(f"{where}: customer needs usd_per_mw_year or a table customer.tokens or .served")
+    if sold.tokens is not None and sold.served is not None:
+        raise BadInput(f"{where}: customer has both a table tokens and a table served: only one can be sold")
     return plan
 
 

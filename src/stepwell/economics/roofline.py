@@ -7,7 +7,7 @@ share of the prefill of requests that come meanwhile: each of ``batch`` sequence
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp
 
@@ -54,10 +54,10 @@ def flops_per_s(part: Entry, weight_bytes: float) -> float:
     return (part.number("tflops_fp8", bf16) if weight_bytes == 1 else bf16) * 1e12
 
 
-def _weights_read(s: Serving) -> float:
+def _weights_read(s: Serving, batch: int) -> float:
     """Parameters that a step touches: all of a dense model; of a mixture those that are routed to."""
     total, active = s.model.number("params_b") * 1e9, s.model.number("active_params_b") * 1e9
-    return total - (total - active) * exp(-(s.batch - 1) * active / total)
+    return total - (total - active) * exp(-(batch - 1) * active / total)
 
 
 def terms(s: Serving) -> tuple[float, ...]:
@@ -74,7 +74,7 @@ def terms(s: Serving) -> tuple[float, ...]:
     spread = 4 * (s.chips - 1) / s.chips * layers * hidden * 2 / link * 1e3
     kv = stored_kv_bytes_per_chip(s.model, depth, s.kv_value_bytes, s.chips)
     return (
-        _weights_read(s) * s.weight_bytes / s.chips / hbm * 1e3,
+        _weights_read(s, s.batch) * s.weight_bytes / s.chips / hbm * 1e3,
         s.batch * kv / hbm * 1e3,
         2 * active * s.batch / s.chips / flops * 1e3,
         layers * 1e-3,
@@ -136,19 +136,31 @@ def largest_batch(s: Serving, constants: Sequence[float], target_ms: float) -> S
             f"{where}: HBM binds: {kv_room_bytes(s) / 1e9:,.0f} GB are left beside the weights, a context"
             f" of {s.input_tokens + s.output_tokens:,.0f} tokens needs {one / 1e9:,.1f} GB; use more chips"
         )
-    alone = s.with_batch(1)
-    if tpot_ms(alone, constants) > target_ms:
+    time_ms = _tpot_by_batch(s, constants)
+    if time_ms(1) > target_ms:
         raise BadInput(
             f"{where}: {target_ms:g} ms a token cannot be met: one sequence alone takes"
-            f" {tpot_ms(alone, constants):.1f} ms, and {binding(alone, constants)} binds; use more chips"
+            f" {time_ms(1):.1f} ms, and {binding(s.with_batch(1), constants)} binds; use more chips"
         )
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high) if tpot_ms(s.with_batch(middle), constants) <= target_ms else (low, middle - 1)
-        )
+        low, high = (middle, high) if time_ms(middle) <= target_ms else (low, middle - 1)
     return s.with_batch(low)
+
+
+def _tpot_by_batch(s: Serving, constants: Sequence[float]) -> Callable[[int], float]:
+    """``tpot_ms`` for many batches: all terms but the weights are linear in the batch."""
+    alone = s.with_batch(1)
+    once = [term * constant for term, constant in zip(terms(alone), constants, strict=True)]
+    twice = [term * constant for term, constant in zip(terms(s.with_batch(2)), constants, strict=True)]
+    fixed, each = sum(once[1:]), sum(twice[1:]) - sum(once[1:])
+    weights = once[0] / _weights_read(s, 1)
+
+    def time_ms(batch: int) -> float:
+        return weights * _weights_read(s, batch) + fixed + each * (batch - 1)
+
+    return time_ms
 
 
 def requests_per_s(s: Serving, constants: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ That is a model of averages: no queues, no bursts; the simulation has those.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import log
@@ -25,7 +25,8 @@ from stepwell.economics.roofline import (
 )
 
 _LONGEST_GAP_S = 36_000.0
-_HALVINGS = 40
+_HALVINGS = 26
+_STEPS, _CLOSE, _LEAST = 40, 1e-10, 1e-12
 ADMISSION = ("selective", "everything")
 
 
@@ -53,23 +54,51 @@ class Gaps:
     def mean_held(self, seconds: float) -> float:
         """``E[min(gap, seconds)]``: the integral of the share that is still waiting."""
         total = min(seconds, self.knots[0][0])
-        for (low, at_low), (high, at_high) in zip(self.knots, self.knots[1:], strict=False):
-            if seconds <= low:
+        for piece in self._pieces():
+            if seconds <= piece.low:
                 break
-            end = min(seconds, high)
-            slope = (at_high - at_low) / log(high / low)
-            total += (end - low) * (1 - at_low + slope) - slope * end * log(end / low)
+            total += piece.held(min(seconds, piece.high))
         return total
 
     def kept_s(self, context_seconds: float) -> float:
         """The time ``T`` that memory allows which holds ``context_seconds`` of contexts per turn a second."""
-        low, high = 0.0, self.knots[-1][0]
-        if self.mean_held(high) <= context_seconds:
-            return high
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.mean_held(middle) <= context_seconds else (low, middle)
-        return low
+        total = self.knots[0][0]
+        if context_seconds <= total:
+            return max(0.0, context_seconds)
+        for piece in self._pieces():
+            whole = piece.held(piece.high)
+            if total + whole > context_seconds:
+                return piece.reaching(context_seconds - total)
+            total += whole
+        return self.knots[-1][0]
+
+    def _pieces(self) -> Iterator[_Piece]:
+        for (low, at_low), (high, at_high) in zip(self.knots, self.knots[1:], strict=False):
+            yield _Piece(low, high, 1 - at_low, (at_high - at_low) / log(high / low))
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Between two quantiles: the share that waits falls from ``waiting`` with the logarithm of time."""
+
+    low: float
+    high: float
+    waiting: float
+    slope: float
+
+    def held(self, end: float) -> float:
+        """The integral of the share that waits, from ``low`` to ``end``."""
+        return (end - self.low) * (self.waiting + self.slope) - self.slope * end * log(end / self.low)
+
+    def reaching(self, held: float) -> float:
+        """Where that integral is ``held``; it grows ever more slowly, so Newton's steps never pass it."""
+        at = self.low
+        for _ in range(_STEPS):
+            step = (held - self.held(at)) / max(self.waiting - self.slope * log(at / self.low), _LEAST)
+            at = min(self.high, at + max(0.0, step))
+            if step <= at * _CLOSE:
+                break
+        return at
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from stepwell.economics.finance import npv
 from stepwell.economics.measures import Measures, measure
 
 SOLVED = (
-    "customer.usd_per_mw_year", "customer.tokens.usd_per_m_tokens", "customer.utilisation",
-    "customer.price_growth",
+    "customer.usd_per_mw_year", "customer.tokens.usd_per_m_tokens", "customer.served.price_factor",
+    "customer.utilisation", "customer.price_growth", "customer.tokens.amplification",
+    "customer.served.amplification",
 )  # fmt: skip
 _HALVINGS = 60
 
@@ -97,6 +98,8 @@ def _solve(raw: dict[str, Any], key: str) -> Needed:
         low, high = Decimal("-0.9"), Decimal("0.9")
     elif key.endswith(("utilisation", "share", "probability", "load")):
         low, high = Decimal(0), Decimal(1)
+    elif key.endswith("amplification"):
+        low, high = Decimal(1), now * 20
     else:
         low, high = now / 20, now * 20
 
