@@ -200,4 +200,6 @@ def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyC
         contracts=settings.contracts(),
         disk_write_bytes_per_day=wanted.disk_write_per_day,
         depth_frames=info.depth_frames,
+        draft_tokens=wanted.draft_tokens if info.draft_rows else 0,
+        step_draft_tokens=info.draft_rows,
     )

@@ -127,6 +127,10 @@ class PolicySettings:
     """Room set aside at admission for what a request will generate."""
     max_agents: Count = 10_000
     """Agents remembered; beyond this the longest unheard of is forgotten (its blocks are not)."""
+    draft_tokens: Annotated[int, Field(ge=0, le=32)] = 0
+    """Speculative decoding: most tokens of a turn that one step checks because they followed the last time
+    its text ran like this; how many really are depends on what each agent's guesses were worth. 16 suits
+    turns that copy. 0: off."""
     always_load: bool = False
     """Load whatever is stored, even where computing again would be quicker."""
     disk_write_per_day: OptionalSizeBytes = None

@@ -49,7 +49,7 @@ class Kept:
         self.info = engine.info
         self._requests: set[int] = set()
         self._blocks: dict[bytes, None] = {}
-        for name in ("forget", "close", "store", "run", "validate", "check", "close_engine"):
+        for name in ("forget", "close", "store", "run", "take_back", "validate", "check", "close_engine"):
             setattr(self, name, getattr(engine, name))
 
     def open(self, request: int, *args: object) -> None:
@@ -341,3 +341,73 @@ def test_logprobs_are_reported_as_asked(engine: Engine) -> None:
             assert sampled.logprob.token == sampled.token
             assert sampled.logprob.logprob <= 0
         assert len(sampled.top_logprobs) == (n_top or 0)
+
+
+def test_drafted_tokens_stay_as_far_as_they_are_right(engine: Engine) -> None:
+    tokens = prompt(80)
+    first = start(engine, 1, tokens)
+    plain = [first, *generate(engine, 1, 80, first, 20)]
+    wrong = (plain[4] + 1) % 250
+    assert start(engine, 2, tokens) == first
+    sampled = engine.run([BatchItem(2, 80, [first, *plain[1:4], wrong, plain[5]], True, draft=5)])
+    assert [one.token for one in sampled] == plain[1:5]
+    engine.check()
+    assert generate(engine, 2, 84, plain[4], 16) == plain[5:]
+    engine.check()
+
+
+def test_a_draft_that_is_right_gives_a_token_more(engine: Engine) -> None:
+    tokens = prompt(70, 3)
+    first = start(engine, 1, tokens)
+    plain = [first, *generate(engine, 1, 70, first, 8)]
+    assert start(engine, 2, tokens) == first
+    sampled = engine.run([BatchItem(2, 70, plain[:4], True, draft=3)])
+    assert [one.token for one in sampled] == plain[1:5]
+    assert generate(engine, 2, 74, plain[4], 4) == plain[5:]
+
+
+def test_drafts_of_several_do_not_disturb_each_other(engine: Engine) -> None:
+    prompts = {1: prompt(66, 1), 2: prompt(70, 2), 3: prompt(90, 3)}
+    plain = {}
+    for request, tokens in prompts.items():
+        first = start(engine, request, tokens)
+        plain[request] = [first, *generate(engine, request, len(tokens), first, 6)]
+        engine.close(request)
+        engine.forget(request)
+    for request, tokens in prompts.items():
+        assert start(engine, 10 + request, tokens) == plain[request][0]
+    items = []
+    for request, tokens in prompts.items():
+        guesses = [*plain[request][1:3], 0] if request != 2 else [0, 1, 2]
+        items.append(BatchItem(10 + request, len(tokens), [plain[request][0], *guesses], True, draft=3))
+    sampled = engine.run(items)
+    for request, right in ((1, 2), (2, 0), (3, 2)):
+        mine = [one.token for one in sampled if one.request == 10 + request]
+        assert mine == plain[request][1 : right + 2]
+        at = len(prompts[request]) + right + 1
+        rest = generate(engine, 10 + request, at, mine[-1], 4 - right)
+        assert rest == plain[request][right + 2 : 6]
+    engine.check()
+
+
+def test_what_was_drafted_can_be_taken_back_and_the_rest_sealed(engine: Engine) -> None:
+    tokens = prompt(70)
+    first = start(engine, 1, tokens)
+    plain = [first, *generate(engine, 1, 70, first, 6)]
+    engine.close(1)
+    start(engine, 2, tokens)
+    assert len(engine.run([BatchItem(2, 70, plain[:5], True, draft=4)])) == 5
+    engine.take_back(2, 72)
+    metas = blocks_of(engine, [*tokens, *plain[:2]])
+    seal_all(engine, 2, metas)
+    engine.close(2)
+    stored = put_away(engine, metas)
+    bring_back(engine, metas, stored)
+    engine.open(3, ids(metas), 72, GREEDY)
+    assert step(engine, 3, 72, [plain[2]]) == plain[3]
+
+
+def test_a_draft_past_its_frame_is_refused(engine: Engine) -> None:
+    first = start(engine, 1, prompt(120))
+    with pytest.raises(EngineError, match="frame"):
+        engine.run([BatchItem(1, 120, [first, *range(40, 47)], True, draft=7)])

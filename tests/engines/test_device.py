@@ -109,6 +109,23 @@ class Memory(RuleBasedStateMachine):
         if ready:
             self.decode(ready, ok)
 
+    @precondition(lambda self: self.runs)
+    @rule(number=st.integers(0, 99), count=st.integers(2, 40), right=st.integers(1, 40))
+    def draft(self, number: int, count: int, right: int) -> None:
+        """Some tokens of which the last ones turn out wrong, within a frame that they do not fill."""
+        request = self.pick(self.runs, number)
+        count = min(count, FRAME_TOKENS - 1 - len(self.runs[request]) % FRAME_TOKENS)
+        if count < 2 or self.device.ends_sealed(request):
+            return
+        try:
+            self.device.reserve(request, count)
+        except NoRoom:
+            return
+        self.decode([(request, count)], ok=True)
+        kept = len(self.runs[request]) - count + min(count, right)
+        self.device.take_back(request, kept)
+        self.runs[request] = self.runs[request][:kept]
+
     def decode_for(self, requests: list[int], count: int) -> None:
         for request in requests:
             self.device.reserve(request, count)

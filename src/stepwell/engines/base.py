@@ -51,6 +51,8 @@ class EngineInfo:
     """A prompt that leaves a block half-way shares it up to a multiple of this."""
     checkpoint_bytes: int = 0
     """Of ``block_bytes``: the running state at the block's end, of models that keep one."""
+    draft_rows: int = 0
+    """How many drafted tokens one step may check in all; 0: the engine cannot take tokens back."""
     enforces: bool = True
     """Whether answers obey grammars and schemas. An engine that computes nothing cannot."""
 
@@ -125,13 +127,16 @@ class Sampled:
 class BatchItem:
     """Run ``tokens`` at positions ``start ...`` of an open sequence; sample after the last if asked.
 
-    ``start`` is always the number of tokens the sequence already has.
+    ``start`` is always the number of tokens the sequence already has. The last ``draft`` tokens are
+    guesses at what will be sampled: they stay as far as they are right. They lie in the frame of the last
+    token before them and do not fill it.
     """
 
     request: RequestId
     start: int
     tokens: Sequence[int]
     sample: bool
+    draft: int = 0
 
 
 class EngineError(Exception):
@@ -182,10 +187,15 @@ class Engine(Protocol):
         """Bring a stored block back onto the device. Its parent is on the device (or it is a root)."""
 
     def run(self, batch: Sequence[BatchItem]) -> list[Sampled]:
-        """One step: all items in one batch. Returns one ``Sampled`` per item that asked for it.
+        """One step: all items in one batch. Returns one ``Sampled`` per item that asked for it, and one more
+        for each drafted token that was right, in the order of the tokens. A wrong draft, and what follows it,
+        is taken back.
 
         On ``EngineError`` the requests it names are lost and already closed by the engine.
         """
+
+    def take_back(self, request: RequestId, n_tokens: int) -> None:
+        """The sequence keeps its first ``n_tokens`` tokens. Only tokens that were drafted are taken back."""
 
     def validate(self, sampling: SamplingParams) -> None:
         """Raise ``ValueError`` with one clear sentence when these parameters cannot be honoured

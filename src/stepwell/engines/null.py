@@ -93,6 +93,7 @@ class NullEngine:
             token_bytes=self.config.token_bytes,
             vocab_size=VOCAB_SIZE,
             depth_frames=self.config.depth_frames,
+            draft_rows=self.config.max_sequences,
             enforces=False,
         )
         self._blocks: dict[BlockId, tuple[BlockMeta, list[int]]] = {}
@@ -196,15 +197,27 @@ class NullEngine:
         sampled = []
         for item in batch:
             sequence = self._open[item.request]
-            self._compute(sequence, item.tokens)
+            surely = len(item.tokens) - item.draft
+            self._compute(sequence, item.tokens[:surely])
             if item.sample:
                 sampled.append(self._sample(item.request, sequence))
+            for guess in item.tokens[surely:]:
+                if sampled[-1].token != guess:
+                    break
+                self._compute(sequence, [guess])
+                sampled.append(self._sample(item.request, sequence))
         return sampled
+
+    def take_back(self, request: RequestId, n_tokens: int) -> None:
+        del self._open[request].digests[n_tokens:]
 
     def _accept(self, item: BatchItem) -> None:
         sequence = self._open.get(item.request)
         if sequence is None or item.start != len(sequence.digests) or not item.tokens:
             raise EngineError("the item does not continue its sequence", [item.request])
+        last = item.start + len(item.tokens) - item.draft - 1
+        if item.draft and last % self.info.block_tokens + item.draft + 1 >= self.info.block_tokens:
+            raise EngineError("the draft does not fit into the frame of the token before it", [item.request])
         if any(not 0 <= token < VOCAB_SIZE for token in item.tokens):
             raise EngineError("a token is not in the vocabulary", [item.request])
         frames = -(-(item.start + len(item.tokens)) // self.info.block_tokens) - len(sequence.blocks)
@@ -219,8 +232,8 @@ class NullEngine:
 
     def _cost_us(self, batch: Sequence[BatchItem]) -> int:
         tokens = [len(item.tokens) for item in batch]
-        prefill = sum(n for n in tokens if n > 1)
-        decoding = sum(1 for n in tokens if n == 1)
+        prefill = sum(item.draft or len(item.tokens) for item in batch if len(item.tokens) > 1)
+        decoding = sum(1 for item in batch if len(item.tokens) == item.draft + 1)
         depth = sum(n * (2 * item.start + n) // 2 for n, item in zip(tokens, batch, strict=True))
         cost_us = prefill * self.config.prefill_us_per_token + depth * self.config.depth_ns_per_token // 1000
         if decoding:

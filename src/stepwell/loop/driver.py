@@ -110,6 +110,7 @@ class Driver:
                 self.clock.now_us(),
                 self._books.use_of,
                 self.explainer.ended,
+                self.scheduler.config.draft_tokens,
             )
             closed = self._stopped or self._broken
             arrival = live.arrival()

@@ -169,7 +169,9 @@ class EngineExecutor:
         items = [self._live[piece.request].item(piece) for piece in pieces]
         start_us = self._clock.now_us()
         try:
-            sampled = {one.request: one for one in self.engine.run(items)}
+            sampled: dict[RequestId, list[Sampled]] = {}
+            for one in self.engine.run(items):
+                sampled.setdefault(one.request, []).append(one)
         except EngineError as error:
             self._step_failed(error, items)
             return
@@ -177,7 +179,7 @@ class EngineExecutor:
         self._results.append(computed)
         self._books.ran(computed, pieces)
         for item in items:
-            self._progress(item, sampled.get(item.request))
+            self._progress(item, sampled.get(item.request, []))
 
     def _step_failed(self, error: EngineError, items: Sequence[BatchItem]) -> None:
         """The requests named by the engine fail; the others are as they were and are tried again."""
@@ -190,15 +192,26 @@ class EngineExecutor:
             if (live := self._live.get(request)) is not None:
                 self._live.reject(live, "server_error", None, "The engine failed on this request.")
 
-    def _progress(self, item: BatchItem, sampled: Sampled | None) -> None:
-        live, computed = self._live[item.request], item.start + len(item.tokens)
+    def _progress(self, item: BatchItem, sampled: Sequence[Sampled]) -> None:
+        live, surely = self._live[item.request], item.start + len(item.tokens) - item.draft
         units: tuple[bytes, ...] = ()
-        reason = None
-        if sampled is not None:
-            units = live.chain.extend((sampled.token,))
-            reason = self._take(live, sampled)
+        reason, taken = None, 0
+        live.drafted += item.draft
+        for one in sampled:
+            units += live.chain.extend((one.token,))
+            live.accepted += taken > 0
+            reason, taken = self._take(live, one), taken + 1
+            if reason is not None:
+                break
+        computed = surely + max(0, taken - 1)
+        if item.draft:
+            self._tally.add("drafted_tokens", item.draft)
+            self._tally.add("accepted_tokens", taken - 1)
+            if taken < len(sampled):  # the answer ended among the guesses that were right
+                self.engine.take_back(item.request, computed)
+        draft = live.guess(self._context_tokens) if sampled and reason is None else 0
         total, tail = len(live.chain.tokens), live.chain.name(computed)
-        self._results.append(Progressed(live.request, computed, total, units, tail, reason))
+        self._results.append(Progressed(live.request, computed, total, units, tail, reason, draft))
 
     def _take(self, live: LiveRequest, sampled: Sampled) -> str | None:
         """The finish reason if it was the last token."""

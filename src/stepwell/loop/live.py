@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from stepwell.engines.base import BatchItem, Sampled, TextModel
 from stepwell.ledger.metered import Use
+from stepwell.loop.drafts import Drafts
 from stepwell.loop.requests import (
     Admitted,
     Delta,
@@ -41,7 +42,9 @@ class LiveRequest:
         now_us: int,
         use_of: UseOf = lambda request, now_us: None,
         timing_of: TimingOf = lambda request, now_us, finish: None,
+        draft_tokens: int = 0,
     ) -> None:
+        """``draft_tokens``: most tokens of a guess at what comes next; 0: none is made."""
         self.request = request
         self.generation = generation
         self.chain = chain
@@ -59,6 +62,11 @@ class LiveRequest:
         self._admitted = False
         self._preemptions = 0
         self._recomputed = 0
+        self._drafts = Drafts(draft_tokens, text.is_end) if draft_tokens else None
+        self.draft: list[int] = []
+        """A guess at what comes next."""
+        self.drafted = self.accepted = 0
+        """Tokens of guesses that were checked, and those of them that were right."""
 
     def tell(self, output: Output) -> None:
         """Hand an output to the sink; after the end nothing follows."""
@@ -84,10 +92,21 @@ class LiveRequest:
         self.tell(Preempted())
 
     def item(self, piece: Piece) -> BatchItem:
-        """The tokens of a piece; sampled if it reaches the last token that is known."""
+        """The tokens of a piece; sampled if it reaches the last token that is known, drafted beyond that."""
         tokens = self.chain.tokens
         end = piece.start + piece.count
-        return BatchItem(piece.request, piece.start, tokens[piece.start : end], end == len(tokens))
+        draft = max(0, end - len(tokens))
+        run = tokens[piece.start : end] + self.draft[:draft]
+        return BatchItem(piece.request, piece.start, run, end >= len(tokens), draft)
+
+    def guess(self, context_tokens: int) -> int:
+        """Look for what may come next; how many tokens that are. None beyond where the answer ends anyhow."""
+        if self._drafts is None or self.generation.prewarm:
+            return 0
+        left = self.generation.max_new_tokens - self.generated - 1
+        room = context_tokens - len(self.chain.tokens) - 1
+        self.draft = self._drafts.next(self.chain.tokens)[: max(0, min(left, room))]
+        return len(self.draft)
 
     def take(self, sampled: Sampled, context_tokens: int, now_us: int) -> str | None:
         """A new token: pass on the text that is certain now. The finish reason if it was the last."""
@@ -129,6 +148,8 @@ class LiveRequest:
                 preemptions=self._preemptions,
                 use=self._use_of(self.request, now_us),
                 timing=self._timing_of(self.request, now_us, reason),
+                drafted_tokens=self.drafted,
+                accepted_tokens=self.accepted,
             )
         )
         return reason

@@ -113,6 +113,10 @@ class Finished:
     """What the request used of the machine; None where no ledger is kept."""
     timing: Timing | None = None
     """Where its time went; None where nothing observes the loop."""
+    drafted_tokens: int = 0
+    """Guesses at tokens that were checked beside the token before them; see ``policy/drafting.py``."""
+    accepted_tokens: int = 0
+    """Of those, the right ones: tokens of the answer."""
 
 
 @dataclass(frozen=True, slots=True)

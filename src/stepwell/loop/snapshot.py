@@ -51,7 +51,8 @@ class Snapshot:
     agents: Sequence[AgentView]
     counters: dict[str, int]
     """Monotonic counters. Keys: ``prompt_tokens_{computed,device,host,disk}``,
-    ``generation_tokens``, ``recomputed_tokens``, ``computed_tokens``, ``preemptions``, ``steps``,
+    ``generation_tokens``, ``drafted_tokens``, ``accepted_tokens``, ``recomputed_tokens``,
+    ``computed_tokens``, ``preemptions``, ``steps``,
     ``evictions_{device_host,device_gone,host_disk,host_gone,disk_gone}``, ``lost_blocks_{wanted,needless}``,
     ``moved_bytes_{device_host,host_device,host_disk,disk_host}``,
     ``moved_us_{device_host,host_device,host_disk,disk_host}``, ``step_us``, ``engine_us``,

@@ -16,7 +16,7 @@ class Tally:
 
     def __init__(self, max_agents: int) -> None:
         names = [f"prompt_tokens_{source}" for source in ("computed", "device", "host", "disk")]
-        names += ["generation_tokens", "computed_tokens", "engine_us"]
+        names += ["generation_tokens", "computed_tokens", "engine_us", "drafted_tokens", "accepted_tokens"]
         names += ["failed_loads", "failed_steps"]
         names += [f"requests_{end}" for end in ("finished", "cancelled", "rejected")]
         for route in ROUTES:
@@ -51,12 +51,13 @@ class Tally:
 
     def ran(self, items: Sequence[BatchItem], duration_us: int) -> Computed:
         """A batch has run: the event that says so."""
-        prefill = sum(len(i.tokens) for i in items if len(i.tokens) > 1)
-        decode = sum(1 for i in items if len(i.tokens) == 1)
+        draft = sum(i.draft for i in items)
+        prefill = sum(len(i.tokens) for i in items if len(i.tokens) > 1 and not i.draft)
+        decode = sum(len(i.tokens) - i.draft for i in items if len(i.tokens) == 1 or i.draft)
         depth = sum(len(i.tokens) * (2 * i.start + len(i.tokens)) // 2 for i in items)
         self.counters["engine_us"] += duration_us
-        self.counters["computed_tokens"] += prefill + decode
-        return Computed(prefill, decode, depth, duration_us)
+        self.counters["computed_tokens"] += prefill + decode + draft
+        return Computed(prefill, decode, depth, duration_us, draft)
 
     def token(self, live: LiveRequest, *, finished: bool) -> None:
         """A request has got a token."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stepwell.policy.contracts import WHOLE, Contract
+from stepwell.policy.drafting import worth_checking
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import Piece, RequestId
@@ -111,8 +112,12 @@ class BatchBuilder:
         step = _Step(self.config.step_tokens, decode_us=(max(1, first_us), max(1, further_us)))
         order = self._order()
         prompts = [turn for turn in order if turn.prefilling]
-        for turn in [turn for turn in order if not turn.prefilling]:
+        streams = [turn for turn in order if not turn.prefilling]
+        for turn in streams:
+            turn.checked = 0
             self._add(turn, False, step, 1)
+        if self.config.draft_tokens and not prompts:
+            self._add_drafts(streams, step)
         for group in by_tenant(prompts) if self.book.ordered else [[turn] for turn in prompts]:
             self._add_prompts(group, step)
         self._charge(step, order)
@@ -170,6 +175,24 @@ class BatchBuilder:
         part.tokens_left -= piece.count
         part.spent_us += cost_us
         self._limit(turn, prefilling, cost_us, step)
+
+    def _add_drafts(self, streams: Sequence[Turn], step: _Step) -> None:
+        """Lengthen pieces by drafted tokens that are worth checking, inside the frames that are there and
+        without filling one: what is wrong of a full frame could not be taken back."""
+        costs, block_tokens = self.block_manager.costs, self.config.block_tokens
+        left = min(self.config.step_draft_tokens, step.tokens_left)
+        for turn in streams:
+            piece = step.pieces.get(turn.id)
+            if piece is None or not turn.draft or left <= 0:
+                continue
+            room = block_tokens - 2 - piece.start % block_tokens
+            offered = min(turn.draft, self.config.draft_tokens, room, left)
+            turn.checked = worth_checking(turn.record.drafts, offered, step.decoding, costs)
+            if turn.checked:
+                step.pieces[turn.id] = Piece(turn.id, piece.start, piece.count + turn.checked)
+                step.tokens_left -= turn.checked
+                step.cost_us[turn.id] += turn.checked * costs.draft_us()
+                left -= turn.checked
 
     def _begin_part(self, contract: Contract, step: _Step) -> _Part:
         share = self._share_of_step(contract) if self.book.ordered else step.tokens_left

@@ -46,6 +46,10 @@ class PolicyConfig:
     disk_write_bytes_per_day: int | None = None
     """Most bytes written to disk in a day, spread evenly with a tenth of a day in advance; None: no limit."""
 
+    draft_tokens: int = 0
+    """Most drafted tokens that one turn has checked in a step; 0: none, see ``drafting``."""
+    step_draft_tokens: int = 0
+    """The same of all turns in a step."""
     depth_frames: int = 0
     """How many frames may hold blocks of one depth at a time; 0: any number. See ``depth_limit.py``."""
 

@@ -76,6 +76,8 @@ class Costs:
     ns_per_kib: dict[Route, int] = field(default_factory=lambda: dict(DEFAULT_NS_PER_KIB))
     prefill: PrefillFit = field(default_factory=PrefillFit)
     decode: PrefillFit = field(default_factory=PrefillFit)
+    draft_ns: int | None = None
+    """What a drafted token adds to a step, fading; None: not measured yet."""
 
     def saw_move(self, moved: Moved) -> None:
         """Fold in a transfer; its duration includes the time it stood in the queue of its route."""
@@ -87,11 +89,27 @@ class Costs:
 
     def saw_step(self, step: Computed) -> None:
         """Fold in an engine step, if prefill was what it mostly did."""
-        if step.prefill_tokens >= 16 and step.decode_tokens * _MIN_PREFILL_SHARE < step.prefill_tokens:
+        if step.draft_tokens:
+            self._saw_draft(step)
+        elif step.prefill_tokens >= 16 and step.decode_tokens * _MIN_PREFILL_SHARE < step.prefill_tokens:
             tokens = step.prefill_tokens + step.decode_tokens
             self.prefill.add(tokens, step.depth_tokens, step.duration_us * 1000)
         elif step.decode_tokens and not step.prefill_tokens:
             self.decode.add(_STEP, step.decode_tokens * _STEP, step.duration_us * 1000 * _STEP)
+
+    def _saw_draft(self, step: Computed) -> None:
+        """What the step took beyond one of its streams alone, by the token."""
+        first_us, further_us = self.decode_us()
+        if step.prefill_tokens or not first_us:
+            return
+        alone_us = first_us + (step.decode_tokens - 1) * further_us
+        seen_ns = max(0, step.duration_us - alone_us) * 1000 // step.draft_tokens
+        self.draft_ns = seen_ns if self.draft_ns is None else (self.draft_ns * 7 + seen_ns) // 8
+
+    def draft_us(self) -> int:
+        """What checking one drafted token adds to a step."""
+        known_ns = self.prefill.estimate_ns(1, 0) if self.draft_ns is None else self.draft_ns
+        return max(1, known_ns // 1000)
 
     def move_us(self, source: KvTier, target: KvTier, size_bytes: int) -> int:
         return self.ns_per_kib[source, target] * size_bytes // (1024 * 1000)

@@ -203,7 +203,10 @@ class Scheduler:
         turn = self.table.turns.get(event.request)
         if turn is None or turn.state is not TurnState.RUNNING:
             return
+        if turn.checked:
+            turn.record.drafts.saw(turn.checked, event.total - turn.total - 1)
         turn.computed, turn.total, turn.tail = event.computed, event.total, event.tail
+        turn.draft, turn.checked = event.draft, 0
         if event.units:
             turn.units.extend(event.units)
         self.table.seal_full_blocks(turn)

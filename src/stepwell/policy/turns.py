@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from stepwell.policy.block_index import Block, Match
 from stepwell.policy.contracts import Contract
+from stepwell.policy.drafting import DraftRecord
 from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId, WaitCause, Waits
 
 
@@ -44,6 +45,7 @@ class AgentRecord:
     """What it said last about what comes next."""
     idle_since_us: int | None = None
     """When its last open turn ended; None while one is open."""
+    drafts: DraftRecord = field(default_factory=DraftRecord)
     active_us: int = 0
     idle_us: int = 0
     """How long it had open turns, and how long it waited between them, in all."""
@@ -74,6 +76,10 @@ class Turn:
     """Blocks of this turn that lie on the device and are pinned by it, root first."""
     frames: int = 0
     """Frames of its own: blocks that are not sealed."""
+    draft: int = 0
+    """Tokens at hand as a guess at what comes next."""
+    checked: int = 0
+    """Of them, those that the step under way checks."""
     stuck: bool = False
     """Somebody else's block of the same name is in use: from here on nothing more is sealed."""
     resume: BlockId | None = None

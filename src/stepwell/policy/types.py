@@ -174,6 +174,8 @@ class Progressed:
     units: tuple[bytes, ...]
     tail: bytes
     finished: str | None = None
+    draft: int = 0
+    """How many tokens are at hand as a guess at what comes next; see ``drafting``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,8 @@ class Computed:
     decode_tokens: int
     depth_tokens: int
     duration_us: int
+    draft_tokens: int = 0
+    """Drafted tokens that were checked, right or wrong; they are in none of the counts above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +338,8 @@ Action = Seal | Close | Move | Drop | Open | Refuse
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Run tokens ``[start, start + count)`` of a request; sample if that reaches the last one."""
+    """Run tokens ``[start, start + count)`` of a request; sample if that reaches the last one. What goes
+    beyond the last one that is known is drafted."""
 
     request: RequestId
     start: int

@@ -130,6 +130,8 @@ def _tokens(snapshot: Snapshot) -> Iterator[Metric]:
 
 _PLAIN = (
     ("generation_tokens", "Tokens generated"),
+    ("drafted_tokens", "Guessed tokens that were checked"),
+    ("accepted_tokens", "Guessed tokens that were right"),
     ("recomputed_tokens", "Tokens computed again although they had been before"),
     ("preemptions", "Requests taken off the device before their end"),
     ("steps", "Engine steps"),

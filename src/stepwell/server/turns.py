@@ -124,6 +124,9 @@ class Usage:
     """Of the generation that took longest."""
     reasoning_tokens: int = 0
     """Of ``completion_tokens``."""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    """Guessed tokens that were checked, and the right ones, which are among ``completion_tokens``."""
 
     @classmethod
     def of(
@@ -140,6 +143,8 @@ class Usage:
             sum(p.finished.recomputed_tokens for p in progress if p.finished is not None),
             longest([p.finished.timing for p in progress if p.finished is not None]),
             reasoning_tokens,
+            sum(p.finished.drafted_tokens for p in progress if p.finished is not None),
+            sum(p.finished.accepted_tokens for p in progress if p.finished is not None),
         )
 
     @property
@@ -161,9 +166,15 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": self._cached(),
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens, **self._drafted()},
             **timing_of(self.timing),
         }
+
+    def _drafted(self) -> dict[str, int]:
+        """OpenAI's names for guesses at the answer. Nobody pays for the wrong ones here."""
+        wrong = self.drafted_tokens - self.accepted_tokens
+        found = {"accepted_prediction_tokens": self.accepted_tokens, "rejected_prediction_tokens": wrong}
+        return found if self.drafted_tokens else {}
 
     def responses(self) -> dict[str, Any]:
         """The ``usage`` of Responses. Every prompt token not read from the cache was written to it."""

@@ -6,7 +6,8 @@ forgotten stays lying as *waste* under the id that held it, until its frame is n
 cells about to be written are freed. A frame that would be left half empty is filled up with
 *filler*, tokens that nobody can see. docs/adr/0002-frames.md has the whole story.
 
-A frame is ``[0, live)`` cells somebody cares for, and waste behind them, held by one home.
+A frame is ``[0, live)`` cells somebody cares for, and waste behind them, held by one home. Between the two
+there may be *leftovers*: tokens that were drafted and turned out wrong, held by their own frame's home.
 """
 
 from __future__ import annotations
@@ -60,6 +61,15 @@ class Waste:
     filler: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """Cells of a frame behind its live ones, up to ``end``; ``home`` holds them at ``depth``'s positions."""
+
+    home: int
+    depth: int
+    end: int
+
+
 class Cells:
     """The occupancy of every frame. Frames at and above ``used`` have never been touched."""
 
@@ -71,6 +81,8 @@ class Cells:
         self.used = 0
         self.live = [0] * n_frames
         self.waste: list[Waste | None] = [None] * n_frames
+        self.leftovers: dict[int, Leftovers] = {}
+        """By frame."""
 
     def open(self, wanted: Sequence[tuple[int, int]]) -> None:
         """Free cells ``[live, upto)`` of each ``(frame, upto)``: now these and no others are free.
@@ -84,12 +96,35 @@ class Cells:
 
     def _free_waste(self, frame: int, upto: int) -> None:
         waste = self.waste[frame]
+        start = self._free_leftovers(frame, upto)
         assert waste is not None and self.live[frame] < upto
         first = waste.depth * FRAME_TOKENS
-        self._kv.remove(waste.home, first + self.live[frame], first + upto)
+        if start < upto:
+            self._kv.remove(waste.home, first + start, first + upto)
         if upto == FRAME_TOKENS:
             self._homes.give(waste.home, waste.depth)
             self.waste[frame] = None
+
+    def _free_leftovers(self, frame: int, upto: int) -> int:
+        """Where the waste begins that is still to be freed."""
+        left, live = self.leftovers.get(frame), self.live[frame]
+        if left is None:
+            return live
+        first = left.depth * FRAME_TOKENS
+        self._kv.remove(left.home, first + live, first + min(upto, left.end))
+        if upto >= left.end:
+            del self.leftovers[frame]
+        return left.end
+
+    def take_back(self, frame: int, live: int, seq: int, home: int, depth: int) -> None:
+        """``seq`` lets go of the frame's live cells from ``live`` on; ``home`` keeps them occupied."""
+        first, until = depth * FRAME_TOKENS, self.live[frame]
+        assert live <= until < FRAME_TOKENS
+        self._kv.copy(seq, home, first + live, first + until)
+        self._kv.remove(seq, first + live, first + until)
+        known = self.leftovers.get(frame)
+        self.leftovers[frame] = Leftovers(home, depth, until if known is None else known.end)
+        self.live[frame] = live
 
     def leave(self, frame: int, home: int, depth: int) -> None:
         """A full frame that only ``home`` holds is wanted by nobody any more: it becomes waste."""
@@ -142,3 +177,5 @@ class Cells:
                 assert live == 0 and waste is None
             else:
                 assert (waste is None) == (live == FRAME_TOKENS), f"frame {frame} is not full"
+        for frame, left in self.leftovers.items():
+            assert self.live[frame] < left.end < FRAME_TOKENS, f"frame {frame} has leftovers of nothing"

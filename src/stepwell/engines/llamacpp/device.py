@@ -341,6 +341,18 @@ class Device:
                     if self._states is not None and run.tokens == node.end:
                         node.state = self._states.take_state(run.seq)
 
+    def take_back(self, request: RequestId, n_tokens: int) -> None:
+        """The sequence ends after ``n_tokens``: those behind them were drafted, in one unfinished frame."""
+        run = self.runs[request]
+        if n_tokens == run.tokens:
+            return
+        node = run.nodes[(run.tokens - 1) // FRAME_TOKENS]
+        if not node.first < n_tokens < run.tokens or node.homed or self._states is not None:
+            raise EngineError(f"request {request} cannot go back to {n_tokens} of {run.tokens} tokens")
+        self._cells.take_back(node.frame, n_tokens - node.first, run.seq, node.home, node.depth)
+        node.tokens = n_tokens - node.first
+        run.tokens = n_tokens
+
     # --- frames -------------------------------------------------------------------------------
 
     def _add(self, parent: Node | None, depth: int) -> Node:
@@ -429,8 +441,13 @@ class Device:
         for frame, waste in enumerate(self._cells.waste):
             if waste is not None:
                 first = waste.depth * FRAME_TOKENS
-                span = (first + self._cells.live[frame], first + FRAME_TOKENS)
+                left = self._cells.leftovers.get(frame)
+                start = self._cells.live[frame] if left is None else left.end
+                span = (first + start, first + FRAME_TOKENS)
                 held.setdefault(waste.home, []).append(span)
+        for frame, kept in self._cells.leftovers.items():
+            first = kept.depth * FRAME_TOKENS
+            held.setdefault(kept.home, []).append((first + self._cells.live[frame], first + kept.end))
         for home, spans in held.items():
             expected = (min(first for first, _ in spans), max(end for _, end in spans) - 1)
             assert self._kv.span(home) == expected, f"home {home} does not hold what it should"

@@ -51,6 +51,8 @@ class LlamaCppEngine:
             # A state is known at the end of a block alone: nobody goes on from the middle of one.
             unit_tokens=FRAME_TOKENS if model.stateful else UNIT_TOKENS,
             checkpoint_bytes=made.context.checkpoint_bytes,
+            # Logits have room for one row per id (``n_outputs_max``), and every sequence may want one.
+            draft_rows=0 if model.stateful else self._context.n_ids - made.max_sequences,
             depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
         )
         self._candidates = Candidates(model.vocab_size)
@@ -159,10 +161,20 @@ class LlamaCppEngine:
             return "the item has no tokens"
         if min(item.tokens) < 0 or max(item.tokens) >= self.info.vocab_size:
             return "a token is not in the vocabulary"
+        if item.draft and (wrong := self._what_is_wrong_with_draft(item)):
+            return wrong
         if item.start + len(item.tokens) > self.info.context_tokens:
             return f"it would grow past the context of {self.info.context_tokens} tokens"
         if self.device.ends_sealed(item.request):
             return "its last tokens are a sealed block"
+        return ""
+
+    def _what_is_wrong_with_draft(self, item: BatchItem) -> str:
+        last = item.start + len(item.tokens) - item.draft - 1
+        if not (self.info.draft_rows and item.sample and 0 < item.draft < len(item.tokens)):
+            return "tokens cannot be drafted here"
+        if last % FRAME_TOKENS + item.draft + 1 >= FRAME_TOKENS:
+            return "its draft does not fit into the frame of the token before it"
         return ""
 
     def _run_part(self, batch: Sequence[BatchItem]) -> list[Sampled]:
@@ -183,25 +195,44 @@ class LlamaCppEngine:
             [0] * len(pad) + tokens,
             [*pad, *positions],
             [PAD] * len(pad) + seqs,
-            [len(pad) + index for index in outputs.values()],
+            [len(pad) + index for rows in outputs.values() for index in rows],
         )
         if status != 0:
             self._padding.repair(self._context)
             self.device.close(requests)
             raise EngineError(f"llama.cpp could not run the batch (status {status})", requests)
         self.device.commit(items)
-        return [
-            self._sample(item.request, len(pad) + outputs[i]) for i, item in enumerate(batch) if item.sample
-        ]
+        sampled: list[Sampled] = []
+        for i, item in enumerate(batch):
+            if item.sample:
+                sampled += self._sample_all(item, [len(pad) + row for row in outputs[i]])
+        return sampled
+
+    def _sample_all(self, item: BatchItem, rows: Sequence[int]) -> list[Sampled]:
+        """What follows the item's last token, and each drafted one as far as these are right."""
+        sampled = [self._sample(item.request, rows[0])]
+        drafted = item.tokens[len(item.tokens) - item.draft :]
+        for guess, row in zip(drafted, rows[1:], strict=True):
+            if sampled[-1].failed or sampled[-1].token != guess:
+                break
+            sampled.append(self._sample(item.request, row))
+        if item.draft:
+            wrong = item.draft + 1 - len(sampled)
+            self.device.take_back(item.request, item.start + len(item.tokens) - wrong)
+        return sampled
+
+    def take_back(self, request: RequestId, n_tokens: int) -> None:
+        self.device.take_back(request, n_tokens)
 
     def _arrange(
         self, batch: Sequence[BatchItem], stretches: Sequence[Stretch]
-    ) -> tuple[list[int], list[int], list[int], dict[int, int]]:
-        """The batch in the order of its cells; ``outputs``: item -> index of its last token."""
+    ) -> tuple[list[int], list[int], list[int], dict[int, list[int]]]:
+        """The batch in the order of its cells; ``outputs``: item -> index of its last token before any
+        draft, and those of the drafted ones."""
         tokens: list[int] = []
         positions: list[int] = []
         seqs: list[int] = []
-        outputs: dict[int, int] = {}
+        outputs: dict[int, list[int]] = {}
         for stretch in stretches:
             item = batch[stretch.item]
             first, end = stretch.offset, stretch.offset + stretch.count
@@ -209,7 +240,7 @@ class LlamaCppEngine:
             positions += range(item.start + first, item.start + end)
             seqs += [self.device.runs[item.request].seq] * stretch.count
             if item.sample and end == len(item.tokens):
-                outputs[stretch.item] = len(tokens) - 1
+                outputs[stretch.item] = list(range(len(tokens) - 1 - item.draft, len(tokens)))
         return tokens, positions, seqs, outputs
 
     def _sample(self, request: RequestId, index: int) -> Sampled:
@@ -251,11 +282,12 @@ def split(batch: Sequence[BatchItem], most: int) -> list[list[BatchItem]]:
     for item in batch:
         start, left = item.start, item.tokens
         while left:
-            if room == 0:
+            if room == 0 or (item.draft and room < len(left)):  # what is drafted is checked in one go
                 parts.append([])
                 room = most
             piece, left = left[:room], left[room:]
-            parts[-1].append(BatchItem(item.request, start, piece, item.sample and not left))
+            draft = 0 if left else item.draft
+            parts[-1].append(BatchItem(item.request, start, piece, item.sample and not left, draft))
             start, room = start + len(piece), room - len(piece)
     return [part for part in parts if part]
 
