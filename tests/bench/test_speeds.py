@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stepwell.bench import overhead, throughput
+from stepwell.bench import overhead, speculate, throughput
 from stepwell.bench.common import ticker
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.returns import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
@@ -260,3 +261,22 @@ def test_lengths_of_the_crossover_table_are_whole_units() -> None:
 def test_a_json_file_that_cannot_be_written_is_told_first(command: object, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="does not exist"):
         command(model=NULL_MODEL, json_file=tmp_path / "no" / "x.json")  # type: ignore[operator]
+
+
+# --- speculate --------------------------------------------------------------------------------
+
+
+def test_a_code_edit_names_a_function_of_its_program_and_differs_by_seed() -> None:
+    code, name = speculate.program(random.Random(1))
+    assert code.count(f"def {name}(") == 1 and code.count("def ") == 5
+    text = NullText(NullEngine().info)
+    assert len({tuple(speculate.prompt_for(text, seed)) for seed in range(5)}) == 5
+
+
+def test_both_arms_of_a_code_edit_give_the_same_tokens() -> None:
+    arms = speculate.Arms(2)
+    with ticker() as progress:
+        speculate._measure(arms, NULL_MODEL, (8, 40, 2), None, progress)
+    assert (arms.answers, arms.same, arms.generated) == (4, 4, 160)
+    assert len(arms.off) == len(arms.on) == 2
+    assert speculate.verdicts([arms])[0].measured == arms.speedup

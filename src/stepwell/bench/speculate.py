@@ -1,8 +1,8 @@
 """``stepwell bench speculate``: speculative decoding by prompt lookup off and on, on turns that copy.
 
-Every agent gets a small program and is told to write it once more with one function renamed. Two nodes, one that
-checks guesses and one that does not, answer the same turns in turns; only the time after all prompts are computed
-counts. Agents keep their names over the rounds: how many guesses to check is learned by agent.
+Every agent gets a small program and is told to write it once more with one function renamed. Two nodes, one
+that checks guesses and one that does not, answer the same turns alternately; only the time after all prompts
+are computed counts. Agents keep their names over the rounds: how many guesses to check is learned by agent.
 """
 
 from __future__ import annotations
@@ -174,11 +174,11 @@ def _measure(
     room = 64 * (arms.agents * (-(-(700 + output_tokens) // 64) + 1) + 4)
     engines = [load_engine(model, device_kv_tokens=room, threads=threads) for _ in range(2)]
     (plain, text), (drafting, _) = engines
-    limits = {"draft_tokens": draft_tokens, "step_draft_tokens": drafting.info.draft_rows}
+    rows = drafting.info.draft_rows
     progress.phase(f"{model}: {arms.agents} at once", rounds + 1)
     with (
         driver_for(plain, text, host_bytes=0) as off,
-        driver_for(drafting, text, host_bytes=0, **limits) as on,
+        driver_for(drafting, text, host_bytes=0, draft_tokens=draft_tokens, step_draft_tokens=rows) as on,
     ):
         for number in range(rounds + 1):
             prompts = [prompt_for(text, 100 * number + agent) for agent in range(arms.agents)]
