@@ -235,6 +235,7 @@ GROUPS = {
             Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
             Command("metering", "stepwell.bench.metering:main", "What it costs to keep books."),
             Command("access-log", "stepwell.bench.access_log:main", "What a line for each request costs."),
+            Command("watchers", "stepwell.bench.watchers:main", "What fifty readers of /v1/watch cost."),
             Command("batches", "stepwell.bench.batches:main", "A batch ordered by prefix, killed twice."),
             Command("crews", "stepwell.bench.crews:main", "The runtime of crews: its time, and kills."),
             Command("hints", "stepwell.bench.hints:main", "Crews with hints and without."),

@@ -132,7 +132,7 @@ def _one_run(
             BackgroundServer(node.driver, node.text, ServerSettings(port=0)) as server,
         ):
             started_s = time.perf_counter()
-            asyncio.run(_play(server.base_url, node.text.name, agents, turns))
+            asyncio.run(play(server.base_url, node.text.name, agents, turns))
             run.wall_s = time.perf_counter() - started_s
         run.lines = len(log.read_text("utf-8").splitlines())
     finally:
@@ -140,7 +140,7 @@ def _one_run(
     return run
 
 
-async def _play(base_url: str, model: str, agents: int, turns: int) -> None:
+async def play(base_url: str, model: str, agents: int, turns: int) -> None:
     """Every agent sends its next turn as soon as the one before has ended."""
     limits = httpx2.Limits(max_connections=agents)
     async with httpx2.AsyncClient(
