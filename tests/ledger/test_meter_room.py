@@ -8,6 +8,7 @@ from stepwell.ledger.types import IDLE, MACHINE, Kind, Resource
 from stepwell.policy.types import KvTier
 from tests.driver.harness import make_rig
 from tests.ledger.books import check_books
+from tests.ledger.meter_world import end, got, turn, wait
 
 
 def test_a_disk_that_is_found_fuller_than_it_may_be() -> None:
@@ -50,3 +51,33 @@ def test_a_copy_whose_block_is_gone_is_paid_by_who_it_was_made_for() -> None:
     stored = [posting for posting in postings if posting.resource is Resource.STORED]
     assert len(stored) > 50
     assert {posting.credit.kind for posting in stored} == {Kind.AGENT}
+
+
+def test_a_prompt_that_everybody_begins_with_is_not_held_by_all_who_ever_called() -> None:
+    """Its blocks are there for ever, so every agent of all times would have a share of them, and postings."""
+    rig = make_rig(device=32, host=0, disk=0, max_agents=5, storage_every_us=1_000_000)
+    system = list(range(100, 164))
+    for agent in range(60):
+        turn(rig, [*system, agent], 1, agent=f"a{agent}")
+    wait(rig, 1_500_000)
+    wait(rig, 5_000_000)
+    newest = rig.books.batches[-1]
+    known = {position.account.agent for position in newest.positions}
+    assert known == {"", *(f"a{number}" for number in range(55, 60))}
+    assert sum(posting.resource is Resource.DEVICE for posting in newest.postings) == 6
+    turn(rig, [*system, 0], 1, agent="a0")
+    wait(rig, 5_000_000)
+    assert got(rig, Resource.DEVICE, "a0") > got(rig, Resource.DEVICE, "a1")
+    end(rig)
+
+
+def test_who_is_let_go_of_keeps_what_nobody_else_holds() -> None:
+    rig = make_rig(device=32, host=0, disk=0, max_agents=2, storage_every_us=1_000_000)
+    for agent in range(4):
+        turn(rig, range(40 * agent, 40 * agent + 40), 1, agent=f"a{agent}")
+    wait(rig, 1_500_000)
+    before = [got(rig, Resource.DEVICE, f"a{agent}") for agent in range(4)]
+    wait(rig, 9_000_000)
+    gained = [got(rig, Resource.DEVICE, f"a{agent}") - had for agent, had in enumerate(before)]
+    assert gained[0] == gained[1] == gained[2] == gained[3] > 0
+    end(rig)

@@ -31,15 +31,16 @@ from stepwell.bench.common import (
 from stepwell.bench.growth import WARM_UP_SHARE, Held, Slope, enough, look, slope
 from stepwell.commands.replay import decided_again
 from stepwell.errors import StepwellError
+from stepwell.ledger.bills import MAX_CORRECTABLE
 from stepwell.ledger.open import open_store
 from stepwell.units import parse_size
 
 MINUTES, QUICK_MINUTES = 120.0, 5.0
 SAMPLES = 600
 """Looks in a run, however long it is; their distance is at least LOOK_S."""
-FILLING_TURNS = 5_000
-"""After so many turns every bounded memory of a server (the causes of 2,000 requests, charges that may still
-be corrected, agents) has been full at least once."""
+FILLING_TURNS = MAX_CORRECTABLE
+"""After so many turns every bounded memory of a server has been full at least once: the causes of 2,000
+requests, agents, and the largest, charges that may still be corrected (some 15 MB)."""
 LOOK_S = 0.25
 SCRIPTS = 64
 """Different conversations: more KV than the disk may hold."""

@@ -21,6 +21,7 @@ from operator import sub
 from stepwell.ledger.bills import Bills, Counts
 from stepwell.ledger.displaced import Displaced, shares
 from stepwell.ledger.frames import RunningFrames
+from stepwell.ledger.holders import Holders
 from stepwell.ledger.holdings import Holder, Holdings
 from stepwell.ledger.metered import Entries, Metered, Use, customer_accounts, split
 from stepwell.ledger.types import (
@@ -92,8 +93,7 @@ class Meter:
         self.due_us = now_us + storage_every_us
         """When storage is posted at the latest, whatever happens or does not."""
         self._now_us = now_us
-        self._holders: dict[Account, Holder] = {}
-        self._of_agent: dict[tuple[str, str], Holder] = {}
+        self._holders = Holders(config.max_agents)
         self.costs = Costs()
         """Of work, as measured: the same sums as the policy's."""
         self._running = RunningFrames(config.block_tokens)
@@ -160,7 +160,7 @@ class Meter:
             metered.reason = metered.reason or "server_overloaded"
         self._end_requests()
         self._store_all()
-        for holder in self._holders.values():
+        for holder in self._holders:
             for pool in holder.pools:
                 holder.accrued = [have + rest for have, rest in zip(holder.accrued, pool.carry, strict=True)]
                 pool.carry = [0, 0, 0]
@@ -180,7 +180,7 @@ class Meter:
         """Assert that the meter sees what the policy has booked on device, host and disk."""
         booked = list(booked_bytes)
         assert self.holdings.used == booked, f"metered {self.holdings.used}, booked {booked}"
-        self.holdings.check(self._holders.values())
+        self.holdings.check(self._holders)
 
     # --- time ---------------------------------------------------------------------------------
 
@@ -227,14 +227,13 @@ class Meter:
                 self._running.open_failed(event)
             case Recovered(blocks):
                 for meta in blocks:
-                    owner = self._holder(Account(Kind.AGENT, tenant=meta.tenant))
+                    owner = self._holders.of(Account(Kind.AGENT, tenant=meta.tenant), self._now_us)
                     self.holdings.found(owner, meta, self._now_us)
 
     def _arrived(self, event: RequestArrived, taken: Taken) -> None:
         self._pause_us = self._storage_every_us // 2
         self.due_us = min(self.due_us, self._now_us + self._storage_every_us)
-        account = Account.of(taken.caller)
-        holder = self._holder(account)
+        holder = self._holders.heard(Account.of(taken.caller), self._now_us)
         busy = next((other for other in self.requests.values() if other.holder is holder), None)
         self._store(holder, busy)
         metered = Metered(event, holder, self._now_us, list(event.units), total=event.prompt_tokens)
@@ -242,12 +241,6 @@ class Meter:
         metered.held_microusd = self.bills.hold_of(event)
         customer, held = customer_accounts(event.caller.tenant)
         self._add(customer, held, Resource.MONEY, Cause.HOLD, event.request, metered.held_microusd)
-
-    def _holder(self, account: Account) -> Holder:
-        holder = self._holders.get(account)
-        if holder is None:
-            holder = self._holders[account] = Holder(account, self._now_us)
-        return holder
 
     def _progressed(self, event: Progressed) -> None:
         metered = self.requests.get(event.request)
@@ -316,7 +309,7 @@ class Meter:
 
     def _maker(self, request: RequestId) -> Holder:
         metered = self.requests.get(request)
-        return self._holder(UNATTRIBUTED) if metered is None else metered.holder
+        return self._holders.of(UNATTRIBUTED, self._now_us) if metered is None else metered.holder
 
     def _open(self, action: Open) -> None:
         metered = self.requests.get(action.request)
@@ -335,11 +328,8 @@ class Meter:
 
     def _follow(self, metered: Metered) -> None:
         """An agent that comes back under another key or service tier holds its context as that."""
-        account = metered.holder.account
-        agent = (account.tenant, account.agent)
-        before = self._of_agent.get(agent)
-        self._of_agent[agent] = metered.holder
-        if before is not None and before is not metered.holder:
+        before = self._holders.succeed(metered.holder)
+        if before is not None:
             self.holdings.turn_to(before, (), self._now_us)
 
     def _count_frames(self) -> None:
@@ -392,22 +382,18 @@ class Meter:
         self._pause_us = min(2 * self._pause_us, max(MOST_PAUSE_US, self._storage_every_us))
         self.due_us = self._now_us + self._pause_us
         busy = {metered.holder.account: metered for metered in self.requests.values()}
-        for account, holder in list(self._holders.items()):
-            self._store(holder, busy.get(account))
-            if not holder.pools and not holder.frame_bytes and account not in busy:
-                self._forget(holder)
+        for holder in self._holders.surplus(busy):
+            self.holdings.turn_to(holder, (), self._now_us)
+        for holder in self._holders:
+            self._store(holder, busy.get(holder.account))
+            if not holder.pools and not holder.frame_bytes and holder.account not in busy:
+                self._holders.forget(holder)
+                self._entries.positions.append(Position(holder.account, 0, 0, 0, self._now_us))
         for at, free in enumerate(self._free_byte_us):
             self._add(MACHINE, IDLE, STORAGE[at], Cause.REST, 0, free)
         self._free_byte_us = [0, 0, 0]
         device, host, disk = (max(0, free) for free in map(sub, self._capacity, self.holdings.used))
         self._entries.positions.append(Position(IDLE, device, host, disk, self._now_us))
-
-    def _forget(self, holder: Holder) -> None:
-        account = holder.account
-        del self._holders[account]
-        if self._of_agent.get((account.tenant, account.agent)) is holder:
-            del self._of_agent[account.tenant, account.agent]
-        self._entries.positions.append(Position(account, 0, 0, 0, self._now_us))
 
     # --- ends ---------------------------------------------------------------------------------
 
