@@ -28,6 +28,16 @@ QUIET = {
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
 
+FIRST_START_S = 1_200
+"""vLLM's first import in a new environment compiles all of it, twice, and on a machine that is busy with other
+things the usual limit of a test is too short for that."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in WITH_VLLM:
+            item.add_marker(pytest.mark.timeout(FIRST_START_S))
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.commands.vllm import transfer_config
 from stepwell.errors import BadInput
 from stepwell.vllm import install
+from stepwell.vllm.command_line import transfer_config
 
 
 def make_model(folder: Path) -> Path:
@@ -84,7 +84,7 @@ def test_no_vllm_or_another_version_is_one_sentence(
 
 
 def test_the_configuration_names_our_parts(tmp_path: Path) -> None:
-    config = transfer_config(1 << 30, 1 << 32, tmp_path, "1GiB")
+    config = transfer_config(1 << 30, 1 << 32, tmp_path, 1 << 30)
     extra = config["kv_connector_extra_config"]
     assert isinstance(extra, dict)
     assert extra["secondary_tiers"][0]["max_bytes_per_tenant"] == 1 << 30

@@ -10,7 +10,8 @@ import pytest
 
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.vllm.owner import caller_of
-from stepwell.vllm.owners import FORBIDDEN, StepwellOwners
+from stepwell.vllm.owners import StepwellOwners
+from stepwell.vllm.rewrite import FORBIDDEN
 
 KEYS = KeyRing(
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -16,6 +15,7 @@ from stepwell.bench.common import ticker
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
 from stepwell.units import format_size, parse_size
+from stepwell.vllm.command_line import command_line, environment, transfer_config
 from stepwell.vllm.install import examine_model, require_vllm
 
 More = Annotated[
@@ -69,15 +69,9 @@ def serve(
     require_vllm()
     examine_model(model)
     _require_keys_beyond_loopback(host, config)
-    transfer = transfer_config(parse_size(host_kv), parse_size(disk_kv), disk_dir, tenant_disk_kv)
-    command: list[str] = [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
-        *("--served-model-name", model.resolve().name, "--host", host, "--port", str(port)),
-        *("--scheduling-policy", "priority", "--scheduler-cls", "stepwell.vllm.scheduler.StepwellScheduler"),
-        *("--middleware", "stepwell.vllm.owners.StepwellOwners"),
-        *("--kv-transfer-config", json.dumps(transfer)),
-        *more,
-    ]
+    tenant_bytes = None if tenant_disk_kv is None else parse_size(tenant_disk_kv)
+    transfer = transfer_config(parse_size(host_kv), parse_size(disk_kv), disk_dir, tenant_bytes)
+    command = command_line(model, host, port, transfer, more)
     if not dry:
         _become(command, config)
     print(" ".join(_quoted(part) for part in command))
@@ -86,10 +80,8 @@ def serve(
 
 def _become(command: list[str], config: Path | None) -> NoReturn:
     """vLLM's server in place of this process, so that signals reach it."""
-    environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    if config is not None:
-        environment["STEPWELL_CONFIG"] = str(config.resolve())
-    os.execve(sys.executable, command, environment)
+    said = {} if config is None else {"STEPWELL_CONFIG": str(config.resolve())}
+    os.execve(sys.executable, command, environment(**said))
 
 
 def _quoted(part: str) -> str:
@@ -102,38 +94,6 @@ def _require_keys_beyond_loopback(host: str, config: Path | None) -> None:
     from stepwell.settings import load
 
     require_keys_beyond_loopback(host, key_ring(load(config, {})))
-
-
-def transfer_config(
-    host_bytes: int, disk_bytes: int, disk_dir: Path | None, tenant_bytes: str | None = None
-) -> dict[str, object]:
-    """vLLM's ``--kv-transfer-config`` with Stepwell's parts."""
-    tiers: list[dict[str, object]] = []
-    if disk_bytes:
-        if disk_dir is None:
-            raise BadInput("--disk-kv needs --disk-dir: say where the KV shall lie")
-        tier: dict[str, object] = {
-            "type": "StepwellDisk",
-            "module_path": "stepwell.vllm.disk",
-            "root": str(disk_dir.resolve()),
-            "max_bytes": disk_bytes,
-        }
-        if tenant_bytes is not None:
-            tier["max_bytes_per_tenant"] = parse_size(tenant_bytes)
-        tiers.append(tier)
-    return {
-        "kv_connector": "OffloadingConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {
-            "spec_name": "StepwellSpec",
-            "spec_module_path": "stepwell.vllm.spec",
-            "cpu_bytes_to_use": host_bytes,
-            "eviction_policy": "StepwellHost",
-            "cache_policy_module_path": "stepwell.vllm.host",
-            "offload_prompt_only": False,
-            "secondary_tiers": tiers,
-        },
-    }
 
 
 def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:

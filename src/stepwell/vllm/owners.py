@@ -2,33 +2,27 @@
 
 Named as ``--middleware stepwell.vllm.owners.StepwellOwners``. Every request but those of probes and metrics
 needs a key of Stepwell's settings (``STEPWELL_CONFIG``); without keys everybody is the local tenant, for
-loopback only. Of a body it removes what vLLM would believe (``priority``, ``cache_salt``, ``kv_hints``,
-``kv_transfer_params``, the header ``X-Vllm-Priority``) and puts in what is known: owner and hint, the rank of
-the service tier, and a salt per tenant, so that no two tenants share a cache. What vLLM gets is what was
-written here, never the client's bytes.
+loopback only. ``rewrite.py`` says what becomes of a body; the header ``X-Vllm-Priority`` is removed. What
+vLLM gets is what was written here, never the client's bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from stepwell.assemble import key_ring
 from stepwell.server.errors import ApiError
-from stepwell.server.hints import read_hint
-from stepwell.server.identity import identify
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.settings import load
-from stepwell.vllm.owner import params_of
+from stepwell.vllm.rewrite import owned
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-FORBIDDEN = ("priority", "cache_salt", "kv_transfer_params", "kv_hints")
 FORBIDDEN_HEADERS = frozenset({b"x-vllm-priority", b"content-length", b"transfer-encoding"})
 OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version"})
 LONGEST_BODY_BYTES = 64 << 20
@@ -77,21 +71,7 @@ class StepwellOwners:
             body = None
         if not isinstance(body, dict):
             raise ApiError(400, "The body is not a JSON object.", code="invalid_json")
-        identity = identify(headers, body, key)
-        asked = body.pop("service_tier", None)  # vLLM reads it and does nothing with it
-        tier = key.service_tier(asked if isinstance(asked, str) else None)
-        hint = read_hint(headers, body, identity)
-        for name in FORBIDDEN:
-            body.pop(name, None)
-            if isinstance(body.get("vllm_xargs"), dict):
-                body["vllm_xargs"].pop(name, None)
-        role = identity.name or ""
-        body["kv_transfer_params"] = params_of(identity.caller(tier, role, key.id), hint)
-        body["priority"] = self._rank.get(tier, len(self._rank))
-        body["cache_salt"] = hashlib.blake2b(
-            identity.tenant.encode(), digest_size=16, person=b"salt"
-        ).hexdigest()
-        return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return owned(body, headers, key, self._rank).encoded()
 
 
 async def _read(receive: Receive) -> bytes:
