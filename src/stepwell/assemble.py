@@ -149,6 +149,8 @@ def load_engine(
             clock,
         )
         return engine, NullText(engine.info)
+    if wanted.kind == "vllm":
+        raise BadInput("vLLM runs behind 'stepwell serve' alone: this needs --engine llamacpp or null")
     model = resolve_model(wanted.model, progress)
     from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
 

@@ -76,8 +76,11 @@ class EngineSettings:
 
     model: str = "smollm2"
     """``smollm2``, ``gemma3`` or the path of a GGUF file."""
-    kind: Literal["llamacpp", "null"] = "llamacpp"
-    """``null`` computes nothing and takes the time a cost model says: for load tests of the rest."""
+    kind: Literal["llamacpp", "vllm", "null"] = "llamacpp"
+    """``vllm`` is vLLM's own server behind this one; ``model`` is a folder then. ``null`` computes nothing
+    and takes the time a cost model says: for load tests of the rest."""
+    vllm_args: str = ""
+    """Further flags of vLLM's own server, as in a shell: ``--max-num-seqs 16 --enforce-eager``."""
     device_kv_tokens: Annotated[int, Field(ge=256, le=2**31 - 1)] = 8192
     """Room for KV on the device, in tokens, all agents together."""
     context_tokens: Count | None = None

@@ -29,8 +29,8 @@ for name, value in QUIET.items():
     os.environ.setdefault(name, value)
 
 FIRST_START_S = 1_200
-"""vLLM's first import in a new environment compiles all of it, twice, and on a machine that is busy with other
-things the usual limit of a test is too short for that."""
+"""vLLM's first import in a new environment compiles all of it, twice, and on a machine that is busy the usual
+limit of a test is too short for that."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -151,6 +151,11 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
     require_port(settings.server.port)
     require_keys_beyond_loopback(settings.server.host, keys)
     require_room(settings.kv)
+    if settings.engine.kind == "vllm":
+        from stepwell.commands.serve_vllm import run_vllm
+
+        run_vllm(settings, keys, reload, say)
+        return
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     library = served_library(settings.library)
     vectors = served_embeddings(settings.embeddings)

@@ -27,6 +27,7 @@ from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
 from stepwell.tiers.directory import LOCK
 from stepwell.units import format_size
+from stepwell.vllm.install import examine_model, require_vllm
 
 Check = Callable[[Settings], str]
 """Says what it found. Raises ``StepwellError`` or ``ValueError`` with one sentence."""
@@ -109,6 +110,9 @@ def _port(settings: Settings) -> str:
 def _model(settings: Settings) -> str:
     if settings.engine.kind == "null":
         return "the null engine computes nothing"
+    if settings.engine.kind == "vllm":
+        version, found = require_vllm(), examine_model(Path(settings.engine.model))
+        return f"vLLM {version}, {found['architecture']}, {format_size(found['weights_bytes'])}"
     model = resolve_model(settings.engine.model)
     return f"{model.name}, {format_size(model.path.stat().st_size)}"
 

@@ -77,7 +77,19 @@ class ServeFlags:
     ] = None
     n_gpu_layers: Annotated[int | None, option("Layers on the GPU; -1: all. [0]")] = None
     engine: Annotated[
-        str | None, option("llamacpp, or null: computes nothing, for load tests. [llamacpp]")
+        str | None,
+        option(
+            "llamacpp; vllm: vLLM's own server behind this one, --model is a folder then; or null: computes "
+            "nothing, for load tests. [llamacpp]"
+        ),
+    ] = None
+    vllm_args: Annotated[
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Further flags of vLLM's own server, in one word: '--max-num-seqs 16 --enforce-eager'.",
+            show_default=False,
+        ),
     ] = None
 
     def settings(self) -> dict[str, object]:
@@ -107,5 +119,6 @@ KEYS = {
     "kv_type": ["engine.kv_type_k", "engine.kv_type_v"],
     "n_gpu_layers": ["engine.n_gpu_layers"],
     "engine": ["engine.kind"],
+    "vllm_args": ["engine.vllm_args"],
 }
 """Per flag: the settings it stands for."""

@@ -12,10 +12,11 @@ from typing import Annotated, NoReturn
 from cyclopts import Parameter
 
 from stepwell.bench.common import ticker
-from stepwell.errors import BadInput, StepwellError
+from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 from stepwell.units import format_size, parse_size
 from stepwell.vllm.command_line import command_line, environment, transfer_config
+from stepwell.vllm.convert import convert_gguf
 from stepwell.vllm.install import examine_model, require_vllm
 
 More = Annotated[
@@ -122,7 +123,7 @@ def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:
     try:
         with ticker() as progress:
             progress.phase(f"reading {source.name} and turning it into tensors")
-            _convert(source, beside, dtype)
+            convert_gguf(source, beside, dtype)
         found = examine_model(beside)
         beside.chmod(0o755)
         beside.rename(folder)
@@ -134,22 +135,3 @@ def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:
         f"Serve it with  stepwell vllm serve {folder}"
     )
     return 0
-
-
-def _convert(source: Path, folder: Path, dtype: str) -> None:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is in the file: nothing is to be fetched
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    place = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**place)
-        model = AutoModelForCausalLM.from_pretrained(**place, dtype=getattr(torch, dtype))
-    except (ValueError, KeyError, NotImplementedError, OSError, ImportError) as error:
-        raise StepwellError(
-            f"transformers cannot read {source.name}: {str(error).splitlines()[0]}"
-        ) from error
-    model.hf_quantizer = None  # the tensors are plain now, and transformers would refuse to save them
-    model.config.__dict__.pop("quantization_config", None)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

@@ -165,8 +165,10 @@ def create_app(
     *,
     batches: ServedBatches | None = None,
     vectors: ServedEmbeddings | None = None,
+    routes: Sequence[Route] = ROUTES,
 ) -> Starlette:
-    """The ASGI application. ``driver`` is running and stays the caller's to stop.
+    """The ASGI application. ``driver`` is running and stays the caller's to stop. ``routes``: those of a
+    front end whose turns go elsewhere.
 
     ``app.state.service`` is the ``Service``: set its ``draining`` to refuse new requests.
     """
@@ -189,11 +191,11 @@ def create_app(
         embeddings=vectors,
     )
     app = Starlette(
-        routes=ROUTES,
+        routes=routes,
         middleware=[
             *_cors(settings),
             Middleware(NamedPaths),
-            Middleware(RequestMiddleware, ended=_counted(metrics)),
+            Middleware(RequestMiddleware, ended=_counted(metrics, routes)),
         ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
         lifespan=_lifespan,
@@ -234,9 +236,9 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await stop(record)
 
 
-def _counted(metrics: Metrics) -> Ended:
+def _counted(metrics: Metrics, routes: Sequence[Route]) -> Ended:
     """Counts requests per route, and writes the access log; paths that are no route share one label."""
-    templates: Mapping[object, str] = {route.endpoint: route.path for route in ROUTES}
+    templates: Mapping[object, str] = {route.endpoint: route.path for route in routes}
 
     def ended(scope: Scope, status: int) -> None:
         route = templates.get(scope.get("endpoint"), OTHER)

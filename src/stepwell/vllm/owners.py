@@ -16,7 +16,7 @@ from stepwell.assemble import key_ring
 from stepwell.server.errors import ApiError
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.settings import load
-from stepwell.vllm.rewrite import owned
+from stepwell.vllm.rewrite import encoded, owned
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -71,7 +71,7 @@ class StepwellOwners:
             body = None
         if not isinstance(body, dict):
             raise ApiError(400, "The body is not a JSON object.", code="invalid_json")
-        return owned(body, headers, key, self._rank).encoded()
+        return encoded(owned(body, headers, key, self._rank).body)
 
 
 async def _read(receive: Receive) -> bytes:

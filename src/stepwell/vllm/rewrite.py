@@ -35,9 +35,6 @@ class Owned:
     caller: Caller
     hint: Hint
 
-    def encoded(self) -> bytes:
-        return json.dumps(self.body, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
 
 def owned(body: dict[str, Any], headers: Mapping[str, str], key: ApiKey, rank: Mapping[str, int]) -> Owned:
     """``body`` is changed. ``rank``: of the service tiers, 0 for the heaviest. Raises ``ApiError`` (403) for
@@ -56,6 +53,11 @@ def owned(body: dict[str, Any], headers: Mapping[str, str], key: ApiKey, rank: M
     body["priority"] = rank.get(tier, len(rank))
     body["cache_salt"] = salt_of(identity.tenant)
     return Owned(body, identity, caller, hint)
+
+
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """As it goes on."""
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def salt_of(tenant: str) -> str:
