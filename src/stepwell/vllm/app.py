@@ -39,14 +39,13 @@ TURNS = (
 )
 OURS = frozenset(
     {
-        *("/health", "/metrics", "/admin/agents", "/admin/snapshot", "/admin/margin", "/admin/keys"),
-        *("/admin/keys/reload", "/admin/budgets", "/v1/agents", "/v1/agents/{agent_id:path}/hint"),
-        *("/v1/agents/{agent_id:path}", "/v1/sessions", "/v1/sessions/{session_id:path}"),
+        *("/health", "/metrics", "/admin/snapshot", "/admin/margin", "/admin/keys", "/admin/keys/reload"),
+        *("/admin/budgets", "/v1/sessions", "/v1/sessions/{session_id:path}"),
         *("/v1/organization/usage/completions", "/v1/organization/costs"),
     }
 )
-"""Routes that need no engine of ours. Without it there is no page, no ``why``, and nothing is stored: neither
-files nor batches nor responses."""
+"""Routes that need no engine of ours. Without it nobody knows where an agent's KV lies: there is no page, no
+list of agents, no ``why``. Nothing is stored: neither files nor batches nor responses."""
 RECONCILE_S = 10.0
 SETTLED_S = 1.0
 """vLLM's counters have caught up with its answers by then."""
