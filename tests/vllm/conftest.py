@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-WITH_VLLM = ["test_disk.py", "test_hooks.py", "test_host.py", "test_scheduler.py"]
+WITH_VLLM = ["test_disk.py", "test_hooks.py", "test_host.py", "test_scheduler.py", "test_served.py"]
 collect_ignore = [] if importlib.util.find_spec("vllm") else WITH_VLLM
 
 QUIET = {

@@ -42,6 +42,25 @@ async def reconciled(one: Fronted) -> None:
     one.books.reconcile(counted)
 
 
+async def left(one: Fronted, body: dict[str, Any]) -> None:
+    """A client that closes its connection once the engine says nothing more."""
+    messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await one.engine.stalled.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        assert message["type"].startswith("http.response")
+
+    headers = [(b"authorization", b"Bearer acme-key"), (b"host", b"127.0.0.1")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    scope |= {"query_string": b"", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http"}
+    await one.serving.app(scope, receive, send)
+
+
 def test_nothing_that_a_client_forges_gets_through(tmp_path: Path) -> None:
     async def acts(one: Fronted) -> None:
         forged: dict[str, Any] = {name: {"tenant": "other"} for name in FORBIDDEN} | {"priority": -9}
@@ -124,10 +143,7 @@ def test_a_budget_holds_the_most_and_is_charged_what_it_was(tmp_path: Path) -> N
 def test_a_client_that_leaves_pays_for_what_was_computed_and_nobody_for_the_rest(tmp_path: Path) -> None:
     async def acts(one: Fronted) -> None:
         one.engine.stall_after = 2
-        task = asyncio.create_task(one.complete("hello", stream=True, max_tokens=9))
-        await one.engine.stalled.wait()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await left(one, {"model": "m", "prompt": "hello", "stream": True, "max_tokens": 9})
         assert one.front.live == 0
         await reconciled(one)
 
