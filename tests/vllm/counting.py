@@ -47,6 +47,7 @@ multiplier = 1
 KEYS = (
     KeyEntry(tenant="acme", key="acme-key", service_tiers=("priority", "flex"), default_service_tier="flex"),
     KeyEntry(tenant="other", key="other-key", service_tiers=("default",)),
+    KeyEntry(tenant="slow", key="slow-key", tokens_per_minute=3_000),
 )
 CONTEXT = 4_096
 

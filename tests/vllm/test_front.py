@@ -152,6 +152,18 @@ def test_a_client_that_leaves_pays_for_what_was_computed_and_nobody_for_the_rest
     assert rows == [("agent", "cancelled", 5, 2), ("unattributed", "unattributed", 0, 1)]
 
 
+def test_a_limit_per_minute_counts_what_was_used_and_not_what_was_feared(tmp_path: Path) -> None:
+    async def acts(one: Fronted) -> None:
+        left = []
+        for _ in range(3):
+            answer = await one.complete("hello", "slow-key", max_tokens=100)
+            assert answer.status_code == 200, answer.text
+            left.append(int(answer.headers["x-ratelimit-remaining-tokens"]))
+        assert left[0] - left[2] < 300  # 2 x 105 tokens, and not 2 x 1,300
+
+    play(tmp_path, acts)
+
+
 Request = tuple[int, int, int, bool, bool]
 REQUESTS = st.lists(
     st.tuples(st.integers(1, 40), st.integers(1, 3), st.integers(1, 6), st.booleans(), st.booleans()),

@@ -111,9 +111,8 @@ def _process(settings: Settings, model: Path, secret: str, folder: Path) -> Node
     if settings.engine.context_tokens is not None:
         more = ["--max-model-len", str(settings.engine.context_tokens), *more]
     disk_dir = kv.disk_dir / "vllm"
-    command = command_line(
-        model, "127.0.0.1", port, transfer_config(kv.host_kv, kv.disk_kv, disk_dir), more, middleware=False
-    )
+    transfer, aliases = transfer_config(kv.host_kv, kv.disk_kv, disk_dir), settings.server.model_aliases
+    command = command_line(model, "127.0.0.1", port, transfer, more, middleware=False, aliases=aliases)
     launch = [sys.executable, "-m", "stepwell.vllm.launch", *command]
     return NodeProcess("vllm", folder, "127.0.0.1", port, environment(VLLM_API_KEY=secret), launch)
 

@@ -72,13 +72,19 @@ class Rates:
 
     def give_back(self, key: ApiKey, batch: Batch) -> None:
         """What the generations that have ended did not generate. One that is cut short gives nothing back."""
-        bucket = self._buckets.get((key.id, "tokens"))
-        if bucket is not None:
-            unused = sum(
+        self.refund(
+            key,
+            sum(
                 max(0, batch.generations[index].max_new_tokens - finished.generated_tokens)
                 for index, finished in batch.finished.items()
-            )
-            bucket.level = min(bucket.limit, bucket.level + unused)
+            ),
+        )
+
+    def refund(self, key: ApiKey, tokens: int) -> None:
+        """Tokens that were taken and not used."""
+        bucket = self._buckets.get((key.id, "tokens"))
+        if bucket is not None:
+            bucket.level = min(bucket.limit, bucket.level + tokens)
 
     def left(self, key: ApiKey) -> dict[str, int]:
         """What is left of this minute's requests and tokens, where there are limits."""

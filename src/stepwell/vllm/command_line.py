@@ -57,11 +57,14 @@ def command_line(
     more: Sequence[str] = (),
     *,
     middleware: bool = True,
+    aliases: Sequence[str] = (),
 ) -> list[str]:
-    """``middleware``: vLLM's server tells owners by their API keys itself; else a front end has done so."""
+    """``middleware``: vLLM's server tells owners by their API keys itself; else a front end has done so.
+    ``aliases``: further names under which clients may ask for the model."""
+    names = dict.fromkeys((model.resolve().name, *aliases))
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
-        *("--served-model-name", model.resolve().name, "--host", host, "--port", str(port)),
+        *("--served-model-name", *names, "--host", host, "--port", str(port)),
         *("--scheduling-policy", "priority", "--scheduler-cls", "stepwell.vllm.scheduler.StepwellScheduler"),
         *(("--middleware", "stepwell.vllm.owners.StepwellOwners") if middleware else ()),
         *("--enable-prompt-tokens-details", "--kv-transfer-config", json.dumps(transfer)),

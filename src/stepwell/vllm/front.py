@@ -58,6 +58,14 @@ class Turn:
     def waiting(self) -> int:
         return self.shape.answers if self.ttft_us is None else 0
 
+    @property
+    def unused_tokens(self) -> int:
+        """Of its bounds, once vLLM has said what it came to; until then nothing is given back."""
+        if not self.used.prompt_tokens:
+            return 0
+        bound = self.shape.prompt_tokens + self.shape.new_tokens
+        return max(0, bound - self.used.prompt_tokens - self.used.generated_tokens)
+
     def abort(self, reason: Rejected) -> None:
         self.given_up = reason
         if self.task is not None:
@@ -107,6 +115,7 @@ class EngineFront:
             place.limits |= service.rates.request(key)
             place.limits |= service.rates.counted(key, shape.prompt_tokens + shape.new_tokens)
             turn = self._begin(mine, shape)
+            stack.callback(lambda: service.rates.refund(key, turn.unused_tokens))
             place.hold(turn)
             answer = Answer(send, scope["path"])
             sent = self._send(turn, answer, place.limits, request_id_of(scope), scope["path"])
