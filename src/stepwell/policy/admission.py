@@ -199,15 +199,16 @@ class Admission:
 
     def _room_beside(self, turn: Turn, path: Sequence[Match], frames: int) -> bool:
         """Whether the frames can be free; what goes for them is no block of the turn's own path."""
-        for block, _ in path:
-            self.block_manager.pin(block)
-            block.claims += 1
+        blocks, memory = blocks_of(path), self.block_manager
+        memory.claim(blocks)
+        for block in blocks:
+            memory.pin(block)
         try:
-            return self.block_manager.descent.can_make_room(frames, self.table.now_us, turn.contract.name)
+            return memory.descent.can_make_room(frames, self.table.now_us, turn.contract.name)
         finally:
-            for block, _ in path:
-                block.claims -= 1
-                self.block_manager.unpin(block)
+            for block in blocks:
+                memory.unpin(block)
+            memory.release(blocks)
 
     def _make_place(self, turn: Turn, path: Sequence[Match]) -> bool:
         """Whether the turn fits; running turns of lighter service tiers leave for it if that is enough."""
@@ -336,13 +337,17 @@ class Admission:
 
     def _reserved_blocks(self, turn: Turn, start_tokens: int) -> int:
         """Frames for ``start_tokens`` and what it generates next, up to all that it may ever need."""
-        ceiling = turn.arrival.prompt_tokens + turn.arrival.max_new_tokens
-        tokens = max(turn.total, min(ceiling, start_tokens + self.config.reserve_tokens))
-        return min(self.config.blocks_for(tokens), self.config.device_blocks)
+        config, arrival, tokens = self.config, turn.arrival, turn.total
+        reserved = start_tokens + config.reserve_tokens
+        ceiling = arrival.prompt_tokens + arrival.max_new_tokens
+        reserved = ceiling if ceiling < reserved else reserved
+        blocks = -(-(reserved if reserved > tokens else tokens) // config.block_tokens)
+        return blocks if blocks < config.device_blocks else config.device_blocks
 
     def _still_reserved(self, turn: Turn) -> int:
         """Frames a running turn was admitted for and has not taken yet."""
-        return max(0, self._reserved_blocks(turn, turn.arrival.prompt_tokens) - turn.blocks_held)
+        missing = self._reserved_blocks(turn, turn.arrival.prompt_tokens) - len(turn.path) - turn.frames
+        return missing if missing > 0 else 0
 
     # --- opening ------------------------------------------------------------------------------
 

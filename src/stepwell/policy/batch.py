@@ -115,7 +115,7 @@ class BatchBuilder:
         streams = [turn for turn in order if not turn.prefilling]
         for turn in streams:
             turn.checked = 0
-            self._add(turn, False, step, 1)
+        self._add_decoding(streams, step)
         if self.config.draft_tokens and not prompts:
             self._add_drafts(streams, step)
         for group in by_tenant(prompts) if self.book.ordered else [[turn] for turn in prompts]:
@@ -153,6 +153,36 @@ class BatchBuilder:
         """Tokens of the step that are left for its service tier."""
         part = step.parts.get(turn.contract.name) or self._begin_part(turn.contract, step)
         return min(step.tokens_left, part.tokens_left)
+
+    def _add_decoding(self, turns: Sequence[Turn], step: _Step) -> None:
+        """One token each. Most have a frame for it and time enough: for them it is ``_add`` unrolled."""
+        block_tokens, parts = self.config.block_tokens, step.parts
+        first_us, further_us = step.decode_us
+        for turn in turns:
+            contract, start = turn.contract, turn.computed
+            part, cost_us = parts.get(contract.name), further_us if step.decoding else first_us
+            left_us = step.time_left_us
+            limited = left_us is not None and contract.weight < step.limit_weight and not turn.aged
+            if (
+                part is None
+                or step.tokens_left < 1
+                or part.tokens_left < 1
+                or (limited and left_us is not None and cost_us > left_us)
+                or start >= (len(turn.path) + turn.frames) * block_tokens
+                or turn.state is not TurnState.RUNNING
+            ):
+                self._add(turn, False, step, 1)
+                continue
+            step.pieces[turn.id], step.cost_us[turn.id] = Piece(turn.id, start, 1), cost_us
+            step.tokens_left -= 1
+            step.decoding += 1
+            step.so_far_us += cost_us
+            part.tokens_left -= 1
+            part.spent_us += cost_us
+            if limited and left_us is not None:
+                step.time_left_us = left_us - cost_us
+            elif contract.tpot_target_us is not None:
+                self._limit(turn, False, cost_us, step)
 
     # --- one piece ----------------------------------------------------------------------------
 
@@ -248,9 +278,7 @@ class BatchBuilder:
         demanding = {name for name in self.book.names if self.table.waiting.demands(name)}
         for turn in order:
             demanding.add(turn.contract.name)
-            cost_us = step.cost_us.get(turn.id)
-            if cost_us is not None:
-                self.attained.charge(turn, cost_us)
+        self.attained.charge(order, step.cost_us)
         self.attained.settle({name: part.spent_us for name, part in step.parts.items()}, demanding)
 
     # --- its frames ---------------------------------------------------------------------------

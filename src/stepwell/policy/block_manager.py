@@ -165,6 +165,17 @@ class BlockManager:
         block.pins -= 1
         self.pinned -= block.pins == 0
 
+    def claim(self, blocks: Iterable[Block]) -> None:
+        """The copies of these blocks below the device stay until they are released."""
+        for block in blocks:
+            block.claims += 1
+
+    def release(self, blocks: Iterable[Block]) -> None:
+        """Undo one ``claim``."""
+        for block in blocks:
+            block.claims -= 1
+        self.eviction.blocks_freed()
+
     def _set_device(self, block: Block, present: bool) -> None:
         if block.host:
             self._recount(block, -1)
@@ -264,7 +275,7 @@ class BlockManager:
         blocks = self.index.blocks
         for candidate in self.eviction.victims(tier, now_us):
             block = blocks[candidate]
-            if not block.claims and block.moving is None:
+            if not (block.claims or block.moving):
                 yield block
 
     def evict_from_host(self, block: Block, now_us: int, beneficiary: RequestId = 0) -> None:
@@ -375,6 +386,7 @@ class BlockManager:
         assert block is not None and block.moving is DISK
         self.writes_in_flight -= 1
         block.moving = None
+        self.eviction.blocks_freed()
         self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
         if event.ok:
             self._arrive(block, DISK, now_us)
@@ -391,6 +403,7 @@ class BlockManager:
         self.reading_bytes -= block.meta.size_bytes
         self.host_used -= block.meta.size_bytes
         block.moving = None
+        self.eviction.blocks_freed()
         if event.ok:
             block.read_unused = True
             self._arrive(block, HOST, now_us)

@@ -181,9 +181,11 @@ class Descent:
         for victim in islice(order, memory.eviction.tuning.clean_search):
             if memory.eviction.is_dead(victim) or (not ahead and victim.device):
                 yield victim
+            elif ahead:
+                return  # dead ones come first in the order
             else:
                 kept.append(victim)
-        for victim in [] if ahead else kept:
+        for victim in kept:
             if not memory.eviction.gives_way(victim, newcomer, DISK, now_us):
                 return
             yield victim

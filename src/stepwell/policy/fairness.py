@@ -16,6 +16,7 @@ from collections.abc import Container, Iterable, Mapping
 
 from stepwell.policy.contracts import WHOLE, ContractBook
 from stepwell.policy.turns import Turn
+from stepwell.policy.types import RequestId
 
 _MAX_COUNTERS = 10_000
 _MAX_DEBT_US = 500_000
@@ -53,15 +54,18 @@ class Attained:
         """Smaller goes first among the sessions of a tenant."""
         return self._sessions.get(turn.session_account, 0)
 
-    def charge(self, turn: Turn, cost_us: int) -> None:
-        """The turn is given ``cost_us`` of compute."""
+    def charge(self, turns: Iterable[Turn], cost_us: Mapping[RequestId, int]) -> None:
+        """The turns are given compute, in this order; those without a cost are given none."""
         if not self._book.ordered:
             return
         tenants, sessions = self._tenants, self._sessions
-        tenants[turn.account] = tenants.get(turn.account, 0) + cost_us
-        sessions[turn.session_account] = sessions.get(turn.session_account, 0) + cost_us
-        sessions.move_to_end(turn.session_account)
-        if len(sessions) > _MAX_COUNTERS:
+        for turn in turns:
+            cost = cost_us.get(turn.id)
+            if cost is not None:
+                tenants[turn.account] = tenants.get(turn.account, 0) + cost
+                sessions[turn.session_account] = sessions.get(turn.session_account, 0) + cost
+                sessions.move_to_end(turn.session_account)
+        while len(sessions) > _MAX_COUNTERS:
             sessions.popitem(last=False)
 
     # --- guarantees of compute ----------------------------------------------------------------

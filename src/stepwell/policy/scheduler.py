@@ -209,7 +209,8 @@ class Scheduler:
         turn.draft, turn.checked = event.draft, 0
         if event.units:
             turn.units.extend(event.units)
-        self.table.seal_full_blocks(turn)
+        if (len(turn.path) + 1) * self.config.block_tokens <= turn.computed:
+            self.table.seal_full_blocks(turn)
         if event.finished is not None:
             self._end(turn.id)
 

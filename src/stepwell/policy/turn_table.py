@@ -149,16 +149,15 @@ class TurnTable:
     def claim(self, turn: Turn, path: Sequence[Match]) -> None:
         blocks = blocks_of(path)
         if blocks != turn.claimed:
-            for block in blocks:
-                block.claims += 1
+            self.block_manager.claim(blocks)
             self.unclaim(turn)
             turn.claimed = blocks
         self._claimants[turn.id] = None
 
     def unclaim(self, turn: Turn) -> None:
-        for block in turn.claimed:
-            block.claims -= 1
-        turn.claimed = []
+        if turn.claimed:
+            self.block_manager.release(turn.claimed)
+            turn.claimed = []
 
     def release_claims_beyond(self, window: Sequence[RequestId]) -> None:
         """Turns that fell out of sight (behind a preempted one, say) let go of what they claimed."""

@@ -34,6 +34,8 @@ class Group:
     service_tier: str
     rankings: tuple[Ranking, ...]
     """Of its service tier, per KV tier."""
+    held: tuple[dict[str, int], ...]
+    """Likewise: how many blocks each tenant has there."""
     path: Sequence[Block] = ()
     listed: list[int] = field(default_factory=lambda: [0, 0, 0])
     """Blocks listed under it, per KV tier."""
@@ -55,16 +57,18 @@ class Group:
     def noted(self, block: Block, at: int) -> None:
         """A listed block lies on KV tier number ``at`` now."""
         self.listed[at] += 1
-        self.top[at] = max(self.top[at], block.meta.depth)
+        if block.meta.depth > self.top[at]:
+            self.top[at] = block.meta.depth
 
     def spare(self, kv_tier: KvTier) -> Iterator[Block]:
         """Its listed blocks on a KV tier, the deepest first."""
         at = AT[kv_tier]
         depth, left = min(self.top[at], len(self.path) - 1), self.listed[at]
         found = False
+        path, bit = self.path, 1 << at
         while depth >= 0 and left > 0:
-            block = self.path[depth]
-            if block.listed is self and block.is_on(kv_tier):
+            block = path[depth]
+            if block.listed is self and block.ranked & bit:
                 if not found:
                     self.top[at], found = depth, True
                 left -= 1

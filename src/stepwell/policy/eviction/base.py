@@ -137,6 +137,10 @@ class EvictionPolicy(ABC):
         """Blocks on disk that are worth a place in host memory now, the most valuable first."""
         return iter(())
 
+    def blocks_freed(self) -> None:
+        """Blocks that were claimed or in flight may be so no more. What a policy passes over for that reason
+        it has to look at again."""
+
     # --- agents: defaults ---------------------------------------------------------------------
 
     def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:

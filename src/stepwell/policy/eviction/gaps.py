@@ -103,7 +103,8 @@ class GapClass:
     def hazards(self) -> list[int]:
         """Per bin: the chance (of 2**20) that a rest which reached it ends in it."""
         above = None if self.parent is None else self.parent.hazards()
-        if self._is_stale:
+        seen = self._seen_version
+        if seen < 0 or self.version >= seen + 1 + seen // 32:
             self._seen_version = self.version
             self._hazards, self._chances, self._worths = self._rates(above), {}, {}
         return self._hazards

@@ -8,8 +8,8 @@ looked at again first. A declared end makes a value rise, and a timer wakes the 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.agent_groups import (
@@ -23,6 +23,7 @@ from stepwell.policy.eviction.agent_groups import (
     quit_holding,
 )
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
+from stepwell.policy.eviction.copies import Copies
 from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, has_answered
 from stepwell.policy.eviction.kin import Kin
 from stepwell.policy.eviction.orphans import KV_TIERS, Orphans, kind_of
@@ -60,8 +61,7 @@ class NextUse(EvictionPolicy):
         self._followers = Kin(context.config.max_agents)
         self._children = Kin(context.config.max_agents)
         self._better: list[tuple[Block, Group]] = []
-        self._copies: OrderedDict[BlockId, None] = OrderedDict()
-        """Blocks that lie on the device and on the host."""
+        self._copies = Copies()
         self._seq = 0
 
     # --- blocks come and go -------------------------------------------------------------------
@@ -72,7 +72,7 @@ class NextUse(EvictionPolicy):
             return
         block.ranked |= 1 << at
         if block.ranked & _TWICE == _TWICE:
-            self._copies[block.id] = None
+            self._copies.add(block)
         if block.listed is None and not block.pins:
             block.listed = self._orphans  # from disk at start; what a turn seals finds its group later
         if block.listed is self._orphans:
@@ -93,23 +93,30 @@ class NextUse(EvictionPolicy):
             return
         block.ranked &= ~(1 << at)
         if at < 2:
-            self._copies.pop(block.id, None)
+            self._copies.discard(block)
         if block.listed is self._orphans:
             self._orphans.block_left(block, at)
         elif block.listed is not None:
             self._count(block, block.listed, at, -1)
 
+    def blocks_freed(self) -> None:
+        self._copies.freed()
+
     def _count(self, block: Block, group: Group, at: int, step: int) -> None:
         """A listed block has come to (+1) or left (-1) KV tier number ``at``."""
         ranking = group.rankings[at]
         ranking.blocks += step
-        ranking.idle_blocks += step if group.idle is not None else 0
-        self.quotas.count(group.service_tier, group.record.tenant, at, step)
+        if group.idle is not None:
+            ranking.idle_blocks += step
+        held, tenant = group.held[at], group.record.tenant
+        held[tenant] = held.get(tenant, 0) + step
         if step > 0:
             group.noted(block, at)
             if group.keys[at] is None:
                 self._rank(group, at)
         else:
+            if not held[tenant]:
+                del held[tenant]
             group.listed[at] -= 1
             if not group.listed[at]:
                 self._unrank(group, at)
@@ -220,8 +227,8 @@ class NextUse(EvictionPolicy):
         group = self._groups.get(holder)
         if group is None:
             self._seq += 1
-            rankings = self.quotas.rankings(holder.service_tier)
-            group = Group(holder, self._seq, holder.service_tier, rankings, value=ACTIVE)
+            rankings, held = self.quotas.of(holder.service_tier)
+            group = Group(holder, self._seq, holder.service_tier, rankings, held, value=ACTIVE)
             self._groups[holder] = group
         return group
 
@@ -232,7 +239,8 @@ class NextUse(EvictionPolicy):
         mine = [block for block in group.path if block.listed is group]
         for block in mine:
             self._unlist(block)
-        group.service_tier, group.rankings = service_tier, self.quotas.rankings(service_tier)
+        group.service_tier = service_tier
+        group.rankings, group.held = self.quotas.of(service_tier)
         for block in mine:
             self._list(block, group)
 
@@ -325,7 +333,7 @@ class NextUse(EvictionPolicy):
         self._better.clear()
         yield from self._dead(kv_tier, now_us)
         if kv_tier is KvTier.HOST:
-            yield from self._copies  # what the device has as well is missed by nobody
+            yield from (copy.id for copy in self._copies)  # what the device has as well is missed by nobody
         orphans = self._of_nobody(at, now_us)
         for rankings in self.quotas.phases(at, taker):
             yield from merged(orphans, self._spare(kv_tier, rankings, now_us))
@@ -341,8 +349,7 @@ class NextUse(EvictionPolicy):
         for block in self._orphans.dead(at):
             if self._counts(block, at):
                 yield block.id
-        for name in self.quotas.names:
-            ranking = self.quotas.ranking(at, name)
+        for ranking in self.quotas.all_rankings(at):
             self._look_again(ranking, now_us)
             for key, _, group in ranking.entries:
                 if key != DEAD:
@@ -362,7 +369,8 @@ class NextUse(EvictionPolicy):
         """Blocks of agents that rest, the least valuable first."""
         for ranking in rankings:
             self._look_again(ranking, now_us)
-        for key, _, group in heapq.merge(*[ranking.idle_entries() for ranking in rankings]):
+        filled = [ranking.idle_entries() for ranking in rankings if ranking.idle_blocks]
+        for key, _, group in heapq.merge(*filled) if len(filled) > 1 else chain(*filled):
             if key != DEAD:
                 yield from ((key, block.id) for block in self._spare_of(group, kv_tier))
 
@@ -390,8 +398,8 @@ class NextUse(EvictionPolicy):
         """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere.
         What a running turn has pinned on the device is not named."""
         at = AT[kv_tier]
-        for name in self.quotas.names:
-            for _, _, group in reversed(self.quotas.ranking(at, name).entries):
+        for ranking in self.quotas.all_rankings(at):
+            for _, _, group in reversed(ranking.entries):
                 if group.idle is not None:
                     break
                 for block in group.spare(kv_tier):
@@ -406,7 +414,7 @@ class NextUse(EvictionPolicy):
             if not ranking.entries:
                 return
             group = ranking.entries[0][2]
-            if not self._is_stale(group, now_us):
+            if group.idle is None or not self._is_stale(group, now_us):
                 return
             self._revalue(group, now_us)
 

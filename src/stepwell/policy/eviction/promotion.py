@@ -19,10 +19,9 @@ def is_promotable(group: Group, tuning: EvictionTuning) -> bool:
 def most_valuable_on_disk(quotas: Quotas, tuning: EvictionTuning) -> list[Group]:
     """Groups to promote, the most valuable first; at most a few, from the top of each ranking."""
     tops: list[Group] = []
-    for name in quotas.names:
+    for ranking in quotas.all_rankings(AT[KvTier.DISK]):
         found = 0
-        entries = quotas.ranking(AT[KvTier.DISK], name).entries
-        for _, _, group in islice(reversed(entries), tuning.promote_search):
+        for _, _, group in islice(reversed(ranking.entries), tuning.promote_search):
             if is_promotable(group, tuning):
                 tops.append(group)
                 found += 1

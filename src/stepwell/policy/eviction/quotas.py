@@ -48,6 +48,7 @@ class Quotas:
         )
         self._known: tuple[dict[str, Holding], ...] = ({}, {}, {})
         self._order: tuple[list[Holding], ...] = ([], [], [])
+        self._rankings: tuple[list[Ranking], ...] = ([], [], [])
         self.names: list[str] = []
         """Service tiers seen, the lightest first."""
         for contract in config.contracts:
@@ -75,6 +76,7 @@ class Quotas:
             self._known[at][contract.name] = holding
             self._order[at].append(holding)
             self._order[at].sort(key=lambda h: (h.weight, h.name))
+            self._rankings[at][:] = [h.ranking for h in self._order[at]]
         self.names = [holding.name for holding in self._order[0]]
 
     def holding(self, at: int, service_tier: str) -> Holding:
@@ -92,17 +94,16 @@ class Quotas:
     def ranking(self, at: int, service_tier: str) -> Ranking:
         return self.holding(at, service_tier).ranking
 
-    def rankings(self, service_tier: str) -> tuple[Ranking, ...]:
-        """Its rankings on all KV tiers."""
-        return tuple(self.ranking(at, service_tier) for at in range(len(_RESOURCE)))
+    def of(self, service_tier: str) -> tuple[tuple[Ranking, ...], tuple[dict[str, int], ...]]:
+        """Per KV tier: its ranking, and how many blocks each of its tenants holds. The counts are kept by
+        the caller; a tenant without blocks has none."""
+        places = range(len(_RESOURCE))
+        counts = tuple([self._by_tenant.setdefault((service_tier, at), {}) for at in places])
+        return tuple([self.ranking(at, service_tier) for at in places]), counts
 
-    def count(self, service_tier: str, tenant: str, at: int, step: int) -> None:
-        holders = self._by_tenant.setdefault((service_tier, at), {})
-        left = holders.get(tenant, 0) + step
-        if left:
-            holders[tenant] = left
-        else:
-            del holders[tenant]
+    def all_rankings(self, at: int) -> list[Ranking]:
+        """Those of every service tier on KV tier number ``at``, the lightest first."""
+        return self._rankings[at]
 
     def observe(self, now_us: int) -> None:
         """Once a second: what each tenant has held of host memory over the last while, in block-seconds."""

@@ -1,0 +1,61 @@
+"""Blocks that lie on the device and on the host: nothing is lost with the copy on the host, so it goes first.
+
+They are asked for once for every block that comes down, while the first of them are often claimed by the very
+turn for which room is made: a path of hundreds of blocks. So the order remembers how far it has passed over
+claimed blocks, until some are released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from stepwell.policy.block_index import Block
+
+_LEAST_LOG = 64
+
+
+class Copies:
+    """The blocks in the order in which they became copies."""
+
+    def __init__(self) -> None:
+        self._place: dict[Block, int] = {}
+        """Where in the log each one stands; any other entry of the log is over."""
+        self._log: list[Block] = []
+        self._begin = 0
+        """All entries before it are over."""
+        self._passed = 0
+        """All entries from there to here are over, or were claimed or in flight when last looked at."""
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def add(self, block: Block) -> None:
+        """The block has become a copy."""
+        if block not in self._place:
+            self._place[block] = len(self._log)
+            self._log.append(block)
+
+    def discard(self, block: Block) -> None:
+        """The block is a copy no more."""
+        if self._place.pop(block, None) is not None and len(self._log) > _LEAST_LOG + 2 * len(self._place):
+            self._log = list(self._place)
+            self._place = {copy: place for place, copy in enumerate(self._log)}
+            self._begin = self._passed = 0
+
+    def freed(self) -> None:
+        """Blocks that were passed over may be claimed no more."""
+        self._passed = self._begin
+
+    def __iter__(self) -> Iterator[Block]:
+        """The first to go first; at the end those that were passed over."""
+        log, place = self._log, self._place
+        while self._begin < len(log) and place.get(log[self._begin]) != self._begin:
+            self._begin += 1
+        at = max(self._begin, self._passed)
+        while at < len(log) and (log[at].claims or log[at].moving is not None or place.get(log[at]) != at):
+            at += 1
+        self._passed = at
+        for number in chain(range(at, len(log)), range(self._begin, at)):
+            if place.get(log[number]) == number:
+                yield log[number]
