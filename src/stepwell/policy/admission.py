@@ -47,7 +47,7 @@ class Admission:
         owed = self._owed_places()
         window = self.table.waiting.window(self.config.scan_waiting, owed)
         for position, turn in enumerate(window):
-            if position and budget_bytes <= 0:
+            if position and budget_bytes <= 0 and self.config.host_bytes:
                 window = window[:position]
                 break
             self.block_manager.beneficiary = turn.id

@@ -112,21 +112,25 @@ class BlockManager:
                     orphaned[block.meta.parent] = orphaned.get(block.meta.parent, 0) + 1
         return chosen
 
-    def evict_from_device(self, block: Block, now_us: int) -> None:
+    def evict_from_device(self, block: Block, now_us: int, *, at_any_price: bool = False) -> None:
         """One KV tier down, or gone when the host has no room for what it is worth."""
-        if self.step_down(block, now_us, patient=False):
+        if self.step_down(block, now_us, patient=False, at_any_price=at_any_price):
             return
         if not block.disk:
             self.evictions["device_gone"] += 1
             self.descent.lost(block, now_us)
         self._drop(block, DEVICE)
 
-    def step_down(self, block: Block, now_us: int, *, patient: bool) -> bool:
-        """From the device one KV tier down; False when there is no room for it. ``patient``: whoever asks
-        will wait for writes, so nothing is lost while some are under way."""
+    def step_down(self, block: Block, now_us: int, *, patient: bool, at_any_price: bool = False) -> bool:
+        """From the device one KV tier down; False when there is no room for it, or when it is sooner computed
+        than copied (but ``at_any_price``). ``patient``: whoever asks will wait for writes, so nothing is lost
+        while some are under way."""
         if not block.host:
-            wanted = not (block.disk or self.eviction.is_dead(block))
-            if self._room_on_host(block, now_us, patient=patient, for_nothing=not wanted):
+            pays = at_any_price or self.eviction.wants_host(block)
+            if not pays:
+                self.costs.doubt_copies()
+            wanted = pays and not (block.disk or self.eviction.is_dead(block))
+            if pays and self._room_on_host(block, now_us, patient=patient, for_nothing=not wanted):
                 self.actions.append(Move(block.meta, DEVICE, HOST))
                 self._arrive(block, HOST, now_us)
             elif wanted or not patient:

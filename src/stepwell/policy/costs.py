@@ -23,6 +23,8 @@ DEFAULT_NS_PER_KIB: dict[Route, int] = {
 
 DEFAULT_PREFILL_NS_PER_TOKEN = 2_000_000
 _FORGET_NUMERATOR, _FORGET_DENOMINATOR = 15, 16
+_COPIES: tuple[Route, ...] = ((KvTier.DEVICE, KvTier.HOST), (KvTier.HOST, KvTier.DEVICE))
+_DOUBT_SHIFT = 10  # a price halves after about 700 blocks that were computed again for it
 _STEP = 1 << 10  # a step counts as so much in the fit of decoding: whole numbers do not fade to nothing
 _MIN_PREFILL_SHARE = 4  # a step counts as prefill when decode tokens are less than a fourth of it
 
@@ -40,8 +42,10 @@ class PrefillFit:
     dd: int = 0
     nt: int = 0
     dt: int = 0
+    _fitted: tuple[int, int, int] | None = None
 
     def add(self, tokens: int, depth_tokens: int, duration_ns: int) -> None:
+        self._fitted = None
         self.nn = self._fade(self.nn) + tokens * tokens
         self.nd = self._fade(self.nd) + tokens * depth_tokens
         self.dd = self._fade(self.dd) + depth_tokens * depth_tokens
@@ -59,6 +63,11 @@ class PrefillFit:
 
     def coefficients(self) -> tuple[int, int, int]:
         """``(a, b, divisor)``: nanoseconds are ``(tokens * a + depth_tokens * b) // divisor``."""
+        if self._fitted is None:
+            self._fitted = self._fit()
+        return self._fitted
+
+    def _fit(self) -> tuple[int, int, int]:
         if not self.nn:
             return DEFAULT_PREFILL_NS_PER_TOKEN, 0, 1
         determinant = self.nn * self.dd - self.nd * self.nd
@@ -86,6 +95,18 @@ class Costs:
         seen = moved.duration_us * 1000 * 1024 // moved.size_bytes
         route = (moved.source, moved.target)
         self.ns_per_kib[route] = (self.ns_per_kib[route] * 7 + seen) // 8
+
+    def copies_pay(self, size_bytes: int, start: int, stop: int) -> bool:
+        """Whether tokens ``[start, stop)`` are copied from the device to the host and back in no more time
+        than they are computed in. Copies are dear where computing is cheap, and where cores are taken."""
+        copies_us = sum([self.move_us(source, target, size_bytes) for source, target in _COPIES])
+        return copies_us <= self.compute_us(start, stop)
+
+    def doubt_copies(self) -> None:
+        """A block was not copied because copies are dear. Prices that nobody pays are never seen again, so
+        they are believed a little less each time, until one is tried."""
+        for route in _COPIES:
+            self.ns_per_kib[route] -= self.ns_per_kib[route] >> _DOUBT_SHIFT
 
     def saw_step(self, step: Computed) -> None:
         """Fold in an engine step, if prefill was what it mostly did."""

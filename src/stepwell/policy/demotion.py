@@ -16,7 +16,7 @@ def demote_idle(block_manager: BlockManager, target: KvTier, now_us: int) -> boo
         if block is None or block.pins or block.device_children:
             continue
         if block.host or _fits_on_host(block_manager, block):
-            block_manager.evict_from_device(block, now_us)
+            block_manager.evict_from_device(block, now_us, at_any_price=True)
     if target is KvTier.DISK and now_us >= block_manager.writes_paused_until_us:
         _write_down(block_manager, now_us)
     return len(block_manager.actions) == before and not block_manager.writes_in_flight

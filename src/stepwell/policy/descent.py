@@ -93,6 +93,10 @@ class Descent:
             if not victims:
                 return True
             for victim in victims:
+                if not victim.host and not memory.eviction.wants_host(victim):
+                    return (
+                        True  # sooner computed than copied: it goes when its frame is taken, and not before
+                    )
                 if not memory.step_down(victim, now_us, patient=True):
                     return not self.worth_waiting(now_us)
         return True
@@ -195,7 +199,8 @@ class Descent:
     def lost(self, block: Block, now_us: int) -> None:
         """The last copy of a block goes to make room: count it."""
         memory = self.memory
-        if not memory.eviction.lossless or memory.eviction.is_dead(block):
+        eviction = memory.eviction
+        if not eviction.lossless or eviction.is_dead(block) or not eviction.wants_host(block):
             return
         self.wanted_losses += 1
         if not self._in_a_hurry and self._could_be_kept(block, now_us):

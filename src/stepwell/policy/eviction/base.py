@@ -95,6 +95,10 @@ class EvictionPolicy(ABC):
         """Whether a block that leaves host memory is worth writing to disk."""
         return True
 
+    def wants_host(self, block: Block) -> bool:
+        """Whether a block that leaves the device is worth the copy to host memory."""
+        return True
+
     def is_dead(self, block: Block) -> bool:
         """Whether nobody will want the block, as far as is known."""
         return False

@@ -108,15 +108,12 @@ class NextUse(EvictionPolicy):
         ranking.blocks += step
         if group.idle is not None:
             ranking.idle_blocks += step
-        held, tenant = group.held[at], group.record.tenant
-        held[tenant] = held.get(tenant, 0) + step
+        self.quotas.count(group.held[at], group.record.tenant, step)
         if step > 0:
             group.noted(block, at)
             if group.keys[at] is None:
                 self._rank(group, at)
         else:
-            if not held[tenant]:
-                del held[tenant]
             group.listed[at] -= 1
             if not group.listed[at]:
                 self._unrank(group, at)
@@ -287,12 +284,14 @@ class NextUse(EvictionPolicy):
 
     def _cost_below(self, depth: int, at: int) -> int:
         """What getting back one token costs when it goes one KV tier down, in units that compare
-        within a KV tier: where it would be gone, deep tokens cost more than shallow ones."""
-        config = self.context.config
-        if (at == 0 and config.host_bytes) or (at == 1 and config.disk_bytes):
+        within a KV tier: where it would be gone, deep tokens cost more."""
+        config, costs = self.context.config, self.context.costs
+        if at == 1 and config.disk_bytes:
+            return 1
+        if at == 0 and config.host_bytes and costs.copies_pay(config.block_bytes, 0, config.block_tokens):
             return 1
         tokens = depth * config.block_tokens
-        return 1 + self.context.costs.compute_us(max(0, tokens - config.block_tokens), tokens)
+        return 1 + costs.compute_us(max(0, tokens - config.block_tokens), tokens)
 
     def _set_timer(self, group: Group, now_us: int) -> None:
         if group.idle is None:
@@ -332,8 +331,8 @@ class NextUse(EvictionPolicy):
                 self._list(block, holder)
         self._better.clear()
         yield from self._dead(kv_tier, now_us)
-        if kv_tier is KvTier.HOST:
-            yield from (copy.id for copy in self._copies)  # what the device has as well is missed by nobody
+        if kv_tier is KvTier.HOST:  # what the device has as well is missed by nobody
+            yield from (copy.id for copy in self._copies)
         orphans = self._of_nobody(at, now_us)
         for rankings in self.quotas.phases(at, taker):
             yield from merged(orphans, self._spare(kv_tier, rankings, now_us))
@@ -458,6 +457,10 @@ class NextUse(EvictionPolicy):
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
         written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
         return pays_for_write(chance, saved_us, written_us, self.tuning.write_gain)
+
+    def wants_host(self, block: Block) -> bool:
+        start = block.meta.depth * self.context.config.block_tokens
+        return self.context.costs.copies_pay(block.meta.size_bytes, start, start + block.meta.n_tokens)
 
     def _disk_is_roomy(self) -> bool:
         """Whether a write there displaces nothing for a good while."""

@@ -95,11 +95,19 @@ class Quotas:
         return self.holding(at, service_tier).ranking
 
     def of(self, service_tier: str) -> tuple[tuple[Ranking, ...], tuple[dict[str, int], ...]]:
-        """Per KV tier: its ranking, and how many blocks each of its tenants holds. The counts are kept by
-        the caller; a tenant without blocks has none."""
+        """Per KV tier: its ranking, and how many blocks each of its tenants holds (see ``count``)."""
         places = range(len(_RESOURCE))
         counts = tuple([self._by_tenant.setdefault((service_tier, at), {}) for at in places])
         return tuple([self.ranking(at, service_tier) for at in places]), counts
+
+    @staticmethod
+    def count(holders: dict[str, int], tenant: str, step: int) -> None:
+        """A block of the tenant's has come to (+1) or left (-1) a KV tier."""
+        left = holders.get(tenant, 0) + step
+        if left:
+            holders[tenant] = left
+        else:
+            del holders[tenant]
 
     def all_rankings(self, at: int) -> list[Ranking]:
         """Those of every service tier on KV tier number ``at``, the lightest first."""
