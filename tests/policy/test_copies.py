@@ -1,4 +1,4 @@
-"""Copies on the host, the first to go first: the shortcut over claimed ones names what a plain search does."""
+"""Copies on the host, the first to go first: a shortcut over claimed ones names what a plain search does."""
 
 from __future__ import annotations
 
