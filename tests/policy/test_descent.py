@@ -125,3 +125,23 @@ def test_blocks_of_many_sizes_never_take_each_others_records_for_ever(
     for number, count in enumerate(tokens):
         turn(rig, f"a{number % 5}", number, tokens=count)
     assert rig.driver.snapshot().waiting == 0
+
+
+def test_a_turn_that_was_cancelled_takes_its_impatience_with_it() -> None:
+    """The next one that has to wait is as patient as if it were the first, however long ago that was."""
+    rig = rig_of(device=6, host=2, disk=60)
+    turn(rig, "resting", 1)
+    rig.tiers.stalled = True
+    table = rig.driver.scheduler.table
+    rig.ask((120, *range(97, 180)), 2, agent="given up")
+    rig.driver.step()
+    assert len(table.waiting) == 1, "it waits for writes"
+    rig.driver.cancel(rig.driver._next_request)
+    rig.driver.step()
+    rig.clock.sleep_us(60_000_000)
+    rig.ask((121, *range(97, 180)), 2, agent="next")
+    rig.driver.step()
+    assert len(table.waiting) == 1, "it waits too"
+    rig.clock.sleep_us(1_000_000)
+    rig.driver.step()
+    assert len(table.running) == 1, "but not for ever"

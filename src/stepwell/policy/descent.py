@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from stepwell.policy.block_index import Block
-from stepwell.policy.types import KvTier
+from stepwell.policy.types import KvTier, RequestId
 
 if TYPE_CHECKING:
     from stepwell.policy.block_manager import BlockManager
@@ -40,8 +40,8 @@ class Descent:
         self.stalls_until_us: int | None = None
         """Until then running turns wait for room; None: none does."""
         self._stalled = self._in_a_hurry = False
-        self._refused_since_us: int | None = None
-        """Since when turns wait for writes without one that was opened; None: none does."""
+        self._refused_since_us: dict[RequestId, int] = {}
+        """Since when each turn waits for writes, while none is opened. 0: those that run."""
         self.arrivals_unseen = 0
         """Blocks that came to the host since the coldest ones were last found to need no write."""
 
@@ -83,6 +83,7 @@ class Descent:
         """All who run have been asked for in this step: if none of them waits, none does."""
         if not self._stalled:
             self.stalls_until_us = None
+            self._refused_since_us.pop(0, None)
         self._stalled = self._in_a_hurry = False
 
     def _step_down(self, frames: int, now_us: int, taker: str) -> bool:
@@ -106,16 +107,20 @@ class Descent:
         no turn has been opened for a while, room is made without it."""
         if not self.memory.writes_in_flight:
             return False
-        if self._refused_since_us is None:
-            self._refused_since_us = now_us
-        if now_us < self._refused_since_us + _MOST_PATIENCE_US:
+        self._refused_since_us.setdefault(self.memory.beneficiary, now_us)
+        if now_us < min(self._refused_since_us.values()) + _MOST_PATIENCE_US:
             return True
         self._in_a_hurry = True
         return False
 
     def opened(self) -> None:
         """A turn has been opened: whoever waits may be patient again."""
-        self._refused_since_us = None
+        self._refused_since_us.clear()
+
+    def gone(self, request: RequestId) -> None:
+        """A turn waits no more, unopened. It takes its impatience with it: else the next turn that has to
+        wait would find all patience spent, and something would be lost for it at once."""
+        self._refused_since_us.pop(request, None)
 
     def _writing_loses(self, size_bytes: int) -> bool:
         """Whether writing that much takes longer than computing it again would."""

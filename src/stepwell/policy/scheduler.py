@@ -225,6 +225,7 @@ class Scheduler:
             self.table.leave_device(turn, preempted=False)
         else:
             self.table.waiting.remove(turn)
+            self.block_manager.descent.gone(turn.id)
         self.table.unclaim(turn)
         self.agents.ended(turn)
 
