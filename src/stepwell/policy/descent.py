@@ -212,15 +212,16 @@ class Descent:
             self.needless_losses += 1
 
     def _could_be_kept(self, block: Block, now_us: int) -> bool:
-        """Whether something else could go, as far as is looked for it."""
-        memory, search = self.memory, self.memory.eviction.tuning.clean_search
-        tier = DISK if block.disk else HOST
-        others = [b for b in islice(memory.idle(tier, now_us), search) if b is not block]
+        """Whether something else that is as large could go, as far as is looked for it."""
+        memory, config, is_dead = self.memory, self.config, self.memory.eviction.is_dead
+        order = memory.idle(DISK if block.disk else HOST, now_us)
+        others = [b for b in islice(order, memory.eviction.tuning.clean_search) if b is not block]
         if block.disk:
-            return bool([b for b in others if b.device or memory.eviction.is_dead(b)])
-        if [b for b in others if b.disk or memory.eviction.is_dead(b)]:
-            return block.meta.size_bytes <= self.config.host_bytes
-        return block.host and self._fits_on_disk(block, now_us)
+            records = [config.disk_size_of(b.meta.size_bytes) for b in others if b.device or is_dead(b)]
+            return sum(records) >= config.disk_size_of(block.meta.size_bytes)
+        room_bytes = 0 if block.host else config.host_bytes - memory.host_used
+        room_bytes += sum([b.meta.size_bytes for b in others if b.disk or is_dead(b)])
+        return room_bytes >= block.meta.size_bytes or (block.host and self._fits_on_disk(block, now_us))
 
     def _fits_on_disk(self, block: Block, now_us: int) -> bool:
         """Whether the disk would take the block without losing another."""
