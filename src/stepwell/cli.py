@@ -172,7 +172,8 @@ GROUPS = {
         ),
     ),
     "plan": (
-        "What it will cost and earn, before it is bought. All take --what-if KEY=VALUE, --html and --json.",
+        "What it will cost and earn, before it is bought. All take --what-if KEY=VALUE, --html, --json.\n\n"
+        "Begin with 'stepwell plan capacity h200'; for a contract: 'stepwell plan contract my.toml --new'.",
         (
             Command(
                 "contract",
@@ -192,6 +193,11 @@ GROUPS = {
         (
             Command(
                 "ssd", "stepwell.commands.study_ssd:ssd", "What disks below DRAM are worth, and their wear."
+            ),
+            Command(
+                "amplification",
+                "stepwell.commands.study_amplification:amplification",
+                "Margin when agents use two and three times the tokens.",
             ),
             Command("speed", "stepwell.commands.study_speed:speed", "Requests simulated in a CPU second."),
         ),

@@ -34,7 +34,7 @@ def test_a_plan_from_end_to_end(
     page, figures = tmp_path / "plan.html", tmp_path / "plan.json"
     assert run(["plan", command, *words, "--html", str(page), "--json", str(figures)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{command}: ")
-    assert json.loads(figures.read_text())
+    assert len(json.loads(figures.read_text())["answer"]) > 20
     text = page.read_text()
     assert "<table" in text
     assert not re.search(r"""(?:src|href)=["']https?:""", text.replace("xlink:", "")), "the page is whole"
@@ -83,6 +83,9 @@ def test_what_if_changes_the_answer(words: tuple[str, ...], change: str, tmp_pat
         (("capacity", "h200", "--what-if", "ssd.usd_gb=-1"), "at or above zero"),
         (("capacity", "h200", "--what-if", "hbm_tb_s=0"), "above zero"),
         (("capacity", "h200", "--what-if", "nonsense=1"), "there is no such input"),
+        (("capacity", "h200", "--what-if", "ssd.usdgb=1"), "did you mean ssd.usd_gb"),
+        (("capacity", "tpu-v7", "--what-if", "usd_hour_rent=x2"), "no figure to change"),
+        (("capacity", "h200", "--what-if", "ssd.usd_gb=xx"), "is not a number"),
         (("capacity", "h200", "--constants", "nowhere.toml"), "nowhere.toml: No such file"),
         (("price", "h200", "--list-price", "1/2"), "input/cached/output"),
         (("price", "h200", "--list-price", "a/b/c"), "not a number"),
@@ -162,3 +165,44 @@ def test_flash_takes_its_shares_from_profiles_that_were_measured(tmp_path: Path)
     first, last = rows[0], rows[-1]
     assert (first["turns"], first["right"], last["turns"], last["right"]) == ("10.0", "80.0%", "4.0", "60.0%")
     assert float(last["tokens/turn"]) == round(0.8 * float(first["tokens/turn"]))  # 8 of 10 a turn
+
+
+def test_a_plan_of_ones_own_begins_with_one_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my.toml"
+    assert run(["plan", "contract", str(file), "--new"]) == 0
+    assert str(file) in capsys.readouterr().out
+    before = _figures(("contract", str(file), "--draws", "3"), tmp_path / "f.json")
+    assert before["answer"] and before["tornado"]
+    text = file.read_text()
+    served = re.sub("^# ", "", text[text.index("# [customer.served]") : text.index("[[sites]]")], flags=re.M)
+    for comment in ("prepayment_usd", "gas_share", "gas_usd_per_mwh", "late_usd_per_mw_month"):
+        text = text.replace(f"# {comment}", comment)
+    # What stands there as a comment is right as well.
+    text = text.replace("usd_per_mw_year = 12_000_000", "").replace("[[sites]]", f"{served}[[sites]]", 1)
+    text = text.replace('"customer.usd_per_mw_year" =', '"customer.served.price_factor" =')
+    text = text.replace("[9_000_000, 12_000_000, 13_500_000]", "[0.5, 1, 1.2]")
+    file.write_text(text)
+    after = _figures(("contract", str(file), "--draws", "3"), tmp_path / "f.json")
+    assert after["answer"] != before["answer"]
+    assert run(["plan", "contract", str(file), "--new"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "absolute", "relative"),
+    [
+        (("capacity", "h200", "--workload", "chat"), "ssd.usd_gb=0.72", "ssd.usd_gb=x2"),
+        (("storage", "1000"), "kv_days=3", "kv_days=+2"),
+    ],
+)
+def test_a_what_if_may_be_relative_to_what_is_known(
+    words: tuple[str, ...], absolute: str, relative: str, tmp_path: Path
+) -> None:
+    one, other = (
+        _figures((*words, "--what-if", change), tmp_path / "f.json") for change in (absolute, relative)
+    )
+    for figures in (one, other):
+        figures.pop("inputs")
+    assert one == other

@@ -34,6 +34,26 @@ def test_a_target_that_nothing_meets_says_so(capsys: pytest.CaptureFixture[str])
     assert "no load that was tried meets the target" in capsys.readouterr().out
 
 
+def test_amplification_falls_on_margins_and_tiers_bear_more_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, page = tmp_path / "s.json", tmp_path / "s.html"
+    words = ["study", "amplification", "h200", "--list-prices", "gpt-5,0/0/0", "--times", "1,2"]
+    assert run([*words, "--json", str(figures), "--html", str(page)]) == 0
+    assert "study: gpt-5: margin with HBM only" in capsys.readouterr().out
+    rows = [row for row in json.loads(figures.read_text())["rows"] if row["list_price"] == "gpt-5"]
+    free = [row for row in json.loads(figures.read_text())["rows"] if row["list_price"] == "0/0/0"]
+    assert all(row["margins"] == {"x1": None, "x2": None} and row["turns_borne"] == 0 for row in free)
+    assert all(row["margins"]["x2"] < row["margins"]["x1"] for row in rows)
+    borne = [row["turns_borne"] for row in rows if row["more"] == "turns"]
+    assert borne == sorted(borne) and borne[0] < borne[-1], "each KV tier bears more"
+    for one, other in zip(rows[:3], rows[3:], strict=True):
+        # More turns cost more than longer answers in as many turns, and take all that is borne to nothing.
+        assert one["margins"]["x2"] < other["margins"]["x2"]
+        assert one["margins"]["x2"] == pytest.approx(1 - 2 / one["turns_borne"])
+    assert "<svg" in page.read_text() and "0/0/0" in page.read_text()
+
+
 def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "s.json"
     assert run(["study", "speed", "--count", "3", "--doublings", "1", "--json", str(figures)]) == 0
@@ -50,6 +70,12 @@ def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFix
         ("ssd", "h200", "--workload", "generated", "--per-hour", "many"),
         ("ssd", "h200", "--workload", "generated", "--drives", "0"),
         ("ssd", "h200", "--workload", "nowhere.jsonl"),
+        ("amplification", "h2000"),
+        ("amplification", "h200", "--list-prices", "gpt5"),
+        ("amplification", "h200", "--list-prices", "1/2"),
+        ("amplification", "h200", "--times", "0"),
+        ("amplification", "h200", "--times", "twice"),
+        ("amplification", "h200", "--utilisation", "0"),
         ("speed", "nowhere.jsonl"),
         ("speed", "--count", "0"),
         ("speed", "--doublings", "-1"),

@@ -83,6 +83,7 @@ def capacity(
     write_json(
         {
             "rows": rows,
+            "answer": " ".join(answers),
             "answers": answers,
             "wear": wear,
             "inputs": {k: str(v) for k, v in choice.as_inputs().items()},

@@ -38,7 +38,7 @@ class Choice:
     ssd: str = "ssd-1dwpd"
     """The disks: a memory of 'stepwell catalogue hardware'."""
     what_if: Annotated[list[str], Parameter(consume_multiple=True)] = field(default_factory=list)
-    """Figures to set, as KEY=VALUE: of workload or part by name, of memory as dram.usd_gb, ssd.dwpd."""
+    """Figures to set, as KEY=VALUE (x1.2 multiplies): of workload or part by name, of memory as ssd.dwpd."""
 
     def case(self, part_key: str) -> Case:
         if self.chips < 1 or self.chips > 1024:

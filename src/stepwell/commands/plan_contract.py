@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from stepwell.errors import BadInput
 def contract(
     file: Path,
     *,
+    new: bool = False,
     what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     solve: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     draws_count: Annotated[int, Parameter(name="--draws")] = 300,
@@ -35,6 +37,9 @@ def contract(
 
     The plan is a TOML file: sites, what is bought, power, debt, the customer; docs/plan.md explains each key.
 
+    Begin with one that can be changed: ``stepwell plan contract my-plan.toml --new``, then the same without
+    ``--new``.
+
     Example: ``stepwell plan contract examples/plans/compute-300bn.toml --html plan.html``
 
     A change of mind needs no new file: ``--what-if customer.utilisation=0.8 sites.delay_months=+6``
@@ -44,6 +49,8 @@ def contract(
     ----------
     file
         The plan.
+    new
+        Write a plan to start from here, every key explained, and stop.
     what_if
         Inputs to set, as KEY=VALUE.
     solve
@@ -57,6 +64,8 @@ def contract(
     json_file
         Write every figure here as JSON (``-``: standard output).
     """
+    if new:
+        return _begin(file)
     if not 0 <= draws_count <= 100_000:
         raise BadInput(f"--draws {draws_count}: give 0 to 100000")
     raw = changed(read_plan(file), parse_changes(what_if or []))
@@ -94,6 +103,18 @@ def contract(
     }
     write_json(result, json_file)
     console.print(f"contract: {answer}", style="bold", soft_wrap=True, markup=False)
+    return 0
+
+
+def _begin(file: Path) -> int:
+    """Write the plan that ships. ``BadInput``: there is a file already."""
+    text = resources.files("stepwell.economics").joinpath("new_contract.toml").read_text("utf-8")
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except FileExistsError as error:
+        raise BadInput(f"{file} is there already: give --new a name that is not taken") from error
+    print(f"contract: {file} is written: 'stepwell plan contract {file}' plays it; change it from the top.")
     return 0
 
 

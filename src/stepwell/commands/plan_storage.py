@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +65,7 @@ def storage(
     copies
         Copies of what cannot be computed again (all but KV).
     what_if
-        Figures of use to set, as KEY=VALUE.
+        Figures of use to set, as KEY=VALUE (x1.2 multiplies, +6 adds).
     html
         Write a report here.
     json_file
@@ -72,7 +73,8 @@ def storage(
     """
     if users < 1 or not 1 <= copies <= 10:
         raise BadInput("users must be above zero, --copies 1 to 10")
-    use = FIGURES | {key: float(value) for key, value in decimals(what_if or [], FIGURES).items()}
+    known = {key: Decimal(str(value)) for key, value in FIGURES.items()}
+    use = FIGURES | {key: float(value) for key, value in decimals(what_if or [], known).items()}
     disk = entry("memory", ssd)
     drive_tb, dwpd = disk.number("drive_tb"), disk.number("dwpd")
     if not drive_tb or not dwpd:
@@ -107,7 +109,9 @@ def storage(
         write_page(page, html, console)
     shown = [dict(zip(HEAD, row, strict=True)) for row in rows]
     write_json(
-        {"rows": shown, "drives": total, "usd": cost_usd, "years_of_wear": years, "inputs": use}, json_file
+        {"rows": shown, "drives": total, "usd": cost_usd, "years_of_wear": years, "inputs": use}
+        | {"answer": answer},
+        json_file,
     )
     console.print(f"storage: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0
