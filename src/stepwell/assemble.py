@@ -145,6 +145,7 @@ def load_engine(
                 decode_us_per_step=8_000,
                 decode_us_per_sequence=2_000,
                 copy_us_per_block=100,
+                adapters=tuple(sorted(wanted.adapters)),
             ),
             clock,
         )
@@ -162,6 +163,7 @@ def load_engine(
             context_tokens=wanted.context_tokens,
             max_sequences=wanted.max_sequences,
             threads=wanted.threads,
+            adapters=tuple(sorted(wanted.adapters.items())),
             n_gpu_layers=wanted.n_gpu_layers,
             kv_type_k=wanted.kv_type_k,
             kv_type_v=wanted.kv_type_v,

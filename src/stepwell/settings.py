@@ -29,7 +29,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from stepwell.errors import BadInput
@@ -70,6 +70,9 @@ KvType = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """The model and the device."""
@@ -89,6 +92,8 @@ class EngineSettings:
     """How many agents may run at once (llama.cpp has 256 sequences, one is ours)."""
     threads: Count | None = None
     """None: as many as this process may use."""
+    adapters: dict[AdapterName, Path] = field(default_factory=dict)
+    """LoRA adapters (GGUF files) by name. A request names one in its model: ``MODEL:ADAPTER``."""
     n_gpu_layers: Annotated[int, Field(ge=-1)] = 0
     """Layers on the GPU; -1: all."""
     kv_type_k: KvType = "f16"

@@ -156,7 +156,12 @@ def make_rig(
     clock = ManualClock()
     null = {name: config.pop(name) for name in list(config) if name in NullConfig.__dataclass_fields__}
     sizes = NullConfig(
-        device_blocks=device, block_tokens=16, token_bytes=8, prefill_us_per_token=2000, **null
+        device_blocks=device,
+        block_tokens=16,
+        token_bytes=8,
+        prefill_us_per_token=2000,
+        adapters=("red",),
+        **null,
     )
     engine = NullEngine(sizes, clock)
     info = engine.info
@@ -198,9 +203,9 @@ def _watch_names(driver: Driver, engine: NullEngine) -> None:
     engine.seal = named  # type: ignore[method-assign]
 
 
-def expected_tokens(prompt: Sequence[int], new_tokens: int) -> list[int]:
+def expected_tokens(prompt: Sequence[int], new_tokens: int, sampling: SamplingParams = GREEDY) -> list[int]:
     """What the null engine answers when nothing ever moves: the oracle of every test here."""
     rig = make_rig(device=4096, host=0, disk=0)
-    answer = rig.ask(prompt, new_tokens)
+    answer = rig.ask(prompt, new_tokens, sampling=sampling)
     rig.settle()
     return answer.tokens

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Finished
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Hint, KvTier, Wait
-from tests.driver.harness import Answer, Rig, expected_tokens, make_rig
+from tests.driver.harness import GREEDY, Answer, Rig, expected_tokens, make_rig
 from tests.ledger.books import check_books
 
 LIVE = sorted(EVICTION_POLICIES.keys() - {"oracle"})
@@ -24,9 +27,14 @@ HINTS = st.builds(
 )
 
 
+def sampling_of(prompt: tuple[int, ...]) -> SamplingParams:
+    """Some prompts are computed under an adapter: contexts go on under it and without it, and share no KV."""
+    return replace(GREEDY, adapter="red" if sum(prompt) % 3 == 0 else "")
+
+
 @cache
 def _expected(prompt: tuple[int, ...], new_tokens: int) -> tuple[int, ...]:
-    return tuple(expected_tokens(prompt, new_tokens))
+    return tuple(expected_tokens(prompt, new_tokens, sampling_of(prompt)))
 
 
 class Life(RuleBasedStateMachine):
@@ -74,7 +82,8 @@ class Life(RuleBasedStateMachine):
         prompt = (base[: len(base) - cut] if cut < len(base) else base) + tuple(more)
         prompt = prompt[-(6 * 16 - 24) :] if len(prompt) > 6 * 16 - 24 else prompt
         agent = f"a{which % 7}" if which % 5 else ""  # one in five does not say who it is
-        answer = self.rig.ask(prompt, new_tokens, agent=agent, service_tier=service_tier, hint=hint)
+        who: dict[str, Any] = {"agent": agent, "service_tier": service_tier, "hint": hint}
+        answer = self.rig.ask(prompt, new_tokens, sampling=sampling_of(prompt), **who)
         self.asked.append((prompt, new_tokens, self.rig.driver._next_request, answer))
 
     @rule(steps=st.integers(1, 8))

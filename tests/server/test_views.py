@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -73,6 +74,24 @@ def test_home_says_what_this_is() -> None:
     assert "Stepwell" in answer.text
     assert server.base_url + "/v1" in answer.text
     assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_adapters_are_models_of_their_own_that_share_a_root() -> None:
+    driver = FakeDriver(says("x"))
+    driver.info = replace(driver.info, adapters=(("red", "1"), ("blue", "2")))
+    with serving(driver) as server:
+        listed = get(server, "/v1/models").json()["data"]
+        assert [one["id"] for one in listed] == [MODEL, f"{MODEL}:blue", f"{MODEL}:red"]
+        assert [one.get("parent") for one in listed] == [None, MODEL, MODEL]
+        for name, adapter in ((f"{MODEL}:red", "red"), (MODEL, "")):
+            assert post(server, "/v1/chat/completions", CHAT | {"model": name}).json()["model"] == name
+            assert driver.submitted[-1].sampling.adapter == adapter
+        wrong = post(server, "/v1/chat/completions", CHAT | {"model": f"{MODEL}:green"})
+        assert wrong.status_code == 400
+        said = wrong.json()["error"]
+        assert (
+            said["param"] == "model" and "has no adapter `green`: there is `red`, `blue`" in said["message"]
+        )
 
 
 def test_models_have_aliases() -> None:

@@ -140,7 +140,7 @@ def verdicts(found: list[Arms]) -> list[Verdict]:
 
 def program(draw: random.Random) -> tuple[str, str]:
     """A made-up program, and the name of one of its functions."""
-    names = draw.sample([f"{verb}_{noun}" for verb in _VERBS for noun in _NOUNS], 5)
+    names = draw.sample([f"{verb}_{noun}" for verb in _VERBS for noun in _NOUNS], 3)
     lines = []
     for name in names:
         limit, step = draw.randrange(10, 99), draw.randrange(2, 9)
@@ -153,7 +153,7 @@ def program(draw: random.Random) -> tuple[str, str]:
             "    return result",
             "",
         ]
-    return "\n".join(lines), names[2]
+    return "\n".join(lines), names[1]
 
 
 def prompt_for(text: TextModel, seed: int) -> list[int]:

@@ -51,10 +51,17 @@ class EngineInfo:
     """A prompt that leaves a block half-way shares it up to a multiple of this."""
     checkpoint_bytes: int = 0
     """Of ``block_bytes``: the running state at the block's end, of models that keep one."""
+    adapters: tuple[tuple[str, str], ...] = ()
+    """Adapters that requests may name, each with a digest that changes when its KV would."""
     draft_rows: int = 0
     """How many drafted tokens one step may check in all; 0: the engine cannot take tokens back."""
     enforces: bool = True
     """Whether answers obey grammars and schemas. An engine that computes nothing cannot."""
+
+    def kv_of(self, adapter: str) -> str:
+        """What separates KV of this engine: its fingerprint, and the adapter's digest where there is one."""
+        digest = dict(self.adapters).get(adapter, adapter)
+        return f"{self.fingerprint}+{digest}" if adapter else self.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,8 @@ class SamplingParams:
     logprobs: int | None = None
     """How many alternatives to report per token; 0 reports the chosen one only; None: none."""
     ignore_eos: bool = False
+    adapter: str = ""
+    """The adapter (LoRA) under which the whole request is computed; empty: none."""
     thinking: ThinkingBudget | None = None
     """None: as long as it likes."""
 

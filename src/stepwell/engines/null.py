@@ -51,6 +51,8 @@ class NullConfig:
     copy_us_per_block: int = 0
     depth_frames: int = 0
     """How many frames may hold tokens of one depth; 0: all."""
+    adapters: tuple[str, ...] = ()
+    """Names of adapters; each gives other tokens."""
     answer_tokens: int = 0
     """Mean length after which an answer ends by itself; 0: never, ``max_tokens`` ends it."""
     answer: bytes | None = None
@@ -63,6 +65,10 @@ class _Sequence:
     sampling: SamplingParams
     blocks: list[BlockId | None] = field(default_factory=list)
     """Per depth: the block whose frame it uses, or None for a frame of its own."""
+
+
+def _seed_of(adapter: str) -> int:
+    return int.from_bytes(adapter.encode()[:8], "little")
 
 
 def _next_digest(previous: int, token: int) -> int:
@@ -93,6 +99,7 @@ class NullEngine:
             token_bytes=self.config.token_bytes,
             vocab_size=VOCAB_SIZE,
             depth_frames=self.config.depth_frames,
+            adapters=tuple((name, name) for name in self.config.adapters),
             draft_rows=self.config.max_sequences,
             enforces=False,
         )
@@ -225,7 +232,7 @@ class NullEngine:
         sequence.blocks += [None] * frames
 
     def _compute(self, sequence: _Sequence, tokens: Sequence[int]) -> None:
-        digest = sequence.digests[-1] if sequence.digests else 0
+        digest = sequence.digests[-1] if sequence.digests else _seed_of(sequence.sampling.adapter)
         for token in tokens:
             digest = _next_digest(digest, token)
             sequence.digests.append(digest)
@@ -261,6 +268,8 @@ class NullEngine:
         return 97 + letter if letter < 26 else 32
 
     def validate(self, sampling: SamplingParams) -> None:
+        if sampling.adapter and sampling.adapter not in self.config.adapters:
+            raise ValueError(f"there is no adapter {sampling.adapter!r}")
         if sampling.grammar is not None and "root" not in sampling.grammar:
             raise ValueError("the grammar has no rule called root")
 

@@ -46,7 +46,7 @@ class Bills:
         """What is reserved before the request runs: no outcome is charged more."""
         new_tokens = 0 if arrival.prewarm else arrival.max_new_tokens
         ttl_us = max(0, arrival.hint.retain_us or 0)
-        return self.prices.worst_case(
+        return self.prices.of(self.model_of(arrival)).worst_case(
             self.priced_as(arrival),
             arrival.prompt_tokens,
             new_tokens,
@@ -63,7 +63,11 @@ class Bills:
 
     def charge_of(self, arrival: RequestArrived, tokens: TokenCounts) -> Charge:
         """What a request comes to."""
-        return self.prices.charge(self.priced_as(arrival), tokens)
+        return self.prices.of(self.model_of(arrival)).charge(self.priced_as(arrival), tokens)
+
+    def model_of(self, arrival: RequestArrived) -> str:
+        """As the books name it: an adapter makes another model of it, which may have prices of its own."""
+        return f"{self.model}:{arrival.adapter}" if arrival.adapter else self.model
 
     def priced_as(self, arrival: RequestArrived | Embedded) -> str:
         """A service tier that nobody has defined runs as ``default`` and is charged as that."""
@@ -105,7 +109,7 @@ class Bills:
         usage = Usage(
             arrival.request,
             account,
-            self.model,
+            self.model_of(arrival),
             reason,
             now_us + self._wall_offset_us,
             1,

@@ -81,7 +81,7 @@ class Driver:
         """Why requests took as long as they did. Thread-safe."""
         watching = [*observers, self._tally, self._books, self.explainer]
         self.loop = Loop(scheduler, self.executor, self.clock.now_us, watching)
-        self._roots: dict[str, bytes] = {}
+        self._roots: dict[tuple[str, str], bytes] = {}
         self._next_request = 0
         self._thread: threading.Thread | None = None
         self._stop_at_us: int | None = None
@@ -98,7 +98,8 @@ class Driver:
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         """Queue a turn. Thread-safe. Raises nothing: what is wrong arrives as ``Rejected``."""
         unit_tokens = self.scheduler.config.unit_tokens
-        chain = TokenChain(self._root(generation.caller.tenant), unit_tokens, generation.prompt)
+        root = self._root(generation.caller.tenant, generation.sampling.adapter)
+        chain = TokenChain(root, unit_tokens, generation.prompt)
         with self._inbox.bell:
             self._next_request += 1
             live = LiveRequest(
@@ -127,10 +128,11 @@ class Driver:
             self._live.reject(live, refusal.code, refusal.retry_after_ms, refusal.message)
         return live.request
 
-    def _root(self, tenant: str) -> bytes:
-        root = self._roots.get(tenant)
+    def _root(self, tenant: str, adapter: str) -> bytes:
+        root = self._roots.get((tenant, adapter))
         if root is None:
-            root = self._roots[tenant] = root_hash(self.engine.info.fingerprint, self._salt(tenant))
+            root = root_hash(self.engine.info.kv_of(adapter), self._salt(tenant))
+            self._roots[tenant, adapter] = root
         return root
 
     def validate(self, generation: Generation) -> None:

@@ -55,6 +55,7 @@ class Generation:
             hint=self.hint,
             prewarm=self.prewarm,
             same_prompt=self.same_prompt,
+            adapter=self.sampling.adapter,
         )
 
 

@@ -114,6 +114,8 @@ class RequestArrived:
     """Nothing of what it generates is for anybody; only its prompt's KV is wanted."""
     same_prompt: bool = False
     """A further choice of a prompt that another request of the same call pays for."""
+    adapter: str = ""
+    """The adapter it is computed under. For the ledger: the names of its units say so to the policy."""
 
     @property
     def tenant(self) -> str:

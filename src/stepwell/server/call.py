@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
@@ -50,7 +50,7 @@ class Call(Generic[Wanted]):
         """What its generations have in common; ``identity`` where the route knows more of it."""
         service, identity = self.service, identity or self.identity
         return Ask(
-            sampling,
+            replace(sampling, adapter=service.adapters.get(self.wanted.model, "")),
             stop_strings(self.wanted, service.settings),
             max_new_tokens,
             service.settings.default_max_new_tokens,

@@ -65,6 +65,8 @@ class Service:
     reload_keys: KeyReload | None = None
     """Reads the API keys again, where they come from settings."""
     models: frozenset[str] = field(init=False)
+    adapters: dict[str, str] = field(init=False)
+    """By the names under which requests ask for the model with one."""
     agent_lists: AgentLists = field(init=False)
     pauses: Pauses = field(init=False)
     page_keys: PageKeys = field(init=False, default_factory=PageKeys)
@@ -76,7 +78,11 @@ class Service:
         self.started_s = int(self.now_s())
         self.agent_lists = AgentLists(self.driver)
         self.pauses = Pauses(self.driver, self.agent_lists)
-        self.models = frozenset({self.text_model.name, *self.settings.model_aliases})
+        names = {self.text_model.name, *self.settings.model_aliases}
+        self.adapters = {
+            f"{name}:{adapter}": adapter for name in names for adapter, _ in self.driver.info.adapters
+        }
+        self.models = frozenset({*names, *self.adapters})
 
     @property
     def ledger(self) -> RunningBooks | None:
@@ -141,6 +147,10 @@ class Service:
                 "POST /v1/rerank, or choose a chat model of GET /v1/models.",
                 param="model",
             )
+        base, _, adapter = name.rpartition(":")
+        if base in self.models:
+            there = ", ".join(f"`{one}`" for one, _ in self.driver.info.adapters) or "none"
+            raise bad_request(f"`{base}` has no adapter `{adapter}`: there is {there}.", param="model")
         raise model_not_found(name)
 
     def is_paused(self, tenant: str, session: str, agent: str = "") -> bool:

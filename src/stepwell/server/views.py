@@ -100,6 +100,7 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "created": service.started_s,
         "owned_by": "stepwell",
         "root": service.text_model.name,  # the same for all names of one model, as vLLM has it
+        **({"parent": service.text_model.name} if name in service.adapters else {}),  # vLLM's, of adapters
         "context_window": service.text_model.context_tokens,
         "end_token_ids": list(service.text_model.end_tokens()),
     }

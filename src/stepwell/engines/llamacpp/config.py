@@ -24,6 +24,8 @@ class LlamaCppConfig:
     max_sequences: int = 32
     threads: int | None = None
     """None: all cores this process may use."""
+    adapters: tuple[tuple[str, Path], ...] = ()
+    """LoRA adapters that requests may name: name and GGUF file."""
     n_gpu_layers: int = 0
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"

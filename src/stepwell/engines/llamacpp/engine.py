@@ -14,6 +14,7 @@ from stepwell.engines.base import (
     Sampled,
     SamplingParams,
 )
+from stepwell.engines.llamacpp.adapters import Adapters
 from stepwell.engines.llamacpp.cells import FRAME_TOKENS
 from stepwell.engines.llamacpp.config import LlamaCppConfig
 from stepwell.engines.llamacpp.constraints import Constraints
@@ -34,6 +35,7 @@ class LlamaCppEngine:
 
     def __init__(self, model: NativeModel, config: LlamaCppConfig, fingerprint: str) -> None:
         self._model = model
+        self._adapters = Adapters(model, config.adapters)  # llama.cpp wants them before the context
         made = make_device(model, config)
         self._context, self.device, self._padding = made.context, made.device, made.padding
         self.info = EngineInfo(
@@ -51,6 +53,7 @@ class LlamaCppEngine:
             # A state is known at the end of a block alone: nobody goes on from the middle of one.
             unit_tokens=FRAME_TOKENS if model.stateful else UNIT_TOKENS,
             checkpoint_bytes=made.context.checkpoint_bytes,
+            adapters=self._adapters.digests,
             # Logits have room for one row per id (``n_outputs_max``), and every sequence may want one.
             draft_rows=0 if model.stateful else self._context.n_ids - made.max_sequences,
             depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
@@ -74,7 +77,12 @@ class LlamaCppEngine:
     def open(
         self, request: RequestId, blocks: Sequence[BlockId], n_tokens: int, sampling: SamplingParams
     ) -> None:
+        try:
+            self._adapters.require(sampling.adapter)
+        except ValueError as error:
+            raise EngineError(f"request {request} cannot run: {error}", [request]) from error
         self.device.open(request, blocks, n_tokens)
+        self._adapters.opened(request, sampling.adapter)
         if request not in self._samplers:
             try:
                 self._samplers[request] = self._sampler(sampling)
@@ -90,6 +98,7 @@ class LlamaCppEngine:
         )
 
     def forget(self, request: RequestId) -> None:
+        self._adapters.forget(request)
         sampler = self._samplers.pop(request, None)
         if sampler is not None:
             sampler.free()
@@ -116,8 +125,8 @@ class LlamaCppEngine:
         self._refuse_bad_items(batch)
         self._refuse_what_has_no_room(batch)
         sampled: list[Sampled] = []
-        parts = split_at_blocks(batch) if self.info.checkpoint_bytes else split(batch, UBATCH_TOKENS)
-        for number, part in enumerate(parts):
+        for number, (adapter, part) in enumerate(self._parts(batch)):
+            self._adapters.use(self._context.handle, adapter)
             try:
                 sampled += self._run_part(part)
             except EngineError as error:
@@ -128,6 +137,11 @@ class LlamaCppEngine:
                 self.device.close(requests)
                 raise EngineError(str(error), requests) from error
         return sampled
+
+    def _parts(self, batch: Sequence[BatchItem]) -> list[tuple[str, list[BatchItem]]]:
+        """What is decoded by one call each, and under which adapter."""
+        cut = split_at_blocks if self.info.checkpoint_bytes else split
+        return [(name, part) for name, items in self._adapters.apart(batch) for part in cut(items)]
 
     def _refuse_bad_items(self, batch: Sequence[BatchItem]) -> None:
         """What is wrong with single items is found before anything is touched."""
@@ -256,6 +270,7 @@ class LlamaCppEngine:
         return Sampled(request, token, chosen, top)
 
     def validate(self, sampling: SamplingParams) -> None:
+        self._adapters.require(sampling.adapter)
         validate(self._model, sampling, self._constraints)
 
     # --- upkeep -------------------------------------------------------------------------------
@@ -271,7 +286,7 @@ class LlamaCppEngine:
         self._context.free()
 
 
-def split(batch: Sequence[BatchItem], most: int) -> list[list[BatchItem]]:
+def split(batch: Sequence[BatchItem], most: int = UBATCH_TOKENS) -> list[list[BatchItem]]:
     """Parts of at most ``most`` tokens, in the order of the items.
 
     llama.cpp would cut a larger batch by itself, but in the order of the cells, and then which tokens
