@@ -13,6 +13,7 @@ from stepwell import cli
 from stepwell.loop.driver import _FLUSH_S
 from stepwell.server.run import TELL_S
 from stepwell.server.settings import ServerSettings
+from stepwell.settings import load
 
 ROOT = Path(__file__).resolve().parents[1]
 UNIT = ROOT / "examples" / "operate" / "stepwell.service"
@@ -45,6 +46,19 @@ def test_its_commands_are_understood(
         assert cli.run(tokens) == 0
         assert "all 13 checks passed" in capsys.readouterr().out
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_settings_to_begin_with_are_valid_also_with_their_keys(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "operate" / "stepwell.toml").read_text("utf-8")
+    assert load(_file(tmp_path, text), None, {}).keys == ()
+    with_keys = load(_file(tmp_path, re.sub(r"(?m)^# (?=\[\[|\w+ = )", "", text)), None, {})
+    assert [(one.tenant, one.operator) for one in with_keys.keys] == [("acme", False), ("ops", True)]
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "stepwell.toml"
+    path.write_text(text, "utf-8")
+    return path
 
 
 def test_systemd_waits_for_as_long_as_draining_may_take(service: dict[str, str]) -> None:

@@ -97,6 +97,8 @@ def test_the_servers_own_table_is_read(tmp_path: Path) -> None:
 WRONG = {
     "[kv]\nhots_kv = 1": "unknown key 'kv.hots_kv', did you mean 'kv.host_kv'?",
     "[engin]\nthreads = 1": "unknown key 'engin', did you mean 'engine'?",
+    'model = "smollm2"': "unknown key 'model': it belongs under [engine]",
+    "[kv]\ndevice_kv_tokens = 9": "unknown key 'kv.device_kv_tokens': it belongs under [engine]",
     "kv = 3": "kv is a table: write [kv]",
     '[kv]\nhost_kv = "2 parsecs"': "kv.host_kv: '2 parsecs' is not a size",
     "[kv]\nhost_kv = true": "kv.host_kv: True is not a size",

@@ -413,6 +413,9 @@ def _require_known(path: tuple[str, ...], source: str) -> None:
         known for known in (*known_keys(), *((name,) for name in sections())) if len(known) == len(path)
     ]
     near = _nearest(".".join(path), (".".join(known) for known in same_depth))
+    homes = [f"[{known[0]}]" for known in known_keys() if len(known) == 2 and known[1] == path[-1]]
+    if homes:  # the right key in the wrong table, or in none
+        near = f": it belongs under {' or '.join(homes)}"
     raise BadInput(f"{source}: unknown key {'.'.join(path)!r}{near}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,23 @@ def test_top(books: Books, capsys: Capture) -> None:
     found = as_json(capsys, "top", "--by", "intermediate", "--limit", "1")
     assert [(line["tenant"], line["agent"]) for line in found["lines"]] == [("acme", "s1/reader")]
     assert "Most cost: nobody" in shown(capsys, "top", "--until", "2020-01-01")
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 200])
+@pytest.mark.parametrize("command", ["statement", "margin", "top"])
+def test_no_figure_is_cut_at_any_width(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, command: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", f"{width}")
+    store = SqliteStore(tmp_path / "ledger.db")
+    account = agent("acme", "session", "a-reader-with-a-long-name")
+    writer = Writer.begin(store, "one")
+    writer.settle(used(account, 1, 1, 999_999, input_tokens=123_456, visible_tokens=10**5))
+    writer.write([gave(account, Resource.COMPUTE, 10**13)])
+    store.close()
+    text = shown(capsys, command, "--ledger", str(tmp_path / "ledger.db"))
+    assert not re.search(r"\d…|\.…|-…", text)
+    assert "0.999999" in text
 
 
 @pytest.mark.parametrize("command", ["statement", "margin", "top"])
@@ -193,8 +211,14 @@ def test_the_ledger_of_the_settings(
     assert "there is no ledger at" in capsys.readouterr().err
     assert run("verify") == 1
     assert "the server's settings with --config" in capsys.readouterr().err
+    assert run("backup", str(tmp_path / "none.db")) == 1
+    assert run("compact", "--keep-days", "90") == 1
+    assert capsys.readouterr().err.count("the server's settings with --config") == 2
     for command in ("verify", "statement", "margin", "top"):
         assert shown(capsys, command, "--config", str(settings))
+    assert "nothing was changed" in shown(
+        capsys, "compact", "--keep-days", "90", "--dry-run", "--config", str(settings)
+    )
     assert run("backup", str(tmp_path / "copy.db"), "--config", str(settings)) == 0
     capsys.readouterr()
     monkeypatch.setenv("STEPWELL_CONFIG", str(settings))

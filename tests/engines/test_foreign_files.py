@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +117,20 @@ def test_templates_without_bounds_are_refused(tmp_path: Path, template: str, sen
     path = write(tmp_path / "template.gguf", replace(Shape(), template=template))
     with pytest.raises(ModelError, match=sentence):
         load_llamacpp(LlamaCppConfig(path, "tiny"))
+
+
+def test_a_busy_machine_gets_longer_by_the_clock_than_by_its_cpu_time() -> None:
+    program = (
+        "import signal\n"
+        "from stepwell.engines.llamacpp.first_load import BUSY, _end_after\n"
+        "_end_after(100)\n"
+        "cpu, clock = (signal.getitimer(one)[0] for one in (signal.ITIMER_PROF, signal.ITIMER_REAL))\n"
+        "assert BUSY > 1 and 50 < cpu <= 100.1 and clock > 2 * cpu, (cpu, clock)\n"
+        "_end_after(1)\n"
+        "while True: pass\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode in (-signal.SIGPROF, -signal.SIGALRM), ended.stderr
 
 
 def test_a_file_that_has_passed_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

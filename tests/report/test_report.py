@@ -26,6 +26,16 @@ def test_a_page_holds_everything_itself(tmp_path: Path) -> None:
     assert "<script" not in text
 
 
+def test_names_and_days_stand_to_the_left_and_figures_to_the_right() -> None:
+    page = Page("t", "a")
+    page.table(
+        ("key", "tier", "day", "n", "USD"), [("a", "flex", "2026-11-29", 3, "-$0.5"), ("all", "", "", 4, "")]
+    )
+    assert page.parts[-1].count("<th>") == 3
+    assert '<th class="n">n</th><th class="n">USD</th>' in page.parts[-1]
+    assert '<td>flex</td><td>2026-11-29</td><td class="n">3</td>' in page.parts[-1]
+
+
 def test_the_same_figures_give_the_same_bytes() -> None:
     drawn = [charts.bars("cost", "USD", ["x"], {"a": [1.5]}) for _ in range(2)]
     assert drawn[0] == drawn[1]

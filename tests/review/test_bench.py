@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from stepwell import cli
-from stepwell.bench.review_arms import plain
-from stepwell.bench.review_judge import judge
+from stepwell.bench.review_arms import Told, plain
+from stepwell.bench.review_judge import Judged, judge
+from stepwell.bench.review_kept import Kept
 from stepwell.bench.review_weeks import KINDS, made_week
+from stepwell.errors import BadInput
 from stepwell.review.digest import digest
 from stepwell.review.writer import from_templates
 from tests.review.sample import facts
@@ -68,3 +71,22 @@ def test_the_bench_runs(tmp_path: Path) -> None:
     assert arms["scripted", "table in the prompt", ""]["numbers"] > 30
     assert set(results["not_found_of_single_changes"].values()) == {0}
     assert results["contradictions"] == {"held": 5, "found": 5, "not_held": 0}
+
+
+def test_a_week_that_is_kept_is_not_run_again(tmp_path: Path) -> None:
+    file, runs = tmp_path / "weeks.jsonl", []
+    key = ("smollm2", "ours", "choose", "sample")
+
+    async def run() -> Told:
+        runs.append(1)
+        return Told(Judged(numbers=3, must=2, said=1), tokens=7)
+
+    first = asyncio.run(Kept.of(file).told(key, run))
+    again = asyncio.run(Kept.of(file).told(key, run))
+    assert again == first
+    assert len(runs) == 1
+    asyncio.run(Kept.of(file).told(("smollm2", "ours", "write", "sample"), run))
+    assert len(runs) == len(file.read_text().splitlines()) == 2
+    file.write_text("{}\n")
+    with pytest.raises(BadInput, match="line 1"):
+        Kept.of(file)

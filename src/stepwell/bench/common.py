@@ -175,14 +175,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def require_writable(file: Path | None) -> None:
+def require_writable(file: Path | None, flag: str = "--json") -> None:
     """Say that a file cannot be written before an hour of measuring, not after it."""
     if file is None or str(file) == "-":
         return
     if not file.absolute().parent.is_dir():
-        raise BadInput(f"--json {file}: the directory {file.absolute().parent} does not exist")
+        raise BadInput(f"{flag} {file}: the directory {file.absolute().parent} does not exist")
     if file.is_dir():
-        raise BadInput(f"--json {file} is a directory: give the name of a file")
+        raise BadInput(f"{flag} {file} is a directory: give the name of a file")
 
 
 def size_bytes(flag: str, text: str) -> int:

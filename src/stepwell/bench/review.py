@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from stepwell.agents.servers import Servers
 from stepwell.bench.common import (
     JsonOption,
     QuickOption,
@@ -27,6 +28,7 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.review_arms import Told, Transport, ours, scripted_servers, table_in_prompt
 from stepwell.bench.review_judge import Judged
+from stepwell.bench.review_kept import Kept
 from stepwell.bench.review_mutations import MUTATIONS, missed
 from stepwell.bench.review_weeks import made_week
 from stepwell.commands.model_servers import Given, addresses, opened
@@ -89,6 +91,7 @@ def main(
     model_weeks: Count = 3,
     level: Level = "choose",
     within_s: Annotated[int, Parameter(validator=Number(gte=1))] = 600,
+    keep: Annotated[Path | None, Parameter(name="--keep")] = None,
     mutate: Count = 0,
 ) -> int:
     """Measure what our crew prints against the same model with the table in its prompt.
@@ -98,7 +101,7 @@ def main(
     scripted larger model writes well and slips in one sentence of ten, in both arms.
 
         stepwell bench review --quick
-        stepwell bench review --model smollm2 --model gemma3 --model-weeks 5 --json review.json
+        stepwell bench review --model smollm2 --model gemma3 --model-weeks 5 --keep weeks.jsonl
         stepwell bench review --weeks 0 --mutate 1000
 
     Parameters
@@ -113,11 +116,16 @@ def main(
         Of our crew with them: choose or write. The scripted model words sentences (write).
     within_s
         Of a model in seconds: a week that is not finished by then does not count.
+    keep
+        Add each week of a model that runs here to this file of JSON lines as it ends. Weeks that are in it
+        already are not run again, so a run that was stopped goes on where it stood.
     mutate
         Change a page in a single place so many times in each language (a digit, a sign, a date, a raw byte,
         the trace, a word), and count what the verifier does not find.
     """
     require_writable(json_file)
+    require_writable(keep, "--keep")
+    kept = Kept.of(keep)
     if level == "templates":
         raise BadInput("--level templates asks no model: say choose or write")
     count = min(weeks, 6) if quick else weeks
@@ -127,7 +135,7 @@ def main(
         works = _works(count, progress)
         sums = asyncio.run(_scripted(works, progress))
         for name in model:
-            sums += _modelled(name, works[:model_weeks], level, within_s, progress)
+            sums += _modelled(name, works[:model_weeks], level, within_s, kept, progress)
         lost = _mutated(mutate, progress)
     _report(report, console, works, sums, lost)
     report.finish(console, json_file)
@@ -165,7 +173,7 @@ async def _scripted(works: Sequence[ReviewWork], progress: Ticker) -> list[Sum]:
 
 
 def _modelled(
-    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, progress: Ticker
+    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, kept: Kept, progress: Ticker
 ) -> list[Sum]:
     """Both arms with a model that runs here."""
     mine, other = Sum(name, OURS, level), Sum(name, TABLE, "")
@@ -177,11 +185,17 @@ def _modelled(
             with suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
                     for work in works:
-                        told = await ours(work.facts, servers, level)
-                        against = await table_in_prompt(work.facts, url, servers.places[0].model, None)
+                        told, against = await both(work.name, work.facts, url, servers)
                         mine.add(told)
                         other.add(against)
                         progress.advance()
+
+    async def both(week: str, facts: Facts, url: str, servers: Servers) -> tuple[Told, Told]:
+        served = servers.places[0].model
+        return (
+            await kept.told((name, OURS, level, week), lambda: ours(facts, servers, level)),
+            await kept.told((name, TABLE, "", week), lambda: table_in_prompt(facts, url, served, None)),
+        )
 
     with (
         tempfile.TemporaryDirectory(prefix="stepwell-review-") as scratch,

@@ -29,4 +29,5 @@ def _lines(table: Table) -> Iterator[str]:
     width = max(map(len, heads), default=0)
     for first, *rest in rows:
         yield f"{heads[0]}: {first}" if heads[0] else str(first)
-        yield from (f"  {head:<{width}}  {value}" for head, value in zip(heads[1:], rest, strict=True))
+        told = ((head, str(value)) for head, value in zip(heads[1:], rest, strict=True))
+        yield from (f"  {head:<{width}}  {value}" for head, value in told if value)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
-from stepwell.commands.ledger_flags import Config, Ledger, usual_ledger
+from stepwell.commands.ledger_flags import Config, Ledger, existing
 from stepwell.errors import BadInput
 from stepwell.ledger.backup import back_up
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
@@ -28,7 +28,7 @@ def backup(
 
     Example: ``stepwell ledger backup books-2026-11-29.db``
     """
-    name = ledger if ledger is not None else usual_ledger(config)
+    name = existing(ledger, config)
     if name.startswith(POSTGRES_SCHEMES):
         raise BadInput("a ledger in PostgreSQL is copied with pg_dump, and restored with pg_restore")
     console = Console(stderr=True)

@@ -12,7 +12,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import Progress
 
-from stepwell.commands.ledger_flags import JsonFile, Ledger, console_for, usual_ledger, write_json
+from stepwell.commands.ledger_flags import Config, JsonFile, Ledger, console_for, existing, write_json
 from stepwell.errors import BadInput
 from stepwell.ledger.compaction import Compacted, compact, cutoff_us, would_compact
 from stepwell.ledger.open import open_store
@@ -27,6 +27,7 @@ def compact_books(
     ] = None,
     dry_run: Annotated[bool, Parameter(name="--dry-run", negative="", show_default=False)] = False,
     ledger: Ledger = None,
+    config: Config = None,
     json_file: JsonFile = None,
 ) -> int:
     """Put daily balances in the place of old postings. A server may go on writing meanwhile.
@@ -43,11 +44,11 @@ def compact_books(
     dry_run
         Say what would be done, and change nothing.
     """
-    days = keep_days if keep_days is not None else load().ledger.keep_days
+    days = keep_days if keep_days is not None else load(config).ledger.keep_days
     if days is None:
         raise BadInput("how many days are to stay? Say --keep-days 90, or set ledger.keep_days")
     before_us = cutoff_us(time.time_ns() // 1_000, days)
-    found = _done(ledger if ledger is not None else usual_ledger(), before_us, dry_run=dry_run)
+    found = _done(existing(ledger, config), before_us, dry_run=dry_run)
     console = console_for(json_file)
     if dry_run:
         console.print(

@@ -21,7 +21,7 @@ from stepwell.ledger.base import LedgerError, Store
 from stepwell.ledger.costs import Rates, load_cost_book
 from stepwell.ledger.grouping import Group
 from stepwell.ledger.margin import Sums, read_sums
-from stepwell.ledger.open import open_store
+from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.queries import LAST_US, Period, runs
 from stepwell.ledger.run_rates import rates_of
 from stepwell.ledger.settings import NO_LEDGER
@@ -73,20 +73,25 @@ _AGO_S = {"min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 @contextmanager
 def opened(ledger: str | None, config: Path | None = None) -> Iterator[Store]:
     """The books, for reading, as they stand now: a server may write meanwhile."""
-    path = ledger if ledger is not None else usual_ledger(config)
-    try:
-        store = open_store(path, create=False)
-    except LedgerError as error:
-        if ledger is None and config is None and "there is no ledger" in str(error):
-            raise LedgerError(
-                f"{error}: name it with --ledger, or the server's settings with --config"
-            ) from error
-        raise
+    store = open_store(existing(ledger, config), create=False)
     try:
         with store.snapshot():
             yield store
     finally:
         store.close()
+
+
+def existing(ledger: str | None, config: Path | None) -> str:
+    """The books that were named, or those of the settings. ``LedgerError`` where the settings' are not there
+    and nobody said which settings."""
+    if ledger is not None:
+        return ledger
+    path = usual_ledger(config)
+    if config is None and not path.startswith(POSTGRES_SCHEMES) and not Path(path).expanduser().exists():
+        raise LedgerError(
+            f"there is no ledger at {path}: name it with --ledger, or the server's settings with --config"
+        )
+    return path
 
 
 def usual_ledger(config: Path | None = None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stepwell.commands.fitting import UNBOUNDED, fitted
 from stepwell.ledger.export import usd
 from stepwell.ledger.grouping import Group
 from stepwell.ledger.margin import STORAGE, Exchange, Line, Margin
@@ -54,16 +55,14 @@ def share(part: int, whole: int) -> str:
     return f"{percent:,.1f} %" if abs(percent) < 100 else f"{percent:,.0f} %"
 
 
-Figures = Mapping[str, int]
-"""Titles of columns, and how many characters they take."""
-
-TOKENS: Figures = {"visible": 7, "interm.": 7}
+TOKENS = ("visible", "interm.")
 
 
 class Sheet:
-    """A table whose first columns are names, cut to what the others leave of the line."""
+    """A table whose first columns are names, cut to what the figures leave of the line. Figures are never
+    cut: where they leave nothing, each row is a block of lines."""
 
-    def __init__(self, title: str, names: Sequence[str], figures: Figures) -> None:
+    def __init__(self, title: str, names: Sequence[str], figures: Sequence[str]) -> None:
         self._title, self._names, self._figures = title, names, figures
         self._rows: list[tuple[list[str], list[str], str]] = []
 
@@ -78,21 +77,28 @@ class Sheet:
             table.add_column(name.replace("-", " "), no_wrap=True)
         for figure in self._figures:
             table.add_column(figure, justify="right", no_wrap=True)
-        room = console.width - sum(self._figures.values()) - len(self._figures) - len(self._names)
-        widths = self._widths(room)
+        room = self._room(console.width)
+        fits = room >= LEAST_NAME_CHARS * len(self._names)
+        widths = self._widths(room if fits else UNBOUNDED)
         for names, figures, style in self._rows:
             cut = map(_cut, self._names, names, widths)
             table.add_row(*(Text(name) for name in cut), *figures, style=style)
-        console.print(table)
+        console.print(fitted(console, table), soft_wrap=True)
         if left_out:
             console.print(f"and {left_out:,} more (--limit, --json)")
         console.print()
 
+    def _room(self, width: int) -> int:
+        """What the names have: columns are as wide as their figures, or as they are by default."""
+        columns = zip(*(figures for _, figures, _ in self._rows), strict=True) if self._rows else ()
+        taken = [max(map(len, column)) for column in columns] or [0] * len(self._figures)
+        wide = sum(max(most, len(title)) for most, title in zip(taken, self._figures, strict=True))
+        return width - wide - len(self._figures) - len(self._names)
+
     def _widths(self, room: int) -> list[int]:
         """What each column of names gets: short ones what they need, the others the rest in equal parts."""
-        needed = [
-            max(map(len, column)) for column in zip(*(names for names, _, _ in self._rows), strict=True)
-        ]
+        columns = zip(self._names, *(names for names, _, _ in self._rows), strict=True)
+        needed = [max(map(len, column)) for column in columns]
         widths = dict.fromkeys(range(len(self._names)), LEAST_NAME_CHARS)
         for left, at in enumerate(sorted(range(len(needed)), key=needed.__getitem__)):
             fair = max(LEAST_NAME_CHARS, room // (len(needed) - left))
@@ -114,7 +120,7 @@ def _cut(field: str, text: str, most: int) -> str:
 
 def show_statement(console: Console, found: Statement, title: str, limit: int) -> None:
     """Tokens, and what they were charged."""
-    figures = {"requests": 8, "input": 7, "cached": 7, "visible": 7, "interm.": 7, "charge USD": 10}
+    figures = ("requests", "input", "cached", *TOKENS, "charge USD")
     sheet = Sheet(title, found.fields, figures)
     for row in found.rows[:limit]:
         sheet.add(row.group, _usage(row.counts))
@@ -139,7 +145,7 @@ def show_margin(console: Console, found: Margin, title: str, limit: int) -> None
 
 
 def _earnings(found: Margin, lines: Sequence[Line], title: str) -> Sheet:
-    figures = {**TOKENS, "amplif.": 7, "revenue": 8, "cost": 8, "margin": 9, "of rev.": 7}
+    figures = (*TOKENS, "amplif.", "revenue", "cost", "margin", "of rev.")
     sheet = Sheet(f"{title} (USD)", found.fields, figures)
     for line in lines:
         sheet.add(line.group, earned(line))
@@ -161,7 +167,7 @@ def earned(line: Line) -> list[str]:
 
 
 def _costs(found: Margin, lines: Sequence[Line]) -> Sheet:
-    figures = dict.fromkeys(("compute", "device", "host", "disk", "written", "total"), 8) | {"(between)": 9}
+    figures = ("compute", "device", "host", "disk", "written", "total", "(between)")
     title = "Cost by resource (USD); between: KV of agents without a request under way"
     sheet = Sheet(title, found.fields, figures)
     for line in lines:
@@ -180,7 +186,7 @@ def _by_resource(cost: dict[Resource, int]) -> list[str]:
 
 def _exchanges(found: Margin, exchanges: Sequence[Exchange]) -> Sheet:
     names = [*found.fields, *(f"for {name}" for name in found.fields)]
-    sheet = Sheet("Computed again because others took the room", names, {"seconds": 9, "USD": 8})
+    sheet = Sheet("Computed again because others took the room", names, ("seconds", "USD"))
     for one in exchanges:
         sheet.add([*one.victim, *one.beneficiary], [f"{one.amount_us / 1e6:,.3f}", money(one.cost_microusd)])
     return sheet
@@ -188,7 +194,7 @@ def _exchanges(found: Margin, exchanges: Sequence[Exchange]) -> Sheet:
 
 def show_top(console: Console, fields: Sequence[str], lines: Sequence[Line], title: str) -> None:
     """The first lines of an order."""
-    figures = {**TOKENS, "storage": 8, "lost": 8, "revenue": 8, "cost": 8, "margin": 9}
+    figures = (*TOKENS, "storage", "lost", "revenue", "cost", "margin")
     sheet = Sheet(title, fields, figures)
     for line in lines:
         sheet.add(line.group, top_figures(line))

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import html
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from stepwell import __version__
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd}
-td{text-align:right}td:first-child,th{text-align:left}svg{max-width:100%;height:auto}
+table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .7rem;border-bottom:1px solid #8885;
+text-align:left}.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}
 .answer{font-size:1.15rem;font-weight:600}.note{color:#555}"""
+
+FIGURE = re.compile(r"[-+\u2212]?[$€]?[-\u2212]?\d(?!\d{3}-)")
+"""How a number begins; ``2026-11-29`` is none."""
+
+
+def _figures(column: Sequence[str]) -> bool:
+    """Whether a column stands to the right: its cells are numbers, with their signs and units."""
+    return any(column) and all(not cell or cell == "-" or FIGURE.match(cell) for cell in column)
 
 
 @dataclass(slots=True)
@@ -41,13 +51,15 @@ class Page:
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self.blocks.append(("table", [head, *rows]))
-        self.parts.append(
-            "<table><thead><tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr></thead>"
-        )
-        for row in rows:
-            cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
-            self.parts.append(f"<tr>{cells}</tr>")
-        self.parts.append("</table>")
+        texts = [[str(cell) for cell in row] for row in rows]
+        sides = [' class="n"' if _figures(column) else "" for column in zip_longest(*texts, fillvalue="")]
+
+        def line(tag: str, cells: Sequence[str]) -> str:
+            pairs = zip_longest(cells, sides[: len(cells)], fillvalue="")
+            return "".join(f"<{tag}{side}>{html.escape(cell)}</{tag}>" for cell, side in pairs)
+
+        body = "".join(f"<tr>{line('td', row)}</tr>" for row in texts)
+        self.parts.append(f"<table><thead><tr>{line('th', head)}</tr></thead>{body}</table>")
 
     def inputs(self, values: Mapping[str, object], seed: int | None = None) -> None:
         """What this page was computed from, and with which versions."""
@@ -59,7 +71,8 @@ class Page:
     def html(self) -> str:
         title = html.escape(self.title)
         return (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
             f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"
             f'<p class="answer">{html.escape(self.answer)}</p>' + "\n".join(self.parts) + "</body></html>\n"
         )

@@ -30,6 +30,9 @@ from stepwell.engines.llamacpp.fingerprint import build, model_files
 MIN_SECONDS = 60
 BYTES_PER_S = 20_000_000
 """Of a slow disk: a large file gets as long as reading it may take."""
+BUSY = 5
+"""A loop without end is known by its CPU time. By the clock a file gets so many times as long: where the
+machine is busy with other work, a good file takes that."""
 SPARE_BYTES = 6 * 1024**3
 TEMPLATE_SECONDS = 10
 TEMPLATE_BYTES = 1024**3
@@ -69,7 +72,7 @@ def try_files(paths: Sequence[Path | str]) -> list[str]:
             command,
             capture_output=True,
             text=True,
-            timeout=sum(map(seconds_for, paths)) + 30,
+            timeout=BUSY * (sum(map(seconds_for, paths)) + 30),
             check=False,
             env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # else an assertion of ggml starts a debugger
         )
@@ -115,7 +118,7 @@ def _judge(path: str) -> str:
     if said and said[-1].startswith("{"):
         return str(json.loads(said[-1])["wrong"])
     stage = _STAGES[min(len(said), len(_STAGES) - 1)]
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM and len(said) < 2:
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGALRM) and len(said) < 2:
         return "loading it does not come to an end"
     return f"{stage} (the process that tried it ended)"
 
@@ -148,7 +151,7 @@ def _serve_a_little(path: str, write_end: int) -> None:
     engine.open(1, [], 0, SamplingParams(temperature=0.0))
     engine.run([BatchItem(1, 0, [0, model.vocab_size - 1], True)])
     os.write(write_end, b"computed\n")
-    signal.alarm(TEMPLATE_SECONDS)
+    _end_after(TEMPLATE_SECONDS)
     before = _peak_bytes()
     text = LlamaCppText(model, "tried", engine.info.context_tokens)
     chat: list[dict[str, Any]] = [{"role": "user", "content": "a"}]
@@ -167,7 +170,13 @@ def _limit(path: str) -> None:
     """Data, not address space: files are mapped, and drivers of GPUs reserve far more than they use."""
     _bound(resource.RLIMIT_DATA, SPARE_BYTES + 3 * _size_bytes(path))
     _bound(resource.RLIMIT_CORE, 0)
-    signal.alarm(seconds_for(path))
+    _end_after(seconds_for(path))
+
+
+def _end_after(seconds: int) -> None:
+    """Of CPU time, or ``BUSY`` times as long by the clock: a signal that nobody handles ends the process."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(BUSY * seconds)
 
 
 def _bound(what: int, most: int) -> None:
