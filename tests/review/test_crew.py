@@ -31,7 +31,8 @@ def reversing(body: dict[str, Any]) -> str:
     if role_of(body) == "analyst":
         return json.dumps({"order": re.findall(r"^([a-z]): ", task, re.MULTILINE)[::-1]})
     if role_of(body) == "stylist":
-        return json.dumps({letter: f"{letter}2" for letter in re.findall(r"^([a-z])1: ", task, re.MULTILINE)})
+        chosen = {letter: f"{letter}2" for letter in re.findall(r"^([a-z])1: ", task, re.MULTILINE)}
+        return json.dumps(chosen | dict.fromkeys(re.findall(r"^([a-z] joins): ", task, re.MULTILINE), "and"))
     return f"Meanwhile, {task[:1].lower()}{task[1:]}" if not task.startswith("{") else f"Indeed {task}"
 
 

@@ -42,6 +42,10 @@ class Told:
     chosen: int = 0
     written: int = 0
     fallbacks: int = 0
+    printed: int = 0
+    """Sentences on the page: of two statements that are joined there is one."""
+    otherwise: int = 0
+    """Of those, the ones that templates alone would not have printed."""
     tokens: int = 0
     cost_microusd: int = 0
     wall_s: float = 0.0
@@ -58,6 +62,11 @@ async def ours(facts: Facts, servers: Servers | None, level: Level) -> Told:
         spent = [one.result for one in room.spent]
     told = Told(judge(plain(facts, draft), facts), sentences=draft.count, written=draft.written)
     told.chosen, told.fallbacks = draft.chosen, draft.fallbacks
+    alone = from_templates(facts)
+    for section in SECTIONS:
+        usual, shown = alone.pieces(section, "en"), draft.pieces(section, "en")
+        told.printed += len(shown)
+        told.otherwise += sum(one not in usual for one in shown)
     for language in LANGUAGES:
         verdict = verify(Page(facts, draft, language).html().encode())
         told.faults += len(verdict.faults)
@@ -155,7 +164,9 @@ def scripted(role: str, task: str) -> str:
     if role.startswith("You order"):
         return json.dumps({"order": sorted(letters, key=lambda one: chance.random())})
     if role.startswith("You choose"):
-        return json.dumps({letter: f"{letter}{chance.choice('12')}" for letter in dict.fromkeys(letters)})
+        chosen = {letter: f"{letter}{chance.choice('12')}" for letter in dict.fromkeys(letters)}
+        offered = re.findall(r"^([a-z] joins): (.*)$", task, re.MULTILINE)
+        return json.dumps(chosen | {name: chance.choice(some.split(", ")) for name, some in offered})
     if role.startswith("You reword"):
         said = f"Over these days {task[:1].lower()}{task[1:]}"
         return _slip(said, chance)

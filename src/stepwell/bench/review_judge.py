@@ -15,6 +15,7 @@ from typing import Any
 
 from stepwell.review.facts import Facts, Unit
 from stepwell.review.outline import SECTIONS, sayable, unsaid
+from stepwell.review.wording import printed as printed_value
 
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
@@ -94,7 +95,7 @@ def _is_said(facts: Facts, name: str, text: str, printed: Sequence[tuple[str, st
         if facts[name].unit is Unit.YEAR:
             return str(value) in text
         return any(_prints(abs(value), digits, scale) for digits, scale in printed) or (
-            value == 0 and any(one in text for one in UNMOVED)
+            printed_value(facts[name]) == 0 and any(one in text for one in UNMOVED)
         )
     return True
 

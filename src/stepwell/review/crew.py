@@ -22,6 +22,7 @@ from stepwell.agents.servers import Servers
 from stepwell.agents.tools.base import Tool
 from stepwell.errors import StepwellError
 from stepwell.review.facts import Facts
+from stepwell.review.joints import JOINTS, Joint, fitting, joints
 from stepwell.review.lexicon import invented, untraced
 from stepwell.review.outline import SECTIONS, Handle, Piece, Sentence, lookup, pieces_of, rotated, sayable
 from stepwell.review.theme import QUOTES, Theme
@@ -75,12 +76,13 @@ class Newsroom:
             self.section = section
             chosen = sayable(self.facts, section)
             ordered = await self._ordered(section, chosen, draft)
-            forms = await self._forms(ordered, draft)
+            forms, wished = await self._forms(ordered, draft)
             usual = rotated(ordered)
-            draft.sections[section] = [
+            said = [
                 await self._said(one, form, own, draft)
                 for one, form, own in zip(ordered, forms, usual, strict=True)
             ]
+            draft.sections[section] = self._joined(said, wished, draft)
         return draft
 
     async def quotes(self, theme: Theme) -> list[int]:
@@ -105,31 +107,46 @@ class Newsroom:
             return chosen
         return [chosen[letters.index(letter)] for letter in order]
 
-    async def _forms(self, sentences: Sequence[Sentence], draft: Draft) -> Sequence[int | None]:
-        """The form of each sentence, which holds in both languages: a choice that no model can get wrong.
-        ``None``: the stylist chose none."""
+    async def _forms(
+        self, sentences: Sequence[Sentence], draft: Draft
+    ) -> tuple[Sequence[int | None], Sequence[Joint]]:
+        """The form of each sentence, which holds in both languages, and how it follows the one before it: a
+        choice that no model can get wrong. ``None``: the stylist chose no form."""
         if not sentences:
-            return []
+            return [], []
         letters = LETTERS[: len(sentences)]
-        lines = [
-            f"{letter}{form + 1}: {self._plain(one, form)}"
-            for letter, one in zip(letters, sentences, strict=True)
-            for form in range(len(one.variants["en"]))
-        ]
-        names = {
-            letter: [f"{letter}{form + 1}" for form in range(len(one.variants["en"]))]
-            for letter, one in zip(letters, sentences, strict=True)
-        }
-        schema = {
-            "type": "object",
-            "required": list(names),
-            "additionalProperties": False,
-            "properties": {letter: {"type": "string", "enum": forms} for letter, forms in names.items()},
-        }
-        answer = await self._ask("stylist", "\n".join(lines), schema)
-        forms = [_form(answer, letter, of) for letter, of in names.items()]
+        lines, options = [], {}
+        before: Sentence | None = None
+        for letter, one in zip(letters, sentences, strict=True):
+            ways = range(len(one.variants["en"]))
+            lines += [f"{letter}{form + 1}: {self._plain(one, form)}" for form in ways]
+            options[letter] = [f"{letter}{form + 1}" for form in ways]
+            offered = () if before is None else joints(self.facts, before, one)
+            if len(offered) > 1:
+                options[f"{letter} joins"] = list(offered)
+                lines.append(f"{letter} joins: {', '.join(offered)}")
+            before = one
+        answer = await self._ask("stylist", "\n".join(lines), _choice_schema(options))
+        forms = [_choice(answer, letter, options[letter]) for letter in letters]
         draft.fallbacks += sum(form is None for form in forms)
-        return forms
+        wished = [
+            _choice(answer, f"{letter} joins", options.get(f"{letter} joins", ())) for letter in letters
+        ]
+        return forms, [JOINTS[at or 0] for at in wished]
+
+    def _joined(self, said: Sequence[Said], wished: Sequence[Joint], draft: Draft) -> list[Said]:
+        """With the joints that the stylist chose, where both statements are in a form of the file and the
+        one before is not joined itself: a sentence has two statements at most."""
+        kept: list[Said] = []
+        for one, wish in zip(said, wished, strict=True):
+            before = kept[-1] if kept else None
+            if before is None or before.joint != "apart" or before.written or one.written:
+                kept.append(one)
+                continue
+            joint = fitting(self.facts, wish, before.pieces("en"), one.pieces("en"))
+            draft.joints += joint != "apart"
+            kept.append(replace(one, joint=joint))
+        return kept
 
     async def _said(self, sentence: Sentence, chosen: int | None, usual: int, draft: Draft) -> Said:
         """In the editor's words, in the form that the stylist chose, or in the usual one, in this order."""
@@ -195,10 +212,20 @@ def _order(answer: str, letters: str) -> list[str] | None:
     return [*named, *(letter for letter in letters if letter not in named)] if named else None
 
 
-def _form(answer: str, letter: str, forms: Sequence[str]) -> int | None:
-    """Which of a sentence's forms the answer names. ``None``: it names none."""
+def _choice_schema(options: Mapping[str, Sequence[str]]) -> Mapping[str, object]:
+    """One of the options for each name."""
+    return {
+        "type": "object",
+        "required": list(options),
+        "additionalProperties": False,
+        "properties": {name: {"type": "string", "enum": list(some)} for name, some in options.items()},
+    }
+
+
+def _choice(answer: str, name: str, options: Sequence[str]) -> int | None:
+    """Which of the options the answer has for a name. ``None``: none of them."""
     try:
-        return forms.index(json.loads(answer)[letter])
+        return options.index(json.loads(answer)[name])
     except (ValueError, KeyError, TypeError):
         return None
 

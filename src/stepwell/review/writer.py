@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.review.facts import Facts
+from stepwell.review.joints import Joint, joined
 from stepwell.review.outline import SECTIONS, Piece, Sentence, rotated, sayable
 from stepwell.review.wording import Language
 
@@ -21,6 +22,8 @@ class Said:
     sentence: Sentence
     variant: int = 0
     written: Mapping[Language, tuple[Piece, ...]] = field(default_factory=dict)
+    joint: Joint = "apart"
+    """How it follows the statement before it."""
 
     def pieces(self, language: Language) -> tuple[Piece, ...]:
         ways = self.sentence.variants[language]
@@ -38,9 +41,18 @@ class Draft:
     """Sentences whose form a model chose."""
     written: int = 0
     """Sentences that a model worded."""
+    joints: int = 0
+    """Statements that a model joined to the one before them."""
 
     def pieces(self, section: str, language: Language) -> list[tuple[Piece, ...]]:
-        return [one.pieces(language) for one in self.sections.get(section, ())]
+        """A section's sentences as they are printed: of two statements that are joined there is one."""
+        told: list[tuple[Piece, ...]] = []
+        for one in self.sections.get(section, ()):
+            pieces = one.pieces(language)
+            if one.joint != "apart" and told:
+                pieces = joined(told.pop(), pieces, one.joint, language)
+            told.append(pieces)
+        return told
 
     def said(self) -> Sequence[Sentence]:
         return [one.sentence for section in self.sections.values() for one in section]
