@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from stepwell import cli
 from stepwell.review.crew import handled, worded
-from stepwell.review.outline import Handle, sentences
+from stepwell.review.joints import JOINTS, fitting, joined, joints
+from stepwell.review.outline import SECTIONS, Handle, Sentence, lookup, sayable, sentences
+from stepwell.review.wording import Language, word
 from tests.agents.served import served
+from tests.review.sample import facts
 
 SENTENCE = next(one for one in sentences() if one.id == "index.SPX")
 HANDLES, SHOWN = handled(SENTENCE)
@@ -59,7 +62,8 @@ def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
     )
     text = text_of(tmp_path)
     assert figures["chosen"] == 26
-    assert text.index("The VIX stood") < text.index("Over the week the Nasdaq Composite lost 1.62%")
+    folded = text.lower()
+    assert folded.index("the vix stood") < folded.index("over the week the nasdaq composite lost 1.62%")
 
 
 def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> None:
@@ -114,3 +118,48 @@ def test_whatever_is_accepted_says_each_cell_once_and_no_number(extra: str, at: 
 def test_a_level_without_its_model_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["review", "write", "--model", "smollm2"]) == 2
     assert "--level templates needs no model" in capsys.readouterr().err
+
+
+def test_statements_are_joined_where_that_is_true(tmp_path: Path) -> None:
+    with served(reversing) as server:
+        write(tmp_path, server.url, "choose")
+    text = text_of(tmp_path)
+    assert text.count("; over the week the") >= 1, "the subject does not come first there"
+    assert ", and Oracle&#x27;s" in text or ", and Oracle's" in text
+    assert not re.search(r"according to [^.]*, and ", text)
+
+
+FACTS, _ = facts()
+STATEMENTS = [one for section in SECTIONS for one in sayable(FACTS, section)]
+
+
+@pytest.mark.parametrize("before", STATEMENTS, ids=lambda one: one.id)
+def test_while_sets_moves_of_opposite_sign_against_each_other_alone(before: Sentence) -> None:
+    for after in STATEMENTS:
+        offered = joints(FACTS, before, after)
+        assert offered == JOINTS[: len(offered)]
+        if "while" in offered:
+            one, other = FACTS[before.must[0]], FACTS[after.must[0]]
+            assert one.unit is other.unit
+            assert one.number * other.number < 0
+        claims = [FACTS[cell].speaker for cell in (*before.must, *after.must)]
+        assert offered == ("apart",) or not any(claims)
+
+
+def test_a_joined_sentence_reads_as_one_in_both_languages() -> None:
+    before, after = (
+        next(one for one in STATEMENTS if one.id == name) for name in ("index.IXIC", "index.DJI")
+    )
+
+    def read(language: Language, form: int) -> str:
+        ways = before.variants[language][0], after.variants[language][form]
+        chosen = fitting(FACTS, "while", before.variants["en"][0], after.variants["en"][form])
+        pieces = joined(*ways, chosen, language)
+        return "".join(
+            one if isinstance(one, str) else word(lookup(FACTS, one.cell, language), one.form, language)
+            for one in pieces
+        )
+
+    assert "closed at 23,119.30, while " in read("en", 0)
+    assert "点，而道琼斯工业平均指数本周涨1.05%" in read("zh", 0)
+    assert "23,119.30; over the week " in read("en", 1)

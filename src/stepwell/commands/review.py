@@ -125,6 +125,7 @@ def write(
         "sentences": draft.count,
         "level": level,
         "chosen": draft.chosen,
+        "joined": draft.joints,
         "written": draft.written,
         "fallbacks": draft.fallbacks,
         "turns": sum(one.turns for one in results),
@@ -285,7 +286,8 @@ def _summary(figures: dict[str, object]) -> None:
         print(f"not used: {sentence}")
     if figures["level"] != "templates":
         print(
-            f"crew: {figures['chosen']} forms chosen, {figures['written']} sentences worded, "
+            f"crew: {figures['chosen']} forms chosen, {figures['joined']} statements joined, "
+            f"{figures['written']} sentences worded, "
             f"{figures['fallbacks']} fell back to templates, "
             f"{figures['turns']} turns, {figures['tokens']} tokens, ${figures['cost_usd']:.6f}"
         )
