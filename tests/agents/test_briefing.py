@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -189,3 +189,20 @@ def test_the_shapes_that_are_shown_fit_what_the_grammar_takes(
 def test_a_schema_that_refers_to_itself_or_says_nothing_is_no_trouble(odd: Any) -> None:
     parameters = {"type": "object", "properties": {"x": odd}, "required": ["x"]}
     assert "- look(x: " in tools_told([Tool("look", "Looks. " * 200, parameters, _nothing)], None)
+
+
+def test_texts_of_tools_that_change_nothing_end_before_the_turn_does() -> None:
+    def query(tool: Tool) -> Any:
+        (call, _) = schemas.action_schema([tool], None, 256)["anyOf"]
+        return call["properties"]["arguments"]["properties"]
+
+    def ask(sql: str, kind: Literal["a", "b"], top: int = 3) -> str:
+        """Asks."""
+        return sql + kind * top
+
+    reads = query(from_function(ask, idempotent=True))
+    assert 0 < reads["sql"]["maxLength"] <= 2 * 256
+    assert "maxLength" not in reads["kind"]
+    assert "maxLength" not in reads["top"]
+    writes = query(from_function(ask))
+    assert "maxLength" not in writes["sql"], "half a file would be written all the same"

@@ -39,8 +39,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def collector(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
-    """Its URL, and the resource spans that it got."""
+def collector(status: int = 200, wanted: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Its URL, and the resource spans that it got. ``wanted``: without this Authorization 401."""
     got: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -49,8 +49,9 @@ def collector(status: int = 200) -> Iterator[tuple[str, list[Any]]]:
             if self.headers.get("content-encoding") == "gzip":
                 data = gzip.decompress(data)
             got.extend(ExportTraceServiceRequest.FromString(data).resource_spans)
-            HEADERS.append({"path": self.path, "authorization": self.headers["authorization"]})
-            self.send_response(status)
+            HEADERS.append({"path": self.path} | {name.lower(): said for name, said in self.headers.items()})
+            refused = wanted and self.headers["authorization"] != wanted
+            self.send_response(401 if refused else status)
             self.send_header("content-length", "0")
             self.end_headers()
 
@@ -95,18 +96,37 @@ def test_langfuse_gets_its_keys_as_basic_authentication(
 ) -> None:
     file = home / "trace.jsonl"
     assert run(home, "--trace", str(file)) == 0
-    with collector() as (url, got):
+    wanted = "Basic " + base64.b64encode(b"pub:sec").decode()
+    with collector(wanted=wanted) as (url, got):
         flags = ["trace", str(file), "--otlp", f"{url}/api/public/otel"]
         for name in KEYS:
             monkeypatch.delenv(name, raising=False)
         assert cli.run(flags) == 2
         assert "LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY" in capsys.readouterr().err
         for name in KEYS:
+            monkeypatch.setenv(name, "wrong")
+        assert cli.run(flags) == 1
+        assert "are its keys right?" in capsys.readouterr().err
+        for name in KEYS:
             monkeypatch.setenv(name, name.lower()[9:12])
+        got.clear()
         assert cli.run(flags) == 0
-        assert got
+        spans = [span for resource in got for scope in resource.scope_spans for span in scope.spans]
     assert HEADERS[-1]["path"] == "/api/public/otel/v1/traces"
-    assert HEADERS[-1]["authorization"] == "Basic " + base64.b64encode(b"pub:sec").decode()
+    assert HEADERS[-1]["authorization"] == wanted
+    assert HEADERS[-1]["x-langfuse-ingestion-version"] == "4"
+    assert HEADERS[-1]["content-type"] == "application/x-protobuf"
+    by_name = {span.name: {one.key: one.value for one in span.attributes} for span in spans}
+    chat, agent = by_name["chat one"], by_name["invoke_agent lead"]
+    assert chat["gen_ai.operation.name"].string_value == "chat"
+    assert agent["gen_ai.operation.name"].string_value == "invoke_agent"
+    for attributes in (chat, agent):
+        assert attributes["session.id"].string_value.startswith("crew-")
+        assert attributes["langfuse.trace.name"].string_value == "alone"
+        assert attributes["output.value"].string_value == "A queen."
+    assert "Who?" in chat["input.value"].string_value
+    assert chat["gen_ai.request.model"].string_value == "one"
+    assert chat["gen_ai.usage.input_tokens"].int_value == 9
 
 
 @pytest.mark.parametrize(

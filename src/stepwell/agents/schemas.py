@@ -16,6 +16,10 @@ ANSWER = "answer"
 """The action of a turn under ``calls = "schema"`` that ends the task."""
 CHARS_PER_TOKEN = 3
 """Fewer than text has."""
+CODE_CHARS_PER_TOKEN = 2
+"""The same of SQL and the like."""
+CALL_TOKENS = 32
+"""What a call has around its text."""
 MAX_TEXT_CHARS = 2_000
 """Above it a text has no bound: llama.cpp's grammars take no larger one."""
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -30,15 +34,40 @@ class Invalid(ValueError):
 
 def action_schema(tools: Sequence[Tool], answer: Mapping[str, Any] | None, max_tokens: int) -> dict[str, Any]:
     """One object: a tool with its arguments, or the answer (text unless it has a schema of its own)."""
-    calls = [_variant(tool.name, "arguments", tool.parameters) for tool in tools]
+    calls = [_variant(tool.name, "arguments", _arguments(tool, max_tokens)) for tool in tools]
     return {"anyOf": [*calls, _variant(ANSWER, ANSWER, answer or _text(max_tokens))]}
 
 
 def _text(max_tokens: int) -> dict[str, Any]:
     """One that ends before the turn does: a text that is cut at ``max_tokens`` is no JSON, and the smallest
-    models write on until then. Texts of tools are theirs: what ends early there is done all the same."""
-    chars = CHARS_PER_TOKEN * max_tokens
-    return {"type": "string"} | ({"maxLength": chars} if chars <= MAX_TEXT_CHARS else {})
+    models write on until then."""
+    return {"type": "string"} | _bound(CHARS_PER_TOKEN * max_tokens)
+
+
+def _bound(chars: int) -> dict[str, int]:
+    return {"maxLength": chars} if 0 < chars <= MAX_TEXT_CHARS else {}
+
+
+def _arguments(tool: Tool, max_tokens: int) -> Mapping[str, Any]:
+    """The tool's parameters. Texts of one that changes nothing are bounded as answers are: half a SELECT is
+    an error that the model reads, while a call that is cut at ``max_tokens`` is no call, and ends the task.
+    Texts of other tools are theirs: half a file would be written all the same."""
+    properties = tool.parameters.get("properties", {})
+    if not tool.idempotent:
+        return tool.parameters
+    bound = _bound(CODE_CHARS_PER_TOKEN * (max_tokens - CALL_TOKENS))
+    bounded = {
+        name: {**schema, **bound} if _is_free_text(schema) else schema for name, schema in properties.items()
+    }
+    return {**tool.parameters, "properties": bounded}
+
+
+def _is_free_text(schema: Any) -> bool:
+    return (
+        isinstance(schema, Mapping)
+        and schema.get("type") == "string"
+        and not schema.keys() & {"maxLength", "enum", "const", "pattern", "format"}
+    )
 
 
 def _variant(action: str, key: str, schema: Mapping[str, Any]) -> dict[str, Any]:

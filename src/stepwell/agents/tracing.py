@@ -160,6 +160,7 @@ def _learn_of(agent: AgentTrace, event: str, at_us: int, line: Line) -> None:
         case "appended":
             told = line["messages"]
             agent.messages += told if isinstance(told, list) else [told]
+            _note_answer(agent, agent.messages[-1])
         case "turn_began":
             details = {key: line[key] for key in ("model", "number", "request") if key in line}
             details["messages"] = agent.messages[agent.said :]
@@ -178,6 +179,14 @@ def _learn_of(agent: AgentTrace, event: str, at_us: int, line: Line) -> None:
             agent.notes.append((at_us, f"writes to {line['recipient']}"))
         case "ended":
             agent.outcome, agent.text = str(line["outcome"]), line["text"]
+
+
+def _note_answer(agent: AgentTrace, message: Any) -> None:
+    """What the model said belongs to the turn that is under way."""
+    step = agent.steps[-1] if agent.steps else None
+    spoken = isinstance(message, dict) and message.get("role") == "assistant" and message.get("content")
+    if spoken and step is not None and step.kind == "turn" and step.end_us is None:
+        step.details["answer"] = spoken
 
 
 def _end(agent: AgentTrace, at_us: int, line: Line, usage: Usage | None) -> None:
