@@ -122,12 +122,8 @@ def write(
     figures = {
         "week": week,
         "pages": pages,
-        "sentences": draft.count,
         "level": level,
-        "chosen": draft.chosen,
-        "joined": draft.joints,
-        "written": draft.written,
-        "fallbacks": draft.fallbacks,
+        **_counted(draft),
         "turns": sum(one.turns for one in results),
         "tokens": sum(one.prompt_tokens + one.visible_tokens + one.intermediate_tokens for one in results),
         "cost_usd": sum(one.cost_microusd or 0 for one in results) / 1e6,
@@ -232,6 +228,16 @@ def _with_last_week(facts: Facts, out: Path, week: Week, language: Language) -> 
     except (OSError, BadInput):
         found = False
     return beside if found else facts
+
+
+def _counted(draft: Draft) -> dict[str, int]:
+    return {
+        "sentences": draft.count,
+        "chosen": draft.chosen,
+        "joined": draft.joints,
+        "written": draft.written,
+        "fallbacks": draft.fallbacks,
+    }
 
 
 def _drafted(
