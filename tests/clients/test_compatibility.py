@@ -18,7 +18,7 @@ def test_the_table_is_up_to_date() -> None:
     assert check.returncode == 0, check.stderr
 
 
-@pytest.mark.parametrize("package", ["openai", "anthropic", "openai-agents", "smolagents"])
+@pytest.mark.parametrize("package", ["openai", "anthropic", "google-genai", "openai-agents", "smolagents"])
 def test_what_runs_here_is_what_the_table_says(package: str) -> None:
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     assert f"{package}=={version(package)}" in pins

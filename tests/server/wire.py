@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 
 from stepwell.server.anthropic.errors import is_anthropic
+from stepwell.server.gemini.errors import is_gemini
 from stepwell.server.run import BackgroundServer
 from tests.server.fakes import MODEL, PATIENCE_S
 
@@ -51,8 +52,12 @@ def events(response: httpx2.Response) -> list[Any]:
 
 
 def error_of(response: httpx2.Response) -> dict[str, Any]:
-    """The error object, after checking that it is exactly OpenAI's shape, or Anthropic's on its routes."""
+    """The error object, after checking that it is OpenAI's shape exactly, or that of the route's dialect."""
     body = response.json()
+    if is_gemini(response.request.url.path, response.request.method):
+        assert set(body) == {"error"} and set(body["error"]) == {"code", "message", "status"}, body
+        kind = {"type": body["error"].pop("status"), "param": None, "code": None}
+        body["error"] |= kind
     if is_anthropic(response.request.url.path):
         assert set(body) == {"type", "error", "request_id"}, body
         assert body["type"] == "error"

@@ -111,11 +111,11 @@ def _unknown(agent: str) -> ApiError:
     return not_found(f"Agent with id '{clip(agent, 64)}' not found.", code="agent_not_found")
 
 
-def page_limit(request: Request) -> int:
+def page_limit(request: Request, param: str = "limit") -> int:
     """How many a list may have: 1 to 100. Raises ``ApiError``."""
-    text = request.query_params.get("limit", str(DEFAULT_PAGE))
+    text = request.query_params.get(param, str(DEFAULT_PAGE))
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
-        raise bad_request(f"'limit' must be between 1 and {MAX_PAGE}.", param="limit")
+        raise bad_request(f"'{param}' must be between 1 and {MAX_PAGE}.", param=param)
     return int(text)
 
 

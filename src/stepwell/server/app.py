@@ -48,6 +48,9 @@ from stepwell.server.file_prewarm import prewarm_file
 from stepwell.server.file_search import search_files
 from stepwell.server.files import create_file, delete_file, file_content, get_file, list_files
 from stepwell.server.gate import Gate
+from stepwell.server.gemini.errors import is_gemini
+from stepwell.server.gemini.errors import response as gemini_error
+from stepwell.server.gemini.routes import gemini_routes
 from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
@@ -128,6 +131,7 @@ ROUTES = (
     Route("/v1/chat/completions", chat_completions, methods=["POST"]),
     Route("/v1/messages", messages, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
+    *gemini_routes(),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/embeddings", embeddings, methods=["POST"]),
     Route("/v1/rerank", rerank, methods=["POST"]),
@@ -215,8 +219,8 @@ def _cors(settings: ServerSettings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-api-key", *CORS_HEADERS],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-api-key", "x-goog-api-key", *CORS_HEADERS],
             expose_headers=["x-request-id", "retry-after-ms", "retry-after"],
         )
     ]
@@ -267,6 +271,8 @@ async def _api_error(request: Request, error: Exception) -> Response:
 def _in_its_dialect(request: Request, error: ApiError) -> Response:
     if is_anthropic(request.url.path):
         return anthropic_error(error, request_id_of(request.scope))
+    if is_gemini(request.url.path, request.method):
+        return gemini_error(error)
     return error.response()
 
 

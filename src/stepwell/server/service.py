@@ -23,6 +23,7 @@ from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.errors import ApiError, bad_request, draining, model_not_found
 from stepwell.server.gate import Gate
+from stepwell.server.gemini.store import CachedContents
 from stepwell.server.hosts import is_local
 from stepwell.server.identity import Identity, identify
 from stepwell.server.key_reload import KeyReload
@@ -69,6 +70,8 @@ class Service:
     """By the names under which requests ask for the model with one."""
     agent_lists: AgentLists = field(init=False)
     pauses: Pauses = field(init=False)
+    cached: CachedContents = field(init=False, default_factory=CachedContents)
+    """What tenants have cached by name, as Gemini has it."""
     page_keys: PageKeys = field(init=False, default_factory=PageKeys)
     started_s: int = field(init=False)
     _epoch_s: float = field(init=False, default=0.0)
@@ -105,7 +108,8 @@ class Service:
         if not self.keys.required:
             require_local(request)
         given = request.headers
-        own = given.get("x-api-key")  # Anthropic's clients send it so
+        # Anthropic's and Google's clients have headers of their own for it.
+        own = given.get("x-api-key") or given.get("x-goog-api-key")
         key = self._page_key(request)
         if key is None:
             key = self.keys.find(given.get("authorization") or (f"Bearer {own}" if own else None))
@@ -114,7 +118,7 @@ class Service:
 
     def _page_key(self, request: Request) -> ApiKey | None:
         """Of a browser that has sent the page's form, and says no key beside."""
-        if not self.keys.required or {"authorization", "x-api-key"} & set(request.headers):
+        if not self.keys.required or {"authorization", "x-api-key", "x-goog-api-key"} & set(request.headers):
             return None
         digest = self.page_keys.key_digest(request, self.now_s())
         return None if digest is None else self.keys.with_digest(digest)

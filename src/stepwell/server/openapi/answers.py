@@ -316,3 +316,46 @@ class Reranked(Answer):
     model: str
     results: list[Ranked]
     usage: VectorUsage
+
+
+# --- Gemini's ----------------------------------------------------------------------------------
+
+
+class GoogleErrorDetail(Answer):
+    code: int
+    message: str
+    status: str
+
+
+class GoogleError(Answer):
+    error: GoogleErrorDetail
+
+
+class Part(Answer):
+    text: str
+
+
+class Content(Answer):
+    role: Literal["model"]
+    parts: list[Part]
+
+
+class Candidate(Answer):
+    content: Content
+    index: int
+    finishReason: Literal["STOP", "MAX_TOKENS"]
+
+
+class UsageMetadata(CostAndTime):
+    promptTokenCount: int
+    cachedContentTokenCount: int
+    candidatesTokenCount: int
+    thoughtsTokenCount: int
+    totalTokenCount: int
+
+
+class GeminiAnswer(Answer):
+    candidates: list[Candidate]
+    modelVersion: str
+    responseId: str
+    usageMetadata: UsageMetadata

@@ -91,3 +91,48 @@ class FileForm(Asked):
     purpose: Literal["assistants", "batch", "evals", "fine-tune", "user_data", "vision"] = "user_data"
     prewarm: Literal["true", "false", "1", "0"] | None = Field(None, description="Compute its KV at once.")
     ttl: str | None = Field(None, description='How long to hold that: "1h".')
+
+
+class GeminiPart(Asked):
+    text: str
+
+
+class GeminiContent(Asked):
+    parts: list[GeminiPart]
+    role: Literal["user", "model"] | None = None
+
+
+class GenerationConfig(Asked):
+    """Gemini's, as far as it is known here."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    topP: float | None = Field(None, ge=0, le=1)
+    topK: int | None = Field(None, ge=1, le=2**31 - 1)
+    maxOutputTokens: int | None = Field(None, ge=1)
+    stopSequences: list[str] | None = None
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    responseMimeType: str | None = None
+    responseJsonSchema: dict[str, Any] | None = None
+
+
+class GenerateContentRequest(Asked):
+    """Gemini's `generateContent`: texts, behind a cached content where one is named."""
+
+    contents: list[GeminiContent] = Field(min_length=1)
+    systemInstruction: GeminiContent | None = None
+    cachedContent: str | None = None
+    generationConfig: GenerationConfig | None = None
+
+
+class LifetimeRequest(Asked):
+    """One of the two."""
+
+    ttl: str | None = Field(None, description='"3600s"; an hour where nothing is said.')
+    expireTime: str | None = Field(None, description="RFC 3339.")
+
+
+class CachedContentRequest(LifetimeRequest):
+    model: str
+    contents: list[GeminiContent] = Field(min_length=1)
+    systemInstruction: GeminiContent | None = None
+    displayName: str | None = None

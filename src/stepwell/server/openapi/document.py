@@ -13,7 +13,8 @@ from starlette.routing import BaseRoute, Route
 
 from stepwell import __version__
 from stepwell.server.anthropic.errors import OVERLOADED, is_anthropic
-from stepwell.server.openapi.answers import Answer, AnthropicError, Error
+from stepwell.server.gemini.errors import is_gemini
+from stepwell.server.openapi.answers import Answer, AnthropicError, Error, GoogleError
 from stepwell.server.openapi.asked import Beside
 from stepwell.server.openapi.operations import OPERATIONS, STREAM, Operation
 
@@ -56,7 +57,7 @@ def describe(routes: Iterable[BaseRoute], *, closed: bool = False) -> dict[str, 
         _open(definitions)
     paths: dict[str, dict[str, Any]] = {}
     for method, path, operation, handler in rows:
-        paths.setdefault(path, {})[method.lower()] = _operation(path, operation, handler, schemas)
+        paths.setdefault(path, {})[method.lower()] = _operation(method, path, operation, handler, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -96,9 +97,8 @@ Schemas = dict[tuple[Any, JsonSchemaMode], dict[str, Any]]
 
 
 def _types(operation: Operation) -> Iterator[Any]:
-    yield from (
-        one for one in (operation.answer, operation.body, Beside, Error, AnthropicError) if one is not None
-    )
+    named = (operation.answer, operation.body, Beside, Error, AnthropicError, GoogleError)
+    yield from (one for one in named if one is not None)
 
 
 def _schemas(types: Iterable[Any]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
@@ -129,16 +129,16 @@ def _subclasses(of: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 
 def _operation(
-    path: str, row: Operation, handler: Callable[..., Any], schemas: dict[Any, Any]
+    method: str, path: str, row: Operation, handler: Callable[..., Any], schemas: dict[Any, Any]
 ) -> dict[str, Any]:
     said = inspect.cleandoc(handler.__doc__ or "").replace("``", "`")
     summary, _, more = said.partition("\n\n")
     described: dict[str, Any] = {
-        "operationId": handler.__name__,
+        "operationId": _operation_id(path, handler),
         "summary": " ".join(summary.split()),
         "tags": [row.tag],
         "parameters": [*_path_parameters(path), *_query(row), *_headers(row)],
-        "responses": _responses(path, row, schemas),
+        "responses": _responses(method, path, row, schemas),
     }
     if more:
         described["description"] = more
@@ -147,6 +147,12 @@ def _operation(
     if row.body is not None:
         described["requestBody"] = _body(row, schemas)
     return described
+
+
+def _operation_id(path: str, handler: Callable[..., Any]) -> str:
+    """The function's name; where one serves several paths, with what tells them apart."""
+    where = "file" if path.startswith("/page/{") else "v1beta" if path.startswith("/v1beta") else ""
+    return f"{handler.__name__}_{where}" if where else handler.__name__
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
@@ -185,7 +191,7 @@ def _body(row: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     return {"required": not row.optional_body, "content": {media: {"schema": schema}}}
 
 
-def _responses(path: str, row: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
+def _responses(method: str, path: str, row: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if row.answer is not None:
         content["application/json"] = {"schema": schemas[str(row.answer)]}
@@ -194,7 +200,8 @@ def _responses(path: str, row: Operation, schemas: dict[Any, Any]) -> dict[str, 
     if row.redirects:
         found = {"307": {"description": "There is no slash at its end."}}
     anthropic = is_anthropic(path)
-    error = schemas[str(AnthropicError if anthropic else Error)]
+    shape = AnthropicError if anthropic else GoogleError if is_gemini(path, method) else Error
+    error = schemas[str(shape)]
     for status in sorted(_statuses(row)):
         status = OVERLOADED if anthropic and status == 503 else status
         reason = {"description": REASONS[status], "content": {"application/json": {"schema": error}}}

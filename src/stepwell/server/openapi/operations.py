@@ -20,7 +20,15 @@ from stepwell.server.file_prewarm import PrewarmRequest
 from stepwell.server.file_search import SearchRequest
 from stepwell.server.openapi import answers as a
 from stepwell.server.openapi import records as r
-from stepwell.server.openapi.asked import AgentHint, CountTokensRequest, FileForm, MessagesRequest
+from stepwell.server.openapi.asked import (
+    AgentHint,
+    CachedContentRequest,
+    CountTokensRequest,
+    FileForm,
+    GenerateContentRequest,
+    LifetimeRequest,
+    MessagesRequest,
+)
 from stepwell.server.page.routes import KeyForm
 from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.schema import ChatRequest, CompletionRequest
@@ -79,6 +87,25 @@ def _organization(**more: Json) -> Json:
     }
 
 
+def _gemini(prefix: str) -> Mapping[tuple[str, str], Operation]:
+    return {
+        ("POST", f"{prefix}/models/{{model}}"): Operation(
+            "gemini", a.GeminiAnswer, GenerateContentRequest, also=(STREAM,), fails=GENERATES
+        ),
+        ("GET", f"{prefix}/cachedContents"): Operation(
+            "gemini", r.CachedContents, query={"pageSize": LIMIT, "pageToken": TEXT}
+        ),
+        ("POST", f"{prefix}/cachedContents"): Operation(
+            "gemini", r.CachedContent, CachedContentRequest, fails=GENERATES
+        ),
+        ("GET", f"{prefix}/cachedContents/{{cached_id}}"): Operation("gemini", r.CachedContent, fails=(404,)),
+        ("PATCH", f"{prefix}/cachedContents/{{cached_id}}"): Operation(
+            "gemini", r.CachedContent, LifetimeRequest, fails=GENERATES
+        ),
+        ("DELETE", f"{prefix}/cachedContents/{{cached_id}}"): Operation("gemini", FREE, fails=(404,)),
+    }
+
+
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/chat/completions"): Operation(
         "generate", a.ChatCompletion, ChatRequest, also=(STREAM,), fails=GENERATES, beside=True
@@ -123,6 +150,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/messages/batches/{batch_id}/results"): Operation(
         "anthropic", also=("application/x-jsonl",), fails=(404,)
     ),
+    **_gemini("/v1beta"),
+    **_gemini("/v1"),
     ("POST", "/v1/embeddings"): Operation("vectors", a.Embeddings, EmbeddingsRequest, fails=GENERATES),
     ("POST", "/v1/rerank"): Operation("vectors", a.Reranked, RerankRequest, fails=GENERATES),
     ("POST", "/tokenize"): Operation("tokens", a.Tokenized, TokenizeRequest, fails=GENERATES),

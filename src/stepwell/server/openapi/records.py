@@ -283,3 +283,24 @@ class PageKey(Answer):
     tenant: str = ""
     operator: bool = False
     deleted: bool = False
+
+
+class TotalTokens(Answer):
+    totalTokenCount: int
+
+
+class CachedContent(Answer):
+    """Times are RFC 3339."""
+
+    name: str
+    model: str
+    displayName: str
+    createTime: str
+    updateTime: str
+    expireTime: str
+    usageMetadata: TotalTokens
+
+
+class CachedContents(Answer):
+    cachedContents: list[CachedContent]
+    nextPageToken: str = ""

@@ -4,7 +4,7 @@ import { signal } from "./vendor/signals.mjs";
 import { toggle } from "./theme.mjs";
 
 const wanted = signal(""), api = signal(null);
-const methods = ["get", "post", "delete"];
+const methods = ["get", "post", "patch", "delete"];
 
 const name = (ref) => ref.slice(ref.lastIndexOf("/") + 1);
 const Link = ({ to }) => html`<a href=${`#${to}`}>${to}</a>`;

@@ -1,0 +1,3 @@
+"""Gemini's explicit cache, as a thin face over prewarming: ``cachedContents`` and ``generateContent``."""
+
+from __future__ import annotations
