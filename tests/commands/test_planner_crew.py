@@ -7,7 +7,7 @@ import json
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.agents.served import served
@@ -50,6 +50,34 @@ def test_every_figure_of_the_answer_is_a_plans(capsys: pytest.CaptureFixture[str
     assert not NUMBER.search(rest)
 
 
+def test_every_input_that_the_grammar_lets_a_model_write_is_one_that_the_plans_have() -> None:
+    """So a small model may choose wrongly, and cannot ask for what there is not."""
+    role = find_crew(str(CREW)).roles["forecaster"]
+    assert role.schema is not None
+    parts, users, contracts = ([*_words(kind)] for kind in cast("Any", role.schema)["anyOf"])
+    Choice(what_if=[f"{name}=0.5" for name in parts]).case("h200")
+    assert set(users) <= set(FIGURES)
+    plan = read_plan(CREW.parents[1] / "plans" / "tokens-100mw.toml")
+    for name in contracts:
+        plan_of(changed(plan, {name: 0 if name.endswith("growth") else 1}), name)
+
+
+def _words(kind: Any) -> list[str]:
+    """The names that a pattern spells out: ``^(a|b[.](c|d))=``."""
+    text = kind["properties"]["inputs"]["items"]["pattern"]
+    return _spelt(text[1 : text.index("=")].replace("[.]", "."))
+
+
+def _spelt(text: str) -> list[str]:
+    inner = re.search(r"\(([^()]*)\)", text)
+    if inner is None:
+        return text.split("|")
+    before, after = text[: inner.start()], text[inner.end() :]
+    head = before[max(before.rfind("|"), before.rfind("(")) + 1 :]
+    spelt = "|".join(f"{head}{one}" for one in inner[1].split("|"))
+    return _spelt(before[: len(before) - len(head)] + spelt + after)
+
+
 def ask(**arguments: Any) -> Any:
     crew = find_crew(str(CREW))
     workspace = Workspace(Path.cwd(), folder=CREW.parent)
@@ -71,13 +99,14 @@ def test_the_crews_examples_are_calls_that_its_schema_takes_and_plans_have() -> 
     """Each input that an example shows is one that its plan knows."""
     role = find_crew(str(CREW)).roles["forecaster"]
     assert role.schema is not None
-    properties: Any = role.schema["properties"]
+    kinds: Any = role.schema["anyOf"]
     for example in role.examples:
         call = json.loads(example.answer)
-        assert call["plan"] in properties["plan"]["enum"] and re.match(
-            properties["of"]["pattern"], call["of"]
-        )
-        assert all(re.match(properties["inputs"]["items"]["pattern"], one) for one in call["inputs"])
+        (taken,) = [
+            kind["properties"] for kind in kinds if call["plan"] in kind["properties"]["plan"]["enum"]
+        ]
+        assert call["of"] in taken["of"].get("enum", ()) or re.match(taken["of"]["pattern"], call["of"])
+        assert all(re.match(taken["inputs"]["items"]["pattern"], one) for one in call["inputs"])
         if call["plan"] == "storage":
             decimals(call["inputs"], {key: Decimal(str(value)) for key, value in FIGURES.items()})
         elif call["plan"] == "contract":

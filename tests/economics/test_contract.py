@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepwell.economics.cash import cash_flow
 from stepwell.economics.contract_file import changed, parse_changes, plan_of, read_plan
-from stepwell.economics.measures import cost_of_delay, measure
+from stepwell.economics.measures import cost_of_delay, measure, megawatt_year
 from stepwell.economics.uncertainty import draws, percentile, swings, what_must_be_true
 from stepwell.errors import BadInput
 from tests.economics.plans import TEXT, raw_plan
@@ -35,6 +35,29 @@ def test_one_site_by_hand() -> None:
     found = measure(plan(), cash)
     assert found.exposure == 12 * 1_000_000
     assert found.cash_low == free[0] and found.cash_low_month == 0
+
+
+def test_a_megawatt_year_by_hand() -> None:
+    """20 m at 10 % over four years is 6,309,416 a year; a fifth left at the end is worth 861,883 a year."""
+    year = megawatt_year(plan())
+    assert abs(year.capital - 6_309_416) < 1
+    assert (year.lease, year.power, year.operations, year.paid) == (1_200_000, 438_000, 0, 12_000_000)
+    left = megawatt_year(plan(capex__0__residual_share=Decimal("0.2")))
+    assert abs(year.capital - left.capital - Decimal("861883.2")) < 1
+    assert megawatt_year(plan(discount_rate=0)).capital == 5_000_000
+
+
+@settings(max_examples=25, deadline=None)
+@given(rate=st.integers(1, 30), share=st.integers(0, 90), price=st.integers(2_000_000, 30_000_000))
+def test_who_is_paid_what_a_megawatt_year_costs_earns_the_discount_rate(
+    rate: int, share: int, price: int
+) -> None:
+    """Purchase now, level income a year for its life, the rest sold at its end: present value zero."""
+    r, n, left = Decimal(rate) / 100, 4, Decimal(share) / 100
+    changes = {"discount_rate": r, "capex.0.usd_per_mw": price, "capex.0.residual_share": left}
+    charge = megawatt_year(plan_of(changed(raw_plan(), changes), "t")).capital
+    earned = sum(charge / (1 + r) ** year for year in range(1, n + 1))
+    assert abs(earned + price * left / (1 + r) ** n - price) < Decimal("0.01")
 
 
 def test_debt_is_repaid_with_interest_and_no_more() -> None:

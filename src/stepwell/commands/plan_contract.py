@@ -15,7 +15,7 @@ from stepwell.commands.plan_output import amount, billions, console_for, progres
 from stepwell.economics.cash import cash_flow
 from stepwell.economics.contract_file import Plan, changed, parse_changes, plan_of, read_plan
 from stepwell.economics.finance import yearly
-from stepwell.economics.measures import Measures, cost_of_delay, measure
+from stepwell.economics.measures import Measures, cost_of_delay, measure, megawatt_year
 from stepwell.economics.served import served_year
 from stepwell.economics.splits import KINDS
 from stepwell.economics.uncertainty import Needed, draws, measured, percentile, swings, what_must_be_true
@@ -91,6 +91,7 @@ def contract(
         "answer": answer,
         "seed": seed,
         "measures": base.as_json(),
+        "megawatt_year": {"cost": megawatt_year(plan).cost, "paid": megawatt_year(plan).paid},
         "scenarios": {name: m.as_json() for name, m in scenarios.items()},
         "tornado": [
             {"key": s.key, "low": s.low, "high": s.high, "at_low": s.at_low.as_json()}
@@ -158,6 +159,7 @@ def _base_lines(plan: Plan, m: Measures) -> list[str]:
     cover = "there is no debt" if m.debt_cover_least is None else f"least debt cover {m.debt_cover_least:.2f}"
     return [
         *served_lines(plan),
+        megawatt_line(plan),
         f"lowest cash after debt {billions(m.equity_low)}; {cover}; free cash flow {billions(m.free_cash)}",
         f"delays of sites cost {billions(lost)} of revenue and {billions(value)} of present value",
     ]
@@ -178,6 +180,16 @@ def served_lines(plan: Plan) -> list[str]:
         f" {served.amplification:g} computed ones: {billions(year.usd_per_mw_year * factor)} a megawatt and"
         f" year at full use, less {billions(year.memory_usd_per_mw_year)} for DRAM and disks",
     ]
+
+
+def megawatt_line(plan: Plan) -> str:
+    year = megawatt_year(plan)
+    parts = {"capital": year.capital, "rent": year.lease, "power": year.power, "operations": year.operations}
+    told = ", ".join(f"{name} {billions(usd)}" for name, usd in parts.items())
+    return (
+        f"a megawatt and year in full service costs {billions(year.cost)} ({told}) and is paid"
+        f" {billions(year.paid)}"
+    )
 
 
 def _spread(drawn: list[Measures]) -> list[str]:

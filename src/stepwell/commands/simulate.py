@@ -25,6 +25,7 @@ from stepwell.simulate.cluster import Cluster
 from stepwell.simulate.exchange import write_mooncake, write_sessions
 from stepwell.simulate.fleet_report import FleetReport, fleet_report, plain
 from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.unpaused import unpaused
 from stepwell.simulate.workload import Workload
 from stepwell.simulate.workloads import Wanted, workload_of
 
@@ -134,7 +135,7 @@ def run(
     """Play the workload to its end, with a progress bar on standard error."""
     total = sum(1 for _ in work.turns())
     started_s = time.process_time()
-    with _bar(total, quiet) as on_end:
+    with _bar(total, quiet) as shown, unpaused(shown) as on_end:
         router = ROUTERS[hardware.router]
         player = Player(work, declared)
         cluster = Cluster(player, built.site, hardware.replicas, router, faults=built.faults, on_end=on_end)

@@ -19,6 +19,7 @@ from stepwell.fleet.routers import ROUTERS
 from stepwell.simulate.cluster import Cluster
 from stepwell.simulate.fleet_report import FleetReport, fleet_report
 from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.unpaused import unpaused
 from stepwell.simulate.workloads import Wanted, workload_of
 
 HEAD = ("requests", "CPU s", "requests/CPU s", "steps", "simulated s")
@@ -89,10 +90,13 @@ def _run(workload: str, directory: Path | None, count: int, hardware: Hardware) 
     lengths = [turn.prompt_tokens for turn in work.turns()]
     built = build(hardware, work.unit_tokens, work.block_tokens, sum(lengths) / len(lengths))
     router = ROUTERS[hardware.router]
-    cluster = Cluster(Player(work, Declared(None)), built.site, hardware.replicas, router)
-    started_s = time.process_time()
-    cluster.run()
-    return fleet_report(cluster, max(1e-9, time.process_time() - started_s), None)
+    with unpaused() as on_end:
+        player = Player(work, Declared(None))
+        cluster = Cluster(player, built.site, hardware.replicas, router, on_end=on_end)
+        started_s = time.process_time()
+        cluster.run()
+        cpu_s = time.process_time() - started_s
+    return fleet_report(cluster, max(1e-9, cpu_s), None)
 
 
 def _slope(found: list[FleetReport]) -> float | None:

@@ -104,16 +104,20 @@ def _capacity(site: Site, month: int) -> Decimal:
     return site.mw * min(Decimal(1), Decimal(since + 1) / (site.ramp_months + 1))
 
 
-def _monthly_price(plan: Plan, month: int) -> Decimal:
+def yearly_price(plan: Plan) -> Decimal:
+    """Of a megawatt at full use, before the price path."""
     customer = plan.customer
     if customer.tokens is None:
-        yearly = customer.usd_per_mw_year
-    else:
-        t = customer.tokens
-        billed = t.tokens_per_s_per_gpu * 3600 * 8760 / 1_000_000 / t.amplification
-        yearly = billed * t.usd_per_m_tokens * 1000 / t.kw_per_gpu
+        return customer.usd_per_mw_year
+    t = customer.tokens
+    billed = t.tokens_per_s_per_gpu * 3600 * 8760 / 1_000_000 / t.amplification
+    return billed * t.usd_per_m_tokens * 1000 / t.kw_per_gpu
+
+
+def _monthly_price(plan: Plan, month: int) -> Decimal:
+    customer = plan.customer
     years_on = max(0, month - customer.start_month) // MONTHS
-    return yearly / MONTHS * (1 + customer.price_growth) ** years_on
+    return yearly_price(plan) / MONTHS * (1 + customer.price_growth) ** years_on
 
 
 def contract_end(plan: Plan, site: Site) -> int:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import accumulate
 
-from stepwell.economics.cash import Cash, cash_flow, contract_end
-from stepwell.economics.contract_file import Plan
-from stepwell.economics.finance import MONTHS, ZERO, irr, npv, payback_month
+from stepwell.economics.cash import HOURS_A_MONTH, Cash, cash_flow, contract_end, yearly_price
+from stepwell.economics.contract_file import Capex, Plan
+from stepwell.economics.finance import MONTHS, ZERO, capital_recovery, irr, npv, payback_month
+from stepwell.economics.served import sold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,45 @@ def measure(plan: Plan, cash: Cash | None = None) -> Measures:
         debt_cover_least=_debt_cover(plan, cash),
         exposure=_exposure(plan, cash),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class MegawattYear:
+    """What a megawatt in full service costs a year, and what is paid for it. Dollars."""
+
+    capital: Decimal
+    """Level charge that earns the discount rate on each purchase over its life, less what its end brings."""
+    lease: Decimal
+    power: Decimal
+    operations: Decimal
+    paid: Decimal
+    """In the first year of the price path."""
+
+    @property
+    def cost(self) -> Decimal:
+        return self.capital + self.lease + self.power + self.operations
+
+
+def megawatt_year(plan: Plan) -> MegawattYear:
+    """``sum of capex x CRF(r, life) - residual x r / ((1 + r)^life - 1)``, rent, energy and operations."""
+    plan = sold(plan)
+    power, customer, mw = plan.power, plan.customer, sum((s.mw for s in plan.sites), ZERO)
+    rent = sum((s.mw * s.lease_usd_per_kw_month for s in plan.sites), ZERO) * 1000 * MONTHS
+    per_mwh = power.grid_usd_per_mwh * (1 - power.gas_share) + power.gas_usd_per_mwh * power.gas_share
+    bought = sum((kind.usd_per_mw for kind in plan.capex), ZERO)
+    return MegawattYear(
+        capital=sum((_capital_charge(kind, plan.discount_rate) for kind in plan.capex), ZERO),
+        lease=rent / mw if mw else ZERO,
+        power=HOURS_A_MONTH * MONTHS * per_mwh * power.pue * max(power.load, power.take_or_pay_share),
+        operations=plan.operations.usd_per_mw_year + plan.operations.maintenance_share * bought,
+        paid=yearly_price(plan) * max(customer.utilisation, customer.take_or_pay_share),
+    )
+
+
+def _capital_charge(kind: Capex, rate: Decimal) -> Decimal:
+    recovered = capital_recovery(rate, kind.life_years)
+    # What is left at the end is worth its sinking fund: r / ((1 + r)^n - 1) is the recovery less the rate.
+    return kind.usd_per_mw * (recovered - kind.residual_share * (recovered - rate))
 
 
 def cost_of_delay(plan: Plan) -> tuple[Decimal, Decimal]:
