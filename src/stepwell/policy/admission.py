@@ -34,20 +34,18 @@ class Admission:
 
     def admit(self) -> None:
         """Who waits for disk or for another's prefix lets others pass; who waits for room does not, or
-        large requests would starve (but a turn that is only owed its place holds up nobody heavier). Blocks
-        that wait on the host for turns in the queue may take half of it, or they would drive out what has
-        just come down."""
+        large requests would starve (but a turn that is only owed its place holds up nobody heavier)."""
         if not self.table.waiting:
             self.table.release_claims_beyond(())
             return
         self.table.waiting.age(self.table.now_us)
         self._count_again()
         blocked: Turn | None = None
-        budget_bytes = self.config.host_bytes // 2
+        budget_bytes = self._host_budget()
         owed = self._owed_places()
         window = self.table.waiting.window(self.config.scan_waiting, owed)
         for position, turn in enumerate(window):
-            if position and budget_bytes <= 0 and self.config.host_bytes:
+            if position and budget_bytes <= 0:
                 window = window[:position]
                 break
             self.block_manager.beneficiary = turn.id
@@ -63,6 +61,14 @@ class Admission:
         self.block_manager.beneficiary = 0
         self.table.release_claims_beyond([turn.id for turn in window])
         self._window, self._window_owed = window, owed
+
+    def _host_budget(self) -> int:
+        """Blocks that wait on the host for turns in the queue may take half of it, or they would drive out
+        what has just come down. Where copies do not pay only the first turn is looked at, as without a
+        host: the more turns alternate on a device that is too small, the more it loses."""
+        config = self.config
+        pays = self.block_manager.costs.copies_pay(config.block_bytes, 0, config.block_tokens)
+        return config.host_bytes // 2 if pays else 0
 
     def waits(self, arrived: Sequence[Turn]) -> tuple[Waits, ...]:
         """What has changed about why turns wait, ``arrived`` in this step or before."""
