@@ -1,10 +1,22 @@
-"""Stepwell inside vLLM: what vLLM loads by name from its configuration. Written for vLLM 0.32.
+"""Stepwell inside vLLM, and before it. Written for vLLM 0.32.
+
+What vLLM loads by name from its configuration:
 
     disk.py     ``StepwellDisk``: a disk tier, bounded, checksummed and shared; docs/vllm-disk-tier.md
     spec.py     ``StepwellSpec``: offloading on every platform, the CPU included
     host.py     ``StepwellHost``: which chunks leave host memory first; ``host_book.py`` keeps its book
     scheduler.py  ``StepwellScheduler``: service tiers; ``preemption.py`` says who gives way
-    owners.py   ``StepwellOwners``: whose a request is, as middleware of vLLM's own server
+    owners.py   ``StepwellOwners``: whose a request is, as middleware of vLLM's own server; ``rewrite.py``: what
+                becomes of a body
+
+What stands before vLLM's server in ``stepwell serve --engine vllm``:
+
+    app.py      the routes; front.py: a turn on its way to vLLM and back; shape.py: what it may come to
+    usage.py    what vLLM says it has come to; books.py: how that gets into the ledger
+    child.py    vLLM's process; launch.py: it ends with its parent; command_line.py: its flags
+    engine_loop.py  vLLM as the server's routes see an engine
+
+    install.py  whether vLLM and a model are there, in one sentence; convert.py: a model of a GGUF
 
 vLLM is imported here and nowhere else, and no other room imports this one's modules before they are wanted.
 """
