@@ -6,8 +6,8 @@ What vLLM loads by name from its configuration:
     spec.py     ``StepwellSpec``: offloading on every platform, the CPU included
     host.py     ``StepwellHost``: which chunks leave host memory first; ``host_book.py`` keeps its book
     scheduler.py  ``StepwellScheduler``: service tiers; ``preemption.py`` says who gives way
-    owners.py   ``StepwellOwners``: whose a request is, as middleware of vLLM's own server; ``rewrite.py``: what
-                becomes of a body
+    owners.py   ``StepwellOwners``: whose a request is, as middleware of vLLM's own server
+    rewrite.py  what becomes of a client's body
 
 What stands before vLLM's server in ``stepwell serve --engine vllm``:
 
