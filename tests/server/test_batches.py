@@ -206,6 +206,22 @@ def test_files_of_batches_have_a_quota_and_a_purpose(tmp_path: Path) -> None:
             client.batches.create(input_file_id=file.id, endpoint="/v1/moderations", completion_window="24h")
 
 
+def test_a_file_whose_time_is_over_is_gone_and_gives_its_room_back(tmp_path: Path) -> None:
+    data, hour = jsonl([row("a")]), 3_600
+    with node(tmp_path, BatchLimits(quota_bytes=len(data))) as kept, openai(kept) as client:
+        until_then: Any = {"anchor": "created_at", "seconds": hour}
+        file = client.files.create(file=("in.jsonl", data), purpose="batch", expires_after=until_then)
+        assert file.expires_at == file.created_at + hour
+        kept.server.service.now_s = lambda: file.created_at + hour - 1.0
+        assert client.files.retrieve(file.id).id == file.id
+        kept.server.service.now_s = lambda: file.created_at + hour + 1.0
+        with pytest.raises(NotFoundError):
+            client.batches.create(input_file_id=file.id, endpoint=CHATS, completion_window="24h")
+        assert client.files.list(purpose="batch").data == []
+        assert not list((tmp_path / "batches" / "files").iterdir())
+        client.files.create(file=("in.jsonl", data), purpose="batch")  # its room is there again
+
+
 def test_a_server_without_batches_says_so(tmp_path: Path) -> None:
     with keeping(tmp_path) as kept:
         assert error_of(get(kept.server, "/v1/batches", **bearer("acme")))["code"] == "batches_off"

@@ -19,8 +19,12 @@ PURPOSES = ("batch", "batch_output")
 
 
 def batches_of(request: Request) -> ServedBatches | None:
+    """The batches with their files, without those whose time is over; None where none are kept."""
     served = request.app.state.batches
-    return served if isinstance(served, ServedBatches) else None
+    if not isinstance(served, ServedBatches):
+        return None
+    served.store.expire_files(int(service_of(request).now_s()))
+    return served
 
 
 def keep(served: ServedBatches, tenant: str, upload: Upload, now_s: int, expires_s: int | None) -> BatchFile:

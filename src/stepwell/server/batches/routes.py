@@ -38,6 +38,7 @@ async def create_batch(request: Request) -> Response:
     key, tenant = who_asks(service, request)
     body = await read_object(request, service.settings, service.bodies, tenant)
     wanted = parse(BatchRequest, body)
+    served.store.expire_files(int(service.now_s()))
     file = served.store.file(tenant, wanted.input_file_id)
     if file is None:
         raise not_found(

@@ -204,6 +204,16 @@ class BatchStore:
             db.execute("DELETE FROM files WHERE id = ?", (file_id,))
         self.path(file_id).unlink(missing_ok=True)
 
+    def expire_files(self, now_s: int) -> None:
+        """Files whose time is over go, but for one that a batch has not read yet."""
+        expired = self._rows(
+            "SELECT id FROM files WHERE expires_at <= ? AND id NOT IN "
+            "(SELECT input_file FROM batches WHERE status = 'validating' AND input_file IS NOT NULL)",
+            now_s,
+        )
+        for (file_id,) in expired:
+            self.delete_file(file_id)
+
     # --- batches ------------------------------------------------------------------------------
 
     def add(

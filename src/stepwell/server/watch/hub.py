@@ -80,7 +80,9 @@ class Hub:
             tick = self._tick
             if view.seq == seen:
                 try:
-                    await asyncio.wait_for(tick.wait(), self._service.settings.keep_alive_s)
+                    # Not wait_for: before Python 3.12 it makes a task, for each watcher and frame.
+                    async with asyncio.timeout(self._service.settings.keep_alive_s):
+                        await tick.wait()
                 except TimeoutError:
                     yield STILL_THERE
             why = "server_overloaded" if self._service.draining else may_see()
