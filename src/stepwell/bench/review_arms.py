@@ -160,7 +160,7 @@ class Transport(httpx.AsyncBaseTransport):
 def scripted(role: str, task: str) -> str:
     """The answer to a request, as a function of it."""
     chance = random.Random(zlib.crc32(task.encode()))
-    letters = re.findall(r"^([a-z])1?: ", task, re.MULTILINE)
+    letters = re.findall(r"^([a-z])\d?: ", task, re.MULTILINE)
     if role.startswith("You order"):
         return json.dumps({"order": sorted(letters, key=lambda one: chance.random())})
     if role.startswith("You choose"):

@@ -12,7 +12,7 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, TypeVar
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import parse_crew
@@ -29,6 +29,7 @@ from stepwell.review.theme import QUOTES, Theme
 from stepwell.review.wording import word
 from stepwell.review.writer import Draft, Said
 
+Option = TypeVar("Option")
 Level = Literal["templates", "choose", "write"]
 LETTERS = string.ascii_lowercase
 MAX_GROWTH = 1.4
@@ -117,22 +118,24 @@ class Newsroom:
         letters = LETTERS[: len(sentences)]
         lines, options = [], {}
         before: Sentence | None = None
-        for letter, one in zip(letters, sentences, strict=True):
-            ways = range(len(one.variants["en"]))
+        for place, (letter, one) in enumerate(zip(letters, sentences, strict=True)):
+            # The smallest models take what is listed first: it is another option at each place.
+            ways = _turned(range(len(one.variants["en"])), place)
             lines += [f"{letter}{form + 1}: {self._plain(one, form)}" for form in ways]
             options[letter] = [f"{letter}{form + 1}" for form in ways]
             offered = () if before is None else joints(self.facts, before, one)
             if len(offered) > 1:
-                options[f"{letter} joins"] = list(offered)
-                lines.append(f"{letter} joins: {', '.join(offered)}")
+                options[f"{letter} joins"] = list(_turned(offered, place))
+                lines.append(f"{letter} joins: {', '.join(options[f'{letter} joins'])}")
             before = one
         answer = await self._ask("stylist", "\n".join(lines), _choice_schema(options))
-        forms = [_choice(answer, letter, options[letter]) for letter in letters]
-        draft.fallbacks += sum(form is None for form in forms)
+        chosen = [_choice(answer, letter, options[letter]) for letter in letters]
+        draft.fallbacks += sum(one is None for one in chosen)
+        forms = [None if one is None else int(one[1:]) - 1 for one in chosen]
         wished = [
             _choice(answer, f"{letter} joins", options.get(f"{letter} joins", ())) for letter in letters
         ]
-        return forms, [JOINTS[at or 0] for at in wished]
+        return forms, [next((one for one in JOINTS if one == wish), "apart") for wish in wished]
 
     def _joined(self, said: Sequence[Said], wished: Sequence[Joint], draft: Draft) -> list[Said]:
         """With the joints that the stylist chose, where both statements are in a form of the file and the
@@ -222,12 +225,19 @@ def _choice_schema(options: Mapping[str, Sequence[str]]) -> Mapping[str, object]
     }
 
 
-def _choice(answer: str, name: str, options: Sequence[str]) -> int | None:
+def _choice(answer: str, name: str, options: Sequence[str]) -> str | None:
     """Which of the options the answer has for a name. ``None``: none of them."""
     try:
-        return options.index(json.loads(answer)[name])
+        chosen = json.loads(answer)[name]
     except (ValueError, KeyError, TypeError):
         return None
+    return chosen if chosen in options else None
+
+
+def _turned(options: Sequence[Option], by: int) -> list[Option]:
+    """The same options, beginning with another one."""
+    by %= len(options)
+    return [*options[by:], *options[:by]]
 
 
 def handled(sentence: Sentence, form: int = 0) -> tuple[dict[str, Handle], str]:
