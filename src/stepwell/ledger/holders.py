@@ -36,7 +36,8 @@ class Holders:
 
     def heard(self, account: Account, now_us: int) -> Holder:
         """The same, of an account that calls now."""
-        holder = self._by_account[account] = self._by_account.pop(account, None) or Holder(account, now_us)
+        holder = self.of(account, now_us)
+        self._by_account[account] = self._by_account.pop(account)
         return holder
 
     def succeed(self, holder: Holder) -> Holder | None:
