@@ -34,7 +34,7 @@ def test_the_first_free_copy_is_the_oldest_that_nobody_claims(deeds: list[tuple[
             chosen.claims += 1
         elif deed == "release" and chosen.claims:
             chosen.claims -= 1
-            copies.freed()
+            copies.freed(chosen)
         named = list(copies)
         assert [b for b in named if not b.claims] == [b for b in plain if not b.claims]
         assert sorted(b.id for b in named) == sorted(b.id for b in plain), "each once, claimed ones too"

@@ -178,7 +178,8 @@ class BlockManager:
         """Undo one ``claim``."""
         for block in blocks:
             block.claims -= 1
-        self.eviction.blocks_freed()
+            if not block.claims and block.host:
+                self.eviction.block_freed(block)
 
     def _set_device(self, block: Block, present: bool) -> None:
         if block.host:
@@ -390,7 +391,7 @@ class BlockManager:
         assert block is not None and block.moving is DISK
         self.writes_in_flight -= 1
         block.moving = None
-        self.eviction.blocks_freed()
+        self.eviction.block_freed(block)
         self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
         if event.ok:
             self._arrive(block, DISK, now_us)
@@ -407,7 +408,7 @@ class BlockManager:
         self.reading_bytes -= block.meta.size_bytes
         self.host_used -= block.meta.size_bytes
         block.moving = None
-        self.eviction.blocks_freed()
+        self.eviction.block_freed(block)
         if event.ok:
             block.read_unused = True
             self._arrive(block, HOST, now_us)

@@ -24,6 +24,7 @@ DEFAULT_NS_PER_KIB: dict[Route, int] = {
 DEFAULT_PREFILL_NS_PER_TOKEN = 2_000_000
 _FORGET_NUMERATOR, _FORGET_DENOMINATOR = 15, 16
 _COPIES: tuple[Route, ...] = ((KvTier.DEVICE, KvTier.HOST), (KvTier.HOST, KvTier.DEVICE))
+_MOST_ANSWERS = 1_024
 _DOUBT_SHIFT = 10  # a price halves after about 700 blocks that were computed again for it
 _STEP = 1 << 10  # a step counts as so much in the fit of decoding: whole numbers do not fade to nothing
 _MIN_PREFILL_SHARE = 4  # a step counts as prefill when decode tokens are less than a fourth of it
@@ -85,6 +86,8 @@ class Costs:
     ns_per_kib: dict[Route, int] = field(default_factory=lambda: dict(DEFAULT_NS_PER_KIB))
     prefill: PrefillFit = field(default_factory=PrefillFit)
     decode: PrefillFit = field(default_factory=PrefillFit)
+    _pays: dict[tuple[int, int, int], bool] = field(default_factory=dict)
+    """Answers of ``copies_pay`` at these prices."""
     draft_ns: int | None = None
     """What a drafted token adds to a step, fading; None: not measured yet."""
 
@@ -94,17 +97,26 @@ class Costs:
             return
         seen = moved.duration_us * 1000 * 1024 // moved.size_bytes
         route = (moved.source, moved.target)
+        if route in _COPIES:
+            self._pays.clear()
         self.ns_per_kib[route] = (self.ns_per_kib[route] * 7 + seen) // 8
 
     def copies_pay(self, size_bytes: int, start: int, stop: int) -> bool:
         """Whether tokens ``[start, stop)`` are copied from the device to the host and back in no more time
         than they are computed in. Copies are dear where computing is cheap, and where cores are taken."""
-        copies_us = sum([self.move_us(source, target, size_bytes) for source, target in _COPIES])
-        return copies_us <= self.compute_us(start, stop)
+        asked = size_bytes, start, stop
+        known = self._pays.get(asked)
+        if known is None:
+            copies_us = sum([self.move_us(source, target, size_bytes) for source, target in _COPIES])
+            if len(self._pays) >= _MOST_ANSWERS:
+                self._pays.clear()
+            known = self._pays[asked] = copies_us <= self.compute_us(start, stop)
+        return known
 
     def doubt_copies(self) -> None:
         """A block was not copied because copies are dear. Prices that nobody pays are never seen again, so
         they are believed a little less each time, until one is tried."""
+        self._pays.clear()
         for route in _COPIES:
             self.ns_per_kib[route] -= self.ns_per_kib[route] >> _DOUBT_SHIFT
 
@@ -114,6 +126,7 @@ class Costs:
             self._saw_draft(step)
         elif step.prefill_tokens >= 16 and step.decode_tokens * _MIN_PREFILL_SHARE < step.prefill_tokens:
             tokens = step.prefill_tokens + step.decode_tokens
+            self._pays.clear()
             self.prefill.add(tokens, step.depth_tokens, step.duration_us * 1000)
         elif step.decode_tokens and not step.prefill_tokens:
             self.decode.add(_STEP, step.decode_tokens * _STEP, step.duration_us * 1000 * _STEP)

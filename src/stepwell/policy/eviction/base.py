@@ -141,9 +141,8 @@ class EvictionPolicy(ABC):
         """Blocks on disk that are worth a place in host memory now, the most valuable first."""
         return iter(())
 
-    def blocks_freed(self) -> None:
-        """Blocks that were claimed or in flight may be so no more. What a policy passes over for that reason
-        it has to look at again."""
+    def block_freed(self, block: Block) -> None:
+        """The block was claimed or in flight, and may be so no more: it is to be looked at again."""
 
     # --- agents: defaults ---------------------------------------------------------------------
 

@@ -43,9 +43,11 @@ class Copies:
             self._place = {copy: place for place, copy in enumerate(self._log)}
             self._begin = self._passed = 0
 
-    def freed(self) -> None:
-        """Blocks that were passed over may be claimed no more."""
-        self._passed = self._begin
+    def freed(self, block: Block) -> None:
+        """The block may be claimed no more: if it was passed over, it is looked at again."""
+        place = self._place.get(block)
+        if place is not None and place < self._passed:
+            self._passed = place
 
     def __iter__(self) -> Iterator[Block]:
         """The first to go first; at the end those that were passed over."""

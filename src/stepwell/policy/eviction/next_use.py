@@ -99,8 +99,8 @@ class NextUse(EvictionPolicy):
         elif block.listed is not None:
             self._count(block, block.listed, at, -1)
 
-    def blocks_freed(self) -> None:
-        self._copies.freed()
+    def block_freed(self, block: Block) -> None:
+        self._copies.freed(block)
 
     def _count(self, block: Block, group: Group, at: int, step: int) -> None:
         """A listed block has come to (+1) or left (-1) KV tier number ``at``."""
