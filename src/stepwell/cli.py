@@ -227,6 +227,9 @@ GROUPS = {
             Command("shared-disk", "stepwell.bench.shared_disk:main", "Two processes on one disk, killed."),
             Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
             Command("soak", "stepwell.bench.soak:main", "Whether anything grows in hours of load."),
+            Command(
+                "schema-suite", "stepwell.bench.schema_suite:main", "The JSON-Schema-Test-Suite, offered."
+            ),
             Command("speculate", "stepwell.bench.speculate:main", "Guessed tokens, on turns that copy."),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
             Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -17,6 +18,7 @@ from cyclopts.validators import Number
 from jsonschema import Draft202012Validator
 
 from stepwell.bench.common import (
+    Flag,
     JsonOption,
     QuickOption,
     Report,
@@ -30,6 +32,7 @@ from stepwell.bench.common import (
 from stepwell.bench.random_schema import random_schema
 from stepwell.engines.base import BatchItem, Engine, SamplingParams, TextModel
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
+from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 
 QUICK_SCHEMAS = 24
@@ -63,6 +66,8 @@ def main(
     model: str = "smollm2",
     count: Annotated[int, Parameter(name="--schemas", validator=Number(gte=1, lte=100_000))] = 1_000,
     seed: int = 0,
+    max_tokens: Annotated[int, Parameter(validator=Number(gte=16, lte=10_000))] = MAX_TOKENS,
+    resume: Flag = False,
 ) -> None:
     """Let a small model answer under random JSON schemas, and validate every answer with another library.
 
@@ -77,18 +82,31 @@ def main(
         How many schemas, each answered once.
     seed
         Of the first schema; the others follow.
+    max_tokens
+        Of an answer; a longer one is cut.
+    resume
+        Go on where a run with the same --json FILE was stopped: answers are kept in FILE.partial as they end.
     """
     require_writable(json_file)
     count = min(count, QUICK_SCHEMAS) if quick else count
     file = resolve_model(model)
     config = LlamaCppConfig(file.path, file.name, device_kv_tokens=AT_ONCE * 512, max_sequences=AT_ONCE)
     engine, text = load_llamacpp(config)
+    journal = Journal(json_file, resume=resume)
+    seeds = [one for one in range(seed, seed + count) if one not in journal.known]
     try:
         with ticker() as progress:
-            found = list(answers(engine, text, range(seed, seed + count), progress))
+            fresh = [journal.keep(one) for one in answers(engine, text, seeds, progress, max_tokens)]
     finally:
         engine.close_engine()
-    report = Report("schemas", {"model": file.name, "schemas": count, "seed": seed, "max_tokens": MAX_TOKENS})
+    kept = [one for number, one in journal.known.items() if seed <= number < seed + count]
+    found = sorted([*kept, *fresh], key=lambda one: one.seed)
+    _report(found, {"model": file.name, "schemas": count, "seed": seed, "max_tokens": max_tokens}, json_file)
+    journal.done()
+
+
+def _report(found: list[SchemaAnswer], settings: dict[str, Any], json_file: Path | None) -> None:
+    report = Report("schemas", settings)
     ends = Counter(one.end for one in found)
     report.results = {"ends": {end: ends[end] for end in ENDS}}
     report.samples = [one.as_json() for one in found]
@@ -99,12 +117,55 @@ def main(
         Verdict("Schemas that are refused", ends["refused"], 0),
     ]
     console = report_console(json_file)
-    row = [file.name, *(str(ends[end]) for end in ENDS)]
+    row = [settings["model"], *(str(ends[end]) for end in ENDS)]
     console.print(table("Answers under random schemas", ("model", *ENDS), [row]))
     report.finish(console, json_file)
 
 
-def answers(engine: Engine, text: TextModel, seeds: range, progress: Ticker) -> Iterator[SchemaAnswer]:
+class Journal:
+    """Answers that have ended, a line each in ``FILE.partial``, so that a long run can be stopped."""
+
+    def __init__(self, json_file: Path | None, *, resume: bool) -> None:
+        beside = json_file is not None and str(json_file) != "-"
+        self._path = Path(f"{json_file}.partial") if beside else None
+        self.known: dict[int, SchemaAnswer] = {}
+        """By seed: what an earlier run has left."""
+        if resume and self._path is None:
+            raise BadInput("--resume needs --json FILE: answers are kept beside it")
+        if self._path is None:
+            return
+        if resume and self._path.exists():
+            self._read(self._path)
+        else:
+            self._path.write_text("", encoding="utf-8")
+
+    def _read(self, path: Path) -> None:
+        """A last line that was cut off is left out."""
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                said = json.loads(line)
+                self.known[said["seed"]] = SchemaAnswer(**said)
+        path.write_text("".join(map(_line, self.known.values())), encoding="utf-8")
+
+    def keep(self, answer: SchemaAnswer) -> SchemaAnswer:
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(answer))
+        return answer
+
+    def done(self) -> None:
+        """The report holds everything now."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _line(answer: SchemaAnswer) -> str:
+    return json.dumps(asdict(answer)) + "\n"
+
+
+def answers(
+    engine: Engine, text: TextModel, seeds: Sequence[int], progress: Ticker, max_tokens: int = MAX_TOKENS
+) -> Iterator[SchemaAnswer]:
     """Answers as they end; up to ``AT_ONCE`` are written side by side."""
     rendered = text.render_chat([{"role": "user", "content": ASK}])
     prompt = text.tokenize_chat(rendered)
@@ -129,7 +190,7 @@ def answers(engine: Engine, text: TextModel, seeds: range, progress: Ticker) -> 
         for sampled in engine.run(items):
             one = running[sampled.request]
             one.tokens.append(sampled.token)
-            if _ended(one, text, sampled.failed):
+            if _ended(one, text, sampled.failed, max_tokens):
                 del running[one.seed]
                 engine.close(one.seed)
                 engine.forget(one.seed)
@@ -145,7 +206,7 @@ def _item(one: SchemaAnswer, prompt: list[int]) -> BatchItem:
     return BatchItem(one.seed, len(prompt) + len(one.tokens) - 1, one.tokens[-1:], True)
 
 
-def _ended(one: SchemaAnswer, text: TextModel, failed: str) -> bool:
+def _ended(one: SchemaAnswer, text: TextModel, failed: str, max_tokens: int) -> bool:
     """Judge an answer that its last token ended."""
     if failed:
         one.end, one.why = "failed", failed
@@ -154,7 +215,7 @@ def _ended(one: SchemaAnswer, text: TextModel, failed: str) -> bool:
         one.text = "".join(map(detokenizer.add, one.tokens[:-1])) + detokenizer.flush()
         one.why = what_is_wrong(random_schema(one.seed), one.text)
         one.end = "wrong" if one.why else "valid"
-    elif len(one.tokens) >= MAX_TOKENS:
+    elif len(one.tokens) >= max_tokens:
         one.end = "cut"
     return bool(one.end)
 

@@ -22,6 +22,7 @@ from stepwell.bench.common import (
     require_writable,
     table,
     ticker,
+    write_between,
 )
 from stepwell.engines.base import AnswerReader, RenderedChat
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
@@ -99,7 +100,11 @@ class TemplateReuse:
 
 
 def main(
-    *paths: Path, quick: QuickOption = False, json_file: JsonOption = None, model: str = "smollm2"
+    *paths: Path,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    model: str = "smollm2",
+    page: Path | None = None,
 ) -> None:
     """Show what share of an agent's last turn its next prompt reuses, for each chat template.
 
@@ -112,6 +117,8 @@ def main(
         Templates (.jinja), or folders of them. Without any: the template of --model.
     model
         Whose vocabulary counts the tokens: smollm2, gemma3, or the path of a GGUF file.
+    page
+        Write the table into this page, between its marks.
     """
     require_writable(json_file)
     sources = sources_of(paths)
@@ -134,6 +141,8 @@ def main(
     console.print(
         table("Share of the last turn's tokens that the next prompt begins with", HEADS, rows(found))
     )
+    if page is not None:
+        write_between(page, MARKS, markdown(found))
     few = [one for one in found if one.calls_read < 2]
     report.notes = [f"{one.name}: {one.calls_read} of 2 calls are read back" for one in few]
     report.finish(console, json_file)
@@ -229,6 +238,16 @@ def _same(left: Sequence[Any], then: Sequence[Any]) -> int:
 # --- showing ------------------------------------------------------------------------------------
 
 HEADS = ("template", "calls", "calls, reasoned", "answer", "answer, reasoned")
+
+
+MARKS = ("<!-- templates -->", "<!-- end of templates -->")
+
+
+def markdown(found: Sequence[TemplateReuse]) -> str:
+    """The table of docs/models.md."""
+    lines = [HEADS, ("---", *["---:"] * len(COLUMNS)), *rows(found)]
+    made = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return made.replace("| --- |", "|---|").replace(" ---: |", "---:|").replace("| ---:|", "|---:|")
 
 
 def rows(found: Sequence[TemplateReuse]) -> list[list[str]]:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from stepwell.bench.common import Report, Ticker, Verdict, table
+from stepwell.bench.common import Report, Ticker, Verdict, table, write_between
 from stepwell.bench.zoo.child import Wishes
 from stepwell.bench.zoo.make import kind_of
 from stepwell.bench.zoo.shapes import ARCHITECTURES
@@ -120,14 +120,7 @@ def verdicts(found: Sequence[dict[str, Any]]) -> list[Verdict]:
 
 def write_page(page: Path, found: Sequence[dict[str, Any]]) -> None:
     """Put the table between the marks of a page. ``BadInput`` when it has none or cannot be written."""
-    try:
-        before, mark, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
-        _, end, after = rest.partition(MARKS[1])
-        if not (mark and end):
-            raise BadInput(f"--page {page} has no place for the table: it needs {MARKS[0]} and {MARKS[1]}")
-        page.write_text(f"{before}{mark}\n{markdown(found)}{end}{after}", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"--page {page} cannot be written: {error.strerror}") from error
+    write_between(page, MARKS, markdown(found))
 
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:
