@@ -54,7 +54,8 @@ class EngineInfo:
     adapters: tuple[tuple[str, str], ...] = ()
     """Adapters that requests may name, each with a digest that changes when its KV would."""
     draft_rows: int = 0
-    """How many drafted tokens one step may check in all; 0: the engine cannot take tokens back."""
+    """Most tokens of a step that checks drafted ones, all its items together; in a larger one results may
+    differ. 0: the engine cannot take tokens back."""
     enforces: bool = True
     """Whether answers obey grammars and schemas. An engine that computes nothing cannot."""
 

@@ -100,7 +100,7 @@ class NullEngine:
             vocab_size=VOCAB_SIZE,
             depth_frames=self.config.depth_frames,
             adapters=tuple((name, name) for name in self.config.adapters),
-            draft_rows=self.config.max_sequences,
+            draft_rows=self.config.max_sequences + 32,
             enforces=False,
         )
         self._blocks: dict[BlockId, tuple[BlockMeta, list[int]]] = {}

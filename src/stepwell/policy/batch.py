@@ -210,7 +210,7 @@ class BatchBuilder:
         """Lengthen pieces by drafted tokens that are worth checking, inside the frames that are there and
         without filling one: what is wrong of a full frame could not be taken back."""
         costs, block_tokens = self.block_manager.costs, self.config.block_tokens
-        left = min(self.config.step_draft_tokens, step.tokens_left)
+        left = min(self.config.step_draft_tokens - step.decoding, step.tokens_left)
         for turn in streams:
             piece = step.pieces.get(turn.id)
             if piece is None or not turn.draft or left <= 0:

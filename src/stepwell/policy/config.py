@@ -49,7 +49,7 @@ class PolicyConfig:
     draft_tokens: int = 0
     """Most drafted tokens that one turn has checked in a step; 0: none, see ``drafting``."""
     step_draft_tokens: int = 0
-    """The same of all turns in a step."""
+    """Most tokens of a step that checks any: a larger one may round otherwise than plain decoding."""
     depth_frames: int = 0
     """How many frames may hold blocks of one depth at a time; 0: any number. See ``depth_limit.py``."""
 

@@ -27,6 +27,10 @@ from stepwell.engines.llamacpp.trial import Trial
 from stepwell.engines.llamacpp.vocabulary import marks_of, tokenizer_of, vocabulary_of
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
+DRAFT_ROWS = 60
+"""From 64 tokens on llama.cpp's attention on the CPU works in tiles (GGML_FA_TILE_Q in ggml-cpu/common.h) and
+rounds otherwise than for a few; 60 is a multiple of four, so that padding does not reach it."""
+
 LogitsWatcher = Callable[[RequestId, Logits], None]
 
 
@@ -54,8 +58,7 @@ class LlamaCppEngine:
             unit_tokens=FRAME_TOKENS if model.stateful else UNIT_TOKENS,
             checkpoint_bytes=made.context.checkpoint_bytes,
             adapters=self._adapters.digests,
-            # Logits have room for one row per id (``n_outputs_max``), and every sequence may want one.
-            draft_rows=0 if model.stateful else self._context.n_ids - made.max_sequences,
+            draft_rows=0 if model.stateful else DRAFT_ROWS,
             depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
         )
         self._candidates = Candidates(model.vocab_size)
