@@ -1,4 +1,4 @@
-"""Guesses change no bit with these weights: a step that checks them gives the logits of steps of one token."""
+"""Guesses change no bit with these weights: a step of them gives the logits of steps of one token."""
 
 from __future__ import annotations
 
