@@ -196,7 +196,7 @@ def test_bad_input_is_one_sentence(books: Books, capsys: Capture, tokens: list[s
 @pytest.mark.parametrize("command", ["statement", "margin", "top", "verify"])
 def test_a_ledger_that_is_not_there_is_not_made(tmp_path: Path, capsys: Capture, command: str) -> None:
     path = tmp_path / "no.db"
-    assert run(command, "--ledger", str(path)) == 1
+    assert run(command, "--ledger", str(path)) == 2
     assert f"there is no ledger at {path}" in capsys.readouterr().err
     assert not path.exists()
 
@@ -207,11 +207,11 @@ def test_the_ledger_of_the_settings(
     settings = tmp_path / "stepwell.toml"
     settings.write_text(f'[ledger]\npath = "{books.path}"\n', "utf-8")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
-    assert run("verify") == 1
+    assert run("verify") == 2
     assert "there is no ledger at" in capsys.readouterr().err
-    assert run("verify") == 1
+    assert run("verify") == 2
     assert "the server's settings with --config" in capsys.readouterr().err
-    assert run("backup", str(tmp_path / "none.db")) == 1
+    assert run("backup", str(tmp_path / "none.db")) == 2
     assert run("compact", "--keep-days", "90") == 1
     assert capsys.readouterr().err.count("the server's settings with --config") == 2
     for command in ("verify", "statement", "margin", "top"):

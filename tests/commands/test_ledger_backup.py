@@ -57,6 +57,7 @@ def test_a_copy_is_private_equal_and_never_in_the_place_of_another(tmp_path: Pat
         dumps.append(list(connection.iterdump()))
         connection.close()
     assert dumps[0] == dumps[1]
+    assert not list(tmp_path.glob("copy.db*-*")), "a copy is one file, also when it was read"
     made.store.close()
     with pytest.raises(BadInput, match="is there already"):
         back_up(books, copy)

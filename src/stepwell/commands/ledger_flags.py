@@ -17,7 +17,7 @@ from rich.console import Console
 
 from stepwell.assemble import key_ring
 from stepwell.errors import BadInput
-from stepwell.ledger.base import LedgerError, Store
+from stepwell.ledger.base import NoLedger, Store
 from stepwell.ledger.costs import Rates, load_cost_book
 from stepwell.ledger.grouping import Group
 from stepwell.ledger.margin import Sums, read_sums
@@ -82,13 +82,13 @@ def opened(ledger: str | None, config: Path | None = None) -> Iterator[Store]:
 
 
 def existing(ledger: str | None, config: Path | None) -> str:
-    """The books that were named, or those of the settings. ``LedgerError`` where the settings' are not there
+    """The books that were named, or those of the settings. ``NoLedger`` where the settings' are not there
     and nobody said which settings."""
     if ledger is not None:
         return ledger
     path = usual_ledger(config)
     if config is None and not path.startswith(POSTGRES_SCHEMES) and not Path(path).expanduser().exists():
-        raise LedgerError(
+        raise NoLedger(
             f"there is no ledger at {path}: name it with --ledger, or the server's settings with --config"
         )
     return path

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stepwell.errors import BadInput, StepwellError
+from stepwell.ledger.base import NoLedger
 from stepwell.private import private_file
 
 PAGES_AT_ONCE = 4_096
@@ -25,7 +26,7 @@ def back_up(source: Path, target: Path, progress: Progress = lambda done, total:
     if target.exists():
         raise BadInput(f"{target} is there already: name a new file")
     if not source.is_file():
-        raise BadInput(f"there is no ledger at {source}")
+        raise NoLedger(f"there is no ledger at {source}")
     part = target.with_name(target.name + ".part")
     try:
         private_file(part, truncate=True).close()
@@ -55,6 +56,8 @@ def _copy(source: Path, part: Path, progress: Progress) -> None:
             pages=PAGES_AT_ONCE,
             progress=lambda status, left, total: progress(total - left, total),
         )
+        # One file, whoever reads it: readers of a write-ahead log leave two more beside it.
+        copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def _sync(path: Path) -> None:

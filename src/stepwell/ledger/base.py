@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stepwell.errors import StepwellError
+from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.types import Budget, Position, Posting, Usage
 
 RunId = int
@@ -35,6 +35,10 @@ RunId = int
 
 class LedgerError(StepwellError):
     """The books cannot be written or read: one sentence that says where and why."""
+
+
+class NoLedger(LedgerError, BadInput):
+    """Books that were named are not there: nobody is given empty ones in their place."""
 
 
 class LedgerFull(LedgerError):

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from stepwell.ledger import schema
-from stepwell.ledger.base import LedgerError, LedgerFull, LedgerRefused
+from stepwell.ledger.base import LedgerError, LedgerFull, LedgerRefused, NoLedger
 from stepwell.ledger.node_lock import LockHeld, NodeLock
 from stepwell.ledger.sqlstore import INSERT_POSTING, Cursor, SqlStore
 from stepwell.private import private_file, private_parent
@@ -84,7 +84,7 @@ class SqliteStore(SqlStore):
         if self.path.is_dir():
             raise LedgerError(f"{self.where} is a directory: name a file, such as {self.path}/ledger.db")
         if not create and not self.path.is_file():
-            raise LedgerError(f"there is no ledger at {self.path}")
+            raise NoLedger(f"there is no ledger at {self.path}")
         if not create or self.path.exists():
             return
         try:
