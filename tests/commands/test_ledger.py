@@ -212,7 +212,7 @@ def test_the_ledger_of_the_settings(
     assert run("verify") == 2
     assert "the server's settings with --config" in capsys.readouterr().err
     assert run("backup", str(tmp_path / "none.db")) == 2
-    assert run("compact", "--keep-days", "90") == 1
+    assert run("compact", "--keep-days", "90") == 2
     assert capsys.readouterr().err.count("the server's settings with --config") == 2
     for command in ("verify", "statement", "margin", "top"):
         assert shown(capsys, command, "--config", str(settings))
