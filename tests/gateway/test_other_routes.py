@@ -18,9 +18,9 @@ from tests.gateway.fakes import World, body_of, sse, world
 OPS = {"authorization": "Bearer sk-ops"}
 ACME = {"authorization": "Bearer sk-acme"}
 SAME_EVERYWHERE = {
-    "/", "/page", "/page/", "/page/key", "/page/leave", "/page/{path:path}", "/admin/margin", "/admin/keys",
-    "/admin/budgets", "/v1/models/{model:path}", "/v1/watch", "/v1/organization/usage/completions",
-    "/v1/organization/costs",
+    "/", "/docs", "/openapi.json", "/page", "/page/", "/page/key", "/page/leave", "/page/{path:path}",
+    "/admin/margin", "/admin/keys", "/admin/budgets", "/v1/models/{model:path}", "/v1/watch",
+    "/v1/organization/usage/completions", "/v1/organization/costs",
 }  # fmt: skip
 
 

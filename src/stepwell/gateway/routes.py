@@ -14,7 +14,7 @@ class Kind(StrEnum):
     RESPONSE = "response"
     """A stored response: the node that made it."""
     HOME = "home"
-    """Documents and batches: the tenant's home."""
+    """Documents, batches and Gemini's cached contents with the turns on them: the tenant's home."""
     AGENT = "agent"
     """One agent: where it lies."""
     LIST = "list"
@@ -39,7 +39,7 @@ LISTS = frozenset({"/v1/agents", "/v1/sessions", "/v1/models"})
 EVERY = frozenset({"/admin/agents", "/admin/snapshot", "/admin/why"})
 TOLD_TO_EVERY = frozenset({"/admin/budgets", "/admin/keys/reload"})
 OWN = ("/health", "/metrics", "/admin/fleet")
-HOME = ("/v1/files", "/v1/batches", "/v1/messages/batches")
+HOME = ("/v1/files", "/v1/batches", "/v1/messages/batches", "/v1/cachedContents", "/v1beta")
 
 
 def kind_of(method: str, path: str) -> Kind:
@@ -47,7 +47,7 @@ def kind_of(method: str, path: str) -> Kind:
     method = "GET" if method == "HEAD" else method
     if any(_below(path, one) for one in OWN):
         return Kind.OWN
-    if any(_below(path, one) for one in HOME):
+    if any(_below(path, one) for one in HOME) or (method == "POST" and _below(path, "/v1/models")):
         return Kind.HOME
     if method == "POST" and path in TURNS:
         return Kind.TURN
