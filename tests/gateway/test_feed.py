@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import Held, NodeState
+from stepwell.gateway import health
 from stepwell.gateway.feed import Feed, frames
 from stepwell.server.watch.frames import differences
 from tests.gateway.fakes import sse, world
@@ -93,6 +95,38 @@ def test_a_new_front_end_knows_where_agents_lie_after_one_frame_and_what_a_node_
             assert one.fakes.seen[0][1].headers["authorization"] == "Bearer sk-ops"
 
     asyncio.run(go())
+
+
+def test_a_node_without_a_feed_takes_turns_and_is_not_complained_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As vLLM behind a front end of ours: an agent has its node all the same, by its name."""
+    monkeypatch.setattr(health, "FEED_AGAIN_S", 0)
+    monkeypatch.setattr(health, "NO_FEED_AGAIN_S", 0)
+    caplog.set_level(logging.INFO, "stepwell.gateway")
+
+    async def go() -> None:
+        async with world("a") as one:
+            tried, enough = 0, asyncio.Event()
+
+            async def none(request: httpx2.Request) -> httpx2.Response:
+                nonlocal tried
+                tried += 1
+                if tried == 3:
+                    enough.set()
+                return httpx2.Response(404, json={})
+
+            one.fakes.then("a", *[none] * 50)
+            follower = asyncio.create_task(one.nodes.watches["a"]._follow())
+            await enough.wait()
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+            one.fakes.scripts.clear()
+            assert (await one.chat()).status_code == 200
+
+    asyncio.run(go())
+    said = [record.getMessage() for record in caplog.records if record.name == "stepwell.gateway"]
+    assert said == ["node a does not say where its agents lie"]
 
 
 @pytest.mark.parametrize("bad", [b"event: full\ndata: [1]\n\n", b"event: full\ndata: {\n\n"])

@@ -20,6 +20,12 @@ from stepwell.loop.rarely import Rarely
 log = logging.getLogger("stepwell.gateway")
 FEED_SILENCE_S = 30.0
 FEED_AGAIN_S = 1.0
+NO_FEED_AGAIN_S = 60.0
+"""A node that has no feed may be another program when it has been started again."""
+
+
+class _NoFeed(Exception):
+    """The node does not know where its agents lie (vLLM's does not)."""
 
 
 class NodeWatch:
@@ -126,15 +132,21 @@ class NodeWatch:
         self.root = str(listed["data"][0].get("root", "")) if listed["data"] else ""
 
     async def _follow(self) -> None:
-        """Its agents, for as long as it tells."""
-        feed = Feed(self._fleet, self.name)
+        """Its agents, for as long as it tells. Where it never does, agents have their node by their names."""
+        feed, told = Feed(self._fleet, self.name), True
         while True:
             if self._fleet.nodes[self.name].state is NodeState.READY:
                 try:
                     await self._read(feed)
+                except _NoFeed:
+                    if told:
+                        log.info("node %s does not say where its agents lie", self.name)
+                    told = False
                 except (NodeLost, ValueError, KeyError, TypeError) as error:
                     self._complain(f"/v1/watch ended: {error}")
-            await asyncio.sleep(FEED_AGAIN_S)
+                else:
+                    told = True
+            await asyncio.sleep(FEED_AGAIN_S if told else NO_FEED_AGAIN_S)
 
     async def _read(self, feed: Feed) -> None:
         assert self._headers is not None
@@ -142,6 +154,8 @@ class NodeWatch:
             self.name, "GET", "/v1/watch", self._headers.items(), timeout_s=FEED_SILENCE_S
         )
         async with opened as response:
+            if response.status_code == 404:
+                raise _NoFeed
             if response.status_code != 200:
                 raise ValueError(f"status {response.status_code}")
             async for kind, frame in frames(response.aiter_raw()):
