@@ -12,7 +12,9 @@ standard library only. Read in this order:
     block_manager.py  blocks and bytes of the three KV tiers; block_index.py: the prefix tree
     eviction/         which block leaves a KV tier first
 
-Beside them: agent_table.py (agents between turns), costs.py (load or recompute), chain.py (names of
-prefixes), demotion.py, write_budget.py, ghosts.py, invariants.py, decisions.py (the decision hash).
+Beside them: turns.py (the records of turns and agents), agent_table.py (agents between turns), costs.py
+(load or recompute), chain.py (names of prefixes), descent.py (room without losing blocks), demotion.py,
+depth_limit.py, drafting.py, reasons.py (why a turn waits), write_budget.py, ghosts.py, invariants.py,
+decisions.py (the decision hash).
 docs/policy.md has the formulas and the bounds.
 """

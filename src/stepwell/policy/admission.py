@@ -1,4 +1,4 @@
-"""Admission: who gets a place on the device, what is loaded for him, and who has to leave for it."""
+"""Admission: which turn gets a place on the device, what is loaded for it, and which turns leave for it."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ class Admission:
 
     def _victims_of(self, turn: Turn) -> list[Turn]:
         """Running turns that a heavier one may displace: the lightest and youngest first. Nobody who
-        has waited too long, nobody who only just came, and nobody within his guaranteed frames."""
+        has waited too long, nobody who only just came, and nobody within its guaranteed frames."""
         if not self.table.book.ordered:
             return []
         running = [self.table.turns[r] for r in reversed(self.table.running)]

@@ -260,7 +260,7 @@ class BatchBuilder:
         return step.decode_us[step.decoding > 0]
 
     def _limit(self, turn: Turn, prefilling: bool, cost_us: int, step: _Step) -> None:
-        """Whoever has a target leaves those lighter than him only so much of the step."""
+        """A turn with a target limits how much of the step is left for lighter service tiers."""
         contract = turn.contract
         target_us = contract.ttft_target_us if prefilling else contract.tpot_target_us
         if contract.weight < step.limit_weight and step.time_left_us is not None and not turn.aged:

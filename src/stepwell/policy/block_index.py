@@ -41,11 +41,11 @@ class Block:
     maker: RequestId = 0
     """The request that computed it last; 0: it was found on disk."""
     holders: tuple[Any, ...] = ()
-    """The eviction's: whoever has it in his context."""
+    """Of the eviction policy: the agents (``Group``) whose context contains it."""
     ranked: int = 0
-    """The eviction's: a bit for every KV tier on which it is ranked."""
+    """Of the eviction policy: a bit for every KV tier on which it is ranked."""
     listed: Any = None
-    """The eviction's: under whom it is ranked."""
+    """Of the eviction policy: the group under which it is ranked."""
     shunned_until_us: int = 0
     """A read from disk failed or was too slow: until then the copy there counts as not there."""
     unloadable_until_us: int = 0

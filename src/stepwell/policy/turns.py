@@ -1,4 +1,5 @@
-"""The turns the policy knows: one record per request, from arrival to its last token."""
+"""The records of the policy: ``AgentRecord``, one per agent between its turns, and ``Turn``, one per request
+from arrival to its last token."""
 
 from __future__ import annotations
 

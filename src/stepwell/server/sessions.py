@@ -94,7 +94,7 @@ async def list_sessions(request: Request) -> Response:
 
 
 async def get_session(request: Request) -> Response:
-    """One session. An operator says whose (``tenant``) unless it is his own."""
+    """One session. An operator says whose (``tenant``) unless it is the operator's own."""
     service = service_of(request)
     ledger = require_ledger(service)
     key, name = _named(service, request)
@@ -175,7 +175,7 @@ def _session_budgets(states: Iterable[BudgetState]) -> int:
 
 
 def _named(service: Service, request: Request) -> tuple[ApiKey, Name]:
-    """Whose session is meant: a customer's own, whatever he says."""
+    """Whose session is meant: a customer's own, whatever the request says."""
     key, own = who_asks(service, request)
     tenant = request.query_params.get("tenant", own) if key.operator else own
     return key, (tenant, request.path_params["session_id"])

@@ -1,9 +1,11 @@
 """Eviction: which block leaves a KV tier when room is needed. One file per rule, chosen by name.
 
     base.py       the contract: three methods to write, the rest has defaults
-    next_use.py   Stepwell's own rule, ``stepwell``; then quotas.py, forecast.py, agent_groups.py,
-                  orphans.py, promotion.py, kin.py, gaps.py
-    baselines/    what other servers do (lru, arc, ttl, ...) and an oracle, to measure against
+    value.py      the formula of the shipped rule, ``stepwell``, and its margins
+    next_use.py   that rule's books; then quotas.py, forecast.py, agent_groups.py, orphans.py,
+                  promotion.py, kin.py, gaps.py, copies.py
+    baselines/    what other servers do (lru, arc, ttl, ...) and an oracle, to measure against;
+                  by_agent.py is the base of those that rank agents
 
 To add a rule: docs/write-your-own-eviction-rule.md.
 """

@@ -43,7 +43,7 @@ class Group:
     top: list[int] = field(default_factory=lambda: [-1, -1, -1])
     """Per KV tier: no listed block lies deeper."""
     value: int = 0
-    """What holding it is worth: index times weight."""
+    """What holding it is worth: ``agent_value``, or ACTIVE or DEAD."""
     chance: int = 1 << 20
     """Of 2**20: that its agent comes back, as of ``keyed_at_us``."""
     keyed_at_us: int = 0

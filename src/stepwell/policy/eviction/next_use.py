@@ -81,7 +81,7 @@ class NextUse(EvictionPolicy):
             self._count(block, block.listed, at, 1)
 
     def path_used(self, path: Sequence[Block], now_us: int) -> None:
-        """What agents use is told otherwise; of what nobody holds recency counts, leaves first."""
+        """Only for blocks that no agent holds: they are ranked by recency, leaves before the root."""
         for block in reversed(path):
             block.uses += 1
             if block.listed is self._orphans:

@@ -4,7 +4,8 @@
     key(agent, t)  = value x what it costs to get a token back from one KV tier below t
     index          = expected returns per time held (Gittins; see ``gaps.index_of``)
 
-The agent with the smallest key on a KV tier gives up its deepest block first. ``next_use.py`` keeps the
+The agent with the smallest key on a KV tier gives up its deepest block first. Between service tiers the keys
+on the device are multiplied by the contract's ``weight`` first (``quotas.py``). ``next_use.py`` keeps the
 books that feed these functions. Units: chances are of 2**20, rates are per 2**40 us.
 """
 
