@@ -225,6 +225,9 @@ def test_documents_have_one_home_and_requests_that_name_them_go_there() -> None:
         for n in range(6):
             await one.chat(agent=f"x{n}/1", messages=[{"role": "user", "content": [part]}])
             await one.client.post("/v1/batches", json={}, headers=headers)
+            await one.client.post("/v1/conversations", json={}, headers=headers)
+            named = {"input": "x", "conversation": f"conv_{n}"}
+            await one.client.post("/v1/responses", json=named, headers=headers)
             await one.client.post("/v1beta/cachedContents", json={}, headers=headers)
             await one.client.post("/v1beta/models/null:generateContent", json={}, headers=headers)
         assert set(one.fakes.asked) == {where}

@@ -140,6 +140,7 @@ def test_each_answer_is_as_described(kept: Kept) -> None:
     with http(kept.server) as client:
         tour = Tour(client)
         _generate(tour)
+        _conversations(tour)
         _anthropic(tour)
         _gemini(tour, "/v1beta")
         _gemini(tour, "/v1")
@@ -171,6 +172,27 @@ def _generate(tour: Tour) -> None:
     background = {"model": MODEL, "input": "hi", "max_output_tokens": 3_000, "background": True}
     made = tour(post, "/v1/responses", json=background)
     tour(post, "/v1/responses/{response_id}/cancel", response_id=made["id"])
+
+
+def _conversations(tour: Tour) -> None:
+    item = {"role": "user", "content": "hi"}
+    path = "/v1/conversations"
+    made = tour("POST", path, json={"items": [item], "metadata": {"a": "b"}})
+    tour("POST", path, status=400, json={"items": [item] * 21})
+    one = {"conversation_id": made["id"]}
+    path += "/{conversation_id}"
+    asked = {"model": MODEL, "input": "hi", "max_output_tokens": 3, "conversation": made["id"]}
+    tour("POST", "/v1/responses", json=asked)
+    tour("GET", path, **one)
+    tour("POST", path, json={"metadata": None}, **one)
+    added = tour("POST", path + "/items", json={"items": [item]}, **one)
+    assert len(tour("GET", path + "/items", **one)["data"]) == 4
+    one_item = {**one, "item_id": added["first_id"]}
+    tour("GET", path + "/items/{item_id}", **one_item)
+    tour("DELETE", path + "/items/{item_id}", **one_item)
+    tour("DELETE", path + "/items/{item_id}", status=404, **one_item)
+    tour("DELETE", path, **one)
+    tour("GET", path, status=404, **one)
 
 
 def _anthropic(tour: Tour) -> None:

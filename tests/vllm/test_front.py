@@ -87,10 +87,10 @@ def test_who_may_not_is_told_so_before_vllm_hears_of_it(tmp_path: Path) -> None:
         assert (await one.complete(key="other-key", service_tier="priority")).status_code == 403
         assert (await one.complete(n=99)).status_code == 400
         headers = {"authorization": "Bearer acme-key"}
-        stored = await one.client.post(
-            "/v1/responses", json={"model": "m", "previous_response_id": "resp_1"}, headers=headers
-        )
-        assert stored.status_code == 400
+        for stored in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"background": True}):
+            body = {"model": "m", **stored}
+            refused = await one.client.post("/v1/responses", json=body, headers=headers)
+            assert refused.status_code == 400 and refused.json()["error"]["param"] in stored
         for path in ("/v1/chat/completions/batch", "/reset_prefix_cache", "/v1/load_lora_adapter"):
             assert (await one.client.post(path, json={}, headers=headers)).status_code == 404
         assert not one.engine.bodies

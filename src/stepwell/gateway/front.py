@@ -93,7 +93,7 @@ class Front:
         access.service_tier = turn.service_tier
         if peeked.previous_response is not None:
             turn = pinned(turn, await self._node_of_response(request, peeked.previous_response))
-        elif peeked.has_files:
+        elif peeked.has_files or (peeked.conversation and request.url.path == "/v1/responses"):
             turn = pinned(turn, self._home(turn.tenant))
         serves = self._serving(peeked.model)
         return Call("POST", _target(request), request.url.path, self._headers(request), body, turn, serves)

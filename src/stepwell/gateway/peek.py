@@ -63,6 +63,8 @@ class Peeked:
     stream: bool
     previous_response: str | None
     has_files: bool
+    conversation: bool
+    """Whether it names one; where it counts, that is one of the tenant's conversations."""
 
 
 def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -> Peeked:
@@ -93,6 +95,7 @@ def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -
         said.stream is True,
         previous if isinstance(previous, str) else None,
         FILE in body,
+        said.conversation is not None,
     )
 
 

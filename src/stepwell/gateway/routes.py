@@ -14,7 +14,8 @@ class Kind(StrEnum):
     RESPONSE = "response"
     """A stored response: the node that made it."""
     HOME = "home"
-    """Documents, batches and Gemini's cached contents with the turns on them: the tenant's home."""
+    """Documents, batches, conversations and Gemini's cached contents with the turns on them: the tenant's
+    home."""
     AGENT = "agent"
     """One agent: where it lies."""
     LIST = "list"
@@ -39,7 +40,9 @@ LISTS = frozenset({"/v1/agents", "/v1/sessions", "/v1/models"})
 EVERY = frozenset({"/admin/agents", "/admin/snapshot", "/admin/why"})
 TOLD_TO_EVERY = frozenset({"/admin/budgets", "/admin/keys/reload"})
 OWN = ("/health", "/metrics", "/admin/fleet")
-HOME = ("/v1/files", "/v1/batches", "/v1/messages/batches", "/v1/cachedContents", "/v1beta")
+HOME = (
+    "/v1/files", "/v1/batches", "/v1/messages/batches", "/v1/conversations", "/v1/cachedContents", "/v1beta",
+)  # fmt: skip
 
 
 def kind_of(method: str, path: str) -> Kind:

@@ -42,6 +42,17 @@ from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
 from stepwell.server.completions import completions
+from stepwell.server.conversations.routes import (
+    create_conversation,
+    create_conversation_items,
+    delete_conversation,
+    delete_conversation_item,
+    get_conversation,
+    get_conversation_item,
+    list_conversation_items,
+    update_conversation,
+)
+from stepwell.server.conversations.store import ConversationStore
 from stepwell.server.embeddings import embeddings, rerank
 from stepwell.server.errors import ApiError, clip
 from stepwell.server.file_prewarm import prewarm_file
@@ -79,6 +90,7 @@ from stepwell.server.watch.routes import watch
 from stepwell.server.watch.ticker import Refusals
 from stepwell.server.why import why
 
+CONVERSATION_ITEM = "/v1/conversations/{conversation_id}/items/{item_id}"
 ROUTES = (
     Route("/", views.home, methods=["GET"]),
     Route("/openapi.json", openapi, methods=["GET"]),
@@ -140,6 +152,14 @@ ROUTES = (
     Route("/v1/responses/{response_id}", delete_response, methods=["DELETE"]),
     Route("/v1/responses/{response_id}/cancel", cancel_response, methods=["POST"]),
     Route("/v1/responses/{response_id}/input_items", list_input_items, methods=["GET"]),
+    Route("/v1/conversations", create_conversation, methods=["POST"]),
+    Route("/v1/conversations/{conversation_id}", get_conversation, methods=["GET"]),
+    Route("/v1/conversations/{conversation_id}", update_conversation, methods=["POST"]),
+    Route("/v1/conversations/{conversation_id}", delete_conversation, methods=["DELETE"]),
+    Route("/v1/conversations/{conversation_id}/items", list_conversation_items, methods=["GET"]),
+    Route("/v1/conversations/{conversation_id}/items", create_conversation_items, methods=["POST"]),
+    Route(CONVERSATION_ITEM, get_conversation_item, methods=["GET"]),
+    Route(CONVERSATION_ITEM, delete_conversation_item, methods=["DELETE"]),
 )
 
 
@@ -189,6 +209,7 @@ def create_app(
         bodies=Bodies(settings),
         metrics=metrics,
         store=ResponseStore(settings),
+        conversations=ConversationStore(settings),
         books=books,
         library=library,
         reload_keys=reload_keys,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -77,12 +77,20 @@ class DataFrames:
 
 
 async def exchange(
-    call: Call[Any], ask: Ask, prepare: Prepare, shape: Shape, *, stream: bool, turns: int = 1
+    call: Call[Any],
+    ask: Ask,
+    prepare: Prepare,
+    shape: Shape,
+    *,
+    stream: bool,
+    turns: int = 1,
+    holding: AbstractContextManager[object] | None = None,
 ) -> Response:
-    """Answer one request for ``turns`` answers. Raises ``ApiError``, or ``ClientGone`` when nobody waits any
-    more."""
+    """Answer one request for ``turns`` answers, ``holding`` something from before its prompt is made until
+    the answer has ended. Raises ``ApiError``, or ``ClientGone`` when nobody waits any more."""
     service, request = call.service, call.request
     with ExitStack() as stack:
+        stack.enter_context(holding or nullcontext())
         batch, limits = await admitted(stack, service, request, call.key, ask.service_tier, prepare, turns)
         if not stream:
             progress = await while_connected(request, collect(batch))

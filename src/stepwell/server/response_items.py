@@ -17,11 +17,13 @@ Item = dict[str, Any]
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
-def input_items(value: str | list[Item]) -> list[Item]:
-    """Items in one shape, each with an id. Raises ``ApiError`` with the item's path."""
+def input_items(value: str | list[Item], param: str = "input") -> list[Item]:
+    """Items in one shape, each with an id. Raises ``ApiError`` with the item's path below ``param``."""
     if isinstance(value, str):
-        return [_message({"role": "user", "content": value}, "input")]
-    return [item for number, raw in enumerate(value) if (item := _item(raw, f"input[{number}]")) is not None]
+        return [_message({"role": "user", "content": value}, param)]
+    return [
+        item for number, raw in enumerate(value) if (item := _item(raw, f"{param}[{number}]")) is not None
+    ]
 
 
 def _item(raw: Item, param: str) -> Item | None:

@@ -65,6 +65,17 @@ class TextConfig(Schema):
     format: TextFormat | None = None
 
 
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+
+
+def id_of_conversation(value: Any) -> Any:
+    """An id may stand alone or in an object."""
+    return value["id"] if isinstance(value, dict) and "id" in value else value
+
+
 class ResponseRequest(Sampling):
     """``input`` items are checked by ``response_items``, which knows their kinds."""
 
@@ -85,20 +96,17 @@ class ResponseRequest(Sampling):
     store: bool | None = None
     background: bool | None = None
     stream: bool | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=16),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
+    conversation: Annotated[
+        Annotated[str, Field(max_length=256)] | None,
+        BeforeValidator(id_of_conversation, json_schema_input_type=str | dict[str, str] | None),
+    ] = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=128)] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     # These would change the answer if they were ignored:
-    conversation: Any = None
     prompt: Any = None
     generate: bool | None = None
 

@@ -252,6 +252,7 @@ def _new_response(service: Service, wanted: ResponseRequest, ask: Ask) -> dict[s
         "completed_at": None,
         "status": "queued",
         "background": bool(wanted.background),
+        "conversation": None if wanted.conversation is None else {"id": wanted.conversation},
         "error": None,
         "incomplete_details": None,
         "instructions": wanted.instructions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from stepwell.server.access import access_of
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of
+from stepwell.server.conversations.store import ConversationTurn
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import admitted, exchange, stream_events
 from stepwell.server.identity import Identity
@@ -41,9 +42,13 @@ class Creation:
     items: list[Item]
     tools: ToolSet
     shape: ResponseShape
+    turn: ConversationTurn | None
+    """Where a conversation is named: the turn on it."""
 
     def prepare(self) -> Sequence[Generation]:
         before = [item for record in self.earlier for item in record.items()]
+        if self.turn is not None:
+            before += self.turn.before()
         messages = as_messages([*before, *self.items], self.call.wanted.instructions)
         options = self.call.wanted.template_options
         prompt = chat_prompt(
@@ -62,6 +67,22 @@ class Creation:
         self.call.service.store.put(record)
         return record
 
+    def ended(self) -> None:
+        """The answer's status is final, and the client has not seen it yet."""
+        if self.call.wanted.store is not False:
+            self.keep()
+        self.settle()
+
+    def settle(self) -> None:
+        """The conversation gets what was said, and is free before the client can see the end. A prewarming
+        turn has said nothing."""
+        if self.turn is None:
+            return
+        response = self.shape.response
+        if response["status"] in ("completed", "incomplete") and not self.shape.ask.prewarm:
+            self.turn.completed(response["output"])
+        self.turn.over()
+
 
 async def create_response(request: Request) -> Response:
     """OpenAI's Responses: whole, streamed or in the background."""
@@ -71,17 +92,18 @@ async def create_response(request: Request) -> Response:
     creation = _creation(call)
     if wanted.background:
         return await _in_background(request, creation)
-    if wanted.store is not False:
-        creation.shape.ended = creation.keep
-    return await exchange(
-        call, creation.shape.ask, creation.prepare, creation.shape, stream=bool(wanted.stream)
-    )
+    shape = creation.shape
+    shape.ended = creation.ended
+    stream = bool(wanted.stream)
+    return await exchange(call, shape.ask, creation.prepare, shape, stream=stream, holding=creation.turn)
 
 
 def _refuse_what_would_be_ignored(wanted: ResponseRequest) -> None:
-    if wanted.conversation is not None:
-        raise unsupported(
-            "Conversations are not kept here; use 'previous_response_id'.", param="conversation"
+    if wanted.conversation is not None and wanted.previous_response_id is not None:
+        raise bad_request(
+            "'conversation' and 'previous_response_id' cannot be used together.",
+            param="conversation",
+            code="mutually_exclusive_parameters",
         )
     if wanted.prompt is not None:
         raise unsupported("Stored prompt templates are not supported.", param="prompt")
@@ -119,7 +141,12 @@ def _creation(call: Call[ResponseRequest]) -> Creation:
     logprobs = (wanted.top_logprobs or 0) if wanted.wants_logprobs else None
     sampling = sampling_params(wanted, tools.constraint, logprobs)
     ask = call.ask(sampling, wanted.max_output_tokens or wanted.max_tokens, identity)
-    return Creation(call, identity, earlier, items, tools, ResponseShape(service, wanted, ask, tools))
+    turn = None
+    if wanted.conversation is not None:
+        conversation = service.conversations.get(identity.tenant, wanted.conversation)
+        turn = service.conversations.turn(conversation, items)
+    shape = ResponseShape(service, wanted, ask, tools)
+    return Creation(call, identity, earlier, items, tools, shape, turn)
 
 
 def _continued(identity: Identity, earlier: Sequence[StoredResponse]) -> Identity:
@@ -145,6 +172,7 @@ async def _in_background(request: Request, creation: Creation) -> Response:
     service, tenant = creation.call.service, creation.identity.tenant
     with ExitStack() as stack:
         stack.enter_context(service.gate.background(tenant))
+        stack.enter_context(creation.turn or nullcontext())
         service_tier = creation.shape.ask.service_tier
         key, prepare = creation.call.key, creation.prepare
         batch, _ = await admitted(stack, service, request, key, service_tier, prepare)
@@ -155,7 +183,12 @@ async def _in_background(request: Request, creation: Creation) -> Response:
     resources.callback(access.over)
     run = BackgroundRun(source, resources.close)
     record = creation.keep(run)
-    creation.shape.ended = lambda: service.store.put(record)
+
+    def ended() -> None:
+        service.store.put(record)
+        creation.settle()
+
+    creation.shape.ended = ended
     if creation.call.wanted.stream:
         return _follow(creation.call.key, service, run, -1)
     return JSONResponse(record.response)

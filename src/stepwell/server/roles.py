@@ -27,7 +27,8 @@ def role_of(identity: Identity, body: Body) -> str:
     if identity.name:
         return identity.name
     common = _system_prompt(body), _tool_names(body)
-    if body.get("previous_response_id") is not None and not common[0]:
+    goes_on = body.get("previous_response_id") is not None or body.get("conversation") is not None
+    if goes_on and not common[0]:
         return ""  # its instructions may have been given before
     if not any(common):
         return ""

@@ -21,6 +21,7 @@ from stepwell.server.batches.inner import SCOPE_KEY as INNER_KEY
 from stepwell.server.bodies import Bodies
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
+from stepwell.server.conversations.store import ConversationStore
 from stepwell.server.errors import ApiError, bad_request, draining, model_not_found
 from stepwell.server.gate import Gate
 from stepwell.server.gemini.store import CachedContents
@@ -54,6 +55,7 @@ class Service:
     bodies: Bodies
     metrics: Metrics
     store: ResponseStore
+    conversations: ConversationStore
     now_s: Callable[[], float] = time.time
     draining: bool = False
     books: Books | None = None

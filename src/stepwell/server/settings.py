@@ -91,6 +91,14 @@ class ServerSettings:
     max_response_chain: int = 1_024
     """How many turns ``previous_response_id`` may reach back."""
 
+    max_conversations: int = 1_024
+    """Conversations kept for ``/v1/conversations``, per tenant; the longest unused goes first."""
+    max_conversations_bytes: int = 64 * 2**20
+    """Bytes of conversations, all tenants together; no tenant may hold more than half, nor may one
+    conversation."""
+    max_conversation_items: int = 4_096
+    """Items in one conversation."""
+
     max_watchers: int = 128
     """Streams of ``/v1/watch`` at once, over all keys."""
     max_watchers_per_tenant: int = 64

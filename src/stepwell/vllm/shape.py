@@ -85,11 +85,11 @@ def _refuse_state(path: str, body: dict[str, Any]) -> None:
     """vLLM would give what it stores to every tenant that knows its id."""
     if path != "/v1/responses":
         return
-    if body.get("previous_response_id") is not None or body.get("background") is True:
-        raise bad_request(
-            "Responses are not stored here: send the whole input, and no background.",
-            param="previous_response_id",
-        )
+    for name in ("previous_response_id", "conversation", "background"):
+        if body.get(name) is not None and body[name] is not False:
+            raise bad_request(
+                f"Responses are not stored here: send the whole input, without '{name}'.", param=name
+            )
     body["store"] = False
 
 

@@ -198,6 +198,7 @@ class ResponseObject(Answer):
     completed_at: int | None
     status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     background: bool
+    conversation: dict[str, str] | None
     error: dict[str, str] | None
     incomplete_details: dict[str, str] | None
     instructions: str | None

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from stepwell.server.admin_budgets import BudgetChange
 from stepwell.server.batches.messages import MessageBatchRequest
 from stepwell.server.batches.routes import BatchRequest
+from stepwell.server.conversations.routes import ConversationRequest, ConversationUpdate, ItemsRequest
 from stepwell.server.embeddings import EmbeddingsRequest, RerankRequest
 from stepwell.server.file_prewarm import PrewarmRequest
 from stepwell.server.file_search import SearchRequest
@@ -114,7 +115,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "generate", a.TextCompletion, CompletionRequest, also=(STREAM,), fails=GENERATES, beside=True
     ),
     ("POST", "/v1/responses"): Operation(
-        "responses", a.ResponseObject, ResponseRequest, also=(STREAM,), fails=GENERATES, beside=True
+        "responses", a.ResponseObject, ResponseRequest, also=(STREAM,), fails=(*GENERATES, 409), beside=True
     ),
     ("GET", "/v1/responses/{response_id}"): Operation(
         "responses",
@@ -127,6 +128,30 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/responses/{response_id}/cancel"): Operation("responses", a.ResponseObject, fails=(404,)),
     ("GET", "/v1/responses/{response_id}/input_items"): Operation(
         "responses", a.Paged[FREE], query=_page("after", order=ORDER), fails=(404,)
+    ),
+    ("POST", "/v1/conversations"): Operation(
+        "conversations", r.ConversationShown, ConversationRequest, fails=GENERATES
+    ),
+    ("GET", "/v1/conversations/{conversation_id}"): Operation(
+        "conversations", r.ConversationShown, fails=(404,)
+    ),
+    ("POST", "/v1/conversations/{conversation_id}"): Operation(
+        "conversations", r.ConversationShown, ConversationUpdate, fails=GENERATES
+    ),
+    ("DELETE", "/v1/conversations/{conversation_id}"): Operation(
+        "conversations", r.ConversationDeleted, fails=(404,)
+    ),
+    ("GET", "/v1/conversations/{conversation_id}/items"): Operation(
+        "conversations", a.Paged[FREE], query=_page("after", order=ORDER), fails=(404,)
+    ),
+    ("POST", "/v1/conversations/{conversation_id}/items"): Operation(
+        "conversations", a.Paged[FREE], ItemsRequest, fails=(*GENERATES, 409)
+    ),
+    ("GET", "/v1/conversations/{conversation_id}/items/{item_id}"): Operation(
+        "conversations", FREE, fails=(404,)
+    ),
+    ("DELETE", "/v1/conversations/{conversation_id}/items/{item_id}"): Operation(
+        "conversations", r.ConversationShown, fails=(404, 409)
     ),
     ("POST", "/v1/messages"): Operation(
         "anthropic", a.AnthropicMessage, MessagesRequest, also=(STREAM,), fails=GENERATES

@@ -135,6 +135,22 @@ class BatchObject(Answer):
     model: str | None
 
 
+# --- conversations -----------------------------------------------------------------------------
+
+
+class ConversationShown(Answer):
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, str]
+
+
+class ConversationDeleted(Answer):
+    id: str
+    object: Literal["conversation.deleted"]
+    deleted: bool
+
+
 # --- agents and sessions -----------------------------------------------------------------------
 
 
