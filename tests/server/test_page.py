@@ -53,6 +53,33 @@ def test_the_page_is_small_and_needs_nothing_from_elsewhere() -> None:
         assert not re.search(r"""(?:src|href|from|import)\s*=?\s*["'(]https?:""", text), name
 
 
+def themes() -> dict[str, dict[str, str]]:
+    """The colours of page.css by theme and name."""
+    css = page_files()["page.css"].content.decode()
+    blocks = re.findall(r'^:root(\[data-theme="dark"\])? \{(.*?)\}', css, re.S | re.M)
+    return {"dark" if dark else "light": dict(re.findall(r"--([\w-]+): (#\w+)", own)) for dark, own in blocks}
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it, from ``#rgb`` or ``#rrggbb``."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_differ_from_what_is_behind_them_as_much_as_wcag_aa_asks(theme: str) -> None:
+    colours = themes()[theme]
+    words = ("text", "dim", "accent", "bad", "warn", "running", "device")
+    shapes = ("edge", "host", "disk", "gone", "waiting", "computed", "generation")  # bars, lines and borders
+    pairs = [(one, behind, 4.5) for one in words for behind in ("card", "back")]
+    pairs += [(one, behind, 3.0) for one in shapes for behind in ("card", "back")]
+    for front, behind, least in [*pairs, ("on", "accent", 4.5)]:
+        dark, bright = sorted((luminance(colours[front]), luminance(colours[behind])))
+        assert (bright + 0.05) / (dark + 0.05) >= least, f"{front} on {behind}"
+
+
 def test_every_module_imports_what_is_there_and_no_script_is_inline() -> None:
     files = page_files()
     for name, one in files.items():

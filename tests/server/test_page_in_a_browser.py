@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig
+from stepwell.ledger.types import Budget, Scope
+from stepwell.library.store import Library
 from stepwell.loop.requests import Finished, Generation
 from stepwell.policy.types import Caller
 from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from tests.server.fakes import MODEL, null_driver, serving
+from tests.server.ledgers import keeping
+from tests.server.libraries import LIMITS, uploaded
 from tests.server.wire import CHAT, post
 
 selenium = pytest.importorskip("selenium")
@@ -27,6 +34,7 @@ pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium wi
 
 PATIENCE_S = 60.0
 AGENTS = 500
+DOWN, ENTER = "\ue015", "\ue007"
 ROOM = 50
 """Turns at once; the queue is bounded."""
 
@@ -121,7 +129,7 @@ def test_many_agents_scroll_with_few_rows_in_the_document() -> None:
         assert frames == 60
         driver.execute_script("document.querySelector('.rows').scrollTop = 0")
         driver.execute_script("document.querySelector('.rows').focus()")
-        driver.switch_to.active_element.send_keys("\ue015\ue015\ue007")  # down, down, enter
+        driver.switch_to.active_element.send_keys(DOWN + DOWN + ENTER)
         until(lambda: "Session run-00" in texts(driver))
         assert complaints(driver) == []
 
@@ -174,3 +182,105 @@ def test_the_api_is_shown_to_people() -> None:
         driver.find_element("css selector", "input[type=search]").send_keys("rerank")
         until(lambda: "POST /v1/rerank" in texts(driver) and "/v1/files" not in texts(driver))
         assert complaints(driver) == []
+
+
+AXE = importlib.util.find_spec("axe_playwright_python")
+"""The package is installed for the axe.min.js in it; its own code would need Playwright."""
+RULES = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "resultTypes": ["violations"],
+}
+VIOLATIONS = """const [rules, done] = arguments;
+const said = (node) => node.any.concat(node.all, node.none).map((check) => check.message).join("; ");
+const lines = (rule) => rule.nodes.map((node) => `${rule.id}: ${node.target.join(" ")}: ${said(node)}`);
+axe.run(document, rules)
+  .then((found) => found.violations.flatMap(lines), (error) => [String(error)]).then(done);"""
+EVERY_STATE = """const done = arguments[0];
+import(`${location.origin}/page/watch.mjs`).then(({ agents, ticker }) => {
+  const [row] = agents.value, at = Date.now() / 1000, session_id = row.session_id;
+  const states = ["running", "loading", "waiting", "preempted", "idle", "budget_reached"];
+  const kv_tokens = { device: 2, host: 2, disk: 2, gone: 2 };
+  agents.value = states.map((status, i) => ({ ...row, id: `${session_id}/${i}`, role: "worker", status,
+    parent_agent_id: i ? `${session_id}/0` : null, kv_tokens, context_tokens: 8, expected_at: at + 60,
+    why: "a tool" }));
+  ticker.value = ["preempted", "evicted", "came_back", "refused"].map((kind) => (
+    { kind, at, tenant: row.tenant, session_id, agent_id: row.id, detail: "8 tokens" }));
+  requestAnimationFrame(() => done(session_id));
+});"""
+"""States that no test can hold a server in at once, told to the page's own signals."""
+
+
+def violations(driver: Any, where: str) -> list[str]:
+    """What axe-core finds against WCAG 2.2 A and AA and good practice, in both themes."""
+    assert AXE is not None and AXE.origin is not None
+    if not driver.execute_script("return 'axe' in window"):
+        driver.execute_script((Path(AXE.origin).parent / "axe.min.js").read_text("utf-8"))
+    found = []
+    for theme in ("light", "dark"):
+        scheme = [{"name": "prefers-color-scheme", "value": theme}]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        until(
+            lambda theme=theme: (
+                driver.execute_script("return document.documentElement.dataset.theme") == theme
+            )
+        )
+        found += [f"{where}, {theme}: {one}" for one in driver.execute_async_script(VIOLATIONS, RULES)]
+    return found
+
+
+@contextmanager
+def whole_node(directory: Path) -> Iterator[BackgroundServer]:
+    """With a ledger, a budget, a document and an agent: every view has something to show."""
+    library = ServedLibrary(Library(directory / "library", LIMITS), 2**20)
+    budgets = [Budget(Scope.TENANT, "acme", "", 1_000_000, 2_000_000)]
+    with keeping(directory, budgets=budgets, library=library) as kept:
+        headers = {"authorization": "Bearer sk-operator", "x-session-id": "run", "x-agent-id": "run/0"}
+        assert post(kept.server, "/v1/chat/completions", CHAT, **headers).status_code == 200
+        uploaded(kept.server, "notes.txt", "The pump rests at night.", key="sk-operator")
+        yield kept.server
+
+
+def every_view(driver: Any, session: str, where: str) -> list[str]:
+    driver.find_element("css selector", ".rows").send_keys(DOWN + DOWN)
+    until(lambda: count(driver, ".line.active") and count(driver, "[aria-activedescendant]"))
+    found = violations(driver, f"{where}, agents")
+    driver.find_element("css selector", "input[type=search]").send_keys("nobody")
+    until(lambda: "No agents of that name" in texts(driver))
+    found += violations(driver, f"{where}, no agents")
+    for view, sign in (
+        (f"session/{session}", ".tree"),
+        ("documents", "td.acts"),
+        ("playground", "#words"),
+        ("money", "table"),
+        ("", ".rows"),
+    ):
+        driver.execute_script("location.hash = `#/${arguments[0]}`", view)
+        until(lambda sign=sign: count(driver, sign))
+        found += violations(driver, f"{where}, {view}") if view else []
+        if driver.execute_script(
+            "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        ):
+            found.append(f"{where}, {view}: scrolls in two directions")
+    return found
+
+
+@pytest.mark.skipif(AXE is None, reason="no axe_playwright_python here, which carries axe-core")
+def test_axe_finds_nothing_against_wcag_aa_in_either_theme(tmp_path: Path) -> None:
+    with whole_node(tmp_path) as server, browser() as driver:
+        driver.set_script_timeout(PATIENCE_S)
+        driver.get(f"{server.base_url}/page")
+        until(lambda: count(driver, "#key"))
+        found = violations(driver, "the form for the key")
+        enter(driver, server, "sk-operator")
+        until(lambda: count(driver, ".rows .line:not(.titles)"))
+        session = driver.execute_async_script(EVERY_STATE)
+        found += every_view(driver, session, "wide")
+        phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        found += every_view(driver, session, "a phone")
+        driver.get(f"{server.base_url}/docs")
+        until(lambda: "ChatRequest" in texts(driver))
+        driver.find_element("css selector", "input[type=search]").send_keys("rerank")
+        until(lambda: "/v1/files" not in texts(driver))  # the whole of it takes axe half a minute
+        found += violations(driver, "the API")
+        assert found == []

@@ -5,7 +5,7 @@ import { agents, frame, nameOf, now } from "./watch.mjs";
 import { KvBar, route, State } from "./parts.mjs";
 import { count, duration, expected, usd } from "./format.mjs";
 
-const ROW = 34, MORE = 12;
+const ROW = 34, MORE = 12; // the titles stay on top of the box and are as high as a row
 
 function lines(rows, words) {
   const found = [];
@@ -32,19 +32,19 @@ function lines(rows, words) {
 const short = (row) => (row.session_id && row.id.startsWith(`${row.session_id}/`) ? row.id.slice(row.session_id.length + 1) : row.id);
 
 const Head = ({ line, at, active }) => html`<div role="row" class=${`line head ${active ? "active" : ""}`} aria-rowindex=${at + 2} id=${`line-${at}`}>
-  <span role="cell" class="who">${line.tenant ? html`<b>${line.tenant}</b> / ` : null}${line.session
+  <span role="gridcell" class="who" aria-colspan="3">${line.tenant ? html`<b>${line.tenant}</b> / ` : null}${line.session
     ? html`<a href=${route("session", line.session, line.tenant)} tabindex="-1">${line.session}</a>` : "without a session"}
     <span class="dim"> ${count(line.agents)} ${line.agents === 1 ? "agent" : "agents"}</span></span>
-  <span role="cell" class="num wide">${count(line.tokens)}</span><span role="cell" class="num cost">${usd(line.cost)}</span></div>`;
+  <span role="gridcell" class="num wide" aria-colindex="4">${count(line.tokens)}</span><span role="gridcell" class="num cost" aria-colindex="7">${usd(line.cost)}</span></div>`;
 
 const Line = ({ line: { row }, at, active }) => html`<div role="row" class=${`line ${active ? "active" : ""}`} aria-rowindex=${at + 2} id=${`line-${at}`}>
-  <span role="cell" class="who" title=${row.id}>${short(row)}${row.role ? html` <span class="dim">${row.role}</span>` : null}</span>
-  <span role="cell"><${State} row=${row} /></span>
-  <span role="cell"><${KvBar} row=${row} /></span>
-  <span role="cell" class="num wide">${count(row.context_tokens)}</span>
-  <span role="cell" class="next" title=${row.why ?? ""}>${expected(row.expected_at, now())} <span class="dim">${row.why ?? ""}</span></span>
-  <span role="cell" class="num ttft">${row.last_ttft_ms == null ? "–" : duration(row.last_ttft_ms / 1000)}</span>
-  <span role="cell" class="num cost">${usd(row.cost_microusd)}</span></div>`;
+  <span role="gridcell" class="who" title=${row.id}>${short(row)}${row.role ? html` <span class="dim">${row.role}</span>` : null}</span>
+  <span role="gridcell"><${State} row=${row} /></span>
+  <span role="gridcell"><${KvBar} row=${row} /></span>
+  <span role="gridcell" class="num wide">${count(row.context_tokens)}</span>
+  <span role="gridcell" class="next" title=${row.why ?? ""}>${expected(row.expected_at, now())} <span class="dim">${row.why ?? ""}</span></span>
+  <span role="gridcell" class="num ttft">${row.last_ttft_ms == null ? "–" : duration(row.last_ttft_ms / 1000)}</span>
+  <span role="gridcell" class="num cost">${usd(row.cost_microusd)}</span></div>`;
 
 export function Agents() {
   const box = useRef(null);
@@ -57,7 +57,7 @@ export function Agents() {
 
   useLayoutEffect(() => {
     const element = box.current;
-    const size = new ResizeObserver(() => { if (box.current === element) setHeight(element.clientHeight); });
+    const size = new ResizeObserver(() => { if (box.current === element) setHeight(element.clientHeight - ROW); });
     size.observe(element);
     return () => size.disconnect();
   }, []);
@@ -90,16 +90,16 @@ export function Agents() {
   return html`<section class="agents" aria-label="Agents">
     <div class="bar"><h2>Agents <span class="dim">${count(agents.value.length)}</span></h2>
       <input type="search" placeholder="Filter by name, session, role or state" aria-label="Filter agents" value=${words} onInput=${(e) => setWords(e.target.value)} /></div>
-    <div role="table" aria-label="Agents by tenant and session" aria-rowcount=${all.length + 1}>
-      <div role="rowgroup" class="gutter"><div role="row" class="line titles" aria-rowindex="1">
+    <div role="grid" class="rows" ref=${box} tabindex="0" aria-label="Agents by tenant and session: arrow keys move, Enter opens the session" aria-rowcount=${all.length + 1}
+        aria-activedescendant=${active >= first && active < last ? `line-${active}` : undefined} onKeyDown=${move}>
+      <div role="rowgroup" class="heads"><div role="row" class="line titles" aria-rowindex="1">
         ${[["agent", "who"], ["state", ""], ["where its KV lies", ""], ["tokens", "num wide"], ["expected back", "next"], ["TTFT", "num ttft"], ["cost", "num cost"]]
           .map(([title, kind]) => html`<span role="columnheader" class=${kind}>${title}</span>`)}</div></div>
-      <div role="rowgroup" class="rows" ref=${box} tabindex="0" aria-label="Rows: arrow keys move, Enter opens the session"
-          aria-activedescendant=${active >= first && active < last ? `line-${active}` : undefined} onKeyDown=${move}>
+      <div role="rowgroup">
         <div role="presentation" class="all" style=${{ height: `${all.length * ROW}px` }}>
           <div role="presentation" style=${{ transform: `translateY(${first * ROW}px)` }}>
             ${all.slice(first, last).map((line, i) => html`<${line.head ? Head : Line} key=${line.name} line=${line} at=${first + i} active=${first + i === active} />`)}
           </div></div>
-        ${all.length === 0 ? html`<p class="note">No agents${words ? " of that name" : " yet. A request makes one: try the playground"}.</p>` : null}
+        ${all.length === 0 ? html`<div role="row"><p role="gridcell" class="note">No agents${words ? " of that name" : " yet. A request makes one: try the playground"}.</p></div>` : null}
       </div></div></section>`;
 }

@@ -37,6 +37,7 @@ function Chart({ chart, operator }) {
       series: [{}, ...chart.names.map((name) => ({ label: name, stroke: colour(name), width: 2, spanGaps: false, points: { show: false } }))],
     }, [[], ...chart.names.map(() => [])], box.current);
     plot.current = made;
+    made.root.querySelector("table").setAttribute("role", "presentation"); // the legend
     const size = new ResizeObserver(([entry]) => { if (plot.current === made) made.setSize({ width: Math.floor(entry.contentRect.width), height: 150 }); });
     size.observe(box.current);
     return () => { size.disconnect(); made.destroy(); plot.current = null; };

@@ -61,6 +61,7 @@ function Page() {
     <button class="quiet" onClick=${toggle}>Dark or light</button></header>
   <main><section class="bar"><label>Find <input type="search" value=${wanted.value} onInput=${(event) => { wanted.value = event.target.value; }} /></label>
     <p class="dim" role="status">${shown.length} of ${all.length} routes</p></section>
+    <h2>Routes</h2>
     ${shown.map((one) => html`<${Operation} key=${one.method + one.path} ...${one} />`)}
     <h2>Types</h2>
     ${types.map(([key, one]) => html`<section id=${key} key=${key}><h3>${key}</h3><p class="dim">${one.description ?? ""}</p><${Fields} of=${one} /></section>`)}

@@ -51,7 +51,7 @@ export function Documents() {
   return html`<section aria-label="Documents"><h2>Documents</h2>
     <p><label class="upload">Add a document <input type="file" onChange=${upload} /></label></p>
     <p role="status" class="dim">${said}</p><${Problem} error=${error} />
-    ${files && files.length ? html`<table><caption>In the library</caption><thead><tr><th scope="col">name</th><th scope="col" class="num">size</th><th scope="col">kept as</th><th scope="col"></th></tr></thead>
+    ${files && files.length ? html`<table><caption>In the library</caption><thead><tr><th scope="col">name</th><th scope="col" class="num">size</th><th scope="col">kept as</th><th scope="col"><span class="sr">actions</span></th></tr></thead>
       <tbody>${files.map((file) => html`<tr key=${file.id}><th scope="row">${file.filename}</th><td class="num">${bytes(file.bytes)}</td><td class="dim">${file.id}</td>
         <td class="acts"><button onClick=${() => prewarm(file)}>Prewarm</button> <button class="quiet" onClick=${() => remove(file)}>Remove</button></td></tr>`)}</tbody></table>`
       : files ? html`<p class="note">No documents yet.</p>` : null}

@@ -20,11 +20,11 @@ export function Money() {
     return () => { over = true; clearInterval(again); };
   }, []);
   if (!found) return html`<section><h2>Money</h2><${Problem} error=${error} />${error ? null : html`<p class="note">Adding up.</p>`}</section>`;
-  const { margin, budgets } = found;
+  const { margin, budgets } = found, machine = Object.entries(margin.machine_microusd);
   return html`<section aria-label="Money"><h2>Money</h2><${Problem} error=${error} />
     ${table(`The last ${count(margin.period_s / 60)} minutes, by tenant`, ["tenant", "requests", "revenue", "cost", "margin"],
       margin.data.map((line) => [line.tenant, count(line.requests), usd(line.revenue_microusd), usd(line.cost_microusd), usd(line.margin_microusd)]))}
-    ${table("What the machine cost beside", ["line", "cost"], Object.entries(margin.machine_microusd).map(([kind, amount]) => [kind, usd(amount)]))}
+    ${machine.length ? table("What the machine cost beside", ["line", "cost"], machine.map(([kind, amount]) => [kind, usd(amount)])) : null}
     ${budgets.length ? table("Budgets", ["scope", "spent", "held", "soft limit", "limit"],
       budgets.map((one) => [`${one.scope} ${one.tenant}${one.name ? ` ${one.name}` : ""}`, usd(one.spent_usd * 1e6), usd(one.held_usd * 1e6), one.soft_usd == null ? "none" : usd(one.soft_usd * 1e6), one.hard_usd == null ? "none" : usd(one.hard_usd * 1e6)]))
       : html`<p class="note">No budget is in force.</p>`}

@@ -49,7 +49,7 @@ export function Playground() {
   };
   const enter = (event) => { if (event.key === "Enter" && !event.shiftKey) send(event); };
   return html`<section aria-label="Playground"><h2>Playground <span class="dim">${frame.value?.model}</span></h2>
-    <div class="talk" role="log" aria-live="polite" aria-busy=${busy}>
+    <div class="talk" role="log" aria-label="The talk" tabindex="0" aria-live="polite" aria-busy=${busy}>
       ${talk.value.length === 0 ? html`<p class="note">You are an agent of the session <a href=${route("session", session, row?.tenant)}>${session}</a>.</p>` : null}
       ${talk.value.map((one) => html`<div class=${`said ${one.role}`}><b>${one.role === "user" ? "you" : "model"}</b><p>${one.content}</p></div>`)}</div>
     <form onSubmit=${send}><label class="sr" for="words">Message</label>

@@ -76,7 +76,7 @@ export function Session({ id, tenant }) {
     <h2>Session ${id}${tenant ? html` <span class="dim">of ${tenant}</span>` : null}</h2>
     <${Problem} error=${error} />
     ${rows.length === 0 ? html`<p class="note">No agent of this session is known now. ${session ? "" : "It appears here with its first request."}</p>` : null}
-    ${rows.length ? html`<div class="tree" role="table" aria-label="Agents over time">
+    ${rows.length ? html`<div class="tree" role="table" aria-label="Agents over time" tabindex="0">
       <div role="row" class="titles"><span role="columnheader">agent</span><span role="columnheader">state</span><span role="columnheader">KV</span>
         <span role="columnheader">${clock(from)} to ${clock(until)}</span><span role="columnheader" class="num">turns</span><span role="columnheader" class="num">tokens</span><span role="columnheader" class="num">cost</span></div>
       ${tree(rows).map(([row, depth]) => html`<div role="row" key=${row.id}>

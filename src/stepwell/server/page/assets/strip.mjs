@@ -31,7 +31,7 @@ function Tier({ name, tier }) {
   </div>`;
 }
 
-const Between = ({ down, up }) => html`<div class="between" aria-label="moves between these tiers">
+const Between = ({ down, up }) => html`<div class="between" role="group" aria-label="moves between these tiers">
   <span>↓ ${bytes(down)}/s</span><span>↑ ${bytes(up)}/s</span></div>`;
 
 export function Strip() {
@@ -39,7 +39,7 @@ export function Strip() {
   history.value;
   if (!now) return null;
   const speed = moves(now);
-  return html`<section class="strip" aria-label="KV tiers">
+  return html`<section class="strip" aria-label="KV tiers"><h2 class="sr">KV tiers and queue</h2>
     ${tiers.map((name) => html`
       <${Tier} name=${name} tier=${now.kv_tiers[name] ?? { agent_tokens: 0 }} />
       ${routes[name] && now.counters ? html`<${Between} down=${speed[routes[name][0]] ?? 0} up=${speed[routes[name][1]] ?? 0} />` : null}`)}
