@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -46,6 +48,16 @@ def test_its_commands_are_understood(
         assert cli.run(tokens) == 0
         assert "all 13 checks passed" in capsys.readouterr().out
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_systemd_knows_every_line_of_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text("utf-8").replace("/opt/stepwell/.venv/bin/stepwell", "/bin/true"), "utf-8")
+    command = ["systemd-analyze", "verify", str(unit)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr
+    # It complains of a line by the file and the line's number, and ends with 0 nevertheless.
+    assert [line for line in said.splitlines() if f"{unit}:" in line] == []
 
 
 def test_the_settings_to_begin_with_are_valid_also_with_their_keys(tmp_path: Path) -> None:
