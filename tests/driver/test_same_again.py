@@ -96,13 +96,16 @@ def test_the_books_are_those_that_were_pinned() -> None:
 
 
 def test_every_eviction_policy_has_its_decisions_pinned() -> None:
-    assert sorted(PINNED) == LIVE
+    assert sorted(PINNED) == LIVE, "every live eviction policy has a line in PINNED"
 
 
 @pytest.mark.parametrize("eviction", LIVE)
 def test_the_same_life_is_decided_the_same_and_as_it_was_pinned(eviction: str) -> None:
-    assert digest_of_a_busy_life(eviction) == PINNED[eviction]
-    assert digest_of_a_busy_life(eviction) == PINNED[eviction]
+    found = digest_of_a_busy_life(eviction)
+    assert found == digest_of_a_busy_life(eviction), "two runs of the same life differ"
+    assert found == PINNED.get(eviction), (
+        f"{eviction} decides otherwise than it is pinned. If that is meant: PINNED gets {found!r}"
+    )
 
 
 def test_the_hash_seed_changes_no_decision_of_any_eviction_policy() -> None:

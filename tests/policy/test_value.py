@@ -41,6 +41,12 @@ def test_holding_more_never_makes_a_context_worth_more(
     assert agent_value(index, weight, min(held, part), part) == index * weight
 
 
+def test_beyond_its_part_a_tenants_contexts_count_in_proportion() -> None:
+    assert agent_value(300, 2, tenant_held=10, tenant_part=10) == 600
+    assert agent_value(300, 2, tenant_held=20, tenant_part=10) == 300
+    assert agent_value(300, 2, tenant_held=30, tenant_part=10) == 200
+
+
 @given(indexes, weights, amounts, amounts)
 def test_an_active_agent_is_worth_more_than_any_idle_one(
     index: int, weight: int, held: int, part: int

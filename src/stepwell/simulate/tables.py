@@ -83,7 +83,7 @@ def _table(title: str, columns: Sequence[str], *names: str) -> Table:
 
 def name_of(run: RunReport) -> str:
     """The policy, and what was declared if that was anything."""
-    return run.policy if run.declared in ("silent", "exact", "") else f"{run.policy} ({run.declared})"
+    return run.policy if run.declared in ("silent", "") else f"{run.policy} ({run.declared})"
 
 
 def _three(latency: Latency) -> list[str]:
