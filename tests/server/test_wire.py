@@ -337,6 +337,7 @@ def test_every_sampling_field_arrives() -> None:
         "ignore_eos": True,
         "thinking": None,
         "calls": None,
+        "adapter": "",
     }
     assert (chat.stop, chat.max_new_tokens, chat.caller.service_tier) == (("a", "b"), 7, "priority")
 
