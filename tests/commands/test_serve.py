@@ -100,7 +100,8 @@ def test_a_recording_and_a_settings_file_are_used(tmp_path: Path) -> None:
         (["--port", "99999"], "--port 99999 is not a port"),
         (["--host", "0.0.0.0"], "without API keys only loopback is served"),
         (["--policy", "magic"], "unknown policy 'magic'"),
-        (["--engine", "vllm"], "engine.kind"),
+        (["--engine", "vllm"], "vLLM is not installed"),
+        (["--engine", "magic"], "engine.kind"),
         (["--host-kv", "2G"], "--host-kv: kv.host_kv: '2G' is not a size"),
         (["--host-kv", "900TiB"], "--host-kv 900 TiB is more than this machine's memory holds"),
         (["--disk-kv", "900PiB"], "--disk-kv 900 PiB is more than the disk under"),
@@ -155,7 +156,7 @@ def test_a_recording_that_cannot_be_written_is_one_sentence(
 
 
 ASKED = re.compile(r"""model=["']([^"']+)["']|"model": ?"([^"]+)\"""")
-STARTED = re.compile(r"stepwell serve[^`\n]*--model ([A-Za-z0-9_.-]+)")
+STARTED = re.compile(r"stepwell serve(?! --engine vllm)[^`\n]*--model ([A-Za-z0-9_.-]+)")
 
 
 def test_the_servers_that_the_docs_start_know_the_models_that_the_docs_ask_for() -> None:
