@@ -140,7 +140,7 @@ class PolicySettings:
     its text ran like this; how many really are depends on what each agent's guesses were worth. 16 suits
     turns that copy. 0: off."""
     always_load: bool = False
-    """Load whatever is stored, even where computing again would be quicker."""
+    """Store what leaves the device and load what is stored, even where computing again would be quicker."""
     disk_write_per_day: OptionalSizeBytes = None
     """Most that is written to disk in a day, spread evenly (an SSD wears out by it). None: no limit."""
 

@@ -94,6 +94,7 @@ def keeping(
     library: ServedLibrary | None = None,
     batches: ServedBatches | None = None,
     vectors: ServedEmbeddings | None = None,
+    always_load: bool = False,
 ) -> Iterator[Kept]:
     """``wrap`` puts something between the server and its store."""
     book = directory / "prices.toml"
@@ -109,6 +110,7 @@ def keeping(
         host_bytes=host_bytes,
         disk_bytes=0,
         context_tokens=info.context_tokens,
+        always_load=always_load,
         max_running=info.max_sequences,
         max_waiting=64,
         step_tokens=64,

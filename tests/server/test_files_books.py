@@ -27,7 +27,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
     config = NullConfig(model=MODEL, block_tokens=16, device_blocks=64)
     served = ServedLibrary(Library(tmp_path / "library"))
     settings = LedgerSettings(storage_every_s=1)
-    places = {"library": served, "settings": settings, "host_bytes": HOST_BYTES}
+    places = {"library": served, "settings": settings, "host_bytes": HOST_BYTES, "always_load": True}
     with keeping(tmp_path, config=config, **places) as running:
         yield running
 

@@ -39,7 +39,7 @@ class PolicyConfig:
     max_ghost_units: int = 200_000
     """How many hashes of lost units are remembered, to count what is computed twice."""
     always_load: bool = False
-    """Skip the load-or-recompute gate: whatever is stored is loaded (the exactness benchmark)."""
+    """Skip the load-or-recompute gate: copies are made and loaded at any price (the exactness benchmark)."""
     eviction: str = "stepwell"
     """The eviction policy by name; ``policy/eviction/__init__.py`` lists them."""
     contracts: tuple[Contract, ...] = DEFAULT_CONTRACTS

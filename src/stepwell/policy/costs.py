@@ -88,6 +88,8 @@ class Costs:
     decode: PrefillFit = field(default_factory=PrefillFit)
     _pays: dict[tuple[int, int, int], bool] = field(default_factory=dict)
     """Answers of ``copies_pay`` at these prices."""
+    always_copy: bool = False
+    """Copies pay at any price: decisions do not hang on how fast a machine copies (``always_load``)."""
     draft_ns: int | None = None
     """What a drafted token adds to a step, fading; None: not measured yet."""
 
@@ -104,6 +106,8 @@ class Costs:
     def copies_pay(self, size_bytes: int, start: int, stop: int) -> bool:
         """Whether tokens ``[start, stop)`` are copied from the device to the host and back in no more time
         than they are computed in. Copies are dear where computing is cheap, and where cores are taken."""
+        if self.always_copy:
+            return True
         asked = size_bytes, start, stop
         known = self._pays.get(asked)
         if known is None:

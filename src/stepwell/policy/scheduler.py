@@ -55,7 +55,7 @@ class Scheduler:
 
     def __init__(self, config: PolicyConfig, eviction: EvictionPolicy | None = None) -> None:
         self.config = config
-        self.context = EvictionContext(config, Costs())
+        self.context = EvictionContext(config, Costs(always_copy=config.always_load))
         self.block_manager = BlockManager(
             config, eviction or make_eviction(config.eviction, self.context), self.context
         )

@@ -142,6 +142,11 @@ class IdlePeriod:
     declared: Watch | None = None
     retain_until_us: int = 0
 
+    @property
+    def is_retained(self) -> bool:
+        """Whether it was said how long the context is to be kept."""
+        return self.retain_until_us > self.since_us
+
     def rises(self, now_us: int) -> bool:
         """Whether it is worth more as it goes on: a declared end has not come yet."""
         return self.declared is not None and now_us - self.since_us < self.declared.declared_us

@@ -459,6 +459,8 @@ class NextUse(EvictionPolicy):
         return pays_for_write(chance, saved_us, written_us, self.tuning.write_gain)
 
     def wants_host(self, block: Block) -> bool:
+        if any(group.idle is not None and group.idle.is_retained for group in block.holders):
+            return True  # it was promised, and may be paid for
         start = block.meta.depth * self.context.config.block_tokens
         return self.context.costs.copies_pay(block.meta.size_bytes, start, start + block.meta.n_tokens)
 
@@ -471,10 +473,8 @@ class NextUse(EvictionPolicy):
         if block.listed is self._orphans or not block.holders:
             return self._orphans.chance(block)
         if len(block.holders) == 1:
-            only: int = block.holders[0].chance
-            return only
-        best: int = max(group.chance for group in block.holders)
-        return best
+            return int(block.holders[0].chance)
+        return int(max(group.chance for group in block.holders))
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         for group in most_valuable_on_disk(self.quotas, self.tuning):
