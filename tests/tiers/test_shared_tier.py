@@ -13,6 +13,7 @@ import pytest
 
 from stepwell.errors import BadInput
 from stepwell.tiers.directory import DiskBusy
+from stepwell.tiers.files import Files
 from stepwell.tiers.shared.admission import Admission
 from stepwell.tiers.shared.store import Bounds, SharedStore
 from stepwell.tiers.shared.tier import Answer, Ended, Item, SharedTier, TierLimits
@@ -294,7 +295,14 @@ while True:
 
 def test_two_processes_write_until_they_are_killed(tmp_path: Path) -> None:
     """Real processes and SIGKILL; a few times."""
-    from tests.tiers.shared_harness import LIMIT_BYTES, content_of, open_store, present, read_record
+    from tests.tiers.shared_harness import (
+        LIMIT_BYTES,
+        content_of,
+        open_store,
+        present,
+        read_record,
+        write_numbers,
+    )
 
     for round_ in range(2):
         children = [
@@ -318,8 +326,29 @@ def test_two_processes_write_until_they_are_killed(tmp_path: Path) -> None:
         store.check()
         assert directory_bytes(tmp_path) <= LIMIT_BYTES
         there = present(store)
-        numbers = [n for n in range(70) if name_of(n) in there]
-        assert numbers
+        numbers = [
+            n for n in range(70) if name_of(n) in there
+        ]  # none, where room for a batch had just been made
         assert all(read_record(store, there[name_of(n)], n) in (content_of(n), None) for n in numbers)
         assert store.bury_dead() == 0
+        write_numbers(store, 69)
+        assert name_of(69) in present(store)
         store.close()
+
+
+def test_two_processes_may_make_the_directory_at_the_same_moment(tmp_path: Path) -> None:
+    """The second one has written its marker when the first is about to."""
+    from tests.tiers.shared_harness import open_store
+
+    class Slow(Files):
+        def rename(self, old: str, new: str, directory: int) -> None:
+            if not others:
+                others.append(None)
+                others[0] = open_store(tmp_path)
+            super().rename(old, new, directory)
+
+    others: list[SharedStore | None] = []
+    open_store(tmp_path, Slow()).close()
+    assert others[0] is not None
+    others[0].close()
+    assert not list(tmp_path.glob("*.tmp"))

@@ -32,7 +32,7 @@ MARKER = "stepwell-kv.json"
 LOCK = "lock"
 _MODEL = re.compile(r"v(\d+)-([0-9a-f]{16})")
 _RECORD = re.compile(r"([0-9a-f]{2,128})\.([0-9a-f]{16})\.kv")
-_HARMLESS = {LOCK, MARKER + ".tmp", "lost+found"}
+_HARMLESS = {LOCK, "lost+found"}
 """What a directory may hold besides models' sub-directories and still be taken for a new store."""
 
 
@@ -82,6 +82,11 @@ def is_model_directory(name: str) -> bool:
     return _MODEL.fullmatch(name) is not None
 
 
+def _is_marker(name: str) -> bool:
+    """A marker that a crash left before it had its name."""
+    return name.startswith(MARKER) and name.endswith(".tmp")
+
+
 class StoreDirectory:
     """An open, locked store directory. ``close`` gives the lock back. Without ``lock``: only to look.
     ``shared``: others may hold it too, if they say so as well.
@@ -116,7 +121,7 @@ class StoreDirectory:
             return
         if not create:
             raise NotAStore(f"{self.path} holds no Stepwell disk store")
-        if any(name not in _HARMLESS and not is_model_directory(name) for name in names):
+        if any(not (name in _HARMLESS or _is_marker(name) or is_model_directory(name)) for name in names):
             raise NotAStore(
                 f"{self.path} is not empty and holds no Stepwell disk store: "
                 "name a directory that is new or empty"
@@ -136,10 +141,16 @@ class StoreDirectory:
         """Say that this is a store and how large it may become (``disk stat`` shows it)."""
         text = json.dumps({"stepwell_kv": VERSION, "limit_bytes": limit_bytes}) + "\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(MARKER + ".tmp", flags, 0o600, dir_fd=self.fd)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        self.files.rename(MARKER + ".tmp", MARKER, self.fd)
+        temporary = f"{MARKER}.{os.urandom(6).hex()}.tmp"  # others may open the same directory at this moment
+        fd = os.open(temporary, flags, 0o600, dir_fd=self.fd)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+            self.files.rename(temporary, MARKER, self.fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=self.fd)
+            raise
 
     def limit_bytes(self) -> int | None:
         """The bound the last server gave it; None when the marker does not say."""
