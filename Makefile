@@ -4,8 +4,8 @@
 # The environment's own Python where there is one, so that PYTHON=... is only needed the first time.
 PYTHON ?= $(shell .venv/bin/python -c '' 2>/dev/null && echo .venv/bin/python || echo python3)
 ARGS ?=
-# How many processes run the suite.
-JOBS ?= 2
+# How many processes run the suite. Two take two thirds of the time; a few tests of real processes then find the machine busy.
+JOBS ?= 1
 
 # make demo GPU=cuda (or vulkan, metal): llama.cpp is compiled for it, and all layers are computed there.
 ifdef GPU
@@ -66,9 +66,8 @@ review: $(DEMO_ENV)
 serve: $(DEMO_ENV)
 	@$(BIN)/stepwell serve $(ARGS)
 
-# The files of the suite go to two processes: most of them wait (for servers, for children) half of their time.
 test: $(TEST_ENV)
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile) $(ARGS)
 
 # vLLM's own warnings are not ours to turn into errors.
 test-vllm: $(VLLM_ENV)
