@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -115,14 +115,7 @@ def keeping(
         max_waiting=64,
         step_tokens=64,
     )
-    settings = settings or LedgerSettings()
-    settings = LedgerSettings(
-        path=str(directory / "books.db"),
-        price_book=str(book),
-        on_failure=settings.on_failure,
-        backlog_postings=settings.backlog_postings,
-        storage_every_s=settings.storage_every_s,
-    )
+    settings = replace(settings or LedgerSettings(), path=str(directory / "books.db"), price_book=str(book))
     text = FakeText(info)
     tiers = LocalTiers(host_bytes, None)
     clock = MonotonicClock()
