@@ -74,6 +74,8 @@ class CountingEngine(httpx2.AsyncBaseTransport):
                 )
             )
             return httpx2.Response(200, text=text)
+        if request.url.path == "/v1/models":
+            return httpx2.Response(200, json={"data": [{"id": "m", "root": "/srv/models/m"}]})
         body = json.loads(await request.aread())
         self.bodies.append(body)
         self.headers.append(request.headers)

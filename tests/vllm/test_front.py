@@ -61,6 +61,14 @@ async def left(one: Fronted, body: dict[str, Any]) -> None:
     await one.serving.app(scope, receive, send)
 
 
+def test_nobody_learns_where_a_model_lies(tmp_path: Path) -> None:
+    async def acts(one: Fronted) -> None:
+        listed = await one.client.get("/v1/models", headers={"authorization": "Bearer acme-key"})
+        assert listed.json() == {"data": [{"id": "m", "root": "m"}]}
+
+    play(tmp_path, acts)
+
+
 def test_nothing_that_a_client_forges_gets_through(tmp_path: Path) -> None:
     async def acts(one: Fronted) -> None:
         forged: dict[str, Any] = {name: {"tenant": "other"} for name in FORBIDDEN} | {"priority": -9}

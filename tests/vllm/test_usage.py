@@ -128,3 +128,8 @@ def test_nothing_is_stored_by_vllm() -> None:
     assert json.loads(shape_of("/v1/responses", body, 4096, SETTINGS).data)["store"] is False
     with pytest.raises(ApiError, match="not stored"):
         shape_of("/v1/responses", {"input": "hello", "background": True}, 4096, SETTINGS)
+
+
+def test_each_text_of_a_list_may_fill_a_context() -> None:
+    shape = shape_of("/v1/embeddings", {"input": ["x" * 9_000, "y" * 9_000]}, 4096, SETTINGS)
+    assert shape.prompt_tokens > 2 * 4096

@@ -93,7 +93,7 @@ class Serving:
 
     async def _models(self, request: Request) -> Response:
         service_of(request).key(request)
-        return await self._front.get("/v1/models")
+        return await self._front.models()
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

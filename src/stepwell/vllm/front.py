@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from stepwell.gateway.answer import Answer, node_lost
@@ -209,14 +209,16 @@ class EngineFront:
         except (LookupError, TypeError, ValueError):
             return
 
-    async def get(self, path: str) -> Response:
-        """What vLLM says to a question that is nobody's in particular. Raises ``ApiError``."""
+    async def models(self) -> Response:
+        """vLLM's list, without the folder that a model lies in: that is nobody's business. Raises
+        ``ApiError``."""
         try:
-            async with self._upstream.open(ENGINE, "GET", path, self._headers) as response:
-                data = await response.aread()
+            status, listed = await self._upstream.get_json(ENGINE, "/v1/models", dict(self._headers))
         except NodeLost:
             raise node_lost() from None
-        return Response(data, response.status_code, media_type=response.headers.get("content-type"))
+        for model in listed.get("data", ()) if isinstance(listed, dict) else ():
+            model["root"] = model["id"]
+        return JSONResponse(listed, status)
 
 
 class Relayed(Response):

@@ -24,6 +24,8 @@ DEFAULT_LIMIT = {"/v1/chat/completions": "max_completion_tokens", "/v1/responses
 COMPLETION_TOKENS = 16
 """vLLM's, and OpenAI's, for ``/v1/completions`` alone."""
 WITH_STREAM_OPTIONS = frozenset({"/v1/chat/completions", "/v1/completions"})
+MANY_TEXTS = frozenset({"/v1/embeddings", "/v1/rerank"})
+"""Each of their texts may fill a context."""
 COUNTS_ONLY = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"})
 
 
@@ -55,8 +57,9 @@ def shape_of(path: str, body: dict[str, Any], context_tokens: int, settings: Ser
         body["stream_options"] = {**options, **STREAM_OPTIONS}
     new_tokens = min(_limit(path, body, settings), context_tokens)
     data = encoded(body)
-    beyond = _beyond_text(body)
-    prompt_tokens = context_tokens if beyond else min(context_tokens, len(data) + TEMPLATE_TOKENS)
+    prompt_tokens = len(data) + TEMPLATE_TOKENS
+    if path not in MANY_TEXTS:
+        prompt_tokens = context_tokens if _beyond_text(body) else min(context_tokens, prompt_tokens)
     generates = path not in COUNTS_ONLY
     return Shape(
         data,

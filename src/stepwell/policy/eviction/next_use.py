@@ -459,10 +459,10 @@ class NextUse(EvictionPolicy):
         return pays_for_write(chance, saved_us, written_us, self.tuning.write_gain)
 
     def wants_host(self, block: Block) -> bool:
-        if any(group.idle is not None and group.idle.is_retained for group in block.holders):
-            return True  # it was promised, and may be paid for
         start = block.meta.depth * self.context.config.block_tokens
-        return self.context.costs.copies_pay(block.meta.size_bytes, start, start + block.meta.n_tokens)
+        pays = self.context.costs.copies_pay(block.meta.size_bytes, start, start + block.meta.n_tokens)
+        # What was promised may be paid for. Asked last: a shared prompt has many holders.
+        return pays or any(group.idle is not None and group.idle.is_retained for group in block.holders)
 
     def _disk_is_roomy(self) -> bool:
         """Whether a write there displaces nothing for a good while."""
