@@ -215,7 +215,7 @@ def perform(stage: Stage, options: Options, console: Console) -> list[DemoRun]:
     screen = make_screen(console, stage.job.customers, stage.rehearsal.agents)
     runs = [perform_one(stage, stage.capacity, "With KV tiers", screen, console)]
     if options.compare:
-        say(console, "Now the same job without; it takes two to three times as long (--no-compare skips it).")
+        say(console, "Now the same job without them (--no-compare skips it).")
         name = "Without: host memory and disk off"
         runs.append(perform_one(stage, without_tiers(stage.capacity), name, screen, console))
     return runs
