@@ -12,7 +12,7 @@ from stepwell.server.errors import ApiError, clip, not_found
 PREFIX = "cachedContents/"
 MOST_OF_A_TENANT = 64
 MOST_CHARS = 64 * 2**20
-"""Of all texts together."""
+"""Of all texts together; one tenant may have half of them."""
 
 
 @dataclass(slots=True)
@@ -40,23 +40,21 @@ def new_id() -> str:
 
 
 class CachedContents:
-    """Lives in the event loop, but for ``get``, which other threads may call."""
+    """What is kept here may be paid for, so nothing goes to make room (unlike ``kept.py``): a new one is
+    refused. Lives in the event loop, but for ``get``, which other threads may call."""
 
     def __init__(self) -> None:
         self._all: dict[str, Cached] = {}
 
     def require_room(self, tenant: str, chars: int, now_s: float) -> None:
         """Raises a 429 ``ApiError``."""
-        self._forget(now_s)
-        own = sum(one.tenant == tenant for one in self._all.values())
-        if own >= MOST_OF_A_TENANT or sum(one.chars for one in self._all.values()) + chars > MOST_CHARS:
-            raise ApiError(
-                429,
-                f"At most {MOST_OF_A_TENANT} contents may be cached by name; delete one that is not needed.",
-                code="rate_limit_exceeded",
-                type="rate_limit_error",
-                headers={"x-should-retry": "false"},
-            )
+        own = self.of(tenant, now_s)
+        if len(own) >= MOST_OF_A_TENANT:
+            raise _full(f"At most {MOST_OF_A_TENANT} contents may be cached by name")
+        if sum(one.chars for one in own) + chars > MOST_CHARS // 2:
+            raise _full(f"Contents that are cached by name may have {MOST_CHARS // 2:,} characters together")
+        if sum(one.chars for one in self._all.values()) + chars > MOST_CHARS:
+            raise _full("This server has no room for more contents that are cached by name", own=False)
 
     def put(self, one: Cached) -> None:
         self._all[one.id] = one
@@ -82,3 +80,14 @@ class CachedContents:
     def _forget(self, now_s: float) -> None:
         for one in [one for one in self._all.values() if one.expires_s <= now_s]:
             del self._all[one.id]
+
+
+def _full(what: str, *, own: bool = True) -> ApiError:
+    """``own``: the tenant can mend it, and trying again does not."""
+    return ApiError(
+        429,
+        f"{what}; delete one that is not needed." if own else f"{what} at the moment.",
+        code="rate_limit_exceeded",
+        type="rate_limit_error",
+        headers={"x-should-retry": "false"} if own else {},
+    )
