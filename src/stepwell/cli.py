@@ -352,7 +352,7 @@ def about() -> dict[str, str | None]:
 
 
 def _full_disk(error: OSError | sqlite3.Error) -> str | None:
-    """The sentence where a disk is full, whoever found out."""
+    """The sentence where a disk is full, wherever that was found."""
     if isinstance(error, sqlite3.Error):
         full, why = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL, str(error)
     else:

@@ -133,7 +133,7 @@ def read_recording(path: Path) -> tuple[PolicyConfig, Iterator[RecordedStep]]:
 
 
 def open_recording(path: Path, *, cut_off: bool = False) -> Recording:
-    """Read the first line; the steps follow as they are asked for. ``cut_off``: whoever wrote it may have
+    """Read the first line; the steps follow as they are asked for. ``cut_off``: its writer may have
     been killed or is still at it, so that a last line without an end is the end and no damage.
 
     Errors, here and from the steps: ``RecordingError``.

@@ -24,7 +24,7 @@ class Paused(StepwellError):
 
 
 class Refused(StepwellError):
-    """A verb that cannot be carried out: one sentence for whoever called it."""
+    """A verb that cannot be carried out: one sentence for its caller."""
 
 
 @dataclass(slots=True)

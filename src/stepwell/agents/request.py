@@ -1,6 +1,6 @@
 """What a turn asks of the model: its request, from the agent's messages, its task and its role alone.
 
-Accuracy is measured by these very bytes, and answers are remembered by them: whoever changes them here
+Accuracy is measured by these very bytes, and answers are remembered by them: a change here
 makes a published figure untrue.
 """
 

@@ -46,7 +46,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """For whoever goes on with it."""
+        """For the agent that goes on with it."""
         if not self.outcome.ok:
             return f"not done: {self.outcome.text}"
         return f"{self.outcome.text}\n(this does not pass: {self.fault})" if self.fault else self.outcome.text

@@ -21,7 +21,7 @@ class BrokenStream(httpx2.HTTPError):
 async def collected(response: httpx2.Response) -> dict[str, Any]:
     """The whole completion, and ``first_token_s``: when its first part came, by ``time.perf_counter``.
 
-    Raises ``BrokenStream``, which is a lost connection for whoever asks again.
+    Raises ``BrokenStream``, which a caller that asks again treats as a lost connection.
     """
     made: dict[str, Any] = {"choices": [{"message": {"content": ""}, "finish_reason": None}]}
     async for line in response.aiter_lines():

@@ -44,7 +44,7 @@ class _TimedSelector(selectors.DefaultSelector):
 @dataclass(slots=True)
 class BusyWatch:
     """One loop under observation. ``elsewhere_ns``: work in it that is not the program's (a server that is
-    played inside the process), which whoever plays it adds, in wall and in CPU time."""
+    played inside the process), which its player adds, in wall and in CPU time."""
 
     selector: _TimedSelector = field(default_factory=_TimedSelector)
     began_ns: int = 0

@@ -71,7 +71,7 @@ class Life:
     seed: int
     seconds: float
     kill_at_s: float | None = None
-    """Simulated: when it kills itself, within a batch. Real time: whoever started it does."""
+    """Simulated: when it kills itself, within a batch. Real time: its parent does."""
 
     @property
     def recording(self) -> Path:
@@ -132,7 +132,7 @@ class Given:
 
 
 def tell(line: dict[str, Any]) -> None:
-    """One whole line for whoever has started this, from any thread."""
+    """One whole line for the parent process, from any thread."""
     with _OUTPUT:
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
@@ -219,7 +219,7 @@ class Server:
         self.load.counts["top_ups"] += 1
 
     def say(self, kind: str) -> None:
-        """One line for whoever has started this."""
+        """One line for the parent process."""
         given = self.given
         line = {
             "kind": kind,

@@ -1,6 +1,6 @@
 """The process that ``stepwell bench crash`` kills: real tiers under load, with bytes that can be checked.
 
-A block's bytes follow from its name, page by page, so whoever reads them knows what they must be:
+A block's bytes follow from its name, page by page, so a reader knows what they must be:
 another block's page, a page in the wrong place or an old page all show. Runs until it is killed and
 says on standard output what it has done, one JSON object per line.
 """

@@ -34,7 +34,7 @@ class Neighbours:
     think_s: tuple[float, float] = (0.5, 2.5)
     flood_agents: int = 8
     flood_outstanding: int = 16
-    """Of agents and strangers together; who arrives beyond it is held back by his own client."""
+    """Of agents and strangers together; what arrives beyond it is held back by its own client."""
     flood_words: int = 180
     flood_turn_words: int = 60
     flood_turns: int = 6
@@ -47,7 +47,7 @@ class Neighbours:
     settle_s: float = 4.0
     """How long the flood rises before the paying agents take their turns."""
     flood_s: float = 45.0
-    """After so long nobody begins another turn."""
+    """After so long no agent begins another turn."""
     drain_s: float = 180.0
     seed: int = 20261122
 
@@ -189,7 +189,7 @@ class Flood:
                     self._stopped.wait(REFUSED_PAUSE_S)
 
     def _arrivals(self) -> None:
-        """Strangers come one by one, each with a task of his own, whether there is room or not."""
+        """Strangers come one by one, each with its own task, whether there is room or not."""
         rng, number = random.Random(f"{self._work.seed} strangers"), 0
         while not self._stopped.wait(1 / self.arrivals_per_s):
             number += 1

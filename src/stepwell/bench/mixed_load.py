@@ -2,7 +2,7 @@
 
 Sessions of three tenants under three service tiers; a lead agent that waits for tools, for its children and
 for people; prompts that share beginnings; bursts; answers that are cancelled, asked for twice at once, or
-refused because a budget is spent. Whoever runs it gives it the time and carries out nothing else.
+refused because a budget is spent. Its runner gives it the time and carries out nothing else.
 """
 
 from __future__ import annotations

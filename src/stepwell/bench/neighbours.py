@@ -61,7 +61,7 @@ CONTRACTS = (
     Contract("default", weight=4, guaranteed=Shares(step_tokens=50), max_wait_us=30_000_000),
     Contract("flex", weight=1, guaranteed=Shares(step_tokens=100), max_wait_us=60_000_000),
 )
-"""What an operator would write who sells latency: most of a step and half of the device are kept for whoever
+"""What an operator who sells latency would write: most of a step and half of the device are kept for some who
 may come and lent to nobody, so that an arrival does not wait for a long step of others."""
 FULL = Neighbours()
 QUICK = Neighbours(

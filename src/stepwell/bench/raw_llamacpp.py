@@ -137,7 +137,7 @@ def misplaced_blocks(model_path: Path, threads: int | None = None) -> dict[str, 
 
 
 def _continued(raw: RawLlama, sequence: int, position: int) -> NDArray[np.float32]:
-    """Logits of 64 further tokens, the same ones whoever asks; the sequence is left as it was."""
+    """Logits of 64 further tokens, the same ones for every caller; the sequence is left as it was."""
     raw.decode([(sequence, position + i, 2000 + 13 * i, True) for i in range(64)])
     logits = np.stack([raw.logits(i) for i in range(64)])
     raw.remove(sequence, position)

@@ -59,7 +59,7 @@ class Pressure:
     seed: int = 20261122
     share_prefix: bool = True
     """True: document first, then the role, so that agents share a prefix. False: the role first, so
-    that no two agents share anything; the harder case for whoever lives from sharing."""
+    that no two agents share anything; the harder case for a policy that lives from sharing."""
 
 
 def document(workload: Pressure) -> str:

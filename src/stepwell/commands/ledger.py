@@ -65,7 +65,7 @@ def statement(
     """What customers used and were charged: requests, tokens, money.
 
     A request counts when it ended; a correction when it was made. Tokens are *visible* when they were
-    shown to whoever asked, and *intermediate* when other agents and tools got them.
+    shown to the one who asked, and *intermediate* when other agents and tools got them.
 
     Example: ``stepwell ledger statement --by tenant,model --since 30d``
 

@@ -103,6 +103,6 @@ async def with_tables(reading: Reading | None, workspace: Workspace) -> Reading 
         return reading
     listed = await run_tool(build_tools(["tables"], workspace)[0], {})
     if not listed.ok:
-        return reading  # whoever asks a table is told why not
+        return reading  # a question to a table is told why not
     tables = f"Tables:\n{listed.text[:TABLES_CHARS]}"
     return lambda task, number: f"{tables}\n\n{reading(task, number)}".strip() if reading else tables

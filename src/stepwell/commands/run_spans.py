@@ -114,7 +114,7 @@ def _exporter(name: str, console: Console) -> Any:
 
 
 def _context_above() -> Any:
-    """The span of whoever started us, where ``TRACEPARENT`` says one."""
+    """The span of the process that started us, where ``TRACEPARENT`` says one."""
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier = {

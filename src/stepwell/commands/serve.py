@@ -246,7 +246,7 @@ def embedding(served: ServedLibrary | None, keys: KeyRing) -> Iterator[None]:
 
 
 def with_ledger(settings: Settings) -> Settings:
-    """Whoever does not say where the books are to be kept has them at the usual place."""
+    """Where nothing says where the books are to be kept, they are at the usual place."""
     if settings.ledger.path is not None:
         return settings
     path = default_path()

@@ -157,7 +157,7 @@ def verify(
 def score_(*, prices: Prices, log: Path = LOG, json_file: JsonOption = None) -> int:
     """What the signals would have earned on paper, after costs, beside holding the instrument.
 
-    Only forward signals count. Beside them stands what the rule would have said in hindsight, which whoever
+    Only forward signals count. Beside them stands what the rule would have said in hindsight, which all who
     chose it could look up. All rules that were tried are counted, because the best of many is good by chance.
 
         stepwell signals score --prices prices-SPX.csv

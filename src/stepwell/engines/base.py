@@ -158,7 +158,7 @@ class EngineError(Exception):
 
 
 class NoRoom(EngineError):
-    """No frame is free. The policy plans so that this never happens; whoever calls survives it."""
+    """No frame is free. The policy plans so that this never happens; callers survive it."""
 
 
 class Engine(Protocol):

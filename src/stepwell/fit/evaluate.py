@@ -60,7 +60,7 @@ class Evaluator:
     places: Sequence[Place]
     """The first is where profiles run that name no model."""
     directory: Path
-    """Scratch for tools; goes away with whoever made it."""
+    """Scratch for tools; goes away with its maker."""
     heard: Heard = lambda progressed: None
     sessions: int = SESSIONS
     _known: dict[tuple[object, ...], Evaluation] = field(default_factory=dict)

@@ -52,7 +52,7 @@ class Upstream:
         await self._client.aclose()
 
     def lose(self, node: str) -> None:
-        """Whoever waits for the node gets ``NodeLost`` now."""
+        """Requests that wait for the node get ``NodeLost`` now."""
         for task in self._tries.get(node, ()):
             self._lost.add(task)
             task.cancel()

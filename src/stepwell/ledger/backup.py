@@ -56,7 +56,7 @@ def _copy(source: Path, part: Path, progress: Progress) -> None:
             pages=PAGES_AT_ONCE,
             progress=lambda status, left, total: progress(total - left, total),
         )
-        # One file, whoever reads it: readers of a write-ahead log leave two more beside it.
+        # One file, however it is read: readers of a write-ahead log leave two more beside it.
         copy.execute("PRAGMA journal_mode = DELETE")
 
 

@@ -124,7 +124,7 @@ class Store(Protocol):
         """Answer one SELECT. Placeholders are ``?`` in every store."""
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """Within it every ``rows`` of this thread sees the same state of the books, whoever writes meanwhile:
+        """Within it every ``rows`` of this thread sees one state of the books, whatever is written meanwhile:
         for answers that take several statements. Keep it short; a file cannot be tidied under it."""
 
     def lost(self) -> str | None:

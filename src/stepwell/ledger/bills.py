@@ -166,7 +166,7 @@ class Bills:
 
 
 def is_visible(arrival: RequestArrived) -> bool:
-    """Whether what it generates is shown to whoever asked, as far as is known before it has."""
+    """Whether what it generates is shown to the one who asked, as far as is known before it has."""
     return not arrival.caller.parent_agent and arrival.hint.wait not in FOR_OTHERS
 
 

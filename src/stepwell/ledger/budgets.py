@@ -9,7 +9,7 @@ never passes a hard limit::
 All four names of a request are checked and held under one lock: it is held against all of them or against
 none.
 
-Only names that have a budget are counted here; whoever sets a budget for a name that is not counted yet says
+Only names that have a budget are counted here; setting a budget for a name that is not counted yet says
 how to ask the books what it has spent before (``spent_before``). Memory is therefore bounded by the number of
 budgets, which is bounded by ``max_budgets``, and by the requests under way.
 """
@@ -40,8 +40,8 @@ class BudgetName(NamedTuple):
 
 
 SpentBefore = Callable[[BudgetName], int]
-"""Micro-dollars that the books show as spent by a name, everything settled before the call included: whoever
-settles has handed the posting to the writer before, and whoever answers waits until the writer is through.
+"""Micro-dollars that the books show as spent by a name, all settled before the call included: a caller that
+settles has handed the posting to the writer before, and the answer waits until the writer is through.
 (A charge between those two is counted twice, which is the safe side; in the other order it would be lost.)
 Called without the lock that ``reserve`` and ``settle`` take; must not set a budget itself."""
 

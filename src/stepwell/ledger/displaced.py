@@ -1,7 +1,7 @@
 """Who took the room in which somebody else's KV lay, and what it cost to compute it again.
 
 A unit of tokens that is lost for good because room was made for a request is remembered with that request's
-account. When anybody else has to compute it again, his time for it is posted to that account: visible on both
+account. When another has to compute it again, its time for it is posted to that account: visible on both
 sides, and never more than was really spent.
 """
 

@@ -63,7 +63,7 @@ def usage_sheet(store: Store, period: Period, tenant: str | None = None) -> Shee
 
 
 def postings_sheet(store: Store, period: Period, tenant: str | None = None) -> Sheet:
-    """Postings with both accounts written out; of one tenant, those with an account of his on either side."""
+    """Postings with both accounts written out; of one tenant, those with its account on either side."""
     known, sides = Accounts(store), ("debit", "credit")
     plain = [name for name in POSTINGS_READ if name not in sides]
     columns = dict.fromkeys((*KEYED, *plain), "BIGINT") | dict.fromkeys(("resource", "cause"), "VARCHAR")

@@ -2,7 +2,7 @@
 
 A *holder* is an agent's account. It holds the blocks of its latest context, and the frames of its running
 turns. A block in several contexts is split evenly among their holders; what the last one leaves behind stays
-with him until somebody else uses it or it is dropped.
+with it until another holder uses it or it is dropped.
 
 Nobody goes over all blocks: blocks that have the same holders form a *pool* with one counter per KV tier of
 what one holder's share has come to. A block that moves touches its pool; an agent that joins or leaves a
@@ -179,7 +179,7 @@ class Holdings:
             self.came(meta.id, KvTier.DISK, now_us)
 
     def _set_aside(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
-        """It is the holder's as if he had left it behind."""
+        """It is the holder's as if it had left it behind."""
         if meta.id in self.blocks:
             return
         pool = next((pool for pool in holder.pools if pool.left), None)

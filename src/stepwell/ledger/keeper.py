@@ -57,7 +57,7 @@ class Writer(Protocol):
 
 @dataclass(slots=True)
 class Sums:
-    """What a run has come to so far, for whoever looks at it from outside; read it from any thread."""
+    """What a run has come to so far, as seen from outside; read it from any thread."""
 
     used: dict[tuple[Resource, str], int] = field(default_factory=dict)
     """Of the machine's resources, by service tier, or by the kind of an account that has none."""

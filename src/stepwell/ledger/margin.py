@@ -5,7 +5,7 @@ unattributed together are the machine's bill, to the last micro-dollar: every re
 and split by largest remainders. That is the *usage view*: idle time stands on a line of its own. Loaded, the
 idle line is spread over what was used of the same resource in the same run.
 
-What displacement cost is in the compute of whoever computed again; it is shown beside, never added.
+What displacement cost is in the compute of the holder that computed again; it is shown beside, never added.
 """
 
 from __future__ import annotations

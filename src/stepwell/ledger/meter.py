@@ -357,7 +357,7 @@ class Meter:
             self._displaced.back(held.meta.units)
 
     def _displace(self, metered: Metered, piece: Piece, part_us: int) -> None:
-        """Post to whoever got the room what it cost to compute those tokens again."""
+        """Post to the holder that got the room what it cost to compute those tokens again."""
         victim, request = metered.holder.account, piece.request
         for winner, again_us in shares(metered.spans, piece, part_us):
             metered.displaced_us += again_us

@@ -24,7 +24,7 @@ class NodeLock:
     """Held from ``take`` until ``release`` or the death of the process: the kernel gives it back.
 
     ``release`` removes the file, so that none is left per name that ever was. That is safe because it is
-    removed while it is held, and because whoever takes a lock looks whether the file that it locked is still
+    removed while it is held, and because a taker of the lock looks whether the file that it locked is still
     the one of that name: it may have opened the file of one who was about to go. A process that is killed
     leaves its file, and the next of its name locks that one.
     """

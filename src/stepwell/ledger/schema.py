@@ -6,7 +6,7 @@ look them up.
 
 Postings have two indexes: the primary key, which makes a batch unrepeatable and keeps a run's entries
 together, and the time, which statements ask for. Both only grow at their end. An index on accounts would not,
-and writing would take several times as long; whoever asks for one account reads the time he asks for.
+and writing would take several times as long; a question about one account reads the time it asks for.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Usage:
     """Of the prompt, the cached ones included. 0 for a further choice of the same prompt."""
     cached_tokens: int = 0
     visible_tokens: int = 0
-    """Generated, and shown to whoever asked the session's question."""
+    """Generated, and shown to the one who asked the session's question."""
     intermediate_tokens: int = 0
     """Generated for other agents and tools."""
     recomputed_tokens: int = 0

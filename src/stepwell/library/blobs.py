@@ -1,4 +1,4 @@
-"""Contents on disk. A place is used once and never again, so that whoever removes one cannot hit another.
+"""Contents on disk. A place is used once and never again, so that removing one cannot hit another.
 
 A content is written beside its place, forced to disk and renamed: under a place there is either all of it
 or nothing, whenever the process dies. What a dead process left half written is known by its lock, which

@@ -218,7 +218,7 @@ class Driver:
             self.run_until_idle()
         else:
             self._thread.join(drain_s + _FLUSH_S + 10)
-        with self._inbox.bell:  # whoever submits now is either told below or sees that it is over
+        with self._inbox.bell:  # a caller that submits now is either told below or sees that it is over
             self._stopped = True
         for live in self._live:
             self._live.reject(live, "server_overloaded", 1_000)

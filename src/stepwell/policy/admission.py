@@ -30,7 +30,7 @@ class Admission:
         self._window_owed: dict[str, int] = {}
         self._promised_frames: int | None = None
         self._owed: dict[str, int] | None = None
-        """As of now; None: whoever runs or waits has changed, count again."""
+        """As of now; None: what runs or waits has changed, count again."""
 
     def admit(self) -> None:
         """Who waits for disk or for another's prefix lets others pass; who waits for room does not, or
@@ -252,7 +252,7 @@ class Admission:
 
     def _unpinned(self, path: Sequence[Match]) -> int:
         """Blocks of a path that would take of the room there is: those to load, and those on the device that
-        could leave it. Whoever pins a block pins all before it, so the others stand at the beginning."""
+        could leave it. A turn that pins a block pins all before it, so the others stand at the beginning."""
         return len(path) - next((n for n, match in enumerate(path) if not match.block.pins), len(path))
 
     def _promised(self) -> int:

@@ -36,7 +36,7 @@ class _Step:
 
     tokens_left: int
     time_left_us: int | None = None
-    """For those lighter than whoever has a target; None: nobody has one."""
+    """For turns lighter than any that has a target; None: none has one."""
     limit_weight: int = 0
     """Service tiers lighter than this are limited."""
     decode_us: tuple[int, int] = (1, 1)

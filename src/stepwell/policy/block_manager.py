@@ -123,7 +123,7 @@ class BlockManager:
 
     def step_down(self, block: Block, now_us: int, *, patient: bool, at_any_price: bool = False) -> bool:
         """From the device one KV tier down; False when there is no room for it, or when it is sooner computed
-        than copied (but ``at_any_price``). ``patient``: whoever asks will wait for writes, so nothing is lost
+        than copied (but ``at_any_price``). ``patient``: the caller will wait for writes, so nothing is lost
         while some are under way."""
         if not block.host:
             pays = at_any_price or self.eviction.wants_host(block)
@@ -480,7 +480,7 @@ class BlockManager:
         """Free the device copy of a block that is about to be sealed again; False if it must stay."""
         if block.pins or block.device_children:
             return False
-        block.pins += 1  # it stays the same node in the index: who waits with it in his path still holds it
+        block.pins += 1  # it stays the same node in the index: a turn that waits for it still holds it
         self._drop(block, DEVICE)
         block.pins -= 1
         return True

@@ -2,7 +2,7 @@
 
 The hash after unit i covers every token before it, so equal hashes mean equal prefixes (up to
 collisions of 128-bit BLAKE2b). The idea is vLLM's block hash chain; the finer units let a prompt
-share part of a block. A salt in the root keeps tenants apart: nobody can find, or be billed for,
+share part of a block. A salt in the root keeps tenants apart: none can find, or be billed for,
 another tenant's blocks.
 """
 

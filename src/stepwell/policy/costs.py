@@ -118,7 +118,7 @@ class Costs:
         return known
 
     def doubt_copies(self) -> None:
-        """A block was not copied because copies are dear. Prices that nobody pays are never seen again, so
+        """A block was not copied because copies are dear. Prices that are not paid are never seen again, so
         they are believed a little less each time, until one is tried."""
         self._pays.clear()
         for route in _COPIES:

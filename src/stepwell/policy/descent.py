@@ -2,7 +2,7 @@
 
 A block is lost only when nothing else can go: before it go dead blocks and spare copies, and cold blocks of
 the host are written to disk as long as that has room, which includes the room of dead and spare records.
-Writes take time, so whoever needs room waits for them; it never waits when nothing is being written. Losses
+Writes take time, so turns that need room wait for them; it never waits when nothing is being written. Losses
 that could have been spared are counted (``needless``), and should be none.
 
 Eviction policies that stand for other servers (``lossless`` is false) lose what those would lose.
@@ -114,7 +114,7 @@ class Descent:
         return False
 
     def opened(self) -> None:
-        """A turn has been opened: whoever waits may be patient again."""
+        """A turn has been opened: turns that wait may be patient again."""
         self._refused_since_us.clear()
 
     def gone(self, request: RequestId) -> None:

@@ -1,6 +1,6 @@
 """The queue: who goes next.
 
-    aged          whoever has waited for ``max_wait_us`` of his contract, in order of arrival
+    aged          turns that have waited for ``max_wait_us`` of their contract, in order of arrival
     owed          one turn of each service tier that has fewer places than its guarantee of compute
     service tier  the heaviest first
     tenant        the one with the least attained service
@@ -73,7 +73,7 @@ class Queue:
         return bool(self._lines.get(service_tier))
 
     def age(self, now_us: int) -> None:
-        """Whoever has waited for the bound goes before everybody else from now on."""
+        """A turn that has waited for the bound goes before all others from now on."""
         if not self._book.ordered:
             return
         shortest_wait_us = self._shortest_wait_us()

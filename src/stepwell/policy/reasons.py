@@ -1,4 +1,4 @@
-"""Why each request waits: told when it changes, for whoever asks later. Nothing here decides anything."""
+"""Why each request waits: told when it changes, for later questions. Nothing here decides anything."""
 
 from __future__ import annotations
 

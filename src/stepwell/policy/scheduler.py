@@ -66,7 +66,7 @@ class Scheduler:
         """After ``Draining``: nothing runs any more and what was worth keeping is on disk."""
         self.demoting: KvTier | None = None
         self.held_down = False
-        """What the operator has pushed down stays there until somebody calls."""
+        """What the operator has pushed down stays there until a turn needs it."""
         self._taken: list[Turn] = []
         self._admission = Admission(self.table)
         self._batch_builder = BatchBuilder(self.table)

@@ -65,7 +65,7 @@ class Wait(StrEnum):
 class Hint:
     """What comes after a turn, as far as the caller says or the server can see.
 
-    Hints are hints. How far to believe them is learned per tenant, so a lie hurts who tells it.
+    Hints are hints. How far to believe them is learned per tenant, so a false one hurts its own tenant.
     """
 
     wait: Wait = Wait.UNKNOWN

@@ -189,7 +189,7 @@ def missing(id: str, unit: Unit, why: str, source: str = "") -> Cell:
 
 
 def as_json(cell: Cell) -> Mapping[str, object]:
-    """A cell as the trace keeps it: numbers as text, because JSON's own are rounded by whoever reads them."""
+    """A cell as the trace keeps it: numbers as text, because readers of JSON round its own numbers."""
     row: dict[str, object] = {"id": cell.id, "unit": cell.unit.value}
     if cell.value is not None:
         row["value"] = str(cell.value)

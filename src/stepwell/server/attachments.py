@@ -41,7 +41,7 @@ class Attached(NamedTuple):
 
 
 def document_frame(name: str, text: str) -> str:
-    """A document as models see it: the same bytes for the same document, whoever attaches it.
+    """A document as models see it: the same bytes for the same document, whichever agent attaches it.
 
     What in a stranger's text would end the frame, or a turn of a conversation, is made harmless by a space.
     """

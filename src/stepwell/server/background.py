@@ -44,7 +44,7 @@ class BackgroundRun:
         self._notify()
 
     def _notify(self) -> None:
-        # Whoever waits keeps the old event; the next one to wait gets the new one.
+        # A reader that waits keeps the old event; the next one to wait gets the new one.
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -136,7 +136,7 @@ def _parsed(host: str) -> Address | None:
 
 
 def client_of(host: str) -> str:
-    """Whom to count a connection for: an IPv4 address, or the /64 that a customer of IPv6 has for himself."""
+    """What a connection is counted for: an IPv4 address, or the /64 that one customer of IPv6 has."""
     address = _parsed(host)
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))

@@ -9,7 +9,7 @@ scheduler has the queue. When there is no place left, contracts decide:
                   beyond theirs, takes the place of the youngest of the lightest that still waits
     shared        among tenants of one service tier the one with most turns gives up its youngest
 
-Whoever is displaced is answered 429 with ``retry-after``. What has begun to run everywhere is left alone.
+A displaced request is answered 429 with ``retry-after``. What has begun to run everywhere is left alone.
 """
 
 from __future__ import annotations

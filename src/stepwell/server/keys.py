@@ -71,7 +71,7 @@ class ApiKey:
 
     def service_tier(self, asked: str | None) -> str:
         """The service tier to really use. 403 rather than a silent downgrade when it is not paid for:
-        a customer who thinks he runs on ``priority`` should find out before his users do."""
+        a customer that believes it runs on ``priority`` should find out before its users do."""
         if asked is None or asked == "auto":
             return self.default_service_tier
         tier = SAME_TIER.get(asked, asked)

@@ -160,7 +160,7 @@ async def _set_limit(
 
 
 async def _require_own(service: Service, name: BudgetName) -> None:
-    """What an operator has bounded, the customer may not raise by himself."""
+    """What an operator has bounded, the customer may not raise."""
     assert service.books is not None
     if await service.books.ask(actor_of, name) in (OPERATOR, FROM_SETTINGS):
         raise ApiError(

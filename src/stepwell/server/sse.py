@@ -40,7 +40,7 @@ def event(data: dict[str, Any], name: str | None = None) -> bytes:
 class EventStream(StreamingResponse):
     """A stream of frames; ``closed`` runs when it ends, however it ends.
 
-    A client that leaves, or that reads nothing for ``send_timeout_s``, ends it: whoever holds a place
+    A client that leaves, or that reads nothing for ``send_timeout_s``, ends it: what holds a place
     without reading takes it from the others.
     """
 

@@ -29,7 +29,7 @@ class ServedEmbeddings:
     max_inputs: int = 2_048
     """Of one request; OpenAI's."""
     _turns: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-    """By model: whoever waits has its turn in the order in which it came."""
+    """By model: requests that wait run in the order in which they came."""
 
     def find(self, name: str) -> EmbeddingProcess | None:
         """The model that clients call so."""

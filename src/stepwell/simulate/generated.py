@@ -1,4 +1,4 @@
-"""Made-up sessions of agents, for whoever has no traces: the same shapes, drawn from a seed.
+"""Made-up sessions of agents, where there are no traces: the same shapes, drawn from a seed.
 
 Pauses are lognormal around the medians of the agents' trace (9 s for a tool, 291 s for a person).
 """

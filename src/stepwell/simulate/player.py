@@ -158,7 +158,7 @@ class Player:
             play.held[turn.agent] = following
 
     def _release(self, play: SessionPlay, now_us: int) -> Iterator[Due]:
-        """A child has ended: whoever waited for the last one goes on."""
+        """A child has ended: an agent that waited for the last one goes on."""
         for agent, held in list(play.held.items()):
             if set(held.awaits) <= play.ended_agents:
                 del play.held[agent]

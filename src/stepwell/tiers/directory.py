@@ -163,7 +163,7 @@ class StoreDirectory:
         return value if isinstance(value, int) else None
 
     def holder(self) -> str | None:
-        """The process that uses the store now; None when nobody does. For whoever only looks."""
+        """The process that uses the store now; None when none does. For readers that only look."""
         try:
             os.close(_take_lock(self.path, self.fd, mark=False))
         except DiskBusy as busy:

@@ -2,7 +2,7 @@
 
 Giving space back to the file system and taking new space costs more than the write itself: 4 ms
 against 0.4 ms per block on a thinly provisioned disk, where fresh space must first be found by
-whoever provides the disk (docs/adr/0003-disk-layout.md). All full blocks have one size, so they
+the provider of the disk (docs/adr/0003-disk-layout.md). All full blocks have one size, so they
 nearly always find a spare file; tails lose, they mostly get fresh space.
 """
 
@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 
 class Spares:
-    """Names of spare files by size. Knows no files; whoever asks it to give one up removes it."""
+    """Names of spare files by size. Knows no files; the caller that asks it to give one up removes it."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes

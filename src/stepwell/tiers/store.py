@@ -162,7 +162,7 @@ class DiskStore:
         """Live records, and what they may take in all.
 
         The limit told is a little lower than the one kept (1/256 for the directory's own growth), so
-        that whoever plans with it is not refused at the last block.
+        that a plan made with it is not refused at the last block.
         """
         with self._lock:
             may_take = self.limit_bytes - self.limit_bytes // 256 - self._base_bytes - self._directory_bytes()

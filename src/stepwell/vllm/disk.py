@@ -166,7 +166,7 @@ class StepwellDisk(SecondaryTierManager):
                 self._come_and_gone.append((removed, keys))
 
     def take_events(self) -> Iterable[OffloadingEvent]:
-        """What can be loaded from this disk from now on and what cannot any more, whoever wrote it: also
+        """What can be loaded from this disk from now on and what cannot any more, by any process: also
         what was found there at the start."""
         while self._come_and_gone:
             removed, keys = self._come_and_gone.popleft()

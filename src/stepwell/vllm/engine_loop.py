@@ -126,7 +126,7 @@ class EngineLoop:
         """A turn ends when its connection does."""
 
     def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
-        """Kept for whoever looks: vLLM takes hints with a request and never between two."""
+        """Kept to be looked at: vLLM takes hints with a request and never between two."""
         if (view := self._agents.get((tenant, agent))) is not None:
             self._agents[tenant, agent] = replace(view, hint=hint)
 

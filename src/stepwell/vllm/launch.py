@@ -1,4 +1,4 @@
-"""``python -m stepwell.vllm.launch COMMAND``: run a command that ends when whoever started this ends.
+"""``python -m stepwell.vllm.launch COMMAND``: run a command that ends when the starter of this ends.
 
 A server that is killed must not leave an engine behind that holds the accelerator. The kernel's promise
 (``PR_SET_PDEATHSIG``) survives ``exec``; vLLM's own workers end with their parent.

@@ -1,6 +1,6 @@
 """Whose request it is, from what it carries through vLLM (``kv_transfer_params``).
 
-Whoever may talk to vLLM may write anything there, so the front end fills it in from what it has authenticated
+Clients that reach vLLM may write anything there, so the front end fills it in from what it has authenticated
 and strips what clients send. What is missing or of the wrong type counts as not said.
 """
 

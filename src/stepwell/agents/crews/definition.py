@@ -119,7 +119,7 @@ class Crew:
 
     @property
     def used_roles(self) -> tuple[Role, ...]:
-        """Those that may take turns. An entry that leads itself may spawn whoever is named."""
+        """Those that may take turns. An entry that leads itself may spawn every role that is named."""
         spares = self.roles[self.entry].plans
         return tuple(role for name, role in self.roles.items() if not spares or name not in self.dropped)
 

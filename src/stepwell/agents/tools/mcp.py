@@ -136,7 +136,7 @@ class Server:
                 async with _client(self._declared, log, self._folder) as client:
                     ready.set_result(client)
                     await leave.wait()
-        except Exception as error:  # noqa: BLE001 - whoever waits for the start is told
+        except Exception as error:  # noqa: BLE001 - the one that waits for the start is told
             if not ready.done():
                 ready.set_exception(StepwellError(self._said(f"could not be started: {_cause(error)}")))
 

@@ -57,7 +57,7 @@ class WarehouseUrl:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What the tools of one run share. Made by whoever runs the crew; agents never see it."""
+    """What the tools of one run share. Made by the runner of the crew; agents never see it."""
 
     directory: Path
     """Scratch and results (charts): created when it is missing."""

@@ -20,7 +20,7 @@ MAX_NESTING = 100
 MAX_SYMBOLS = 60_000
 MAX_COUNT = 2_000
 MAX_TIMES = 20_000
-"""Of repetitions inside one another, multiplied: each is written out by whoever runs the grammar."""
+"""Of repetitions inside one another, multiplied: each is written out by the engine that runs the grammar."""
 MAX_DEPTH = 300
 """Of rules that refer to rules, the ones that are mere names for others left out."""
 

@@ -100,7 +100,7 @@ class NativeModel:
             self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise ModelError(f"model {path} is damaged or of a kind llama.cpp does not know{complaint()}")
-        # Engine and text side share the weights; whoever is last frees them.
+        # Engine and text side share the weights; the last user frees them.
         weakref.finalize(self, lib.llama_model_free, self.handle).atexit = False
         self._refuse_unfit(path)
         self.vocab = lib.llama_model_get_vocab(self.handle)

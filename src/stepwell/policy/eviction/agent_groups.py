@@ -3,7 +3,7 @@
 All blocks of one agent share its next use, so what is ranked is agents, not blocks: a *group* is an
 agent's path of blocks, and gives up its deepest block first. A block that several agents hold is
 listed under one of them; when it comes up there although another holder is worth more, it moves to
-that one's list. Blocks that nobody holds are in ``orphans.py``.
+that one's list. Blocks that no agent holds are in ``orphans.py``.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class EvictionPolicy(ABC):
         return True
 
     def is_dead(self, block: Block) -> bool:
-        """Whether nobody will want the block, as far as is known."""
+        """Whether no agent will want the block, as far as is known."""
         return False
 
     def is_spare(self, block: Block, now_us: int) -> bool:

@@ -23,7 +23,7 @@ RATE_ONE = 1 << 40
 _ONE = 1 << 20  # a probability of 1
 _PARENT_WEIGHT = 6  # how many observations the next wider class counts as
 _FADE_AT = 2_000  # rests in a bin, after which old ones count half
-_FIRST_EDGE_BITS = 13  # 8 ms: whoever returns sooner never was away
+_FIRST_EDGE_BITS = 13  # 8 ms: an agent that returns sooner never was away
 N_BINS = 50  # half octaves: 8 ms to 3 days
 _RATIO_ONE = 1024
 _RATIO_BINS = 48  # quarter octaves of actual / declared: 1/32 to 128
@@ -159,7 +159,7 @@ def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
     """Gittins' index of a rest that has lasted ``elapsed``, in units of the edges.
 
     Within a bin the return is taken to be at its middle, or halfway through what is left of it. The last
-    bin has no end: whoever outlasts all others is not expected any more.
+    bin has no end: an agent that outlasts all others is not expected any more.
     """
     k = bin_of(edges, elapsed)
     alive, returned, held, best = _ONE, 0, 0, 0

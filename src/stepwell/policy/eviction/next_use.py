@@ -218,7 +218,7 @@ class NextUse(EvictionPolicy):
         group.timer_us = None
         done = group.chance < self.tuning.write_chance
         self._give_up(group, group.path, Left.DONE if done else None, group.keyed_at_us)
-        group.idle = None  # whoever still looks to it finds nobody there
+        group.idle = None  # what still looks to it finds it empty
 
     def _group_of(self, holder: AgentRecord) -> Group:
         group = self._groups.get(holder)

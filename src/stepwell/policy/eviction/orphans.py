@@ -45,7 +45,7 @@ class Departure:
     """Of 2**20: that it comes back, as of the last look; and what holding it is worth."""
     value: int = 0
     blocks: dict[BlockId, Block] = field(default_factory=dict)
-    """Those that some KV tier still holds and that nobody has used since."""
+    """Those that some KV tier still holds and that no agent has used since."""
     returned: bool = False
 
 
@@ -71,7 +71,7 @@ class Orphans:
     # --- blocks come and go -------------------------------------------------------------------
 
     def add(self, block: Block) -> None:
-        """Nobody holds the block any more; it was used last of all."""
+        """No agent holds the block any more; it was used last of all."""
         for at, kv_tier in enumerate(KV_TIERS):
             if block.is_on(kv_tier):
                 self.came(block, at)
@@ -118,7 +118,7 @@ class Orphans:
     # --- departures ---------------------------------------------------------------------------
 
     def leave(self, gone: Sequence[Block], tenant: str, kind: Left, now_us: int) -> None:
-        """Nobody holds ``gone`` (root first, not empty) since its agent went on without it."""
+        """No agent holds ``gone`` (root first, not empty) since its agent went on without it."""
         departure = Departure(self._forecaster.left(tenant, kind, now_us), gone[0].id)
         self._look(departure, now_us)
         for block in reversed(gone):

@@ -55,7 +55,7 @@ class Quotas:
             self._add(contract)
 
     def contract(self, service_tier: str) -> Contract:
-        """Its contract; a service tier that nobody configured is owed nothing and weighs 1."""
+        """Its contract; a service tier without configuration is owed nothing and weighs 1."""
         known = self._contracts.get(service_tier)
         if known is None:
             known = self._contracts[service_tier] = Contract(service_tier)

@@ -1,7 +1,7 @@
 """``GET /v1/watch``: server-sent events, ``full`` first and ``diff`` from then on; ``end`` says why it ended.
 
 A key watches its own tenant, an operator's key everything, or one tenant with ``?tenant=``. Each event has a
-sequence number (``id`` and ``seq``); a gap never happens, because whoever has missed one gets a ``full``.
+sequence number (``id`` and ``seq``); a gap never happens, because a reader that missed one gets a ``full``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _INDEX = re.compile(r"index-(\d{6})\.sqlite")
 _SCHEMA_VERSION = 1
 _WHOLE, _STUCK = 0, -1
 _MOST_CHANGES = 50_000
-"""Changes that are kept for other processes to read; whoever is further behind reads everything again."""
+"""Changes that are kept for other processes to read; one that is further behind reads everything again."""
 _BUSY_S = 10.0
 _LOG_BYTES = 1 << 20
 

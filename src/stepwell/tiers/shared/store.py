@@ -5,7 +5,7 @@
     evict   the coldest record's file is removed while the index is held, then its count
 
 Killed anywhere, a process leaves at most records that are counted and not published and temporary files;
-whoever looks next removes both. Records are never changed in place, so a reader needs no lock.
+the next process that looks removes both. Records are never changed in place, so a reader needs no lock.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class SharedStore:
     # --- what is there ------------------------------------------------------------------------
 
     def changes(self) -> Changes:
-        """What has come and gone since the last call, whoever did it."""
+        """What has come and gone since the last call, by any process."""
         return self._index.changes(self.model)
 
     def usage(self) -> dict[str, tuple[int, int]]:
@@ -361,7 +361,7 @@ class SharedStore:
     def check(self) -> None:
         """Assert that the index adds up, that the bounds hold and that no file is uncounted.
 
-        Only while no other process writes. A record without a file is no fault: whoever evicted it was killed
+        Only while no other process writes. A record without a file is no fault: its evictor was killed
         before it could say so.
         """
         records, usage = self._index.everything(), self._index.usage()

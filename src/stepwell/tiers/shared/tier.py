@@ -1,4 +1,4 @@
-"""``SharedTier``: a shared store behind jobs that never block whoever submits them.
+"""``SharedTier``: a shared store behind jobs that never block their caller.
 
 An engine's scheduler asks ``lookup`` for single blocks and submits whole jobs; threads read and write; and
 ``ended`` says what became of each job, exactly once, at its deadline at the latest. A block's bytes go

@@ -2,7 +2,7 @@
 
 The environment is the one Hugging Face's ``apply_chat_template`` documents (trimmed blocks, loop
 controls, ``raise_exception``, ``strftime_now``, ``tojson``), and it is sandboxed: a template is code
-from whoever made the file.
+from the maker of the file.
 """
 
 from __future__ import annotations

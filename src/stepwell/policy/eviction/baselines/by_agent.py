@@ -44,7 +44,7 @@ def _rank(holder: Holder) -> tuple[int, ...]:
 
 
 class ByAgent(EvictionPolicy):
-    """Yields blocks of nobody, then those of agents by ``warmth``, then those being computed now."""
+    """Yields blocks of no agent, then those of agents by ``warmth``, then those being computed now."""
 
     def __init__(self, context: EvictionContext) -> None:
         super().__init__(context)
@@ -56,7 +56,7 @@ class ByAgent(EvictionPolicy):
         self._here: dict[KvTier, set[BlockId]] = {t: set() for t in KvTier}
         self._orphans: dict[KvTier, OrderedDict[BlockId, None]] = {t: OrderedDict() for t in KvTier}
         self._fresh: OrderedDict[BlockId, None] = OrderedDict()
-        """On the device and nobody's: a running turn computes it or has brought it up."""
+        """On the device and no agent's: a running turn computes it or has brought it up."""
         self._order: dict[KvTier, list[Holder]] = {t: [] for t in KvTier}
         """Who answers for blocks of a KV tier, in order of rank."""
 

@@ -14,7 +14,7 @@ _FINISHED, _UNKNOWN, _KNOWN = 0, 1, 2
 
 class Steps(ByAgent):
     """KVFlow, fed by hints: finished agents first, then those of whom nothing is known, least recently
-    used; then whoever has most steps before it. A waiting tool is one step, a person very many, and
+    used; then the agent with most steps before it. A waiting tool is one step, a person very many, and
     who is called after another agent comes one step after that one."""
 
     def __init__(self, context: EvictionContext) -> None:
@@ -52,7 +52,7 @@ class Steps(ByAgent):
         return (_UNKNOWN, 0, used_us) if steps is None else (_KNOWN, -steps, used_us)
 
     def _steps_of(self, holder: Holder) -> int | None:
-        """Turns before the agent's own, along the chain of who waits for whom; None: nobody has said."""
+        """Turns before the agent's own, along the chain of waits; None: not known."""
         chain = [holder.key]
         while not holder.active and len(chain) <= _LONGEST_CHAIN:
             awaited = self._awaits.get(holder.key)
