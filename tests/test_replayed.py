@@ -16,7 +16,7 @@ from hypothesis.stateful import rule
 
 from stepwell.commands.ledger_verify import verify
 from stepwell.errors import BadInput
-from stepwell.ledger.base import Batch, Run
+from stepwell.ledger.base import PostingBatch, Run
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Account, Cause, Resource
@@ -43,7 +43,7 @@ def record(rig: Rig, path: Path, run: int = 1) -> None:
     rig.driver.loop.observers.insert(0, Recorder(path, rig.driver.scheduler.config, header))
 
 
-def balances(batches: Sequence[Batch]) -> Balances:
+def balances(batches: Sequence[PostingBatch]) -> Balances:
     found: Balances = defaultdict(lambda: defaultdict(int))
     for posting in (posting for batch in batches for posting in batch.postings):
         found[posting.debit][posting.resource] -= posting.amount
@@ -102,7 +102,7 @@ def live(directory: Path, *, name: str = "run.jsonl", tenant: str = "acme") -> t
     return rig, path
 
 
-def books_of(rig: Rig, path: Path, batches: Sequence[Batch], *, end: bool = True) -> SqliteStore:
+def books_of(rig: Rig, path: Path, batches: Sequence[PostingBatch], *, end: bool = True) -> SqliteStore:
     store = SqliteStore(path)
     run = store.begin(Run("here", WALL_US, "null", "{}", "", PRICES))
     for batch in batches:

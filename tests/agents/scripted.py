@@ -17,7 +17,7 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import parse_crew
 from stepwell.agents.planner import plan_flow, with_writer
 from stepwell.agents.session import Session
-from stepwell.agents.state import Store
+from stepwell.agents.state import SessionFile
 from stepwell.agents.tools.base import Tool
 
 Message = dict[str, Any]
@@ -118,7 +118,7 @@ class Crash(BaseException):
     """The end of the process, as far as a test in one process can show it."""
 
 
-class Mortal(Store):
+class Mortal(SessionFile):
     """A state whose process dies right after its nth commit."""
 
     def __init__(self, path: Path, commits: int) -> None:
@@ -146,11 +146,11 @@ def crew(text: str) -> Crew:
 
 @asynccontextmanager
 async def session(
-    server: Scripted, made: Crew, store: Store | Path | str = ":memory:", *tools: Tool, **options: Any
+    server: Scripted, made: Crew, store: SessionFile | Path | str = ":memory:", *tools: Tool, **options: Any
 ) -> AsyncIterator[Session]:
     """A session with a scripted server; its events are in ``heard``."""
     client = Client("http://scripted", transport=server, sleep=never_sleep, patience=Patience(5, 3))
-    kept = store if isinstance(store, Store) else Store(store)
+    kept = store if isinstance(store, SessionFile) else SessionFile(store)
     try:
         async with client:
             yield Session(with_writer(made), client, kept, toolbox(*tools), flow=plan_flow, **options)

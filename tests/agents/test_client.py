@@ -9,12 +9,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from stepwell.agents.client import Caller, Client, Patience, Reply, TurnRefused
+from stepwell.agents.client import CallingAgent, Client, Patience, TurnRefused, TurnReply
 from stepwell.agents.limits import Paused
 from stepwell.errors import StepwellError
 from tests.agents.scripted import failure
 
-WHO = Caller("run 1", "reader-1.x", "reader", "lead")
+WHO = CallingAgent("run 1", "reader-1.x", "reader", "lead")
 FINE = {
     "choices": [{"message": {"content": "Yes."}, "finish_reason": "length"}],
     "usage": {
@@ -60,7 +60,7 @@ def with_client(server: Server, act: Callable[[Client], Any]) -> tuple[Any, list
     return asyncio.run(scene()), slept
 
 
-def chat(server: Server) -> tuple[Reply, list[float], list[tuple[str, int]]]:
+def chat(server: Server) -> tuple[TurnReply, list[float], list[tuple[str, int]]]:
     retries: list[tuple[str, int]] = []
     act = lambda client: client.chat({"model": "m"}, WHO, {"next": "done"}, lambda *r: retries.append(r))  # noqa: E731
     reply, slept = with_client(server, act)
@@ -128,8 +128,8 @@ def streamed(*events: str) -> httpx2.Response:
     return httpx2.Response(200, text="".join(f"data: {event}\n\n" for event in events))
 
 
-def chat_streamed(server: Server) -> tuple[Reply, list[float]]:
-    async def act(client: Client) -> Reply:
+def chat_streamed(server: Server) -> tuple[TurnReply, list[float]]:
+    async def act(client: Client) -> TurnReply:
         client.stream = True
         return await client.chat({"model": "m"}, WHO, None, lambda *retry: None)
 

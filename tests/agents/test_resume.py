@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.agents.state import Store
+from stepwell.agents.state import SessionFile
 from stepwell.agents.tools.base import Tool
 from stepwell.errors import BadInput
 from tests.agents.scripted import PATIENCE_S, Asked, Crash, Mortal, Scripted, answer, calls, crew, session
@@ -58,7 +58,7 @@ def note_tool(notes: list[str], *, idempotent: bool = True, volatile: bool = Fal
     return Tool("note", "Write down.", schema, note, idempotent=idempotent, volatile=volatile)
 
 
-async def attempt(server: Scripted, text: str, store: Store | Path, ask: str, *tools: Tool) -> Any:
+async def attempt(server: Scripted, text: str, store: SessionFile | Path, ask: str, *tools: Tool) -> Any:
     async with asyncio.timeout(PATIENCE_S), session(server, crew(text), store, *tools) as running:
         return await running.run(ask)
 
@@ -134,7 +134,7 @@ def test_a_process_that_is_killed_is_resumed_to_the_same_answer(tmp_path: Path) 
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         with pytest.raises(BadInput, match="cannot be opened: database is locked"):
-            Store(path)
+            SessionFile(path)
         os.kill(process.pid, signal.SIGKILL)
     finally:
         process.kill()
@@ -150,7 +150,7 @@ def test_a_file_that_is_no_session_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(b"This is not a database, not at all." * 100)
     with pytest.raises(BadInput, match="cannot be opened: file is not a database"):
-        Store(path)
+        SessionFile(path)
 
 
 def test_a_session_of_another_crew_is_one_sentence(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_session_of_another_crew_is_one_sentence(tmp_path: Path) -> None:
         run(attempt(plan_server(), '[roles.lead]\ninstructions = "x"\n', path, ""))
 
 
-def two_facts(store: Store) -> None:
+def two_facts(store: SessionFile) -> None:
     with store.transaction():
         store.put("b", 2)
         store.put("c", "x" * 1_000_000)
@@ -169,7 +169,7 @@ def two_facts(store: Store) -> None:
 def test_a_transaction_that_finds_the_disk_full_leaves_nothing_and_the_next_one_goes_on(
     tmp_path: Path,
 ) -> None:
-    store = Store(tmp_path / "session.db")
+    store = SessionFile(tmp_path / "session.db")
     store.put("a", 1)
     (pages,) = store._db.execute("PRAGMA page_count").fetchone()
     store._db.execute(f"PRAGMA max_page_count={pages}")

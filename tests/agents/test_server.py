@@ -13,7 +13,7 @@ from stepwell.agents import events
 from stepwell.agents.client import Client, Patience
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.session import Session
-from stepwell.agents.state import Store
+from stepwell.agents.state import SessionFile
 from stepwell.agents.tools.base import Tool
 from stepwell.engines.null import NullConfig
 from tests.agents.scripted import PATIENCE_S, crew, never_sleep, toolbox
@@ -31,7 +31,7 @@ def agent_at(url: str, name: str) -> dict[str, Any]:
 
 async def attempt(url: str, made: Crew, *tools: Tool) -> Any:
     """One session called run-1."""
-    store = Store(":memory:")
+    store = SessionFile(":memory:")
     async with asyncio.timeout(PATIENCE_S), Client(url, sleep=never_sleep, patience=Patience(5, 3)) as client:
         running = Session(made, client, store, toolbox(*tools), id="run-1")
         result = await running.run("Why?")
@@ -58,7 +58,7 @@ def test_the_wait_for_a_tool_stands_where_agents_are_listed() -> None:
 
 def test_every_agent_of_a_session_is_known_by_its_name_its_parent_and_its_end() -> None:
     async def scene(url: str) -> Any:
-        store = Store(":memory:")
+        store = SessionFile(":memory:")
         async with asyncio.timeout(PATIENCE_S), Client(url) as client:
             running = Session(crew(LEAD + "max_tokens = 4\n"), client, store, toolbox(), id="run-1")
             result = await running.run("Why?")
@@ -83,7 +83,7 @@ def test_a_child_that_answers_a_parent_is_declared_to_wait_for_it() -> None:
 
         async def scene() -> None:
             async with asyncio.timeout(PATIENCE_S), Client(server.base_url) as client:
-                running = Session(crew(LEAD), client, Store(":memory:"), toolbox(), id="run-1")
+                running = Session(crew(LEAD), client, SessionFile(":memory:"), toolbox(), id="run-1")
                 await running.run("Why?")
                 running.spawn("helper", "Look.", parent="lead", key="by hand")
                 await running.wait(["helper-1"], waiting="lead")
@@ -101,7 +101,7 @@ def test_a_turn_is_found_in_the_cache_of_the_one_before() -> None:
         text = '[roles.lead]\ninstructions = "You lead."\nmax_tokens = 8\nmay_spawn = ["helper"]\n'
         text += f'[roles.helper]\ninstructions = "{"You help. " * 40}"\nmax_tokens = 8\n'
         async with asyncio.timeout(PATIENCE_S), Client(url) as client:
-            running = Session(crew(text), client, Store(":memory:"), toolbox(), id="run-1")
+            running = Session(crew(text), client, SessionFile(":memory:"), toolbox(), id="run-1")
             running.tell.listeners.append(
                 lambda e: heard.append(e) if isinstance(e, events.TurnEnded) else None
             )

@@ -19,9 +19,9 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.penalty import Penalty
 from stepwell.agents.planner import plan_flow, with_writer
 from stepwell.agents.result import Result
-from stepwell.agents.servers import Place, Servers
+from stepwell.agents.servers import ModelPlace, Servers
 from stepwell.agents.session import Session
-from stepwell.agents.state import Store
+from stepwell.agents.state import SessionFile
 from stepwell.errors import StepwellError
 from tests.agents.scripted import PATIENCE_S, Asked, Crash, Mortal, Scripted, crew, never_sleep, toolbox
 
@@ -102,14 +102,14 @@ async def servers(*named: tuple[str, Named]) -> AsyncIterator[Servers]:
             made = Client(
                 f"http://{server.name}", transport=server, sleep=never_sleep, patience=Patience(5, 3)
             )
-            places.append(Place(name, await stack.enter_async_context(made), server.name))
+            places.append(ModelPlace(name, await stack.enter_async_context(made), server.name))
         yield Servers(places)
 
 
 def answer(
     made: Crew,
     *named: tuple[str, Named],
-    store: Callable[[], Store] = lambda: Store(":memory:"),
+    store: Callable[[], SessionFile] = lambda: SessionFile(":memory:"),
     ask: str = "Why?",
     heard: list[events.Event] | None = None,
 ) -> Result:
@@ -185,7 +185,7 @@ def test_after_a_crash_every_agent_is_where_it_was(tmp_path: Path, commits: int)
     with pytest.raises(Crash):
         answer(crew(CREW), ("large", large()), ("small", small()), store=lambda: Mortal(path, commits))
     dear, cheap = large(), small()
-    resumed = answer(crew(CREW), ("large", dear), ("small", cheap), store=lambda: Store(path), ask="")
+    resumed = answer(crew(CREW), ("large", dear), ("small", cheap), store=lambda: SessionFile(path), ask="")
     assert (resumed.answer, resumed.turns) == (whole.answer, whole.turns)
     assert dear.roles <= {"planner", "writer", "verifier"}
     assert cheap.roles <= {"solver"}

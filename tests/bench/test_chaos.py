@@ -10,10 +10,10 @@ import pytest
 
 from stepwell.bench.chaos import checks
 from stepwell.bench.chaos.control import Control
-from stepwell.bench.chaos.tally import Tally
-from stepwell.bench.chaos.target import DOWN, Target, Window
+from stepwell.bench.chaos.tally import ChaosTally
+from stepwell.bench.chaos.target import DOWN, ChaosTarget, Window
 from stepwell.cli import run
-from stepwell.ledger.base import Batch, Run
+from stepwell.ledger.base import PostingBatch, Run
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import REVENUE, Account, Cause, Kind, Posting, Resource, Usage
 
@@ -21,9 +21,9 @@ AGENT = ("chaos-0-1", "lead")
 
 
 @pytest.fixture
-def tally(tmp_path: Path) -> Iterator[Tally]:
-    target = Target(tmp_path, tmp_path, "null", str(tmp_path / "ledger.db"))
-    yield Tally(target)
+def tally(tmp_path: Path) -> Iterator[ChaosTally]:
+    target = ChaosTarget(tmp_path, tmp_path, "null", str(tmp_path / "ledger.db"))
+    yield ChaosTally(target)
     target.close()
 
 
@@ -42,7 +42,7 @@ def test_a_fault_that_does_not_exist(capsys: pytest.CaptureFixture[str]) -> None
     assert "--faults 'meteor' is none of PostgreSQL restart, books locked" in capsys.readouterr().err
 
 
-def test_a_refusal_needs_a_stated_code_and_a_reason(tally: Tally) -> None:
+def test_a_refusal_needs_a_stated_code_and_a_reason(tally: ChaosTally) -> None:
     tally.refused(AGENT, "a turn", (500, "internal_error"), (5.0, 5.1))
     assert tally.counts["wrong: stated"] == 1
     tally.refused(AGENT, "a turn", (429, "rate_limit_exceeded"), (5.0, 5.1))
@@ -73,7 +73,7 @@ def _charged(path: Path, times: int) -> SqliteStore:
     usage = [Usage(n, account, "null", "stop", 1, charge_microusd=5) for n in range(times)]
     customer = Account(Kind.CUSTOMER, "local")
     moved = [Posting(customer, REVENUE, Resource.MONEY, 5, Cause.SETTLE, n + 1) for n in range(times)]
-    store.write(run_id, Batch(1, 1, 1, moved, usage))
+    store.write(run_id, PostingBatch(1, 1, 1, moved, usage))
     store.end(run_id, 2)
     return store
 
@@ -83,7 +83,7 @@ def _charged(path: Path, times: int) -> SqliteStore:
     [(2, 0, set()), (3, 0, {"charged too often"}), (2, 1, {"charged too often"}), (1, 0, {"charge lost"})],
 )
 def test_charges_are_held_against_what_was_asked(
-    tally: Tally, tmp_path: Path, charged: int, refused: int, found: set[str]
+    tally: ChaosTally, tmp_path: Path, charged: int, refused: int, found: set[str]
 ) -> None:
     for _ in range(2):
         tally.attempt(AGENT)
@@ -97,7 +97,9 @@ def test_charges_are_held_against_what_was_asked(
 
 
 @pytest.mark.parametrize("read_s", [99.0, 103.0])
-def test_a_charge_may_go_with_the_step_that_a_kill_took(tally: Tally, tmp_path: Path, read_s: float) -> None:
+def test_a_charge_may_go_with_the_step_that_a_kill_took(
+    tally: ChaosTally, tmp_path: Path, read_s: float
+) -> None:
     """Also where the client reads the answer after the kill."""
     tally.attempt(AGENT)
     tally.answered(AGENT, read_s)

@@ -27,13 +27,13 @@ def test_a_store_that_does_not_check_would_be_caught(monkeypatch: pytest.MonkeyP
     """The same harm, with the payload's checksum switched off: wrong bytes must show."""
     monkeypatch.setattr("stepwell.tiers.store.verify_payload", lambda header, payload: None)
     monkeypatch.setattr(crash, "_do_harm", _flip_a_payload)
-    setup, tally = crash.Setup(tmp_path / "kv", kills=4, seed=3, harmed_share=1.0), crash.Tally()
+    setup, tally = crash.CrashSetup(tmp_path / "kv", kills=4, seed=3, harmed_share=1.0), crash.CrashTally()
     with ticker() as progress:
         crash._run(setup, tally, progress)
     assert tally.counts["wrong_bytes_served"] > 0
 
 
-def _flip_a_payload(setup: crash.Setup, tally: crash.Tally, dice: object) -> int:
+def _flip_a_payload(setup: crash.CrashSetup, tally: crash.CrashTally, dice: object) -> int:
     for path in setup.directory.glob("v*/*.kv"):
         changed = bytearray(path.read_bytes())
         changed[10_000] ^= 1

@@ -15,10 +15,10 @@ from stepwell.bench import busy, crew_script, crews
 from stepwell.bench.common import Report
 from stepwell.bench.crew_child import toolbox
 from stepwell.bench.crew_kills import Killed, kill_runs
-from stepwell.bench.crew_shapes import SHAPES, Ran, Size, run_shape
+from stepwell.bench.crew_shapes import SHAPES, CrewSize, Ran, run_shape
 
 INSIDE = [shape for shape in SHAPES if shape.inside]
-SIZE = Size(agents=10, concurrent=4)
+SIZE = CrewSize(agents=10, concurrent=4)
 KILLED = Killed(0.5, survived=False, same=True, notes_lost=1, notes_twice=0, asked_again=2)
 TURNS = {
     "waves, inside": 2 * 10 + 1,

@@ -10,18 +10,18 @@ import pytest
 
 from stepwell import cli
 from stepwell.bench.decisions import Cost, DecisionCase, measure, named_policies, parse_sizes, verdicts
-from stepwell.bench.steady_load import Load, Size
+from stepwell.bench.steady_load import PolicyLoad, PolicySize
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import KvTier
 
-SMALL = Size(16, 640)
+SMALL = PolicySize(16, 640)
 
 
 @pytest.mark.parametrize("policy", sorted(EVICTION_POLICIES.keys() - {"oracle"}))
 def test_the_load_is_a_life_that_the_policy_could_have_had(policy: str) -> None:
     """The book stays true, every turn ends, and blocks go down and come up."""
-    load = Load(SMALL, policy)
+    load = PolicyLoad(SMALL, policy)
     blocks = load.fill()
     load.scheduler.check()
     assert 0.7 * SMALL.blocks < blocks < 1.3 * SMALL.blocks
@@ -34,7 +34,7 @@ def test_the_load_is_a_life_that_the_policy_could_have_had(policy: str) -> None:
 
 
 def test_agents_hold_their_contexts_from_the_start_and_share_their_beginnings() -> None:
-    load = Load(Size(30, 3_000), "lru")
+    load = PolicyLoad(PolicySize(30, 3_000), "lru")
     load.fill()
     records = list(load.scheduler.agents.records.values())
     assert len(records) == 30
@@ -46,7 +46,7 @@ def test_agents_hold_their_contexts_from_the_start_and_share_their_beginnings() 
 
 def test_the_same_load_is_decided_the_same() -> None:
     def life() -> list[object]:
-        load = Load(SMALL, "lru")
+        load = PolicyLoad(SMALL, "lru")
         load.fill()
         plans: list[object] = []
         for _ in range(60):
@@ -73,14 +73,14 @@ def test_the_profile_names_functions_of_the_policy() -> None:
 
 
 def test_only_the_sizes_of_the_targets_are_judged() -> None:
-    def cost(policy: str, size: Size, step_us: float) -> Cost:
+    def cost(policy: str, size: PolicySize, step_us: float) -> Cost:
         return Cost(DecisionCase(policy, size, 1), [step_us], [0], [0.0], [True])
 
     found = [
-        cost("stepwell", Size(200, 50_000), 150.0),
-        cost("stepwell", Size(5_000, 1_000_000), 1_500.0),
-        cost("stepwell", Size(50, 12_500), 9e9),
-        cost("lru", Size(200, 50_000), 9e9),
+        cost("stepwell", PolicySize(200, 50_000), 150.0),
+        cost("stepwell", PolicySize(5_000, 1_000_000), 1_500.0),
+        cost("stepwell", PolicySize(50, 12_500), 9e9),
+        cost("lru", PolicySize(200, 50_000), 9e9),
     ]
     assert [verdict.reached for verdict in verdicts(found)] == [False, True, False, True]
 

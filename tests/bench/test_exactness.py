@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench import exactness, restarted
-from stepwell.bench.arms import Comparison, Job, TurnResult
+from stepwell.bench.arms import ArmsJob, Comparison, TurnResult
 from stepwell.bench.common import Ticker, ticker
 from stepwell.bench.exactness import verdicts
 from stepwell.bench.node import NULL_MODEL, GatheredTiers
 from stepwell.bench.restarted import Restarted
-from stepwell.bench.schedule import Contexts, PlannedTurn, Shape, rounds
+from stepwell.bench.schedule import Contexts, PlannedTurn, ScheduleShape, rounds
 from stepwell.bench.zoo.make import kind_of
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.tiers.base import Buffer, Tiers
 from stepwell.tiers.local import LocalTiers
 
-JOB = Job(NULL_MODEL, turns=32, seed=5, device_kv_tokens=8192)
+JOB = ArmsJob(NULL_MODEL, turns=32, seed=5, device_kv_tokens=8192)
 
 
-def run(job: Job) -> Comparison:
+def run(job: ArmsJob) -> Comparison:
     with ticker() as progress:
         return job.run(progress, [])
 
@@ -37,14 +37,14 @@ def words(text: str) -> list[int]:
 
 
 def test_the_schedule_has_as_many_turns_as_asked_for_and_is_repeatable() -> None:
-    one = list(rounds(50, 7, Shape(), words))
+    one = list(rounds(50, 7, ScheduleShape(), words))
     assert sum(len(turns) for turns in one) == 50
-    assert one == list(rounds(50, 7, Shape(), words))
-    assert one != list(rounds(50, 8, Shape(), words))
+    assert one == list(rounds(50, 7, ScheduleShape(), words))
+    assert one != list(rounds(50, 8, ScheduleShape(), words))
 
 
 def test_agents_call_alone_and_together_and_never_twice_at_once() -> None:
-    plan = list(rounds(60, 7, Shape(), words))
+    plan = list(rounds(60, 7, ScheduleShape(), words))
     assert {len(turns) for turns in plan} >= {1, 2, 3, 4}
     for turns in plan:
         callers = [turn.agent for turn in turns]
@@ -53,7 +53,7 @@ def test_agents_call_alone_and_together_and_never_twice_at_once() -> None:
 
 
 def test_contexts_stay_within_their_bound_and_begin_anew() -> None:
-    shape = Shape(context_tokens=260)
+    shape = ScheduleShape(context_tokens=260)
     contexts, fresh = Contexts(), 0
     for turns in rounds(200, 7, shape, words):
         for turn in turns:
@@ -196,19 +196,21 @@ def test_the_command_passes_writes_samples_and_returns_zero(
 
 
 def test_the_command_returns_one_when_something_differs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(self: Job, progress: Ticker, samples: list[object]) -> Comparison:
+    def wrong(self: ArmsJob, progress: Ticker, samples: list[object]) -> Comparison:
         return Comparison("m", turns=3, token_differences=1, from_host=1, from_disk=1)
 
-    monkeypatch.setattr(Job, "run", wrong)
+    monkeypatch.setattr(ArmsJob, "run", wrong)
     assert exactness.main(model=NULL_MODEL, restart=False) == 1
 
 
-SMALL = Shape(agents=2, shared_words=60, private_words=(4, 8), added_words=(2, 6), output_tokens=(2, 2))
+SMALL = ScheduleShape(
+    agents=2, shared_words=60, private_words=(4, 8), added_words=(2, 6), output_tokens=(2, 2)
+)
 
 
 @pytest.mark.model
 def test_a_real_model_gives_the_same_bits(smollm2_path: Path) -> None:
-    found = run(Job(str(smollm2_path), 10, seed=4, device_kv_tokens=1024, threads=1, shape=SMALL))
+    found = run(ArmsJob(str(smollm2_path), 10, seed=4, device_kv_tokens=1024, threads=1, shape=SMALL))
     assert found.logits_compared == found.sampled == 20
     assert (found.token_differences, found.logit_differences) == (0, 0), found.first
     assert found.batch_differences == 0
@@ -231,14 +233,14 @@ class FlipsOneBitOfARealBlock(_Wrapped):
 @pytest.mark.model
 def test_one_bit_of_a_real_block_is_found(smollm2_path: Path) -> None:
     wrap = FlipsOneBitOfARealBlock
-    job = Job(str(smollm2_path), 10, seed=4, device_kv_tokens=1024, threads=1, shape=SMALL, wrap=wrap)
+    job = ArmsJob(str(smollm2_path), 10, seed=4, device_kv_tokens=1024, threads=1, shape=SMALL, wrap=wrap)
     assert run(job).logit_differences > 0
 
 
 # --- a restart --------------------------------------------------------------------------------
 
 
-def restart(job: Job) -> Restarted:
+def restart(job: ArmsJob) -> Restarted:
     with ticker() as progress:
         return restarted.run(job, progress)
 
@@ -261,7 +263,7 @@ def test_a_sliding_window_bears_a_restart_bit_for_bit(tmp_path: Path) -> None:
 
     path = model_file(tmp_path, "gemma3:window128")
     load = loader(path, kind_of("gemma3:window128"))
-    found = restart(Job("tiny", 10, 5, 4096, 1, replace(SCHEDULE, agents=2), load=load))
+    found = restart(ArmsJob("tiny", 10, 5, 4096, 1, replace(SCHEDULE, agents=2), load=load))
     assert found.comparison.batch_differences == 0
     assert found.comparison.logit_differences == 0, found.comparison.first
     assert found.comparison.from_disk > 1000

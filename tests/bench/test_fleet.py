@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.fleet import ARMS, KILLED, Arm, Books, verdicts
+from stepwell.bench.fleet import ARMS, KILLED, FleetArm, FleetBooks, verdicts
 from stepwell.bench.fleet_load import AgentRun, LoadRun
-from stepwell.bench.fleet_nodes import Place
+from stepwell.bench.fleet_nodes import FleetFiles
 from stepwell.fleet.routers import ROUTERS
 from stepwell.gateway.deployment import load_deployment, node_environment, plans
 from stepwell.settings import load
@@ -22,7 +22,7 @@ def run_of(text: str = "a", *, cached: int = 0) -> LoadRun:
 
 @pytest.mark.parametrize("router", ROUTERS)
 def test_its_files_are_deployments_whose_nodes_have_settings_that_load(tmp_path: Path, router: str) -> None:
-    place = Place(tmp_path, "null", 3, 4_096, tuple(ARMS), port=19_769)
+    place = FleetFiles(tmp_path, "null", 3, 4_096, tuple(ARMS), port=19_769)
     found = load_deployment(place.file(router))
     assert found.front.router == router and len(plans(found)) == 3
     assert found.ledger_path == str(place.ledger)
@@ -36,14 +36,14 @@ def test_the_tax_is_what_had_been_computed_before() -> None:
     what each turn adds, 20 and 20: 190 were computed, and as many were new."""
     load_run = run_of()
     assert (load_run.computed, load_run.new_tokens(60)) == (190, 190)
-    assert Arm("x", load_run, 60).tax == 0
-    assert Arm("x", load_run, 80).tax == pytest.approx(1 - 170 / 190)
+    assert FleetArm("x", load_run, 60).tax == 0
+    assert FleetArm("x", load_run, 80).tax == pytest.approx(1 - 170 / 190)
 
 
 def test_one_wrong_answer_and_one_charge_too_many_are_seen() -> None:
-    arms = [Arm(name, run_of(), 60) for name in ARMS]
-    good = Books(0, {KILLED: 4}, {KILLED: 70})
+    arms = [FleetArm(name, run_of(), 60) for name in ARMS]
+    good = FleetBooks(0, {KILLED: 4}, {KILLED: 70})
     assert all(verdict.reached for verdict in verdicts(arms, good, 600))
-    arms[1] = Arm(KILLED, run_of("other"), 60, "node-1")
-    missed = [verdict.reached for verdict in verdicts(arms, Books(1, {KILLED: 5}, {KILLED: 71}), 100)]
+    arms[1] = FleetArm(KILLED, run_of("other"), 60, "node-1")
+    missed = [verdict.reached for verdict in verdicts(arms, FleetBooks(1, {KILLED: 5}, {KILLED: 71}), 100)]
     assert missed == [False, True, False, False, False, True, False]

@@ -15,7 +15,7 @@ from stepwell import cli
 from stepwell.bench import flood
 from stepwell.bench.client import TurnSample
 from stepwell.bench.common import ticker
-from stepwell.bench.flood import Flood, Neighbours, Paying, Target
+from stepwell.bench.flood import Flood, FloodTarget, Neighbours, Paying
 from stepwell.bench.neighbours import FLOOD_KEY, PAID_KEY, NeighboursPlan, measure, named, settings_file
 from stepwell.bench.neighbours_report import NeighboursOutcome, cut_short, tables, verdicts
 from stepwell.bench.neighbours_sessions import Siblings
@@ -29,7 +29,7 @@ TINY = Neighbours(
     flood_outstanding=4, flood_words=4, flood_turn_words=2, flood_turns=3, flood_output_tokens=2,
     settle_s=0.05, flood_s=5.0, drain_s=20.0, long_words=40,
 )  # fmt: skip
-TARGET = Target("http://127.0.0.1:1", "model")
+TARGET = FloodTarget("http://127.0.0.1:1", "model")
 
 
 def sample(

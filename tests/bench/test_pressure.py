@@ -20,7 +20,7 @@ from stepwell.bench import pressure
 from stepwell.bench.client import TurnSample, complete, run_clients
 from stepwell.bench.common import Verdict, ticker
 from stepwell.bench.pressure import ArmResult, verdicts
-from stepwell.bench.servers import Arm, llama_server, our_server, running
+from stepwell.bench.servers import ServerArm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, next_prompt
 from stepwell.errors import BadInput, StepwellError
 
@@ -33,7 +33,7 @@ def sample(turn: int, ttft_s: float, error: str | None = None) -> TurnSample:
 
 def result(name: str, total_s: float, ttft_s: float, *, ours: bool = True) -> ArmResult:
     samples = [sample(0, 5.0), sample(1, ttft_s), sample(2, ttft_s), sample(3, ttft_s)]
-    return ArmResult(Arm(name, ("x",), 1, ours, 8192), [total_s], samples)
+    return ArmResult(ServerArm(name, ("x",), 1, ours, 8192), [total_s], samples)
 
 
 def judged(*results: ArmResult) -> list[Verdict]:
@@ -123,7 +123,7 @@ def test_a_binary_gets_the_same_settings_as_the_package(tmp_path: Path) -> None:
     assert "--swa-full" not in command
 
 
-def peer_arm(path: Path, binary: Path | None) -> Arm:
+def peer_arm(path: Path, binary: Path | None) -> ServerArm:
     return llama_server(
         "b",
         path,
@@ -139,7 +139,7 @@ def peer_arm(path: Path, binary: Path | None) -> Arm:
 def test_a_server_that_ends_at_once_is_named_with_its_last_words() -> None:
     import sys
 
-    arm = Arm("doomed", (sys.executable, "-c", "print('no such model')"), 1, True, 0)
+    arm = ServerArm("doomed", (sys.executable, "-c", "print('no such model')"), 1, True, 0)
     with pytest.raises(StepwellError, match=r"doomed ended before it was ready: no such model"), running(arm):
         pass
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.router import Measured, parse_sizes, verdicts
+from stepwell.bench.router import RouterTime, parse_sizes, verdicts
 from stepwell.errors import BadInput
 
 
@@ -25,8 +25,8 @@ def test_a_quick_run_measures_every_rule(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_target_is_that_of_the_first_rule_at_full_size() -> None:
-    small, slow = Measured("kv-affine", 8, 99, [1.0]), Measured("kv-affine", 8, 100_000, [400.0])
-    other = Measured("round-robin", 8, 100_000, [1.0])
+    small, slow = RouterTime("kv-affine", 8, 99, [1.0]), RouterTime("kv-affine", 8, 100_000, [400.0])
+    other = RouterTime("round-robin", 8, 100_000, [1.0])
     assert [verdict.reached for verdict in verdicts([small, other])] == [None]
     assert [verdict.reached for verdict in verdicts([small, other, slow])] == [False]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.growth import Held, slope
+from stepwell.bench.growth import ProcessSample, slope
 from stepwell.cli import run
 
 pytest.importorskip("scipy", reason="the extra 'soak' is not installed")
 MIB = 2**20
 
 
-def _held(per_hour_bytes: float, seed: int) -> list[Held]:
+def _held(per_hour_bytes: float, seed: int) -> list[ProcessSample]:
     """An hour of a process that fills its caches first, is never quiet, and has a peak now and then."""
     dice = random.Random(seed)
     samples = []
@@ -24,7 +24,7 @@ def _held(per_hour_bytes: float, seed: int) -> list[Held]:
         filled = 80 * MIB * min(1.0, at_s / 900)
         noise = dice.gauss(0, 2 * MIB) + (50 * MIB if dice.random() < 0.02 else 0)
         memory = int(200 * MIB + filled + noise + per_hour_bytes * at_s / 3_600)
-        samples.append(Held(at_s, memory, 40, 12, 0))
+        samples.append(ProcessSample(at_s, memory, 40, 12, 0))
     return samples
 
 

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zoo(folder: Path) -> Iterator[run.Zoo]:
-    wishes = child.Wishes(str(folder), TURNS, seed=20261122, device_kv_tokens=6144, threads=1)
+    wishes = child.ZooWishes(str(folder), TURNS, seed=20261122, device_kv_tokens=6144, threads=1)
     with run.Zoo(wishes) as made:
         yield made
 

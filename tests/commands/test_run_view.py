@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from stepwell.agents import events
-from stepwell.commands.run_view import FRAME_ROWS, Line, View, plainly, shown_agents, watched
+from stepwell.commands.run_view import FRAME_ROWS, AgentLine, RunView, plainly, shown_agents, watched
 
 
-def make_view(width: int = 100, height: int = 24) -> View:
+def make_view(width: int = 100, height: int = 24) -> RunView:
     console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, color_system=None)
-    return View(console, "wells")
+    return RunView(console, "wells")
 
 
-def drawn(view: View) -> list[str]:
+def drawn(view: RunView) -> list[str]:
     with view.console.capture() as shown:
         view.console.print(view)
     return shown.get().splitlines()
 
 
 def spawn(
-    view: View, agent: str, parent: str | None, task: str = "Question: Why?\nYour part: measure."
+    view: RunView, agent: str, parent: str | None, task: str = "Question: Why?\nYour part: measure."
 ) -> None:
     for event in (events.Spawned(agent, parent, "role"), events.Assigned(agent, agent, task)):
         view._learn(event)
@@ -36,7 +36,7 @@ def test_a_row_says_who_does_what_and_what_it_took() -> None:
     spawn(view, "lead", None, "Why?")
     spawn(view, "lead.helper-1", "lead")
     view._learn(events.TurnBegan("lead.helper-1", 1))
-    view._learn(events.TurnEnded("lead.helper-1", 1, events.Usage(500, 0, 0, 58, 69), 5))
+    view._learn(events.TurnEnded("lead.helper-1", 1, events.TurnUsage(500, 0, 0, 58, 69), 5))
     view._learn(events.CallBegan("lead.helper-1", "sql", {}))
     assert drawn(view) == [
         "wells: 0 s, 2 agents, 1 turn, 558 tokens, 0.000069 USD",
@@ -77,9 +77,9 @@ def test_sixty_agents_fit_and_those_at_work_come_first() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=30), st.integers(3, 40))
 def test_whoever_is_shown_hangs_under_those_above_it(tree: list[tuple[int, bool]], room: int) -> None:
-    lines: dict[str, Line] = {"0": Line("0", None)}
+    lines: dict[str, AgentLine] = {"0": AgentLine("0", None)}
     for number, (parent, at_work) in enumerate(tree, start=1):
-        lines[str(number)] = Line(str(number), str(parent % number), at_work=at_work)
+        lines[str(number)] = AgentLine(str(number), str(parent % number), at_work=at_work)
     shown = shown_agents(lines, room)
     assert len(shown) <= room
     assert all(lines[name].parent in {None, *shown} for name in shown)

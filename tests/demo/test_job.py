@@ -121,7 +121,7 @@ def test_time_to_the_first_token_is_the_clients() -> None:
     board = RunBoard(began_s=1.0)
     hear = board.listener("almond", lambda: 9.0)
     hear(events.Spawned("reader-1", "planner", "reader"))
-    hear(events.TurnEnded("reader-1", 2, events.Usage(first_token_us=500_000), 2_000_000))
+    hear(events.TurnEnded("reader-1", 2, events.TurnUsage(first_token_us=500_000), 2_000_000))
     turn = board.turns[0]
     assert (turn.start_s, turn.first_token_s, turn.end_s) == (6.0, 6.5, 8.0)
 

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stepwell.engines.llamacpp.frames import FrameTable, NoFreeFrame, Place, Shift
+from stepwell.engines.llamacpp.frames import FramePlace, FrameTable, NoFreeFrame, Shift
 from stepwell.engines.llamacpp.homes import Homes
 
 N_FRAMES = 12
@@ -19,13 +19,13 @@ class Tree(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table = FrameTable(N_FRAMES)
-        self.places: list[Place] = []
-        self.content: dict[int, Place] = {}
+        self.places: list[FramePlace] = []
+        self.content: dict[int, FramePlace] = {}
 
     @rule(pick=st.integers(0, 10_000))
     def grow(self, pick: int) -> None:
-        candidates: list[Place | None] = [None, *self.places]
-        place = Place(candidates[pick % len(candidates)])
+        candidates: list[FramePlace | None] = [None, *self.places]
+        place = FramePlace(candidates[pick % len(candidates)])
         if len(self.places) == N_FRAMES:
             with pytest.raises(NoFreeFrame):
                 self.table.add(place)
@@ -62,10 +62,10 @@ TestTree = Tree.TestCase
 TestTree.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 
 
-def chain(table: FrameTable, length: int, parent: Place | None = None) -> list[Place]:
+def chain(table: FrameTable, length: int, parent: FramePlace | None = None) -> list[FramePlace]:
     places = []
     for _ in range(length):
-        parent = Place(parent)
+        parent = FramePlace(parent)
         assert table.add(parent) == []
         places.append(parent)
     return places
@@ -75,7 +75,7 @@ def test_no_move_while_a_frame_above_is_free() -> None:
     table = FrameTable(8)
     low, high = chain(table, 3), chain(table, 3)
     table.remove(low[2])
-    child = Place(high[2])
+    child = FramePlace(high[2])
     assert table.add(child) == []
     assert child.frame == 6
 
@@ -86,12 +86,12 @@ def test_the_fewest_nodes_step_down() -> None:
     path = chain(table, 4)
     last = chain(table, 1)
     table.remove(first[0])
-    filler = Place(None)
+    filler = FramePlace(None)
     table.add(filler)  # frame 0 again
     table.remove(last[0])
-    table.add(Place(path[3]))
+    table.add(FramePlace(path[3]))
     table.remove(filler)
-    child = Place(path[0])
+    child = FramePlace(path[0])
     assert table.add(child) == [Shift(path[0], 1, 0)]
     assert (path[0].frame, child.frame) == (0, 1)
 

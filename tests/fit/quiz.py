@@ -15,7 +15,7 @@ import httpx2
 from stepwell.agents.client import Client, Patience
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import parse_crew
-from stepwell.agents.servers import Place
+from stepwell.agents.servers import ModelPlace
 from stepwell.fit.evaluate import Evaluator
 from stepwell.fit.memo import Memo, Remembering
 from stepwell.fit.tasks import Item, TaskSet
@@ -156,7 +156,7 @@ async def evaluator(
     ]
     for server, client in zip(servers, clients, strict=True):
         await client.__aenter__()
-        places.append(Place(server.name, client, server.name))
+        places.append(ModelPlace(server.name, client, server.name))
     try:
         yield Evaluator(made or crew(), tasks or quiz(), places, tmp_path, **options)
     finally:

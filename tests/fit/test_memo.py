@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from stepwell.agents.client import Caller, Client, TurnRefused
+from stepwell.agents.client import CallingAgent, Client, TurnRefused
 from stepwell.errors import BadInput
 from stepwell.fit.memo import Memo, Remembering, fingerprint, turn_key
 from tests.agents.scripted import failure, never_sleep
 from tests.fit.quiz import Counted
 
-CALLER = Caller("s", "solver-1", "solver", "planner")
+CALLER = CallingAgent("s", "solver-1", "solver", "planner")
 BODY: dict[str, Any] = {
     "model": "scripted",
     "messages": [{"role": "user", "content": "Why?"}],
@@ -27,7 +27,9 @@ def quiet(why: str, wait_ms: int) -> None:
     """Nobody looks on."""
 
 
-async def chat(transport: Remembering, body: dict[str, Any], caller: Caller = CALLER, **hint: Any) -> str:
+async def chat(
+    transport: Remembering, body: dict[str, Any], caller: CallingAgent = CALLER, **hint: Any
+) -> str:
     async with Client("http://scripted", transport=transport, sleep=never_sleep) as client:
         reply = await client.chat(body, caller, hint or None, quiet)
         return f"{reply.message['content']} {reply.usage.cost_microusd}"
@@ -42,7 +44,7 @@ def test_the_same_turn_is_asked_once_whoever_asks(tmp_path: Path) -> None:
     server = counting()
     first = Remembering(Memo(tmp_path / "memo.db"), server)
     said = asyncio.run(chat(first, BODY))
-    other = Caller("another", "solver-7", "solver", None)
+    other = CallingAgent("another", "solver-7", "solver", None)
     again = Remembering(Memo(tmp_path / "memo.db"), server)
     assert asyncio.run(chat(again, BODY, other, next="tool", expected_ms=5)) == said == "answer 1 9"
     assert len(server.asked) == 1

@@ -7,11 +7,11 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwell.fleet.nodes import LONGEST_PAUSE_US, Node
+from stepwell.fleet.nodes import LONGEST_PAUSE_US, FleetNode
 from stepwell.fleet.places import Places
 from stepwell.fleet.routers import KvAffine
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import Held, NodeState, Turn
+from stepwell.fleet.types import HeldTokens, NodeState, RoutedTurn
 
 agents = st.sampled_from([("x", "s/1"), ("x", "s/2"), ("x", "t/1"), ("y", "s/1")])
 nodes = st.sampled_from(["a", "b", "c"])
@@ -34,13 +34,13 @@ def test_sessions_are_counted_as_the_agents_lie(steps: list[tuple[object, ...]],
     for step in steps:
         match step:
             case "put", (str(tenant), str(agent)), str(node), int(n):
-                places.put((tenant, agent), agent[0], n, node, Held(disk=n))
+                places.put((tenant, agent), agent[0], n, node, HeldTokens(disk=n))
             case "gone", (str(tenant), str(agent)), str(node):
                 places.gone((tenant, agent), node)
             case "lost", str(node), bool(keep):
                 places.lost(node, keep_disk=keep)
             case "replace", str(node), dict(rows):
-                told = [((t, a), a[0], n, Held(host=n)) for (t, a), n in rows.items()]
+                told = [((t, a), a[0], n, HeldTokens(host=n)) for (t, a), n in rows.items()]
                 places.replace(node, told)
         assert len(places) <= most
         counted: dict[tuple[str, str], Counter[str]] = {}
@@ -54,7 +54,7 @@ def test_sessions_are_counted_as_the_agents_lie(steps: list[tuple[object, ...]],
 
 
 def test_what_a_lost_node_was_doing_is_forgotten_and_late_answers_change_nothing() -> None:
-    fleet, turn = Fleet(("a",)), Turn("acme", agent="s/1", session="s", prompt_tokens=100)
+    fleet, turn = Fleet(("a",)), RoutedTurn("acme", agent="s/1", session="s", prompt_tokens=100)
     choice = KvAffine().choose(fleet, turn, 0)
     assert choice is not None
     ticket = fleet.sent(turn, choice, 0)
@@ -69,15 +69,15 @@ def test_what_a_lost_node_was_doing_is_forgotten_and_late_answers_change_nothing
 
 def test_only_the_disk_of_a_node_outlives_its_process() -> None:
     fleet = Fleet(("a", "b"))
-    fleet.places.put(("x", "1"), "", 9, "a", Held(1, 2, 6))
+    fleet.places.put(("x", "1"), "", 9, "a", HeldTokens(1, 2, 6))
     fleet.lost("a", keep_disk=True)
     place = fleet.places.find(("x", "1"))
-    assert place is not None and place.held == {"a": Held(disk=6)}
+    assert place is not None and place.held == {"a": HeldTokens(disk=6)}
 
 
 @given(st.lists(st.booleans(), max_size=80))
 def test_pauses_after_failures_are_bounded_and_end_with_an_answer(failed: list[bool]) -> None:
-    node = Node("a")
+    node = FleetNode("a")
     for now_us, bad in enumerate(failed):
         if bad:
             node.failed(now_us)
@@ -90,5 +90,5 @@ def test_pauses_after_failures_are_bounded_and_end_with_an_answer(failed: list[b
 def test_turns_of_other_front_ends_count_as_load() -> None:
     fleet = Fleet(("a", "b"))
     fleet.nodes["a"].reported(5, 3)
-    choice = KvAffine().choose(fleet, Turn("x", session="s", prompt_tokens=100), 0)
+    choice = KvAffine().choose(fleet, RoutedTurn("x", session="s", prompt_tokens=100), 0)
     assert choice is not None and choice.node == "b"

@@ -13,7 +13,7 @@ import httpx2
 
 from stepwell.fleet.types import NodeState
 from stepwell.gateway.app import create_app
-from stepwell.gateway.deployment import Deployment, Engine, Front
+from stepwell.gateway.deployment import Deployment, EngineTable, FrontTable
 from stepwell.gateway.nodes import Nodes
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.settings import ServerSettings
@@ -108,10 +108,10 @@ class World:
 
 @asynccontextmanager
 async def world(*names: str, keys: tuple[KeyEntry, ...] = KEYS, **front: Any) -> AsyncIterator[World]:
-    engines = tuple(Engine(name, urls=(f"http://{name}:1",)) for name in names or ("a", "b", "c"))
+    engines = tuple(EngineTable(name, urls=(f"http://{name}:1",)) for name in names or ("a", "b", "c"))
     front = {"operator_key": "sk-ops", "patience_s": 0.05, **front}
     fakes = FakeNodes()
-    nodes = Nodes(Deployment(engines, Front(**front)), KeyRing(keys), WEIGHTS, transport=fakes)
+    nodes = Nodes(Deployment(engines, FrontTable(**front)), KeyRing(keys), WEIGHTS, transport=fakes)
     for name, watch in nodes.watches.items():
         watch.models = frozenset({"m"})
         nodes.fleet.state(name, NodeState.READY)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.gateway.merge import merged_models, merged_page
-from stepwell.gateway.routes import Kind, kind_of, named_in
+from stepwell.gateway.routes import RouteKind, kind_of, named_in
 from stepwell.server.app import ROUTES
 from tests.gateway.fakes import World, body_of, sse, world
 
@@ -29,7 +29,7 @@ def test_every_route_of_a_node_has_a_kind_that_somebody_has_thought_about() -> N
     for route in ROUTES:
         for method in route.methods or ():
             kind = kind_of(method, route.path)
-            assert (kind is Kind.ANY) <= (route.path in SAME_EVERYWHERE), (method, route.path)
+            assert (kind is RouteKind.ANY) <= (route.path in SAME_EVERYWHERE), (method, route.path)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from stepwell.fleet.types import Held, NodeState
-from stepwell.gateway.deployment import Deployment, Engine, Front
+from stepwell.fleet.types import HeldTokens, NodeState
+from stepwell.gateway.deployment import Deployment, EngineTable, FrontTable
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.processes import NodeProcess
 from stepwell.server.keys import KeyRing
@@ -47,8 +47,8 @@ def started(tmp_path: Path, names: tuple[str, ...]) -> tuple[Nodes, list[Any]]:
             raise httpx2.ConnectError("refused")
         return httpx2.Response(200, json=MODELS if request.url.path == "/v1/models" else {})
 
-    engines = tuple(Engine(name, kind="null") for name in names)
-    front = Front(operator_key="sk-ops", health_every_s=0.01)
+    engines = tuple(EngineTable(name, kind="null") for name in names)
+    front = FrontTable(operator_key="sk-ops", health_every_s=0.01)
     nodes = Nodes(Deployment(engines, front, dir=tmp_path), KeyRing(), WEIGHTS, transport=fakes)
     for name in names:
         fakes.then(name, *[answer] * 10_000)
@@ -78,7 +78,7 @@ def test_nodes_are_restarted_one_after_the_other(tmp_path: Path) -> None:
     async def go() -> None:
         nodes, log = started(tmp_path, ("a", "b", "c"))
         tasks = await watched(nodes)
-        nodes.fleet.places.put(("acme", "1"), "s", 10, "a", Held(device=4, disk=6))
+        nodes.fleet.places.put(("acme", "1"), "s", 10, "a", HeldTokens(device=4, disk=6))
         assert nodes.roll() and not nodes.roll()
         assert nodes._rolling is not None
         await asyncio.wait_for(nodes._rolling, 60)
@@ -89,7 +89,7 @@ def test_nodes_are_restarted_one_after_the_other(tmp_path: Path) -> None:
         assert all(node.state is NodeState.READY for node in nodes.fleet.nodes.values())
         assert all(one.process.starts == 2 for one in nodes.supervisors.values())
         place = nodes.fleet.places.find(("acme", "1"))
-        assert place is not None and place.held == {"a": Held(disk=6)}
+        assert place is not None and place.held == {"a": HeldTokens(disk=6)}
         await ended(nodes, tasks)
 
     asyncio.run(go())

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import httpx2
 import pytest
 
-from stepwell.fleet.types import Held, NodeState
+from stepwell.fleet.types import HeldTokens, NodeState
 from tests.gateway.fakes import World, answer, sse, world
 
 FIRST, SECOND = b'data: {"delta":1}\n\n', b"data: [DONE]\n\n"
@@ -180,7 +180,7 @@ def test_models_decide_which_nodes_there_are() -> None:
 
 def test_one_tenants_agents_say_nothing_of_anothers() -> None:
     async def work(one: World) -> None:
-        one.nodes.fleet.places.put(("acme", "s/1"), "s", 900, "b", Held(device=900))
+        one.nodes.fleet.places.put(("acme", "s/1"), "s", 900, "b", HeldTokens(device=900))
         await one.chat(key="sk-acme")
         assert one.fakes.asked == ["b"]
         metrics = one.nodes.metrics.text()

@@ -15,10 +15,10 @@ import pytest
 
 from stepwell.errors import BadInput, StepwellError
 from stepwell.integrations import _tell, session
-from stepwell.integrations._tell import Caller, Teller, caller
+from stepwell.integrations._tell import SessionAgent, Teller, caller
 from tests.server.fakes import PATIENCE_S, until
 
-WHO = Caller("run-42", "lead", "lead")
+WHO = SessionAgent("run-42", "lead", "lead")
 
 
 class Listener(BaseHTTPRequestHandler):
@@ -56,7 +56,7 @@ def listening(status: int = 200, body: bytes = b"{}", held: bool = False) -> Ite
 
 def test_a_hint_goes_to_its_agent() -> None:
     with listening() as (teller, heard):
-        teller.waits(Caller("a b/c", "ä", "x"), "child", after=WHO)
+        teller.waits(SessionAgent("a b/c", "ä", "x"), "child", after=WHO)
         assert teller.flush(PATIENCE_S)
     assert heard.heard == [("/v1/agents/a%20b%2Fc/_/hint", {"next": "child", "after_agent": "lead"})]
 
@@ -67,7 +67,7 @@ def test_only_the_newest_hint_is_sent_and_a_turn_takes_it_back() -> None:
         until(lambda: heard.heard)  # on its way: what follows has to wait
         teller.waits(WHO, "child")
         teller.waits(WHO, "person")
-        other = Caller("run-42", "other", "other")
+        other = SessionAgent("run-42", "other", "other")
         teller.waits(other, "tool")
         teller.turn(other)
         heard.release.set()
@@ -144,8 +144,8 @@ def test_names() -> None:
     assert (child.session, child.agent, child.parent) == ("talk-7", "reader-456789abcdef", "lead")
     assert caller("lead", "talk-7", taken=[root]) != root
     with session("run-42"):
-        assert caller("lead", "x") == Caller("run-42", "lead-x", "lead", None)
-    headers = Caller("a\r\nX-Evil: 1", "x" * 300, "n", "p").headers()
+        assert caller("lead", "x") == SessionAgent("run-42", "lead-x", "lead", None)
+    headers = SessionAgent("a\r\nX-Evil: 1", "x" * 300, "n", "p").headers()
     assert headers["X-Session-ID"] == "a__X-Evil: 1"
     assert len(headers["X-Agent-ID"]) == 255
 

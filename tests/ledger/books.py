@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from stepwell.ledger.base import Batch
+from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.bills import Bills
 from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.keeper import Keeper
@@ -32,12 +32,12 @@ multiplier = 0.5
 class MemoryWriter:
     """Keeps batches; fails when it is told to."""
 
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[PostingBatch] = field(default_factory=list)
     failing: str | None = None
     overfull: bool = False
     closed: bool = False
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: PostingBatch) -> None:
         assert not self.closed
         assert batch.number == len(self.batches) + 1
         self.batches.append(batch)

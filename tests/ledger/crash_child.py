@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from stepwell.ledger.base import Batch
+from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.open import open_store
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.types import MACHINE, Cause, Position, Posting, Resource
@@ -30,7 +30,9 @@ def main(name: str) -> None:
         postings = step(number)
         total += sum(posting.amount for posting in postings)
         positions = [Position(agent("a1"), number, 0, 0, number)]
-        batch = Batch(number, START_US + number, number, postings, (), positions, {"compute_us": total})
+        batch = PostingBatch(
+            number, START_US + number, number, postings, (), positions, {"compute_us": total}
+        )
         store.write(run, batch)
         os.write(1, f"{number}\n".encode())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stepwell.ledger.base import Batch, Run, RunId, Store
+from stepwell.ledger.base import PostingBatch, Run, RunId, Store
 from stepwell.ledger.queries import join_sum, split_sum
 from stepwell.ledger.schema import ACCOUNT_FIELDS
 from stepwell.ledger.sqlstore import account_of
@@ -24,9 +24,9 @@ def computed(amount: int, who: Account | None = None, request: int = 1) -> Posti
     return Posting(MACHINE, agent() if who is None else who, Resource.COMPUTE, amount, Cause.STEP, request)
 
 
-def batch(number: int, *postings: Posting, at_us: int | None = None) -> Batch:
+def batch(number: int, *postings: Posting, at_us: int | None = None) -> PostingBatch:
     at_us = START_US + number if at_us is None else at_us
-    return Batch(number, at_us, number * 100, postings, totals={"compute_us": number})
+    return PostingBatch(number, at_us, number * 100, postings, totals={"compute_us": number})
 
 
 def added(balances: Balances, postings: Sequence[Posting]) -> None:

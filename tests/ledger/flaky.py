@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from stepwell.ledger.base import Batch, LedgerFull, OpenRun, Run, RunId, Store
+from stepwell.ledger.base import LedgerFull, OpenRun, PostingBatch, Run, RunId, Store
 from stepwell.ledger.types import Budget
 
 SENTENCE = "the ledger books.db cannot be written: there is no room left"
@@ -30,7 +30,7 @@ class FlakyStore:
     def fill(self) -> None:
         self.fault = LedgerFull(SENTENCE)
 
-    def write(self, run: RunId, batch: Batch) -> None:
+    def write(self, run: RunId, batch: PostingBatch) -> None:
         assert self.gate.wait(30)
         if self.fault is not None:
             raise self.fault

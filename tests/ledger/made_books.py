@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepwell.ledger.base import Batch, Run, Store
+from stepwell.ledger.base import PostingBatch, Run, Store
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import (
     IDLE,
@@ -87,7 +87,7 @@ class Writer:
         self.postings += postings
         self.usage += usage
         self.store.write(
-            self.run, Batch(self.number, self.at_us, self.at_us, postings, usage, totals=self.totals)
+            self.run, PostingBatch(self.number, self.at_us, self.at_us, postings, usage, totals=self.totals)
         )
 
     def settle(self, usage: Usage, after_us: int = 0) -> None:

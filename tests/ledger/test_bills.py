@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.ledger.bills import MAX_CORRECTABLE, Bills, Counts
+from stepwell.ledger.bills import MAX_CORRECTABLE, BilledTokens, Bills
 from stepwell.ledger.prices import PriceBook, parse_price_book
 from stepwell.ledger.types import Account, Cause, Kind, Resource, Usage
 from stepwell.policy.types import NO_HINT, Caller, Hint, Hinted, RequestArrived, Wait
@@ -37,7 +37,7 @@ def settled(bills: Bills, request: RequestArrived, cached: int = 0, new: int = 0
     account = Account(Kind.AGENT, request.caller.tenant, agent=request.caller.agent)
     how = {"opened": True, "ttft_us": 1, "e2e_us": 2, **how}
     reason = how.pop("reason", "stop")
-    return bills.settle(request, account, Counts(cached, new, 0), reason, 7, **how)
+    return bills.settle(request, account, BilledTokens(cached, new, 0), reason, 7, **how)
 
 
 def said(request: int, wait: Wait, tenant: str = "acme") -> Hinted:

@@ -12,7 +12,7 @@ import pytest
 from stepwell import cli
 from stepwell.ledger import verify as verifying
 from stepwell.ledger.base import Store
-from stepwell.ledger.buckets import COLUMNS, WIDTHS_S, Page, Query, usage_page
+from stepwell.ledger.buckets import COLUMNS, WIDTHS_S, BucketPage, Query, usage_page
 from stepwell.ledger.export import postings_sheet, spend_log_sheet, usage_sheet, write_csv
 from stepwell.ledger.grouping import FIELDS
 from stepwell.ledger.margin import Margin, margin, read_sums
@@ -58,7 +58,7 @@ def margins(store: Store, period: Period) -> list[Margin]:
     return [margin(sums, rates, [by], loaded=loaded) for by in FIELDS for loaded in (False, True)]
 
 
-def sorted_page(page: Page) -> Page:
+def sorted_page(page: BucketPage) -> BucketPage:
     """Databases order text each in its own way."""
     buckets = [
         replace(bucket, results=sorted(bucket.results, key=lambda result: result.group))

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from stepwell.ledger.base import Run
-from stepwell.ledger.displaced import Displaced, Span, shares
+from stepwell.ledger.displaced import Displaced, DisplacedSpan, shares
 from stepwell.ledger.grouping import parse_by
 from stepwell.ledger.holdings import Holder
 from stepwell.ledger.margin import margin, read_sums
@@ -191,7 +191,7 @@ def test_the_oldest_losses_are_forgotten_first() -> None:
     lost.lost(UNITS[:1], agent("x"))  # again: it is the newest now
     lost.lost(UNITS[3:5], agent("y"))
     spans = lost.spans(UNITS, opens(0, 20), agent("v"))
-    assert spans == [Span(0, 4, agent("x")), Span(12, 20, agent("y"))]
+    assert spans == [DisplacedSpan(0, 4, agent("x")), DisplacedSpan(12, 20, agent("y"))]
     assert len(lost._winners) == 3
 
 
@@ -199,26 +199,29 @@ def test_what_is_there_again_was_not_lost() -> None:
     lost = Displaced(4, 100)
     lost.lost(UNITS[:4], agent("w"))
     lost.back(UNITS[1:2])
-    assert lost.spans(UNITS, opens(0, 16), agent("v")) == [Span(0, 4, agent("w")), Span(8, 16, agent("w"))]
+    assert lost.spans(UNITS, opens(0, 16), agent("v")) == [
+        DisplacedSpan(0, 4, agent("w")),
+        DisplacedSpan(8, 16, agent("w")),
+    ]
 
 
 def test_only_what_is_computed_again_counts() -> None:
     lost = Displaced(4, 100)
     lost.lost(UNITS, agent("w"))
-    assert lost.spans(UNITS, opens(8, 8), agent("v")) == [Span(8, 16, agent("w"))]
+    assert lost.spans(UNITS, opens(8, 8), agent("v")) == [DisplacedSpan(8, 16, agent("w"))]
     assert lost.spans(UNITS, opens(8, 0), agent("v")) == []
-    assert lost.spans(UNITS[:3], opens(8, 400), agent("v")) == [Span(8, 12, agent("w"))]
+    assert lost.spans(UNITS[:3], opens(8, 400), agent("v")) == [DisplacedSpan(8, 12, agent("w"))]
 
 
 def test_an_agent_of_the_same_name_of_another_tenant_is_another_one() -> None:
     lost = Displaced(4, 100)
     lost.lost(UNITS[:1], agent("a", "red"))
     lost.lost(UNITS[1:2], agent("a", "blue")._replace(key="another key of its own"))
-    assert lost.spans(UNITS, opens(0, 8), agent("a", "blue")) == [Span(0, 4, agent("a", "red"))]
+    assert lost.spans(UNITS, opens(0, 8), agent("a", "blue")) == [DisplacedSpan(0, 4, agent("a", "red"))]
 
 
 def test_a_piece_is_shared_by_the_tokens_that_lie_in_a_span() -> None:
-    spans = [Span(0, 8, agent("w")), Span(8, 16, agent("x"))]
+    spans = [DisplacedSpan(0, 8, agent("w")), DisplacedSpan(8, 16, agent("x"))]
     assert shares(spans, Piece(1, 4, 16), 1_600) == [(agent("w"), 400), (agent("x"), 800)]
     assert shares(spans, Piece(1, 16, 4), 1_600) == []
     assert sum(us for _, us in shares(spans, Piece(1, 0, 16), 17)) <= 17

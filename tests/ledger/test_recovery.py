@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stepwell.ledger.base import Batch, LedgerError, LedgerFull, RunId, Store
+from stepwell.ledger.base import LedgerError, LedgerFull, PostingBatch, RunId, Store
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.types import (
     IDLE,
@@ -63,8 +63,8 @@ TOTALS = {"compute_us": 130, "device_byte_us": 8_100, "disk_byte_us": 1_000}
 
 def cut_off(store: Store) -> RunId:
     run = store.begin(RUN)
-    store.write(run, Batch(1, START_US + 1, 700, FIRST, (), POSITIONS, {"compute_us": 100}))
-    store.write(run, Batch(2, START_US + 9, NOW_US, SECOND, (), POSITIONS, TOTALS))
+    store.write(run, PostingBatch(1, START_US + 1, 700, FIRST, (), POSITIONS, {"compute_us": 100}))
+    store.write(run, PostingBatch(2, START_US + 9, NOW_US, SECOND, (), POSITIONS, TOTALS))
     return run
 
 
@@ -142,7 +142,7 @@ def test_a_store_that_fails_leaves_the_run_open(open_books: Opener) -> None:
 def test_what_ended_well_and_what_is_anothers_is_left_alone(store: Store) -> None:
     well, other = store.begin(RUN), store.begin(replace(RUN, node="node-b"))
     for run in (well, other):
-        store.write(run, Batch(1, START_US, NOW_US, FIRST, (), POSITIONS, TOTALS))
+        store.write(run, PostingBatch(1, START_US, NOW_US, FIRST, (), POSITIONS, TOTALS))
     store.end(well, START_US + 1)
     before = balances(store)
     assert recover(store, "node-a", START_US + 5_000) == []
@@ -163,9 +163,9 @@ def test_a_run_that_is_alive_in_another_process_is_left_alone(open_books: Opener
 def test_every_run_of_the_node_is_closed_by_its_own_books(store: Store) -> None:
     """Requests count from 1 in each run: the hold of one is not settled by the other."""
     first, second = store.begin(RUN), store.begin(RUN)
-    store.write(first, Batch(1, START_US, 1, [hold(100, 1)]))
+    store.write(first, PostingBatch(1, START_US, 1, [hold(100, 1)]))
     settled = [hold(40, 1), money(HELD, REVENUE, 40, Cause.SETTLE, 1)]
-    store.write(second, Batch(1, START_US + 5, 1, settled, (), (), {"compute_us": 9}))
+    store.write(second, PostingBatch(1, START_US + 5, 1, settled, (), (), {"compute_us": 9}))
     found = recover(store, "node-a", START_US + 5_000)
     assert [(one.run, one.released_microusd, one.unattributed) for one in found] == [
         (first, 100, {}),
@@ -187,7 +187,9 @@ def test_amounts_of_any_size(store: Store) -> None:
     run = store.begin(RUN)
     size_bytes, time_us = 2**36 + 1, 2**29
     positions = [Position(agent("a"), size_bytes, 0, 0, 0)]
-    store.write(run, Batch(1, START_US, time_us, [], (), positions, {"device_byte_us": size_bytes * time_us}))
+    store.write(
+        run, PostingBatch(1, START_US, time_us, [], (), positions, {"device_byte_us": size_bytes * time_us})
+    )
     recover(store, "node-a", START_US + 1)
     assert balances(store)[agent("a"), DEVICE] == size_bytes * time_us > MAX_AMOUNT
     assert (UNATTRIBUTED, DEVICE) not in balances(store)

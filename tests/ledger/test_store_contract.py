@@ -15,7 +15,7 @@ import pytest
 
 from stepwell.errors import BadInput
 from stepwell.ledger import schema
-from stepwell.ledger.base import Batch, LedgerError, LedgerRefused, Store
+from stepwell.ledger.base import LedgerError, LedgerRefused, PostingBatch, Store
 from stepwell.ledger.open import open_store
 from stepwell.ledger.schema import APPEND_ONLY, VERSION
 from stepwell.ledger.sqlite import SqliteStore
@@ -47,7 +47,7 @@ USAGE = Usage(
 def test_what_was_written_is_read_back(store: Store) -> None:
     run = store.begin(RUN)
     postings = [computed(5), Posting(MACHINE, IDLE, Resource.HOST, 2**40, Cause.REST)]
-    store.write(run, Batch(1, START_US + 9, 44, postings, [USAGE], totals={"compute_us": 5}))
+    store.write(run, PostingBatch(1, START_US + 9, 44, postings, [USAGE], totals={"compute_us": 5}))
     rows = store.rows(
         "SELECT run, batch, n, at_us, d.kind, c.kind, c.agent, resource, amount, cause, request "
         "FROM postings JOIN accounts d ON d.id = debit JOIN accounts c ON c.id = credit ORDER BY n"
@@ -112,7 +112,7 @@ def test_nothing_is_ever_changed_or_removed(
     """Whoever connects, with whatever program."""
     store = open_books()
     run = store.begin(RUN)
-    store.write(run, Batch(1, START_US, 1, [computed(5)], [USAGE]))
+    store.write(run, PostingBatch(1, START_US, 1, [computed(5)], [USAGE]))
     store.set_budget(Budget(Scope.TENANT, "acme", "", 1, 2))
     for change in (f"UPDATE {table} SET at_us = 0", f"DELETE FROM {table}"):
         with pytest.raises(LedgerError):

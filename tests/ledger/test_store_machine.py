@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from stepwell.ledger.base import Batch, RunId
+from stepwell.ledger.base import PostingBatch, RunId
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import (
@@ -59,7 +59,7 @@ class ModelRun:
     """What one run submitted."""
 
     run: RunId
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[PostingBatch] = field(default_factory=list)
     holds: dict[int, int] = field(default_factory=dict)
     """What is held, by request."""
     given: int = 0
@@ -113,7 +113,7 @@ class Books(RuleBasedStateMachine):
         positions = [
             Position(agent(name), size, 0, size, number * STEP_US - 7) for name, size in held.items()
         ]
-        batch = Batch(
+        batch = PostingBatch(
             number, START_US + number * 10 + clock, number * STEP_US, postings, (), positions,
             {"compute_us": model.given},
         )  # fmt: skip
@@ -211,7 +211,7 @@ class Books(RuleBasedStateMachine):
         assert [(number, at[number]) for number, _ in rows] == [tuple(row) for row in rows]
 
 
-def added_all(into: Balances, batches: Sequence[Batch]) -> None:
+def added_all(into: Balances, batches: Sequence[PostingBatch]) -> None:
     for batch in batches:
         added(into, batch.postings)
 
@@ -223,7 +223,7 @@ def _in_both(debit: Account, credit: Account, amount: int) -> list[Posting]:
     return [Posting(debit, credit, kind, amount, Cause.RECOVERY) for kind in (Resource.DEVICE, Resource.DISK)]
 
 
-def closing(written: Sequence[Batch]) -> list[Posting]:
+def closing(written: Sequence[PostingBatch]) -> list[Posting]:
     """What recovery has to enter for a run that got so far, by the model's own arithmetic."""
     if not written:
         return []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stepwell.ledger import writer as writer_module
 from stepwell.ledger.backlog import Backlog
-from stepwell.ledger.base import Batch, LedgerError
+from stepwell.ledger.base import LedgerError, PostingBatch
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Cause, Position, Posting, Resource, Usage
 from stepwell.ledger.writer import LedgerWriter
@@ -302,14 +302,14 @@ def test_whatever_the_backlog_does_every_amount_comes_out(
 ) -> None:
     backlog, number = Backlog(limit), 0
     put: Balances = {}
-    out: list[Batch] = []
+    out: list[PostingBatch] = []
     for step in steps:
         if isinstance(step, str):
             if backlog.entries_waiting:
                 out.append(backlog.take(most))
         else:
             number += 1
-            backlog.add(Batch(number, number, number, step, [usage(number)]))
+            backlog.add(PostingBatch(number, number, number, step, [usage(number)]))
             added(put, step)
         # Beyond the limit: one sum for each of four keys, and usage.
         assert backlog.entries <= limit + 4 + number

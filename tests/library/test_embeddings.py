@@ -22,7 +22,7 @@ from stepwell.library import embed_http, minilm
 from stepwell.library.choose import choose_embedder
 from stepwell.library.embed_http import HttpEmbedder
 from stepwell.library.embed_local import LocalEmbedder
-from stepwell.library.embedding import AWAY_S, LOOK_S, Embedding, embed_document, made_by
+from stepwell.library.embedding import AWAY_S, LOOK_S, EmbeddingThread, embed_document, made_by
 from stepwell.library.embeddings import EmbeddingsAway, packed, unit, unpacked
 from stepwell.library.errors import DamagedFile, QuotaFull
 from stepwell.library.hybrid import fused
@@ -92,11 +92,11 @@ def test_a_document_is_embedded_once_and_again_for_another_model(library: Librar
     first, second = Meanings("one"), Meanings("two")
     add(library, "a car", "a")
     add(library, "a car", "b")
-    Embedding(library, first, lambda _: QUOTA).work()
-    Embedding(library, first, lambda _: QUOTA).work()
+    EmbeddingThread(library, first, lambda _: QUOTA).work()
+    EmbeddingThread(library, first, lambda _: QUOTA).work()
     assert first.asked == ["a car"], "equal texts share their vectors"
     used = library.used_bytes("t")
-    Embedding(library, second, lambda _: QUOTA).work()
+    EmbeddingThread(library, second, lambda _: QUOTA).work()
     assert second.asked == ["a car"]
     assert library.used_bytes("t") == used, "those of the first model are gone"
     assert found(library, "automobile", first) == ([], "bm25")
@@ -126,7 +126,7 @@ def test_without_room_the_words_remain(library: Library) -> None:
     with pytest.raises(QuotaFull):
         embed_document(library, Meanings(), record, used + 31)
     embedder = Meanings()
-    worker = Embedding(library, embedder, lambda _: used + 31)
+    worker = EmbeddingThread(library, embedder, lambda _: used + 31)
     assert worker.work() == worker.work() == LOOK_S
     assert embedder.asked == ["a car"], "it is not made again and again for nothing"
     assert library.used_bytes("t") == used
@@ -136,7 +136,7 @@ def test_without_room_the_words_remain(library: Library) -> None:
 def test_an_embedder_that_is_away_leaves_the_words_and_is_asked_again(library: Library) -> None:
     embedder = Meanings()
     add(library, "a car")
-    worker = Embedding(library, embedder, lambda _: QUOTA)
+    worker = EmbeddingThread(library, embedder, lambda _: QUOTA)
     embedder.away = True
     assert worker.work() == AWAY_S
     embedder.away = False
@@ -168,7 +168,7 @@ def test_the_background_thread_embeds_what_comes_and_ends(library: Library) -> N
         kept.set()
 
     object.__setattr__(library, "vectors", _Told(library.vectors, told))
-    worker = Embedding(library, embedder, lambda _: QUOTA)
+    worker = EmbeddingThread(library, embedder, lambda _: QUOTA)
     worker.start()
     try:
         add(library, "a car")

@@ -11,7 +11,7 @@ import pytest
 from stepwell import cli
 from stepwell.bench.review_arms import Told, plain
 from stepwell.bench.review_judge import Judged, judge
-from stepwell.bench.review_kept import Kept
+from stepwell.bench.review_kept import KeptWeeks
 from stepwell.bench.review_weeks import KINDS, made_week
 from stepwell.errors import BadInput
 from stepwell.review.digest import digest
@@ -81,12 +81,12 @@ def test_a_week_that_is_kept_is_not_run_again(tmp_path: Path) -> None:
         runs.append(1)
         return Told(Judged(numbers=3, must=2, said=1), tokens=7)
 
-    first = asyncio.run(Kept.of(file).told(key, run))
-    again = asyncio.run(Kept.of(file).told(key, run))
+    first = asyncio.run(KeptWeeks.of(file).told(key, run))
+    again = asyncio.run(KeptWeeks.of(file).told(key, run))
     assert again == first
     assert len(runs) == 1
-    asyncio.run(Kept.of(file).told(("smollm2", "ours", "write", "sample"), run))
+    asyncio.run(KeptWeeks.of(file).told(("smollm2", "ours", "write", "sample"), run))
     assert len(runs) == len(file.read_text().splitlines()) == 2
     file.write_text("{}\n")
     with pytest.raises(BadInput, match="line 1"):
-        Kept.of(file)
+        KeptWeeks.of(file)

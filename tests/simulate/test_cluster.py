@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepwell.fleet.routers import ROUTERS
 from stepwell.ledger.costs import Capacities, CostBook
-from stepwell.ledger.costs import Room as CostRoom
+from stepwell.ledger.costs import MemoryPrice as CostRoom
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.types import MACHINE_RESOURCES
 from stepwell.policy.config import PolicyConfig

@@ -14,9 +14,9 @@ import pytest
 from stepwell.errors import BadInput
 from stepwell.tiers.directory import DiskBusy
 from stepwell.tiers.files import Files
-from stepwell.tiers.shared.admission import Admission
+from stepwell.tiers.shared.admission import DiskAdmission
 from stepwell.tiers.shared.store import Bounds, SharedStore
-from stepwell.tiers.shared.tier import Answer, Ended, Item, SharedTier, TierLimits
+from stepwell.tiers.shared.tier import JobEnded, JobItem, LookupAnswer, SharedTier, TierLimits
 from stepwell.tiers.store import DiskStore
 from tests.tiers.harness import FaultyFiles, ManualClock, ManualWorker, directory_bytes, name_of, record_files
 
@@ -28,7 +28,7 @@ class Engine:
     """An engine's host memory, and a tier whose threads run when the test says so."""
 
     def __init__(
-        self, path: Path, *, admission: Admission | None = None, tenants: dict[str, int] | None = None
+        self, path: Path, *, admission: DiskAdmission | None = None, tenants: dict[str, int] | None = None
     ):
         self.files = FaultyFiles()
         self.clock = ManualClock()
@@ -62,9 +62,9 @@ class Engine:
     def fill(self, number: int) -> None:
         self.memory[number % 64][:] = content(number)
 
-    def items(self, numbers: tuple[int, ...]) -> list[Item]:
+    def items(self, numbers: tuple[int, ...]) -> list[JobItem]:
         return [
-            Item(name_of(n), lambda n=n: memoryview(self.memory[n % 64]), depth)
+            JobItem(name_of(n), lambda n=n: memoryview(self.memory[n % 64]), depth)
             for depth, n in enumerate(numbers)
         ]
 
@@ -82,13 +82,13 @@ class Engine:
         self.tier.load_blocks(self.jobs, self.items(numbers))
         return self.jobs
 
-    def finish(self) -> list[Ended]:
+    def finish(self) -> list[JobEnded]:
         for worker in self.workers.values():
             worker.run_all()
         return self.tier.ended()
 
     def holds(self, number: int) -> bool:
-        return self.tier.lookup(name_of(number)) is Answer.THERE
+        return self.tier.lookup(name_of(number)) is LookupAnswer.THERE
 
 
 def content(number: int) -> bytes:
@@ -201,9 +201,9 @@ def test_two_engines_share_what_either_has_written(tmp_path: Path) -> None:
     first.store(1)
     first.finish()
     asked = second.tier.ask()
-    assert second.tier.lookup(name_of(1), asked) is Answer.LATER
+    assert second.tier.lookup(name_of(1), asked) is LookupAnswer.LATER
     second.finish()
-    assert second.tier.lookup(name_of(1), asked) is Answer.THERE
+    assert second.tier.lookup(name_of(1), asked) is LookupAnswer.THERE
     second.load(1)
     assert [end.ok for end in second.finish()] == [True]
     assert bytes(second.memory[1]) == content(1)
@@ -239,7 +239,7 @@ def test_of_one_prefix_the_deepest_block_goes_first(tmp_path: Path) -> None:
 
 
 def test_what_comes_once_is_not_worth_a_write(tmp_path: Path) -> None:
-    engine = Engine(tmp_path, admission=Admission("second"))
+    engine = Engine(tmp_path, admission=DiskAdmission("second"))
     engine.store(1, 2)
     engine.finish()
     assert record_files(tmp_path) == []
@@ -249,7 +249,7 @@ def test_what_comes_once_is_not_worth_a_write(tmp_path: Path) -> None:
 
 
 def test_no_more_is_written_than_the_budget_of_a_day(tmp_path: Path) -> None:
-    engine = Engine(tmp_path, admission=Admission("all", 100 * BLOCK))
+    engine = Engine(tmp_path, admission=DiskAdmission("all", 100 * BLOCK))
     engine.store(*range(30))
     engine.finish()
     assert engine.tier.counters["written"] == 10, "a tenth of a day in advance"
@@ -273,7 +273,7 @@ def test_one_store_for_itself_and_a_shared_one_exclude_each_other(tmp_path: Path
     alone.close()
 
 
-@pytest.mark.parametrize("make", [lambda: Bounds(1 << 20), lambda: Admission("third")])
+@pytest.mark.parametrize("make", [lambda: Bounds(1 << 20), lambda: DiskAdmission("third")])
 def test_bad_settings_are_one_sentence(make: object) -> None:
     with pytest.raises(BadInput):
         make()  # type: ignore[operator]

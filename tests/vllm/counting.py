@@ -25,7 +25,7 @@ from stepwell.policy.contracts import DEFAULT_CONTRACTS
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.settings import ServerSettings
-from stepwell.vllm.app import Serving
+from stepwell.vllm.app import VllmApp
 from stepwell.vllm.books import Count, EngineBooks
 from stepwell.vllm.child import ENGINE, EngineProcess
 from stepwell.vllm.engine_loop import EngineLoop
@@ -123,7 +123,7 @@ class Fronted:
     """The front end before it."""
 
     engine: CountingEngine
-    serving: Serving
+    serving: VllmApp
     front: EngineFront
     loop: EngineLoop
     books: EngineBooks
@@ -159,7 +159,7 @@ async def fronted(folder: Path, budgets: tuple[Budget, ...] = ()) -> AsyncIterat
     front = EngineFront(loop, upstream, "engine-key", rank, CONTEXT)
     process = EngineProcess(NodeProcess("vllm", folder, "127.0.0.1", 1, {}), upstream, books.engine_started)
     shown = Books(ledger.store, ledger)
-    serving = Serving(
+    serving = VllmApp(
         *(
             loop,
             front,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.agents.client import Caller
-from stepwell.agents.crews.definition import Limits, Role
+from stepwell.agents.client import CallingAgent
+from stepwell.agents.crews.definition import Role, SessionLimits
 from stepwell.agents.state import AgentRow, Message, Outcome, Task
 from stepwell.agents.tools.base import Tool
 
@@ -26,7 +26,7 @@ class Agent:
     row: AgentRow
     role: Role
     tools: Mapping[str, Tool]
-    caller: Caller
+    caller: CallingAgent
     messages: list[Message] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     may_return: bool = True
@@ -59,7 +59,7 @@ class Agent:
         """Of its last task."""
         return self.task.outcome if self.tasks else None
 
-    def most_turns(self, limits: Limits) -> int:
+    def most_turns(self, limits: SessionLimits) -> int:
         """Of one task."""
         return self.role.max_turns or limits.turns_per_agent
 

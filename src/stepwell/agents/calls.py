@@ -23,7 +23,7 @@ UNKNOWN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class WantedCall:
     """A tool that the model wants called: the ``place``-th call of the message ``at`` in the conversation."""
 
     at: int
@@ -43,32 +43,32 @@ class Call:
             return self.tool, self.arguments
 
 
-def calls_in(messages: Sequence[Message], at: int) -> list[Call]:
+def calls_in(messages: Sequence[Message], at: int) -> list[WantedCall]:
     """Those of the model's message at ``at``; empty where it answers, or says nothing of use."""
     message = messages[at]
     if message["role"] != "assistant":
         return []
     if made := message.get("tool_calls"):
         return [
-            Call(at, place, one["function"]["name"], one["function"]["arguments"], one["id"])
+            WantedCall(at, place, one["function"]["name"], one["function"]["arguments"], one["id"])
             for place, one in enumerate(made)
         ]
     try:
         value = json.loads(message["content"], strict=False)
         is_call = isinstance(value, Mapping) and value["action"] != ANSWER
-        return [Call(at, 0, value["action"], json.dumps(value["arguments"]))] if is_call else []
+        return [WantedCall(at, 0, value["action"], json.dumps(value["arguments"]))] if is_call else []
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
-def result_message(call: Call, text: str) -> Message:
+def result_message(call: WantedCall, text: str) -> Message:
     """What the model reads of a call."""
     if call.id is None:
         return {"role": "user", "content": f"Result of {call.tool}: {text}"}
     return {"role": "tool", "tool_call_id": call.id, "content": text}
 
 
-def result_in(messages: Sequence[Message], call: Call) -> str | None:
+def result_in(messages: Sequence[Message], call: WantedCall) -> str | None:
     """What the model was told of a call; None: nothing yet. Results stand right after their turn."""
     if call.at + 1 + call.place >= len(messages):
         return None
@@ -80,7 +80,7 @@ def result_in(messages: Sequence[Message], call: Call) -> str | None:
     return str(message["content"]) if message.get("tool_call_id") == call.id else None
 
 
-def first_result(messages: Sequence[Message], call: Call) -> str | None:
+def first_result(messages: Sequence[Message], call: WantedCall) -> str | None:
     """The result that answers a call made before; None: it is to be made.
 
     One whose result was that it may be tried again, or that nobody knows, may be made once more.

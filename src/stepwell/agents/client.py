@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from stepwell.agents.events import Usage
+from stepwell.agents.events import TurnUsage
 from stepwell.agents.limits import Paused, budget_reached
 from stepwell.agents.streaming import STREAMED, collected
 from stepwell.errors import StepwellError
@@ -48,7 +48,7 @@ class TurnRefused(StepwellError):
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class CallingAgent:
     """Which agent of which session calls."""
 
     session: str
@@ -69,11 +69,11 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class TurnReply:
     """One answered turn: the message as it is kept, and what it took."""
 
     message: dict[str, Any]
-    usage: Usage
+    usage: TurnUsage
     cut: bool
     """It ended at ``max_tokens``."""
     id: str = ""
@@ -216,7 +216,7 @@ class Client:
         except StepwellError:
             return {}
 
-    async def chat(self, body: Body, caller: Caller, hint: Hint | None, retry: Retry) -> Reply:
+    async def chat(self, body: Body, caller: CallingAgent, hint: Hint | None, retry: Retry) -> TurnReply:
         """One turn. Raises ``TurnRefused``, ``Paused`` or ``StepwellError``."""
         began_s = time.perf_counter()
         body = body | STREAMED if self.stream else body
@@ -231,7 +231,7 @@ class Client:
             data = await self._ask("POST", "/chat/completions", body, caller.headers(), retry, read)
         return _reply(data, began_s)
 
-    async def say(self, caller: Caller, hint: Hint) -> None:
+    async def say(self, caller: CallingAgent, hint: Hint) -> None:
         """A hint between turns. Never an error: a server that takes none is not told again."""
         if not self.hints:
             return
@@ -367,7 +367,7 @@ def _sentence(response: httpx2.Response) -> str:
     return f"{said or 'no reason'} (HTTP {response.status_code})"
 
 
-def _reply(data: Mapping[str, Any], began_s: float) -> Reply:
+def _reply(data: Mapping[str, Any], began_s: float) -> TurnReply:
     try:
         choice = data["choices"][0]
         said = choice["message"]
@@ -377,7 +377,7 @@ def _reply(data: Mapping[str, Any], began_s: float) -> Reply:
         usage, cut = _usage(data.get("usage") or {}), choice.get("finish_reason") == "length"
         if (first_s := data.get("first_token_s")) is not None:
             usage = replace(usage, first_token_us=round((first_s - began_s) * 1_000_000))
-        return Reply(message, usage, cut, str(data.get("id") or ""))
+        return TurnReply(message, usage, cut, str(data.get("id") or ""))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise TurnRefused("the server's answer is no chat completion") from error
 
@@ -388,10 +388,10 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": str(call["id"]), "type": "function", "function": named}
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
+def _usage(usage: Mapping[str, Any]) -> TurnUsage:
     details = usage.get("prompt_tokens_details") or {}
     cost = usage.get("cost")
-    return Usage(
+    return TurnUsage(
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         cached_tokens=int(details.get("cached_tokens") or 0),
         recomputed_tokens=int(details.get("recomputed_tokens") or 0),

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TurnUsage:
     """What one turn took, as the server counts it."""
 
     prompt_tokens: int = 0
@@ -73,7 +73,7 @@ class TurnBegan:
 class TurnEnded:
     agent: str
     number: int
-    usage: Usage
+    usage: TurnUsage
     duration_us: int
     response: str = ""
     """The server's id of the answer; empty where it gives none."""

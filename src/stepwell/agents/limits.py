@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stepwell.agents.crews.definition import Limits
-from stepwell.agents.events import Usage
+from stepwell.agents.crews.definition import SessionLimits
+from stepwell.agents.events import TurnUsage
 from stepwell.agents.tools.base import Tool
 from stepwell.errors import BadInput, StepwellError
 
@@ -28,15 +28,15 @@ class Refused(StepwellError):
 
 
 @dataclass(slots=True)
-class Meter:
+class SessionMeter:
     """Counts what all turns of the session took, those before a crash too."""
 
-    limits: Limits
+    limits: SessionLimits
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_microusd: int | None = None
 
-    def add(self, usage: Usage) -> None:
+    def add(self, usage: TurnUsage) -> None:
         self.prompt_tokens += usage.prompt_tokens
         self.completion_tokens += usage.completion_tokens
         if usage.cost_microusd is not None:
@@ -59,12 +59,12 @@ def budget_reached(why: str) -> Paused:
     return Paused("budget_reached", f"the session is paused: {why}; resume it with a larger budget")
 
 
-def require_depth(limits: Limits, depth: int) -> None:
+def require_depth(limits: SessionLimits, depth: int) -> None:
     if depth > limits.depth:
         raise Refused(f"agents may stand at most {limits.depth} deep: do this task yourself")
 
 
-def require_agents(limits: Limits, made: int, active: int) -> None:
+def require_agents(limits: SessionLimits, made: int, active: int) -> None:
     """Before a spawn: ``made`` sub-agents so far, ``active`` of them at work."""
     if made >= limits.agents:
         raise Refused(f"this session has made its {limits.agents} sub-agents: do this task yourself")

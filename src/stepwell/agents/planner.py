@@ -23,10 +23,10 @@ from stepwell.agents.crews.roles import MAX_STEPS, STEP_IDS, WRITER, plan_schema
 from stepwell.agents.limits import Refused
 from stepwell.agents.penalty import Terms
 from stepwell.agents.request import Part
-from stepwell.agents.samples import JUDGE, Answer, Asking, ballot
+from stepwell.agents.samples import JUDGE, Asking, StepAnswer, ballot
 from stepwell.agents.servers import Servers
 from stepwell.agents.session import Reading, Session, Toolbox
-from stepwell.agents.state import Outcome, Store
+from stepwell.agents.state import Outcome, SessionFile
 from stepwell.errors import BadInput
 
 VERIFIER = "verifier"
@@ -48,7 +48,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlannerAnswer:
     """What a planner said; ``faults`` are sentences about what cannot be used of it."""
 
     done: bool
@@ -81,7 +81,7 @@ def with_writer(crew: Crew) -> Crew:
     return replace(crew, roles=roles)
 
 
-def read_plan(text: str, roles: Sequence[str], whole: str = "") -> Plan:
+def read_plan(text: str, roles: Sequence[str], whole: str = "") -> PlannerAnswer:
     """The usable part of a plan, in an order in which every step comes after what it needs.
 
     ``whole`` is the task of steps in plans that word none.
@@ -90,10 +90,10 @@ def read_plan(text: str, roles: Sequence[str], whole: str = "") -> Plan:
         data = json.loads(text)
         done, given = bool(data["done"]), list(data["steps"])
     except (ValueError, KeyError, TypeError):
-        return Plan(False, (), ("it is not a plan",))
+        return PlannerAnswer(False, (), ("it is not a plan",))
     faults: list[str] = []
     steps = _steps([{"task": whole} | one for one in given[:MAX_STEPS]], roles, whole, faults)
-    return Plan(done, _ordered(steps, faults), tuple(faults))
+    return PlannerAnswer(done, _ordered(steps, faults), tuple(faults))
 
 
 def _steps(given: Sequence[Any], roles: Sequence[str], whole: str, faults: list[str]) -> dict[str, Step]:
@@ -192,7 +192,7 @@ class Planning:
         rule = self.session.crew.penalty
         return penalty.turn_terms(rule, made.max_tokens, made.pass_rate, self.spent_tokens)
 
-    def _take_verified(self, answers: Mapping[str, Answer]) -> bool:
+    def _take_verified(self, answers: Mapping[str, StepAnswer]) -> bool:
         """An answer that passes its check is the answer: nobody need write or judge it."""
         for answer in answers.values():
             if answer.verified:
@@ -200,11 +200,11 @@ class Planning:
                 return True
         return False
 
-    async def _plan(self, number: int) -> Plan:
+    async def _plan(self, number: int) -> PlannerAnswer:
         """The planner's next steps; where it gives none at first, one step for each role. Without a planner
         every role has one step, one after another."""
         if not self._is_dynamic:
-            plan = Plan(False, self._step_for_each(in_turn=True))
+            plan = PlannerAnswer(False, self._step_for_each(in_turn=True))
         else:
             plan = await self._said_plan(number)
             if not plan.steps and not (plan.done and self.best.ok):
@@ -213,7 +213,7 @@ class Planning:
         self.session.tell(events.Planned(self.root.id, number, steps, plan.faults))
         return plan
 
-    async def _said_plan(self, number: int) -> Plan:
+    async def _said_plan(self, number: int) -> PlannerAnswer:
         """What the planner says; a plan of which nothing can be used is sent back once."""
         workers = self.root.role.may_spawn
         said = await self._ask_planner(self._key(f"plan-{number}"), self._request(number))
@@ -250,10 +250,10 @@ class Planning:
             await self.session.agents[task.agent].closed.wait()
         return task.outcome
 
-    async def _carry_out(self, number: int, plan: Plan) -> dict[str, Answer]:
+    async def _carry_out(self, number: int, plan: PlannerAnswer) -> dict[str, StepAnswer]:
         """All steps, each as soon as what it needs is there; per step id, in the plan's order."""
         self._note_spending()
-        running: dict[str, asyncio.Task[Answer]] = {}
+        running: dict[str, asyncio.Task[StepAnswer]] = {}
         try:
             for step in plan.steps:
                 needed = {need: running[need] for need in step.needs}
@@ -263,7 +263,9 @@ class Planning:
             for task in running.values():
                 task.cancel()
 
-    async def _step(self, number: int, step: Step, needed: Mapping[str, asyncio.Task[Answer]]) -> Answer:
+    async def _step(
+        self, number: int, step: Step, needed: Mapping[str, asyncio.Task[StepAnswer]]
+    ) -> StepAnswer:
         before = [f"- {(await task).text[:MAX_RESULT_CHARS]}" for task in needed.values()]
         own = "" if step.task == self.question else f"\nYour part of it: {step.task}"
         known = "\nWhat is known already:\n" + "\n".join(before) if before else ""
@@ -294,7 +296,7 @@ class Planning:
 
     # --- drafts ------------------------------------------------------------------------------------
 
-    async def _judge(self, number: int, made: Sequence[str], answers: Sequence[Answer]) -> bool:
+    async def _judge(self, number: int, made: Sequence[str], answers: Sequence[StepAnswer]) -> bool:
         """Write a draft and have it verified; whether the work is over."""
         key, draft = await self._draft(number, made, answers)
         if not draft.ok:
@@ -315,7 +317,7 @@ class Planning:
         self.session.store.put("draft", draft.text)
 
     async def _draft(
-        self, number: int, made: Sequence[str], answers: Sequence[Answer]
+        self, number: int, made: Sequence[str], answers: Sequence[StepAnswer]
     ) -> tuple[str, Outcome]:
         """What the writer writes, and its key; without a writer what most steps say, or the last one.
 
@@ -386,4 +388,4 @@ def open_session(
     attached: Sequence[Part] = (),
 ) -> Session:
     """A session in a file, new or to be resumed, that plans where its entry role does."""
-    return Session(with_writer(crew), client, Store(path), toolbox, reading, attached, flow=plan_flow)
+    return Session(with_writer(crew), client, SessionFile(path), toolbox, reading, attached, flow=plan_flow)

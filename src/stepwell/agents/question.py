@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 
 from stepwell.agents.limits import PAUSES
-from stepwell.agents.state import Store
+from stepwell.agents.state import SessionFile
 from stepwell.errors import BadInput
 
 MAX_ASK_CHARS = 100_000
@@ -29,7 +29,7 @@ class AskedQuestion:
     """It was asked before, and the session goes on with it."""
 
 
-def question_of(store: Store, ask: str, session: str = "", *, more: bool = False) -> AskedQuestion:
+def question_of(store: SessionFile, ask: str, session: str = "", *, more: bool = False) -> AskedQuestion:
     """The question to answer: ``ask``, or the one that the file holds; written down before anything is done.
 
     ``session``: the id of a session that has none yet. ``more``: another question may follow once this one
@@ -40,7 +40,7 @@ def question_of(store: Store, ask: str, session: str = "", *, more: bool = False
     return asked
 
 
-def _asked(store: Store, ask: str, session: str) -> AskedQuestion:
+def _asked(store: SessionFile, ask: str, session: str) -> AskedQuestion:
     if len(ask) > MAX_ASK_CHARS:
         raise BadInput(f"the question is {len(ask):,} characters long: give documents as files")
     kept, number = store.get("ask"), store.get("number") or 1
@@ -59,7 +59,7 @@ def _asked(store: Store, ask: str, session: str) -> AskedQuestion:
     return AskedQuestion(session, str(kept), number, False, True)
 
 
-def _written(store: Store, made: AskedQuestion) -> AskedQuestion:
+def _written(store: SessionFile, made: AskedQuestion) -> AskedQuestion:
     facts = {"ask": made.text, "id": made.session, "number": made.number, "status": None, "draft": ""}
     with store.transaction():
         for key, value in facts.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stepwell.agents.events import Usage, now_us
-from stepwell.agents.limits import Meter
+from stepwell.agents.events import TurnUsage, now_us
+from stepwell.agents.limits import SessionMeter
 from stepwell.agents.state import Outcome
 
 
@@ -19,7 +19,7 @@ class RoleUse:
     completion_tokens: int = 0
     cost_microusd: int = 0
 
-    def with_turn(self, usage: Usage) -> RoleUse:
+    def with_turn(self, usage: TurnUsage) -> RoleUse:
         return RoleUse(
             self.turns + 1,
             self.prompt_tokens + usage.prompt_tokens,
@@ -62,13 +62,13 @@ class Ending:
     session: str
     roles: Mapping[str, str]
     """Per agent its role."""
-    turns: Sequence[tuple[str, str, Usage]]
+    turns: Sequence[tuple[str, str, TurnUsage]]
     """Agent, task and usage of each, in the order they ended."""
     answered_by: str
     """The key of the task whose answer is the session's."""
     draft: str
     """The best answer so far, for a session that ends without one."""
-    meter: Meter
+    meter: SessionMeter
 
 
 def result_of(ending: Ending, outcome: Outcome, began_us: int) -> Result:

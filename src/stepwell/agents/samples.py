@@ -30,7 +30,7 @@ Ask = Callable[[str, str, str, "Terms | None"], Awaitable[Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StepAnswer:
     """What came of a step."""
 
     key: str
@@ -63,9 +63,9 @@ class Asking:
     task: str
     spent_tokens: int
     """Intermediate tokens of the session before this step."""
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[StepAnswer] = field(default_factory=list)
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> StepAnswer:
         while count := self._next_wave():
             begun = len(self.answers)
             made = [self._sample(number) for number in range(begun, begun + count)]
@@ -108,13 +108,13 @@ class Asking:
 
     # --- asking ------------------------------------------------------------------------------------
 
-    async def _sample(self, number: int) -> Answer:
+    async def _sample(self, number: int) -> StepAnswer:
         key = sample_key(self.key, number)
         outcome = await self.ask(self.role.name, key, self.task, self._terms())
         if not outcome.ok or not self.role.check:
-            return Answer(key, outcome, quoted=self.session.pointed(key))
+            return StepAnswer(key, outcome, quoted=self.session.pointed(key))
         fault = await self.session.fault_of(self.role.check, outcome.text)
-        return Answer(key, outcome, verified=fault is None, fault=fault or "")
+        return StepAnswer(key, outcome, verified=fault is None, fault=fault or "")
 
     def _terms(self) -> Terms | None:
         spent = self.spent_tokens + self._own_tokens()
@@ -122,7 +122,7 @@ class Asking:
 
     # --- which one is taken ------------------------------------------------------------------------
 
-    async def _choose(self) -> Answer:
+    async def _choose(self) -> StepAnswer:
         """The answer with the most votes, the judge's where all differ; else the first of them."""
         good = [one for one in self.answers if one.outcome.ok]
         if len(good) < 2:
@@ -135,7 +135,7 @@ class Asking:
             return await self._judged(good)
         return next(one for one in good if ballot(one.outcome.text) == leader)
 
-    async def _judged(self, good: Sequence[Answer]) -> Answer:
+    async def _judged(self, good: Sequence[StepAnswer]) -> StepAnswer:
         different = list({ballot(one.outcome.text): one for one in reversed(good)}.values())[::-1]
         listed = "\n".join(
             f"{number}. {one.outcome.text[:MAX_JUDGED_CHARS]}" for number, one in enumerate(different, 1)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from stepwell.agents.client import Body, Caller, Client, Hint, Reply, Retry
+from stepwell.agents.client import Body, CallingAgent, Client, Hint, Retry, TurnReply
 from stepwell.agents.crews.definition import Crew
-from stepwell.agents.state import Store
+from stepwell.agents.state import SessionFile
 from stepwell.errors import BadInput, StepwellError
 
 MODELS = "models"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelPlace:
     """A model and the server that has it."""
 
     name: str
@@ -31,9 +31,9 @@ class Servers:
     What the agents cost is added up by the session, because every server knows its own part alone.
     """
 
-    places: Sequence[Place]
+    places: Sequence[ModelPlace]
     """At least one; the first is where roles go that name no model. Several may be of one server."""
-    _by_name: Mapping[str, Place] = field(init=False)
+    _by_name: Mapping[str, ModelPlace] = field(init=False)
     _met: dict[str, str] = field(default_factory=dict)
     """Per agent, the URL of its server."""
 
@@ -50,7 +50,7 @@ class Servers:
         """One for each server."""
         return list({place.client.server: place.client for place in self.places}.values())
 
-    def place(self, model: str) -> Place:
+    def place(self, model: str) -> ModelPlace:
         """Where a model is. Raises ``StepwellError`` where nobody has it."""
         if model not in self._by_name:
             raise StepwellError(f"nobody serves the model {model!r}: there is {', '.join(self._by_name)}")
@@ -65,13 +65,13 @@ class Servers:
         place = self.place(model)
         return await place.client.end_tokens(place.model)
 
-    async def chat(self, body: Body, caller: Caller, hint: Hint | None, retry: Retry) -> Reply:
+    async def chat(self, body: Body, caller: CallingAgent, hint: Hint | None, retry: Retry) -> TurnReply:
         """One turn, on the server of the caller's model. Raises as ``Client.chat``."""
         place = self._place_of(caller)
         own_hint = None if hint is None else self._told(place.client, hint)
         return await place.client.chat(body | {"model": place.model}, caller, own_hint, retry)
 
-    async def say(self, caller: Caller, hint: Hint) -> None:
+    async def say(self, caller: CallingAgent, hint: Hint) -> None:
         """A hint between turns, to the server that has the agent. Never an error."""
         client = self._place_of(caller).client
         await client.say(caller, self._told(client, hint))
@@ -81,7 +81,7 @@ class Servers:
         for client in self._clients:
             await client.set_budget(session, left_microusd)
 
-    def _place_of(self, caller: Caller) -> Place:
+    def _place_of(self, caller: CallingAgent) -> ModelPlace:
         place = self.place(caller.model)
         self._met[caller.agent] = place.client.server
         return place
@@ -93,7 +93,7 @@ class Servers:
         return {name: value for name, value in hint.items() if name != "after_agent"}
 
 
-def keep_models(store: Store, crew: Crew, default: str) -> None:
+def keep_models(store: SessionFile, crew: Crew, default: str) -> None:
     """Write down which model each role is on; roles that name none are on ``default``, empty: not known.
 
     Raises ``BadInput`` where a session is resumed with another: an agent does not change its model, because

@@ -15,12 +15,12 @@ from typing import Any
 from stepwell.agents import events
 from stepwell.agents.agent import VERBS, Agent
 from stepwell.agents.briefing import briefing
-from stepwell.agents.client import Caller, Client
+from stepwell.agents.client import CallingAgent, Client
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.limits import (
-    Meter,
     Paused,
     Refused,
+    SessionMeter,
     require_agents,
     require_depth,
     require_repeatable,
@@ -32,7 +32,7 @@ from stepwell.agents.request import Part, opening, pointed_at, step_key
 from stepwell.agents.result import Ending, Result, result_of
 from stepwell.agents.schemas import Invalid
 from stepwell.agents.servers import Servers
-from stepwell.agents.state import REFUSED, TURN_LIMIT, AgentRow, Message, Outcome, Store, Task
+from stepwell.agents.state import REFUSED, TURN_LIMIT, AgentRow, Message, Outcome, SessionFile, Task
 from stepwell.agents.tools.base import Tool, run_tool
 from stepwell.agents.turns import hint_after_task, work
 from stepwell.agents.verbs import verb_tools
@@ -57,7 +57,7 @@ class Session:
 
     crew: Crew
     client: Client | Servers
-    store: Store
+    store: SessionFile
     toolbox: Toolbox
     reading: Reading | None = None
     attached: Sequence[Part] = ()
@@ -72,7 +72,7 @@ class Session:
     end_tokens: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Per model, what ends an answer, where its server says so and the crew has a token penalty."""
     id: str = ""
-    meter: Meter = field(init=False)
+    meter: SessionMeter = field(init=False)
     answered_by: str = ""
     """The key of the task whose answer is the session's."""
     more: bool = False
@@ -87,7 +87,7 @@ class Session:
     _task_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.meter = Meter(self.crew.limits)
+        self.meter = SessionMeter(self.crew.limits)
         for role in self.crew.roles.values():
             self.toolbox([name for name in role.tools if name not in VERBS])
             for name in (role.finish, role.check):
@@ -370,7 +370,7 @@ class Session:
         agent.tasks.append(task)
         self._tasks[task.key] = task
 
-    def count(self, task: Task, usage: events.Usage) -> None:
+    def count(self, task: Task, usage: events.TurnUsage) -> None:
         """What a turn took, once it is committed."""
         self.meter.add(usage)
         task.turns += 1
@@ -414,7 +414,7 @@ class Session:
         role = self.crew.roles[row.role]
         verbs = verb_tools(self, role, row.id)
         tools = [*self.toolbox([name for name in role.tools if name not in VERBS]), *verbs]
-        caller = Caller(self.id, row.id, role.name, row.parent, role.model or self.model)
+        caller = CallingAgent(self.id, row.id, role.name, row.parent, role.model or self.model)
         agent = Agent(row, role, {tool.name: tool for tool in tools}, caller)
         self.agents[row.id] = agent
         self.tell(events.Spawned(row.id, row.parent, row.role))

@@ -179,7 +179,7 @@ class Spans:
             span.add_event(f"stepwell.{events.kind(event)}", named)
 
 
-def _usage(usage: events.Usage) -> dict[str, Any]:
+def _usage(usage: events.TurnUsage) -> dict[str, Any]:
     counted = {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.events import Usage
+from stepwell.agents.events import TurnUsage
 from stepwell.agents.penalty import Terms
 from stepwell.errors import BadInput
 
@@ -73,7 +73,7 @@ class AgentRow:
     depth: int
 
 
-class Store:
+class SessionFile:
     """The file of one session. Every method that writes is one transaction, or part of an outer one."""
 
     def __init__(self, path: Path | str) -> None:
@@ -181,13 +181,13 @@ class Store:
         rows = self._db.execute("SELECT message FROM messages WHERE agent=? ORDER BY number", (agent,))
         return [json.loads(row[0]) for row in rows]
 
-    def add_turn(self, agent: str, number: int, task: str, usage: Usage) -> None:
+    def add_turn(self, agent: str, number: int, task: str, usage: TurnUsage) -> None:
         self._write("INSERT INTO turns VALUES(?,?,?,?)", agent, number, task, json.dumps(asdict(usage)))
 
-    def turns(self) -> list[tuple[str, str, Usage]]:
+    def turns(self) -> list[tuple[str, str, TurnUsage]]:
         """Agent, task and usage of every turn, in the order they ended."""
         rows = self._db.execute("SELECT agent, task, usage FROM turns ORDER BY rowid")
-        return [(agent, task, Usage(**json.loads(usage))) for agent, task, usage in rows]
+        return [(agent, task, TurnUsage(**json.loads(usage))) for agent, task, usage in rows]
 
     # --- calls of tools --------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.agents.events import Usage
+from stepwell.agents.events import TurnUsage
 from stepwell.errors import BadInput
 
 TEXTS = frozenset(
@@ -42,7 +42,7 @@ class TraceStep:
     start_us: int
     end_us: int | None = None
     """None: the trace ends before it does."""
-    usage: Usage | None = None
+    usage: TurnUsage | None = None
     failed: bool = False
     details: dict[str, Any] = field(default_factory=dict)
     """What else is known: model, response id, arguments, result, the messages before it."""
@@ -74,7 +74,7 @@ class AgentTrace:
         return [step for step in self.steps if step.kind == "turn"]
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> TurnUsage:
         return total(step.usage for step in self.turns)
 
 
@@ -93,17 +93,17 @@ class Trace:
         return [one for one in self.agents.values() if one.parent == agent]
 
     @property
-    def usage(self) -> Usage:
+    def usage(self) -> TurnUsage:
         return total(one.usage for one in self.agents.values())
 
 
-def total(usages: Iterable[Usage | None]) -> Usage:
+def total(usages: Iterable[TurnUsage | None]) -> TurnUsage:
     """The sum; a cost that no server told stays untold."""
-    sum_of = Usage()
+    sum_of = TurnUsage()
     for one in usages:
         if one is not None:
             costs = [cost for cost in (sum_of.cost_microusd, one.cost_microusd) if cost is not None]
-            sum_of = Usage(
+            sum_of = TurnUsage(
                 sum_of.prompt_tokens + one.prompt_tokens,
                 sum_of.cached_tokens + one.cached_tokens,
                 sum_of.recomputed_tokens + one.recomputed_tokens,
@@ -170,7 +170,7 @@ def _learn_of(agent: AgentTrace, event: str, at_us: int, line: Line) -> None:
             details = {"arguments": line["arguments"]}
             agent.steps.append(TraceStep("call", str(line["tool"]), at_us, details=details))
         case "turn_ended":
-            _end(agent, at_us, line, Usage(**line["usage"]))
+            _end(agent, at_us, line, TurnUsage(**line["usage"]))
         case "call_ended":
             _end(agent, at_us, line, None)
         case "retried":
@@ -189,7 +189,7 @@ def _note_answer(agent: AgentTrace, message: Any) -> None:
         step.details["answer"] = spoken
 
 
-def _end(agent: AgentTrace, at_us: int, line: Line, usage: Usage | None) -> None:
+def _end(agent: AgentTrace, at_us: int, line: Line, usage: TurnUsage | None) -> None:
     """The step that is open; a turn that failed has no end of its own."""
     if not agent.steps or agent.steps[-1].end_us is not None:
         return
@@ -222,7 +222,7 @@ def perfetto(trace: Trace) -> dict[str, Any]:
     return {"traceEvents": made, "displayTimeUnit": "ms", "otherData": trace.head}
 
 
-def _args_of(usage: Usage) -> dict[str, Any]:
+def _args_of(usage: TurnUsage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,

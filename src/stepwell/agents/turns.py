@@ -18,7 +18,7 @@ from stepwell.agents.calls import (
     LAST_TURN,
     REPEATED,
     UNKNOWN,
-    Call,
+    WantedCall,
     calls_in,
     first_result,
     is_last_turn,
@@ -31,7 +31,7 @@ from stepwell.agents.client import Client, TurnRefused
 from stepwell.agents.crews.definition import Crew, Role
 from stepwell.agents.request import REPAIR, answer_schema, body_of, pointed_at
 from stepwell.agents.servers import Servers
-from stepwell.agents.state import REFUSED, TURN_LIMIT, Message, Outcome, Store, Task
+from stepwell.agents.state import REFUSED, TURN_LIMIT, Message, Outcome, SessionFile, Task
 from stepwell.agents.tools.base import Tool, run_tool
 
 MAX_LETTER_CHARS = 8_000
@@ -49,7 +49,7 @@ class Desk(Protocol):
     @property
     def client(self) -> Client | Servers: ...
     @property
-    def store(self) -> Store: ...
+    def store(self) -> SessionFile: ...
     @property
     def tell(self) -> events.Stream: ...
     @property
@@ -57,7 +57,7 @@ class Desk(Protocol):
     def require_open(self) -> None: ...
     def turn_of(self, agent: str) -> AbstractContextManager[None]: ...
     def append(self, agent: Agent, *messages: Message) -> None: ...
-    def count(self, task: Task, usage: events.Usage) -> None: ...
+    def count(self, task: Task, usage: events.TurnUsage) -> None: ...
     async def hint(self, agent: Agent, hint: Mapping[str, Any]) -> None: ...
     async def finish(self, role: Role, answer: str) -> str: ...
 
@@ -169,7 +169,7 @@ def _repeating(agent: Agent) -> Outcome:
     return Outcome("repeated_call", text)
 
 
-def _understood(agent: Agent) -> list[Call] | str:
+def _understood(agent: Agent) -> list[WantedCall] | str:
     """Calls to make, or the answer. Raises ``Invalid``."""
     at = len(agent.messages) - 1
     message = agent.messages[at]
@@ -183,7 +183,7 @@ def _understood(agent: Agent) -> list[Call] | str:
     value = schemas.read_json(text, schema)
     if agent.calls_by_schema:
         if value["action"] != schemas.ANSWER:
-            return [Call(at, 0, value["action"], json.dumps(value["arguments"]))]
+            return [WantedCall(at, 0, value["action"], json.dumps(value["arguments"]))]
         value = value[schemas.ANSWER]
     if offered := pointed_at(agent):
         return str(offered[value - 1])
@@ -193,10 +193,10 @@ def _understood(agent: Agent) -> list[Call] | str:
 # --- calls ---------------------------------------------------------------------------------------
 
 
-async def _carry_out(agent: Agent, desk: Desk, calls: Sequence[Call]) -> None:
+async def _carry_out(agent: Agent, desk: Desk, calls: Sequence[WantedCall]) -> None:
     """All calls of one turn; their answers are committed together."""
     await desk.hint(agent, _hint_of(calls, agent.tools))
-    results: dict[Call, str] = {}
+    results: dict[WantedCall, str] = {}
     for call in calls:
         results[call] = await _answered(agent, desk, call, results)
     told = [result_message(call, text) for call, text in results.items()]
@@ -205,7 +205,7 @@ async def _carry_out(agent: Agent, desk: Desk, calls: Sequence[Call]) -> None:
     desk.append(agent, *told)
 
 
-async def _answered(agent: Agent, desk: Desk, call: Call, before: Mapping[Call, str]) -> str:
+async def _answered(agent: Agent, desk: Desk, call: WantedCall, before: Mapping[WantedCall, str]) -> str:
     """The result of a call; one that was made before, in this turn or an earlier one, has the same."""
     tool = agent.tools.get(call.tool)
     if tool is None or not tool.volatile:
@@ -216,14 +216,14 @@ async def _answered(agent: Agent, desk: Desk, call: Call, before: Mapping[Call, 
     return await _call(agent, desk, call)
 
 
-def _hint_of(calls: Sequence[Call], tools: Mapping[str, Tool]) -> dict[str, Any]:
+def _hint_of(calls: Sequence[WantedCall], tools: Mapping[str, Tool]) -> dict[str, Any]:
     if any(call.tool == WAIT_TOOL for call in calls):
         return {"next": "child"}
     expected_ms = sum(tools[call.tool].expected_ms for call in calls if call.tool in tools)
     return {"next": "tool", "expected_ms": max(expected_ms, 1)}
 
 
-async def _call(agent: Agent, desk: Desk, call: Call) -> str:
+async def _call(agent: Agent, desk: Desk, call: WantedCall) -> str:
     """One call; whatever happens is a text for the model."""
     tool = agent.tools.get(call.tool)
     if tool is None:

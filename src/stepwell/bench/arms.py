@@ -16,7 +16,7 @@ from typing import Any
 
 from stepwell.bench.common import Ticker
 from stepwell.bench.node import GatheredTiers, TurnLog, driver_for, load_engine, turn_of
-from stepwell.bench.schedule import Contexts, PlannedTurn, Round, Shape, rounds
+from stepwell.bench.schedule import Contexts, PlannedTurn, Round, ScheduleShape, rounds
 from stepwell.engines.base import BatchItem, Engine, Sampled, TextModel
 from stepwell.loop.driver import Driver
 from stepwell.policy.types import KvTier, RequestId
@@ -88,7 +88,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ArmsJob:
     """Both arms for one model. ``wrap`` lets a test stand between the driver and the tiers."""
 
     model: str
@@ -96,7 +96,7 @@ class Job:
     seed: int
     device_kv_tokens: int
     threads: int | None = None
-    shape: Shape = field(default_factory=Shape)
+    shape: ScheduleShape = field(default_factory=ScheduleShape)
     wrap: WrapTiers = lambda tiers: tiers
     load: Load = load_engine
 
@@ -114,7 +114,7 @@ class Job:
     def _arm(self, progress: Ticker, what: str, reference: Sequence[TurnResult] | None) -> list[TurnResult]:
         progress.phase(f"{self.model}: {what}", self.turns)
         engine, text = self.load(self.model, device_kv_tokens=self.device_kv_tokens, threads=self.threads)
-        watch = Watch(engine)
+        watch = EngineWatch(engine)
         with (
             tempfile.TemporaryDirectory(prefix="stepwell-exactness-") as directory,
             driver_for(
@@ -153,7 +153,7 @@ class Arm:
     one difference does not make everything after it differ too."""
 
     def __init__(
-        self, driver: Driver, watch: Watch, reference: Sequence[TurnResult] | None, demotion: Demotion
+        self, driver: Driver, watch: EngineWatch, reference: Sequence[TurnResult] | None, demotion: Demotion
     ) -> None:
         self._driver = driver
         self._watch = watch
@@ -203,7 +203,7 @@ class Arm:
         )
 
 
-class Watch:
+class EngineWatch:
     """Sees every batch that an engine runs and, if it shows them, the logits that come out."""
 
     def __init__(self, engine: Engine) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from stepwell import assemble
-from stepwell.bench.mixed_load import BUDGETED, SECOND_US, MixedLoad, Size
+from stepwell.bench.mixed_load import BUDGETED, SECOND_US, MixedLoad, MixedSize
 from stepwell.bench.workload import prose
 from stepwell.clock import Clock, ManualClock, MonotonicClock
 from stepwell.engines.base import BatchItem, Buffer, Engine, EngineError, Sampled
@@ -48,8 +48,8 @@ BUSY_STEPS = 3
 """Steps that ran one right after the other before a simulated life is killed: it dies at work."""
 DRAIN_S = 30.0
 SOURCE_WORDS = 4_000
-NULL_SIZE = Size()
-LIVE_SIZE = Size(
+NULL_SIZE = MixedSize()
+LIVE_SIZE = MixedSize(
     system_tokens=128,
     document_tokens=128,
     message_tokens=64,
@@ -109,7 +109,7 @@ def settings_of(life: Life) -> Settings:
 
 
 @dataclass(slots=True)
-class Given:
+class MachineTotals:
     """What the machine has given, as its doors saw it."""
 
     clock: Clock
@@ -141,7 +141,7 @@ def tell(line: dict[str, Any]) -> None:
 class Door:
     """Whatever it does not name goes through as it is."""
 
-    def __init__(self, inner: Any, given: Given) -> None:
+    def __init__(self, inner: Any, given: MachineTotals) -> None:
         self._inner, self._given = inner, given
 
     def __getattr__(self, name: str) -> Any:
@@ -151,7 +151,7 @@ class Door:
 class EngineDoor(Door):
     """Counts what is loaded, fails now and then, and dies when it is time."""
 
-    def __init__(self, inner: Engine, given: Given, life: Life, dying: Dying) -> None:
+    def __init__(self, inner: Engine, given: MachineTotals, life: Life, dying: Dying) -> None:
         super().__init__(inner, given)
         self._dice, self._life, self._dying = random.Random(life.seed), life, dying
 
@@ -189,13 +189,13 @@ class TiersDoor(Door):
 
 
 @dataclass(slots=True)
-class Server:
+class NodeUnderLoad:
     """A node under load, and what is known about it from outside."""
 
     life: Life
     node: assemble.Node
     clock: Clock
-    given: Given
+    given: MachineTotals
     load: MixedLoad
     spent_since_us: int | None = None
 
@@ -244,7 +244,7 @@ class Dying:
 
     def __init__(self, kill_at_us: int | None) -> None:
         self.kill_at_us = kill_at_us
-        self.server: Server | None = None
+        self.server: NodeUnderLoad | None = None
 
     def now_or_never(self) -> None:
         server = self.server
@@ -257,11 +257,11 @@ class Dying:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(life: Life) -> Server:
+def start(life: Life) -> NodeUnderLoad:
     """Everything in place, nothing running."""
     clock: Clock = ManualClock() if life.simulated else MonotonicClock()
     node = assemble.build(settings_of(life), clock=clock)
-    given = Given(clock, clock.now_us())
+    given = MachineTotals(clock, clock.now_us())
     kill_at_us = int(life.kill_at_s * 1e6) if life.simulated and life.kill_at_s is not None else None
     dying = Dying(kill_at_us)
     driver = node.driver
@@ -272,11 +272,11 @@ def start(life: Life) -> Server:
     until_us = clock.now_us() + int(life.seconds * 1e6)
     size = NULL_SIZE if life.simulated else LIVE_SIZE
     load = MixedLoad(driver, source, life.seed * 1_000 + life.number, clock.now_us(), until_us, size)
-    dying.server = Server(life, node, clock, given, load)
+    dying.server = NodeUnderLoad(life, node, clock, given, load)
     return dying.server
 
 
-def play_simulated(server: Server, clock: ManualClock, until_us: int) -> None:
+def play_simulated(server: NodeUnderLoad, clock: ManualClock, until_us: int) -> None:
     """Step until there is nothing to do, then let time jump to whatever comes next."""
     driver, memory = server.node.driver, server.node.driver.scheduler.block_manager
     while clock.now_us() < until_us:
@@ -293,7 +293,7 @@ def play_simulated(server: Server, clock: ManualClock, until_us: int) -> None:
         clock.sleep_us(max(0, min(at for at in times if at is not None) - clock.now_us()))
 
 
-def play_live(server: Server, until_us: int) -> None:
+def play_live(server: NodeUnderLoad, until_us: int) -> None:
     """The loop runs in its own thread; this one is the customers."""
     server.node.driver.start()
     said_s = said_all_s = 0.0

@@ -44,7 +44,7 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class CrashSetup:
     """What is fixed for a whole run."""
 
     directory: Path
@@ -59,7 +59,7 @@ class Setup:
 
 
 @dataclass(slots=True)
-class Tally:
+class CrashTally:
     """What was done to the store, and what came of it."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -100,7 +100,7 @@ def main(
     require_writable(json_file)
     count = kills if kills is not None else QUICK_KILLS if quick else KILLS
     place = Path(tempfile.mkdtemp(prefix="stepwell-crash-", dir=directory))
-    setup, tally = Setup(place / "kv", count, seed), Tally()
+    setup, tally = CrashSetup(place / "kv", count, seed), CrashTally()
     started = time.perf_counter()
     try:
         with ticker() as progress, without_warnings():
@@ -122,7 +122,7 @@ def without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _run(setup: Setup, tally: Tally, progress: Ticker) -> None:
+def _run(setup: CrashSetup, tally: CrashTally, progress: Ticker) -> None:
     progress.phase(f"killing {setup.kills} times", setup.kills)
     dice = random.Random(setup.seed)
     for round_ in range(setup.kills):
@@ -139,7 +139,7 @@ def _run(setup: Setup, tally: Tally, progress: Ticker) -> None:
 # --- one life -----------------------------------------------------------------------------------
 
 
-def _live_and_die(setup: Setup, tally: Tally, dice: random.Random, round_: int, model: str) -> None:
+def _live_and_die(setup: CrashSetup, tally: CrashTally, dice: random.Random, round_: int, model: str) -> None:
     fickle = dice.choice((0.0, 0.0, 0.0, 0.03))
     arguments = (setup.directory, setup.limit_bytes, setup.numbers, model, f"{setup.seed}-{round_}", fickle)
     command = [sys.executable, "-m", "stepwell.bench.crash_child", *map(str, arguments)]
@@ -180,7 +180,7 @@ def _last_counts(lines: Sequence[bytes]) -> dict[str, int]:
     return {}
 
 
-def _second_is_refused(setup: Setup, model: str) -> bool:
+def _second_is_refused(setup: CrashSetup, model: str) -> bool:
     try:
         DiskStore(setup.directory, setup.limit_bytes, model).close()
     except DiskBusy:
@@ -191,7 +191,7 @@ def _second_is_refused(setup: Setup, model: str) -> bool:
 # --- harm ---------------------------------------------------------------------------------------
 
 
-def _do_harm(setup: Setup, tally: Tally, dice: random.Random) -> int:
+def _do_harm(setup: CrashSetup, tally: CrashTally, dice: random.Random) -> int:
     """Damage up to three records; returns how many files were touched."""
     records = sorted(setup.directory.glob("v*/*.kv"))
     victims = dice.sample(records, min(len(records), dice.randint(1, 3)))
@@ -215,7 +215,9 @@ def _do_harm(setup: Setup, tally: Tally, dice: random.Random) -> int:
 # --- checking -----------------------------------------------------------------------------------
 
 
-def _read_everything_back(setup: Setup, tally: Tally, model: str, harmed: int, *, timed: bool) -> None:
+def _read_everything_back(
+    setup: CrashSetup, tally: CrashTally, model: str, harmed: int, *, timed: bool
+) -> None:
     started = time.perf_counter()
     try:
         store = DiskStore(setup.directory, setup.limit_bytes, model)
@@ -242,7 +244,7 @@ def _read_everything_back(setup: Setup, tally: Tally, model: str, harmed: int, *
         tiers.close()
 
 
-def _compare(tiers: LocalTiers, tally: Tally) -> int:
+def _compare(tiers: LocalTiers, tally: CrashTally) -> int:
     """Read every block that is offered; returns how many were misses."""
     known = {meta.id: meta for meta in map(block, range(1_000))}
     blocks = list(tiers.recovered())
@@ -261,7 +263,7 @@ def _compare(tiers: LocalTiers, tally: Tally) -> int:
     return missed
 
 
-def _check_bound(setup: Setup, tally: Tally) -> None:
+def _check_bound(setup: CrashSetup, tally: CrashTally) -> None:
     used = directory_bytes(setup.directory)
     tally.most_bytes = max(tally.most_bytes, used)
     tally.counts["bound_exceeded"] += used > setup.limit_bytes
@@ -298,7 +300,7 @@ NONE_OF = {
 }
 
 
-def _report(setup: Setup, tally: Tally, seconds: float, quick: bool) -> Report:
+def _report(setup: CrashSetup, tally: CrashTally, seconds: float, quick: bool) -> Report:
     counts = tally.counts
     results: dict[str, Any] = dict(counts) | {
         "recovery_ms_mean": sum(tally.recovery_ms) / max(1, len(tally.recovery_ms)),
@@ -319,7 +321,7 @@ def _report(setup: Setup, tally: Tally, seconds: float, quick: bool) -> Report:
     return report
 
 
-def _finish(report: Report, tally: Tally, json_file: Path | None) -> int:
+def _finish(report: Report, tally: CrashTally, json_file: Path | None) -> int:
     console = report_console(json_file)
     counts, results = tally.counts, report.results
     rows = [

@@ -67,7 +67,7 @@ class FickleFiles(Files):
         return os.pwritev(fd, [*buffers[:-1], part], offset)
 
 
-class Load:
+class StoreLoad:
     """Random puts, writes, reads and drops over a few more blocks than the disk holds."""
 
     def __init__(self, tiers: LocalTiers, numbers: int, dice: random.Random) -> None:
@@ -160,7 +160,7 @@ def main(directory: str, limit_bytes: str, numbers: str, fingerprint: str, seed:
     store = DiskStore(Path(directory), int(limit_bytes), fingerprint, files=files)
     limits = TransferLimits(read_deadline_s=60.0)
     tiers = LocalTiers(HOST_BLOCKS * BLOCK_BYTES, store, limits=limits)
-    load = Load(tiers, int(numbers), dice)
+    load = StoreLoad(tiers, int(numbers), dice)
     parent, steps = os.getppid(), 0
     print(json.dumps({"ready": len(load.on_disk)}), flush=True)
     while os.getppid() == parent:  # nobody left to kill us: end

@@ -20,9 +20,9 @@ from stepwell.agents.client import Client
 from stepwell.agents.planner import open_session
 from stepwell.agents.result import Result
 from stepwell.agents.tools.base import Tool
-from stepwell.bench.crew_shapes import ASK, NOTE, Size, scripted_crew
+from stepwell.bench.crew_shapes import ASK, NOTE, CrewSize, scripted_crew
 
-SIZE = Size(agents=30, concurrent=4)
+SIZE = CrewSize(agents=30, concurrent=4)
 
 
 def main(given: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from stepwell import assemble
 from stepwell.bench import crew_script
-from stepwell.bench.servers import Arm, free_port
+from stepwell.bench.servers import ServerArm, free_port
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.loop.driver import Driver
 from stepwell.policy.scheduler import Scheduler
@@ -32,22 +32,22 @@ DEVICE_KV_TOKENS = 1 << 18
 HOST_BYTES = 256 << 20
 
 
-def null_arm() -> Arm:
+def null_arm() -> ServerArm:
     """Our own server, whose engine answers at once."""
     return _arm("stepwell serve, null engine", {"kind": "null"}, is_ours=True)
 
 
-def scripted_arm(rounds: int, delay_ms: int) -> Arm:
+def scripted_arm(rounds: int, delay_ms: int) -> ServerArm:
     """A server that is a function of the request; it counts what it is asked."""
     given = {"kind": "scripted", "rounds": rounds, "delay_ms": delay_ms}
     return _arm("scripted", given, is_ours=False)
 
 
-def _arm(name: str, given: dict[str, Any], *, is_ours: bool) -> Arm:
+def _arm(name: str, given: dict[str, Any], *, is_ours: bool) -> ServerArm:
     port = free_port()
     options = json.dumps(given | {"port": port})
     command = (sys.executable, "-m", "stepwell.bench.crew_server", options)
-    return Arm(name, command, port, is_ours, DEVICE_KV_TOKENS)
+    return ServerArm(name, command, port, is_ours, DEVICE_KV_TOKENS)
 
 
 def serve_null(port: int) -> None:

@@ -15,11 +15,11 @@ import httpx2
 from stepwell.agents import events
 from stepwell.agents.agent import Agent
 from stepwell.agents.client import Client
-from stepwell.agents.crews.definition import Crew, Limits, Role
+from stepwell.agents.crews.definition import Crew, Role, SessionLimits
 from stepwell.agents.planner import plan_flow, with_writer
 from stepwell.agents.result import Result
 from stepwell.agents.session import Flow, Session
-from stepwell.agents.state import Outcome, Store
+from stepwell.agents.state import Outcome, SessionFile
 from stepwell.agents.tools.base import Tool
 from stepwell.bench import crew_script
 from stepwell.bench.busy import BusyWatch
@@ -36,15 +36,15 @@ VERDICT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class CrewSize:
     """How many agents a crew makes, and how many of them work at once."""
 
     agents: int
     concurrent: int
 
-    def limits(self) -> Limits:
+    def limits(self) -> SessionLimits:
         most = 4 * self.agents  # what stops these crews is their shape
-        return Limits(
+        return SessionLimits(
             concurrent=self.concurrent,
             agents=most,
             turns_per_agent=most,
@@ -55,22 +55,22 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class CrewShape:
     """A crew and who leads it. ``inside``: the server is played in the process and takes no time."""
 
     name: str
     what: str
-    crew: Callable[[Size], Crew]
-    flow: Callable[[Size], Flow] | None
+    crew: Callable[[CrewSize], Crew]
+    flow: Callable[[CrewSize], Flow] | None
     inside: bool
-    rounds: Callable[[Size], int] = lambda size: 1
+    rounds: Callable[[CrewSize], int] = lambda size: 1
     batch: int = crew_script.STEPS
 
 
 # --- crews and flows -----------------------------------------------------------------------------
 
 
-def _led(size: Size) -> Crew:
+def _led(size: CrewSize) -> Crew:
     """An entry that the bench leads in place of a planner, and children that only answer."""
     roles = {
         "chief": Role("chief", "You lead.", may_spawn=("squad", "part"), plans=True, max_tokens=8),
@@ -80,7 +80,7 @@ def _led(size: Size) -> Crew:
     return Crew("bench", "chief", roles, size.limits())
 
 
-def scripted_crew(size: Size) -> Crew:
+def scripted_crew(size: CrewSize) -> Crew:
     """Roles whose answers ``crew_script`` gives; workers call a tool."""
     roles = {
         "planner": Role("planner", "You plan.", may_spawn=("worker",), plans=True, output="json"),
@@ -90,7 +90,7 @@ def scripted_crew(size: Size) -> Crew:
     return Crew("bench", "planner", roles, size.limits())
 
 
-def _by_verbs(size: Size) -> Crew:
+def _by_verbs(size: CrewSize) -> Crew:
     roles = {
         "lead": Role("lead", "You lead.", may_spawn=("worker",)),
         "worker": Role("worker", "You do one part of the work.", tools=("note",)),
@@ -108,7 +108,7 @@ async def _spawned(session: Session, count: int, role: str, parent: str, name: s
     return made
 
 
-def waves(size: Size) -> Flow:
+def waves(size: CrewSize) -> Flow:
     """All children of the entry, each with a second task when all have done the first."""
 
     async def lead(session: Session, root: Agent, question: str) -> Outcome:
@@ -123,7 +123,7 @@ def waves(size: Size) -> Flow:
     return lead
 
 
-def nested(size: Size) -> Flow:
+def nested(size: CrewSize) -> Flow:
     """Squads below the entry, and below each its parts; a squad sums up what its parts have found."""
     squads = max(1, min(NESTED_SQUADS, size.agents // 4))
     parts = (size.agents - squads) // squads
@@ -152,20 +152,20 @@ async def _answered(session: Session, root: Agent, question: str) -> Outcome:
     return root.outcome or Outcome("refused", "no answer")
 
 
-def _planning(size: Size) -> Flow:
+def _planning(size: CrewSize) -> Flow:
     return plan_flow
 
 
-def _plans(size: Size) -> int:
+def _plans(size: CrewSize) -> int:
     return -(-size.agents // crew_script.STEPS)
 
 
 SHAPES = (
-    Shape("waves", "children of one entry, two tasks each", _led, waves, inside=False),
-    Shape("nested", f"{NESTED_SQUADS} squads with their parts", _led, nested, inside=False),
-    Shape("waves, inside", "as waves; the server in the process", _led, waves, inside=True),
-    Shape("planned, inside", "plans; tools", scripted_crew, _planning, inside=True, rounds=_plans),
-    Shape(
+    CrewShape("waves", "children of one entry, two tasks each", _led, waves, inside=False),
+    CrewShape("nested", f"{NESTED_SQUADS} squads with their parts", _led, nested, inside=False),
+    CrewShape("waves, inside", "as waves; the server in the process", _led, waves, inside=True),
+    CrewShape("planned, inside", "plans; tools", scripted_crew, _planning, inside=True, rounds=_plans),
+    CrewShape(
         "verbs, inside", "the model spawns and waits; tools", _by_verbs, None, inside=True,
         rounds=lambda size: size.agents // min(10, size.concurrent), batch=10,
     ),
@@ -199,7 +199,7 @@ class Ran:
         return self.busy_us / max(1, len(self.ends_us))
 
 
-def run_shape(shape: Shape, size: Size, server: str, path: Path) -> Ran:
+def run_shape(shape: CrewShape, size: CrewSize, server: str, path: Path) -> Ran:
     """One session, from nothing to its answer. Raises ``StepwellError`` when it has none."""
     watch, ran = BusyWatch(), Ran(shape.name)
     inside = Inside(watch, shape.rounds(size), min(shape.batch, size.concurrent)) if shape.inside else None
@@ -213,7 +213,13 @@ def run_shape(shape: Shape, size: Size, server: str, path: Path) -> Ran:
 
 
 async def _session(
-    shape: Shape, size: Size, server: str, path: Path, inside: Inside | None, watch: BusyWatch, ran: Ran
+    shape: CrewShape,
+    size: CrewSize,
+    server: str,
+    path: Path,
+    inside: Inside | None,
+    watch: BusyWatch,
+    ran: Ran,
 ) -> Result:
     store = CountingStore(path)
     try:
@@ -235,7 +241,7 @@ def _note(event: events.Event, watch: BusyWatch, ran: Ran) -> None:
         ran.hints += 1
 
 
-class CountingStore(Store):
+class CountingStore(SessionFile):
     """Counts commits."""
 
     commits = 0

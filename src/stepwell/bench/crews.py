@@ -31,7 +31,7 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.crew_kills import Killed, kill_runs
 from stepwell.bench.crew_server import null_arm
-from stepwell.bench.crew_shapes import SHAPES, Ran, Size, run_shape
+from stepwell.bench.crew_shapes import SHAPES, CrewSize, Ran, run_shape
 from stepwell.bench.servers import running
 
 LIMIT_MS = 2.0
@@ -72,7 +72,7 @@ def main(
         Draws the moments of the kills.
     """
     require_writable(json_file)
-    size = Size(agents or (60 if quick else 500), concurrent)
+    size = CrewSize(agents or (60 if quick else 500), concurrent)
     rounds, kills = rounds or (1 if quick else 3), kills if kills is not None else (2 if quick else 10)
     report = Report("crews", {**asdict(size), "rounds": rounds, "kills": kills, "seed": seed})
     console = report_console(json_file)
@@ -94,14 +94,14 @@ def _killed(kills: int, seed: int, directory: Path, progress: Ticker) -> list[Ki
 
 
 def measure(
-    size: Size, rounds: int, directory: Path, progress: Ticker
+    size: CrewSize, rounds: int, directory: Path, progress: Ticker
 ) -> tuple[list[list[Ran]], Counter[str]]:
     """Every shape ``rounds`` times, in turns; then one session more to see where its time goes."""
     found: list[list[Ran]] = [[] for _ in SHAPES]
     progress.phase("a server on the null engine")
     arm = null_arm()
     with running(arm):
-        run_shape(SHAPES[0], Size(8, 8), arm.base_url, directory / "warm-up.db")
+        run_shape(SHAPES[0], CrewSize(8, 8), arm.base_url, directory / "warm-up.db")
         for number in range(rounds):
             for shape, runs in zip(SHAPES, found, strict=True):
                 progress.phase(f"{shape.name}: {size.agents} agents, round {number + 1} of {rounds}")
@@ -114,7 +114,11 @@ def measure(
 
 
 def fill(
-    report: Report, size: Size, ran: Sequence[Sequence[Ran]], places: Counter[str], killed: Sequence[Killed]
+    report: Report,
+    size: CrewSize,
+    ran: Sequence[Sequence[Ran]],
+    places: Counter[str],
+    killed: Sequence[Killed],
 ) -> None:
     """Results, samples, notes and verdicts."""
     middles = [middle(runs) for runs in ran]

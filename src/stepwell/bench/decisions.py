@@ -40,14 +40,14 @@ from stepwell.bench.common import (
     table,
     ticker,
 )
-from stepwell.bench.steady_load import Load, Size
+from stepwell.bench.steady_load import PolicyLoad, PolicySize
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Moved, RequestArrived
 
 SIZES = "50x12500, 200x50000, 1000x250000, 5000x1000000"
 QUICK_SIZES = "20x1000, 50x4000"
-LIMITS_US = {Size(200, 50_000): (100, 1_000), Size(5_000, 1_000_000): (300, 2_000)}
+LIMITS_US = {PolicySize(200, 50_000): (100, 1_000), PolicySize(5_000, 1_000_000): (300, 2_000)}
 """Of the median step, and of the hundredth that takes longest."""
 WARM_UP_S, WARM_UP_TURNS = 60.0, 4
 """At most so long, and at most so many turns of each agent: some policies leave host memory free."""
@@ -63,7 +63,7 @@ class DecisionCase:
     """One policy at one size."""
 
     policy: str
-    size: Size
+    size: PolicySize
     steps: int
     profile: bool = False
 
@@ -178,14 +178,14 @@ def named_policies(text: str) -> list[str]:
     return names
 
 
-def parse_sizes(text: str) -> list[Size]:
+def parse_sizes(text: str) -> list[PolicySize]:
     """``200x50000, ...``. ``BadInput`` when a size cannot be measured here."""
     sizes = []
     for word in (word.strip() for word in text.split(",") if word.strip()):
         match = _SIZE.fullmatch(word)
         if match is None:
             raise BadInput(f"--sizes {word!r}: give AGENTSxBLOCKS, such as 200x50000")
-        size = Size(int(match[1]), int(match[2]))
+        size = PolicySize(int(match[1]), int(match[2]))
         if size.agents < 8 or size.blocks < 20 * size.agents:
             raise BadInput(f"--sizes {word}: at least 8 agents, with 20 blocks each")
         if size.blocks * MOST_BYTES_PER_BLOCK > available_memory_bytes():
@@ -211,7 +211,7 @@ def measure(case: DecisionCase) -> Cost:
     """Fill, warm up until nothing is free, then time every step."""
     cost = Cost(case)
     before_bytes, began = _resident_bytes(), time.perf_counter()
-    load = Load(case.size, case.policy)
+    load = PolicyLoad(case.size, case.policy)
     cost.blocks = load.fill()
     cost.fill_s = time.perf_counter() - began
     cost.bytes_per_block = max(0, _resident_bytes() - before_bytes) / cost.blocks
@@ -228,14 +228,16 @@ def measure(case: DecisionCase) -> Cost:
     return cost
 
 
-def _warm_up(load: Load) -> float:
+def _warm_up(load: PolicyLoad) -> float:
     began, most_turns = time.perf_counter(), WARM_UP_TURNS * load.size.agents
     while not load.full and load.turns_ended < most_turns and time.perf_counter() - began < WARM_UP_S:
         load.carry_out(load.scheduler.step(load.now_us, load.next_events()))
     return time.perf_counter() - began
 
 
-def _timed_step(load: Load, cost: Cost, collector: list[int], profiler: cProfile.Profile | None) -> None:
+def _timed_step(
+    load: PolicyLoad, cost: Cost, collector: list[int], profiler: cProfile.Profile | None
+) -> None:
     events = load.next_events()
     collector[0] = 0
     moved = load.blocks_moved

@@ -19,7 +19,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from stepwell.bench import restarted
-from stepwell.bench.arms import Comparison, Job
+from stepwell.bench.arms import ArmsJob, Comparison
 from stepwell.bench.common import (
     JsonOption,
     OptionalPositive,
@@ -33,7 +33,7 @@ from stepwell.bench.common import (
     ticker,
 )
 from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.schedule import Shape
+from stepwell.bench.schedule import ScheduleShape
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 
@@ -99,12 +99,12 @@ def main(
         if name != NULL_MODEL:
             resolve_model(name)  # a missing model is said before an hour of work with the other one
     settings = {"models": models, "turns": count, "seed": seed, "device_kv_tokens": device_kv_tokens}
-    settings |= {"shape": asdict(Shape()), "threads": threads}
+    settings |= {"shape": asdict(ScheduleShape()), "threads": threads}
     report = Report("exactness", settings)
     console = report_console(json_file)
     with ticker() as progress:
         for name in models:
-            job = Job(name, count, seed, device_kv_tokens, threads)
+            job = ArmsJob(name, count, seed, device_kv_tokens, threads)
             comparison = job.run(progress, report.samples)
             if control and name != NULL_MODEL:
                 comparison.control = _control(name, threads, progress)
@@ -118,7 +118,7 @@ def main(
     return 1 if report.missed else 0
 
 
-def _restart(job: Job, progress: Ticker, report: Report) -> None:
+def _restart(job: ArmsJob, progress: Ticker, report: Report) -> None:
     """Add what a restart between two times of the same turns changes."""
     found = restarted.run(replace(job, turns=max(1, job.turns // restarted.SHARE)), progress)
     report.results[f"{job.model}, restarted"] = asdict(found.comparison)
@@ -136,11 +136,11 @@ def _zoo(
     device_kv_tokens: int,
     threads: int,
 ) -> int:
-    from stepwell.bench.zoo.child import Wishes
+    from stepwell.bench.zoo.child import ZooWishes
     from stepwell.bench.zoo.run import run, write_page
 
     console = report_console(json_file)
-    wishes = Wishes("", turns, seed, device_kv_tokens, threads)
+    wishes = ZooWishes("", turns, seed, device_kv_tokens, threads)
     with ticker() as progress:
         report = run(console, progress, names, wishes)
     if page is not None:

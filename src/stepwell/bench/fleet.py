@@ -29,8 +29,8 @@ from stepwell.bench.common import (
     table,
     ticker,
 )
-from stepwell.bench.fleet_load import Crews, LoadRun, Work, burst
-from stepwell.bench.fleet_nodes import FrontProcess, Place, front, stop_nodes
+from stepwell.bench.fleet_load import FleetCrews, LoadRun, Work, burst
+from stepwell.bench.fleet_nodes import FleetFiles, FrontProcess, front, stop_nodes
 from stepwell.bench.node import NULL_MODEL
 from stepwell.ledger.open import open_store
 from stepwell.ledger.verify import verify
@@ -49,7 +49,7 @@ STREAMS_PER_S = 500.0
 
 
 @dataclass(slots=True)
-class Arm:
+class FleetArm:
     """What one arm came to."""
 
     name: str
@@ -82,7 +82,7 @@ class Arm:
 
 
 @dataclass(slots=True)
-class Books:
+class FleetBooks:
     """What the shared ledger says."""
 
     differences: int
@@ -122,7 +122,7 @@ def main(
     settings = {"model": model, "nodes": nodes, "crews": crews, "agents": crews * 4, "turns": work.turns}
     report = Report("fleet", settings | {"device_kv_tokens": device_kv_tokens})
     with tempfile.TemporaryDirectory(prefix="stepwell-fleet-") as folder:
-        place = Place(Path(folder), model, nodes, device_kv_tokens, tuple(ARMS))
+        place = FleetFiles(Path(folder), model, nodes, device_kv_tokens, tuple(ARMS))
         try:
             arms, per_core, wall = _run(place, work)
         finally:
@@ -141,7 +141,7 @@ def main(
     report.finish(console, json_file)
 
 
-def _run(place: Place, work: Work) -> tuple[list[Arm], float, float]:
+def _run(place: FleetFiles, work: Work) -> tuple[list[FleetArm], float, float]:
     arms, names = [], list(ARMS)
     per_core = wall = 0.0
     with ticker() as progress:
@@ -157,7 +157,7 @@ def _run(place: Place, work: Work) -> tuple[list[Arm], float, float]:
     return arms, per_core, wall
 
 
-def _arm(one: FrontProcess, name: str, work: Work) -> Arm:
+def _arm(one: FrontProcess, name: str, work: Work) -> FleetArm:
     killed: list[str] = []
     half = work.crews * work.agents * work.turns // 2
 
@@ -166,10 +166,10 @@ def _arm(one: FrontProcess, name: str, work: Work) -> Arm:
             killed.append(one.kill_busiest())
 
     key = f"sk-{name}"
-    load = asyncio.run(Crews(one.place.url, key, work, answered).run())
+    load = asyncio.run(FleetCrews(one.place.url, key, work, answered).run())
     tokens = _document_tokens(one.place.url, key, work)
     one.wait_ready(one.place.nodes)
-    return Arm(name, load, tokens, killed[0] if killed else None)
+    return FleetArm(name, load, tokens, killed[0] if killed else None)
 
 
 def _document_tokens(url: str, key: str, work: Work) -> int:
@@ -190,7 +190,7 @@ def _burst(one: FrontProcess, key: str, model: str) -> tuple[float, float]:
     return BURST / max(0.01, one.cpu_s() - before_s), BURST / took_s
 
 
-def read_books(path: Path) -> Books:
+def read_books(path: Path) -> FleetBooks:
     """The ledger after all nodes have closed it."""
     store = open_store(str(path), create=False)
     try:
@@ -202,7 +202,7 @@ def read_books(path: Path) -> Books:
         found = verify(store)
     finally:
         store.close()
-    return Books(
+    return FleetBooks(
         len(found.differences),
         {str(tenant): int(requests) for tenant, requests, _ in rows},
         {str(tenant): int(charge) for tenant, _, charge in rows},
@@ -212,7 +212,7 @@ def read_books(path: Path) -> Books:
 # --- reporting -------------------------------------------------------------------------------------
 
 
-def verdicts(arms: list[Arm], books: Books, per_core: float) -> list[Verdict]:
+def verdicts(arms: list[FleetArm], books: FleetBooks, per_core: float) -> list[Verdict]:
     """What a killed node may cost: time, and nothing else."""
     by_name = {arm.name: arm for arm in arms}
     whole, killed = by_name["kv-affine"], by_name[KILLED]
@@ -232,7 +232,7 @@ def verdicts(arms: list[Arm], books: Books, per_core: float) -> list[Verdict]:
     ]
 
 
-def _notes(arms: list[Arm]) -> list[str]:
+def _notes(arms: list[FleetArm]) -> list[str]:
     by_name = {arm.name: arm for arm in arms}
     whole, killed = by_name["kv-affine"].load.agents, by_name[KILLED].load.agents
     lost = [after.took_s - before.took_s for before, after in zip(whole, killed, strict=True)]
@@ -243,7 +243,7 @@ def _notes(arms: list[Arm]) -> list[str]:
     ]
 
 
-def _table(arms: list[Arm]) -> Table:
+def _table(arms: list[FleetArm]) -> Table:
     columns = ("arm", "total", "agent, median", "agent, most", "tries", "turns", "computed", "tax")
     rows = []
     for arm in arms:

@@ -86,7 +86,7 @@ class LoadRun:
         return total
 
 
-class Crews:
+class FleetCrews:
     """Runs the work under one key."""
 
     def __init__(self, base_url: str, key: str, work: Work, answered: Callable[[int], None]) -> None:

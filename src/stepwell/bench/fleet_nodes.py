@@ -27,7 +27,7 @@ OPERATOR = "sk-bench-operator"
 
 
 @dataclass(slots=True)
-class Place:
+class FleetFiles:
     """Where the deployment's files lie, and what its nodes are."""
 
     folder: Path
@@ -70,7 +70,7 @@ class Place:
 class FrontProcess:
     """One ``stepwell deploy``."""
 
-    def __init__(self, place: Place, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, place: FleetFiles, process: subprocess.Popen[bytes]) -> None:
         self.place, self.process = place, process
 
     def view(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class FrontProcess:
 
 
 @contextmanager
-def front(place: Place, router: str, *, last: bool) -> Iterator[FrontProcess]:
+def front(place: FleetFiles, router: str, *, last: bool) -> Iterator[FrontProcess]:
     """A front end with this rule. ``last``: its nodes end with it."""
     command = [sys.executable, "-m", "stepwell", "deploy", str(place.file(router))]
     environment = {name: text for name, text in os.environ.items() if not name.startswith("STEPWELL_")}
@@ -138,7 +138,7 @@ def front(place: Place, router: str, *, last: bool) -> Iterator[FrontProcess]:
             process.wait()
 
 
-def stop_nodes(place: Place) -> None:
+def stop_nodes(place: FleetFiles) -> None:
     """Whatever is left of the deployment, by the notes that its nodes leave."""
     for note in (place.folder / "data").glob("*/node.json"):
         pid = int(json.loads(note.read_text(encoding="utf-8"))["pid"])

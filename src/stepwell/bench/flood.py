@@ -53,7 +53,7 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FloodTarget:
     """A server, and the keys under which each side asks it (None: it knows no keys)."""
 
     base_url: str
@@ -66,7 +66,7 @@ class Target:
         return httpx2.Client(base_url=self.base_url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
 
-class Kept:
+class FloodSamples:
     """Samples from many threads, and what was asked for besides."""
 
     def __init__(self) -> None:
@@ -94,9 +94,9 @@ class Kept:
 class Paying:
     """The agents whose turns are measured. Their openings are not: those come before the flood."""
 
-    def __init__(self, target: Target, work: Neighbours, phase: str) -> None:
-        self.kept = Kept()
-        self.openings = Kept()
+    def __init__(self, target: FloodTarget, work: Neighbours, phase: str) -> None:
+        self.kept = FloodSamples()
+        self.openings = FloodSamples()
         self._target, self._work, self._phase = target, work, phase
         self._go, self._late = threading.Event(), threading.Event()
         self._threads = [
@@ -136,7 +136,7 @@ class Paying:
                 so_far += self._turn(http, so_far, name, turn, self.kept)
                 self._done()
 
-    def _turn(self, http: httpx2.Client, prompt: str, name: str, turn: int, kept: Kept) -> str:
+    def _turn(self, http: httpx2.Client, prompt: str, name: str, turn: int, kept: FloodSamples) -> str:
         kept.sending()
         tokens = self._work.output_tokens
         sample = complete(http, self._target.model, prompt, tokens, name, turn=turn, began_s=self._began_s)
@@ -150,8 +150,8 @@ class Paying:
 class Flood:
     """Agents without pause and strangers at a rate, until ``stop``."""
 
-    def __init__(self, target: Target, work: Neighbours, arrivals_per_s: float, began_s: float) -> None:
-        self.kept = Kept()
+    def __init__(self, target: FloodTarget, work: Neighbours, arrivals_per_s: float, began_s: float) -> None:
+        self.kept = FloodSamples()
         self.arrivals_per_s = min(arrivals_per_s, MOST_ARRIVALS_PER_S)
         self._target, self._work, self._began_s = target, work, began_s
         self._stopped = threading.Event()

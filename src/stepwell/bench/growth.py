@@ -14,7 +14,7 @@ WARM_UP_SHARE = 1 / 3
 FEWEST_SAMPLES = 12
 
 
-class Held(NamedTuple):
+class ProcessSample(NamedTuple):
     """One look at a process."""
 
     at_s: float
@@ -34,14 +34,14 @@ class Slope:
     high: float
 
 
-def look(process: int, disk: Path, at_s: float) -> Held:
+def look(process: int, disk: Path, at_s: float) -> ProcessSample:
     """What ``process`` holds now (Linux). ``OSError`` when it has ended."""
     place = Path("/proc") / str(process)
     found = {}
     for line in (place / "status").read_text("ascii").splitlines():
         name, _, value = line.partition(":")
         found[name] = value.split()
-    return Held(
+    return ProcessSample(
         at_s,
         int(found["VmRSS"][0]) * 1024,
         sum(1 for _ in (place / "fd").iterdir()),
@@ -50,12 +50,12 @@ def look(process: int, disk: Path, at_s: float) -> Held:
     )
 
 
-def enough(samples: Sequence[Held]) -> bool:
+def enough(samples: Sequence[ProcessSample]) -> bool:
     """Whether enough of them come after the warm-up for a slope."""
     return len(samples) - int(len(samples) * WARM_UP_SHARE) >= FEWEST_SAMPLES
 
 
-def slope(samples: Sequence[Held], field: str) -> Slope:
+def slope(samples: Sequence[ProcessSample], field: str) -> Slope:
     """Theil-Sen: the median of all slopes between two samples, which single peaks do not move.
     ``ValueError`` with too few samples, ``ImportError`` without scipy."""
     from scipy.stats import theilslopes

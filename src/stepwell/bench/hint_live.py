@@ -19,13 +19,15 @@ import httpx2
 
 from stepwell.bench.hint_work import ENTRY, READER, VERIFIER, Crews, run_crews
 from stepwell.bench.hints_report import ROUTES, HintsOutcome, HintsPlace
-from stepwell.bench.servers import Arm, our_server, running
+from stepwell.bench.servers import ServerArm, our_server, running
 
 MOST_TOKENS = 24
 """Of any answer."""
 
 
-def live_arm(name: str, policy: str, model: str, place: HintsPlace, threads: int, directory: Path) -> Arm:
+def live_arm(
+    name: str, policy: str, model: str, place: HintsPlace, threads: int, directory: Path
+) -> ServerArm:
     """Our server with this much memory. Host and disk are given by their bytes."""
     return our_server(
         name,

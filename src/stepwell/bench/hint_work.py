@@ -19,7 +19,7 @@ import httpx2
 
 from stepwell.agents import events
 from stepwell.agents.client import Client
-from stepwell.agents.crews.definition import Crew, Limits, Role
+from stepwell.agents.crews.definition import Crew, Role, SessionLimits
 from stepwell.agents.planner import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.bench.workload import prose
@@ -101,7 +101,7 @@ def crew_of(work: Crews, number: int, most: int = 600) -> Crew:
         WRITER: Role(WRITER, words[WRITER], max_tokens=most),
         VERIFIER: Role(VERIFIER, words[VERIFIER], output="json", schema=_VERDICT, max_tokens=most),
     }
-    limits = Limits(
+    limits = SessionLimits(
         concurrent=work.readers, rounds=work.rounds, tokens=1 << 40, seconds=86_400, turns_per_agent=20
     )
     return Crew(f"crew-{number}", ENTRY, roles, limits)

@@ -38,7 +38,7 @@ from stepwell.bench.common import (
 from stepwell.bench.node import NULL_MODEL, TurnLog, turn_of
 from stepwell.bench.workload import prose
 from stepwell.clock import Clock, ManualClock, MonotonicClock
-from stepwell.ledger.base import Batch, RunId
+from stepwell.ledger.base import PostingBatch, RunId
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
 
@@ -267,7 +267,7 @@ def _stopwatch(node: assemble.Node, kept: MeteringKept) -> Iterator[None]:
         finally:
             kept.keeper_s += time.perf_counter() - started_s
 
-    def in_the_writer(write: Callable[[RunId, Batch], None], run: RunId, batch: Batch) -> None:
+    def in_the_writer(write: Callable[[RunId, PostingBatch], None], run: RunId, batch: PostingBatch) -> None:
         started_s = time.thread_time()
         write(run, batch)
         kept.writer_cpu_s += time.thread_time() - started_s

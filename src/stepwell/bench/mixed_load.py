@@ -30,7 +30,7 @@ _RETRY_US = dict.fromkeys(SPENT_CODES, 30 * SECOND_US) | {"rate_limit_exceeded":
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class MixedSize:
     """How much of it."""
 
     system_tokens: int = 256
@@ -48,14 +48,14 @@ class Size:
 
 
 @dataclass(slots=True, eq=False)
-class Agent:
+class LoadAgent:
     """One agent's side of the conversation."""
 
     tenant: str
     service_tier: str
     session: str
     name: str
-    parent: Agent | None
+    parent: LoadAgent | None
     context: list[int]
     turns_left: int
     waits_for: int = 0
@@ -73,10 +73,10 @@ class Agent:
 
 
 @dataclass(slots=True, eq=False)
-class Turn:
+class LoadTurn:
     """One request and what came of it."""
 
-    agent: Agent
+    agent: LoadAgent
     generation: Generation
     request: RequestId = 0
     tokens: list[int] = field(default_factory=list)
@@ -94,7 +94,7 @@ class MixedLoad:
         seed: int,
         begun_us: int,
         until_us: int,
-        size: Size,
+        size: MixedSize,
     ) -> None:
         """``source``: tokens to cut prompts from. ``until_us``: no session begins later."""
         self.counts: Counter[str] = Counter()
@@ -103,7 +103,7 @@ class MixedLoad:
         self._driver, self._source, self._size = driver, source, size
         self._dice = random.Random(seed)
         self._until_us = until_us
-        self._answers: deque[tuple[Turn, Output]] = deque()
+        self._answers: deque[tuple[LoadTurn, Output]] = deque()
         self._due: list[tuple[int, int, Callable[[int], None]]] = []
         self._number = 0
         self._sessions = 0
@@ -159,30 +159,30 @@ class MixedLoad:
         document = self._cut(self._size.document_tokens, 100 + self._dice.randrange(DOCUMENTS))
         context = self._systems[tenant] + document
         name = f"s{self._sessions}"
-        lead = Agent(tenant, service_tier, name, name, None, context, self._size.turns)
+        lead = LoadAgent(tenant, service_tier, name, name, None, context, self._size.turns)
         if self._dice.random() < 0.1:
             self._prewarm(lead)
         self._ask(lead, now_us)
 
-    def _prewarm(self, agent: Agent) -> None:
+    def _prewarm(self, agent: LoadAgent) -> None:
         """Have the KV of a beginning ready before anybody asks."""
         self.counts["prewarmed"] += 1
         generation = self._generation(agent, tuple(agent.context), 1, prewarm=True)
-        self._submit(Turn(agent, generation, extra=True))
+        self._submit(LoadTurn(agent, generation, extra=True))
 
     # --- turns --------------------------------------------------------------------------------
 
-    def _ask(self, agent: Agent, now_us: int) -> None:
+    def _ask(self, agent: LoadAgent, now_us: int) -> None:
         agent.turns_left -= 1
         agent.context += self._cut(self._dice.randint(8, self._size.message_tokens))
         prompt = tuple(agent.context)
         new_tokens = self._dice.randint(8, self._size.answer_tokens)
-        turn = Turn(agent, self._generation(agent, prompt, new_tokens, hint=self._hint()))
+        turn = LoadTurn(agent, self._generation(agent, prompt, new_tokens, hint=self._hint()))
         self._submit(turn)
         if self._dice.random() < 0.1:
             self.counts["second_choices"] += 1
             second = self._generation(agent, prompt, new_tokens, same_prompt=True)
-            self._submit(Turn(agent, second, extra=True))
+            self._submit(LoadTurn(agent, second, extra=True))
         if self._dice.random() < 0.08:
             self._at(now_us + self._within_us(0, 1.5), partial(self._cancel, turn))
 
@@ -194,7 +194,7 @@ class MixedLoad:
 
     def _generation(
         self,
-        agent: Agent,
+        agent: LoadAgent,
         prompt: tuple[int, ...],
         new_tokens: int,
         *,
@@ -212,16 +212,16 @@ class MixedLoad:
             same_prompt=same_prompt,
         )
 
-    def _submit(self, turn: Turn) -> None:
+    def _submit(self, turn: LoadTurn) -> None:
         self.counts["requests"] += 1
         turn.tokens.clear()
         answers = self._answers
         turn.request = self._driver.submit(turn.generation, lambda output: answers.append((turn, output)))
 
-    def _cancel(self, turn: Turn, now_us: int) -> None:
+    def _cancel(self, turn: LoadTurn, now_us: int) -> None:
         self._driver.cancel(turn.request)
 
-    def _take(self, turn: Turn, output: Output, now_us: int) -> None:
+    def _take(self, turn: LoadTurn, output: Output, now_us: int) -> None:
         match output:
             case Delta(_, tokens):
                 turn.tokens += [info.token for info in tokens]
@@ -232,7 +232,7 @@ class MixedLoad:
             case Rejected(code):
                 self._rejected(turn, code, now_us)
 
-    def _rejected(self, turn: Turn, code: str, now_us: int) -> None:
+    def _rejected(self, turn: LoadTurn, code: str, now_us: int) -> None:
         """Ask again later, as a client would; whose budget is spent keeps its state until then."""
         spent = code in SPENT_CODES
         self.counts["refused_by_budget" if spent else f"rejected_{code}"] += 1
@@ -241,7 +241,7 @@ class MixedLoad:
             again_us = _RETRY_US.get(code, SECOND_US) + self._within_us(0, 2)
             self._at(now_us + again_us, lambda _: self._submit(turn))
 
-    def _finished(self, turn: Turn, finished: Finished, now_us: int) -> None:
+    def _finished(self, turn: LoadTurn, finished: Finished, now_us: int) -> None:
         self.counts["finished" if finished.reason != "cancelled" else "cancelled"] += 1
         if turn.extra:
             return
@@ -253,7 +253,7 @@ class MixedLoad:
 
     # --- between turns ------------------------------------------------------------------------
 
-    def _go_on(self, agent: Agent, request: RequestId, now_us: int) -> None:
+    def _go_on(self, agent: LoadAgent, request: RequestId, now_us: int) -> None:
         dice = self._dice.random()
         if agent.turns_left <= 0:
             self._say(agent, request, Hint(Wait.DONE))
@@ -268,22 +268,22 @@ class MixedLoad:
         else:  # a person reads, and says nothing about it
             self._at(now_us + self._within_us(20, 120), partial(self._ask, agent))
 
-    def _say(self, agent: Agent, request: RequestId, hint: Hint) -> None:
+    def _say(self, agent: LoadAgent, request: RequestId, hint: Hint) -> None:
         self.counts["hints"] += 1
         self._driver.hint(request, agent.tenant, agent.name, hint)
 
-    def _spawn(self, lead: Agent, now_us: int) -> None:
+    def _spawn(self, lead: LoadAgent, now_us: int) -> None:
         """Children begin with what the lead knows."""
         for number in range(self._dice.randint(1, 3)):
             self.counts["children"] += 1
             name = f"{lead.name}/r{lead.turns_left}{number}"
             turns = self._dice.randint(1, 2)
             context = list(lead.context)
-            child = Agent(lead.tenant, lead.service_tier, lead.session, name, lead, context, turns)
+            child = LoadAgent(lead.tenant, lead.service_tier, lead.session, name, lead, context, turns)
             lead.waits_for += 1
             self._ask(child, now_us)
 
-    def _done(self, agent: Agent, now_us: int) -> None:
+    def _done(self, agent: LoadAgent, now_us: int) -> None:
         parent = agent.parent
         if parent is None:
             self.counts["sessions_done"] += 1

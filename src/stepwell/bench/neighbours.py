@@ -33,11 +33,11 @@ from stepwell.bench.common import (
     ticker,
     usable_cores,
 )
-from stepwell.bench.flood import Flood, Kept, Neighbours, Paying, Target
+from stepwell.bench.flood import Flood, FloodSamples, FloodTarget, Neighbours, Paying
 from stepwell.bench.neighbours_report import FLEX, NeighboursOutcome, cut_short, samples, tables, verdicts
 from stepwell.bench.neighbours_sessions import measure_siblings
 from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.servers import Arm, llama_server, our_server, running
+from stepwell.bench.servers import ServerArm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, unrelated
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
@@ -161,7 +161,7 @@ class NeighboursPlan:
     host_kv: str
     threads: int
 
-    def ours(self, policy: str, config: Path, directory: Path) -> Arm:
+    def ours(self, policy: str, config: Path, directory: Path) -> ServerArm:
         return our_server(
             policy,
             self.model,
@@ -173,7 +173,7 @@ class NeighboursPlan:
             more={"policy": policy, "config": config},
         )
 
-    def peers(self) -> list[Arm]:
+    def peers(self) -> list[ServerArm]:
         if not self.peer:
             return []
         return [
@@ -234,16 +234,18 @@ def measure(
 
 
 @contextmanager
-def _served(arm: Arm) -> Iterator[Target]:
+def _served(arm: ServerArm) -> Iterator[FloodTarget]:
     keys = (PAID_KEY, FLOOD_KEY) if arm.is_ours else (None, None)
     with running(arm):
-        target = Target(arm.base_url, "", *keys)
+        target = FloodTarget(arm.base_url, "", *keys)
         with target.client(target.paid_key) as http:
             name = str(http.get("/v1/models").json()["data"][0]["id"])
         yield replace(target, model=name)
 
 
-def measure_server(target: Target, outcome: NeighboursOutcome, work: Neighbours, progress: Ticker) -> None:
+def measure_server(
+    target: FloodTarget, outcome: NeighboursOutcome, work: Neighbours, progress: Ticker
+) -> None:
     """Both phases on a server that is ready."""
     arrivals_per_s = work.times * _turns_per_s(target, work)
     turns = work.agents * work.turns
@@ -271,13 +273,13 @@ def measure_server(target: Target, outcome: NeighboursOutcome, work: Neighbours,
     _require_answers(alone.openings, flooded.openings)
 
 
-def _require_answers(*openings: Kept) -> None:
+def _require_answers(*openings: FloodSamples) -> None:
     for sample in (sample for kept in openings for sample in kept.samples):
         if sample.error:
             raise StepwellError(f"an agent's first turn failed: {sample.error}")
 
 
-def _turns_per_s(target: Target, work: Neighbours) -> float:
+def _turns_per_s(target: FloodTarget, work: Neighbours) -> float:
     """How many of the flood's turns the machine could serve, from one such turn alone."""
     prompt = unrelated(Pressure(document_words=2 * work.flood_words, seed=work.seed))
     with target.client(target.paid_key) as http:

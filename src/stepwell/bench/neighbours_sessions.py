@@ -18,7 +18,7 @@ from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete
 from stepwell.bench.common import table
-from stepwell.bench.flood import Neighbours, Target
+from stepwell.bench.flood import FloodTarget, Neighbours
 from stepwell.bench.workload import prose
 
 SHORT_WORDS, SHORT_TOKENS = 12, 4
@@ -65,7 +65,7 @@ def ttft_s(samples: Sequence[TurnSample]) -> float:
     return median(sample.ttft_s for sample in samples)
 
 
-def measure_siblings(target: Target, work: Neighbours) -> Siblings:
+def measure_siblings(target: FloodTarget, work: Neighbours) -> Siblings:
     """Both kinds of turn alone, then a short one sent while a long one is being computed."""
     found, rng = Siblings(), random.Random(work.seed + 99)
     with target.client(target.paid_key) as http:
@@ -78,7 +78,12 @@ def measure_siblings(target: Target, work: Neighbours) -> Siblings:
 
 
 def _beside(
-    http: httpx2.Client, target: Target, work: Neighbours, rng: random.Random, number: int, found: Siblings
+    http: httpx2.Client,
+    target: FloodTarget,
+    work: Neighbours,
+    rng: random.Random,
+    number: int,
+    found: Siblings,
 ) -> None:
     text, name = prose(rng, work.long_words), f"reader-{number}"
 
@@ -92,12 +97,12 @@ def _beside(
     reader.join()
 
 
-def _short(http: httpx2.Client, target: Target, rng: random.Random, session: str) -> TurnSample:
+def _short(http: httpx2.Client, target: FloodTarget, rng: random.Random, session: str) -> TurnSample:
     return complete(http, target.model, prose(rng, SHORT_WORDS), SHORT_TOKENS, session)
 
 
 def _long(
-    http: httpx2.Client, target: Target, work: Neighbours, rng: random.Random, session: str
+    http: httpx2.Client, target: FloodTarget, work: Neighbours, rng: random.Random, session: str
 ) -> TurnSample:
     return complete(http, target.model, prose(rng, work.long_words), SHORT_TOKENS, session)
 

@@ -33,7 +33,7 @@ from stepwell.bench.common import (
     ticker,
 )
 from stepwell.errors import BadInput
-from stepwell.ledger.base import Batch, Run, Store
+from stepwell.ledger.base import PostingBatch, Run, Store
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.types import (
     IDLE,
@@ -213,7 +213,7 @@ def measured(
     return cases
 
 
-def _round(case: PostingsCase, store: Store, batches: Sequence[Batch]) -> None:
+def _round(case: PostingsCase, store: Store, batches: Sequence[PostingBatch]) -> None:
     run = store.begin(Run(NODE, batches[0].at_us, "none", "{}", "", ""))
     times_us = []
     for batch in batches:
@@ -225,7 +225,7 @@ def _round(case: PostingsCase, store: Store, batches: Sequence[Batch]) -> None:
     case.per_s.append(sum(len(batch.postings) for batch in batches) / (sum(times_us) / 1e6))
 
 
-def steps(chance: random.Random, size: int, postings: int) -> list[Batch]:
+def steps(chance: random.Random, size: int, postings: int) -> list[PostingBatch]:
     """So many postings in batches of that size: agents' compute and KV, a rest of the machine, and now and
     then a request that ends."""
     agents = [_agent(number) for number in range(AGENTS)]
@@ -242,7 +242,9 @@ def _agent(number: int) -> Account:
     )
 
 
-def _step(chance: random.Random, agents: Sequence[Account], number: int, start_us: int, size: int) -> Batch:
+def _step(
+    chance: random.Random, agents: Sequence[Account], number: int, start_us: int, size: int
+) -> PostingBatch:
     made = [_posting(chance, chance.choice(agents), chance.choice(RESOURCES)) for _ in range(size - 1)]
     made.append(Posting(MACHINE, IDLE, Resource.COMPUTE, 1 + chance.randrange(500), Cause.REST))
     now_us = number * 20_000
@@ -255,7 +257,7 @@ def _step(chance: random.Random, agents: Sequence[Account], number: int, start_u
         [Usage(number, chance.choice(agents), "none", "stop", start_us + now_us)] if number % 20 == 0 else []
     )
     totals = {resource.value: number * 1_000_000 for resource in RESOURCES}
-    return Batch(number, start_us + now_us, now_us, made, usage, positions, totals)
+    return PostingBatch(number, start_us + now_us, now_us, made, usage, positions, totals)
 
 
 def _posting(chance: random.Random, agent: Account, resource: Resource) -> Posting:

@@ -37,7 +37,7 @@ from stepwell.bench.common import (
     usable_cores,
 )
 from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.servers import Arm, RunningServer, llama_server, our_server, running
+from stepwell.bench.servers import ServerArm, StartedServer, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, unrelated
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
@@ -55,7 +55,7 @@ _SOURCE = re.compile(r'source="(\w+)"')
 class ArmResult:
     """What one server did, over all rounds."""
 
-    arm: Arm
+    arm: ServerArm
     totals_s: list[float] = field(default_factory=list)
     samples: list[TurnSample] = field(default_factory=list)
     tokens_by_source: dict[str, int] = field(default_factory=dict)
@@ -201,7 +201,7 @@ class _Plan:
     clients: int
     agents: int
 
-    def arms(self, disk_dir: Path) -> list[Arm]:
+    def arms(self, disk_dir: Path) -> list[ServerArm]:
         """Every server to measure, in order."""
         everybody = self.everybody_tokens
         arms = [self._ours(f"stepwell {size:,}", size, disk_dir) for size in self.sizes]
@@ -212,7 +212,7 @@ class _Plan:
             arms.append(self._peer(f"{word} everybody ({everybody:,})", everybody, self.agents, tuned))
         return arms
 
-    def _ours(self, name: str, tokens: int, disk_dir: Path) -> Arm:
+    def _ours(self, name: str, tokens: int, disk_dir: Path) -> ServerArm:
         return our_server(
             name,
             self.model,
@@ -223,7 +223,7 @@ class _Plan:
             threads=self.threads,
         )
 
-    def _peer(self, name: str, tokens: int, parallel: int, tuned: bool) -> Arm:
+    def _peer(self, name: str, tokens: int, parallel: int, tuned: bool) -> ServerArm:
         return llama_server(
             name,
             resolve_model(self.model).path,
@@ -260,7 +260,7 @@ def _measure(plan: _Plan, workload: Pressure, rounds: int, progress: Ticker) -> 
     return list(results.values())
 
 
-def _run_arm(arm: Arm, result: ArmResult, workload: Pressure, progress: Ticker) -> None:
+def _run_arm(arm: ServerArm, result: ArmResult, workload: Pressure, progress: Ticker) -> None:
     """One server, one round. A server that fails is a line in the report, not the end of it."""
     try:
         with (
@@ -283,7 +283,7 @@ def _run_arm(arm: Arm, result: ArmResult, workload: Pressure, progress: Ticker) 
         result.error = f"{type(error).__name__}: {error}"
 
 
-def _note_memory(result: ArmResult, server: RunningServer) -> None:
+def _note_memory(result: ArmResult, server: StartedServer) -> None:
     seen = server.peak_rss_bytes()
     if seen is not None:
         result.peak_rss_bytes = max(seen, result.peak_rss_bytes or 0)

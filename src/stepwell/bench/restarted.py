@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwell.bench.arms import DISK_BYTES, HOST_BYTES, Arm, Comparison, Job, TurnResult, Watch
+from stepwell.bench.arms import DISK_BYTES, HOST_BYTES, Arm, ArmsJob, Comparison, EngineWatch, TurnResult
 from stepwell.bench.common import Ticker, Verdict
 from stepwell.bench.node import GatheredTiers, driver_for
 from stepwell.bench.schedule import Round, rounds
@@ -35,7 +35,7 @@ class Restarted:
     """Turns computed anew against the same turns found on the device: other batches, and no cache moved."""
 
 
-def run(job: Job, progress: Ticker) -> Restarted:
+def run(job: ArmsJob, progress: Ticker) -> Restarted:
     """Both arms. ``job.turns`` turns, each of them twice in either arm."""
     with tempfile.TemporaryDirectory(prefix="stepwell-restart-") as folder:
         first, found = _lived_on(job, progress, Path(folder) / "stays")
@@ -47,7 +47,7 @@ def run(job: Job, progress: Ticker) -> Restarted:
     return made
 
 
-def _lived_on(job: Job, progress: Ticker, disk: Path) -> tuple[list[TurnResult], list[TurnResult]]:
+def _lived_on(job: ArmsJob, progress: Ticker, disk: Path) -> tuple[list[TurnResult], list[TurnResult]]:
     """The turns computed, and the same turns found on the device, in one life."""
     progress.phase(f"{job.model}: the same turns twice, no restart", 2 * job.turns)
     with _life(job, disk) as (driver, watch, text):
@@ -55,7 +55,7 @@ def _lived_on(job: Job, progress: Ticker, disk: Path) -> tuple[list[TurnResult],
         return first, Arm(driver, watch, first, _stay).run(_plan(job, text), progress)
 
 
-def _restarted(job: Job, progress: Ticker, disk: Path, first: Sequence[TurnResult]) -> list[TurnResult]:
+def _restarted(job: ArmsJob, progress: Ticker, disk: Path, first: Sequence[TurnResult]) -> list[TurnResult]:
     """The turns computed in one life, and found in the next."""
     progress.phase(f"{job.model}: the same turns twice, restarted in between", 2 * job.turns)
     with _life(job, disk) as (driver, watch, text):
@@ -71,10 +71,10 @@ def _stay(ended: int) -> None:
 
 
 @contextmanager
-def _life(job: Job, disk: Path) -> Iterator[tuple[Driver, Watch, TextModel]]:
+def _life(job: ArmsJob, disk: Path) -> Iterator[tuple[Driver, EngineWatch, TextModel]]:
     """A server's life on this disk, from loading the model to its end."""
     engine, text = job.load(job.model, device_kv_tokens=job.device_kv_tokens, threads=job.threads)
-    watch = Watch(engine)
+    watch = EngineWatch(engine)
     with driver_for(
         engine,
         text,
@@ -87,7 +87,7 @@ def _life(job: Job, disk: Path) -> Iterator[tuple[Driver, Watch, TextModel]]:
         yield driver, watch, text
 
 
-def _plan(job: Job, text: TextModel) -> Iterator[Round]:
+def _plan(job: ArmsJob, text: TextModel) -> Iterator[Round]:
     return rounds(
         job.turns,
         job.seed,

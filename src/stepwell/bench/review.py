@@ -28,7 +28,7 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.review_arms import Told, Transport, ours, scripted_servers, table_in_prompt
 from stepwell.bench.review_judge import Judged
-from stepwell.bench.review_kept import Kept
+from stepwell.bench.review_kept import KeptWeeks
 from stepwell.bench.review_mutations import MUTATIONS, missed
 from stepwell.bench.review_weeks import made_week
 from stepwell.commands.model_servers import Given, addresses, opened
@@ -124,7 +124,7 @@ def main(
     """
     require_writable(json_file)
     require_writable(keep, "--keep")
-    kept = Kept.of(keep)
+    kept = KeptWeeks.of(keep)
     if level == "templates":
         raise BadInput("--level templates asks no model: say choose or write")
     count = min(weeks, 6) if quick else weeks
@@ -172,7 +172,7 @@ async def _scripted(works: Sequence[ReviewWork], progress: Ticker) -> list[Sum]:
 
 
 def _modelled(
-    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, kept: Kept, progress: Ticker
+    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, kept: KeptWeeks, progress: Ticker
 ) -> list[Sum]:
     """Both arms with a model that runs here."""
     mine, other = Sum(name, OURS, level), Sum(name, TABLE, "")

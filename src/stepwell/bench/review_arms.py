@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import httpx2 as httpx
 
 from stepwell.agents.client import Client
-from stepwell.agents.servers import Place, Servers
+from stepwell.agents.servers import ModelPlace, Servers
 from stepwell.bench.review_judge import Judged, judge
 from stepwell.review.crew import Level, Newsroom
 from stepwell.review.facts import Facts
@@ -206,4 +206,4 @@ def _slip(sentence: str, chance: random.Random) -> str:
 
 def scripted_servers() -> tuple[Servers, Client]:
     client = Client("http://127.0.0.1:9", transport=Transport())
-    return Servers([Place("scripted", client, "scripted")]), client
+    return Servers([ModelPlace("scripted", client, "scripted")]), client

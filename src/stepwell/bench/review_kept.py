@@ -16,14 +16,14 @@ Key = tuple[str, str, str, str]
 
 
 @dataclass(slots=True)
-class Kept:
+class KeptWeeks:
     """A file of JSON lines, one for each week of each arm; without a file nothing is kept."""
 
     path: Path | None
     known: dict[Key, Told] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path | None) -> Kept:
+    def of(cls, path: Path | None) -> KeptWeeks:
         """With what is in the file. Raises ``BadInput`` for a line that this bench did not write."""
         kept = cls(path)
         if path is None or not path.exists():

@@ -32,9 +32,9 @@ from stepwell.bench.common import (
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS, Router
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import Held, Turn
+from stepwell.fleet.types import HeldTokens, RoutedTurn
 
-Row = tuple[tuple[str, str], str, int, Held]
+Row = tuple[tuple[str, str], str, int, HeldTokens]
 
 LIMIT_US = 300.0
 TARGET_NODES, TARGET_AGENTS = 8, 100_000
@@ -45,7 +45,7 @@ QUICK_DECISIONS = 2_000
 
 
 @dataclass(slots=True)
-class Measured:
+class RouterTime:
     """One rule at one size."""
 
     router: str
@@ -126,10 +126,10 @@ def parse_sizes(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def measure(router: Router, nodes: int, agents: int, decisions: int, seed: int) -> Measured:
+def measure(router: Router, nodes: int, agents: int, decisions: int, seed: int) -> RouterTime:
     """One rule in a world of its own."""
     dice = random.Random(seed)
-    found = Measured(router.name, nodes, agents)
+    found = RouterTime(router.name, nodes, agents)
     names = [f"node-{n}" for n in range(nodes)]
     fleet = Fleet(names)
     gc.collect()
@@ -180,17 +180,17 @@ def reports(names: Sequence[str], agents: int, dice: random.Random) -> dict[str,
     for n in range(agents):
         session = f"session-{n // AGENTS_PER_SESSION}"
         name = (f"tenant-{n % 97}", f"{session}/agent-{n}")
-        held = Held(*(dice.randrange(CONTEXT_TOKENS // 3) for _ in range(3)))
+        held = HeldTokens(*(dice.randrange(CONTEXT_TOKENS // 3) for _ in range(3)))
         for _ in range(1 + (n % 5 == 0)):
             rows[names[dice.randrange(len(names))]].append((name, session, CONTEXT_TOKENS, held))
     return rows
 
 
-def random_turn(agents: int, dice: random.Random) -> Turn:
+def random_turn(agents: int, dice: random.Random) -> RoutedTurn:
     """Four of five turns are an agent's next; the others are the first of a new one."""
     n = dice.randrange(agents * 5 // 4)
     session = f"session-{n // AGENTS_PER_SESSION}"
-    return Turn(
+    return RoutedTurn(
         f"tenant-{n % 97}",
         dice.choice(TIERS),
         session,
@@ -199,7 +199,7 @@ def random_turn(agents: int, dice: random.Random) -> Turn:
     )
 
 
-def verdicts(found: Sequence[Measured]) -> list[Verdict]:
+def verdicts(found: Sequence[RouterTime]) -> list[Verdict]:
     """The target holds for the first rule at the size that it names."""
     best = next(iter(ROUTERS))
     for one in found:
@@ -213,7 +213,7 @@ def verdicts(found: Sequence[Measured]) -> list[Verdict]:
     return [Verdict(f"{best}, 8 nodes, 100,000 agents: p99 of a decision, CPU time", None, LIMIT_US, " us")]
 
 
-def _table(found: Sequence[Measured]) -> Table:
+def _table(found: Sequence[RouterTime]) -> Table:
     columns = ("rule", "nodes", "agents", "p50", "p99", "max", "p99, wall", "told", "bytes/agent", "rebuilt")
     rows = []
     for one in found:

@@ -15,7 +15,7 @@ Tokenize = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ScheduleShape:
     """Sizes of the schedule, in words and tokens."""
 
     agents: int = 6
@@ -55,7 +55,7 @@ class Contexts:
         self.tokens[turn.agent] = [*prompt, *answer]
 
 
-def rounds(turns: int, seed: int, shape: Shape, tokenize: Tokenize) -> Iterator[Round]:
+def rounds(turns: int, seed: int, shape: ScheduleShape, tokenize: Tokenize) -> Iterator[Round]:
     """Rounds with ``turns`` turns in all. One agent calls alone, then two to four call at once: a lone
     request and a batch take different paths through the engine.
 
@@ -75,7 +75,7 @@ def rounds(turns: int, seed: int, shape: Shape, tokenize: Tokenize) -> Iterator[
 class _Schedule:
     """Knows how long every agent is (answers have a fixed length), and what each would say next."""
 
-    def __init__(self, rng: random.Random, seed: int, shape: Shape, tokenize: Tokenize) -> None:
+    def __init__(self, rng: random.Random, seed: int, shape: ScheduleShape, tokenize: Tokenize) -> None:
         self._rng = rng
         self._shape = shape
         self._tokenize = tokenize

@@ -30,7 +30,7 @@ _LOG_TAIL_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ServerArm:
     """One server of a comparison: how it is named, started, and what it was given."""
 
     name: str
@@ -44,10 +44,10 @@ class Arm:
         return f"http://127.0.0.1:{self.port}"
 
 
-class RunningServer:
+class StartedServer:
     """A started server. ``peak_rss_bytes`` is read before it is stopped."""
 
-    def __init__(self, arm: Arm, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    def __init__(self, arm: ServerArm, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
         self.arm = arm
         self._process = process
         self._log = log
@@ -93,7 +93,7 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running(arm: Arm) -> Iterator[RunningServer]:
+def running(arm: ServerArm) -> Iterator[StartedServer]:
     """Start a server, wait until it is ready, stop it at the end, whatever happens.
 
     Its books and documents, where the arm says nothing about them, go with it.
@@ -106,7 +106,7 @@ def running(arm: Arm) -> Iterator[RunningServer]:
             stdin=subprocess.DEVNULL,
             env=_environment(Path(data)),
         )
-        server = RunningServer(arm, process, log)
+        server = StartedServer(arm, process, log)
         try:
             server.wait_ready()
             yield server
@@ -124,7 +124,7 @@ def our_server(
     disk_dir: Path,
     threads: int,
     more: Mapping[str, str | Path] | None = None,
-) -> Arm:
+) -> ServerArm:
     """``stepwell serve`` with these KV tiers and the flags in ``more``; everything else as a user gets it.
     The model ``null`` is the engine that computes nothing."""
     port = free_port()
@@ -141,7 +141,7 @@ def our_server(
     }
     words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
     command = (sys.executable, "-m", "stepwell", "serve", *words)
-    return Arm(name, command, port, is_ours=True, device_kv_tokens=device_kv_tokens)
+    return ServerArm(name, command, port, is_ours=True, device_kv_tokens=device_kv_tokens)
 
 
 def llama_server(
@@ -154,7 +154,7 @@ def llama_server(
     threads: int,
     binary: Path | None,
     tuned: bool,
-) -> Arm:
+) -> ServerArm:
     """llama.cpp's own server: a ``llama-server`` binary if given, else the package ``xllamacpp``.
 
     ``tuned`` leaves its defaults where that makes it quicker on this workload: the whole window is
@@ -174,7 +174,7 @@ def llama_server(
         command: Sequence[str] = (sys.executable, "-m", "stepwell.bench.peer_server", json.dumps(options))
     else:
         command = _binary_command(binary, options)
-    return Arm(name, tuple(command), port, is_ours=False, device_kv_tokens=device_kv_tokens)
+    return ServerArm(name, tuple(command), port, is_ours=False, device_kv_tokens=device_kv_tokens)
 
 
 def _binary_command(binary: Path, options: dict[str, str | int | bool]) -> list[str]:

@@ -38,7 +38,7 @@ ENGINES = 2
 
 
 @dataclass(slots=True)
-class Tally:
+class DiskTally:
     counts: Counter[str] = field(default_factory=Counter)
     most_bytes: int = 0
 
@@ -73,7 +73,7 @@ def main(
     require_writable(json_file)
     count = kills if kills is not None else QUICK_KILLS if quick else KILLS
     place = Path(tempfile.mkdtemp(prefix="stepwell-shared-", dir=directory))
-    tally, started = Tally(), time.perf_counter()
+    tally, started = DiskTally(), time.perf_counter()
     try:
         with ticker() as progress, without_warnings():
             _run(place / "kv", count, random.Random(seed), tally, progress)
@@ -82,7 +82,7 @@ def main(
     return _finish(count, seed, tally, time.perf_counter() - started, json_file)
 
 
-def _run(place: Path, kills: int, dice: random.Random, tally: Tally, progress: Ticker) -> None:
+def _run(place: Path, kills: int, dice: random.Random, tally: DiskTally, progress: Ticker) -> None:
     progress.phase(f"killing {kills} times", kills)
     children = [_child(place, n) for n in range(ENGINES)]
     try:
@@ -119,7 +119,7 @@ def _child(place: Path, number: int) -> subprocess.Popen[bytes]:
     return child
 
 
-def _heard(child: subprocess.Popen[bytes], tally: Tally) -> None:
+def _heard(child: subprocess.Popen[bytes], tally: DiskTally) -> None:
     """What a process said it had done, up to its last whole line."""
     assert child.stdout is not None
     with child.stdout:
@@ -132,7 +132,7 @@ def _heard(child: subprocess.Popen[bytes], tally: Tally) -> None:
             return
 
 
-def _measure(place: Path, tally: Tally, living: Sequence[subprocess.Popen[bytes]]) -> None:
+def _measure(place: Path, tally: DiskTally, living: Sequence[subprocess.Popen[bytes]]) -> None:
     """With everybody stopped: a file that is renamed between two looks would count twice, or not be found."""
     for child in living:
         child.send_signal(signal.SIGSTOP)
@@ -144,7 +144,7 @@ def _measure(place: Path, tally: Tally, living: Sequence[subprocess.Popen[bytes]
     tally.counts["bound_exceeded"] += used > LIMIT_BYTES
 
 
-def _damage(place: Path, dice: random.Random, tally: Tally) -> None:
+def _damage(place: Path, dice: random.Random, tally: DiskTally) -> None:
     """One bit of one record, which may be evicted meanwhile."""
     records = sorted(place.glob("v1-*/*.kv"))
     with suppress(OSError, IndexError):
@@ -158,7 +158,7 @@ def _damage(place: Path, dice: random.Random, tally: Tally) -> None:
         tally.counts["bit_flips"] += 1
 
 
-def _read_everything(place: Path, tally: Tally) -> None:
+def _read_everything(place: Path, tally: DiskTally) -> None:
     store = open_store(place)
     try:
         there = store.changes().present
@@ -180,7 +180,7 @@ def _read_everything(place: Path, tally: Tally) -> None:
         store.close()
 
 
-def _finish(kills: int, seed: int, tally: Tally, seconds: float, json_file: Path | None) -> int:
+def _finish(kills: int, seed: int, tally: DiskTally, seconds: float, json_file: Path | None) -> int:
     counts = tally.counts
     results = dict(counts) | {"limit_bytes": LIMIT_BYTES, "most_bytes": tally.most_bytes, "seconds": seconds}
     report = Report("shared-disk", {"kills": kills, "seed": seed, "engines": ENGINES}, results)

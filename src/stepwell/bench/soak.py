@@ -15,8 +15,8 @@ from cyclopts.validators import Number
 
 from stepwell.bench.chaos import checks
 from stepwell.bench.chaos.load import Load, undisturbed
-from stepwell.bench.chaos.tally import Tally
-from stepwell.bench.chaos.target import DISK_KV, Target
+from stepwell.bench.chaos.tally import ChaosTally
+from stepwell.bench.chaos.target import DISK_KV, ChaosTarget
 from stepwell.bench.common import (
     JsonOption,
     QuickOption,
@@ -28,7 +28,7 @@ from stepwell.bench.common import (
     table,
     ticker,
 )
-from stepwell.bench.growth import WARM_UP_SHARE, Held, Slope, enough, look, slope
+from stepwell.bench.growth import WARM_UP_SHARE, ProcessSample, Slope, enough, look, slope
 from stepwell.commands.replay import decided_again
 from stepwell.errors import StepwellError
 from stepwell.ledger.bills import MAX_CORRECTABLE
@@ -58,7 +58,7 @@ LIMITS: dict[str, tuple[str, float, str]] = {
 class Soaked:
     """What a run came to."""
 
-    samples: list[Held] = field(default_factory=list)
+    samples: list[ProcessSample] = field(default_factory=list)
     slopes: dict[str, Slope] = field(default_factory=dict)
     books_bytes: int = 0
     steps: int = 0
@@ -107,13 +107,13 @@ def main(
     return _finish(report, soaked, json_file)
 
 
-def _soak(place: Path, seed: int, for_s: float, progress: Ticker) -> tuple[Soaked, Tally]:
+def _soak(place: Path, seed: int, for_s: float, progress: Ticker) -> tuple[Soaked, ChaosTally]:
     home, soaked = place / "state", Soaked()
     home.mkdir()
-    target = Target(
+    target = ChaosTarget(
         home, place, "null", str(home / "ledger.db"), record=place / "run.jsonl.gz", skips_time=True
     )
-    tally = Tally(target)
+    tally = ChaosTally(target)
     try:
         if not target.start():
             raise StepwellError(f"the server did not start: {' '.join(target.unclear_starts)}")
@@ -129,7 +129,7 @@ def _soak(place: Path, seed: int, for_s: float, progress: Ticker) -> tuple[Soake
     return soaked, tally
 
 
-def _watch(target: Target, soaked: Soaked, for_s: float, dice: random.Random, progress: Ticker) -> None:
+def _watch(target: ChaosTarget, soaked: Soaked, for_s: float, dice: random.Random, progress: Ticker) -> None:
     """Look at the process at moments that no rhythm of its own can hide from."""
     began = time.monotonic()
     between_s = max(LOOK_S, for_s / SAMPLES)
@@ -144,7 +144,7 @@ def _watch(target: Target, soaked: Soaked, for_s: float, dice: random.Random, pr
         time.sleep(between_s * dice.uniform(0.7, 1.3))
 
 
-def _judge(target: Target, tally: Tally, soaked: Soaked) -> None:
+def _judge(target: ChaosTarget, tally: ChaosTally, soaked: Soaked) -> None:
     tally.judge()
     soaked.books_bytes = Path(target.ledger).stat().st_size
     store = open_store(target.ledger, create=False)
@@ -160,7 +160,7 @@ def _judge(target: Target, tally: Tally, soaked: Soaked) -> None:
     soaked.steps, soaked.same_decisions = again.log.plans, again.differs_at is None
 
 
-def _report(soaked: Soaked, tally: Tally, seed: int, for_s: float) -> Report:
+def _report(soaked: Soaked, tally: ChaosTally, seed: int, for_s: float) -> Report:
     most_bytes = max(one.disk_bytes for one in soaked.samples)
     last = soaked.samples[-1]
     report = Report("soak", {"seed": seed, "seconds": for_s})

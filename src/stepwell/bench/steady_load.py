@@ -49,7 +49,7 @@ SERVICE_TIERS = ("priority", "default", "default", "default", "flex")
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class PolicySize:
     """How much the policy has to keep in mind."""
 
     agents: int
@@ -107,10 +107,10 @@ class _Turn:
 
 
 @dataclass(slots=True)
-class Load:
+class PolicyLoad:
     """The policy and its world. ``step`` takes one step with what the last one has led to."""
 
-    size: Size
+    size: PolicySize
     eviction: str
     seed: int = 20261122
     now_us: int = 1_000_000
@@ -264,7 +264,7 @@ class Load:
         return device_full and memory.host_used * 20 > config.host_bytes * 19
 
 
-def config_for(size: Size, eviction: str) -> PolicyConfig:
+def config_for(size: PolicySize, eviction: str) -> PolicyConfig:
     """A machine on which everything fits on disk, and little above it; all else as a server has it."""
     block_bytes = BLOCK_TOKENS * TOKEN_BYTES
     return PolicyConfig(

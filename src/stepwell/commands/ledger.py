@@ -42,7 +42,7 @@ from stepwell.ledger import margin as margins
 from stepwell.ledger import statements
 from stepwell.ledger.calendar import UNITS, parts, unit_of
 from stepwell.ledger.grouping import parse_by
-from stepwell.ledger.margin import Line, Margin
+from stepwell.ledger.margin import Margin, MarginGroup
 from stepwell.ledger.over_time import charges, joined, statement_over_time
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.queries import Counts, Period
@@ -213,7 +213,7 @@ def counts_json(counts: Counts) -> dict[str, Any]:
     return counts._asdict() | {"output_tokens": counts.output_tokens, "amplification": amplified}
 
 
-def line_json(fields: tuple[str, ...], line: Line) -> dict[str, Any]:
+def line_json(fields: tuple[str, ...], line: MarginGroup) -> dict[str, Any]:
     """Money in micro-dollars; amounts in the resources' units."""
     return (
         named(fields, line.group)

@@ -20,7 +20,7 @@ from stepwell.errors import BadInput
 from stepwell.ledger.base import NoLedger, Store
 from stepwell.ledger.costs import Rates, load_cost_book
 from stepwell.ledger.grouping import Group
-from stepwell.ledger.margin import Sums, read_sums
+from stepwell.ledger.margin import PeriodSums, read_sums
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.queries import LAST_US, Period, runs
 from stepwell.ledger.run_rates import rates_of
@@ -143,7 +143,7 @@ def _iso(at_us: int) -> str:
     return f"{moment:%Y-%m-%d}" if at_us % 86_400_000_000 == 0 else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def sums_and_rates(store: Store, asked: Period, cost_book: str | None) -> tuple[Sums, dict[int, Rates]]:
+def sums_and_rates(store: Store, asked: Period, cost_book: str | None) -> tuple[PeriodSums, dict[int, Rates]]:
     """What margins are made of. Raises ``BadInput`` for a book that cannot be read."""
     book = None if cost_book is None else load_cost_book(cost_book)
     with working("adding up postings"):

@@ -11,7 +11,7 @@ from rich.text import Text
 from stepwell.commands.fitting import UNBOUNDED, fitted
 from stepwell.ledger.export import usd
 from stepwell.ledger.grouping import Group
-from stepwell.ledger.margin import STORAGE, Exchange, Line, Margin
+from stepwell.ledger.margin import STORAGE, Exchange, Margin, MarginGroup
 from stepwell.ledger.queries import Counts
 from stepwell.ledger.statements import Statement
 from stepwell.ledger.types import Kind, Resource
@@ -144,7 +144,7 @@ def show_margin(console: Console, found: Margin, title: str, limit: int) -> None
         _exchanges(found, found.exchanges[:limit]).show(console, max(0, len(found.exchanges) - limit))
 
 
-def _earnings(found: Margin, lines: Sequence[Line], title: str) -> Sheet:
+def _earnings(found: Margin, lines: Sequence[MarginGroup], title: str) -> Sheet:
     figures = (*TOKENS, "amplif.", "revenue", "cost", "margin", "of rev.")
     sheet = Sheet(f"{title} (USD)", found.fields, figures)
     for line in lines:
@@ -153,7 +153,7 @@ def _earnings(found: Margin, lines: Sequence[Line], title: str) -> Sheet:
     return sheet
 
 
-def earned(line: Line) -> list[str]:
+def earned(line: MarginGroup) -> list[str]:
     """Tokens, revenue, cost and margin of one line."""
     return [
         amount(line.counts.visible_tokens),
@@ -166,7 +166,7 @@ def earned(line: Line) -> list[str]:
     ]
 
 
-def _costs(found: Margin, lines: Sequence[Line]) -> Sheet:
+def _costs(found: Margin, lines: Sequence[MarginGroup]) -> Sheet:
     figures = ("compute", "device", "host", "disk", "written", "total", "(between)")
     title = "Cost by resource (USD); between: KV of agents without a request under way"
     sheet = Sheet(title, found.fields, figures)
@@ -192,7 +192,7 @@ def _exchanges(found: Margin, exchanges: Sequence[Exchange]) -> Sheet:
     return sheet
 
 
-def show_top(console: Console, fields: Sequence[str], lines: Sequence[Line], title: str) -> None:
+def show_top(console: Console, fields: Sequence[str], lines: Sequence[MarginGroup], title: str) -> None:
     """The first lines of an order."""
     figures = (*TOKENS, "storage", "lost", "revenue", "cost", "margin")
     sheet = Sheet(title, fields, figures)
@@ -201,7 +201,7 @@ def show_top(console: Console, fields: Sequence[str], lines: Sequence[Line], tit
     sheet.show(console)
 
 
-def top_figures(line: Line) -> list[str]:
+def top_figures(line: MarginGroup) -> list[str]:
     """``lost``: what computing again for others' sake cost it."""
     return [
         amount(line.counts.visible_tokens),

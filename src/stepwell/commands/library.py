@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from stepwell.commands.library_places import Place, RemotePlace, local_place
+from stepwell.commands.library_places import LibraryPlace, RemotePlace, local_place
 from stepwell.errors import BadInput, StepwellError
 from stepwell.units import format_size
 
@@ -32,7 +32,7 @@ class Where:
     config: Annotated[Path | None, Parameter(help="The settings file of the server it belongs to.")] = None
     tenant: Annotated[str, Parameter(help="Whose documents, in a directory.")] = "local"
 
-    def place(self) -> Place:
+    def place(self) -> LibraryPlace:
         """Raises ``BadInput``."""
         if self.server is None:
             return local_place(self.dir, self.config, self.tenant)

@@ -19,11 +19,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.dialects import select_all
 from stepwell.agents.tools.warehouse import open_warehouse
-from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Table, Warehouse
+from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Warehouse, WarehouseTable
 from stepwell.agents.tools.warehouses import Warehouses, listed_name
 from stepwell.agents.tools.workspace import WarehouseUrl
 from stepwell.commands.library import HERE, JsonFile, Where, file_line, result_console, write_result
-from stepwell.commands.library_places import Place
+from stepwell.commands.library_places import LibraryPlace
 from stepwell.errors import BadInput, StepwellError
 from stepwell.library.documents import clean_name
 from stepwell.units import format_size, parse_duration_us, parse_size
@@ -33,7 +33,7 @@ NAMED_TABLES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FileWanted:
     """A file to be: its name, and what to ask for it."""
 
     name: str
@@ -42,7 +42,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ImportBounds:
     """What one table may be at most."""
 
     rows: int
@@ -105,31 +105,31 @@ def import_(
     return 1 if failed else 0
 
 
-def _bounds(max_rows: int, max_bytes: str, timeout: str) -> Bounds:
+def _bounds(max_rows: int, max_bytes: str, timeout: str) -> ImportBounds:
     if max_rows < 1:
         raise BadInput("--max-rows must be at least 1")
     try:
-        return Bounds(max_rows, parse_size(max_bytes), parse_duration_us(timeout) / 1e6)
+        return ImportBounds(max_rows, parse_size(max_bytes), parse_duration_us(timeout) / 1e6)
     except ValueError as error:
         raise BadInput(f"--max-bytes or --timeout: {error}") from error
 
 
-def _wanted(houses: Warehouses, tables: Sequence[str], query: str, name: str) -> list[Wanted]:
+def _wanted(houses: Warehouses, tables: Sequence[str], query: str, name: str) -> list[FileWanted]:
     """Raises ``BadInput`` for a table that is not there and for what is no question."""
     try:
         if query:
             house, sql = houses.plan(query)
-            return [Wanted(_file_name(name or "query"), house, sql)]
+            return [FileWanted(_file_name(name or "query"), house, sql)]
         known = houses.tables()
     except ToolError as error:
         raise BadInput(str(error)) from error
     return [_of_table(known, table, name) for table in dict.fromkeys(tables)]
 
 
-def _of_table(known: Sequence[tuple[Warehouse, Table]], wanted: str, name: str) -> Wanted:
+def _of_table(known: Sequence[tuple[Warehouse, WarehouseTable]], wanted: str, name: str) -> FileWanted:
     for house, table in known:
         if wanted in (listed_name(table), f"{table.schema}.{table.name}"):
-            return Wanted(
+            return FileWanted(
                 _file_name(name or wanted), house, select_all(house.dialect, table.schema, table.name)
             )
     names = [listed_name(table) for _, table in known]
@@ -150,7 +150,7 @@ def _file_name(name: str) -> str:
 
 
 def _import_all(
-    wanted: Sequence[Wanted], bounds: Bounds, place: Place, console: Console
+    wanted: Sequence[FileWanted], bounds: ImportBounds, place: LibraryPlace, console: Console
 ) -> tuple[list[dict[str, Any]], int]:
     """File objects of what was imported, and the rows of all. What fails is said, and the others go on."""
     added, rows = list[dict[str, Any]](), 0
@@ -168,7 +168,7 @@ def _import_all(
     return added, rows
 
 
-def fetch(wanted: Wanted, bounds: Bounds, path: Path, progress: Progress) -> int:
+def fetch(wanted: FileWanted, bounds: ImportBounds, path: Path, progress: Progress) -> int:
     """Write a table to a Parquet file, batch by batch, and count its rows.
 
     Raises ``StepwellError`` for what the warehouse says, and for what is more than ``bounds``.
@@ -194,7 +194,7 @@ def fetch(wanted: Wanted, bounds: Bounds, path: Path, progress: Progress) -> int
     return rows
 
 
-def _require_within(rows: int, path: Path, bounds: Bounds) -> None:
+def _require_within(rows: int, path: Path, bounds: ImportBounds) -> None:
     if rows > bounds.rows:
         raise BadInput(
             f"it has more than {bounds.rows:,} rows: take a part with --query, or raise --max-rows"

@@ -34,7 +34,7 @@ class NoLibrary(StepwellError):
     """The server keeps no documents: it is none of ours, or they are switched off."""
 
 
-class Place(Protocol):
+class LibraryPlace(Protocol):
     """Every method raises ``StepwellError`` with one sentence."""
 
     def add(self, path: Path) -> Shown:
@@ -179,7 +179,7 @@ class RemotePlace:
             raise StepwellError(f"the server {self._base} cannot be asked: {error}") from error
 
 
-def fetched(place: Place, names: Sequence[str], folder: Path) -> dict[Path, Shown]:
+def fetched(place: LibraryPlace, names: Sequence[str], folder: Path) -> dict[Path, Shown]:
     """Documents of a library as files in ``folder``, by id or by name (of two of one name the newest), each
     with its object in the library.
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.planner import with_writer
-from stepwell.agents.servers import Place, Servers
+from stepwell.agents.servers import ModelPlace, Servers
 from stepwell.embedded import embedded
 from stepwell.errors import BadInput
 from stepwell.library.store import Library
@@ -128,14 +128,14 @@ def models_of(crew: Crew, default: str) -> dict[str, str]:
     return found
 
 
-async def place_of(addressed: Addressed, client: Client) -> Place:
+async def place_of(addressed: Addressed, client: Client) -> ModelPlace:
     """The model on its server, which is asked. Raises ``StepwellError`` where it does not have it."""
     if addressed.own:
-        return Place(addressed.model, client, await client.called(addressed.model))
+        return ModelPlace(addressed.model, client, await client.called(addressed.model))
     if addressed.model:
         await client.require_model(addressed.model)
     name = addressed.model or await client.only_model()
-    return Place(name, client, name)
+    return ModelPlace(name, client, name)
 
 
 @asynccontextmanager

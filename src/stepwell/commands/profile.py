@@ -17,7 +17,7 @@ from stepwell.agents.crews.files import budget_microusd, find_crew
 from stepwell.agents.crews.profile import FLASH, PRO, Profile, apply, dump, find_profile
 from stepwell.bench.common import JsonOption, machine, report_console, require_writable, versions, write_json
 from stepwell.commands.model_servers import Given, ServerOption
-from stepwell.commands.profile_places import Places, Wanted
+from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
     AtOnceOption,
     Half,
@@ -26,9 +26,9 @@ from stepwell.commands.profile_trial import (
     MemoOption,
     ModelOption,
     NoMemoOption,
+    ProfileTrial,
     SeedOption,
     TasksOption,
-    Trial,
     option,
     spread,
 )
@@ -80,8 +80,8 @@ def fit(
     require_writable(json_file)
     made, task_set = find_crew(crew), load_tasks(tasks)
     directory = out if out != Path() else Path(f"fitted-{made.name}-{task_set.name}")
-    wanted = Wanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
-    trial = Trial(made, task_set, wanted, items, at_once)
+    wanted = PlacesWanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
+    trial = ProfileTrial(made, task_set, wanted, items, at_once)
     trial.require()
     console = report_console(json_file)
     profiles = [find_profile(made, name) for name in (PRO, FLASH)]
@@ -93,7 +93,9 @@ def fit(
     return 0 if found.search.reaches(found.fitted) else 1
 
 
-async def _fit(places: Places, evaluator: Evaluator, target: SearchTarget, trial: Trial) -> Fit:
+async def _fit(
+    places: ProfileServers, evaluator: Evaluator, target: SearchTarget, trial: ProfileTrial
+) -> Fit:
     fit_half, held_out = trial.halves()
     search = Search(evaluator, fit_half, target)
     fitted = await search.run()
@@ -105,7 +107,7 @@ async def _fit(places: Places, evaluator: Evaluator, target: SearchTarget, trial
     return Fit(search, fitted, looked, places.counts, not trial.wanted.no_memo, places.served)
 
 
-def _single_model(trial: Trial, profile: Profile) -> str:
+def _single_model(trial: ProfileTrial, profile: Profile) -> str:
     """What the role that answers alone is on in a profile: so the two differ by the crew and not by that."""
     return apply(trial.crew, profile).roles[trial.tasks.single].model
 

@@ -22,7 +22,7 @@ from stepwell.bench.common import (
     write_json,
 )
 from stepwell.commands.model_servers import Given, ServerOption
-from stepwell.commands.profile_places import Places, Wanted
+from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
     AtOnceOption,
     Half,
@@ -31,9 +31,9 @@ from stepwell.commands.profile_trial import (
     MemoOption,
     ModelOption,
     NoMemoOption,
+    ProfileTrial,
     SeedOption,
     TasksOption,
-    Trial,
     option,
 )
 from stepwell.commands.profile_view import evaluations_table, print_failures, print_findings
@@ -80,8 +80,8 @@ def compare(
     if not names:
         raise BadInput("--profiles is empty: name some, as in --profiles single,flash,pro")
     chosen = [None if name == SINGLE else find_profile(made, name) for name in names]
-    wanted = Wanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
-    trial = Trial(made, task_set, wanted, items, at_once)
+    wanted = PlacesWanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
+    trial = ProfileTrial(made, task_set, wanted, items, at_once)
     trial.require(half)
     console = report_console(json_file)
     work = partial(_compare, trial=trial, chosen=chosen, off=penalty_off, half=half)
@@ -90,13 +90,13 @@ def compare(
 
 
 async def _compare(
-    places: Places,
+    places: ProfileServers,
     evaluator: Evaluator,
-    trial: Trial,
+    trial: ProfileTrial,
     chosen: Sequence[Profile | None],
     off: bool,
     half: Half,
-) -> tuple[list[Evaluation], Places]:
+) -> tuple[list[Evaluation], ProfileServers]:
     items = trial.some(half)
     looked: list[Evaluation] = []
     for profile in chosen:
@@ -112,10 +112,10 @@ async def _compare(
 
 def _show_compared(
     console: Console,
-    trial: Trial,
+    trial: ProfileTrial,
     half: Half,
     looked: Sequence[Evaluation],
-    places: Places,
+    places: ProfileServers,
     json_file: Path | None,
 ) -> int:
     in_money = together(looked)

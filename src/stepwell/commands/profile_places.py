@@ -10,7 +10,7 @@ from pathlib import Path
 from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile, apply
-from stepwell.agents.servers import Place
+from stepwell.agents.servers import ModelPlace
 from stepwell.commands.model_servers import MAX_MODELS, Addressed, Given, default_model, models_of, place_of
 from stepwell.errors import BadInput
 from stepwell.fit.memo import Memo, MemoCounts, Remembering
@@ -18,7 +18,7 @@ from stepwell.ledger.start import default_path
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PlacesWanted:
     """What the command line says of servers and of memory."""
 
     given: Given
@@ -45,10 +45,10 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Places:
+class ProfileServers:
     """Servers that answer, and what was asked of them."""
 
-    places: list[Place] = field(default_factory=list)
+    places: list[ModelPlace] = field(default_factory=list)
     transports: list[Remembering] = field(default_factory=list)
     served: str = ""
 
@@ -58,10 +58,10 @@ class Places:
 
 
 @asynccontextmanager
-async def opened(wanted: Wanted, addressed: Sequence[Addressed]) -> AsyncIterator[Places]:
+async def opened(wanted: PlacesWanted, addressed: Sequence[Addressed]) -> AsyncIterator[ProfileServers]:
     """Clients of all of them, which share one memory. Raises ``StepwellError`` where nobody answers."""
     key = wanted.given.api_key
-    made = Places()
+    made = ProfileServers()
     with ExitStack() as files:
         memo = None if wanted.no_memo else Memo(_memo_path(wanted.memo))
         if memo is not None:
@@ -88,7 +88,7 @@ def _memo_path(given: Path | None) -> Path:
     return path
 
 
-def going_on(wanted: Wanted, say: Callable[[str], None]) -> None:
+def going_on(wanted: PlacesWanted, say: Callable[[str], None]) -> None:
     """What to say where a person stops it."""
     if wanted.no_memo:
         say("Stopped. Nothing was remembered, as --no-memo asks.")

@@ -18,7 +18,7 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile
 from stepwell.bench.common import Flag, OptionalPositive, Positive
 from stepwell.commands.model_servers import Addressed, addresses
-from stepwell.commands.profile_places import Places, Wanted, going_on, opened
+from stepwell.commands.profile_places import PlacesWanted, ProfileServers, going_on, opened
 from stepwell.commands.profile_view import watched
 from stepwell.commands.stopping import told_to_stop
 from stepwell.errors import BadInput
@@ -51,12 +51,12 @@ NoMemoOption = Annotated[Flag, option("Ask every turn anew, and remember none.")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ProfileTrial:
     """The command line, understood."""
 
     crew: Crew
     tasks: TaskSet
-    wanted: Wanted
+    wanted: PlacesWanted
     items: int | None
     at_once: int
 
@@ -84,7 +84,9 @@ class Trial:
         fit_half, held_out = self.halves()
         return {"fit": fit_half, "held-out": held_out, "all": (*fit_half, *held_out)}[half]
 
-    def run(self, profiles: Sequence[Profile], work: Callable[[Places, Evaluator], Awaitable[Made]]) -> Made:
+    def run(
+        self, profiles: Sequence[Profile], work: Callable[[ProfileServers, Evaluator], Awaitable[Made]]
+    ) -> Made:
         """``work`` with servers and an evaluator; what is stopped by hand says how to go on."""
         console = Console(stderr=True, highlight=False)
         with self._stopping(console), tempfile.TemporaryDirectory(prefix="stepwell-profile-") as scratch:
@@ -100,7 +102,7 @@ class Trial:
         addressed: Sequence[Addressed],
         scratch: Path,
         heard: Heard,
-        work: Callable[[Places, Evaluator], Awaitable[Made]],
+        work: Callable[[ProfileServers, Evaluator], Awaitable[Made]],
     ) -> Made:
         async with opened(self.wanted, addressed) as places:
             evaluator = Evaluator(

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.planner import with_writer
-from stepwell.agents.servers import Place, Servers
+from stepwell.agents.servers import ModelPlace, Servers
 from stepwell.commands.library_places import NoLibrary, RemotePlace, Shown, fetched, local_place
 from stepwell.commands.model_servers import Given
 from stepwell.errors import BadInput
@@ -88,7 +88,7 @@ def kept(files: Mapping[Path, Shown], documents: Mapping[Path, Document]) -> lis
     ]
 
 
-def places_of_readers(crew: Crew, servers: Servers, default: str) -> list[Place]:
+def places_of_readers(crew: Crew, servers: Servers, default: str) -> list[ModelPlace]:
     """Where the models of the roles that read are."""
     models = {
         role.model or default or servers.places[0].name for role in with_writer(crew).used_roles if role.reads
@@ -97,7 +97,11 @@ def places_of_readers(crew: Crew, servers: Servers, default: str) -> list[Place]
 
 
 async def choose(
-    documents: Sequence[Kept], places: Sequence[Place], say: Callable[[str], None], *, insist: bool = False
+    documents: Sequence[Kept],
+    places: Sequence[ModelPlace],
+    say: Callable[[str], None],
+    *,
+    insist: bool = False,
 ) -> list[Kept]:
     """Those that every role that reads can have at the beginning of its prompt, as many as there is room for.
 
@@ -125,14 +129,14 @@ def _say_not(why: str, say: Callable[[str], None], insist: bool) -> None:
     say(f"{why}: passages are given to those who read.")
 
 
-async def _context_tokens(place: Place) -> int:
+async def _context_tokens(place: ModelPlace) -> int:
     """0: the server does not say, and is none of ours."""
     told = await place.client.told(f"/models/{quote(place.model, safe='')}")
     context = told.get("context_window")
     return context if told.get("owned_by") == "stepwell" and isinstance(context, int) else 0
 
 
-async def _why_not(one: Kept, places: Iterable[Place], room: int) -> str:
+async def _why_not(one: Kept, places: Iterable[ModelPlace], room: int) -> str:
     """Empty: it can be attached."""
     for place in places:
         if (await place.client.told(f"/files/{quote(one.id)}")).get("id") != one.id:
@@ -143,5 +147,5 @@ async def _why_not(one: Kept, places: Iterable[Place], room: int) -> str:
     return ""
 
 
-def _urls(places: Iterable[Place]) -> str:
+def _urls(places: Iterable[ModelPlace]) -> str:
     return ", ".join(dict.fromkeys(place.client.server for place in places))

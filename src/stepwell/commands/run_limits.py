@@ -7,14 +7,14 @@ from dataclasses import fields, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from stepwell.agents.crews.definition import Crew, Limits
+from stepwell.agents.crews.definition import Crew, SessionLimits
 from stepwell.agents.crews.files import budget_microusd, parse_limits
 from stepwell.agents.crews.values import require_known
 from stepwell.agents.result import Result
 from stepwell.agents.state import TURN_LIMIT
 from stepwell.errors import BadInput
 
-NAMES = [one.name for one in fields(Limits) if one.name != "budget_microusd"]
+NAMES = [one.name for one in fields(SessionLimits) if one.name != "budget_microusd"]
 """What ``--limit`` takes."""
 FINAL = frozenset({"invalid_output", "repeated_call", "interrupted"})
 """Ends that a resumed session has again, because they lie in what was said."""
@@ -60,7 +60,7 @@ def how_to_resume(session: Path, crew: Crew, result: Result | None = None) -> st
     return f"The session is kept; to go on, run the same with {raised}--resume {session} instead of --ask."
 
 
-def _raised(limits: Limits, status: str) -> str:
+def _raised(limits: SessionLimits, status: str) -> str:
     """The flag that lets it go on, with twice of what was not enough; empty where none is needed."""
     if status == TURN_LIMIT:
         return f"--limit turns_per_agent={2 * limits.turns_per_agent} "

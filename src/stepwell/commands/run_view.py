@@ -34,7 +34,7 @@ AT_WORK_STYLE, WRONG_STYLE = "cyan", "yellow"
 
 
 @dataclass(slots=True)
-class Line:
+class AgentLine:
     """One agent as the view shows it."""
 
     agent: str
@@ -162,13 +162,13 @@ def spoken(event: events.Event) -> str | None:
 
 
 @dataclass(slots=True)
-class View:
+class RunView:
     """What is known of every agent, and how it is shown."""
 
     console: Console
     title: str = "the crew"
     live: Live | None = None
-    lines: dict[str, Line] = field(default_factory=dict)
+    lines: dict[str, AgentLine] = field(default_factory=dict)
     plan: str = ""
     ended: bool = False
     began_us: int = field(default_factory=events.now_us)
@@ -181,7 +181,7 @@ class View:
 
     def _learn(self, event: events.Event) -> None:
         if isinstance(event, events.Spawned):
-            self.lines.setdefault(event.agent, Line(event.agent, event.parent))
+            self.lines.setdefault(event.agent, AgentLine(event.agent, event.parent))
         elif isinstance(event, events.Planned):
             self.plan = f"round {event.round_number}: {'; '.join(event.steps) or 'no more steps'}"
         line = self.lines.get(getattr(event, "agent", ""))
@@ -208,7 +208,7 @@ class View:
         )
         return Group(*plan, top)
 
-    def _head(self, lines: dict[str, Line], now_us: int) -> Text:
+    def _head(self, lines: dict[str, AgentLine], now_us: int) -> Text:
         turns, tokens = (sum(getattr(line, one) for line in lines.values()) for one in ("turns", "tokens"))
         costs = [line.cost_microusd for line in lines.values() if line.cost_microusd is not None]
         seconds = (now_us - self.began_us) // 1_000_000
@@ -217,7 +217,7 @@ class View:
         return Text(head, no_wrap=True, overflow="ellipsis")
 
 
-def shown_agents(lines: Mapping[str, Line], room: int) -> set[str]:
+def shown_agents(lines: Mapping[str, AgentLine], room: int) -> set[str]:
     """Which agents to draw where there is room for so many: who is at work, then who ended last, each with
     those above it."""
     if len(lines) <= room:
@@ -238,9 +238,9 @@ def shown_agents(lines: Mapping[str, Line], room: int) -> set[str]:
 
 
 @contextmanager
-def watched(console: Console, title: str = "the crew") -> Iterator[View]:
+def watched(console: Console, title: str = "the crew") -> Iterator[RunView]:
     """A view of one run; on a terminal the tree stays there at its end."""
-    view = View(console, title)
+    view = RunView(console, title)
     if not console.is_terminal:
         console.width = max(console.width, FEWEST_COLUMNS)
         yield view

@@ -26,7 +26,7 @@ from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.start import default_path
 from stepwell.library.choose import choose_embedder
-from stepwell.library.embedding import Embedding
+from stepwell.library.embedding import EmbeddingThread
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.logs import logging_to
@@ -236,7 +236,7 @@ def embedding(served: ServedLibrary | None, keys: KeyRing) -> Iterator[None]:
     def quota_bytes(tenant: str) -> int:
         return max((served.quota(key) for key in keys.of_tenant(tenant)), default=served.quota_bytes)
 
-    worker = Embedding(served.library, served.embedder, quota_bytes)
+    worker = EmbeddingThread(served.library, served.embedder, quota_bytes)
     served.wake_embedding = worker.wake
     worker.start()
     try:

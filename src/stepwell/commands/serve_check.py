@@ -34,29 +34,29 @@ Check = Callable[[Settings], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CheckResult:
     name: str
     ok: bool
     says: str
 
 
-def check(settings: Settings, limits: Sequence[tuple[str, Check]] = ()) -> list[Result]:
+def check(settings: Settings, limits: Sequence[tuple[str, Check]] = ()) -> list[CheckResult]:
     """All checks, in order; ``limits`` are further ones."""
     return [_result(name, one, settings) for name, one in (*CHECKS, *limits)]
 
 
-def _result(name: str, one: Check, settings: Settings) -> Result:
+def _result(name: str, one: Check, settings: Settings) -> CheckResult:
     try:
-        return Result(name, True, redacted(one(settings)))
+        return CheckResult(name, True, redacted(one(settings)))
     except OSError as error:
-        return Result(name, False, redacted(f"{error.filename}: {error.strerror}"))
+        return CheckResult(name, False, redacted(f"{error.filename}: {error.strerror}"))
     except ImportError as error:
-        return Result(name, False, str(MissingExtra(f"this ledger ({error.name})", "postgres")))
+        return CheckResult(name, False, str(MissingExtra(f"this ledger ({error.name})", "postgres")))
     except (StepwellError, ValueError) as error:
-        return Result(name, False, redacted(str(error)))
+        return CheckResult(name, False, redacted(str(error)))
 
 
-def report(results: Sequence[Result], *, as_json: bool) -> int:
+def report(results: Sequence[CheckResult], *, as_json: bool) -> int:
     """Print them; the exit code."""
     failed = [one for one in results if not one.ok]
     if as_json:

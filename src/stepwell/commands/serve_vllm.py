@@ -27,7 +27,7 @@ from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import GracefulServer, base_url, listen
 from stepwell.settings import Settings
-from stepwell.vllm.app import Serving
+from stepwell.vllm.app import VllmApp
 from stepwell.vllm.books import EngineBooks
 from stepwell.vllm.child import EngineProcess
 from stepwell.vllm.command_line import command_line, environment, transfer_config
@@ -83,7 +83,7 @@ def _wired(
     secret: str,
     model: tuple[str, int, Clock],
     ledger: Ledger | None,
-) -> tuple[Serving, EngineBooks | None]:
+) -> tuple[VllmApp, EngineBooks | None]:
     name, context_tokens, clock = model
     info = EngineInfo(name, f"vllm {name}", context_tokens, 64, 1, 1, 0, 0, 0)
     books = None if ledger is None else EngineBooks(ledger.keeper, clock, name)
@@ -99,7 +99,7 @@ def _wired(
         reload.set_budget = ledger.set_budget
     shown = None if ledger is None else Books(ledger.store, ledger)
     text = NullText(info)  # names the model; its texts are vLLM's
-    return Serving(loop, front, engine, text, settings.server, keys, shown, contracts, reload), books
+    return VllmApp(loop, front, engine, text, settings.server, keys, shown, contracts, reload), books
 
 
 def _process(settings: Settings, model: Path, secret: str, folder: Path) -> NodeProcess:

@@ -18,7 +18,7 @@ from stepwell.economics.replica import ReplicaModel, replica_model
 from stepwell.economics.roofline import Serving
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
-from stepwell.ledger.costs import Capacities, CostBook, Rates, Room
+from stepwell.ledger.costs import Capacities, CostBook, MemoryPrice, Rates
 from stepwell.ledger.prices import load_price_book
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
@@ -159,8 +159,8 @@ def _costs(figures: dict[str, Entry], chips: int) -> CostBook:
     years = Fraction(ssd.get("life_years"))
     usd_gb = Fraction(ssd.get("usd_gb"))
     wear = usd_gb / 2 / (Fraction(ssd.get("dwpd")) * 365 * years)
-    host = Room(Fraction(dram.get("usd_gb")), Fraction(dram.get("life_years")))
-    return CostBook(Fraction(usd_hour) * chips, Fraction(3, 10), host, Room(usd_gb / 2, years, wear))
+    host = MemoryPrice(Fraction(dram.get("usd_gb")), Fraction(dram.get("life_years")))
+    return CostBook(Fraction(usd_hour) * chips, Fraction(3, 10), host, MemoryPrice(usd_gb / 2, years, wear))
 
 
 def _faults(hardware: Hardware) -> tuple[Fault, ...]:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.text import Text
 from rich.tree import Tree
 
-from stepwell.agents.events import Usage
+from stepwell.agents.events import TurnUsage
 from stepwell.agents.tracing import AgentTrace, Trace, TraceStep, perfetto, read_trace
 from stepwell.bench.common import JsonOption, report_console, require_writable, write_json
 from stepwell.commands.run_view import brief, counted, usd
@@ -165,7 +165,7 @@ def _took(agent: AgentTrace, found: Trace) -> str:
     return f"{counted(len(agent.turns), 'turn')}, {seconds:.2f} s at work, {_tokens(agent.usage)}"
 
 
-def _tokens(usage: Usage) -> str:
+def _tokens(usage: TurnUsage) -> str:
     cost = "" if usage.cost_microusd is None else f", {usd(usage.cost_microusd)}"
     return (
         f"prompt {usage.prompt_tokens:,} (cached {usage.cached_tokens:,}), "

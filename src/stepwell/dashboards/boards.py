@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stepwell.dashboards.panels import Board, Panel, Query, gauge, quantile, rate, share
+from stepwell.dashboards.panels import Board, Panel, PanelQuery, gauge, quantile, rate, share
 
 _RUNNING, _WAITING = gauge("stepwell_requests_running"), gauge("stepwell_requests_waiting")
 _PROMPT = rate("stepwell_prompt_tokens_total")
@@ -16,17 +16,19 @@ USD_AN_HOUR = "* 3600 / 1e6"
 
 
 def _latency(title: str, metric: str, about: str) -> Panel:
-    queries = tuple(Query(quantile(q, metric), f"p{q[2:]} {{{{service_tier}}}}") for q in ("0.50", "0.95"))
+    queries = tuple(
+        PanelQuery(quantile(q, metric), f"p{q[2:]} {{{{service_tier}}}}") for q in ("0.50", "0.95")
+    )
     return Panel(title, queries, "s", about)
 
 
-def _of_tiers(metric: str) -> Query:
-    return Query(gauge(metric, "kv_tier"), "{{kv_tier}}")
+def _of_tiers(metric: str) -> PanelQuery:
+    return PanelQuery(gauge(metric, "kv_tier"), "{{kv_tier}}")
 
 
-def _an_hour(metric: str, by: str) -> Query:
+def _an_hour(metric: str, by: str) -> PanelQuery:
     """Of a counter in micro-dollars."""
-    return Query(f"({rate(metric, by)}) {USD_AN_HOUR}", f"{{{{{by}}}}}")
+    return PanelQuery(f"({rate(metric, by)}) {USD_AN_HOUR}", f"{{{{{by}}}}}")
 
 
 OVERVIEW = Board(
@@ -36,18 +38,23 @@ OVERVIEW = Board(
     (
         Panel(
             "Running",
-            (Query(gauge("stepwell_requests_running")),),
+            (PanelQuery(gauge("stepwell_requests_running")),),
             "short",
             "Requests on the device.",
             "stat",
             6,
         ),
         Panel(
-            "Waiting", (Query(gauge("stepwell_requests_waiting")),), "short", "Requests queued.", "stat", 6
+            "Waiting",
+            (PanelQuery(gauge("stepwell_requests_waiting")),),
+            "short",
+            "Requests queued.",
+            "stat",
+            6,
         ),
         Panel(
             "Prompt tokens from cache",
-            (Query(share(_CACHED, _PROMPT)),),
+            (PanelQuery(share(_CACHED, _PROMPT)),),
             "percentunit",
             "Share of prompt tokens whose KV was found in a tier.",
             "stat",
@@ -55,7 +62,7 @@ OVERVIEW = Board(
         ),
         Panel(
             "Server errors",
-            (Query(f"({share(_ERRORS, rate('stepwell_requests_total'))}) or vector(0)"),),
+            (PanelQuery(f"({share(_ERRORS, rate('stepwell_requests_total'))}) or vector(0)"),),
             "percentunit",
             "Share of HTTP requests answered 5xx.",
             "stat",
@@ -66,7 +73,7 @@ OVERVIEW = Board(
         _latency("Whole request", "stepwell_e2e_seconds", "From submit to the end."),
         Panel(
             "Requests",
-            (Query(rate("stepwell_requests_total", "route, code"), "{{route}} {{code}}"),),
+            (PanelQuery(rate("stepwell_requests_total", "route, code"), "{{route}} {{code}}"),),
             "reqps",
             "HTTP requests a second by route and status.",
             width=12,
@@ -74,8 +81,8 @@ OVERVIEW = Board(
         Panel(
             "Tokens",
             (
-                Query(rate("stepwell_generation_tokens_total"), "generated"),
-                Query(rate("stepwell_prompt_tokens_total", "source"), "prompt, {{source}}"),
+                PanelQuery(rate("stepwell_generation_tokens_total"), "generated"),
+                PanelQuery(rate("stepwell_prompt_tokens_total", "source"), "prompt, {{source}}"),
             ),
             "short",
             "Tokens a second; prompt tokens by where their KV came from.",
@@ -93,7 +100,7 @@ KV_TIERS = Board(
         Panel(
             "Fill",
             (
-                Query(
+                PanelQuery(
                     share(gauge("stepwell_kv_bytes", "kv_tier"), gauge("stepwell_kv_limit_bytes", "kv_tier")),
                     "{{kv_tier}}",
                 ),
@@ -103,30 +110,33 @@ KV_TIERS = Board(
         ),
         Panel(
             "Held",
-            (Query(gauge("stepwell_kv_bytes", "kv_tier"), "{{kv_tier}}"),),
+            (PanelQuery(gauge("stepwell_kv_bytes", "kv_tier"), "{{kv_tier}}"),),
             "bytes",
             "KV bytes.",
             stacked=True,
         ),
         Panel(
-            "Blocks", (Query(gauge("stepwell_kv_blocks", "kv_tier"), "{{kv_tier}}"),), "short", "KV blocks."
+            "Blocks",
+            (PanelQuery(gauge("stepwell_kv_blocks", "kv_tier"), "{{kv_tier}}"),),
+            "short",
+            "KV blocks.",
         ),
         Panel(
             "Moved",
-            (Query(rate("stepwell_kv_moved_bytes_total", "from, to"), "{{from}} to {{to}}"),),
+            (PanelQuery(rate("stepwell_kv_moved_bytes_total", "from, to"), "{{from}} to {{to}}"),),
             "Bps",
             "KV bytes copied a second.",
         ),
         Panel(
             "Evicted",
-            (Query(rate("stepwell_kv_evictions_total", "from, to"), "{{from}} to {{to}}"),),
+            (PanelQuery(rate("stepwell_kv_evictions_total", "from, to"), "{{from}} to {{to}}"),),
             "short",
             "Blocks a second that left a tier.",
         ),
         Panel(
             "Recompute tax",
             (
-                Query(
+                PanelQuery(
                     share(
                         rate("stepwell_recomputed_tokens_total"),
                         rate("stepwell_prompt_tokens_total", more='source="computed"'),
@@ -139,8 +149,8 @@ KV_TIERS = Board(
         Panel(
             "Disk wear",
             (
-                Query(rate("stepwell_disk_written_bytes_total"), "written"),
-                Query(rate("stepwell_disk_useful_bytes_total"), "read and used"),
+                PanelQuery(rate("stepwell_disk_written_bytes_total"), "written"),
+                PanelQuery(rate("stepwell_disk_useful_bytes_total"), "read and used"),
             ),
             "Bps",
             "What is written to disk, and what of it was ever used.",
@@ -148,7 +158,7 @@ KV_TIERS = Board(
         ),
         Panel(
             "Failed loads",
-            (Query(rate("stepwell_failed_loads_total")),),
+            (PanelQuery(rate("stepwell_failed_loads_total")),),
             "short",
             "Stored blocks a second that could not be used. Each is a miss and never a wrong answer.",
             width=12,
@@ -163,7 +173,7 @@ MONEY = Board(
     (
         Panel(
             "Margin",
-            (Query(f"({_REVENUE} - {_RETURNED} - {_COST}) {USD_AN_HOUR}"),),
+            (PanelQuery(f"({_REVENUE} - {_RETURNED} - {_COST}) {USD_AN_HOUR}"),),
             "currencyUSD",
             "Revenue less cost, in USD an hour.",
             "stat",
@@ -171,7 +181,7 @@ MONEY = Board(
         Panel(
             "Revenue",
             (
-                Query(
+                PanelQuery(
                     f"({rate('stepwell_revenue_microusd_total', 'service_tier')}) {USD_AN_HOUR}",
                     "{{service_tier}}",
                 ),
@@ -190,7 +200,7 @@ MONEY = Board(
         Panel(
             "Cost by service tier",
             (
-                Query(
+                PanelQuery(
                     f"({rate('stepwell_cost_microusd_total', 'service_tier')}) {USD_AN_HOUR}",
                     "{{service_tier}}",
                 ),
@@ -203,8 +213,8 @@ MONEY = Board(
         Panel(
             "Ledger",
             (
-                Query(gauge("stepwell_ledger_backlog_postings"), "postings not written"),
-                Query(gauge("stepwell_ledger_failing"), "failing"),
+                PanelQuery(gauge("stepwell_ledger_backlog_postings"), "postings not written"),
+                PanelQuery(gauge("stepwell_ledger_failing"), "failing"),
             ),
             "short",
             "What is not in the books yet.",
@@ -220,7 +230,7 @@ AGENTS = Board(
     (
         Panel(
             "Agents",
-            (Query(gauge("stepwell_agents", "state"), "{{state}}"),),
+            (PanelQuery(gauge("stepwell_agents", "state"), "{{state}}"),),
             "short",
             "Agents by state; idle ones are between two turns.",
             width=12,
@@ -228,7 +238,7 @@ AGENTS = Board(
         ),
         Panel(
             "Preempted",
-            (Query(rate("stepwell_preemptions_total")),),
+            (PanelQuery(rate("stepwell_preemptions_total")),),
             "short",
             "Requests a second that were taken off the device before their end.",
             width=12,
@@ -236,11 +246,11 @@ AGENTS = Board(
         _latency("Queue", "stepwell_queue_seconds", "From submit to admission."),
         Panel(
             "Waiting by server",
-            (Query(gauge("stepwell_requests_waiting", "instance"), "{{instance}}"),),
+            (PanelQuery(gauge("stepwell_requests_waiting", "instance"), "{{instance}}"),),
             "short",
             "Requests queued.",
         ),
-        Panel("Steps", (Query(rate("stepwell_steps_total")),), "short", "Steps of the engine a second."),
+        Panel("Steps", (PanelQuery(rate("stepwell_steps_total")),), "short", "Steps of the engine a second."),
     ),
 )
 

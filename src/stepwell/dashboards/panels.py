@@ -19,7 +19,7 @@ TARGET_LABELS = frozenset({"job", "instance"})
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class PanelQuery:
     """One line of a panel. ``legend`` may name labels: ``{{kv_tier}}``."""
 
     expr: str
@@ -38,7 +38,7 @@ class Panel:
     """One picture. ``may_be_empty``: a server where all is well shows nothing in it."""
 
     title: str
-    queries: tuple[Query, ...]
+    queries: tuple[PanelQuery, ...]
     unit: str
     """As Grafana calls it: ``s``, ``bytes``, ``percentunit``."""
     about: str

@@ -14,7 +14,7 @@ from fractions import Fraction
 from stepwell.ledger import queries
 from stepwell.ledger.base import RunId, Store
 from stepwell.ledger.costs import Rates
-from stepwell.ledger.margin import Line, Margin, Sums, margin, read_sums, total_of
+from stepwell.ledger.margin import Margin, MarginGroup, PeriodSums, margin, read_sums, total_of
 from stepwell.ledger.money import round_half_up
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import LAST_US, Period
@@ -180,7 +180,7 @@ def read_ledger(
     )
 
 
-def cost_line(customer: str, role: str, line: Line) -> CostLine:
+def cost_line(customer: str, role: str, line: MarginGroup) -> CostLine:
     """A line of the ledger's own statement of margins."""
     counts = line.counts
     return CostLine(
@@ -203,7 +203,7 @@ def _by_resource(numbers: Mapping[Resource, int]) -> dict[str, int]:
     return {resource.value: numbers.get(resource, 0) for resource in COST_RESOURCES}
 
 
-def _used_by(sums: Sums, kind: Kind) -> dict[Resource, int]:
+def _used_by(sums: PeriodSums, kind: Kind) -> dict[Resource, int]:
     amounts: dict[Resource, int] = defaultdict(int)
     for flow in sums.flows:
         if sums.accounts[flow.account].kind is kind:
@@ -271,7 +271,7 @@ def _nanousd(costs: Sequence[Fraction]) -> tuple[int, ...]:
     return tuple(round_half_up(cost * NANOUSD) for cost in costs)
 
 
-def _add_flows(sums: Sums, rates: Mapping[RunId, Rates], spent: dict[str, list[Fraction]]) -> Fraction:
+def _add_flows(sums: PeriodSums, rates: Mapping[RunId, Rates], spent: dict[str, list[Fraction]]) -> Fraction:
     """Add what agents used to ``spent``; returns what was nobody's."""
     rest = Fraction(0)
     for flow in sums.flows:

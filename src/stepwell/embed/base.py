@@ -56,7 +56,7 @@ class Wishes:
     """A turn of the chat model does not wait for embeddings."""
 
 
-class Model(Protocol):
+class EmbeddingModel(Protocol):
     """Inside its process. Raises ``WrongInput``."""
 
     about: About

@@ -19,13 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stepwell.embed.base import MINILM, Input, Model, Wishes, WrongInput
+from stepwell.embed.base import MINILM, EmbeddingModel, Input, Wishes, WrongInput
 from stepwell.errors import StepwellError
 
 NICE = 10
 
 
-def load(wishes: Wishes) -> Model:
+def load(wishes: Wishes) -> EmbeddingModel:
     """Raises ``StepwellError``."""
     if wishes.model == MINILM:
         from stepwell.embed.minilm import MiniLmModel
@@ -36,7 +36,7 @@ def load(wishes: Wishes) -> Model:
     return GgufModel(Path(wishes.model), wishes.threads, wishes.max_tokens)
 
 
-def answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
+def answer(model: EmbeddingModel, question: dict[str, Any]) -> dict[str, Any]:
     """Raises ``WrongInput`` before anything is computed, ``StepwellError`` when it could not be."""
     if "rank" in question:
         query, documents = question["rank"]
@@ -52,7 +52,7 @@ def answer(model: Model, question: dict[str, Any]) -> dict[str, Any]:
     return {"vectors": found, "tokens": list(map(len, tokens))}
 
 
-def _near(model: Model, query: str, documents: Sequence[Input], *, dry: bool) -> dict[str, Any]:
+def _near(model: EmbeddingModel, query: str, documents: Sequence[Input], *, dry: bool) -> dict[str, Any]:
     """Cosines, of a model that was not trained to rank. The question is read once for each slice and counted
     with its first document."""
     tokens = _checked(model, [model.tokens(one) for one in (*documents, query)])
@@ -65,7 +65,7 @@ def _near(model: Model, query: str, documents: Sequence[Input], *, dry: bool) ->
     return {"scores": scores, "tokens": counts}
 
 
-def _checked(model: Model, inputs: list[list[int]], cut: int = 0) -> list[list[int]]:
+def _checked(model: EmbeddingModel, inputs: list[list[int]], cut: int = 0) -> list[list[int]]:
     """``cut``: the first so many tokens of each are enough."""
     about = model.about
     for index, one in enumerate(inputs):
@@ -81,7 +81,7 @@ def _checked(model: Model, inputs: list[list[int]], cut: int = 0) -> list[list[i
     return inputs
 
 
-def _said(model: Model, line: bytes) -> dict[str, Any]:
+def _said(model: EmbeddingModel, line: bytes) -> dict[str, Any]:
     try:
         return answer(model, json.loads(line))
     except WrongInput as error:

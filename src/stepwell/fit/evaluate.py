@@ -20,7 +20,7 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile, apply, dump
 from stepwell.agents.planner import open_session
 from stepwell.agents.result import Result
-from stepwell.agents.servers import Place, Servers
+from stepwell.agents.servers import ModelPlace, Servers
 from stepwell.agents.session import Reading
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
@@ -57,7 +57,7 @@ class Evaluator:
 
     crew: Crew
     tasks: TaskSet
-    places: Sequence[Place]
+    places: Sequence[ModelPlace]
     """The first is where profiles run that name no model."""
     directory: Path
     """Scratch for tools; goes away with its maker."""

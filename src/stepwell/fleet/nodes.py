@@ -21,7 +21,7 @@ LONGEST_PAUSE_US = 30_000_000
 
 
 @dataclass(slots=True)
-class Node:
+class FleetNode:
     """Its rates are learned: time in which it had something to do, over the work it has finished."""
 
     name: str
@@ -117,7 +117,7 @@ class Node:
         self.last_us = max(self.last_us, now_us)
 
 
-def rates(nodes: Iterable[Node], now_us: int, prior_us_per_token: float) -> dict[str, float]:
+def rates(nodes: Iterable[FleetNode], now_us: int, prior_us_per_token: float) -> dict[str, float]:
     """Microseconds for a unit of work on each node, with all that goes on there at the same time.
 
     A node that has shown little is taken to be about as fast as the (lower) median of those that have shown

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stepwell.fleet.types import NOTHING, AgentName, Held
+from stepwell.fleet.types import NOTHING, AgentName, HeldTokens
 
 Session = tuple[str, str]
 _SHARED_AT_FIRST = 0.5
@@ -19,7 +19,7 @@ class AgentPlace:
 
     session: str = ""
     context_tokens: int = 0
-    held: dict[str, Held] = field(default_factory=dict)
+    held: dict[str, HeldTokens] = field(default_factory=dict)
     """By node."""
 
 
@@ -55,7 +55,7 @@ class Places:
         seen = min(1.0, cached_tokens / max(1, prompt_tokens))
         self._shared[tenant] = (1 - _LEARN) * self.shared_fraction(tenant) + _LEARN * seen
 
-    def put(self, name: AgentName, session: str, context_tokens: int, node: str, held: Held) -> None:
+    def put(self, name: AgentName, session: str, context_tokens: int, node: str, held: HeldTokens) -> None:
         """The agent has ``held`` on ``node``; what it has elsewhere stays as it was."""
         place = self._agents.get(name)
         if place is None:
@@ -80,7 +80,7 @@ class Places:
             if not place.held:
                 self._forget(name)
 
-    def replace(self, node: str, rows: Iterable[tuple[AgentName, str, int, Held]]) -> None:
+    def replace(self, node: str, rows: Iterable[tuple[AgentName, str, int, HeldTokens]]) -> None:
         """All that a node has: name, session, context tokens, held. What is not named is not there."""
         told = set()
         for name, session, context_tokens, held in rows:
@@ -94,9 +94,9 @@ class Places:
         for name in list(self._on.get(node, ())):
             place = self._agents[name]
             disk = place.held[node].disk if keep_disk else 0
-            self._set(name, place, node, Held(disk=disk))
+            self._set(name, place, node, HeldTokens(disk=disk))
 
-    def _set(self, name: AgentName, place: AgentPlace, node: str, held: Held) -> None:
+    def _set(self, name: AgentName, place: AgentPlace, node: str, held: HeldTokens) -> None:
         was = node in place.held
         if held.tokens:
             place.held[node] = held

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from stepwell.fleet.nodes import Node
+from stepwell.fleet.nodes import FleetNode
 from stepwell.fleet.rendezvous import score
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import NOTHING, Choice, Turn
+from stepwell.fleet.types import NOTHING, RoutedTurn, RoutingChoice
 
 
 class Router(Protocol):
@@ -16,7 +16,9 @@ class Router(Protocol):
 
     name: str
 
-    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+    def choose(
+        self, fleet: Fleet, turn: RoutedTurn, now_us: int, avoid: Iterable[str] = ()
+    ) -> RoutingChoice | None:
         """A node that takes turns and is not in ``avoid`` (those that were tried); None where there is none.
         Changes nothing: say ``fleet.sent`` when the turn really goes there."""
         ...
@@ -27,7 +29,9 @@ class RoundRobin:
 
     name = "round-robin"
 
-    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+    def choose(
+        self, fleet: Fleet, turn: RoutedTurn, now_us: int, avoid: Iterable[str] = ()
+    ) -> RoutingChoice | None:
         nodes = fleet.candidates(turn, now_us, avoid)
         if not nodes:
             return None
@@ -39,7 +43,9 @@ class LeastLoaded:
 
     name = "least-loaded"
 
-    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+    def choose(
+        self, fleet: Fleet, turn: RoutedTurn, now_us: int, avoid: Iterable[str] = ()
+    ) -> RoutingChoice | None:
         nodes = fleet.candidates(turn, now_us, avoid)
         if not nodes:
             return None
@@ -63,7 +69,9 @@ class KvAffine:
         self.slack = slack
         """How much dearer than the cheapest node a turn's home may be, in works of the turn itself."""
 
-    def choose(self, fleet: Fleet, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> Choice | None:
+    def choose(
+        self, fleet: Fleet, turn: RoutedTurn, now_us: int, avoid: Iterable[str] = ()
+    ) -> RoutingChoice | None:
         nodes = fleet.candidates(turn, now_us, avoid)
         if not nodes:
             return None
@@ -85,17 +93,17 @@ class KvAffine:
         return _choice(fleet, turn, best, reason, costs[best.name])
 
 
-def _wait_us(fleet: Fleet, turn: Turn, node: Node, rates: Mapping[str, float]) -> float:
+def _wait_us(fleet: Fleet, turn: RoutedTurn, node: FleetNode, rates: Mapping[str, float]) -> float:
     return node.ahead(turn.service_tier, fleet.weights) * rates[node.name]
 
 
-def _choice(fleet: Fleet, turn: Turn, node: Node, reason: str, cost_us: float) -> Choice:
+def _choice(fleet: Fleet, turn: RoutedTurn, node: FleetNode, reason: str, cost_us: float) -> RoutingChoice:
     holders, _ = fleet.holders(turn)
     held = holders.get(node.name, NOTHING)
     most = max((there.tokens for there in holders.values()), default=0)
     limit = turn.prompt_tokens
     why = "pinned" if turn.pinned is not None else reason
-    return Choice(node.name, why, min(limit, held.tokens), min(limit, most), round(cost_us))
+    return RoutingChoice(node.name, why, min(limit, held.tokens), min(limit, most), round(cost_us))
 
 
 ROUTERS: Mapping[str, Router] = {router.name: router for router in (KvAffine(), LeastLoaded(), RoundRobin())}

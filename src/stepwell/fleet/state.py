@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from stepwell.fleet.nodes import Node, rates
+from stepwell.fleet.nodes import FleetNode, rates
 from stepwell.fleet.places import Places
-from stepwell.fleet.types import NOTHING, Choice, Costs, Held, NodeState, Turn
+from stepwell.fleet.types import NOTHING, HeldTokens, NodeState, RoutedTurn, RoutingChoice, RoutingCosts
 
 DEFAULT_WEIGHTS: Mapping[str, int] = {"priority": 16, "default": 4, "flex": 1}
 """As in ``policy.contracts.DEFAULT_CONTRACTS``."""
@@ -21,7 +21,7 @@ DEFAULT_WEIGHTS: Mapping[str, int] = {"priority": 16, "default": 4, "flex": 1}
 class Ticket:
     """A turn that went to a node; give it back when the turn ends."""
 
-    turn: Turn
+    turn: RoutedTurn
     node: str
     work: float
     knew_agent: bool
@@ -36,24 +36,24 @@ class Fleet:
         self,
         nodes: Iterable[str] = (),
         *,
-        costs: Costs | None = None,
+        costs: RoutingCosts | None = None,
         weights: Mapping[str, int] = DEFAULT_WEIGHTS,
         max_agents: int = 1_000_000,
     ) -> None:
-        self.costs = costs or Costs()
+        self.costs = costs or RoutingCosts()
         self.weights = weights
         self.places = Places(max_agents)
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, FleetNode] = {}
         self.sent_turns = 0
         self._lives: dict[str, int] = {}
         for name in nodes:
             self.add(name)
 
-    def add(self, name: str, weight: float = 1.0, state: NodeState = NodeState.READY) -> Node:
+    def add(self, name: str, weight: float = 1.0, state: NodeState = NodeState.READY) -> FleetNode:
         """A node joins. A name that is there already keeps what is known of it."""
         node = self.nodes.get(name)
         if node is None:
-            node = Node(name, weight, state)
+            node = FleetNode(name, weight, state)
             self.nodes[name] = node
             self._lives[name] = 0
         return node
@@ -63,7 +63,7 @@ class Fleet:
         self.places.lost(name)
         self.nodes.pop(name, None)
 
-    def candidates(self, turn: Turn, now_us: int, avoid: Iterable[str] = ()) -> list[Node]:
+    def candidates(self, turn: RoutedTurn, now_us: int, avoid: Iterable[str] = ()) -> list[FleetNode]:
         """Nodes that may take the turn, in the order in which they joined."""
         tried = frozenset(avoid)
         if turn.pinned is not None:
@@ -71,7 +71,7 @@ class Fleet:
             return [node] if node is not None and node.takes(now_us) and node.name not in tried else []
         return [node for node in self.nodes.values() if node.takes(now_us) and node.name not in tried]
 
-    def work(self, turn: Turn, held: Held) -> float:
+    def work(self, turn: RoutedTurn, held: HeldTokens) -> float:
         """What is to be done for the turn on a node that holds ``held`` of its prompt."""
         costs = self.costs
         missing = max(0, turn.prompt_tokens - held.tokens)
@@ -82,7 +82,7 @@ class Fleet:
         """Microseconds for a unit of work, by node."""
         return rates(self.nodes.values(), now_us, self.costs.prior_us_per_token)
 
-    def holders(self, turn: Turn) -> tuple[Mapping[str, Held], str]:
+    def holders(self, turn: RoutedTurn) -> tuple[Mapping[str, HeldTokens], str]:
         """The nodes that have some of the prompt, and how that is known: ``kv``, ``session`` or ``""``."""
         place = self.places.find((turn.tenant, turn.agent)) if turn.agent else None
         if place is not None and place.held:
@@ -90,10 +90,10 @@ class Fleet:
         known = self.places.of_session(turn.tenant, turn.session) if turn.session else {}
         if not known:
             return {}, ""
-        shared = Held(device=int(turn.prompt_tokens * self.places.shared_fraction(turn.tenant)))
+        shared = HeldTokens(device=int(turn.prompt_tokens * self.places.shared_fraction(turn.tenant)))
         return dict.fromkeys(known, shared), "session"
 
-    def sent(self, turn: Turn, choice: Choice, now_us: int) -> Ticket:
+    def sent(self, turn: RoutedTurn, choice: RoutingChoice, now_us: int) -> Ticket:
         """The turn went to the chosen node."""
         holders, how = self.holders(turn)
         work = self.work(turn, holders.get(choice.node, NOTHING))
@@ -125,7 +125,9 @@ class Fleet:
             self.places.learn_shared(turn.tenant, cached_tokens, prompt_tokens)
         if turn.agent:
             name = (turn.tenant, turn.agent)
-            self.places.put(name, turn.session, context_tokens, ticket.node, Held(device=context_tokens))
+            self.places.put(
+                name, turn.session, context_tokens, ticket.node, HeldTokens(device=context_tokens)
+            )
 
     def refused(self, ticket: Ticket, now_us: int) -> None:
         """The node answered, but did not do it (a bad request, a full queue, a client that left)."""

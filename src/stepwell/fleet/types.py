@@ -20,7 +20,7 @@ class NodeState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldTokens:
     """Tokens of one agent's context on one node, each counted in the fastest KV tier that holds it."""
 
     device: int = 0
@@ -32,11 +32,11 @@ class Held:
         return self.device + self.host + self.disk
 
 
-NOTHING = Held()
+NOTHING = HeldTokens()
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class RoutedTurn:
     """A call of the model that wants a node."""
 
     tenant: str
@@ -60,7 +60,7 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RoutingChoice:
     """Where a turn goes, and why."""
 
     node: str
@@ -76,7 +76,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class RoutingCosts:
     """What things cost, relative to a prompt token that is computed (1.0). From measurements, not from taste:
     ``stepwell doctor`` shows them for a machine."""
 

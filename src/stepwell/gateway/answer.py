@@ -25,7 +25,7 @@ def node_lost() -> ApiError:
     )
 
 
-class Answer:
+class RelayedAnswer:
     """What the client has got so far. As long as that is comments at most, a stream may go on elsewhere."""
 
     def __init__(self, send: Send, path: str) -> None:

@@ -16,7 +16,7 @@ from starlette.types import Scope
 from stepwell.fleet.types import NodeState
 from stepwell.gateway.front import SCOPE_KEY, Front
 from stepwell.gateway.nodes import Nodes
-from stepwell.gateway.routes import Kind
+from stepwell.gateway.routes import RouteKind
 from stepwell.logs import write_access, writes_access
 from stepwell.server.access import access_of
 from stepwell.server.anthropic.errors import is_anthropic
@@ -131,7 +131,7 @@ def _counted(nodes: Nodes) -> Ended:
     """Counts requests by kind, and writes the access log: which node, after how many tries, and why."""
 
     def ended(scope: Scope, status: int) -> None:
-        note = scope.get(SCOPE_KEY, {"kind": Kind.OWN, "call": None})
+        note = scope.get(SCOPE_KEY, {"kind": RouteKind.OWN, "call": None})
         nodes.metrics.requests.labels(note["kind"].value, str(status)).inc()
         if not writes_access():
             return

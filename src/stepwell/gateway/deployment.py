@@ -56,7 +56,7 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class FrontTable:
     """The ``[front]`` table."""
 
     __pydantic_config__ = _STRICT
@@ -88,7 +88,7 @@ class Front:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class LedgerTable:
     """The ``[ledger]`` table: one for all nodes."""
 
     __pydantic_config__ = _STRICT
@@ -110,7 +110,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineTable:
     """One ``[[engines]]`` table: nodes that serve one model."""
 
     __pydantic_config__ = _STRICT
@@ -139,9 +139,9 @@ class Deployment:
 
     __pydantic_config__ = _STRICT
 
-    engines: tuple[Engine, ...]
-    front: Front = field(default_factory=Front)
-    ledger: Ledger = field(default_factory=Ledger)
+    engines: tuple[EngineTable, ...]
+    front: FrontTable = field(default_factory=FrontTable)
+    ledger: LedgerTable = field(default_factory=LedgerTable)
     config: Path | None = None
     dir: Path = field(default_factory=lambda: default_path().parent / "fleet")
 
@@ -159,7 +159,7 @@ class NodePlan:
     """One node: started here or attached."""
 
     name: str
-    engine: Engine
+    engine: EngineTable
     url: str | None
     """None: it is started here."""
     port: int = 0
@@ -244,7 +244,7 @@ def plans(deployment: Deployment) -> list[NodePlan]:
     return made
 
 
-def _node_name(engine: Engine, number: int, of: int) -> str:
+def _node_name(engine: EngineTable, number: int, of: int) -> str:
     return engine.name if of == 1 else f"{engine.name}-{number}"
 
 

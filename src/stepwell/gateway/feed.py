@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import AgentName, Held
+from stepwell.fleet.types import AgentName, HeldTokens
 
-Row = tuple[AgentName, str, int, Held]
+Row = tuple[AgentName, str, int, HeldTokens]
 MOST_FRAME_BYTES = 512 * 2**20
 
 
@@ -50,7 +50,9 @@ class Feed:
             if kv is None and known is None:
                 continue
             held = (
-                known if kv is None else Held(*(int(kv.get(tier, 0)) for tier in ("device", "host", "disk")))
+                known
+                if kv is None
+                else HeldTokens(*(int(kv.get(tier, 0)) for tier in ("device", "host", "disk")))
             )
             assert held is not None
             session = row.get("session_id", "" if place is None else place.session) or ""

@@ -13,12 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from stepwell.fleet.rendezvous import first
 from stepwell.fleet.types import NodeState
-from stepwell.gateway.answer import Answer
+from stepwell.gateway.answer import RelayedAnswer
 from stepwell.gateway.merge import merged_models, merged_page
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.peek import peek
-from stepwell.gateway.relay import STREAM, Call, pinned, unavailable
-from stepwell.gateway.routes import Kind, kind_of, named_in
+from stepwell.gateway.relay import STREAM, RelayedCall, pinned, unavailable
+from stepwell.gateway.routes import RouteKind, kind_of, named_in
 from stepwell.gateway.upstream import NodeLost, for_client, for_node
 from stepwell.loop.requests import Rejected
 from stepwell.server.access import access_of
@@ -67,12 +67,14 @@ class Front:
             raise draining()
         self.live += 1
         try:
-            if kind is Kind.TURN:
+            if kind is RouteKind.TURN:
                 call = note["call"] = await self._turn(request)
-                answer = Answer(send, call.path)
+                answer = RelayedAnswer(send, call.path)
                 await or_gone(receive, self.nodes.relay.serve(call, answer))
-            elif kind in (Kind.LIST, Kind.EVERY) or (kind is Kind.SESSION and request.method == "POST"):
-                asked = self._list(request) if kind is Kind.LIST else self._every(request, kind)
+            elif kind in (RouteKind.LIST, RouteKind.EVERY) or (
+                kind is RouteKind.SESSION and request.method == "POST"
+            ):
+                asked = self._list(request) if kind is RouteKind.LIST else self._every(request, kind)
                 await (await asked)(scope, receive, send)
             else:
                 through = self._through(await self._node_of(request, kind), request, send)
@@ -83,7 +85,7 @@ class Front:
 
     # --- turns -------------------------------------------------------------------------------------
 
-    async def _turn(self, request: Request) -> Call:
+    async def _turn(self, request: Request) -> RelayedCall:
         key = self.key(request)
         body = await self._body(request)
         peeked = peek(headers_of(request), body, key, self.nodes.fleet.places)
@@ -96,7 +98,9 @@ class Front:
         elif peeked.has_files or (peeked.conversation and request.url.path == "/v1/responses"):
             turn = pinned(turn, self._home(turn.tenant))
         serves = self._serving(peeked.model)
-        return Call("POST", _target(request), request.url.path, self._headers(request), body, turn, serves)
+        return RelayedCall(
+            "POST", _target(request), request.url.path, self._headers(request), body, turn, serves
+        )
 
     def _serving(self, model: str | None) -> frozenset[str]:
         """Nodes that have the model. One that no node names is refused by those that there are."""
@@ -151,16 +155,16 @@ class Front:
             raise unavailable(is_pinned=False)
         return ready
 
-    async def _node_of(self, request: Request, kind: Kind) -> str:
+    async def _node_of(self, request: Request, kind: RouteKind) -> str:
         path = request.url.path
         match kind:
-            case Kind.HOME:
+            case RouteKind.HOME:
                 return self._home(self._tenant(request))
-            case Kind.RESPONSE:
+            case RouteKind.RESPONSE:
                 return await self._node_of_response(request, named_in(path).split("/")[0])
-            case Kind.AGENT:
+            case RouteKind.AGENT:
                 return self._node_of_agent(request, named_in(path))
-            case Kind.SESSION:
+            case RouteKind.SESSION:
                 held = self.nodes.fleet.places.of_session(self._tenant(request), named_in(path))
                 ready = self._ready()
                 return max(ready, key=lambda node: held.get(node, 0))
@@ -203,16 +207,16 @@ class Front:
         operator = self.key(request).operator
         return JSONResponse(merged_page(pages, page_limit(request), operator=operator))
 
-    async def _every(self, request: Request, kind: Kind) -> Response:
+    async def _every(self, request: Request, kind: RouteKind) -> Response:
         """All nodes, also those that take no turns. A session's budget is answered as one node does; what
         operators ask is answered by node."""
-        if kind is Kind.EVERY and not self.key(request).operator:
+        if kind is RouteKind.EVERY and not self.key(request).operator:
             raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
         if request.url.path == "/admin/keys/reload":
             await asyncio.to_thread(self.nodes.reload_keys)
         body = await self._body(request)
         answers = await self._ask(request, list(self.nodes.watches), _target(request), body)
-        if kind is Kind.SESSION:
+        if kind is RouteKind.SESSION:
             answered = [(status, said) for status, said in answers.values() if said is not None]
             if not answered:
                 raise unavailable(is_pinned=False)
@@ -257,7 +261,7 @@ class Front:
         headers = self._headers(request)
         if sends and (length := request.headers.get("content-length")):
             headers.append(("content-length", length))
-        answer, streams = Answer(send, request.url.path), False
+        answer, streams = RelayedAnswer(send, request.url.path), False
         try:
             opened = self.nodes.upstream.open(node, request.method, _target(request), headers, content)
             async with opened as response:

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import Choice, NodeState
+from stepwell.fleet.types import NodeState, RoutingChoice
 
 DECISION_SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01)
 
@@ -43,7 +43,7 @@ class GatewayMetrics:
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
-    def decided(self, choice: Choice, seconds: float) -> None:
+    def decided(self, choice: RoutingChoice, seconds: float) -> None:
         self._seconds.observe(seconds)
         self._decisions.labels(choice.node, choice.reason).inc()
         self._held.inc(choice.held_tokens)

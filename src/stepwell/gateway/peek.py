@@ -11,7 +11,7 @@ import msgspec
 import xxhash
 
 from stepwell.fleet.places import Places
-from stepwell.fleet.types import Turn
+from stepwell.fleet.types import RoutedTurn
 from stepwell.server.identity import identify
 from stepwell.server.keys import SAME_TIER, ApiKey
 
@@ -27,7 +27,7 @@ _USAGE = re.compile(
 )
 
 
-class Said(msgspec.Struct):
+class PeekedFields(msgspec.Struct):
     """The fields of a body that say who calls and how much is asked. All others are passed over unread."""
 
     model: Any = None
@@ -47,7 +47,7 @@ class Said(msgspec.Struct):
     user: Any = None
 
 
-_decode = msgspec.json.Decoder(Said).decode
+_decode = msgspec.json.Decoder(PeekedFields).decode
 IDENTITY_FIELDS = (
     "session_id", "parent_session_id", "metadata", "agent_hint", "conversation", "prompt_cache_key",
     "safety_identifier", "user",
@@ -58,7 +58,7 @@ IDENTITY_FIELDS = (
 class Peeked:
     """A turn before it has a node."""
 
-    turn: Turn
+    turn: RoutedTurn
     model: str | None
     stream: bool
     previous_response: str | None
@@ -72,13 +72,13 @@ def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -
     try:
         said = _decode(body)
     except (msgspec.DecodeError, RecursionError):
-        said = Said()
+        said = PeekedFields()
     fields = {name: value for name in IDENTITY_FIELDS if (value := getattr(said, name)) is not None}
     identity = identify(headers, fields, key)
     agent = identity.agent
     place = places.find((identity.tenant, agent)) if agent else None
     guess = max(1, len(body) // CHARS_PER_TOKEN)
-    turn = Turn(
+    turn = RoutedTurn(
         identity.tenant,
         _service_tier(said.service_tier, key),
         identity.session,
@@ -105,7 +105,7 @@ def _service_tier(asked: Any, key: ApiKey) -> str:
     return SAME_TIER.get(asked, asked)
 
 
-def _answer_tokens(said: Said) -> int:
+def _answer_tokens(said: PeekedFields) -> int:
     for value in (said.max_completion_tokens, said.max_output_tokens, said.max_tokens):
         if isinstance(value, int) and not isinstance(value, bool):
             return min(MOST_ANSWER_TOKENS, max(1, value))
@@ -137,7 +137,7 @@ class Heard:
             else:
                 self.generated_tokens = max(self.generated_tokens, number)
 
-    def tokens(self, turn: Turn) -> tuple[int, int, int]:
+    def tokens(self, turn: RoutedTurn) -> tuple[int, int, int]:
         """Context, generated and cached tokens; where the answer does not say, what can be guessed."""
         prompt = self.prompt_tokens or turn.prompt_tokens
         generated = self.generated_tokens or min(self.events, turn.max_new_tokens)

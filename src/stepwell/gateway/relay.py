@@ -12,8 +12,8 @@ from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_dela
 
 from stepwell.fleet.routers import Router
 from stepwell.fleet.state import Fleet, Ticket
-from stepwell.fleet.types import Choice, Turn
-from stepwell.gateway.answer import RETRY_MS, Answer, node_lost
+from stepwell.fleet.types import RoutedTurn, RoutingChoice
+from stepwell.gateway.answer import RETRY_MS, RelayedAnswer, node_lost
 from stepwell.gateway.metrics import GatewayMetrics
 from stepwell.gateway.peek import Heard
 from stepwell.gateway.upstream import NodeLost, Upstream, for_client
@@ -31,7 +31,7 @@ def now_us() -> int:
 
 
 @dataclass(slots=True)
-class Call:
+class RelayedCall:
     """One request that may be sent to a node, and sent again."""
 
     method: str
@@ -40,7 +40,7 @@ class Call:
     path: str
     headers: Sequence[tuple[str, str]]
     body: bytes
-    turn: Turn
+    turn: RoutedTurn
     serves: frozenset[str]
     """Nodes that have the model."""
     nodes: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Relay:
         self.responses: OrderedDict[str, str] = OrderedDict()
         """Stored responses and their nodes, as far as they went through here."""
 
-    async def serve(self, call: Call, answer: Answer) -> None:
+    async def serve(self, call: RelayedCall, answer: RelayedAnswer) -> None:
         """Answers the client unless it leaves. Raises ``ApiError``, but only while nothing was sent."""
         avoid: set[str] = set()
         last: _Elsewhere | None = None
@@ -113,11 +113,11 @@ class Relay:
         await answer.start(last.status, last.headers)
         await answer.end(last.body)
 
-    async def _choose(self, call: Call, avoid: set[str]) -> Choice:
+    async def _choose(self, call: RelayedCall, avoid: set[str]) -> RoutingChoice:
         """Waits while no node takes turns, each time a little longer. Raises ``ApiError``."""
         known = frozenset(self.fleet.nodes)
 
-        async def look() -> Choice | None:
+        async def look() -> RoutingChoice | None:
             others = known - call.serves
             for tried in (avoid, frozenset[str]()):
                 started = time.perf_counter()
@@ -136,14 +136,14 @@ class Relay:
             stop=stop_after_delay(self._patience_s),
         )
         try:
-            found: Choice | None = await retrying(look)
+            found: RoutingChoice | None = await retrying(look)
         except RetryError:
             found = None
         if found is None:
             raise unavailable(call.turn.pinned is not None)
         return found
 
-    async def _one(self, call: Call, choice: Choice, answer: Answer) -> None:
+    async def _one(self, call: RelayedCall, choice: RoutingChoice, answer: RelayedAnswer) -> None:
         ticket = self.fleet.sent(call.turn, choice, now_us())
         heard, well = Heard(), False
         try:
@@ -160,7 +160,7 @@ class Relay:
             raise
         self._learn(ticket, heard, well=well)
 
-    async def _pass_on(self, response: httpx2.Response, answer: Answer, heard: Heard) -> None:
+    async def _pass_on(self, response: httpx2.Response, answer: RelayedAnswer, heard: Heard) -> None:
         headers = for_client(response.headers)
         if response.status_code in TRY_ELSEWHERE:
             raise _Elsewhere(response.status_code, headers, await response.aread())
@@ -193,7 +193,7 @@ class Relay:
         )
 
 
-def pinned(turn: Turn, node: str) -> Turn:
+def pinned(turn: RoutedTurn, node: str) -> RoutedTurn:
     """The turn, for this node alone."""
     return replace(turn, pinned=node)
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from urllib.parse import unquote
 
 
-class Kind(StrEnum):
+class RouteKind(StrEnum):
     """Label of metrics and access log, too."""
 
     TURN = "turn"
@@ -45,27 +45,27 @@ HOME = (
 )  # fmt: skip
 
 
-def kind_of(method: str, path: str) -> Kind:
+def kind_of(method: str, path: str) -> RouteKind:
     """Every path has a kind: a node answers for those that are none."""
     method = "GET" if method == "HEAD" else method
     if any(_below(path, one) for one in OWN):
-        return Kind.OWN
+        return RouteKind.OWN
     if any(_below(path, one) for one in HOME) or (method == "POST" and _below(path, "/v1/models")):
-        return Kind.HOME
+        return RouteKind.HOME
     if method == "POST" and path in TURNS:
-        return Kind.TURN
+        return RouteKind.TURN
     if path in LISTS and method == "GET":
-        return Kind.LIST
+        return RouteKind.LIST
     if path in EVERY or (method == "POST" and path in TOLD_TO_EVERY):
-        return Kind.EVERY
+        return RouteKind.EVERY
     for prefix, kind in (
-        ("/v1/responses/", Kind.RESPONSE),
-        ("/v1/agents/", Kind.AGENT),
-        ("/v1/sessions/", Kind.SESSION),
+        ("/v1/responses/", RouteKind.RESPONSE),
+        ("/v1/agents/", RouteKind.AGENT),
+        ("/v1/sessions/", RouteKind.SESSION),
     ):
         if path.startswith(prefix):
             return kind
-    return Kind.ANY
+    return RouteKind.ANY
 
 
 def named_in(path: str) -> str:

@@ -42,7 +42,7 @@ Hint = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class SessionAgent:
     """One agent of one session."""
 
     session: str
@@ -64,14 +64,14 @@ class Caller:
         return f"/agents/{quote(session, safe='')}{own}/hint"
 
 
-WITHIN: ContextVar[Caller | None] = ContextVar("stepwell_caller", default=None)
+WITHIN: ContextVar[SessionAgent | None] = ContextVar("stepwell_caller", default=None)
 """Whose tool or block of code runs: what starts meanwhile is its child."""
 
 
 @contextmanager
 def session(name: str) -> Iterator[None]:
     """Runs that begin in this block belong to one session. Blocks of other tasks and threads do not mix."""
-    token = WITHIN.set(Caller(name, "", ""))
+    token = WITHIN.set(SessionAgent(name, "", ""))
     try:
         yield
     finally:
@@ -81,11 +81,11 @@ def session(name: str) -> Iterator[None]:
 def caller(
     name: str,
     own: str,
-    above: Caller | None = None,
-    by: Caller | None = None,
-    taken: Iterable[Caller] = (),
+    above: SessionAgent | None = None,
+    by: SessionAgent | None = None,
+    taken: Iterable[SessionAgent] = (),
     nth: object = "",
-) -> Caller:
+) -> SessionAgent:
     """The agent ``name`` whose context is called ``own``: the root of a session of that name, or a child.
 
     ``above``: in whose tool it runs, ``by``: who handed over to it. A child's id carries the end of ``own``,
@@ -96,7 +96,7 @@ def caller(
     giver = by or above
     agent = name if above is None else f"{name}-{own[-MAX_TAIL_CHARS:]}"
     agent = agent if nth == "" else f"{agent}-{nth}"
-    who = Caller(above.session if above else own, agent, name, (giver.agent or None) if giver else None)
+    who = SessionAgent(above.session if above else own, agent, name, (giver.agent or None) if giver else None)
     return replace(who, agent=f"{name}-{uuid4().hex[-MAX_TAIL_CHARS:]}") if who in taken else who
 
 
@@ -140,7 +140,7 @@ class Teller:
         self._took_ms: dict[str, int] = {}
         self._pending: dict[str, Hint] = {}
         self._this_wait: dict[str, Hint] = {}
-        self._until: dict[Hashable, dict[Caller, None]] = {}
+        self._until: dict[Hashable, dict[SessionAgent, None]] = {}
         self._began: dict[Hashable, tuple[str, float]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -149,7 +149,9 @@ class Teller:
 
     # --- what agents do -------------------------------------------------------------------------
 
-    def turn(self, who: Caller, above: Caller | None = None, until: Hashable = None) -> dict[str, str]:
+    def turn(
+        self, who: SessionAgent, above: SessionAgent | None = None, until: Hashable = None
+    ) -> dict[str, str]:
         """It calls its model now: the headers to send; what it waited for is over.
 
         ``above`` waits for it, if that is not said otherwise; ``until``: when that is ``over``, so is it.
@@ -174,7 +176,9 @@ class Teller:
             else:
                 self.waits(who, wait)
 
-    def waits(self, who: Caller, wait: str, tools: Iterable[str] = (), after: Caller | None = None) -> None:
+    def waits(
+        self, who: SessionAgent, wait: str, tools: Iterable[str] = (), after: SessionAgent | None = None
+    ) -> None:
         """For a ``tool``, ``child`` or ``person``; ``done``: for nothing more.
 
         Of several tools at once the longest counts, as far as it is known how long they take.
@@ -192,13 +196,13 @@ class Teller:
                 self._this_wait[who.path] = hint
             self._send(who.path, hint)
 
-    def ends(self, who: Caller) -> None:
+    def ends(self, who: SessionAgent) -> None:
         """Its run is over, unless a person has to say something first."""
         self._began.pop(who, None)
         if self._this_wait.get(who.path, {}).get("next") != "person":
             self.waits(who, self._end if who.parent is None else "done")
 
-    def asked(self, who: Caller, tools: Iterable[str]) -> None:
+    def asked(self, who: SessionAgent, tools: Iterable[str]) -> None:
         """Its turn asks for these tools: one wait, until its next turn."""
         names = sorted(set(tools))
         if PERSON_TOOLS & set(names):
@@ -211,14 +215,14 @@ class Teller:
         with self._changed:
             self._took_ms.setdefault(tool, milliseconds)
 
-    def began(self, who: Caller, tool: str, call: Hashable) -> None:
+    def began(self, who: SessionAgent, tool: str, call: Hashable) -> None:
         """``call``: any key of its own, until ``ended``."""
         with self._changed:
             if len(self._began) < MAX_KNOWN:
                 self._began[call] = (tool, time.monotonic())
         self.waits(who, "tool", [tool])
 
-    def ended(self, who: Caller, call: Hashable, *, asks: bool = False) -> None:
+    def ended(self, who: SessionAgent, call: Hashable, *, asks: bool = False) -> None:
         """Half of what is expected next time comes from this call, half from all before.
 
         ``asks``: it did not run, a person is asked first.

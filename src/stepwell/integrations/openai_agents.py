@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stepwell.integrations._tell import Caller, Teller, caller, needs, override
+from stepwell.integrations._tell import SessionAgent, Teller, caller, needs, override
 
 with needs("openai-agents"):
     from agents.models import chatcmpl_helpers, openai_responses
@@ -17,8 +17,8 @@ class StepwellTracing(TracingProcessor):
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None, end: str = "done") -> None:
         self.teller = Teller(base_url, api_key, end)
-        self._acts: dict[str, tuple[Caller, str]] = {}  # by open span: which agent, in which run
-        self._gave: dict[str, list[Caller]] = {}  # by run: who handed over
+        self._acts: dict[str, tuple[SessionAgent, str]] = {}  # by open span: which agent, in which run
+        self._gave: dict[str, list[SessionAgent]] = {}  # by run: who handed over
         self._undo: dict[str, Any] = {}
 
     def on_span_start(self, span: Span[Any]) -> None:
@@ -33,7 +33,7 @@ class StepwellTracing(TracingProcessor):
         if who is not None:
             self._acts[span.span_id] = who, run
 
-    def _begin(self, span: Span[Any], run: str, above: Caller | None) -> Caller:
+    def _begin(self, span: Span[Any], run: str, above: SessionAgent | None) -> SessionAgent:
         givers, name = self._gave.get(run, []), span.span_data.name
         waiting, taken = givers[-1] if givers else above, [who for who, _ in list(self._acts.values())]
         own = run if above else getattr(get_current_trace(), "group_id", None) or span.trace_id

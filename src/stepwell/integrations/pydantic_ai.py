@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
-from stepwell.integrations._tell import WITHIN, Caller, Teller, caller, needs, with_headers
+from stepwell.integrations._tell import WITHIN, SessionAgent, Teller, caller, needs, with_headers
 
 with needs("pydantic-ai-slim[openai]"):
     from pydantic_ai import ApprovalRequired, DeferredToolRequests, RunContext
@@ -15,7 +15,7 @@ with needs("pydantic-ai-slim[openai]"):
 class Stepwell(AbstractCapability[Any]):
     """Runs that begin in an agent's tool are its children. One instance may serve many agents."""
 
-    who: Caller
+    who: SessionAgent
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None, end: str = "done") -> None:
         self.teller = Teller(base_url, api_key, end)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from stepwell.integrations._tell import Caller, Teller, caller, needs, with_headers
+from stepwell.integrations._tell import SessionAgent, Teller, caller, needs, with_headers
 
 with needs("smolagents[openai]"):
     from smolagents import FinalAnswerStep, OpenAIModel
@@ -21,7 +21,7 @@ def tell(agent: Any, base_url: str | None = None, api_key: str | None = None, en
 
 
 class _Turns:
-    who: Caller | None = None
+    who: SessionAgent | None = None
     first: Any = None  # of the agent's memory: another one is another context
 
     def __init__(self, agent: Any, teller: Teller, manager: _Turns | None = None) -> None:
@@ -34,7 +34,7 @@ class _Turns:
         for managed in agent.managed_agents.values():
             _Turns(managed, teller, self)
 
-    def begin(self) -> Caller:
+    def begin(self) -> SessionAgent:
         steps, above = self.agent.memory.steps or [None], self.manager.who if self.manager else None
         if self.who is None or self.first is not steps[0]:
             self.first, self.who = steps[0], caller(self.agent.name or "agent", uuid4().hex, above)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from stepwell.ledger.base import Batch
+from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.types import Account, Cause, Position, Posting, Resource, Usage
 
 _Key = tuple[Account, Account, Resource, Cause, int]
@@ -19,9 +19,9 @@ class _Sum:
         self._amounts: dict[_Key, int] = {}
         self._usage: list[Usage] = []
         self._positions: dict[Account, Position] = {}
-        self.last: Batch | None = None
+        self.last: PostingBatch | None = None
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: PostingBatch) -> None:
         amounts = self._amounts
         for debit, credit, resource, amount, cause, request in batch.postings:
             key = (debit, credit, resource, cause, request)
@@ -34,7 +34,7 @@ class _Sum:
     def entries(self) -> int:
         return len(self._amounts) + len(self._usage)
 
-    def batch(self) -> Batch | None:
+    def batch(self) -> PostingBatch | None:
         if self.last is None:
             return None
         postings = [
@@ -54,7 +54,7 @@ class Backlog:
         if limit_postings < 1:
             raise ValueError("a backlog holds at least one posting")
         self.limit_postings = limit_postings
-        self._queue: deque[Batch] = deque()
+        self._queue: deque[PostingBatch] = deque()
         self._queued = 0
         self._sum = _Sum()
 
@@ -68,7 +68,7 @@ class Backlog:
         """Whether any batch waits, an empty one included."""
         return bool(self._queue) or self._sum.last is not None
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: PostingBatch) -> None:
         """Put a batch behind the others."""
         size = _entries(batch)
         if self._sum.last is None and self._queued + size <= self.limit_postings:
@@ -77,7 +77,7 @@ class Backlog:
             return
         self._sum.add(batch)
 
-    def take(self, most_postings: int) -> Batch:
+    def take(self, most_postings: int) -> PostingBatch:
         """The oldest batches as one, up to so many postings (one batch at least). ``IndexError`` when none
         waits."""
         if not self._queue:
@@ -95,7 +95,7 @@ class Backlog:
         return joined(taken)
 
 
-def joined(batches: list[Batch]) -> Batch:
+def joined(batches: list[PostingBatch]) -> PostingBatch:
     """One batch with everything of several, and the number and time of the last. Nothing is added up."""
     if len(batches) == 1:
         return batches[0]
@@ -111,5 +111,5 @@ def _latest(positions: Iterable[Position]) -> Iterable[Position]:
     return {position.account: position for position in positions}.values()
 
 
-def _entries(batch: Batch) -> int:
+def _entries(batch: PostingBatch) -> int:
     return len(batch.postings) + len(batch.usage)

@@ -65,7 +65,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PostingBatch:
     """What is written in one transaction: the postings of one engine step, or of a few."""
 
     number: int
@@ -103,7 +103,7 @@ class Store(Protocol):
     def begin(self, run: Run) -> RunId:
         """Enter a new run. Claims its node."""
 
-    def write(self, run: RunId, batch: Batch) -> None:
+    def write(self, run: RunId, batch: PostingBatch) -> None:
         """Add a batch; when it returns, the batch survives the death of this process. A number that is
         there already is left as it is. Raises ``LedgerFull`` when there is no room: nothing of it is there
         then, and the same batch may be written again later."""

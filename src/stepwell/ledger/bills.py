@@ -22,7 +22,7 @@ EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class BilledTokens:
     """What a request has come to, in tokens."""
 
     cached_tokens: int
@@ -93,7 +93,7 @@ class Bills:
         self,
         arrival: RequestArrived,
         account: Account,
-        counts: Counts,
+        counts: BilledTokens,
         reason: str,
         now_us: int,
         *,

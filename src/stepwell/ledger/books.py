@@ -82,7 +82,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class NumberLimits:
     """What a number in a book may be."""
 
     most: int
@@ -92,14 +92,14 @@ class Limits:
     """Whether 0 is refused."""
 
 
-class Table:
+class TomlTable:
     """A table of a TOML file that knows where it stands. Every error is ``BadInput``: file, key, reason."""
 
     def __init__(self, content: dict[str, Any], source: str, path: str = "") -> None:
         self._content, self.source, self.path = content, source, path
 
     @classmethod
-    def parse(cls, text: str, source: str) -> Table:
+    def parse(cls, text: str, source: str) -> TomlTable:
         """Decimals are read as they are written, never through a float."""
         try:
             return cls(tomllib.loads(text, parse_float=Decimal), source)
@@ -132,7 +132,7 @@ class Table:
             if key not in self._content:
                 raise self.wrong(key, "is missing")
 
-    def number(self, key: str, limits: Limits, default: Fraction | int | None = None) -> Fraction:
+    def number(self, key: str, limits: NumberLimits, default: Fraction | int | None = None) -> Fraction:
         """A number, exactly as written; without a default it must be there."""
         if key not in self._content:
             if default is None:
@@ -145,7 +145,7 @@ class Table:
         self._check(key, value, limits)
         return value
 
-    def _check(self, key: str, value: Fraction, limits: Limits) -> None:
+    def _check(self, key: str, value: Fraction, limits: NumberLimits) -> None:
         shown = str(self._content[key])
         if value < 0:
             raise self.wrong(key, f"{shown} is negative")
@@ -156,7 +156,7 @@ class Table:
         if (value * 10**limits.digits).denominator != 1:
             raise self.wrong(key, f"{shown} has more than {limits.digits} digits after the point")
 
-    def whole(self, key: str, limits: Limits) -> int:
+    def whole(self, key: str, limits: NumberLimits) -> int:
         """A whole number that must be there."""
         value = self.number(key, limits)
         if value.denominator != 1:
@@ -178,22 +178,24 @@ class Table:
             raise self.wrong(key, f"{str(value)[:40]!r} must be true or false")
         return value
 
-    def table(self, key: str) -> Table:
+    def table(self, key: str) -> TomlTable:
         """The table at a key; empty when there is none."""
         value = self._content.get(key, {})
         if not isinstance(value, dict):
             raise self.wrong(key, f"must be a table: write [{self.where(key)}]")
-        return Table(value, self.source, self.where(key))
+        return TomlTable(value, self.source, self.where(key))
 
-    def with_defaults(self, other: Table, *keys: str) -> Table:
+    def with_defaults(self, other: TomlTable, *keys: str) -> TomlTable:
         """This table, with what ``other`` has at ``keys`` where there is nothing here."""
         given = {key: other._content[key] for key in keys if key in other._content}
-        return Table({**given, **self._content}, self.source, self.path)
+        return TomlTable({**given, **self._content}, self.source, self.path)
 
-    def with_table(self, key: str, table: Table) -> Table:
+    def with_table(self, key: str, table: TomlTable) -> TomlTable:
         """This table, with another one at ``key``; without it where that is empty."""
         rest = {name: value for name, value in self._content.items() if name != key}
-        return Table({**rest, **({key: table._content} if table._content else {})}, self.source, self.path)
+        return TomlTable(
+            {**rest, **({key: table._content} if table._content else {})}, self.source, self.path
+        )
 
     def is_table(self, key: str) -> bool:
         """Whether there is a table at the key, not one value."""

@@ -40,7 +40,7 @@ COLUMNS: Mapping[str, str] = {
 """What can be grouped and filtered by, and the SQL for it: names of ours, never a client's text."""
 
 
-class Cursor(NamedTuple):
+class PageCursor(NamedTuple):
     """Where the next page begins: a bucket, and how many of its results are on earlier pages."""
 
     start_s: int
@@ -66,7 +66,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class BucketGroup:
     """One group of a bucket: its values in the order of ``group_by``, and its sums."""
 
     group: tuple[str, ...]
@@ -79,35 +79,35 @@ class Bucket:
 
     start_s: int
     end_s: int
-    results: list[Result]
+    results: list[BucketGroup]
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class BucketPage:
     """Buckets in order of time, those without any usage included."""
 
     buckets: list[Bucket]
-    next: Cursor | None
+    next: PageCursor | None
 
 
-def valid_cursor(query: Query, cursor: Cursor) -> bool:
+def valid_cursor(query: Query, cursor: PageCursor) -> bool:
     """Whether a cursor can have come from an earlier page of this query."""
     at_edge = cursor.start_s == query.start_s or cursor.start_s % WIDTHS_S[query.width] == 0
     return at_edge and query.start_s <= cursor.start_s < query.end_s and 0 <= cursor.skip < 2**31
 
 
 def usage_page(
-    store: Store, query: Query, cursor: Cursor | None = None, max_results: int = MAX_RESULTS
-) -> Page:
+    store: Store, query: Query, cursor: PageCursor | None = None, max_results: int = MAX_RESULTS
+) -> BucketPage:
     """One page of what was used and charged. ``cursor`` is the ``next`` of the page before."""
-    cursor = cursor or Cursor(query.start_s)
+    cursor = cursor or PageCursor(query.start_s)
     edges = _edges(query, cursor.start_s)
     rows = _rows(store, query, edges, cursor.skip, max_results + 1)
-    starts, following = edges[:-1], Cursor(edges[-1]) if edges[-1] < query.end_s else None
+    starts, following = edges[:-1], PageCursor(edges[-1]) if edges[-1] < query.end_s else None
     if len(rows) > max_results:
         following = _inside(rows, max_results, query, cursor)
         rows, starts = rows[:max_results], [s for s in starts if s < following.start_s + bool(following.skip)]
-    return Page(_buckets(query, starts, rows), following)
+    return BucketPage(_buckets(query, starts, rows), following)
 
 
 def _edges(query: Query, start_s: int) -> list[int]:
@@ -121,20 +121,20 @@ def _end_s(query: Query, start_s: int) -> int:
     return min(query.end_s, start_s - start_s % width_s + width_s)
 
 
-def _inside(rows: Sequence[tuple[Any, ...]], count: int, query: Query, cursor: Cursor) -> Cursor:
+def _inside(rows: Sequence[tuple[Any, ...]], count: int, query: Query, cursor: PageCursor) -> PageCursor:
     """The page is full: the next one begins with the first row that is not on it."""
     number = rows[count][0]
     on_page = sum(row[0] == number for row in rows[:count])
     start_s = max(cursor.start_s, number * WIDTHS_S[query.width])
-    return Cursor(start_s, on_page + (cursor.skip if start_s == cursor.start_s else 0))
+    return PageCursor(start_s, on_page + (cursor.skip if start_s == cursor.start_s else 0))
 
 
 def _buckets(query: Query, starts: Sequence[int], rows: Sequence[tuple[Any, ...]]) -> list[Bucket]:
     fields = len(query.group_by)
-    results: dict[int, list[Result]] = {}
+    results: dict[int, list[BucketGroup]] = {}
     for row in rows:
         group = tuple(row[1 : 1 + fields])
-        results.setdefault(row[0], []).append(Result(group, counts_of(row[1 + fields :])))
+        results.setdefault(row[0], []).append(BucketGroup(group, counts_of(row[1 + fields :])))
     width_s = WIDTHS_S[query.width]
     return [Bucket(s, _end_s(query, s), results.get(s // width_s, [])) for s in starts]
 

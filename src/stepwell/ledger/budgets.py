@@ -97,7 +97,7 @@ class BudgetExceeded:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReservationVerdict:
     """What came of a reservation."""
 
     refused: BudgetExceeded | None = None
@@ -201,7 +201,7 @@ class BudgetBook:
             name = BudgetName(budget.scope, budget.tenant, budget.name)
             self.set(budget, spent_microusd.get(name, 0))
 
-    def reserve(self, request: int, who: Caller, hold_microusd: int) -> Verdict:
+    def reserve(self, request: int, who: Caller, hold_microusd: int) -> ReservationVerdict:
         """Hold an amount against every budget of a request, or against none when one of them has no room.
 
         ``ValueError`` when the request holds something already, or the amount is negative.
@@ -219,16 +219,16 @@ class BudgetBook:
                 self._holds[request] = _Hold(names, hold_microusd)
             return verdict
 
-    def judge(self, who: Caller, hold_microusd: int) -> Verdict:
+    def judge(self, who: Caller, hold_microusd: int) -> ReservationVerdict:
         """What ``reserve`` would say now. Nothing is held."""
         with self._lock:
             return self._judge(names_of(who), hold_microusd)[0]
 
-    def _judge(self, names: Iterable[BudgetName], amount: int) -> tuple[Verdict, list[_Account]]:
+    def _judge(self, names: Iterable[BudgetName], amount: int) -> tuple[ReservationVerdict, list[_Account]]:
         found = [(name, account) for name in names if (account := self._accounts.get(name))]
         full = next(((name, account) for name, account in found if not account.admits(amount)), None)
         refused = None if full is None else BudgetExceeded(full[1].state(full[0]), amount)
-        return Verdict(refused, _warned(found)), [account for _, account in found]
+        return ReservationVerdict(refused, _warned(found)), [account for _, account in found]
 
     def settle(self, request: int, charge_microusd: int) -> bool:
         """The charge takes the place of the hold. False, and nothing changes, when the request holds nothing

@@ -50,7 +50,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from stepwell.ledger.books import ABOUT, Limits, Table, read_book
+from stepwell.ledger.books import ABOUT, NumberLimits, TomlTable, read_book
 from stepwell.ledger.money import MICROUSD, apportion
 from stepwell.ledger.types import MACHINE_RESOURCES, Resource
 
@@ -59,14 +59,14 @@ HOURS_PER_YEAR = 8_760
 DAYS_PER_YEAR = 365
 GB = 10**9
 
-USD = Limits(most=1_000_000_000)
-YEARS = Limits(most=100, positive=True)
-FACTOR = Limits(most=1_000_000)
-PUE = Limits(most=10, positive=True)
-SHARE = Limits(most=1)
-UTILISATION = Limits(most=1, positive=True)
-ENDURANCE = Limits(most=10_000, positive=True)
-COUNT = Limits(most=1_000_000, digits=0, positive=True)
+USD = NumberLimits(most=1_000_000_000)
+YEARS = NumberLimits(most=100, positive=True)
+FACTOR = NumberLimits(most=1_000_000)
+PUE = NumberLimits(most=10, positive=True)
+SHARE = NumberLimits(most=1)
+UTILISATION = NumberLimits(most=1, positive=True)
+ENDURANCE = NumberLimits(most=10_000, positive=True)
+COUNT = NumberLimits(most=1_000_000, digits=0, positive=True)
 
 HOURLY_KEYS = ("hourly_usd",)
 BOUGHT_KEYS = ("purchase_usd", "years", "residual_usd")
@@ -116,7 +116,7 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryPrice:
     """What a byte of host memory or of a disk costs."""
 
     usd_per_gb: Fraction = Fraction(0)
@@ -143,8 +143,8 @@ class CostBook:
     accelerator_hourly_usd: Fraction
     """All of them, with power."""
     memory_share: Fraction
-    host: Room
-    disk: Room
+    host: MemoryPrice
+    disk: MemoryPrice
     other_hourly_usd: Fraction = Fraction(0)
     utilisation: Fraction = Fraction(1)
     source: str = ""
@@ -196,7 +196,7 @@ def load_cost_book(name_or_path: str | Path) -> CostBook:
 
 def parse_cost_book(text: str, source: str) -> CostBook:
     """The book in a text, such as the one kept with a run; ``source`` is what errors call it."""
-    book = Table.parse(text, source)
+    book = TomlTable.parse(text, source)
     book.only(*ABOUT, "accelerator", "host_memory", "disk", "machine")
     book.needs("accelerator")
     about, as_of = book.about()
@@ -207,8 +207,8 @@ def parse_cost_book(text: str, source: str) -> CostBook:
     return CostBook(
         accelerator_hourly_usd=count * (_hourly_usd(accelerator) + _power_usd(accelerator)),
         memory_share=accelerator.number("memory_share", SHARE, Fraction(3, 10)),
-        host=_host(book.table("host_memory")) if "host_memory" in book else Room(),
-        disk=_disk(book.table("disk")) if "disk" in book else Room(),
+        host=_host(book.table("host_memory")) if "host_memory" in book else MemoryPrice(),
+        disk=_disk(book.table("disk")) if "disk" in book else MemoryPrice(),
         other_hourly_usd=machine.number("other_hourly_usd", USD, 0),
         utilisation=machine.number("utilisation", UTILISATION, 1),
         source=about,
@@ -217,7 +217,7 @@ def parse_cost_book(text: str, source: str) -> CostBook:
     )
 
 
-def _hourly_usd(accelerator: Table) -> Fraction:
+def _hourly_usd(accelerator: TomlTable) -> Fraction:
     """By the hour, or bought and written off in a straight line; without power."""
     bought = [key for key in BOUGHT_KEYS if key in accelerator]
     if "hourly_usd" in accelerator:
@@ -233,7 +233,7 @@ def _hourly_usd(accelerator: Table) -> Fraction:
     return (purchase_usd - residual_usd) / (accelerator.number("years", YEARS) * HOURS_PER_YEAR)
 
 
-def _power_usd(accelerator: Table) -> Fraction:
+def _power_usd(accelerator: TomlTable) -> Fraction:
     """An hour's power. One of its keys without the others is a price that would silently not be charged."""
     if not any(key in accelerator for key in POWER_KEYS):
         return Fraction(0)
@@ -241,16 +241,16 @@ def _power_usd(accelerator: Table) -> Fraction:
     return drawn_kw * accelerator.number("usd_per_kwh", USD)
 
 
-def _host(table: Table) -> Room:
+def _host(table: TomlTable) -> MemoryPrice:
     table.only("usd_per_gb", "years", "included")
     usd_per_gb, years = table.number("usd_per_gb", USD), table.number("years", YEARS)
-    return Room(usd_per_gb, years, included=table.flag("included"))
+    return MemoryPrice(usd_per_gb, years, included=table.flag("included"))
 
 
-def _disk(table: Table) -> Room:
+def _disk(table: TomlTable) -> MemoryPrice:
     table.only("usd_per_gb", "years", "drive_writes_per_day", "capacity_share", "included")
     usd_per_gb, years = table.number("usd_per_gb", USD), table.number("years", YEARS)
     share = table.number("capacity_share", SHARE, Fraction(1, 2))
     writes_per_day = table.number("drive_writes_per_day", ENDURANCE)
     wear = (1 - share) * usd_per_gb / (writes_per_day * DAYS_PER_YEAR * years)
-    return Room(share * usd_per_gb, years, wear, table.flag("included"))
+    return MemoryPrice(share * usd_per_gb, years, wear, table.flag("included"))

@@ -15,7 +15,7 @@ from stepwell.ledger.types import Account
 from stepwell.policy.types import Open, Piece
 
 
-class Span(NamedTuple):
+class DisplacedSpan(NamedTuple):
     """Tokens ``[start, stop)`` of a request are computed again because ``winner`` got their room."""
 
     start: int
@@ -44,24 +44,24 @@ class Displaced:
         for unit in units:
             self._winners.pop(unit, None)
 
-    def spans(self, units: Sequence[bytes], action: Open, victim: Account) -> list[Span]:
+    def spans(self, units: Sequence[bytes], action: Open, victim: Account) -> list[DisplacedSpan]:
         """What a request that is opened has to compute again, and to whom it was lost. What an agent
         took from itself is nobody else's business."""
         size = self._unit_tokens
         first = action.cached_tokens // size
-        spans: list[Span] = []
+        spans: list[DisplacedSpan] = []
         for at in range(first, min(len(units), first + action.recomputed_tokens // size)):
             winner = self._winners.get(units[at])
             if winner is None or (winner.tenant, winner.agent) == (victim.tenant, victim.agent):
                 continue
             if spans and spans[-1].stop == at * size and spans[-1].winner == winner:
-                spans[-1] = Span(spans[-1].start, (at + 1) * size, winner)
+                spans[-1] = DisplacedSpan(spans[-1].start, (at + 1) * size, winner)
             else:
-                spans.append(Span(at * size, (at + 1) * size, winner))
+                spans.append(DisplacedSpan(at * size, (at + 1) * size, winner))
         return spans
 
 
-def shares(spans: Iterable[Span], piece: Piece, part_us: int) -> list[tuple[Account, int]]:
+def shares(spans: Iterable[DisplacedSpan], piece: Piece, part_us: int) -> list[tuple[Account, int]]:
     """What of a piece's time went into spans, and for whom."""
     found = []
     for span in spans:

@@ -117,7 +117,7 @@ class Holder:
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class HeldBlock:
     """One block: where it lies, and with whom."""
 
     meta: BlockMeta
@@ -129,7 +129,7 @@ class Holdings:
     """All blocks and holders. The caller says what happens, in order; times never go back."""
 
     def __init__(self, block_bytes: int, disk_overhead_bytes: int) -> None:
-        self.blocks: dict[BlockId, Held] = {}
+        self.blocks: dict[BlockId, HeldBlock] = {}
         self.used = [0, 0, 0]
         """Bytes per KV tier, frames included."""
         self._block_bytes = block_bytes
@@ -155,7 +155,7 @@ class Holdings:
     def _extend(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
         held = self.blocks.get(meta.id)
         if held is None:
-            held = self.blocks[meta.id] = Held(meta, self._own_pool(holder, now_us))
+            held = self.blocks[meta.id] = HeldBlock(meta, self._own_pool(holder, now_us))
             held.pool.blocks[meta.id] = None
         elif holder not in held.pool.holders or held.pool.left:
             self._hold(holder, [meta.id], now_us)
@@ -187,13 +187,13 @@ class Holdings:
             pool = Pool(now_us, left=True)
             holder.join(pool)
         pool.blocks[meta.id] = None
-        self.blocks[meta.id] = Held(meta, pool)
+        self.blocks[meta.id] = HeldBlock(meta, pool)
 
     def came(self, block: BlockId, kv_tier: KvTier, now_us: int) -> None:
         """A copy lies on a KV tier from now on."""
         self._put(block, kv_tier, True, now_us)
 
-    def gone(self, block: BlockId, kv_tier: KvTier, now_us: int) -> Held | None:
+    def gone(self, block: BlockId, kv_tier: KvTier, now_us: int) -> HeldBlock | None:
         """A copy is no longer there. The block if that was its last copy."""
         held = self._put(block, kv_tier, False, now_us)
         if held is None or any(held.on):
@@ -206,7 +206,7 @@ class Holdings:
             self._dissolve(held.pool)
         return held
 
-    def _put(self, block: BlockId, kv_tier: KvTier, present: bool, now_us: int) -> Held | None:
+    def _put(self, block: BlockId, kv_tier: KvTier, present: bool, now_us: int) -> HeldBlock | None:
         held, at = self.blocks.get(block), AT[kv_tier]
         if held is None or held.on[at] is present:
             return None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from stepwell.ledger.base import Batch
+from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.bookkeeper import Bookkeeper, Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetExceeded
 from stepwell.ledger.meter import Meter
@@ -34,7 +34,7 @@ NOBODY = "none"
 """The service tier of KV that was found on disk, until its agent calls."""
 
 
-class Writer(Protocol):
+class BatchWriter(Protocol):
     """Where batches go: ``LedgerWriter``, or a list in a test."""
 
     @property
@@ -45,7 +45,7 @@ class Writer(Protocol):
     def overfull(self) -> bool:
         """Whether so much waits to be written that nothing more should be taken on."""
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: PostingBatch) -> None:
         """Take a batch over; it is written in order, or kept until it can be."""
 
     def abandon(self) -> None:
@@ -90,7 +90,7 @@ class Keeper(Bookkeeper):
     def __init__(
         self,
         meter: Meter,
-        writer: Writer,
+        writer: BatchWriter,
         budgets: BudgetBook,
         *,
         wall_offset_us: int = 0,
@@ -223,7 +223,7 @@ class Keeper(Bookkeeper):
         self.sums.add(entries)
         at_us = self._posted_at_us(now_us)
         self.writer.submit(
-            Batch(
+            PostingBatch(
                 self.number,
                 at_us,
                 now_us,

@@ -20,7 +20,7 @@ from stepwell.ledger.base import RunId, Store
 from stepwell.ledger.costs import Rates
 from stepwell.ledger.grouping import Group, group_of
 from stepwell.ledger.money import apportion, round_half_up
-from stepwell.ledger.queries import AccountId, Counts, Displaced, Flow, Period, Spent
+from stepwell.ledger.queries import AccountId, AccountSpent, Counts, DisplacedCost, Flow, Period
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Resource
 
 STORAGE = (Resource.DEVICE, Resource.HOST, Resource.DISK)
@@ -28,7 +28,7 @@ MACHINE_LINES = (Kind.IDLE, Kind.OVERHEAD, Kind.UNATTRIBUTED)
 
 
 @dataclass(slots=True)
-class Line:
+class MarginGroup:
     """One group: what it used, paid and cost. Money in micro-dollars."""
 
     group: Group
@@ -74,14 +74,14 @@ class Margin:
     """All lines, the machine's own lines, and who displaced whom, the dearest first."""
 
     fields: tuple[str, ...]
-    lines: list[Line]
+    lines: list[MarginGroup]
     machine: dict[Kind, dict[Resource, int]]
     """Cost of the lines that are nobody's; empty for one tenant alone."""
     exchanges: list[Exchange]
     loaded: bool
 
     @property
-    def total(self) -> Line:
+    def total(self) -> MarginGroup:
         """All lines as one."""
         return total_of(self.lines)
 
@@ -93,25 +93,25 @@ class Margin:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class PeriodSums:
     """What a period's statements are made of."""
 
     accounts: queries.Accounts
-    spent: list[Spent]
+    spent: list[AccountSpent]
     flows: list[Flow]
-    displaced: list[Displaced]
+    displaced: list[DisplacedCost]
 
 
-def read_sums(store: Store, period: Period) -> Sums:
+def read_sums(store: Store, period: Period) -> PeriodSums:
     """All sums by account. Goes over the period's postings once. Raises ``BadInput`` for a period that cuts
     a day whose postings were added up."""
     queries.require_whole_days(store, period)
     spent, moved = queries.spent(store, period), queries.moves(store, *period.where("p"))
-    return Sums(queries.Accounts(store), spent, queries.flows(moved), queries.displaced(moved))
+    return PeriodSums(queries.Accounts(store), spent, queries.flows(moved), queries.displaced(moved))
 
 
 def margin(
-    sums: Sums,
+    sums: PeriodSums,
     rates: Mapping[RunId, Rates],
     fields: Sequence[str],
     *,
@@ -124,7 +124,7 @@ def margin(
     groups = {n: group_of(a, fields) for n, a in seen.items() if a.kind is Kind.AGENT}
     parts = _parts(sums, rates, loaded)
     costs: Costs = {resource: apportion(_by_account(parts, resource)) for resource in MACHINE_RESOURCES}
-    lines: dict[Group, Line] = {}
+    lines: dict[Group, MarginGroup] = {}
     _add_usage(sums, groups, lines)
     _add_costs(sums, costs, groups, lines)
     _add_between(parts, groups, lines)
@@ -139,17 +139,17 @@ def margin(
 
 
 Groups = Mapping[AccountId, Group]
-Lines = dict[Group, Line]
+Lines = dict[Group, MarginGroup]
 Costs = Mapping[Resource, Mapping[AccountId, int]]
 Part = tuple[Flow, Fraction]
 """What an account got, and what that costs."""
 
 
-def _line(lines: Lines, group: Group) -> Line:
-    return lines.setdefault(group, Line(group))
+def _line(lines: Lines, group: Group) -> MarginGroup:
+    return lines.setdefault(group, MarginGroup(group))
 
 
-def _parts(sums: Sums, rates: Mapping[RunId, Rates], loaded: bool) -> list[Part]:
+def _parts(sums: PeriodSums, rates: Mapping[RunId, Rates], loaded: bool) -> list[Part]:
     got = [
         flow
         for flow in sums.flows
@@ -166,7 +166,7 @@ def _parts(sums: Sums, rates: Mapping[RunId, Rates], loaded: bool) -> list[Part]
     return parts
 
 
-def _load_factors(sums: Sums, got: Iterable[Flow]) -> dict[tuple[RunId, Resource], Fraction]:
+def _load_factors(sums: PeriodSums, got: Iterable[Flow]) -> dict[tuple[RunId, Resource], Fraction]:
     """All there was to what was not idle. Where everything was idle there is nobody to bear it."""
     total: dict[tuple[RunId, Resource], int] = defaultdict(int)
     idle: dict[tuple[RunId, Resource], int] = defaultdict(int)
@@ -185,14 +185,14 @@ def _by_account(parts: Iterable[Part], resource: Resource) -> dict[AccountId, Fr
     return found
 
 
-def _add_usage(sums: Sums, groups: Groups, lines: Lines) -> None:
+def _add_usage(sums: PeriodSums, groups: Groups, lines: Lines) -> None:
     for entry in sums.spent:
         if (group := groups.get(entry.account)) is not None:
             line = _line(lines, group)
             line.counts = line.counts.plus(entry.counts)
 
 
-def _add_costs(sums: Sums, costs: Costs, groups: Groups, lines: Lines) -> None:
+def _add_costs(sums: PeriodSums, costs: Costs, groups: Groups, lines: Lines) -> None:
     for flow in sums.flows:
         if flow.resource in MACHINE_RESOURCES and (group := groups.get(flow.account)) is not None:
             amounts = _line(lines, group).amounts
@@ -214,7 +214,7 @@ def _add_between(parts: Iterable[Part], groups: Groups, lines: Lines) -> None:
 
 
 def _add_displaced(
-    sums: Sums, rates: Mapping[RunId, Rates], fields: Sequence[str], groups: Groups, lines: Lines
+    sums: PeriodSums, rates: Mapping[RunId, Rates], fields: Sequence[str], groups: Groups, lines: Lines
 ) -> list[Exchange]:
     """Both sides are named if either of them is seen: there is no tenant's view of this, only operators'."""
     amounts: dict[tuple[Group, Group], int] = defaultdict(int)
@@ -236,7 +236,7 @@ def _add_displaced(
     return sorted(exchanges, key=lambda one: (-one.amount_us, one.victim, one.beneficiary))
 
 
-def _machine(sums: Sums, costs: Costs) -> dict[Kind, dict[Resource, int]]:
+def _machine(sums: PeriodSums, costs: Costs) -> dict[Kind, dict[Resource, int]]:
     found: dict[Kind, dict[Resource, int]] = {kind: {} for kind in MACHINE_LINES}
     for resource, by_account in costs.items():
         for account, microusd in by_account.items():
@@ -246,9 +246,9 @@ def _machine(sums: Sums, costs: Costs) -> dict[Kind, dict[Resource, int]]:
     return found
 
 
-def total_of(lines: Iterable[Line]) -> Line:
+def total_of(lines: Iterable[MarginGroup]) -> MarginGroup:
     """All lines as one, of no group."""
-    total = Line(())
+    total = MarginGroup(())
     for line in lines:
         total.counts = total.counts.plus(line.counts)
         total.between_microusd += line.between_microusd

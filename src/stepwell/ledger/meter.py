@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from operator import sub
 
-from stepwell.ledger.bills import Bills, Counts
+from stepwell.ledger.bills import BilledTokens, Bills
 from stepwell.ledger.displaced import Displaced, shares
 from stepwell.ledger.frames import RunningFrames
 from stepwell.ledger.holders import Holders
@@ -410,7 +410,9 @@ class Meter:
         usage = self.bills.settle(
             arrival,
             metered.holder.account,
-            Counts(metered.cached_tokens, metered.total - arrival.prompt_tokens, metered.recomputed_tokens),
+            BilledTokens(
+                metered.cached_tokens, metered.total - arrival.prompt_tokens, metered.recomputed_tokens
+            ),
             metered.reason if metered.opened or metered.reason != "stop" else "cancelled",
             self._now_us,
             opened=metered.opened,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from stepwell.ledger.displaced import Span
+from stepwell.ledger.displaced import DisplacedSpan
 from stepwell.ledger.holdings import Holder
 from stepwell.ledger.types import Account, Kind, Position, Posting, Usage
 from stepwell.policy.types import RequestArrived, RequestId
@@ -53,7 +53,7 @@ class Metered:
     stored: list[int] = field(default_factory=lambda: [0, 0, 0])
     moved_bytes: int = 0
     displaced_us: int = 0
-    spans: list[Span] = field(default_factory=list)
+    spans: list[DisplacedSpan] = field(default_factory=list)
     """Tokens it computes again for want of room that somebody got."""
     reason: str = ""
 

@@ -10,12 +10,12 @@ from stepwell.ledger.calendar import parts, unit_of
 from stepwell.ledger.grouping import Group
 from stepwell.ledger.margin import Exchange, Margin
 from stepwell.ledger.prices import PriceBook
-from stepwell.ledger.queries import Counts, Period, Spent, spent
+from stepwell.ledger.queries import AccountSpent, Counts, Period, spent
 from stepwell.ledger.repricing import repriced
 from stepwell.ledger.statements import Statement, statement
 
 
-def charges(store: Store, period: Period, book: PriceBook | None) -> list[Spent]:
+def charges(store: Store, period: Period, book: PriceBook | None) -> list[AccountSpent]:
     """As they were charged, or as ``book`` would have."""
     return spent(store, period) if book is None else repriced(store, period, book)
 

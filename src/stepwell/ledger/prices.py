@@ -47,7 +47,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from stepwell.ledger.books import ABOUT, Limits, Table, parse_ttl_us, read_book
+from stepwell.ledger.books import ABOUT, NumberLimits, TomlTable, parse_ttl_us, read_book
 from stepwell.ledger.money import MICROUSD, apportion_units, round_half_up
 
 Counting = Literal["openai", "anthropic"]
@@ -61,9 +61,9 @@ PRICE_KEYS = (*TOKEN_KEYS, "storage_per_token_hour", "minimum_per_request")
 BOOK_KEYS = (*ABOUT, "counting", "batch_multiplier", "prices", "service_tiers", "long_prompt", "models")
 MODEL_KEYS = ("batch_multiplier", "prices", "service_tiers", "long_prompt")
 
-PRICE = Limits(most=1_000_000, digits=6)
-FACTOR = Limits(most=1_000, digits=6)
-LENGTH = Limits(most=2**31 - 1, digits=0, positive=True)
+PRICE = NumberLimits(most=1_000_000, digits=6)
+FACTOR = NumberLimits(most=1_000, digits=6)
+LENGTH = NumberLimits(most=2**31 - 1, digits=0, positive=True)
 
 Writes = dict[int, Fraction]
 """Price of a cache write by the longest ttl it is for."""
@@ -283,7 +283,7 @@ def load_price_book(name_or_path: str | Path, service_tiers: Iterable[str] = ())
 
 def parse_price_book(text: str, source: str, service_tiers: Iterable[str] = ()) -> PriceBook:
     """The book in a text, such as the one kept with a run; ``source`` is what errors call it."""
-    book = Table.parse(text, source)
+    book = TomlTable.parse(text, source)
     book.only(*BOOK_KEYS)
     book.needs("prices")
     service_tiers = tuple(service_tiers)
@@ -296,13 +296,13 @@ def parse_price_book(text: str, source: str, service_tiers: Iterable[str] = ()) 
     return PriceBook(usual.sheets, counting, models, usual.above_tokens, about, as_of, text)
 
 
-def _priced(book: Table) -> Priced:
+def _priced(book: TomlTable) -> Priced:
     sheets = _sheets(book, _Raw.read(book.table("prices")))
     rule = book.table("long_prompt")
     return Priced(sheets, rule.whole("above_tokens", LENGTH) if "long_prompt" in book else None)
 
 
-def _of_model(model: Table, book: Table, service_tiers: Iterable[str]) -> Priced:
+def _of_model(model: TomlTable, book: TomlTable, service_tiers: Iterable[str]) -> Priced:
     """Its own prices; what it does not say otherwise about service tiers, batches and long prompts is as for
     every model, as far as it is a multiplier: a price of another model would be none of its own."""
     model.only(*MODEL_KEYS)
@@ -321,11 +321,11 @@ def _of_model(model: Table, book: Table, service_tiers: Iterable[str]) -> Priced
     return _priced(merged)
 
 
-def _counts_apart(book: Table) -> bool:
+def _counts_apart(book: TomlTable) -> bool:
     return book.choice("counting", ("openai", "anthropic"), "openai") == "anthropic"
 
 
-def _refuse_unpriced(book: Table, service_tiers: Iterable[str]) -> None:
+def _refuse_unpriced(book: TomlTable, service_tiers: Iterable[str]) -> None:
     priced = book.table("service_tiers")
     for name in service_tiers:
         if name not in priced and name != "default":
@@ -335,7 +335,7 @@ def _refuse_unpriced(book: Table, service_tiers: Iterable[str]) -> None:
             )
 
 
-def _sheets(book: Table, base: _Raw) -> dict[str, PriceSheet]:
+def _sheets(book: TomlTable, base: _Raw) -> dict[str, PriceSheet]:
     batch = _Factors.read(book, "batch_multiplier")
     rule = book.table("long_prompt")
     rule.only("above_tokens", "multiplier")
@@ -363,7 +363,7 @@ class _Factors:
     by_key: Mapping[str, Fraction]
 
     @classmethod
-    def read(cls, table: Table, key: str) -> _Factors:
+    def read(cls, table: TomlTable, key: str) -> _Factors:
         """One number for all, or a table by price key."""
         if not table.is_table(key):
             factor = table.number(key, FACTOR, 1)
@@ -383,13 +383,13 @@ class _Raw:
     writes: Writes
 
     @classmethod
-    def read(cls, table: Table) -> _Raw:
+    def read(cls, table: TomlTable) -> _Raw:
         """``[prices]``: input and output must be there."""
         table.only(*PRICE_KEYS)
         table.needs("input", "output")
         return cls(_given(table), _writes(table))
 
-    def own(self, table: Table) -> _Raw:
+    def own(self, table: TomlTable) -> _Raw:
         """The prices of a service tier: its own, and for the rest these times its multiplier."""
         table.only("multiplier", *PRICE_KEYS)
         scaled, own = self.times(_Factors.read(table, "multiplier")), _given(table)
@@ -414,7 +414,7 @@ class _Raw:
             {ttl_us: price * factors.by_key["cache_write"] for ttl_us, price in writes.items()},
         )
 
-    def prices(self, table: Table) -> Prices:
+    def prices(self, table: TomlTable) -> Prices:
         """Whole pico-dollars; ``table`` is named when a product is none."""
         full = self.times(_Factors({key: Fraction(1) for key in TOKEN_KEYS}))
         picousd = {key: _whole(table, key, price) for key, price in full.given.items()}
@@ -432,11 +432,11 @@ class _Raw:
         )
 
 
-def _given(table: Table) -> dict[str, Fraction]:
+def _given(table: TomlTable) -> dict[str, Fraction]:
     return {key: table.number(key, PRICE) for key in PRICE_KEYS if key in table and key != "cache_write"}
 
 
-def _writes(table: Table) -> Writes:
+def _writes(table: TomlTable) -> Writes:
     if "cache_write" not in table:
         return {}
     if not table.is_table("cache_write"):
@@ -447,14 +447,14 @@ def _writes(table: Table) -> Writes:
     return {_ttl_us(by_ttl, key): by_ttl.number(key, PRICE) for key in by_ttl}
 
 
-def _ttl_us(table: Table, key: str) -> int:
+def _ttl_us(table: TomlTable, key: str) -> int:
     try:
         return parse_ttl_us(key)
     except ValueError as error:
         raise table.wrong(key, str(error)) from None
 
 
-def _whole(table: Table, key: str, price: Fraction) -> int:
+def _whole(table: TomlTable, key: str, price: Fraction) -> int:
     picousd = price * MICROUSD
     if picousd.denominator != 1:
         raise table.wrong(

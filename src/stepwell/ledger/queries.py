@@ -82,7 +82,7 @@ class Period:
         return f"{row}.at_us >= ? AND {row}.at_us < ?", [self.since_us, self.until_us]
 
 
-class Spent(NamedTuple):
+class AccountSpent(NamedTuple):
     """What one account used of one model, as the spend log has it."""
 
     account: AccountId
@@ -100,7 +100,7 @@ class Flow(NamedTuple):
     amount: int
 
 
-class Displaced(NamedTuple):
+class DisplacedCost(NamedTuple):
     """Compute time that ``victim`` spent again because ``beneficiary`` took the room of its KV."""
 
     run: RunId
@@ -165,16 +165,16 @@ def runs(store: Store) -> list[RunRow]:
     return [RunRow(*row) for row in rows]
 
 
-def spent(store: Store, period: Period) -> list[Spent]:
+def spent(store: Store, period: Period) -> list[AccountSpent]:
     """The spend log by account and model."""
     where, values = period.where("u")
     rows = store.rows(
         f"SELECT u.account, u.model, {COUNTED} FROM usage u WHERE {where} GROUP BY u.account, u.model", values
     )
-    return [Spent(row[0], row[1], counts_of(row[2:])) for row in rows]
+    return [AccountSpent(row[0], row[1], counts_of(row[2:])) for row in rows]
 
 
-class Move(NamedTuple):
+class PostingSum(NamedTuple):
     """A sum of postings from one account to another, of whatever resource the books say."""
 
     run: RunId
@@ -185,13 +185,13 @@ class Move(NamedTuple):
     amount: int
 
 
-def moves(store: Store, where: str, values: Sequence[Any]) -> list[Move]:
+def moves(store: Store, where: str, values: Sequence[Any]) -> list[PostingSum]:
     """Sums of the entries ``p`` (postings and daily balances) that the SQL in ``where`` names. Goes over them
     once."""
     groups = "p.run, p.debit, p.credit, p.resource, CASE WHEN p.request = 0 THEN 1 ELSE 0 END"
     rows = store.rows(f"SELECT {groups}, {HALVES} FROM entries p WHERE {where} GROUP BY {groups}", values)
     return [
-        Move(run, debit, credit, resource, bool(between), join_sum(high, low))
+        PostingSum(run, debit, credit, resource, bool(between), join_sum(high, low))
         for run, debit, credit, resource, between, high, low in rows
     ]
 
@@ -209,7 +209,7 @@ def require_whole_days(store: Store, period: Period) -> None:
                 )
 
 
-def flows(moved: Iterable[Move]) -> list[Flow]:
+def flows(moved: Iterable[PostingSum]) -> list[Flow]:
     """Both sides of every move. ``LedgerError`` for a resource that nobody knows."""
     try:
         return [
@@ -221,10 +221,10 @@ def flows(moved: Iterable[Move]) -> list[Flow]:
         raise LedgerError(f"the books hold what this Stepwell does not know: {error}") from error
 
 
-def displaced(moved: Iterable[Move]) -> list[Displaced]:
+def displaced(moved: Iterable[PostingSum]) -> list[DisplacedCost]:
     """Who lost compute time to whom."""
     return [
-        Displaced(move.run, move.debit, move.credit, move.amount)
+        DisplacedCost(move.run, move.debit, move.credit, move.amount)
         for move in moved
         if move.resource == Resource.DISPLACED.value
     ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from stepwell.ledger.base import Batch, OpenRun, RunId, Store
+from stepwell.ledger.base import OpenRun, PostingBatch, RunId, Store
 from stepwell.ledger.queries import join_sum
 from stepwell.ledger.schema import ACCOUNT_FIELDS
 from stepwell.ledger.sqlstore import account_of
@@ -47,7 +47,7 @@ OPEN_HOLDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Recovered:
+class RecoveredRun:
     """What was entered for one run that had been cut off."""
 
     run: RunId
@@ -75,7 +75,7 @@ class Recovered:
         )
 
 
-def recover(store: Store, node: str, at_us: int) -> list[Recovered]:
+def recover(store: Store, node: str, at_us: int) -> list[RecoveredRun]:
     """Close every run of this node that has no end. Harmless when done twice, or cut off itself.
 
     Raises ``LedgerError`` when the store fails, or when another process runs under that name: its run is
@@ -85,17 +85,17 @@ def recover(store: Store, node: str, at_us: int) -> list[Recovered]:
     return [_close(store, run, at_us) for run in store.open_runs(node)]
 
 
-def _close(store: Store, run: OpenRun, at_us: int) -> Recovered:
+def _close(store: Store, run: OpenRun, at_us: int) -> RecoveredRun:
     storage = list(_storage(run))
     releases = list(_releases(store, run.run))
     unattributed = _missing(store, run, storage)
     postings = [*storage, *releases, *_balancing(unattributed)]
     positions = [position._replace(as_of_us=run.last_now_us) for position in run.positions]
-    batch = Batch(run.last_batch + 1, at_us, run.last_now_us, postings, (), positions, run.totals)
+    batch = PostingBatch(run.last_batch + 1, at_us, run.last_now_us, postings, (), positions, run.totals)
     if postings:
         store.write(run.run, batch)
     store.end(run.run, at_us)
-    return Recovered(
+    return RecoveredRun(
         run=run.run,
         last_batch=run.last_batch,
         last_at_us=run.last_at_us,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from stepwell.ledger.base import Store
 from stepwell.ledger.bills import EMBEDDED, SERVED
 from stepwell.ledger.prices import PriceBook, TokenCounts
-from stepwell.ledger.queries import Accounts, Counts, Period, Spent
+from stepwell.ledger.queries import Accounts, AccountSpent, Counts, Period
 
 
-def repriced(store: Store, period: Period, book: PriceBook) -> list[Spent]:
+def repriced(store: Store, period: Period, book: PriceBook) -> list[AccountSpent]:
     """The spend log by account and model, charged by ``book``: requests that ended in the period, each with
     what was corrected of it at any time."""
     where, values = period.where("w")
@@ -33,7 +33,7 @@ def repriced(store: Store, period: Period, book: PriceBook) -> list[Spent]:
         charge = _charge(book.of(model), tier, reason, counts)
         key = account, model
         sums[key] = sums.get(key, Counts()).plus(counts._replace(charge_microusd=charge))
-    return [Spent(account, model, counts) for (account, model), counts in sums.items()]
+    return [AccountSpent(account, model, counts) for (account, model), counts in sums.items()]
 
 
 def _charge(book: PriceBook, service_tier: str, reason: str, counts: Counts) -> int:

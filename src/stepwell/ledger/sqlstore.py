@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from typing import Any, Protocol
 
-from stepwell.ledger.base import Batch, LedgerRefused, OpenRun, Run, RunId
+from stepwell.ledger.base import LedgerRefused, OpenRun, PostingBatch, Run, RunId
 from stepwell.ledger.schema import ACCOUNT_FIELDS, USAGE_COUNTS
 from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Kind, Position, Posting, Usage
 
@@ -138,12 +138,12 @@ class SqlStore(ABC):
             cursor.execute(INSERT_RUN, (plain(run.node), *values))
             return int(cursor.fetchall()[0][0])
 
-    def write(self, run: RunId, batch: Batch) -> None:
+    def write(self, run: RunId, batch: PostingBatch) -> None:
         with self._transaction() as cursor:
             if self._advance(cursor, run, batch):
                 self._add(cursor, run, batch)
 
-    def _advance(self, cursor: Cursor, run: RunId, batch: Batch) -> bool:
+    def _advance(self, cursor: Cursor, run: RunId, batch: PostingBatch) -> bool:
         """Note that the run has come so far; False when this batch is in the books already."""
         totals = json.dumps(dict(batch.totals), sort_keys=True)
         values = (batch.number, batch.at_us, batch.now_us, totals, run, batch.number)
@@ -159,7 +159,7 @@ class SqlStore(ABC):
             raise LedgerRefused(f"{self.where}: run {run} has closed its books; nothing more can be entered")
         return False
 
-    def _add(self, cursor: Cursor, run: RunId, batch: Batch) -> None:
+    def _add(self, cursor: Cursor, run: RunId, batch: PostingBatch) -> None:
         try:
             rows = posting_rows(run, batch, self._ids)
         except KeyError:
@@ -282,7 +282,7 @@ def plain(text: str) -> str:
     return str(text).replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
-def posting_rows(run: RunId, batch: Batch, ids: Mapping[Account, int]) -> list[tuple[Any, ...]]:
+def posting_rows(run: RunId, batch: PostingBatch, ids: Mapping[Account, int]) -> list[tuple[Any, ...]]:
     """Rows of POSTING_COLUMNS. ``KeyError``: an account has no number yet.
 
     The one loop that every posting goes through: ``_value_`` because the property costs as much again.
@@ -308,7 +308,7 @@ def _split(postings: Iterable[Posting]) -> Iterator[Posting]:
         yield posting._replace(amount=left)
 
 
-def usage_rows(run: RunId, batch: Batch, ids: Mapping[Account, int]) -> list[tuple[Any, ...]]:
+def usage_rows(run: RunId, batch: PostingBatch, ids: Mapping[Account, int]) -> list[tuple[Any, ...]]:
     """Rows of USAGE_COLUMNS."""
     return [
         (

@@ -21,7 +21,7 @@ from stepwell.ledger.keeper import Keeper, Sums
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.open import open_store
 from stepwell.ledger.prices import PriceBook, load_price_book
-from stepwell.ledger.recovery import Recovered, recover
+from stepwell.ledger.recovery import RecoveredRun, recover
 from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
 from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_by, spent_microusd
 from stepwell.ledger.types import Budget, Usage
@@ -44,7 +44,7 @@ class Ledger:
     costs: CostBook
     rates: Rates
     """What a unit of each of this machine's resources costs."""
-    recovered: list[Recovered]
+    recovered: list[RecoveredRun]
     """Runs of this node that had been cut off, and are closed now."""
     header: dict[str, object]
     """What a recording must know for its postings to be made again."""

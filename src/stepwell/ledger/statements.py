@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from stepwell.ledger.base import Store
 from stepwell.ledger.grouping import FIELDS, Group
-from stepwell.ledger.margin import Line
-from stepwell.ledger.queries import Accounts, Counts, Period, Spent, belongs, spent
+from stepwell.ledger.margin import MarginGroup
+from stepwell.ledger.queries import Accounts, AccountSpent, Counts, Period, belongs, spent
 
 MODEL = "model"
 """What a spend log can be grouped by beyond the fields of an account."""
@@ -36,7 +36,7 @@ def statement(
     period: Period,
     fields: Sequence[str] = ("tenant",),
     tenant: str | None = None,
-    entries: Sequence[Spent] | None = None,
+    entries: Sequence[AccountSpent] | None = None,
 ) -> Statement:
     """From the spend log alone: quick, however many postings there are. ``tenant``: with its projects.
     ``entries``: instead of the period's own."""
@@ -56,7 +56,7 @@ def statement(
     return Statement(tuple(fields), rows, total)
 
 
-ORDERS: Mapping[str, Callable[[Line], int]] = {
+ORDERS: Mapping[str, Callable[[MarginGroup], int]] = {
     "cost": lambda line: line.cost_microusd,
     "loss": lambda line: -line.margin_microusd,
     "intermediate": lambda line: line.counts.intermediate_tokens,
@@ -65,7 +65,7 @@ ORDERS: Mapping[str, Callable[[Line], int]] = {
 """By what ``top`` puts lines in order, the largest first."""
 
 
-def top(lines: Sequence[Line], order: str, limit: int) -> list[Line]:
+def top(lines: Sequence[MarginGroup], order: str, limit: int) -> list[MarginGroup]:
     """The first ``limit`` lines; those that have nothing of it are left out."""
     key = ORDERS[order]
     return sorted((line for line in lines if key(line) > 0), key=lambda line: (-key(line), line.group))[

@@ -23,7 +23,7 @@ from stepwell.ledger.margin import STORAGE
 from stepwell.ledger.queries import (
     AccountId,
     Accounts,
-    Move,
+    PostingSum,
     RunRow,
     join_sum,
     moves,
@@ -114,7 +114,7 @@ def _verify_run(run: _Run, replay: Replay | None, found: Verified) -> None:
         _verify_recorded(run, moved, replay, found)
 
 
-def _verify_recorded(run: _Run, moved: Sequence[Move], replay: Replay, found: Verified) -> None:
+def _verify_recorded(run: _Run, moved: Sequence[PostingSum], replay: Replay, found: Verified) -> None:
     """What the run itself has entered, against its recording. Recovery's entries are beside that: they make
     up what the run had not come to post, from its last positions."""
     recovered = _recovery_batch(run)
@@ -262,7 +262,7 @@ def _amounts(run: _Run) -> Iterator[Difference]:
             yield Difference(what, f"from {run.named(debit)} to {run.named(credit)}", "between two accounts")
 
 
-def _unknown_accounts(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
+def _unknown_accounts(run: _Run, moved: Iterable[PostingSum]) -> Iterator[Difference]:
     where, values = run.part("u")
     users = run.store.rows(f"SELECT DISTINCT u.account FROM usage u WHERE {where}", values)
     used = {account for (account,) in users} | {one for move in moved for one in (move.debit, move.credit)}
@@ -274,7 +274,7 @@ def _unknown_accounts(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
         yield Difference(f"{run}: postings of {resource!r}", "there are some", "of a resource that is known")
 
 
-def _zero_sums(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
+def _zero_sums(run: _Run, moved: Iterable[PostingSum]) -> Iterator[Difference]:
     sums: dict[str, int] = defaultdict(int)
     for move in moved:
         sums[move.resource] += move.amount * ((move.credit in run.accounts) - (move.debit in run.accounts))
@@ -283,7 +283,7 @@ def _zero_sums(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
             yield Difference(f"{run}: {resource} over all accounts", f"{amount:,}", "0")
 
 
-def _totals(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
+def _totals(run: _Run, moved: Iterable[PostingSum]) -> Iterator[Difference]:
     """What went out of the machine is what it gave; of room, what a run that goes on has posted so far."""
     given: dict[str, int] = defaultdict(int)
     for move in moved:
@@ -307,7 +307,7 @@ def _read_totals(run: _Run) -> dict[str, int]:
         raise LedgerError(f"{run}: its totals cannot be read") from error
 
 
-def _charges(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
+def _charges(run: _Run, moved: Iterable[PostingSum]) -> Iterator[Difference]:
     """What customers were charged is what went to revenue for them."""
     where, values = run.part("u")
     rows = run.store.rows(
@@ -325,7 +325,7 @@ def _charges(run: _Run, moved: Iterable[Move]) -> Iterator[Difference]:
             yield Difference(what, f"{revenue.get(tenant, 0):,}", should)
 
 
-def _revenue(run: _Run, moved: Iterable[Move]) -> dict[str, int]:
+def _revenue(run: _Run, moved: Iterable[PostingSum]) -> dict[str, int]:
     found: dict[str, int] = defaultdict(int)
     for move in moved:
         if move.resource != Resource.MONEY.value:
@@ -362,7 +362,7 @@ def _holds(run: _Run) -> Iterator[Difference]:
         yield Difference(what, f"{join_sum(high, low):,}", "0, for the run has ended")
 
 
-def _balances(run: _Run, moved: Iterable[Move], replayed: Replayed) -> Iterator[Difference]:
+def _balances(run: _Run, moved: Iterable[PostingSum], replayed: Replayed) -> Iterator[Difference]:
     books: dict[tuple[Account, str], int] = defaultdict(int)
     for move in moved:
         for number, amount in ((move.credit, move.amount), (move.debit, -move.amount)):

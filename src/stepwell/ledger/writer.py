@@ -14,7 +14,7 @@ import time
 from dataclasses import replace
 
 from stepwell.ledger.backlog import Backlog
-from stepwell.ledger.base import Batch, LedgerError, LedgerRefused, RunId, Store
+from stepwell.ledger.base import LedgerError, LedgerRefused, PostingBatch, RunId, Store
 from stepwell.ledger.sqlstore import MOST_AMOUNT
 from stepwell.ledger.types import Posting
 
@@ -55,7 +55,7 @@ class LedgerWriter:
         self._retry_s = retry_s
         self._changed = threading.Condition()
         self._backlog = Backlog(backlog_postings)
-        self._in_hand: Batch | None = None
+        self._in_hand: PostingBatch | None = None
         """What is being written or was tried before. It stays as it is until it is known to be in the
         books: when a connection breaks during a commit nobody can say whether it is, only its number can."""
         self._since_s = 0.0
@@ -83,7 +83,7 @@ class LedgerWriter:
         waiting, in_hand = self._backlog.entries, self._in_hand
         return waiting + (0 if in_hand is None else len(in_hand.postings) + len(in_hand.usage))
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: PostingBatch) -> None:
         """Hand over the next batch. Waits while the one before is being written (2 s at most); never while
         the store fails. Raises nothing that the store raises."""
         self._compare(batch)
@@ -103,7 +103,7 @@ class LedgerWriter:
             return self._backlog.entries < TRANSACTION_POSTINGS
         return self._in_hand is None and not self._backlog.entries_waiting
 
-    def _compare(self, batch: Batch) -> None:
+    def _compare(self, batch: PostingBatch) -> None:
         """Wall clocks are set back. An entry keeps the time at which it was made; numbers give the order."""
         behind_us = self._last_at_us - batch.at_us
         self._last_at_us = batch.at_us

@@ -21,7 +21,7 @@ from stepwell.private import private_file, private_folder
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class UnplacedBlob:
     """A content on disk that has no place yet."""
 
     path: Path
@@ -40,7 +40,7 @@ class Blobs:
                 private_folder(folder)
 
     @contextmanager
-    def written(self, data: bytes) -> Iterator[Written]:
+    def written(self, data: bytes) -> Iterator[UnplacedBlob]:
         """``data`` on disk, to be ``put`` within the block; removed at its end if it was not."""
         path = self._incoming / secrets.token_hex(16)
         with _told():
@@ -51,11 +51,11 @@ class Blobs:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                yield Written(path, hashlib.sha256(data).hexdigest(), len(data))
+                yield UnplacedBlob(path, hashlib.sha256(data).hexdigest(), len(data))
         finally:
             path.unlink(missing_ok=True)
 
-    def put(self, written: Written, tenant: str) -> str:
+    def put(self, written: UnplacedBlob, tenant: str) -> str:
         """Give it a place, and say which."""
         place = f"{tenant_folder(tenant)}/{written.sha256[:16]}-{secrets.token_hex(8)}"
         target = self._contents / place

@@ -34,7 +34,7 @@ def embed_document(library: Library, embedder: Embedder, record: FileRecord, quo
     library.vectors.put(record, made_by(embedder), packed(vectors), quota_bytes)
 
 
-class Embedding:
+class EmbeddingThread:
     """A thread that gives every document vectors: those that come, and at the start those that have none."""
 
     def __init__(self, library: Library, embedder: Embedder, quota_bytes: Callable[[str], int]) -> None:

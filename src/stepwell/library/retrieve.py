@@ -33,7 +33,7 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Retrieved:
     """Passages, best first, and what they were ranked by."""
 
     passages: list[Passage]
@@ -49,7 +49,7 @@ def find_passages(
     max_results: int,
     file_ids: Sequence[str] | None = None,
     embedder: Embedder | None = None,
-) -> Answer:
+) -> Retrieved:
     """Best first, over the named files or all of the tenant's. Raises ``BadInput`` (``NoSuchFile``, too much
     to search) or ``DamagedFile``."""
     if file_ids is None:
@@ -66,7 +66,7 @@ def find_passages(
     passages = [
         Passage(records[f.file], f.start, f.end, f.score, read[f.file][f.start : f.end]) for f in found
     ]
-    return Answer(passages, ranking)
+    return Retrieved(passages, ranking)
 
 
 def _by_meaning(

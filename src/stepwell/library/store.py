@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwell.library.blobs import Blobs, Written
+from stepwell.library.blobs import Blobs, UnplacedBlob
 from stepwell.library.confined import extract_confined
 from stepwell.library.documents import DEFAULT_LIMITS, Document, Limits, clean_name
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
@@ -27,7 +27,7 @@ MAX_FILES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ListPage:
     """Part of a list, and whether there is more."""
 
     files: list[FileRecord]
@@ -88,7 +88,7 @@ class Library:
             self._enter(record, (content, words), quota_bytes)
         return record
 
-    def _enter(self, record: FileRecord, contents: Sequence[Written], quota_bytes: int) -> None:
+    def _enter(self, record: FileRecord, contents: Sequence[UnplacedBlob], quota_bytes: int) -> None:
         """Contents first: a row never names what is not there."""
         put: list[str] = []
         try:
@@ -107,7 +107,7 @@ class Library:
         self,
         connection: sqlite3.Connection,
         record: FileRecord,
-        contents: Sequence[Written],
+        contents: Sequence[UnplacedBlob],
         quota_bytes: int,
         put: list[str],
     ) -> None:
@@ -140,7 +140,7 @@ class Library:
         after: str | None = None,
         newest_first: bool = True,
         purpose: str = "",
-    ) -> Page:
+    ) -> ListPage:
         """A page in order of arrival. Raises ``NoSuchFile`` when ``after`` names none."""
         with self._index.read() as connection:
             where, values = "tenant = ? AND (expires_at IS NULL OR expires_at > ?)", [tenant, self._now_s()]
@@ -155,7 +155,7 @@ class Library:
                 )
             order = f"{where} ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT ?"
             found = select(connection, order, (*values, limit + 1))
-        return Page(found[:limit], len(found) > limit)
+        return ListPage(found[:limit], len(found) > limit)
 
     def text(self, record: FileRecord) -> str:
         """Raises ``DamagedFile``, ``NoSuchFile`` when it was removed meanwhile."""

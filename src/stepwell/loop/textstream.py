@@ -9,7 +9,7 @@ from stepwell.engines.base import Detokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """Text that can be sent now, and the stop string that ended the stream, if one did."""
 
     text: str
@@ -24,28 +24,28 @@ class TextStream:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
 
-    def add(self, token: int) -> Piece:
+    def add(self, token: int) -> TextPiece:
         return self._take(self._detokenizer.add(token))
 
-    def finish(self) -> Piece:
+    def finish(self) -> TextPiece:
         """The rest, once no token follows; a stop string may still complete in it."""
         piece = self._take(self._detokenizer.flush())
         if piece.stopped_by is not None:
             return piece
         rest, self._held = self._held, ""
-        return Piece(piece.text + rest)
+        return TextPiece(piece.text + rest)
 
-    def _take(self, text: str) -> Piece:
+    def _take(self, text: str) -> TextPiece:
         self._held += text
         found = self._first_stop()
         if found is not None:
             position, stop = found
             certain, self._held = self._held[:position], ""
-            return Piece(certain, stop)
+            return TextPiece(certain, stop)
         keep = self._undecided()
         certain = self._held[: len(self._held) - keep]
         self._held = self._held[len(self._held) - keep :]
-        return Piece(certain)
+        return TextPiece(certain)
 
     def _first_stop(self) -> tuple[int, str] | None:
         """The stop string that begins first; of two at one place the longer."""

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stepwell.ledger.base import Store
-from stepwell.ledger.buckets import Bucket, Result, usage_page
+from stepwell.ledger.buckets import Bucket, BucketGroup, usage_page
 from stepwell.ledger.queries import Counts
 from stepwell.server.errors import not_found
 from stepwell.server.organization_query import Asked, Rules, cursor_text, read
@@ -102,7 +102,7 @@ def _bucket(rules: Rules, asked: Asked, bucket: Bucket, shape: Shape) -> dict[st
     }
 
 
-def _result(rules: Rules, asked: Asked, result: Result, shape: Shape) -> dict[str, Any]:
+def _result(rules: Rules, asked: Asked, result: BucketGroup, shape: Shape) -> dict[str, Any]:
     """Fields that were not grouped by are null, and so are those of requests that did not say."""
     said = {n: v or None for n, v in zip(asked.query.group_by, result.group, strict=True)}
     grouped = {**said, **asked.constant}

@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from stepwell.ledger.buckets import Cursor, Query, valid_cursor
+from stepwell.ledger.buckets import PageCursor, Query, valid_cursor
 from stepwell.server.errors import ApiError, bad_request, clip, unsupported
 from stepwell.server.keys import ApiKey
 
@@ -51,7 +51,7 @@ class Asked:
     """One question, and what all of its answers have in common."""
 
     query: Query
-    cursor: Cursor | None
+    cursor: PageCursor | None
     constant: dict[str, Any] = field(default_factory=dict)
 
 
@@ -79,7 +79,7 @@ def own_tenants(key: ApiKey) -> list[str]:
     return [key.tenant, *(f"{key.tenant}/{project}" for project in key.projects)]
 
 
-def cursor_text(cursor: Cursor) -> str:
+def cursor_text(cursor: PageCursor) -> str:
     """Opaque to clients."""
     return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
 
@@ -158,7 +158,7 @@ def _number(params: QueryParams, name: str, default: int, least: int, most: int)
     return int(text)
 
 
-def _cursor(params: QueryParams, query: Query) -> Cursor | None:
+def _cursor(params: QueryParams, query: Query) -> PageCursor | None:
     text = params.get("page")
     if text is None:
         return None
@@ -168,14 +168,14 @@ def _cursor(params: QueryParams, query: Query) -> Cursor | None:
     return cursor
 
 
-def _decoded(text: str) -> Cursor | None:
+def _decoded(text: str) -> PageCursor | None:
     try:
         found = json.loads(base64.b64decode(text[:128] + "==", altchars=b"-_", validate=False))
     except (binascii.Error, ValueError, RecursionError):
         return None
     if not isinstance(found, list) or len(found) != 2 or not all(type(one) is int for one in found):
         return None
-    return Cursor(*found)
+    return PageCursor(*found)
 
 
 def _not_a_page() -> ApiError:

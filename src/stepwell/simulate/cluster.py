@@ -14,7 +14,7 @@ from typing import Literal
 
 from stepwell.fleet.routers import Router
 from stepwell.fleet.state import Fleet, Ticket
-from stepwell.fleet.types import Costs, NodeState, Turn
+from stepwell.fleet.types import NodeState, RoutedTurn, RoutingCosts
 from stepwell.ledger.prices import PriceBook
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
@@ -98,7 +98,7 @@ class Cluster:
         router: Router,
         *,
         faults: Sequence[Fault] = (),
-        costs: Costs | None = None,
+        costs: RoutingCosts | None = None,
         on_end: Callable[[int, int], None] | None = None,
     ) -> None:
         """``on_end`` hears of every turn that has ended: how many have, and the time."""
@@ -320,13 +320,13 @@ def _tell_costs(scheduler: Scheduler, model: Model) -> None:
         scheduler.context.costs.ns_per_kib[route] = duration_us * 1000 * 1024 // block_bytes
 
 
-def _turn_of(arrival: RequestArrived) -> Turn:
+def _turn_of(arrival: RequestArrived) -> RoutedTurn:
     """What a front end would know of it."""
     caller = arrival.caller
     named = caller.agent or caller.session
     # Who names neither is kept together by how the prompt begins: its first unit is often everybody's.
     prefix = "" if named or not arrival.units else arrival.units[min(1, len(arrival.units) - 1)].hex()
-    return Turn(
+    return RoutedTurn(
         caller.tenant, caller.service_tier, caller.session, caller.agent, caller.parent_agent, prefix,
         arrival.prompt_tokens, arrival.max_new_tokens,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from stepwell.tiers.local import LocalTiers, TransferLimits
 from stepwell.tiers.record import (
     PAGE_BYTES,
     Damaged,
-    Header,
+    RecordHeader,
     decode,
     header_size,
     padded,
@@ -148,7 +148,7 @@ class Share:
     tokens: int = 0
     size_bytes: int = 0
 
-    def add(self, header: Header, info: FileInfo) -> None:
+    def add(self, header: RecordHeader, info: FileInfo) -> None:
         self.blocks += 1
         self.tokens += header.n_tokens
         self.size_bytes += info.size_bytes
@@ -164,7 +164,7 @@ class ModelStat:
     oldest_age_s: float = 0.0
     newest_age_s: float = float("inf")
 
-    def add(self, header: Header, info: FileInfo, now_s: float) -> None:
+    def add(self, header: RecordHeader, info: FileInfo, now_s: float) -> None:
         self.total.add(header, info)
         self.tenants.setdefault(header.tenant, Share()).add(header, info)
         age_s = max(0.0, now_s - info.modified_s)
@@ -219,7 +219,7 @@ def _headers(
     model: str,
     records: list[tuple[RecordName, FileInfo]],
     stat: StoreStat,
-) -> Iterator[tuple[Header, FileInfo]]:
+) -> Iterator[tuple[RecordHeader, FileInfo]]:
     fd = home.open_model(model)
     try:
         for _, info in records:

@@ -26,7 +26,7 @@ from stepwell.tiers.backoff import Backoff
 from stepwell.tiers.base import Buffer, TierUsage
 from stepwell.tiers.host import HostPlace, HostPool
 from stepwell.tiers.record import Damaged
-from stepwell.tiers.store import RECORD_OVERHEAD_BYTES, DiskStore, Entry, StoreFull
+from stepwell.tiers.store import RECORD_OVERHEAD_BYTES, DiskStore, ScanEntry, StoreFull
 from stepwell.tiers.workers import Alarm, ThreadWorker, Worker
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class _Transfer:
     source: KvTier
     target: KvTier
     place: HostPlace
-    entry: Entry | None
+    entry: ScanEntry | None
     size_bytes: int
     queued_s: float
     deadline_s: float
@@ -235,7 +235,7 @@ class LocalTiers:
         source: KvTier,
         target: KvTier,
         place: HostPlace,
-        entry: Entry | None,
+        entry: ScanEntry | None,
         size_bytes: int,
     ) -> _Transfer:
         ahead = self._under_way[target]

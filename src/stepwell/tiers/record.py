@@ -45,7 +45,7 @@ class Damaged(Exception):
     """The bytes are not what was written. The record is worthless and must not be served."""
 
 
-class Header(msgspec.Struct, frozen=True):
+class RecordHeader(msgspec.Struct, frozen=True):
     """The body of a record's header. Bytes are base64 in the JSON."""
 
     sequence: int
@@ -69,7 +69,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Header)
+_decoder = msgspec.json.Decoder(RecordHeader)
 
 
 def padded(size_bytes: int) -> int:
@@ -82,9 +82,9 @@ def digest(data: bytes | bytearray | memoryview) -> bytes:
     return xxhash.xxh3_128_digest(data)
 
 
-def make_header(block: BlockMeta, payload: memoryview, fingerprint: str, sequence: int) -> Header:
+def make_header(block: BlockMeta, payload: memoryview, fingerprint: str, sequence: int) -> RecordHeader:
     """The header for these bytes; reads all of them for the checksum."""
-    return Header(
+    return RecordHeader(
         sequence,
         fingerprint,
         block.id,
@@ -99,7 +99,7 @@ def make_header(block: BlockMeta, payload: memoryview, fingerprint: str, sequenc
     )
 
 
-def encode(header: Header) -> bytes:
+def encode(header: RecordHeader) -> bytes:
     """The header as it goes to disk, padded to whole pages."""
     body = _encoder.encode(header)
     header_bytes = padded(_BODY_START + len(body))
@@ -119,7 +119,7 @@ def header_size(first_page: bytes | memoryview) -> int:
     return int(header_bytes)
 
 
-def decode(data: bytes | memoryview) -> Header:
+def decode(data: bytes | memoryview) -> RecordHeader:
     """The header in ``data`` (at least its ``header_size`` bytes). ``Damaged`` if one bit is wrong."""
     if header_size(data) > len(data):
         raise Damaged("the header is cut short")
@@ -136,7 +136,7 @@ def decode(data: bytes | memoryview) -> Header:
     return header
 
 
-def _check_chain(header: Header) -> None:
+def _check_chain(header: RecordHeader) -> None:
     """What the block claims about itself must hang together."""
     if header.payload_bytes > header.size_bytes or header.payload_bytes < 0:
         raise Damaged("the lengths in the header contradict each other")
@@ -146,7 +146,7 @@ def _check_chain(header: Header) -> None:
         raise Damaged("the token hash chain goes on behind the block's id")
 
 
-def verify_payload(header: Header, payload: memoryview) -> None:
+def verify_payload(header: RecordHeader, payload: memoryview) -> None:
     """``Damaged`` unless these are the bytes that were written."""
     if len(payload) != header.payload_bytes or digest(payload) != header.payload_digest:
         raise Damaged("the payload's checksum is wrong")

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from stepwell.policy.types import BlockId, BlockMeta
 from stepwell.tiers.directory import RecordName, StoreDirectory, parse_record_name, records_of
 from stepwell.tiers.files import FileInfo, Files, aligned_buffer
-from stepwell.tiers.record import PAGE_BYTES, Damaged, Header, decode, header_size, padded
+from stepwell.tiers.record import PAGE_BYTES, Damaged, RecordHeader, decode, header_size, padded
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class ScanEntry:
     """One record: what it holds and who still needs its file."""
 
     meta: BlockMeta
@@ -53,7 +53,7 @@ class Foreign:
 
 
 @dataclass(slots=True)
-class Found:
+class ScanResult:
     """What a start found. ``damaged``, ``torn`` and ``leftovers`` were removed, unreadable ones left."""
 
     records: int = 0
@@ -69,8 +69,8 @@ class Found:
 class Scan:
     """The contents of a store. ``foreign`` is ordered oldest first."""
 
-    found: Found = field(default_factory=Found)
-    entries: dict[BlockId, Entry] = field(default_factory=dict)
+    found: ScanResult = field(default_factory=ScanResult)
+    entries: dict[BlockId, ScanEntry] = field(default_factory=dict)
     foreign: list[Foreign] = field(default_factory=list)
     next_sequence: int = 1
 
@@ -88,7 +88,7 @@ def scan_store(home: StoreDirectory, model: str, fd: int, fingerprint: str) -> S
     return scan
 
 
-def _without_leftovers(files: Files, fd: int, found: Found) -> list[FileInfo]:
+def _without_leftovers(files: Files, fd: int, found: ScanResult) -> list[FileInfo]:
     """The files of a model without what a crash left half-written, which is removed."""
     kept = []
     for info in files.list(fd):
@@ -113,7 +113,7 @@ def _take_in(files: Files, fd: int, name: RecordName, info: FileInfo, fingerprin
         log.info("disk store: record %s removed: %s", info.name, error)
         remove_file(files, info.name, fd)
         return
-    entry = Entry(header.meta(), name.sequence, header.payload_bytes, header_bytes, info.modified_s)
+    entry = ScanEntry(header.meta(), name.sequence, header.payload_bytes, header_bytes, info.modified_s)
     if info.size_bytes != entry.file_bytes:
         scan.found.torn += 1
         remove_file(files, info.name, fd)
@@ -138,7 +138,7 @@ def _count_foreign(home: StoreDirectory, model: str, scan: Scan) -> None:
     scan.foreign += known
 
 
-def read_header(files: Files, name: str, directory: int) -> tuple[Header, int]:
+def read_header(files: Files, name: str, directory: int) -> tuple[RecordHeader, int]:
     """A record's header and how many bytes it takes. ``Damaged`` or ``OSError``."""
     buffer = aligned_buffer(PAGE_BYTES)
     count = files.read_into(name, directory, [buffer])
@@ -149,7 +149,7 @@ def read_header(files: Files, name: str, directory: int) -> tuple[Header, int]:
     return decode(memoryview(buffer)[:count]), needed
 
 
-def require_named(header: Header, name: RecordName, fingerprint: str) -> None:
+def require_named(header: RecordHeader, name: RecordName, fingerprint: str) -> None:
     """``Damaged`` unless the header is of the record its file name promises, and of this model.
 
     After a power cut a file may carry an old name and newer content: a spare's renaming can be lost
@@ -173,7 +173,7 @@ def remove_file(files: Files, name: str, directory: int) -> bool:
     return True
 
 
-def coldest_first(entries: Iterable[Entry]) -> list[Entry]:
+def coldest_first(entries: Iterable[ScanEntry]) -> list[ScanEntry]:
     """Oldest first, but a parent never before its children: without it they are out of reach."""
     by_depth = sorted(entries, key=lambda entry: -entry.meta.depth)
     newest: dict[BlockId, float] = {}

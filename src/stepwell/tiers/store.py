@@ -29,8 +29,24 @@ from stepwell.tiers.directory import (
 )
 from stepwell.tiers.files import Files, aligned_buffer
 from stepwell.tiers.pages import Pages
-from stepwell.tiers.record import PAGE_BYTES, Damaged, Header, decode, encode, make_header, verify_payload
-from stepwell.tiers.scan import Entry, Foreign, Scan, coldest_first, remove_file, require_named, scan_store
+from stepwell.tiers.record import (
+    PAGE_BYTES,
+    Damaged,
+    RecordHeader,
+    decode,
+    encode,
+    make_header,
+    verify_payload,
+)
+from stepwell.tiers.scan import (
+    Foreign,
+    Scan,
+    ScanEntry,
+    coldest_first,
+    remove_file,
+    require_named,
+    scan_store,
+)
 from stepwell.tiers.spares import Spares
 
 log = logging.getLogger(__name__)
@@ -80,7 +96,7 @@ class DiskStore:
         self.fingerprint = fingerprint
         self.files = files or Files()
         self._lock = threading.Lock()
-        self._graveyard: deque[Entry] = deque()
+        self._graveyard: deque[ScanEntry] = deque()
         self._live_bytes = 0
         self._records_bytes = 0
         """Of all our files: live, being written, forgotten, spare, undeletable."""
@@ -189,7 +205,7 @@ class DiskStore:
             sequence = self._next_sequence
             self._next_sequence += 1
         head = encode(make_header(block, pages.payload, self.fingerprint, sequence))
-        entry = Entry(block, sequence, pages.size_bytes, len(head))
+        entry = ScanEntry(block, sequence, pages.size_bytes, len(head))
         self._write_file(entry, [Pages.of(head).whole, pages.whole])
         with self._lock:
             older = self._entries.get(block.id)
@@ -200,7 +216,7 @@ class DiskStore:
         self.reap()
         return sequence
 
-    def _write_file(self, entry: Entry, buffers: list[memoryview]) -> None:
+    def _write_file(self, entry: ScanEntry, buffers: list[memoryview]) -> None:
         """Over a spare file of the same size if there is one; else into fresh space."""
         with self._lock:
             temporary = self._spares.take(entry.file_bytes)
@@ -264,7 +280,7 @@ class DiskStore:
 
     # --- reading ------------------------------------------------------------------------------
 
-    def pin(self, block: BlockId) -> Entry | None:
+    def pin(self, block: BlockId) -> ScanEntry | None:
         """Keep the record's file until ``unpin``, even if the block is forgotten meanwhile."""
         with self._lock:
             entry = self._entries.get(block)
@@ -272,11 +288,11 @@ class DiskStore:
                 entry.pins += 1
             return entry
 
-    def unpin(self, entry: Entry) -> None:
+    def unpin(self, entry: ScanEntry) -> None:
         with self._lock:
             entry.pins -= 1
 
-    def read(self, entry: Entry, block: BlockMeta, pages: Pages) -> None:
+    def read(self, entry: ScanEntry, block: BlockMeta, pages: Pages) -> None:
         """The bytes of ``block``, verified, into ``pages`` (of ``entry.payload_bytes``).
 
         ``Damaged``: they are not what was written, and the record is forgotten. ``OSError``: the disk.
@@ -298,7 +314,7 @@ class DiskStore:
                 self.forget(entry.meta.id, entry.sequence)
             raise
 
-    def _require_same(self, entry: Entry, block: BlockMeta, header: Header) -> None:
+    def _require_same(self, entry: ScanEntry, block: BlockMeta, header: RecordHeader) -> None:
         require_named(header, RecordName(block.id, entry.sequence), self.fingerprint)
         if header.meta() != block or header.payload_bytes != entry.payload_bytes:
             raise Damaged("the header does not describe this block")
@@ -316,7 +332,7 @@ class DiskStore:
                 del self._entries[block]
                 self._bury(entry)
 
-    def _bury(self, entry: Entry) -> None:
+    def _bury(self, entry: ScanEntry) -> None:
         self._live_bytes -= entry.file_bytes
         entry.forgotten = True
         self._graveyard.append(entry)
@@ -329,7 +345,7 @@ class DiskStore:
         for entry in ready:
             self._retire(entry)
 
-    def _retire(self, entry: Entry) -> None:
+    def _retire(self, entry: ScanEntry) -> None:
         if self._spares.bytes + entry.file_bytes > self._spares.most_bytes:
             return self._remove_counted(entry.name, entry.file_bytes)
         spare = f"spare-{entry.sequence:016x}.tmp"  # what a crash leaves of it is cleared like any .tmp
@@ -365,4 +381,4 @@ class DiskStore:
         self._home.close()
 
 
-__all__ = ["DiskStore", "Entry", "StoreFull", "StoreUsage"]
+__all__ = ["DiskStore", "ScanEntry", "StoreFull", "StoreUsage"]

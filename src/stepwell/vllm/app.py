@@ -51,7 +51,7 @@ SETTLED_S = 1.0
 """vLLM's counters have caught up with its answers by then."""
 
 
-class Serving:
+class VllmApp:
     """The application, and the engine's life around it. ``failed`` says why it could not start."""
 
     def __init__(

@@ -37,15 +37,15 @@ from vllm.v1.kv_offload.file_mapper import FileMapper
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
 from stepwell.errors import BadInput
-from stepwell.tiers.shared.admission import ADMIT_ALL, Admission
+from stepwell.tiers.shared.admission import ADMIT_ALL, DiskAdmission
 from stepwell.tiers.shared.store import Bounds, SharedStore
-from stepwell.tiers.shared.tier import Answer, Ended, Item, SharedTier, TierLimits
+from stepwell.tiers.shared.tier import JobEnded, JobItem, LookupAnswer, SharedTier, TierLimits
 from stepwell.units import parse_size
 
 _ANSWERS = {
-    Answer.THERE: LookupResult.HIT,
-    Answer.NOT_THERE: LookupResult.MISS,
-    Answer.LATER: LookupResult.RETRY,
+    LookupAnswer.THERE: LookupResult.HIT,
+    LookupAnswer.NOT_THERE: LookupResult.MISS,
+    LookupAnswer.LATER: LookupResult.RETRY,
 }
 _PREFIX = "vllm:kv_offload_disk_"
 _COUNTERS = {
@@ -106,7 +106,7 @@ class StepwellDisk(SecondaryTierManager):
             store,
             self.block_size_bytes,
             limits=limits,
-            admission=Admission(admit, per_day),
+            admission=DiskAdmission(admit, per_day),
             on_change=self._note_change if self._events_wanted else None,
         )
 
@@ -133,10 +133,10 @@ class StepwellDisk(SecondaryTierManager):
     def submit_load(self, job_metadata: TransferJob) -> None:
         self.tier.load_blocks(job_metadata.job_id, self._items(job_metadata))
 
-    def _items(self, job: TransferJob) -> list[Item]:
+    def _items(self, job: TransferJob) -> list[JobItem]:
         """In the order of the prefix: the keys' own order is arbitrary."""
         items = [
-            Item(key, partial(self._chunk, int(chunk)), job.req_context.get_offload_key_position(key) or 0)
+            JobItem(key, partial(self._chunk, int(chunk)), job.req_context.get_offload_key_position(key) or 0)
             for key, chunk in zip(job.keys, job.chunk_ids, strict=True)
         ]
         return sorted(items, key=lambda item: item.position)
@@ -204,7 +204,7 @@ class StepwellDisk(SecondaryTierManager):
         return stats
 
 
-def _result(job: Ended) -> JobResult:
+def _result(job: JobEnded) -> JobResult:
     part = job.done if job.loading and job.done and not job.ok else None
     return JobResult(job.job, job.ok, part, job.seconds, job.bytes_moved)
 

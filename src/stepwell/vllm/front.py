@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from stepwell.gateway.answer import Answer, node_lost
+from stepwell.gateway.answer import RelayedAnswer, node_lost
 from stepwell.gateway.upstream import NodeLost, Upstream, for_client
 from stepwell.loop.requests import Rejected
 from stepwell.policy.types import RequestArrived
@@ -33,7 +33,7 @@ from stepwell.vllm.books import Count
 from stepwell.vllm.child import ENGINE, EngineProcess
 from stepwell.vllm.engine_loop import EngineLoop
 from stepwell.vllm.rewrite import Owned, owned
-from stepwell.vllm.shape import Shape, shape_of
+from stepwell.vllm.shape import RequestShape, shape_of
 from stepwell.vllm.usage import StreamReader, Used, whole
 
 STREAM = "text/event-stream"
@@ -41,12 +41,12 @@ HELD_BACK = frozenset({b"content-length", b"server", b"date", b"connection", b"x
 
 
 @dataclass(slots=True, eq=False)
-class Turn:
+class VllmTurn:
     """One request under way. What holds its place (``gate.Held``)."""
 
     number: int
     owned: Owned
-    shape: Shape
+    shape: RequestShape
     used: Used
     began_us: int
     ttft_us: int | None = None
@@ -82,7 +82,7 @@ class EngineFront:
         self._loop, self._upstream, self._rank = loop, upstream, rank
         self._headers = [("authorization", f"Bearer {secret}"), ("content-type", "application/json")]
         self._context_tokens = context_tokens
-        self.turns: set[Turn] = set()
+        self.turns: set[VllmTurn] = set()
 
     @property
     def live(self) -> int:
@@ -117,11 +117,11 @@ class EngineFront:
             turn = self._begin(mine, shape)
             stack.callback(lambda: service.rates.refund(key, turn.unused_tokens))
             place.hold(turn)
-            answer = Answer(send, scope["path"])
+            answer = RelayedAnswer(send, scope["path"])
             sent = self._send(turn, answer, place.limits, request_id_of(scope), scope["path"])
             await self._to_its_end(turn, answer, or_gone(receive, sent))
 
-    async def _to_its_end(self, turn: Turn, answer: Answer, sent: Awaitable[str]) -> None:
+    async def _to_its_end(self, turn: VllmTurn, answer: RelayedAnswer, sent: Awaitable[str]) -> None:
         reason = "server_error"
         try:
             reason = await sent
@@ -144,7 +144,7 @@ class EngineFront:
         finally:
             self._end(turn, reason)
 
-    def _begin(self, mine: Owned, shape: Shape) -> Turn:
+    def _begin(self, mine: Owned, shape: RequestShape) -> VllmTurn:
         """Raises ``ApiError`` for a budget that is spent and books that cannot be written."""
         number, now_us = self._loop.number(), self._loop.now_us()
         if self._loop.books is not None and shape.generates:
@@ -154,18 +154,18 @@ class EngineFront:
             if (refused := self._loop.books.begin(arrival)) is not None:
                 raise from_rejected(Rejected(*refused))
         self._loop.began(number, mine.caller, mine.hint)
-        turn = Turn(number, mine, shape, Used(shape.choices), now_us)
+        turn = VllmTurn(number, mine, shape, Used(shape.choices), now_us)
         self.turns.add(turn)
         return turn
 
-    def _end(self, turn: Turn, reason: str) -> None:
+    def _end(self, turn: VllmTurn, reason: str) -> None:
         self.turns.discard(turn)
         if self._loop.books is not None and turn.shape.generates:
             self._loop.books.end(turn.number, turn.used, reason)
         self._loop.ended(turn.number, turn.used, reason, turn.ttft_us)
 
     async def _send(
-        self, turn: Turn, answer: Answer, limits: Mapping[str, str], request_id: str, path: str
+        self, turn: VllmTurn, answer: RelayedAnswer, limits: Mapping[str, str], request_id: str, path: str
     ) -> str:
         """The finish reason, or a code of what went wrong. Raises ``NodeLost``."""
         headers = [*self._headers, ("x-request-id", request_id)]
@@ -183,7 +183,7 @@ class EngineFront:
                 return "server_error" if response.status_code >= 500 else "invalid_request"
             return _reason(turn.used)
 
-    async def _stream(self, turn: Turn, response: httpx2.Response, answer: Answer) -> str:
+    async def _stream(self, turn: VllmTurn, response: httpx2.Response, answer: RelayedAnswer) -> str:
         reader = StreamReader(turn.used, tells_usage=turn.shape.tells_usage)
         async for chunk in response.aiter_raw():
             if events := reader.feed(chunk):
@@ -192,7 +192,7 @@ class EngineFront:
         await answer.end(reader.end())
         return "server_error" if reader.failed else _reason(turn.used)
 
-    def _hear(self, turn: Turn) -> None:
+    def _hear(self, turn: VllmTurn) -> None:
         if turn.ttft_us is None and turn.used.prompt_tokens:
             turn.ttft_us = self._loop.now_us() - turn.began_us
             if self._loop.books is not None and turn.shape.generates:
@@ -224,7 +224,9 @@ class EngineFront:
 class Relayed(Response):
     """The answer to one turn, fetched while it is sent."""
 
-    def __init__(self, front: EngineFront, service: Service, key: ApiKey, mine: Owned, shape: Shape) -> None:
+    def __init__(
+        self, front: EngineFront, service: Service, key: ApiKey, mine: Owned, shape: RequestShape
+    ) -> None:
         self.front, self.service, self.key, self.mine, self.shape = front, service, key, mine, shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

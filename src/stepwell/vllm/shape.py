@@ -30,7 +30,7 @@ COUNTS_ONLY = frozenset({"/tokenize", "/detokenize", "/v1/messages/count_tokens"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RequestShape:
     """Bounds over all prompts and choices."""
 
     data: bytes
@@ -47,7 +47,7 @@ class Shape:
     """The client wants usage at the end of its stream."""
 
 
-def shape_of(path: str, body: dict[str, Any], context_tokens: int, settings: ServerSettings) -> Shape:
+def shape_of(path: str, body: dict[str, Any], context_tokens: int, settings: ServerSettings) -> RequestShape:
     """``body`` is changed: vLLM tells usage as it goes, stores nothing, has a limit. Raises ``ApiError``."""
     _refuse_state(path, body)
     choices, prompts = _choices(body, settings), _prompts(body, settings)
@@ -61,7 +61,7 @@ def shape_of(path: str, body: dict[str, Any], context_tokens: int, settings: Ser
     if path not in MANY_TEXTS:
         prompt_tokens = context_tokens if _beyond_text(body) else min(context_tokens, prompt_tokens)
     generates = path not in COUNTS_ONLY
-    return Shape(
+    return RequestShape(
         data,
         prompt_tokens * prompts if generates else 0,
         new_tokens * prompts * choices if generates else 0,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from stepwell.agents.tools import Limits, ToolError, Workspace, build_tools, run_tool, sandbox
-from stepwell.agents.tools.coding import Verdict, check_code, show_run, show_verdict
-from stepwell.agents.tools.sandbox import MAX_FILES, Run, describe, run_python
+from stepwell.agents.tools.coding import CodeVerdict, check_code, show_run, show_verdict
+from stepwell.agents.tools.sandbox import MAX_FILES, SandboxRun, describe, run_python
 
 KERNEL = ("network namespace", "landlock", "seccomp")
 LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_bytes=256 << 20, output_bytes=10_000, scratch_bytes=1 << 20)
@@ -28,7 +28,7 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace", limits=LIMITS)
 
 
-def run(code: str, workspace: Workspace, without: tuple[str, ...] = ()) -> Run:
+def run(code: str, workspace: Workspace, without: tuple[str, ...] = ()) -> SandboxRun:
     return asyncio.run(run_python(code, workspace, without=without))
 
 
@@ -439,7 +439,7 @@ ADD = "def add(a, b):\n    return a + b\n"
 TESTS = "assert add(1, 2) == 3\nassert add(2, 2) == 5\ndef test_zero():\n    assert add(0, 0) == 0\nassert add(1) == 1, 'one'\n"
 
 
-def check(code: str, tests: str, workspace: Workspace) -> Verdict:
+def check(code: str, tests: str, workspace: Workspace) -> CodeVerdict:
     return asyncio.run(check_code(code, tests, workspace))
 
 

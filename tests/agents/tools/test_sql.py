@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.agents.tools import Limits, ToolError, ToolResult, Workspace, build_tools, run_tool
-from stepwell.agents.tools.chart import Series, draw, ticks
+from stepwell.agents.tools.chart import ChartSeries, draw, ticks
 from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.rows import Rows, show_rows
 from stepwell.agents.tools.sql import Database
@@ -349,7 +349,7 @@ def test_ticks_cover_the_range_and_are_few(low: float, span: float) -> None:
 def test_any_series_is_drawn_as_valid_svg_inside_the_frame(
     points: list[tuple[str, float]], kind: Any
 ) -> None:
-    data = Series(tuple(label for label, _ in points), tuple(value for _, value in points))
+    data = ChartSeries(tuple(label for label, _ in points), tuple(value for _, value in points))
     root = ElementTree.fromstring(draw(kind, data, "x", "y", ""))
     for rect in root.iter("{http://www.w3.org/2000/svg}rect"):
         assert float(rect.get("y") or 0) >= 0
@@ -357,7 +357,7 @@ def test_any_series_is_drawn_as_valid_svg_inside_the_frame(
 
 
 def test_characters_that_no_xml_may_hold_are_left_out() -> None:
-    svg = draw("bar", Series(("a\x00\ud800b",), (1.0,)), "x", "y", "\x08")
+    svg = draw("bar", ChartSeries(("a\x00\ud800b",), (1.0,)), "x", "y", "\x08")
     assert "a??b" in "".join(ElementTree.fromstring(svg).itertext())
 
 

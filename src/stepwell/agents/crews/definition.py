@@ -14,7 +14,7 @@ from stepwell.agents.tools.workspace import McpServer
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SessionLimits:
     """What a session may come to in all. Defaults suit a laptop."""
 
     depth: int = 3
@@ -103,7 +103,7 @@ class Crew:
     name: str
     entry: str
     roles: Mapping[str, Role]
-    limits: Limits = field(default_factory=Limits)
+    limits: SessionLimits = field(default_factory=SessionLimits)
     mcp_servers: Mapping[str, McpServer] = field(default_factory=dict)
     """Programs whose tools roles ask for as ``mcp:NAME`` or ``mcp:NAME/TOOL``."""
     dropped: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from stepwell.agents.crews.definition import Crew, Example, Limits, Role
+from stepwell.agents.crews.definition import Crew, Example, Role, SessionLimits
 from stepwell.agents.crews.roles import MAX_STEPS, SHIPPED, WRITER
 from stepwell.agents.crews.tables import names_file, read_table, toml_table
 from stepwell.agents.crews.values import (
@@ -137,12 +137,12 @@ def _seconds(value: Any, where: str) -> float:
     return float(value)
 
 
-def parse_limits(data: Mapping[str, Any], where: str = "limits") -> Limits:
+def parse_limits(data: Mapping[str, Any], where: str = "limits") -> SessionLimits:
     """``[crew.limits]``; money is written as ``budget_usd``."""
     names = ("depth", "concurrent", "agents", "turns_per_agent", "rounds", "tokens", "seconds")
     require_keys(data, (*names, "budget_usd"), where)
     values = {name: whole_of(data, name, where) for name in names if name in data}
-    return Limits(**values, budget_microusd=budget_microusd(data.get("budget_usd"), where))
+    return SessionLimits(**values, budget_microusd=budget_microusd(data.get("budget_usd"), where))
 
 
 def budget_microusd(usd: object, where: str) -> int | None:

@@ -31,14 +31,14 @@ INK, GRID, FILL = "#333333", "#dddddd", "#2f6f9f"
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class ChartSeries:
     """What is drawn: a label and a value per point."""
 
     labels: tuple[str, ...]
     values: tuple[float, ...]
 
 
-def series(result: Rows, x: str, y: str) -> Series:
+def series(result: Rows, x: str, y: str) -> ChartSeries:
     """The two columns of a result. ``ToolError`` when they are not there, or ``y`` holds no numbers."""
     for name in (x, y):
         if name not in result.columns:
@@ -47,7 +47,7 @@ def series(result: Rows, x: str, y: str) -> Series:
     points = [(str(row[at_x]), _float(row[at_y], y)) for row in result.rows if row[at_y] is not None]
     if not points:
         raise ToolError("the query has no rows to draw")
-    return Series(tuple(label for label, _ in points), tuple(value for _, value in points))
+    return ChartSeries(tuple(label for label, _ in points), tuple(value for _, value in points))
 
 
 def _float(value: object, column: str) -> float:
@@ -69,7 +69,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
-def draw(kind: Kind, data: Series, x: str, y: str, title: str) -> str:
+def draw(kind: Kind, data: ChartSeries, x: str, y: str, title: str) -> str:
     """The chart as SVG text. Both kinds stand on zero unless a line's values lie far from it."""
     low, high = min(data.values), max(data.values)
     if kind == "bar" or 0 < low < high / 2 or (low <= 0 <= high):
@@ -119,7 +119,9 @@ def _labels(labels: Sequence[str], centres: Sequence[float]) -> list[str]:
     ]
 
 
-def _bars(data: Series, centres: Sequence[float], step: float, at: Callable[[float], float]) -> list[str]:
+def _bars(
+    data: ChartSeries, centres: Sequence[float], step: float, at: Callable[[float], float]
+) -> list[str]:
     return [
         f'<rect x="{centre - step * 0.4:.1f}" y="{min(at(value), at(0)):.1f}" width="{step * 0.8:.1f}" '
         f'height="{abs(at(value) - at(0)):.1f}" fill="{FILL}">'
@@ -128,7 +130,7 @@ def _bars(data: Series, centres: Sequence[float], step: float, at: Callable[[flo
     ]
 
 
-def _line(data: Series, centres: Sequence[float], at: Callable[[float], float]) -> list[str]:
+def _line(data: ChartSeries, centres: Sequence[float], at: Callable[[float], float]) -> list[str]:
     path = "L".join(f"{x:.1f} {at(value):.1f}" for x, value in zip(centres, data.values, strict=True))
     line = f'<path d="M{path}" fill="none" stroke="{FILL}" stroke-width="2"/>'
     return [line, f'<circle cx="{centres[-1]:.1f}" cy="{at(data.values[-1]):.1f}" r="3" fill="{FILL}"/>']

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import from_function
-from stepwell.agents.tools.sandbox import Run, run_python
+from stepwell.agents.tools.sandbox import SandboxRun, run_python
 from stepwell.agents.tools.workspace import Workspace
 
 _DEFINES = re.compile(r"^(?:def|async def|class|import|from) |^@", re.MULTILINE)
@@ -17,7 +17,7 @@ SHOWN_FAILURES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CodeVerdict:
     """What tests said about code."""
 
     passed: tuple[str, ...]
@@ -32,7 +32,7 @@ class Verdict:
         return bool(self.passed) and not self.failed and self.error is None
 
 
-async def check_code(code: str, tests: str, workspace: Workspace) -> Verdict:
+async def check_code(code: str, tests: str, workspace: Workspace) -> CodeVerdict:
     """Runs ``tests`` over ``code``: every assert at the top level and every function ``test...``.
 
     ``ToolError`` when the tests themselves are not Python, or fail before they test anything.
@@ -46,10 +46,10 @@ async def check_code(code: str, tests: str, workspace: Workspace) -> Verdict:
     reached = [(text, str(why)) for text, why in outcomes if why is not None]
     missing = [(text, "was not reached") for text in planned[len(outcomes) :]]
     passed = tuple(text for text, why in outcomes if why is None)
-    return Verdict(passed, (*reached, *missing), run.said("error") or ended)
+    return CodeVerdict(passed, (*reached, *missing), run.said("error") or ended)
 
 
-def show_run(run: Run) -> str:
+def show_run(run: SandboxRun) -> str:
     """What was printed, then the last expression's value or what went wrong."""
     parts = [run.printed.rstrip("\n")] if run.printed.strip() else []
     if run.ended is not None:
@@ -63,7 +63,7 @@ def show_run(run: Run) -> str:
     return "\n".join(parts) or "(nothing was printed: print what you want to see)"
 
 
-def show_verdict(verdict: Verdict) -> str:
+def show_verdict(verdict: CodeVerdict) -> str:
     """Counts first; then why the code stopped, and the tests that failed."""
     total = len(verdict.passed) + len(verdict.failed)
     lines = [f"{len(verdict.passed)} of {total} tests passed." if total else "There are no tests."]

@@ -32,7 +32,7 @@ LOG_CHARS = 300
 _PASSED_ON = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
-class Server:
+class RunningMcp:
     """One running MCP server. Made by ``running``; ``call`` may be used by many agents at once.
 
     The client's scopes must be left in the task that entered them, so a task of its own holds them.
@@ -265,7 +265,7 @@ async def running(
         tools = {}
         for name in wanted:
             log = directory / f"mcp-{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.log"
-            server = Server(name, declared[name], log, folder)
+            server = RunningMcp(name, declared[name], log, folder)
             await server.start()
             stack.push_async_callback(server.close)
             tools[name] = await server.tools()

@@ -48,7 +48,7 @@ REPORT_FACTOR = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SandboxRun:
     """What came of one run."""
 
     printed: str
@@ -65,7 +65,7 @@ class Run:
 
 async def run_python(
     code: str, workspace: Workspace, *, tests: str | None = None, without: tuple[str, ...] = ()
-) -> Run:
+) -> SandboxRun:
     """Runs ``code``, and ``tests`` after it, in a new process that is dead when this returns or raises.
 
     ``without`` leaves out layers by name, to see that the others hold. ``ToolError`` for code that is
@@ -105,7 +105,7 @@ def _job(
     }
 
 
-async def _in_process(job: dict[str, Any], scratch: Path, limits: Limits) -> Run:
+async def _in_process(job: dict[str, Any], scratch: Path, limits: Limits) -> SandboxRun:
     # Output has a pipe of our own, as the report has: asyncio's own pipe that nobody empties any more keeps
     # ``process.wait`` from returning, however dead the process is.
     (read_end, write_end), (output_end, print_end) = os.pipe(), os.pipe()
@@ -154,7 +154,7 @@ async def _watched(
     output_end: int,
     scratch: Path,
     limits: Limits,
-) -> Run:
+) -> SandboxRun:
     printed, said = bytearray(), bytearray()
     report, transport = await _reader(read_end)
     output, output_transport = await _reader(output_end)
@@ -172,7 +172,7 @@ async def _watched(
         transport.close()
         output_transport.close()
     text = printed[: limits.output_bytes].decode("utf-8", "replace")
-    return Run(text, _reports(bytes(said), job["key"]), ended)
+    return SandboxRun(text, _reports(bytes(said), job["key"]), ended)
 
 
 async def _reader(read_end: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:

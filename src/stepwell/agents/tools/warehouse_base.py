@@ -28,7 +28,7 @@ class WarehouseError(StepwellError):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class WarehouseTable:
     """A table or view that may be asked."""
 
     schema: str
@@ -57,7 +57,7 @@ class Warehouse(Protocol):
     shown: str
     """Its address without what is secret."""
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[WarehouseTable]:
         """What may be asked, at most ``MAX_TABLES``, by schema and name."""
 
     def read(self, sql: str, limit_s: float, batch_rows: int) -> AbstractContextManager[Batches]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from stepwell.agents.tools.dialects import called_names, one_line
-from stepwell.agents.tools.warehouse_base import MAX_TABLES, Batches, Table, WarehouseError, distinct
+from stepwell.agents.tools.warehouse_base import MAX_TABLES, Batches, WarehouseError, WarehouseTable, distinct
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
 MAX_BILLED_BYTES = 1 << 30
@@ -30,11 +30,11 @@ class BigQueryWarehouse:
         self._connect = connect or connect_by_ibis
         self.shown = f"bigquery://{project}/{dataset}"
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[WarehouseTable]:
         """See ``Warehouse``."""
         with self._told():
             names = sorted(self._backend.list_tables())[:MAX_TABLES]
-            return [Table(self._dataset, name, self._columns(name)) for name in names]
+            return [WarehouseTable(self._dataset, name, self._columns(name)) for name in names]
 
     @contextmanager
     def read(self, sql: str, limit_s: float, batch_rows: int) -> Iterator[Batches]:

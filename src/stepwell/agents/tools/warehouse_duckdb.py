@@ -12,7 +12,7 @@ from typing import Any
 
 from stepwell.agents.tools.dialects import one_line
 from stepwell.agents.tools.ended_after import ended_after
-from stepwell.agents.tools.warehouse_base import MAX_TABLES, Batches, Table, WarehouseError, distinct
+from stepwell.agents.tools.warehouse_base import MAX_TABLES, Batches, WarehouseError, WarehouseTable, distinct
 from stepwell.errors import MissingExtra
 
 OPTIONS = {
@@ -31,7 +31,7 @@ class DuckdbWarehouse:
         self._path = Path(path)
         self.shown = f"duckdb:///{path}"
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[WarehouseTable]:
         """See ``Warehouse``."""
         with self._connected() as connection:
             found = connection.execute(
@@ -40,7 +40,7 @@ class DuckdbWarehouse:
                 f"GROUP BY ALL ORDER BY ALL LIMIT {MAX_TABLES}"
             ).fetchall()
         return [
-            Table(schema, name, tuple(zip(columns, types, strict=True)), by_name=schema == "main")
+            WarehouseTable(schema, name, tuple(zip(columns, types, strict=True)), by_name=schema == "main")
             for schema, name, columns, types in found
         ]
 

@@ -20,8 +20,8 @@ from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.warehouse_base import (
     MAX_TABLES,
     Batches,
-    Table,
     WarehouseError,
+    WarehouseTable,
     distinct,
     shown,
     without,
@@ -91,12 +91,12 @@ class PostgresWarehouse:
         self._free = threading.BoundedSemaphore(CONNECTIONS)
         self._finalizer = weakref.finalize(self, _disconnect, self._idle)
 
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[WarehouseTable]:
         """See ``Warehouse``."""
         with self._backend(CONNECT_S) as backend, _transaction(backend, CONNECT_S) as cursor:
             found = cursor.execute(_TABLES, {"most": MAX_TABLES}).fetchall()
         return [
-            Table(schema, name, tuple(zip(columns, types, strict=True)), rows, is_first)
+            WarehouseTable(schema, name, tuple(zip(columns, types, strict=True)), rows, is_first)
             for schema, name, columns, types, rows, is_first in found
         ]
 

@@ -12,7 +12,7 @@ from typing import Any
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.dialects import Naming, Question, TableRef, understood
 from stepwell.agents.tools.rows import Rows
-from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Table, Warehouse, WarehouseError, values
+from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Warehouse, WarehouseError, WarehouseTable, values
 
 COUNTED_ROWS = 10_000
 """More are not fetched only to be counted."""
@@ -25,16 +25,16 @@ class _Opened:
     """A warehouse and what it said it has."""
 
     house: Warehouse
-    tables: Sequence[Table]
+    tables: Sequence[WarehouseTable]
 
-    def find(self, ref: TableRef) -> Table | None:
+    def find(self, ref: TableRef) -> WarehouseTable | None:
         """The table that is meant: as it is written, or else whatever the case of its letters."""
         named = [table for table in self.tables if _is_meant(table, ref)]
         exact = [t for t in named if t.name == ref.name] or named
         first = [t for t in exact if t.by_name] or exact
         return first[0] if len(first) == 1 or (first and first[0].by_name) else None
 
-    def table(self, ref: TableRef) -> Table:
+    def table(self, ref: TableRef) -> WarehouseTable:
         """As ``find``, for a name that it has found."""
         table = self.find(ref)
         assert table is not None
@@ -89,7 +89,7 @@ class Warehouses:
             raise ToolError("the statement asks no table of the warehouse")
         return opened.house, opened.written(question)
 
-    def tables(self) -> list[tuple[Warehouse, Table]]:
+    def tables(self) -> list[tuple[Warehouse, WarehouseTable]]:
         """Everything that may be asked. Raises ``ToolError`` when no warehouse answers."""
         return [(one.house, table) for one in self._all() for table in one.tables]
 
@@ -184,16 +184,16 @@ def _explain(refs: Sequence[TableRef], opened: Sequence[_Opened], own: Collectio
         )
 
 
-def _naming(table: Table) -> Naming:
+def _naming(table: WarehouseTable) -> Naming:
     return Naming(table.schema, table.name, tuple(name for name, _ in table.columns))
 
 
-def listed_name(table: Table) -> str:
+def listed_name(table: WarehouseTable) -> str:
     """With its schema where the name alone does not find it."""
     return table.name if table.by_name else f"{table.schema}.{table.name}"
 
 
-def _line(table: Table, taken: Collection[str]) -> str:
+def _line(table: WarehouseTable, taken: Collection[str]) -> str:
     name = written_name(table.name)
     if not table.by_name or table.name.lower() in taken:
         name = f"{written_name(table.schema)}.{name}"
@@ -209,7 +209,7 @@ def written_name(name: str) -> str:
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 
-def _is_meant(table: Table, ref: TableRef) -> bool:
+def _is_meant(table: WarehouseTable, ref: TableRef) -> bool:
     schema = ref.schema.lower() in ("", table.schema.lower())
     return schema and table.name.lower() == ref.name.lower()
 

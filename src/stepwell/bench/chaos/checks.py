@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stepwell.bench.chaos.tally import BOOKS, RETRIES_S, Agent, Asked, Tally
-from stepwell.bench.chaos.target import Target
+from stepwell.bench.chaos.tally import BOOKS, RETRIES_S, Agent, AgentTurns, ChaosTally
+from stepwell.bench.chaos.target import ChaosTarget
 from stepwell.ledger.base import Store
 from stepwell.ledger.verify import verify
 
@@ -13,7 +13,7 @@ STEP_S = 3.0
 """What was answered so shortly before a kill may have had its postings in the step that was lost."""
 
 
-def books(store: Store, tally: Tally) -> None:
+def books(store: Store, tally: ChaosTally) -> None:
     """Compare the books with themselves and with what the clients saw."""
     found = verify(store)
     tally.counts["postings verified"] = found.postings
@@ -26,7 +26,7 @@ def books(store: Store, tally: Tally) -> None:
     tally.counts["charges"] = sum(charged.get(agent, 0) for agent in tally.asked)
 
 
-def server(target: Target, tally: Tally) -> None:
+def server(target: ChaosTarget, tally: ChaosTally) -> None:
     """Hold against the server what its log and its ends say."""
     for kind, found in (
         ("traceback", target.tracebacks()),
@@ -46,7 +46,7 @@ def charges(store: Store) -> dict[Agent, int]:
     return {(session, agent.removeprefix(f"{session}/")): int(count) for session, agent, count in rows}
 
 
-def _compare(agent: Agent, asked: Asked, charged: int, tally: Tally) -> None:
+def _compare(agent: Agent, asked: AgentTurns, charged: int, tally: ChaosTally) -> None:
     if charged > asked.attempts - asked.refused:
         may = asked.attempts - asked.refused
         tally.wrong(
@@ -63,7 +63,7 @@ def _compare(agent: Agent, asked: Asked, charged: int, tally: Tally) -> None:
         )
 
 
-def _lost_with_a_kill(target: Target, answered_s: float) -> bool:
+def _lost_with_a_kill(target: ChaosTarget, answered_s: float) -> bool:
     """Postings of the step in flight go with the process; while books cannot be written, all that wait do."""
     return any(
         answered_s <= killed_s + READ_S
@@ -72,7 +72,7 @@ def _lost_with_a_kill(target: Target, answered_s: float) -> bool:
     )
 
 
-def _unwritten(target: Target, answered_s: float, killed_s: float) -> bool:
+def _unwritten(target: ChaosTarget, answered_s: float, killed_s: float) -> bool:
     return any(
         window.fault in BOOKS and window.start_s <= answered_s and window.end_s + RETRIES_S >= killed_s
         for window in target.windows

@@ -19,8 +19,8 @@ from cyclopts.validators import Number
 from stepwell.bench.chaos import checks
 from stepwell.bench.chaos.faults import ALL, Scene, possible, small_file_system, strike
 from stepwell.bench.chaos.load import Load, undisturbed
-from stepwell.bench.chaos.tally import Tally
-from stepwell.bench.chaos.target import Target
+from stepwell.bench.chaos.tally import ChaosTally
+from stepwell.bench.chaos.target import ChaosTarget
 from stepwell.bench.common import (
     JsonOption,
     QuickOption,
@@ -68,7 +68,7 @@ WRONG = {
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class ChaosSetup:
     """What was asked for. ``for_s`` None: each fault once; ``only``: these faults (empty: all)."""
 
     engine: str
@@ -87,7 +87,7 @@ class Setup:
 
 
 @dataclass(slots=True)
-class Run:
+class ChaosRun:
     """What one run, of one or of two parts, came to."""
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -142,10 +142,10 @@ def main(
         raise StepwellError(f"--books postgres: {reason}")
     if unknown := sorted(set(faults or ()) - ALL.keys()):
         raise BadInput(f"--faults {unknown[0]!r} is none of {', '.join(sorted(ALL))}")
-    run, began = Run(), time.monotonic()
+    run, began = ChaosRun(), time.monotonic()
     parts = _parts(books, run)
     for_s = None if quick and minutes is None else (minutes or MINUTES) * 60 / len(parts)
-    setup = Setup(engine, seed, for_s, quick, frozenset(faults or ()))
+    setup = ChaosSetup(engine, seed, for_s, quick, frozenset(faults or ()))
     with ticker() as progress, _place(directory) as place:
         for number, part in enumerate(parts):
             progress.phase(f"{part}: the undisturbed server")
@@ -159,7 +159,7 @@ def main(
     return _finish(report, run, json_file)
 
 
-def _parts(books: BooksIn, run: Run) -> list[str]:
+def _parts(books: BooksIn, run: ChaosRun) -> list[str]:
     if books != "both":
         return [books]
     if (reason := why_not()) is None:
@@ -177,7 +177,7 @@ def _place(directory: Path | None) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _part(run: Run, books: str, place: Path, setup: Setup, progress: Ticker) -> None:
+def _part(run: ChaosRun, books: str, place: Path, setup: ChaosSetup, progress: Ticker) -> None:
     """One server on one kind of books, from its first start to the last look at what it has written."""
     place.mkdir()
     with ExitStack() as stack:
@@ -186,12 +186,12 @@ def _part(run: Run, books: str, place: Path, setup: Setup, progress: Ticker) -> 
             run.skipped.append("a full and a read-only file system: only root may mount one")
         postgres = stack.enter_context(running_postgres()) if books == "postgres" else None
         ledger = str(place / "state" / "ledger.db") if postgres is None else postgres.url()
-        target = Target(place / "state", place, setup.engine, ledger)
+        target = ChaosTarget(place / "state", place, setup.engine, ledger)
         stack.callback(target.close)
         if not target.start():
             raise StepwellError(f"the server did not start: {' '.join(target.unclear_starts)}")
         expected = undisturbed(target.base_url, setup.engine, place)
-        tally = Tally(target)
+        tally = ChaosTally(target)
         scene = Scene(target, tally, random.Random(setup.seed), setup.longest_s, tmpfs, postgres)
         progress.phase(f"{books}: faults under load")
         with Load(tally, expected, setup.engine, setup.seed, place).running():
@@ -200,7 +200,7 @@ def _part(run: Run, books: str, place: Path, setup: Setup, progress: Ticker) -> 
         _judge(scene, run)
 
 
-def _strike(scene: Scene, setup: Setup, progress: Ticker) -> None:
+def _strike(scene: Scene, setup: ChaosSetup, progress: Ticker) -> None:
     """Each fault once, in an order of the seed; then, while there is time, any of them."""
     acts, began, for_s = possible(scene), time.monotonic(), setup.for_s
     if setup.quick and scene.postgres is not None:
@@ -219,7 +219,7 @@ def _strike(scene: Scene, setup: Setup, progress: Ticker) -> None:
             break
 
 
-def _judge(scene: Scene, run: Run) -> None:
+def _judge(scene: Scene, run: ChaosRun) -> None:
     """The server ends as an operator ends it; then everything it has said is compared."""
     target, tally = scene.target, scene.tally
     target.terminate()
@@ -241,7 +241,7 @@ def _judge(scene: Scene, run: Run) -> None:
 # --- report --------------------------------------------------------------------------------------
 
 
-def _report(run: Run, engine: str, seed: int, quick: bool, seconds: float) -> Report:
+def _report(run: ChaosRun, engine: str, seed: int, quick: bool, seconds: float) -> Report:
     back = run.came_back_s or [0.0]
     results = dict(sorted(run.counts.items())) | {
         "seconds": round(seconds, 1),
@@ -255,7 +255,7 @@ def _report(run: Run, engine: str, seed: int, quick: bool, seconds: float) -> Re
     return report
 
 
-def _finish(report: Report, run: Run, json_file: Path | None) -> int:
+def _finish(report: Report, run: ChaosRun, json_file: Path | None) -> int:
     console = report_console(json_file)
     counts = [
         (name, f"{count:,}") for name, count in sorted(run.counts.items()) if not name.startswith("wrong: ")

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwell.bench.chaos.tally import Tally
-from stepwell.bench.chaos.target import HEALTHY_S, Target, Window
+from stepwell.bench.chaos.tally import ChaosTally
+from stepwell.bench.chaos.target import HEALTHY_S, ChaosTarget, Window
 from stepwell.bench.postgres_server import PostgresServer
 
 HOUR_NS = 3_600 * 10**9
@@ -31,8 +31,8 @@ SILENT, HALF_HEADS, LEAVERS = 150, 50, 60
 class Scene:
     """What a fault may touch."""
 
-    target: Target
-    tally: Tally
+    target: ChaosTarget
+    tally: ChaosTally
     dice: random.Random
     longest_s: float
     """How long a fault lasts at most."""

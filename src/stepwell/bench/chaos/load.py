@@ -19,17 +19,17 @@ import httpx2
 
 from stepwell.agents.client import Client
 from stepwell.agents.session import Session
-from stepwell.agents.state import Store
-from stepwell.bench.chaos.tally import Agent, Tally
+from stepwell.agents.state import SessionFile
+from stepwell.bench.chaos.tally import Agent, ChaosTally
 from stepwell.bench.chaos.target import one_by_one
-from stepwell.bench.crew_shapes import ASK, SHAPES, Size, toolbox
+from stepwell.bench.crew_shapes import ASK, SHAPES, CrewSize, toolbox
 from stepwell.errors import StepwellError
 
 TIMEOUT_S = 90.0
 TRIES = 4
 PAUSE_S, GIVEN_UP_S = 0.15, 1.0
 SCRIPTS, TURNS, ANSWER_TOKENS = 8, 3, 12
-CREW = Size(agents=4, concurrent=2)
+CREW = CrewSize(agents=4, concurrent=2)
 CREW_S = 150.0
 WORDS = ("stone", "step", "water", "level", "flight", "landing", "well", "court", "pillar", "shade", "spring")
 
@@ -45,7 +45,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TriedTurn:
     """One try: the text, or why there is none."""
 
     text: str | None = None
@@ -68,7 +68,7 @@ def document(number: int) -> bytes:
 # --- one request ---------------------------------------------------------------------------------
 
 
-def ask(http: httpx2.Client, messages: Sequence[tuple[str, str]], agent: Agent, *, stream: bool) -> Said:
+def ask(http: httpx2.Client, messages: Sequence[tuple[str, str]], agent: Agent, *, stream: bool) -> TriedTurn:
     """One chat completion. ``httpx2.HTTPError`` when the connection ends before the answer does."""
     body: dict[str, Any] = {
         "model": _model(http),
@@ -82,28 +82,28 @@ def ask(http: httpx2.Client, messages: Sequence[tuple[str, str]], agent: Agent, 
     if not stream:
         answer = http.post("/v1/chat/completions", json=body, headers=headers)
         if answer.status_code != 200:
-            return Said(refusal=_refusal(answer))
-        return Said(answer.json()["choices"][0]["message"]["content"])
+            return TriedTurn(refusal=_refusal(answer))
+        return TriedTurn(answer.json()["choices"][0]["message"]["content"])
     with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
         if response.status_code != 200:
             response.read()
-            return Said(refusal=_refusal(response))
+            return TriedTurn(refusal=_refusal(response))
         return _streamed(response)
 
 
-def _streamed(response: httpx2.Response) -> Said:
+def _streamed(response: httpx2.Response) -> TriedTurn:
     text = ""
     for line in response.iter_lines():
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()
         if data == "[DONE]":
-            return Said(text)
+            return TriedTurn(text)
         event = json.loads(data)
         if "error" in event:
             error = event["error"]
             status = 503 if error.get("type") == "server_error" else 429
-            return Said(refusal=(status, str(error.get("code"))))
+            return TriedTurn(refusal=(status, str(error.get("code"))))
         text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
     raise httpx2.RemoteProtocolError("the stream ended without [DONE]")
 
@@ -160,7 +160,7 @@ def run_crew(base_url: str, path: Path) -> tuple[str, str]:
     """A small crew from its question to its answer: status, and the answer or the reason."""
 
     async def session() -> tuple[str, str]:
-        store = Store(path)
+        store = SessionFile(path)
         shape = SHAPES[0]
         try:
             async with Client(base_url) as http:
@@ -181,7 +181,7 @@ def run_crew(base_url: str, path: Path) -> tuple[str, str]:
 class Load:
     """Workers that ask until they are told to stop."""
 
-    tally: Tally
+    tally: ChaosTally
     expected: Expected
     engine: str
     seed: int

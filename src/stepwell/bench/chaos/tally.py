@@ -6,7 +6,7 @@ import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from stepwell.bench.chaos.target import DOWN, Target
+from stepwell.bench.chaos.target import DOWN, ChaosTarget
 
 Agent = tuple[str, str]
 """Session and agent: each asks for little, so that charges can be compared with what was asked."""
@@ -30,7 +30,7 @@ RETRIES_S = 10.0
 
 
 @dataclass(slots=True)
-class Asked:
+class AgentTurns:
     """The turns of one agent."""
 
     attempts: int = 0
@@ -39,12 +39,12 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Tally:
+class ChaosTally:
     """Counters of one run; every method may be called from any thread."""
 
-    target: Target
+    target: ChaosTarget
     counts: Counter[str] = field(default_factory=Counter)
-    asked: dict[Agent, Asked] = field(default_factory=lambda: defaultdict(Asked))
+    asked: dict[Agent, AgentTurns] = field(default_factory=lambda: defaultdict(AgentTurns))
     unexplained: list[str] = field(default_factory=list)
     """One sentence for each thing that should not have happened."""
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -76,7 +76,7 @@ class Window:
 
 
 @dataclass(slots=True)
-class Target:
+class ChaosTarget:
     """One server with its state in ``home``. Times are seconds of ``time.monotonic``."""
 
     home: Path

@@ -16,21 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.bench.arms import Job, Load
+from stepwell.bench.arms import ArmsJob, Load
 from stepwell.bench.common import Ticker
-from stepwell.bench.schedule import Shape
-from stepwell.bench.zoo.make import Kind, ZooError, kind_of, make
+from stepwell.bench.schedule import ScheduleShape
+from stepwell.bench.zoo.make import ZooError, ZooKind, kind_of, make
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, LlamaCppText, ModelError
 from stepwell.engines.llamacpp.native import NativeModel, complaint, start_backend
 
 MOST_SECONDS = 120
-SCHEDULE = Shape(agents=4, shared_words=30, private_words=(8, 70), added_words=(1, 8), context_tokens=1100)
+SCHEDULE = ScheduleShape(
+    agents=4, shared_words=30, private_words=(8, 70), added_words=(1, 8), context_tokens=1100
+)
 """The vocabulary has few words: a word is about five tokens. Contexts grow past a window of 512."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class ZooWishes:
     """What ``run`` asks for, as its first argument."""
 
     folder: str
@@ -40,7 +42,7 @@ class Wishes:
     threads: int | None
 
 
-def file_of(folder: Path, kind: Kind) -> Path:
+def file_of(folder: Path, kind: ZooKind) -> Path:
     """Where a model lies once it was made."""
     return folder / f"{kind.name.replace(':', '-')}.gguf"
 
@@ -55,7 +57,7 @@ def model_file(folder: Path, name: str) -> Path:
     return path
 
 
-def loader(path: Path, kind: Kind) -> Load:
+def loader(path: Path, kind: ZooKind) -> Load:
     """Loads this file whatever name it is asked for, past the checks of files that are new here."""
 
     def load(_: str, *, device_kv_tokens: int, threads: int | None) -> tuple[Engine, TextModel]:
@@ -69,7 +71,7 @@ def loader(path: Path, kind: Kind) -> Load:
     return load
 
 
-def compare(name: str, wishes: Wishes) -> dict[str, Any]:
+def compare(name: str, wishes: ZooWishes) -> dict[str, Any]:
     """Make one model and run both arms; the row for the table."""
     kind = kind_of(name)
     try:
@@ -77,7 +79,9 @@ def compare(name: str, wishes: Wishes) -> dict[str, Any]:
     except ZooError as error:
         return {"verdict": "not made", "why": f"{error}{complaint()}"}
     load = loader(path, kind)
-    job = Job(name, wishes.turns, wishes.seed, wishes.device_kv_tokens, wishes.threads, SCHEDULE, load=load)
+    job = ArmsJob(
+        name, wishes.turns, wishes.seed, wishes.device_kv_tokens, wishes.threads, SCHEDULE, load=load
+    )
     try:
         found = job.run(Ticker(None, _quiet()), [])
     except ModelError as error:
@@ -102,7 +106,7 @@ def _quiet() -> Any:
     return Console(quiet=True)
 
 
-def _isolated(name: str, wishes: Wishes) -> dict[str, Any]:
+def _isolated(name: str, wishes: ZooWishes) -> dict[str, Any]:
     """``compare`` in a fork: what ends or stalls it is the verdict on one model and not the end of all."""
     started_s = time.monotonic()
     read_end, write_end = os.pipe()
@@ -122,7 +126,7 @@ def _isolated(name: str, wishes: Wishes) -> dict[str, Any]:
     return {"name": name, **row, "seconds": round(time.monotonic() - started_s, 2)}
 
 
-def _attempt(name: str, wishes: Wishes, write_end: int) -> None:
+def _attempt(name: str, wishes: ZooWishes, write_end: int) -> None:
     """Never returns."""
     try:
         signal.alarm(MOST_SECONDS)
@@ -134,7 +138,7 @@ def _attempt(name: str, wishes: Wishes, write_end: int) -> None:
     os._exit(0)
 
 
-def _main(wishes: Wishes) -> None:
+def _main(wishes: ZooWishes) -> None:
     start_backend()
     answers = os.dup(1)
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -145,4 +149,4 @@ def _main(wishes: Wishes) -> None:
 
 
 if __name__ == "__main__":
-    _main(Wishes(**json.loads(sys.argv[1])))
+    _main(ZooWishes(**json.loads(sys.argv[1])))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepwell.bench.zoo import gguf_file
-from stepwell.bench.zoo.shapes import Shape, settings, shape_of
+from stepwell.bench.zoo.shapes import ModelShape, settings, shape_of
 
 FILE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15}
 """``enum llama_ftype``."""
@@ -30,21 +30,21 @@ class ZooError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ZooKind:
     """One model of the zoo: ``ARCHITECTURE[:VARIANT...]``, as in ``gemma3:q4_k_m:window512``."""
 
     name: str
     architecture: str
-    shape: Shape
+    shape: ModelShape
     file_type: str = "f16"
     kv_type: str = "f16"
     tied: bool = False
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> ZooKind:
     """``ValueError`` with one sentence when a variant is none."""
     architecture, *variants = name.split(":")
-    kind = Kind(name, architecture, shape_of(architecture))
+    kind = ZooKind(name, architecture, shape_of(architecture))
     for variant in variants:
         shape = kind.shape
         if variant in {"f32", *FILE_TYPES}:
@@ -69,7 +69,7 @@ def kind_of(name: str) -> Kind:
     return kind
 
 
-def make(kind: Kind, path: Path, *, seed: int = 1) -> Path:
+def make(kind: ZooKind, path: Path, *, seed: int = 1) -> Path:
     """Write the model to ``path``. ``ZooError`` when llama.cpp does not want it."""
     header = settings(kind.architecture, kind.shape)
     wanted = _wanted(header, path.with_suffix(".header"))

@@ -16,7 +16,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from stepwell.bench.common import Report, Ticker, Verdict, table, write_between
-from stepwell.bench.zoo.child import Wishes
+from stepwell.bench.zoo.child import ZooWishes
 from stepwell.bench.zoo.make import kind_of
 from stepwell.bench.zoo.shapes import ARCHITECTURES
 from stepwell.errors import BadInput, StepwellError
@@ -56,7 +56,7 @@ def checked(names: Sequence[str]) -> list[str]:
 class Zoo:
     """A child that answers one name after the other. ``StepwellError`` when it ends early."""
 
-    def __init__(self, wishes: Wishes) -> None:
+    def __init__(self, wishes: ZooWishes) -> None:
         self._child = subprocess.Popen(
             [sys.executable, "-m", "stepwell.bench.zoo.child", json.dumps(asdict(wishes))],
             stdin=subprocess.PIPE,
@@ -84,7 +84,7 @@ class Zoo:
         return found
 
 
-def run(console: Console, progress: Ticker, names: Sequence[str], wishes: Wishes) -> Report:
+def run(console: Console, progress: Ticker, names: Sequence[str], wishes: ZooWishes) -> Report:
     """Run the zoo in a folder of its own and print its table."""
     wanted = checked(names)
     report = Report("exactness", {"zoo": wanted} | {k: v for k, v in asdict(wishes).items() if k != "folder"})

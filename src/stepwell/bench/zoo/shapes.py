@@ -72,7 +72,7 @@ ARCHITECTURES = tuple(sorted((*DENSE, *EXPERTS)))
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """Sizes that several settings are derived from."""
 
     width: int = 256
@@ -93,34 +93,34 @@ class Shape:
 
 
 _SHAPES = {
-    "gemma3": Shape(128, 2, 1, 192, 6),
-    "gemma-embedding": Shape(128, 2, 2, 192, 6),
-    "llama4": Shape(layers=4),
-    "gemma4": Shape(128, 2, 1, 192, 5),
-    "gemma3n": Shape(64, 1, 1, 96, 22),
-    "deepseek4": Shape(128, 2, 1, 128, 4),
-    "step35": Shape(160, 2),
-    "laguna": Shape(160, 2),
-    "nemotron_h": Shape(layers=3),
-    "nemotron_h_moe": Shape(layers=3),
-    "minimax-m3": Shape(ff=64),
-    "hrm_text": Shape(layers=6),
-    "qwen3": Shape(kv_heads=1),
+    "gemma3": ModelShape(128, 2, 1, 192, 6),
+    "gemma-embedding": ModelShape(128, 2, 2, 192, 6),
+    "llama4": ModelShape(layers=4),
+    "gemma4": ModelShape(128, 2, 1, 192, 5),
+    "gemma3n": ModelShape(64, 1, 1, 96, 22),
+    "deepseek4": ModelShape(128, 2, 1, 128, 4),
+    "step35": ModelShape(160, 2),
+    "laguna": ModelShape(160, 2),
+    "nemotron_h": ModelShape(layers=3),
+    "nemotron_h_moe": ModelShape(layers=3),
+    "minimax-m3": ModelShape(ff=64),
+    "hrm_text": ModelShape(layers=6),
+    "qwen3": ModelShape(kv_heads=1),
 }
 
 
-def shape_of(architecture: str) -> Shape:
+def shape_of(architecture: str) -> ModelShape:
     """The sizes an architecture is made with."""
     shape = _SHAPES.get(architecture)
     if shape is None and architecture in LATENT:
-        shape = Shape(128, 1, 1, 192)
+        shape = ModelShape(128, 1, 1, 192)
     if shape is None:
-        shape = Shape(128, ff=192) if architecture in _NARROW else Shape()
+        shape = ModelShape(128, ff=192) if architecture in _NARROW else ModelShape()
         shape = replace(shape, kv_heads=shape.heads // 2 if architecture in _GROUPED else 0)
     return replace(shape, experts=architecture in EXPERTS)
 
 
-def settings(architecture: str, shape: Shape) -> dict[str, object]:
+def settings(architecture: str, shape: ModelShape) -> dict[str, object]:
     """A whole header."""
     own = _common(architecture, shape) | _sizes_of_states(architecture, shape) | _experts(architecture, shape)
     own |= _own(architecture, shape)
@@ -139,7 +139,7 @@ def _vocabulary(architecture: str) -> int:
     return 8_256 if architecture == "chameleon" else words.SIZE
 
 
-def _common(architecture: str, shape: Shape) -> dict[str, object]:
+def _common(architecture: str, shape: ModelShape) -> dict[str, object]:
     return {
         "vocab_size": _vocabulary(architecture),
         "context_length": 512 if "bert" in architecture else shape.context,
@@ -189,12 +189,12 @@ def _common(architecture: str, shape: Shape) -> dict[str, object]:
     }
 
 
-def _pooling(architecture: str, shape: Shape) -> int | None:
+def _pooling(architecture: str, shape: ModelShape) -> int | None:
     usual = 1 if "bert" in architecture or architecture in _EMBEDS else None
     return usual if shape.pooling is None else shape.pooling
 
 
-def _sizes_of_states(architecture: str, shape: Shape) -> dict[str, object]:
+def _sizes_of_states(architecture: str, shape: ModelShape) -> dict[str, object]:
     """Of running states: state-space models, RWKV, delta nets, short convolutions."""
     ranks = ("decay", "iclr", "value_residual_mix", "gate")
     return {
@@ -216,7 +216,7 @@ def _sizes_of_states(architecture: str, shape: Shape) -> dict[str, object]:
     }
 
 
-def _experts(architecture: str, shape: Shape) -> dict[str, object]:
+def _experts(architecture: str, shape: ModelShape) -> dict[str, object]:
     if not shape.experts:
         return {}
     return {
@@ -235,7 +235,7 @@ def _experts(architecture: str, shape: Shape) -> dict[str, object]:
     }
 
 
-def _own(architecture: str, shape: Shape) -> dict[str, object]:
+def _own(architecture: str, shape: ModelShape) -> dict[str, object]:
     """What only some architectures have, or have otherwise."""
     found: dict[str, object] = {}
     if architecture in LAYERS_WITHOUT_ATTENTION:

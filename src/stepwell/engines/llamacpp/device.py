@@ -12,13 +12,13 @@ from typing import Protocol
 
 from stepwell.engines.base import Buffer, EngineError, NoRoom
 from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Kv
-from stepwell.engines.llamacpp.frames import FrameTable, NoFreeFrame, Place
+from stepwell.engines.llamacpp.frames import FramePlace, FrameTable, NoFreeFrame
 from stepwell.engines.llamacpp.homes import Homes
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
 
 @dataclass(eq=False, slots=True)
-class Node(Place):
+class FrameNode(FramePlace):
     """One frame of a prefix. Its home is reserved from the start and holds the cells once ``homed``."""
 
     depth: int = 0
@@ -42,11 +42,11 @@ class Node(Place):
 
 
 @dataclass(eq=False, slots=True)
-class Run:
+class DeviceSequence:
     """A sequence on the device: its id in the cache and its nodes, root first."""
 
     seq: int
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[FrameNode] = field(default_factory=list)
     tokens: int = 0
 
 
@@ -91,15 +91,15 @@ class Device:
         self._checkpoint_bytes = states.checkpoint_bytes if states is not None else 0
         self._frames = FrameTable(cells.n_frames)
         self._free_ids = sorted(running_ids, reverse=True)
-        self.blocks: dict[BlockId, Node] = {}
-        self.runs: dict[RequestId, Run] = {}
-        self._held_back: list[Place] = []
+        self.blocks: dict[BlockId, FrameNode] = {}
+        self.runs: dict[RequestId, DeviceSequence] = {}
+        self._held_back: list[FramePlace] = []
         self.shifts = 0
         """How many frames have been moved to keep the order; for benchmarks and the curious."""
 
     def hold_back(self, n_cells: int) -> None:
         """Keep the lowest frame for the caller, who fills its first cells at once and for good."""
-        place = Place(None)
+        place = FramePlace(None)
         self._frames.add(place)
         self._held_back.append(place)
         self._cells.open([(place.frame, n_cells)])
@@ -113,7 +113,7 @@ class Device:
         nodes = self._prefix(blocks, n_tokens)
         if not self._free_ids:
             raise NoRoom("every sequence is taken")
-        run = Run(self._free_ids.pop())
+        run = DeviceSequence(self._free_ids.pop())
         whole = n_tokens // FRAME_TOKENS
         self._attach(run, nodes[:whole])
         try:
@@ -125,7 +125,7 @@ class Device:
             raise
         self.runs[request] = run
 
-    def _go_on_from(self, run: Run, nodes: Sequence[Node]) -> None:
+    def _go_on_from(self, run: DeviceSequence, nodes: Sequence[FrameNode]) -> None:
         """Give the sequence the running state at its last token."""
         if self._states is None or not nodes:
             return
@@ -135,7 +135,7 @@ class Device:
         if not self._states.put_state(run.seq, last.state):
             raise EngineError(f"llama.cpp refused the running state after {run.tokens} tokens")
 
-    def _prefix(self, blocks: Sequence[BlockId], n_tokens: int) -> list[Node]:
+    def _prefix(self, blocks: Sequence[BlockId], n_tokens: int) -> list[FrameNode]:
         """The nodes of these blocks, if they are one prefix of that many tokens."""
         nodes = [self._known(block) for block in blocks]
         for depth, node in enumerate(nodes):
@@ -147,13 +147,13 @@ class Device:
             raise EngineError("the blocks do not hold that many tokens")
         return nodes
 
-    def _known(self, block: BlockId) -> Node:
+    def _known(self, block: BlockId) -> FrameNode:
         try:
             return self.blocks[block]
         except KeyError:
             raise EngineError(f"block {block.hex()} is not on the device") from None
 
-    def _attach(self, run: Run, nodes: Sequence[Node]) -> None:
+    def _attach(self, run: DeviceSequence, nodes: Sequence[FrameNode]) -> None:
         """Share full nodes. Neighbours with one home are copied by one call: a call walks all cells."""
         done = 0
         for i, node in enumerate(nodes):
@@ -164,7 +164,7 @@ class Device:
         run.nodes.extend(nodes)
         run.tokens += FRAME_TOKENS * len(nodes)
 
-    def _copy_part(self, run: Run, source: Node, n_tokens: int) -> None:
+    def _copy_part(self, run: DeviceSequence, source: FrameNode, n_tokens: int) -> None:
         """The sequence will write behind these tokens, and not into the block's own frame."""
         data = self._save(source, n_tokens)
         node = self._add(run.nodes[-1] if run.nodes else None, source.depth)
@@ -176,7 +176,7 @@ class Device:
         node.tokens = n_tokens
         run.tokens += n_tokens
 
-    def _append(self, run: Run, node: Node) -> None:
+    def _append(self, run: DeviceSequence, node: FrameNode) -> None:
         node.users.append(run.seq)
         run.nodes.append(node)
 
@@ -184,7 +184,7 @@ class Device:
         """Take sequences off the device, if they are on it."""
         self._detach([self.runs.pop(request) for request in requests if request in self.runs])
 
-    def _detach(self, runs: Sequence[Run]) -> None:
+    def _detach(self, runs: Sequence[DeviceSequence]) -> None:
         for run in runs:
             self._kv.remove(run.seq)
             for node in run.nodes:
@@ -193,7 +193,7 @@ class Device:
         private = [node for run in runs for node in reversed(run.nodes) if node.block is None]
         self._forget(private)
 
-    def _forget(self, nodes: Sequence[Node]) -> None:
+    def _forget(self, nodes: Sequence[FrameNode]) -> None:
         """Free the frames of nodes that nobody uses any more, children before parents."""
         hollow = []
         for node in nodes:
@@ -231,7 +231,7 @@ class Device:
         node.block = block
         self.blocks[block.id] = node
 
-    def _move_in(self, node: Node) -> None:
+    def _move_in(self, node: FrameNode) -> None:
         if not node.homed:
             self._kv.copy(node.users[0], node.home, node.first, node.end)
             node.homed = True
@@ -272,7 +272,7 @@ class Device:
             self._forget([node])
             raise EngineError(f"the bytes of block {block.id.hex()} are not a block at this place")
 
-    def _check_load(self, block: BlockMeta, parent: Node | None, data: Buffer) -> None:
+    def _check_load(self, block: BlockMeta, parent: FrameNode | None, data: Buffer) -> None:
         depth = parent.depth + 1 if parent is not None else 0
         if block.id in self.blocks:
             raise EngineError(f"block {block.id.hex()} is on the device already")
@@ -355,25 +355,25 @@ class Device:
 
     # --- frames -------------------------------------------------------------------------------
 
-    def _add(self, parent: Node | None, depth: int) -> Node:
+    def _add(self, parent: FrameNode | None, depth: int) -> FrameNode:
         """A new empty node with a frame above its parent's and a home."""
         home = self._homes.take(depth)
         if home is None and self._cells.compact():
             home = self._homes.take(depth)
         if home is None:
             raise NoRoom(f"llama.cpp has no sequence id left for another block at depth {depth}")
-        node = Node(parent, depth=depth, home=home)
+        node = FrameNode(parent, depth=depth, home=home)
         try:
             shifts = self._frames.add(node)
         except NoFreeFrame:
             self._homes.give(home, depth)
             raise NoRoom("no frame is free") from None
         for shift in shifts:
-            assert isinstance(shift.place, Node)
+            assert isinstance(shift.place, FrameNode)
             self._move(shift.place, shift.source, shift.target)
         return node
 
-    def _move(self, node: Node, source: int, target: int) -> None:
+    def _move(self, node: FrameNode, source: int, target: int) -> None:
         """Carry a node's cells to another frame, for everybody who holds them."""
         self.shifts += 1
         if not node.tokens:
@@ -396,11 +396,11 @@ class Device:
         self._kv.remove(SCRATCH)
         self._cells.refill([source])
 
-    def _exchange(self, seq: int, node: Node) -> None:
+    def _exchange(self, seq: int, node: FrameNode) -> None:
         self._kv.remove(seq, node.first, node.end)
         self._kv.copy(SCRATCH, seq, node.first, node.end)
 
-    def _save(self, node: Node, n_tokens: int) -> bytearray:
+    def _save(self, node: FrameNode, n_tokens: int) -> bytearray:
         holder = node.home if node.homed else node.users[0]
         self._kv.copy(holder, SCRATCH, node.first, node.first + n_tokens)
         data = self._kv.save(SCRATCH, self._size_of[n_tokens])
@@ -413,7 +413,7 @@ class Device:
 
     # --- invariants ---------------------------------------------------------------------------
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> list[FrameNode]:
         own = [node for run in self.runs.values() for node in run.nodes if node.block is None]
         return [*self.blocks.values(), *own]
 
@@ -433,7 +433,7 @@ class Device:
             assert self._kv.span(run.seq) == ((0, run.tokens - 1) if run.tokens else (-1, -1))
         self._check_homes(nodes)
 
-    def _check_homes(self, nodes: Sequence[Node]) -> None:
+    def _check_homes(self, nodes: Sequence[FrameNode]) -> None:
         held: dict[int, list[tuple[int, int]]] = {}
         for node in nodes:
             if node.homed:

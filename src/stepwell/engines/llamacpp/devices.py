@@ -19,7 +19,7 @@ KINDS = ("cpu", "gpu", "igpu", "accelerator")
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class GgmlDevice:
     """One device as ggml knows it. Memory is what its driver reports; 0: it does not say."""
 
     name: str
@@ -29,7 +29,7 @@ class Device:
     total_bytes: int
 
 
-def devices() -> list[Device]:
+def devices() -> list[GgmlDevice]:
     """All devices of this build; empty when the library does not tell."""
     start_backend()
     try:
@@ -58,11 +58,11 @@ def _library() -> Any:
     return ggml
 
 
-def _device(ggml: Any, device: ctypes.c_void_p) -> Device:
+def _device(ggml: Any, device: ctypes.c_void_p) -> GgmlDevice:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
     kind = int(ggml.ggml_backend_dev_type(device))
-    return Device(
+    return GgmlDevice(
         (ggml.ggml_backend_dev_name(device) or b"").decode("utf-8", "replace"),
         (ggml.ggml_backend_dev_description(device) or b"").decode("utf-8", "replace"),
         KINDS[kind] if 0 <= kind < len(KINDS) else f"type {kind}",

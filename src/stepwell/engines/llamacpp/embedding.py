@@ -18,7 +18,7 @@ import numpy as np
 
 from stepwell.engines.llamacpp.config import ModelError
 from stepwell.engines.llamacpp.header import inspect
-from stepwell.engines.llamacpp.native import Batch, complaint, start_backend
+from stepwell.engines.llamacpp.native import NativeBatch, complaint, start_backend
 
 MAX_TOKENS = 2_048
 """Of one input at most, whatever the model was trained for: llama.cpp reserves its memory for this many."""
@@ -60,7 +60,7 @@ class GgufEmbedding:
         )
         self.dimensions = 0 if self.ranks else self._size
         self._template = self._rerank_template()
-        self._batch = Batch(self.max_tokens)
+        self._batch = NativeBatch(self.max_tokens)
 
     def _params(self, threads: int) -> Any:
         params = lib.llama_context_default_params()

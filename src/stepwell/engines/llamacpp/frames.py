@@ -17,10 +17,10 @@ class NoFreeFrame(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Place:
+class FramePlace:
     """A node of the prefix tree that takes one frame. ``frame`` is -1 while it has none."""
 
-    parent: Place | None
+    parent: FramePlace | None
     frame: int = -1
     children: int = 0
 
@@ -29,7 +29,7 @@ class Place:
 class Shift:
     """The node's content must move from frame ``source`` to ``target``, which is free by then."""
 
-    place: Place
+    place: FramePlace
     source: int
     target: int
 
@@ -45,7 +45,7 @@ class FrameTable:
     def n_free(self) -> int:
         return len(self._free)
 
-    def add(self, place: Place) -> list[Shift]:
+    def add(self, place: FramePlace) -> list[Shift]:
         """Give ``place`` a frame above its parent's; return the moves that make this true, in order.
 
         The lowest free frame above the parent is taken: no move. If all free frames are below, the
@@ -66,7 +66,7 @@ class FrameTable:
             place.parent.children += 1
         return shifts
 
-    def _step_down(self, parent: Place | None, free: int) -> tuple[int, list[Shift]]:
+    def _step_down(self, parent: FramePlace | None, free: int) -> tuple[int, list[Shift]]:
         path = []
         node = parent
         while node is not None and node.frame > free:
@@ -78,7 +78,7 @@ class FrameTable:
             node.frame, free = free, node.frame
         return free, shifts
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: FramePlace) -> None:
         """Take the frame back. A node with children stays: they could not be ordered below nothing."""
         assert place.frame >= 0 and not place.children
         insort(self._free, place.frame)
@@ -86,7 +86,7 @@ class FrameTable:
         if place.parent is not None:
             place.parent.children -= 1
 
-    def check(self, places: Sequence[Place]) -> None:
+    def check(self, places: Sequence[FramePlace]) -> None:
         """Assert that these are all nodes, that no frame is used twice, and the rule above."""
         taken = sorted(place.frame for place in places)
         assert sorted(taken + self._free) == list(range(self.n_frames)), "a frame is lost or used twice"

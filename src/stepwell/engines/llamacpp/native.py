@@ -225,7 +225,7 @@ class NativeContext:
         if not self._memory:
             self.free()
             raise ModelError(f"model {config.model_path} has no KV cache: choose a decoder model")
-        self._batch = Batch(UBATCH_TOKENS)
+        self._batch = NativeBatch(UBATCH_TOKENS)
 
     # --- cells.Kv -----------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ def _context_params(config: LlamaCppConfig, n_cells: int, threads: int) -> Any:
     return params
 
 
-class Batch:
+class NativeBatch:
     """A ``llama_batch`` over numpy arrays: filled by slices instead of a loop of ctypes stores."""
 
     def __init__(self, room: int) -> None:

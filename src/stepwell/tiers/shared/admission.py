@@ -13,7 +13,7 @@ ADMIT_ALL, ADMIT_SECOND = "all", "second"
 _MOST_REMEMBERED = 200_000
 
 
-class Admission:
+class DiskAdmission:
     """``all``: every block. ``second``: a block that is offered for the second time, that is, one that was
     computed, left the host's memory and was computed again. With a budget, neither writes more than that."""
 

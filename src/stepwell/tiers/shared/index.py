@@ -62,7 +62,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedRecord:
     """A record that somebody wants to write. ``used_us`` orders evictions: the smallest goes first."""
 
     key: BlockId
@@ -260,7 +260,7 @@ class SharedIndex:
             ).fetchone()
         return None if row is None else Record(*row)
 
-    def begin(self, connection: sqlite3.Connection, model: str, wanted: Wanted) -> Record:
+    def begin(self, connection: sqlite3.Connection, model: str, wanted: WantedRecord) -> Record:
         """Count a record that is about to be written; nobody is offered it yet."""
         number = connection.execute(
             "INSERT INTO blocks (model, key, tenant, file_bytes, used_us, writer) VALUES (?, ?, ?, ?, ?, ?)",

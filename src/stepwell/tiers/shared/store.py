@@ -27,7 +27,7 @@ from stepwell.tiers.files import FileInfo, Files, aligned_buffer
 from stepwell.tiers.pages import Pages
 from stepwell.tiers.record import PAGE_BYTES, Damaged, decode, encode, make_header, padded, verify_payload
 from stepwell.tiers.scan import read_header, remove_file, require_named
-from stepwell.tiers.shared.index import Changes, Record, SharedIndex, Wanted
+from stepwell.tiers.shared.index import Changes, Record, SharedIndex, WantedRecord
 from stepwell.tiers.shared.participants import Participants
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class SharedStore:
                 if block.key in there:
                     continue
                 file_bytes = PAGE_BYTES + padded(block.pages.size_bytes)
-                wanted = Wanted(block.key, block.tenant, file_bytes, block.used_us)
+                wanted = WantedRecord(block.key, block.tenant, file_bytes, block.used_us)
                 if self._admit(connection, wanted, limit_bytes, result):
                     begun.append((block, self._index.begin(connection, self.model, wanted)))
                 else:
@@ -253,7 +253,7 @@ class SharedStore:
         return result
 
     def _admit(
-        self, connection: sqlite3.Connection, wanted: Wanted, limit_bytes: int, result: Written
+        self, connection: sqlite3.Connection, wanted: WantedRecord, limit_bytes: int, result: Written
     ) -> bool:
         for tenant, most_bytes in ((wanted.tenant, self.bounds.of(wanted.tenant)), (None, limit_bytes)):
             fits, evicted = self._make_room(connection, wanted.file_bytes, most_bytes, tenant)

@@ -23,7 +23,7 @@ from stepwell.policy.types import BlockId
 from stepwell.tiers.backoff import Backoff
 from stepwell.tiers.pages import Pages
 from stepwell.tiers.record import Damaged
-from stepwell.tiers.shared.admission import Admission
+from stepwell.tiers.shared.admission import DiskAdmission
 from stepwell.tiers.shared.index import Record
 from stepwell.tiers.shared.store import SharedStore, ToWrite
 from stepwell.tiers.workers import ThreadWorker, Worker
@@ -38,7 +38,7 @@ _STALE_S = 1.0
 """A block is taken as unknown when it has not been found out for so long what others have written."""
 
 
-class Answer(Enum):
+class LookupAnswer(Enum):
     """Of ``lookup``. ``LATER``: what other processes have written since is being found out."""
 
     THERE = "there"
@@ -62,7 +62,7 @@ class TierLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class JobItem:
     """One block of a job, and where its bytes lie or shall lie. ``place`` is called in one of our threads."""
 
     key: BlockId
@@ -72,7 +72,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class JobEnded:
     """What became of a job. ``done`` are the blocks whose bytes are where they should be."""
 
     job: JobId
@@ -87,7 +87,7 @@ class Ended:
 class _Job:
     id: JobId
     loading: bool
-    items: Sequence[Item]
+    items: Sequence[JobItem]
     tenant: str
     size_bytes: int
     deadline_s: float
@@ -109,7 +109,7 @@ class SharedTier:
         block_bytes: int,
         *,
         limits: TierLimits | None = None,
-        admission: Admission | None = None,
+        admission: DiskAdmission | None = None,
         clock: Callable[[], float] = time.monotonic,
         make_worker: Callable[[str], Worker] = ThreadWorker,
         on_change: Callable[[Sequence[BlockId], Sequence[BlockId]], None] | None = None,
@@ -117,7 +117,7 @@ class SharedTier:
         """``on_change`` is called in a thread with the blocks that have come and those that have gone."""
         self.store, self.block_bytes = store, block_bytes
         self.limits = limits or TierLimits()
-        self.admission = admission or Admission()
+        self.admission = admission or DiskAdmission()
         self.counters: Counter[str] = Counter()
         self.used_bytes = 0
         """Of the whole directory, when last looked at."""
@@ -127,7 +127,7 @@ class SharedTier:
         self._shunned: dict[BlockId, float] = {}
         self._jobs: dict[bool, list[_Job]] = {True: [], False: []}
         self._ended: deque[_Job] = deque()
-        self._at_once: list[Ended] = []
+        self._at_once: list[JobEnded] = []
         self._used: dict[BlockId, int] = {}
         self._sharing = False
         self._asked = self._answered = 0
@@ -152,15 +152,15 @@ class SharedTier:
         self._readers[0].submit(lambda: self._follow(number))
         return number
 
-    def lookup(self, key: BlockId, asked: int = 0) -> Answer:
+    def lookup(self, key: BlockId, asked: int = 0) -> LookupAnswer:
         """Whether the block can be loaded. ``asked``: what ``ask`` said when its request came."""
         now_s = self._clock()
         if not self._read_backoff.ready() or self._stuck(True, now_s):
-            return Answer.NOT_THERE
+            return LookupAnswer.NOT_THERE
         if key in self._known:
-            return Answer.NOT_THERE if self._is_shunned(key, now_s) else Answer.THERE
+            return LookupAnswer.NOT_THERE if self._is_shunned(key, now_s) else LookupAnswer.THERE
         waits = self._sharing and self._answered < asked and now_s < self._asked_s + _STALE_S
-        return Answer.LATER if waits else Answer.NOT_THERE
+        return LookupAnswer.LATER if waits else LookupAnswer.NOT_THERE
 
     def _is_shunned(self, key: BlockId, now_s: float) -> bool:
         until_s = self._shunned.get(key)
@@ -175,7 +175,7 @@ class SharedTier:
 
     # --- submitting ---------------------------------------------------------------------------
 
-    def store_blocks(self, job: JobId, items: Sequence[Item], tenant: str, *, wanted: bool = True) -> None:
+    def store_blocks(self, job: JobId, items: Sequence[JobItem], tenant: str, *, wanted: bool = True) -> None:
         """Write what is worth it. ``wanted`` false: the request's blocks are not for the disk."""
         now_s = self._clock()
         new = [item for item in items if item.key not in self._known]
@@ -186,17 +186,17 @@ class SharedTier:
         cannot = not self._write_backoff.ready() or len(self._jobs[False]) >= self.limits.most_jobs
         if not new or cannot or self._stuck(False, now_s):
             self.counters["dropped"] += len(new)
-            self._at_once.append(Ended(job, False, True, (), 0, 0.0))
+            self._at_once.append(JobEnded(job, False, True, (), 0, 0.0))
             return
         self._start(
             _Job(job, False, new, tenant, self.block_bytes * len(new), 0.0), self._writer, self._write
         )
 
-    def load_blocks(self, job: JobId, items: Sequence[Item]) -> None:
+    def load_blocks(self, job: JobId, items: Sequence[JobItem]) -> None:
         """Read blocks that ``lookup`` has offered."""
         if len(self._jobs[True]) >= self.limits.most_jobs or self._stuck(True, self._clock()):
             self._shun([item.key for item in items])
-            self._at_once.append(Ended(job, True, False, (), 0, 0.0))
+            self._at_once.append(JobEnded(job, True, False, (), 0, 0.0))
             return
         begun = _Job(job, True, items, "", self.block_bytes * len(items), 0.0)
         self._start(begun, self._readers[job % len(self._readers)], self._read)
@@ -234,7 +234,7 @@ class SharedTier:
             self._write_batch(job, blocks)
 
     @staticmethod
-    def _copy(job: _Job, take: Callable[[memoryview], None], item: Item) -> bool:
+    def _copy(job: _Job, take: Callable[[memoryview], None], item: JobItem) -> bool:
         """Touch the engine's memory, unless the job has been given up and the memory is not ours any more."""
         with job.lock:
             if job.given_up:
@@ -274,7 +274,7 @@ class SharedTier:
                 job.done.append(item.key)
             job.moved_bytes += self.block_bytes
 
-    def _read_one(self, job: _Job, item: Item, pages: Pages) -> bool:
+    def _read_one(self, job: _Job, item: JobItem, pages: Pages) -> bool:
         record = self._known.get(item.key)
         if record is None:
             return False
@@ -323,7 +323,7 @@ class SharedTier:
 
     # --- ending -------------------------------------------------------------------------------
 
-    def ended(self) -> list[Ended]:
+    def ended(self) -> list[JobEnded]:
         """Jobs that have ended or passed their deadline since the last call."""
         told, self._at_once = self._at_once, []
         while self._ended:
@@ -337,7 +337,7 @@ class SharedTier:
                 told.append(self._give_up(job))
         return told
 
-    def _give_up(self, job: _Job) -> Ended:
+    def _give_up(self, job: _Job) -> JobEnded:
         with job.lock:
             job.given_up = True
         job.failed = True
@@ -346,14 +346,14 @@ class SharedTier:
         backoff.failed("the disk does not answer in time")
         return self._settle(job)
 
-    def _settle(self, job: _Job) -> Ended:
+    def _settle(self, job: _Job) -> JobEnded:
         done = tuple(job.done)
         if job.loading:
             self._note_used([item for item in job.items if item.key in set(done)])
             self._shun([item.key for item in job.items if item.key not in set(done)])
             self.counters["read"] += len(done)
         ok = len(done) == len(job.items) if job.loading else not job.failed
-        return Ended(job.id, job.loading, ok, done, job.moved_bytes, job.seconds)
+        return JobEnded(job.id, job.loading, ok, done, job.moved_bytes, job.seconds)
 
     def _shun(self, keys: Sequence[BlockId]) -> None:
         until_s = self._clock() + self.limits.shun_s
@@ -361,7 +361,7 @@ class SharedTier:
         while len(self._shunned) > 10_000:
             del self._shunned[next(iter(self._shunned))]
 
-    def _note_used(self, items: Sequence[Item]) -> None:
+    def _note_used(self, items: Sequence[JobItem]) -> None:
         now_us = self.store.clock_us()
         self._used.update({item.key: now_us - item.position for item in items})
 

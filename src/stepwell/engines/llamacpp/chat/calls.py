@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stepwell.engines.llamacpp.chat.literals import gemma_arguments, python_calls
-from stepwell.engines.llamacpp.chat.source import Source, Wait, certain
+from stepwell.engines.llamacpp.chat.source import StreamSource, Wait, certain
 from stepwell.engines.llamacpp.chat.values import (
     as_object,
     from_text,
@@ -32,7 +32,7 @@ class CallReader:
 
     def __init__(
         self,
-        source: Source,
+        source: StreamSource,
         functions: Mapping[str, Mapping[str, Any]] | None,
         begin: Callable[[str], None],
         more: Callable[[str], None],

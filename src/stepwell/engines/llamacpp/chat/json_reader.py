@@ -12,7 +12,7 @@ from typing import Any
 from stepwell.engines.base import AnswerPart, Span
 from stepwell.engines.llamacpp.chat.calls import CallReader
 from stepwell.engines.llamacpp.chat.reader import joined
-from stepwell.engines.llamacpp.chat.source import Source, Wait
+from stepwell.engines.llamacpp.chat.source import StreamSource, Wait
 
 
 class JsonReader:
@@ -21,7 +21,7 @@ class JsonReader:
     thought: Sequence[Span] = ()
 
     def __init__(self, functions: Mapping[str, Mapping[str, Any]]) -> None:
-        self._source = Source()
+        self._source = StreamSource()
         self._parts: list[AnswerPart] = []
         self._calls = -1
         self._reader = CallReader(self._source, functions, self._begin, self._more)

@@ -17,7 +17,7 @@ from stepwell.engines.llamacpp.chat.formats import (
     SILENT,
     ReasoningMarks,
 )
-from stepwell.engines.llamacpp.chat.source import Source, Wait, certain
+from stepwell.engines.llamacpp.chat.source import StreamSource, Wait, certain
 
 Functions = Mapping[str, Mapping[str, Any]]
 Kind = Literal["content", "reasoning"]
@@ -42,7 +42,7 @@ class MarkReader:
         calls: bool = True,
     ) -> None:
         self.thought: list[Span] = []
-        self._source = Source()
+        self._source = StreamSource()
         self._opening_chars = len(opening)
         self._since = 0
         self._parts: list[AnswerPart] = []

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Wait = Generator[None, None, T]
 
 
-class Source:
+class StreamSource:
     """What has arrived, how far it was read, and whether it is all."""
 
     def __init__(self) -> None:

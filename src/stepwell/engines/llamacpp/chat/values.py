@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stepwell.engines.llamacpp.chat.source import Source, Wait
+from stepwell.engines.llamacpp.chat.source import StreamSource, Wait
 
 Emit = Callable[[str], None]
 
@@ -22,7 +22,7 @@ _CLOSES = {"{": "}", "[": "]"}
 MAX_DEPTH = 500
 
 
-def scan_string(source: Source, emit: Emit) -> Wait[bool]:
+def scan_string(source: StreamSource, emit: Emit) -> Wait[bool]:
     """A string with its quotes, which may be single ones; raw control characters are escaped. False: it was
     cut."""
     quote = source.text[source.at]
@@ -52,7 +52,7 @@ def scan_string(source: Source, emit: Emit) -> Wait[bool]:
             source.at += 1
 
 
-def scan_value(source: Source, emit: Emit) -> Wait[bool]:
+def scan_value(source: StreamSource, emit: Emit) -> Wait[bool]:
     """Any JSON value, with what models do to it mended where one token says how: quotes, names without
     quotes, Python's words, numbers that are none, a comma at an end, the wrong closing bracket. What is
     broken otherwise is passed as it was written. False: it was cut, or is none."""
@@ -93,7 +93,7 @@ def _bracket(character: str, opened: list[str]) -> str:
     return character
 
 
-def _word(source: Source, emit: Emit) -> Wait[bool]:
+def _word(source: StreamSource, emit: Emit) -> Wait[bool]:
     """A number, a name such as ``true``, or any other word."""
     start = source.at
     while True:
@@ -135,7 +135,7 @@ def loads(text: str) -> Any:
     return json.loads(text, parse_constant=lambda name: None, parse_float=finite)
 
 
-def whole_value(source: Source) -> Wait[str | None]:
+def whole_value(source: StreamSource) -> Wait[str | None]:
     """A value as strict JSON text, once it is complete; None if it is none."""
     pieces: list[str] = []
     if (yield from scan_value(source, pieces.append)):
@@ -143,7 +143,7 @@ def whole_value(source: Source) -> Wait[str | None]:
     return None
 
 
-def whole_string(source: Source) -> Wait[str | None]:
+def whole_string(source: StreamSource) -> Wait[str | None]:
     if (yield from source.char()) != '"':
         return None
     pieces: list[str] = []

@@ -22,7 +22,7 @@ AgentKey = tuple[str, str]
 
 
 @dataclass(slots=True, eq=False)
-class Holder:
+class AgentHolder:
     """An agent that still holds blocks, or may again."""
 
     record: AgentRecord
@@ -39,7 +39,7 @@ class Holder:
         return self.record.tenant, self.record.agent
 
 
-def _rank(holder: Holder) -> tuple[int, ...]:
+def _rank(holder: AgentHolder) -> tuple[int, ...]:
     return holder.rank
 
 
@@ -48,20 +48,20 @@ class ByAgent(EvictionPolicy):
 
     def __init__(self, context: EvictionContext) -> None:
         super().__init__(context)
-        self.holders: dict[AgentKey, Holder] = {}
+        self.holders: dict[AgentKey, AgentHolder] = {}
         self._serial = 0
-        self._answering: dict[BlockId, Holder] = {}
-        self._shared: dict[BlockId, dict[AgentKey, Holder]] = {}
+        self._answering: dict[BlockId, AgentHolder] = {}
+        self._shared: dict[BlockId, dict[AgentKey, AgentHolder]] = {}
         """All holders of the blocks that have more than one."""
         self._here: dict[KvTier, set[BlockId]] = {t: set() for t in KvTier}
         self._orphans: dict[KvTier, OrderedDict[BlockId, None]] = {t: OrderedDict() for t in KvTier}
         self._fresh: OrderedDict[BlockId, None] = OrderedDict()
         """On the device and no agent's: a running turn computes it or has brought it up."""
-        self._order: dict[KvTier, list[Holder]] = {t: [] for t in KvTier}
+        self._order: dict[KvTier, list[AgentHolder]] = {t: [] for t in KvTier}
         """Who answers for blocks of a KV tier, in order of rank."""
 
     @abstractmethod
-    def warmth(self, holder: Holder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
         """How much the agent's blocks are needed: larger is more."""
 
     def refresh(self, now_us: int) -> None:
@@ -158,7 +158,7 @@ class ByAgent(EvictionPolicy):
         if kv_tier is KvTier.DEVICE:
             yield from self._fresh
 
-    def _blocks_of(self, holder: Holder, kv_tier: KvTier) -> Iterator[BlockId]:
+    def _blocks_of(self, holder: AgentHolder, kv_tier: KvTier) -> Iterator[BlockId]:
         here, left = self._here[kv_tier], holder.answers[kv_tier]
         for block in reversed(holder.path):
             if not left:
@@ -172,23 +172,23 @@ class ByAgent(EvictionPolicy):
                 else:
                     self._hand_over(name, warmest)
 
-    def _warmest(self, name: BlockId, holder: Holder) -> Holder:
+    def _warmest(self, name: BlockId, holder: AgentHolder) -> AgentHolder:
         sharers = self._shared.get(name)
         return holder if sharers is None else max(sharers.values(), key=_rank)
 
     # --- who holds what -----------------------------------------------------------------------
 
-    def _known(self, record: AgentRecord, now_us: int) -> Holder:
+    def _known(self, record: AgentRecord, now_us: int) -> AgentHolder:
         holder = self.holders.get((record.tenant, record.agent))
         if holder is None:
             self._serial += 1
-            holder = Holder(record, self._serial, ())
+            holder = AgentHolder(record, self._serial, ())
             holder.rank = (*self.warmth(holder, now_us), self._serial)
             self.holders[holder.key] = holder
         holder.record = record
         return holder
 
-    def _take(self, name: BlockId, holder: Holder) -> None:
+    def _take(self, name: BlockId, holder: AgentHolder) -> None:
         answering = self._answering.get(name)
         if answering is not None:
             self._shared.setdefault(name, {answering.key: answering})[holder.key] = holder
@@ -199,7 +199,7 @@ class ByAgent(EvictionPolicy):
                 self._forget_nobodys(name, kv_tier)
                 self._count(holder, kv_tier, 1)
 
-    def _release(self, name: BlockId, holder: Holder) -> None:
+    def _release(self, name: BlockId, holder: AgentHolder) -> None:
         sharers = self._shared.get(name)
         if sharers is None:
             del self._answering[name]
@@ -214,7 +214,7 @@ class ByAgent(EvictionPolicy):
         if len(sharers) == 1:
             del self._shared[name]
 
-    def _hand_over(self, name: BlockId, holder: Holder) -> None:
+    def _hand_over(self, name: BlockId, holder: AgentHolder) -> None:
         before = self._answering[name]
         self._answering[name] = holder
         for kv_tier in KvTier:
@@ -224,7 +224,7 @@ class ByAgent(EvictionPolicy):
 
     # --- ranks --------------------------------------------------------------------------------
 
-    def rerank(self, holder: Holder, now_us: int) -> None:
+    def rerank(self, holder: AgentHolder, now_us: int) -> None:
         """Put an agent where its warmth now belongs."""
         rank = (*self.warmth(holder, now_us), holder.serial)
         if rank == holder.rank:
@@ -242,7 +242,7 @@ class ByAgent(EvictionPolicy):
         for order in self._order.values():
             order.sort(key=_rank)
 
-    def _count(self, holder: Holder, kv_tier: KvTier, step: int) -> None:
+    def _count(self, holder: AgentHolder, kv_tier: KvTier, step: int) -> None:
         before = holder.answers[kv_tier]
         holder.answers[kv_tier] = before + step
         if not before:
@@ -250,7 +250,7 @@ class ByAgent(EvictionPolicy):
         elif before + step == 0:
             self._take_out(holder, kv_tier)
 
-    def _take_out(self, holder: Holder, kv_tier: KvTier) -> None:
+    def _take_out(self, holder: AgentHolder, kv_tier: KvTier) -> None:
         order = self._order[kv_tier]
         del order[bisect_left(order, holder.rank, key=_rank)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwell.policy.eviction.base import EvictionContext
-from stepwell.policy.eviction.baselines.by_agent import ByAgent, Holder
+from stepwell.policy.eviction.baselines.by_agent import AgentHolder, ByAgent
 
 _REFRESH_US = 1_000_000
 _WHOLE = 1_000_000
@@ -19,7 +19,7 @@ class Idleness(ByAgent):
         super().__init__(context)
         self._refreshed_us = 0
 
-    def warmth(self, holder: Holder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
         record = holder.record
         idle_us, active_us = record.idle_us, record.active_us
         present_us = max(0, now_us - record.last_use_us)

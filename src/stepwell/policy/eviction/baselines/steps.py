@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwell.policy.eviction.base import EvictionContext
-from stepwell.policy.eviction.baselines.by_agent import AgentKey, ByAgent, Holder
+from stepwell.policy.eviction.baselines.by_agent import AgentHolder, AgentKey, ByAgent
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import Wait
 
@@ -42,7 +42,7 @@ class Steps(ByAgent):
         self._unfollow((holder.tenant, holder.agent))
         super().agent_forgotten(holder)
 
-    def warmth(self, holder: Holder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
         used_us = holder.record.last_use_us
         if holder.active:
             return _KNOWN, 0, used_us
@@ -51,7 +51,7 @@ class Steps(ByAgent):
         steps = self._steps_of(holder)
         return (_UNKNOWN, 0, used_us) if steps is None else (_KNOWN, -steps, used_us)
 
-    def _steps_of(self, holder: Holder) -> int | None:
+    def _steps_of(self, holder: AgentHolder) -> int | None:
         """Turns before the agent's own, along the chain of waits; None: not known."""
         chain = [holder.key]
         while not holder.active and len(chain) <= _LONGEST_CHAIN:

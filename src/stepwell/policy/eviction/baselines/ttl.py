@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass, field
 
 from stepwell.policy.eviction.base import EvictionContext
-from stepwell.policy.eviction.baselines.by_agent import AgentKey, ByAgent, Holder
+from stepwell.policy.eviction.baselines.by_agent import AgentHolder, AgentKey, ByAgent
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import KvTier, Wait
 
@@ -83,7 +83,7 @@ class Ttl(ByAgent):
             known.pop(key, None)
         super().agent_forgotten(holder)
 
-    def warmth(self, holder: Holder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
         if holder.active:
             return 2, holder.record.last_use_us
         expires_us = self._expires_us.get(holder.key, 0)
