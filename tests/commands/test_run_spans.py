@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.agents.served import served
@@ -22,10 +16,8 @@ from stepwell.commands.trace_otlp import KEYS
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from tests.otlp import attributes, receiver
 
-HEADERS: list[dict[str, Any]] = []
-"""Of the requests that collectors got."""
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -38,45 +30,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@contextmanager
-def collector(status: int = 200, wanted: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Its URL, and the resource spans that it got. ``wanted``: without this Authorization 401."""
-    got: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            data = self.rfile.read(int(self.headers["content-length"]))
-            if self.headers.get("content-encoding") == "gzip":
-                data = gzip.decompress(data)
-            got.extend(ExportTraceServiceRequest.FromString(data).resource_spans)
-            HEADERS.append({"path": self.path} | {name.lower(): said for name, said in self.headers.items()})
-            refused = wanted and self.headers["authorization"] != wanted
-            self.send_response(401 if refused else status)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nobody reads it."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", got
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize("texts", [True, False])
 def test_a_trace_file_is_sent_as_the_spans_that_the_run_had(
     home: Path, texts: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = home / "trace.jsonl"
     assert run(home, "--trace", str(file), *([] if texts else ["--no-trace-text"])) == 0
-    with collector() as (url, got):
-        assert cli.run(["trace", str(file), "--otlp", url, "--otlp-header", "x-team=wells"]) == 0
-        spans = [span for resource in got for scope in resource.scope_spans for span in scope.spans]
+    with receiver() as got:
+        assert cli.run(["trace", str(file), "--otlp", got.url, "--otlp-header", "x-team=wells"]) == 0
+        spans = got.spans
     assert "Sent: 2 spans to http://127.0.0.1" in capsys.readouterr().out
     by_name = {span.name.partition(" ")[0]: span for span in spans}
     agent, chat = by_name["invoke_agent"], by_name["chat"]
@@ -85,8 +47,7 @@ def test_a_trace_file_is_sent_as_the_spans_that_the_run_had(
     assert chat.end_time_unix_nano <= agent.end_time_unix_nano
     began = datetime.fromisoformat(json.loads(file.read_text().splitlines()[0])["began"])
     assert agent.start_time_unix_nano == int(began.timestamp() * 1e3) * 1_000_000
-    attributes = {one.key: one.value for one in chat.attributes}
-    assert attributes["gen_ai.usage.input_tokens"].int_value == 9
+    assert attributes(chat)["gen_ai.usage.input_tokens"] == 9
     said = "Who?" in str(spans) and "A queen." in str(spans)
     assert said is texts
 
@@ -97,8 +58,8 @@ def test_langfuse_gets_its_keys_as_basic_authentication(
     file = home / "trace.jsonl"
     assert run(home, "--trace", str(file)) == 0
     wanted = "Basic " + base64.b64encode(b"pub:sec").decode()
-    with collector(wanted=wanted) as (url, got):
-        flags = ["trace", str(file), "--otlp", f"{url}/api/public/otel"]
+    with receiver(wanted=wanted) as got:
+        flags = ["trace", str(file), "--otlp", f"{got.url}/api/public/otel"]
         for name in KEYS:
             monkeypatch.delenv(name, raising=False)
         assert cli.run(flags) == 2
@@ -109,24 +70,24 @@ def test_langfuse_gets_its_keys_as_basic_authentication(
         assert "are its keys right?" in capsys.readouterr().err
         for name in KEYS:
             monkeypatch.setenv(name, name.lower()[9:12])
-        got.clear()
+        got.resources.clear()
         assert cli.run(flags) == 0
-        spans = [span for resource in got for scope in resource.scope_spans for span in scope.spans]
-    assert HEADERS[-1]["path"] == "/api/public/otel/v1/traces"
-    assert HEADERS[-1]["authorization"] == wanted
-    assert HEADERS[-1]["x-langfuse-ingestion-version"] == "4"
-    assert HEADERS[-1]["content-type"] == "application/x-protobuf"
-    by_name = {span.name: {one.key: one.value for one in span.attributes} for span in spans}
+        spans = got.spans
+    assert got.headers[-1]["path"] == "/api/public/otel/v1/traces"
+    assert got.headers[-1]["authorization"] == wanted
+    assert got.headers[-1]["x-langfuse-ingestion-version"] == "4"
+    assert got.headers[-1]["content-type"] == "application/x-protobuf"
+    by_name = {span.name: attributes(span) for span in spans}
     chat, agent = by_name["chat one"], by_name["invoke_agent lead"]
-    assert chat["gen_ai.operation.name"].string_value == "chat"
-    assert agent["gen_ai.operation.name"].string_value == "invoke_agent"
-    for attributes in (chat, agent):
-        assert attributes["session.id"].string_value.startswith("crew-")
-        assert attributes["langfuse.trace.name"].string_value == "alone"
-        assert attributes["output.value"].string_value == "A queen."
-    assert "Who?" in chat["input.value"].string_value
-    assert chat["gen_ai.request.model"].string_value == "one"
-    assert chat["gen_ai.usage.input_tokens"].int_value == 9
+    assert chat["gen_ai.operation.name"] == "chat"
+    assert agent["gen_ai.operation.name"] == "invoke_agent"
+    for span in (chat, agent):
+        assert span["session.id"].startswith("crew-")
+        assert span["langfuse.trace.name"] == "alone"
+        assert span["output.value"] == "A queen."
+    assert "Who?" in chat["input.value"]
+    assert chat["gen_ai.request.model"] == "one"
+    assert chat["gen_ai.usage.input_tokens"] == 9
 
 
 @pytest.mark.parametrize(
@@ -150,8 +111,8 @@ def test_a_collector_that_refuses_is_one_sentence(home: Path, capsys: pytest.Cap
     file = home / "trace.jsonl"
     assert run(home, "--trace", str(file)) == 0
     capsys.readouterr()
-    with collector(status=401) as (url, _):
-        assert cli.run(["trace", str(file), "--otlp", url]) == 1
+    with receiver(status=401) as got:
+        assert cli.run(["trace", str(file), "--otlp", got.url]) == 1
     assert "did not take spans 1 and on" in capsys.readouterr().err
 
 
@@ -165,22 +126,21 @@ def test_spans_reach_the_collector_that_the_environment_names(
     home: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRACEPARENT", f"00-{TRACE_ID}-b7ad6b7169203331-01")
-    with collector() as (url, got):
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    with receiver() as got:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", got.url)
         assert run(home, *flags) == 0
-    spans = [span for resource in got for scope in resource.scope_spans for span in scope.spans]
+    spans = got.spans
     assert sorted(span.name for span in spans) == ["chat one", "invoke_agent lead"]
     assert {span.trace_id.hex() for span in spans} == {TRACE_ID}
-    names = {one.key: one.value.string_value for one in got[0].resource.attributes}
-    assert names["service.name"] == "stepwell"
+    assert attributes(got.resources[0].resource)["service.name"] == "stepwell"
 
 
 def test_nothing_is_sent_where_nobody_asks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with collector() as (url, got):
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    with receiver() as got:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", got.url)
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
         assert run(home) == 0
-    assert got == []
+    assert got.headers == []
 
 
 def test_a_collector_that_is_not_there_is_a_line_and_the_answer_stands(

@@ -131,6 +131,8 @@ class Client:
     """Off once the server has shown that it knows none."""
     stream: bool = False
     """Whether answers are streamed, so that the time to their first token is known."""
+    trace: Callable[[str], Mapping[str, str]] = lambda agent: {}
+    """Headers that name the span of an agent's turn, so that the server's own span is part of the trace."""
     _http: httpx2.AsyncClient = field(init=False)
     _random: random.Random = field(init=False)
     _saying: asyncio.Semaphore = field(init=False)
@@ -222,13 +224,14 @@ class Client:
         body = body | STREAMED if self.stream else body
         sent = body | {"agent_hint": dict(hint)} if hint and self.hints else body
         read = collected if self.stream else _whole
+        headers = caller.headers() | dict(self.trace(caller.agent))
         try:
-            data = await self._ask("POST", "/chat/completions", sent, caller.headers(), retry, read)
+            data = await self._ask("POST", "/chat/completions", sent, headers, retry, read)
         except TurnRefused as error:
             if "agent_hint" not in sent or "agent_hint" not in str(error):
                 raise
             self.hints = False
-            data = await self._ask("POST", "/chat/completions", body, caller.headers(), retry, read)
+            data = await self._ask("POST", "/chat/completions", body, headers, retry, read)
         return _reply(data, began_s)
 
     async def say(self, caller: CallingAgent, hint: Hint) -> None:

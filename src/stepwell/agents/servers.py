@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.agents.client import Body, CallingAgent, Client, Hint, Retry, TurnReply
@@ -55,6 +55,11 @@ class Servers:
         if model not in self._by_name:
             raise StepwellError(f"nobody serves the model {model!r}: there is {', '.join(self._by_name)}")
         return self._by_name[model]
+
+    def trace(self, headers: Callable[[str], Mapping[str, str]]) -> None:
+        """Every turn says with these which span it belongs to."""
+        for client in self._clients:
+            client.trace = headers
 
     async def only_model(self) -> str:
         """Of roles that name none."""

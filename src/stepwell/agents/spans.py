@@ -71,6 +71,17 @@ class Spans:
             case _:
                 self._note(event)
 
+    def headers(self, agent: str) -> dict[str, str]:
+        """``traceparent`` and so on of the agent's turn, for the server that computes it."""
+        from opentelemetry.trace import set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        one = self._agents.get(agent)
+        said: dict[str, str] = {}
+        if one is not None and one.step is not None:
+            TraceContextTextMapPropagator().inject(said, set_span_in_context(one.step))
+        return said
+
     def close(self, error: str = "stopped", text: str = "") -> None:
         """End all that is open, the deepest first; a second time there is nothing left to end."""
         for agent in reversed(self._agents):

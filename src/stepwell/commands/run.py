@@ -309,7 +309,10 @@ class Job:
                 session.model = self.default or servers.places[0].name
                 if (link := page_of(session, addressed[0].url)) is not None:
                     console.print(f"watch it: {link}", markup=False, soft_wrap=True)
-                session.tell.listeners.extend([*listeners, *([spans(session)] if spans else [])])
+                session.tell.listeners.extend(listeners)
+                if spans is not None:
+                    session.tell.listeners.append(traced := spans(session))
+                    servers.trace(traced.headers)
                 return await ask_all(session, self.asks)
             finally:
                 session.store.close()

@@ -41,6 +41,7 @@ from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
+from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings, load
 from stepwell.units import format_size
 
@@ -152,10 +153,26 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
     require_keys_beyond_loopback(settings.server.host, keys)
     require_room(settings.kv)
     if settings.engine.kind == "vllm":
+        if settings.server.otel:
+            raise BadInput(
+                "vLLM sends its own spans: --vllm-args '--otlp-traces-endpoint URL' instead of --otel"
+            )
         from stepwell.commands.serve_vllm import run_vllm
 
         run_vllm(settings, keys, reload, say)
         return
+    with telemetry_of(settings.server.otel, sys.stderr, say) as telemetry:
+        _run_node(settings, keys, reload, clock, telemetry)
+    say("stopped: requests have been answered, and what was worth keeping is on disk")
+
+
+def _run_node(
+    settings: Settings,
+    keys: KeyRing,
+    reload: KeyReload | None,
+    clock: Clock | None,
+    telemetry: Telemetry | None,
+) -> None:
     say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     library = served_library(settings.library)
     vectors = served_embeddings(settings.embeddings)
@@ -179,6 +196,7 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
                 contracts=settings.contracts(),
                 batches=served_batches(settings),
                 vectors=vectors,
+                telemetry=telemetry,
                 on_ready=lambda url: welcome(node, keys, url),
             )
     finally:
@@ -186,7 +204,6 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
         close_embeddings(vectors)
         if node.ledger is not None:
             node.ledger.close()
-    say("stopped: requests have been answered, and what was worth keeping is on disk")
 
 
 def served_library(settings: LibrarySettings) -> ServedLibrary | None:

@@ -83,6 +83,15 @@ class ServeFlags:
             "nothing, for load tests. [llamacpp]"
         ),
     ] = None
+    otel: Annotated[
+        bool | None,
+        Parameter(
+            negative="",
+            show_default=False,
+            help="Send spans and metrics by OpenTelemetry to where the OTEL_* variables say; one that names "
+            "an exporter or an endpoint is enough without this flag.",
+        ),
+    ] = None
     vllm_args: Annotated[
         str | None,
         Parameter(
@@ -119,6 +128,7 @@ KEYS = {
     "kv_type": ["engine.kv_type_k", "engine.kv_type_v"],
     "n_gpu_layers": ["engine.n_gpu_layers"],
     "engine": ["engine.kind"],
+    "otel": ["server.otel"],
     "vllm_args": ["engine.vllm_args"],
 }
 """Per flag: the settings it stands for."""

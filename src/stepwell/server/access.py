@@ -27,9 +27,13 @@ class Access:
     session: str = ""
     agent: str = ""
     service_tier: str = ""
+    model: str = ""
+    """As the request names it; for spans."""
     error: str = ""
     """The code of the error that was answered."""
     batch: Batch | None = None
+    submitted_s: float = 0.0
+    """When its generations were handed to the driver, by the same clock as ``started_s``."""
     goes_on: bool = False
     """A background response: its line is written when it has ended, and not when its connection has."""
     write: Callable[[], None] | None = None
@@ -50,7 +54,7 @@ class Access:
         """Its generations are the driver's from now on; what they were asked as counts."""
         caller = batch.generations[0].caller
         self.session, self.agent, self.service_tier = caller.session, caller.agent, caller.service_tier
-        self.batch = batch
+        self.batch, self.submitted_s = batch, time.perf_counter()
 
     def fields(self, scope: Scope, request_id: str, route: str, status: int) -> dict[str, Any]:
         """In the order in which they are written, without paths and queries: those are free text."""

@@ -83,6 +83,7 @@ from stepwell.server.service import Service
 from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
+from stepwell.server.telemetry import Telemetry
 from stepwell.server.tokens import detokenize, tokenize
 from stepwell.server.vectors import ServedEmbeddings
 from stepwell.server.watch.hub import Hub
@@ -189,6 +190,7 @@ def create_app(
     *,
     batches: ServedBatches | None = None,
     vectors: ServedEmbeddings | None = None,
+    telemetry: Telemetry | None = None,
     routes: Sequence[Route] = ROUTES,
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop. ``routes``: those of a
@@ -220,7 +222,7 @@ def create_app(
         middleware=[
             *_cors(settings),
             Middleware(NamedPaths),
-            Middleware(RequestMiddleware, ended=_counted(metrics, routes)),
+            Middleware(RequestMiddleware, ended=_counted(metrics, routes, telemetry, text_model.name)),
         ],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
         lifespan=_lifespan,
@@ -261,19 +263,24 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await stop(record)
 
 
-def _counted(metrics: Metrics, routes: Sequence[Route]) -> Ended:
-    """Counts requests per route, and writes the access log; paths that are no route share one label."""
+def _counted(metrics: Metrics, routes: Sequence[Route], telemetry: Telemetry | None, model: str) -> Ended:
+    """Counts requests per route, writes the access log and tells ``telemetry``; paths that are no route share
+    one label."""
     templates: Mapping[object, str] = {route.endpoint: route.path for route in routes}
 
     def ended(scope: Scope, status: int) -> None:
         route = templates.get(scope.get("endpoint"), OTHER)
         metrics.request_ended(route, status)
-        if not writes_access():
+        if not writes_access() and telemetry is None:
             return
         access = access_of(scope)
 
         def write() -> None:
-            write_access(access.fields(scope, request_id_of(scope), route, status))
+            fields = access.fields(scope, request_id_of(scope), route, status)
+            if writes_access():
+                write_access(fields)
+            if telemetry is not None:
+                telemetry.ended(scope, access, fields, model)
 
         if access.goes_on:
             access.write = write

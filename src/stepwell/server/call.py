@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 
 from stepwell.engines.base import SamplingParams
+from stepwell.server.access import access_of
 from stepwell.server.attachments import FIELDS, attach_files
 from stepwell.server.body import apart, parse, read_object
 from stepwell.server.hints import Claim, claims_of, hint_of, wants_prewarm
@@ -88,5 +89,6 @@ async def understand(
     field = next((name for name in FIELDS if name in schema.model_fields), None)
     whole = await attach_files(service, identity.tenant, asked, field)
     wanted = await apart(request, service.bodies, lambda: parse(schema, whole))
+    access_of(request.scope).model = wanted.model
     service.require_model(wanted.model)
     return Call(service, request, key, wanted, identity, said)

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.loop.requests import Rejected
 from stepwell.policy.types import Embedded
+from stepwell.server.access import access_of
 from stepwell.server.body import parse, read_object
 from stepwell.server.errors import bad_request, from_rejected, model_not_found, not_found
 from stepwell.server.keys import ApiKey
@@ -123,6 +124,7 @@ async def embeddings(request: Request) -> Response:
         asker = _Asker(service, request, key)
         body = await asker.body()
         wanted = parse(EmbeddingsRequest, body)
+        access_of(request.scope).model = wanted.model
         model = _model(service, served, wanted.model)
         _bounded(served, len(wanted.input), "input")
         answer = await while_connected(request, _embed(asker, served, model, wanted, body, limits))
@@ -179,6 +181,7 @@ async def rerank(request: Request) -> Response:
         asker = _Asker(service, request, key)
         body = await asker.body()
         wanted = parse(RerankRequest, body)
+        access_of(request.scope).model = wanted.model
         model = _model(service, served, wanted.model)
         _bounded(served, len(wanted.documents), "documents")
         answer = await while_connected(request, _rank(asker, served, model, wanted, body, limits))

@@ -36,6 +36,7 @@ from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.service import Service
 from stepwell.server.settings import ServerSettings
+from stepwell.server.telemetry import Telemetry
 from stepwell.server.vectors import ServedEmbeddings
 
 log = logging.getLogger("stepwell.server")
@@ -62,6 +63,7 @@ def serve(
     *,
     batches: ServedBatches | None = None,
     vectors: ServedEmbeddings | None = None,
+    telemetry: Telemetry | None = None,
     contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
     on_ready: OnReady = lambda base_url: None,
 ) -> None:
@@ -78,6 +80,7 @@ def serve(
             *(driver, text_model, settings, keys, books, library, contracts, reload_keys),
             batches=batches,
             vectors=vectors,
+            telemetry=telemetry,
         )
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
@@ -212,6 +215,7 @@ class BackgroundServer:
         *,
         batches: ServedBatches | None = None,
         vectors: ServedEmbeddings | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
@@ -220,6 +224,7 @@ class BackgroundServer:
             *(driver, text_model, self._settings, self._keys, books, library, contracts, reload_keys),
             batches=batches,
             vectors=vectors,
+            telemetry=telemetry,
         )
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)

@@ -110,5 +110,8 @@ class ServerSettings:
     """Origins of web pages that may use the API with a key of theirs, such as ``https://app.example``; ``*``:
     any. Without API keys only this machine's own pages are served all the same."""
 
+    otel: bool = False
+    """Send a span of each request and metrics by OpenTelemetry (extra ``otel``) to where the standard's
+    ``OTEL_*`` variables say; a variable that names an exporter or an endpoint is enough."""
     public_metrics: bool = False
     """Show ``/metrics`` to everybody who can connect, not only to operators."""
