@@ -84,7 +84,7 @@ def shut_down(*providers: TracerProvider | MeterProvider | None) -> None:
 
 
 def context_of(carrier: Mapping[str, str]) -> Context | None:
-    """The span of whoever called, where ``traceparent`` says one (lower-case names)."""
+    """The span of the caller, where ``traceparent`` says one (lower-case names)."""
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     said = {name: carrier[name] for name in PROPAGATED if name in carrier}
