@@ -226,6 +226,7 @@ GROUPS = {
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
             Command("shared-disk", "stepwell.bench.shared_disk:main", "Two processes on one disk, killed."),
             Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
+            Command("attacks", "stepwell.bench.attacks:main", "/health while one request does its worst."),
             Command("soak", "stepwell.bench.soak:main", "Whether anything grows in hours of load."),
             Command(
                 "schema-suite", "stepwell.bench.schema_suite:main", "The JSON-Schema-Test-Suite, offered."

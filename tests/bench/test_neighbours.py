@@ -68,6 +68,17 @@ def test_a_short_turn_that_waits_for_a_long_prompt_is_a_miss() -> None:
     assert failed.as_json() == {"ttft_ratio": None}
 
 
+def test_a_part_that_is_left_out_is_neither_reached_nor_missed() -> None:
+    siblings = Siblings([sample(0.1)], [sample(0.3)], [sample(8.0)], [sample(8.1)])
+    only = verdicts([outcome(part="sessions", siblings=siblings)], DEFAULT_CONTRACTS)
+    assert [verdict.reached for verdict in only] == [None] * 5 + [True]
+    assert list(cut_short([outcome(part="sessions", flooded=[])], TINY)) == []
+    titles = [str(made.title) for made in tables([outcome(part="sessions")], DEFAULT_CONTRACTS)]
+    assert len(titles) == 2 and "two sessions" in titles[1]
+    flood_only = verdicts([outcome(part="flood")], DEFAULT_CONTRACTS)
+    assert [verdict.measured is None for verdict in flood_only] == [False] * 5 + [True]
+
+
 def test_the_flood_gets_credit_for_what_was_computed_while_paid_turns_ran() -> None:
     inside, later = sample(1.0, start_s=10.5, computed=20), sample(1.0, start_s=99.0, computed=20)
     found = outcome(flooded=[sample(1.0, start_s=10.0, computed=40)], flood=[inside, later])

@@ -68,6 +68,29 @@ def test_the_next_front_end_takes_a_node_over(tmp_path: Path) -> None:
 
 
 @needs_proc
+def test_a_process_in_the_middle_of_its_start_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between ``exec`` and its first instruction a process has neither a command line nor an environment."""
+    one, read, early = process(tmp_path), Path.read_bytes, ["cmdline", "environ", "environ"]
+
+    def as_the_kernel_does(path: Path) -> bytes:
+        if path.name in early:
+            early.remove(path.name)
+            return b""
+        return read(path)
+
+    async def go() -> None:
+        one.start()
+        monkeypatch.setattr(Path, "read_bytes", as_the_kernel_does)
+        assert process(tmp_path).adopt()
+        await one.stop(20)
+
+    asyncio.run(go())
+    assert early == []
+
+
+@needs_proc
 def test_a_number_that_is_somebody_elses_by_now_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     note = tmp_path / "a" / processes.NOTE

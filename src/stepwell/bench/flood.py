@@ -40,8 +40,9 @@ class Neighbours:
     flood_turns: int = 6
     """Then the agent begins anew with an empty context."""
     flood_output_tokens: int = 16
-    long_words: int = 2_000
-    """Of the prompt of another session of the same tenant, beside which a short turn is measured."""
+    long_words: int = 4_700
+    """Of the prompt of another session of the same tenant, beside which a short turn is measured: about 6,000
+    tokens of SmolLM2."""
     times: float = 10.0
     """Arrivals, as a multiple of what the machine could serve alone."""
     settle_s: float = 4.0

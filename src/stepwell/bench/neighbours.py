@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import httpx2
 from cyclopts import Parameter
@@ -82,12 +82,14 @@ def main(
     host_kv: str = "1GiB",
     threads: OptionalPositive = None,
     turns: OptionalPositive = None,
+    part: Literal["both", "flood", "sessions"] = "both",
 ) -> None:
     """Measure what a paying customer feels of a flood of others, on a real model over HTTP.
 
-    A priority tenant's agents take their turns alone, then under a flood of flex agents at ten times what
-    the machine can serve: our policy, our LRU, llama.cpp's own server. About four minutes.
-    Example: stepwell bench neighbours --json neighbours.json
+    A short turn beside a prompt of 6,000 tokens of another session of its own tenant; then a priority
+    tenant's agents take their turns alone, and under a flood of flex agents at ten times what the machine
+    can serve: our policy, our LRU, llama.cpp's own server. About eight minutes.
+    Example: stepwell bench neighbours --part sessions --policies stepwell --no-peer
 
     Parameters
     ----------
@@ -105,6 +107,8 @@ def main(
         Threads of every server (default: the cores there are).
     turns
         Measured turns of each paying agent, alone and under the flood (default: 5).
+    part
+        Only the sessions of one tenant, or only the flood.
     """
     require_writable(json_file)
     size_bytes("--host-kv", host_kv)
@@ -118,6 +122,7 @@ def main(
         device_kv_tokens,
         host_kv,
         threads or usable_cores(),
+        part,
     )
     if model != NULL_MODEL:
         resolve_model(model)  # a missing model is said before anything is started
@@ -160,6 +165,8 @@ class NeighboursPlan:
     device_kv_tokens: int
     host_kv: str
     threads: int
+    part: str = "both"
+    """``flood`` and ``sessions`` leave the other out."""
 
     def ours(self, policy: str, config: Path, directory: Path) -> ServerArm:
         return our_server(
@@ -223,7 +230,7 @@ def measure(
         config.write_text(settings_file(contracts), encoding="utf-8")
         arms = [plan.ours(policy, config, Path(directory) / policy) for policy in plan.policies]
         for arm in [*arms, *plan.peers()]:
-            outcome = NeighboursOutcome(arm.name)
+            outcome = NeighboursOutcome(arm.name, plan.part)
             outcomes.append(outcome)
             try:
                 with _served(arm) as target:
@@ -246,11 +253,20 @@ def _served(arm: ServerArm) -> Iterator[FloodTarget]:
 def measure_server(
     target: FloodTarget, outcome: NeighboursOutcome, work: Neighbours, progress: Ticker
 ) -> None:
-    """Both phases on a server that is ready."""
+    """Both parts on a server that is ready, or the one that was asked for."""
     arrivals_per_s = work.times * _turns_per_s(target, work)
+    if outcome.has_sessions:
+        progress.phase(f"{outcome.name}: a short turn beside a long prompt of its own tenant")
+        outcome.siblings = measure_siblings(target, work)
+    if outcome.has_flood:
+        _measure_flood(target, outcome, work, arrivals_per_s, progress)
+
+
+def _measure_flood(
+    target: FloodTarget, outcome: NeighboursOutcome, work: Neighbours, arrivals_per_s: float, progress: Ticker
+) -> None:
+    """The paying tenant's turns alone, then under the flood."""
     turns = work.agents * work.turns
-    progress.phase(f"{outcome.name}: a short turn beside a long prompt of its own tenant")
-    outcome.siblings = measure_siblings(target, work)
     progress.phase(f"{outcome.name}: the priority tenant alone", turns)
     alone = Paying(target, work, "alone")
     began = time.perf_counter()

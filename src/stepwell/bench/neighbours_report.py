@@ -24,6 +24,8 @@ class NeighboursOutcome:
     """What one server did with both phases."""
 
     name: str
+    part: str = "both"
+    """What was measured: ``both``, the ``flood`` or the ``sessions`` of one tenant."""
     alone: list[TurnSample] = field(default_factory=list)
     flooded: list[TurnSample] = field(default_factory=list)
     flood: list[TurnSample] = field(default_factory=list)
@@ -35,6 +37,14 @@ class NeighboursOutcome:
     alone_s: float = 0.0
     flooded_s: float = 0.0
     error: str | None = None
+
+    @property
+    def has_flood(self) -> bool:
+        return self.part != "sessions"
+
+    @property
+    def has_sessions(self) -> bool:
+        return self.part != "flood"
 
     @property
     def usable(self) -> bool:
@@ -123,19 +133,20 @@ def verdicts(outcomes: Sequence[NeighboursOutcome], contracts: Sequence[Contract
     flex = next(contract for contract in contracts if contract.name == FLEX)
     made = []
     for outcome in (outcome for outcome in outcomes if outcome.name == "stepwell"):
-        lost = float(outcome.lost + outcome.failed) if outcome.error is None else float("inf")
         guaranteed = 100 * flex.guaranteed.step_tokens / WHOLE
-        ttft, tpot = outcome.ratio("ttft", 99), outcome.ratio("tpot", 99)
-        share, bound_s = 100 * outcome.flood_share, flex.max_wait_us / 1e6
+        found = _figures(outcome)
+        bound_s = flex.max_wait_us / 1e6
         made += [
-            Verdict("priority: TTFT p99 under the flood, against alone", ttft, LIMIT_TTFT, "x"),
-            Verdict("priority: TPOT p99 under the flood, against alone", tpot, LIMIT_TPOT, "x"),
-            Verdict("flex: share of computed tokens, guaranteed", share, guaranteed, "%", at_most=False),
-            Verdict("flex: longest wait for the first token", outcome.longest_wait_s, bound_s, " s"),
-            Verdict("flex: requests lost", lost, 0.0),
+            Verdict("priority: TTFT p99 under the flood, against alone", found["ttft"], LIMIT_TTFT, "x"),
+            Verdict("priority: TPOT p99 under the flood, against alone", found["tpot"], LIMIT_TPOT, "x"),
+            Verdict(
+                "flex: share of computed tokens, guaranteed", found["share"], guaranteed, "%", at_most=False
+            ),
+            Verdict("flex: longest wait for the first token", found["wait"], bound_s, " s"),
+            Verdict("flex: requests lost", found["lost"], 0.0),
             Verdict(
                 "one tenant: what a short turn waits for another session's long prompt, of its whole time",
-                100 * outcome.siblings.wait_of_long,
+                100 * outcome.siblings.wait_of_long if outcome.has_sessions else None,
                 LIMIT_SIBLING,
                 "%",
             ),
@@ -143,10 +154,23 @@ def verdicts(outcomes: Sequence[NeighboursOutcome], contracts: Sequence[Contract
     return made
 
 
+def _figures(outcome: NeighboursOutcome) -> dict[str, float | None]:
+    """Of the flood; None where it was left out."""
+    if not outcome.has_flood:
+        return dict.fromkeys(("ttft", "tpot", "share", "wait", "lost"))
+    return {
+        "ttft": outcome.ratio("ttft", 99),
+        "tpot": outcome.ratio("tpot", 99),
+        "share": 100 * outcome.flood_share,
+        "wait": outcome.longest_wait_s,
+        "lost": float(outcome.lost + outcome.failed) if outcome.error is None else float("inf"),
+    }
+
+
 def cut_short(outcomes: Sequence[NeighboursOutcome], work: Neighbours) -> Iterator[str]:
     wanted = work.agents * work.turns
     for outcome in outcomes:
-        if outcome.error is None and len(outcome.flooded) < wanted:
+        if outcome.error is None and outcome.has_flood and len(outcome.flooded) < wanted:
             yield (
                 f"{outcome.name}: {len(outcome.flooded)} of {wanted} turns could be begun within "
                 f"{work.flood_s:.0f} s of flood"
@@ -176,16 +200,14 @@ def tables(outcomes: Sequence[NeighboursOutcome], contracts: Sequence[Contract])
         "share",
     )
     title = "The priority tenant in ms: TTFT alone and under the flood, then TPOT"
-    return [
-        table("The contracts: guaranteed shares of the machine", owed, _owed(contracts)),
-        table(title, felt, [_felt(outcome) for outcome in outcomes]),
-        table(
-            "The flood (longest wait in s; share of computed tokens)",
-            theirs,
-            [_flood_row(o) for o in outcomes],
-        ),
-        siblings_table([(outcome.name, outcome.siblings) for outcome in outcomes]),
-    ]
+    made = [table("The contracts: guaranteed shares of the machine", owed, _owed(contracts))]
+    if flooded := [outcome for outcome in outcomes if outcome.has_flood]:
+        made.append(table(title, felt, [_felt(outcome) for outcome in flooded]))
+        rows = [_flood_row(outcome) for outcome in flooded]
+        made.append(table("The flood (longest wait in s; share of computed tokens)", theirs, rows))
+    if both := [(outcome.name, outcome.siblings) for outcome in outcomes if outcome.has_sessions]:
+        made.append(siblings_table(both))
+    return made
 
 
 def _owed(contracts: Sequence[Contract]) -> list[list[str]]:

@@ -52,6 +52,10 @@ class StartedServer:
         self._process = process
         self._log = log
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def peak_rss_bytes(self) -> int | None:
         """The most memory the process has held (Linux; None elsewhere)."""
         try:

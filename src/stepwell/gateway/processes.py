@@ -27,6 +27,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 LIVED_S = 60.0
 """A node that has lived for so long is started again at once when it ends."""
 LOOK_S = 0.05
+EXEC_LOOKS, EXEC_LOOK_S = 20, 0.002
 SERVE = (sys.executable, "-m", "stepwell", "serve")
 NOTE = "node.json"
 LOG = "node.log"
@@ -163,16 +164,24 @@ class Supervisor:
 
 def _is_node(pid: int, port: int) -> bool:
     """Whether the process is one of ours (its number may be somebody else's by now)."""
+    wanted = f"STEPWELL_SERVER_PORT={port}".encode()
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        state = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        )
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        words, environment = _started_with(Path(f"/proc/{pid}"))
     except OSError:
         return False
-    mine = b"stepwell" in words and f"STEPWELL_SERVER_PORT={port}".encode() in environment
-    return mine and state[0] != "Z"
+    return b"stepwell" in words and wanted in environment
+
+
+def _started_with(place: Path) -> tuple[list[bytes], list[bytes]]:
+    """Command line and environment of a process; empty for a zombie. In the middle of ``exec`` it has neither
+    for a moment, although whoever started it goes on already."""
+    for _ in range(EXEC_LOOKS):
+        state = (place / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
+        words, environment = ((place / name).read_bytes() for name in ("cmdline", "environ"))
+        if state == "Z" or (words and environment):
+            break
+        time.sleep(EXEC_LOOK_S)
+    return words.split(b"\0"), environment.split(b"\0")
 
 
 def _free_port(host: str) -> int:
