@@ -17,7 +17,10 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
+from stepwell.commands import serve
 from stepwell.commands.serve import with_model_names
+from stepwell.engines.null import NullEngine
+from stepwell.loop.driver import Driver
 from stepwell.models import NAMED_MODELS
 from stepwell.settings import load
 
@@ -176,3 +179,19 @@ def test_the_servers_that_the_docs_start_know_the_models_that_the_docs_ask_for()
 
 PACKAGED = {"smollm2": "smollm2-135m-instruct", "gemma3": "gemma3-270m"}
 """What the packaged files are called by themselves."""
+
+
+def test_what_would_hold_up_everybody_is_made_before_anything_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(NullEngine, "prepare", lambda self: done.append("prepared"))
+
+    def run_server(driver: Driver, *given: object, **more: object) -> None:
+        done.append("listening")
+        driver.stop(1.0)
+
+    monkeypatch.setattr(serve, "run_server", run_server)
+    wanted = {"engine.kind": "null", "kv.disk_kv": "0", "library.quota": "0", "batches.quota": "0"}
+    serve.run(load(None, {**wanted, "ledger.path": str(tmp_path / "ledger.db")}, {}))
+    assert done == ["prepared", "listening"]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, HttpUrl, TypeAdapter
 
 pytest.importorskip("llguidance")
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
 
 from stepwell.engines.base import RELAXED, SamplingParams
 from stepwell.engines.llamacpp.constraints import Constraints
@@ -371,6 +371,20 @@ def test_a_constraint_is_compiled_once() -> None:
     assert first.consume_token(ord("a"))
     assert second.consume_token(ord("b"))
     assert tried == [grammar_of(wanted)]
+
+
+def test_a_vocabulary_that_is_prepared_is_not_read_again() -> None:
+    made: list[LLTokenizer] = []
+
+    def tokenizer() -> LLTokenizer:
+        made.append(TOKENIZER)
+        return TOKENIZER
+
+    constraints = Constraints(tokenizer, judge)
+    constraints.prepare()
+    assert len(made) == 1
+    constraints.compiled(SamplingParams(regex="a|b"))
+    assert len(made) == 1
 
 
 def test_too_much_work_at_a_token_fails_the_request_alone() -> None:

@@ -181,6 +181,7 @@ def _run_node(
         say(f"the books of the last time are closed: {recovered.sentence}")
     if reload is not None and node.ledger is not None:
         reload.set_budget = node.ledger.set_budget
+    node.engine.prepare()
     node.driver.start()
     node.driver.collector.take_over()
     try:

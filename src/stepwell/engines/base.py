@@ -211,6 +211,10 @@ class Engine(Protocol):
         """Raise ``ValueError`` with one clear sentence when these parameters cannot be honoured
         (a grammar or schema that does not compile). May be called from another thread."""
 
+    def prepare(self) -> None:
+        """Make what the first request would otherwise wait for, and everybody else with it. A server calls it
+        once, before it takes anything; it may take a second."""
+
     def check(self) -> None:
         """Assert every invariant of the device; cheap enough to run when idle."""
 

@@ -273,6 +273,9 @@ class NullEngine:
         if sampling.grammar is not None and "root" not in sampling.grammar:
             raise ValueError("the grammar has no rule called root")
 
+    def prepare(self) -> None:
+        """Nothing is made late here."""
+
     # --- upkeep -------------------------------------------------------------------------------
 
     def check(self) -> None:

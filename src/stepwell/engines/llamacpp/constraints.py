@@ -57,8 +57,8 @@ class Constraints:
         trial: Verdict,
         marks: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        """``tokenizer`` is called when the first constraint comes: it takes up to a few seconds. ``marks``:
-        the tokens that are no text, by their name; called when calls are first demanded."""
+        """``tokenizer`` is called by ``prepare`` or when the first constraint comes: it takes up to a second.
+        ``marks``: the tokens that are no text, by their name; called when calls are first demanded."""
         self._make_tokenizer = tokenizer
         self._marks = cache(marks)
         self._made: LLTokenizer | None = None
@@ -85,6 +85,10 @@ class Constraints:
             while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
                 self._bytes -= len(self._kept.popitem(last=False)[0])
         return made.deep_copy()
+
+    def prepare(self) -> None:
+        """Read the vocabulary now instead of at the first constraint."""
+        self._tokenizer()
 
     def _tokenizer(self) -> LLTokenizer:
         with self._lock:
