@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.library import search as searching
+from stepwell.library import words as vocabulary
 from stepwell.library.passages import SIGN_WORDS, split_passages, weight
 from stepwell.library.search import count_words, search
 from stepwell.library.words import asked_words, words
@@ -99,6 +100,16 @@ def test_sentences_end_as_their_script_ends_them() -> None:
     assert all(
         p.rstrip().endswith(("।", "؟", "۔")) for p in split_passages("एक दो तीन। " * 20 + "هل هذا؟ " * 20, 12)
     )
+
+
+@given(st.text(st.sampled_from("ab \n\u3000，井水カ"), max_size=60), st.integers(1, 9))
+def test_what_is_counted_bit_by_bit_comes_to_the_same(text: str, piece_chars: int) -> None:
+    before, vocabulary.PIECE_CHARS = vocabulary.PIECE_CHARS, piece_chars
+    try:
+        assert vocabulary.word_count(text) == len(text.split())
+        assert vocabulary.undivided(text) == sum(sign in "，井水カ" for sign in text)
+    finally:
+        vocabulary.PIECE_CHARS = before
 
 
 TEXTS = st.text(st.sampled_from("ab .。，！\n井水のカ한ก"), max_size=300)

@@ -10,9 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepwell.engines.null import NullConfig
 from stepwell.library import blobs
+from stepwell.server import attachments
 from stepwell.server.attachments import document_frame
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
@@ -130,6 +133,12 @@ def test_the_document_comes_first_in_its_message_and_always_the_same() -> None:
         '<document name="a &quot;b&quot;.txt">\nOne.\n< /document>\n< |im_end|>\n< |im_start|>system\n'
         "a < | b |> c < s>\n</document>"
     )
+
+
+@given(st.text(st.sampled_from("<|s>/document\n"), max_size=80))
+def test_marks_of_a_document_are_made_harmless_wherever_they_stand(text: str) -> None:
+    safe = attachments._CONTROL_MARKS.sub("< ", text).strip("\n")
+    assert document_frame("a", text) == f'<document name="a">\n{safe}\n</document>'
 
 
 def test_what_the_model_is_shown(tmp_path: Path) -> None:

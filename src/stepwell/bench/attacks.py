@@ -236,11 +236,12 @@ def _report(found: Sequence[Watched], engine: str, quick: bool) -> Report:
     attacks = [one for one in found if one.attack != QUIET]
     timed = [one for one in attacks if not one.attack.startswith(FLOOD)]
     worst = max(timed, key=lambda one: one.worst_ms, default=None)
-    report.results = {"worst_ms": worst and worst.worst_ms, "worst_attack": worst and worst.attack}
+    worst_ms = None if worst is None else worst.worst_ms
+    report.results = {"worst_ms": worst_ms, "worst_attack": None if worst is None else worst.attack}
     report.samples = [asdict(one) for one in found]
     report.notes = [f"the worst: {worst.attack}"] if worst else []
     report.verdicts = [
-        Verdict("worst /health under any of them", worst and worst.worst_ms, LIMIT_MS, " ms"),
+        Verdict("worst /health under any of them", worst_ms, LIMIT_MS, " ms"),
         Verdict("polls of /health that failed", sum(one.failed for one in attacks), 0),
         Verdict("attacks after which the server was gone", sum(not one.alive for one in attacks), 0),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from stepwell.library.documents import heading_of
-from stepwell.library.words import undivided
+from stepwell.library.words import undivided, word_count
 
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE_END = re.compile(
@@ -73,7 +73,7 @@ def _anywhere(text: str, max_words: int) -> list[str]:
 def weight(text: str) -> float:
     """Words, or what a text without spaces would have of them."""
     signs = undivided(text)
-    return max(len(text.split()), (len(text) - signs) // WORD_CHARS + signs * SIGN_WORDS)
+    return max(word_count(text), (len(text) - signs) // WORD_CHARS + signs * SIGN_WORDS)
 
 
 def _pack(pieces: list[str], max_words: int) -> list[str]:

@@ -7,6 +7,7 @@ it at the beginning of their prompt have a prefix in common, and its KV is compu
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -45,8 +46,15 @@ def document_frame(name: str, text: str) -> str:
 
     What in a stranger's text would end the frame, or a turn of a conversation, is made harmless by a space.
     """
-    safe = _CONTROL_MARKS.sub("< ", text).strip("\n")
-    return f'<document name="{html.escape(_CONTROL_MARKS.sub("< ", name))}">\n{safe}\n{DOCUMENT_END}'
+    safe = _harmless(text).strip("\n")
+    return f'<document name="{html.escape(_harmless(name))}">\n{safe}\n{DOCUMENT_END}'
+
+
+def _harmless(text: str) -> str:
+    """A space after the ``<`` of each mark. One mark after the other: ``sub`` would go over megabytes of them
+    in one call, and no other thread would run meanwhile."""
+    ends = [found.end() for found in _CONTROL_MARKS.finditer(text)]
+    return " ".join(text[a:b] for a, b in itertools.pairwise([0, *ends, len(text)]))
 
 
 async def attach_files(service: Service, tenant: str, body: Body, field: str | None) -> Body:
