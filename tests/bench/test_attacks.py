@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench import attacks
-from stepwell.bench.attack_kinds import ATTACKS, Connections, Post
-from stepwell.bench.attacks import LIMIT_MS, Poll, Watched, cpu_clock
+from stepwell.bench.attack_kinds import ATTACKS, AttackRequest, ManyConnections
+from stepwell.bench.attacks import LIMIT_MS, HealthPoll, WatchedAttack, cpu_clock
 from stepwell.cli import run
 
 MOST_BYTES = 120 * 2**20
@@ -39,16 +39,16 @@ def test_each_attack_is_made(name: str) -> None:
     with ExitStack() as stack:
         act = ATTACKS[name]("m", stack)
         post = getattr(act, "post", act)
-        if isinstance(post, Post):
+        if isinstance(post, AttackRequest):
             assert 0 < len(post.body) < MOST_BYTES
             limit = 8 * 2**20
             assert "7.9 MiB" not in name or 0.75 * limit < len(post.body) < limit
         else:
-            assert isinstance(act, Connections)
+            assert isinstance(act, ManyConnections)
 
 
 def test_a_server_that_is_gone() -> None:
-    poll = Poll(1, os.getpid())
+    poll = HealthPoll(1, os.getpid())
     poll.once()
     assert (poll.polls, poll.failed, poll.alive) == (1, 1, False)
 
@@ -64,8 +64,8 @@ def test_the_clock_of_a_process_goes_forward() -> None:
 
 
 def test_the_verdicts_follow_the_worst() -> None:
-    def one(name: str, worst_ms: float, *, failed: int = 0, alive: bool = True) -> Watched:
-        return Watched(name, "400", 0.1, 9, failed, worst_ms, worst_ms / 2, alive)
+    def one(name: str, worst_ms: float, *, failed: int = 0, alive: bool = True) -> WatchedAttack:
+        return WatchedAttack(name, "400", 0.1, 9, failed, worst_ms, worst_ms / 2, alive)
 
     well = attacks._report([one("nothing", 900.0), one("a", 3.0), one("b", LIMIT_MS)], "null", quick=True)
     assert well.missed == [] and well.results["worst_attack"] == "b"

@@ -25,7 +25,7 @@ MESSAGES, EMBEDDINGS, FILES = "/v1/messages", "/v1/embeddings", "/v1/files"
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class AttackRequest:
     """One request, ready to be sent."""
 
     path: str
@@ -49,11 +49,11 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class SeveralRequests:
     """The same request several times at once."""
 
     times: int
-    post: Post
+    post: AttackRequest
 
     def __call__(self, port: int) -> str:
         with ThreadPoolExecutor(self.times) as pool:
@@ -62,7 +62,7 @@ class Together:
 
 
 @dataclass(frozen=True, slots=True)
-class Connections:
+class ManyConnections:
     """Many connections that send ``head`` and then nothing. Held until the caller has looked."""
 
     head: bytes
@@ -86,7 +86,7 @@ Make = Callable[[str, ExitStack], Act]
 
 def _post(path: str, **body: Any) -> Make:
     def make(model: str, stack: ExitStack) -> Act:
-        return Post(path, json.dumps({"model": model, "max_tokens": 1, **body}).encode())
+        return AttackRequest(path, json.dumps({"model": model, "max_tokens": 1, **body}).encode())
 
     return make
 
@@ -100,8 +100,8 @@ def _raw(path: str, before: str, piece: bytes, times: int, after: str, *, at_onc
 
     def make(model: str, stack: ExitStack) -> Act:
         head = f'{{"model": "{model}", "max_tokens": 1, {before}'.encode()
-        post = Post(path, head + piece * times + after.encode())
-        return post if at_once == 1 else Together(at_once, post)
+        post = AttackRequest(path, head + piece * times + after.encode())
+        return post if at_once == 1 else SeveralRequests(at_once, post)
 
     return make
 
@@ -114,13 +114,13 @@ def _upload(name: str, piece: bytes, times: int, before: bytes = b"") -> Make:
             b'Content-Disposition: form-data; name=file; filename="%b"\r\n\r\n'
         ) % (mark, mark, name.encode())
         body = head + before + piece * times + b"\r\n--%b--\r\n" % mark
-        return Post(FILES, body, {"content-type": f"multipart/form-data; boundary={mark.decode()}"})
+        return AttackRequest(FILES, body, {"content-type": f"multipart/form-data; boundary={mark.decode()}"})
 
     return make
 
 
 def _connections(head: bytes) -> Make:
-    return lambda model, stack: Connections(head, stack)
+    return lambda model, stack: ManyConnections(head, stack)
 
 
 def _doubled(depth: int) -> str:
@@ -209,7 +209,7 @@ ATTACKS: Mapping[str, Make] = {
         CHAT, _NO_FIELD, b'{"a":"' + b"x" * 90 + b'"},', 80_000, "1]}", at_once=4
     ),
     "60 KiB: objects, parsed at once": _raw(CHAT, _NO_FIELD, b"{},", 20_000, "1]}"),
-    # Connections.
+    # ManyConnections.
     "1,100 silent connections": _connections(b""),
     "1,100 half heads": _connections(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Le"),
     "flood: 1,100 half requests": _connections(

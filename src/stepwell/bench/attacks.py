@@ -29,7 +29,7 @@ from stepwell.bench.common import (
     usable_cores,
 )
 from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.servers import Arm, our_server, running
+from stepwell.bench.servers import ServerArm, our_server, running
 from stepwell.errors import BadInput
 
 LIMIT_MS = 250.0
@@ -44,7 +44,7 @@ QUIET = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedAttack:
     """What ``/health`` did meanwhile."""
 
     attack: str
@@ -110,7 +110,7 @@ def _allow_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _server(engine: str, directory: Path) -> Arm:
+def _server(engine: str, directory: Path) -> ServerArm:
     model = NULL_MODEL if engine == "null" else "smollm2"
     arm = our_server(
         "stepwell", model, device_kv_tokens=4_096, host_kv="64MiB", disk_kv="64MiB",
@@ -120,7 +120,7 @@ def _server(engine: str, directory: Path) -> Arm:
     return replace(arm, command=limited)
 
 
-def _measure(engine: str, names: Sequence[str], quick: bool, progress: Ticker) -> list[Watched]:
+def _measure(engine: str, names: Sequence[str], quick: bool, progress: Ticker) -> list[WatchedAttack]:
     found = []
     with tempfile.TemporaryDirectory(prefix="stepwell-attacks-") as directory:
         arm = _server(engine, Path(directory))
@@ -142,7 +142,7 @@ def _measure(engine: str, names: Sequence[str], quick: bool, progress: Ticker) -
     return found
 
 
-def watched(name: str, act: Act, port: int, pid: int, after_s: float) -> Watched:
+def watched(name: str, act: Act, port: int, pid: int, after_s: float) -> WatchedAttack:
     """Attack, and poll ``/health`` from before it until ``after_s`` after its answer."""
     answer = ["given up"]
     ended = threading.Event()
@@ -156,7 +156,7 @@ def watched(name: str, act: Act, port: int, pid: int, after_s: float) -> Watched
         ended.set()
 
     attacker = threading.Thread(target=attack, daemon=True)
-    poll = Poll(port, pid)
+    poll = HealthPoll(port, pid)
     poll.once()  # the first is no part of it: it opens what is opened once
     poll.clear()
     attacker.start()
@@ -164,12 +164,12 @@ def watched(name: str, act: Act, port: int, pid: int, after_s: float) -> Watched
         poll.once()
     poll.once()
     attacker.join()
-    return Watched(
+    return WatchedAttack(
         name, answer[0], seconds[0], poll.polls, poll.failed, poll.worst_ms, poll.worst_cpu_ms, poll.alive
     )
 
 
-class Poll:
+class HealthPoll:
     """``/health`` asked over and over, on a new connection each time."""
 
     def __init__(self, port: int, pid: int) -> None:
@@ -226,12 +226,12 @@ def cpu_clock(pid: int) -> Callable[[], int] | None:
 COLUMNS = ("one request", "answered", "after s", "polls", "worst /health, ms", "server's CPU meanwhile, ms")
 
 
-def _row(one: Watched) -> list[str]:
+def _row(one: WatchedAttack) -> list[str]:
     cpu = "-" if one.worst_cpu_ms is None else f"{one.worst_cpu_ms:,.0f}"
     return [one.attack, one.answer, f"{one.seconds:.1f}", f"{one.polls:,}", f"{one.worst_ms:,.0f}", cpu]
 
 
-def _report(found: Sequence[Watched], engine: str, quick: bool) -> Report:
+def _report(found: Sequence[WatchedAttack], engine: str, quick: bool) -> Report:
     report = Report("attacks", {"engine": engine, "quick": quick, "descriptors": DESCRIPTORS})
     attacks = [one for one in found if one.attack != QUIET]
     timed = [one for one in attacks if not one.attack.startswith(FLOOD)]
