@@ -1,4 +1,4 @@
-"""What the site of documents has beside ``docs/``: the README as its first page, and files that a page links to
+"""What the site of documents has beside ``docs/``: the README as its first page, and files that pages link to
 outside of it. MkDocs calls this (``hooks`` of mkdocs.yml); a link to what is not there is its error.
 """
 
