@@ -27,9 +27,28 @@ def test_a_password_by_its_name(secret: str) -> None:
     assert secret not in redacted(f"host=db password={secret} dbname=ledger")
 
 
+NAMES = (
+    "password={}", "PGPASSWORD={}", "sslpassword = '{}'", "LANGFUSE_SECRET_KEY={}",
+    "AWS_SECRET_ACCESS_KEY={}", '{{"password": "{}"}}', "{{'api_key': '{}'}}", "OPENAI_API_KEY={}",
+    "http://db/?user=a&password={}&b=c",
+    "Authorization: Bearer {}", "authorization: Basic {}", '{{"authorization": "Bearer {}"}}',
+    "with bearer {}", "sk-{}", "pk-lf-{}",
+)  # fmt: skip
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyz0123456789_", min_size=10, max_size=40), st.sampled_from(NAMES))
+def test_however_a_secret_is_named(secret: str, name: str) -> None:
+    said = redacted(f"refused: {name.format(secret)}, try again")
+    assert secret not in said
+    assert said.startswith("refused: ") and said.endswith("try again")
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "tenant=acme key=key_9f86d081884c prompt_tokens=911 generated_tokens=48",
+        "the header Authorization is missing; an API key is needed",
+        "[library] embeddings_key, keys[1].key and key_sha256 are settings",
         "http://127.0.0.1:8000/v1",
         "postgresql://books@db/ledger",
         "user:x@host",

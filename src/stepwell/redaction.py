@@ -10,18 +10,30 @@ import re
 
 HIDDEN = "***"
 _NAMED = re.compile(
-    r"(?P<name>\b(?:password|passwd|pwd|sslpassword|api_key|apikey|access_token)\s{0,4}=\s{0,4})"
-    r"(?:'[^']{0,1024}'|[^\s&'\"]{1,1024})",
+    r"(?P<name>(?:password|passwd|pwd|secret(?:_access)?(?:_key)?|api_?key|access_token|auth_token)"
+    r"(?:\s{0,4}=\s{0,4}|[\"']\s{0,4}:\s{0,4}(?=[\"'])))"
+    r"(?:'[^']{0,1024}'|\"[^\"]{0,1024}\"|[^\s&'\"]{1,1024})",
     re.IGNORECASE,
 )
+"""``PGPASSWORD=x``, ``password = 'x'``, ``"api_key": "x"``: the name stays."""
+_HEADER = re.compile(
+    r"(?P<name>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:basic |bearer )?|\bbearer )"
+    r"[^\s\"',}]{4,2048}",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r"\b(?P<name>sk|pk)-[\w-]{8,1024}")
+"""Keys as OpenAI, Anthropic, Langfuse and the examples here write them."""
 _SCHEME = "://"
 
 
 def redacted(text: str) -> str:
-    """``text`` without the passwords of URLs and of ``password=...``. Linear in its length."""
+    """``text`` without the passwords of URLs, of ``password=...``, and without API keys that look like some.
+    Linear in its length."""
     if _SCHEME in text:
         text = "".join(_without_password(word) for word in re.split(r"(\s+)", text))
-    return _NAMED.sub(lambda match: match["name"] + HIDDEN, text)
+    for pattern in (_NAMED, _HEADER):
+        text = pattern.sub(lambda match: match["name"] + HIDDEN, text)
+    return _KEY.sub(lambda match: f"{match['name']}-{HIDDEN}", text)
 
 
 def _without_password(word: str) -> str:

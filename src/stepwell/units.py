@@ -65,3 +65,8 @@ def format_duration(duration_us: int) -> str:
         return f"{duration_us / 1_000_000:.3g} s"
     minutes, rest_us = divmod(duration_us, 60_000_000)
     return f"{minutes} min {rest_us // 1_000_000} s"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 run``, ``2,000 runs``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

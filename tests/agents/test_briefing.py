@@ -14,6 +14,7 @@ from stepwell.agents import schemas
 from stepwell.agents.briefing import briefing, tools_told, what_it_does
 from stepwell.agents.crews.definition import Role
 from stepwell.agents.crews.files import find_crew, make_role
+from stepwell.agents.crews.profile import Profile, apply
 from stepwell.agents.crews.roles import SHIPPED
 from stepwell.agents.planner import with_writer
 from stepwell.agents.tools.base import Tool
@@ -74,6 +75,15 @@ def test_tools_of_the_api_are_not_told_twice() -> None:
     asyncio.run(answer(server, made, from_function(stock)))
     assert system_of(server.asked[0]) == "You lead."
     assert "Says how many" in server.asked[0].body["tools"][0]["function"]["description"]
+
+
+def test_a_role_that_describes_its_tools_itself_is_told_its_instructions_alone() -> None:
+    server = Scripted(lambda asked: json.dumps({"action": "answer", "answer": "four"}))
+    asyncio.run(answer(server, crew(CALLER + "briefed = false\n"), from_function(stock)))
+    assert system_of(server.asked[0]) == "You lead."
+    assert '"stock"' in json.dumps(server.asked[0].body["response_format"])  # which it may call all the same
+    made = apply(find_crew("code"), Profile("untold", roles={"planner": {"briefed": False}}))
+    assert briefing(made.roles["planner"], [], made.roles) == made.roles["planner"].instructions
 
 
 def test_an_answer_with_a_schema_is_shown_with_its_shape() -> None:

@@ -289,6 +289,16 @@ def test_by_day_and_by_other_prices(books: Books, capsys: Capture) -> None:
     assert run("statement", "--by", "day,week") == 2
 
 
+@pytest.mark.parametrize("columns", [40, 80, 100])
+def test_no_day_is_cut(books: Books, capsys: Capture, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    days = {line["day"] for line in as_json(capsys, "margin", "--by", "day,tenant,role")["lines"]}
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in ("margin", "statement"):
+        said = shown(capsys, command, "--by", "day,tenant,role")
+        assert days <= set(re.findall(r"\d{4}-\d\d-\d\d", said))
+        assert not re.search(r"\d…", said)
+
+
 def test_keys_have_the_names_of_the_settings(
     books: Books, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

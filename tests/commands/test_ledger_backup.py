@@ -28,7 +28,7 @@ def test_backup_kill_restore_and_go_on(tmp_path: Path, capsys: Capture) -> None:
         process.kill()
         process.wait()
     out = capsys.readouterr().out
-    assert f"{copy}: 1 runs, " in out and "checks it" in out
+    assert f"{copy}: 1 run, " in out and "checks it" in out
     for file in (books, *tmp_path.glob("ledger.db-*")):
         file.unlink()
     shutil.copy(copy, books)

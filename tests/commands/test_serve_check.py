@@ -71,7 +71,7 @@ def test_several_things_are_said_at_once(capsys: Capture, tmp_path: Path) -> Non
         assert cli.run(["serve", "--check", "--engine", "null", *flags]) == 2
     out = capsys.readouterr().out
     assert "FAILED  port" in out and "FAILED  ledger" in out
-    assert out.splitlines()[-1].startswith("2 of 13 checks failed")
+    assert out.splitlines()[-1].startswith("2 of 14 checks failed")
 
 
 def test_a_ledger_that_is_there_is_opened_for_reading(capsys: Capture, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ def traced(*flags: str) -> list[dict[str, Any]]:
         tokens = ["run", "pair.toml", "--ask", "QUESTION", "--server", server.url, "--trace", "trace.jsonl"]
         assert cli.run([*tokens, *flags]) == 0
     return server.bodies
+
+
+LONG = [f"word{number:03}" for number in range(120)]
 
 
 def test_a_trace_holds_every_prompt_as_it_was_asked(home: Path) -> None:
@@ -123,6 +127,41 @@ def test_the_tree_has_time_and_cost_beside_each_step(home: Path, capsys: pytest.
     spans = [one for one in events if one["ph"] == "X"]
     assert len(spans) == 5 + 3
     assert all(one["dur"] >= 0 and one["ts"] >= 0 for one in spans)
+
+
+def test_no_text_is_cut_however_narrow_the_terminal_is(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced()
+    lines = (home / "trace.jsonl").read_text().replace("42055007", " ".join(LONG))
+    (home / "trace.jsonl").write_text(lines)
+    capsys.readouterr()
+    for terminal in ({}, {"TTY_COMPATIBLE": "1", "COLUMNS": "44"}):
+        for name, value in terminal.items():
+            monkeypatch.setenv(name, value)
+        assert cli.run(["trace", "trace.jsonl", "--text"]) == 0
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+        assert [word for word in LONG if word not in shown] == []
+        assert "0.000012 USD" in " ".join(shown.replace("│", " ").split())
+
+
+PLANNED = """
+{"event": "trace", "at_us": 0, "crew": "data"}
+{"event": "spawned", "at_us": 1, "agent": "planner", "parent": null, "role": "planner"}
+{"event": "planned", "at_us": 2, "agent": "planner", "round_number": 1, "steps": ["s1 analyst: Which?"]}
+{"event": "planned", "at_us": 3, "agent": "planner", "round_number": 2, "steps": {"chars": 40}}
+{"event": "finished", "at_us": 9, "status": "completed", "text": "May."}
+"""
+
+
+def test_a_planner_shows_its_plans_and_ends_with_its_session(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "trace.jsonl").write_text(PLANNED.strip())
+    assert cli.run(["trace", "trace.jsonl"]) == 0
+    shown = capsys.readouterr().out
+    assert "planner  completed" in shown and "under way" not in shown
+    assert "plans, round 1: s1 analyst: Which?" in shown and "plans, round 2" in shown
 
 
 def test_a_trace_that_was_cut_by_a_crash_is_read_as_far_as_it_goes(home: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from stepwell.agents.crews.files import find_crew, parse_crew
 from stepwell.agents.crews.profile import Profile
+from stepwell.agents.tools import Workspace
 from stepwell.errors import BadInput, StepwellError
 from stepwell.fit.evaluate import Evaluator, ItemsProgressed, alone
 from stepwell.fit.memo import Memo
@@ -208,17 +209,41 @@ def test_the_nearest_passage_comes_first_and_none_is_lost() -> None:
     assert sorted(order) == sorted(PASSAGES)
 
 
-def test_readers_with_one_task_read_one_passage_each_in_turn() -> None:
-    item = Item("i", "Which year was Kavek dug?", "1643", PASSAGES)
-    read = reading_of(item)
+def test_readers_with_one_task_read_one_passage_each_in_turn(tmp_path: Path) -> None:
+    item, place = Item("i", "Which year was Kavek dug?", "1643", PASSAGES), Workspace(tmp_path)
+    read = asyncio.run(reading_of(item, place))
     assert read is not None
     assert read(item.ask, 0) == PASSAGES[0]
     assert {read(item.ask, number) for number in range(3)} == set(PASSAGES)
     assert read(item.ask, 3) == PASSAGES[0]
-    whole = whole_of(item)
+    whole = asyncio.run(whole_of(item, place))
     assert whole is not None
     assert whole(item.ask, 0) == "\n".join(PASSAGES)
-    assert reading_of(Item("i", "Why?", "so")) is None
+    assert asyncio.run(reading_of(Item("i", "Why?", "so"), place)) is None
+
+
+def test_each_item_has_its_own_tables_and_the_single_call_reads_them_whole(tmp_path: Path) -> None:
+    pytest.importorskip("duckdb")
+    items = tuple(
+        Item(f"tables-{count}", "How many wells?", str(count), tables=(("wells", "id\n" + "1\n" * count),))
+        for count in (2, 3)
+    )
+
+    def analyst(asked: Asked) -> str:
+        if asked.last.startswith("Passages") and "response_format" in asked.body:
+            return json.dumps({"action": "sql", "arguments": {"query": "SELECT count(*) AS n FROM wells"}})
+        found = re.findall(r"\d+", asked.last)
+        return json.dumps({"action": "answer", "answer": found[0]})
+
+    server = Counted(analyst)
+    options = {"made": find_crew("data"), "tasks": TaskSet("t", "data", "analyst", "number", items)}
+    found = evaluate(tmp_path, server, Profile("lone", drop=("planner", "writer", "verifier")), **options)
+    assert [one.right for one in found.outcomes] == [True, True]
+    first = [one.last for one in server.asked if one.last.startswith("Passages")]
+    assert all("Tables:\nwells" in one for one in first)
+    server.asked.clear()
+    evaluate(tmp_path / "single", server, None, **options)
+    assert server.asked[0].last.startswith("Passages:\nwells:\nid\n1\n1\n\nTask: How many")
 
 
 READERS = """

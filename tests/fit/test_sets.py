@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import hashlib
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
@@ -21,10 +23,11 @@ from stepwell.fit.sets.facts import facts_set
 from stepwell.fit.sets.functions import all_functions, functions_set
 from stepwell.fit.sets.stories import KINDS
 from stepwell.fit.sets.sums import mistakes, sums_set, value
+from stepwell.fit.sets.tables import tables_set
 from stepwell.fit.tasks import GRADERS, Item, TaskSet
 
-FUNCTIONS, FACTS, SUMS = functions_set(), facts_set(), sums_set()
-SETS = {task_set.name: task_set for task_set in (FUNCTIONS, FACTS, SUMS)}
+FUNCTIONS, FACTS, SUMS, TABLES = functions_set(), facts_set(), sums_set(), tables_set()
+SETS = {task_set.name: task_set for task_set in (FUNCTIONS, FACTS, SUMS, TABLES)}
 
 every_set = pytest.mark.parametrize("task_set", SETS.values(), ids=SETS)
 
@@ -33,7 +36,7 @@ every_set = pytest.mark.parametrize("task_set", SETS.values(), ids=SETS)
 def test_several_hundred_items_each_asked_once(task_set: TaskSet) -> None:
     assert len(task_set.items) >= 300
     assert len({item.id for item in task_set.items}) == len(task_set.items)
-    assert len({(item.ask, item.passages) for item in task_set.items}) == len(task_set.items)
+    assert len({(item.ask, item.passages, item.tables) for item in task_set.items}) == len(task_set.items)
     assert all(item.ask.strip() and item.answer.strip() and item.kind for item in task_set.items)
     assert task_set.grader in GRADERS
 
@@ -51,7 +54,7 @@ def test_the_same_on_every_machine(task_set: TaskSet) -> None:
     assert digest[:16] == DIGESTS[task_set.name]
 
 
-@pytest.mark.parametrize("make", [functions_set, facts_set, sums_set])
+@pytest.mark.parametrize("make", [functions_set, facts_set, sums_set, tables_set])
 def test_another_seed_makes_other_items_of_the_same_kinds(make: Callable[[int], TaskSet]) -> None:
     one, other = make(1), make(2)
     assert one == make(1)
@@ -197,5 +200,55 @@ def test_every_wording_is_asked_in_both_halves() -> None:
                 assert any(ask.endswith(last) for ask in asked)
 
 
+# -- tables
+
+STATEMENTS = {
+    "total": (r"total (\w+) of all (\w+) whose (\w+) is (\w+)", "SELECT sum({0}) FROM {1} WHERE {2} = '{3}'"),
+    "count": (r"many (\w+) whose (\w+) is (\w+)", "SELECT count(*) FROM {0} WHERE {1} = '{2}'"),
+    "largest": (
+        r"largest (\w+) of all (\w+) whose (\w+) is (\w+)",
+        "SELECT max({0}) FROM {1} WHERE {2} = '{3}'",
+    ),
+    "difference": (
+        r"total (\w+) of (\w+) (\w+) above that of \w+ (\w+)",
+        "SELECT sum(CASE {1} WHEN '{2}' THEN {0} WHEN '{3}' THEN -{0} ELSE 0 END) FROM t",
+    ),
+    "above": (r"many (\w+) have (\w+) above (\d+)", "SELECT count(*) FROM {0} WHERE {1} > {2}"),
+    "distinct": (
+        r"values of (\w+) do the (\w+) whose (\w+) is (\w+)",
+        "SELECT count(DISTINCT {0}) FROM {1} WHERE {2} = '{3}'",
+    ),
+}
+
+
+def test_one_statement_answers_each_question_and_without_its_condition_does_not() -> None:
+    """The question read back as SQL, and asked of another database than crews use."""
+    for item in TABLES.items:
+        ((_, text),) = item.tables
+        head, *rows = csv.reader(text.splitlines())
+        pattern, statement = STATEMENTS[item.kind]
+        found = re.search(pattern, item.ask)
+        assert found, item.ask
+        with sqlite3.connect(":memory:") as base:
+            base.execute(f"CREATE TABLE t ({head[0]} TEXT, {head[1]} TEXT, {head[2]} INT, {head[3]} INT)")
+            base.executemany("INSERT INTO t VALUES (?, ?, ?, ?)", rows)
+            words = re.sub(r"FROM \S+", "FROM t", statement.format(*found.groups()))
+            (answer,) = base.execute(words).fetchone()
+            (careless,) = base.execute(words.partition(" WHERE")[0]).fetchone()
+        base.close()
+        assert str(answer) == item.answer and answer > 0
+        assert careless != answer or item.kind == "difference"
+
+
+def test_questions_on_one_table_stay_in_one_half() -> None:
+    fit, held_out = TABLES.halves()
+    assert not {item.tables for item in fit} & {item.tables for item in held_out}
+
+
 MOST = (6, 7)
-DIGESTS = {"functions": "12997b57707b6ec9", "facts": "d3a6cf5be261e2d3", "sums": "ab77f8b32d4ab5cc"}
+DIGESTS = {
+    "functions": "12997b57707b6ec9",
+    "facts": "d3a6cf5be261e2d3",
+    "sums": "ab77f8b32d4ab5cc",
+    "tables": "794ec18fa3399e04",
+}

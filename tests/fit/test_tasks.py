@@ -51,6 +51,9 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(st
             st.lists(texts).map(tuple),
             st.text(max_size=9),
             st.just(("Ben",)),
+            st.lists(st.tuples(st.sampled_from("abc"), texts), max_size=3, unique_by=lambda one: one[0]).map(
+                tuple
+            ),
         ),
         min_size=1,
         max_size=5,
@@ -85,6 +88,9 @@ def test_blank_lines_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None
         ([FIRST, {**ITEM, "anser": "x"}], "line 2: there is no field 'anser'"),
         ([FIRST, {**ITEM, "passages": "x"}], "line 2: 'passages' is a list of texts"),
         ([FIRST, {**ITEM, "passages": ["x", ""]}], "line 2: 'passages 2' is missing or empty"),
+        ([FIRST, {**ITEM, "tables": ["x"]}], "line 2: 'tables' is {\"sales\":"),
+        ([FIRST, {**ITEM, "tables": {"../x": "a\n1"}}], "line 2: the table '../x' has no name of letters"),
+        ([FIRST, {**ITEM, "tables": {"x": 1}}], "line 2: 'table x' is a text in quotes, not 1"),
         ([FIRST, {**ITEM, "answer": "?!"}], "line 2: the answer '?!' has no words"),
         ([FIRST, {**ITEM, "wrong": ["Anna"]}], "line 2: 'Anna' is both the answer and wrong"),
         ([FIRST, ITEM, "", ITEM], "line 4: the id 'a' stands in"),
@@ -115,7 +121,7 @@ def test_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_no_file_is_told_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="give one of functions, facts, sums, or a JSONL file"):
+    with pytest.raises(BadInput, match="give one of functions, facts, sums, tables, or a JSONL file"):
         load_tasks(str(tmp_path / "missing.jsonl"))
     with pytest.raises(BadInput, match="give one of"):
         load_tasks(str(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from stepwell.logs import JsonFormatter, LogSettings, TextFormatter, logging_to
 from stepwell.loop.requests import Preempted, Rejected
+from stepwell.server.app import ROUTES as APP_ROUTES
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
@@ -121,12 +123,17 @@ def node() -> Iterator[BackgroundServer]:
         yield server
 
 
-@given(SECRETS, SECRETS, st.sampled_from(BODIES), st.sampled_from([*ROUTES, "/v1/messages", "/v1/files"]))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+WRITES = sorted({route.path for route in APP_ROUTES if "POST" in (route.methods or ())})
+"""Of every dialect; what a path names is a secret as well."""
+
+
+@given(SECRETS, SECRETS, st.sampled_from(BODIES), st.sampled_from(sorted(ROUTES)) | st.sampled_from(WRITES))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_prompt_and_no_key_in_any_log_at_any_level(
     node: BackgroundServer, prompt: str, key: str, body: Any, route: str
 ) -> None:
     prompt, key = f"prompt{prompt}", f"sk-{key}"
+    route = re.sub(r"\{[^}]*\}", prompt, route) + f"?note={prompt}"
     with every_level() as catch:
         post(
             node,

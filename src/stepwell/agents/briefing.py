@@ -28,6 +28,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s*(?=\s|$)|(?<=[\u3002
 
 def briefing(role: Role, tools: Sequence[Tool], roles: Mapping[str, Role]) -> str:
     """The system message of an agent. ``roles`` are all roles of its crew, by name."""
+    if not role.briefed:
+        return role.instructions
     parts = [role.instructions]
     if role.plans and (role.splits or len(role.may_spawn) > 1):
         parts.append("Roles:\n" + roles_told([roles[name] for name in role.may_spawn]))

@@ -115,7 +115,8 @@ def _steps(given: Sequence[Any], roles: Sequence[str], whole: str, faults: list[
             steps[step.id] = step
     for step in steps.values():
         if unknown := [need for need in step.needs if need not in steps]:
-            faults.append(f"{step.id} needs {', '.join(unknown)}, which is no step")
+            are = "is no step" if len(unknown) == 1 else "are no steps"
+            faults.append(f"{step.id} needs {', '.join(unknown)}, which {are}")
             known = tuple(need for need in step.needs if need in steps)
             steps[step.id] = replace(step, needs=known)
     return steps

@@ -146,6 +146,8 @@ def _learn(trace: Trace, event: str, at_us: int, line: Line) -> None:
         trace.head |= {key: value for key, value in line.items() if key not in ("event", "at_us")}
     elif event == "finished":
         trace.status, trace.text = str(line["status"]), line["text"]
+        for agent in trace.children(None):  # who plans, or is left out, has no task of its own that ends
+            agent.outcome = agent.outcome or trace.status
     elif event == "spawned":
         name = str(line["agent"])
         trace.agents[name] = AgentTrace(name, line["parent"], str(line["role"]))
@@ -175,6 +177,10 @@ def _learn_of(agent: AgentTrace, event: str, at_us: int, line: Line) -> None:
             _end(agent, at_us, line, None)
         case "retried":
             agent.notes.append((at_us, f"waits {line['wait_ms']} ms for the server"))
+        case "planned":
+            steps = line["steps"] if isinstance(line["steps"], list) else [line["steps"]]
+            told = "; ".join(one if isinstance(one, str) else json.dumps(one) for one in steps)
+            agent.notes.append((at_us, f"plans, round {line['round_number']}: {told or 'nothing more'}"))
         case "messaged":
             agent.notes.append((at_us, f"writes to {line['recipient']}"))
         case "ended":

@@ -13,6 +13,7 @@ from stepwell.commands.ledger_flags import Config, Ledger, existing
 from stepwell.errors import BadInput
 from stepwell.ledger.backup import back_up
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
+from stepwell.units import counted
 
 
 def backup(
@@ -43,8 +44,11 @@ def backup(
         ((postings,),) = store.rows("SELECT COUNT(*) FROM postings")
     finally:
         store.close()
+    held = f"{counted(runs, 'run')}, {counted(postings, 'posting')}"
     check = f"'stepwell ledger verify --ledger {file}' checks it"
     Console(highlight=False).print(
-        f"{file}: {runs:,} runs, {postings:,} postings; {check}", markup=False, soft_wrap=True
+        f"{file}: {held}; {check}",
+        markup=False,
+        soft_wrap=True,
     )
     return 0

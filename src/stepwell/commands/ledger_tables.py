@@ -19,6 +19,8 @@ from stepwell.ledger.types import Kind, Resource
 MACHINE_NAMES = {Kind.IDLE: "(idle)", Kind.OVERHEAD: "(loop)", Kind.UNATTRIBUTED: "(lost)"}
 MACHINE_LEGEND = "(loop): deciding, sampling, waiting; (lost): used by nobody who can be named"
 LEAST_NAME_CHARS = 6
+WHOLE_FIELDS = ("day", "week", "month")
+"""A time that is cut is another time: as with figures, none is."""
 TAIL_FIELDS = ("agent", "parent-agent")
 """Of these the end says more than the beginning."""
 
@@ -59,8 +61,8 @@ TOKENS = ("visible", "interm.")
 
 
 class Sheet:
-    """A table whose first columns are names, cut to what the figures leave of the line. Figures are never
-    cut: where they leave nothing, each row is a block of lines."""
+    """A table whose first columns are names, cut to what the figures leave of the line. Figures and times are
+    never cut: where they leave nothing, each row is a block of lines."""
 
     def __init__(self, title: str, names: Sequence[str], figures: Sequence[str]) -> None:
         self._title, self._names, self._figures = title, names, figures
@@ -77,9 +79,9 @@ class Sheet:
             table.add_column(name.replace("-", " "), no_wrap=True)
         for figure in self._figures:
             table.add_column(figure, justify="right", no_wrap=True)
-        room = self._room(console.width)
-        fits = room >= LEAST_NAME_CHARS * len(self._names)
-        widths = self._widths(room if fits else UNBOUNDED)
+        room, needed = self._room(console.width), self._needed()
+        fits = room >= sum(most if self._whole(at) else LEAST_NAME_CHARS for at, most in enumerate(needed))
+        widths = self._widths(room if fits else UNBOUNDED, needed)
         for names, figures, style in self._rows:
             cut = map(_cut, self._names, names, widths)
             table.add_row(*(Text(name) for name in cut), *figures, style=style)
@@ -95,13 +97,20 @@ class Sheet:
         wide = sum(max(most, len(title)) for most, title in zip(taken, self._figures, strict=True))
         return width - wide - len(self._figures) - len(self._names)
 
-    def _widths(self, room: int) -> list[int]:
-        """What each column of names gets: short ones what they need, the others the rest in equal parts."""
+    def _needed(self) -> list[int]:
         columns = zip(self._names, *(names for names, _, _ in self._rows), strict=True)
-        needed = [max(map(len, column)) for column in columns]
-        widths = dict.fromkeys(range(len(self._names)), LEAST_NAME_CHARS)
-        for left, at in enumerate(sorted(range(len(needed)), key=needed.__getitem__)):
-            fair = max(LEAST_NAME_CHARS, room // (len(needed) - left))
+        return [max(map(len, column)) for column in columns]
+
+    def _whole(self, at: int) -> bool:
+        return self._names[at].removeprefix("for ") in WHOLE_FIELDS
+
+    def _widths(self, room: int, needed: Sequence[int]) -> list[int]:
+        """What each column of names gets: times and short ones what they need, the others the rest in equal
+        parts."""
+        widths = dict.fromkeys(range(len(needed)), LEAST_NAME_CHARS)
+        order = sorted(range(len(needed)), key=lambda at: (not self._whole(at), needed[at]))
+        for left, at in enumerate(order):
+            fair = needed[at] if self._whole(at) else max(LEAST_NAME_CHARS, room // (len(needed) - left))
             widths[at] = min(needed[at], fair)
             room -= widths[at]
         return list(widths.values())

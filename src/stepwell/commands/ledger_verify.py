@@ -17,6 +17,7 @@ from stepwell.commands.ledger_tables import printable
 from stepwell.errors import BadInput
 from stepwell.ledger import verify as verifying
 from stepwell.replayed import replay_of
+from stepwell.units import counted
 
 MOST_LINES = 20
 
@@ -55,7 +56,8 @@ def verify(
         console.print(printable(difference.sentence), markup=False, soft_wrap=True)
     if (more := len(found.differences) - MOST_LINES) > 0:
         console.print(f"and {more:,} more (--json has them)")
-    looked_at = f"{found.postings:,} postings, {found.accounts:,} accounts, {found.runs:,} runs"
+    looked_at = f"{counted(found.postings, 'posting')}, {counted(found.accounts, 'account')}"
+    looked_at += f", {counted(found.runs, 'run')}"
     if found.balances:
         looked_at += f", {found.balances:,} daily balances"
     if recording:

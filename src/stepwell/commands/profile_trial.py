@@ -33,7 +33,9 @@ def option(text: str) -> Parameter:
     return Parameter(help=text, show_default=False)
 
 
-TasksOption = Annotated[str, option("A task set that ships (functions, facts, sums), or a JSONL file.")]
+TasksOption = Annotated[
+    str, option("A task set that ships (functions, facts, sums, tables), or a JSONL file.")
+]
 KeyOption = Annotated[str | None, option("Its API key. [$OPENAI_API_KEY]")]
 ModelOption = Annotated[
     Sequence[str],

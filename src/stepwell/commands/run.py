@@ -25,6 +25,7 @@ from stepwell.agents.crews.files import find_crew
 from stepwell.agents.crews.profile import FALLBACK_FLASH, PRO, Profile, apply, find_profile, general_says
 from stepwell.agents.dry import first_requests
 from stepwell.agents.planner import open_session
+from stepwell.agents.reading import with_tables
 from stepwell.agents.request import Part
 from stepwell.agents.result import Result
 from stepwell.agents.servers import keep_models
@@ -47,15 +48,16 @@ from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_li
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_page import page_of
-from stepwell.commands.run_reading import RestingPassage, reader_of, rests_on, with_tables
+from stepwell.commands.run_reading import RestingPassage, reader_of, rests_on
 from stepwell.commands.run_spans import Listening, spans_of
-from stepwell.commands.run_view import counted, usd, watched
+from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
 from stepwell.commands.stopping import told_to_stop
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Document
+from stepwell.units import counted
 
 DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
 TESTS_SUFFIX = ".py"
@@ -309,6 +311,7 @@ class Job:
                 session.model = self.default or servers.places[0].name
                 if (link := page_of(session, addressed[0].url)) is not None:
                     console.print(f"watch it: {link}", markup=False, soft_wrap=True)
+                console.print(f"session file: {self.session}", markup=False, soft_wrap=True)
                 session.tell.listeners.extend(listeners)
                 if spans is not None:
                     session.tell.listeners.append(traced := spans(session))

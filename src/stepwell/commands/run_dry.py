@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.bench.common import write_json
-from stepwell.commands.run_view import counted
+from stepwell.units import counted
 
 Requests = Mapping[str, Mapping[str, Any]]
 """Per role, the body of its first request."""

@@ -1,5 +1,4 @@
-"""What readers of ``stepwell run`` are given: passages of the documents, found as in the library (BM25), and
-which tables there are."""
+"""What readers of ``stepwell run`` are given: passages of the documents, found as in the library (BM25)."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 
 from stepwell.agents.pointing import with_sentences
 from stepwell.agents.session import Reading
-from stepwell.agents.tools import Workspace, build_tools, run_tool
 from stepwell.library.documents import Document, heading_of
 from stepwell.library.passages import split_passages
 from stepwell.library.search import count_words, search
@@ -22,8 +20,6 @@ SENTENCES = 4
 """That a reader may point at: those of its passages that are nearest to the task."""
 PASSAGE_CHARS = 600
 """Of the passage that is shown below an answer."""
-TABLES_CHARS = 2_000
-"""Of the list of tables; the tool of that name gives the whole."""
 
 
 def reader_of(documents: Sequence[Document], *, points: bool = False) -> Reading:
@@ -95,14 +91,3 @@ def _around(text: str, start: int, end: int) -> str:
     low = text.rfind(" ", 0, max(0, start - room)) + 1
     high = text.find(" ", end + room)
     return f"{'... ' if low else ''}{text[low : high if high > 0 else None]}{' ...' if high > 0 else ''}"
-
-
-async def with_tables(reading: Reading | None, workspace: Workspace) -> Reading | None:
-    """The same, with the list of tables first: the smallest models do not ask for it before they answer."""
-    if not (workspace.files or workspace.warehouses):
-        return reading
-    listed = await run_tool(build_tools(["tables"], workspace)[0], {})
-    if not listed.ok:
-        return reading  # a question to a table is told why not
-    tables = f"Tables:\n{listed.text[:TABLES_CHARS]}"
-    return lambda task, number: f"{tables}\n\n{reading(task, number)}".strip() if reading else tables

@@ -20,6 +20,7 @@ from rich.tree import Tree
 from stepwell.agents import events
 from stepwell.agents.tracing import without_texts
 from stepwell.errors import BadInput, StepwellError
+from stepwell.units import counted
 
 WIDEST = 70
 ROW_CHARS = 300
@@ -83,10 +84,6 @@ class AgentLine:
 def used(turns: int, tokens: int, cost_microusd: int | None) -> str:
     cost = "" if cost_microusd is None else f", {usd(cost_microusd)}"
     return f"{counted(turns, 'turn')}, {tokens:,} tokens{cost}"
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def usd(microusd: int) -> str:

@@ -331,7 +331,7 @@ def capacity_lines(node: Node) -> Iterator[str]:
     blocks_per_agent = -(-AGENT_TOKENS // info.block_tokens)
     device_agents = info.device_blocks // blocks_per_agent
     device_tokens = info.device_blocks * info.block_tokens
-    yield f"device  {f'{device_tokens:,} tokens':<14} {device_agents:>5} agents of {AGENT_TOKENS:,} tokens"
+    yield f"device  {f'{device_tokens:,} tokens':<14} {device_agents:>7,} agents of {AGENT_TOKENS:,} tokens"
     for kv_tier in (KvTier.HOST, KvTier.DISK):
         usage = node.tiers.usage(kv_tier)
         if usage.limit_bytes == 0:
@@ -339,4 +339,4 @@ def capacity_lines(node: Node) -> Iterator[str]:
             continue
         agents = usage.limit_bytes // (blocks_per_agent * info.block_bytes)
         warm = f", {usage.blocks} blocks there from last time" if usage.blocks else ""
-        yield f"{kv_tier.value:<7} {format_size(usage.limit_bytes):<14} {agents:>5} agents{warm}"
+        yield f"{kv_tier.value:<7} {format_size(usage.limit_bytes):<14} {agents:>7,} agents{warm}"

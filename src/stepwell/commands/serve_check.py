@@ -26,7 +26,7 @@ from stepwell.redaction import redacted
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
 from stepwell.tiers.directory import LOCK
-from stepwell.units import format_size
+from stepwell.units import counted, format_size
 from stepwell.vllm.install import examine_model, require_vllm
 
 Check = Callable[[Settings], str]
@@ -167,7 +167,7 @@ def _ledger(settings: Settings) -> str:
         ((runs,),) = store.rows("SELECT COUNT(*) FROM runs", ())
     finally:
         store.close()
-    return f"{path}, {runs} runs"
+    return f"{path}, {counted(runs, 'run')}"
 
 
 def _library(settings: Settings) -> str:
@@ -175,6 +175,13 @@ def _library(settings: Settings) -> str:
         return "off"
     _require_writable(settings.library.dir)
     return f"{settings.library.dir}, {format_size(settings.library.quota)} a tenant"
+
+
+def _batches(settings: Settings) -> str:
+    if not settings.batches.quota:
+        return "off"
+    _require_writable(settings.batches.dir)
+    return f"{settings.batches.dir}, {format_size(settings.batches.quota)} a tenant"
 
 
 def _record(settings: Settings) -> str:
@@ -208,5 +215,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("cost book", _cost_book),
     ("ledger", _ledger),
     ("library", _library),
+    ("batches", _batches),
     ("recording", _record),
 )

@@ -13,9 +13,12 @@ from rich.tree import Tree
 from stepwell.agents.events import TurnUsage
 from stepwell.agents.tracing import AgentTrace, Trace, TraceStep, perfetto, read_trace
 from stepwell.bench.common import JsonOption, report_console, require_writable, write_json
-from stepwell.commands.run_view import brief, counted, usd
+from stepwell.commands.fitting import UNBOUNDED
+from stepwell.commands.run_view import brief, usd
 from stepwell.commands.trace_otlp import send
 from stepwell.errors import BadInput
+from stepwell.redaction import redacted
+from stepwell.units import counted
 
 SHOWN_CHARS = 300
 
@@ -67,12 +70,15 @@ def trace(
         require_writable(path)
     found = read_trace(_lines(file), str(file))
     console = report_console(json_file)
-    console.print(_tree(found, whole=text), soft_wrap=True)
+    # Long texts are wrapped inside their branch; in a file or a pipe a line is as long as its text.
+    console.print(_tree(found, whole=text), width=None if console.is_terminal else UNBOUNDED)
     if perfetto_file is not None:
         perfetto_file.write_text(json.dumps(perfetto(found), ensure_ascii=False), encoding="utf-8")
     if json_file is not None:
         write_json(json_file, _as_json(found))
-    sent = "" if otlp is None else f" Sent: {counted(send(found, otlp, headers), 'span')} to {otlp}."
+    sent = (
+        "" if otlp is None else f" Sent: {counted(send(found, otlp, headers), 'span')} to {redacted(otlp)}."
+    )
     console.print(
         _last_line(found, perfetto_file) + sent, style="bold", markup=False, highlight=False, soft_wrap=True
     )
@@ -121,7 +127,7 @@ def _add_agent(tree: Tree, found: Trace, agent: AgentTrace, *, whole: bool) -> N
         _add_entry(branch, found, at_us, entry, whole=whole)
     for child in found.children(agent.name):
         _add_agent(branch, found, child, whole=whole)
-    if agent.outcome:
+    if agent.text:
         branch.add(Text(f"said: {_shown(agent.text, whole=whole)}"))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ class ItemsProgressed:
 
 
 Heard = Callable[[ItemsProgressed], None]
+ReadingOf = Callable[[Item, Workspace], Awaitable[Reading | None]]
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class Evaluator:
         crew: Crew,
         items: Sequence[Item],
         model: str,
-        reading: Callable[[Item], Reading | None],
+        reading: ReadingOf,
     ) -> Evaluation:
         """An evaluation under another label is the same evaluation."""
         if not items:
@@ -120,8 +121,8 @@ class Evaluator:
 
     def _workspace(self, item: Item | None = None) -> Workspace:
         directory = self.directory / str(next(self._numbers))
-        tests = item.tests if item else ""
-        return Workspace(directory, mcp_servers=self.crew.mcp_servers, folder=self.crew.folder, tests=tests)
+        tests, files = (item.tests, _written(item.tables, directory)) if item else ("", ())
+        return Workspace(directory, files, tests, mcp_servers=self.crew.mcp_servers, folder=self.crew.folder)
 
 
 @dataclass(slots=True)
@@ -133,7 +134,7 @@ class ProfileRun:
     crew: Crew
     model: str
     """Of roles that name none."""
-    reading: Callable[[Item], Reading | None]
+    reading: ReadingOf
     outcomes: dict[str, ItemOutcome] = field(default_factory=dict)
     shared: dict[str, object] = field(default_factory=dict)
     """MCP servers are started once for all items."""
@@ -184,10 +185,12 @@ class ProfileRun:
         return await self._graded(item, result, {role: tuple(some) for role, some in lengths.items()})
 
     async def _session(self, item: Item, lengths: dict[str, list[int]]) -> Result:
-        workspace = replace(self.evaluator._workspace(item), shared=self.shared)
+        shared = dict(self.shared) if item.tables else self.shared  # an item's tables are its own
+        workspace = replace(self.evaluator._workspace(item), shared=shared)
         toolbox = partial(build_tools, workspace=workspace)
         servers = Servers(self.evaluator.places)
-        session = open_session(self.crew, servers, ":memory:", toolbox, reading=self.reading(item))
+        reading = await self.reading(item, workspace)
+        session = open_session(self.crew, servers, ":memory:", toolbox, reading=reading)
         try:
             session.model = self.model
             session.tell.listeners += [lengths_into(lengths), self._count_turn]
@@ -217,6 +220,18 @@ class ProfileRun:
             by_role=result.by_role,
             lengths=lengths,
         )
+
+
+def _written(tables: Sequence[tuple[str, str]], directory: Path) -> tuple[Path, ...]:
+    """Each table as a CSV file."""
+    folder = directory / "tables"
+    if tables:
+        folder.mkdir(parents=True)
+    files = []
+    for name, text in tables:
+        files.append(folder / f"{name}.csv")
+        files[-1].write_text(text, encoding="utf-8")
+    return tuple(files)
 
 
 def require_single(crew: Crew, tasks: TaskSet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,11 +20,14 @@ MAX_PASSAGES = 200
 MAX_TEXT_CHARS = 20_000
 """Of each text in an item."""
 MAX_NAME_CHARS = 100
+MAX_TABLES = 16
 
 SET_FIELDS = ("name", "crew", "single", "grader")
 LISTS = ("passages", "wrong")
-TEXTS = tuple(field.name for field in fields(Item) if field.name not in LISTS)
+TABLES = "tables"
+TEXTS = tuple(field.name for field in fields(Item) if field.name not in (*LISTS, TABLES))
 NEEDED = ("id", "ask", "answer")
+_TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 
 def dump(task_set: TaskSet) -> Iterator[str]:
@@ -31,6 +35,7 @@ def dump(task_set: TaskSet) -> Iterator[str]:
     yield json.dumps({"task_set": {name: getattr(task_set, name) for name in SET_FIELDS}}, ensure_ascii=False)
     for item in task_set.items:
         filled = {name: value for name, value in asdict(item).items() if value or name in NEEDED}
+        filled |= {TABLES: dict(item.tables)} if item.tables else {}
         yield json.dumps(filled, ensure_ascii=False)
 
 
@@ -85,14 +90,14 @@ def _about(first: dict[str, Any], where: str) -> dict[str, str]:
 
 
 def _item(line: dict[str, Any], where: str, grader: str) -> Item:
-    _known(line, (*TEXTS, *LISTS), where)
+    _known(line, (*TEXTS, *LISTS, TABLES), where)
     for name in TEXTS:
         most = MAX_NAME_CHARS if name == "id" else MAX_TEXT_CHARS
         _check(line.get(name, ""), name, where, most, needed=name in NEEDED)
     for name in LISTS:
         _check_list(line.get(name, []), name, where)
     values: dict[str, Any] = {name: tuple(line[name]) if name in LISTS else line[name] for name in line}
-    item = Item(**values)
+    item = Item(**values | {TABLES: _tables(line.get(TABLES, {}), where)})
     _check_answer(item, where, grader)
     return item
 
@@ -119,6 +124,21 @@ def _check_list(value: object, name: str, where: str) -> None:
         raise BadInput(f"{where}: {name!r} has {len(value):,} entries, and at most {MAX_PASSAGES:,} are read")
     for number, text in enumerate(value, 1):
         _check(text, f"{name} {number}", where, MAX_TEXT_CHARS, needed=True)
+
+
+def _tables(value: object, where: str) -> tuple[tuple[str, str], ...]:
+    """Names and their CSV; a name becomes that of a file."""
+    if not isinstance(value, dict) or len(value) > MAX_TABLES:
+        raise BadInput(
+            f'{where}: \'tables\' is {{"sales": "month,revenue\\n..."}}, at most {MAX_TABLES} of them'
+        )
+    for name, text in value.items():
+        if not _TABLE_NAME.fullmatch(name):
+            raise BadInput(
+                f"{where}: the table {name[:40]!r} has no name of letters, digits and _, at most 40"
+            )
+        _check(text, f"table {name}", where, MAX_TEXT_CHARS, needed=True)
+    return tuple(value.items())
 
 
 def _check_answer(item: Item, where: str, grader: str) -> None:

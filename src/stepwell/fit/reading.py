@@ -1,10 +1,12 @@
-"""What an item's readers read: its passages, the nearest to their task first."""
+"""What an item's readers read: which tables there are, and its passages, the nearest to their task first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stepwell.agents.reading import with_tables
 from stepwell.agents.session import Reading
+from stepwell.agents.tools import Workspace
 from stepwell.fit.tasks import Item
 from stepwell.library.search import count_words, search
 
@@ -16,8 +18,13 @@ def ranked(passages: Sequence[str], task: str) -> list[str]:
     return [passages[at] for at in dict.fromkeys([*nearest, *range(len(passages))])]
 
 
-def reading_of(item: Item) -> Reading | None:
-    """One passage for each reader; who has the very same task as others gets the next nearest."""
+async def reading_of(item: Item, workspace: Workspace) -> Reading | None:
+    """The list of tables, and one passage for each reader; who has the very same task as others gets the next
+    nearest."""
+    return await with_tables(_passages_of(item), workspace)
+
+
+def _passages_of(item: Item) -> Reading | None:
     if not item.passages:
         return None
 
@@ -27,7 +34,7 @@ def reading_of(item: Item) -> Reading | None:
     return read
 
 
-def whole_of(item: Item) -> Reading | None:
-    """All passages in their order: what the single call reads."""
-    text = "\n".join(item.passages)
-    return (lambda task, number: text) if item.passages else None
+async def whole_of(item: Item, workspace: Workspace) -> Reading | None:
+    """All passages and tables in their order: what the single call reads."""
+    text = "\n".join([*item.passages, *(f"{name}:\n{table.strip()}" for name, table in item.tables)])
+    return (lambda task, number: text) if text else None

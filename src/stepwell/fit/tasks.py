@@ -26,11 +26,19 @@ class Item:
     wrong: tuple[str, ...] = ()
     """For the grader ``words``: what must not stand in a right reply (the values of the other passages)."""
 
+    tables: tuple[tuple[str, str], ...] = ()
+    """Tables that the crew's tools may ask, each a name and its CSV; a single call gets all of them whole."""
+
     @property
     def kind(self) -> str:
         """What halves are balanced over: what follows the number in the id, or nothing."""
         found = re.fullmatch(r".+?-\d+-(.+)", self.id)
         return found[1] if found else ""
+
+    @property
+    def group(self) -> object:
+        """What items of one half share: whoever has read the passages or tables knows of the others."""
+        return (self.passages, self.tables) if self.passages or self.tables else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,7 @@ class TaskSet:
 
     name: str
     crew: str
-    """The crew it is for: ``code``, ``documents``, ``calculation``, or a crew's file."""
+    """The crew it is for: ``code``, ``documents``, ``calculation``, ``data``, or a crew's file."""
     single: str
     """The role that answers alone in the single call."""
     grader: str
@@ -49,13 +57,14 @@ class TaskSet:
     def halves(self) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         """Items to fit on, and items held out; the same every time.
 
-        Items that read the same passages stay together. Groups whose items are of the same kinds go to the
-        two halves in turn, so both halves have as many of each kind, give or take one group. Where every
-        group is of other kinds, all groups go in turn. One group alone cannot be split: nothing is held out.
+        Items that read the same passages or tables stay together. Groups whose items are of the same kinds
+        go to the two halves in turn, so both halves have as many of each kind, give or take one group. Where
+        every group is of other kinds, all groups go in turn. One group alone cannot be split: nothing is held
+        out.
         """
         groups: dict[object, list[Item]] = {}
         for item in self.items:
-            groups.setdefault(item.passages or item.id, []).append(item)
+            groups.setdefault(item.group, []).append(item)
         turns: dict[tuple[str, ...], int] = {}
         fit: list[Item] = []
         held_out: list[Item] = []

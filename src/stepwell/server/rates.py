@@ -16,6 +16,7 @@ from stepwell.loop.requests import Generation
 from stepwell.server.bridge import Batch
 from stepwell.server.errors import ApiError, rate_limited
 from stepwell.server.keys import ApiKey
+from stepwell.units import counted
 
 MINUTE_S = 60.0
 LEAST_WAIT_S = 0.001
@@ -116,7 +117,8 @@ def tokens_of(generations: Sequence[Generation]) -> int:
 def _too_many(what: str, limit: int, amount: int, bucket: Bucket, wait_s: float) -> ApiError:
     asked = f"; this one may come to {amount:,}" if what == "tokens" else ""
     error = rate_limited(
-        f"This API key may use {limit:,} {what} a minute, and {bucket.remaining:,} are left{asked}. "
+        f"This API key may use {counted(limit, what[:-1])} a minute, and "
+        f"{bucket.remaining:,} are left{asked}. "
         f"Try again in {wait_s:.3g} s.",
         math.ceil(wait_s * 1000),
     )

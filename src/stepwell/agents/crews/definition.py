@@ -70,6 +70,8 @@ class Role:
     calls: str = "tools"
     """``tools``: the API's field. ``schema``: every turn is one JSON object that names a tool or answers,
     under a grammar, so that a small model cannot emit an invalid call."""
+    briefed: bool = True
+    """Whether its system message lists the roles it plans with and, with ``calls = "schema"``, its tools."""
     plans: bool = False
     """Whether it makes plans that the runtime carries out, instead of calling the verbs itself."""
     max_steps: int = MAX_STEPS

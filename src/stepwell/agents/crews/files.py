@@ -158,7 +158,7 @@ def budget_microusd(usd: object, where: str) -> int | None:
 _ROLE_TYPES: dict[str, type] = {
     "instructions": str, "description": str, "model": str, "tools": list, "may_spawn": list,
     "max_tokens": int, "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
-    "plans": bool, "splits": bool, "max_steps": int, "reads": bool, "points": bool,
+    "briefed": bool, "plans": bool, "splits": bool, "max_steps": int, "reads": bool, "points": bool,
     "examples": list, "shots": int, "samples": int, "stop": list,
     "finish": str, "check": str, "pass_rate": Decimal, "usual_tokens": int,
 }  # fmt: skip

@@ -53,7 +53,7 @@ _PENALTY_KEYS = ("token_price_usd_per_million", "answer_value_usd", "eos_bias", 
 # What a role may be set to that TOML has a short form for: the rest of a role is the crew's own matter.
 _ROLE_KEYS = (
     "model", "max_tokens", "temperature", "max_turns", "shots", "samples", "pass_rate", "usual_tokens",
-    "instructions", "description", "check", "stop",
+    "instructions", "description", "briefed", "check", "stop",
 )  # fmt: skip
 
 
