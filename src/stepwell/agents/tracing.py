@@ -146,8 +146,8 @@ def _learn(trace: Trace, event: str, at_us: int, line: Line) -> None:
         trace.head |= {key: value for key, value in line.items() if key not in ("event", "at_us")}
     elif event == "finished":
         trace.status, trace.text = str(line["status"]), line["text"]
-        for agent in trace.children(None):  # who plans, or is left out, has no task of its own that ends
-            agent.outcome = agent.outcome or trace.status
+        for root in trace.children(None):  # who plans, or is left out, has no task of its own that ends
+            root.outcome = root.outcome or trace.status
     elif event == "spawned":
         name = str(line["agent"])
         trace.agents[name] = AgentTrace(name, line["parent"], str(line["role"]))
