@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell import cli
+from stepwell.errors import BadInput
 from stepwell.redaction import RedactingFormatter, redacted
+from stepwell.settings import load
 
 SECRETS = st.text(
     st.characters(min_codepoint=33, max_codepoint=0x24F, blacklist_categories=("Zs", "Cc")), min_size=8
@@ -57,6 +61,47 @@ def test_however_a_secret_is_named(secret: str, name: str) -> None:
 )
 def test_what_holds_no_secret_stays(text: str) -> None:
     assert redacted(text) == text
+
+
+PLACES = (
+    "[[keys]]\ntenant = 'a'\nkey = [{}]", "[[keys]]\ntenant = 7\nkey = {}",
+    "[library]\nembeddings_key = [{}]", "[[keys]]\ntenant = 'a'\nkey_sha256 = {}", "[ledger]\npath = [{}]",
+    "[ledger]\npasword = {}",
+    "[[keys]]\ntenant = 'a'\nky = {}", "[library]\nembeddings_key = {}\nquota = 'x'",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_wrong_settings_are_refused_without_their_secrets(place: str, tmp_path: Path) -> None:
+    config = tmp_path / "stepwell.toml"
+    config.write_text(place.format("'geheim7x'"))
+    with pytest.raises(BadInput) as refused:
+        load(config, None, {})
+    assert "geheim7x" not in redacted(str(refused.value))
+
+
+PASSWORD = "geheim7x"
+LEDGER = f"postgresql://books:{PASSWORD}@127.0.0.1:9/ledger?password={PASSWORD}"
+SERVER = f"http://user:{PASSWORD}@127.0.0.1:9"
+COMMANDS = (
+    ["serve", "--check", "--ledger", LEDGER], ["serve", "--check", "--json", "--ledger", LEDGER],
+    ["ledger", "statement", "--ledger", LEDGER], ["ledger", "margin", "--json", "-", "--ledger", LEDGER],
+    ["ledger", "verify", "--ledger", LEDGER], ["ledger", "export", "x.csv", "--ledger", LEDGER],
+    ["why", "x", "--server", SERVER, "--key", f"sk-{PASSWORD}"], ["library", "list", "--server", SERVER],
+    ["trace", "trace.jsonl", "--otlp", f"{SERVER}/v1/traces"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_no_command_says_the_password_of_what_it_does_not_reach(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    (tmp_path / "trace.jsonl").write_text('{"event": "trace", "at_us": 0, "crew": "data"}')
+    assert cli.run(command) != 0
+    said = "".join(capsys.readouterr())
+    assert said and PASSWORD not in said
 
 
 def test_log_lines_and_their_tracebacks() -> None:

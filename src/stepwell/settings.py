@@ -245,6 +245,8 @@ class Settings:
 
 KeyPath = tuple[str | int, ...]
 """A key as pydantic names it: ``('keys', 0, 'tenant')``."""
+_SECRETS: tuple[KeyPath, ...] = (("library", "embeddings_key"), ("ledger", "path"))
+"""Beside ``[[keys]]``: the key of another server, and a URL that may hold a password."""
 
 
 class Layers:
@@ -454,7 +456,7 @@ def _sentence(errors: list[ErrorDetails], layers: Layers) -> str:
     if error["type"] == _UNKNOWN:
         return f"{where} is an unknown key{_nearest(str(path[-1]), (f.name for f in fields(_table(path))))}"
     reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("an object", "a table")
-    if error["type"] == "value_error" or path[0] == "keys":  # a key is a secret: never quote it
+    if error["type"] == "value_error" or path[0] == "keys" or path in _SECRETS:  # never to be quoted
         return f"{where}: {reason}"
     return f"{where}: {json.dumps(error['input'])} is wrong, it {reason}"
 

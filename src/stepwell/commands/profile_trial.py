@@ -91,7 +91,9 @@ class ProfileTrial:
     ) -> Made:
         """``work`` with servers and an evaluator; what is stopped by hand says how to go on."""
         console = Console(stderr=True, highlight=False)
-        with self._stopping(console), tempfile.TemporaryDirectory(prefix="stepwell-profile-") as scratch:
+        # What cannot be removed must not cost the figures of an hour.
+        scratch_folder = tempfile.TemporaryDirectory(prefix="stepwell-profile-", ignore_cleanup_errors=True)
+        with self._stopping(console), scratch_folder as scratch:
             models = self.wanted.and_models(self.crew, profiles)
             with (
                 addresses(self.wanted.given, models, Path(scratch), console) as addressed,
