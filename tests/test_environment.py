@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import queue
+import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -13,14 +14,23 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def environment() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("environment", ROOT / "scripts" / "environment.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def environment() -> ModuleType:
+    return script("environment")
+
+
+@pytest.fixture(scope="module")
+def hashes() -> ModuleType:
+    return script("hashes")
 
 
 @pytest.mark.parametrize(
@@ -67,3 +77,57 @@ def test_the_users_build_flags_come_last(environment: ModuleType, monkeypatch: p
     flags = environment.build_environment()["CMAKE_ARGS"].split()
     assert flags[-1] == "-DGGML_CUDA=on"
     assert "-DLLAMA_BUILD_TOOLS=OFF" in flags
+
+
+@pytest.mark.parametrize("what", ["demo", "test"])
+def test_all_that_is_asked_for_is_pinned(environment: ModuleType, hashes: ModuleType, what: str) -> None:
+    named = environment.wanted(environment.EXTRAS[what], environment.GROUPS[what])
+    pinned = {hashes.key(pin).partition("==")[0] for pin in hashes.pins()}
+    assert {hashes.key(re.split(r"[\[<>=]", one)[0] + "==").partition("==")[0] for one in named} <= pinned
+
+
+def test_an_extra_of_extras_is_what_they_ask_for(environment: ModuleType) -> None:
+    assert {"pyxirr>=0.10", "matplotlib>=3.11"} <= set(environment.wanted("plans", []))
+    assert not any(one.startswith("stepwell") for one in environment.wanted("all", ["dev"]))
+
+
+# --- hashes -----------------------------------------------------------------------------------
+
+
+def test_every_pin_has_its_hashes_and_no_host_is_named(hashes: ModuleType) -> None:
+    text = hashes.HASHES.read_text("utf-8")
+    assert hashes.wrong(hashes.read(text)) == []
+    assert "://" not in text and hashes.written(hashes.read(text)) == text
+
+
+def test_a_file_that_has_become_another_is_not_taken(
+    hashes: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = f"sha256:{'0' * 64}", f"sha256:{'1' * 64}"
+    monkeypatch.setattr(hashes, "PINS", tmp_path / "constraints.txt")
+    monkeypatch.setattr(hashes, "HASHES", tmp_path / "hashes.txt")
+    monkeypatch.setattr(hashes.sys, "argv", ["hashes.py"])
+    (tmp_path / "constraints.txt").write_text("# names\nA_b==1.0\n")
+
+    def answered(*found: str) -> int:
+        monkeypatch.setattr(hashes, "ask", lambda: {"a-b==1.0": frozenset(found)})
+        return int(hashes.main())
+
+    assert answered(old) == 0
+    assert answered(old, new) == 0
+    kept = (tmp_path / "hashes.txt").read_text()
+    assert kept.endswith(f"A_b==1.0 \\\n    --hash={old} \\\n    --hash={new}\n")
+    assert answered(new) == 1
+    assert "files of a-b==1.0 are not what they were" in capsys.readouterr().err
+    assert (tmp_path / "hashes.txt").read_text() == kept
+
+
+def test_a_pin_that_nobody_has_hashed_is_named(
+    hashes: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hashes, "PINS", tmp_path / "constraints.txt")
+    (tmp_path / "constraints.txt").write_text("a==1\n")
+    monkeypatch.setattr(hashes.sys, "argv", ["hashes.py", "--check"])
+    assert hashes.main() == 1
+    said = capsys.readouterr().err
+    assert "hashes: a==1 has no hashes" in said and "commit what it writes" in said

@@ -316,3 +316,10 @@ def test_links_in_documents_lead_somewhere() -> None:
         if not (path.parent / target).exists()
     ]
     assert not dead
+
+
+def test_every_pin_has_its_hashes() -> None:
+    """Somebody who adds a package learns it here, and not from an environment that cannot be made."""
+    command = [sys.executable, str(ROOT / "scripts" / "hashes.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
