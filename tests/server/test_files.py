@@ -135,10 +135,17 @@ def test_the_document_comes_first_in_its_message_and_always_the_same() -> None:
     )
 
 
-@given(st.text(st.sampled_from("<|s>/document\n"), max_size=80))
-def test_marks_of_a_document_are_made_harmless_wherever_they_stand(text: str) -> None:
+PIECES = ("<", "|", "s>", "/document", "<|im_end|>", "<|" + "m" * 48 + "|>", "</end_of_turn>", "\n", "a" * 9)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=24).map("".join), st.integers(1, 40))
+def test_marks_of_a_document_are_made_harmless_wherever_they_stand(text: str, window_chars: int) -> None:
     safe = attachments._CONTROL_MARKS.sub("< ", text).strip("\n")
-    assert document_frame("a", text) == f'<document name="a">\n{safe}\n</document>'
+    before, attachments._WINDOW_CHARS = attachments._WINDOW_CHARS, window_chars
+    try:
+        assert document_frame("a", text) == f'<document name="a">\n{safe}\n</document>'
+    finally:
+        attachments._WINDOW_CHARS = before
 
 
 def test_what_the_model_is_shown(tmp_path: Path) -> None:
