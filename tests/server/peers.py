@@ -588,7 +588,8 @@ def echo(asked: Asked) -> None:
 @case(VLLM, "prompt_validation", "empty_prompt")
 @case(VLLM, "empty_prompt_list", "empty_prompt_list_rejected")
 def empty_prompts(asked: Asked) -> None:
-    for prompt in (None, [], [[]]):
+    empty: tuple[Any, ...] = (None, [], [[]])
+    for prompt in empty:
         asked.bad(COMPLETIONS, prompt=prompt)
 
 
@@ -600,7 +601,8 @@ def out_of_vocabulary(asked: Asked) -> None:
 @case(VLLM, "non_object_body_validation", "non_object_body_is_rejected")
 def no_object(asked: Asked) -> None:
     for path in (CHAT, COMPLETIONS, RESPONSES):
-        for body in ([], "x", 1):
+        bodies: tuple[Any, ...] = ([], "x", 1)
+        for body in bodies:
             assert asked.http.post(path, json=body).status_code == 400
 
 
