@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import platform
 import re
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def ask() -> Kept:
     if importlib.util.find_spec("uv") is None:
         raise SystemExit("hashes: uv asks the index, and is not installed: make test installs it")
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-deps", "--generate-hashes"]
-    more = ["--universal", "--python-version", "3.11", "--no-header", "--no-annotate"]
+    more = ["--universal", "--python-version", platform.python_version(), "--no-header", "--no-annotate"]
     done = subprocess.run([*command, *more, str(PINS)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"hashes: uv failed: {done.stderr.strip().splitlines()[-1:]}")
