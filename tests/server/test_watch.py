@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,10 +20,14 @@ from stepwell.errors import BadInput
 from stepwell.loop.requests import Rejected
 from stepwell.loop.snapshot import AgentView, Snapshot
 from stepwell.policy.types import KvTier
+from stepwell.server.agents import agent_object
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
+from stepwell.server.service import Service
 from stepwell.server.settings import ServerSettings
+from stepwell.server.watch import hub as hub_module
 from stepwell.server.watch.frames import View, differences
+from stepwell.server.watch.routes import AGAIN_S, AskedAgain
 from stepwell.server.watch.ticker import happenings
 from stepwell.tiers.base import TierUsage
 from tests.server.fakes import INFO, FakeDriver, FakeText, null_driver, says, serving, until
@@ -228,6 +233,64 @@ def test_all_watchers_of_a_view_share_one_picture() -> None:
                     assert next(parsed(answer))[0] == "full"
                     lists._good_until_s = float("inf")
         assert driver.looks == 1
+
+
+def test_rows_of_agents_that_have_not_changed_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(service: Service, view: AgentView, *, operator: bool) -> dict[str, Any]:
+        made.append(view.agent)
+        return agent_object(service, view, operator=operator)
+
+    monkeypatch.setattr(hub_module, "agent_object", counted)
+    with node() as server:
+        for name in ("one", "two"):
+            chat(server, "acme", name)
+        hub = server.app.state.watch
+        with watching(server) as events:
+            next(events)
+            until(lambda: hub._views[None].seq > 3)
+            made.clear()
+            seq = hub._views[None].seq
+            until(lambda: hub._views[None].seq > seq + 5)
+            assert len(made) <= 2, "their KV may still have moved"
+            hub._epoch_s -= 1.0  # a clock was set: the world's times are all others
+            until(lambda: {"run/one", "run/two"} <= set(made))
+
+
+def test_who_asks_is_looked_up_when_keys_change_or_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, now_s = FakeDriver(says("x")), 100.0
+    monkeypatch.setattr("stepwell.server.watch.routes.time.monotonic", lambda: now_s)
+    with serving(driver, FakeText(INFO), QUICK, ring()) as server:
+        asked: list[str | None] = []
+        said: list[str | None] = [None]
+        again = AskedAgain(server.service, lambda: asked.append(said[0]) or said[0])
+        assert [again() for _ in range(5)] == [None] * 5 and asked == []
+        server.service.keys.replace(ring())
+        assert again() is None and len(asked) == 1
+        now_s += AGAIN_S
+        said[0] = "invalid_api_key"
+        assert [again(), again()] == ["invalid_api_key"] * 2 and len(asked) == 2
+
+
+def test_while_a_look_takes_long_a_stream_still_lives() -> None:
+    go_on = threading.Event()
+
+    class Slow(FakeDriver):
+        def snapshot(self) -> Snapshot:
+            go_on.wait(20.0)
+            return super().snapshot()
+
+    settings = replace(QUICK, keep_alive_s=0.02)
+    with serving(Slow(says("x")), FakeText(INFO), settings) as server, http(server) as client:
+        try:
+            with client.stream("GET", "/v1/watch") as answer:
+                lines = answer.iter_lines()
+                assert next(lines) == ": keep-alive"
+                go_on.set()
+                assert "event: full" in lines
+        finally:
+            go_on.set()
 
 
 def test_a_server_that_goes_down_ends_its_watchers() -> None:

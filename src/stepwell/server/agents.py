@@ -138,7 +138,7 @@ def agent_object(service: Service, view: AgentView, *, operator: bool) -> dict[s
         "parent_agent_id": view.parent_agent,
         "role": view.role or None,
         "service_tier": view.service_tier,
-        "status": _status(service, view),
+        "status": agent_status(service, view),
         "context_tokens": view.tokens,
         "kv_tokens": {**held, "gone": max(0, view.tokens - sum(held.values()))},
         "turns": view.turns,
@@ -149,7 +149,8 @@ def agent_object(service: Service, view: AgentView, *, operator: bool) -> dict[s
     }
 
 
-def _status(service: Service, view: AgentView) -> str:
+def agent_status(service: Service, view: AgentView) -> str:
+    """Its state, or that its budget is spent."""
     paused = view.state == "idle" and service.is_paused(view.tenant, view.session, view.agent)
     return "budget_reached" if paused else view.state
 

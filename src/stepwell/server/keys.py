@@ -209,6 +209,8 @@ class KeyRing:
         Raises ``BadInput`` when two entries contradict each other or one is incomplete.
         """
         self._now_s = now_s
+        self.revision = 0
+        """Another one whenever a key may have stopped counting other than by its last day."""
         self._keys: list[tuple[bytes, ApiKey]] = []
         self._budgets: list[Budget] = []
         for number, entry in enumerate(entries, 1):
@@ -278,6 +280,7 @@ class KeyRing:
         if self.required != other.required:
             raise BadInput("keys cannot be switched on or off while the server runs: restart it")
         self._keys, self._budgets = other._keys, other._budgets
+        self.revision += 1
 
     def find(self, authorization: str | None) -> ApiKey:
         """The key behind an ``Authorization`` header. Raises a 401 ``ApiError``."""

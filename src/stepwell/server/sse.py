@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
 from enum import Enum
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -37,6 +38,38 @@ def event(data: dict[str, Any], name: str | None = None) -> bytes:
     return f"{head}data: {text}\n\n".encode()
 
 
+class AtOnce:
+    """Work that mostly ends without waiting: begun at once, and awaited only where it is not ``over``. So a
+    timer around it is needed only for clients that are slow."""
+
+    __slots__ = ("_steps", "_wanted", "over")
+
+    def __init__(self, work: Awaitable[None]) -> None:
+        self._steps = work.__await__()
+        self._wanted: Any = None
+        """What it waits for."""
+        try:
+            self._wanted = self._steps.send(None)
+            self.over = False
+        except StopIteration:
+            self.over = True
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        while not self.over:
+            try:
+                got = yield self._wanted
+            except BaseException as error:  # noqa: BLE001 (handed on, cancellation included)
+                self._go_on(partial(self._steps.throw, error))
+            else:
+                self._go_on(partial(self._steps.send, got))
+
+    def _go_on(self, step: Callable[[], Any]) -> None:
+        try:
+            self._wanted = step()
+        except StopIteration:
+            self.over = True
+
+
 class EventStream(StreamingResponse):
     """A stream of frames; ``closed`` runs when it ends, however it ends.
 
@@ -58,8 +91,10 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(self._send_timeout_s):
-                await send(message)
+            sending = AtOnce(send(message))
+            if not sending.over:
+                async with asyncio.timeout(self._send_timeout_s):
+                    await sending
 
         try:
             await or_gone(receive, self.stream_response(send_in_time))

@@ -35,6 +35,8 @@ class PageKeys:
 
     def __init__(self) -> None:
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self.revision = 0
+        """Another one whenever a cookie has stopped counting other than by its age."""
 
     def give(self, request: Request, response: Response, key_digest: bytes, now_s: float) -> None:
         """A new cookie for this key."""
@@ -42,6 +44,7 @@ class PageKeys:
         self._entries[_digest(token)] = _Entry(key_digest, now_s + LIFE_S)
         while len(self._entries) > MAX_COOKIES:
             self._entries.popitem(last=False)
+            self.revision += 1
         response.set_cookie(
             COOKIE,
             token,
@@ -54,6 +57,7 @@ class PageKeys:
 
     def take_back(self, request: Request, response: Response) -> None:
         self._entries.pop(_digest(request.cookies.get(COOKIE, "")), None)
+        self.revision += 1
         response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
     def key_digest(self, request: Request, now_s: float) -> bytes | None:

@@ -95,7 +95,10 @@ class View:
         return self._full
 
     def _picture(self, snapshot: Snapshot, views: Sequence[AgentView]) -> dict[str, Any]:
-        tokens = {t.value: sum(view.kv_tokens.get(t, 0) for view in views) for t in KvTier}
+        tokens = dict.fromkeys((kv_tier.value for kv_tier in KvTier), 0)
+        for view in views:
+            for kv_tier, held in view.kv_tokens.items():
+                tokens[kv_tier.value] += held
         tiers: dict[str, dict[str, int]] = {name: {"agent_tokens": n} for name, n in tokens.items()}
         if self.tenant is not None:
             running = sum(view.state in AT_WORK for view in views)

@@ -15,7 +15,7 @@ from stepwell.ledger.base import Store
 from stepwell.ledger.queries import join_sum, one_of, split_sum
 from stepwell.loop.rarely import Rarely
 from stepwell.loop.snapshot import AgentView
-from stepwell.server.agents import agent_object
+from stepwell.server.agents import agent_object, agent_status
 from stepwell.server.errors import ApiError, rate_limited
 from stepwell.server.service import Service
 from stepwell.server.watch.frames import POINT_EVERY_S, Row, View, event
@@ -47,7 +47,8 @@ class Hub:
         self._entered = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._seen: Mapping[AgentName, AgentView] = {}
-        """The picture before."""
+        """The picture before. What has not changed is the same object in the next one."""
+        self._epoch_s = 0.0
         self._costs: Costs = {}
         self._costs_due_s = 0.0
         self._complain = Rarely(log)
@@ -77,19 +78,14 @@ class Hub:
         """Events for one watcher. ``may_see`` says why it may not any more, or None."""
         seen = 0
         while True:
-            tick = self._tick
             if view.seq == seen:
-                try:
-                    # Not wait_for: before Python 3.12 it makes a task, for each watcher and frame.
-                    async with asyncio.timeout(self._service.settings.keep_alive_s):
-                        await tick.wait()
-                except TimeoutError:
-                    yield STILL_THERE
+                await self._tick.wait()  # comes at least every keep_alive_s: no timer for each watcher
             why = "server_overloaded" if self._service.draining else may_see()
             if why is not None:
                 yield event("end", view.seq, {"reason": why})
                 return
             if view.seq == seen:
+                yield STILL_THERE
                 continue
             behind = view.seq != seen + 1 or seen == 0
             seen, frame = view.seq, view.full() if behind else view.difference
@@ -98,6 +94,7 @@ class Hub:
     def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+            self._wake()
 
     def _about(self, name: ViewName) -> Row:
         text = self._service.text_model
@@ -120,15 +117,35 @@ class Hub:
             pause_s = settings.watch_interval_s if self.watchers else POINT_EVERY_S
             self._entered.clear()
             try:
-                await self._look()
+                await self._looked()
             except Exception as error:  # noqa: BLE001
                 self._complain.warning(self._service.driver.now_us(), "watchers see no news", error)
                 pause_s = BACK_OFF_S
             self._wake()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._entered.wait(), pause_s)
+            await self._rest(pause_s)
         self._wake()
         self._seen = {}
+
+    async def _looked(self) -> None:
+        """Look once; while that takes long, watchers hear that their stream still lives."""
+        look = asyncio.ensure_future(self._look())
+        try:
+            while not (await asyncio.wait({look}, timeout=self._service.settings.keep_alive_s))[0]:
+                self._wake()
+        finally:
+            look.cancel()
+        look.result()
+
+    async def _rest(self, pause_s: float) -> None:
+        """Until the next look is due, or somebody enters."""
+        clock, alive_s = asyncio.get_running_loop().time, self._service.settings.keep_alive_s
+        until_s = clock() + pause_s
+        while (left_s := until_s - clock()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._entered.wait(), min(left_s, alive_s))
+                return
+            if left_s > alive_s:
+                self._wake()
 
     def _wake(self) -> None:
         tick, self._tick = self._tick, asyncio.Event()
@@ -139,25 +156,46 @@ class Hub:
         snapshot = await service.agent_lists.snapshot()
         await self._ask_for_costs(snapshot.agents)
         at = round(service.now_s(), 3)
-        after = {(view.tenant, view.agent): view for view in snapshot.agents}
+        after = self._kept(snapshot.agents)
         news = [*happenings(self._seen, after), *self._refusals.take()]
         for name, view in list(self._views.items()):
             if view.watchers == 0 and asyncio.get_running_loop().time() - view.left_s > LINGER_S:
                 del self._views[name]
                 continue
-            own = [v for v in snapshot.agents if name in (None, v.tenant)]
+            own = [v for v in after.values() if name in (None, v.tenant)]
             lines = [_line(one, at, name) for one in news if name in (None, one.tenant)]
             view.update(at, snapshot, own, self._rows(name, own), lines)
         self._seen = after
+
+    def _kept(self, views: Sequence[AgentView]) -> dict[AgentName, AgentView]:
+        """By name, and as the same object where nothing has changed; all anew when a clock was set, because
+        the world's times of all of them are others then."""
+        epoch_s, before = self._service.unix_s(0), self._seen
+        if epoch_s != self._epoch_s:
+            self._epoch_s, before = epoch_s, {}
+        found = {}
+        for view in views:
+            name = (view.tenant, view.agent)
+            old = before.get(name)
+            found[name] = old if old == view and old is not None else view
+        return found
 
     def _rows(self, name: ViewName, views: Sequence[AgentView]) -> dict[AgentName, Row]:
         """Rows of a view; one that has not changed stays the same object, and costs nothing more."""
         before, rows = self._views[name].rows, {}
         for view in views:
             key = (view.tenant, view.agent)
+            old, cost = before.get(key), self._costs.get(key)
+            if (
+                old is not None
+                and self._seen.get(key) is view
+                and old["cost_microusd"] == cost
+                and old["status"] == agent_status(self._service, view)
+            ):
+                rows[key] = old
+                continue
             row = agent_object(self._service, view, operator=name is None)
-            row["cost_microusd"] = self._costs.get(key)
-            old = before.get(key)
+            row["cost_microusd"] = cost
             rows[key] = old if old == row and old is not None else row
         return rows
 

@@ -6,14 +6,40 @@ sequence number (``id`` and ``seq``); a gap never happens, because a reader that
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stepwell.server.agents import who_asks
 from stepwell.server.errors import ApiError
-from stepwell.server.service import service_of
+from stepwell.server.service import Service, service_of
 from stepwell.server.sse import EventStream
 from stepwell.server.watch.hub import Hub
+
+AGAIN_S = 5.0
+"""A key that has come to its last day, or a cookie to its age, may see for so much longer."""
+
+
+class AskedAgain:
+    """Why a watcher may not see any more. It is asked when keys or cookies were taken away, and else now and
+    then, because asking for every watcher and frame costs more than sending them."""
+
+    def __init__(self, service: Service, ask: Callable[[], str | None]) -> None:
+        self._service = service
+        self._ask = ask
+        self._found: tuple[str | None, int, int] = (None, *self._revisions())
+        self._until_s = time.monotonic() + AGAIN_S
+
+    def __call__(self) -> str | None:
+        now_s, revisions = time.monotonic(), self._revisions()
+        if self._found[1:] != revisions or now_s >= self._until_s:
+            self._found, self._until_s = (self._ask(), *revisions), now_s + AGAIN_S
+        return self._found[0]
+
+    def _revisions(self) -> tuple[int, int]:
+        return self._service.keys.revision, self._service.page_keys.revision
 
 
 async def watch(request: Request) -> Response:
@@ -28,13 +54,11 @@ async def watch(request: Request) -> Response:
     def why_not() -> str | None:
         """A key that was taken away, or stands for something else now, sees no more."""
         try:
-            if service.key(request) == key:  # for each watcher and frame: who asks is looked up once
-                return None
             now, tenant = who_asks(service, request)
         except ApiError as error:
             return error.code or "invalid_api_key"
         return None if (now.operator, tenant) == (key.operator, own) else "invalid_api_key"
 
     view = hub.enter(name)
-    frames = hub.frames(view, why_not)
+    frames = hub.frames(view, AskedAgain(service, why_not))
     return EventStream(frames, lambda: hub.leave(view), service.settings.send_timeout_s)

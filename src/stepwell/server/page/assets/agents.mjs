@@ -1,11 +1,13 @@
 // A row per agent, grouped by tenant and session. Only the rows on screen are in the document.
 import { html } from "./vendor/htm-preact.mjs";
-import { useEffect, useLayoutEffect, useRef, useState } from "./vendor/hooks.mjs";
+import { Component } from "./vendor/preact.mjs";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.mjs";
 import { agents, frame, nameOf, now } from "./watch.mjs";
 import { KvBar, route, State } from "./parts.mjs";
 import { count, duration, expected, usd } from "./format.mjs";
 
 const ROW = 34, MORE = 12; // the titles stay on top of the box and are as high as a row
+const STRIDE = 6 * ROW; // a scroll renders anew only when it has come so far: less than MORE rows
 
 function lines(rows, words) {
   const found = [];
@@ -46,14 +48,20 @@ const Line = ({ line: { row }, at, active }) => html`<div role="row" class=${`li
   <span role="gridcell" class="num ttft">${row.last_ttft_ms == null ? "–" : duration(row.last_ttft_ms / 1000)}</span>
   <span role="gridcell" class="num cost">${usd(row.cost_microusd)}</span></div>`;
 
+// A row that has not changed is not drawn again while others scroll by.
+class Row extends Component {
+  shouldComponentUpdate(next) { return ["line", "at", "active", "shown"].some((name) => next[name] !== this.props[name]); }
+  render({ line, at, active }) { return line.head ? Head({ line, at, active }) : Line({ line, at, active }); }
+}
+
 export function Agents() {
   const box = useRef(null);
   const [top, setTop] = useState(0);
   const [height, setHeight] = useState(600);
   const [active, setActive] = useState(-1);
   const [words, setWords] = useState("");
-  const all = lines(agents.value, words.trim().toLowerCase());
-  frame.value;
+  const rows = agents.value, shown = frame.value;
+  const all = useMemo(() => lines(rows, words.trim().toLowerCase()), [rows, words]);
 
   useLayoutEffect(() => {
     const element = box.current;
@@ -64,7 +72,7 @@ export function Agents() {
   useEffect(() => {
     const element = box.current;
     let asked = 0;
-    const scrolled = () => { asked ||= requestAnimationFrame(() => { asked = 0; setTop(element.scrollTop); }); };
+    const scrolled = () => { asked ||= requestAnimationFrame(() => { asked = 0; setTop(Math.floor(element.scrollTop / STRIDE) * STRIDE); }); };
     element.addEventListener("scroll", scrolled, { passive: true });
     return () => element.removeEventListener("scroll", scrolled);
   }, []);
@@ -86,7 +94,7 @@ export function Agents() {
     event.preventDefault();
   };
 
-  const first = Math.max(0, Math.floor(top / ROW) - MORE), last = Math.min(all.length, Math.ceil((top + height) / ROW) + MORE);
+  const first = Math.max(0, Math.floor(top / ROW) - MORE), last = Math.min(all.length, Math.ceil((top + STRIDE + height) / ROW) + MORE);
   return html`<section class="agents" aria-label="Agents">
     <div class="bar"><h2>Agents <span class="dim">${count(agents.value.length)}</span></h2>
       <input type="search" placeholder="Filter by name, session, role or state" aria-label="Filter agents" value=${words} onInput=${(e) => setWords(e.target.value)} /></div>
@@ -98,7 +106,7 @@ export function Agents() {
       <div role="rowgroup">
         <div role="presentation" class="all" style=${{ height: `${all.length * ROW}px` }}>
           <div role="presentation" style=${{ transform: `translateY(${first * ROW}px)` }}>
-            ${all.slice(first, last).map((line, i) => html`<${line.head ? Head : Line} key=${line.name} line=${line} at=${first + i} active=${first + i === active} />`)}
+            ${all.slice(first, last).map((line, i) => html`<${Row} key=${line.name} line=${line} at=${first + i} active=${first + i === active} shown=${shown} />`)}
           </div></div>
         ${all.length === 0 ? html`<div role="row"><p role="gridcell" class="note">No agents${words ? " of that name" : " yet. A request makes one: try the playground"}.</p></div>` : null}
       </div></div></section>`;
