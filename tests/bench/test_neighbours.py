@@ -64,6 +64,9 @@ def test_a_short_turn_that_waits_for_a_long_prompt_is_a_miss() -> None:
     assert head_of_line.ratio == pytest.approx(79.0)
     assert not verdicts([outcome(siblings=head_of_line)], DEFAULT_CONTRACTS)[-1].reached
     failed = replace(head_of_line, long_beside=[sample(1.0, error="HTTP 429")])
+    assert list(cut_short([outcome(siblings=failed)], replace(TINY, agents=2, turns=2))) == [
+        "stepwell: 1 turns of one tenant's sessions failed, first: HTTP 429"
+    ]
     assert failed.ratio == math.inf
     assert failed.as_json() == {"ttft_ratio": None}
 

@@ -46,6 +46,7 @@ from stepwell.policy.eviction import EVICTION_POLICIES
 
 PEER = "llama.cpp"
 PEER_PARALLEL = 4
+NULL_TOKENS_PER_WORD = 5
 PAID_KEY, FLOOD_KEY = "sk-bench-priority", "sk-bench-flex"
 PAID = "priority"
 CONTRACTS = (
@@ -113,6 +114,8 @@ def main(
     require_writable(json_file)
     size_bytes("--host-kv", host_kv)
     work = QUICK if quick else FULL
+    if model == NULL_MODEL:  # a byte is a token there
+        work = replace(work, long_words=work.long_words // NULL_TOKENS_PER_WORD)
     if turns is not None:
         work = replace(work, turns=turns, flood_s=work.flood_s * max(1.0, turns / work.turns))
     plan = NeighboursPlan(

@@ -177,6 +177,8 @@ def cut_short(outcomes: Sequence[NeighboursOutcome], work: Neighbours) -> Iterat
             )
         if failed := [s.error for s in (*outcome.alone, *outcome.flooded) if s.error]:
             yield f"{outcome.name}: {len(failed)} priority turns failed, first: {failed[0]}"
+        if errors := outcome.siblings.errors:
+            yield f"{outcome.name}: {len(errors)} turns of one tenant's sessions failed, first: {errors[0]}"
 
 
 def samples(outcome: NeighboursOutcome) -> Iterator[dict[str, Any]]:

@@ -35,9 +35,13 @@ class Siblings:
     long_beside: list[TurnSample] = field(default_factory=list)
 
     @property
+    def errors(self) -> list[str]:
+        every = (*self.alone, *self.beside, *self.long_alone, *self.long_beside)
+        return [sample.error for sample in every if sample.error]
+
+    @property
     def usable(self) -> bool:
-        every = [*self.alone, *self.beside, *self.long_alone, *self.long_beside]
-        return bool(self.alone and self.beside and self.long_alone) and not any(one.error for one in every)
+        return bool(self.alone and self.beside and self.long_alone) and not self.errors
 
     @property
     def ratio(self) -> float:
