@@ -177,10 +177,11 @@ def test_a_tool_that_was_not_offered_is_text() -> None:
 def test_logprobs_of_completions() -> None:
     with serving(FakeDriver(says("aé"))) as server:
         answer = post(server, "/v1/completions", TEXT | {"logprobs": 1}).json()
+    tokens = ["a", "bytes:\\xc3", "bytes:\\xa9"]
     assert answer["choices"][0]["logprobs"] == {
-        "tokens": ["a", "bytes:\\xc3", "bytes:\\xa9"],
+        "tokens": tokens,
         "token_logprobs": [-0.5] * 3,
-        "top_logprobs": [{"a": -1.0}] * 3,
+        "top_logprobs": [{"a": -1.0} | {token: -0.5} for token in tokens],
         "text_offset": [0, 1, 1],
     }
 
@@ -334,6 +335,7 @@ def test_every_sampling_field_arrives() -> None:
         "regex": None,
         "json_schema": None,
         "logprobs": None,
+        "prompt_logprobs": None,
         "ignore_eos": True,
         "thinking": None,
         "calls": None,

@@ -108,6 +108,9 @@ class SamplingParams:
     """Calls that are demanded, in the model's own syntax: a JSON object, see ``call_grammar``."""
     logprobs: int | None = None
     """How many alternatives to report per token; 0 reports the chosen one only; None: none."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt. What has been computed already has no logits: a prompt is scored
+    as far as this request computes it."""
     ignore_eos: bool = False
     adapter: str = ""
     """The adapter (LoRA) under which the whole request is computed; empty: none."""
@@ -122,6 +125,14 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptToken:
+    """How likely a token of the prompt was, after those before it, and what would have been likeliest."""
+
+    logprob: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """What a step gave one sequence."""
 
@@ -131,6 +142,9 @@ class Sampled:
     top_logprobs: tuple[TokenLogprob, ...] = ()
     failed: str = ""
     """Why the answer cannot go on within its constraint; ``token`` then ends it."""
+    prompt: tuple[PromptToken | None, ...] = ()
+    """With the first token of a request whose prompt is scored: one for each token of the prompt; None for
+    the very first one, and for those that the request has not computed."""
 
 
 @dataclass(frozen=True, slots=True)

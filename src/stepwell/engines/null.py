@@ -20,6 +20,7 @@ from stepwell.engines.base import (
     EngineError,
     EngineInfo,
     NoRoom,
+    PromptToken,
     RenderedChat,
     Sampled,
     SamplingParams,
@@ -65,6 +66,8 @@ class _Sequence:
     sampling: SamplingParams
     blocks: list[BlockId | None] = field(default_factory=list)
     """Per depth: the block whose frame it uses, or None for a frame of its own."""
+    computed: dict[int, int] = field(default_factory=dict)
+    """Tokens of a scored prompt by position."""
 
 
 def _seed_of(adapter: str) -> int:
@@ -77,6 +80,23 @@ def _next_digest(previous: int, token: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
     return z ^ z >> 31
+
+
+def _top(count: int) -> tuple[TokenLogprob, ...]:
+    return tuple(TokenLogprob(32 + i, -1.0 - i) for i in range(count))
+
+
+def _scored(sequence: _Sequence) -> tuple[PromptToken | None, ...]:
+    """Made up, like all that this engine says; of the tokens that were computed alone, as it must be."""
+    wanted = sequence.sampling.prompt_logprobs
+    if wanted is None:
+        return ()
+    found: list[PromptToken | None] = [None]
+    for position in range(1, len(sequence.digests)):
+        token = sequence.computed.get(position)
+        logprob = -(sequence.digests[position] % 1024) / 128
+        found.append(None if token is None else PromptToken(TokenLogprob(token, logprob), _top(wanted)))
+    return tuple(found)
 
 
 class NullEngine:
@@ -106,6 +126,7 @@ class NullEngine:
         self._blocks: dict[BlockId, tuple[BlockMeta, list[int]]] = {}
         self._open: dict[RequestId, _Sequence] = {}
         self._generated: dict[RequestId, int] = {}
+        self._computed: dict[RequestId, dict[int, int]] = {}
         self._frames_used = 0
 
     # --- blocks and sequences -----------------------------------------------------------------
@@ -120,7 +141,7 @@ class NullEngine:
         digests, shared = self._attach(blocks, n_tokens)
         if n_tokens % self.info.block_tokens:
             self._take(1)
-        self._open[request] = _Sequence(digests, sampling, shared)
+        self._open[request] = _Sequence(digests, sampling, shared, self._computed.setdefault(request, {}))
         self._generated.setdefault(request, 0)
 
     def _attach(self, blocks: Sequence[BlockId], n_tokens: int) -> tuple[list[int], list[BlockId | None]]:
@@ -154,6 +175,7 @@ class NullEngine:
 
     def forget(self, request: RequestId) -> None:
         self._generated.pop(request, None)
+        self._computed.pop(request, None)
 
     def seal(self, request: RequestId, block: BlockMeta) -> None:
         sequence = self._open[request]
@@ -234,6 +256,8 @@ class NullEngine:
     def _compute(self, sequence: _Sequence, tokens: Sequence[int]) -> None:
         digest = sequence.digests[-1] if sequence.digests else _seed_of(sequence.sampling.adapter)
         for token in tokens:
+            if sequence.sampling.prompt_logprobs is not None:
+                sequence.computed[len(sequence.digests)] = token
             digest = _next_digest(digest, token)
             sequence.digests.append(digest)
 
@@ -252,11 +276,13 @@ class NullEngine:
         if sequence.sampling.temperature > 0 and sequence.sampling.seed is not None:
             draw = _next_digest(draw, sequence.sampling.seed & 0xFFFFFFFF)
         token = self._choose(request, draw, sequence.sampling)
+        prompt = () if self._generated[request] else _scored(sequence)
         self._generated[request] += 1
         if sequence.sampling.logprobs is None:
-            return Sampled(request, token)
-        top = tuple(TokenLogprob(32 + i, -1.0 - i) for i in range(sequence.sampling.logprobs))
-        return Sampled(request, token, TokenLogprob(token, -0.5), top)
+            return Sampled(request, token, prompt=prompt)
+        return Sampled(
+            request, token, TokenLogprob(token, -0.5), _top(sequence.sampling.logprobs), prompt=prompt
+        )
 
     def _choose(self, request: RequestId, draw: int, sampling: SamplingParams) -> int:
         done = self._generated[request]

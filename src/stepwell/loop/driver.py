@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,6 +100,8 @@ class Driver:
         """Queue a turn. Thread-safe. Raises nothing: what is wrong arrives as ``Rejected``."""
         unit_tokens = self.scheduler.config.unit_tokens
         root = self._root(generation.caller.tenant, generation.sampling.adapter)
+        if generation.sampling.prompt_logprobs is not None:
+            root = secrets.token_bytes(len(root))  # no prefix is cached under it: all tokens get logits
         chain = TokenChain(root, unit_tokens, generation.prompt)
         with self._inbox.bell:
             self._next_request += 1

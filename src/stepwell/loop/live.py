@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from stepwell.engines.base import BatchItem, Sampled, TextModel
+from stepwell.engines.base import BatchItem, PromptToken, Sampled, TextModel
 from stepwell.ledger.metered import Use
 from stepwell.loop.drafts import Drafts
 from stepwell.loop.requests import (
@@ -15,6 +15,7 @@ from stepwell.loop.requests import (
     Output,
     Preempted,
     Rejected,
+    Scored,
     Sink,
     TokenInfo,
 )
@@ -113,12 +114,16 @@ class LiveRequest:
         self.generated += 1
         if self.first_token_us is None:
             self.first_token_us = now_us - self.submitted_us
+        if sampled.prompt:
+            self.tell(Scored(_scored(self.generation.prompt, sampled.prompt)))
         if self.generation.prewarm:
             return self.finish("stop", now_us)
         if sampled.failed:
             self.tell(Rejected("constraint_failed", f"The answer could not be finished: {sampled.failed}."))
             return "failed"
         if self._text.is_end(sampled.token) and not self.generation.sampling.ignore_eos:
+            if sampled.prompt:  # evaluation harnesses count on one token of an answer behind the prompt's
+                self.tell(Delta("", (_info(sampled),)))
             return self._finish("stop", now_us)
         piece = self._stream.add(sampled.token)
         self.tell(Delta(piece.text, (_info(sampled),)))
@@ -153,6 +158,15 @@ class LiveRequest:
             )
         )
         return reason
+
+
+def _scored(prompt: Sequence[int], scores: Sequence[PromptToken | None]) -> tuple[TokenInfo, ...]:
+    return tuple(
+        TokenInfo(token)
+        if score is None
+        else TokenInfo(token, score.logprob.logprob, tuple((top.token, top.logprob) for top in score.top))
+        for token, score in zip(prompt, scores, strict=True)
+    )
 
 
 def _info(sampled: Sampled) -> TokenInfo:

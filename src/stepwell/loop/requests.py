@@ -3,7 +3,8 @@
 The server (or a benchmark) hands a ``Generation`` to ``Driver.submit`` together with a sink; the
 driver calls the sink, from its own thread, with the outputs below in this order::
 
-    Admitted  (Delta | Preempted)*  Finished      the usual way
+    Admitted  (Delta | Preempted)*  Finished      the usual way; where the prompt is scored there is one
+                                                  ``Scored`` before the first ``Delta``
     Rejected                                      never admitted, or lost: nothing more follows
 
 A sink must return at once (hand over to a queue or an event loop).
@@ -76,7 +77,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """One generated token; ``logprob`` and ``top`` only when they were asked for."""
+    """One token, generated or of a scored prompt; ``logprob`` and ``top`` only when they were asked for."""
 
     token: int
     logprob: float | None = None
@@ -88,6 +89,14 @@ class Delta:
     """Text that is now certain (it may be empty while a character or a stop string is undecided)."""
 
     text: str
+    tokens: tuple[TokenInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The tokens of the prompt, and how likely each was after those before it; the first has no
+    ``logprob``."""
+
     tokens: tuple[TokenInfo, ...]
 
 
@@ -129,5 +138,5 @@ class Rejected:
     retry_after_ms: int | None = None
 
 
-Output = Admitted | Delta | Preempted | Finished | Rejected
+Output = Admitted | Scored | Delta | Preempted | Finished | Rejected
 Sink = Callable[[Output], None]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stepwell.loop.requests import Delta, Finished, Generation, TokenInfo
-from stepwell.policy.types import Wait
+from stepwell.loop.requests import Delta, Finished, Generation, Output, Scored, TokenInfo
+from stepwell.policy.types import Hint, Wait
 from stepwell.server.bridge import Arrival
 from stepwell.server.call import understand
 from stepwell.server.constraints import constraint_of
@@ -25,6 +25,9 @@ from stepwell.server.schema import CompletionRequest
 from stepwell.server.service import Service
 from stepwell.server.turns import Ask, Progress, Usage
 
+MAX_SCORES = 2**16
+"""Most log probabilities of prompts in one answer, which is written in the event loop: about 2 MB."""
+
 
 async def completions(request: Request) -> Response:
     """OpenAI's legacy completions route. Choices are ordered by prompt, then by choice."""
@@ -33,13 +36,16 @@ async def completions(request: Request) -> Response:
     _refuse_what_would_be_ignored(wanted, service)
     constraint = constraint_of(wanted.response_format, wanted, service.settings)
     ask = call.ask(sampling_params(wanted, constraint, wanted.logprobs), wanted.max_tokens)
+    if wanted.max_tokens == 0:
+        ask = replace(ask, prewarm=True)
     shape = CompletionShape(service, wanted, ask, choice_count(wanted, service.settings))
 
     turns = len(wanted.prompt) * shape.n
 
     def prepare() -> Sequence[Generation]:
         shape.prompts = [plain_prompt(service.text_model, prompt) for prompt in wanted.prompt]
-        return [one for prompt in shape.prompts for one in ask.generations(prompt, shape.n)]
+        generations = [one for prompt in shape.prompts for one in ask.generations(prompt, shape.n)]
+        return scored(generations, wanted.logprobs) if wanted.scores_prompt else generations
 
     return await exchange(call, ask, prepare, shape, stream=bool(wanted.stream), turns=turns)
 
@@ -49,12 +55,32 @@ def _refuse_what_would_be_ignored(wanted: CompletionRequest, service: Service) -
         raise unsupported("This server does not insert text: 'suffix' is not supported.", param="suffix")
     if wanted.best_of is not None and wanted.best_of != (wanted.n or 1):
         raise unsupported("'best_of' must equal 'n': every choice is returned.", param="best_of")
-    if wanted.echo and wanted.logprobs is not None:
-        raise unsupported("'echo' cannot be combined with 'logprobs': a prompt has none here.", param="echo")
     if len(wanted.prompt) > service.settings.max_prompts:
         raise bad_request(
             f"At most {service.settings.max_prompts} prompts are allowed in one request.", param="prompt"
         )
+
+
+def scored(generations: Sequence[Generation], n_top: int | None) -> list[Generation]:
+    """With log probabilities of the prompts, each once however many choices it has. What is computed for
+    them is of no use to anybody else. Raises ``ApiError`` where the answer would be too long."""
+    entries = sum(len(one.prompt) for one in generations if not one.same_prompt) * (1 + (n_top or 0))
+    if entries > MAX_SCORES:
+        raise bad_request(
+            f"Log probabilities of these prompts are {entries:,} entries, and one answer has {MAX_SCORES:,} "
+            "at most: send fewer or shorter prompts at once, or ask for fewer alternatives.",
+            param="logprobs",
+        )
+    return [
+        one
+        if one.same_prompt
+        else replace(one, sampling=replace(one.sampling, prompt_logprobs=n_top), hint=_over(one.hint))
+        for one in generations
+    ]
+
+
+def _over(hint: Hint) -> Hint:
+    return replace(hint, wait=Wait.DONE) if hint.wait is Wait.UNKNOWN else hint
 
 
 @dataclass(slots=True)
@@ -70,6 +96,10 @@ class CompletionShape(DataFrames):
     head: Mapping[str, Any] = field(init=False)
     offsets: list[TextOffsets] = field(default_factory=list)
     """Per choice: where the next token begins."""
+    said: set[int] = field(default_factory=set)
+    """Of a stream with scored prompts: the first choices of those that have been said."""
+    held: dict[int, list[Output]] = field(default_factory=dict)
+    """Per choice: what comes behind its prompt."""
 
     def __post_init__(self) -> None:
         self.head = {
@@ -92,8 +122,8 @@ class CompletionShape(DataFrames):
             self._choice(
                 index,
                 self._echo(index) + one.text,
-                logprobs=self._logprobs(one.tokens, TextOffsets()),
-                reason=one.finished.reason if one.finished is not None else None,
+                logprobs=self._logprobs([*self._scores(progress, index), *one.tokens], self._offsets(index)),
+                reason=self._reason(one.finished),
             )
             for index, one in enumerate(progress)
         ]
@@ -108,6 +138,18 @@ class CompletionShape(DataFrames):
             return ""
         prompt = self.prompts[index // self.n]
         return prompt.text or text_of(self.service.text_model, prompt.tokens)
+
+    def _scores(self, progress: Sequence[Progress], index: int) -> Sequence[TokenInfo]:
+        """The tokens of a choice's prompt, which is scored for the first of its choices."""
+        return progress[index - index % self.n].prompt
+
+    def _offsets(self, index: int) -> TextOffsets:
+        return TextOffsets(self._echo(index) if self.wanted.scores_prompt else "")
+
+    def _reason(self, finished: Finished | None) -> str | None:
+        if finished is None:
+            return None
+        return "length" if self.wanted.max_tokens == 0 else finished.reason
 
     def _logprobs(self, tokens: Sequence[TokenInfo], offsets: TextOffsets) -> dict[str, Any] | None:
         top = self.wanted.logprobs
@@ -124,19 +166,38 @@ class CompletionShape(DataFrames):
     def begin(self) -> list[Event]:
         count = len(self.prompts) * self.n
         self.progress = [Progress() for _ in range(count)]
-        self.offsets = [TextOffsets() for _ in range(count)]
-        if not self.wanted.echo:
+        self.offsets = [self._offsets(index) for index in range(count)]
+        if not self.wanted.echo or self.wanted.scores_prompt:
             return []
         return [self._chunk(self._choice(index, self._echo(index))) for index in range(count)]
 
     def take(self, arrival: Arrival) -> list[Event]:
         index, output = arrival.index, arrival.output
         self.progress[index].take(output)
+        if isinstance(output, Scored):
+            return self._said(range(index, index + self.n))
+        if self.wanted.scores_prompt and index - index % self.n not in self.said:
+            self.held.setdefault(index, []).append(output)
+            return []
+        return self._events(index, output)
+
+    def _events(self, index: int, output: Output) -> list[Event]:
         if isinstance(output, Delta) and (output.text or self.wanted.logprobs is not None):
             return [self._delta(index, output)]
         if isinstance(output, Finished):
-            return [self._chunk(self._choice(index, "", reason=output.reason))]
+            return [self._chunk(self._choice(index, "", reason=self._reason(output)))]
         return []
+
+    def _said(self, choices: Sequence[int]) -> list[Event]:
+        """The prompt with its log probabilities, for each of its choices, and what these have said before the
+        first of them had scored it."""
+        self.said.add(choices[0])
+        events: list[Event] = []
+        for index in choices:
+            logprobs = self._logprobs(self._scores(self.progress, index), self.offsets[index])
+            events.append(self._chunk(self._choice(index, self._echo(index), logprobs=logprobs)))
+            events += [event for output in self.held.pop(index, []) for event in self._events(index, output)]
+        return events
 
     def _delta(self, index: int, delta: Delta) -> dict[str, Any]:
         logprobs = self._logprobs(delta.tokens, self.offsets[index])

@@ -39,34 +39,45 @@ class TextOffsets:
     """Where tokens begin in a text that arrives token by token, in characters. A token that holds only a part
     of a character begins where the character does; so no offset is ever past the end of the text."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: str = "") -> None:
+        """``prompt``: the text that the first tokens stand for, where there is one. Tokenizers that put a
+        space before a text say so in its first token, and in no character of the text."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._prompt = prompt
         self._chars = 0
 
     def next(self, data: bytes) -> int:
         """The offset of a token with these bytes."""
         begins = self._chars
-        self._chars += len(self._decoder.decode(data))
+        text = self._decoder.decode(data)
+        if text and self._prompt:
+            if text.startswith(" ") and not self._prompt.startswith(" "):
+                text = text[1:]
+            self._prompt = ""
+        self._chars += len(text)
         return begins
 
 
 def completion_logprobs(
     tokens: Sequence[TokenInfo], text_model: TextModel, offsets: TextOffsets, top: int
 ) -> dict[str, Any]:
-    """``choices[].logprobs`` of completions."""
+    """``choices[].logprobs`` of completions. The first token of a scored prompt has none: null."""
     datas = [text_model.token_bytes(info.token) for info in tokens]
     return {
         "tokens": [_name(data) for data in datas],
-        "token_logprobs": [finite(info.logprob) for info in tokens],
+        "token_logprobs": [None if info.logprob is None else finite(info.logprob) for info in tokens],
         "top_logprobs": [_alternatives(info, text_model) for info in tokens] if top else None,
         "text_offset": [offsets.next(data) for data in datas],
     }
 
 
-def _alternatives(info: TokenInfo, text_model: TextModel) -> dict[str, float]:
-    """Of two tokens with the same bytes the likelier one."""
+def _alternatives(info: TokenInfo, text_model: TextModel) -> dict[str, float] | None:
+    """Of two tokens with the same bytes the likelier one. The token itself is there too, as OpenAI has it,
+    also where it is none of the likeliest."""
+    if info.logprob is None:
+        return None
     found: dict[str, float] = {}
-    for token, logprob in info.top:
+    for token, logprob in (*info.top, (info.token, info.logprob)):
         name, value = _name(text_model.token_bytes(token)), finite(logprob)
         found[name] = max(value, found.get(name, value))
     return found

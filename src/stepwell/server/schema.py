@@ -368,6 +368,8 @@ def _token_prompt(value: Any) -> tuple[int, ...]:
 
 
 class CompletionRequest(Streamed):
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """0: only the prompt is computed, as evaluation harnesses ask together with ``echo`` and ``logprobs``."""
     prompt: Annotated[
         list[Prompt],
         BeforeValidator(parse_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]),
@@ -376,3 +378,7 @@ class CompletionRequest(Streamed):
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
+
+    @property
+    def scores_prompt(self) -> bool:
+        return bool(self.echo) and self.logprobs is not None

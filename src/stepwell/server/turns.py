@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stepwell.engines.base import SamplingParams, ThinkingBudget
-from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, TokenInfo
+from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, Scored, TokenInfo
 from stepwell.loop.timing import Timing
 from stepwell.policy.types import NO_HINT, Caller, Hint, RequestArrived
 from stepwell.server.bridge import Batch
@@ -78,6 +78,8 @@ class Progress:
 
     pieces: list[str] = field(default_factory=list)
     tokens: list[TokenInfo] = field(default_factory=list)
+    prompt: tuple[TokenInfo, ...] = ()
+    """Where it is scored: the tokens of the prompt."""
     admitted: Admitted | None = None
     finished: Finished | None = None
 
@@ -90,6 +92,8 @@ class Progress:
         match output:
             case Admitted():
                 self.admitted = output
+            case Scored(tokens):
+                self.prompt = tokens
             case Delta(text, tokens):
                 self.pieces.append(text)
                 self.tokens += tokens

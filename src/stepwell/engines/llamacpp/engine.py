@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from stepwell.engines.base import (
     UNIT_TOKENS,
@@ -22,6 +23,7 @@ from stepwell.engines.llamacpp.device import Stretch
 from stepwell.engines.llamacpp.native import UBATCH_TOKENS, Logits, NativeModel
 from stepwell.engines.llamacpp.padding import PAD
 from stepwell.engines.llamacpp.sampling import Candidates, Sampler, logprobs, validate
+from stepwell.engines.llamacpp.scoring import Scores, scored_at_once
 from stepwell.engines.llamacpp.setup import make_device
 from stepwell.engines.llamacpp.trial import Trial
 from stepwell.engines.llamacpp.vocabulary import marks_of, tokenizer_of, vocabulary_of
@@ -71,6 +73,8 @@ class LlamaCppEngine:
         )
         self._samplers: dict[RequestId, Sampler] = {}
         self._sampling: dict[RequestId, SamplingParams] = {}
+        self._scores = Scores()
+        self._scored_at_once = scored_at_once(made.context.n_ids, model.vocab_size)
         self.watch_logits: LogitsWatcher | None = None
         """Called with every row of logits before a token is chosen from it (copy it to keep it).
         The exactness benchmark compares these."""
@@ -93,6 +97,8 @@ class LlamaCppEngine:
                 self.device.close([request])
                 raise EngineError(f"request {request} cannot be sampled: {error}", [request]) from error
             self._sampling[request] = sampling
+            if sampling.prompt_logprobs is not None:
+                self._scores.begin(request, sampling.prompt_logprobs)
 
     def _sampler(self, sampling: SamplingParams) -> Sampler:
         memory_tokens = self.info.context_tokens
@@ -102,6 +108,7 @@ class LlamaCppEngine:
 
     def forget(self, request: RequestId) -> None:
         self._adapters.forget(request)
+        self._scores.forget(request)
         sampler = self._samplers.pop(request, None)
         if sampler is not None:
             sampler.free()
@@ -144,7 +151,12 @@ class LlamaCppEngine:
     def _parts(self, batch: Sequence[BatchItem]) -> list[tuple[str, list[BatchItem]]]:
         """What is decoded by one call each, and under which adapter."""
         cut = split_at_blocks if self.info.checkpoint_bytes else split
-        return [(name, part) for name, items in self._adapters.apart(batch) for part in cut(items)]
+        parts: list[tuple[str, list[BatchItem]]] = []
+        for name, items in self._adapters.apart(batch):
+            plain = [item for item in items if item.request not in self._scores]
+            scored = [item for item in items if item.request in self._scores]
+            parts += [(name, part) for part in [*cut(plain), *cut(scored, self._scored_at_once)]]
+        return parts
 
     def _refuse_bad_items(self, batch: Sequence[BatchItem]) -> None:
         """What is wrong with single items is found before anything is touched."""
@@ -207,27 +219,46 @@ class LlamaCppEngine:
         if self._context.by_id:
             stretches.sort(key=lambda stretch: self.device.runs[requests[stretch.item]].seq)
         tokens, positions, seqs, outputs = self._arrange(batch, stretches)
+        scored = self._scored_rows(batch, stretches)
+        wanted = {index for rows in outputs.values() for index in rows} | {row for _, _, row in scored}
         pad = self._padding.before(self._context, len(tokens))
         status = self._context.decode(
             [0] * len(pad) + tokens,
             [*pad, *positions],
             [PAD] * len(pad) + seqs,
-            [len(pad) + index for rows in outputs.values() for index in rows],
+            [len(pad) + index for index in sorted(wanted)],
         )
         if status != 0:
             self._padding.repair(self._context)
             self.device.close(requests)
             raise EngineError(f"llama.cpp could not run the batch (status {status})", requests)
         self.device.commit(items)
+        for number, offset, row in scored:
+            self._scores.row(batch[number], offset, self._context.logits(len(pad) + row))
         sampled: list[Sampled] = []
         for i, item in enumerate(batch):
             if item.sample:
                 sampled += self._sample_all(item, [len(pad) + row for row in outputs[i]])
         return sampled
 
+    def _scored_rows(
+        self, batch: Sequence[BatchItem], stretches: Sequence[Stretch]
+    ) -> list[tuple[int, int, int]]:
+        """(item, offset in it, row of the batch) of each token of a scored prompt, ascending."""
+        rows: list[tuple[int, int, int]] = []
+        first = 0
+        for stretch in stretches:
+            if batch[stretch.item].request in self._scores:
+                rows += [(stretch.item, stretch.offset + i, first + i) for i in range(stretch.count)]
+            first += stretch.count
+        return sorted(rows)
+
     def _sample_all(self, item: BatchItem, rows: Sequence[int]) -> list[Sampled]:
         """What follows the item's last token, and each drafted one as far as these are right."""
         sampled = [self._sample(item.request, rows[0])]
+        if item.request in self._scores:
+            prompt = self._scores.end(item.request, item.start + len(item.tokens))
+            sampled[0] = replace(sampled[0], prompt=prompt)
         drafted = item.tokens[len(item.tokens) - item.draft :]
         for guess, row in zip(drafted, rows[1:], strict=True):
             if sampled[-1].failed or sampled[-1].token != guess:
@@ -315,7 +346,7 @@ def split(batch: Sequence[BatchItem], most: int = UBATCH_TOKENS) -> list[list[Ba
     return [part for part in parts if part]
 
 
-def split_at_blocks(batch: Sequence[BatchItem]) -> list[list[BatchItem]]:
+def split_at_blocks(batch: Sequence[BatchItem], most: int = UBATCH_TOKENS) -> list[list[BatchItem]]:
     """Parts for a model with states: single tokens together, each longer item alone and cut where blocks end.
 
     llama.cpp reorders tokens of sequences that have unequally many in a batch. And a state is taken at the
@@ -326,7 +357,7 @@ def split_at_blocks(batch: Sequence[BatchItem]) -> list[list[BatchItem]]:
     for item in batch:
         start, left = item.start, item.tokens
         while left and len(item.tokens) > 1:
-            count = min(len(left), FRAME_TOKENS - start % FRAME_TOKENS)
+            count = min(len(left), FRAME_TOKENS - start % FRAME_TOKENS, most)
             piece, left = left[:count], left[count:]
             parts.append([BatchItem(item.request, start, piece, item.sample and not left)])
             start += count

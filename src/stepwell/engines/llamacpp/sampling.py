@@ -198,6 +198,7 @@ def validate(model: NativeModel, sampling: SamplingParams, constraints: Constrai
     for name in ("frequency_penalty", "presence_penalty"):
         _require(math.isfinite(getattr(sampling, name)), name, "a number")
     _require(0 <= (sampling.logprobs or 0) <= MAX_LOGPROBS, "logprobs", f"from 0 to {MAX_LOGPROBS}")
+    _require(0 <= (sampling.prompt_logprobs or 0) <= MAX_LOGPROBS, "logprobs", f"from 0 to {MAX_LOGPROBS}")
     _require(len(sampling.logit_bias) <= MAX_BIASES, "logit_bias", f"at most {MAX_BIASES} entries")
     for token, bias in sampling.logit_bias:
         _require(0 <= token < model.vocab_size, "logit_bias", f"for tokens 0 to {model.vocab_size - 1}")
