@@ -173,6 +173,18 @@ def test_batch_jobs(server: BackgroundServer) -> None:
     assert results(server, "operator", batch="false") == results(server, "operator")
 
 
+def test_days_begin_where_the_reader_says(server: BackgroundServer) -> None:
+    for name in ("timezone", "tz"):
+        page = ask(server, "operator", COSTS, WHOLE | {name: "Asia/Kathmandu"}).json()
+        starts = [bucket["start_time"] for bucket in page["data"]]
+        assert starts[0] == START_S
+        assert {(start + 20_700) % 86_400 for start in starts[1:]} == {0}  # 5:45 before UTC's
+        charged = sum(r["amount"]["value"] for bucket in page["data"] for r in bucket["results"])
+        assert charged == pytest.approx(0.013448)
+    utc = ask(server, "operator", COSTS, WHOLE | {"timezone": "UTC"}).json()
+    assert utc == ask(server, "operator", COSTS, WHOLE).json()
+
+
 def test_pages_join_up(server: BackgroundServer) -> None:
     query = WHOLE | {"bucket_width": "1h", "limit": 7, "group_by": "agent_id"}
     whole = ask(server, "operator", USAGE, query | {"limit": 168}).json()
@@ -215,6 +227,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (USAGE, {"models": "m\0"}, "models"),
     (USAGE, {"models": "m" * 513}, "models"),
     (USAGE, {"models": ["m"] * 101}, "models"),
+    (USAGE, {"timezone": "Mars/Base"}, "timezone"),
+    (COSTS, {"tz": ["UTC", "UTC"]}, "tz"),
     (USAGE, {"page": ""}, "page"),
     (USAGE, {"page": "x" * 5_000}, "page"),
     (USAGE, {"page": "WzEsMl0"}, "page"),

@@ -17,6 +17,7 @@ from stepwell.commands.ledger_flags import (
     PriceBookFlag,
     Since,
     Tenant,
+    Timezone,
     Until,
     as_json,
     console_for,
@@ -40,7 +41,7 @@ from stepwell.commands.ledger_tables import (
 )
 from stepwell.ledger import margin as margins
 from stepwell.ledger import statements
-from stepwell.ledger.calendar import UNITS, parts, unit_of
+from stepwell.ledger.calendar import UNITS, parts, unit_of, zone_of
 from stepwell.ledger.grouping import parse_by
 from stepwell.ledger.margin import Margin, MarginGroup
 from stepwell.ledger.over_time import charges, joined, statement_over_time
@@ -59,6 +60,7 @@ def statement(
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
+    timezone: Timezone = "UTC",
     limit: Limit = 40,
     json_file: JsonFile = None,
 ) -> int:
@@ -70,12 +72,13 @@ def statement(
     Example: ``stepwell ledger statement --by tenant,model --since 30d``
 
     ``--by`` takes tenant, key, service-tier, session, agent, parent-agent, role, model, and one of day, week
-    and month (UTC). Keys have the names that the settings give them.
+    and month (of ``--timezone``). Keys have the names that the settings give them.
     """
-    fields, asked = parse_by(by, beyond=(statements.MODEL, *UNITS)), period(since, until)
+    zone = zone_of(timezone)
+    fields, asked = parse_by(by, beyond=(statements.MODEL, *UNITS)), period(since, until, zone)
     book = None if price_book is None else load_price_book(price_book)
     with opened(ledger, config) as store, working("adding up requests"):
-        found = statement_over_time(store, asked, fields, tenant, book)
+        found = statement_over_time(store, asked, fields, tenant, book, zone)
     console, names = console_for(json_file), key_names(config)
     shown = replace(
         found, rows=[replace(r, group=with_key_names(fields, r.group, names)) for r in found.rows]
@@ -111,6 +114,7 @@ def margin(
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
+    timezone: Timezone = "UTC",
     limit: Limit = 20,
     json_file: JsonFile = None,
 ) -> int:
@@ -122,14 +126,15 @@ def margin(
     Example: ``stepwell ledger margin --by tenant,role --since 24h``
 
     ``--by`` takes service-tier, session, role, tenant, agent, key, parent-agent, and one of day, week and
-    month (UTC; each is rounded by itself).
+    month (of ``--timezone``; each is rounded by itself).
 
     Parameters
     ----------
     loaded
         Spread the cost of idle time over what was used of the same resource.
     """
-    fields, asked = parse_by(by, beyond=UNITS), period(since, until)
+    zone = zone_of(timezone)
+    fields, asked = parse_by(by, beyond=UNITS), period(since, until, zone)
     book, unit = None if price_book is None else load_price_book(price_book), unit_of(fields)
     own = tuple(name for name in fields if name != unit)
 
@@ -143,7 +148,9 @@ def margin(
         if unit is None:
             found = of(asked)
         else:
-            found = joined([(label, of(part)) for label, part in parts(store, asked, unit)], fields, unit)
+            found = joined(
+                [(label, of(part)) for label, part in parts(store, asked, unit, zone)], fields, unit
+            )
     console, names = console_for(json_file), key_names(config)
     named_lines = [replace(one, group=with_key_names(fields, one.group, names)) for one in found.lines]
     title = f"Margin {said(asked)}{', loaded' if loaded else ''}{_by_book(price_book)}"

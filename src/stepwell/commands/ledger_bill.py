@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from stepwell.commands.ledger_flags import (
     Config,
     Ledger,
     PriceBookFlag,
+    Timezone,
     key_names,
     opened,
     with_key_names,
@@ -22,6 +23,7 @@ from stepwell.commands.ledger_flags import (
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
 from stepwell.ledger.calendar import month as month_of
+from stepwell.ledger.calendar import zone_of
 from stepwell.ledger.export import usd
 from stepwell.ledger.over_time import statement_over_time
 from stepwell.ledger.prices import PriceBook, load_price_book
@@ -41,13 +43,14 @@ HEAD = ("requests", "input tokens", "of it cached", "output tokens", "charge USD
 def bill(
     tenant: Annotated[str, Parameter(help="The customer; its projects are included.")],
     *,
-    month: Annotated[str | None, Parameter(help="Like 2026-11 (UTC). Default: last month.")] = None,
+    month: Annotated[str | None, Parameter(help="Like 2026-11. Default: last month.")] = None,
     html: Annotated[
         Path | None, Parameter(help="Where to write the page. Default: TENANT-MONTH.html here.")
     ] = None,
     pdf_file: Annotated[Path | None, Parameter(name="--pdf", help="Write it as a PDF here, too.")] = None,
     issuer: Annotated[str, Parameter(help="Who sends it; stands at the top.")] = "",
     price_book: PriceBookFlag = None,
+    timezone: Timezone = "UTC",
     ledger: Ledger = None,
     config: Config = None,
 ) -> int:
@@ -58,10 +61,11 @@ def bill(
 
         stepwell ledger bill acme --month 2026-11 --issuer "Example Ltd" --pdf acme-2026-11.pdf
     """
-    name = month or _last_month(datetime.now(UTC))
-    asked, book = month_of(name), None if price_book is None else load_price_book(price_book)
+    zone = zone_of(timezone)
+    name = month or _last_month(datetime.now(zone))
+    asked, book = month_of(name, zone), None if price_book is None else load_price_book(price_book)
     with opened(ledger, config) as store, working("adding up requests"):
-        page, total = _page(store, tenant, name, asked, issuer, book, key_names(config))
+        page, total = _page(store, tenant, name, asked, issuer, book, key_names(config), zone)
     if not total.requests and not total.charge_microusd:
         raise BadInput(f"the books have no request of {tenant!r} in {name}")
     path = html or Path(f"{tenant.replace('/', '-')}-{name}.html")
@@ -86,9 +90,11 @@ def _page(
     issuer: str,
     book: PriceBook | None,
     names: Mapping[str, str],
+    zone: tzinfo,
 ) -> tuple[Page, Counts]:
     found = {
-        title: statement_over_time(store, asked, fields, tenant, book) for title, fields in SECTIONS.items()
+        title: statement_over_time(store, asked, fields, tenant, book, zone)
+        for title, fields in SECTIONS.items()
     }
     total = next(iter(found.values())).total
     title = f"Statement for {tenant}, {name}"
@@ -96,7 +102,8 @@ def _page(
     if issuer:
         page.text(f"From {issuer}.")
     page.text(
-        "All times are UTC. A request counts on the day on which it ended; a correction, when it was made."
+        f"Days are those of {zone}. A request counts on the day on which it ended; "
+        "a correction, when it was made."
     )
     for heading, one in found.items():
         page.heading(heading)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,10 +43,17 @@ Config = Annotated[
 ]
 Since = Annotated[
     str | None,
-    Parameter(help="From when on: a date (2026-11-22), a time (2026-11-22T10:00, UTC), or 7d, 24h, 30min."),
+    Parameter(help="From when on: a date (2026-11-22), a time (2026-11-22T10:00), or 7d, 24h, 30min."),
 ]
 Until = Annotated[str | None, Parameter(help="Until when, exclusive; written like --since.")]
 Tenant = Annotated[str | None, Parameter(help="One tenant and its projects alone.")]
+Timezone = Annotated[
+    str,
+    Parameter(
+        name=("--timezone", "--tz"),
+        help="Where days, weeks and months begin, and what times without an offset mean: Europe/Berlin.",
+    ),
+]
 Limit = Annotated[int, Parameter(help="Most lines of a table; --json has all.")]
 CostBook = Annotated[
     str | None,
@@ -102,22 +109,22 @@ def usual_ledger(config: Path | None = None) -> str:
     return path if path is not None else str(default_path())
 
 
-def period(since: str | None, until: str | None) -> Period:
+def period(since: str | None, until: str | None, zone: tzinfo = UTC) -> Period:
     """Raises ``BadInput``."""
     now_s = time.time()
-    since_us = 0 if since is None else _moment_us("--since", since, now_s)
-    until_us = LAST_US if until is None else _moment_us("--until", until, now_s)
+    since_us = 0 if since is None else _moment_us("--since", since, now_s, zone)
+    until_us = LAST_US if until is None else _moment_us("--until", until, now_s, zone)
     if since_us >= until_us:
         raise BadInput("--since must lie before --until")
     return Period(since_us, until_us)
 
 
-def _moment_us(flag: str, text: str, now_s: float) -> int:
+def _moment_us(flag: str, text: str, now_s: float, zone: tzinfo) -> int:
     if (ago := _AGO.fullmatch(text.strip())) is not None:
         return max(0, int((now_s - int(ago[1]) * _AGO_S[ago[2]]) * 1_000_000))
     try:
         moment = datetime.fromisoformat(text.strip())
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp() * 1_000_000)
     except (ValueError, OverflowError) as error:
         raise BadInput(
             f"{flag} {text!r} is no moment: write 2026-11-22, 2026-11-22T10:00, or 7d, 24h, 30min ago"

@@ -1,8 +1,9 @@
 """Usage and charges in buckets of time: what the organization routes answer.
 
 Only rows of the spend log are read, so a request counts in the bucket it ended in, and a correction in the
-one it was made in. Buckets lie on the grid of their width since 1970 (UTC); the first and the last are cut to
-what was asked for, so that the sum over all buckets is the sum of exactly that time.
+one it was made in. Buckets lie on the grid of their width since 1970 (UTC), or begin with the days and hours
+of the reader's time zone, where a day may have 23 or 25 hours. The first and the last are cut to what was
+asked for, so that the sum over all buckets is the sum of exactly that time.
 
 A page is bounded twice: by buckets, and by results. Where one bucket holds more groups than fit (a day of a
 fleet by agent), the page ends inside it and the next one goes on with the same bucket.
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from datetime import tzinfo
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from stepwell.ledger.base import Store
+from stepwell.ledger.calendar import day_after_s, hour_after_s
 from stepwell.ledger.queries import COUNTED, Counts, counts_of, one_of
 
 US_PER_S = 1_000_000
@@ -63,6 +66,8 @@ class Query:
     """Keys of ``COLUMNS``."""
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Values of a key of ``COLUMNS``, any of which a row must have."""
+    zone: tzinfo | None = None
+    """Where days and hours begin; None: UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ class BucketPage:
 
 def valid_cursor(query: Query, cursor: PageCursor) -> bool:
     """Whether a cursor can have come from an earlier page of this query."""
-    at_edge = cursor.start_s == query.start_s or cursor.start_s % WIDTHS_S[query.width] == 0
+    at_edge = cursor.start_s == query.start_s or _end_s(query, cursor.start_s - 1) == cursor.start_s
     return at_edge and query.start_s <= cursor.start_s < query.end_s and 0 <= cursor.skip < 2**31
 
 
@@ -112,20 +117,28 @@ def usage_page(
 
 def _edges(query: Query, start_s: int) -> list[int]:
     """Where the buckets of a page begin, and where the last one ends."""
-    inner = range(_end_s(query, start_s), query.end_s, WIDTHS_S[query.width])
-    return list(islice(chain([start_s], inner, [query.end_s]), query.limit + 1))
+    edges = [start_s]
+    while edges[-1] < query.end_s and len(edges) <= query.limit:
+        edges.append(_end_s(query, edges[-1]))
+    return edges
 
 
 def _end_s(query: Query, start_s: int) -> int:
+    """Where the bucket ends in which ``start_s`` lies."""
     width_s = WIDTHS_S[query.width]
-    return min(query.end_s, start_s - start_s % width_s + width_s)
+    if query.zone is None or width_s < WIDTHS_S["1h"]:
+        return min(query.end_s, start_s - start_s % width_s + width_s)
+    after_s = day_after_s if query.width == "1d" else hour_after_s
+    try:
+        return min(query.end_s, after_s(start_s, query.zone))
+    except OverflowError:  # no day follows the last one of the year 9999
+        return query.end_s
 
 
 def _inside(rows: Sequence[tuple[Any, ...]], count: int, query: Query, cursor: PageCursor) -> PageCursor:
     """The page is full: the next one begins with the first row that is not on it."""
-    number = rows[count][0]
-    on_page = sum(row[0] == number for row in rows[:count])
-    start_s = max(cursor.start_s, number * WIDTHS_S[query.width])
+    start_s = rows[count][0]
+    on_page = sum(row[0] == start_s for row in rows[:count])
     return PageCursor(start_s, on_page + (cursor.skip if start_s == cursor.start_s else 0))
 
 
@@ -135,13 +148,11 @@ def _buckets(query: Query, starts: Sequence[int], rows: Sequence[tuple[Any, ...]
     for row in rows:
         group = tuple(row[1 : 1 + fields])
         results.setdefault(row[0], []).append(BucketGroup(group, counts_of(row[1 + fields :])))
-    width_s = WIDTHS_S[query.width]
-    return [Bucket(s, _end_s(query, s), results.get(s // width_s, [])) for s in starts]
+    return [Bucket(s, _end_s(query, s), results.get(s, [])) for s in starts]
 
 
 def _rows(store: Store, query: Query, edges: Sequence[int], skip: int, limit: int) -> list[tuple[Any, ...]]:
-    number = f"u.at_us / {WIDTHS_S[query.width] * US_PER_S}"
-    groups = ", ".join([number, *(COLUMNS[name] for name in query.group_by)])
+    groups = ", ".join([_start_of(query, edges), *(COLUMNS[name] for name in query.group_by)])
     where, values = _where(query)
     sql = f"""
         SELECT {groups}, {COUNTED}
@@ -150,6 +161,17 @@ def _rows(store: Store, query: Query, edges: Sequence[int], skip: int, limit: in
         GROUP BY {groups} ORDER BY {groups} LIMIT {limit} OFFSET {skip}
     """
     return store.rows(sql, [edges[0] * US_PER_S, edges[-1] * US_PER_S, *values])
+
+
+def _start_of(query: Query, edges: Sequence[int]) -> str:
+    """SQL for the start of the bucket that a row lies in: one comparison a bucket where days have unequal
+    lengths, else by division, which is quicker."""
+    if query.zone is not None:
+        ends = " ".join(f"WHEN u.at_us < {end * US_PER_S} THEN {start}" for start, end in pairwise(edges))
+        return f"CASE {ends} END"
+    width_s = WIDTHS_S[query.width]
+    start = f"u.at_us / {width_s * US_PER_S} * {width_s}"
+    return f"CASE WHEN {start} < {edges[0]} THEN {edges[0]} ELSE {start} END"
 
 
 def _where(query: Query) -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, tzinfo
 
 from stepwell.ledger.base import Store
 from stepwell.ledger.calendar import parts, unit_of
@@ -26,6 +27,7 @@ def statement_over_time(
     fields: Sequence[str],
     tenant: str | None = None,
     book: PriceBook | None = None,
+    zone: tzinfo = UTC,
 ) -> Statement:
     """Without a unit of time among the fields, one statement, the dearest first; with one, by time first."""
     unit = unit_of(fields)
@@ -34,7 +36,7 @@ def statement_over_time(
     at = list(fields).index(unit)
     rest = [name for name in fields if name != unit]
     rows, total = [], Counts()
-    for label, part in parts(store, period, unit):
+    for label, part in parts(store, period, unit, zone):
         found = statement(store, part, rest, tenant, charges(store, part, book))
         rows += [replace(row, group=_with(row.group, at, label)) for row in found.rows]
         total = total.plus(found.total)

@@ -11,11 +11,14 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from typing import Any
 
 from starlette.datastructures import QueryParams
 
+from stepwell.errors import BadInput
 from stepwell.ledger.buckets import PageCursor, Query, valid_cursor
+from stepwell.ledger.calendar import zone_of
 from stepwell.server.errors import ApiError, bad_request, clip, unsupported
 from stepwell.server.keys import ApiKey
 
@@ -26,7 +29,7 @@ MAX_TIME_S = 253_402_300_799
 """The end of the year 9999."""
 CONSTANT: Mapping[str, Any] = {"user_id": None, "batch": False, "api_source": "unlabeled"}
 """Fields that have one value for all there is: users are not recorded, and there are no batch jobs."""
-SINGLE = ("start_time", "end_time", "bucket_width", "limit", "page")
+SINGLE = ("start_time", "end_time", "bucket_width", "limit", "page", "timezone", "tz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def read(params: QueryParams, rules: Rules, key: ApiKey, now_s: int) -> Asked:
         tenants=None if key.operator else own_tenants(key),
         group_by=[name for name in group_by if name not in CONSTANT],
         filters=_filters(params, rules, key),
+        zone=_zone(params),
     )
     return Asked(query, _cursor(params, query), {n: v for n, v in CONSTANT.items() if n in group_by})
 
@@ -110,6 +114,17 @@ def _times(params: QueryParams, now_s: int) -> tuple[int, int]:
         name = "end_time" if "end_time" in params else "start_time"
         raise bad_request("'start_time' must lie before 'end_time' (or now).", param=name)
     return start_s, end_s
+
+
+def _zone(params: QueryParams) -> tzinfo | None:
+    """``timezone``, or ``tz`` for short."""
+    names = [name for name in ("timezone", "tz") if name in params]
+    if not names or params[names[0]].upper() == "UTC":
+        return None
+    try:
+        return zone_of(params[names[0]])
+    except BadInput as error:
+        raise bad_request(f"{str(error)[0].upper()}{str(error)[1:]}.", param=names[0]) from error
 
 
 def _filters(params: QueryParams, rules: Rules, key: ApiKey) -> dict[str, Sequence[str]]:
