@@ -17,7 +17,17 @@ from stepwell.engines.llamacpp.chat.json_reader import JsonReader
 from stepwell.engines.llamacpp.chat.reader import MarkReader
 from stepwell.engines.null import END_TOKEN, VOCAB_SIZE, NullConfig, NullEngine, NullText
 from stepwell.loop.driver import Driver
-from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected, Sink, TokenInfo
+from stepwell.loop.requests import (
+    Admitted,
+    Delta,
+    Finished,
+    Generation,
+    Preempted,
+    Rejected,
+    Scored,
+    Sink,
+    TokenInfo,
+)
 from stepwell.loop.snapshot import AgentView, Snapshot
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
@@ -196,6 +206,10 @@ class FakeDriver:
         if steps and isinstance(steps[0], Hold):
             self._hold(request)
         sink(Admitted(request, *self.cached, queue_us=1_000))
+        if (n_top := generation.sampling.prompt_logprobs) is not None:
+            first, *rest = generation.prompt
+            top = tuple((97 + i, -1.0 - i) for i in range(n_top))
+            sink(Scored((TokenInfo(first), *(TokenInfo(token, -0.5, top) for token in rest))))
         if generation.prewarm:
             sink(Finished("stop", None, len(generation.prompt), 0, 0, 2_000, 2_000, 0))
             return

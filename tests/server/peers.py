@@ -578,11 +578,15 @@ def batch(asked: Asked) -> None:
     "completion",
     "echo_stream_completion",
     "echo_logprob_completion",
-    differs="`echo` with `logprobs` is a 400: the prompt's own are not computed",
 )
 def echo(asked: Asked) -> None:
     assert asked.good(COMPLETIONS, prompt="What?", echo=True)["choices"][0]["text"] == "What?" + SAYS
-    asked.bad(COMPLETIONS, prompt="What?", echo=True, logprobs=1)
+    (choice,) = asked.good(COMPLETIONS, prompt="What?", echo=True, logprobs=1)["choices"]
+    assert choice["text"] == "What?" + SAYS
+    found = choice["logprobs"]
+    assert "".join(found["tokens"]) == choice["text"]
+    assert found["token_logprobs"][0] is found["top_logprobs"][0] is None
+    assert len(found["text_offset"]) == len(found["token_logprobs"]) == len(found["top_logprobs"])
 
 
 @case(VLLM, "prompt_validation", "empty_prompt")

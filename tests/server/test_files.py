@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from stepwell.engines.null import NullConfig
 from stepwell.library import blobs
-from stepwell.server import attachments
-from stepwell.server.attachments import document_frame
+from stepwell.server import document_frame as frames
+from stepwell.server.document_frame import document_frame
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from tests.server.fakes import MODEL, FakeDriver, says, serving, until
@@ -140,12 +140,12 @@ PIECES = ("<", "|", "s>", "/document", "<|im_end|>", "<|" + "m" * 48 + "|>", "</
 
 @given(st.lists(st.sampled_from(PIECES), max_size=24).map("".join), st.integers(1, 40))
 def test_marks_of_a_document_are_made_harmless_wherever_they_stand(text: str, window_chars: int) -> None:
-    safe = attachments._CONTROL_MARKS.sub("< ", text).strip("\n")
-    before, attachments._WINDOW_CHARS = attachments._WINDOW_CHARS, window_chars
+    safe = frames._CONTROL_MARKS.sub("< ", text).strip("\n")
+    before, frames._WINDOW_CHARS = frames._WINDOW_CHARS, window_chars
     try:
         assert document_frame("a", text) == f'<document name="a">\n{safe}\n</document>'
     finally:
-        attachments._WINDOW_CHARS = before
+        frames._WINDOW_CHARS = before
 
 
 def test_what_the_model_is_shown(tmp_path: Path) -> None:

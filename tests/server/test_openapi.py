@@ -239,8 +239,33 @@ def _documents(tour: Tour) -> None:
     tour("GET", "/v1/files/{file_id}/content", **one)
     tour("POST", "/v1/files/{file_id}/prewarm", **one)
     tour("POST", "/v1/files/search", json={"query": "wells"})
+    _vector_stores(tour, file["id"])
     tour("DELETE", "/v1/files/{file_id}", **one)
     tour("GET", "/v1/files/{file_id}", status=404, **one)
+
+
+def _vector_stores(tour: Tour, file: str) -> None:
+    root, said = "/v1/vector_stores", {"year": 1050}
+    one = {"store_id": tour("POST", root, json={"name": "wells"})["id"]}
+    store = root + "/{store_id}"
+    batch = tour("POST", store + "/file_batches", json={"file_ids": [file], "attributes": said}, **one)
+    tour("GET", root)
+    tour("GET", store, **one)
+    tour("POST", store, json={"metadata": {"of": "us"}}, **one)
+    tour("POST", store + "/search", json={"query": "wells"}, **one)
+    tour("POST", store + "/search", status=400, json={"query": "wells", "filters": {}}, **one)
+    named = {**one, "batch_id": batch["id"]}
+    for path in ("/file_batches/{batch_id}", "/file_batches/{batch_id}/files"):
+        tour("GET", store + path, **named)
+    tour("POST", store + "/file_batches/{batch_id}/cancel", **named)
+    tour("POST", store + "/files", json={"file_id": file}, **one)
+    tour("GET", store + "/files", **one)
+    member = {**one, "file_id": file}
+    tour("POST", store + "/files/{file_id}", json={"attributes": said}, **member)
+    for method, path in (("GET", ""), ("GET", "/content"), ("DELETE", "")):
+        tour(method, store + "/files/{file_id}" + path, **member)
+    tour("DELETE", store, **one)
+    tour("GET", store, status=404, **one)
 
 
 def _batches(tour: Tour) -> None:

@@ -20,7 +20,7 @@ CHARS_PER_TOKEN = 4
 PREFIX_BYTES = 1_024
 DEFAULT_ANSWER_TOKENS = 128
 MOST_ANSWER_TOKENS = 4_096
-FILE = b'"file_id"'
+FILES = (b'"file_id"', b'"file_search"')
 _RESPONSE = re.compile(rb'"id":\s?"(resp_[A-Za-z0-9_-]{1,128})"')
 _USAGE = re.compile(
     rb'"(prompt_tokens|input_tokens|completion_tokens|output_tokens|cached_tokens)":\s?(\d{1,9})'
@@ -94,7 +94,7 @@ def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -
         said.model if isinstance(said.model, str) else None,
         said.stream is True,
         previous if isinstance(previous, str) else None,
-        FILE in body,
+        any(mark in body for mark in FILES),
         said.conversation is not None,
     )
 

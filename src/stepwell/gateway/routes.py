@@ -41,7 +41,8 @@ EVERY = frozenset({"/admin/agents", "/admin/snapshot", "/admin/why"})
 TOLD_TO_EVERY = frozenset({"/admin/budgets", "/admin/keys/reload"})
 OWN = ("/health", "/metrics", "/admin/fleet")
 HOME = (
-    "/v1/files", "/v1/batches", "/v1/messages/batches", "/v1/conversations", "/v1/cachedContents", "/v1beta",
+    "/v1/files", "/v1/vector_stores", "/v1/batches", "/v1/messages/batches", "/v1/conversations",
+    "/v1/cachedContents", "/v1beta",
 )  # fmt: skip
 
 

@@ -50,6 +50,24 @@ CREATE TABLE IF NOT EXISTS vectors (
     sha256 TEXT NOT NULL,
     PRIMARY KEY (tenant, text_sha256)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS collections (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS collected (
+    collection TEXT NOT NULL,
+    file TEXT NOT NULL,
+    added_at INTEGER NOT NULL,
+    attributes TEXT NOT NULL,
+    batch TEXT NOT NULL,
+    PRIMARY KEY (collection, file)
+) STRICT;
+CREATE INDEX IF NOT EXISTS collected_files ON collected (file);
+CREATE INDEX IF NOT EXISTS collections_of_tenant ON collections (tenant, seq);
 CREATE INDEX IF NOT EXISTS files_of_tenant ON files (tenant, seq);
 CREATE INDEX IF NOT EXISTS files_of_content ON files (tenant, sha256);
 CREATE INDEX IF NOT EXISTS files_of_text ON files (tenant, text_sha256);

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.library.blobs import Blobs, UnplacedBlob
+from stepwell.library.collections import Collections
 from stepwell.library.confined import extract_confined
 from stepwell.library.documents import DEFAULT_LIMITS, Document, Limits, clean_name
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull
@@ -46,6 +47,7 @@ class Library:
         self._blobs = Blobs(root)
         self._index = Index(root / "index.db")
         self.vectors = KeptVectors(self._index, self._blobs)
+        self.collections = Collections(self._index, now_s)
         self._sweep()
 
     # --- in ---------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ class Library:
         free: list[str] = []
         for record in records:
             connection.execute("DELETE FROM files WHERE id = ?", (record.id,))
+            connection.execute("DELETE FROM collected WHERE file = ?", (record.id,))
             for digest in {record.sha256, record.text_sha256}:
                 free += free_blob(connection, record.tenant, digest)
             same = "tenant = ? AND text_sha256 = ?"

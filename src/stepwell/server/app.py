@@ -85,6 +85,7 @@ from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
 from stepwell.server.telemetry import Telemetry
 from stepwell.server.tokens import detokenize, tokenize
+from stepwell.server.vector_stores.routes import vector_store_routes
 from stepwell.server.vectors import ServedEmbeddings
 from stepwell.server.watch.hub import Hub
 from stepwell.server.watch.routes import watch
@@ -145,6 +146,7 @@ ROUTES = (
     Route("/v1/messages", messages, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
     *gemini_routes(),
+    *vector_store_routes(),
     Route("/v1/completions", completions, methods=["POST"]),
     Route("/v1/embeddings", embeddings, methods=["POST"]),
     Route("/v1/rerank", rerank, methods=["POST"]),

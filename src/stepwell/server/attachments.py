@@ -6,17 +6,15 @@ it at the beginning of their prompt have a prefix in common, and its KV is compu
 
 from __future__ import annotations
 
-import html
-import itertools
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from stepwell.library.index import FileRecord
 from stepwell.library.store import Library
+from stepwell.server.document_frame import document_frame
 from stepwell.server.errors import bad_request, context_length_exceeded, unsupported
-from stepwell.server.prompts import DOCUMENT_END, MAX_TOKEN_CHARS
+from stepwell.server.prompts import MAX_TOKEN_CHARS
 from stepwell.server.service import Service
 
 MAX_ATTACHED = 128
@@ -25,12 +23,6 @@ _PARTS = frozenset({"file", "input_file"})
 """The kinds of part that name a file."""
 FIELDS = ("messages", "input")
 """Where messages stand, one of them for each route that has any."""
-_CONTROL_MARKS = re.compile(
-    r"<(?=\|[^|<>\n]{1,48}\|>|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>|/document)", re.IGNORECASE
-)
-_MARK_CHARS = 64
-"""No mark is longer."""
-_WINDOW_CHARS = 64 * 1024
 
 Body = dict[str, Any]
 
@@ -42,27 +34,6 @@ class Attached(NamedTuple):
     part: int
     file_id: str
     param: str
-
-
-def document_frame(name: str, text: str) -> str:
-    """A document as models see it: the same bytes for the same document, whichever agent attaches it.
-
-    What in a stranger's text would end the frame, or a turn of a conversation, is made harmless by a space.
-    """
-    safe = _harmless(text).strip("\n")
-    return f'<document name="{html.escape(_harmless(name))}">\n{safe}\n{DOCUMENT_END}'
-
-
-def _harmless(text: str) -> str:
-    """A space after the ``<`` of each mark. Window by window: over megabytes of what looks like marks one
-    call takes half a second, and no other thread runs meanwhile."""
-    ends = [
-        found.end()
-        for at in range(0, len(text), _WINDOW_CHARS)
-        for found in _CONTROL_MARKS.finditer(text, at, at + _WINDOW_CHARS + _MARK_CHARS)
-        if found.start() < at + _WINDOW_CHARS
-    ]
-    return " ".join(text[a:b] for a, b in itertools.pairwise([0, *ends, len(text)]))
 
 
 async def attach_files(service: Service, tenant: str, body: Body, field: str | None) -> Body:

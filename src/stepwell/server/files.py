@@ -17,11 +17,11 @@ from stepwell.library.documents import Document
 from stepwell.library.index import FileRecord
 from stepwell.policy.types import Hint, Wait
 from stepwell.server.agents import who_asks
-from stepwell.server.attachments import document_frame
 from stepwell.server.batches import files as batch_files
 from stepwell.server.batches.files import batches_of, own_batch_file
 from stepwell.server.batches.runner import ServedBatches
 from stepwell.server.body import too_large
+from stepwell.server.document_frame import document_frame
 from stepwell.server.errors import ApiError, bad_request, not_found
 from stepwell.server.file_prewarm import DEFAULT_TTL, PrewarmRequest, agent_of, prewarm
 from stepwell.server.keys import ApiKey

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from stepwell.errors import BadInput, MissingExtra, StepwellError
+from stepwell.library.collections import NoSuchCollection
 from stepwell.library.embeddings import Embedder
 from stepwell.library.errors import DamagedFile, NoSuchFile, QuotaFull, StorageFull
 from stepwell.library.search import CountedTexts
@@ -81,6 +82,8 @@ def api_error(error: StepwellError, param: str | None = None) -> ApiError:
     match error:
         case NoSuchFile():
             return not_found(sentence, code="file_not_found", param=param)
+        case NoSuchCollection():
+            return not_found(sentence, code="vector_store_not_found", param="vector_store_id")
         case QuotaFull():
             return ApiError(
                 403, sentence, code="storage_quota_exceeded", param=param, type="permission_error"

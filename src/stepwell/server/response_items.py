@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from stepwell.server.document_frame import document_frame
 from stepwell.server.errors import ApiError, bad_request, clip, unsupported
 from stepwell.server.schema import join_text, no_arguments
 
@@ -39,6 +40,8 @@ def _item(raw: Item, param: str) -> Item | None:
             return _custom_call(raw, param)
         case "reasoning":
             return _reasoning(raw)
+        case "file_search_call":
+            return _file_search(raw, param)
     raise unsupported(f"Items of type '{clip(str(kind), 64)}' are not supported here.", param=f"{param}.type")
 
 
@@ -69,6 +72,28 @@ def _reasoning(raw: Item) -> Item | None:
             part = {"type": "reasoning_text", "text": text}
             return {"id": _id(raw, "rs"), "type": "reasoning", "summary": [], "content": [part]}
     return None
+
+
+def _file_search(raw: Item, param: str) -> Item:
+    """What an earlier turn found; without its results it says nothing."""
+    results = raw.get("results")
+    found = [one for one in (results if isinstance(results, list) else ()) if isinstance(one, dict)]
+    return {
+        "id": _id(raw, "fs"),
+        "type": "file_search_call",
+        "status": "completed",
+        "queries": [query for query in raw.get("queries") or () if isinstance(query, str)],
+        "results": [
+            {
+                "file_id": _string(one, "file_id", f"{param}.results"),
+                "filename": _string(one, "filename", f"{param}.results"),
+                "score": one.get("score"),
+                "text": _string(one, "text", f"{param}.results"),
+                "attributes": one.get("attributes") or {},
+            }
+            for one in found
+        ],
+    }
 
 
 def _function_call(raw: Item, param: str) -> Item:
@@ -147,17 +172,30 @@ def as_messages(items: Iterable[Mapping[str, Any]], instructions: str | None = N
         if item["type"] == "reasoning":
             thought += [part["text"] for part in item["content"]]
             continue
-        if item["type"] in ("function_call", "custom_tool_call"):
+        if item["type"] == "file_search_call":
+            _add_found(messages, item)
+        elif item["type"] in ("function_call", "custom_tool_call"):
             _add_call(messages, item)
         elif item["type"] in ("function_call_output", "custom_tool_call_output"):
             messages.append({"role": "tool", "content": item["output"], "tool_call_id": item["call_id"]})
         else:
             text = "\n".join(part["text"] for part in item["content"])
             messages.append({"role": _ROLES[item["role"]], "content": text})
-        if thought and messages[-1]["role"] == "assistant":
+        if thought and messages and messages[-1]["role"] == "assistant":
             messages[-1].setdefault("reasoning_content", "\n".join(thought))
         thought = []
     return messages
+
+
+def _add_found(messages: list[Item], item: Mapping[str, Any]) -> None:
+    """What was found for a question stands before it, in the same message."""
+    frames = [document_frame(one["filename"], one["text"]) for one in item["results"]]
+    if not frames:
+        return
+    if not messages or messages[-1]["role"] != "user":
+        messages.append({"role": "user", "content": ""})
+    question = messages[-1]["content"]
+    messages[-1] = {"role": "user", "content": "\n\n".join([*frames, *([question] if question else [])])}
 
 
 def _add_call(messages: list[Item], item: Mapping[str, Any]) -> None:

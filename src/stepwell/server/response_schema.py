@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from stepwell.server.ranking import RankingOptions
 from stepwell.server.schema import (
     MAX_ITEMS,
     Choice,
@@ -26,16 +27,49 @@ class ResponseTool(Function):
     type: Literal["function"]
 
 
-def functions_of(value: Any) -> Any:
-    """Without the tools that are no functions: hosted ones do not exist here, and a model is not told of what
-    it cannot call. Coding agents offer them beside their functions."""
+class FileSearchTool(Schema):
+    """A search in documents, made by the server before the answer; see ``hosted_search``."""
+
+    type: Literal["file_search"]
+    vector_store_ids: (
+        Annotated[list[Annotated[str, Field(max_length=256)]], Field(min_length=1, max_length=64)] | None
+    ) = None
+    """None: all documents of the tenant."""
+    max_num_results: Annotated[int, Field(ge=1, le=50)] | None = None
+    filters: dict[str, Any] | None = None
+    ranking_options: RankingOptions | None = None
+
+
+KNOWN_TOOLS = ("function", "file_search")
+
+
+def known_tools(value: Any) -> Any:
+    """Without the hosted tools that do not exist here: a model is not told of what it cannot call. Coding
+    agents offer them beside their functions."""
     if not isinstance(value, list):
         return value
     return [tool for tool in value if not _is_other(tool)]
 
 
 def _is_other(tool: Any) -> bool:
-    return isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function"
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return isinstance(kind, str) and kind not in KNOWN_TOOLS
+
+
+def known_choice(value: Any) -> Any:
+    """``tool_choice``; a search is made anyhow, so to demand it demands nothing of the model."""
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "file_search":
+        return "auto"
+    tools = value.get("tools")
+    if value.get("type") != "allowed_tools" or not isinstance(tools, list):
+        return value
+    named = [
+        tool for tool in tools if not (isinstance(tool, dict) and tool.get("type", "function") != "function")
+    ]
+    mode = value.get("mode") if named else "auto"
+    return {**value, "mode": mode, "tools": named}
 
 
 class TextFormat(Schema):
@@ -85,11 +119,11 @@ class ResponseRequest(Sampling):
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextConfig | None = None
     tools: Annotated[
-        list[ResponseTool] | None,
+        list[Annotated[ResponseTool | FileSearchTool, Field(discriminator="type")]] | None,
         Field(max_length=MAX_ITEMS, fail_fast=True),
-        BeforeValidator(functions_of, json_schema_input_type=list[dict[str, Any]] | None),
+        BeforeValidator(known_tools, json_schema_input_type=list[dict[str, Any]] | None),
     ] = None
-    tool_choice: Choice = None
+    tool_choice: Annotated[Choice, BeforeValidator(known_choice)] = None
     parallel_tool_calls: bool | None = None
     include: Annotated[list[str], Field(max_length=64)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -109,6 +143,20 @@ class ResponseRequest(Sampling):
     # These would change the answer if they were ignored:
     prompt: Any = None
     generate: bool | None = None
+
+    @property
+    def functions(self) -> list[ResponseTool]:
+        return [tool for tool in self.tools or () if isinstance(tool, ResponseTool)]
+
+    @property
+    def searches(self) -> list[FileSearchTool]:
+        """Those that are to be made: none where the choice is no tool, or a function."""
+        found = [tool for tool in self.tools or () if isinstance(tool, FileSearchTool)]
+        choice = self.tool_choice
+        forced = choice is not None and (
+            choice.mode == "none" or (choice.mode == "required" and choice.names)
+        )
+        return [] if forced else found
 
     @property
     def wants_logprobs(self) -> bool:

@@ -10,13 +10,14 @@ from stepwell.engines.base import AnswerPart
 from stepwell.loop.requests import Admitted, Delta, Finished, TokenInfo
 from stepwell.policy.types import Wait
 from stepwell.server.bridge import Arrival
+from stepwell.server.citations import citations
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import ApiError
 from stepwell.server.exchange import Event
 from stepwell.server.logprobs import token_logprobs
 from stepwell.server.reading import Reading
 from stepwell.server.response_items import new_id
-from stepwell.server.response_schema import ResponseRequest, ResponseTool
+from stepwell.server.response_schema import FileSearchTool, ResponseRequest, ResponseTool
 from stepwell.server.schema import ToolChoice
 from stepwell.server.service import Service
 from stepwell.server.sse import event
@@ -60,6 +61,8 @@ class ResponseShape:
     ended: Callable[[], object] = lambda: None
     response: dict[str, Any] = field(init=False)
     progress: Progress = field(default_factory=Progress)
+    searched: list[dict[str, Any]] = field(default_factory=list)
+    """What was searched for before the answer; items of it once it has begun."""
     opening: str | None = None
     """Of the prompt; set as soon as it is rendered."""
     reading: Reading | None = None
@@ -95,9 +98,11 @@ class ResponseShape:
     def take(self, arrival: Arrival) -> list[Event]:
         self.progress.take(arrival.output)
         match arrival.output:
-            case Admitted() if self.response["status"] == "queued":
+            case Admitted():
+                queued = self.response["status"] == "queued"
                 self.response["status"] = "in_progress"
-                return [self._status("response.in_progress")]
+                begun = [self._status("response.in_progress")] if queued else []
+                return begun + [event for item in self.searched for event in self._search(item)]
             case Delta(text, tokens):
                 return self._read(text, tokens)
             case Finished():
@@ -120,6 +125,19 @@ class ResponseShape:
     def waits_for(self) -> Wait:
         called = any(item["type"] == "function_call" for item in self.response["output"])
         return Wait.TOOL if called else Wait.PERSON
+
+    def _search(self, item: dict[str, Any]) -> list[Event]:
+        """A search that has been made, told as one that is."""
+        at = len(self.response["output"])
+        self.response["output"].append(item)
+        said = {"item_id": item["id"], "output_index": at}
+        stages = [f"response.file_search_call.{stage}" for stage in ("in_progress", "searching", "completed")]
+        new = {**item, "status": "in_progress", "results": None}
+        return [
+            self._event("response.output_item.added", output_index=at, item=new),
+            *(self._event(stage, **said) for stage in stages),
+            self._event("response.output_item.done", output_index=at, item=dict(item)),
+        ]
 
     # --- growing ------------------------------------------------------------------------------
 
@@ -186,15 +204,22 @@ class ResponseShape:
         else:
             part = item["content"][0]
             part["text"] = text
+            cited = citations(text, self.searched) if self._open.kind == "message" and self.searched else []
             logprobs = {"logprobs": part["logprobs"]} if "logprobs" in part else {}
             kind = "output_text" if self._open.kind == "message" else "reasoning_text"
-            events = [
+            events = [self._cited(number, one) for number, one in enumerate(cited)]
+            events += [
                 self._in_item(f"response.{kind}.done", content_index=0, text=text, **logprobs),
                 self._in_item("response.content_part.done", content_index=0, part=dict(part)),
             ]
         events.append(self._item("response.output_item.done", dict(item)))
         self._open = None
         return events
+
+    def _cited(self, number: int, annotation: dict[str, Any]) -> Event:
+        self._opened().item["content"][0]["annotations"].append(annotation)
+        said = {"content_index": 0, "annotation_index": number, "annotation": annotation}
+        return self._in_item("response.output_text.annotation.added", **said)
 
     def _finish(self, finished: Finished) -> list[Event]:
         events = self._read("", ())
@@ -203,7 +228,7 @@ class ResponseShape:
         cut = finished.reason == "length"
         status = "incomplete" if cut else "completed"
         events += self._parts(reading, reading.finish())
-        if not self.response["output"] and not self.ask.prewarm:
+        if len(self.response["output"]) == len(self.searched) and not self.ask.prewarm:
             events += self._begin("message", 0, reading)
         if self._logprobs and self._open is not None and self._open.kind == "message":
             events.append(self._more(""))
@@ -280,7 +305,9 @@ def _new_response(service: Service, wanted: ResponseRequest, ask: Ask) -> dict[s
     }
 
 
-def _echo_tool(tool: ResponseTool) -> dict[str, Any]:
+def _echo_tool(tool: ResponseTool | FileSearchTool) -> dict[str, Any]:
+    if isinstance(tool, FileSearchTool):
+        return tool.model_dump(exclude_none=True)
     return {
         "type": "function",
         "name": tool.name,

@@ -18,6 +18,7 @@ from stepwell.server.constraints import constraint_of
 from stepwell.server.conversations.store import ConversationTurn
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import admitted, exchange, stream_events
+from stepwell.server.hosted_search import searched
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
@@ -26,6 +27,7 @@ from stepwell.server.response_items import Item, as_messages, input_items
 from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.response_shape import ResponseShape
 from stepwell.server.sampling import sampling_params
+from stepwell.server.schema import ToolChoice
 from stepwell.server.service import Service, service_of
 from stepwell.server.sse import COMMENTS, Comment, EventStream, event
 from stepwell.server.store import StoredResponse
@@ -49,7 +51,7 @@ class Creation:
         before = [item for record in self.earlier for item in record.items()]
         if self.turn is not None:
             before += self.turn.before()
-        messages = as_messages([*before, *self.items], self.call.wanted.instructions)
+        messages = as_messages([*before, *self.items, *self.shape.searched], self.call.wanted.instructions)
         options = self.call.wanted.template_options
         prompt = chat_prompt(
             self.call.service.text_model,
@@ -90,6 +92,7 @@ async def create_response(request: Request) -> Response:
     wanted = call.wanted
     _refuse_what_would_be_ignored(wanted)
     creation = _creation(call)
+    creation.shape.searched = await searched(call.service, creation.identity.tenant, wanted, creation.items)
     if wanted.background:
         return await _in_background(request, creation)
     shape = creation.shape
@@ -129,8 +132,8 @@ def _creation(call: Call[ResponseRequest]) -> Creation:
     )
     parallel = wanted.parallel_tool_calls is not False
     tools = build_tools(
-        wanted.tools or (),
-        wanted.tool_choice,
+        wanted.functions,
+        _choice_of(wanted),
         answer,
         settings,
         parallel=parallel,
@@ -147,6 +150,13 @@ def _creation(call: Call[ResponseRequest]) -> Creation:
         turn = service.conversations.turn(conversation, items)
     shape = ResponseShape(service, wanted, ask, tools)
     return Creation(call, identity, earlier, items, tools, shape, turn)
+
+
+def _choice_of(wanted: ResponseRequest) -> ToolChoice | None:
+    """Where a tool is demanded and none is offered but a search, which is made anyhow, the answer is free."""
+    choice = wanted.tool_choice
+    only_searches = wanted.searches and not wanted.functions
+    return None if choice is not None and choice.mode == "required" and only_searches else choice
 
 
 def _continued(identity: Identity, earlier: Sequence[StoredResponse]) -> Identity:

@@ -35,6 +35,14 @@ from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.schema import ChatRequest, CompletionRequest
 from stepwell.server.sessions import SessionUpdate
 from stepwell.server.tokens import DetokenizeRequest, TokenizeRequest
+from stepwell.server.vector_stores.routes import (
+    StoreBatchRequest,
+    StoreFileRequest,
+    StoreFileUpdate,
+    StoreRequest,
+    StoreSearchRequest,
+    StoreUpdate,
+)
 
 Json = Mapping[str, Any]
 Who = Literal["anyone", "key", "operator"]
@@ -72,6 +80,7 @@ def _page(*names: str, **more: Json) -> Json:
 
 GENERATES = (404, 413, 408, 429, 503)
 FREE: Any = dict[str, Any]
+FREE_QUERY: Json = {}
 
 
 def _organization(**more: Json) -> Json:
@@ -82,6 +91,8 @@ def _organization(**more: Json) -> Json:
         "bucket_width": {"type": "string", "enum": ["1m", "1h", "1d"], "default": "1d"},
         "limit": {"type": "integer", "minimum": 1, "maximum": 1_440},
         "page": TEXT,
+        "timezone": TEXT,
+        "tz": TEXT,
         "group_by": NAMES,
         **dict.fromkeys((*lists, "service_tiers"), NAMES),
         **more,
@@ -104,6 +115,34 @@ def _gemini(prefix: str) -> Mapping[tuple[str, str], Operation]:
             "gemini", r.CachedContent, LifetimeRequest, fails=GENERATES
         ),
         ("DELETE", f"{prefix}/cachedContents/{{cached_id}}"): Operation("gemini", FREE, fails=(404,)),
+    }
+
+
+def _stores() -> Mapping[tuple[str, str], Operation]:
+    store, there = "/v1/vector_stores/{store_id}", (404, 429, 503)
+    file, batch = store + "/files/{file_id}", store + "/file_batches/{batch_id}"
+    pages = _page("after", "before", order=ORDER)
+
+    def of(answer: Any, body: type[BaseModel] | None = None, query: Json = FREE_QUERY) -> Operation:
+        return Operation("files", answer, body, query=query, fails=there if body is None else GENERATES)
+
+    return {
+        ("GET", "/v1/vector_stores"): of(a.Paged[r.VectorStoreShown], query=pages),
+        ("POST", "/v1/vector_stores"): of(r.VectorStoreShown, StoreRequest),
+        ("GET", store): of(r.VectorStoreShown),
+        ("POST", store): of(r.VectorStoreShown, StoreUpdate),
+        ("DELETE", store): of(a.Deleted),
+        ("POST", store + "/search"): of(r.StoreHits, StoreSearchRequest),
+        ("GET", store + "/files"): of(a.Paged[r.VectorStoreFileShown], query=pages),
+        ("POST", store + "/files"): of(r.VectorStoreFileShown, StoreFileRequest),
+        ("GET", file): of(r.VectorStoreFileShown),
+        ("POST", file): of(r.VectorStoreFileShown, StoreFileUpdate),
+        ("DELETE", file): of(a.Deleted),
+        ("GET", file + "/content"): of(r.StoreText),
+        ("POST", store + "/file_batches"): of(r.VectorStoreBatchShown, StoreBatchRequest),
+        ("GET", batch): of(r.VectorStoreBatchShown),
+        ("POST", batch + "/cancel"): of(r.VectorStoreBatchShown),
+        ("GET", batch + "/files"): of(a.Paged[r.VectorStoreFileShown], query=pages),
     }
 
 
@@ -175,6 +214,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v1/messages/batches/{batch_id}/results"): Operation(
         "anthropic", also=("application/x-jsonl",), fails=(404,)
     ),
+    **_stores(),
     **_gemini("/v1beta"),
     **_gemini("/v1"),
     ("POST", "/v1/embeddings"): Operation("vectors", a.Embeddings, EmbeddingsRequest, fails=GENERATES),

@@ -96,6 +96,72 @@ class SearchResults(Answer):
     data: list[FoundPassage]
 
 
+class StoreFileCounts(Answer):
+    in_progress: int
+    completed: int
+    failed: int
+    cancelled: int
+    total: int
+
+
+class VectorStoreShown(Answer):
+    id: str
+    object: Literal["vector_store"]
+    created_at: int
+    name: str
+    usage_bytes: int
+    file_counts: StoreFileCounts
+    status: Literal["completed"]
+    expires_after: None
+    expires_at: None
+    last_active_at: int
+    metadata: dict[str, str]
+
+
+class VectorStoreFileShown(Answer):
+    id: str
+    object: Literal["vector_store.file"]
+    created_at: int
+    vector_store_id: str
+    usage_bytes: int
+    status: Literal["completed"]
+    last_error: None
+    attributes: dict[str, str | float | bool]
+
+
+class VectorStoreBatchShown(Answer):
+    id: str
+    object: Literal["vector_store.files_batch"]
+    created_at: int
+    vector_store_id: str
+    status: Literal["completed"]
+    file_counts: StoreFileCounts
+
+
+class StoreHitShown(Answer):
+    file_id: str
+    filename: str
+    score: float
+    attributes: dict[str, str | float | bool]
+    content: list[FoundText]
+
+
+class StorePage(Answer):
+    has_more: bool
+    next_page: None
+
+
+class StoreHits(StorePage):
+    object: Literal["vector_store.search_results.page"]
+    search_query: list[str]
+    data: list[StoreHitShown]
+
+
+class StoreText(StorePage):
+    object: Literal["vector_store.file_content.page"]
+    data: list[FoundText]
+
+
 class LineError(Answer):
     code: str | None
     message: str
