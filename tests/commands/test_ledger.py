@@ -274,6 +274,24 @@ def test_an_export_of_an_unknown_ending_is_refused(
     assert run("export", str(tmp_path / name), "--format", "csv") == 0
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "name"),
+    [
+        ("ledger bill acme", "--pdf", "bill.docx"),
+        ("ledger bill acme", "--html", "bill.pdf"),
+        ("plan hardware", "--html", "plan.pdf"),
+        ("simulate", "--html", "fleet.xlsx"),
+        ("signals log", "--html", "signals"),
+    ],
+)
+def test_a_page_or_pdf_by_the_name_of_something_else_is_refused(
+    capsys: Capture, tmp_path: Path, command: str, flag: str, name: str
+) -> None:
+    assert cli.run([*command.split(), flag, str(tmp_path / name)]) == 2
+    assert "its name ends in ." in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_by_day_and_by_other_prices(books: Books, capsys: Capture) -> None:
     found = as_json(capsys, "statement", "--by", "day,tenant")
     days = [row["day"] for row in found["rows"]]

@@ -14,7 +14,7 @@ import platform
 import shlex
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +32,19 @@ from rich.text import Text
 from stepwell.errors import BadInput
 from stepwell.units import parse_size
 
+
+def ending_in(*known: str) -> Callable[[Any, Path | None], None]:
+    """A check for an option that writes one kind of file: another name would promise what is not in it."""
+
+    def check(_: Any, file: Path | None) -> None:
+        if file is not None and str(file) != "-" and file.suffix.lower() not in known:
+            raise ValueError(f"{file}: its name ends in {' or '.join(known)}, as what is written is that")
+
+    return check
+
+
+PAGES = (".html", ".htm")
+HtmlOption = Annotated[Path | None, Parameter(validator=ending_in(*PAGES))]
 JsonOption = Annotated[
     Path | None,
     Parameter(

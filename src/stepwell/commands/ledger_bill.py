@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from stepwell.bench.common import PAGES, ending_in
 from stepwell.commands.ledger_flags import (
     Config,
     Ledger,
@@ -45,9 +46,14 @@ def bill(
     *,
     month: Annotated[str | None, Parameter(help="Like 2026-11. Default: last month.")] = None,
     html: Annotated[
-        Path | None, Parameter(help="Where to write the page. Default: TENANT-MONTH.html here.")
+        Path | None,
+        Parameter(
+            help="Where to write the page. Default: TENANT-MONTH.html here.", validator=ending_in(*PAGES)
+        ),
     ] = None,
-    pdf_file: Annotated[Path | None, Parameter(name="--pdf", help="Write it as a PDF here, too.")] = None,
+    pdf_file: Annotated[
+        Path | None, Parameter(name="--pdf", help="Write it as a PDF here, too.", validator=ending_in(".pdf"))
+    ] = None,
     issuer: Annotated[str, Parameter(help="Who sends it; stands at the top.")] = "",
     price_book: PriceBookFlag = None,
     timezone: Timezone = "UTC",

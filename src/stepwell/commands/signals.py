@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from stepwell.bench.common import JsonOption, require_writable, write_json
+from stepwell.bench.common import HtmlOption, JsonOption, require_writable, write_json
 from stepwell.errors import BadInput
 from stepwell.review.signals.log import Line, Writer, faults, read
 from stepwell.review.signals.page import page
@@ -71,7 +71,7 @@ def run(*, prices: Prices, log: Path = LOG, rule: tuple[str, ...] = ()) -> int:
 
 
 def log(
-    *, log: Path = LOG, html: Path | None = None, prices: Path | None = None, json_file: JsonOption = None
+    *, log: Path = LOG, html: HtmlOption = None, prices: Path | None = None, json_file: JsonOption = None
 ) -> int:
     """Show the log: the rules that were tried, and their newest signals.
 

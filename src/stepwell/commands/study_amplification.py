@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.bench.common import HtmlOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
@@ -57,7 +58,7 @@ def amplification(
     list_prices: str = "gpt-5,claude-sonnet-5-5,gemini-2.5-pro,deepseek-v4-pro",
     times: str = "1,2,3",
     utilisation: str = "0.7",
-    html: Path | None = None,
+    html: HtmlOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """What two and three times the intermediate tokens do to margins, with KV tiers and without.
