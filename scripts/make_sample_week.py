@@ -89,8 +89,7 @@ def rates() -> dict[str, str]:
     files["fred-SOFR.json"] = fred(FRIDAY, [(f"{day}", f"{day}", value) for day, value in sofr])
     jobs = [("2025-11-20", "2025-08-01", "159507"), ("2025-11-20", "2025-09-01", "159626")]
     files["fred-PAYEMS.json"] = fred(FRIDAY, jobs)
-    for vintage in (SESSIONS[0], FRIDAY):
-        files[f"fred-PAYEMS@{vintage}.json"] = fred(vintage, jobs)
+    files["fred-PAYEMS@first.json"] = fred(FRIDAY, [("2025-09-05", "2025-08-01", "159540"), *jobs])
     files["fred-UNRATE.json"] = fred(
         FRIDAY,
         [
@@ -99,6 +98,106 @@ def rates() -> dict[str, str]:
             ("2025-11-20", "2025-10-01", "."),
         ],
     )
+    return files
+
+
+RELEASES = {
+    "payrolls": (50, "2025-12-16"),
+    "retail": (9, "2025-12-16"),
+    "cpi": (10, "2025-12-18"),
+    "claims": (180, "2025-12-18"),
+}
+
+
+def calendar() -> dict[str, str]:
+    return {
+        f"fred-release-{name}.json": dumps(
+            {
+                "realtime_start": f"{FRIDAY}",
+                "realtime_end": "9999-12-31",
+                "count": 1,
+                "release_dates": [{"release_id": number, "date": day}],
+            }
+        )
+        for name, (number, day) in RELEASES.items()
+    }
+
+
+def money() -> dict[str, str]:
+    """Rates come out a day later, so there is none of Friday."""
+    rates = {
+        "sofr": ("3.93", "3.95", "3.94", "3.92", "3.67"),
+        "effr": ("3.89", "3.89", "3.89", "3.89", "3.64"),
+    }
+    files = {}
+    for name, values in rates.items():
+        rows = [
+            {
+                "effectiveDate": f"{day}",
+                "type": name.upper(),
+                "percentRate": float(value),
+                "volumeInBillions": 3_000 if name == "sofr" else 80,
+                "revisionIndicator": "",
+            }
+            for day, value in zip(SESSIONS, values, strict=False)
+        ]
+        files[f"nyfed-{name}.json"] = dumps({"refRates": rows[::-1]})
+    taken = zip(SESSIONS, (1_498, 2_101, 1_740, 3_310, 2_877, 2_503), strict=True)
+    rows = [operation(day, "Reverse Repo", millions * 10**6) for day, millions in taken]
+    rows += [operation(FRIDAY, "Repo", millions * 10**6) for millions in (1_100, 350)]
+    files["nyfed-repo.json"] = dumps({"repo": {"operations": rows[::-1]}})
+    return files
+
+
+def operation(day: date, kind: str, dollars: int) -> dict[str, object]:
+    return {
+        "operationDate": f"{day}",
+        "auctionStatus": "Results",
+        "operationType": kind,
+        "term": "Overnight",
+        "totalAmtAccepted": dollars,
+    }
+
+
+BLS = {
+    "CES0000000001": [("2025", "M09", "159626"), ("2025", "M08", "159507")],
+    "LNS14000000": [("2025", "M10", "-"), ("2025", "M09", "4.4"), ("2025", "M08", "4.3")],
+    "CUUR0000SA0": [("2025", "M10", "-"), ("2025", "M09", "324.800"), ("2024", "M09", "315.301")],
+}
+
+
+def statistics() -> str:
+    series = [
+        {
+            "seriesID": name,
+            "data": [
+                {"year": year, "period": period, "value": value, "footnotes": [{}]}
+                for year, period, value in rows
+            ],
+        }
+        for name, rows in BLS.items()
+    ]
+    return dumps({"status": "REQUEST_SUCCEEDED", "message": [], "Results": {"series": series}})
+
+
+FILINGS = {
+    "0001341439": ("ORACLE CORP", [("2025-12-11", "10-Q", ""), ("2025-12-10", "8-K", "2.02,9.01")]),
+    "0001730168": ("Broadcom Inc.", [("2025-12-11", "8-K", "2.02,9.01"), ("2025-11-06", "4", "")]),
+}
+
+
+def filings() -> dict[str, str]:
+    """Numbers of accession that nobody has."""
+    files = {}
+    for cik, (name, rows) in FILINGS.items():
+        recent = {
+            "accessionNumber": [f"{cik}-25-00000{number}" for number in range(len(rows))],
+            "filingDate": [day for day, _, _ in rows],
+            "form": [form for _, form, _ in rows],
+            "items": [items for _, _, items in rows],
+        }
+        found = {"cik": cik.lstrip("0"), "name": name, "filings": {"recent": recent, "files": []}}
+        files[f"edgar-{cik}.json"] = dumps(found)
     return files
 
 
@@ -172,7 +271,9 @@ of indexes and replies of sources beside this file are made up.
 | evt.oracle.low | usd | 70000000000 | 2025-12-12 | 2025-12-12 | analysts |
 | evt.oracle.high | points | 345 | 2025-09-10 | 2025-12-12 | |
 | evt.oracle.close | points | 230 | 2025-12-12 | 2025-12-12 | |
+| evt.broadcom.margin | basis_points | -100 | 2025-12-11 | 2025-12-11 | Broadcom |
 | evt.fermi.prepayment | usd | 150000000 | 2025-12-12 | 2025-12-12 | |
+| evt.fed.tone | name | hawkish | 2025-12-10 | 2025-12-12 | the text of that week |
 | evt.fed.bills.month | usd | 40000000000 | 2025-12-10 | 2025-12-10 | |
 | evt.fed.bills.year | usd | 480000000000 | 2025-12-10 | 2025-12-10 | |
 | evt.fed.bills.start | date | 2026-01-01 | 2025-12-10 | 2025-12-10 | |
@@ -180,6 +281,8 @@ of indexes and replies of sources beside this file are made up.
 | evt.fed.path.low | percent | 3.00 | 2025-12-12 | 2025-12-12 | strategists |
 | evt.fed.path.high | percent | 3.25 | 2025-12-12 | 2025-12-12 | strategists |
 | evt.fed.market | percent | 3.10 | 2025-12-12 | 2025-12-12 | market pricing |
+| evt.claims.actual | count | 236000 | 2025-12-06 | 2025-12-11 | |
+| evt.claims.consensus | count | 220000 | 2025-12-06 | 2025-12-10 | economists in a survey |
 | evt.jobs.revision | count | -60000 | 2025-12-12 | 2025-12-12 | the text of that week |
 | evt.text.day | date | 2025-12-13 | 2025-12-13 | 2025-12-13 | the text of that week |
 | evt.text.weekday | name | Sunday | 2025-12-13 | 2025-12-13 | the text of that week |
@@ -190,15 +293,22 @@ def main() -> None:
     files = (
         prices()
         | rates()
+        | money()
+        | calendar()
+        | filings()
         | {
             "treasury-curve-202512.xml": curve(),
             "fiscaldata-tga.json": treasury_cash(),
             "nyfed-purchases.json": purchases(),
             "nyfed-soma.json": holdings(),
+            "bls-levels.json": statistics(),
             "documents-events.md": EVENTS,
         }
     )
     HERE.mkdir(parents=True, exist_ok=True)
+    for path in HERE.iterdir():
+        if path.name not in files and not path.name.startswith("_"):
+            path.unlink()
     for name, text in files.items():
         (HERE / name).write_text(text, encoding="utf-8")
     print(f"{len(files)} files in {HERE.name}/")

@@ -15,8 +15,8 @@ from tests.review.sample import raw
 def test_write_then_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["review", "write", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[-1].startswith("26 sentences; ")
-    assert " 0 untraced or wrong; 4 checks of what does not fit; 2 facts missing" in said
+    assert said.splitlines()[-1].startswith("43 sentences; ")
+    assert " 0 untraced or wrong; 4 checks of what does not fit; 4 facts missing" in said
     for language in ("en", "zh"):
         assert cli.run(["review", "verify", str(tmp_path / f"review-2025-12-12.{language}.html")]) == 0
         assert capsys.readouterr().out.endswith("all hold\n")
@@ -40,7 +40,7 @@ def test_a_folder_of_ones_own_is_written_from(tmp_path: Path, capsys: pytest.Cap
     assert cli.run(["review", "write", "--from", str(mine), "--out", str(out), "--json", "-"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["untraced"] == 0
-    assert figures["sentences"] == 12
+    assert figures["sentences"] == 15
     assert b"made up" not in (out / "review-2025-12-12.en.html").read_bytes().split(b"<script")[0]
 
 

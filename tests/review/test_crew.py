@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell import cli
+from stepwell.review.answers import sentence_schema
 from stepwell.review.crew import handled, worded
 from stepwell.review.joints import JOINTS, fitting, joined, joints
 from stepwell.review.outline import SECTIONS, Handle, Sentence, lookup, sayable, sentences
@@ -25,18 +26,27 @@ HANDLES, SHOWN = handled(SENTENCE)
 
 def role_of(body: dict[str, Any]) -> str:
     said = body["messages"][0]["content"]
-    return "analyst" if "You order" in said else "stylist" if "You choose" in said else "editor"
+    starts = {
+        "You order the sections": "planner",
+        "You order": "analyst",
+        "You choose": "stylist",
+        "You read": "critic",
+    }
+    return next((role for words, role in starts.items() if words in said), "editor")
 
 
 def reversing(body: dict[str, Any]) -> str:
     """An analyst that turns the order round, and an editor that adds a word and keeps every handle."""
     task = str(body["messages"][-1]["content"])
-    if role_of(body) == "analyst":
+    if role_of(body) == "critic":
+        return json.dumps({"worst": "none"})
+    if role_of(body) in ("analyst", "planner"):
         return json.dumps({"order": re.findall(r"^([a-z]): ", task, re.MULTILINE)[::-1]})
     if role_of(body) == "stylist":
         chosen = {letter: f"{letter}2" for letter in re.findall(r"^([a-z])1: ", task, re.MULTILINE)}
         return json.dumps(chosen | dict.fromkeys(re.findall(r"^([a-z] joins): ", task, re.MULTILINE), "and"))
-    return f"Meanwhile, {task[:1].lower()}{task[1:]}" if not task.startswith("{") else f"Indeed {task}"
+    said = f"Meanwhile, {task[:1].lower()}{task[1:]}" if not task.startswith("{") else f"Indeed {task}"
+    return json.dumps({"sentence": said})
 
 
 def write(tmp_path: Path, url: str, level: str) -> dict[str, Any]:
@@ -55,13 +65,13 @@ def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
     with served(reversing) as server:
         figures = write(tmp_path, server.url, "choose")
     assert (figures["sentences"], figures["fallbacks"], figures["written"], figures["untraced"]) == (
-        26,
+        43,
         0,
         0,
         0,
     )
     text = text_of(tmp_path)
-    assert figures["chosen"] == 26
+    assert figures["chosen"] == 43
     folded = text.lower()
     assert folded.index("the vix stood") < folded.index("over the week the nasdaq composite lost 1.62%")
 
@@ -69,7 +79,7 @@ def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> None:
     with served(reversing) as server:
         figures = write(tmp_path, server.url, "write")
-    assert (figures["written"], figures["fallbacks"], figures["untraced"]) == (26, 0, 0)
+    assert (figures["written"], figures["fallbacks"], figures["untraced"]) == (43, 0, 0)
     assert "Meanwhile, over the week the S&amp;P 500 lost 0.63%" in text_of(tmp_path)
 
 
@@ -89,8 +99,8 @@ def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> N
 def test_a_model_that_emits_nothing_valid_ends_in_templates(tmp_path: Path, said: str) -> None:
     with served(lambda body: said) as server:
         figures = write(tmp_path, server.url, "write")
-    assert (figures["written"], figures["sentences"], figures["untraced"]) == (0, 26, 0)
-    assert figures["fallbacks"] > 26
+    assert (figures["written"], figures["sentences"], figures["untraced"]) == (0, 43, 0)
+    assert figures["fallbacks"] > 43
     assert "Over the week the S&amp;P 500 lost 0.63%" in text_of(tmp_path)
 
 
@@ -163,3 +173,55 @@ def test_a_joined_sentence_reads_as_one_in_both_languages() -> None:
     assert "closed at 23,119.30, while " in read("en", 0)
     assert "点，而道琼斯工业平均指数本周涨1.05%" in read("zh", 0)
     assert "23,119.30; over the week " in read("en", 1)
+
+
+def test_the_planner_leads_with_what_it_names_and_the_critic_sends_back(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        if role_of(body) == "critic":
+            return json.dumps({"worst": "a"})
+        return reversing(body)
+
+    with served(answer) as server:
+        figures = write(tmp_path, server.url, "choose")
+        roles = {role_of(body) for body in server.bodies}
+    assert roles == {"planner", "analyst", "stylist", "critic"}
+    assert figures["sent_back"] == 6, "one in each section"
+    heads = re.findall("<h2>([^<]+)</h2>", (tmp_path / "review-2025-12-12.en.html").read_text("utf-8"))
+    assert heads[:6] == ["Labour", "Events", "The Federal Reserve", "Rates and cash", "Indexes", "Next week"]
+
+
+def test_flash_asks_neither_planner_nor_critic(tmp_path: Path) -> None:
+    with served(reversing) as server:
+        file = tmp_path / "figures.json"
+        flags = ["--level", "choose", "--server", server.url, "--out", str(tmp_path), "--json", str(file)]
+        assert cli.run(["review", "write", *flags, "--lang", "en", "--profile", "flash"]) == 0
+        assert {role_of(body) for body in server.bodies} == {"analyst", "stylist"}
+    assert json.loads(file.read_text())["untraced"] == 0
+
+
+def test_the_crew_in_the_examples_is_the_one_that_ships() -> None:
+    shipped = Path(__file__).resolve().parents[2]
+    example = (shipped / "examples/crews/review.toml").read_text("utf-8")
+    assert example == (shipped / "src/stepwell/review/crew.toml").read_text("utf-8")
+
+
+def test_a_crew_without_its_roles_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[crew]\nname = "mine"\n[roles.analyst]\ninstructions = "You order."\n')
+    assert cli.run(["review", "write", "--level", "choose", "--crew", str(file)]) == 2
+    assert "a review needs the roles analyst and stylist; stylist is not there" in capsys.readouterr().err
+
+
+NUMERALS = "0٣９½Ⅳ①²三%$€"
+
+
+@given(
+    st.text(alphabet=[*"abc {}.,;", *NUMERALS], max_size=40), st.sampled_from(NUMERALS), st.integers(0, 60)
+)
+def test_no_numeral_of_any_script_is_in_the_grammar(around: str, numeral: str, at: int) -> None:
+    pattern = sentence_schema(HANDLES, 300)["properties"]["sentence"]["pattern"]  # type: ignore[index]
+    text = "The index moved {a} and {b} and {c} there."
+    assert re.fullmatch(pattern, text)
+    assert not re.fullmatch(pattern, text[: at % len(text)] + numeral + text[at % len(text) :])
+    if re.fullmatch(pattern, around + "aaaaaaaa."):
+        assert not set(around) & set(NUMERALS)

@@ -161,6 +161,8 @@ def scripted(role: str, task: str) -> str:
     """The answer to a request, as a function of it."""
     chance = random.Random(zlib.crc32(task.encode()))
     letters = re.findall(r"^([a-z])\d?: ", task, re.MULTILINE)
+    if role.startswith("You read"):
+        return json.dumps({"worst": chance.choice([*letters, "none"])})
     if role.startswith("You order"):
         return json.dumps({"order": sorted(letters, key=lambda one: chance.random())})
     if role.startswith("You choose"):
@@ -169,7 +171,7 @@ def scripted(role: str, task: str) -> str:
         return json.dumps(chosen | {name: chance.choice(some.split(", ")) for name, some in offered})
     if role.startswith("You reword"):
         said = f"Over these days {task[:1].lower()}{task[1:]}"
-        return _slip(said, chance)
+        return json.dumps({"sentence": _slip(said, chance)})
     return " ".join(_slip(sentence, chance) for sentence in _prose(task))
 
 

@@ -22,7 +22,7 @@ MONTHS = (
     *("August", "September", "October", "November", "December"),
 )
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-NAMES = re.compile(r"S&P 500|Russell 2000|2s10s|\b(?:two|2|10|30)-year", re.IGNORECASE)
+NAMES = re.compile(r"S&P 500|Russell 2000|2s10s|\b8-K\b|\b10-[QK]\b|\b(?:two|2|10|30)-year", re.IGNORECASE)
 ISO = re.compile(r"\b(\d{4})-(\d\d)-(\d\d)\b")
 LONG = re.compile(rf"(?:({'|'.join(DAYS)}), )?({'|'.join(MONTHS)}) (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})")
 MONTH_YEAR = re.compile(rf"({'|'.join(MONTHS)}) (\d{{4}})")
@@ -124,6 +124,7 @@ def _dates(text: str, facts: Facts, judged: Judged) -> str:
     known = {cell.observed for cell in facts.cells.values()} | {
         cell.value for cell in facts.cells.values() if isinstance(cell.value, date)
     }
+    known |= {cell.known_since for cell in facts.cells.values()}
     months = {(day.year, day.month) for day in known if day is not None}
 
     def dated(year: str, month: int, day: str, weekday: str | None) -> str:

@@ -36,7 +36,7 @@ def mutate_sign(text: str, chance: random.Random) -> str:
         ("增加", "减少"),
         ("\u2212", ""),
     ]
-    forms = "verb|value|signed|move|gained|set|revised|hired"
+    forms = "verb|value|signed|move|gained|set|revised|hired|changed|dearer"
     spots = [
         (found.start(1), before, after)
         for before, after in pairs

@@ -14,13 +14,16 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from stepwell.agents.crews.definition import Crew
+from stepwell.agents.crews.files import load_crew
+from stepwell.agents.crews.profile import PRO, apply, find_profile
 from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.model_servers import Addressed, Given, addresses, default_model, opened
 from stepwell.commands.signals import LOG, held
 from stepwell.errors import BadInput
 from stepwell.review.appendix import add_costs, add_last_week, add_signals
 from stepwell.review.blocks import document_of
-from stepwell.review.crew import Level, Newsroom, Spent
+from stepwell.review.crew import ORDER, STYLE, Level, Newsroom, Spent, review_crew
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
 from stepwell.review.folder import replies_of
@@ -50,6 +53,8 @@ def write(
     model: str = "",
     key: str | None = None,
     seed: int = 0,
+    crew: Path | None = None,
+    profile: str = PRO,
     theme: Path | None = None,
     signals: Path | None = None,
     json_file: JsonOption = None,
@@ -87,6 +92,10 @@ def write(
         The server's API key; else OPENAI_API_KEY.
     seed:
         Of the crew's sampling.
+    crew:
+        A crew of your own with the roles of examples/crews/review.toml, in TOML or YAML. [the one that ships]
+    profile:
+        ``pro``, the crew as it is written; ``flash``, without planner and critic; or another of the crew's.
     theme:
         A document of your own (PDF, Markdown, HTML or text): sentences of it stand in the review, word for
         word, as the document's; at ``choose`` and ``write`` the crew's analyst says which.
@@ -102,7 +111,8 @@ def write(
     facts, refused = _facts(asked, from_)
     _with_signals(facts, signals, asked, refused)
     quoted = None if theme is None else read_theme(theme)
-    draft, spent = _drafted(facts, level, Given.of(server, key), model, seed, quoted)
+    staff = _staff(crew, profile)
+    draft, spent = _drafted(facts, level, Given.of(server, key), model, seed, quoted, staff)
     out.mkdir(parents=True, exist_ok=True)
     pages: dict[str, str] = {}
     numerals = faults = 0
@@ -236,12 +246,13 @@ def _counted(draft: Draft) -> dict[str, int]:
         "chosen": draft.chosen,
         "joined": draft.joints,
         "written": draft.written,
+        "sent_back": draft.sent_back,
         "fallbacks": draft.fallbacks,
     }
 
 
 def _drafted(
-    facts: Facts, level: Level, given: Given, model: str, seed: int, theme: Theme | None
+    facts: Facts, level: Level, given: Given, model: str, seed: int, theme: Theme | None, staff: Crew
 ) -> tuple[Draft, list[Spent]]:
     if level == "templates":
         if given or model:
@@ -253,19 +264,36 @@ def _drafted(
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-review-")))
-        addressed = stack.enter_context(addresses(given, {wanted: "the crew"}, scratch, console))
-        return asyncio.run(_newsroom(facts, level, addressed, given.api_key, seed, theme))
+        models = {role.model or wanted: f"the role {role.name}" for role in staff.used_roles}
+        addressed = stack.enter_context(addresses(given, models, scratch, console))
+        return asyncio.run(_newsroom(facts, level, addressed, given.api_key, seed, theme, staff))
 
 
 async def _newsroom(
-    facts: Facts, level: Level, addressed: Sequence[Addressed], key: str, seed: int, theme: Theme | None
+    facts: Facts,
+    level: Level,
+    addressed: Sequence[Addressed],
+    key: str,
+    seed: int,
+    theme: Theme | None,
+    staff: Crew,
 ) -> tuple[Draft, list[Spent]]:
     async with opened(addressed, key, seed) as servers:
-        room = Newsroom(facts, servers, words=level == "write")
+        room = Newsroom(facts, servers, words=level == "write", crew=staff)
         draft = await room.draft()
         if theme is not None:
             add_theme(facts, theme, await room.quotes(theme))
         return draft, room.spent
+
+
+def _staff(path: Path | None, profile: str) -> Crew:
+    """The crew under its profile. Raises ``BadInput``."""
+    staff = review_crew() if path is None else load_crew(path)
+    if lacking := [name for name in (ORDER, STYLE) if name not in staff.roles]:
+        raise BadInput(
+            f"--crew {path}: a review needs the roles analyst and stylist; {lacking[0]} is not there"
+        )
+    return apply(staff, find_profile(staff, profile))
 
 
 def _languages(text: str) -> list[Language]:
@@ -293,7 +321,7 @@ def _summary(figures: dict[str, object]) -> None:
     if figures["level"] != "templates":
         print(
             f"crew: {figures['chosen']} forms chosen, {figures['joined']} statements joined, "
-            f"{figures['written']} sentences worded, "
+            f"{figures['written']} sentences worded, {figures['sent_back']} sent back, "
             f"{figures['fallbacks']} fell back to templates, "
             f"{figures['turns']} turns, {figures['tokens']} tokens, ${figures['cost_usd']:.6f}"
         )

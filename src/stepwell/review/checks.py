@@ -15,7 +15,14 @@ from stepwell.review.facts import Cell, Conflict, Facts
 from stepwell.review.sources.prices import INDEXES
 from stepwell.review.week import Week
 
-RELEASED = ("fred.PAYEMS.", "fred.UNRATE.", "bls.")
+RELEASED = ("fred.PAYEMS.", "fred.UNRATE.")
+"""With vintages: since when a figure of another source is known is the day on which it was asked."""
+TWICE = (
+    ("fred.SOFR.", "nyfed.sofr."),
+    ("fred.PAYEMS.", "bls.payrolls."),
+    ("fred.UNRATE.", "bls.unemployment."),
+)
+"""Figures that two sources publish."""
 SPLITS = tuple(Decimal(a) / b for a, b in ((1, 2), (1, 3), (2, 3), (1, 4), (1, 5), (1, 10), (1, 20)))
 SPLITS += tuple(1 / one for one in SPLITS)
 SPLIT_TOLERANCE = Decimal("0.08")
@@ -34,6 +41,7 @@ def check(facts: Facts, week: Week) -> Iterator[Conflict]:
     yield from _start(facts)
     yield from _revision(facts)
     yield from _continuity(facts, week)
+    yield from _twice(facts)
 
 
 def _weekday(facts: Facts, cell: Cell) -> Iterator[Conflict]:
@@ -61,7 +69,8 @@ def _splits(facts: Facts, week: Week) -> Iterator[Conflict]:
 def _releases(facts: Facts) -> Iterator[Conflict]:
     """Statistics come out on working days: a release on a weekend is a calendar that is a day off."""
     for cell in list(facts.cells.values()):
-        if cell.id.endswith(".release") and isinstance(cell.value, date) and cell.value.weekday() >= 5:
+        planned = cell.id.endswith(".release") or cell.id.startswith("cal.")
+        if planned and isinstance(cell.value, date) and cell.value.weekday() >= 5:
             yield Conflict("release", (cell.id,))
         elif (
             cell.id.startswith(RELEASED)
@@ -110,3 +119,12 @@ def _continuity(facts: Facts, week: Week) -> Iterator[Conflict]:
         closing, opening = facts[f"tga.close.{before}"], facts[f"tga.open.{after}"]
         if closing.value != opening.value and (after - before).days <= 4:
             yield Conflict("sum", (closing.id, opening.id))
+
+
+def _twice(facts: Facts) -> Iterator[Conflict]:
+    """The same figure of the same day from two sources."""
+    for one, other in TWICE:
+        for cell in facts.under(one):
+            beside = facts.get(other + cell.id.removeprefix(one))
+            if beside is not None and beside.value != cell.value:
+                yield Conflict("sources", (cell.id, beside.id))

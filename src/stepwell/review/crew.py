@@ -1,4 +1,5 @@
-"""A draft by a crew: an analyst for each section orders what may be said, an editor words each sentence.
+"""A draft by a crew: a planner orders the sections, an analyst for each orders what may be said, a stylist
+chooses forms, an editor words each sentence, and a critic sends back what reads worst.
 
 The model sees letters and handles and never a figure that it could repeat wrongly. What it gives back is
 checked by code; what does not pass is tried once more and then falls back to the template.
@@ -6,13 +7,12 @@ checked by code; what does not pass is tried once more and then falls back to th
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from typing import Literal, TypeVar
+from typing import Literal
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import parse_crew
@@ -21,22 +21,49 @@ from stepwell.agents.result import Result
 from stepwell.agents.servers import Servers
 from stepwell.agents.tools.base import Tool
 from stepwell.errors import StepwellError
+from stepwell.review.answers import (
+    choice_of,
+    choice_schema,
+    order_of,
+    order_schema,
+    sentence_of,
+    sentence_schema,
+    turned,
+)
 from stepwell.review.facts import Facts
 from stepwell.review.joints import JOINTS, Joint, fitting, joints
 from stepwell.review.lexicon import invented, untraced
-from stepwell.review.outline import SECTIONS, Handle, Piece, Sentence, lookup, pieces_of, rotated, sayable
+from stepwell.review.outline import (
+    SECTIONS,
+    TITLES,
+    Handle,
+    Piece,
+    Sentence,
+    lookup,
+    pieces_of,
+    rotated,
+    sayable,
+)
 from stepwell.review.theme import QUOTES, Theme
 from stepwell.review.wording import word
 from stepwell.review.writer import Draft, Said
 
-Option = TypeVar("Option")
 Level = Literal["templates", "choose", "write"]
 LETTERS = string.ascii_lowercase
 MAX_GROWTH = 1.4
 """How much longer than the template a sentence may be: what small models add says nothing."""
 SPARE_CHARS = 20
 TRIES = 2
+PLAN, ORDER, STYLE, WORD, JUDGE = "planner", "analyst", "stylist", "editor", "critic"
+LAST = "ahead"
+"""The section that is no matter of importance."""
+NONE = "none"
 SENTENCE_END = re.compile(r"[.!?](?=\s)")
+
+
+def review_crew() -> Crew:
+    """The crew that ships; ``examples/crews/review.toml`` is the same file."""
+    return parse_crew((files("stepwell.review") / "crew.toml").read_text("utf-8"), "crew.toml")
 
 
 def no_tools(names: Sequence[str]) -> Sequence[Tool]:
@@ -61,11 +88,7 @@ class Newsroom:
     servers: Servers
     words: bool
     """Whether the editor words sentences, or the analyst orders them only."""
-    crew: Crew = field(
-        default_factory=lambda: parse_crew(
-            (files("stepwell.review") / "crew.toml").read_text("utf-8"), "crew.toml"
-        )
-    )
+    crew: Crew = field(default_factory=review_crew)
     spent: list[Spent] = field(default_factory=list)
     section: str = ""
     """The one that is being written."""
@@ -73,7 +96,7 @@ class Newsroom:
     async def draft(self) -> Draft:
         """Every section; a server that goes away ends in templates, and never in nothing."""
         draft = Draft()
-        for section in SECTIONS:
+        for section in await self._sections(draft):
             self.section = section
             chosen = sayable(self.facts, section)
             ordered = await self._ordered(section, chosen, draft)
@@ -83,15 +106,58 @@ class Newsroom:
                 await self._said(one, form, own, draft)
                 for one, form, own in zip(ordered, forms, usual, strict=True)
             ]
-            draft.sections[section] = self._joined(said, wished, draft)
+            draft.sections[section] = self._joined(await self._judged(said, draft), wished, draft)
         return draft
+
+    def _has(self, role: str) -> bool:
+        """Whether the crew, under its profile, has somebody for it."""
+        return role in self.crew.roles and role not in self.crew.dropped
+
+    async def _sections(self, draft: Draft) -> Sequence[str]:
+        """The order of the sections: the planner's, or that of the outline."""
+        self.section = "indexes"
+        first = {one: sayable(self.facts, one)[:1] for one in SECTIONS if one != LAST}
+        full = [one for one, said in first.items() if said]
+        if not self._has(PLAN) or len(full) < 2:
+            return SECTIONS
+        letters = LETTERS[: len(full)]
+        lines = [
+            f"{letter}: {TITLES[one]['en']}. {self._plain(first[one][0])}"
+            for letter, one in zip(letters, full, strict=True)
+        ]
+        order = order_of(await self._ask(PLAN, "\n".join(lines), order_schema(letters)), letters)
+        if order is None:
+            draft.fallbacks += 1
+            return SECTIONS
+        planned = [full[letters.index(letter)] for letter in order]
+        return [*planned, *(one for one in SECTIONS if one not in planned)]
+
+    async def _judged(self, said: Sequence[Said], draft: Draft) -> Sequence[Said]:
+        """The critic names the one that reads worst: it gets another form, or the template for the words."""
+        if not self._has(JUDGE) or len(said) < 2:
+            return said
+        letters = LETTERS[: len(said)]
+        lines = [f"{letter}: {self._read(one)}" for letter, one in zip(letters, said, strict=True)]
+        options = {"worst": [*letters, NONE]}
+        answer = await self._ask(JUDGE, "\n".join(lines), choice_schema(options))
+        worst = choice_of(answer, "worst", options["worst"])
+        if worst is None or worst == NONE:
+            draft.fallbacks += worst is None
+            return said
+        number = letters.index(worst)
+        one = said[number]
+        draft.sent_back += 1
+        draft.written -= bool(one.written)
+        ways = len(one.sentence.variants["en"])
+        form = one.variant if one.written else (one.variant + 1) % ways
+        return [*said[:number], Said(one.sentence, form), *said[number + 1 :]]
 
     async def quotes(self, theme: Theme) -> list[int]:
         """Which of a theme's best sentences stand in the review; the highest ranked where nobody answers."""
         self.section = "theme"
         letters = LETTERS[: len(theme.candidates)]
         lines = [f"{a}: {theme.sentences[one]}" for a, one in zip(letters, theme.candidates, strict=True)]
-        order = _order(await self._ask("analyst", "\n".join(lines), _order_schema(letters)), letters)
+        order = order_of(await self._ask(ORDER, "\n".join(lines), order_schema(letters)), letters)
         if order is None:
             return list(theme.ranked[:QUOTES])
         return [theme.candidates[letters.index(letter)] for letter in order[:QUOTES]]
@@ -101,8 +167,8 @@ class Newsroom:
             return chosen
         letters = LETTERS[: len(chosen)]
         lines = [f"{letter}: {self._plain(one)}" for letter, one in zip(letters, chosen, strict=True)]
-        answer = await self._ask("analyst", "\n".join(lines), _order_schema(letters))
-        order = _order(answer, letters)
+        answer = await self._ask(ORDER, "\n".join(lines), order_schema(letters))
+        order = order_of(answer, letters)
         if order is None:
             draft.fallbacks += 1
             return chosen
@@ -120,20 +186,20 @@ class Newsroom:
         before: Sentence | None = None
         for place, (letter, one) in enumerate(zip(letters, sentences, strict=True)):
             # The smallest models take what is listed first: it is another option at each place.
-            ways = _turned(range(len(one.variants["en"])), place)
+            ways = turned(range(len(one.variants["en"])), place)
             lines += [f"{letter}{form + 1}: {self._plain(one, form)}" for form in ways]
             options[letter] = [f"{letter}{form + 1}" for form in ways]
             offered = () if before is None else joints(self.facts, before, one)
             if len(offered) > 1:
-                options[f"{letter} joins"] = list(_turned(offered, place))
+                options[f"{letter} joins"] = list(turned(offered, place))
                 lines.append(f"{letter} joins: {', '.join(options[f'{letter} joins'])}")
             before = one
-        answer = await self._ask("stylist", "\n".join(lines), _choice_schema(options))
-        chosen = [_choice(answer, letter, options[letter]) for letter in letters]
+        answer = await self._ask(STYLE, "\n".join(lines), choice_schema(options))
+        chosen = [choice_of(answer, letter, options[letter]) for letter in letters]
         draft.fallbacks += sum(one is None for one in chosen)
         forms = [None if one is None else int(one[1:]) - 1 for one in chosen]
         wished = [
-            _choice(answer, f"{letter} joins", options.get(f"{letter} joins", ())) for letter in letters
+            choice_of(answer, f"{letter} joins", options.get(f"{letter} joins", ())) for letter in letters
         ]
         return forms, [next((one for one in JOINTS if one == wish), "apart") for wish in wished]
 
@@ -154,10 +220,11 @@ class Newsroom:
     async def _said(self, sentence: Sentence, chosen: int | None, usual: int, draft: Draft) -> Said:
         """In the editor's words, in the form that the stylist chose, or in the usual one, in this order."""
         form = usual if chosen is None else chosen
-        if self.words:
+        if self.words and self._has(WORD):
             handles, shown = handled(sentence, form)
+            schema = sentence_schema(handles, longest(shown)) if self.crew.roles[WORD].schema else None
             for _ in range(TRIES):
-                answer = await self._ask("editor", shown)
+                answer = sentence_of(await self._ask(WORD, shown, schema))
                 if (pieces := worded(answer, handles, shown)) is not None:
                     draft.written += 1
                     return Said(sentence, form, written={"en": pieces})
@@ -167,9 +234,15 @@ class Newsroom:
 
     def _plain(self, sentence: Sentence, form: int = 0) -> str:
         """The sentence as it will be read, so that the analyst knows what it is about."""
+        return self._as_read(sentence.variants["en"][form])
+
+    def _read(self, said: Said) -> str:
+        return self._as_read(said.pieces("en"))
+
+    def _as_read(self, pieces: Sequence[Piece]) -> str:
         return "".join(
             piece if isinstance(piece, str) else word(lookup(self.facts, piece.cell, "en"), piece.form, "en")
-            for piece in sentence.variants["en"][form]
+            for piece in pieces
         )
 
     async def _ask(self, role: str, task: str, schema: Mapping[str, object] | None = None) -> str:
@@ -189,57 +262,6 @@ class Newsroom:
         return result.answer if result.status == "completed" and not result.cut else ""
 
 
-def _order_schema(letters: str) -> Mapping[str, object]:
-    """All letters, in any order."""
-    item = {"type": "string", "enum": list(letters)}
-    order = {"type": "array", "minItems": len(letters), "maxItems": len(letters), "items": item}
-    return {
-        "type": "object",
-        "required": ["order"],
-        "additionalProperties": False,
-        "properties": {"order": order},
-    }
-
-
-def _order(answer: str, letters: str) -> list[str] | None:
-    """The letters in the order of the answer, each once; those that it leaves out follow. ``None``: no
-    order.
-    """
-    try:
-        given = json.loads(answer)["order"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    if not isinstance(given, list):
-        return None
-    named = [one for one in dict.fromkeys(map(str, given)) if one in letters and len(one) == 1]
-    return [*named, *(letter for letter in letters if letter not in named)] if named else None
-
-
-def _choice_schema(options: Mapping[str, Sequence[str]]) -> Mapping[str, object]:
-    """One of the options for each name."""
-    return {
-        "type": "object",
-        "required": list(options),
-        "additionalProperties": False,
-        "properties": {name: {"type": "string", "enum": list(some)} for name, some in options.items()},
-    }
-
-
-def _choice(answer: str, name: str, options: Sequence[str]) -> str | None:
-    """Which of the options the answer has for a name. ``None``: none of them."""
-    try:
-        chosen = json.loads(answer)[name]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return chosen if chosen in options else None
-
-
-def _turned(options: Sequence[Option], by: int) -> list[Option]:
-    """The same options, beginning with another one."""
-    by %= len(options)
-    return [*options[by:], *options[:by]]
-
-
 def handled(sentence: Sentence, form: int = 0) -> tuple[dict[str, Handle], str]:
     """An English form with a short handle for each cell, and the cells by their handles."""
     handles: dict[str, Handle] = {}
@@ -254,10 +276,15 @@ def handled(sentence: Sentence, form: int = 0) -> tuple[dict[str, Handle], str]:
     return handles, shown
 
 
+def longest(shown: str) -> int:
+    """Characters that a sentence may have in place of this one."""
+    return int(MAX_GROWTH * len(shown)) + SPARE_CHARS
+
+
 def worded(answer: str, handles: Mapping[str, Handle], shown: str) -> tuple[Piece, ...] | None:
     """The answer's pieces, if it says every cell once and no number, direction or ranking of its own."""
     text = " ".join(answer.split())
-    if not text or len(text) > MAX_GROWTH * len(shown) + SPARE_CHARS or text[-1] not in ".!":
+    if not text or len(text) > longest(shown) or text[-1] not in ".!":
         return None
     if SENTENCE_END.search(text[:-1]):  # a second sentence would leave a claim without its speaker
         return None

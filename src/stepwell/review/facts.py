@@ -117,8 +117,23 @@ class Conflict:
     """Two facts that cannot both be right, or one that cannot be right by itself."""
 
     kind: str
-    """``weekday``, ``product``, ``sum``, ``sources``, ``claim``: the verifier checks each anew."""
+    """``weekday``, ``product``, ``sum``, ``sources``, ``claim`` and others: the verifier checks each anew."""
     cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A sentence that comes with the data: a row of a person's own table, or a filing.
+
+    In both languages the templates of ``sentences.toml``: cells in braces, and nothing of its own that says a
+    number, a direction or a ranking.
+    """
+
+    id: str
+    section: str
+    must: tuple[str, ...]
+    en: str
+    zh: str
 
 
 class NotKnown(StepwellError):
@@ -135,10 +150,13 @@ class Facts:
     names: dict[str, str] = field(default_factory=dict)
     """What each raw reply is called, by SHA-256."""
     conflicts: list[Conflict] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
 
     def copy(self) -> Facts:
         """The same cells in tables of their own."""
-        return Facts(dict(self.cells), dict(self.raw), dict(self.names), list(self.conflicts))
+        return Facts(
+            dict(self.cells), dict(self.raw), dict(self.names), list(self.conflicts), list(self.texts)
+        )
 
     def keep(self, name: str, data: bytes) -> str:
         """Keep a raw reply; its SHA-256."""
@@ -153,10 +171,11 @@ class Facts:
         if known is None or known.missing:
             self.cells[cell.id] = cell
             return cell
-        if cell.missing or cell.value == known.value:
+        if cell.missing or (cell.value, cell.unit) == (known.value, known.unit):
             return known
         other = self._beside(cell)
-        self.conflicts.append(Conflict("sources", (known.id, other.id)))
+        kind = "sources" if cell.unit is known.unit else "units"
+        self.conflicts.append(Conflict(kind, (known.id, other.id)))
         return known
 
     def _beside(self, cell: Cell) -> Cell:

@@ -23,7 +23,7 @@ WORDS = frozenset(
     rallied drop drops decline declines increase increases decrease decreases grew grows shrank shrinks raised
     raises cut cuts
     stronger weaker worse better larger largest smaller smallest bigger biggest exceeded exceeds outperformed
-    underperformed rebounded
+    underperformed rebounded widened narrowed ahead behind
     """.split()  # noqa: SIM905
 )
 HAN_WORDS = (
@@ -55,6 +55,10 @@ HAN_WORDS = (
         "飙升",
         "走高",
         "走低",
+        "扩大",
+        "收窄",
+        "领先",
+        "落后",
         "创纪录",
         "最大",
         "最小",

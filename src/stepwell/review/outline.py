@@ -12,16 +12,17 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
-from stepwell.review.facts import Cell, Facts, NotKnown
+from stepwell.review.facts import Cell, Facts, NotKnown, Text
 from stepwell.review.wording import Language, word
 
-SECTIONS = ("indexes", "rates", "policy", "events", "labour")
+SECTIONS = ("indexes", "rates", "policy", "events", "labour", "ahead")
 TITLES: dict[str, dict[Language, str]] = {
     "indexes": {"en": "Indexes", "zh": "主要指数"},
     "rates": {"en": "Rates and cash", "zh": "利率与现金"},
     "policy": {"en": "The Federal Reserve", "zh": "美联储"},
     "events": {"en": "Events", "zh": "核心事件"},
     "labour": {"en": "Labour", "zh": "就业"},
+    "ahead": {"en": "Next week", "zh": "下周日程"},
     "theme": {"en": "Theme in depth", "zh": "专题"},
 }
 
@@ -102,10 +103,20 @@ def _sentences(row: dict[str, object]) -> Iterator[Sentence]:
         )
 
 
+def _own(text: Text) -> Sentence:
+    """One that came with the data: it has one form."""
+    ways: dict[Language, tuple[tuple[Piece, ...], ...]] = {
+        "en": (pieces_of(text.en),),
+        "zh": (pieces_of(text.zh),),
+    }
+    return Sentence(text.id, text.section, text.must, ways, text.id)
+
+
 def sayable(facts: Facts, section: str) -> list[Sentence]:
     """The section's sentences whose cells are all there, in the order of the file; a claim in them has its
     speaker."""
-    chosen = [one for one in sentences() if one.section == section and _can_say(facts, one)]
+    all_of_them = (*sentences(), *map(_own, facts.texts))
+    chosen = [one for one in all_of_them if one.section == section and _can_say(facts, one)]
     return [
         replace(
             one,

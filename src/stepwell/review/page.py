@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from stepwell.review.charts import bars, curve
-from stepwell.review.digest import CURVE
+from stepwell.review.derived import CURVE
 from stepwell.review.facts import Cell, Conflict, Facts, Origin, as_json
 from stepwell.review.outline import (
     SECTIONS,
@@ -85,9 +85,11 @@ WORDS: dict[str, dict[Language, str]] = {
     },
 }
 ROLES: dict[str, dict[Language, str]] = {
+    "planner": {"en": "Planner (sections)", "zh": "策划（章节）"},
     "analyst": {"en": "Analyst (orders)", "zh": "分析员（排序）"},
     "stylist": {"en": "Stylist (forms)", "zh": "文体员（句式）"},
     "editor": {"en": "Editor (words)", "zh": "编辑（措辞）"},
+    "critic": {"en": "Critic (sends back)", "zh": "审稿（退改）"},
 }
 CONFLICTS: dict[str, dict[Language, str]] = {
     "weekday": {"en": "{1:speaker:start} calls {0} a {1}.", "zh": "{1:speaker}称{0}为{1}。"},
@@ -104,9 +106,9 @@ CONFLICTS: dict[str, dict[Language, str]] = {
         "zh": "文中称购买自{0}开始；而{1:date}已购买{1}国库券。",
     },
     "claim": {
-        "en": "{0:speaker:start} says that payrolls {0:revised}; in what was published by the end of the "
+        "en": "{0:speaker:start} says that payrolls {0:revised}; in what was published that "
         "week they {1:revised}.",
-        "zh": "{0:speaker}称非农就业{0:revised}；而截至周末公布的数据中，非农就业{1:revised}。",
+        "zh": "{0:speaker}称非农就业{0:revised}；而本周公布的数据中，非农就业{1:revised}。",
     },
     "sum": {
         "en": "The balance that closed {0:date} at {0} opened the next day at {1}.",
@@ -124,7 +126,14 @@ CONFLICTS: dict[str, dict[Language, str]] = {
         "en": "{0} is said to be known since {0:known}, a day on which no statistics come out.",
         "zh": "{0}标注于{0:known}发布，而该日不发布统计数据。",
     },
-    "sources": {"en": "Sources differ: {0} and {1}.", "zh": "来源不同：{0}与{1}。"},
+    "sources": {
+        "en": "For {0:date} there is {0} ({0:source}) and {1} ({1:source}).",
+        "zh": "{0:date}的数据不一致：{0}（{0:source}）与{1}（{1:source}）。",
+    },
+    "units": {
+        "en": "For {0:date} two rows of one fact have different units: {0} and {1}.",
+        "zh": "{0:date}的同一数据有两种单位：{0}与{1}。",
+    },
 }
 
 
@@ -170,7 +179,7 @@ class Page:
             yield f"<p>{self.marked(pieces_of(self._word('week')))}</p>"
         yield "</header>"
         yield from self._charts()
-        for section in SECTIONS:
+        for section in self.draft.sections or SECTIONS:
             yield f"<section><h2>{TITLES[section][self.language]}</h2>"
             paragraph = self._section(section)
             yield f"<p>{paragraph}</p></section>" if paragraph else f"<p>{self._word('empty')}</p></section>"
@@ -245,7 +254,7 @@ class Page:
         yield f"<tr><th></th>{heads}</tr>"
         for one in dict.fromkeys(found):
             kind, name = one.split(".")[1:]
-            title = TITLES[name][self.language] if kind == "section" else ROLES[name][self.language]
+            title = (TITLES if kind == "section" else ROLES)[name][self.language]
             yield self._row(title, [f"{one}.{what}" for what in ("turns", "tokens", "cost_microusd")])
         yield "</table></div></section>"
 

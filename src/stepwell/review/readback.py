@@ -16,16 +16,20 @@ MONTHS = (
 )
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 HAN_DAYS = "一二三四五六日"
-UP = ("rose", "increased", "slip", "涨", "上行", "增加", "推迟")
-DOWN = ("fell", "decreased", "come forward", "跌", "下行", "减少", "提前")
-LEVEL = ("was unchanged", "stay", "维持", "持平，变动")
+UP = ("rose", "increased", "slipped", "涨", "上行", "增加", "推迟")
+DOWN = ("fell", "decreased", "moved up", "跌", "下行", "减少", "提前")
+LEVEL = ("was unchanged", "stayed", "维持", "持平，变动")
 DIRECTIONS = dict.fromkeys(UP, 1) | dict.fromkeys(DOWN, -1) | dict.fromkeys(LEVEL, 0)
 MOVED = {
-    "move": ("rose|increased|slip|涨|上行|增加|推迟", "fell|decreased|come forward|跌|下行|减少|提前",
-             "was unchanged|stay|维持|持平"),
+    "move": ("rose|increased|slipped|涨|上行|增加|推迟", "fell|decreased|moved up|跌|下行|减少|提前",
+             "was unchanged|stayed|维持|持平"),
     "gained": ("gained|上涨", "lost|下跌", "was unchanged|持平"),
     "set": ("was raised|上调", "was cut|下调", "was left unchanged|维持不变"),
     "revised": ("were revised up|上修", "were revised down|下修", "were not revised|未作修正"),
+    "spread": ("widened|扩大", "narrowed|收窄", "did not change|不变"),
+    "led": ("was ahead|领先", "was behind|落后", "was level|持平"),
+    "changed": ("up|上升", "down|下降", "unchanged|不变"),
+    "dearer": ("rose|上涨", "fell|下跌", "were unchanged|持平"),
     "hired": ("grew|增加", "shrank|减少", "did not change|持平"),
 }  # fmt: skip
 """Per form of a whole move what is said of one up, one down, and of none."""
@@ -82,7 +86,7 @@ def _moves(text: str, form: str, row: Mapping[str, Any]) -> bool:
         return False
     size = text[len(verb) :].removesuffix("人" if form in ("revised", "hired") else "")
     if verb.isascii():
-        lead = " " if row["unit"] == "percent" else " by "
+        lead = " " if row["unit"] in ("percent", "rate") else " by "
         if not size.startswith(lead):
             return False
         size = size[len(lead) :]
@@ -90,8 +94,9 @@ def _moves(text: str, form: str, row: Mapping[str, Any]) -> bool:
 
 
 def _is_name(text: str, name: str) -> bool:
-    week = {day: "星期" + HAN_DAYS[number] for number, day in enumerate(DAYS)}
-    return text in (name, name[:1].upper() + name[1:], week.get(name))
+    chinese = {day: "星期" + HAN_DAYS[number] for number, day in enumerate(DAYS)}
+    chinese |= {"hawkish": "偏鹰派", "dovish": "偏鸽派", "neutral": "中性"}
+    return text in (name, name[:1].upper() + name[1:], chinese.get(name))
 
 
 def _is_reason(text: str, why: str) -> bool:
@@ -103,6 +108,8 @@ def _is_reason(text: str, why: str) -> bool:
 
 def _is_speaker(text: str, speaker: str) -> bool:
     known = {
+        "Broadcom": "博通",
+        "economists in a survey": "受访经济学家",
         "analysts": "分析师",
         "strategists": "策略师",
         "market pricing": "市场定价",

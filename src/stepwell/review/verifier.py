@@ -266,4 +266,6 @@ def _contradicts(kind: str, cells: Sequence[Mapping[str, Any]]) -> bool:
             return date.fromisoformat(str(cells[0]["known_since"])).weekday() >= 5
         case "sources":
             return bool(values[0] != values[1])
+        case "units":
+            return bool(cells[0]["unit"] != cells[1]["unit"])
     return False

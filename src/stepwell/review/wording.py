@@ -35,7 +35,7 @@ VERBS: dict[Language, dict[str, tuple[str, str, str]]] = {
         "price": ("rose", "fell", "was unchanged"),
         "yield": ("rose", "fell", "was unchanged"),
         "amount": ("increased", "decreased", "was unchanged"),
-        "year": ("slip", "come forward", "stay"),
+        "year": ("slipped", "moved up", "stayed"),
     },
     "zh": {
         "price": ("涨", "跌", "持平，变动"),
@@ -55,9 +55,18 @@ MOVES: dict[str, dict[Language, tuple[str, str, str]]] = {
         "en": ("were revised up", "were revised down", "were not revised"),
         "zh": ("上修", "下修", "未作修正"),
     },
+    "spread": {
+        "en": ("widened", "narrowed", "did not change"),
+        "zh": ("扩大", "收窄", "不变"),
+    },
+    "led": {"en": ("was ahead", "was behind", "was level"), "zh": ("领先", "落后", "持平")},
+    "changed": {"en": ("up", "down", "unchanged"), "zh": ("上升", "下降", "不变")},
+    "dearer": {"en": ("rose", "fell", "were unchanged"), "zh": ("上涨", "下跌", "持平")},
     "hired": {"en": ("grew", "shrank", "did not change"), "zh": ("增加", "减少", "持平")},
 }
 """Forms of a whole move beside ``move``: direction and size as one, so that nothing is unchanged by 0."""
+SHARES = frozenset({Unit.PERCENT, Unit.RATE})
+"""Units that follow a verb as they are: it "fell 2%", and "by 4 basis points"."""
 PEOPLE = frozenset({"revised", "hired"})
 KIND = {
     Unit.PERCENT: "price",
@@ -67,7 +76,11 @@ KIND = {
     Unit.YEAR: "year",
 }
 LOCALES: dict[Language, str] = {"en": "en_US", "zh": "zh_CN"}
+NAMES: dict[str, str] = {"hawkish": "偏鹰派", "dovish": "偏鸽派", "neutral": "中性"}
+"""Words that a table may have as a value, in Chinese."""
 SPEAKERS: dict[str, str] = {
+    "Broadcom": "博通",
+    "economists in a survey": "受访经济学家",
     "analysts": "分析师",
     "strategists": "策略师",
     "market pricing": "市场定价",
@@ -129,7 +142,7 @@ def _value(cell: Cell, language: Language) -> str:
     if isinstance(cell.value, date):
         return _date(cell.value, language)
     if isinstance(cell.value, str):
-        return WEEKDAYS.get(cell.value, cell.value) if language == "zh" else cell.value
+        return (WEEKDAYS | NAMES).get(cell.value, cell.value) if language == "zh" else cell.value
     sign = MINUS if printed(cell) < 0 else ""
     return sign + _number(abs(cell.number), cell.unit, language)
 
@@ -183,7 +196,7 @@ def _move(cell: Cell, form: str, language: Language) -> str:
     size = _number(abs(cell.number), cell.unit, language)
     if language == "zh":
         return (up if value > 0 else down) + size + ("人" if form in PEOPLE else "")
-    return f"{up if value > 0 else down} {'' if cell.unit is Unit.PERCENT else 'by '}{size}"
+    return f"{up if value > 0 else down} {'' if cell.unit in SHARES else 'by '}{size}"
 
 
 def _date(day: date, language: Language) -> str:

@@ -41,6 +41,8 @@ class Draft:
     """Sentences whose form a model chose."""
     written: int = 0
     """Sentences that a model worded."""
+    sent_back: int = 0
+    """Sentences that the critic sent back: they have another form, or the template in place of words."""
     joints: int = 0
     """Statements that a model joined to the one before them."""
 

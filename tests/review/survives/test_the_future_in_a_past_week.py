@@ -36,12 +36,8 @@ def test_levels_of_later_sessions_change_no_sentence(name: str) -> None:
 
 
 def test_a_vintage_of_the_week_after_revises_nothing() -> None:
-    data = (
-        raw()["fred-PAYEMS@2025-12-12.json"]
-        .replace(b"2025-12-12", b"2025-12-16")
-        .replace(b"159626", b"159518")
-    )
-    changed = {"fred-PAYEMS@2025-12-16.json": data.replace(b'"2025-11-20"', b'"2025-12-16"')}
-    found, _ = facts(changed)
+    later = b'{"realtime_start": "2025-12-16", "date": "2025-09-01", "value": "159518"}'
+    data = raw()["fred-PAYEMS@first.json"].replace(b'"observations": [', b'"observations": [' + later + b",")
+    found, _ = facts({"fred-PAYEMS@first.json": data})
     assert found["w.jobs.revision"].value == 0
     assert date(2025, 12, 16) not in {cell.known_since for cell in found.cells.values()}

@@ -146,6 +146,12 @@ class Reader:
         except csv.Error as error:
             raise self.fail(f"no CSV ({error})") from error
 
+    def field(self, row: Mapping[str, Any], name: str) -> Any:
+        """What a row has under a name that every row of the source has: one that was renamed is no gap."""
+        if name not in row:
+            raise self.fail(f"a row has no {name}")
+        return row[name]
+
     def number(self, text: object) -> Decimal | None:
         """A published figure; ``None`` where the source says that there is none."""
         if isinstance(text, Decimal):

@@ -31,7 +31,7 @@ class Bls:
     def requests(self, week: Week) -> Sequence[Request]:
         years = {"startyear": str(week.friday.year - 1), "endyear": str(week.friday.year)}
         body = {"seriesid": list(SERIES), **years}
-        return (Request(self.name, "bls.json", "/publicAPI/v2/timeseries/data/", body=body),)
+        return (Request(self.name, "bls-levels.json", "/publicAPI/v2/timeseries/data/", body=body),)
 
     def read(self, facts: Facts, reply: Reply) -> None:
         reader = Reader(facts, reply, "Bureau of Labor Statistics", "json")
@@ -40,7 +40,10 @@ class Bls:
             raise reader.fail("the request did not succeed")
         if found.get("message"):
             raise reader.fail(f"a part was refused: {str(found['message'])[:120]}")
-        for place, series in enumerate(found.get("Results", {}).get("series", ())):
+        listed = found.get("Results", {}).get("series", ())
+        if not any(series.get("seriesID") in SERIES for series in listed):
+            raise reader.fail("there is none of the series that were asked for")
+        for place, series in enumerate(listed):
             known = SERIES.get(series.get("seriesID"))
             if known is None:
                 continue
@@ -50,7 +53,7 @@ class Bls:
                 if not month.startswith("M") or month == "M13":
                     continue
                 day = date(int(row["year"]), int(month[1:]), 1)
-                value = reader.number(row.get("value"))
+                value = reader.number(reader.field(row, "value"))
                 path = f"/Results/series/{place}/data/{number}/value*{scale}"
                 scaled = None if value is None else value * scale
                 reader.cell(f"bls.{name}.{day}", unit, scaled, path, day, reply.fetched)

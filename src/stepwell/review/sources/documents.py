@@ -2,19 +2,29 @@
 
 The table is Markdown with the columns of ``COLUMNS``. A row with a speaker is a claim; any other one is a
 fact of the document. Values are written plainly: ``300000000000``, ``-1.5``, ``2025-12-12``.
+
+A table may have two further columns, ``en`` and ``zh``: the sentence that says the row, where no template of
+the review does. ``{it}`` is the row's own value, in the forms of ``sentences.toml``; other cells are named by
+their ids. Such a sentence may say nothing of its own that a cell has to say. A column ``section`` puts it
+elsewhere than among the events.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 
-from stepwell.review.facts import Cell, Facts, Origin, Place, Unit, Value
+from stepwell.review.facts import Cell, Facts, Origin, Place, Text, Unit, Value
+from stepwell.review.lexicon import untraced
+from stepwell.review.outline import SECTIONS
 from stepwell.review.sources.base import Reader, Reply, Request
 from stepwell.review.week import Week
 
+ITS_OWN = re.compile(r"\{it(?=[:}])")
+IN_BRACES = re.compile(r"\{[^{}]*\}")
 COLUMNS = ("id", "unit", "value", "observed", "known since", "speaker")
 
 
@@ -67,6 +77,25 @@ class Documents:
                 speaker=speaker,
             )
         )
+        if row.get("en") or row.get("zh"):
+            reader.facts.texts.append(self._text(reader, where, row))
+
+    def _text(self, reader: Reader, where: str, row: dict[str, str]) -> Text:
+        """The sentence of a row in both languages. Raises ``SourceError``."""
+        said = {}
+        for language in ("en", "zh"):
+            said[language] = ITS_OWN.sub("{" + row["id"], row.get(language, ""))
+            if not said[language]:
+                raise reader.fail(f"{where}: a sentence is written in both columns, en and zh")
+            bare = IN_BRACES.sub("", said[language])
+            if "{" in bare or "}" in bare:
+                raise reader.fail(f"{where}: a brace has no partner in {said[language]!r}")
+            if hidden := next(untraced(bare), ""):
+                raise reader.fail(f"{where}: {hidden!r} has to be a cell, as in {{it}} or {{it:move}}")
+        section = row.get("section") or "events"
+        if section not in SECTIONS:
+            raise reader.fail(f"{where}: the section is one of {', '.join(SECTIONS)}")
+        return Text(row["id"], section, (row["id"],), said["en"], said["zh"])
 
     def _value(self, reader: Reader, where: str, unit: Unit, text: str) -> Value:
         if unit is Unit.NAME:

@@ -16,6 +16,8 @@ from stepwell.review.week import Week
 
 COMPANIES = {"0001341439": "Oracle", "0001730168": "Broadcom"}
 COLUMNS = ("accessionNumber", "filingDate", "form", "items")
+FORMS = ("8-K", "10-Q", "10-K")
+"""That a review speaks of: what happened, a quarter, a year."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,5 @@ class Edgar:
             day = reader.day(filed)
             path = f"/filings/recent/filingDate/{number}"
             reader.cell(f"edgar.{company}.{form}.{accession}", Unit.DATE, day, path, day)
+            path = f"/filings/recent/form/{number}"
+            reader.cell(f"form.{company}.{accession}", Unit.NAME, str(form), path, day)

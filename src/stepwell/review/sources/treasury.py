@@ -111,7 +111,7 @@ class Cash:
             if which is None:
                 continue
             day = reader.day(row.get("record_date"))
-            value = reader.number(row.get("open_today_bal"))
+            value = reader.number(reader.field(row, "open_today_bal"))
             path = f"/data/{number}/open_today_bal*1000000"
             reader.cell(
                 f"tga.{which}.{day}", Unit.USD, None if value is None else value * 1_000_000, path, day
