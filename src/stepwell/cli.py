@@ -136,6 +136,7 @@ GROUPS = {
             ),
             Command("explain", "stepwell.commands.review:explain", "How a figure came to be."),
             Command("fetch", "stepwell.commands.review_fetch:fetch", "Ask the sources for a week's replies."),
+            Command("query", "stepwell.commands.review_query:query", "SQL over the facts of weeks."),
         ),
     ),
     "signals": (

@@ -64,14 +64,10 @@ def text_of(tmp_path: Path) -> str:
 def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
     with served(reversing) as server:
         figures = write(tmp_path, server.url, "choose")
-    assert (figures["sentences"], figures["fallbacks"], figures["written"], figures["untraced"]) == (
-        43,
-        0,
-        0,
-        0,
-    )
+    counted = [figures[name] for name in ("sentences", "fallbacks", "written", "untraced")]
+    assert counted == [43, 0, 0, 0]
     text = text_of(tmp_path)
-    assert figures["chosen"] == 43
+    assert figures["chosen"] == 40, "filings have one form"
     folded = text.lower()
     assert folded.index("the vix stood") < folded.index("over the week the nasdaq composite lost 1.62%")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from stepwell.review.fetch import TRIES
+from stepwell.review.digest import source
+from stepwell.review.fetch import TRIES, Fetcher
 from stepwell.review.folder import INDEX, replies_of
-from tests.review.sample import raw
+from tests.review.sample import WEEK, raw
 from tests.review.site import Site, fetch
 
 
@@ -68,3 +70,24 @@ def test_a_site_that_is_away_is_one_error_each(tmp_path: Path) -> None:
     errors = fetch("http://127.0.0.1:9", tmp_path, "nyfed", [])
     assert len(errors) == 5
     assert all(errors)
+
+
+def test_what_was_kept_after_the_week_is_not_asked_for_again(site: str, tmp_path: Path) -> None:
+    Site.answers[:] = [(200, raw()["cboe-VIX.csv"], {})]
+    for _ in range(2):
+        assert fetch(site, tmp_path, "cboe", []) == [""]
+    assert len(Site.asked) == 1
+    fetcher = Fetcher(tmp_path, date(2025, 12, 14), {"cboe": site}, again=True)
+    with fetcher.client:
+        assert [one.asked for one in fetcher.fetch(WEEK, source("cboe"))] == [True]
+    (tmp_path / "cboe-VIX.csv").write_bytes(b"damaged")
+    assert fetch(site, tmp_path, "cboe", []) == [""]
+    assert len(Site.asked) == 3
+    assert (tmp_path / "cboe-VIX.csv").read_bytes() == raw()["cboe-VIX.csv"]
+
+
+def test_what_was_kept_before_the_week_had_ended_is_asked_for_again(site: str, tmp_path: Path) -> None:
+    Site.answers[:] = [(200, raw()["cboe-VIX.csv"], {})]
+    fetcher = Fetcher(tmp_path, date(2025, 12, 12), {"cboe": site})
+    with fetcher.client:
+        assert [one.asked for _ in range(2) for one in fetcher.fetch(WEEK, source("cboe"))] == [True, True]

@@ -166,7 +166,8 @@ def scripted(role: str, task: str) -> str:
     if role.startswith("You order"):
         return json.dumps({"order": sorted(letters, key=lambda one: chance.random())})
     if role.startswith("You choose"):
-        chosen = {letter: f"{letter}{chance.choice('12')}" for letter in dict.fromkeys(letters)}
+        asked = re.findall(r"^([a-z])\d: ", task, re.MULTILINE)
+        chosen = {letter: f"{letter}{chance.choice('12')}" for letter in dict.fromkeys(asked)}
         offered = re.findall(r"^([a-z] joins): (.*)$", task, re.MULTILINE)
         return json.dumps(chosen | {name: chance.choice(some.split(", ")) for name, some in offered})
     if role.startswith("You reword"):

@@ -25,6 +25,9 @@ DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 NAMES = re.compile(r"S&P 500|Russell 2000|2s10s|\b8-K\b|\b10-[QK]\b|\b(?:two|2|10|30)-year", re.IGNORECASE)
 ISO = re.compile(r"\b(\d{4})-(\d\d)-(\d\d)\b")
 LONG = re.compile(rf"(?:({'|'.join(DAYS)}), )?({'|'.join(MONTHS)}) (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})")
+SHORT = re.compile(
+    rf"(?:({'|'.join(DAYS)}), )?({'|'.join(MONTHS)}) (\d{{1,2}})(?:st|nd|rd|th)?\b(?!,? \d{{4}})"
+)
 MONTH_YEAR = re.compile(rf"({'|'.join(MONTHS)}) (\d{{4}})")
 NUMBER = re.compile(
     r"\$?(\d[\d,]*(?:\.\d+)?)\s*(trillion|billion|million|thousand|%|percent)?", re.IGNORECASE
@@ -138,6 +141,17 @@ def _dates(text: str, facts: Facts, judged: Judged) -> str:
         judged.wrong_dates += not right
         return " "
 
+    def short(found: re.Match[str]) -> str:
+        judged.dates += 1
+        days = [
+            day
+            for day in known
+            if day and (day.month, day.day) == (MONTHS.index(found[2]) + 1, int(found[3]))
+        ]
+        right = any(found[1] is None or DAYS[day.weekday()] == found[1] for day in days)
+        judged.wrong_dates += not right
+        return " "
+
     def month_of(found: re.Match[str]) -> str:
         judged.dates += 1
         judged.wrong_dates += (int(found[2]), MONTHS.index(found[1]) + 1) not in months
@@ -145,7 +159,7 @@ def _dates(text: str, facts: Facts, judged: Judged) -> str:
 
     rest = ISO.sub(lambda found: dated(found[1], int(found[2]), found[3], None), text)
     rest = LONG.sub(lambda found: dated(found[4], MONTHS.index(found[2]) + 1, found[3], found[1]), rest)
-    return MONTH_YEAR.sub(month_of, rest)
+    return SHORT.sub(short, MONTH_YEAR.sub(month_of, rest))
 
 
 def _directions(text: str, facts: Facts, judged: Judged) -> None:

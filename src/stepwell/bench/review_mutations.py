@@ -48,8 +48,9 @@ def mutate_sign(text: str, chance: random.Random) -> str:
 
 def mutate_date(text: str, chance: random.Random) -> str:
     """Another day of the month."""
-    dates = [*re.finditer(r"\w+day, \w+ (\d+), \d{4}|\d{4}年\d+月(\d+)日", text)]
-    found = chance.choice(dates)
+    full = r"\w+day, \w+ (\d+), \d{4}|\d{4}年\d+月(\d+)日"
+    short = r'data-form="(?:day|known_day|on)">(?:[A-Za-z, ]+ (\d+)|\d+月(\d+)日)'
+    found = chance.choice([*re.finditer(full, text), *re.finditer(short, text)])
     group = 1 if found[1] else 2
     day = str(int(found[group]) % 27 + 1)
     return text[: found.start(group)] + day + text[found.end(group) :]

@@ -11,27 +11,37 @@ from stepwell.review.fetch import Fetched, Fetcher
 from stepwell.review.week import week_of
 
 
-def fetch(*, week: str, into: Path, source: tuple[str, ...] = (), base_url: tuple[str, ...] = ()) -> int:
+def fetch(
+    *,
+    week: str,
+    into: Path,
+    source: tuple[str, ...] = (),
+    base_url: tuple[str, ...] = (),
+    again: bool = False,
+) -> int:
     """Ask the sources for the replies of a week; writing is another command, so that it repeats to the
     byte.
 
         stepwell review fetch --week 2026-01-16 --into january
         stepwell review fetch --week 2026-01-16 --into january --source treasury --source nyfed
 
-    FRED needs a key in FRED_API_KEY, the SEC a name and an address in SEC_USER_AGENT. Closing levels of
-    indexes are not fetched: put files such as prices-SPX.csv (columns Date and Close) into the folder, from
-    a source that you may use; a table of events as documents-NAME.md.
+    FRED needs a key in FRED_API_KEY, the SEC a name and an address in SEC_USER_AGENT. FRED has closes of the
+    S&P 500, the Dow and the Nasdaq Composite, for your own use. For other indexes put files such as
+    prices-RUT.csv or prices-RUT.parquet (columns Date and Close) into the folder, from a source that you may
+    use; a table of events as documents-NAME.md or .pdf.
 
     Parameters
     ----------
     week:
         A day of the week, as YYYY-MM-DD.
     into:
-        The folder for the replies; those that are there already are asked for again.
+        The folder for the replies. One that was kept after the week had ended is not asked for again.
     source:
         Only these; may be given several times.
     base_url:
         SOURCE=URL: ask another address, such as a mirror.
+    again:
+        Ask for all of them, also for those that were kept.
     """
     wanted = week_of(week)
     today = datetime.now(UTC).date()
@@ -39,7 +49,7 @@ def fetch(*, week: str, into: Path, source: tuple[str, ...] = (), base_url: tupl
     names = [one.name for one in SOURCES if one.base_url]
     if unknown := [name for name in source if name not in names]:
         raise BadInput(f"--source {unknown[0]}: the sources are {', '.join(names)}")
-    fetcher = Fetcher(into, today, _addresses(base_url, names))
+    fetcher = Fetcher(into, today, _addresses(base_url, names), again)
     kept = failed = 0
     for one in SOURCES:
         if not one.base_url or (source and one.name not in source):
@@ -56,7 +66,7 @@ def fetch(*, week: str, into: Path, source: tuple[str, ...] = (), base_url: tupl
 
 def _line(result: Fetched, into: Path) -> str:
     if not result.error:
-        return f"kept      {result.request.name}"
+        return f"{'kept      ' if result.asked else 'there     '}{result.request.name}"
     stays = (into / result.request.name).exists()
     return f"not kept  {result.error}" + ("; the reply that was there before stays" if stays else "")
 

@@ -12,10 +12,11 @@ from stepwell.review.facts import Cell, Facts
 from stepwell.review.outline import Handle
 from stepwell.review.wording import printed
 
-WIDTH, ROW, LABEL, GAP = 640, 30, 250, 12
-FIGURE = 124
+WIDTH, ROW, GAP = 420, 48, 4
+"""As wide as a phone, so that its letters can be read there."""
+FIGURE = 116
 """Room beside a bar for what it comes to: "+12 basis points"."""
-CURVE_HEIGHT, TOP, STEP = 190, 30, 230
+CURVE_HEIGHT, TOP, MARGIN, STEP = 190, 30, 60, 150
 CENT = Decimal("0.01")
 Marker = Callable[[Handle, str], str]
 
@@ -32,21 +33,21 @@ def bars(facts: Facts, ids: Sequence[str], mark: Marker) -> list[str]:
     if not cells:
         return []
     most = max((abs(printed(cell)) for cell in cells), default=Decimal(0)) or Decimal(1)
-    half = (WIDTH - LABEL) // 2
-    middle = LABEL + half
+    half = middle = WIDTH // 2
     lines = [f'<svg viewBox="0 0 {WIDTH} {ROW * len(cells) + GAP}" role="img">']
     for row, cell in enumerate(cells):
         value, y = printed(cell), ROW * row + GAP
         width = (abs(value) / most * (half - FIGURE)).quantize(CENT)
         left = middle if value >= 0 else middle - width
         lines.append(f'<text x="0" y="{y + 14}">{mark(name_of(cell.id), "tspan")}</text>')
+        y += 21
         lines.append(
             f'<rect class="{"up" if value >= 0 else "down"}" data-cell="{cell.id}" data-form="bar" '
-            f'data-chart="{ids[0]}" x="{left}" y="{y}" width="{width}" height="18"/>'
+            f'data-chart="{ids[0]}" x="{left}" y="{y}" width="{width}" height="16"/>'
         )
         x, anchor = (left + width + 6, "start") if value >= 0 else (left - 6, "end")
         change = mark(Handle(cell.id, "signed"), "tspan")
-        lines.append(f'<text x="{x}" y="{y + 14}" text-anchor="{anchor}">{change}</text>')
+        lines.append(f'<text x="{x}" y="{y + 13}" text-anchor="{anchor}">{change}</text>')
     return [*lines, "</svg>"]
 
 
@@ -63,8 +64,8 @@ def curve(facts: Facts, tenors: Sequence[str], mark: Marker) -> list[str]:
     def height(cell: Cell) -> Decimal:
         return (CURVE_HEIGHT - TOP - (printed(cell) - low) / span * room).quantize(CENT)
 
-    lines = [f'<svg viewBox="0 0 {WIDTH} {CURVE_HEIGHT + ROW}" role="img">']
-    xs = [80 + STEP * number for number in range(len(pairs))]
+    lines = [f'<svg viewBox="0 0 {WIDTH} {CURVE_HEIGHT + 24}" role="img">']
+    xs = [MARGIN + STEP * number for number in range(len(pairs))]
     for side, kind in ((0, "before"), (1, "now")):
         points = " ".join(f"{x},{height(pair[side])}" for x, pair in zip(xs, pairs, strict=True))
         lines.append(f'<polyline class="{kind}" points="{points}" fill="none"/>')

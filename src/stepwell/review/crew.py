@@ -187,16 +187,19 @@ class Newsroom:
         for place, (letter, one) in enumerate(zip(letters, sentences, strict=True)):
             # The smallest models take what is listed first: it is another option at each place.
             ways = turned(range(len(one.variants["en"])), place)
-            lines += [f"{letter}{form + 1}: {self._plain(one, form)}" for form in ways]
-            options[letter] = [f"{letter}{form + 1}" for form in ways]
+            if len(ways) > 1:
+                lines += [f"{letter}{form + 1}: {self._plain(one, form)}" for form in ways]
+                options[letter] = [f"{letter}{form + 1}" for form in ways]
+            else:  # nothing to choose
+                lines.append(f"{letter}: {self._plain(one)}")
             offered = () if before is None else joints(self.facts, before, one)
             if len(offered) > 1:
                 options[f"{letter} joins"] = list(turned(offered, place))
                 lines.append(f"{letter} joins: {', '.join(options[f'{letter} joins'])}")
             before = one
         answer = await self._ask(STYLE, "\n".join(lines), choice_schema(options))
-        chosen = [choice_of(answer, letter, options[letter]) for letter in letters]
-        draft.fallbacks += sum(one is None for one in chosen)
+        chosen = [choice_of(answer, letter, options.get(letter, ())) for letter in letters]
+        draft.fallbacks += sum(one is None and a in options for a, one in zip(letters, chosen, strict=True))
         forms = [None if one is None else int(one[1:]) - 1 for one in chosen]
         wished = [
             choice_of(answer, f"{letter} joins", options.get(f"{letter} joins", ())) for letter in letters

@@ -217,10 +217,10 @@ def _filings(facts: Facts, week: Week) -> None:
         _, company, form, accession = cell.id.split(".", 3)
         if form in FORMS and cell.observed is not None and week.monday <= cell.observed <= week.friday:
             name, filed = f"{{name.{company}}}", f"{{form.{company}.{accession}}}"
-            english = f"{name} filed a form {filed} with the Securities and Exchange Commission on"
-            chinese = f"{name}于{{{cell.id}}}向美国证券交易委员会提交{filed}报告。"
+            english = f"{name} filed form {filed} with the SEC on {{{cell.id}:on}}."
+            chinese = f"{name}于{{{cell.id}:on}}向美国证交会提交{filed}报告。"
             one = f"filing.{company}.{accession}"
-            facts.texts.append(Text(one, "events", (cell.id,), f"{english} {{{cell.id}}}.", chinese))
+            facts.texts.append(Text(one, "events", (cell.id,), english, chinese))
 
 
 def _named(facts: Facts, id: str, cell: Cell) -> None:

@@ -1,7 +1,8 @@
 """Asking the sources, politely: one request at a time, a pause between two, few tries, and never for ever.
 
 A reply is kept only when it keeps its source's contract, so that an error page of a site that is ill never
-looks like data later. A key goes into the request and into nothing that is written.
+looks like data later. What was kept after the week had ended is not asked for again. A key goes into the
+request and into nothing that is written.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import httpx2 as httpx
 
 from stepwell import __version__
 from stepwell.review.facts import Facts
-from stepwell.review.folder import keep
+from stepwell.review.folder import keep, kept_since
 from stepwell.review.sources.base import MAX_REPLY_BYTES, Reply, Request, Source, SourceError, read
 from stepwell.review.week import Week
 
@@ -34,6 +35,8 @@ class Fetched:
 
     request: Request
     error: str = ""
+    asked: bool = True
+    """False: the reply of an earlier run was there already."""
 
 
 @dataclass(slots=True)
@@ -44,6 +47,8 @@ class Fetcher:
     today: date
     base_urls: Mapping[str, str] = field(default_factory=dict)
     """In place of a source's own, by its name: a mirror, or a test's server."""
+    again: bool = False
+    """Ask also for what an earlier run has kept."""
     sleep: Callable[[float], None] = time.sleep
     client: httpx.Client = field(
         default_factory=lambda: httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
@@ -52,11 +57,18 @@ class Fetcher:
     def fetch(self, week: Week, source: Source) -> Iterator[Fetched]:
         """One after another; a request that fails is told, and the next one is made."""
         secret = os.environ.get(source.secret, "") if source.secret else ""
-        for number, request in enumerate(source.requests(week)):
+        asked = 0
+        for request in source.requests(week):
+            if not self.again and kept_since(
+                self.folder, request.name, self._shown(source, request), week.friday
+            ):
+                yield Fetched(request, asked=False)
+                continue
             if source.secret and not secret:
                 yield Fetched(request, f"{source.name}: set {source.secret} to ask this source")
                 return
-            if number:
+            asked += 1
+            if asked > 1:
                 self.sleep(source.pause_s)
             try:
                 reply, url = self._ask(source, request, secret)
@@ -88,8 +100,12 @@ class Fetcher:
             self.sleep(_wait(answer, attempt))
         if answer.status_code != 200:
             raise SourceError(f"{source.name} answered {answer.status_code} {attempt} times, or for good")
-        shown = httpx.URL(base + request.path).copy_merge_params(dict(request.query))
-        return Reply(source.name, request.name, answer.content, self.today), str(shown)
+        return Reply(source.name, request.name, answer.content, self.today), self._shown(source, request)
+
+    def _shown(self, source: Source, request: Request) -> str:
+        """The address without its key."""
+        base = self.base_urls.get(source.name, source.base_url).rstrip("/")
+        return str(httpx.URL(base + request.path).copy_merge_params(dict(request.query)))
 
     def _once(
         self, request: Request, url: str, query: Mapping[str, str], headers: Mapping[str, str]

@@ -51,6 +51,15 @@ def keep(folder: Path, reply: Reply, url: str) -> None:
         index.write(json.dumps(row) + "\n")
 
 
+def kept_since(folder: Path, name: str, url: str, day: date) -> bool:
+    """Whether the folder has this reply, whole, from this address, fetched after a day."""
+    row = _index(folder / INDEX).get(name)
+    if row is None or row.get("url") != url or date.fromisoformat(row["fetched"]) <= day:
+        return False
+    path = folder / name
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == row.get("sha256")
+
+
 def _index(path: Path) -> dict[str, dict[str, str]]:
     """The newest line for each name."""
     if not path.exists():

@@ -92,7 +92,7 @@ ROLES: dict[str, dict[Language, str]] = {
     "critic": {"en": "Critic (sends back)", "zh": "审稿（退改）"},
 }
 CONFLICTS: dict[str, dict[Language, str]] = {
-    "weekday": {"en": "{1:speaker:start} calls {0} a {1}.", "zh": "{1:speaker}称{0}为{1}。"},
+    "weekday": {"en": "{1:speaker:start} calls {0} a {1}.", "zh": "{1:speaker}把{0}说成{1}。"},
     "product": {
         "en": "{0} a month for a year is {1}; the text says {2}.",
         "zh": "每月{0}，全年为{1}；文中称{2}。",
@@ -128,11 +128,11 @@ CONFLICTS: dict[str, dict[Language, str]] = {
     },
     "sources": {
         "en": "For {0:date} there is {0} ({0:source}) and {1} ({1:source}).",
-        "zh": "{0:date}的数据不一致：{0}（{0:source}）与{1}（{1:source}）。",
+        "zh": "{0:date}的数据不符：{0}（{0:source}）与{1}（{1:source}）。",
     },
     "units": {
-        "en": "For {0:date} two rows of one fact have different units: {0} and {1}.",
-        "zh": "{0:date}的同一数据有两种单位：{0}与{1}。",
+        "en": "For {0:date} rows of the same fact have different units: {0} and {1}.",
+        "zh": "{0:date}同类数据的单位不同：{0}与{1}。",
     },
 }
 

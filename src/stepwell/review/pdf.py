@@ -14,11 +14,14 @@ from xml.sax.saxutils import escape
 
 from stepwell.review.blocks import Block, Document, Shape, note_of
 
-WIDTH = 450.0
+SCALE = 0.72
+"""Points for each unit of a chart: its letters are as large as the text."""
 CHINESE = "STSong-Light"
 MARK = {"en": "MADE UP", "zh": "虚构数据"}
 RISES = {"en": ("#1a7f4b", "#b3372f"), "zh": ("#b3372f", "#1a7f4b")}
 """Colours of what is above and below nothing."""
+INK, SOFT = "#1c1c1a", "#6a6a64"
+"""Of the curve at the end of the week, and before it."""
 HAN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 """What Times has not; a quotation from a document may have it."""
 SIZES = {"h1": 20, "h2": 13, "made": 11, "figcaption": 8}
@@ -97,11 +100,11 @@ def _clean(text: str) -> str:
 
 def _drawing(block: Block, document: Document) -> Any:
     from reportlab.graphics.shapes import Circle, Drawing, PolyLine, Rect, String
-    from reportlab.lib.colors import HexColor
+    from reportlab.lib.colors import HexColor, white
 
     width, height = (float(one) for one in block.box.split()[2:])
-    scale = WIDTH / width
-    drawing = Drawing(WIDTH, height * scale)
+    scale = SCALE
+    drawing = Drawing(width * scale, height * scale)
     up, down = (HexColor(one) for one in RISES[document.language])
 
     def place(shape: Shape, name: str) -> float:
@@ -123,13 +126,14 @@ def _drawing(block: Block, document: Document) -> Any:
                 )
             )
         elif shape.tag == "circle":
-            drawing.add(
-                Circle(place(shape, "cx"), place(shape, "cy"), 2.5, fillColor=colour, strokeColor=None)
-            )
+            before = shape.at.get("class") == "before"
+            fill, line = (white, HexColor(SOFT)) if before else (HexColor(INK), None)
+            drawing.add(Circle(place(shape, "cx"), place(shape, "cy"), 2.5, fillColor=fill, strokeColor=line))
         elif shape.tag == "polyline":
             pairs = [point.split(",") for point in shape.at["points"].split()]
             points = [one for x, y in pairs for one in (float(x) * scale, (height - float(y)) * scale)]
-            drawing.add(PolyLine(points, strokeColor=colour, strokeWidth=1))
+            dashes, ink = ([3, 3], SOFT) if shape.at.get("class") == "before" else (None, INK)
+            drawing.add(PolyLine(points, strokeColor=HexColor(ink), strokeWidth=1, strokeDashArray=dashes))
         else:
             anchor = shape.at.get("text-anchor", "start")
             drawing.add(

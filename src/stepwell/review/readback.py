@@ -51,11 +51,8 @@ def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
             return _is_reason(text, row["missing"])
         case "speaker":
             return _is_speaker(text, row["speaker"])
-        case "date" | "known":
-            return _day(text) == date.fromisoformat(row["observed" if form == "date" else "known_since"])
-        case "month":
-            day = date.fromisoformat(row["observed"])
-            return text in (f"{MONTHS[day.month - 1]} {day.year}", f"{day.year}年{day.month}月")
+        case "date" | "known" | "day" | "known_day" | "on" | "month":
+            return _is_day(text, form, row)
         case "verb":
             value = printed(row)
             return DIRECTIONS[text] == (value > 0) - (value < 0)
@@ -185,6 +182,25 @@ def _asprinted(value: Decimal, unit: str, text: str) -> Decimal:
     elif decimals != places:
         raise ValueError("another number of decimals")
     return value.scaleb(-power).quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN).scaleb(power)
+
+
+def _is_day(text: str, form: str, row: Mapping[str, Any]) -> bool:
+    named = {"known": "known_since", "known_day": "known_since", "on": "value"}.get(form, "observed")
+    day = date.fromisoformat(row[named])
+    if form == "month":
+        return text in (f"{MONTHS[day.month - 1]} {day.year}", f"{day.year}年{day.month}月")
+    if form in ("date", "known"):
+        return _day(text) == day
+    return _is_short_day(text, day, form == "on")
+
+
+def _is_short_day(text: str, day: date, weekday: bool) -> bool:
+    """``December 12`` or ``12月12日``, with the weekday where that form has it."""
+    english, chinese = f"{MONTHS[day.month - 1]} {day.day}", f"{day.month}月{day.day}日"
+    if weekday:
+        english = f"{DAYS[day.weekday()]}, {english}"
+        chinese += "星期" + HAN_DAYS[day.weekday()]
+    return text in (english, chinese)
 
 
 def _day(text: str) -> date:

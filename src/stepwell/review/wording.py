@@ -75,6 +75,9 @@ KIND = {
     Unit.PERCENTAGE_POINTS: "yield",
     Unit.YEAR: "year",
 }
+FULL: dict[Language, str] = {"en": "EEEE, MMMM d, y", "zh": "y年M月d日EEEE"}
+SHORT: dict[Language, str] = {"en": "MMMM d", "zh": "M月d日"}
+"""Of a day in the year of the week, which the head of the page says."""
 LOCALES: dict[Language, str] = {"en": "en_US", "zh": "zh_CN"}
 NAMES: dict[str, str] = {"hawkish": "偏鹰派", "dovish": "偏鸽派", "neutral": "中性"}
 """Words that a table may have as a value, in Chinese."""
@@ -109,12 +112,8 @@ def word(cell: Cell, form: str, language: Language) -> str:
             return _number(abs(cell.number), cell.unit, language)
         case "verb":
             return _verb(cell, language)
-        case "date" if cell.observed is not None:
-            return _date(cell.observed, language)
-        case "known" if cell.known_since is not None:
-            return _date(cell.known_since, language)
-        case "month" if cell.observed is not None:
-            return _formatted(cell.observed, {"en": "MMMM y", "zh": "y年M月"}[language], language)
+        case "date" | "known" | "day" | "known_day" | "month" | "on":
+            return _day_of(cell, form, language)
         case "speaker" if cell.speaker:
             return cell.speaker if language == "en" else SPEAKERS.get(cell.speaker, cell.speaker)
         case "id":
@@ -124,6 +123,25 @@ def word(cell: Cell, form: str, language: Language) -> str:
         case "source" if cell.source:
             return cell.source.partition(", line")[0]
     raise ValueError(f"{cell.id} has no form {form}")
+
+
+DAYS: dict[str, tuple[str, dict[Language, str]]] = {
+    "date": ("observed", FULL),
+    "known": ("known_since", FULL),
+    "day": ("observed", SHORT),
+    "known_day": ("known_since", SHORT),
+    "month": ("observed", {"en": "MMMM y", "zh": "y年M月"}),
+    "on": ("value", {"en": "EEEE, MMMM d", "zh": "M月d日EEEE"}),
+}
+"""Forms of a day: whose, and how it is written."""
+
+
+def _day_of(cell: Cell, form: str, language: Language) -> str:
+    name, patterns = DAYS[form]
+    day = getattr(cell, name)
+    if not isinstance(day, date):
+        raise ValueError(f"{cell.id} has no form {form}")
+    return _formatted(day, patterns[language], language)
 
 
 def reason_in_chinese(text: str) -> str:
@@ -155,7 +173,7 @@ def _number(value: Decimal, unit: Unit, language: Language) -> str:
         return f"${dollars}" if language == "en" else f"{dollars}美元"
     if unit in (Unit.USD, Unit.COUNT):
         return _amount(value, unit, language)
-    text = _grouped(_rounded(value, DECIMALS[unit]), DECIMALS[unit])
+    text = _grouped(_rounded(value, DECIMALS[unit]), DECIMALS[unit], language)
     if unit in (Unit.PERCENT, Unit.RATE):
         return text + "%"
     if unit is Unit.BASIS_POINTS:
@@ -171,7 +189,7 @@ def _amount(value: Decimal, unit: Unit, language: Language) -> str:
     if unit is Unit.COUNT and language == "en":
         scale, name = Decimal(1), ""
     rounded = _rounded(value / scale, 2 if name else 0)
-    digits = _grouped(rounded, 2 if name else 0)
+    digits = _grouped(rounded, 2 if name else 0, language)
     text = digits.rstrip("0").rstrip(".") if "." in digits else digits
     if unit is Unit.USD:
         return f"${text}{name}" if language == "en" else f"{text}{name}美元"
@@ -200,7 +218,7 @@ def _move(cell: Cell, form: str, language: Language) -> str:
 
 
 def _date(day: date, language: Language) -> str:
-    return _formatted(day, {"en": "EEEE, MMMM d, y", "zh": "y年M月d日EEEE"}[language], language)
+    return _formatted(day, FULL[language], language)
 
 
 def _formatted(day: date, pattern: str, language: Language) -> str:
@@ -209,8 +227,9 @@ def _formatted(day: date, pattern: str, language: Language) -> str:
     return format_date(day, pattern, locale=LOCALES[language])
 
 
-def _grouped(value: Decimal, places: int) -> str:
-    return f"{value:,.{places}f}"
+def _grouped(value: Decimal, places: int, language: Language) -> str:
+    """Chinese groups no thousands: it has 万 and 亿."""
+    return f"{value:,.{places}f}" if language == "en" else f"{value:.{places}f}"
 
 
 def _rounded(value: Decimal, places: int) -> Decimal:
