@@ -41,7 +41,27 @@ def prices() -> dict[str, str]:
         for index in CHANGES
     }
     rows = "".join(f"{day:%m/%d/%Y},0,0,0,{level}\n" for day, level in zip(SESSIONS, VIX, strict=True))
+    files["parts-SPX.csv"] = parts()
     return files | {"cboe-VIX.csv": "DATE,OPEN,HIGH,LOW,CLOSE\n" + rows}
+
+
+SECTORS = (
+    ("information technology", "信息技术", "34.6", "-2.31"),
+    ("financials", "金融", "13.1", "2.28"),
+    ("communication services", "通信服务", "10.6", "-3.22"),
+    ("consumer discretionary", "可选消费", "10.4", "0.37"),
+    ("health care", "医疗保健", "9.8", "-0.13"),
+    ("industrials", "工业", "8.2", "1.42"),
+)
+
+
+def parts() -> str:
+    """Weights and levels of six sectors, made up; the other five are what is left unexplained."""
+    rows = "".join(
+        f"{name},{chinese},{weight},{SESSIONS[0]},{FRIDAY},1000.00,{1000 + 10 * Decimal(change):.2f}\n"
+        for name, chinese, weight, change in SECTORS
+    )
+    return "Name,NameZh,Weight,From,To,Base,Last\n" + rows
 
 
 def curve() -> str:

@@ -15,7 +15,7 @@ from tests.review.sample import raw
 def test_write_then_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["review", "write", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[-1].startswith("43 sentences; ")
+    assert said.splitlines()[-1].startswith("44 sentences; ")
     assert " 0 untraced or wrong; 4 checks of what does not fit; 4 facts missing" in said
     for language in ("en", "zh"):
         assert cli.run(["review", "verify", str(tmp_path / f"review-2025-12-12.{language}.html")]) == 0

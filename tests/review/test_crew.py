@@ -65,7 +65,7 @@ def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
     with served(reversing) as server:
         figures = write(tmp_path, server.url, "choose")
     counted = [figures[name] for name in ("sentences", "fallbacks", "written", "untraced")]
-    assert counted == [43, 0, 0, 0]
+    assert counted == [44, 0, 0, 0]
     text = text_of(tmp_path)
     assert figures["chosen"] == 40, "filings have one form"
     folded = text.lower()
@@ -75,7 +75,7 @@ def test_an_analyst_orders_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> None:
     with served(reversing) as server:
         figures = write(tmp_path, server.url, "write")
-    assert (figures["written"], figures["fallbacks"], figures["untraced"]) == (43, 0, 0)
+    assert (figures["written"], figures["fallbacks"], figures["untraced"]) == (44, 0, 0)
     assert "Meanwhile, over the week the S&amp;P 500 lost 0.63%" in text_of(tmp_path)
 
 
@@ -95,8 +95,8 @@ def test_an_editor_words_sentences_and_the_page_still_holds(tmp_path: Path) -> N
 def test_a_model_that_emits_nothing_valid_ends_in_templates(tmp_path: Path, said: str) -> None:
     with served(lambda body: said) as server:
         figures = write(tmp_path, server.url, "write")
-    assert (figures["written"], figures["sentences"], figures["untraced"]) == (0, 43, 0)
-    assert figures["fallbacks"] > 43
+    assert (figures["written"], figures["sentences"], figures["untraced"]) == (0, 44, 0)
+    assert figures["fallbacks"] > 44
     assert "Over the week the S&amp;P 500 lost 0.63%" in text_of(tmp_path)
 
 

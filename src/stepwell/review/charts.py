@@ -75,9 +75,10 @@ def curve(facts: Facts, tenors: Sequence[str], mark: Marker) -> list[str]:
                 f'<circle class="{kind}" data-cell="{cell.id}" data-form="dot" data-chart="curve" '
                 f'cx="{x}" cy="{height(cell)}" r="4"/>'
             )
-    for x, (_, now) in zip(xs, pairs, strict=True):
+    for x, (before, now) in zip(xs, pairs, strict=True):
         label = mark(name_of(now.id), "tspan")
         lines.append(f'<text x="{x}" y="{CURVE_HEIGHT + 14}" text-anchor="middle">{label}</text>')
         value = mark(Handle(now.id), "tspan")
-        lines.append(f'<text x="{x}" y="{height(now) - 12}" text-anchor="middle">{value}</text>')
+        top = min(height(before), height(now)) - 10
+        lines.append(f'<text x="{x}" y="{top}" text-anchor="middle">{value}</text>')
     return [*lines, "</svg>"]

@@ -5,6 +5,7 @@ Ids that begin with ``w.`` are derived for the week and have no date in them, so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -22,6 +23,8 @@ RELEASES = ("payrolls", "cpi", "claims", "retail")
 LOOK_BACK_DAYS = 10
 """How far back a level may lie that is compared with: over the longest run of holidays."""
 AHEAD_DAYS = 7
+NAMED_PARTS = 4
+"""Of an index, in a sentence: those that moved it most."""
 GAPS = (("DJI", "SPX"), ("SOX", "SPX"))
 """Indexes that are compared with another one."""
 
@@ -38,6 +41,11 @@ def derive_week(facts: Facts, week: Week) -> None:
             facts.add(missing(f"w.{index}.change", Unit.PERCENT, why))
             continue
         derive(facts, f"w.{index}.change", "change_percent", now, then, unit=Unit.PERCENT)
+    for index in INDEXES:
+        ends = [f"tri.{index}.close.{day}" for day in (last, base)]
+        if all(map(facts.get, ends)):
+            derive(facts, f"w.{index}.total", "change_percent", *ends)
+        _contributions(facts, index, f"parts.{index}.{base}.{last}.")
     for index, other in GAPS:
         if all(facts.get(f"w.{one}.change") for one in (index, other)):
             pair = (f"w.{index}.change", f"w.{other}.change")
@@ -79,15 +87,52 @@ def _surprise(facts: Facts, name: str) -> None:
     derive(facts, f"w.{name}.surprise", "surprise", actual.id, expected.id, unit=actual.unit)
 
 
+def _contributions(facts: Facts, index: str, prefix: str) -> None:
+    """How much of an index's change each part made, and what all of them leave: in percentage points."""
+    parts = [cell.id.removesuffix(".weight") for cell in facts.under(prefix) if cell.id.endswith(".weight")]
+    if not parts or facts.get(f"w.{index}.change") is None:
+        return
+    made = []
+    for number, part in enumerate(parts):
+        one = f"w.{index}.part.{number}"
+        derive(facts, f"{one}.change", "change_percent", f"{part}.last", f"{part}.base")
+        made.append(derive(facts, one, "contribution_points", f"{part}.weight", f"{one}.change"))
+    if any(cell.missing for cell in made):
+        return
+    derive(facts, f"w.{index}.points", "same", f"w.{index}.change", unit=Unit.PERCENTAGE_POINTS)
+    derive(facts, f"w.{index}.residual", "residual", f"w.{index}.points", *(cell.id for cell in made))
+    order = sorted(range(len(made)), key=lambda number: (-abs(made[number].number), number))
+    named, others = sorted(order[:NAMED_PARTS]), sorted(order[NAMED_PARTS:])
+    rest = f"w.{index}.others" if others else ""
+    if rest:
+        derive(facts, rest, "sum", *(made[number].id for number in others))
+    facts.texts.append(_parts_text(index, [(f"name.{parts[at]}", made[at].id) for at in named], rest))
+
+
+def _parts_text(index: str, named: Sequence[tuple[str, str]], rest: str) -> Text:
+    english = ", ".join(f"{{{name}}} {{{made}:bare}}" for name, made in named)
+    chinese = "，".join(f"{{{name}}}{{{made}:signed}}" for name, made in named)
+    others = (f", the other parts {{{rest}:bare}}", f"，其余部分{{{rest}:signed}}") if rest else ("", "")
+    residual, whole = f"w.{index}.residual", f"{{name.{index}}}"
+    return Text(
+        f"parts.{index}",
+        "indexes",
+        tuple(made for _, made in named),
+        f"In percentage points, the change of {whole} comes from {english}{others[0]}; "
+        f"the weights leave {{{residual}:bare}} unexplained.",
+        f"{whole}变动的构成：{chinese}{others[1]}；按权重未能解释的部分为{{{residual}:signed}}。",
+    )
+
+
 def _days(facts: Facts, week: Week) -> None:
+    """The last session and the one before the week, as days of which some index has a level."""
     for name, day in (("week.last", week.last()), ("week.base", week.base())):
-        how = Derivation("session", 1, (f"idx.{INDEXES[0]}.close.{day}",))
-        if facts.get(how.inputs[0]) is None:
+        levels = [one for index in INDEXES if facts.get(one := f"idx.{index}.close.{day}")]
+        if not levels:
             facts.add(missing(name, Unit.DATE, "there is no level of that day"))
-        else:
-            facts.add(
-                Cell(name, Unit.DATE, day, observed=day, source="calendar of the exchange", derivation=how)
-            )
+            continue
+        how = Derivation("session", 1, (levels[0],))
+        facts.add(Cell(name, Unit.DATE, day, observed=day, source="calendar of the exchange", derivation=how))
 
 
 def _curve(facts: Facts, week: Week) -> None:

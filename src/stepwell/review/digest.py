@@ -16,12 +16,13 @@ from stepwell.review.sources.documents import Documents
 from stepwell.review.sources.edgar import Edgar
 from stepwell.review.sources.fred import Fred
 from stepwell.review.sources.nyfed import NewYorkFed
-from stepwell.review.sources.prices import Cboe, Prices
+from stepwell.review.sources.prices import Cboe, Parts, Prices, Totals
 from stepwell.review.sources.treasury import Cash, Curve
 from stepwell.review.week import Week
 
 SOURCES: tuple[Source, ...] = (
-    *(Prices(), Cboe(), Fred(), Curve(), Cash(), NewYorkFed(), Bls(), Edgar(), Documents()),
+    *(Prices(), Totals(), Parts(), Cboe(), Fred(), Curve(), Cash()),
+    *(NewYorkFed(), Bls(), Edgar(), Documents()),
 )
 
 

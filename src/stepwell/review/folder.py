@@ -16,7 +16,7 @@ from stepwell.errors import BadInput
 from stepwell.review.sources.base import MAX_REPLY_BYTES, Reply, SourceError
 
 INDEX = "index.jsonl"
-OWN = ("prices", "documents")
+OWN = ("prices", "total", "parts", "documents")
 
 
 def replies_of(folder: Path) -> list[Reply]:

@@ -73,6 +73,7 @@ def _flow(document: Document) -> Iterator[Any]:
             spaceBefore=size * 0.5,
             leftIndent=12 if kind == "li" else 0,
             wordWrap=wrap,
+            keepWithNext=int(kind == "h2"),
         )
 
     for block in document.blocks:

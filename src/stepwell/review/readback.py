@@ -34,7 +34,8 @@ MOVED = {
 }  # fmt: skip
 """Per form of a whole move what is said of one up, one down, and of none."""
 PLACES = {
-    "percent": 2, "rate": 1, "microusd": 6, "basis_points": 0, "percentage_points": 2, "points": 2, "year": 0,
+    "percent": 2, "rate": 1, "microusd": 6, "basis_points": 0, "percentage_points": 2, "points": 2,
+    "total_points": 2, "year": 0,
 }  # fmt: skip
 SCALES = {
     " trillion": 12, " billion": 9, " million": 6, "万亿": 12, "亿": 8, "万": 4, "": 0,
@@ -47,6 +48,8 @@ def says(text: str, form: str, cell: str, row: Mapping[str, Any]) -> bool:
     if form == "signed" or form in MOVED:
         return _moves(text, form, row)
     match form:
+        case "bare" if row["unit"] == "percentage_points":
+            return _moves(f"{text} percentage points", "signed", row)
         case "why":
             return _is_reason(text, row["missing"])
         case "speaker":
@@ -156,6 +159,7 @@ def _scale(rest: str, unit: str, text: str) -> int:
         "basis_points": (" basis points", " basis point", "个基点"),
         "percentage_points": (" percentage points", "个百分点"),
         "points": ("",),
+        "total_points": ("",),
         "year": ("", "年"),
     }
     if rest not in allowed[unit] or dollars:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal, localcontext
@@ -62,6 +63,8 @@ def _same(value: Any, text: str) -> bool:
 def _at(place: Mapping[str, str], unit: str, data: Mapping[str, bytes]) -> Any:
     """What stands in the raw bytes at a path; ``*1000`` behind it says in what unit it was published."""
     path, _, factor = place["path"].partition("*")
+    if place["kind"] == "parquet":
+        return Decimal(_in_parquet(data[place["sha256"]], path))
     text = data[place["sha256"]].decode("utf-8-sig")
     found = {"json": _in_json, "csv": _in_csv, "xml": _in_xml, "table": _in_table}[place["kind"]](text, path)
     if unit == "name":
@@ -81,6 +84,19 @@ def _in_json(text: str, path: str) -> str:
 def _in_csv(text: str, path: str) -> str:
     row, column = path.split("/")
     return list(csv.DictReader(io.StringIO(text)))[int(row)][column]
+
+
+def _in_parquet(data: bytes, path: str) -> str:
+    """One value of one row, as the shortest text that stands for it."""
+    import duckdb
+
+    row, column = path.split("/")
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file, duckdb.connect() as connection:
+        file.write(data)
+        file.flush()
+        table = connection.from_parquet(file.name).select(duckdb.ColumnExpression(column))
+        (found,) = table.limit(1, offset=int(row)).fetchall()
+    return str(found[0])
 
 
 def _in_xml(text: str, path: str) -> str:

@@ -23,6 +23,7 @@ DECIMALS = {
     Unit.BASIS_POINTS: 0,
     Unit.PERCENTAGE_POINTS: 2,
     Unit.POINTS: 2,
+    Unit.TOTAL_POINTS: 2,
     Unit.YEAR: 0,
 }
 """Digits behind the point; dollars and people are printed in the largest fitting unit, with up to two."""
@@ -71,6 +72,7 @@ PEOPLE = frozenset({"revised", "hired"})
 KIND = {
     Unit.PERCENT: "price",
     Unit.POINTS: "price",
+    Unit.TOTAL_POINTS: "price",
     Unit.BASIS_POINTS: "yield",
     Unit.PERCENTAGE_POINTS: "yield",
     Unit.YEAR: "year",
@@ -106,6 +108,8 @@ def word(cell: Cell, form: str, language: Language) -> str:
     if form in ("move", "signed", *MOVES):
         return _move(cell, form, language)
     match form:
+        case "bare" if cell.unit is Unit.PERCENTAGE_POINTS:
+            return _move(cell, "signed", "en").partition(" ")[0]
         case "value":
             return _value(cell, language)
         case "magnitude":
