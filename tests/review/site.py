@@ -48,7 +48,7 @@ def serving() -> Iterator[str]:
         server.server_close()
 
 
-def fetch(site: str, folder: Path, name: str, waits: list[float]) -> list[str]:
-    fetcher = Fetcher(folder, date(2025, 12, 14), {name: site}, sleep=waits.append)
+def fetch(site: str, folder: Path, name: str, waits: list[float], *, again: bool = False) -> list[str]:
+    fetcher = Fetcher(folder, date(2025, 12, 14), {name: site}, again, sleep=waits.append)
     with fetcher.client:
         return [one.error for one in fetcher.fetch(WEEK, source(name))]

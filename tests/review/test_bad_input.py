@@ -82,3 +82,24 @@ def test_it_is_one_sentence(
     error = capsys.readouterr().err
     assert said in error
     assert error.rstrip().count("\n") == 0
+
+
+def test_without_a_network_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stepwell.review.fetch.BACKOFF_S", 0.0)
+    flags = ["--source", "cboe", "--base-url", "cboe=http://127.0.0.1:9"]
+    assert cli.run(["review", "fetch", "--week", "2025-12-12", "--into", str(tmp_path), *flags]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("not kept  cboe was not reached (")
+    assert told[-1] == "nothing was fetched, 1 failed: is there a network, and are the keys set?"
+
+
+def test_an_empty_week_is_a_page_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "prices-SPX.csv").write_bytes(raw()["prices-SPX.csv"])
+    out = ["--out", str(tmp_path / "out"), "--week", "2024-03-01", "--from", str(mine)]
+    assert cli.run(["review", "write", *out]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("0 sentences; ")
+    assert "<p>No data.</p>" in (tmp_path / "out/review-2024-03-01.en.html").read_text("utf-8")

@@ -77,7 +77,7 @@ def test_a_surprise_is_against_what_was_expected_before(language: Language) -> N
     assert found["w.claims.surprise"].value == 16_000
     data = Page(found, from_templates(found), language).html().encode()
     assert verify(data).faults == []
-    assert {"en": ">16,000<", "zh": ">1.6万<"}[language] in data.decode()
+    assert {"en": ">+16,000<", "zh": ">+1.6万<"}[language] in data.decode()
 
 
 @pytest.mark.parametrize("days", [0, 1])

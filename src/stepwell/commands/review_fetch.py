@@ -28,7 +28,7 @@ def fetch(
     FRED needs a key in FRED_API_KEY, the SEC a name and an address in SEC_USER_AGENT. FRED has closes of the
     S&P 500, the Dow and the Nasdaq Composite, for your own use. For other indexes put files such as
     prices-RUT.csv or prices-RUT.parquet (columns Date and Close) into the folder, from a source that you may
-    use; a table of events as documents-NAME.md or .pdf.
+    use; a table of events as documents-NAME.md.
 
     Parameters
     ----------
@@ -57,11 +57,12 @@ def fetch(
         for result in fetcher.fetch(wanted, one):
             print(_line(result, into), flush=True)
             kept, failed = kept + (not result.error), failed + bool(result.error)
-    print(
-        f"{kept} replies kept in {into}, {failed} not; "
-        f"next: stepwell review write --week {week} --from {into}"
-    )
-    return 0 if kept else 1
+    if kept:
+        then = f"next: stepwell review write --week {week} --from {into}"
+        print(f"{kept} replies are in {into}, {failed} failed; {then}")
+        return 0
+    print(f"nothing was fetched, {failed} failed: is there a network, and are the keys set?")
+    return 1
 
 
 def _line(result: Fetched, into: Path) -> str:

@@ -55,7 +55,8 @@ class Fetcher:
     )
 
     def fetch(self, week: Week, source: Source) -> Iterator[Fetched]:
-        """One after another; a request that fails is told, and the next one is made."""
+        """One after another; a request that fails is told, and the next one is made. A site that is not
+        reached at all is left alone."""
         secret = os.environ.get(source.secret, "") if source.secret else ""
         asked = 0
         for request in source.requests(week):
@@ -74,6 +75,10 @@ class Fetcher:
                 reply, url = self._ask(source, request, secret)
                 read(source, Facts(), reply)
                 keep(self.folder, reply, url)
+            except httpx.TransportError as error:
+                left = f"; it is asked for nothing else (waited for {TRIES} tries)"
+                yield Fetched(request, self._hide(f"{source.name} was not reached ({error}){left}", secret))
+                return
             except (SourceError, httpx.HTTPError) as error:
                 yield Fetched(request, self._hide(f"{request.name}: {error}", secret))
             else:

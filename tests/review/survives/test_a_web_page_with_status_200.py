@@ -33,5 +33,5 @@ def test_it_is_refused_by_name_and_the_rest_is_written(web_page: bytes) -> None:
 def test_the_last_good_copy_stays(site: str, tmp_path: Path) -> None:
     Site.answers[:] = [(200, raw()["cboe-VIX.csv"], {}), (200, PAGES[0], {})]
     assert fetch(site, tmp_path, "cboe", []) == [""]
-    assert "a web page instead of data" in fetch(site, tmp_path, "cboe", [])[0]
+    assert "a web page instead of data" in fetch(site, tmp_path, "cboe", [], again=True)[0]
     assert [reply.data for reply in replies_of(tmp_path)] == [raw()["cboe-VIX.csv"]]
