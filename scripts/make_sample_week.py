@@ -163,9 +163,9 @@ def money() -> dict[str, str]:
         ]
         files[f"nyfed-{name}.json"] = dumps({"refRates": rows[::-1]})
     taken = zip(SESSIONS, (1_498, 2_101, 1_740, 3_310, 2_877, 2_503), strict=True)
-    rows = [operation(day, "Reverse Repo", millions * 10**6) for day, millions in taken]
-    rows += [operation(FRIDAY, "Repo", millions * 10**6) for millions in (1_100, 350)]
-    files["nyfed-repo.json"] = dumps({"repo": {"operations": rows[::-1]}})
+    operations = [operation(day, "Reverse Repo", millions * 10**6) for day, millions in taken]
+    operations += [operation(FRIDAY, "Repo", millions * 10**6) for millions in (1_100, 350)]
+    files["nyfed-repo.json"] = dumps({"repo": {"operations": operations[::-1]}})
     return files
 
 
