@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 
 from stepwell.review.checks import split_between
-from stepwell.review.facts import Cell, Derivation, Facts, Text, Unit, missing
+from stepwell.review.facts import Cell, Derivation, Facts, OwnText, Unit, missing
 from stepwell.review.formulas import derive
 from stepwell.review.sources.edgar import FORMS
 from stepwell.review.sources.fred import RELEASES as DATED
@@ -109,12 +109,12 @@ def _contributions(facts: Facts, index: str, prefix: str) -> None:
     facts.texts.append(_parts_text(index, [(f"name.{parts[at]}", made[at].id) for at in named], rest))
 
 
-def _parts_text(index: str, named: Sequence[tuple[str, str]], rest: str) -> Text:
+def _parts_text(index: str, named: Sequence[tuple[str, str]], rest: str) -> OwnText:
     english = ", ".join(f"{{{name}}} {{{made}:bare}}" for name, made in named)
     chinese = "，".join(f"{{{name}}}{{{made}:signed}}" for name, made in named)
     others = (f", the other parts {{{rest}:bare}}", f"，其余部分{{{rest}:signed}}") if rest else ("", "")
     residual, whole = f"w.{index}.residual", f"{{name.{index}}}"
-    return Text(
+    return OwnText(
         f"parts.{index}",
         "indexes",
         tuple(made for _, made in named),
@@ -265,7 +265,7 @@ def _filings(facts: Facts, week: Week) -> None:
             english = f"{name} filed form {filed} with the SEC on {{{cell.id}:on}}."
             chinese = f"{name}于{{{cell.id}:on}}向美国证交会提交{filed}报告。"
             one = f"filing.{company}.{accession}"
-            facts.texts.append(Text(one, "events", (cell.id,), english, chinese))
+            facts.texts.append(OwnText(one, "events", (cell.id,), english, chinese))
 
 
 def _named(facts: Facts, id: str, cell: Cell) -> None:

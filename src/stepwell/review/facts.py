@@ -124,7 +124,7 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class OwnText:
     """A sentence that comes with the data: a row of a person's own table, or a filing.
 
     In both languages the templates of ``sentences.toml``: cells in braces, and nothing of its own that says a
@@ -152,7 +152,7 @@ class Facts:
     names: dict[str, str] = field(default_factory=dict)
     """What each raw reply is called, by SHA-256."""
     conflicts: list[Conflict] = field(default_factory=list)
-    texts: list[Text] = field(default_factory=list)
+    texts: list[OwnText] = field(default_factory=list)
 
     def copy(self) -> Facts:
         """The same cells in tables of their own."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
-from stepwell.review.facts import Cell, Facts, NotKnown, Text
+from stepwell.review.facts import Cell, Facts, NotKnown, OwnText
 from stepwell.review.wording import Language, word
 
 SECTIONS = ("indexes", "rates", "policy", "events", "labour", "ahead")
@@ -37,7 +37,7 @@ class Handle:
 
 
 Piece = str | Handle
-"""Text without any number, or a cell."""
+"""OwnText without any number, or a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _sentences(row: dict[str, object]) -> Iterator[Sentence]:
         )
 
 
-def _own(text: Text) -> Sentence:
+def _own(text: OwnText) -> Sentence:
     """One that came with the data: it has one form."""
     ways: dict[Language, tuple[tuple[Piece, ...], ...]] = {
         "en": (pieces_of(text.en),),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 
-from stepwell.review.facts import Cell, Facts, Origin, Place, Text, Unit, Value
+from stepwell.review.facts import Cell, Facts, Origin, OwnText, Place, Unit, Value
 from stepwell.review.lexicon import untraced
 from stepwell.review.outline import SECTIONS
 from stepwell.review.sources.base import Reader, Reply, Request
@@ -80,7 +80,7 @@ class Documents:
         if row.get("en") or row.get("zh"):
             reader.facts.texts.append(self._text(reader, where, row))
 
-    def _text(self, reader: Reader, where: str, row: dict[str, str]) -> Text:
+    def _text(self, reader: Reader, where: str, row: dict[str, str]) -> OwnText:
         """The sentence of a row in both languages. Raises ``SourceError``."""
         said = {}
         for language in ("en", "zh"):
@@ -95,7 +95,7 @@ class Documents:
         section = row.get("section") or "events"
         if section not in SECTIONS:
             raise reader.fail(f"{where}: the section is one of {', '.join(SECTIONS)}")
-        return Text(row["id"], section, (row["id"],), said["en"], said["zh"])
+        return OwnText(row["id"], section, (row["id"],), said["en"], said["zh"])
 
     def _value(self, reader: Reader, where: str, unit: Unit, text: str) -> Value:
         if unit is Unit.NAME:
