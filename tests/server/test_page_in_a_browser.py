@@ -179,6 +179,20 @@ def test_two_tenants_never_see_each_other_and_a_key_taken_away_ends_it() -> None
         assert "of-acme" not in texts(driver)
 
 
+def test_sessions_of_one_name_are_kept_apart_for_an_operator() -> None:
+    with node(keys()) as server, browser() as driver:
+        for tenant in ("acme", "rival"):
+            headers = {"authorization": f"Bearer sk-{tenant}", "x-session-id": "same", "x-agent-id": tenant}
+            assert post(server, "/v1/chat/completions", CHAT, **headers).status_code == 200
+        enter(driver, server, "sk-operator")
+        driver.execute_script("location.hash = '#/session/same'")
+        until(lambda: "Several customers" in texts(driver))
+        until(lambda: driver.find_elements("link text", "rival"))[0].click()
+        until(lambda: count(driver, ".tree") and "of rival" in texts(driver))
+        assert "acme" not in texts(driver)
+        assert complaints(driver) == []
+
+
 def test_the_playground_talks_as_an_agent_that_appears_on_the_page() -> None:
     with node() as server, browser(390, 844) as driver:
         driver.get(f"{server.base_url}/page#/playground")

@@ -38,6 +38,7 @@ function Key() {
     } catch (problem) { setError(problem); }
   };
   return html`<main class="key"><h1>Stepwell</h1><form onSubmit=${enter}>
+    <input type="text" autocomplete="username" value="stepwell" hidden readonly />
     <label for="key">API key</label>
     <input id="key" type="password" autocomplete="current-password" required value=${key} onInput=${(e) => setKey(e.target.value)} />
     <button>Open</button><${Problem} error=${error} />

@@ -6,6 +6,7 @@ import { bytes, count, tiers } from "./format.mjs";
 import { theme } from "./theme.mjs";
 
 const SPAN = 900;
+const whole = Array.from({ length: 30 }, (_, i) => [1, 2, 5][i % 3] * 10 ** Math.floor(i / 3)); // steps of an axis that counts
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const sources = ["computed", "device", "host", "disk"];
 
@@ -33,7 +34,7 @@ function Chart({ chart, operator }) {
       width: box.current.clientWidth, height: 150, legend: { live: false },
       cursor: { drag: { x: false, y: false } },
       scales: { x: { range: () => { const now = points.length ? history.peek()[history.peek().length - 1].at : Date.now() / 1000; return [now - SPAN, now]; } }, y: { range: (u, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-      axes: [axis, { ...axis, size: 70, values: (u, values) => values.map((v) => text(v)) }],
+      axes: [axis, { ...axis, size: 70, ...(text === count ? { incrs: whole } : {}), values: (u, values) => values.map((v) => text(v)) }],
       series: [{}, ...chart.names.map((name) => ({ label: name, stroke: colour(name), width: 2, spanGaps: false, points: { show: false } }))],
     }, [[], ...chart.names.map(() => [])], box.current);
     plot.current = made;

@@ -24,6 +24,7 @@ export function Money() {
   return html`<section aria-label="Money"><h2>Money</h2><${Problem} error=${error} />
     ${table(`The last ${count(margin.period_s / 60)} minutes, by tenant`, ["tenant", "requests", "revenue", "cost", "margin"],
       margin.data.map((line) => [line.tenant, count(line.requests), usd(line.revenue_microusd), usd(line.cost_microusd), usd(line.margin_microusd)]))}
+    ${margin.data.length ? null : html`<p class="note">Nothing was charged in this time.</p>`}
     ${machine.length ? table("What the machine cost beside", ["line", "cost"], machine.map(([kind, amount]) => [kind, usd(amount)])) : null}
     ${budgets.length ? table("Budgets", ["scope", "spent", "held", "soft limit", "limit"],
       budgets.map((one) => [`${one.scope} ${one.tenant}${one.name ? ` ${one.name}` : ""}`, usd(one.spent_usd * 1e6), usd(one.held_usd * 1e6), one.soft_usd == null ? "none" : usd(one.soft_usd * 1e6), one.hard_usd == null ? "none" : usd(one.hard_usd * 1e6)]))

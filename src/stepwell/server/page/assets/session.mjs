@@ -2,7 +2,7 @@
 import { html } from "./vendor/htm-preact.mjs";
 import { useEffect, useState } from "./vendor/hooks.mjs";
 import { agents, changesOf, frame, now } from "./watch.mjs";
-import { KvBar, Problem, State } from "./parts.mjs";
+import { KvBar, Problem, route, State } from "./parts.mjs";
 import { call, get } from "./api.mjs";
 import { clock, count, usd } from "./format.mjs";
 
@@ -52,7 +52,16 @@ function Budget({ id, query, session, changed }) {
     <button>Set</button><${Problem} error=${error} /></form>`;
 }
 
+// An operator who comes by a link that names no customer chooses one, where several have a session of this name.
 export function Session({ id, tenant }) {
+  const owners = [...new Set(agents.value.filter((row) => row.session_id === id).map((row) => row.tenant))];
+  if (tenant || owners.length < 2) return html`<${OneSession} id=${id} tenant=${tenant ?? owners[0]} />`;
+  return html`<section aria-label=${`Session ${id}`}><p><a href="#/">← all agents</a></p><h2>Session ${id}</h2>
+    <p>Several customers have a session of this name:</p>
+    <ul>${owners.map((owner) => html`<li><a href=${route("session", id, owner)}>${owner}</a></li>`)}</ul></section>`;
+}
+
+function OneSession({ id, tenant }) {
   const [session, setSession] = useState(null);
   const [error, setError] = useState(null);
   const [asked, setAsked] = useState(0);
