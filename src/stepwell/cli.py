@@ -242,6 +242,7 @@ GROUPS = {
             Command("fleet", "stepwell.bench.fleet:main", "Crews on several nodes, one of them killed."),
             Command("router", "stepwell.bench.router:main", "Time to choose a node for a turn."),
             Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
+            Command("fidelity", "stepwell.bench.fidelity:main", "Live runs against their simulation."),
             Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),
             Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
             Command("metering", "stepwell.bench.metering:main", "What it costs to keep books."),

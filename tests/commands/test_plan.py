@@ -108,6 +108,7 @@ def test_what_if_changes_the_answer(words: tuple[str, ...], change: str, tmp_pat
         (("contract", "nowhere.toml"), "nowhere.toml: No such file"),
         (("contract", str(PLAN), "--draws", "-1"), "--draws -1"),
         (("contract", str(PLAN), "--solve", "nope"), "sets no such number"),
+        (("contract", str(PLAN), "--solve", "customer.utilization"), "did you mean customer.utilisation?"),
         (("contract", str(PLAN), "--what-if", "customer.nope=1"), "unknown key"),
         (("contract", str(PLAN), "--what-if", "customer.utilisation"), "KEY=VALUE"),
     ],

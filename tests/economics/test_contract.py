@@ -126,7 +126,10 @@ def test_what_is_bought_is_paid_once_and_written_off_at_most_once(
     [
         ({"sites.0.mw": -1}, "sites.0.mw = -1"),
         ({"customer.utilisation": 2}, "customer.utilisation"),
-        ({"customer.utlisation": 1}, "unknown key"),
+        ({"customer.utlisation": 1}, "utlisation is an unknown key, did you mean utilisation?"),
+        ({"sites.0.megawatt_s": 1}, "megawatt_s is an unknown key, there is delay_months, lease_usd"),
+        ({"customer.served.amplifcation": 2}, "did you mean amplification?"),
+        ({"finance.interest": 1}, "finance is an unknown key, did you mean financing?"),
         ({"customer.usd_per_mw_year": 0}, "usd_per_mw_year or a table"),
         ({"start": "soon"}, "start"),
     ],

@@ -30,6 +30,7 @@ class TurnSample:
     output_tokens: int
     text: str
     error: str | None = None
+    session: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -159,6 +160,7 @@ def _sample(
         output_tokens=usage.get("completion_tokens", 0),
         text=answer.text,
         error=error,
+        session=agent,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import re
 import tomllib
+from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -210,7 +212,7 @@ def plan_of(raw: dict[str, Any], where: str) -> Plan:
         if first["type"] == "missing":
             raise BadInput(f"{where}: {key} is missing") from error
         if first["type"] == "extra_forbidden":
-            raise BadInput(f"{where}: {key} is an unknown key") from error
+            raise BadInput(f"{where}: {key} is an unknown key, {_meant(first['loc'])}") from error
         reason = first["msg"].removeprefix("Input ")
         raise BadInput(f"{where}: {key} = {first['input']} is wrong, it {reason}") from error
     sold = plan.customer
@@ -219,6 +221,28 @@ def plan_of(raw: dict[str, Any], where: str) -> Plan:
     if sold.tokens is not None and sold.served is not None:
         raise BadInput(f"{where}: customer has both a table tokens and a table served: only one can be sold")
     return plan
+
+
+def _meant(place: tuple[str | int, ...]) -> str:
+    """What an unknown key was probably meant to be, of those that its table knows."""
+    table: type[BaseModel] = Plan
+    for part in place[:-1]:
+        if isinstance(part, str):
+            table = _table_of(table.model_fields[part].annotation) or table
+    return near(str(place[-1]), list(table.model_fields))
+
+
+def near(key: str, known: Sequence[str]) -> str:
+    """The closest of the keys that are known, or all of them."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else f"there is {', '.join(sorted(known))}"
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    """The table in ``Site``, ``list[Site]`` or ``Site | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for part in get_args(annotation) if (table := _table_of(part))), None)
 
 
 _CHANGE = re.compile(r"(?P<sign>[x+]?)(?P<number>-?\d+(?:\.\d+)?)")
@@ -288,4 +312,17 @@ def number_at(raw: dict[str, Any], key: str) -> Decimal:
     try:
         return Decimal(str(node))
     except InvalidOperation as error:
-        raise BadInput(f"{key}: the file sets no such number") from error
+        raise BadInput(f"{key}: the file sets no such number, {near(key, list(_numbers(raw)))}") from error
+
+
+def _numbers(node: Any, before: str = "") -> Iterator[str]:
+    """The keys of all numbers that a plan sets."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if before or name not in ("uncertain", "scenarios"):
+                yield from _numbers(value, f"{before}.{name}" if before else name)
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            yield from _numbers(value, f"{before}.{place}")
+    elif isinstance(node, int | Decimal) and not isinstance(node, bool):
+        yield before

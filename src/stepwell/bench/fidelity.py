@@ -1,0 +1,328 @@
+"""``stepwell bench fidelity``: live runs of this server against their simulation, turn by turn.
+
+Per workload one server after the other: first turns that only calibrate, then the workload. What the steps
+of the first part cost becomes the simulated machine; the same clients then send the same turns to it, under
+the same policy. The workload is run live twice, because two live runs differ as well.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from stepwell.bench.client import TurnSample, complete, run_clients
+from stepwell.bench.common import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    Report,
+    Ticker,
+    Verdict,
+    percentile,
+    report_console,
+    require_writable,
+    size_bytes,
+    table,
+    ticker,
+    usable_cores,
+)
+from stepwell.bench.fidelity_fit import Played, played
+from stepwell.bench.flood import Flood, Neighbours, Paying, Target
+from stepwell.bench.neighbours import CONTRACTS, FLOOD_KEY, PAID_KEY, settings_file
+from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.servers import our_server, running
+from stepwell.bench.workload import Pressure, prose
+from stepwell.commands.replay import decided_again
+from stepwell.errors import BadInput, StepwellError
+from stepwell.models import resolve_model
+from stepwell.simulate.live_run import ClientTurn, Times
+
+LIMIT_MEDIAN, LIMIT_P99 = 0.10, 0.20
+WORKLOADS = ("pressure", "neighbours")
+FIGURES = ("TTFT", "TPOT", "completion")
+PRESSURE = Pressure()
+QUICK_PRESSURE = Pressure(agents=4, turns=2, clients=4, document_words=60, role_words=60, output_tokens=8)
+NEIGHBOURS = Neighbours(turns=4, flood_s=30.0, think_s=(0.5, 2.0))
+QUICK_NEIGHBOURS = Neighbours(
+    agents=2, turns=2, opening_words=40, turn_words=10, output_tokens=8, think_s=(0.05, 0.1), flood_agents=3,
+    flood_outstanding=6, flood_words=30, flood_turn_words=10, flood_output_tokens=4, settle_s=0.2,
+    flood_s=5.0, drain_s=30.0,
+)  # fmt: skip
+_WORDS, _QUICK_WORDS = (15, 80, 240, 600, 1200), (10, 40, 120)
+_TOGETHER, _QUICK_TOGETHER = (2, 4, 8), (2, 4)
+_PROBE_TOKENS = 24
+_FLOOD_ARRIVALS_PER_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class FidelityPlan:
+    """Which servers, and what each is given."""
+
+    model: str
+    device_kv_tokens: int
+    host_kv: str
+    threads: int
+    rounds: int
+    quick: bool
+    keep: Path | None
+
+
+@dataclass(slots=True)
+class LiveRound:
+    """One live run of one workload, and its simulation."""
+
+    clients: list[ClientTurn] = field(default_factory=list)
+    probes: list[ClientTurn] = field(default_factory=list)
+    failed: int = 0
+    found: Played | None = None
+    same_decisions: bool = False
+    steps: int = 0
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    model: str = "smollm2",
+    workloads: str = "pressure,neighbours",
+    device_kv_tokens: Positive = 6_144,
+    host_kv: str = "1GiB",
+    threads: OptionalPositive = None,
+    rounds: Positive = 2,
+    keep: Path | None = None,
+) -> None:
+    """Compare live runs of this server with their simulation: TTFT, TPOT and completion time.
+
+    Before each workload some turns calibrate the machine; then twelve agents in too little KV, or a few paid
+    agents under a flood. The same clients play against a simulated machine with those constants. Every
+    recording is decided again, which must give the same decisions. About six minutes on a quiet machine.
+    Example: stepwell bench fidelity --json fidelity.json
+
+    Parameters
+    ----------
+    model
+        smollm2, gemma3, the path of a GGUF file, or null (computes nothing).
+    workloads
+        pressure, neighbours, with commas.
+    device_kv_tokens
+        Device KV of the server.
+    host_kv
+        Host KV of the server.
+    threads
+        Threads of the server (default: the cores there are).
+    rounds
+        Live runs of each workload; the first and the second show how far live runs differ.
+    keep
+        Keep the recordings and what the clients saw in this directory.
+    """
+    require_writable(json_file)
+    size_bytes("--host-kv", host_kv)
+    names = tuple(name.strip() for name in workloads.split(",") if name.strip())
+    for name in names or ("",):
+        if name not in WORKLOADS:
+            raise BadInput(f"--workloads {name!r}: there is {', '.join(WORKLOADS)}")
+    if model != NULL_MODEL:
+        resolve_model(model)  # a missing model is said before anything is started
+    plan = FidelityPlan(model, device_kv_tokens, host_kv, threads or usable_cores(), rounds, quick, keep)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    with ticker() as progress:
+        found = {name: [_round(plan, name, n, progress) for n in range(rounds)] for name in names}
+    report = _report(plan, found)
+    console = report_console(json_file)
+    for name, runs in found.items():
+        console.print(_table(name, runs))
+    report.finish(console, json_file)
+
+
+# --- live -------------------------------------------------------------------------------------
+
+
+def _round(plan: FidelityPlan, name: str, number: int, progress: Ticker) -> LiveRound:
+    found = LiveRound()
+    with tempfile.TemporaryDirectory(prefix="stepwell-fidelity-") as directory:
+        place = Path(directory)
+        recording = place / "run.jsonl"
+        more: dict[str, str | Path] = {"record": recording}
+        if name == "neighbours":
+            more["config"] = place / "neighbours.toml"
+            (place / "neighbours.toml").write_text(settings_file(CONTRACTS), encoding="utf-8")
+        arm = our_server(
+            name, plan.model, device_kv_tokens=plan.device_kv_tokens, host_kv=plan.host_kv, disk_kv="0",
+            disk_dir=place / "disk", threads=plan.threads, more=more,
+        )  # fmt: skip
+        keys = (PAID_KEY, FLOOD_KEY) if name == "neighbours" else (None, None)
+        with running(arm):
+            target = Target(arm.base_url, "", *keys)
+            with target.client(target.paid_key) as http:
+                target = replace(target, model=str(http.get("/v1/models").json()["data"][0]["id"]))
+            progress.phase(f"{name}, live run {number + 1}: calibrating")
+            found.probes = _probe(target, plan.quick)
+            progress.phase(f"{name}, live run {number + 1}")
+            live = _pressure if name == "pressure" else _neighbours
+            samples = live(target, plan.quick, progress)
+        found.failed = sum(1 for sample in samples if sample.error)
+        found.clients = [_seen(sample, name) for sample in samples if not sample.error]
+        if not found.clients:
+            error = next((sample.error for sample in samples), "nothing was sent")
+            raise StepwellError(f"no turn of {name} was answered: {error}")
+        progress.phase(f"{name}, live run {number + 1}: deciding again and simulating")
+        if plan.keep is not None:
+            _keep(plan.keep, f"{name}-{number + 1}", recording, found)
+        again = decided_again(recording)
+        found.same_decisions, found.steps = again.differs_at is None, again.log.plans
+        found.found = played(recording, found.probes, found.clients)
+    return found
+
+
+def _keep(place: Path, name: str, recording: Path, found: LiveRound) -> None:
+    shutil.copyfile(recording, place / f"{name}.jsonl")
+    seen = {"probes": list(map(asdict, found.probes)), "clients": list(map(asdict, found.clients))}
+    (place / f"{name}-clients.json").write_text(json.dumps(seen), encoding="utf-8")
+
+
+def _seen(sample: TurnSample, workload: str = "") -> ClientTurn:
+    """Agents of the pressure workload share clients, which send one turn after the other."""
+    chain = f"client-{sample.agent % PRESSURE.clients}" if workload == "pressure" else sample.session
+    return ClientTurn(
+        chain, sample.session, sample.start_s, sample.ttft_s, sample.e2e_s, sample.output_tokens
+    )
+
+
+def _probe(target: Target, quick: bool) -> list[ClientTurn]:
+    """Turns alone, of several lengths, then several together. Returns those alone: what turns spend outside
+    the loop is seen in them."""
+    rng, began_s, alone = random.Random("calibrate"), time.perf_counter(), []
+    with target.client(target.paid_key) as http:
+        complete(http, target.model, "Warm-up", 4, "warm-up")
+        for number, words in enumerate((_QUICK_WORDS if quick else _WORDS) * 2):
+            name = f"calibrate-{number}"
+            sample = complete(http, target.model, prose(rng, words), _PROBE_TOKENS, name, began_s=began_s)
+            alone.append(_seen(sample))
+    for count in _QUICK_TOGETHER if quick else _TOGETHER:
+        _together(target, [prose(rng, 60 + 40 * n) for n in range(count)], f"calibrate-{count}-together")
+    return alone
+
+
+def _together(target: Target, prompts: Sequence[str], name: str) -> None:
+    def one(number: int, prompt: str) -> None:
+        with target.client(target.paid_key) as http:
+            complete(http, target.model, prompt, 2 * _PROBE_TOKENS, f"{name}-{number}")
+
+    threads = [threading.Thread(target=one, args=each) for each in enumerate(prompts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _pressure(target: Target, quick: bool, progress: Ticker) -> list[TurnSample]:
+    work = QUICK_PRESSURE if quick else PRESSURE
+    return run_clients(target.base_url, target.model, work, lambda _: progress.advance())[0]
+
+
+def _neighbours(target: Target, quick: bool, progress: Ticker) -> list[TurnSample]:
+    work = QUICK_NEIGHBOURS if quick else NEIGHBOURS
+    began = time.perf_counter()
+    paying = Paying(target, work, "paid")
+    paying.open(began)
+    flood = Flood(target, work, _FLOOD_ARRIVALS_PER_S, began)
+    flood.start()
+    time.sleep(work.settle_s)
+    paying.run(work.flood_s, progress.advance)
+    flood.stop()
+    return [*paying.openings.samples, *paying.kept.samples, *flood.kept.samples]
+
+
+# --- what came out ----------------------------------------------------------------------------
+
+
+def figures_of(turns: Sequence[ClientTurn | Times]) -> dict[str, list[float]]:
+    """Seconds by figure."""
+    return {
+        "TTFT": [turn.ttft_s for turn in turns],
+        "TPOT": [turn.tpot_s for turn in turns if turn.tpot_s is not None],
+        "completion": [turn.e2e_s for turn in turns],
+    }
+
+
+def off(simulated: Sequence[float], live: Sequence[float], percent: int) -> float:
+    """Relative error of a percentile."""
+    return percentile(simulated, percent) / percentile(live, percent) - 1
+
+
+def _rows(runs: Sequence[LiveRound]) -> list[tuple[str, str, list[float], list[float]]]:
+    """Live against simulated, of the first run; and live against live."""
+    first = runs[0]
+    assert first.found is not None
+    live = figures_of(first.clients)
+    others = [
+        ("calibrated before", figures_of(list(first.found.before.values()))),
+        ("its own steps", figures_of(list(first.found.own.values()))),
+    ]
+    if len(runs) > 1:
+        others.append(("a second live run", figures_of(runs[1].clients)))
+    return [(what, name, live[name], other[name]) for what, other in others for name in FIGURES]
+
+
+def _table(name: str, runs: Sequence[LiveRound]) -> Table:
+    columns = ("against the live run", "figure", "live p50 ms", "p50 ms", "error", "live p99", "p99", "error")
+    rows = []
+    for what, figure, live, other in _rows(runs):
+        cells = [what, figure]
+        for percent in (50, 99):
+            really, seen = percentile(live, percent), percentile(other, percent)
+            cells += [f"{1e3 * really:,.1f}", f"{1e3 * seen:,.1f}", f"{seen / really - 1:+.1%}"]
+        rows.append(cells)
+    return table(f"{name}: {len(runs[0].clients)} turns", columns, rows)
+
+
+def _report(plan: FidelityPlan, found: dict[str, list[LiveRound]]) -> Report:
+    settings = {name: value for name, value in asdict(plan).items() if name != "keep"}
+    report = Report("fidelity", settings)
+    for name, runs in found.items():
+        for what, figure, live, other in _rows(runs):
+            if what == "calibrated before":
+                report.verdicts += [
+                    Verdict(f"{name}: {figure}, median", 100 * abs(off(other, live, 50)), 10, "%"),
+                    Verdict(f"{name}: {figure}, p99", 100 * abs(off(other, live, 99)), 20, "%"),
+                ]
+        same = all(run.same_decisions for run in runs)
+        steps = sum(run.steps for run in runs)
+        report.verdicts.append(
+            Verdict(f"{name}: steps decided otherwise when {steps:,} are decided again", float(not same), 0)
+        )
+        report.notes += _notes(name, runs)
+    report.results = {name: [_json(run) for run in runs] for name, runs in found.items()}
+    return report
+
+
+def _notes(name: str, runs: Sequence[LiveRound]) -> list[str]:
+    notes = []
+    for number, run in enumerate(runs, start=1):
+        one = run.found
+        assert one is not None
+        notes.append(
+            f"{name}, run {number}: {one.probe_steps} steps calibrate (median error {one.probe_error:.1%};"
+            f" on the run's own {one.run_steps} steps {one.run_error:.1%}, in the mean {one.run_bias:+.1%});"
+            f" {one.front_ms:.1f} ms of a turn lie outside the loop; {run.failed} turns refused or failed"
+        )
+    return notes
+
+
+def _json(run: LiveRound) -> dict[str, Any]:
+    return {
+        "turns": len(run.clients), "failed": run.failed, "same_decisions": run.same_decisions,
+        "steps": run.steps, "simulated": None if run.found is None else run.found.as_json(),
+    }  # fmt: skip

@@ -1,0 +1,260 @@
+"""A live server's run beside its simulation: what its steps cost, and its clients as a closed loop.
+
+The recording says what every step did and when the next one began; the clients say when they sent and what
+they felt. Each client's next turn comes as long after its last answer as it did, so a simulated machine
+that is slower or faster moves everything after it, as a real one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+from stepwell.policy.config import PolicyConfig
+from stepwell.policy.scheduler import Scheduler
+from stepwell.policy.types import Computed, KvTier, Moved, Progressed, RequestArrived, RequestId
+from stepwell.recording import RecordedStep, read_recording
+from stepwell.simulate.accelerator import Accelerator
+from stepwell.simulate.fit import fit
+from stepwell.simulate.machine import Call, Due, Machine
+from stepwell.simulate.meter import Meter
+from stepwell.simulate.recorded import RecordedTurn, recorded_workload
+
+LINES = ("step", "prompt token", "before a prompt's token", "sequence", "before a sequence")
+_PS_PER_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStep:
+    """One batch of the recording, and how long it was until the next step."""
+
+    at_us: int
+    prefill: int
+    decode: int
+    prompt_depth: int
+    depth: int
+    took_us: int
+    """Without copies between device and host, with what the loop itself takes."""
+
+    @property
+    def row(self) -> tuple[int, int, int, int, int]:
+        """As ``LINES``."""
+        return 1, self.prefill, self.prompt_depth, self.decode, self.depth
+
+
+def live_steps(steps: Iterable[RecordedStep]) -> list[LiveStep]:
+    """Every batch of a recording. Which of a batch's tokens were decoded follows from what each turn knew."""
+    found: list[LiveStep] = []
+    known: dict[RequestId, tuple[int, int]] = {}
+    began_us: int | None = None
+    for step in steps:
+        ran = [event for event in step.events if isinstance(event, Computed)]
+        decoded = _note(step, known)
+        if ran and began_us is not None:
+            copies_us = sum(e.duration_us for e in step.events if isinstance(e, Moved) and _copies(e))
+            took_us = max(1, step.now_us - began_us - copies_us)
+            one = ran[0]
+            depth = min(decoded, one.depth_tokens)
+            found.append(
+                LiveStep(
+                    began_us, one.prefill_tokens, one.decode_tokens, one.depth_tokens - depth, depth, took_us
+                )
+            )
+        began_us = step.now_us
+    return found
+
+
+def _note(step: RecordedStep, known: dict[RequestId, tuple[int, int]]) -> int:
+    """Tokens before those that were decoded. ``known``: each turn's tokens computed and known so far."""
+    depth = 0
+    for event in step.events:
+        if isinstance(event, RequestArrived):
+            known[event.request] = (0, event.prompt_tokens)
+        elif isinstance(event, Progressed):
+            computed, total = known.get(event.request, (0, 0))
+            if computed == total - 1:
+                depth += computed
+            known[event.request] = (event.computed, event.total)
+    return depth
+
+
+def _copies(event: Moved) -> bool:
+    return KvTier.DEVICE in (event.source, event.target)
+
+
+def fit_machine(steps: Sequence[LiveStep], moves: Sequence[Moved], config: PolicyConfig) -> Accelerator:
+    """The machine's lines by least squares of relative errors; copies as they were seen."""
+    weights = [1 / step.took_us for step in steps]
+    rows = [[value * w for value in step.row] for step, w in zip(steps, weights, strict=True)]
+    # Outliers (a pause of the whole process) would bend the lines: what is far off counts less and less.
+    found = fit(rows, [1.0] * len(rows))
+    for _ in range(4):
+        off = [abs(sum(a * b for a, b in zip(row, found, strict=True)) - 1) for row in rows]
+        pull = [1 / max(0.05, error) ** 0.5 for error in off]
+        weighted = [[value * p for value in row] for row, p in zip(rows, pull, strict=True)]
+        found = fit(weighted, pull)
+    step, prompt, prompt_depth, sequence, depth = (round(value * _PS_PER_US) for value in found)
+    copies = [move.duration_us for move in moves if _copies(move)]
+    return Accelerator(
+        step, prompt, prompt_depth, sequence, depth, config.token_bytes,
+        copy_us_per_block=round(median(copies)) if copies else 0,
+        read_bytes_per_s=_bytes_per_s(moves, KvTier.HOST) or 500_000_000,
+        write_bytes_per_s=_bytes_per_s(moves, KvTier.DISK) or 500_000_000,
+    )  # fmt: skip
+
+
+def _bytes_per_s(moves: Sequence[Moved], target: KvTier) -> int:
+    """Of transfers between host and disk; 0 when there were none."""
+    seen = [move for move in moves if move.target is target and not _copies(move)]
+    duration_us = sum(move.duration_us for move in seen)
+    return sum(move.size_bytes for move in seen) * 1_000_000 // duration_us if duration_us else 0
+
+
+def step_errors(steps: Sequence[LiveStep], model: Accelerator) -> list[float]:
+    """Relative errors of the time of each step."""
+    return [model.step_us(s.prefill, s.decode, s.prompt_depth, s.depth) / s.took_us - 1 for s in steps]
+
+
+# --- the clients ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTurn:
+    """A turn as its client saw it; seconds of one clock."""
+
+    chain: str
+    """The client: its next turn comes after this one's answer."""
+    session: str
+    start_s: float
+    ttft_s: float
+    e2e_s: float
+    output_tokens: int
+
+    @property
+    def tpot_s(self) -> float | None:
+        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A turn's times, in seconds."""
+
+    ttft_s: float
+    tpot_s: float | None
+    e2e_s: float
+
+
+@dataclass(eq=False)
+class ClosedLoop:
+    """The recorded turns of one run, sent by their clients. It is a ``Source``."""
+
+    first: list[tuple[int, RecordedTurn]] = field(default_factory=list)
+    """Turns that come by themselves, and when."""
+    after: dict[RequestId, tuple[int, RecordedTurn]] = field(default_factory=dict)
+    """By recorded number: the turn that follows its end, and how long after it."""
+    turns: dict[RequestId, ClientTurn] = field(default_factory=dict)
+    """By recorded number: what the client saw."""
+
+    def start(self) -> Iterator[Due]:
+        yield from self.first
+
+    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
+        assert isinstance(call, RecordedTurn)
+        following = self.after.get(call.recorded.request)
+        if following is not None:
+            yield now_us + following[0], following[1]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """A recording, and what of it belongs to one measured phase."""
+
+    config: PolicyConfig
+    steps: tuple[LiveStep, ...]
+    moves: tuple[Moved, ...]
+    turns: dict[RequestId, RecordedTurn]
+    """Times count from the recording's first step."""
+
+
+def read_live(path: Path) -> LiveRun:
+    """``RecordingError``: it is none."""
+    config, steps = read_recording(path)
+    kept = list(steps)
+    found = recorded_workload(config, kept)
+    first_us = kept[0].now_us if kept else 0
+    batches = tuple(replace(one, at_us=one.at_us - first_us) for one in live_steps(kept))
+    return LiveRun(config, batches, tuple(found.moves), found.turns)
+
+
+def matched(run: LiveRun, clients: Sequence[ClientTurn], front_us: int) -> ClosedLoop:
+    """Each client's turns found in the recording, by session and order. ``front_us``: what a turn spends
+    outside the loop. Times of the clients' clock are moved so that no turn comes before it was sent."""
+    named: dict[str, list[RecordedTurn]] = {}
+    for turn in run.turns.values():
+        named.setdefault(turn.recorded.caller.session, []).append(turn)
+    pairs: list[tuple[ClientTurn, RecordedTurn]] = []
+    for client in sorted(clients, key=lambda one: one.start_s):
+        waiting = named.get(client.session)
+        if waiting:
+            pairs.append((client, waiting.pop(0)))
+    loop = ClosedLoop()
+    if not pairs:
+        return loop
+    shift_us = min(turn.at_us - client.start_s * 1e6 for client, turn in pairs)
+    last: dict[str, tuple[ClientTurn, RecordedTurn]] = {}
+    for client, turn in pairs:
+        loop.turns[turn.recorded.request] = client
+        before = last.get(client.chain)
+        if before is None:
+            loop.first.append((max(0, round(client.start_s * 1e6 + shift_us)), turn))
+        else:
+            gap_us = (client.start_s - before[0].start_s - before[0].e2e_s) * 1e6
+            loop.after[before[1].recorded.request] = (max(0, round(gap_us)) + front_us, turn)
+        last[client.chain] = (client, turn)
+    return loop
+
+
+def play_live(run: LiveRun, loop: ClosedLoop, model: Accelerator, front_us: int) -> dict[RequestId, Times]:
+    """Times of every turn on the modelled machine, by recorded number."""
+    numbers: dict[RequestId, RequestId] = {}
+    meter = Meter(model, run.config.unit_tokens)
+    machine = Machine(Scheduler(run.config), model, _Numbered(loop, numbers), meter, bounded=False)
+    machine.run()
+    found = {}
+    for number, turn in meter.turns.items():
+        if turn.reason == "stop" and turn.ttft_us is not None and turn.done_us is not None:
+            tpot_us = turn.tpot_us
+            found[numbers[number]] = Times(
+                (turn.ttft_us + front_us) / 1e6,
+                None if tpot_us is None else tpot_us / 1e6,
+                (turn.done_us + front_us) / 1e6,
+            )
+    return found
+
+
+@dataclass(slots=True)
+class _Numbered:
+    """Keeps which number each recorded turn has on the machine."""
+
+    loop: ClosedLoop
+    numbers: dict[RequestId, RequestId]
+
+    def start(self) -> Iterator[Due]:
+        return self.loop.start()
+
+    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
+        assert isinstance(call, RecordedTurn)
+        self.numbers[request] = call.recorded.request
+        return self.loop.ended(call, request, now_us, reason)
+
+
+def front_us_of(run: LiveRun, clients: Sequence[ClientTurn]) -> int:
+    """What a turn spends outside the loop: of turns that were alone, the client's time less the server's."""
+    loop = matched(run, clients, 0)
+    spent = [
+        client.e2e_s * 1e6 - (run.turns[request].ended_us - run.turns[request].at_us)
+        for request, client in loop.turns.items()
+    ]
+    return max(0, round(median(spent))) if spent else 0
