@@ -59,9 +59,9 @@ QUICK_NEIGHBOURS = Neighbours(
     flood_outstanding=6, flood_words=30, flood_turn_words=10, flood_output_tokens=4, settle_s=0.2,
     flood_s=5.0, drain_s=30.0,
 )  # fmt: skip
-_WORDS, _QUICK_WORDS = (15, 80, 240, 600, 1200), (10, 40, 120)
-_TOGETHER, _QUICK_TOGETHER = (2, 4, 8), (2, 4)
-_PROBE_TOKENS = 24
+_WORDS, _QUICK_WORDS = (15, 80, 240, 600, 1200), (5, 20, 60)
+_TOGETHER, _QUICK_TOGETHER = (2, 4, 8), (3,)
+_TOKENS, _QUICK_TOKENS = 24, 8
 _FLOOD_ARRIVALS_PER_S = 8.0
 
 
@@ -204,21 +204,23 @@ def _probe(target: Target, quick: bool) -> list[ClientTurn]:
     """Turns alone, of several lengths, then several together. Returns those alone: what turns spend outside
     the loop is seen in them."""
     rng, began_s, alone = random.Random("calibrate"), time.perf_counter(), []
+    tokens = _QUICK_TOKENS if quick else _TOKENS
     with target.client(target.paid_key) as http:
         complete(http, target.model, "Warm-up", 4, "warm-up")
         for number, words in enumerate((_QUICK_WORDS if quick else _WORDS) * 2):
             name = f"calibrate-{number}"
-            sample = complete(http, target.model, prose(rng, words), _PROBE_TOKENS, name, began_s=began_s)
+            sample = complete(http, target.model, prose(rng, words), tokens, name, began_s=began_s)
             alone.append(_seen(sample))
     for count in _QUICK_TOGETHER if quick else _TOGETHER:
-        _together(target, [prose(rng, 60 + 40 * n) for n in range(count)], f"calibrate-{count}-together")
+        words_of = [(20 if quick else 60) + 40 * n for n in range(count)]
+        _together(target, [prose(rng, words) for words in words_of], f"together-{count}", 2 * tokens)
     return alone
 
 
-def _together(target: Target, prompts: Sequence[str], name: str) -> None:
+def _together(target: Target, prompts: Sequence[str], name: str, tokens: int) -> None:
     def one(number: int, prompt: str) -> None:
         with target.client(target.paid_key) as http:
-            complete(http, target.model, prompt, 2 * _PROBE_TOKENS, f"{name}-{number}")
+            complete(http, target.model, prompt, tokens, f"{name}-{number}")
 
     threads = [threading.Thread(target=one, args=each) for each in enumerate(prompts)]
     for thread in threads:

@@ -205,7 +205,10 @@ class Admission:
 
     def _room_beside(self, turn: Turn, path: Sequence[Match], frames: int) -> bool:
         """Whether the frames can be free; what goes for them is no block of the turn's own path."""
-        blocks, memory = blocks_of(path), self.block_manager
+        memory = self.block_manager
+        if frames <= self.config.device_blocks - memory.device_used:
+            return True
+        blocks = blocks_of(path)
         memory.claim(blocks)
         for block in blocks:
             memory.pin(block)

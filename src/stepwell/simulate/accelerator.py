@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepwell.simulate.hardware import floor_sum
+
 PS_PER_US = 1_000_000
 
 
@@ -49,6 +51,14 @@ class Accelerator:
         if self.experts_ps:
             ps += self._experts(prefill + decoding)
         return ps // PS_PER_US or 1
+
+    def strides_us(self, count: int, decoding: int, depth: int) -> int:
+        ps = self.step_ps + decoding * self.sequence_ps + depth * self.depth_ps
+        if self.experts_ps:
+            ps += self._experts(decoding)
+        if ps < PS_PER_US:  # a step takes a microsecond at least
+            return sum(self.step_us(0, decoding, 0, depth + decoding * i) for i in range(count))
+        return floor_sum(count, PS_PER_US, self.depth_ps * decoding, ps)
 
     def _experts(self, tokens: int) -> int:
         """The share of experts that so many tokens touch, ``1 - (1 - 1/n)^tokens``, in whole numbers."""

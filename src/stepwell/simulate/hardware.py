@@ -30,6 +30,10 @@ class StepCosts(Protocol):
     def step_us(self, prefill: int, decoding: int, prompt_depth: int, depth: int) -> int:
         """One batch: tokens of prompts, sequences that decode, and the two ``Depths``."""
 
+    def strides_us(self, count: int, decoding: int, depth: int) -> int:
+        """``count`` steps that only decode, each of which finds ``decoding`` tokens more before it: exactly
+        the sum of their ``step_us``, without a loop over them."""
+
     def prefill_us(self, start: int, stop: int) -> int:
         """Computing tokens ``[start, stop)`` of one prompt."""
 
@@ -70,6 +74,11 @@ class MachineModel:
             cost_us += self.decode_us_per_step + decoding * self.decode_us_per_sequence
         return cost_us
 
+    def strides_us(self, count: int, decoding: int, depth: int) -> int:
+        fixed_us = self.decode_us_per_step + decoding * self.decode_us_per_sequence
+        ns = self.depth_ns_per_token
+        return count * fixed_us + floor_sum(count, 1000, ns * decoding, ns * depth)
+
     def prefill_us(self, start: int, stop: int) -> int:
         """Computing tokens ``[start, stop)`` of one prompt."""
         tokens = stop - start
@@ -90,3 +99,18 @@ def depths_of(pieces: Sequence[Piece]) -> Depths:
     """The depths of a batch; together they are what ``Computed`` has."""
     prompts = sum(p.count * (2 * p.start + p.count) // 2 for p in pieces if p.count > 1)
     return prompts, sum(p.start for p in pieces if p.count == 1)
+
+
+def floor_sum(count: int, divisor: int, slope: int, first: int) -> int:
+    """``sum((first + slope * i) // divisor for i in range(count))`` in a logarithmic number of steps: whole
+    parts are taken out, and what is left is the same sum with the axes exchanged."""
+    total = 0
+    while count > 0:
+        total += (count - 1) * count // 2 * (slope // divisor) + count * (first // divisor)
+        slope, first = slope % divisor, first % divisor
+        top = slope * count + first
+        if top < divisor:
+            break
+        count, first = top // divisor, top % divisor
+        divisor, slope = slope, divisor
+    return total

@@ -95,7 +95,10 @@ def fit_machine(steps: Sequence[LiveStep], moves: Sequence[Moved], config: Polic
         pull = [1 / max(0.05, error) ** 0.5 for error in off]
         weighted = [[value * p for value in row] for row, p in zip(rows, pull, strict=True)]
         found = fit(weighted, pull)
-    step, prompt, prompt_depth, sequence, depth = (round(value * _PS_PER_US) for value in found)
+    # Pauses do take time, and queues grow with the mean: the lines are raised until the sum is right.
+    guessed = sum(sum(a * b for a, b in zip(step.row, found, strict=True)) for step in steps)
+    raised = sum(step.took_us for step in steps) / guessed if guessed else 1.0
+    step, prompt, prompt_depth, sequence, depth = (round(value * raised * _PS_PER_US) for value in found)
     copies = [move.duration_us for move in moves if _copies(move)]
     return Accelerator(
         step, prompt, prompt_depth, sequence, depth, config.token_bytes,

@@ -413,18 +413,24 @@ class Machine:
 
     def _plan_flight(self, flight: Flight) -> None:
         """How far it goes: to its last stride, or to the first one that ends after something has come."""
-        due_us, step_us = self._next_due_us(), self.model.step_us
+        due_us, model = self._next_due_us(), self.model
         prompt_depth, depth = flight.depths
-        at_us, strides = flight.started_us, 0
-        while strides < flight.most_strides:
-            at_us += step_us(flight.prefill, flight.decode, prompt_depth, depth)
-            strides += 1
-            if strides == 1:
-                flight.first_us = at_us
-            depth += flight.deeper[1]
-            if at_us >= due_us:
-                break
-        flight.strides, flight.ends_us = strides, at_us
+        first_us = model.step_us(flight.prefill, flight.decode, prompt_depth, depth)
+        flight.first_us = flight.ends_us = flight.started_us + first_us
+        flight.strides = 1
+        if flight.most_strides < 2 or flight.ends_us >= due_us:
+            return
+        left_us, decode = due_us - flight.started_us, flight.decode
+        low, high = 2, flight.most_strides  # several strides only decode
+        if model.strides_us(high, decode, depth) > left_us:
+            while low < high:
+                middle = (low + high) // 2
+                if model.strides_us(middle, decode, depth) >= left_us:
+                    high = middle
+                else:
+                    low = middle + 1
+        flight.strides = high
+        flight.ends_us = flight.started_us + model.strides_us(high, decode, depth)
 
     def _land(self, flight: Flight) -> None:
         """The batch has run as often as it will: what came of it."""

@@ -127,6 +127,11 @@ class Watch:
     def chance(self, now_us: int) -> int:
         return self.kind.chance(bin_of(self.edges, self.position(now_us)))
 
+    def outlook(self, now_us: int) -> tuple[int, int]:
+        """``chance`` and ``worth``."""
+        k = bin_of(self.edges, self.position(now_us))
+        return self.kind.chance(k), self.kind.worth(k, self.edges)
+
     def left_us(self, now_us: int) -> int | None:
         """For people: decides nothing."""
         left = expected_left(self.kind.peek(), self.edges, self.position(now_us))

@@ -21,6 +21,7 @@ from math import isqrt
 RATE_ONE = 1 << 40
 """A return that is certain in one microsecond."""
 _ONE = 1 << 20  # a probability of 1
+_BEST = _ONE * RATE_ONE
 _PARENT_WEIGHT = 6  # how many observations the next wider class counts as
 _FADE_AT = 2_000  # rests in a bin, after which old ones count half
 _FIRST_EDGE_BITS = 13  # 8 ms: an agent that returns sooner never was away
@@ -61,8 +62,8 @@ class GapClass:
     """Of ``_hazards``, as far as they were asked for: the chance to come back in a bin or after it."""
     _worths: dict[int, int] = field(default_factory=dict)
     """Likewise: the index at the beginning of a bin."""
-    _seen_version: int = -1
-    _seen_parent: int = -1
+    _due_version: int = 0
+    """From this version on what was worked out of it is too old."""
 
     def __post_init__(self) -> None:
         self.reached = self.reached or [0] * self.bins
@@ -102,10 +103,18 @@ class GapClass:
 
     def hazards(self) -> list[int]:
         """Per bin: the chance (of 2**20) that a rest which reached it ends in it."""
-        above = None if self.parent is None else self.parent.hazards()
-        seen = self._seen_version
-        if seen < 0 or self.version >= seen + 1 + seen // 32:
-            self._seen_version = self.version
+        one: GapClass | None = self
+        while one is not None:
+            if one.version >= one._due_version:
+                return self._brought_up_to_date()
+            one = one.parent
+        return self._hazards
+
+    def _brought_up_to_date(self) -> list[int]:
+        """``hazards`` where this class or a wider one has learned enough since it was asked last."""
+        above = None if self.parent is None else self.parent._brought_up_to_date()
+        if self.version >= self._due_version:
+            self._due_version = self.version + 1 + self.version // 32
             self._hazards, self._chances, self._worths = self._rates(above), {}, {}
         return self._hazards
 
@@ -131,15 +140,10 @@ class GapClass:
     def peek(self) -> list[int]:
         """What ``hazards`` would answer, for who is not the policy: nothing is brought up to date, because
         what is decided must not depend on who looks."""
-        if not self._is_stale:
+        if self.version < self._due_version:
             return self._hazards
         above = None if self.parent is None else self.parent.peek()
         return self._rates(above)
-
-    @property
-    def _is_stale(self) -> bool:
-        seen = self._seen_version
-        return seen < 0 or self.version >= seen + 1 + seen // 32
 
     def _rates(self, above: list[int] | None) -> list[int]:
         if above is None:
@@ -161,22 +165,22 @@ def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
     Within a bin the return is taken to be at its middle, or halfway through what is left of it. The last
     bin has no end: an agent that outlasts all others is not expected any more.
     """
-    k = bin_of(edges, elapsed)
+    k, last = bin_of(edges, elapsed), len(edges) - 1
     alive, returned, held, best = _ONE, 0, 0, 0
-    last = len(edges) - 1
     start = elapsed
     while k < last and alive > 16:
-        end = edges[k + 1]
-        hazard = hazards[k]
-        if start > edges[k]:  # part of the bin is over: less is left of its chance
-            hazard = hazard * (end - start) // (end - edges[k])
-        gone = alive * hazard >> 20
+        end, hazard = edges[k + 1], hazards[k]
         width = end - start
+        if start > edges[k]:  # part of the bin is over: less is left of its chance
+            hazard = hazard * width // (end - edges[k])
+        gone = alive * hazard >> 20
         if gone:
             returned += gone
             held += (alive - gone // 2) * width
-            best = max(best, returned * RATE_ONE // max(held, 1))
-            if (best + 1) * held > _ONE * RATE_ONE:
+            rate = returned * RATE_ONE // (held or 1)
+            if rate > best:
+                best = rate
+            if (best + 1) * held > _BEST:
                 break  # if all who are left came back at once, it would be no better
         else:
             held += alive * width

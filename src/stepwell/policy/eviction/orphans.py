@@ -152,7 +152,7 @@ class Orphans:
 
     def _look(self, departure: Departure, now_us: int) -> None:
         was_dead = self._is_dead(departure)
-        departure.chance, departure.value = departure.watch.chance(now_us), departure.watch.worth(now_us)
+        departure.chance, departure.value = departure.watch.outlook(now_us)
         if was_dead == self._is_dead(departure):
             return
         streams = (_Stream.DEAD, _Stream.LEFT) if was_dead else (_Stream.LEFT, _Stream.DEAD)

@@ -1,0 +1,78 @@
+"""Live runs against their simulation, at small size: what is measured, what is said of it, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepwell.bench.fidelity import FidelityPlan as Wanted
+from stepwell.bench.fidelity import LiveRound, _report, _table, figures_of, off
+from stepwell.bench.fidelity_fit import Played
+from stepwell.cli import run
+from stepwell.simulate.accelerator import Accelerator
+from stepwell.simulate.live_run import ClientTurn, Times
+
+
+def test_a_live_run_is_simulated_and_decided_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, kept = tmp_path / "found.json", tmp_path / "kept"
+    words = ["bench", "fidelity", "--quick", "--model", "null", "--workloads", "pressure", "--rounds", "1"]
+    assert run([*words, "--json", str(file), "--keep", str(kept)]) in (0, 1)
+    assert "calibrated before" in capsys.readouterr().out
+    found = json.loads(file.read_text("utf-8"))["results"]["pressure"][0]
+    assert found["turns"] == 8 and found["failed"] == 0
+    assert found["same_decisions"] is True and found["steps"] > 20
+    assert len(found["simulated"]["before"]) == len(found["simulated"]["own"]) == 8
+    assert {file.name for file in kept.iterdir()} == {"pressure-1.jsonl", "pressure-1-clients.json"}
+
+
+def rounds(factor: float, *, same: bool = True) -> list[LiveRound]:
+    """Two live runs alike, and a simulation that is off by a factor."""
+    clients = [ClientTurn("c", "s", float(n), 1.0 + n, 2.0 + n, 11) for n in range(40)]
+    times = {n: Times(factor * t.ttft_s, 0.1 * factor, factor * t.e2e_s) for n, t in enumerate(clients)}
+    played = Played(times, times, Accelerator(1, 1, 1, 1, 1, 1), 1.0, 30, 0.01, 30, 0.01, 0.0)
+    return [LiveRound(clients, clients, 0, played, same, 100) for _ in range(2)]
+
+
+PLAN = Wanted("null", 512, "1GiB", 2, 2, True, None)
+
+
+@pytest.mark.parametrize(("factor", "reached"), [(1.0, 7), (1.09, 7), (0.85, 4), (1.3, 1)])
+def test_a_target_is_reached_when_the_error_is_small_enough(factor: float, reached: int) -> None:
+    report = _report(PLAN, {"pressure": rounds(factor)})
+    assert len(report.verdicts) == 7
+    assert sum(bool(verdict.reached) for verdict in report.verdicts) == reached
+
+
+def test_other_decisions_are_a_target_not_reached() -> None:
+    missed = _report(PLAN, {"pressure": rounds(1.0, same=False)}).missed
+    assert [verdict.target for verdict in missed] == [
+        "pressure: steps decided otherwise when 200 are decided again"
+    ]
+
+
+def test_a_second_live_run_stands_beside_the_simulation() -> None:
+    names = list(_table("pressure", rounds(1.1)).columns[0].cells)
+    assert names == ["calibrated before"] * 3 + ["its own steps"] * 3 + ["a second live run"] * 3
+    live = figures_of(rounds(1.0)[0].clients)
+    assert off([1.1 * value for value in live["TTFT"]], live["TTFT"], 50) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--workloads", "presure"), "--workloads 'presure': there is pressure, neighbours"),
+        (("--host-kv", "much"), "--host-kv"),
+        (("--json", "/nowhere/at/all.json"), "does not exist"),
+        (("--model", "no-such.gguf"), "no-such.gguf"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", "fidelity", *words]) in (1, 2)
+    error = capsys.readouterr().err
+    assert says in error and "Traceback" not in error

@@ -1,0 +1,117 @@
+"""What a recording and its clients say of a machine: a machine that is known is found again, and its clients
+see the same times once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from stepwell.policy.scheduler import Scheduler
+from stepwell.policy.types import RequestId
+from stepwell.recording import Recorder
+from stepwell.simulate.accelerator import Accelerator
+from stepwell.simulate.generated import generated
+from stepwell.simulate.live_run import (
+    ClientTurn,
+    ClosedLoop,
+    LiveRun,
+    fit_machine,
+    front_us_of,
+    matched,
+    play_live,
+    read_live,
+    step_errors,
+)
+from stepwell.simulate.machine import Call, Due, Machine
+from stepwell.simulate.meter import Meter
+from stepwell.simulate.player import Declared, PlayedTurn, Player
+from stepwell.simulate.run import Room, config_for
+
+MODEL = Accelerator(
+    step_ps=4_000_000_000, prompt_token_ps=900_000_000, prompt_depth_ps=300_000, sequence_ps=1_500_000_000,
+    depth_ps=700_000, token_bytes=64, copy_us_per_block=200, read_bytes_per_s=10**9, write_bytes_per_s=10**9,
+)  # fmt: skip
+FRONT_US = 30_000
+
+
+class Heard:
+    """A source that keeps what its clients saw."""
+
+    def __init__(self, player: Player) -> None:
+        self.player = player
+        self.machine: Machine | None = None
+        self.clients: list[ClientTurn] = []
+
+    def start(self) -> Iterator[Due]:
+        yield from self.player.start()
+
+    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
+        assert self.machine is not None and isinstance(call, PlayedTurn)
+        turn, agent = self.machine.meter.turns[request], call.play.session.agents[call.spec.agent].name
+        assert turn.ttft_us is not None and turn.done_us is not None
+        sent_us = turn.arrived_us - FRONT_US
+        seen = (turn.ttft_us + FRONT_US) / 1e6, (turn.done_us + FRONT_US) / 1e6
+        self.clients.append(ClientTurn(agent, turn.session, sent_us / 1e6, *seen, turn.new_tokens))
+        yield from self.player.ended(call, request, now_us, reason)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[LiveRun, list[ClientTurn]]:
+    """A few sessions on a machine that is known, recorded as a server would."""
+    work = generated(sessions=5, seed=4)
+    config = config_for(work, MODEL, Room(600, 600, 0), "stepwell")
+    source, file = Heard(Player(work, Declared(None))), tmp_path_factory.mktemp("live") / "run.jsonl"
+    machine = Machine(
+        Scheduler(config), MODEL, source, Meter(MODEL, work.unit_tokens), bounded=False, strides=False
+    )
+    source.machine = machine
+    machine.loop.observers.append(Recorder(file, config))
+    machine.run()
+    machine.loop.close()
+    return read_live(file), source.clients
+
+
+def test_the_machine_is_found_again(lived: tuple[LiveRun, list[ClientTurn]]) -> None:
+    run, _ = lived
+    assert len(run.steps) > 500
+    model = fit_machine(run.steps[::2], run.moves, run.config)
+    assert max(map(abs, step_errors(run.steps[1::2], model))) < 0.02
+    assert model.copy_us_per_block in (0, MODEL.copy_us_per_block)
+
+
+def test_what_a_turn_spends_outside_the_loop_is_found(lived: tuple[LiveRun, list[ClientTurn]]) -> None:
+    run, clients = lived
+    assert front_us_of(run, clients) == pytest.approx(FRONT_US, rel=0.05)
+
+
+def test_its_clients_see_the_same_times_once_more(lived: tuple[LiveRun, list[ClientTurn]]) -> None:
+    run, clients = lived
+    loop = matched(run, clients, FRONT_US)
+    assert len(loop.turns) == len(clients) == len(loop.first) + len(loop.after)
+    found = play_live(run, loop, MODEL, FRONT_US)
+    assert found.keys() == loop.turns.keys()
+    for request, times in found.items():
+        client = loop.turns[request]
+        assert times.ttft_s == pytest.approx(client.ttft_s, rel=0.1, abs=0.05)
+        assert times.e2e_s == pytest.approx(client.e2e_s, rel=0.1, abs=0.05)
+
+
+def test_a_slower_machine_moves_everything_after_it(lived: tuple[LiveRun, list[ClientTurn]]) -> None:
+    run, clients = lived
+    slow = Accelerator(4 * MODEL.step_ps, 4 * MODEL.prompt_token_ps, 0, 4 * MODEL.sequence_ps, 0, 64)
+    loop = matched(run, clients, FRONT_US)
+    quick, slower = (play_live(run, loop, model, FRONT_US) for model in (MODEL, slow))
+    assert sum(t.e2e_s for t in slower.values()) > 2 * sum(t.e2e_s for t in quick.values())
+
+
+def test_turns_of_others_and_unknown_clients_are_left_out(lived: tuple[LiveRun, list[ClientTurn]]) -> None:
+    run, clients = lived
+    loop = matched(run, [*clients[:1], ClientTurn("x", "nobody", 0.0, 1.0, 2.0, 3)], 0)
+    assert isinstance(loop, ClosedLoop) and len(loop.turns) == 1
+    assert matched(run, [], 0).turns == {}
+
+
+def test_a_turn_of_one_token_has_no_time_per_token() -> None:
+    assert ClientTurn("a", "s", 0.0, 1.0, 1.0, 1).tpot_s is None
+    assert ClientTurn("a", "s", 0.0, 1.0, 3.0, 5).tpot_s == 0.5
