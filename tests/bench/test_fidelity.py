@@ -9,10 +9,10 @@ import pytest
 
 from stepwell.bench.fidelity import FidelityPlan as Wanted
 from stepwell.bench.fidelity import LiveRound, _report, _table, figures_of, off
-from stepwell.bench.fidelity_fit import Played
+from stepwell.bench.fidelity_fit import PlayedAgain
 from stepwell.cli import run
 from stepwell.simulate.accelerator import Accelerator
-from stepwell.simulate.live_run import ClientTurn, Times
+from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 
 
 def test_a_live_run_is_simulated_and_decided_again(
@@ -32,8 +32,8 @@ def test_a_live_run_is_simulated_and_decided_again(
 def rounds(factor: float, *, same: bool = True) -> list[LiveRound]:
     """Two live runs alike, and a simulation that is off by a factor."""
     clients = [ClientTurn("c", "s", float(n), 1.0 + n, 2.0 + n, 11) for n in range(40)]
-    times = {n: Times(factor * t.ttft_s, 0.1 * factor, factor * t.e2e_s) for n, t in enumerate(clients)}
-    played = Played(times, times, Accelerator(1, 1, 1, 1, 1, 1), 1.0, 30, 0.01, 30, 0.01, 0.0)
+    times = {n: TurnSeconds(factor * t.ttft_s, 0.1 * factor, factor * t.e2e_s) for n, t in enumerate(clients)}
+    played = PlayedAgain(times, times, Accelerator(1, 1, 1, 1, 1, 1), 1.0, 30, 0.01, 30, 0.01, 0.0)
     return [LiveRound(clients, clients, 0, played, same, 100) for _ in range(2)]
 
 

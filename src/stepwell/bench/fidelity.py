@@ -37,8 +37,8 @@ from stepwell.bench.common import (
     ticker,
     usable_cores,
 )
-from stepwell.bench.fidelity_fit import Played, played
-from stepwell.bench.flood import Flood, Neighbours, Paying, Target
+from stepwell.bench.fidelity_fit import PlayedAgain, played
+from stepwell.bench.flood import Flood, FloodTarget, Neighbours, Paying
 from stepwell.bench.neighbours import CONTRACTS, FLOOD_KEY, PAID_KEY, settings_file
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import our_server, running
@@ -46,9 +46,9 @@ from stepwell.bench.workload import Pressure, prose
 from stepwell.commands.replay import decided_again
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
-from stepwell.simulate.live_run import ClientTurn, Times
+from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 
-LIMIT_MEDIAN, LIMIT_P99 = 0.10, 0.20
+LIMIT_MEDIAN, LIMIT_P99 = 10.0, 20.0  # percent
 WORKLOADS = ("pressure", "neighbours")
 FIGURES = ("TTFT", "TPOT", "completion")
 PRESSURE = Pressure()
@@ -85,7 +85,7 @@ class LiveRound:
     clients: list[ClientTurn] = field(default_factory=list)
     probes: list[ClientTurn] = field(default_factory=list)
     failed: int = 0
-    found: Played | None = None
+    found: PlayedAgain | None = None
     same_decisions: bool = False
     steps: int = 0
 
@@ -164,7 +164,7 @@ def _round(plan: FidelityPlan, name: str, number: int, progress: Ticker) -> Live
         )  # fmt: skip
         keys = (PAID_KEY, FLOOD_KEY) if name == "neighbours" else (None, None)
         with running(arm):
-            target = Target(arm.base_url, "", *keys)
+            target = FloodTarget(arm.base_url, "", *keys)
             with target.client(target.paid_key) as http:
                 target = replace(target, model=str(http.get("/v1/models").json()["data"][0]["id"]))
             progress.phase(f"{name}, live run {number + 1}: calibrating")
@@ -200,7 +200,7 @@ def _seen(sample: TurnSample, workload: str = "") -> ClientTurn:
     )
 
 
-def _probe(target: Target, quick: bool) -> list[ClientTurn]:
+def _probe(target: FloodTarget, quick: bool) -> list[ClientTurn]:
     """Turns alone, of several lengths, then several together. Returns those alone: what turns spend outside
     the loop is seen in them."""
     rng, began_s, alone = random.Random("calibrate"), time.perf_counter(), []
@@ -217,7 +217,7 @@ def _probe(target: Target, quick: bool) -> list[ClientTurn]:
     return alone
 
 
-def _together(target: Target, prompts: Sequence[str], name: str, tokens: int) -> None:
+def _together(target: FloodTarget, prompts: Sequence[str], name: str, tokens: int) -> None:
     def one(number: int, prompt: str) -> None:
         with target.client(target.paid_key) as http:
             complete(http, target.model, prompt, tokens, f"{name}-{number}")
@@ -229,12 +229,12 @@ def _together(target: Target, prompts: Sequence[str], name: str, tokens: int) ->
         thread.join()
 
 
-def _pressure(target: Target, quick: bool, progress: Ticker) -> list[TurnSample]:
+def _pressure(target: FloodTarget, quick: bool, progress: Ticker) -> list[TurnSample]:
     work = QUICK_PRESSURE if quick else PRESSURE
     return run_clients(target.base_url, target.model, work, lambda _: progress.advance())[0]
 
 
-def _neighbours(target: Target, quick: bool, progress: Ticker) -> list[TurnSample]:
+def _neighbours(target: FloodTarget, quick: bool, progress: Ticker) -> list[TurnSample]:
     work = QUICK_NEIGHBOURS if quick else NEIGHBOURS
     began = time.perf_counter()
     paying = Paying(target, work, "paid")
@@ -250,7 +250,7 @@ def _neighbours(target: Target, quick: bool, progress: Ticker) -> list[TurnSampl
 # --- what came out ----------------------------------------------------------------------------
 
 
-def figures_of(turns: Sequence[ClientTurn | Times]) -> dict[str, list[float]]:
+def figures_of(turns: Sequence[ClientTurn | TurnSeconds]) -> dict[str, list[float]]:
     """Seconds by figure."""
     return {
         "TTFT": [turn.ttft_s for turn in turns],
@@ -297,8 +297,8 @@ def _report(plan: FidelityPlan, found: dict[str, list[LiveRound]]) -> Report:
         for what, figure, live, other in _rows(runs):
             if what == "calibrated before":
                 report.verdicts += [
-                    Verdict(f"{name}: {figure}, median", 100 * abs(off(other, live, 50)), 10, "%"),
-                    Verdict(f"{name}: {figure}, p99", 100 * abs(off(other, live, 99)), 20, "%"),
+                    Verdict(f"{name}: {figure}, median", 100 * abs(off(other, live, 50)), LIMIT_MEDIAN, "%"),
+                    Verdict(f"{name}: {figure}, p99", 100 * abs(off(other, live, 99)), LIMIT_P99, "%"),
                 ]
         same = all(run.same_decisions for run in runs)
         steps = sum(run.steps for run in runs)

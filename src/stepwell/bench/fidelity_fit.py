@@ -14,7 +14,7 @@ from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.live_run import (
     ClientTurn,
     LiveRun,
-    Times,
+    TurnSeconds,
     fit_machine,
     front_us_of,
     matched,
@@ -27,12 +27,12 @@ FEWEST_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class PlayedAgain:
     """What the simulation made of a run, by recorded number of the turn."""
 
-    before: dict[RequestId, Times]
+    before: dict[RequestId, TurnSeconds]
     """With the constants of the turns that came before it."""
-    own: dict[RequestId, Times]
+    own: dict[RequestId, TurnSeconds]
     """With those of every second step of its own."""
     model: Accelerator
     front_ms: float
@@ -51,7 +51,7 @@ class Played:
         return shown
 
 
-def played(recording: Path, probes: Sequence[ClientTurn], clients: Sequence[ClientTurn]) -> Played:
+def played(recording: Path, probes: Sequence[ClientTurn], clients: Sequence[ClientTurn]) -> PlayedAgain:
     """Fit the part of a recording that came before the workload, and play the workload."""
     run = read_live(recording)
     border_us = _border_us(run, clients)
@@ -65,7 +65,7 @@ def played(recording: Path, probes: Sequence[ClientTurn], clients: Sequence[Clie
     errors = step_errors(rest, before)
     whole = sum(step.took_us for step in rest)
     guessed = sum((1 + error) * step.took_us for step, error in zip(rest, errors, strict=True))
-    return Played(
+    return PlayedAgain(
         _play(run, clients, before, front_us), _play(run, clients, own, front_us), before, front_us / 1e3,
         len(first), median(map(abs, step_errors(first, before))), len(rest), median(map(abs, errors)),
         guessed / whole - 1,
@@ -74,7 +74,7 @@ def played(recording: Path, probes: Sequence[ClientTurn], clients: Sequence[Clie
 
 def _play(
     run: LiveRun, clients: Sequence[ClientTurn], model: Accelerator, front_us: int
-) -> dict[RequestId, Times]:
+) -> dict[RequestId, TurnSeconds]:
     return play_live(run, matched(run, clients, front_us), model, front_us)
 
 

@@ -141,7 +141,7 @@ class ClientTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class TurnSeconds:
     """A turn's times, in seconds."""
 
     ttft_s: float
@@ -178,7 +178,7 @@ class LiveRun:
     steps: tuple[LiveStep, ...]
     moves: tuple[Moved, ...]
     turns: dict[RequestId, RecordedTurn]
-    """Times count from the recording's first step."""
+    """TurnSeconds count from the recording's first step."""
 
 
 def read_live(path: Path) -> LiveRun:
@@ -193,7 +193,7 @@ def read_live(path: Path) -> LiveRun:
 
 def matched(run: LiveRun, clients: Sequence[ClientTurn], front_us: int) -> ClosedLoop:
     """Each client's turns found in the recording, by session and order. ``front_us``: what a turn spends
-    outside the loop. Times of the clients' clock are moved so that no turn comes before it was sent."""
+    outside the loop. TurnSeconds of the clients' clock are moved so that no turn comes before it was sent."""
     named: dict[str, list[RecordedTurn]] = {}
     for turn in run.turns.values():
         named.setdefault(turn.recorded.caller.session, []).append(turn)
@@ -219,8 +219,10 @@ def matched(run: LiveRun, clients: Sequence[ClientTurn], front_us: int) -> Close
     return loop
 
 
-def play_live(run: LiveRun, loop: ClosedLoop, model: Accelerator, front_us: int) -> dict[RequestId, Times]:
-    """Times of every turn on the modelled machine, by recorded number."""
+def play_live(
+    run: LiveRun, loop: ClosedLoop, model: Accelerator, front_us: int
+) -> dict[RequestId, TurnSeconds]:
+    """TurnSeconds of every turn on the modelled machine, by recorded number."""
     numbers: dict[RequestId, RequestId] = {}
     meter = Meter(model, run.config.unit_tokens)
     machine = Machine(Scheduler(run.config), model, _Numbered(loop, numbers), meter, bounded=False)
@@ -229,7 +231,7 @@ def play_live(run: LiveRun, loop: ClosedLoop, model: Accelerator, front_us: int)
     for number, turn in meter.turns.items():
         if turn.reason == "stop" and turn.ttft_us is not None and turn.done_us is not None:
             tpot_us = turn.tpot_us
-            found[numbers[number]] = Times(
+            found[numbers[number]] = TurnSeconds(
                 (turn.ttft_us + front_us) / 1e6,
                 None if tpot_us is None else tpot_us / 1e6,
                 (turn.done_us + front_us) / 1e6,
