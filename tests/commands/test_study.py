@@ -29,6 +29,23 @@ def test_disks_that_nothing_is_written_to_cost_their_room(
     assert "<svg" in page.read_text()
 
 
+def test_the_closed_form_stands_beside_it_and_hangs_on_the_price_of_disks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, figures = ["study", "ssd", "h200,tpu-v6e", "--no-simulated"], tmp_path / "s.json"
+    found = []
+    for more in ((), ("--what-if", "ssd.usd_gb=x3")):
+        assert run([*words, "--json", str(figures), *more]) == 0
+        told = json.loads(figures.read_text())
+        rows = {row["memory, at its cheapest size"]: row for row in told["closed_form"][:4]}
+        found.append(Fraction(rows["HBM + DRAM + SSD, selective"]["USD/1,000 turns"]))
+        assert not told["rows"] and len(told["answers"]) == 2
+        assert Fraction(rows["HBM + DRAM"]["USD/1,000 turns"]) < Fraction(rows["HBM only"]["USD/1,000 turns"])
+        assert "wear costs more above $0.53 a GB" in told["answers"][0], "at any price of disks"
+    assert found[0] < found[1]
+    assert "cheaper" in capsys.readouterr().out
+
+
 def test_a_target_that_nothing_meets_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*SMALL, "--ttft-s", "0.0001"]) == 0
     assert "no load that was tried meets the target" in capsys.readouterr().out
@@ -54,6 +71,32 @@ def test_amplification_falls_on_margins_and_tiers_bear_more_of_it(
     assert "<svg" in page.read_text() and "0/0/0" in page.read_text()
 
 
+def test_amplification_is_simulated_beside_the_closed_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, page = tmp_path / "s.json", tmp_path / "s.html"
+    words = [
+        "study",
+        "amplification",
+        "h200",
+        "--list-prices",
+        "gpt-5,0/0/0",
+        "--times",
+        "1,2",
+        "--simulated",
+    ]
+    small = ["--sessions", "generated", "--per-hour", "40", "--hours", "0.05"]
+    assert run([*words, *small, "--json", str(figures), "--html", str(page)]) == 0
+    assert "gpt-5, simulated: one replica, 40 paid sessions an hour" in capsys.readouterr().out
+    rows = json.loads(figures.read_text())["simulated"]
+    assert [(row["times"], row["memory"]) for row in rows[:6]] == [
+        (times, memory) for times in ("x1", "x2") for memory in ("HBM only", "+ DRAM", "+ SSD")
+    ]
+    turns = [int(row["turns"]) for row in rows[:6]]
+    assert 0 < turns[0] < turns[3] and all(row["margin"] == "none" for row in rows[6:])
+    assert "simulated: one replica" in page.read_text()
+
+
 def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "s.json"
     assert run(["study", "speed", "--count", "3", "--doublings", "1", "--json", str(figures)]) == 0
@@ -70,6 +113,9 @@ def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFix
         ("ssd", "h200", "--workload", "generated", "--per-hour", "many"),
         ("ssd", "h200", "--workload", "generated", "--drives", "0"),
         ("ssd", "h200", "--workload", "nowhere.jsonl"),
+        ("ssd", "h200", "--no-simulated", "--what-if", "ssd.usd=1"),
+        ("amplification", "h200", "--simulated", "--per-hour", "0"),
+        ("amplification", "h200", "--simulated", "--sessions", "nowhere.jsonl"),
         ("amplification", "h2000"),
         ("amplification", "h200", "--list-prices", "gpt5"),
         ("amplification", "h200", "--list-prices", "1/2"),

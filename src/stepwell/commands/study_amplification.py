@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,11 @@ from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.simulate import TRACES_VARIABLE
+from stepwell.commands.study_amplification_played import (
+    HEAD as PLAYED_HEAD,
+)
+from stepwell.commands.study_amplification_played import PlayedLoad, play_amplified, played_answer
 from stepwell.economics.list_prices import (
     Amplified,
     ListPrice,
@@ -58,6 +64,11 @@ def amplification(
     list_prices: str = "gpt-5,claude-sonnet-5-5,gemini-2.5-pro,deepseek-v4-pro",
     times: str = "1,2,3",
     utilisation: str = "0.7",
+    simulated: Annotated[bool, Parameter(negative="")] = False,
+    sessions: str = "agentic",
+    per_hour: float = 15.0,
+    hours: float = 0.5,
+    traces: Path | None = None,
     html: HtmlOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
@@ -68,6 +79,8 @@ def amplification(
     What vendors serve their models on is not public: every price is held against the same model and part.
 
     Example: ``stepwell study amplification h200 --html amplification.html``
+
+    The same in a simulated replica: ``stepwell study amplification h200 --simulated --list-prices gpt-5``
 
     With other figures: ``stepwell study amplification h200 --list-prices all --what-if ssd.usd_gb=x2``
 
@@ -81,6 +94,16 @@ def amplification(
         Multiples of the intermediate tokens, with commas.
     utilisation
         Share of time that replicas are full; the rest is paid for and idle.
+    simulated
+        Simulate a replica as well, which is offered the sessions of each multiple and paid for those of one.
+    sessions
+        With --simulated: agentic (from $STEPWELL_TRACES), generated, or a file of sessions.
+    per_hour
+        With --simulated: sessions that customers pay for, an hour.
+    hours
+        With --simulated: simulated hours.
+    traces
+        The directory of the traces.
     html
         Write a report here.
     json_file
@@ -89,6 +112,10 @@ def amplification(
     choice, multiples = choice or Choice(), _multiples(times)
     prices, busy = named_prices(list_prices, "--list-prices"), busy_share(utilisation)
     case = choice.case(part)
+    if not 0 < per_hour <= 1e6 or not 0 < hours <= 1000:
+        raise BadInput("--per-hour and --hours must be above zero")
+    named = os.environ.get(TRACES_VARIABLE)
+    load = PlayedLoad(sessions, traces or (Path(named) if named else None), per_hour, hours)
     costs = _costs(case, multiples, busy)
     found = [_line(case, name, usd, how, kind, costs) for name, usd in prices.items() for how, kind in costs]
     answers = [_answer(name, found) for name in prices]
@@ -98,14 +125,39 @@ def amplification(
     for line in found:
         table.add_row(*line.cells())
     console.print(fitted(console, table))
+    rows: list[list[str]] = []
+    if simulated:
+        rows, more = _played(part, case, load, prices, multiples)
+        answers += more
+        shown = Table(*PLAYED_HEAD, title="simulated: one replica, paid for the sessions of x1")
+        for row in rows:
+            shown.add_row(*row)
+        console.print(fitted(console, shown))
     inputs: dict[str, object] = {"part": part, "list prices": list_prices, "utilisation": utilisation}
     inputs |= choice.as_inputs()
     if html is not None:
-        write_page(_page(found, head, answers, multiples, inputs), html, console)
-    write_json({"rows": _json(found), "answers": answers, "inputs": _told(inputs)}, json_file)
+        page = _page(found, head, answers, multiples, inputs)
+        if rows:
+            page.table(PLAYED_HEAD, rows)
+        write_page(page, html, console)
+    played = [dict(zip(PLAYED_HEAD, row, strict=True)) for row in rows]
+    told = {"rows": _json(found), "simulated": played, "answers": answers, "inputs": _told(inputs)}
+    write_json(told, json_file)
     for answer in answers:
         console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0
+
+
+def _played(
+    part: str, case: Case, load: PlayedLoad, prices: dict[str, ListPrice], multiples: list[int]
+) -> tuple[list[list[str]], list[str]]:
+    """Rows and answers of the simulated replica."""
+    found = play_amplified(part, case, load, list(MEMORIES), multiples)
+    reusable = Decimal(str(case.workload.number("reusable_share")))
+    rows = [
+        one.cells(name, usd, reusable, MEMORIES[one.kind]) for name, usd in prices.items() for one in found
+    ]
+    return rows, [played_answer(name, usd, reusable, found, load) for name, usd in prices.items()]
 
 
 def _multiples(text: str) -> list[int]:

@@ -13,9 +13,12 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.commands.fitting import fitted
+from stepwell.commands.plan_choice import named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Built, Hardware, build
+from stepwell.commands.study_ssd_plan import HEAD as PLAN_HEAD
+from stepwell.commands.study_ssd_plan import FullReplica, full_replica
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.ledger.prices import load_price_book
@@ -26,6 +29,7 @@ from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.books import money_of
 from stepwell.simulate.cluster import Cluster, Site
 from stepwell.simulate.fleet_report import FleetReport, answered_turns, fleet_report
+from stepwell.simulate.meter import TurnTimes
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.workload import Workload
 from stepwell.simulate.workloads import Wanted, workload_of
@@ -72,6 +76,7 @@ def ssd(
     dram_gb: float = 500.0,
     block_tokens: int = 512,
     seed: int = 1,
+    simulated: Annotated[bool, Parameter(negative="--no-simulated")] = True,
     what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     traces: Path | None = None,
     html: Path | None = None,
@@ -79,9 +84,10 @@ def ssd(
 ) -> int:
     """What disks below DRAM are worth for agents at the same targets, and when wear costs more than it saves.
 
-    One replica (4 chips; 8 of a TPU v6e) serves sessions that begin at random at several rates, under the
-    real policy: without disks, with disks that may be written as much a day as they are rated for
-    (selective), and without that limit. Of the rates that meet the target the cheapest counts.
+    First in closed form: each split of memory at its cheapest size, every replica full. Then simulated, with
+    the real policy: one replica (4 chips; 8 of a TPU v6e) serves sessions that begin at random at several
+    rates, without disks, with disks that may be written as much a day as they are rated for (selective), and
+    without that limit. Of the rates that meet the target the cheapest counts.
 
     Example: ``stepwell study ssd h200 --per-hour 20,40 --html ssd.html``
 
@@ -109,6 +115,8 @@ def ssd(
         Tokens of one block.
     seed
         Draws sessions and when they begin.
+    simulated
+        Simulate as well; the closed form takes seconds.
     what_if
         Figures to set, as KEY=VALUE: of the part by name, of memory as ssd.usd_gb.
     traces
@@ -121,28 +129,34 @@ def ssd(
     rates = _rates(per_hour)
     if not 0 < hours <= 1000 or not 0 < share <= 1 or not ttft_s > 0 or not drives > 0:
         raise BadInput("--hours, --share, --ttft-s and --drives must be above zero, --share at most 1")
-    named = os.environ.get(TRACES_VARIABLE)
-    directory = traces or (Path(named) if named else None)
-    count = max(2, round(max(rates) * hours * 1.3))
-    base, _ = workload_of(Wanted(workload, directory, count, seed, block_tokens))
-    sizes = {"dram_gb": dram_gb, "drives": drives, "what_if": what_if or [], "replicas": 1, "prices": PRICES}
-    jobs = [(p.strip(), m, rate) for p in parts.split(",") for m in MEMORIES for rate in rates]
-    machines = {(p, m): _machine(p, m, base, sizes) for p, m, _ in jobs}
-    found: list[StudyRun] = []
-    for part, memory, rate in progress(jobs, len(jobs), "simulating"):
-        work = arranged(base, Arrivals("poisson", rate / 3600), seed)
-        found.append(_run(machines[part, memory], work, (part, memory, rate), hours, ttft_s))
-    answers = [_answer(part, found, machines, share) for part in dict.fromkeys(p for p, _, _ in jobs)]
+    names = named_parts(parts)
+    full = [full_replica(part, CHIPS.get(part, 4), what_if or []) for part in names]
     inputs: dict[str, object] = {
         "workload": workload, "sessions an hour": per_hour, "hours": hours, "TTFT target, s": ttft_s,
         "share on time": share, "drives": drives, "DRAM GB": dram_gb,
         "what if": ", ".join(what_if or []) or "nothing",
     }  # fmt: skip
-    _tell(found, inputs, answers, seed, html, json_file)
+    if not simulated:
+        _tell(full, [], inputs, [], seed, html, json_file)
+        return 0
+    named = os.environ.get(TRACES_VARIABLE)
+    directory = traces or (Path(named) if named else None)
+    count = max(2, round(max(rates) * hours * 1.3))
+    base, _ = workload_of(Wanted(workload, directory, count, seed, block_tokens))
+    sizes = {"dram_gb": dram_gb, "drives": drives, "what_if": what_if or [], "replicas": 1, "prices": PRICES}
+    jobs = [(p, m, rate) for p in names for m in MEMORIES for rate in rates]
+    machines = {(p, m): _machine(p, m, base, sizes) for p, m, _ in jobs}
+    found: list[StudyRun] = []
+    for part, memory, rate in progress(jobs, len(jobs), "simulating"):
+        work = arranged(base, Arrivals("poisson", rate / 3600), seed)
+        found.append(played_run(machines[part, memory], work, (part, memory, rate), hours, ttft_s)[0])
+    answers = [_answer(part, found, machines, share) for part in names]
+    _tell(full, found, inputs, answers, seed, html, json_file)
     return 0
 
 
 def _tell(
+    full: list[FullReplica],
     found: list[StudyRun],
     inputs: dict[str, object],
     answers: list[str],
@@ -152,10 +166,14 @@ def _tell(
 ) -> None:
     """The table, the page, the figures, and the answers last."""
     console = console_for(json_file)
-    table, rows = Table(*HEAD), [_row(one) for one in found]
-    for row in rows:
-        table.add_row(*row)
-    console.print(fitted(console, table))
+    planned, rows = [row for one in full for row in one.rows()], [_row(one) for one in found]
+    for head, cells in ((PLAN_HEAD, planned), (HEAD, rows)):
+        table = Table(*head)
+        for row in cells:
+            table.add_row(*row)
+        if cells:
+            console.print(fitted(console, table))
+    answers = [*(one.answer() for one in full), *answers]
     if html is not None:
         page = Page("Disks below DRAM", " ".join(answers))
         names = [f"{rate:g}/h" for rate in dict.fromkeys(one.per_hour for one in found)]
@@ -163,12 +181,15 @@ def _tell(
             own = [one for one in found if one.part == part]
             series = {m: [float(o.usd_per_1000) for o in own if o.memory == m] for m in MEMORIES}
             page.chart(charts.bars(f"Cost of 1,000 turns, {part}", "USD", names, series))
-        page.table(HEAD, rows)
+        page.table(PLAN_HEAD, planned)
+        if rows:
+            page.table(HEAD, rows)
         page.inputs(inputs, seed)
         write_page(page, html, console)
     shown: list[dict[str, Any]] = [dict(zip(HEAD, row, strict=True)) for row in rows]
     told = {name: str(value) for name, value in inputs.items()}
-    write_json({"rows": shown, "answers": answers, "inputs": told}, json_file)
+    full_rows = [dict(zip(PLAN_HEAD, row, strict=True)) for row in planned]
+    write_json({"closed_form": full_rows, "rows": shown, "answers": answers, "inputs": told}, json_file)
     for answer in answers:
         console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
 
@@ -192,13 +213,20 @@ def _machine(part: str, memory: str, work: Workload, sizes: dict[str, Any]) -> B
     built = build(hardware, work.unit_tokens, work.block_tokens, sum(lengths) / len(lengths))
     if memory != MEMORIES[1]:
         return built
-    ssd_figures = built.figures["ssd"]
-    limit = int(built.site.config.disk_bytes * ssd_figures.number("dwpd"))
+    return replace(built, site=selective(built))
+
+
+def selective(built: Built) -> Site:
+    """Its disks may be written as much a day as they are rated for."""
+    limit = int(built.site.config.disk_bytes * built.figures["ssd"].number("dwpd"))
     config = replace(built.site.config, disk_write_bytes_per_day=max(1, limit))
-    return replace(built, site=replace(built.site, config=config))
+    return replace(built.site, config=config)
 
 
-def _run(built: Built, work: Workload, what: tuple[str, str, float], hours: float, ttft_s: float) -> StudyRun:
+def played_run(
+    built: Built, work: Workload, what: tuple[str, str, float], hours: float, ttft_s: float
+) -> tuple[StudyRun, list[TurnTimes]]:
+    """One replica for some hours, and the turns it answered. ``what``: part, memory, sessions an hour."""
     site: Site = replace(built.site, prices=load_price_book(PRICES))
     cluster = Cluster(Player(work, Declared(None)), site, 1, ROUTERS["kv-affine"])
     started_s = time.process_time()
@@ -215,7 +243,8 @@ def _run(built: Built, work: Workload, what: tuple[str, str, float], hours: floa
     usd = built.usd_hour * Fraction(hours) + wear
     again_us = sum(machine.meter.again_us for machine, _ in cluster.lives())
     ended = replace(report, turns=len(answered))
-    return StudyRun(*what, ended, on_time, again_us, wear, usd, built.rates.microusd[Resource.COMPUTE])
+    per_s = built.rates.microusd[Resource.COMPUTE]
+    return StudyRun(*what, ended, on_time, again_us, wear, usd, per_s), answered
 
 
 def _row(one: StudyRun) -> list[str]:
