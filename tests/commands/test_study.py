@@ -85,7 +85,7 @@ def test_amplification_is_simulated_beside_the_closed_form(
         "1,2",
         "--simulated",
     ]
-    small = ["--sessions", "generated", "--per-hour", "40", "--hours", "0.05"]
+    small = ["--simulated", "--sessions", "generated", "--per-hour", "40", "--hours", "0.05"]
     assert run([*words, *small, "--json", str(figures), "--html", str(page)]) == 0
     assert "gpt-5, simulated: one replica, 40 paid sessions an hour" in capsys.readouterr().out
     rows = json.loads(figures.read_text())["simulated"]
