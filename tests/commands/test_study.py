@@ -75,22 +75,13 @@ def test_amplification_is_simulated_beside_the_closed_form(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures, page = tmp_path / "s.json", tmp_path / "s.html"
-    words = [
-        "study",
-        "amplification",
-        "h200",
-        "--list-prices",
-        "gpt-5,0/0/0",
-        "--times",
-        "1,2",
-        "--simulated",
-    ]
+    words = ["study", "amplification", "h200", "--list-prices", "gpt-5,0/0/0", "--times", "1,2"]
     small = ["--simulated", "--sessions", "generated", "--per-hour", "40", "--hours", "0.05"]
     assert run([*words, *small, "--json", str(figures), "--html", str(page)]) == 0
     assert "gpt-5, simulated: one replica, 40 paid sessions an hour" in capsys.readouterr().out
     rows = json.loads(figures.read_text())["simulated"]
     assert [(row["times"], row["memory"]) for row in rows[:6]] == [
-        (times, memory) for times in ("x1", "x2") for memory in ("HBM only", "+ DRAM", "+ SSD")
+        (times, memory) for times in ("x1", "x2") for memory in ("HBM", "+ DRAM", "+ SSD")
     ]
     turns = [int(row["turns"]) for row in rows[:6]]
     assert 0 < turns[0] < turns[3] and all(row["margin"] == "none" for row in rows[6:])
