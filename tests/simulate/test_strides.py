@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.simulate.accelerator import Accelerator
-from stepwell.simulate.hardware import MachineModel, StepCosts, floor_sum
+from stepwell.simulate.hardware import MachineModel, StepCosts
+from stepwell.simulate.sums import floor_sum
 
 SMALL = st.integers(0, 10_000)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stepwell.simulate.hardware import floor_sum
+from stepwell.simulate.sums import floor_sum
 
 PS_PER_US = 1_000_000
 

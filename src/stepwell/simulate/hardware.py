@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stepwell.policy.types import Piece
+from stepwell.simulate.sums import floor_sum
 
 Depths = tuple[int, int]
 """Over a batch's tokens, how many stand before each: over pieces of prompts, and over those that decode."""
@@ -99,18 +100,3 @@ def depths_of(pieces: Sequence[Piece]) -> Depths:
     """The depths of a batch; together they are what ``Computed`` has."""
     prompts = sum(p.count * (2 * p.start + p.count) // 2 for p in pieces if p.count > 1)
     return prompts, sum(p.start for p in pieces if p.count == 1)
-
-
-def floor_sum(count: int, divisor: int, slope: int, first: int) -> int:
-    """``sum((first + slope * i) // divisor for i in range(count))`` in a logarithmic number of steps: whole
-    parts are taken out, and what is left is the same sum with the axes exchanged."""
-    total = 0
-    while count > 0:
-        total += (count - 1) * count // 2 * (slope // divisor) + count * (first // divisor)
-        slope, first = slope % divisor, first % divisor
-        top = slope * count + first
-        if top < divisor:
-            break
-        count, first = top // divisor, top % divisor
-        divisor, slope = slope, divisor
-    return total
