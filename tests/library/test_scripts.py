@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.library import passages
 from stepwell.library import search as searching
 from stepwell.library import words as vocabulary
 from stepwell.library.passages import SIGN_WORDS, split_passages, weight
@@ -110,6 +111,17 @@ def test_what_is_counted_bit_by_bit_comes_to_the_same(text: str, piece_chars: in
         assert vocabulary.undivided(text) == sum(sign in "，井水カ" for sign in text)
     finally:
         vocabulary.PIECE_CHARS = before
+
+
+@given(st.text(st.sampled_from("ab .\n\t。，"), max_size=60), st.integers(1, 20))
+def test_ends_are_those_of_the_whole_text_window_by_window(text: str, window_chars: int) -> None:
+    before, passages.WINDOW_CHARS = passages.WINDOW_CHARS, window_chars
+    try:
+        for pattern in (*passages._CUTS, passages._BLANK_LINES):
+            ends = [match.end() for match in pattern.finditer(text) if match.end() < len(text)]
+            assert [end for end in passages._ends(text, pattern) if end < len(text)] == ends, pattern
+    finally:
+        passages.WINDOW_CHARS = before
 
 
 TEXTS = st.text(st.sampled_from("ab .。，！\n井水のカ한ก"), max_size=300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from stepwell.library.documents import heading_of
 from stepwell.library.words import undivided, word_count
@@ -17,6 +18,7 @@ Chinese and Japanese, where no space follows."""
 _CLAUSE = re.compile(r"[\uff0c\u3001\uff1b\uff1a]\s*")
 _SPACE = re.compile(r"\s+")
 _CUTS = (_SENTENCE_END, _CLAUSE, _SPACE)
+WINDOW_CHARS, SLACK_CHARS = 64 * 1024, 4 * 1024
 WORD_CHARS = 12
 """A word counts as at most so many characters."""
 SIGN_WORDS = 0.75
@@ -93,8 +95,24 @@ def _pack(pieces: list[str], max_words: int) -> list[str]:
 
 def _cut_after(text: str, pattern: re.Pattern[str]) -> list[str]:
     """Pieces that end where ``pattern`` ends; nothing is lost and no piece is empty."""
-    ends = [match.end() for match in pattern.finditer(text) if match.end() < len(text)]
+    ends = [end for end in _ends(text, pattern) if end < len(text)]
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True) if a < b]
+
+
+def _ends(text: str, pattern: re.Pattern[str]) -> Iterator[int]:
+    """Where matches end. Window by window: in megabytes without a match one call would let no other thread
+    run meanwhile. A match that begins more than ``SLACK_CHARS`` before its last needed sign may be missed."""
+    at = 0
+    while at < len(text):
+        until, limit = at + WINDOW_CHARS, at + WINDOW_CHARS + SLACK_CHARS
+        at = until
+        for match in pattern.finditer(text, until - WINDOW_CHARS, limit):
+            if match.start() >= until:
+                break
+            whole = match if match.end() < limit else pattern.match(text, match.start())
+            assert whole is not None
+            yield whole.end()
+            at = max(until, whole.end())
 
 
 def split_parts(passages: list[str], count: int) -> list[list[str]]:

@@ -66,6 +66,8 @@ def undivided(text: str) -> int:
 
 def word_count(text: str) -> int:
     """``len(text.split())``."""
+    if len(text) <= PIECE_CHARS:
+        return len(text.split())
     count, before = 0, " "
     for piece in in_pieces(text):
         count += len(piece.split())
