@@ -48,8 +48,8 @@ def derive_week(facts: Facts, week: Week) -> None:
         _contributions(facts, index, f"parts.{index}.{base}.{last}.")
     for index, other in GAPS:
         if all(facts.get(f"w.{one}.change") for one in (index, other)):
-            pair = (f"w.{index}.change", f"w.{other}.change")
-            derive(facts, f"w.{index}.gap", "points_of_percent", *pair)
+            changes = [f"w.{one}.change" for one in (index, other)]
+            derive(facts, f"w.{index}.gap", "points_of_percent", *changes)
     _days(facts, week)
     _curve(facts, week)
     _cash(facts, week)

@@ -37,7 +37,7 @@ class Handle:
 
 
 Piece = str | Handle
-"""OwnText without any number, or a cell."""
+"""Text without any number, or a cell."""
 
 
 @dataclass(frozen=True, slots=True)
