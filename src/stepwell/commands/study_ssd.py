@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.bench.common import HtmlOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
@@ -79,7 +80,7 @@ def ssd(
     simulated: Annotated[bool, Parameter(negative="--no-simulated")] = True,
     what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     traces: Path | None = None,
-    html: Path | None = None,
+    html: HtmlOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """What disks below DRAM are worth for agents at the same targets, and when wear costs more than it saves.
