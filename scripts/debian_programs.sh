@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Debian's programs that some tests want: a browser with its driver, and Prometheus with promtool. They are installed
-# where this may be done (root, apt-get); elsewhere, and where it fails, those tests are skipped.
+# where this may be done (root, apt-get); elsewhere, and where it fails or takes minutes, those tests are skipped.
 set -uo pipefail
 
 declare -A packages=([chromium]=chromium [chromedriver]=chromium-driver [prometheus]=prometheus [promtool]=prometheus)
@@ -17,6 +17,6 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "==> installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1   # nothing that is installed here is to be started
-if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 </dev/null; then
+if ! { timeout 60 apt-get update -qq && timeout 240 apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 </dev/null; then
   echo "they could not be installed: the tests that want them are skipped"
 fi
