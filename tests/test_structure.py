@@ -13,13 +13,9 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 NAMED_AS_THE_WIRE_NAMES_THEM = ("server/openapi/", "server/schema.py", "agents/events.py")
 """Schemas of ``/openapi.json`` and events of a session's file: what others read has its own names."""
 
-WITH_TWO_MEANINGS = {
-    "Batch", "Block", "Books", "Bucket", "Call", "Cash", "Claim", "Client", "Convention", "Document",
-    "Facts", "Fetched", "Hardware", "Limits", "Meter", "Page", "Place", "Plan", "Priced", "Prices", "Rates",
-    "Run", "Said", "Shape", "Sheet", "Site", "Source", "Stepwell", "Usage", "Verdict",
-}  # fmt: skip
+WITH_TWO_MEANINGS = {"Limits", "Stepwell"}
 """Public classes that share their name with another. A name here may go, none may come. ``Stepwell`` is what
-each integration's users import."""
+users of each integration import, ``Limits`` what tools and documents are given."""
 
 
 def imports() -> dict[str, set[str]]:

@@ -14,7 +14,7 @@ from stepwell.policy.types import Hint, KvTier, Wait
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.run import Room, config_for
 from tests.driver.harness import Rig, make_rig
@@ -80,7 +80,10 @@ def test_a_run_ends_and_counts_what_it_lost(
     config: PolicyConfig = config_for(workload, model, room, "stepwell")
     scheduler = Scheduler(config)
     machine = Machine(
-        scheduler, model, Player(workload, Declared.parse(declared)), Meter(model, workload.unit_tokens)
+        scheduler,
+        model,
+        Player(workload, Declared.parse(declared)),
+        SimulatedMeter(model, workload.unit_tokens),
     )
     machine.run()
     descent = scheduler.block_manager.descent

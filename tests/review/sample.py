@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.sources.base import Reply
 from stepwell.review.week import Week
 from stepwell.review.wording import Language
@@ -39,4 +39,4 @@ def facts(changed: Mapping[str, bytes | None] | None = None, week: Week = WEEK) 
 
 def page(language: Language = "en", changed: Mapping[str, bytes | None] | None = None) -> bytes:
     found, _ = facts(changed)
-    return Page(found, from_templates(found), language).html().encode()
+    return ReviewPage(found, from_templates(found), language).html().encode()

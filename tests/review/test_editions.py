@@ -20,7 +20,7 @@ from stepwell.review.blocks import document_of
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
 from stepwell.review.markdown import markdown
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.pdf import pdf
 from stepwell.review.verifier import verify
 from stepwell.review.week import Week
@@ -61,7 +61,7 @@ def test_a_pdf_repeats_to_the_byte_and_has_its_watermark(language: Language) -> 
 
 def test_a_pdf_of_real_figures_has_no_watermark() -> None:
     found, _ = digest(WEEK, [])
-    document = document_of(Page(found, from_templates(found), "en").html().encode())
+    document = document_of(ReviewPage(found, from_templates(found), "en").html().encode())
     text = "".join(one.extract_text() for one in PdfReader(io.BytesIO(pdf(document))).pages)
     assert "MADE UP" not in text
     assert "No data." in text
@@ -94,10 +94,10 @@ def weeks() -> tuple[Facts, Facts, Week]:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_last_weeks_figures_stand_beside_these(language: Language) -> None:
     found, earlier, _ = weeks()
-    last = Page(earlier, from_templates(earlier), language).html().encode()
+    last = ReviewPage(earlier, from_templates(earlier), language).html().encode()
     assert add_last_week(found, last, WEEK)
     assert found["last.w.SPX.change"].number == Decimal(5)
-    data = Page(found, from_templates(found), language).html().encode()
+    data = ReviewPage(found, from_templates(found), language).html().encode()
     assert verify(data).faults == []
     assert {"en": "Beside last week", "zh": "与上周对照"}[language] in data.decode()
     assert not verify(data.replace(b">+5.00%<", b">+6.00%<")).holds
@@ -105,7 +105,7 @@ def test_last_weeks_figures_stand_beside_these(language: Language) -> None:
 
 def test_a_page_of_another_week_or_one_that_does_not_hold_stands_beside_nothing() -> None:
     found, earlier, shift = weeks()
-    last = Page(earlier, from_templates(earlier), "en").html().encode()
+    last = ReviewPage(earlier, from_templates(earlier), "en").html().encode()
     assert not add_last_week(found.copy(), last, shift)
     assert not add_last_week(found.copy(), last.replace(b">+5.00%<", b">+6.00%<"), WEEK)
     assert not add_last_week(found.copy(), page("en"), WEEK)

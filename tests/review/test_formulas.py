@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.review.facts import Cell, Facts, Place, Unit, missing
+from stepwell.review.facts import Cell, CellPlace, Facts, Unit, missing
 from stepwell.review.formulas import derive, explain
 
 DAY = date(2025, 12, 12)
@@ -25,7 +25,7 @@ def given_facts(*values: Decimal, unit: Unit = Unit.POINTS) -> Facts:
                 unit,
                 value,
                 observed=DAY + timedelta(days=number),
-                place=Place("0", "csv", "0/x"),
+                place=CellPlace("0", "csv", "0/x"),
             )
         )
     return facts
@@ -65,7 +65,7 @@ def test_what_rests_on_a_missing_cell_is_missing_and_says_why() -> None:
 
 def test_units_are_never_mixed() -> None:
     facts = given_facts(Decimal(5))
-    facts.add(Cell("p", Unit.PERCENT, Decimal(1), place=Place("0", "csv", "0/x")))
+    facts.add(Cell("p", Unit.PERCENT, Decimal(1), place=CellPlace("0", "csv", "0/x")))
     with pytest.raises(ValueError, match="quantities of one unit only"):
         derive(facts, "w", "difference", "c0", "p")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.sources.base import Reply
 from stepwell.review.sources.nyfed import PARTS
 from stepwell.review.verifier import verify
@@ -75,7 +75,7 @@ def releases(expected_on: date) -> Facts:
 def test_a_surprise_is_against_what_was_expected_before(language: Language) -> None:
     found = releases(date(2025, 12, 9))
     assert found["w.claims.surprise"].value == 16_000
-    data = Page(found, from_templates(found), language).html().encode()
+    data = ReviewPage(found, from_templates(found), language).html().encode()
     assert verify(data).faults == []
     assert {"en": ">+16,000<", "zh": ">+1.6万<"}[language] in data.decode()
 

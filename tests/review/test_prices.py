@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
 from stepwell.review.formulas import derive
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.signals.record import CLOSE
 from stepwell.review.sources.base import Reply
 from stepwell.review.verifier import verify
@@ -58,7 +58,7 @@ def test_total_returns_are_a_quantity_of_their_own() -> None:
     assert found["w.SPX.change"].number.quantize(Decimal("0.01")) == Decimal("-0.63")
     with pytest.raises(ValueError, match="quantities of one unit only"):
         derive(found, "x", "change_percent", "tri.SPX.close.2025-12-12", "idx.SPX.close.2025-12-05")
-    text = re.sub("<[^>]+>", "", Page(found, from_templates(found), "en").html())
+    text = re.sub("<[^>]+>", "", ReviewPage(found, from_templates(found), "en").html())
     assert "With dividends reinvested, the S&amp;P 500 lost 0.50%." in text
 
 
@@ -82,7 +82,7 @@ def test_contributions_and_what_they_leave_make_the_change(parts: list[tuple[int
     assert made == [Decimal(weight) / 10 * change / 10 / 100 for weight, change in parts]
     whole = sum(made, found["w.SPX.residual"].number)
     assert abs(whole - found["w.SPX.change"].number) < Decimal("1e-25")
-    assert verify(Page(found, from_templates(found), "zh").html().encode()).faults == []
+    assert verify(ReviewPage(found, from_templates(found), "zh").html().encode()).faults == []
 
 
 def test_parts_of_other_days_contribute_nothing_and_weights_have_a_sum() -> None:

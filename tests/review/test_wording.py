@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.review.facts import Cell, Place, Unit
+from stepwell.review.facts import Cell, CellPlace, Unit
 from stepwell.review.outline import Handle, pieces_of, sentences
 from stepwell.review.page import CONFLICTS, WORDS
-from stepwell.review.verifier import Mark, Verdict, _check_mark, untraced
+from stepwell.review.verifier import Mark, Verification, _check_mark, untraced
 from stepwell.review.wording import LANGUAGES, MOVES, Language, word
 
 
 def cell(value: Decimal | date | str, unit: Unit) -> Cell:
-    return Cell("c", unit, value, observed=date(2025, 12, 12), place=Place("0", "csv", "0/x"))
+    return Cell("c", unit, value, observed=date(2025, 12, 12), place=CellPlace("0", "csv", "0/x"))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_move_is_said_as_one(value: str, unit: Unit, form: str, english: str, 
     ],
 )
 def test_a_move_that_is_another_is_refused(text: str, form: str, value: str) -> None:
-    verdict = Verdict()
+    verdict = Verification()
     row = {"value": value, "unit": "basis_points", "observed": "2025-12-12"}
     _check_mark(Mark("c", form, {}, text), {"c": row}, verdict)
     assert len(verdict.faults) == 1
@@ -95,7 +95,7 @@ def test_a_weekday_is_the_days_own() -> None:
 def test_whatever_is_printed_is_read_back(value: Decimal, unit: Unit, form: str, language: Language) -> None:
     """The renderer and the verifier share no code: each value that one prints the other accepts."""
     one = cell(value, unit)
-    verdict = Verdict()
+    verdict = Verification()
     row = {"value": str(value), "unit": unit.value, "observed": "2025-12-12"}
     _check_mark(Mark("c", form, {}, word(one, form, language)), {"c": row}, verdict)
     assert not verdict.faults

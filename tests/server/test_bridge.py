@@ -21,7 +21,7 @@ from stepwell.loop.requests import (
     TokenInfo,
 )
 from stepwell.policy.types import RequestId
-from stepwell.server.bridge import Arrival, Batch, Bridge
+from stepwell.server.bridge import Arrival, Bridge, Generations
 from tests.server.fakes import HOLD, FakeDriver, says
 
 ADMITTED = Admitted(0, 0, 0, 0, 0)
@@ -37,7 +37,7 @@ def letter(number: int) -> Delta:
     return Delta(chr(97 + number % 26), (TokenInfo(number),))
 
 
-async def drain(batch: Batch) -> list[Arrival]:
+async def drain(batch: Generations) -> list[Arrival]:
     found = []
     while not batch.over:
         arrival = await batch.next()
@@ -55,7 +55,7 @@ def test_merging_loses_nothing_and_keeps_order(steps: list[tuple[int, bool, bool
     """Deltas and preemptions of three generations, read now and then."""
 
     async def run() -> None:
-        batch = Batch(Bridge(FakeDriver(says())), [generation()] * 3)
+        batch = Generations(Bridge(FakeDriver(says())), [generation()] * 3)
         batch.requests = [0, 1, 2]
         sent: dict[int, list[Output]] = {0: [], 1: [], 2: []}
         read: dict[int, list[Output]] = {0: [], 1: [], 2: []}
@@ -80,7 +80,7 @@ def test_merging_loses_nothing_and_keeps_order(steps: list[tuple[int, bool, bool
 
 def test_a_reader_that_sleeps_holds_one_delta() -> None:
     async def run() -> int:
-        batch = Batch(Bridge(FakeDriver(says())), [generation()])
+        batch = Generations(Bridge(FakeDriver(says())), [generation()])
         batch.put(Arrival(0, ADMITTED))
         for number in range(1_000):
             batch.put(Arrival(0, letter(number)))

@@ -14,7 +14,7 @@ from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Finished, Generation
 from stepwell.server.errors import ApiError
 from stepwell.server.keys import ApiKey, KeyEntry, KeyRing
-from stepwell.server.rates import Rates
+from stepwell.server.rates import KeyRates
 from tests.server.fakes import FakeDriver, null_node, says, serving
 from tests.server.wire import CHAT, ROUTES, error_of, post
 
@@ -35,7 +35,7 @@ def asked(prompt: int, new: int, **more: Any) -> list[Generation]:
 @given(st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 1_500)), max_size=80))
 def test_never_more_than_a_full_bucket_and_what_came_in_since(steps: list[tuple[int, int]]) -> None:
     clock = Clock()
-    rates, taken, largest = Rates(clock), 0, 0
+    rates, taken, largest = KeyRates(clock), 0, 0
     for wait_ms, tokens in steps:
         clock.now_s += wait_ms / 1000
         refused = attempt(rates, tokens)
@@ -49,7 +49,7 @@ def test_never_more_than_a_full_bucket_and_what_came_in_since(steps: list[tuple[
         assert taken <= 1_000 + clock.now_s * 1_000 / 60 + largest
 
 
-def attempt(rates: Rates, tokens: int) -> ApiError | None:
+def attempt(rates: KeyRates, tokens: int) -> ApiError | None:
     try:
         rates.tokens(KEY, asked(tokens, 0))
     except ApiError as error:
@@ -59,7 +59,7 @@ def attempt(rates: Rates, tokens: int) -> ApiError | None:
 
 def test_requests_come_back_evenly() -> None:
     clock = Clock()
-    rates = Rates(clock)
+    rates = KeyRates(clock)
     assert [rates.request(KEY)["x-ratelimit-remaining-requests"] for _ in range(6)] == list("543210")
     with pytest.raises(ApiError) as refused:
         rates.request(KEY)
@@ -75,14 +75,14 @@ def test_what_was_not_generated_is_given_back() -> None:
     ended: Any = SimpleNamespace(
         generations=asked(100, 500), finished={0: Finished("stop", None, 100, 20, 0, 1, 1, 0)}
     )
-    rates = Rates(Clock())
+    rates = KeyRates(Clock())
     assert rates.tokens(KEY, ended.generations)["x-ratelimit-remaining-tokens"] == "400"
     rates.give_back(KEY, ended)
     assert rates.left(KEY) == {"requests": 6, "tokens": 880}
 
 
 def test_a_changed_limit_holds_at_once_and_a_shared_prompt_counts_once() -> None:
-    rates = Rates(Clock())
+    rates = KeyRates(Clock())
     two = [*asked(400, 100), *asked(400, 100, same_prompt=True)]
     assert rates.tokens(KEY, two)["x-ratelimit-remaining-tokens"] == "400"
     assert rates.left(replace(KEY, tokens_per_minute=300))["tokens"] == 300

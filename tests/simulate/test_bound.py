@@ -12,7 +12,7 @@ from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.run import Room, bound_of, config_for, simulate
 from stepwell.simulate.timeline import Episode, Timeline
@@ -118,7 +118,7 @@ def test_a_run_holds_what_its_turns_hold() -> None:
     workload, _ = calibrated(generated(sessions=6, seed=4), MODEL)
     config = config_for(workload, MODEL, Room(working_set_blocks(workload) // 4, 8, 8), "lru")
     player = Player(workload, Declared.parse("silent"))
-    machine = Machine(Scheduler(config), MODEL, player, Meter(MODEL, workload.unit_tokens))
+    machine = Machine(Scheduler(config), MODEL, player, SimulatedMeter(MODEL, workload.unit_tokens))
     machine.run()
     changes: dict[int, int] = {}
     for at_us, change in uses_of(machine.timeline).held:

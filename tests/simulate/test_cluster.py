@@ -19,12 +19,12 @@ from stepwell.policy.types import KvTier
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.books import money_of
 from stepwell.simulate.calibrate import calibrated, working_set_blocks
-from stepwell.simulate.cluster import Cluster, Fault, Site
+from stepwell.simulate.cluster import Cluster, Fault, ReplicaSite
 from stepwell.simulate.fleet_report import fleet_report
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.run import Room, config_for
 from stepwell.simulate.workload import Workload
@@ -39,7 +39,7 @@ def small(sessions: int, seed: int, policy: str = "lru") -> tuple[Workload, Poli
     return workload, config_for(workload, MODEL, Room(device, device, 4 * device), policy)
 
 
-def ran(workload: Workload, site: Site, count: int, router: str, *faults: Fault) -> Cluster:
+def ran(workload: Workload, site: ReplicaSite, count: int, router: str, *faults: Fault) -> Cluster:
     cluster = Cluster(Player(workload, SILENT), site, count, ROUTERS[router], faults=faults)
     cluster.run()
     return cluster
@@ -48,10 +48,10 @@ def ran(workload: Workload, site: Site, count: int, router: str, *faults: Fault)
 def test_one_replica_is_the_machine() -> None:
     """To the microsecond: the same events at the same times, and so the same decisions."""
     workload, config = small(8, 3)
-    meter = Meter(MODEL, workload.unit_tokens)
+    meter = SimulatedMeter(MODEL, workload.unit_tokens)
     alone = Machine(Scheduler(config), MODEL, Player(workload, SILENT), meter)
     alone.run()
-    cluster = ran(workload, Site(config, MODEL), 1, "kv-affine")
+    cluster = ran(workload, ReplicaSite(config, MODEL), 1, "kv-affine")
     ((machine, _),) = cluster.lives()
     times = [[(t.arrived_us, t.ttft_us, t.done_us) for t in m.turns.values()] for m in (meter, machine.meter)]
     assert times[0] == times[1]
@@ -75,7 +75,7 @@ def test_every_turn_ends_once_whatever_breaks(
     faults = [Fault("lost", number, lost_s * 1_000_000, for_s * 1_000_000)]
     if slow:
         faults.append(Fault("slow-disk", 0, 0, 600_000_000))
-    cluster = ran(workload, Site(config, MODEL), count, router, *faults)
+    cluster = ran(workload, ReplicaSite(config, MODEL), count, router, *faults)
     found = fleet_report(cluster, 1.0, None)
     assert found.turns == sum(1 for _ in workload.turns())
     assert found.refused == 0
@@ -88,9 +88,9 @@ def test_every_turn_ends_once_whatever_breaks(
 
 def test_a_replica_that_is_lost_loses_its_turns_and_its_memory() -> None:
     workload, config = small(10, 5)
-    well = fleet_report(ran(workload, Site(config, MODEL), 2, "kv-affine"), 1.0, None)
+    well = fleet_report(ran(workload, ReplicaSite(config, MODEL), 2, "kv-affine"), 1.0, None)
     faults = [Fault("lost", n, 200_000_000, 60_000_000) for n in (0, 1)]
-    cluster = ran(workload, Site(config, MODEL), 2, "kv-affine", *faults)
+    cluster = ran(workload, ReplicaSite(config, MODEL), 2, "kv-affine", *faults)
     broken = fleet_report(cluster, 1.0, None)
     assert broken.turns == well.turns
     assert len(cluster.lives()) == 4
@@ -101,15 +101,15 @@ def test_a_replica_that_is_lost_loses_its_turns_and_its_memory() -> None:
 def test_a_slow_disk_makes_turns_wait_for_it() -> None:
     workload, config = small(8, 7)
     config = replace(config, host_bytes=config.block_bytes * 8, always_load=True)
-    well = ran(workload, Site(config, MODEL), 1, "kv-affine").lives()[0][0].meter
-    slow = ran(workload, Site(config, MODEL), 1, "kv-affine", Fault("slow-disk", 0, 0, 10**11, 50))
+    well = ran(workload, ReplicaSite(config, MODEL), 1, "kv-affine").lives()[0][0].meter
+    slow = ran(workload, ReplicaSite(config, MODEL), 1, "kv-affine", Fault("slow-disk", 0, 0, 10**11, 50))
     assert slow.lives()[0][0].meter.disk_wait_us > 5 * well.disk_wait_us
 
 
 def test_the_books_of_all_replicas_are_the_bill() -> None:
     """What agents used, idle time and room together are each machine's whole time and room."""
     workload, config = small(6, 2, "stepwell")
-    cluster = ran(workload, Site(config, MODEL, load_price_book("openai-gpt-5")), 2, "round-robin")
+    cluster = ran(workload, ReplicaSite(config, MODEL, load_price_book("openai-gpt-5")), 2, "round-robin")
     book = CostBook(CostRoom().usd_per_gb + 2, CostRoom().usd_per_gb, CostRoom(), CostRoom())
     rates = book.rates(
         Capacities(config.device_blocks * config.block_bytes, config.host_bytes, config.disk_bytes)
@@ -130,7 +130,7 @@ def test_the_books_of_all_replicas_are_the_bill() -> None:
 def test_what_is_sent_again_counts_from_when_it_was_first_sent() -> None:
     workload, config = small(3, 9)
     down = Fault("lost", 0, 0, 30_000_000)
-    cluster = ran(workload, Site(config, MODEL), 1, "kv-affine", down)
+    cluster = ran(workload, ReplicaSite(config, MODEL), 1, "kv-affine", down)
     turns = [t for machine, _ in cluster.lives() for t in machine.meter.turns.values()]
     first = min(turns, key=lambda turn: turn.arrived_us)
     assert first.ttft_us is not None and first.ttft_us > 25_000_000
@@ -156,8 +156,8 @@ def test_an_accelerator_never_gets_faster_by_more_work(
 
 def test_a_run_that_is_cut_off_is_the_beginning_of_the_whole() -> None:
     workload, config = small(6, 4)
-    whole = ran(workload, Site(config, MODEL), 2, "round-robin")
-    cut = Cluster(Player(workload, SILENT), Site(config, MODEL), 2, ROUTERS["round-robin"])
+    whole = ran(workload, ReplicaSite(config, MODEL), 2, "round-robin")
+    cut = Cluster(Player(workload, SILENT), ReplicaSite(config, MODEL), 2, ROUTERS["round-robin"])
     cut.run(until_us=200_000_000)
     for early, late in zip(cut.lives(), whole.lives(), strict=True):
         for request, turn in early[0].meter.turns.items():
@@ -170,7 +170,7 @@ def test_a_run_that_is_cut_off_is_the_beginning_of_the_whole() -> None:
 def test_a_policy_that_is_told_the_bandwidths_begins_with_them() -> None:
     _, config = small(1, 1)
     source = Player(generated(sessions=1, seed=1), SILENT)
-    cluster = Cluster(source, Site(config, MODEL, told_costs=True), 1, ROUTERS["kv-affine"])
+    cluster = Cluster(source, ReplicaSite(config, MODEL, told_costs=True), 1, ROUTERS["kv-affine"])
     costs = cluster.lives()[0][0].scheduler.context.costs
     asked_us, given_us = (
         MODEL.read_us(config.block_bytes),

@@ -18,7 +18,7 @@ from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.run import Room, config_for
 from stepwell.simulate.workload import Workload
@@ -40,7 +40,7 @@ def computed_twice(
     config = config_for(workload(seed), model, room, "stepwell")
     scheduler = Scheduler(config)
     scheduler.context.costs.ns_per_kib.update(prices or {})
-    Machine(scheduler, model, player, Meter(model, config.unit_tokens), bounded=False).run()
+    Machine(scheduler, model, player, SimulatedMeter(model, config.unit_tokens), bounded=False).run()
     return scheduler.recomputed_tokens
 
 

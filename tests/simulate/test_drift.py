@@ -21,7 +21,7 @@ from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Caller, Event, Plan, RequestArrived, RequestCancelled, RequestId
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Due, Machine
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.tiers.memory import MemoryTiers
 
 MODEL = MachineModel(
@@ -231,7 +231,9 @@ def test_driver_and_machine_decide_the_same(disk: int) -> None:
     live = Live(cast, settings)
     live.run()
     scheduler = LoggedScheduler(settings)
-    machine = Machine(scheduler, MODEL, Scripts(cast, live.root), Meter(MODEL, 4), strides=False, strict=True)
+    machine = Machine(
+        scheduler, MODEL, Scripts(cast, live.root), SimulatedMeter(MODEL, 4), strides=False, strict=True
+    )
     machine.run()
     assert scheduler.kinds["Move"] > 20 and scheduler.kinds["Drop"] > 20, (
         "the life was too easy to tell anything"
@@ -249,7 +251,7 @@ def test_strides_change_nothing(disk: int) -> None:
     Live(cast, settings).run()
     meters = []
     for strides in (False, True):
-        meter = Meter(MODEL, 4)
+        meter = SimulatedMeter(MODEL, 4)
         machine = Machine(LoggedScheduler(settings), MODEL, Scripts(cast, b""), meter, strides=strides)
         machine.run()
         ends = [(t.ttft_us, t.done_us) for t in meter.turns.values()]
@@ -277,7 +279,7 @@ def test_a_cancelled_turn_ends() -> None:
             return iter(())
 
     source = Cancelling(cast, live.root)
-    meter = Meter(MODEL, 4)
+    meter = SimulatedMeter(MODEL, 4)
     Machine(LoggedScheduler(settings), MODEL, source, meter, strict=True).run()
     assert source.ends == ["cancelled", "stop"]
     assert meter.turns[1].reason == "cancelled"

@@ -23,8 +23,8 @@ from stepwell.simulate.live_run import (
     read_live,
     step_errors,
 )
-from stepwell.simulate.machine import Call, Due, Machine
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.machine import ComingTurn, Due, Machine
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, PlayedTurn, Player
 from stepwell.simulate.run import Room, config_for
 
@@ -46,7 +46,7 @@ class Heard:
     def start(self) -> Iterator[Due]:
         yield from self.player.start()
 
-    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
+    def ended(self, call: ComingTurn, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
         assert self.machine is not None and isinstance(call, PlayedTurn)
         turn, agent = self.machine.meter.turns[request], call.play.session.agents[call.spec.agent].name
         assert turn.ttft_us is not None and turn.done_us is not None
@@ -63,7 +63,12 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[LiveRun, list[Clien
     config = config_for(work, MODEL, Room(600, 600, 0), "stepwell")
     source, file = Heard(Player(work, Declared(None))), tmp_path_factory.mktemp("live") / "run.jsonl"
     machine = Machine(
-        Scheduler(config), MODEL, source, Meter(MODEL, work.unit_tokens), bounded=False, strides=False
+        Scheduler(config),
+        MODEL,
+        source,
+        SimulatedMeter(MODEL, work.unit_tokens),
+        bounded=False,
+        strides=False,
     )
     source.machine = machine
     machine.loop.observers.append(Recorder(file, config))

@@ -18,7 +18,7 @@ from stepwell.simulate.chart import chart
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.machine import Machine, SimulationError
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.report import RunReport, latency
 from stepwell.simulate.run import Room, config_for, simulate
@@ -42,7 +42,7 @@ def watch(workload: Workload, declared: str, room: Room = PLENTY) -> tuple[Watch
     scheduler = Watched(config_for(workload, MODEL, room, "lru"))
     scheduler.seen = []
     player = Player(workload, Declared.parse(declared))
-    machine = Machine(scheduler, MODEL, player, Meter(MODEL, workload.unit_tokens), strict=True)
+    machine = Machine(scheduler, MODEL, player, SimulatedMeter(MODEL, workload.unit_tokens), strict=True)
     machine.run()
     return scheduler, machine
 
@@ -122,7 +122,7 @@ def test_the_future_of_a_closed_loop() -> None:
     scheduler.seen = []
     future, asked = player.future(), []
 
-    class Asking(Meter):
+    class Asking(SimulatedMeter):
         def ended(self, request: int, now_us: int, reason: str, new_tokens: int = 0) -> None:
             super().ended(request, now_us, reason, new_tokens)
             blocks = [b for b in scheduler.block_manager.index.blocks.values() if b.meta.depth == 0]
@@ -173,7 +173,7 @@ def test_strides_change_no_figure() -> None:
     config = config_for(workload, MODEL, Room(device, device, 4 * device), "lru")
     found = []
     for strides in (False, True):
-        meter = Meter(MODEL, workload.unit_tokens)
+        meter = SimulatedMeter(MODEL, workload.unit_tokens)
         machine = Machine(Scheduler(config), MODEL, Player(workload, Declared(None)), meter, strides=strides)
         machine.run()
         times = [(turn.arrived_us, turn.ttft_us, turn.done_us) for turn in meter.turns.values()]
@@ -199,7 +199,7 @@ def test_a_policy_that_lets_a_turn_wait_for_ever_is_found_out() -> None:
     workload = parent_and_child()
     scheduler = Deaf(config_for(workload, MODEL, PLENTY, "lru"))
     with pytest.raises(SimulationError, match="1 turns wait"):
-        Machine(scheduler, MODEL, Player(workload, Declared(None)), Meter(MODEL, 16)).run()
+        Machine(scheduler, MODEL, Player(workload, Declared(None)), SimulatedMeter(MODEL, 16)).run()
 
 
 def test_facts_and_the_working_set_of_a_small_workload() -> None:
@@ -294,7 +294,7 @@ def test_hits_are_counted_where_a_turn_found_its_prompt() -> None:
 
 def test_a_read_is_of_use_when_a_turn_is_admitted_with_it() -> None:
     """Two blocks come up from disk, one of them is used, and only once counted."""
-    meter = Meter(MODEL, 16)
+    meter = SimulatedMeter(MODEL, 16)
     for name in (b"used", b"idle"):
         meter.moved(Moved(name, KvTier.DISK, KvTier.HOST, True, 1_000, 5))
     meter.moved(Moved(b"used", KvTier.HOST, KvTier.DEVICE, True, 1_000, 5))

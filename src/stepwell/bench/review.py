@@ -36,7 +36,7 @@ from stepwell.errors import BadInput
 from stepwell.review.crew import Level
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.sample import sample
 from stepwell.review.wording import LANGUAGES
 from stepwell.review.writer import from_templates
@@ -213,7 +213,7 @@ def _mutated(count: int, progress: Ticker) -> dict[str, int]:
     facts = digest(*sample())[0]
     lost = {}
     for language in LANGUAGES:
-        text = Page(facts, from_templates(facts), language).html()
+        text = ReviewPage(facts, from_templates(facts), language).html()
         for number, name in enumerate(MUTATIONS):
             share = (count + number) // len(MUTATIONS)
             progress.phase(f"{share} single changes: {name}, {language}", 1)

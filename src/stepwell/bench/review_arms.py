@@ -19,7 +19,7 @@ from stepwell.bench.review_judge import Judged, judge
 from stepwell.review.crew import Level, Newsroom
 from stepwell.review.facts import Facts
 from stepwell.review.outline import SECTIONS, Handle, lookup, sayable
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.verifier import verify
 from stepwell.review.wording import LANGUAGES, MOVES, word
 from stepwell.review.writer import Draft, from_templates
@@ -68,7 +68,7 @@ async def ours(facts: Facts, servers: Servers | None, level: Level) -> Told:
         told.printed += len(shown)
         told.otherwise += sum(one not in usual for one in shown)
     for language in LANGUAGES:
-        verdict = verify(Page(facts, draft, language).html().encode())
+        verdict = verify(ReviewPage(facts, draft, language).html().encode())
         told.faults += len(verdict.faults)
         told.numerals += verdict.numerals
     told.tokens = sum(one.prompt_tokens + one.visible_tokens + one.intermediate_tokens for one in spent)
@@ -79,7 +79,7 @@ async def ours(facts: Facts, servers: Servers | None, level: Level) -> Told:
 
 def plain(facts: Facts, draft: Draft) -> str:
     """The sentences of the sections as they are read in English."""
-    page = Page(facts, draft, "en")
+    page = ReviewPage(facts, draft, "en")
     parts = [" ".join(page.marked(pieces) for pieces in draft.pieces(section, "en")) for section in SECTIONS]
     return html.unescape(re.sub(r"<[^>]+>", "", "\n".join(parts)))
 

@@ -60,7 +60,7 @@ def share(part: int, whole: int) -> str:
 TOKENS = ("visible", "interm.")
 
 
-class Sheet:
+class NameTable:
     """A table whose first columns are names, cut to what the figures leave of the line. Figures and times are
     never cut: where they leave nothing, each row is a block of lines."""
 
@@ -130,7 +130,7 @@ def _cut(field: str, text: str, most: int) -> str:
 def show_statement(console: Console, found: Statement, title: str, limit: int) -> None:
     """Tokens, and what they were charged."""
     figures = ("requests", "input", "cached", *TOKENS, "charge USD")
-    sheet = Sheet(title, found.fields, figures)
+    sheet = NameTable(title, found.fields, figures)
     for row in found.rows[:limit]:
         sheet.add(row.group, _usage(row.counts))
     sheet.add(["(all)"], _usage(found.total), "bold")
@@ -153,9 +153,9 @@ def show_margin(console: Console, found: Margin, title: str, limit: int) -> None
         _exchanges(found, found.exchanges[:limit]).show(console, max(0, len(found.exchanges) - limit))
 
 
-def _earnings(found: Margin, lines: Sequence[MarginGroup], title: str) -> Sheet:
+def _earnings(found: Margin, lines: Sequence[MarginGroup], title: str) -> NameTable:
     figures = (*TOKENS, "amplif.", "revenue", "cost", "margin", "of rev.")
-    sheet = Sheet(f"{title} (USD)", found.fields, figures)
+    sheet = NameTable(f"{title} (USD)", found.fields, figures)
     for line in lines:
         sheet.add(line.group, earned(line))
     sheet.add(["(all)"], earned(found.total), "bold")
@@ -175,10 +175,10 @@ def earned(line: MarginGroup) -> list[str]:
     ]
 
 
-def _costs(found: Margin, lines: Sequence[MarginGroup]) -> Sheet:
+def _costs(found: Margin, lines: Sequence[MarginGroup]) -> NameTable:
     figures = ("compute", "device", "host", "disk", "written", "total", "(between)")
     title = "Cost by resource (USD); between: KV of agents without a request under way"
-    sheet = Sheet(title, found.fields, figures)
+    sheet = NameTable(title, found.fields, figures)
     for line in lines:
         sheet.add(line.group, [*_by_resource(line.cost), money(line.between_microusd)])
     total = found.total
@@ -193,9 +193,9 @@ def _by_resource(cost: dict[Resource, int]) -> list[str]:
     return [*(money(cost.get(resource, 0)) for resource in shown), money(sum(cost.values()))]
 
 
-def _exchanges(found: Margin, exchanges: Sequence[Exchange]) -> Sheet:
+def _exchanges(found: Margin, exchanges: Sequence[Exchange]) -> NameTable:
     names = [*found.fields, *(f"for {name}" for name in found.fields)]
-    sheet = Sheet("Computed again because others took the room", names, ("seconds", "USD"))
+    sheet = NameTable("Computed again because others took the room", names, ("seconds", "USD"))
     for one in exchanges:
         sheet.add([*one.victim, *one.beneficiary], [f"{one.amount_us / 1e6:,.3f}", money(one.cost_microusd)])
     return sheet
@@ -204,7 +204,7 @@ def _exchanges(found: Margin, exchanges: Sequence[Exchange]) -> Sheet:
 def show_top(console: Console, fields: Sequence[str], lines: Sequence[MarginGroup], title: str) -> None:
     """The first lines of an order."""
     figures = (*TOKENS, "storage", "lost", "revenue", "cost", "margin")
-    sheet = Sheet(title, fields, figures)
+    sheet = NameTable(title, fields, figures)
     for line in lines:
         sheet.add(line.group, top_figures(line))
     sheet.show(console)

@@ -14,7 +14,7 @@ from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_contract_page import contract_page
 from stepwell.commands.plan_output import amount, billions, console_for, progress, write_json, write_page
 from stepwell.economics.cash import cash_flow
-from stepwell.economics.contract_file import Plan, changed, parse_changes, plan_of, read_plan
+from stepwell.economics.contract_file import ContractPlan, changed, parse_changes, plan_of, read_plan
 from stepwell.economics.finance import yearly
 from stepwell.economics.measures import Measures, cost_of_delay, measure, megawatt_year
 from stepwell.economics.served import served_year
@@ -155,7 +155,7 @@ def _share(value: float | None) -> str:
     return "none" if value is None else f"{value:.1%}"
 
 
-def _base_lines(plan: Plan, m: Measures) -> list[str]:
+def _base_lines(plan: ContractPlan, m: Measures) -> list[str]:
     lost, value = cost_of_delay(plan)
     cover = "there is no debt" if m.debt_cover_least is None else f"least debt cover {m.debt_cover_least:.2f}"
     return [
@@ -166,7 +166,7 @@ def _base_lines(plan: Plan, m: Measures) -> list[str]:
     ]
 
 
-def served_lines(plan: Plan) -> list[str]:
+def served_lines(plan: ContractPlan) -> list[str]:
     """What a megawatt serves and earns, where revenue is made of turns."""
     served = plan.customer.served
     if served is None:
@@ -183,7 +183,7 @@ def served_lines(plan: Plan) -> list[str]:
     ]
 
 
-def megawatt_line(plan: Plan) -> str:
+def megawatt_line(plan: ContractPlan) -> str:
     year = megawatt_year(plan)
     parts = {"capital": year.capital, "rent": year.lease, "power": year.power, "operations": year.operations}
     told = ", ".join(f"{name} {billions(usd)}" for name, usd in parts.items())

@@ -9,7 +9,7 @@ from typing import Any
 
 from stepwell.commands.plan_output import amount
 from stepwell.economics.cash import Cash
-from stepwell.economics.contract_file import Plan
+from stepwell.economics.contract_file import ContractPlan
 from stepwell.economics.finance import yearly
 from stepwell.economics.measures import Measures
 from stepwell.economics.uncertainty import Needed, Swing
@@ -21,7 +21,7 @@ _YEARLY = ("revenue", "power", "operations", "lease", "capex", "tax", "debt_serv
 
 def contract_page(
     raw: dict[str, Any],
-    plan: Plan,
+    plan: ContractPlan,
     cash: Cash,
     base: Measures,
     scenarios: dict[str, Measures],

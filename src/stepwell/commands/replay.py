@@ -15,7 +15,14 @@ from rich.progress import track
 
 from stepwell.bench.common import JsonOption
 from stepwell.commands.fitting import fitted
-from stepwell.commands.replay_machine import Hardware, Priced, closing, hourly, machine_of, priced_table
+from stepwell.commands.replay_machine import (
+    PricedRun,
+    ReplayMachine,
+    closing,
+    hourly,
+    machine_of,
+    priced_table,
+)
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
@@ -34,7 +41,7 @@ def replay(
     file: Path,
     *,
     policy: Annotated[str | None, Parameter(show_default=False)] = None,
-    hardware: Hardware | None = None,
+    hardware: ReplayMachine | None = None,
     json_file: JsonOption = None,
 ) -> int:
     """Decide a recording again and check that nothing differs, or ask what another policy would have done.
@@ -63,12 +70,12 @@ def replay(
     json_file
         Write the result here as JSON (``-``: standard output).
     """
-    hardware = hardware or Hardware()
+    hardware = hardware or ReplayMachine()
     if hardware.machine is not None:
         if policy is not None and "," in policy:
             raise BadInput("--machine plays one policy: give --policy one name")
         return _elsewhere(file, None if policy is None else _named(policy)[0], hardware, json_file)
-    if hardware != Hardware():
+    if hardware != ReplayMachine():
         raise BadInput("--cost-book, --chips and the like say what --machine costs: give --machine")
     if policy is not None:
         return _compare(file, _named(policy), json_file)
@@ -131,7 +138,7 @@ def _write(result: dict[str, Any], json_file: Path | None) -> None:
 # --- what would it have cost elsewhere? --------------------------------------------------------
 
 
-def _elsewhere(file: Path, policy: str | None, wanted: Hardware, json_file: Path | None) -> int:
+def _elsewhere(file: Path, policy: str | None, wanted: ReplayMachine, json_file: Path | None) -> int:
     config, steps = read_recording(file)
     console = Console(highlight=False, stderr=str(json_file) == "-")
     reading = track(steps, description="reading the recording", console=Console(stderr=True), transient=True)
@@ -142,7 +149,7 @@ def _elsewhere(file: Path, policy: str | None, wanted: Hardware, json_file: Path
     name = f"{wanted.chips} x {wanted.machine}, {wanted.machine_model} {wanted.weights}"
     own, named = measured_model(found), policy or config.eviction
     rows = [
-        Priced(
+        PricedRun(
             place,
             _play(found, times, room, named, bounded=False),
             hourly(wanted, room, of),

@@ -33,7 +33,7 @@ HEAD = ("machine", "first token p50", "turn p50", "busy", "took", "USD/hour", "U
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Hardware:
+class ReplayMachine:
     """The machine that a recording is played on."""
 
     machine: Annotated[
@@ -56,7 +56,7 @@ class Hardware:
     ] = None
 
 
-def machine_of(wanted: Hardware, found: Recorded) -> tuple[MachineModel, PolicyConfig, Entry]:
+def machine_of(wanted: ReplayMachine, found: Recorded) -> tuple[MachineModel, PolicyConfig, Entry]:
     """The part's times by the catalogue's roofline, and the recording's settings with its room for KV.
 
     Host and disk keep the room that the recording had, counted in tokens. Raises ``BadInput``.
@@ -118,7 +118,7 @@ def _times(serving: Serving, found: Recorded, block_bytes: int) -> MachineModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
+class PricedRun:
     """A run and what its machine costs."""
 
     name: str
@@ -151,7 +151,7 @@ class Priced:
         return {"machine": self.name, "usd_hour": hourly, "usd": self.usd, "run": self.run.as_json()}
 
 
-def hourly(wanted: Hardware, config: PolicyConfig, part: Entry | None) -> Fraction | None:
+def hourly(wanted: ReplayMachine, config: PolicyConfig, part: Entry | None) -> Fraction | None:
     """By the cost book where one is named, else the catalogue's rent of the part."""
     if wanted.cost_book is not None:
         book: CostBook = load_cost_book(wanted.cost_book)
@@ -163,14 +163,14 @@ def hourly(wanted: Hardware, config: PolicyConfig, part: Entry | None) -> Fracti
     return None if usd is None else Fraction(usd) * wanted.chips
 
 
-def priced_table(title: str, rows: Sequence[Priced]) -> Table:
+def priced_table(title: str, rows: Sequence[PricedRun]) -> Table:
     shown = Table(*HEAD, title=title, title_justify="left")
     for one in rows:
         shown.add_row(*one.row())
     return shown
 
 
-def closing(here: Priced, there: Priced) -> str:
+def closing(here: PricedRun, there: PricedRun) -> str:
     faster = here.run.busy_s / max(there.run.busy_s, 1e-9)
     cost = "nobody says what it costs" if there.usd is None else f"{there.usd:.6f} USD"
     before = "" if here.usd is None else f" against {here.usd:.6f} USD"

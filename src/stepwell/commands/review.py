@@ -29,7 +29,7 @@ from stepwell.review.facts import Facts
 from stepwell.review.folder import replies_of
 from stepwell.review.formulas import explain as explained
 from stepwell.review.markdown import markdown
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.pdf import pdf
 from stepwell.review.sample import SAMPLE_WEEK, sample
 from stepwell.review.theme import QUOTES, Theme, add_theme, read_theme
@@ -119,7 +119,7 @@ def write(
     add_costs(facts, spent)
     for language in languages:
         beside = _with_last_week(facts, out, asked, language)
-        data = Page(beside, draft, language).html().encode()
+        data = ReviewPage(beside, draft, language).html().encode()
         path = out / f"review-{asked.friday}.{language}.html"
         _keep(path, data)
         verdict = verified(data)

@@ -44,7 +44,15 @@ from stepwell.commands.model_servers import (
     opened,
 )
 from stepwell.commands.run_dry import Requests, last_line, print_requests
-from stepwell.commands.run_library import Attach, Fetched, Kept, choose, from_library, kept, places_of_readers
+from stepwell.commands.run_library import (
+    Attach,
+    FetchedLibraries,
+    Kept,
+    choose,
+    from_library,
+    kept,
+    places_of_readers,
+)
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_page import page_of
@@ -355,7 +363,7 @@ class Job:
     def choose_attached(
         self,
         addressed: Sequence[Addressed],
-        library: Fetched,
+        library: FetchedLibraries,
         documents: Mapping[Path, Document],
         console: Console,
     ) -> list[Kept]:

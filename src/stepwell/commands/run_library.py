@@ -30,7 +30,7 @@ BYTES_PER_TOKEN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FetchedLibraries:
     """What a run has of libraries."""
 
     files: Mapping[Path, Shown] = field(default_factory=dict)
@@ -41,21 +41,21 @@ class Fetched:
     """One line for the person, where the server that was given keeps no documents."""
 
 
-def from_library(given: Given, names: Sequence[str], folder: Path) -> Fetched:
+def from_library(given: Given, names: Sequence[str], folder: Path) -> FetchedLibraries:
     """Documents of the server's library, or of the one here. Raises ``BadInput`` or ``StepwellError``."""
     if not names:
-        return Fetched()
+        return FetchedLibraries()
     if given.first is None:
         place = local_place()
-        return Fetched(fetched(place, names, folder), place.library)
+        return FetchedLibraries(fetched(place, names, folder), place.library)
     try:
         remote = RemotePlace(given.first, given.key or os.environ.get("OPENAI_API_KEY"))
-        return Fetched(fetched(remote, names, folder))
+        return FetchedLibraries(fetched(remote, names, folder))
     except NoLibrary:
         files = fetched(local_place(), names, folder)
         come = f"{', '.join(names)} {'comes' if len(files) == 1 else 'come'}"
         note = f"{given.first} keeps no documents: {come} from the library here, not attached."
-        return Fetched(files, note=note)
+        return FetchedLibraries(files, note=note)
 
 
 @dataclass(frozen=True, slots=True)

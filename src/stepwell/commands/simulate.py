@@ -21,7 +21,7 @@ from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.books import Money, money_of
-from stepwell.simulate.calibrate import Facts, facts_of
+from stepwell.simulate.calibrate import WorkloadFacts, facts_of
 from stepwell.simulate.cluster import Cluster
 from stepwell.simulate.exchange import write_mooncake, write_sessions
 from stepwell.simulate.fleet_report import FleetReport, fleet_report, plain
@@ -172,7 +172,7 @@ def _mean_input(work: Workload) -> float:
     return sum(lengths) / max(1, len(lengths))
 
 
-def _facts_note(facts: Facts) -> str:
+def _facts_note(facts: WorkloadFacts) -> str:
     share = facts.units_hit / max(1, facts.units)
     return (
         f"{facts.turns:,} turns; memory for everything would find {facts.units_hit:,} of {facts.units:,}"
@@ -182,7 +182,7 @@ def _facts_note(facts: Facts) -> str:
 
 def _as_json(
     found: FleetReport,
-    facts: Facts,
+    facts: WorkloadFacts,
     notes: list[str],
     inputs: dict[str, object],
     built: Built,

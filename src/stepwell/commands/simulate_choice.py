@@ -22,7 +22,7 @@ from stepwell.ledger.costs import Capacities, CostBook, MemoryPrice, Rates
 from stepwell.ledger.prices import load_price_book
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
-from stepwell.simulate.cluster import Fault, Site
+from stepwell.simulate.cluster import Fault, ReplicaSite
 
 _FAULT = re.compile(r"(lost|slow-disk):(\d+)@(\d+(?:\.\d+)?)\+(\d+(?:\.\d+)?)(?:x(\d+))?$")
 _MOST_REPLICAS = 4096
@@ -83,7 +83,7 @@ class Hardware:
 class Built:
     """A fleet that can be run, and what it costs."""
 
-    site: Site
+    site: ReplicaSite
     replica: ReplicaModel
     rates: Rates
     usd_hour: Fraction
@@ -113,7 +113,7 @@ def build(hardware: Hardware, unit_tokens: int, block_tokens: int, input_tokens:
     book = _costs(figures, hardware.chips)
     room = Capacities(config.device_blocks * replica.block_bytes, config.host_bytes, config.disk_bytes)
     prices = None if hardware.prices == "none" else load_price_book(hardware.prices)
-    site = Site(config, replica.model, prices, hardware.model, told_costs=True)
+    site = ReplicaSite(config, replica.model, prices, hardware.model, told_costs=True)
     usd_hour = book.hourly_usd(room)
     return Built(site, replica, book.rates(room), usd_hour, _faults(hardware), figures)
 

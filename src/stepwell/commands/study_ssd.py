@@ -28,7 +28,7 @@ from stepwell.report import charts
 from stepwell.report.page import Page
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.books import money_of
-from stepwell.simulate.cluster import Cluster, Site
+from stepwell.simulate.cluster import Cluster, ReplicaSite
 from stepwell.simulate.fleet_report import FleetReport, answered_turns, fleet_report
 from stepwell.simulate.meter import TurnTimes
 from stepwell.simulate.player import Declared, Player
@@ -217,7 +217,7 @@ def _machine(part: str, memory: str, work: Workload, sizes: dict[str, Any]) -> B
     return replace(built, site=selective(built))
 
 
-def selective(built: Built) -> Site:
+def selective(built: Built) -> ReplicaSite:
     """Its disks may be written as much a day as they are rated for."""
     limit = int(built.site.config.disk_bytes * built.figures["ssd"].number("dwpd"))
     config = replace(built.site.config, disk_write_bytes_per_day=max(1, limit))
@@ -228,7 +228,7 @@ def played_run(
     built: Built, work: Workload, what: tuple[str, str, float], hours: float, ttft_s: float
 ) -> tuple[StudyRun, list[TurnTimes]]:
     """One replica for some hours, and the turns it answered. ``what``: part, memory, sessions an hour."""
-    site: Site = replace(built.site, prices=load_price_book(PRICES))
+    site: ReplicaSite = replace(built.site, prices=load_price_book(PRICES))
     cluster = Cluster(Player(work, Declared(None)), site, 1, ROUTERS["kv-affine"])
     started_s = time.process_time()
     cluster.run(until_us=int(hours * _HOUR_US))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from stepwell.economics.contract_file import Capex, Plan, Site
+from stepwell.economics.contract_file import Capex, ContractPlan, Site
 from stepwell.economics.finance import MONTHS, ZERO, annuity
 from stepwell.economics.served import sold
 
@@ -62,7 +62,7 @@ LINES = (
 )  # fmt: skip
 
 
-def cash_flow(plan: Plan) -> Cash:
+def cash_flow(plan: ContractPlan) -> Cash:
     """Every line of the plan. Tax is paid on what depreciation and interest leave; losses carry on."""
     plan = sold(plan)
     cash = Cash(plan.years * MONTHS)
@@ -104,7 +104,7 @@ def _capacity(site: Site, month: int) -> Decimal:
     return site.mw * min(Decimal(1), Decimal(since + 1) / (site.ramp_months + 1))
 
 
-def yearly_price(plan: Plan) -> Decimal:
+def yearly_price(plan: ContractPlan) -> Decimal:
     """Of a megawatt at full use, before the price path."""
     customer = plan.customer
     if customer.tokens is None:
@@ -114,20 +114,20 @@ def yearly_price(plan: Plan) -> Decimal:
     return billed * t.usd_per_m_tokens * 1000 / t.kw_per_gpu
 
 
-def _monthly_price(plan: Plan, month: int) -> Decimal:
+def _monthly_price(plan: ContractPlan, month: int) -> Decimal:
     customer = plan.customer
     years_on = max(0, month - customer.start_month) // MONTHS
     return yearly_price(plan) / MONTHS * (1 + customer.price_growth) ** years_on
 
 
-def contract_end(plan: Plan, site: Site) -> int:
+def contract_end(plan: ContractPlan, site: Site) -> int:
     """The first month after the term."""
     customer = plan.customer
     starts = customer.start_month if customer.end == "fixed" else energised(site)
     return starts + int(customer.years * MONTHS)
 
 
-def _sell(plan: Plan, site: Site, capacity: list[Decimal], cash: Cash) -> None:
+def _sell(plan: ContractPlan, site: Site, capacity: list[Decimal], cash: Cash) -> None:
     customer = plan.customer
     paid_share = max(customer.utilisation, customer.take_or_pay_share)
     end = contract_end(plan, site)
@@ -147,7 +147,7 @@ def _sell(plan: Plan, site: Site, capacity: list[Decimal], cash: Cash) -> None:
             cash.damages[month] += site.mw * customer.late_usd_per_mw_month
 
 
-def _run(plan: Plan, site: Site, capacity: list[Decimal], cash: Cash) -> None:
+def _run(plan: ContractPlan, site: Site, capacity: list[Decimal], cash: Cash) -> None:
     power, customer = plan.power, plan.customer
     per_mwh = power.grid_usd_per_mwh * (1 - power.gas_share) + power.gas_usd_per_mwh * power.gas_share
     full = site.mw * HOURS_A_MONTH * per_mwh * power.pue
@@ -167,7 +167,7 @@ def _run(plan: Plan, site: Site, capacity: list[Decimal], cash: Cash) -> None:
             cash.lease[month] += site.mw * 1000 * site.lease_usd_per_kw_month
 
 
-def _buy(plan: Plan, site: Site, kind: Capex, cash: Cash, in_service: list[Decimal]) -> None:
+def _buy(plan: ContractPlan, site: Site, kind: Capex, cash: Cash, in_service: list[Decimal]) -> None:
     """Paid before the capacity comes, along its ramp; written off from then on."""
     ready = energised(site) if kind.waits_for_site else site.promised_month
     price = site.mw * kind.usd_per_mw
@@ -196,7 +196,7 @@ def _resell(kind: Capex, price: Decimal, start: int, cash: Cash) -> None:
         cash.residual[end] += price * kind.residual_share
 
 
-def _receive(plan: Plan, cash: Cash) -> None:
+def _receive(plan: ContractPlan, cash: Cash) -> None:
     """The prepayment comes first and is set against revenue until it is used up."""
     customer = plan.customer
     late = round(customer.payment_days / 30)
@@ -211,7 +211,7 @@ def _receive(plan: Plan, cash: Cash) -> None:
             cash.received[month + late] += owed - set_off
 
 
-def _finance(plan: Plan, cash: Cash) -> None:
+def _finance(plan: ContractPlan, cash: Cash) -> None:
     debt = plan.financing
     term = int(debt.term_years * MONTHS)
     balance, starts = ZERO, _zeros(cash.months + term + 1)
@@ -230,7 +230,7 @@ def _finance(plan: Plan, cash: Cash) -> None:
             starts[month + 1 + term] -= each
 
 
-def _tax(plan: Plan, cash: Cash) -> None:
+def _tax(plan: ContractPlan, cash: Cash) -> None:
     loss = ZERO
     for month in range(cash.months):
         income = (

@@ -166,7 +166,7 @@ class Scenario(_Part):
     set: dict[str, Any]
 
 
-class Plan(_Part):
+class ContractPlan(_Part):
     """The whole file. Money is US dollars of the day it is paid."""
 
     name: str
@@ -203,9 +203,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     return raw
 
 
-def plan_of(raw: dict[str, Any], where: str) -> Plan:
+def plan_of(raw: dict[str, Any], where: str) -> ContractPlan:
     try:
-        plan = Plan.model_validate(raw)
+        plan = ContractPlan.model_validate(raw)
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
@@ -225,7 +225,7 @@ def plan_of(raw: dict[str, Any], where: str) -> Plan:
 
 def _meant(place: tuple[str | int, ...]) -> str:
     """What an unknown key was probably meant to be, of those that its table knows."""
-    table: type[BaseModel] = Plan
+    table: type[BaseModel] = ContractPlan
     for part in place[:-1]:
         if isinstance(part, str):
             table = _table_of(table.model_fields[part].annotation) or table

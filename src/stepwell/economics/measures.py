@@ -7,7 +7,7 @@ from decimal import Decimal
 from itertools import accumulate
 
 from stepwell.economics.cash import HOURS_A_MONTH, Cash, cash_flow, contract_end, yearly_price
-from stepwell.economics.contract_file import Capex, Plan
+from stepwell.economics.contract_file import Capex, ContractPlan
 from stepwell.economics.finance import MONTHS, ZERO, capital_recovery, irr, npv, payback_month
 from stepwell.economics.served import sold
 
@@ -42,7 +42,7 @@ class Measures:
         return shown
 
 
-def measure(plan: Plan, cash: Cash | None = None) -> Measures:
+def measure(plan: ContractPlan, cash: Cash | None = None) -> Measures:
     cash = cash or cash_flow(plan)
     flows = cash.free()
     running = list(accumulate(flows))
@@ -82,7 +82,7 @@ class MegawattYear:
         return self.capital + self.lease + self.power + self.operations
 
 
-def megawatt_year(plan: Plan) -> MegawattYear:
+def megawatt_year(plan: ContractPlan) -> MegawattYear:
     """``sum of capex x CRF(r, life) - residual x r / ((1 + r)^life - 1)``, rent, energy and operations."""
     plan = sold(plan)
     power, customer, mw = plan.power, plan.customer, sum((s.mw for s in plan.sites), ZERO)
@@ -104,7 +104,7 @@ def _capital_charge(kind: Capex, rate: Decimal) -> Decimal:
     return kind.usd_per_mw * (recovered - kind.residual_share * (recovered - rate))
 
 
-def cost_of_delay(plan: Plan) -> tuple[Decimal, Decimal]:
+def cost_of_delay(plan: ContractPlan) -> tuple[Decimal, Decimal]:
     """Revenue and present value that the delays of all sites cost."""
     sites = [site.model_copy(update={"delay_months": 0}) for site in plan.sites]
     late, on_time = cash_flow(plan), cash_flow(plan.model_copy(update={"sites": sites}))
@@ -113,11 +113,11 @@ def cost_of_delay(plan: Plan) -> tuple[Decimal, Decimal]:
     return (lost if abs(lost) >= 1 else ZERO), npv(rate, on_time.free()) - npv(rate, late.free())
 
 
-def _last_end(plan: Plan) -> int:
+def _last_end(plan: ContractPlan) -> int:
     return max(contract_end(plan, site) for site in plan.sites)
 
 
-def _debt_cover(plan: Plan, cash: Cash) -> float | None:
+def _debt_cover(plan: ContractPlan, cash: Cash) -> float | None:
     """Full years between the first and the last month of revenue under the contract."""
     earning = [m for m in range(min(_last_end(plan), cash.months)) if cash.revenue[m] > 0]
     if not earning:
@@ -132,7 +132,7 @@ def _debt_cover(plan: Plan, cash: Cash) -> float | None:
     return min(covers, default=None)
 
 
-def _exposure(plan: Plan, cash: Cash) -> Decimal:
+def _exposure(plan: ContractPlan, cash: Cash) -> Decimal:
     after = range(min(_last_end(plan), cash.months), cash.months)
     owed = sum((cash.lease[m] + cash.debt_service[m] for m in after), ZERO)
     return owed * (1 - plan.customer.renewal_probability)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from stepwell.economics.cases import Named, case_of
-from stepwell.economics.contract_file import Plan, Served
+from stepwell.economics.contract_file import ContractPlan, Served
 from stepwell.economics.list_prices import ListPrice
 from stepwell.economics.splits import cheapest
 from stepwell.economics.steps import Memory, Steady
@@ -69,7 +69,7 @@ def _changes(figures: dict[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def sold(plan: Plan) -> Plan:
+def sold(plan: ContractPlan) -> ContractPlan:
     """The same plan with what it serves as a price of capacity and a cost of operation."""
     served = plan.customer.served
     if served is None:

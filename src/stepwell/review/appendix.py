@@ -13,7 +13,7 @@ from typing import Any
 
 from stepwell.review.blocks import document_of
 from stepwell.review.crew import Spent
-from stepwell.review.facts import Cell, Facts, Origin, Place, Unit, Value
+from stepwell.review.facts import Cell, CellPlace, Facts, Origin, Unit, Value
 from stepwell.review.signals.log import Line
 from stepwell.review.signals.record import tried
 from stepwell.review.sources.prices import INDEXES
@@ -37,7 +37,7 @@ def add_last_week(facts: Facts, page: bytes, week: Week) -> bool:
         if name in rows and "value" in rows[name][1]:
             number, row = rows[name]
             value: Value = date.fromisoformat(ended) if unit is Unit.DATE else Decimal(row["value"])
-            place = Place(sha256, "json", f"/cells/{number}/value")
+            place = CellPlace(sha256, "json", f"/cells/{number}/value")
             day, origin = date.fromisoformat(ended), Origin(row["origin"])
             source = "last week's review"
             facts.add(Cell(f"last.{name}", unit, value, day, day, source, origin, place))
@@ -61,7 +61,7 @@ def add_costs(facts: Facts, spent: Sequence[Spent]) -> None:
     for kind, rows in totals.items():
         for name, row in rows.items():
             for what, unit in COSTS:
-                place = Place(sha256, "json", f"/{kind}/{name}/{what}")
+                place = CellPlace(sha256, "json", f"/{kind}/{name}/{what}")
                 value = Decimal(row[what])
                 facts.add(
                     Cell(f"cost.{kind}.{name}.{what}", unit, value, source="ledger of the crew", place=place)
@@ -95,6 +95,6 @@ def _add_line(facts: Facts, id: str, line: Mapping[str, Any], columns: Mapping[s
             value = date.fromisoformat(text)
         elif unit is Unit.PERCENT:
             value, path = Decimal(text) * 100, f"{path}*100"
-        place = Place(sha256, "json", path)
+        place = CellPlace(sha256, "json", path)
         name = id if column == "hash" else f"{id}.{column}"
         facts.add(Cell(name, unit, value, day, day, "log of signals", Origin.DATA, place))

@@ -18,7 +18,7 @@ SHAPES = frozenset({"rect", "circle", "polyline"})
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TextRun:
     """Text, and the cell that it prints, if any; ``note`` is the number of its footnote."""
 
     text: str
@@ -27,7 +27,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class Shape:
+class FigureShape:
     """A part of a figure: its element and attributes, and the text in it."""
 
     tag: str
@@ -36,12 +36,12 @@ class Shape:
 
 
 @dataclass(slots=True)
-class Block:
+class PageBlock:
     """``kind``: the element; ``made``: the note that figures are made up; ``figure`` has shapes."""
 
     kind: str
-    runs: list[Run] = field(default_factory=list)
-    shapes: list[Shape] = field(default_factory=list)
+    runs: list[TextRun] = field(default_factory=list)
+    shapes: list[FigureShape] = field(default_factory=list)
     box: str = ""
 
     @property
@@ -50,11 +50,11 @@ class Block:
 
 
 @dataclass(slots=True)
-class Document:
+class PageDocument:
     """A page's blocks, and the cells that its footnotes stand for, in their order."""
 
     language: str
-    blocks: list[Block]
+    blocks: list[PageBlock]
     notes: list[str]
     trace: Mapping[str, Any]
 
@@ -70,13 +70,13 @@ class Document:
 class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.blocks: list[Block] = []
+        self.blocks: list[PageBlock] = []
         self.notes: list[str] = []
         self.language = ""
         self.trace = ""
-        self._block: Block | None = None
-        self._figure: Block | None = None
-        self._shape: Shape | None = None
+        self._block: PageBlock | None = None
+        self._figure: PageBlock | None = None
+        self._shape: FigureShape | None = None
         self._cell = ""
         self._form = ""
         self._in_trace = False
@@ -90,17 +90,17 @@ class _Reader(HTMLParser):
         elif tag == "svg" and self._figure is not None:
             self._figure.box = given.get("viewbox", "")
         elif tag == "figure":
-            self._figure = Block("figure")
+            self._figure = PageBlock("figure")
             self.blocks.append(self._figure)
         elif tag in SHAPES or tag == "text":
-            self._shape = Shape(tag, given)
+            self._shape = FigureShape(tag, given)
             if self._figure is not None:
                 self._figure.shapes.append(self._shape)
         elif tag in TEXT:
-            self._block = Block("made" if given.get("class") == "made" else tag)
+            self._block = PageBlock("made" if given.get("class") == "made" else tag)
             self.blocks.append(self._block)
         if tag in ("td", "th") and self._block is not None and self._block.runs:
-            self._block.runs.append(Run(" | "))
+            self._block.runs.append(TextRun(" | "))
         if "data-cell" in given and tag not in SHAPES:
             self._cell, self._form = given["data-cell"], given.get("data-form", "")
 
@@ -123,7 +123,7 @@ class _Reader(HTMLParser):
         if self._in_trace:
             self.trace += data
         elif self._block is not None:
-            self._block.runs.append(Run(data, self._cell, self._note()))
+            self._block.runs.append(TextRun(data, self._cell, self._note()))
         elif self._shape is not None and self._shape.tag == "text":
             self._shape.text += data
 
@@ -140,12 +140,12 @@ class _Reader(HTMLParser):
         return self.notes.index(self._cell) + 1
 
 
-def document_of(page: bytes) -> Document:
+def document_of(page: bytes) -> PageDocument:
     """The blocks of a page that ``Page.html`` wrote."""
     reader = _Reader()
     reader.feed(page.decode())
     reader.close()
-    return Document(reader.language, reader.blocks, reader.notes, json.loads(reader.trace))
+    return PageDocument(reader.language, reader.blocks, reader.notes, json.loads(reader.trace))
 
 
 def note_of(row: Mapping[str, Any]) -> str:
@@ -164,6 +164,6 @@ def note_of(row: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def rows_of(figure: Block) -> Sequence[str]:
+def rows_of(figure: PageBlock) -> Sequence[str]:
     """What a figure says, as text: its labels in order."""
     return [shape.text for shape in figure.shapes if shape.tag == "text" and shape.text.strip()]

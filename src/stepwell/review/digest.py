@@ -9,19 +9,19 @@ from importlib.resources import files
 
 from stepwell.review.checks import check
 from stepwell.review.derived import derive_week
-from stepwell.review.facts import Cell, Facts, Place, Unit, missing
+from stepwell.review.facts import Cell, CellPlace, Facts, Unit, missing
 from stepwell.review.sources.base import Reply, Source, SourceError, read
 from stepwell.review.sources.bls import Bls
 from stepwell.review.sources.documents import Documents
 from stepwell.review.sources.edgar import Edgar
 from stepwell.review.sources.fred import Fred
 from stepwell.review.sources.nyfed import NewYorkFed
-from stepwell.review.sources.prices import Cboe, Parts, Prices, Totals
-from stepwell.review.sources.treasury import Cash, Curve
+from stepwell.review.sources.prices import Cboe, Parts, PriceFiles, Totals
+from stepwell.review.sources.treasury import Curve, TreasuryCash
 from stepwell.review.week import Week
 
 SOURCES: tuple[Source, ...] = (
-    *(Prices(), Totals(), Parts(), Cboe(), Fred(), Curve(), Cash()),
+    *(PriceFiles(), Totals(), Parts(), Cboe(), Fred(), Curve(), TreasuryCash()),
     *(NewYorkFed(), Bls(), Edgar(), Documents()),
 )
 
@@ -53,7 +53,7 @@ def _names(facts: Facts) -> None:
     sha256 = facts.keep("names.json", data)
     for name, languages in json.loads(data).items():
         for language, text in languages.items():
-            place = Place(sha256, "json", f"/{name}/{language}")
+            place = CellPlace(sha256, "json", f"/{name}/{language}")
             facts.add(Cell(f"name.{name}.{language}", Unit.NAME, text, source="names", place=place))
 
 

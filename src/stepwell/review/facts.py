@@ -57,7 +57,7 @@ Value = Decimal | date | str
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CellPlace:
     """Where a value stands in a raw reply.
 
     ``path`` is a JSON pointer, ``row/COLUMN`` of a CSV, ``entry/TAG`` of a Treasury feed, or ``line/column``
@@ -91,7 +91,7 @@ class Cell:
     """The day from which it could be known: its vintage."""
     source: str = ""
     origin: Origin = Origin.DATA
-    place: Place | None = None
+    place: CellPlace | None = None
     derivation: Derivation | None = None
     missing: str = ""
     speaker: str = ""

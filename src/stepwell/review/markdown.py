@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from stepwell.review.blocks import Block, Document, note_of, rows_of
+from stepwell.review.blocks import PageBlock, PageDocument, note_of, rows_of
 
 HEADS = {"h1": "# ", "h2": "## ", "made": "> **", "figcaption": "*"}
 TAILS = {"made": "**", "figcaption": "*"}
 
 
-def markdown(document: Document) -> str:
+def markdown(document: PageDocument) -> str:
     """The whole report."""
     cells = document.cells
     parts = list(_parts(document))
@@ -19,7 +19,7 @@ def markdown(document: Document) -> str:
     return "\n\n".join(parts) + "\n\n" + "\n".join(notes) + "\n"
 
 
-def _parts(document: Document) -> Iterator[str]:
+def _parts(document: PageDocument) -> Iterator[str]:
     items: list[str] = []
     for block in document.blocks:
         if items and block.kind not in ("li", "tr"):
@@ -43,7 +43,7 @@ def _pairs(rows: Sequence[str]) -> Iterator[str]:
         yield ": ".join(rows[number : number + 2])
 
 
-def _text(block: Block) -> str:
+def _text(block: PageBlock) -> str:
     return "".join(_plain(run.text) + (f"[^{run.note}]" if run.note else "") for run in block.runs)
 
 

@@ -138,7 +138,7 @@ CONFLICTS: dict[str, dict[Language, str]] = {
 
 
 @dataclass(slots=True)
-class Page:
+class ReviewPage:
     """One language's report on its way into HTML and Markdown."""
 
     facts: Facts

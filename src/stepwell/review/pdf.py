@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.sax.saxutils import escape
 
-from stepwell.review.blocks import Block, Document, Shape, note_of
+from stepwell.review.blocks import FigureShape, PageBlock, PageDocument, note_of
 
 SCALE = 0.72
 """Points for each unit of a chart: its letters are as large as the text."""
@@ -27,7 +27,7 @@ HAN = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 SIZES = {"h1": 20, "h2": 13, "made": 11, "figcaption": 8}
 
 
-def pdf(document: Document) -> bytes:
+def pdf(document: PageDocument) -> bytes:
     """The whole report. Raises ``ModuleNotFoundError`` without the extra ``review``."""
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.cidfonts import UnicodeCIDFont
@@ -53,11 +53,11 @@ def pdf(document: Document) -> bytes:
     return target.getvalue()
 
 
-def _font(document: Document) -> str:
+def _font(document: PageDocument) -> str:
     return CHINESE if document.language == "zh" else "Times-Roman"
 
 
-def _flow(document: Document) -> Iterator[Any]:
+def _flow(document: PageDocument) -> Iterator[Any]:
     from reportlab.lib.styles import ParagraphStyle
     from reportlab.platypus import Paragraph, Spacer
 
@@ -87,7 +87,7 @@ def _flow(document: Document) -> Iterator[Any]:
         yield Paragraph(f"{number}  {_clean(note_of(cells[name]))}", style("figcaption"))
 
 
-def _marked(block: Block) -> str:
+def _marked(block: PageBlock) -> str:
     text = "".join(
         _clean(run.text) + (f'<super size="6">{run.note}</super>' if run.note else "") for run in block.runs
     )
@@ -99,7 +99,7 @@ def _clean(text: str) -> str:
     return escape(text.replace("\u2212", "-").replace("\n", " "))
 
 
-def _drawing(block: Block, document: Document) -> Any:
+def _drawing(block: PageBlock, document: PageDocument) -> Any:
     from reportlab.graphics.shapes import Circle, Drawing, PolyLine, Rect, String
     from reportlab.lib.colors import HexColor, white
 
@@ -108,7 +108,7 @@ def _drawing(block: Block, document: Document) -> Any:
     drawing = Drawing(width * scale, height * scale)
     up, down = (HexColor(one) for one in RISES[document.language])
 
-    def place(shape: Shape, name: str) -> float:
+    def place(shape: FigureShape, name: str) -> float:
         value = float(shape.at[name])
         return (height - value if name.endswith("y") else value) * scale
 

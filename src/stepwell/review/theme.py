@@ -21,7 +21,7 @@ from stepwell.library.documents import DEFAULT_LIMITS
 from stepwell.library.passages import split_passages
 from stepwell.library.sentences import nearness, sentences_of, weights_of
 from stepwell.library.words import words
-from stepwell.review.facts import Cell, Facts, Origin, Place, Unit
+from stepwell.review.facts import Cell, CellPlace, Facts, Origin, Unit
 
 QUOTES = 6
 """Sentences that a theme has in the review."""
@@ -79,7 +79,7 @@ def add_theme(facts: Facts, theme: Theme, chosen: Sequence[int]) -> None:
     raw = facts.keep("theme.json", json.dumps(kept, ensure_ascii=False).encode())
 
     def cell(name: str, value: str, path: str) -> None:
-        place = Place(raw, "json", path)
+        place = CellPlace(raw, "json", path)
         facts.add(Cell(name, Unit.NAME, value, None, None, theme.file, Origin.DOCUMENT, place))
 
     for name in ("title", "file", "sha256"):

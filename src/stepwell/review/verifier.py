@@ -37,7 +37,7 @@ UNSPOKEN = frozenset({"speaker", "id", "source", "why"})
 
 
 @dataclass(slots=True)
-class Verdict:
+class Verification:
     """What was looked at, and what is wrong."""
 
     marks: int = 0
@@ -123,10 +123,10 @@ class _Page(HTMLParser):
             self.statements.append([])
 
 
-def verify(page: bytes) -> Verdict:
+def verify(page: bytes) -> Verification:
     """Everything that is wrong with a page. Raises ``BadInput`` for what is no page of a review at all."""
     parsed, trace, raw = _open(page)
-    verdict = Verdict()
+    verdict = Verification()
     cells = {str(row.get("id")): row for row in trace["cells"]}
     data = _raw(raw, verdict)
     read: dict[str, Any] = {}
@@ -166,7 +166,7 @@ def _open(page: bytes) -> tuple[_Page, Mapping[str, Any], Mapping[str, Any]]:
     return parsed, trace, raw
 
 
-def _raw(raw: Mapping[str, Any], verdict: Verdict) -> dict[str, bytes]:
+def _raw(raw: Mapping[str, Any], verdict: Verification) -> dict[str, bytes]:
     data: dict[str, bytes] = {}
     for sha256, row in raw.items():
         try:
@@ -182,7 +182,7 @@ def _raw(raw: Mapping[str, Any], verdict: Verdict) -> dict[str, bytes]:
     return data
 
 
-def _check_mark(mark: Mark, cells: Mapping[str, Any], verdict: Verdict) -> None:
+def _check_mark(mark: Mark, cells: Mapping[str, Any], verdict: Verification) -> None:
     row = cells.get(mark.cell)
     if row is None:
         verdict.fault(f"{mark.text!r} is marked as {mark.cell}, which is not in the trace")
@@ -195,14 +195,16 @@ def _check_mark(mark: Mark, cells: Mapping[str, Any], verdict: Verdict) -> None:
         verdict.fault(f"{mark.text!r} cannot be read as {mark.cell} ({mark.form})")
 
 
-def _check_plain(plain: Sequence[str], verdict: Verdict) -> None:
+def _check_plain(plain: Sequence[str], verdict: Verification) -> None:
     """Between the marks there is no numeral, no direction, no ranking."""
     for text in plain:
         for fault in untraced(text):
             verdict.fault(f"{fault!r} in {text.strip()[:60]!r} belongs to no cell")
 
 
-def _check_speakers(statements: Sequence[Sequence[Mark]], cells: Mapping[str, Any], verdict: Verdict) -> None:
+def _check_speakers(
+    statements: Sequence[Sequence[Mark]], cells: Mapping[str, Any], verdict: Verification
+) -> None:
     """Whatever is a claim, or rests on one, names its speaker in the same sentence."""
     for marks in statements:
         said = [(mark, cells[mark.cell].get("speaker", "")) for mark in marks if mark.cell in cells]
@@ -212,7 +214,7 @@ def _check_speakers(statements: Sequence[Sequence[Mark]], cells: Mapping[str, An
                 verdict.fault(f"{mark.cell} is what {speaker} said, and {mark.text!r} does not say so")
 
 
-def _check_made(page: _Page, cells: Mapping[str, Any], verdict: Verdict) -> None:
+def _check_made(page: _Page, cells: Mapping[str, Any], verdict: Verification) -> None:
     """Made-up figures are said to be, on the page, on every chart and in every mark."""
     for mark in page.marks:
         origin = cells.get(mark.cell, {}).get("origin")
@@ -224,7 +226,7 @@ def _check_made(page: _Page, cells: Mapping[str, Any], verdict: Verdict) -> None
         verdict.fault(f"{wanted - said} places do not say that figures are made up")
 
 
-def _check_must(trace: Mapping[str, Any], marks: Sequence[Mark], verdict: Verdict) -> None:
+def _check_must(trace: Mapping[str, Any], marks: Sequence[Mark], verdict: Verification) -> None:
     shown = {mark.cell for mark in marks}
     for name in trace.get("must", ()):
         if name not in shown:
@@ -232,7 +234,7 @@ def _check_must(trace: Mapping[str, Any], marks: Sequence[Mark], verdict: Verdic
 
 
 def _check_conflicts(
-    conflicts: Sequence[Mapping[str, Any]], cells: Mapping[str, Any], verdict: Verdict
+    conflicts: Sequence[Mapping[str, Any]], cells: Mapping[str, Any], verdict: Verification
 ) -> None:
     """A contradiction that the page prints is one."""
     for row in conflicts:

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import Scope
 
 from stepwell.loop.requests import Admitted, Finished
-from stepwell.server.bridge import Batch
+from stepwell.server.bridge import Generations
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
 
@@ -31,7 +31,7 @@ class Access:
     """As the request names it; for spans."""
     error: str = ""
     """The code of the error that was answered."""
-    batch: Batch | None = None
+    batch: Generations | None = None
     submitted_s: float = 0.0
     """When its generations were handed to the driver, by the same clock as ``started_s``."""
     goes_on: bool = False
@@ -50,7 +50,7 @@ class Access:
     def is_by(self, identity: Identity) -> None:
         self.tenant, self.session, self.agent = identity.tenant, identity.session, identity.agent
 
-    def generates(self, batch: Batch) -> None:
+    def generates(self, batch: Generations) -> None:
         """Its generations are the driver's from now on; what they were asked as counts."""
         caller = batch.generations[0].caller
         self.session, self.agent, self.service_tier = caller.session, caller.agent, caller.service_tier
@@ -80,7 +80,7 @@ class Access:
         return self.error or (None if lost is None else lost.code)
 
 
-def _generated(batch: Batch) -> dict[str, Any]:
+def _generated(batch: Generations) -> dict[str, Any]:
     """Times are those of the generation that took longest, counts of all together; what is unknown, because
     the client left or the request was given up, is left out."""
     admitted, finished = list(batch.admitted.values()), list(batch.finished.values())

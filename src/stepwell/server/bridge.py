@@ -57,20 +57,20 @@ class Bridge:
         """Whether answers obey their constraints at all."""
         self._observe = observe
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: deque[tuple[Batch, Arrival]] = deque()
+        self._queue: deque[tuple[Generations, Arrival]] = deque()
         self._lock = threading.Lock()
         self._woken = False
-        self._live: set[Batch] = set()
+        self._live: set[Generations] = set()
 
     @property
     def live(self) -> int:
         """Batches whose generations have not all ended."""
         return len(self._live)
 
-    def open(self, generations: Sequence[Generation]) -> Batch:
+    def open(self, generations: Sequence[Generation]) -> Generations:
         """Submit generations together. Use the batch as a context manager: leaving it cancels."""
         self._loop = asyncio.get_running_loop()
-        batch = Batch(self, generations)
+        batch = Generations(self, generations)
         self._live.add(batch)
         try:
             for index, generation in enumerate(generations):
@@ -89,13 +89,13 @@ class Bridge:
     def cancel(self, request: RequestId) -> None:
         self._driver.cancel(request)
 
-    def ended(self, batch: Batch) -> None:
+    def ended(self, batch: Generations) -> None:
         self._live.discard(batch)
 
-    def _sink(self, batch: Batch, index: int) -> Sink:
+    def _sink(self, batch: Generations, index: int) -> Sink:
         return lambda output: self._deliver(batch, Arrival(index, output))
 
-    def _deliver(self, batch: Batch, arrival: Arrival) -> None:
+    def _deliver(self, batch: Generations, arrival: Arrival) -> None:
         """Called in the driver's thread."""
         self._queue.append((batch, arrival))
         with self._lock:
@@ -117,7 +117,7 @@ class Bridge:
             batch.put(arrival)
 
 
-class Batch:
+class Generations:
     """The generations of one HTTP request and what they have said so far."""
 
     def __init__(self, bridge: Bridge, generations: Sequence[Generation]) -> None:
@@ -139,7 +139,7 @@ class Batch:
             if (schema := one.sampling.json_schema) is not None and not one.prewarm
         }
 
-    def __enter__(self) -> Batch:
+    def __enter__(self) -> Generations:
         return self
 
     def __exit__(

@@ -12,7 +12,7 @@ from stepwell.engines.base import SamplingParams
 from stepwell.server.access import access_of
 from stepwell.server.attachments import FIELDS, attach_files
 from stepwell.server.body import apart, parse, read_object
-from stepwell.server.hints import Claim, claims_of, hint_of, wants_prewarm
+from stepwell.server.hints import HintClaim, claims_of, hint_of, wants_prewarm
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
 from stepwell.server.roles import role_of
@@ -25,10 +25,10 @@ Wanted = TypeVar("Wanted", bound=Sampling)
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class BodyExtras:
     """What a body says beside what is asked for."""
 
-    claims: list[Claim]
+    claims: list[HintClaim]
     role: str
     prewarm: bool
 
@@ -43,7 +43,7 @@ class Call(Generic[Wanted]):
     wanted: Wanted
     """With the text of attached files in it. The body as it came is gone: it can be many times as large."""
     identity: Identity
-    said: Said
+    said: BodyExtras
 
     def ask(
         self, sampling: SamplingParams, max_new_tokens: int | None, identity: Identity | None = None
@@ -80,9 +80,9 @@ async def understand(
     service.gate.require_room(key)
     body = await read_object(request, service.settings, service.bodies, key.tenant)
 
-    def look() -> tuple[Identity, Said, dict[str, Any]]:
+    def look() -> tuple[Identity, BodyExtras, dict[str, Any]]:
         identity = service.identity(request, body, key)
-        said = Said(claims_of(headers_of(request), body), role_of(identity, body), wants_prewarm(body))
+        said = BodyExtras(claims_of(headers_of(request), body), role_of(identity, body), wants_prewarm(body))
         return identity, said, body if translate is None else translate(body)
 
     identity, said, asked = await apart(request, service.bodies, look)

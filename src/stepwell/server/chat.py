@@ -21,12 +21,12 @@ from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import chat_logprobs
 from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
-from stepwell.server.reading import Call, Reading
+from stepwell.server.reading import MadeCall, Reading
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import ChatRequest
 from stepwell.server.service import Service
 from stepwell.server.tools import ToolSet, build_tools
-from stepwell.server.turns import Ask, Progress, Usage
+from stepwell.server.turns import Ask, Progress, RequestUsage
 
 
 async def chat_completions(request: Request) -> Response:
@@ -132,7 +132,7 @@ class ChatShape(DataFrames):
     def _usage(self, progress: Sequence[Progress]) -> dict[str, Any]:
         cost = cost_of(self.service.books, self.ask, progress, self.n, self.waits_for())
         thought = sum(reading.reasoning_tokens for reading in self.readings)
-        return {**Usage.of(progress, self.n, thought).chat(), **cost}
+        return {**RequestUsage.of(progress, self.n, thought).chat(), **cost}
 
     def _choice(self, index: int, progress: Progress) -> dict[str, Any]:
         reading = self.readings[index]
@@ -228,5 +228,5 @@ def finish_reason(progress: Progress, reading: Reading) -> str:
     return "tool_calls" if reading.calls and reason == "stop" else reason
 
 
-def _call_head(call: Call) -> dict[str, Any]:
+def _call_head(call: MadeCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function"}

@@ -23,7 +23,7 @@ from stepwell.server.prompts import TokenPrompt, plain_prompt, text_of
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import CompletionRequest
 from stepwell.server.service import Service
-from stepwell.server.turns import Ask, Progress, Usage
+from stepwell.server.turns import Ask, Progress, RequestUsage
 
 MAX_SCORES = 2**16
 """Most log probabilities of prompts in one answer, which is written in the event loop: about 2 MB."""
@@ -131,7 +131,7 @@ class CompletionShape(DataFrames):
 
     def _usage(self, progress: Sequence[Progress]) -> dict[str, Any]:
         cost = cost_of(self.service.books, self.ask, progress, self.n, self.waits_for())
-        return {**Usage.of(progress, self.n).chat(), **cost}
+        return {**RequestUsage.of(progress, self.n).chat(), **cost}
 
     def _echo(self, index: int) -> str:
         if not self.wanted.echo:

@@ -17,7 +17,7 @@ from stepwell.ledger.bills import FOR_OTHERS
 from stepwell.loop.requests import Generation, Preempted, Rejected
 from stepwell.policy.types import Wait
 from stepwell.server.access import access_of
-from stepwell.server.bridge import Arrival, Batch
+from stepwell.server.bridge import Arrival, Generations
 from stepwell.server.call import Call
 from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error
 from stepwell.server.gate import Place
@@ -35,7 +35,7 @@ Event = dict[str, Any]
 """An event of a stream before it is framed."""
 
 
-class Shape(Protocol):
+class WireShape(Protocol):
     """How a route writes answers down."""
 
     def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ async def exchange(
     call: Call[Any],
     ask: Ask,
     prepare: Prepare,
-    shape: Shape,
+    shape: WireShape,
     *,
     stream: bool,
     turns: int = 1,
@@ -114,7 +114,7 @@ async def admitted(
     service_tier: str,
     prepare: Prepare,
     turns: int = 1,
-) -> tuple[Batch, dict[str, str]]:
+) -> tuple[Generations, dict[str, str]]:
     """Past the limits of the key and on to the driver; leaving ``stack`` gives everything back. The headers
     say what is left. Raises ``ApiError``, or ``ClientGone``."""
     place = stack.enter_context(service.gate.enter(key, service_tier, turns))
@@ -127,7 +127,7 @@ async def admitted(
     return batch, place.limits
 
 
-async def opened(service: Service, place: Place, generations: Sequence[Generation]) -> Batch:
+async def opened(service: Service, place: Place, generations: Sequence[Generation]) -> Generations:
     """Hand generations to the driver. Raises ``ApiError`` when their place is gone, and for what the driver
     refuses at once: a spent budget, a ledger that cannot be written, a server that goes down."""
     turn = generations[0]
@@ -147,7 +147,7 @@ async def opened(service: Service, place: Place, generations: Sequence[Generatio
     raise from_rejected(refusal)
 
 
-def noted(service: Service, request: Request, batch: Batch) -> None:
+def noted(service: Service, request: Request, batch: Generations) -> None:
     """The access log and ``stepwell why`` know the generations by the id of the HTTP request."""
     name = request_id_of(request.scope)
     access_of(request.scope).generates(batch)
@@ -163,7 +163,7 @@ def no_room(service: Service, generations: Sequence[Generation]) -> Rejected | N
     return None if refusal is None else Rejected(*refusal)
 
 
-def note_what_it_waits_for(service: Service, batch: Batch, shape: Shape) -> None:
+def note_what_it_waits_for(service: Service, batch: Generations, shape: WireShape) -> None:
     """Tell the policy what the answer shows, where the client has not said it: once per answer, and
     before the client can see its end, or the agent's next turn could come first. The ledger must hear of
     every choice that was not for a person: it charges each by itself."""
@@ -191,7 +191,7 @@ async def prepared(service: Service, prepare: Prepare) -> Sequence[Generation]:
 
 
 async def stream_frames(
-    service: Service, request_id: str, batch: Batch, shape: Shape, first: Arrival | None
+    service: Service, request_id: str, batch: Generations, shape: WireShape, first: Arrival | None
 ) -> AsyncIterator[bytes]:
     """The stream as bytes."""
     async for data in stream_events(service, request_id, batch, shape, first):
@@ -201,7 +201,7 @@ async def stream_frames(
 
 
 async def stream_events(
-    service: Service, request_id: str, batch: Batch, shape: Shape, first: Arrival | None = None
+    service: Service, request_id: str, batch: Generations, shape: WireShape, first: Arrival | None = None
 ) -> AsyncIterator[Event | Comment]:
     """The events of a whole answer, and comments: for every ``keep_alive_s`` of silence, and when the
     request is preempted. Raises nothing: whatever goes wrong on the way is the last event."""
@@ -222,7 +222,7 @@ async def stream_events(
 
 
 async def _steps(
-    service: Service, batch: Batch, shape: Shape, first: Arrival | None
+    service: Service, batch: Generations, shape: WireShape, first: Arrival | None
 ) -> AsyncIterator[Event | Comment]:
     """From the first output to the last. Raises ``ApiError`` when the driver gives the request up."""
     arrival = first

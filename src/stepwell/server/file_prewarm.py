@@ -27,7 +27,7 @@ from stepwell.server.schema import Schema
 from stepwell.server.service import Service, service_of
 from stepwell.server.sse import while_connected
 from stepwell.server.tools import build_tools
-from stepwell.server.turns import Ask, Usage, collect
+from stepwell.server.turns import Ask, RequestUsage, collect
 
 DEFAULT_TTL = "1h"
 SESSION = "library"
@@ -103,7 +103,7 @@ async def prewarm(
         "file_id": record.id,
         "agent_id": agent_of(record),
         "retain_s": retain_us // 1_000_000,
-        "usage": {**Usage.of(progress).chat(), **cost},
+        "usage": {**RequestUsage.of(progress).chat(), **cost},
     }
 
 

@@ -35,7 +35,7 @@ DECLARED = {wait.value: wait for wait in Wait if wait is not Wait.UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class HintClaim:
     """What one convention found, before cleaning."""
 
     wait: object = None
@@ -44,12 +44,12 @@ class Claim:
     ttls: tuple[object, ...] = ()
 
 
-NOTHING = Claim()
-Reader = Callable[[Headers, Body], Claim]
+NOTHING = HintClaim()
+Reader = Callable[[Headers, Body], HintClaim]
 
 
 @dataclass(frozen=True, slots=True)
-class Convention:
+class HintConvention:
     source: str
     read: Reader
 
@@ -59,12 +59,12 @@ def read_hint(headers: Headers, body: Body, identity: Identity) -> Hint:
     return hint_of(claims_of(headers, body), identity)
 
 
-def claims_of(headers: Headers, body: Body) -> list[Claim]:
+def claims_of(headers: Headers, body: Body) -> list[HintClaim]:
     """What a request says by each convention; nothing else of its body is kept."""
     return [row.read(headers, body) for row in CONVENTIONS]
 
 
-def hint_of(claims: list[Claim], identity: Identity) -> Hint:
+def hint_of(claims: list[HintClaim], identity: Identity) -> Hint:
     """The hint of claims, once it is known who makes them. Pure; never raises."""
     return _hint(claims, identity.session, identity.agent)
 
@@ -74,7 +74,7 @@ def read_agent_hint(value: Body, session: str, agent: str) -> Hint:
 
     Here an edit ``prefetch`` means that the agent is about to be called.
     """
-    claims = [_agent_hint(value), Claim(expected_ms=0 if "prefetch" in _edits(value) else None)]
+    claims = [_agent_hint(value), HintClaim(expected_ms=0 if "prefetch" in _edits(value) else None)]
     return _hint(claims, session, agent)
 
 
@@ -86,7 +86,7 @@ def wants_prewarm(body: Body) -> bool:
 # --- cleaning ----------------------------------------------------------------------------------
 
 
-def _hint(claims: list[Claim], session: str, agent: str) -> Hint:
+def _hint(claims: list[HintClaim], session: str, agent: str) -> Hint:
     wait = next((w for claim in claims if (w := _wait(claim.wait)) is not None), Wait.UNKNOWN)
     after = next((name for claim in claims if (name := clean(claim.after_agent))), "")
     if after and wait is Wait.UNKNOWN:
@@ -156,28 +156,28 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _next_header(headers: Headers, body: Body) -> Claim:
+def _next_header(headers: Headers, body: Body) -> HintClaim:
     """``X-Agent-Next: tool; expected_ms=9000; after=NAME``."""
     first, *rest = headers.get("x-agent-next", "")[:2048].split(";")
     said = {
         key.strip().lower(): value.strip(' "') for key, _, value in (part.partition("=") for part in rest)
     }
     after = said.get("after") or said.get("after_agent")
-    return Claim(first, said.get("expected_ms"), unquote(after) if after else None)
+    return HintClaim(first, said.get("expected_ms"), unquote(after) if after else None)
 
 
-def _final_header(headers: Headers, body: Body) -> Claim:
+def _final_header(headers: Headers, body: Body) -> HintClaim:
     names = ("x-session-final", "x-dynamo-session-final")
     final = any(headers.get(name, "").strip().lower() in ("true", "1") for name in names)
-    return Claim(Wait.DONE.value) if final else NOTHING
+    return HintClaim(Wait.DONE.value) if final else NOTHING
 
 
-def _agent_hint(hint: Mapping[str, Any]) -> Claim:
+def _agent_hint(hint: Mapping[str, Any]) -> HintClaim:
     wait = hint.get("next")
     if _wait(wait) is None and "evict" in _edits(hint):
         wait = Wait.DONE.value
     control = _mapping(hint.get("cache_control"))
-    return Claim(wait, hint.get("expected_ms"), hint.get("after_agent"), _ttls(control, "ttl"))
+    return HintClaim(wait, hint.get("expected_ms"), hint.get("after_agent"), _ttls(control, "ttl"))
 
 
 def _edits(hint: Mapping[str, Any]) -> set[str]:
@@ -187,32 +187,32 @@ def _edits(hint: Mapping[str, Any]) -> set[str]:
     return {kind for edit in whole if isinstance(kind := edit.get("type"), str)}
 
 
-def _body_agent_hint(headers: Headers, body: Body) -> Claim:
+def _body_agent_hint(headers: Headers, body: Body) -> HintClaim:
     return _agent_hint(_mapping(body.get("agent_hint")))
 
 
-def _metadata(headers: Headers, body: Body) -> Claim:
+def _metadata(headers: Headers, body: Body) -> HintClaim:
     data = _mapping(body.get("metadata"))
-    return Claim(data.get("next"), data.get("expected_ms"), data.get("after_agent"))
+    return HintClaim(data.get("next"), data.get("expected_ms"), data.get("after_agent"))
 
 
-def _cache_options(headers: Headers, body: Body) -> Claim:
-    return Claim(ttls=_ttls(_mapping(body.get("prompt_cache_options")), "ttl"))
+def _cache_options(headers: Headers, body: Body) -> HintClaim:
+    return HintClaim(ttls=_ttls(_mapping(body.get("prompt_cache_options")), "ttl"))
 
 
-def _cache_retention(headers: Headers, body: Body) -> Claim:
-    return Claim(ttls=_ttls(body, "prompt_cache_retention"))  # "in_memory" is no time
+def _cache_retention(headers: Headers, body: Body) -> HintClaim:
+    return HintClaim(ttls=_ttls(body, "prompt_cache_retention"))  # "in_memory" is no time
 
 
-def _breakpoints(headers: Headers, body: Body) -> Claim:
+def _breakpoints(headers: Headers, body: Body) -> HintClaim:
     marks = (_mapping(place.get("prompt_cache_breakpoint")) for place in _places(body))
-    return Claim(ttls=tuple(mark.get("ttl", BREAKPOINT_TTL) for mark in marks if mark))
+    return HintClaim(ttls=tuple(mark.get("ttl", BREAKPOINT_TTL) for mark in marks if mark))
 
 
-def _cache_control(headers: Headers, body: Body) -> Claim:
+def _cache_control(headers: Headers, body: Body) -> HintClaim:
     """Anthropic's, on a part, a message, a tool or the whole request; also as gateways pass it on."""
     marks = (_mapping(place.get("cache_control")) for place in (body, *_places(body)))
-    return Claim(ttls=tuple(m.get("ttl", EPHEMERAL_TTL) for m in marks if m.get("type") == "ephemeral"))
+    return HintClaim(ttls=tuple(m.get("ttl", EPHEMERAL_TTL) for m in marks if m.get("type") == "ephemeral"))
 
 
 def _ttls(place: Mapping[str, Any], key: str) -> tuple[object, ...]:
@@ -236,13 +236,13 @@ def _all_places(body: Body) -> Iterator[Mapping[str, Any]]:
 
 
 # Each row has a golden test in tests/server/test_hints.py.
-CONVENTIONS: tuple[Convention, ...] = (
-    Convention("x-agent-next", _next_header),
-    Convention("x-session-final", _final_header),
-    Convention("agent_hint", _body_agent_hint),
-    Convention("metadata", _metadata),
-    Convention("prompt_cache_options", _cache_options),
-    Convention("prompt_cache_retention", _cache_retention),
-    Convention("prompt_cache_breakpoint", _breakpoints),
-    Convention("cache_control", _cache_control),
+CONVENTIONS: tuple[HintConvention, ...] = (
+    HintConvention("x-agent-next", _next_header),
+    HintConvention("x-session-final", _final_header),
+    HintConvention("agent_hint", _body_agent_hint),
+    HintConvention("metadata", _metadata),
+    HintConvention("prompt_cache_options", _cache_options),
+    HintConvention("prompt_cache_retention", _cache_retention),
+    HintConvention("prompt_cache_breakpoint", _breakpoints),
+    HintConvention("cache_control", _cache_control),
 )

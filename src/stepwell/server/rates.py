@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stepwell.loop.requests import Generation
-from stepwell.server.bridge import Batch
+from stepwell.server.bridge import Generations
 from stepwell.server.errors import ApiError, rate_limited
 from stepwell.server.keys import ApiKey
 from stepwell.units import counted
@@ -25,7 +25,7 @@ LEAST = 1e-6
 
 
 @dataclass(slots=True)
-class Bucket:
+class RateBucket:
     """``level`` of ``limit`` as of ``at_s``; below zero: in debt."""
 
     limit: int
@@ -52,12 +52,12 @@ class Bucket:
         return max(0.0, (self.limit - self.level) * MINUTE_S / self.limit)
 
 
-class Rates:
+class KeyRates:
     """By key id, so that a key keeps its buckets when the keys are read again. Lives in the event loop."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._buckets: dict[tuple[str, str], RateBucket] = {}
 
     def request(self, key: ApiKey) -> dict[str, str]:
         """Count a request. Gives the headers; raises a 429 ``ApiError`` with them."""
@@ -71,7 +71,7 @@ class Rates:
         """Take tokens that are counted already. Gives the headers; raises a 429 ``ApiError`` with them."""
         return self._take(key, "tokens", key.tokens_per_minute, tokens)
 
-    def give_back(self, key: ApiKey, batch: Batch) -> None:
+    def give_back(self, key: ApiKey, batch: Generations) -> None:
         """What the generations that have ended did not generate. One that is cut short gives nothing back."""
         self.refund(
             key,
@@ -92,9 +92,9 @@ class Rates:
         limits = (("requests", key.requests_per_minute), ("tokens", key.tokens_per_minute))
         return {what: self._bucket(key, what, limit).remaining for what, limit in limits if limit is not None}
 
-    def _bucket(self, key: ApiKey, what: str, limit: int) -> Bucket:
+    def _bucket(self, key: ApiKey, what: str, limit: int) -> RateBucket:
         now_s = self._now_s()
-        bucket = self._buckets.setdefault((key.id, what), Bucket(limit, limit, now_s))
+        bucket = self._buckets.setdefault((key.id, what), RateBucket(limit, limit, now_s))
         bucket.fill(limit, now_s)
         return bucket
 
@@ -114,7 +114,7 @@ def tokens_of(generations: Sequence[Generation]) -> int:
     return sum((0 if one.same_prompt else len(one.prompt)) + one.max_new_tokens for one in generations)
 
 
-def _too_many(what: str, limit: int, amount: int, bucket: Bucket, wait_s: float) -> ApiError:
+def _too_many(what: str, limit: int, amount: int, bucket: RateBucket, wait_s: float) -> ApiError:
     asked = f"; this one may come to {amount:,}" if what == "tokens" else ""
     error = rate_limited(
         f"This API key may use {counted(limit, what[:-1])} a minute, and "
@@ -126,7 +126,7 @@ def _too_many(what: str, limit: int, amount: int, bucket: Bucket, wait_s: float)
     return error
 
 
-def _headers(what: str, bucket: Bucket) -> dict[str, str]:
+def _headers(what: str, bucket: RateBucket) -> dict[str, str]:
     """OpenAI's; ``reset`` is when the bucket is full again."""
     return {
         f"x-ratelimit-limit-{what}": str(bucket.limit),

@@ -21,7 +21,7 @@ def new_call_id() -> str:
 
 
 @dataclass(slots=True)
-class Call:
+class MadeCall:
     """One function call the model made. ``arguments`` is JSON text, valid or not: it may have been cut."""
 
     name: str
@@ -38,7 +38,7 @@ class Reading:
 
     def __init__(self, tools: ToolSet, text_model: TextModel, opening: str | None = None) -> None:
         """``opening``: of the prompt that the answer goes on from."""
-        self.calls: list[Call] = []
+        self.calls: list[MadeCall] = []
         self._most_calls = None if tools.parallel else 1
         self._reader = text_model.reader(tools.functions, opening or "", constrained=tools.constrained)
         self._said: dict[str, list[str]] = {"content": [], "reasoning": []}
@@ -93,7 +93,7 @@ class Reading:
         if self._most_calls is not None and part.call >= self._most_calls:
             return False
         if part.kind == "call":
-            self.calls.append(Call(part.text))
+            self.calls.append(MadeCall(part.text))
         else:
             self.calls[part.call].pieces.append(part.text)
         return True

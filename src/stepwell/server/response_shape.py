@@ -22,7 +22,7 @@ from stepwell.server.schema import ToolChoice
 from stepwell.server.service import Service
 from stepwell.server.sse import event
 from stepwell.server.tools import ToolSet
-from stepwell.server.turns import Ask, Progress, Usage
+from stepwell.server.turns import Ask, Progress, RequestUsage
 
 ERROR_CODES = frozenset({"server_error", "rate_limit_exceeded"})
 """``response.error.code`` knows no others for what can happen after acceptance."""
@@ -236,7 +236,7 @@ class ResponseShape:
         self.response["status"] = status
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
         cost = cost_of(self.service.books, self.ask, [self.progress], 1, self.waits_for())
-        usage = Usage.of([self.progress], 1, reading.reasoning_tokens)
+        usage = RequestUsage.of([self.progress], 1, reading.reasoning_tokens)
         self.response["usage"] = {**usage.responses(), **cost}
         return events
 

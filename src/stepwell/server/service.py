@@ -33,7 +33,7 @@ from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import Metrics
 from stepwell.server.page.cookies import PageKeys
 from stepwell.server.pauses import Pauses
-from stepwell.server.rates import Rates
+from stepwell.server.rates import KeyRates
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
 from stepwell.server.vectors import ServedEmbeddings
@@ -64,7 +64,7 @@ class Service:
     """The documents of the tenants, where any are kept."""
     embeddings: ServedEmbeddings | None = None
     """Models of vectors and rankings, where there are any."""
-    rates: Rates = field(default_factory=Rates)
+    rates: KeyRates = field(default_factory=KeyRates)
     reload_keys: KeyReload | None = None
     """Reads the API keys again, where they come from settings."""
     models: frozenset[str] = field(init=False)

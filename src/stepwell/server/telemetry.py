@@ -20,7 +20,7 @@ from stepwell.errors import MissingExtra
 from stepwell.loop.rarely import Rarely
 from stepwell.otel import context_of, meter_provider, shut_down, tracer_provider, wanted
 from stepwell.server.access import Access
-from stepwell.server.bridge import Batch
+from stepwell.server.bridge import Generations
 from stepwell.server.errors import clip
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _attributes(access: Access, fields: Mapping[str, Any], asked: str) -> Attrib
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _asked(batch: Batch) -> Attributes:
+def _asked(batch: Generations) -> Attributes:
     one = batch.generations[0]
     return {
         "gen_ai.request.max_tokens": one.max_new_tokens,
@@ -152,7 +152,7 @@ def _asked(batch: Batch) -> Attributes:
     }
 
 
-def _used(batch: Batch) -> Attributes:
+def _used(batch: Generations) -> Attributes:
     finished = [batch.finished[index] for index in sorted(batch.finished)]
     read = [one.cached_tokens for index, one in batch.admitted.items() if _pays(batch, index)]
     return {
@@ -163,16 +163,16 @@ def _used(batch: Batch) -> Attributes:
     }
 
 
-def _pays(batch: Batch, index: int) -> bool:
+def _pays(batch: Generations, index: int) -> bool:
     """Whether the prompt of this generation counts: a further choice has that of another."""
     return not batch.generations[index].same_prompt
 
 
-def _input_tokens(batch: Batch) -> int:
+def _input_tokens(batch: Generations) -> int:
     return sum(len(one.prompt) for index, one in enumerate(batch.generations) if _pays(batch, index))
 
 
-def _phases(span: Span, batch: Batch, submitted_ns: int) -> None:
+def _phases(span: Span, batch: Generations, submitted_ns: int) -> None:
     """When it began to wait, to compute its prompt and to generate; of several generations the longest."""
     span.add_event("stepwell.queue", timestamp=submitted_ns)
     index = max(batch.finished, key=lambda index: batch.finished[index].e2e_us, default=None)

@@ -10,7 +10,7 @@ from stepwell.engines.base import SamplingParams, ThinkingBudget
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, Scored, TokenInfo
 from stepwell.loop.timing import Timing
 from stepwell.policy.types import NO_HINT, Caller, Hint, RequestArrived
-from stepwell.server.bridge import Batch
+from stepwell.server.bridge import Generations
 from stepwell.server.errors import from_rejected
 from stepwell.server.prompts import TokenPrompt
 from stepwell.server.sampling import SEEDS
@@ -103,7 +103,7 @@ class Progress:
                 raise from_rejected(output)
 
 
-async def collect(batch: Batch) -> list[Progress]:
+async def collect(batch: Generations) -> list[Progress]:
     """Wait for everything. Raises ``ApiError`` at the first generation that was given up."""
     progress = [Progress() for _ in batch.generations]
     while not batch.over:
@@ -114,7 +114,7 @@ async def collect(batch: Batch) -> list[Progress]:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class RequestUsage:
     """Tokens of one request. A prompt shared by several choices counts once."""
 
     prompt_tokens: int = 0
@@ -135,7 +135,7 @@ class Usage:
     @classmethod
     def of(
         cls, progress: Sequence[Progress], choices_per_prompt: int = 1, reasoning_tokens: int = 0
-    ) -> Usage:
+    ) -> RequestUsage:
         """``progress`` is ordered by prompt. What was cached is what the prompt's first choice found."""
         first = [p.admitted for p in progress[::choices_per_prompt] if p.admitted is not None]
         return cls(

@@ -84,7 +84,7 @@ def _weibull_shape(cv: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ArrivalClient:
     """One customer: windows of ``window_s`` with a rate and a family of gaps."""
 
     name: str
@@ -97,7 +97,7 @@ class Client:
         return sum(rate for _, rate, _, _ in self.windows) * self.window_s
 
 
-def read_clients(path: Path) -> list[Client]:
+def read_clients(path: Path) -> list[ArrivalClient]:
     """The clients of a ServeGen file, the busiest first."""
     try:
         data = path.read_bytes()
@@ -113,12 +113,12 @@ def read_clients(path: Path) -> list[Client]:
     return sorted(found, key=lambda client: (-client.weight, client.name))
 
 
-def _client(record: dict[str, Any]) -> Client:
+def _client(record: dict[str, Any]) -> ArrivalClient:
     windows = tuple((float(w[0]), float(w[1]), str(w[3]), float(w[4])) for w in record["trace"] if w[1] > 0)
     if any(family not in "GW" or not shape > 0 for _, _, family, shape in windows):
         raise ValueError("a window is neither G nor W with a shape above zero")
     name = f"{record['category']}-{record['model']}-{record['client']}"
-    return Client(name, float(record["window_s"]), windows)
+    return ArrivalClient(name, float(record["window_s"]), windows)
 
 
 def _as_clients(workload: Workload, path: Path, draw: random.Random) -> Workload:
@@ -147,7 +147,7 @@ def _tiers(count: int) -> list[str]:
     return [*found, *["flex"] * count][:count]
 
 
-def _starts(client: Client, count: int, draw: random.Random) -> list[float]:
+def _starts(client: ArrivalClient, count: int, draw: random.Random) -> list[float]:
     """``count`` starts over the client's windows, thinned to its rate so that they span all of them; the last
     first. Bursts stay bursts: gaps come from the window's own family and shape."""
     expected = client.weight

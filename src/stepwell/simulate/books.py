@@ -19,7 +19,7 @@ from stepwell.policy.types import Computed, Event, Piece, Plan
 STORAGE_EVERY_US = 600_000_000
 
 
-class Books:
+class MachineBooks:
     """One machine's meter, added up. It is an ``Observer`` of its loop."""
 
     def __init__(self, config: PolicyConfig, prices: PriceBook, model: str, now_us: int = 0) -> None:

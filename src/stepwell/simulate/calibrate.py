@@ -13,7 +13,7 @@ BUSY = 0.55
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class WorkloadFacts:
     """A workload with memory for everything."""
 
     turns: int
@@ -28,7 +28,7 @@ class Facts:
     """Computing them, and decoding every answer in a batch of two."""
 
 
-def facts_of(workload: Workload, model: StepCosts) -> Facts:
+def facts_of(workload: Workload, model: StepCosts) -> WorkloadFacts:
     """Walk the workload in the order of its trace with memory for everything."""
     hits = units = unique = prefill = work = count = 0
     seen: set[int] = set()
@@ -44,7 +44,7 @@ def facts_of(workload: Workload, model: StepCosts) -> Facts:
             hits, units, count = hits + hit, units + total, count + 1
             prefill += turn.prompt_tokens - start
             work += model.prefill_us(start, turn.prompt_tokens) + _decode_us(turn, model)
-    return Facts(count, units, hits, unique + len(seen), prefill, work)
+    return WorkloadFacts(count, units, hits, unique + len(seen), prefill, work)
 
 
 def _in_order(workload: Workload) -> Iterator[SessionSpec]:
@@ -120,7 +120,7 @@ def paced(workload: Workload, span_us: int) -> Workload:
     return replace(workload, sessions=sessions)
 
 
-def calibrated(workload: Workload, model: StepCosts, busy: float = BUSY) -> tuple[Workload, Facts]:
+def calibrated(workload: Workload, model: StepCosts, busy: float = BUSY) -> tuple[Workload, WorkloadFacts]:
     """The workload at the pace at which the machine computes ``busy`` of the time in which sessions begin."""
     facts = facts_of(workload, model)
     span_us = int(facts.work_us / busy)

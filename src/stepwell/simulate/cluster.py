@@ -20,10 +20,10 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Event, Hinted, KvTier, RequestArrived, RequestCancelled, RequestId
 from stepwell.simulate.accelerator import Accelerator
-from stepwell.simulate.books import Books
+from stepwell.simulate.books import MachineBooks
 from stepwell.simulate.hardware import MachineModel
-from stepwell.simulate.machine import Call, Due, Machine, Source
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.machine import ComingTurn, Due, Machine, TurnSource
+from stepwell.simulate.meter import SimulatedMeter
 
 RETRY_US = 1_000_000
 """After this long a turn that no replica took is tried again."""
@@ -43,7 +43,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ReplicaSite:
     """What all replicas have in common."""
 
     config: PolicyConfig
@@ -64,8 +64,8 @@ class Replica:
     number: int
     name: str
     machine: Machine
-    books: Books | None
-    past: list[tuple[Machine, Books | None]] = field(default_factory=list)
+    books: MachineBooks | None
+    past: list[tuple[Machine, MachineBooks | None]] = field(default_factory=list)
     """Earlier lives, which a fault has ended."""
     tickets: dict[RequestId, Ticket] = field(default_factory=dict)
     up: bool = True
@@ -83,7 +83,7 @@ class _Outlet:
     def start(self) -> Iterable[Due]:
         return ()
 
-    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterable[Due]:
+    def ended(self, call: ComingTurn, request: RequestId, now_us: int, reason: str) -> Iterable[Due]:
         return self.cluster.ended(self.number, call, request, now_us, reason)
 
 
@@ -92,8 +92,8 @@ class Cluster:
 
     def __init__(
         self,
-        source: Source,
-        site: Site,
+        source: TurnSource,
+        site: ReplicaSite,
         count: int,
         router: Router,
         *,
@@ -108,7 +108,7 @@ class Cluster:
         self.now_us = self.ended_turns = self.retried = 0
         self._on_end = on_end
         self._order = 0
-        self._dues: list[tuple[int, int, Call | Event | Fault | _Back, int | None, int]] = []
+        self._dues: list[tuple[int, int, ComingTurn | Event | Fault | _Back, int | None, int]] = []
         """When, order, what, the replica it concerns, and (of a turn) when it was first sent."""
         self._wakes: list[tuple[int, int, int]] = []
         """When, number and life of a replica that wants to act."""
@@ -142,7 +142,7 @@ class Cluster:
         return min(queue[0][0] for queue in (self._dues, self._wakes) if queue)
 
     def _push(
-        self, at_us: int, what: Call | Event | Fault | _Back, number: int | None = None, since: int = -1
+        self, at_us: int, what: ComingTurn | Event | Fault | _Back, number: int | None = None, since: int = -1
     ) -> None:
         self._order += 1
         heapq.heappush(self._dues, (at_us, self._order, what, number, at_us if since < 0 else since))
@@ -164,8 +164,8 @@ class Cluster:
 
     # --- what comes ---------------------------------------------------------------------------
 
-    def _take(self, what: Call | Event | Fault | _Back, number: int | None, since_us: int) -> None:
-        if isinstance(what, Call):
+    def _take(self, what: ComingTurn | Event | Fault | _Back, number: int | None, since_us: int) -> None:
+        if isinstance(what, ComingTurn):
             self._send(what, since_us)
         elif isinstance(what, Fault):
             self._break(what)
@@ -176,7 +176,7 @@ class Cluster:
         else:
             self._tell_by_number(what)
 
-    def _send(self, call: Call, since_us: int) -> None:
+    def _send(self, call: ComingTurn, since_us: int) -> None:
         turn = _turn_of(call.arrival(0))
         choice = self.router.choose(self.fleet, turn, self.now_us)
         if choice is None:
@@ -205,7 +205,7 @@ class Cluster:
             self._tell(self.replicas[0], event)
 
     def ended(
-        self, number: int, call: Call, request: RequestId, now_us: int, reason: str
+        self, number: int, call: ComingTurn, request: RequestId, now_us: int, reason: str
     ) -> list[tuple[int, Event]]:
         """A turn has ended on a replica. What follows for that replica is returned; turns are routed."""
         replica = self.replicas[number]
@@ -226,7 +226,7 @@ class Cluster:
             self._on_end(self.ended_turns, now_us)
         own: list[tuple[int, Event]] = []
         for at_us, what in self.source.ended(call, request, now_us, reason):
-            if isinstance(what, Call):
+            if isinstance(what, ComingTurn):
                 self._push(at_us, what)
             else:
                 own.append((at_us, what))
@@ -276,11 +276,11 @@ class Cluster:
         machine, books = self._life(number)
         return Replica(number, f"r{number}", machine, books)
 
-    def _life(self, number: int) -> tuple[Machine, Books | None]:
+    def _life(self, number: int) -> tuple[Machine, MachineBooks | None]:
         site = self.site
         books = None
         if site.prices is not None:
-            books = Books(site.config, site.prices, site.model_name, self.now_us)
+            books = MachineBooks(site.config, site.prices, site.model_name, self.now_us)
         scheduler = Scheduler(site.config)
         if site.told_costs:
             _tell_costs(scheduler, site.model)
@@ -288,14 +288,14 @@ class Cluster:
             scheduler,
             site.model,
             _Outlet(self, number),
-            Meter(site.model, site.config.unit_tokens),
+            SimulatedMeter(site.model, site.config.unit_tokens),
             bounded=site.bounded,
             books=books,
             now_us=self.now_us,
         )
         return machine, books
 
-    def lives(self) -> list[tuple[Machine, Books | None]]:
+    def lives(self) -> list[tuple[Machine, MachineBooks | None]]:
         """Every life of every replica."""
         return [life for r in self.replicas for life in (*r.past, (r.machine, r.books))]
 

@@ -14,7 +14,7 @@ from stepwell.fleet.routers import ROUTERS
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Wait
 from stepwell.simulate.accelerator import Accelerator
-from stepwell.simulate.cluster import Cluster, Site
+from stepwell.simulate.cluster import Cluster, ReplicaSite
 from stepwell.simulate.engine_run import EngineRun, MeanTimes, Measured, mean_times
 from stepwell.simulate.fit import fit
 from stepwell.simulate.player import Declared, Player
@@ -131,7 +131,7 @@ def play_run(run: EngineRun, model: Accelerator) -> Played:
         eviction="lru",
     )
     player = Player(workload_of_run(run), Declared(None))
-    cluster = Cluster(player, Site(config, model), run.replicas, ROUTERS["round-robin"])
+    cluster = Cluster(player, ReplicaSite(config, model), run.replicas, ROUTERS["round-robin"])
     cluster.run()
     found: dict[float, list[Measured]] = {}
     for machine, _ in cluster.lives():

@@ -11,7 +11,7 @@ from typing import Any
 from stepwell.policy.types import KvTier
 from stepwell.simulate.books import Money
 from stepwell.simulate.cluster import Cluster
-from stepwell.simulate.meter import ROUTES, Meter, TurnTimes
+from stepwell.simulate.meter import ROUTES, SimulatedMeter, TurnTimes
 from stepwell.simulate.report import (
     Latency,
     TierFigures,
@@ -135,7 +135,7 @@ def _mean_ms(values_us: Sequence[float]) -> float:
     return fmean(values_us) / 1e3 if values_us else 0.0
 
 
-def _moved(meters: Sequence[Meter]) -> dict[str, int]:
+def _moved(meters: Sequence[SimulatedMeter]) -> dict[str, int]:
     return {route: sum(meter.bytes_moved[route] for meter in meters) for route in ROUTES}
 
 

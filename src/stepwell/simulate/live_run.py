@@ -18,8 +18,8 @@ from stepwell.policy.types import Computed, KvTier, Moved, Progressed, RequestAr
 from stepwell.recording import RecordedStep, read_recording
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.fit import fit
-from stepwell.simulate.machine import Call, Due, Machine
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.machine import ComingTurn, Due, Machine
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.recorded import RecordedTurn, recorded_workload
 
 LINES = ("step", "prompt token", "before a prompt's token", "sequence", "before a sequence")
@@ -163,7 +163,7 @@ class ClosedLoop:
     def start(self) -> Iterator[Due]:
         yield from self.first
 
-    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
+    def ended(self, call: ComingTurn, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
         assert isinstance(call, RecordedTurn)
         following = self.after.get(call.recorded.request)
         if following is not None:
@@ -224,7 +224,7 @@ def play_live(
 ) -> dict[RequestId, TurnSeconds]:
     """TurnSeconds of every turn on the modelled machine, by recorded number."""
     numbers: dict[RequestId, RequestId] = {}
-    meter = Meter(model, run.config.unit_tokens)
+    meter = SimulatedMeter(model, run.config.unit_tokens)
     machine = Machine(Scheduler(run.config), model, _Numbered(loop, numbers), meter, bounded=False)
     machine.run()
     found = {}
@@ -249,7 +249,7 @@ class _Numbered:
     def start(self) -> Iterator[Due]:
         return self.loop.start()
 
-    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
+    def ended(self, call: ComingTurn, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
         assert isinstance(call, RecordedTurn)
         self.numbers[request] = call.recorded.request
         return self.loop.ended(call, request, now_us, reason)

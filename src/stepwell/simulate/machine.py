@@ -38,9 +38,9 @@ from stepwell.policy.types import (
     RequestId,
     Seal,
 )
-from stepwell.simulate.books import Books
+from stepwell.simulate.books import MachineBooks
 from stepwell.simulate.hardware import Depths, StepCosts, depths_of
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.timeline import NoTimeline, Timeline
 
 DEVICE, HOST, DISK = KvTier.DEVICE, KvTier.HOST, KvTier.DISK
@@ -55,7 +55,7 @@ class SimulationError(StepwellError):
 
 
 @runtime_checkable
-class Call(Protocol):
+class ComingTurn(Protocol):
     """A turn that somebody will send."""
 
     @property
@@ -72,17 +72,17 @@ class Call(Protocol):
         """The name of exactly the first ``n_tokens`` tokens; None: the machine makes one up."""
 
 
-Due = tuple[int, "Call | Event"]
+Due = tuple[int, "ComingTurn | Event"]
 """When something comes from outside, and what."""
 
 
-class Source(Protocol):
+class TurnSource(Protocol):
     """Where turns come from."""
 
     def start(self) -> Iterable[Due]:
         """What comes by itself."""
 
-    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterable[Due]:
+    def ended(self, call: ComingTurn, request: RequestId, now_us: int, reason: str) -> Iterable[Due]:
         """What follows the end of a turn. ``reason``: a finish reason, ``cancelled``, or an error code."""
 
 
@@ -91,7 +91,7 @@ class Live:
     """A turn that has arrived and not ended."""
 
     request: RequestId
-    call: Call
+    call: ComingTurn
     arrival: RequestArrived
     units: list[bytes]
     total: int
@@ -149,13 +149,13 @@ class Machine:
         self,
         scheduler: Scheduler,
         model: StepCosts,
-        source: Source,
-        meter: Meter,
+        source: TurnSource,
+        meter: SimulatedMeter,
         *,
         strides: bool = True,
         strict: bool = False,
         bounded: bool = True,
-        books: Books | None = None,
+        books: MachineBooks | None = None,
         now_us: int = 0,
     ) -> None:
         self.scheduler, self.model, self.source, self.meter = scheduler, model, source, meter
@@ -174,7 +174,7 @@ class Machine:
         """When the policy is to be called again; None: at the next event."""
         self._next_request = 0
         self._order = 0
-        self._inbox: list[tuple[int, int, Call | Event, RequestId, int]] = []
+        self._inbox: list[tuple[int, int, ComingTurn | Event, RequestId, int]] = []
         """When it comes, order, what, the number a turn has already, and when it was first sent."""
         self._transfers: list[tuple[int, int, Moved]] = []
         self._free_at_us = {HOST: 0, DISK: 0}
@@ -216,11 +216,11 @@ class Machine:
         if self._strict:
             self.scheduler.check()
 
-    def deliver(self, now_us: int, what: Call | Event, since_us: int | None = None) -> RequestId:
+    def deliver(self, now_us: int, what: ComingTurn | Event, since_us: int | None = None) -> RequestId:
         """Something comes from outside now. A batch that is under way is not run again after this moment.
         Returns a turn's number; ``since_us``: when it was sent, if that was before."""
         request = 0
-        if isinstance(what, Call):
+        if isinstance(what, ComingTurn):
             request = self._next_request = self._next_request + 1
         self._order += 1
         entry = (now_us, self._order, what, request, now_us if since_us is None else since_us)
@@ -229,13 +229,15 @@ class Machine:
             self._plan_flight(self.flight)
         return request
 
-    def unfinished(self) -> list[tuple[Call, int]]:
+    def unfinished(self) -> list[tuple[ComingTurn, int]]:
         """Turns that have not ended, with the times at which they were sent; this machine forgets them."""
         found = [(live.call, live.arrived_us) for live in self.live.values()]
         for request in self.live:
             del self.meter.turns[request]
         found += [
-            (what, since_us) for _, _, what, _, since_us in sorted(self._inbox) if isinstance(what, Call)
+            (what, since_us)
+            for _, _, what, _, since_us in sorted(self._inbox)
+            if isinstance(what, ComingTurn)
         ]
         self.live, self._inbox = {}, []
         return found
@@ -304,12 +306,12 @@ class Machine:
         events: list[Event] = []
         while self._inbox and self._inbox[0][0] <= self.now_us:
             _, _, what, request, since_us = heapq.heappop(self._inbox)
-            events.append(self._arrive(what, request, since_us) if isinstance(what, Call) else what)
+            events.append(self._arrive(what, request, since_us) if isinstance(what, ComingTurn) else what)
             if isinstance(what, Recovered):
                 self._kept[DISK].update(block.id for block in what.blocks)
         return events
 
-    def _arrive(self, call: Call, request: RequestId, at_us: int) -> RequestArrived:
+    def _arrive(self, call: ComingTurn, request: RequestId, at_us: int) -> RequestArrived:
         if not request:
             request = self._next_request = self._next_request + 1
         arrival = call.arrival(request)

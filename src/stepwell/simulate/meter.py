@@ -37,7 +37,7 @@ class TurnTimes:
 
 
 @dataclass(slots=True, eq=False)
-class Meter:
+class SimulatedMeter:
     """Counters of one run. All times are microseconds of the modelled machine."""
 
     model: StepCosts

@@ -29,12 +29,12 @@ from stepwell.recording import RecordedStep
 from stepwell.simulate.fit import fit
 from stepwell.simulate.foresight import Timetable
 from stepwell.simulate.hardware import MachineModel
-from stepwell.simulate.machine import Call, Due
+from stepwell.simulate.machine import ComingTurn, Due
 
 
 @dataclass(slots=True, eq=False)
 class RecordedTurn:
-    """A turn of the recording. It is a ``Call``."""
+    """A turn of the recording. It is a ``ComingTurn``."""
 
     at_us: int
     recorded: RequestArrived
@@ -102,7 +102,7 @@ class Recorded:
         """What an oracle may ask."""
         return self.timetable
 
-    def ended(self, call: Call, request: RequestId, now_us: int, reason: str) -> Iterable[Due]:
+    def ended(self, call: ComingTurn, request: RequestId, now_us: int, reason: str) -> Iterable[Due]:
         assert isinstance(call, RecordedTurn)
         self.timetable.closed(call.recorded.units)
         return ()

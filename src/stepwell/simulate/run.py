@@ -11,8 +11,8 @@ from stepwell.policy.eviction.base import Future
 from stepwell.policy.scheduler import Scheduler
 from stepwell.simulate.bound import Bound, miss_bound
 from stepwell.simulate.hardware import StepCosts
-from stepwell.simulate.machine import Machine, Source
-from stepwell.simulate.meter import Meter
+from stepwell.simulate.machine import Machine, TurnSource
+from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.report import RunReport, report_of
 from stepwell.simulate.workload import Workload
@@ -59,7 +59,7 @@ def simulate(
 
 
 def play(
-    source: Source,
+    source: TurnSource,
     future: Future,
     model: StepCosts,
     config: PolicyConfig,
@@ -71,7 +71,7 @@ def play(
     started_s = time.process_time()
     scheduler = Scheduler(config)
     scheduler.context.future = future  # for the oracle; nobody else may look
-    machine = Machine(scheduler, model, source, Meter(model, config.unit_tokens), bounded=bounded)
+    machine = Machine(scheduler, model, source, SimulatedMeter(model, config.unit_tokens), bounded=bounded)
     machine.run()
     cpu_s = time.process_time() - started_s
     bound = bound_of(machine) if bounded else None

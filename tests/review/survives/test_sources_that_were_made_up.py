@@ -9,7 +9,7 @@ import pytest
 from stepwell.review.crew import handled, worded
 from stepwell.review.digest import digest
 from stepwell.review.outline import SECTIONS, sentences
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.verifier import verify
 from stepwell.review.writer import from_templates
 from tests.review.sample import WEEK
@@ -19,7 +19,7 @@ HANDLES, SHOWN = handled(next(one for one in sentences() if one.id == "curve.10Y
 
 def test_an_empty_week_has_empty_sections_and_no_source() -> None:
     found, _ = digest(WEEK, [])
-    data = Page(found, from_templates(found), "en").html().encode()
+    data = ReviewPage(found, from_templates(found), "en").html().encode()
     assert verify(data).faults == []
     text = data.decode().split("<script")[0]
     assert text.count("<p>No data.</p>") == len(SECTIONS)

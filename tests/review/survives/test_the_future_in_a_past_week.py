@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.review.digest import digest
-from stepwell.review.page import Page
+from stepwell.review.page import ReviewPage
 from stepwell.review.writer import from_templates
 from tests.review.sample import FRIDAY, WEEK, facts, page, raw, replies
 
@@ -31,7 +31,7 @@ def test_levels_of_later_sessions_change_no_sentence(name: str) -> None:
     found, _ = facts(later)
     draft = from_templates(found)
     assert draft == from_templates(facts()[0])
-    shown = Page(found, draft, "en").html().split("<h2>What is missing")[0]
+    shown = ReviewPage(found, draft, "en").html().split("<h2>What is missing")[0]
     assert shown == page("en").decode().split("<h2>What is missing")[0]
 
 

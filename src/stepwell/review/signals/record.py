@@ -17,7 +17,7 @@ from stepwell.review.facts import Facts
 from stepwell.review.signals.log import Line, Writer
 from stepwell.review.signals.rules import Closes, Rule, digest_of, looks_ahead
 from stepwell.review.sources.base import Reply
-from stepwell.review.sources.prices import Prices
+from stepwell.review.sources.prices import PriceFiles
 from stepwell.review.week import session_after
 
 CLOSE = time(16, 0, tzinfo=ZoneInfo("America/New_York"))
@@ -32,7 +32,7 @@ def closes_of(path: Path) -> tuple[str, Closes]:
     if not path.name.startswith("prices-"):
         raise BadInput(f"{path.name}: name the file after its instrument, as in prices-SPX.csv")
     facts = Facts()
-    Prices().read(facts, Reply("prices", path.name, data, datetime.now(UTC).date()))
+    PriceFiles().read(facts, Reply("prices", path.name, data, datetime.now(UTC).date()))
     if facts.conflicts:
         raise BadInput(f"{path.name}: a session has two closes")
     found = sorted((cell.observed, cell.number) for cell in facts.under("idx.") if cell.observed)

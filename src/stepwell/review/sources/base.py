@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
 from stepwell.errors import StepwellError
-from stepwell.review.facts import Cell, Facts, Origin, Place, Unit, Value
+from stepwell.review.facts import Cell, CellPlace, Facts, Origin, Unit, Value
 from stepwell.review.week import Week
 
 MAX_REPLY_BYTES = 32 * 1024 * 1024
@@ -202,6 +202,6 @@ class Reader:
                 known_since=known or observed,
                 source=self.title,
                 origin=self.reply.origin,
-                place=Place(self.sha256, self.kind, path),
+                place=CellPlace(self.sha256, self.kind, path),
             )
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 
-from stepwell.review.facts import Cell, Facts, Origin, OwnText, Place, Unit, Value
+from stepwell.review.facts import Cell, CellPlace, Facts, Origin, OwnText, Unit, Value
 from stepwell.review.lexicon import untraced
 from stepwell.review.outline import SECTIONS
 from stepwell.review.sources.base import Reader, Reply, Request
@@ -73,7 +73,7 @@ class Documents:
                 known_since=known,
                 source=f"{reader.title}, {where}",
                 origin=Origin.CLAIM if speaker else Origin.DOCUMENT,
-                place=Place(reader.sha256, "table", f"{number}/value"),
+                place=CellPlace(reader.sha256, "table", f"{number}/value"),
                 speaker=speaker,
             )
         )

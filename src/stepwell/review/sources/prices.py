@@ -24,7 +24,7 @@ MOST_WEIGHTS = Decimal("100.5")
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
+class PriceFiles:
     """Files that are there already: nothing is fetched, because no free source may be used by everybody."""
 
     name: str = "prices"

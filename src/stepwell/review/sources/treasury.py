@@ -79,7 +79,7 @@ def _tag(element: ElementTree.Element) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Cash:
+class TreasuryCash:
     name: str = "fiscaldata"
     base_url: str = "https://api.fiscaldata.treasury.gov"
     secret: str = ""

@@ -26,7 +26,7 @@ from stepwell.server.bridge import Arrival
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import ApiError
 from stepwell.server.exchange import Event
-from stepwell.server.reading import Call, Reading
+from stepwell.server.reading import MadeCall, Reading
 from stepwell.server.service import Service
 from stepwell.server.sse import event
 from stepwell.server.tools import ToolSet
@@ -215,11 +215,11 @@ def _signature(text: str) -> str:
     return SIGNATURE + hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
-def _tool_use(call: Call, given: object) -> dict[str, Any]:
+def _tool_use(call: MadeCall, given: object) -> dict[str, Any]:
     return {"type": "tool_use", "id": _tool_id(call), "name": call.name, "input": given}
 
 
-def _tool_id(call: Call) -> str:
+def _tool_id(call: MadeCall) -> str:
     return "toolu_" + call.id.removeprefix("call_")
 
 

@@ -46,7 +46,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LinePlace:
     """When a line is run. ``leader``: the first of its family, which the others wait for."""
 
     number: int
@@ -164,18 +164,18 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def ordered(lines: Sequence[Line], *, by_prefix: bool = True) -> list[Place]:
+def ordered(lines: Sequence[Line], *, by_prefix: bool = True) -> list[LinePlace]:
     """The order in which they run."""
     if not by_prefix:
-        return [Place(line.number, rank, False) for rank, line in enumerate(lines)]
-    places: list[Place] = []
+        return [LinePlace(line.number, rank, False) for rank, line in enumerate(lines)]
+    places: list[LinePlace] = []
     head = ""
     for rank, line in enumerate(sorted(lines, key=lambda line: (line.begins, line.number))):
         shared = _shared_chars(head, line.begins) if rank else 0
         leader = shared < min(SHARED_CHARS, max(1, len(line.begins) // 2))
         if leader:
             head = line.begins
-        places.append(Place(line.number, rank, leader))
+        places.append(LinePlace(line.number, rank, leader))
     return places
 
 

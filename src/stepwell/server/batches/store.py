@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.errors import StepwellError
-from stepwell.server.batches.lines import Line, Place
+from stepwell.server.batches.lines import Line, LinePlace
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 MARKS = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
@@ -242,7 +242,7 @@ class BatchStore:
         assert found is not None
         return found
 
-    def put_lines(self, batch_id: str, lines: Sequence[Line], places: Sequence[Place]) -> None:
+    def put_lines(self, batch_id: str, lines: Sequence[Line], places: Sequence[LinePlace]) -> None:
         at = {place.number: place for place in places}
         rows = [
             (batch_id, one.number, one.custom_id, one.body, at[one.number].rank, at[one.number].leader)

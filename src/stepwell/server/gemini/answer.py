@@ -19,7 +19,7 @@ from stepwell.server.reading import Reading
 from stepwell.server.service import Service
 from stepwell.server.sse import event
 from stepwell.server.tools import ToolSet
-from stepwell.server.turns import Ask, Progress, Usage
+from stepwell.server.turns import Ask, Progress, RequestUsage
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class GeminiShape:
 
     def _usage(self) -> dict[str, Any]:
         thought = 0 if self.reading is None else self.reading.reasoning_tokens
-        usage = Usage.of([self.progress], 1, thought)
+        usage = RequestUsage.of([self.progress], 1, thought)
         return {
             "promptTokenCount": usage.prompt_tokens,
             "cachedContentTokenCount": usage.cached_tokens,
