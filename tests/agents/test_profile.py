@@ -152,3 +152,21 @@ def test_somebody_must_be_left() -> None:
     crew = made()
     with pytest.raises(BadInput, match="nobody is left"):
         with_writer(replace(crew, dropped=("solver", "critic", "writer")))
+
+
+BRIEFED = Path(__file__).resolve().parents[2] / "examples" / "briefed"
+
+
+@pytest.mark.parametrize("file", sorted(BRIEFED.glob("*-untold.toml")), ids=lambda file: file.stem)
+def test_the_profiles_of_docs_profiles_leave_the_lists_out(file: Path) -> None:
+    profile = load_profile(file)
+    crew = find_crew(profile.crew)
+    untold = [name for name, role in apply(crew, profile).roles.items() if not role.briefed]
+    assert untold
+    assert all(crew.roles[name].briefed for name in untold)
+
+
+def test_the_crew_of_docs_profiles_has_both_profiles() -> None:
+    crew = find_crew(str(BRIEFED / "sums-by-tool.toml"))
+    told = [apply(crew, find_profile(crew, name)).roles["solver"].briefed for name in ("told", "untold")]
+    assert told == [True, False]
