@@ -75,7 +75,7 @@ def test_it_says_what_it_holds_serves_and_stops_when_told(tmp_path: Path, stop: 
     with served(*flags) as (process, url, said):
         shown = "\n".join(said)
         assert re.search(r"device +4,096 tokens +4 agents of 1,000 tokens", shown)
-        assert re.search(r"host +64 MiB +\d+ agents", shown)
+        assert re.search(r"host +64 MiB +[\d,]+ agents", shown)
         assert "no API keys" in shown
         assert ask(url)["object"] == "chat.completion"
         process.send_signal(stop)

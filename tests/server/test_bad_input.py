@@ -159,6 +159,12 @@ RESPONSE_CASES: list[tuple[dict[str, Any], str, str | None]] = [
     ({"background": True, "store": False}, "invalid_value", "background"),
     ({"top_logprobs": 2}, "invalid_value", "top_logprobs"),
     ({"tools": [{"type": "function"}]}, "missing_required_parameter", "tools[0].name"),
+    ({"tools": [{"name": "f"}]}, "missing_required_parameter", "tools[0].type"),
+    (
+        {"tools": [{"type": "file_search", "max_num_results": 0}]},
+        "below_min_value",
+        "tools[0].max_num_results",
+    ),
     ({"text": {"format": {"type": "json_schema"}}}, "invalid_value", "text.format"),
     ({"metadata": {"k": "v" * 513}}, "string_above_max_length", "metadata.k"),
     ({"metadata": {str(i): "" for i in range(17)}}, "array_above_max_length", "metadata"),

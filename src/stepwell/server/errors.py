@@ -168,8 +168,10 @@ def from_validation(error: ValidationError) -> ApiError:
 
 
 def _path(error: ErrorDetails) -> str:
-    """``("messages", 0, "role")`` -> ``messages[0].role``."""
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{clip(part, 64)}" for part in error["loc"])
+    """``("messages", 0, "role")`` -> ``messages[0].role``. What stands in ``<>`` is no field of the body, but
+    which type of several it was read as."""
+    parts = [part for part in error["loc"] if isinstance(part, int) or not part.startswith("<")]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{clip(part, 64)}" for part in parts)
     return path.lstrip(".")
 
 

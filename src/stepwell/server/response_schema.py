@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from stepwell.server.ranking import RankingOptions
@@ -54,6 +54,18 @@ def known_tools(value: Any) -> Any:
 def _is_other(tool: Any) -> bool:
     kind = tool.get("type") if isinstance(tool, dict) else None
     return isinstance(kind, str) and kind not in KNOWN_TOOLS
+
+
+def _tag(tool: Any) -> str:
+    """Which of ``OfferedTool`` a tool is read as. In brackets, so that paths in errors leave it out."""
+    kind = tool.get("type") if isinstance(tool, dict) else getattr(tool, "type", None)
+    return "<file_search>" if kind == "file_search" else "<function>"
+
+
+OfferedTool = Annotated[
+    Annotated[ResponseTool, Tag("<function>")] | Annotated[FileSearchTool, Tag("<file_search>")],
+    Discriminator(_tag),
+]
 
 
 def known_choice(value: Any) -> Any:
@@ -119,7 +131,7 @@ class ResponseRequest(Sampling):
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     text: TextConfig | None = None
     tools: Annotated[
-        list[Annotated[ResponseTool | FileSearchTool, Field(discriminator="type")]] | None,
+        list[OfferedTool] | None,
         Field(max_length=MAX_ITEMS, fail_fast=True),
         BeforeValidator(known_tools, json_schema_input_type=list[dict[str, Any]] | None),
     ] = None
