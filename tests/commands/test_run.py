@@ -293,8 +293,8 @@ def test_readers_of_several_documents_are_told_which_and_an_unknown_word_begins_
 
 
 def test_the_examples_are_the_crews_that_ship() -> None:
-    """But for those with tools of their own: they are files to start from, and need the folder. The crew of the
-    weekly review is run by its own command."""
+    """But for those with tools of their own: they are files to start from, and need the folder. That of the
+    weekly review has its own command."""
     examples = sorted((EXAMPLES / "crews").glob("*.toml"))
     names = [path.stem for path in examples if not path.with_suffix(".py").exists()]
     alone = [name for name in names if name != "review"]
