@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -26,9 +27,9 @@ from stepwell.server.run import BackgroundServer
 from stepwell.server.service import Service
 from stepwell.server.settings import ServerSettings
 from stepwell.server.watch import hub as hub_module
-from stepwell.server.watch.frames import View, differences
+from stepwell.server.watch.frames import POINT_EVERY_S, View, differences
 from stepwell.server.watch.routes import AGAIN_S, AskedAgain
-from stepwell.server.watch.ticker import happenings
+from stepwell.server.watch.ticker import Refusals, happenings
 from stepwell.tiers.base import TierUsage
 from tests.server.fakes import INFO, FakeDriver, FakeText, null_driver, says, serving, until
 from tests.server.ledgers import bearer as books_bearer
@@ -416,3 +417,16 @@ def test_a_reader_that_is_behind_gets_the_newest_frame_whole() -> None:
         return [frame.split(b"\n")[0].decode() + " " + frame.split(b"\n")[1].decode() for frame in got]
 
     assert asyncio.run(read()) == ["event: full id: 1", "event: diff id: 2", "event: full id: 5"]
+
+
+def test_looks_that_cost_more_come_more_rarely_within_bounds() -> None:
+    """So watchers cost the same small share of a core, however many agents they see."""
+    service = SimpleNamespace(settings=ServerSettings(watch_interval_s=1.0), now_s=lambda: 0.0)
+    hub = hub_module.Hub(cast("Service", service), Refusals())
+    assert hub._pause_s(0.001) == POINT_EVERY_S  # nobody watches
+    hub._views[None] = View(None, {}, watchers=1)
+    assert hub._pause_s(0.001) == 1.0
+    assert hub._pause_s(0.010) == pytest.approx(hub_module.REST * (0.010 + hub_module.WRITE_S))
+    hub._views[None].watchers = 100
+    assert hub._pause_s(0.010) == pytest.approx(hub_module.REST * (0.010 + 100 * hub_module.WRITE_S))
+    assert hub._pause_s(10.0) == hub_module.LONGEST_REST_S

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from stepwell.ledger.base import Store
@@ -29,6 +30,12 @@ MAX_NAMES = 500
 BACK_OFF_S = 5.0
 LINGER_S = 900.0
 """A view outlives its last watcher for so long, so that a page that is opened again still has its charts."""
+REST = 150
+"""A look is followed by a rest of so many times what it cost, however many agents and watchers there are: so
+all of it stays below one percent of a core."""
+WRITE_S = 60e-6
+"""What it costs to send a frame to one watcher (``stepwell bench watchers``)."""
+LONGEST_REST_S = 5.0
 STILL_THERE = b": keep-alive\n\n"
 
 ViewName = str | None
@@ -112,12 +119,12 @@ class Hub:
 
     async def _run(self) -> None:
         """As long as there is a view. What fails is tried again later: a screen must not end a server."""
-        settings = self._service.settings
         while self._views and not self._service.draining:
-            pause_s = settings.watch_interval_s if self.watchers else POINT_EVERY_S
+            began_s = time.thread_time()
             self._entered.clear()
             try:
                 await self._looked()
+                pause_s = self._pause_s(time.thread_time() - began_s)
             except Exception as error:  # noqa: BLE001
                 self._complain.warning(self._service.driver.now_us(), "watchers see no news", error)
                 pause_s = BACK_OFF_S
@@ -125,6 +132,13 @@ class Hub:
             await self._rest(pause_s)
         self._wake()
         self._seen = {}
+
+    def _pause_s(self, look_s: float) -> float:
+        """Until the next look, after one that took so much of this thread's time."""
+        if not self.watchers:
+            return POINT_EVERY_S
+        bound_s = REST * (look_s + WRITE_S * self.watchers)
+        return max(self._service.settings.watch_interval_s, min(bound_s, LONGEST_REST_S))
 
     async def _looked(self) -> None:
         """Look once; while that takes long, watchers hear that their stream still lives."""
