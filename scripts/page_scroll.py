@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from tests.server.test_page_in_a_browser import AGENTS, browser, node, populate, texts, until  # noqa: E402
-
 FRAMES, ROUNDS = 300, 3
 SCROLL = """
 const [frames, done] = arguments, rows = document.querySelector(".rows"), gaps = [];
@@ -47,11 +45,13 @@ def line(gaps_ms: Sequence[float], cpu_s: float) -> str:
 
 
 def main() -> None:
-    with node() as server, browser() as driver:
+    sys.path.insert(0, str(ROOT))
+    page = import_module("tests.server.test_page_in_a_browser")
+    with page.node() as server, page.browser() as driver:
         driver.set_script_timeout(120)
-        populate(server, AGENTS)
+        page.populate(server, page.AGENTS)
         driver.get(f"{server.base_url}/page")
-        until(lambda: f"Agents {AGENTS}" in texts(driver))
+        page.until(lambda: f"Agents {page.AGENTS}" in page.texts(driver))
         driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         for _ in range(ROUNDS):
             before = work_s(driver)
