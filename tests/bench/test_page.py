@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stepwell.bench.common import command_line
 from stepwell.bench.page import chart_of, front, load, main, number, page_of, pages, run_text, table_text
 from stepwell.errors import BadInput
 
@@ -69,6 +70,16 @@ def test_every_kept_result_is_on_a_page_with_its_date_and_command() -> None:
         assert run["command"].startswith("stepwell ")
         assert run["tables"]
         assert all(len(row) == len(one["columns"]) for one in run["tables"] for row in one["rows"])
+
+
+def test_a_kept_command_names_no_folder_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in RESULTS.glob("*.json"):
+        words = json.loads(path.read_text("utf-8"))["command"].split()
+        assert not [word for word in words if word.startswith("/")], path.name
+    monkeypatch.setattr(
+        "sys.argv", ["stepwell", "bench", "x", "--keep", "/mnt/weeks.jsonl", "--json", "x.json"]
+    )
+    assert command_line() == "stepwell bench x --keep weeks.jsonl"
 
 
 def test_the_front_page_is_read_in_five_minutes() -> None:

@@ -307,8 +307,8 @@ def _plain(cell: Any) -> str:
 
 
 def command_line() -> str:
-    """The command as it was given, but for where its figures go."""
-    words = ["stepwell", *sys.argv[1:]]
+    """The command as it was given, but for where its figures go, and for the folders of this machine."""
+    words = ["stepwell", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])]
     if "--json" in words[:-1]:
         at = words.index("--json")
         del words[at : at + 2]
