@@ -18,16 +18,16 @@ from stepwell.review.week import Week, is_session
 
 INDEXES = ("IXIC", "SPX", "DJI", "RUT", "SOX")
 """Nasdaq Composite, S&P 500, Dow Jones Industrial Average, Russell 2000, PHLX Semiconductor."""
-PREFIX = "prices-"
 MOST_WEIGHTS = Decimal("100.5")
 """Percent; weights are rounded where they are published."""
 
 
 @dataclass(frozen=True, slots=True)
-class PriceFiles:
-    """Files that are there already: nothing is fetched, because no free source may be used by everybody."""
+class Brought:
+    """Files that are there already: nothing is fetched, because no free source may be used by everybody. Each
+    is named after its source and its index (``prices-SPX.csv``)."""
 
-    name: str = "prices"
+    name: str
     base_url: str = ""
     secret: str = ""
     pause_s: float = 0.0
@@ -35,25 +35,29 @@ class PriceFiles:
     def requests(self, week: Week) -> Sequence[Request]:
         return ()
 
+    def index_of(self, reply: Reply) -> str:
+        return reply.name.removeprefix(f"{self.name}-").partition(".")[0].upper()
+
+
+@dataclass(frozen=True, slots=True)
+class PriceFiles(Brought):
+    """Price levels."""
+
+    name: str = "prices"
+
     def read(self, facts: Facts, reply: Reply) -> None:
-        index = reply.name.removeprefix(PREFIX).partition(".")[0].upper()
+        index = self.index_of(reply)
         _levels(facts, reply, f"closing levels of {index}", f"idx.{index}.close.", Unit.POINTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """Levels with dividends reinvested, in files of a person's own."""
+class Totals(Brought):
+    """Levels with dividends reinvested."""
 
     name: str = "total"
-    base_url: str = ""
-    secret: str = ""
-    pause_s: float = 0.0
-
-    def requests(self, week: Week) -> Sequence[Request]:
-        return ()
 
     def read(self, facts: Facts, reply: Reply) -> None:
-        index = reply.name.removeprefix("total-").partition(".")[0].upper()
+        index = self.index_of(reply)
         _levels(facts, reply, f"total return levels of {index}", f"tri.{index}.close.", Unit.TOTAL_POINTS)
 
 
@@ -75,20 +79,14 @@ PARTS = ("Name", "Weight", "From", "To", "Base", "Last")
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What an index is made of, in a file of a person's own (``parts-SPX.csv``): of each part its weight in
-    percent at the base date ``From``, and its level there and on ``To``. ``NameZh``: its name in Chinese."""
+class Parts(Brought):
+    """What an index is made of (``parts-SPX.csv``): of each part its weight in percent at the base date
+    ``From``, and its level there and on ``To``. ``NameZh``: its name in Chinese."""
 
     name: str = "parts"
-    base_url: str = ""
-    secret: str = ""
-    pause_s: float = 0.0
-
-    def requests(self, week: Week) -> Sequence[Request]:
-        return ()
 
     def read(self, facts: Facts, reply: Reply) -> None:
-        index = reply.name.removeprefix("parts-").partition(".")[0].upper()
+        index = self.index_of(reply)
         reader = Reader(facts, reply, f"parts of {index}", "csv")
         weights = Decimal(0)
         for number, row in reader.rows(*PARTS):
