@@ -111,6 +111,7 @@ def test_what_would_be_too_long_an_answer_is_refused_at_once() -> None:
         assert f"{6 * 4_000 * 3:,} entries" in answer.json()["error"]["message"]
         assert answer.json()["error"]["param"] == "logprobs"
         assert f"{MAX_SCORES:,}" in answer.json()["error"]["message"]
+        assert ask(server, prompt=prompts[:3], n=2, max_tokens=0).status_code == 400  # each choice has them
 
 
 @pytest.mark.parametrize("tokens", [[97, 0xE2, 0x82, 0xAC, 0xE2, 0x82], [0xFF, 97], [END_TOKEN, 97]])

@@ -70,11 +70,18 @@ class Seen:
         self.exporter.clear()
         return span
 
-    def metrics(self) -> dict[str, list[Any]]:
-        data = self.reader.get_metrics_data()
-        assert data is not None
-        scopes = (scope for one in data.resource_metrics for scope in one.scope_metrics)
-        return {one.name: list(one.data.data_points) for scope in scopes for one in scope.metrics}
+    def metrics(self, last: str, count: int) -> dict[str, list[Any]]:
+        """What is recorded, once ``last`` has counted so much: spans end a little before."""
+        found: dict[str, list[Any]] = {}
+
+        def there() -> bool:
+            data = self.reader.get_metrics_data()
+            scopes = (scope for one in (data.resource_metrics if data else ()) for scope in one.scope_metrics)
+            found.update({one.name: list(one.data.data_points) for scope in scopes for one in scope.metrics})
+            return sum(point.count for point in found.get(last, ())) >= count
+
+        until(there)
+        return found
 
 
 @pytest.fixture
@@ -152,7 +159,7 @@ def test_what_was_refused_has_a_span_with_its_error(
     assert said["http.response.status_code"] == status
     assert said["error.type"] == (refused.json()["error"]["code"] or str(status))
     assert span.status.status_code is StatusCode.UNSET, "a client's fault is no error of the server"
-    for points in seen.metrics().values():
+    for points in seen.metrics("gen_ai.server.request.duration", 1).values():
         assert all("gen_ai.request.model" not in dict(one.attributes) for one in points)
 
 
@@ -177,7 +184,7 @@ def test_metrics_count_every_request_and_name_no_agent(seen: Seen) -> None:
             seen.server, "/v1/chat/completions", CHAT | {"max_tokens": 3}, **NODES, host=f"localhost:{number}"
         )
     until(lambda: len(seen.exporter.get_finished_spans()) == 4)
-    metrics = seen.metrics()
+    metrics = seen.metrics("gen_ai.client.token.usage", 8)
     assert set(metrics) == {
         "gen_ai.server.request.duration",
         "gen_ai.server.time_to_first_token",

@@ -15,6 +15,7 @@ from stepwell.library.errors import NoSuchFile
 from stepwell.library.store import Library
 from stepwell.server.citations import citations
 from stepwell.server.errors import ApiError
+from stepwell.server.hosted_search import MOST_SEARCHES
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.vector_stores.filters import filter_of
@@ -320,6 +321,41 @@ def test_filters_bounds_and_what_is_not_found(tmp_path: Path) -> None:
         assert found("zzz") == []
         everything = respond(server, input=both, tools=[{"type": "file_search"}])["output"][0]["results"]
         assert len(everything) == 2
+
+
+def test_a_document_of_two_stores_is_found_by_what_either_says_of_it(tmp_path: Path) -> None:
+    with library_node(tmp_path) as server:
+        store, files = stocked(server)
+        other = post(server, "/v1/vector_stores", {"name": "other"}).json()["id"]
+        body = {"file_id": files["well"], "attributes": {"year": 1900}}
+        assert post(server, f"/v1/vector_stores/{other}/files", body).status_code == 200
+        for year in (1050, 1900):
+            asked = tool(store, filters={"type": "eq", "key": "year", "value": year})
+            asked["vector_store_ids"].append(other)
+            (search, _) = respond(server, input="floors", tools=[asked])["output"]
+            assert [(one["file_id"], one["attributes"]["year"]) for one in search["results"]] == [
+                (files["well"], year)
+            ]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tools": [{"type": "file_search", "filters": {"type": "eq", "key": "a", "value": 1}}]}, "tools"),
+        ({"tools": [{"type": "file_search"}] * (MOST_SEARCHES + 1)}, "tools"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(tmp_path: Path, change: dict[str, Any], param: str) -> None:
+    with library_node(tmp_path) as server:
+        answer = post(server, "/v1/responses", {"model": MODEL, "input": "floors?", **change})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_an_earlier_search_with_odd_queries_is_read(tmp_path: Path) -> None:
+    with library_node(tmp_path) as server:
+        for queries in (5, True, "abc", [1, "a"]):
+            item = {"type": "file_search_call", "id": "fs_1", "queries": queries, "results": []}
+            assert respond(server, input=[item, {"role": "user", "content": "And?"}])["status"]
 
 
 def test_a_result_of_a_tool_is_answered_without_another_search(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def _rows(store: Store, query: Query, edges: Sequence[int], skip: int, limit: in
 def _start_of(query: Query, edges: Sequence[int]) -> str:
     """SQL for the start of the bucket that a row lies in: one comparison a bucket where days have unequal
     lengths, else by division, which is quicker."""
-    if query.zone is not None:
+    if query.zone is not None and WIDTHS_S[query.width] >= WIDTHS_S["1h"]:  # no zone moves minutes
         ends = " ".join(f"WHEN u.at_us < {end * US_PER_S} THEN {start}" for start, end in pairwise(edges))
         return f"CASE {ends} END"
     width_s = WIDTHS_S[query.width]

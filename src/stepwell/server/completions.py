@@ -62,9 +62,9 @@ def _refuse_what_would_be_ignored(wanted: CompletionRequest, service: Service) -
 
 
 def scored(generations: Sequence[Generation], n_top: int | None) -> list[Generation]:
-    """With log probabilities of the prompts, each once however many choices it has. What is computed for
-    them is of no use to anybody else. Raises ``ApiError`` where the answer would be too long."""
-    entries = sum(len(one.prompt) for one in generations if not one.same_prompt) * (1 + (n_top or 0))
+    """With log probabilities of the prompts, each computed once however many choices it has. What is computed
+    for them is of no use to anybody else. Raises ``ApiError`` where the answer would be too long."""
+    entries = sum(len(one.prompt) for one in generations) * (1 + (n_top or 0))  # each choice repeats them
     if entries > MAX_SCORES:
         raise bad_request(
             f"Log probabilities of these prompts are {entries:,} entries, and one answer has {MAX_SCORES:,} "

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from stepwell.server.document_frame import document_frame
-from stepwell.server.errors import not_found
+from stepwell.server.errors import bad_request, not_found
 from stepwell.server.response_items import Item, new_id
 from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.service import Service
@@ -22,6 +22,8 @@ MOST_HITS = 20
 ROOM = 4
 """Passages take this part of a context at most."""
 MAX_QUERY_CHARS = 20_000
+MOST_SEARCHES = 4
+"""In one response: each goes over all the texts of its stores."""
 
 
 async def searched(
@@ -34,6 +36,8 @@ async def searched(
         return []
     if service.library is None:
         raise not_found("This server keeps no documents.", code="library_off", param="tools")
+    if len(wanted.searches) > MOST_SEARCHES:
+        raise bad_request(f"At most {MOST_SEARCHES} searches are made in one response.", param="tools")
     query = "\n".join(part["text"] for part in newest["content"])[-MAX_QUERY_CHARS:]
     room = service.text_model.context_tokens // (ROOM * len(wanted.searches))
     calls = []

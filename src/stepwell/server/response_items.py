@@ -76,13 +76,13 @@ def _reasoning(raw: Item) -> Item | None:
 
 def _file_search(raw: Item, param: str) -> Item:
     """What an earlier turn found; without its results it says nothing."""
-    results = raw.get("results")
+    results, queries = raw.get("results"), raw.get("queries")
     found = [one for one in (results if isinstance(results, list) else ()) if isinstance(one, dict)]
     return {
         "id": _id(raw, "fs"),
         "type": "file_search_call",
         "status": "completed",
-        "queries": [query for query in raw.get("queries") or () if isinstance(query, str)],
+        "queries": [one for one in (queries if isinstance(queries, list) else ()) if isinstance(one, str)],
         "results": [
             {
                 "file_id": _string(one, "file_id", f"{param}.results"),

@@ -29,7 +29,7 @@ from stepwell.server.response_shape import ResponseShape
 from stepwell.server.sampling import sampling_params
 from stepwell.server.schema import ToolChoice
 from stepwell.server.service import Service, service_of
-from stepwell.server.sse import COMMENTS, Comment, EventStream, event
+from stepwell.server.sse import COMMENTS, Comment, EventStream, event, while_connected
 from stepwell.server.store import StoredResponse
 from stepwell.server.tools import ToolSet, build_tools
 
@@ -92,7 +92,10 @@ async def create_response(request: Request) -> Response:
     wanted = call.wanted
     _refuse_what_would_be_ignored(wanted)
     creation = _creation(call)
-    creation.shape.searched = await searched(call.service, creation.identity.tenant, wanted, creation.items)
+    if wanted.searches:
+        work = searched(call.service, creation.identity.tenant, wanted, creation.items)
+        with call.service.gate.errand(call.key):
+            creation.shape.searched = await while_connected(request, work)
     if wanted.background:
         return await _in_background(request, creation)
     shape = creation.shape

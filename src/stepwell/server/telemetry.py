@@ -235,22 +235,21 @@ def telemetry_of(asked: bool, out: IO[str], say: Callable[[str], None]) -> Itera
     if not traces and not metrics:
         yield None
         return
-    tracers = meters = None
+    tracers = meters = telemetry = None
     with _complaints():
         try:
-            tracers = tracer_provider(out) if traces else None
-            meters = meter_provider(out) if metrics else None
-        except MissingExtra as error:
-            if asked:
-                raise
-            say(f"no spans and metrics are sent: {error}")
-            yield None
-            return
-        try:
-            yield Telemetry(
-                None if tracers is None else tracers.get_tracer("stepwell"),
-                None if meters is None else meters.get_meter("stepwell"),
-            )
+            try:
+                tracers = tracer_provider(out) if traces else None
+                meters = meter_provider(out) if metrics else None
+                telemetry = Telemetry(
+                    None if tracers is None else tracers.get_tracer("stepwell"),
+                    None if meters is None else meters.get_meter("stepwell"),
+                )
+            except MissingExtra as error:
+                if asked:
+                    raise
+                say(f"no spans and metrics are sent: {error}")
+            yield telemetry
         finally:
             shut_down(tracers, meters)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepwell.library.collections import Member
 from stepwell.library.hybrid import K
 from stepwell.library.retrieve import Passage, find_passages
+from stepwell.server.errors import bad_request
 from stepwell.server.library import ServedLibrary
 from stepwell.server.vector_stores.filters import filter_of
 
@@ -52,12 +52,16 @@ async def find_hits(
     """Best first. ``stores``: ids; None: all documents of the tenant. ``param``: what to blame when a store
     is not there. Raises ``ApiError``."""
     wanted = filter_of(filters, "filters")
+    if stores is None and filters is not None:
+        raise bad_request("Attributes belong to a store: 'filters' need 'vector_store_ids'.", param=param)
 
     def work() -> list[Hit]:
         said: dict[str, Mapping[str, Any]] = {}
         for store in dict.fromkeys(stores or ()):
-            said |= _wanted(served.library.collections.members(tenant, store), said)
-        ids = None if stores is None else [i for i, attributes in said.items() if wanted(attributes)]
+            for member in served.library.collections.members(tenant, store):
+                if wanted(member.attributes):
+                    said.setdefault(member.record.id, member.attributes)
+        ids = None if stores is None else list(said)
         found = find_passages(served.library, served.counted, tenant, query, most, ids, served.embedder)
         hits = [
             Hit(one, between(one.score, found.ranking), said.get(one.record.id, {})) for one in found.passages
@@ -65,10 +69,6 @@ async def find_hits(
         return [hit for hit in hits if hit.score >= (least_score or 0.0)]
 
     return await served.work(work, param)
-
-
-def _wanted(members: Sequence[Member], said: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {m.record.id: m.attributes for m in members if m.record.id not in said}
 
 
 def between(score: float, ranking: str) -> float:

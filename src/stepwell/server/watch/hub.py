@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from stepwell.ledger.base import Store
 from stepwell.ledger.queries import join_sum, one_of, split_sum
 from stepwell.loop.rarely import Rarely
-from stepwell.loop.snapshot import AgentView
+from stepwell.loop.snapshot import AgentView, Snapshot
 from stepwell.server.agents import agent_object, agent_status
 from stepwell.server.errors import ApiError, rate_limited
 from stepwell.server.service import Service
@@ -56,6 +56,8 @@ class Hub:
         self._seen: Mapping[AgentName, AgentView] = {}
         """The picture before. What has not changed is the same object in the next one."""
         self._epoch_s = 0.0
+        self._look_s = 0.0
+        """What the last frames took of this thread's time."""
         self._costs: Costs = {}
         self._costs_due_s = 0.0
         self._complain = Rarely(log)
@@ -120,11 +122,10 @@ class Hub:
     async def _run(self) -> None:
         """As long as there is a view. What fails is tried again later: a screen must not end a server."""
         while self._views and not self._service.draining:
-            began_s = time.thread_time()
             self._entered.clear()
             try:
                 await self._looked()
-                pause_s = self._pause_s(time.thread_time() - began_s)
+                pause_s = self._pause_s(self._look_s)
             except Exception as error:  # noqa: BLE001
                 self._complain.warning(self._service.driver.now_us(), "watchers see no news", error)
                 pause_s = BACK_OFF_S
@@ -169,7 +170,13 @@ class Hub:
         service = self._service
         snapshot = await service.agent_lists.snapshot()
         await self._ask_for_costs(snapshot.agents)
-        at = round(service.now_s(), 3)
+        began_s = time.thread_time()
+        self._show(snapshot)
+        self._look_s = time.thread_time() - began_s
+
+    def _show(self, snapshot: Snapshot) -> None:
+        """The next frame of every view. It awaits nothing, so its time is its own."""
+        at = round(self._service.now_s(), 3)
         after = self._kept(snapshot.agents)
         news = [*happenings(self._seen, after), *self._refusals.take()]
         for name, view in list(self._views.items()):
