@@ -36,7 +36,7 @@ NAMES = (
     "AWS_SECRET_ACCESS_KEY={}", '{{"password": "{}"}}', "{{'api_key': '{}'}}", "OPENAI_API_KEY={}",
     "http://db/?user=a&password={}&b=c",
     "Authorization: Bearer {}", "authorization: Basic {}", '{{"authorization": "Bearer {}"}}',
-    "with bearer {}", "sk-{}", "pk-lf-{}",
+    "with bearer {}", "sk-{}", "pk-lf-{}", "Authorization: token {}", "x-api-key: {}", "X-Goog-Api-Key: {}",
 )  # fmt: skip
 
 
@@ -45,6 +45,10 @@ def test_however_a_secret_is_named(secret: str, name: str) -> None:
     said = redacted(f"refused: {name.format(secret)}, try again")
     assert secret not in said
     assert said.startswith("refused: ") and said.endswith("try again")
+
+
+def test_a_long_token_goes_whole() -> None:
+    assert redacted(f"Authorization: Bearer {'ey' * 5_000} and on") == "Authorization: Bearer *** and on"
 
 
 @pytest.mark.parametrize(

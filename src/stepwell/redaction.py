@@ -17,8 +17,8 @@ _NAMED = re.compile(
 )
 """``PGPASSWORD=x``, ``password = 'x'``, ``"api_key": "x"``: the name stays."""
 _HEADER = re.compile(
-    r"(?P<name>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:basic |bearer )?|\bbearer )"
-    r"[^\s\"',}]{4,2048}",
+    r"(?P<name>\b(?:(?:proxy-)?authorization|x-(?:goog-)?api-key)[\"']?\s{0,4}[:=]\s{0,4}[\"']?"
+    r"(?:[a-z][\w-]{0,20} (?=\S))?|\bbearer )[^\s\"',}]{4,}",
     re.IGNORECASE,
 )
 _KEY = re.compile(r"\b(?P<name>sk|pk)-[\w-]{8,1024}")

@@ -174,7 +174,9 @@ def test_a_joined_sentence_reads_as_one_in_both_languages() -> None:
 def test_the_planner_leads_with_what_it_names_and_the_critic_sends_back(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> str:
         if role_of(body) == "critic":
-            return json.dumps({"worst": "a"})
+            offered = re.search(r'"worst": \{[^}]*"enum": \["(\w)"', json.dumps(body))
+            assert offered is not None
+            return json.dumps({"worst": offered[1]})
         return reversing(body)
 
     with served(answer) as server:
@@ -184,6 +186,17 @@ def test_the_planner_leads_with_what_it_names_and_the_critic_sends_back(tmp_path
     assert figures["sent_back"] == 6, "one in each section"
     heads = re.findall("<h2>([^<]+)</h2>", (tmp_path / "review-2025-12-12.en.html").read_text("utf-8"))
     assert heads[:6] == ["Labour", "Events", "The Federal Reserve", "Rates and cash", "Indexes", "Next week"]
+
+
+def test_a_section_of_more_than_can_be_named_is_as_the_templates_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepwell.review.crew.LETTERS", "abcdefghij")  # events has eleven
+    with served(reversing) as server:
+        figures = write(tmp_path, server.url, "choose")
+        asked = "".join(json.dumps(body) for body in server.bodies)
+    assert (figures["sentences"], figures["untraced"]) == (44, 0)
+    assert "k: " not in asked
 
 
 def test_flash_asks_neither_planner_nor_critic(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from stepwell import cli
+from stepwell.review.facts import Cell, CellPlace, Facts, Unit
 from stepwell.review.store import ask
 from tests.review.sample import FRIDAY, facts, raw
 
@@ -46,6 +48,26 @@ def test_several_weeks_are_asked_at_once(tmp_path: Path, capsys: pytest.CaptureF
     sql = "SELECT number FROM cells WHERE id = 'w.SPX.change' ORDER BY 1"
     assert cli.run(["review", "query", *from_, sql, "--json", "-"]) == 0
     assert [float(row["number"]) for row in json.loads(capsys.readouterr().out)["rows"]] == [0, 10]
+
+
+def test_what_could_not_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prices-SPX.csv").write_text("<html>be right back</html>")
+    assert cli.run(["review", "query", "--from", f"2025-12-12={tmp_path}", "SELECT count(*) FROM cells"]) == 0
+    said = capsys.readouterr()
+    assert "not used: " in said.err and "a web page instead of data" in said.err
+    assert "rows" in said.out
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e17", Decimal(10**17)), ("1e25", Decimal(10**25)), ("1e26", None), ("1e400", None), ("NaN", None)],
+)
+def test_a_number_that_no_column_holds_is_text_alone(text: str, number: Decimal | None) -> None:
+    facts = Facts()
+    place = CellPlace(facts.keep("x.csv", b"x"), "csv", "0/x")
+    facts.add(Cell("x", Unit.USD, Decimal(text), observed=FRIDAY, place=place))
+    (row,) = ask([(FRIDAY, facts)], "SELECT value, number FROM cells WHERE id = 'x'").rows
+    assert row == (str(Decimal(text)), number)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +17,9 @@ from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
 from stepwell.review.folder import replies_of
 from stepwell.review.sample import sample
+from stepwell.review.sources.base import Reply
 from stepwell.review.store import TABLES, as_text, ask
-from stepwell.review.week import week_of
+from stepwell.review.week import Week, week_of
 
 From = Annotated[tuple[str, ...], Parameter(name="--from")]
 
@@ -65,12 +68,20 @@ def _plain(value: object) -> object:
 def _weeks(given: tuple[str, ...]) -> list[tuple[date, Facts]]:
     if not given:
         week, replies = sample()
-        return [(week.friday, digest(week, replies)[0])]
-    found = []
+        return [(week.friday, _facts(week, replies, "the sample"))]
+    found: list[tuple[date, Facts]] = []
     for text in given:
         day, equals, folder = text.partition("=")
         if not equals:
             raise BadInput(f"--from {text}: write WEEK=DIR, as in 2026-01-16=january")
         week = week_of(day)
-        found.append((week.friday, digest(week, replies_of(Path(folder)))[0]))
+        found.append((week.friday, _facts(week, replies_of(Path(folder)), folder)))
     return found
+
+
+def _facts(week: Week, replies: Iterable[Reply], place: str) -> Facts:
+    """What could not be used is told: rows of it are missing in every answer."""
+    facts, refused = digest(week, replies)
+    for sentence in refused:
+        print(f"{place}: not used: {sentence}", file=sys.stderr)
+    return facts

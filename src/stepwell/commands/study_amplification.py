@@ -127,7 +127,7 @@ def amplification(
     console.print(fitted(console, table))
     rows: list[list[str]] = []
     if simulated:
-        rows, more = _played(part, case, load, prices, multiples)
+        rows, more = _played(part, choice, load, prices, multiples)
         answers += more
         shown = Table(*PLAYED_HEAD, title="simulated: one replica, paid for the sessions of x1")
         for row in rows:
@@ -149,11 +149,11 @@ def amplification(
 
 
 def _played(
-    part: str, case: Case, load: PlayedLoad, prices: dict[str, ListPrice], multiples: list[int]
+    part: str, choice: Choice, load: PlayedLoad, prices: dict[str, ListPrice], multiples: list[int]
 ) -> tuple[list[list[str]], list[str]]:
     """Rows and answers of the simulated replica."""
-    found = play_amplified(part, case, load, list(MEMORIES), multiples)
-    reusable = Decimal(str(case.workload.number("reusable_share")))
+    found = play_amplified(part, choice, load, list(MEMORIES), multiples)
+    reusable = Decimal(str(choice.case(part).workload.number("reusable_share")))
     rows = [
         one.cells(name, usd, reusable, MEMORIES[one.kind]) for name, usd in prices.items() for one in found
     ]

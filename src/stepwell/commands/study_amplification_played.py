@@ -12,12 +12,12 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import progress
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.study_ssd import PRICES, StudyRun, played_run, selective
 from stepwell.economics.list_prices import MILLION, ListPrice
-from stepwell.economics.steps import Case
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.workload import Workload
 from stepwell.simulate.workloads import Wanted, workload_of
@@ -68,14 +68,14 @@ class PlayedMargin:
 
 
 def play_amplified(
-    part: str, case: Case, load: PlayedLoad, kinds: Sequence[str], multiples: Sequence[int]
+    part: str, choice: Choice, load: PlayedLoad, kinds: Sequence[str], multiples: Sequence[int]
 ) -> list[PlayedMargin]:
     """Every memory under every multiple. The same seed draws the same sessions for all memories."""
     most = max(multiples)
     count = max(2, round(load.per_hour * most * load.hours * _SPARE))
     base, _ = workload_of(Wanted(load.workload, load.directory, count, load.seed, 512))
     jobs = [(kind, times) for times in multiples for kind in kinds]
-    machines = {kind: _machine(part, case.serving.chips, kind, base) for kind in kinds}
+    machines = {kind: _machine(part, choice, kind, base) for kind in kinds}
     found = []
     for kind, times in progress(jobs, len(jobs), "simulating"):
         rate = load.per_hour * times
@@ -86,9 +86,11 @@ def play_amplified(
     return found
 
 
-def _machine(part: str, chips: int, kind: str, work: Workload) -> Built:
+def _machine(part: str, choice: Choice, kind: str, work: Workload) -> Built:
     hardware = Hardware(
-        part=part, chips=chips, replicas=1, prices=PRICES, dram_gb=0.0 if kind == "hbm" else DRAM_GB,
+        part=part, model=choice.model, chips=choice.chips, weights=choice.weights, kv=choice.kv,
+        engine=choice.engine, constants=choice.constants, ssd=choice.ssd, what_if=choice.what_if,
+        replicas=1, prices=PRICES, dram_gb=0.0 if kind == "hbm" else DRAM_GB,
         drives=DRIVES if kind == "selective" else 0.0,
     )  # fmt: skip
     lengths = [turn.prompt_tokens for turn in work.turns()]

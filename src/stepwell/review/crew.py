@@ -99,6 +99,10 @@ class Newsroom:
         for section in await self._sections(draft):
             self.section = section
             chosen = sayable(self.facts, section)
+            if len(chosen) > len(LETTERS):  # more than can be named: as the templates have them
+                plain = zip(chosen, rotated(chosen), strict=True)
+                draft.sections[section] = [Said(one, form) for one, form in plain]
+                continue
             ordered = await self._ordered(section, chosen, draft)
             forms, wished = await self._forms(ordered, draft)
             usual = rotated(ordered)
@@ -134,11 +138,12 @@ class Newsroom:
 
     async def _judged(self, said: Sequence[Said], draft: Draft) -> Sequence[Said]:
         """The critic names the one that reads worst: it gets another form, or the template for the words."""
-        if not self._has(JUDGE) or len(said) < 2:
-            return said
         letters = LETTERS[: len(said)]
+        open_to = [a for a, one in zip(letters, said, strict=True) if one.written or _forms_of(one) > 1]
+        if not self._has(JUDGE) or len(said) < 2 or not open_to:
+            return said
         lines = [f"{letter}: {self._read(one)}" for letter, one in zip(letters, said, strict=True)]
-        options = {"worst": [*letters, NONE]}
+        options = {"worst": [*open_to, NONE]}
         answer = await self._ask(JUDGE, "\n".join(lines), choice_schema(options))
         worst = choice_of(answer, "worst", options["worst"])
         if worst is None or worst == NONE:
@@ -148,8 +153,7 @@ class Newsroom:
         one = said[number]
         draft.sent_back += 1
         draft.written -= bool(one.written)
-        ways = len(one.sentence.variants["en"])
-        form = one.variant if one.written else (one.variant + 1) % ways
+        form = one.variant if one.written else (one.variant + 1) % _forms_of(one)
         return [*said[:number], Said(one.sentence, form), *said[number + 1 :]]
 
     async def quotes(self, theme: Theme) -> list[int]:
@@ -304,3 +308,7 @@ def worded(answer: str, handles: Mapping[str, Handle], shown: str) -> tuple[Piec
         piece if isinstance(piece, str) else replace(handles[piece.cell], starts=number == 0)
         for number, piece in enumerate(pieces)
     )
+
+
+def _forms_of(said: Said) -> int:
+    return len(said.sentence.variants["en"])

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 from stepwell.errors import BadInput
-from stepwell.review.facts import Cell, Facts
+from stepwell.review.facts import Cell, Facts, Value
 
 PLACES = Decimal(1).scaleb(-12)
 """Of a number in the tables; the text beside it has all digits."""
+WIDE, MOST_DIGITS = Context(prec=38), 25
+"""What a column of numbers holds."""
 MAX_ROWS = 10_000
 TABLES = {
     "cells": """CREATE TABLE cells (week DATE, id TEXT, unit TEXT, value TEXT, number DECIMAL(38, 12),
@@ -78,7 +80,7 @@ def _row(friday: date, cell: Cell) -> tuple[Any, ...]:
         cell.id,
         cell.unit.value,
         None if cell.value is None else str(cell.value),
-        cell.value.quantize(PLACES) if isinstance(cell.value, Decimal) else None,
+        _number(cell.value),
         cell.observed,
         cell.known_since,
         cell.source,
@@ -91,6 +93,13 @@ def _row(friday: date, cell: Cell) -> tuple[Any, ...]:
         place and place.sha256,
         place and place.path,
     )
+
+
+def _number(value: Value | None) -> Decimal | None:
+    """None: no number, or one that only the text beside it can hold."""
+    if not isinstance(value, Decimal) or not value.is_finite() or value.adjusted() > MOST_DIGITS:
+        return None
+    return value.quantize(PLACES, context=WIDE)
 
 
 def as_text(answer: Answer) -> Iterator[str]:
@@ -107,5 +116,5 @@ def _shown(value: Any) -> str:
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, Decimal):
-        return f"{value.normalize():f}"
+        return f"{value.normalize(WIDE):f}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
