@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("mkdocs")
 
 ROOT = Path(__file__).resolve().parents[1]
+POINTERS = r"rel=\"?(?:canonical|prev|next|alternate)"
+"""Links that load nothing."""
 
 
 def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -29,7 +31,10 @@ def test_every_link_leads_somewhere_and_nothing_comes_from_another_host(tmp_path
     assert "LLM inference server" in first and 'href="operate.html"' in first
     assert (tmp_path / "files" / "examples" / "operate" / "stepwell.toml").exists()
     for page in tmp_path.rglob("*.html"):
-        loaded = re.findall(r"<(?:script|img)[^>]*\ssrc=\"?([^\s\">]+)", page.read_text("utf-8"))
+        html = page.read_text("utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"?([^\s\">]+)", html)
+        links = [one for one in re.findall(r"<link\b[^>]*>", html) if not re.search(POINTERS, one)]
+        loaded += [at for one in links for at in re.findall(r"href=\"?([^\s\">]+)", one)]
         assert not [one for one in loaded if "//" in one], page.name
 
 

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from stepwell.errors import BadInput, MissingExtra
@@ -38,6 +39,12 @@ def wanted(asked: bool, signal: Signal = "traces") -> bool:
     off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     none = os.environ.get(exporter, "").strip() == "none"
     return not off and not none and any(os.environ.get(name) for name in (exporter, *endpoints))
+
+
+def require_otel() -> None:
+    """Raises ``MissingExtra``."""
+    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
+        raise MissingExtra("OpenTelemetry", "otel")
 
 
 def tracer_provider(out: IO[str]) -> TracerProvider:

@@ -71,7 +71,7 @@ def test_several_things_are_said_at_once(capsys: Capture, tmp_path: Path) -> Non
         assert cli.run(["serve", "--check", "--engine", "null", *flags]) == 2
     out = capsys.readouterr().out
     assert "FAILED  port" in out and "FAILED  ledger" in out
-    assert out.splitlines()[-1].startswith("2 of 14 checks failed")
+    assert out.splitlines()[-1].startswith("2 of 15 checks failed")
 
 
 def test_a_ledger_that_is_there_is_opened_for_reading(capsys: Capture, tmp_path: Path) -> None:
@@ -100,3 +100,12 @@ def test_no_password_is_shown(capsys: Capture) -> None:
 def test_json_goes_with_check(capsys: Capture) -> None:
     assert cli.run(["serve", "--json", "--engine", "null"]) == 2
     assert "--json goes with --check" in capsys.readouterr().err
+
+
+def test_telemetry_without_its_package_is_found_before_the_start(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checked(capsys, "--otel")["telemetry"]["ok"]
+    monkeypatch.setattr("stepwell.otel.find_spec", lambda name: None)
+    assert "needs the extra 'otel'" in checked(capsys, "--otel", fails=True)["telemetry"]["says"]
+    assert checked(capsys)["telemetry"]["ok"]

@@ -121,3 +121,14 @@ def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFix
 def test_bad_input_is_one_sentence(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["study", *flags]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["plan price h200", "plan storage 1000", "simulate generated"])
+def test_a_page_with_charts_needs_what_draws_them_before_anything_is_done(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stepwell.report.charts.find_spec", lambda name: None)
+    assert run([*command.split(), "--html", str(tmp_path / "x.html")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert "a report with charts needs the extra 'plots'" in said.err

@@ -258,14 +258,19 @@ def test_what_cannot_be_honoured_is_refused_in_one_sentence(engine: Any, name: s
     assert "\n" not in str(error.value)
 
 
-def test_many_long_texts_compile(engine: Any) -> None:
+def test_many_long_texts_compile(engine: Any, text: TextModel) -> None:
     texts = {str(n): {"type": "string", "maxLength": 2_000} for n in range(16)}
-    engine.validate(SamplingParams(json_schema=json.dumps({"type": "object", "properties": texts})))
+    schema = json.dumps({"type": "object", "properties": texts})
+    sampling = SamplingParams(temperature=0, json_schema=schema)
+    engine.validate(sampling)
+    assert words_of(text, tokens_of(engine, text, sampling, 4)).lstrip().startswith("{")
 
 
-def test_a_long_chain_of_rules_is_harmless(engine: Any) -> None:
+def test_a_long_chain_of_rules_is_harmless(engine: Any, text: TextModel) -> None:
     rules = [f"r{i} ::= r{i + 1}" for i in range(5000)]
-    engine.validate(SamplingParams(grammar="\n".join(["root ::= r0", *rules, 'r5000 ::= "a"'])))
+    sampling = SamplingParams(temperature=0, grammar="\n".join(["root ::= r0", *rules, 'r5000 ::= "a"']))
+    engine.validate(sampling)
+    assert words_of(text, tokens_of(engine, text, sampling, 1)) == "a"
 
 
 def test_reasoning_beyond_its_budget_is_ended(engine: Any, text: TextModel) -> None:

@@ -154,4 +154,5 @@ def near(found: tuple[PromptToken | None, ...], wanted: tuple[object, ...]) -> N
     for one, other in zip(found[1:], wanted[1:], strict=True):
         assert one is not None and isinstance(other, PromptToken)
         assert one.logprob.token == other.logprob.token
+        assert [t.logprob for t in one.top] == pytest.approx([t.logprob for t in other.top], abs=1e-3)
         assert one.logprob.logprob == pytest.approx(other.logprob.logprob, abs=1e-3)

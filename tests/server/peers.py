@@ -276,7 +276,9 @@ def response_formats(asked: Asked) -> None:
         {"json_schema": {"const": "42"}},
         {"structured_outputs": {"json": {"const": "42"}}},
     ):
+        before = len(asked.driver.submitted)
         asked.http.post(CHAT, json={"model": MODEL, "messages": BOOK, **given})
+        assert len(asked.driver.submitted) > before, given
         assert "42" in (asked.driver.submitted[-1].sampling.json_schema or ""), given
     for wrong in ({"type": "sound"}, {"type": "json_object", "schema": 123}, {"type": "json_schema"}):
         asked.bad(CHAT, messages=BOOK, response_format=wrong)

@@ -65,8 +65,12 @@ def test_a_collection_outlives_the_process_and_holds_what_is_there(tmp_path: Pat
         ("b.txt", {}, "batch"),
         ("c.txt", {}, "batch"),
     ]
+    now[0] += 30
+    (changed,) = again.collections.add("acme", made.id, [(first, {"year": 1060})], "batch")
+    assert (changed.added_at, dict(changed.attributes)) == (1_000, {"year": 1060})  # its date stays
+    assert again.collections.member("acme", made.id, first) == changed
     again.delete("acme", second)
-    now[0] += 61
+    now[0] += 31
     assert [m.record.id for m in again.collections.members("acme", made.id)] == [first]
     shown = again.collections.get("acme", made.id)
     assert (shown.name, shown.documents, shown.metadata) == ("wells", 1, {"of": "acme"})

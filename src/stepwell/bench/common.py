@@ -30,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stepwell.errors import BadInput
+from stepwell.report.charts import require_charts
 from stepwell.units import parse_size
 
 
@@ -45,6 +46,16 @@ def ending_in(*known: str) -> Callable[[Any, Path | None], None]:
 
 PAGES = (".html", ".htm")
 HtmlOption = Annotated[Path | None, Parameter(validator=ending_in(*PAGES))]
+
+
+def _page_with_charts(given: Any, file: Path | None) -> None:
+    ending_in(*PAGES)(given, file)
+    if file is not None:
+        require_charts()
+
+
+ChartsOption = Annotated[Path | None, Parameter(validator=_page_with_charts)]
+"""A page with charts: without the library that draws them nothing is begun."""
 JsonOption = Annotated[
     Path | None,
     Parameter(

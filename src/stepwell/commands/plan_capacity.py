@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import HtmlOption
+from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
@@ -27,7 +27,7 @@ def capacity(
     *,
     choice: Choice | None = None,
     turns_per_s: float = 10.0,
-    html: HtmlOption = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Replicas, HBM, DRAM and SSD that meet a target for the least money.

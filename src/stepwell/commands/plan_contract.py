@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import HtmlOption
+from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_contract_page import contract_page
 from stepwell.commands.plan_output import amount, billions, console_for, progress, write_json, write_page
@@ -31,7 +31,7 @@ def contract(
     solve: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     draws_count: Annotated[int, Parameter(name="--draws")] = 300,
     seed: int = 1,
-    html: HtmlOption = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """What a data centre and its contract earn, when the cash is lowest, and what that hangs on.

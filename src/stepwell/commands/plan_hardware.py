@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.bench.common import HtmlOption
+from stepwell.bench.common import ChartsOption
 from stepwell.commands import plan_training
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
@@ -31,7 +31,7 @@ def hardware(
     *,
     choice: Choice | None = None,
     training: TrainingChoice | None = None,
-    html: HtmlOption = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """The same work on several parts: cost and energy per token, latency, and what binds.

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.bench.common import HtmlOption
+from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import (
@@ -98,7 +98,7 @@ def price(
     list_price: str = "1.25/0.125/10",
     price_factor: str = "1",
     utilisation: str = "0.7",
-    html: HtmlOption = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """What a million tokens costs by service tier, and the margin when intermediate tokens double and triple.

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import HtmlOption
+from stepwell.bench.common import ChartsOption
 from stepwell.catalogue.kv import kv_bytes
 from stepwell.catalogue.load import entry
 from stepwell.commands.fitting import fitted
@@ -45,7 +45,7 @@ def storage(
     ssd: str = "ssd-1dwpd",
     copies: int = 2,
     what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    html: HtmlOption = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Disks for a product: KV of sessions, document libraries, warehouse imports, images and 4K video.

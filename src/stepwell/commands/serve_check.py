@@ -22,6 +22,7 @@ from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
 from stepwell.models import resolve_model
+from stepwell.otel import require_otel
 from stepwell.redaction import redacted
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
@@ -203,6 +204,13 @@ def _require_writable(folder: Path) -> None:
         raise StepwellError(f"{there} may not be written by this user")
 
 
+def _telemetry(settings: Settings) -> str:
+    if not settings.server.otel:
+        return "as the environment says"
+    require_otel()
+    return "spans and metrics are sent"
+
+
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("service tiers", _contracts),
     ("policy", _policy),
@@ -217,4 +225,5 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("library", _library),
     ("batches", _batches),
     ("recording", _record),
+    ("telemetry", _telemetry),
 )

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stepwell.bench.common import HtmlOption
+from stepwell.bench.common import ChartsOption
 from stepwell.commands.plan_output import console_for, write_json
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.simulate_tables import show, write_report
@@ -46,7 +46,7 @@ def simulate(
     bad_share: float = 0.05,
     traces: Path | None = None,
     export: Path | None = None,
-    html: HtmlOption = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """A workload on a modelled fleet: the real policy on every replica, the fleet's own router before them.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import HtmlOption
+from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
@@ -69,7 +69,7 @@ def amplification(
     per_hour: float = 15.0,
     hours: float = 0.5,
     traces: Path | None = None,
-    html: HtmlOption = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """What two and three times the intermediate tokens do to margins, with KV tiers and without.

@@ -118,19 +118,29 @@ class Collections:
         with self._index.change() as connection:
             self._one(connection, tenant, collection)
             for file_id, attributes in documents:
-                if not self._members(connection, tenant, "f.id = ?", (file_id,), joined="LEFT"):
+                if not self._is_there(connection, tenant, file_id):
                     raise NoSuchFile(file_id)
                 connection.execute(
-                    "INSERT OR REPLACE INTO collected (collection, file, added_at, attributes, batch)"
-                    " VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO collected (collection, file, added_at, attributes, batch)"
+                    " VALUES (?, ?, ?, ?, ?) ON CONFLICT (collection, file)"
+                    " DO UPDATE SET attributes = excluded.attributes, batch = excluded.batch",
                     (collection, file_id, int(self._now_s()), json.dumps(dict(attributes)), batch),
                 )
             found = self._one(connection, tenant, collection)
             if found.documents > MAX_DOCUMENTS:
                 raise BadInput(f"a collection has at most {MAX_DOCUMENTS:,} documents")
-            new = {file_id for file_id, _ in documents}
-            members = self._members(connection, tenant, "c.collection = ?", (collection,))
-            return [member for member in members if member.record.id in new]
+            new = dict.fromkeys(file_id for file_id, _ in documents)
+            one_by_one = (self._member(connection, tenant, collection, file_id) for file_id in new)
+            return [member for member in one_by_one if member is not None]
+
+    def member(self, tenant: str, collection: str, file_id: str) -> Member:
+        """One of them. Raises ``NoSuchCollection`` or ``NoSuchFile``."""
+        with self._index.read() as connection:
+            self._one(connection, tenant, collection)
+            found = self._member(connection, tenant, collection, file_id)
+        if found is None:
+            raise NoSuchFile(file_id)
+        return found
 
     def members(self, tenant: str, collection: str) -> list[Member]:
         """In the order in which the documents came to the library. Raises ``NoSuchCollection``."""
@@ -172,21 +182,27 @@ class Collections:
         )
         return [Collection(r[0], r[1], r[2], json.loads(r[3]), r[4], r[5], r[6]) for r in rows]
 
+    def _is_there(self, connection: sqlite3.Connection, tenant: str, file_id: str) -> bool:
+        """Whether the tenant has the document, in a collection or in none."""
+        sql = "SELECT 1 FROM files WHERE id = ? AND tenant = ? AND (expires_at IS NULL OR expires_at > ?)"
+        return connection.execute(sql, (file_id, tenant, self._now_s())).fetchone() is not None
+
+    def _member(
+        self, connection: sqlite3.Connection, tenant: str, collection: str, file_id: str
+    ) -> Member | None:
+        where = "c.collection = ? AND f.id = ?"
+        return next(iter(self._members(connection, tenant, where, (collection, file_id))), None)
+
     def _members(
-        self,
-        connection: sqlite3.Connection,
-        tenant: str,
-        where: str,
-        values: tuple[object, ...],
-        joined: str = "INNER",
+        self, connection: sqlite3.Connection, tenant: str, where: str, values: tuple[object, ...]
     ) -> list[Member]:
         fields = ", ".join(f"f.{column}" for column in COLUMNS)
         rows = connection.execute(
             f"""
             SELECT c.added_at, c.attributes, c.batch, {fields}
-            FROM files f {joined} JOIN collected c ON c.file = f.id
+            FROM files f JOIN collected c ON c.file = f.id
             WHERE f.tenant = ? AND (f.expires_at IS NULL OR f.expires_at > ?) AND {where} ORDER BY f.seq
             """,
             (tenant, self._now_s(), *values),
         )
-        return [Member(FileRecord(*r[3:]), r[0] or 0, json.loads(r[1] or "{}"), r[2] or "") for r in rows]
+        return [Member(FileRecord(*r[3:]), r[0], json.loads(r[1]), r[2]) for r in rows]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from stepwell.errors import MissingExtra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +74,14 @@ def histogram(title: str, x_label: str, values: Sequence[float]) -> str:
         return _svg(figure)
 
 
+def require_charts() -> None:
+    """Before work whose report has charts. Raises ``MissingExtra``."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("a report with charts", "plots")
+
+
 def _style() -> AbstractContextManager[None]:
+    require_charts()
     import matplotlib as mpl
 
     return mpl.rc_context(_STYLE)  # type: ignore[arg-type]

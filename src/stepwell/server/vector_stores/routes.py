@@ -361,11 +361,9 @@ async def _batch_members(request: Request) -> list[Member]:
 
 
 async def _member(request: Request) -> Member:
+    _, tenant, served = _who(request)
     file_id = request.path_params["file_id"]
-    member = next((one for one in await _members(request) if one.record.id == file_id), None)
-    if member is None:
-        raise not_found("There is no such file in this store.", code="file_not_found", param="file_id")
-    return member
+    return await _work(served, lambda c: c.member(tenant, _store(request), file_id), "file_id")
 
 
 def _listed(request: Request, rising: Sequence[Mapping[str, Any]]) -> Response:
