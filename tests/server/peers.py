@@ -214,6 +214,9 @@ def completion_logprobs(asked: Asked) -> None:
     assert len(found["tokens"]) == len(found["token_logprobs"]) == 3
     assert all(len(top) in (5, 6) for top in found["top_logprobs"])
     assert all(one <= 0 for one in found["token_logprobs"])
+    chunks = asked.stream(COMPLETIONS, prompt="x", logprobs=5, max_tokens=3)
+    told = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if choice["logprobs"]]
+    assert [token for one in told for token in one["tokens"]] == found["tokens"]
 
 
 # --- llama.cpp: chat -----------------------------------------------------------------------------
@@ -583,6 +586,7 @@ def batch(asked: Asked) -> None:
 )
 def echo(asked: Asked) -> None:
     assert asked.good(COMPLETIONS, prompt="What?", echo=True)["choices"][0]["text"] == "What?" + SAYS
+    assert texts(asked.stream(COMPLETIONS, prompt="What?", echo=True)) == "What?" + SAYS
     (choice,) = asked.good(COMPLETIONS, prompt="What?", echo=True, logprobs=1)["choices"]
     assert choice["text"] == "What?" + SAYS
     found = choice["logprobs"]

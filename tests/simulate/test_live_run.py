@@ -106,6 +106,11 @@ def test_a_slower_machine_moves_everything_after_it(lived: tuple[LiveRun, list[C
     run, clients = lived
     slow = Accelerator(4 * MODEL.step_ps, 4 * MODEL.prompt_token_ps, 0, 4 * MODEL.sequence_ps, 0, 64)
     loop = matched(run, clients, FRONT_US)
+    assert loop.after
+    for request, (gap_us, following) in loop.after.items():
+        for end_us in (10**6, 10**9):  # whenever a turn ends, the next of its session begins its pause later
+            (began,) = loop.ended(run.turns[request], request, end_us, "stop")
+            assert began == (end_us + gap_us, following)
     quick, slower = (play_live(run, loop, model, FRONT_US) for model in (MODEL, slow))
     assert sum(t.e2e_s for t in slower.values()) > 2 * sum(t.e2e_s for t in quick.values())
 
