@@ -335,6 +335,16 @@ def test_time_is_limited_by_the_wall_and_by_the_processor(workspace: Workspace) 
     assert "more than 1 s of processor time" in answer(ignoring, quick(workspace, cpu_s=1))
 
 
+def test_the_time_of_the_code_begins_when_the_sandbox_is_closed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it took ten seconds to start, and a sandbox in good order was said to be none."""
+    assert "audit hook" in asyncio.run(describe(quick(workspace, wall_s=0.001)))
+    monkeypatch.setattr(sandbox, "START_S", 0.0)
+    with pytest.raises(ToolError, match="could not be started: it had not begun after 0 s"):
+        run("1", workspace)
+
+
 def processes_in(folder: Path) -> list[int]:
     """Living processes whose working directory lies in ``folder``."""
     found = []

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import from_function
-from stepwell.agents.tools.sandbox import SandboxRun, run_python
+from stepwell.agents.tools.sandbox import START_S, SandboxRun, run_python
 from stepwell.agents.tools.workspace import Workspace
 
 _DEFINES = re.compile(r"^(?:def|async def|class|import|from) |^@", re.MULTILINE)
-START_S = 5.0
-"""What a tool's own timeout leaves on top of the sandbox's, for starting and clearing away."""
+BESIDE_S = START_S + 5.0
+"""What a tool's own timeout leaves on top of the time of the code, for starting and clearing away."""
 SHOWN_FAILURES = 10
 
 
@@ -115,7 +115,7 @@ def visible_tests_tool(workspace: Workspace) -> Tool:
         return show_verdict(verdict)
 
     return from_function(
-        visible_tests, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S, idempotent=True
+        visible_tests, expected_ms=500, timeout_s=workspace.limits.wall_s + BESIDE_S, idempotent=True
     )
 
 
@@ -131,7 +131,7 @@ def python_tool(workspace: Workspace) -> Tool:
         return show_run(await run_python(code, workspace))
 
     return from_function(
-        python, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S, idempotent=True
+        python, expected_ms=500, timeout_s=workspace.limits.wall_s + BESIDE_S, idempotent=True
     )
 
 
@@ -148,5 +148,5 @@ def run_tests_tool(workspace: Workspace) -> Tool:
         return show_verdict(await check_code(code, tests, workspace))
 
     return from_function(
-        run_tests, expected_ms=500, timeout_s=workspace.limits.wall_s + START_S, idempotent=True
+        run_tests, expected_ms=500, timeout_s=workspace.limits.wall_s + BESIDE_S, idempotent=True
     )

@@ -39,6 +39,9 @@ from stepwell.agents.tools import confine, sandbox_child, syscalls
 from stepwell.agents.tools.base import ToolError
 from stepwell.agents.tools.workspace import Limits, Workspace
 
+START_S = 30.0
+"""An interpreter that locks itself in takes 0.1 s, and many times that on a busy machine. The time of
+the code begins after it."""
 WATCH_S = 0.1
 DRAIN_S = 1.0
 MAX_FILES = 5_000
@@ -159,11 +162,12 @@ async def _watched(
     report, transport = await _reader(read_end)
     output, output_transport = await _reader(output_end)
     over_output = asyncio.ensure_future(_read(output, printed, limits.output_bytes))
-    over_report = asyncio.ensure_future(_read(report, said, limits.output_bytes * REPORT_FACTOR))
+    begun = asyncio.Event()
+    over_report = asyncio.ensure_future(_read(report, said, limits.output_bytes * REPORT_FACTOR, begun))
     over_files = asyncio.ensure_future(_watch(process.pid, scratch, limits.scratch_bytes))
     exited = asyncio.ensure_future(_fed(process, json.dumps(job).encode()))
     try:
-        ended = await _first_end(exited, over_output, over_report, over_files, limits)
+        ended = await _first_end(begun, exited, over_output, over_report, over_files, limits)
         _kill(process)
         await asyncio.wait({over_output, over_report}, timeout=DRAIN_S)
     finally:
@@ -191,10 +195,14 @@ async def _fed(process: asyncio.subprocess.Process, job: bytes) -> int:
     return await process.wait()
 
 
-async def _read(stream: asyncio.StreamReader, into: bytearray, limit: int) -> bool:
-    """True when there was more than ``limit``."""
+async def _read(
+    stream: asyncio.StreamReader, into: bytearray, limit: int, begun: asyncio.Event | None = None
+) -> bool:
+    """True when there was more than ``limit``. Sets ``begun`` at the first byte."""
     while data := await stream.read(READ_BYTES):
         into += data
+        if begun is not None:
+            begun.set()
         if len(into) > limit:
             return True
     return False
@@ -241,6 +249,7 @@ def _size(scratch: Path) -> float:
 
 
 async def _first_end(
+    begun: asyncio.Event,
     exited: asyncio.Future[int],
     over_output: asyncio.Future[bool],
     over_report: asyncio.Future[bool],
@@ -248,8 +257,10 @@ async def _first_end(
     limits: Limits,
 ) -> str | None:
     """Waits for the process to end, or for the first reason to end it."""
-    deadline = asyncio.get_running_loop().time() + limits.wall_s
     waiting: set[asyncio.Future[Any]] = {exited, over_output, over_report, over_files}
+    if not await _within(START_S, begun, exited):
+        return f"it had not begun after {START_S:g} s"
+    deadline = asyncio.get_running_loop().time() + limits.wall_s
     while True:
         left_s = max(0.0, deadline - asyncio.get_running_loop().time())
         done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
@@ -261,6 +272,16 @@ async def _first_end(
             return _exit_sentence(exited.result(), limits)
         if not done:
             return f"it was still running after {limits.wall_s:g} s"
+
+
+async def _within(limit_s: float, begun: asyncio.Event, exited: asyncio.Future[int]) -> bool:
+    """Whether the child says that it is locked in, or has ended, in so many seconds."""
+    waiting = asyncio.ensure_future(begun.wait())
+    try:
+        done, _ = await asyncio.wait({waiting, exited}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    return bool(done)
 
 
 def _exit_sentence(code: int, limits: Limits) -> str | None:
