@@ -30,7 +30,7 @@ POLICY_ENV := .venv-policy/.made
 VLLM_ENV := .venv-vllm/.made
 POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 
-.PHONY: help setup demo review test test-ray test-vllm policy check format docs image serve clean
+.PHONY: help setup demo review test test-ray test-vllm policy policy-compiled check format docs image serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
@@ -42,6 +42,8 @@ help:
 	@echo '  make test-vllm  the room stepwell.vllm with the real vLLM, in an environment of its own (2.5 GB)'
 	@echo
 	@echo '  make policy   scheduler and eviction rules alone: their tests and a small comparison; no llama.cpp'
+	@echo
+	@echo '  make policy-compiled  the policy compiled by mypyc (an option; minutes), its decisions compared, and a step timed'
 	@echo
 	@echo '  make test-ray the front end of a fleet on real Ray, in .venv-ray (about 60 packages)'
 	@echo
@@ -79,6 +81,12 @@ test-vllm: $(VLLM_ENV)
 policy: $(POLICY_ENV)
 	@$(POLICY_PYTHON) -m pytest -q tests/policy tests/driver/test_same_again.py $(ARGS)
 	@$(POLICY_PYTHON) -m stepwell bench policies --quick --trace generated --room 1/4 --declared silent --policy lru,stepwell,oracle
+
+policy-compiled: $(TEST_ENV)
+	@$(BIN)/python scripts/compile_policy.py
+	@$(BIN)/pytest -q tests/policy/test_compiled.py
+	@$(BIN)/stepwell bench decisions $(ARGS)
+	@PYTHONPATH=build/policy-compiled $(BIN)/python -m stepwell bench decisions $(ARGS)
 
 test-ray: $(RAY_ENV)
 	@.venv-ray/bin/pytest -q tests/ray $(ARGS)

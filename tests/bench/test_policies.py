@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.bench import over_seeds, policies
+from stepwell.bench import kept_runs, over_seeds, policies
 from stepwell.cli import run
 from stepwell.errors import BadInput
 from stepwell.policy.types import KvTier
@@ -53,6 +53,28 @@ def test_rows_rooms_and_charts(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert lru["bound"]["miss_s"] == lru["bound"]["again_s"] + lru["bound"]["copy_s"]
     assert any("service tiers by seed" in note for note in result["notes"])
     assert "cost of misses = again + copies + waits" in capsys.readouterr().out
+
+
+def test_a_comparison_that_was_stopped_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has ended is not run again, what is missing or damaged is, and the figures are the same."""
+    kept = ["--room", "1/3", "--resume", str(tmp_path / "kept")]
+    first = bench(tmp_path, *kept, "--policy", "lru")
+    ran: list[str] = []
+    attempt = policies._attempt
+    monkeypatch.setattr(
+        policies, "_attempt", lambda setting: (ran.append(setting.policy), attempt(setting))[1]
+    )
+    both = bench(tmp_path, *kept, "--policy", "lru,ttl")
+    assert ran == ["ttl"]
+    assert without_time(both)[:1] == without_time(first)
+    for file in (tmp_path / "kept").iterdir():
+        file.write_bytes(file.read_bytes()[:-9])
+    again = bench(tmp_path, *kept, "--policy", "lru,ttl")
+    assert ran == ["ttl", "lru", "ttl"]
+    assert without_time(again) == without_time(both)
+    monkeypatch.setattr(kept_runs, "code_digest", lambda: "another version")
+    bench(tmp_path, *kept, "--policy", "lru")
+    assert ran[3:] == ["lru"], "what other code has left does not count"
 
 
 def test_processes_change_nothing(tmp_path: Path) -> None:

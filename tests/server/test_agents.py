@@ -91,7 +91,7 @@ def test_one_agent_in_full() -> None:
         "service_tier": "default",
         "status": "idle",
         "turns": 1,
-        "declared": {"next": "person", "expected_ms": None, "after_agent": None, "retain_s": None},
+        "declared": dict.fromkeys(("expected_ms", "after_agent", "retain_s", "tool")) | {"next": "person"},
     }
 
 
@@ -203,7 +203,7 @@ def test_a_runtime_may_say_more_between_turns() -> None:
         again = post(server, "/v1/agents/a/hint", {"next": "person"}, **bearer("acme"))
         until(lambda: hint_of(driver, "acme", "a").wait is Wait.PERSON)
         assert hint_of(driver, "acme", "a").retain_us == again.json()["retain_s"] * 1_000_000 == 300_000_000
-    understood = {"id": "a", "object": "agent.hint", "after_agent": None}
+    understood = {"id": "a", "object": "agent.hint", "after_agent": None, "tool": None}
     assert said.json() == {**understood, "next": "tool", "expected_ms": 9_000.0, "retain_s": None}
     assert done.json() == {**understood, "next": "done", "expected_ms": None, "retain_s": 300.0}
 

@@ -49,6 +49,20 @@ GOLDEN: list[tuple[str, str, dict[str, str], dict[str, Any], Hint]] = [
     ),
     (
         "x-agent-next",
+        "a tool by its name",
+        {"x-agent-next": "tool; tool=web%20search"},
+        {},
+        Hint(Wait.TOOL, tool="web search"),
+    ),
+    (
+        "x-agent-next",
+        "a name without a tool",
+        {"x-agent-next": "person; tool=crawl"},
+        {},
+        Hint(Wait.PERSON),
+    ),
+    (
+        "x-agent-next",
         "after another agent",
         {"x-agent-next": "agent;expected_ms=1.5 ; after=The%20Reader"},
         {},
@@ -274,7 +288,7 @@ HEADERS = ["x-agent-next", "x-session-final", "x-dynamo-session-final", "x-sessi
 KEYS = [
     "agent_hint", "metadata", "prompt_cache_options", "prompt_cache_retention", "messages", "input",
     "system", "tools", "content", "cache_control", "prompt_cache_breakpoint", "ttl", "next",
-    "expected_ms", "after_agent", "context_management", "edits", "type", "prewarm", "generate",
+    "expected_ms", "after_agent", "tool", "context_management", "edits", "type", "prewarm", "generate",
 ]  # fmt: skip
 VALUES = st.sampled_from(["ephemeral", "tool", "done", "evict", "1h", "5m", "9000", "-1", "nan", "reader"])
 JSON = st.recursive(

@@ -97,8 +97,8 @@ def test_who_answers_with_a_call_waits_for_a_tool(path: str, stream: bool) -> No
         post(server, path, body | {"metadata": {"next": "person"}}, **AGENT)
     # What was declared stays; only what was not is filled in.
     assert driver.hinted == [
-        (0, "local", "a", Hint(Wait.TOOL)),
-        (1, "local", "a", Hint(Wait.TOOL, 5_000, None, 1_800_000_000)),
+        (0, "local", "a", Hint(Wait.TOOL, tool="f")),
+        (1, "local", "a", Hint(Wait.TOOL, 5_000, None, 1_800_000_000, "f")),
     ]
 
 

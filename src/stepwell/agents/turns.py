@@ -220,7 +220,7 @@ def _hint_of(calls: Sequence[WantedCall], tools: Mapping[str, Tool]) -> dict[str
     if any(call.tool == WAIT_TOOL for call in calls):
         return {"next": "child"}
     expected_ms = sum(tools[call.tool].expected_ms for call in calls if call.tool in tools)
-    return {"next": "tool", "expected_ms": max(expected_ms, 1)}
+    return {"next": "tool", "expected_ms": max(expected_ms, 1), "tool": calls[-1].tool}
 
 
 async def _call(agent: Agent, desk: Desk, call: WantedCall) -> str:

@@ -42,6 +42,8 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.steady_load import PolicyLoad, PolicySize
 from stepwell.errors import BadInput
+from stepwell.loop.collector import Collector
+from stepwell.policy import scheduler
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Moved, RequestArrived
 
@@ -129,7 +131,8 @@ def main(
 ) -> None:
     """Measure how long the policy takes to decide a step, and how that grows with agents and blocks.
 
-    No engine runs and no bytes move: this is the time of Scheduler.step alone under steady pressure.
+    No engine runs and no bytes move: this is the time of Scheduler.step alone under steady pressure. With
+    PYTHONPATH=build/policy-compiled (see make policy-compiled) the compiled policy is measured.
     Example: stepwell bench decisions --policies stepwell,lru --sizes 200x50000
 
     Parameters
@@ -148,7 +151,8 @@ def main(
     wanted = parse_sizes(sizes or (QUICK_SIZES if quick else SIZES))
     steps = min(steps, QUICK_STEPS) if quick else steps
     cases = [DecisionCase(name, size, steps, profile) for size in wanted for name in names]
-    report = Report("decisions", {"policies": names, "sizes": [str(size) for size in wanted], "steps": steps})
+    told = {"policies": names, "sizes": [str(size) for size in wanted], "steps": steps}
+    report = Report("decisions", told | {"compiled": is_compiled()})
     found = []
     with ticker() as progress:
         for case in cases:
@@ -164,6 +168,11 @@ def main(
         if cost.profile:
             console.print(f"{cost.case.policy}, {cost.case.size}:\n{cost.profile}", markup=False)
     report.finish(console, json_file)
+
+
+def is_compiled() -> bool:
+    """Whether the policy that is measured was compiled by mypyc (``make policy-compiled``)."""
+    return not str(scheduler.__file__).endswith(".py")
 
 
 def named_policies(text: str) -> list[str]:
@@ -208,7 +217,8 @@ def _in_its_own_process(case: DecisionCase) -> Cost:
 
 
 def measure(case: DecisionCase) -> Cost:
-    """Fill, warm up until nothing is free, then time every step."""
+    """Fill, warm up until nothing is free, then time every step, the collector kept out of them as a server
+    keeps it."""
     cost = Cost(case)
     before_bytes, began = _resident_bytes(), time.perf_counter()
     load = PolicyLoad(case.size, case.policy)
@@ -218,10 +228,14 @@ def measure(case: DecisionCase) -> Cost:
     cost.warm_up_s = _warm_up(load)
     cost.full = load.full
     profiler = cProfile.Profile() if case.profile else None
+    keeper = Collector()
+    keeper.take_over()
     with _collector_watched() as collector:
         ended = load.turns_ended
         for _ in range(case.steps):
+            keeper.between_steps()
             _timed_step(load, cost, collector, profiler)
+    keeper.give_back()
     cost.turns = load.turns_ended - ended
     if profiler is not None:
         cost.profile = _top(profiler)
@@ -341,4 +355,5 @@ def _table(found: Sequence[Cost]) -> Table:
             ]
         )
     title = "Time of one decision in microseconds (collector: longest pause), blocks moved per step, memory"
+    title += "; the policy compiled by mypyc" if is_compiled() else ""
     return table(title, columns, rows)

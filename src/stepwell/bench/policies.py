@@ -25,6 +25,7 @@ from stepwell.bench.common import (
     require_writable,
     ticker,
 )
+from stepwell.bench.kept_runs import KeptRuns
 from stepwell.bench.over_seeds import ORACLE, OWN, rows_of, seeds_table, verdicts
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
@@ -92,6 +93,7 @@ def main(
     seeds: Positive = 5,
     unit_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 2,
     jobs: Positive = 1,
+    resume: Path | None = None,
     out: Path | None = None,
 ) -> int:
     """Compare eviction policies over real traces, on a modelled machine.
@@ -135,6 +137,9 @@ def main(
         up to 200,000 tokens; then give fewer sessions, as a run takes thirty times as long.
     jobs
         Runs at the same time, each in a process of its own. The results do not depend on it.
+    resume
+        A directory: each run that ends is kept there, and one that is there already, of the same setting
+        and the same code, is not run again.
     out
         A directory for charts, one SVG per trace and room.
     """
@@ -157,7 +162,7 @@ def main(
     report = Report("policies", told)
     if not bounded:
         report.notes.append("no lower bound: its solver is missing (pip install 'stepwell[bound]')")
-    return _tell(report, settings, _run_all(settings, jobs), out, json_file)
+    return _tell(report, settings, _run_all(settings, jobs, KeptRuns(resume)), out, json_file)
 
 
 def _tell(
@@ -277,13 +282,19 @@ def _attempt(setting: ComparedSetting) -> RunReport | str:
         return str(error) or type(error).__name__
 
 
-def _run_all(settings: Sequence[ComparedSetting], jobs: int) -> dict[ComparedSetting, RunReport | str]:
+def _run_all(
+    settings: Sequence[ComparedSetting], jobs: int, kept: KeptRuns
+) -> dict[ComparedSetting, RunReport | str]:
     """All runs, in the order of ``settings`` however they end."""
     found: dict[ComparedSetting, RunReport | str] = dict.fromkeys(settings, "was not run")
+    found.update({setting: run for setting in settings if (run := kept.get(setting)) is not None})
+    missing = [setting for setting in settings if isinstance(found[setting], str)]
     with ticker() as progress:
         progress.phase(f"{len(settings)} runs", len(settings))
-        for done, (setting, run) in enumerate(_each(settings, jobs), start=1):
+        for done, (setting, run) in enumerate(_each(missing, jobs), start=len(settings) - len(missing) + 1):
             found[setting] = run
+            if isinstance(run, RunReport):
+                kept.put(setting, run)
             what = run if isinstance(run, str) else f"{run.steps:,} steps in {run.cpu_s:.1f} s"
             progress.phase(f"{done} of {len(settings)}: {setting.label}, {what}", len(settings))
             progress.advance(done)

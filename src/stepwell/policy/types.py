@@ -76,6 +76,8 @@ class Hint:
     retain_us: int | None = None
     """A paid-for time to live (``prompt_cache_options.ttl`` and its relatives): for so long after its
     last use the context is worth keeping on disk at least."""
+    tool: str = ""
+    """Of ``Wait.TOOL``: which tool; calls of one take about as long as each other. Empty: nobody said."""
 
 
 NO_HINT = Hint()

@@ -162,4 +162,5 @@ def _said(hint: Hint) -> dict[str, Any]:
         "expected_ms": None if hint.expected_us is None else hint.expected_us / 1_000,
         "after_agent": hint.after_agent,
         "retain_s": None if hint.retain_us is None else hint.retain_us / 1_000_000,
+        "tool": hint.tool or None,
     }

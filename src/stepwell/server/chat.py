@@ -25,6 +25,7 @@ from stepwell.server.reading import MadeCall, Reading
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import ChatRequest
 from stepwell.server.service import Service
+from stepwell.server.tool_kinds import tool_kind
 from stepwell.server.tools import ToolSet, build_tools
 from stepwell.server.turns import Ask, Progress, RequestUsage
 
@@ -119,6 +120,9 @@ class ChatShape(DataFrames):
 
     def waits_for(self) -> Wait:
         return Wait.TOOL if any(reading.calls for reading in self.readings) else Wait.PERSON
+
+    def called(self) -> str:
+        return tool_kind((call.name, call.arguments) for reading in self.readings for call in reading.calls)
 
     # --- whole --------------------------------------------------------------------------------
 

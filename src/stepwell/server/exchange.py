@@ -56,6 +56,9 @@ class WireShape(Protocol):
     def waits_for(self) -> Wait:
         """What the agent waits for after this answer, as far as the answer shows."""
 
+    def called(self) -> str:
+        """Of an answer that ends in calls: which tool, as the policy tells tools apart (``tool_kinds``)."""
+
     def frame(self, data: Event) -> bytes:
         """An event on the wire."""
 
@@ -71,6 +74,9 @@ class DataFrames:
 
     def failed(self, error: ApiError) -> list[Event]:
         return [error.body()]
+
+    def called(self) -> str:
+        return ""
 
     def frame(self, data: Event) -> bytes:
         return event(data)
@@ -169,7 +175,7 @@ def note_what_it_waits_for(service: Service, batch: Generations, shape: WireShap
     every choice that was not for a person: it charges each by itself."""
     turn, wait = batch.generations[-1], shape.waits_for()
     if turn.hint.wait is Wait.UNKNOWN and wait is not Wait.UNKNOWN and not turn.prewarm:
-        hint = replace(turn.hint, wait=wait)
+        hint = replace(turn.hint, wait=wait, tool=turn.hint.tool or shape.called())
         for request in batch.requests if wait in FOR_OTHERS else batch.requests[-1:]:
             service.driver.hint(request, turn.caller.tenant, turn.caller.agent, hint)
 

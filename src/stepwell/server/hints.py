@@ -42,6 +42,7 @@ class HintClaim:
     expected_ms: object = None
     after_agent: object = None
     ttls: tuple[object, ...] = ()
+    tool: object = None
 
 
 NOTHING = HintClaim()
@@ -97,6 +98,7 @@ def _hint(claims: list[HintClaim], session: str, agent: str) -> Hint:
         expected_us=next((us for c in claims if (us := _milliseconds_us(c.expected_ms)) is not None), None),
         after_agent=_full_name(after, session, agent) if wait in (Wait.AGENT, Wait.CHILD) else None,
         retain_us=max(retain, default=None),
+        tool=next((name for claim in claims if (name := clean(claim.tool))), "") if wait is Wait.TOOL else "",
     )
 
 
@@ -157,13 +159,14 @@ def _list(value: object) -> list[Any]:
 
 
 def _next_header(headers: Headers, body: Body) -> HintClaim:
-    """``X-Agent-Next: tool; expected_ms=9000; after=NAME``."""
+    """``X-Agent-Next: tool; tool=crawl; expected_ms=9000; after=NAME``."""
     first, *rest = headers.get("x-agent-next", "")[:2048].split(";")
     said = {
         key.strip().lower(): value.strip(' "') for key, _, value in (part.partition("=") for part in rest)
     }
     after = said.get("after") or said.get("after_agent")
-    return HintClaim(first, said.get("expected_ms"), unquote(after) if after else None)
+    tool = unquote(said.get("tool", ""))
+    return HintClaim(first, said.get("expected_ms"), unquote(after) if after else None, tool=tool)
 
 
 def _final_header(headers: Headers, body: Body) -> HintClaim:
@@ -177,7 +180,8 @@ def _agent_hint(hint: Mapping[str, Any]) -> HintClaim:
     if _wait(wait) is None and "evict" in _edits(hint):
         wait = Wait.DONE.value
     control = _mapping(hint.get("cache_control"))
-    return HintClaim(wait, hint.get("expected_ms"), hint.get("after_agent"), _ttls(control, "ttl"))
+    ttls = _ttls(control, "ttl")
+    return HintClaim(wait, hint.get("expected_ms"), hint.get("after_agent"), ttls, hint.get("tool"))
 
 
 def _edits(hint: Mapping[str, Any]) -> set[str]:
@@ -193,7 +197,9 @@ def _body_agent_hint(headers: Headers, body: Body) -> HintClaim:
 
 def _metadata(headers: Headers, body: Body) -> HintClaim:
     data = _mapping(body.get("metadata"))
-    return HintClaim(data.get("next"), data.get("expected_ms"), data.get("after_agent"))
+    return HintClaim(
+        data.get("next"), data.get("expected_ms"), data.get("after_agent"), tool=data.get("tool")
+    )
 
 
 def _cache_options(headers: Headers, body: Body) -> HintClaim:

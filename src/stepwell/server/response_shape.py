@@ -21,6 +21,7 @@ from stepwell.server.response_schema import FileSearchTool, ResponseRequest, Res
 from stepwell.server.schema import ToolChoice
 from stepwell.server.service import Service
 from stepwell.server.sse import event
+from stepwell.server.tool_kinds import tool_kind
 from stepwell.server.tools import ToolSet
 from stepwell.server.turns import Ask, Progress, RequestUsage
 
@@ -125,6 +126,10 @@ class ResponseShape:
     def waits_for(self) -> Wait:
         called = any(item["type"] == "function_call" for item in self.response["output"])
         return Wait.TOOL if called else Wait.PERSON
+
+    def called(self) -> str:
+        items = (item for item in self.response["output"] if item["type"] == "function_call")
+        return tool_kind((item["name"], item["arguments"]) for item in items)
 
     def _search(self, item: dict[str, Any]) -> list[Event]:
         """A search that has been made, told as one that is."""

@@ -87,6 +87,8 @@ class Ranking:
         """Listed blocks, of agents that work and that rest."""
         self.idle_blocks = 0
         """Those of agents that rest."""
+        self.looked_us = -1
+        """When its heads were last looked at; -1: something has come, gone or moved since."""
 
     def idle_entries(self) -> Iterator[Entry]:
         """Its groups at rest, by what they count beside those of other service tiers."""
@@ -96,9 +98,11 @@ class Ranking:
             yield key * self.weight, seq, group
 
     def put(self, key: int, group: Group) -> None:
+        self.looked_us = -1
         insort(self.entries, (key, group.seq, group))
 
     def take(self, key: int, group: Group) -> None:
+        self.looked_us = -1
         del self.entries[bisect_left(self.entries, (key, group.seq, group))]
 
 

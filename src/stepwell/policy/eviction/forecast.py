@@ -29,6 +29,7 @@ _ONE = 1 << 20
 _RATIO_ONE = 1024
 MIN_DECLARED_US, MAX_DECLARED_US = 1_000, 24 * 3600 * 1_000_000
 _MAX_ROLES = 64  # per tenant: more are learned together, or a client could fill the memory with names
+_MAX_TOOLS = 64  # likewise
 _MAX_TENANTS = 1_000
 _MAX_CLASSES = 50_000
 _MAX_ANONYMOUS_TURNS = 4  # conversations of nobody are told apart by how many turns they have had, up to this
@@ -163,6 +164,7 @@ class Forecaster:
     def __init__(self) -> None:
         self._classes: dict[tuple[str, ...], GapClass] = {}
         self._roles: dict[str, dict[str, None]] = {}
+        self._tools: dict[str, dict[str, None]] = {}
 
     # --- the life of a rest -------------------------------------------------------------------
 
@@ -222,6 +224,7 @@ class Forecaster:
         """When, and from what that is known, in a sentence for people."""
         waits = "nothing" if hint.wait is Wait.DONE else f"a {hint.wait.value}"
         waits = "nobody knows what" if hint.wait is Wait.UNKNOWN else waits
+        waits = f"the tool {hint.tool}" if hint.wait is Wait.TOOL and hint.tool else waits
         if idle.declared is not None:
             why = f"waits for {waits}, declared to take {_seconds(idle.declared.declared_us)}"
             ratio = expected_left(idle.declared.kind.peek(), RATIO_EDGES, 0)
@@ -247,7 +250,21 @@ class Forecaster:
 
     def _declared_class(self, record: AgentRecord) -> GapClass:
         key = ("declared", record.tenant, record.hint.wait.value)
-        return self._get(key, _RATIO_PRIOR)
+        return self._of_tool(key, self._get(key, _RATIO_PRIOR), record)
+
+    def _of_tool(self, key: tuple[str, ...], kind: GapClass, record: AgentRecord) -> GapClass:
+        """The class of one tool's calls within ``kind``, whose name is ``key``."""
+        tool = record.hint.tool
+        if not tool or record.hint.wait is not Wait.TOOL:
+            return kind
+        key = (*key, "tool", tool)
+        tools = self._tools.setdefault(record.tenant, {})
+        if (tool not in tools and len(tools) >= _MAX_TOOLS) or (
+            key not in self._classes and len(self._classes) >= _MAX_CLASSES
+        ):
+            return kind
+        tools[tool] = None
+        return self._get(key, kind)
 
     def _class(self, record: AgentRecord, called: bool, left: bool) -> GapClass:
         tenant, prior = record.tenant, _LEFT_ALONE if left else _PRIORS[record.hint.wait]
@@ -258,14 +275,22 @@ class Forecaster:
         if len(self._roles) >= _MAX_TENANTS and tenant not in self._roles:
             return everybody
         wide = self._get(("gap", tenant, wait), everybody, _SHARED)
+        key, kind = self._of_role(record, wait, wide)
+        return kind if called or left else self._of_tool(key, kind, record)
+
+    def _of_role(self, record: AgentRecord, wait: str, wide: GapClass) -> tuple[tuple[str, ...], GapClass]:
+        """The class of what kind of agent it is, and its name; a conversation of nobody goes by the number of
+        its turns."""
+        key: tuple[str, ...] = ("gap", record.tenant, wait)
         if record.unknown:
-            turns = str(min(record.turns, _MAX_ANONYMOUS_TURNS))
-            return self._get(("gap", tenant, wait, "", turns), wide)
-        roles = self._roles.setdefault(tenant, {})
+            key = (*key, "", str(min(record.turns, _MAX_ANONYMOUS_TURNS)))
+            return key, self._get(key, wide)
+        roles = self._roles.setdefault(record.tenant, {})
         if not record.role or (record.role not in roles and len(roles) >= _MAX_ROLES):
-            return wide
+            return key, wide
         roles[record.role] = None
-        return self._get(("gap", tenant, wait, record.role), wide)
+        key = (*key, record.role)
+        return key, self._get(key, wide)
 
     def _get(self, key: tuple[str, ...], parent: GapClass, shared: int | None = None) -> GapClass:
         known = self._classes.get(key)

@@ -409,11 +409,10 @@ class NextUse(EvictionPolicy):
 
     def _look_again(self, ranking: Ranking, now_us: int) -> None:
         """The value of a rest that nears its end rises; the lowest may have been so long ago."""
-        for _ in range(self.tuning.revalue_per_search):
-            if not ranking.entries:
-                return
-            group = ranking.entries[0][2]
-            if group.idle is None or not self._is_stale(group, now_us):
+        for _ in range(0 if ranking.looked_us == now_us else self.tuning.revalue_per_search):
+            group = ranking.entries[0][2] if ranking.entries else None
+            if group is None or group.idle is None or not self._is_stale(group, now_us):
+                ranking.looked_us = now_us
                 return
             self._revalue(group, now_us)
 

@@ -29,6 +29,7 @@ from stepwell.server.exchange import Event
 from stepwell.server.reading import MadeCall, Reading
 from stepwell.server.service import Service
 from stepwell.server.sse import event
+from stepwell.server.tool_kinds import tool_kind
 from stepwell.server.tools import ToolSet
 from stepwell.server.turns import Ask, Progress, timing_of
 
@@ -65,6 +66,10 @@ class MessageShape:
 
     def waits_for(self) -> Wait:
         return Wait.TOOL if self.reading is not None and self.reading.calls else Wait.PERSON
+
+    def called(self) -> str:
+        calls = self.reading.calls if self.reading is not None else ()
+        return tool_kind((call.name, call.arguments) for call in calls)
 
     def frame(self, data: Event) -> bytes:
         return event(data, str(data["type"]))

@@ -40,6 +40,9 @@ class GeminiShape:
     def waits_for(self) -> Wait:
         return Wait.PERSON
 
+    def called(self) -> str:
+        return ""
+
     def frame(self, data: Event) -> bytes:
         return event(data)
 

@@ -22,6 +22,7 @@ class AgentHint(Asked):
         None, description="When its next turn is expected, from the end of this one."
     )
     after_agent: str | None = Field(None, description="Of whom it waits for the answer.")
+    tool: str | None = Field(None, description="Which tool it waits for: how long each takes is learned.")
     session_id: str | None = None
     parent_session_id: str | None = None
     cache_control: dict[str, Any] | None = Field(

@@ -225,6 +225,7 @@ class SaidHint(Answer):
     expected_ms: float | None
     after_agent: str | None
     retain_s: float | None
+    tool: str | None
 
 
 class HintTaken(SaidHint):

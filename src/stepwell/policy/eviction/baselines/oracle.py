@@ -61,7 +61,8 @@ class _Ranked:
                 yield entry
 
     def _valid(self, entry: _Entry) -> bool:
-        return self.entries.get(entry[3].id) is entry
+        known = self.entries.get(entry[3].id)
+        return known is not None and known[2] == entry[2]
 
 
 class Oracle(EvictionPolicy):
