@@ -48,7 +48,8 @@ def compile_policy(root: Path, target: Path, level: str) -> Path:
     arguments = ["--config-file=", "--follow-imports=silent", "--python-version=3.11", *sources]
     setup.write_text(SETUP.format(arguments=arguments, level=level), encoding="utf-8")
     command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    run = subprocess.run(command, cwd=target, capture_output=True, text=True, check=False)
+    env = {"CFLAGS": "-g0", **os.environ}
+    run = subprocess.run(command, cwd=target, env=env, capture_output=True, text=True, check=False)
     if run.returncode:
         last = (run.stderr or run.stdout).strip().splitlines()[-12:]
         raise SystemExit("compile_policy: the compilation failed:\n" + "\n".join(last))

@@ -6,14 +6,15 @@ import hashlib
 import os
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.eviction import EVICTION_POLICIES
-from stepwell.policy.types import Hint, Wait
+from stepwell.policy.types import Event, Hint, Plan, Wait
 from tests.driver.harness import Rig, make_rig
 
 LIVE = sorted(EVICTION_POLICIES.keys() - {"oracle"})
@@ -36,6 +37,19 @@ BOOKS_UNDER_LRU = "3a283f954da61ec429e6a1c6cd76b3910027026c72ae90e8119fda51cba3c
 """The same for the ledger: every posting, usage and position of that life, entered in the same batches."""
 
 
+@dataclass
+class Logged:
+    """An observer that logs every plan."""
+
+    log: DecisionLog
+
+    def decided(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
+        self.log.add(now_us, plan)
+
+    def close(self, now_us: int) -> None:
+        pass
+
+
 def digest_of_a_busy_life(eviction: str) -> str:
     """Agents of two customers and three service tiers, with hints, failures and too little room."""
     return busy_life(eviction)[0]
@@ -45,14 +59,7 @@ def busy_life(eviction: str) -> tuple[str, Rig]:
     """The hash of its decisions, and what it has left."""
     rig = make_rig(device=12, host=10, disk=30, eviction=eviction, max_running=4)
     log = DecisionLog()
-    step = rig.driver.scheduler.step
-
-    def logged(now_us, events):  # type: ignore[no-untyped-def]
-        plan = step(now_us, events)
-        log.add(now_us, plan)
-        return plan
-
-    rig.driver.scheduler.step = logged  # type: ignore[method-assign]
+    rig.driver.loop.observers.append(Logged(log))
     for turn in range(6):
         for agent in range(8):
             rig.ask(

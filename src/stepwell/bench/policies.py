@@ -287,17 +287,17 @@ def _run_all(
 ) -> dict[ComparedSetting, RunReport | str]:
     """All runs, in the order of ``settings`` however they end."""
     found: dict[ComparedSetting, RunReport | str] = dict.fromkeys(settings, "was not run")
-    found.update({setting: run for setting in settings if (run := kept.get(setting)) is not None})
+    found.update({setting: done for setting in settings if (done := kept.get(setting)) is not None})
     missing = [setting for setting in settings if isinstance(found[setting], str)]
     with ticker() as progress:
         progress.phase(f"{len(settings)} runs", len(settings))
-        for done, (setting, run) in enumerate(_each(missing, jobs), start=len(settings) - len(missing) + 1):
+        for number, (setting, run) in enumerate(_each(missing, jobs), start=len(settings) - len(missing) + 1):
             found[setting] = run
             if isinstance(run, RunReport):
                 kept.put(setting, run)
             what = run if isinstance(run, str) else f"{run.steps:,} steps in {run.cpu_s:.1f} s"
-            progress.phase(f"{done} of {len(settings)}: {setting.label}, {what}", len(settings))
-            progress.advance(done)
+            progress.phase(f"{number} of {len(settings)}: {setting.label}, {what}", len(settings))
+            progress.advance(number)
     return found
 
 
