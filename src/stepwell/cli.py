@@ -225,6 +225,7 @@ GROUPS = {
             Command("pressure", "stepwell.bench.pressure:main", "Twelve agents in too little KV memory."),
             Command("exactness", "stepwell.bench.exactness:main", "Demotion changes no token and no logit."),
             Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
+            Command("vllm", "stepwell.bench.vllm:main", "Agents on vLLM: stock, its offloading, and ours."),
             Command("shared-disk", "stepwell.bench.shared_disk:main", "Two processes on one disk, killed."),
             Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
             Command("attacks", "stepwell.bench.attacks:main", "/health while one request does its worst."),

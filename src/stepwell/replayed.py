@@ -15,8 +15,8 @@ import msgspec
 
 from stepwell.errors import BadInput
 from stepwell.ledger.bills import Bills
-from stepwell.ledger.meter import Meter, ran_pieces
-from stepwell.ledger.metered import Entries
+from stepwell.ledger.meter import Meter
+from stepwell.ledger.metered import Entries, ran_pieces
 from stepwell.ledger.prices import parse_price_book
 from stepwell.ledger.queries import RunRow
 from stepwell.ledger.sqlstore import plain

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-WITH_VLLM = ["test_disk.py", "test_hooks.py", "test_host.py", "test_scheduler.py", "test_served.py"]
+WITH_VLLM = [
+    *("test_books_of_engine.py", "test_dialects.py", "test_disk.py", "test_hooks.py", "test_host.py"),
+    *("test_scheduler.py", "test_served.py"),
+]
 collect_ignore = [] if importlib.util.find_spec("vllm") else WITH_VLLM
 
 QUIET = {
@@ -41,8 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.vllm.engine import make_tiny_model
+    from stepwell.vllm.random_model import make_random
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    make_tiny_model(folder)
+    make_random(folder)
     return folder

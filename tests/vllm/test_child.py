@@ -67,6 +67,23 @@ def test_one_that_dies_is_started_again_and_its_counters_begin_anew(tmp_path: Pa
     asyncio.run(asyncio.wait_for(acts(), 120))
 
 
+FAR_ABOVE = """
+print("(EngineCore pid=7) ERROR 11-30 [core.py:1] ValueError: too few KV blocks for one context")
+raise RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+"""
+
+
+def test_the_cause_is_said_and_not_that_there_is_one(tmp_path: Path) -> None:
+    async def acts() -> None:
+        upstream = Upstream(60.0)
+        process = node(tmp_path, free_port(), FAR_ABOVE)
+        with pytest.raises(StepwellError, match="starting: ValueError: too few KV blocks for one context"):
+            await EngineProcess(process, upstream, lambda: None).start()
+        await upstream.close()
+
+    asyncio.run(asyncio.wait_for(acts(), 120))
+
+
 def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
     async def acts() -> None:
         upstream = Upstream(60.0)

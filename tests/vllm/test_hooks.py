@@ -6,12 +6,15 @@ import inspect
 from typing import Any
 
 import pytest
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.kv_offload import base
 from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
 from vllm.v1.kv_offload.cpu.policies.base import CachePolicy
 from vllm.v1.kv_offload.file_mapper import FileMapper
 from vllm.v1.kv_offload.tiering import base as tiering
+from vllm.v1.kv_offload.tiering.manager import TieringOffloadingManager
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
 
 from stepwell.vllm.install import TESTED, installed, require_vllm
@@ -48,6 +51,11 @@ HOOKS: list[tuple[Any, str, tuple[str, ...]]] = [
         ("root_dir", "offloading_spec", "blocks_per_file", "parallel_agnostic"),
     ),
     (TieringOffloadingSpec, "get_worker", ("self", "kv_caches")),
+    (TieringOffloadingSpec, "get_manager", ("self",)),
+    (TieringOffloadingManager, "complete_load", ("self", "keys", "req_context")),
+    (TieringOffloadingManager, "complete_store", ("self", "keys", "req_context", "success")),
+    (KVCacheManager, "get_blocks", ("self", "request_id")),
+    (BlockPool, "get_num_free_blocks", ("self",)),
     (AsyncScheduler, "schedule", ("self", "throttle_prefills")),
     (AsyncScheduler, "add_request", ("self", "request")),
     (AsyncScheduler, "update_from_output", ("self", "scheduler_output", "model_runner_output")),

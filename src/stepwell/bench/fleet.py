@@ -11,10 +11,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import httpx2
-from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.common import (
@@ -95,7 +94,10 @@ def main(
     *,
     quick: QuickOption = False,
     json_file: JsonOption = None,
-    model: Annotated[str, Parameter(help="null, smollm2, gemma3 or the path of a GGUF file.")] = NULL_MODEL,
+    model: str = NULL_MODEL,
+    engine: Literal["llamacpp", "vllm"] = "llamacpp",
+    vllm_args: str = "",
+    rules: Literal["all", "kv-affine"] = "all",
     nodes: Positive = 2,
     crews: Positive = 6,
     turns: Positive = 4,
@@ -104,10 +106,20 @@ def main(
     """Kill one of several nodes under crews of agents, and compare the rules that choose a node.
 
     Six crews of four agents; each crew shares a document. All of it runs through 'stepwell deploy' with one
-    ledger. Example: stepwell bench fleet --quick
+    ledger. With vLLM: make test-vllm, then
+    .venv-vllm/bin/stepwell bench fleet --engine vllm --model models/tiny --rules kv-affine --quick
+    Example: stepwell bench fleet --quick
 
     Parameters
     ----------
+    model
+        null, smollm2, gemma3, the path of a GGUF file; with vLLM a folder that it loads.
+    engine
+        What the nodes compute with.
+    vllm_args
+        Flags of vLLM itself, in one word; the model has a chat template, or one is named here.
+    rules
+        All rules that choose a node, or the one that is used, with and without a kill.
     nodes
         Nodes that are started on this machine.
     crews
@@ -118,11 +130,23 @@ def main(
         Room for KV on each node's device.
     """
     require_writable(json_file)
-    work = Work(SERVED.get(model, model), crews=crews, turns=min(turns, 3) if quick else turns)
-    settings = {"model": model, "nodes": nodes, "crews": crews, "agents": crews * 4, "turns": work.turns}
+    kind = "null" if model == NULL_MODEL else engine
+    served = Path(model).resolve().name if kind == "vllm" else SERVED.get(model, model)
+    names = tuple(ARMS) if rules == "all" else ("kv-affine", KILLED)
+    work = Work(served, crews=crews, turns=min(turns, 3) if quick else turns)
+    settings = {
+        "model": served,
+        "engine": kind,
+        "nodes": nodes,
+        "crews": crews,
+        "agents": crews * 4,
+        "turns": work.turns,
+    }
     report = Report("fleet", settings | {"device_kv_tokens": device_kv_tokens})
     with tempfile.TemporaryDirectory(prefix="stepwell-fleet-") as folder:
-        place = FleetFiles(Path(folder), model, nodes, device_kv_tokens, tuple(ARMS))
+        place = FleetFiles(
+            Path(folder), _absolute(model, kind), nodes, device_kv_tokens, names, kind, vllm_args
+        )
         try:
             arms, per_core, wall = _run(place, work)
         finally:
@@ -141,14 +165,17 @@ def main(
     report.finish(console, json_file)
 
 
+def _absolute(model: str, kind: str) -> str:
+    """Nodes are started in a folder of their own."""
+    return str(Path(model).resolve()) if kind == "vllm" else model
+
+
 def _run(place: FleetFiles, work: Work) -> tuple[list[FleetArm], float, float]:
-    arms, names = [], list(ARMS)
+    arms, names = [], place.tenants
     per_core = wall = 0.0
     with ticker() as progress:
         for name in names:
-            progress.phase(
-                f"{name}: {work.crews} crews of {work.agents}, {place.nodes} nodes ({place.model})"
-            )
+            progress.phase(f"{name}: {work.crews} crews of {work.agents}, {place.nodes} nodes ({work.model})")
             with front(place, ARMS[name], last=name == names[-1]) as one:
                 arms.append(_arm(one, name, work))
                 if name == names[-1]:
@@ -176,7 +203,8 @@ def _document_tokens(url: str, key: str, work: Work) -> int:
     """What a crew's agents share, in tokens, as the model counts them."""
     from stepwell.bench.fleet_load import words
 
-    body = {"model": work.model, "content": words(work.document_words, 1_000)}
+    text = words(work.document_words, 1_000)
+    body = {"model": work.model, "content": text, "prompt": text}  # llama.cpp's word for it, and vLLM's
     headers = {"authorization": f"Bearer {key}"}
     answer = httpx2.post(f"{url}/tokenize", json=body, headers=headers, timeout=60, trust_env=False)
     return len(answer.raise_for_status().json()["tokens"])
@@ -220,14 +248,18 @@ def verdicts(arms: list[FleetArm], books: FleetBooks, per_core: float) -> list[V
     told = sum(one.cost_microusd for one in killed.load.agents)
     crews, charged = len(whole.load.answers()), books.charged.get(KILLED, 0)
     money = books.microusd.get(KILLED, 0) - told
-    least = by_name["least-loaded"].load.computed
+    least = by_name["least-loaded"].load.computed if "least-loaded" in by_name else None
     return [
         Verdict("crews with the answer that they have without the kill", same, crews, at_most=False),
         Verdict("turns answered in the killed arm", killed.load.turns, whole.load.turns, at_most=False),
         Verdict("charges beyond one for each answer, killed arm", charged - killed.load.turns, 0),
-        Verdict("micro-dollars charged beyond what answers said, killed arm", money, 0),
+        Verdict("micro-dollars charged beyond what answers said, killed arm", money if told else None, 0),
         Verdict("differences in the books", books.differences, 0),
-        Verdict("prompt tokens that affinity computes, against least loaded", whole.load.computed, least),
+        Verdict(
+            "prompt tokens that affinity computes, against least loaded",
+            None if least is None else whole.load.computed,
+            least or 0,
+        ),
         Verdict("streamed answers a second on one core", per_core, STREAMS_PER_S, at_most=False),
     ]
 

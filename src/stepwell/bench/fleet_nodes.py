@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx2
 
-from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import free_port
 from stepwell.errors import StepwellError
 
 READY_S = 240.0
+VLLM_READY_S = 900.0
 LOOK_S = 0.1
 STOP_S = 60.0
 OPERATOR = "sk-bench-operator"
@@ -35,6 +35,9 @@ class FleetFiles:
     nodes: int
     device_kv_tokens: int
     tenants: tuple[str, ...]
+    engine: str = "llamacpp"
+    """``llamacpp``, ``null`` or ``vllm``."""
+    vllm_args: str = ""
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -49,18 +52,23 @@ class FleetFiles:
 
     def file(self, router: str) -> Path:
         """A deployment file with this rule; everything else is the same in all of them."""
-        kind = "null" if self.model == NULL_MODEL else "llamacpp"
         path = self.folder / f"fleet-{router}.toml"
         path.write_text(
             f'config = "stepwell.toml"\ndir = "data"\n'
             f'[front]\nport = {self.port}\nrouter = "{router}"\noperator_key = "{OPERATOR}"\n'
             f"health_every_s = 0.5\npatience_s = 60\ndrain_s = 20\n"
-            f'[[engines]]\nname = "node"\nkind = "{kind}"\nmodel = "{self.model}"\nreplicas = {self.nodes}\n'
-            f"[engines.settings]\nengine.device_kv_tokens = {self.device_kv_tokens}\nengine.threads = 1\n"
+            f'[[engines]]\nname = "node"\nkind = "{self.engine}"\nmodel = "{self.model}"\n'
+            f"replicas = {self.nodes}\n"
+            f"[engines.settings]\n{self._engine_settings()}\n"
             f'kv.host_kv = "64MiB"\nkv.disk_kv = "256MiB"\n',
             encoding="utf-8",
         )
         return path
+
+    def _engine_settings(self) -> str:
+        if self.engine == "vllm":
+            return f"engine.vllm_args = {json.dumps(self.vllm_args)}"
+        return f"engine.device_kv_tokens = {self.device_kv_tokens}\nengine.threads = 1"
 
     @property
     def ledger(self) -> Path:
@@ -82,7 +90,8 @@ class FrontProcess:
 
     def wait_ready(self, nodes: int) -> None:
         """Until so many nodes take turns. ``StepwellError`` when that does not happen."""
-        deadline = time.monotonic() + READY_S
+        ready_s = READY_S if self.place.engine != "vllm" else VLLM_READY_S
+        deadline = time.monotonic() + ready_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise StepwellError(f"the front end has ended: {self._tail()}")
@@ -93,7 +102,7 @@ class FrontProcess:
             if states.count("ready") >= nodes:
                 return
             time.sleep(LOOK_S)
-        raise StepwellError(f"the nodes were not ready within {READY_S:.0f} s: {self._tail()}")
+        raise StepwellError(f"the nodes were not ready within {ready_s:.0f} s: {self._tail()}")
 
     def kill_busiest(self) -> str:
         """SIGKILL for the node with most turns on it. Its name."""

@@ -97,10 +97,13 @@ class StartedServer:
 
 
 @contextlib.contextmanager
-def running(arm: ServerArm) -> Iterator[StartedServer]:
+def running(
+    arm: ServerArm, ready_s: float = READY_TIMEOUT_S, variables: Mapping[str, str] | None = None
+) -> Iterator[StartedServer]:
     """Start a server, wait until it is ready, stop it at the end, whatever happens.
 
-    Its books and documents, where the arm says nothing about them, go with it.
+    Its books and documents, where the arm says nothing about them, go with it. ``variables``: of its
+    environment, beside ours.
     """
     with tempfile.TemporaryDirectory(prefix="stepwell-server-") as data, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -108,11 +111,11 @@ def running(arm: ServerArm) -> Iterator[StartedServer]:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=_environment(Path(data)),
+            env=_environment(Path(data)) | dict(variables or {}),
         )
         server = StartedServer(arm, process, log)
         try:
-            server.wait_ready()
+            server.wait_ready(ready_s)
             yield server
         finally:
             server.stop()

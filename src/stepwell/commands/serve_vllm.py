@@ -32,8 +32,10 @@ from stepwell.vllm.books import EngineBooks
 from stepwell.vllm.child import EngineProcess
 from stepwell.vllm.command_line import command_line, environment, transfer_config
 from stepwell.vllm.engine_loop import EngineLoop
+from stepwell.vllm.engine_meter import VARIABLE
 from stepwell.vllm.front import EngineFront
 from stepwell.vllm.install import examine_model, require_vllm
+from stepwell.vllm.reports import EngineReports
 
 SILENCE_S = 3_600.0
 """A turn that vLLM is silent about for so long is given up; its death is seen at once."""
@@ -54,9 +56,10 @@ def run_vllm(settings: Settings, keys: KeyRing, reload: KeyReload | None, say: C
     try:
         with tempfile.TemporaryDirectory(prefix="stepwell-vllm-") as folder:
             secret = secrets.token_hex(24)
-            process = _process(settings, model, secret, Path(folder))
+            told = None if ledger is None else Path(folder) / "told"
+            process = _process(settings, model, secret, Path(folder), told)
             serving, books = _wired(
-                settings, keys, reload, process, secret, (name, context_tokens, clock), ledger
+                settings, keys, reload, process, secret, (name, context_tokens, clock), ledger, told
             )
             server = GracefulServer(serving.app, settings.server)
             server.on_ready = lambda: _welcome(say, name, base_url(listener), settings, keys)
@@ -83,6 +86,7 @@ def _wired(
     secret: str,
     model: tuple[str, int, Clock],
     ledger: Ledger | None,
+    told: Path | None,
 ) -> tuple[VllmApp, EngineBooks | None]:
     name, context_tokens, clock = model
     info = EngineInfo(name, f"vllm {name}", context_tokens, 64, 1, 1, 0, 0, 0)
@@ -99,10 +103,15 @@ def _wired(
         reload.set_budget = ledger.set_budget
     shown = None if ledger is None else Books(ledger.store, ledger)
     text = NullText(info)  # names the model; its texts are vLLM's
-    return VllmApp(loop, front, engine, text, settings.server, keys, shown, contracts, reload), books
+    reports = None if books is None or told is None else EngineReports(told, books.heard)
+    serving = VllmApp(
+        *(loop, front, engine, text, settings.server, keys, shown, contracts, reload), reports=reports
+    )
+    return serving, books
 
 
-def _process(settings: Settings, model: Path, secret: str, folder: Path) -> NodeProcess:
+def _process(settings: Settings, model: Path, secret: str, folder: Path, told: Path | None) -> NodeProcess:
+    """``told``: the socket to which the engine's parts shall tell what they do."""
     kv = settings.kv
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -114,7 +123,8 @@ def _process(settings: Settings, model: Path, secret: str, folder: Path) -> Node
     transfer, aliases = transfer_config(kv.host_kv, kv.disk_kv, disk_dir), settings.server.model_aliases
     command = command_line(model, "127.0.0.1", port, transfer, more, middleware=False, aliases=aliases)
     launch = [sys.executable, "-m", "stepwell.vllm.launch", *command]
-    return NodeProcess("vllm", folder, "127.0.0.1", port, environment(VLLM_API_KEY=secret), launch)
+    variables = environment(VLLM_API_KEY=secret, **({} if told is None else {VARIABLE: str(told)}))
+    return NodeProcess("vllm", folder, "127.0.0.1", port, variables, launch)
 
 
 def _context_of(model: Path) -> int:

@@ -18,6 +18,7 @@ from stepwell.units import format_size, parse_size
 from stepwell.vllm.command_line import command_line, environment, transfer_config
 from stepwell.vllm.convert import convert_gguf
 from stepwell.vllm.install import examine_model, require_vllm
+from stepwell.vllm.random_model import RANDOM, make_random
 
 More = Annotated[
     str,
@@ -106,7 +107,7 @@ def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:
     Parameters
     ----------
     gguf
-        smollm2, gemma3 or the path of a GGUF file.
+        smollm2, gemma3, the path of a GGUF file, or random: a tiny model without sense, for trying out.
     folder
         The folder to make; it must not exist.
     dtype
@@ -117,13 +118,17 @@ def convert(gguf: str, folder: Path, *, dtype: str = "bfloat16") -> int:
         raise BadInput(f"--dtype is bfloat16, float16 or float32, not {dtype!r}")
     if folder.exists():
         raise BadInput(f"{folder} is there already: name a new folder")
-    source = resolve_model(gguf).path
+    source = None if gguf == RANDOM else resolve_model(gguf).path
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         with ticker() as progress:
-            progress.phase(f"reading {source.name} and turning it into tensors")
-            convert_gguf(source, beside, dtype)
+            if source is None:
+                progress.phase("drawing random weights")
+                make_random(beside)
+            else:
+                progress.phase(f"reading {source.name} and turning it into tensors")
+                convert_gguf(source, beside, dtype)
         found = examine_model(beside)
         beside.chmod(0o755)
         beside.rename(folder)

@@ -123,13 +123,16 @@ class NodeProcess:
 
     def last_words(self) -> str:
         """The end of its log, in one line."""
+        return self.log_tail(TAIL_BYTES).strip().rpartition("\n")[2].strip()
+
+    def log_tail(self, most_bytes: int) -> str:
+        """The end of its log."""
         try:
             with (self._folder / LOG).open("rb") as log_file:
-                log_file.seek(max(0, log_file.seek(0, os.SEEK_END) - TAIL_BYTES))
-                lines = log_file.read().decode(errors="replace").strip().split("\n")
+                log_file.seek(max(0, log_file.seek(0, os.SEEK_END) - most_bytes))
+                return log_file.read().decode(errors="replace")
         except OSError:
             return ""
-        return lines[-1].strip()
 
 
 class Supervisor:

@@ -15,6 +15,7 @@ from stepwell.ledger.budgets import BudgetBook, BudgetExceeded
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.metered import Entries, Use
 from stepwell.ledger.money import usd_text
+from stepwell.ledger.told import EngineReport
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Posting, Resource, Scope, Usage
 from stepwell.policy.types import Computed, Embedded, Event, Piece, Plan, RequestArrived, RequestId
 
@@ -158,6 +159,11 @@ class Keeper(Bookkeeper):
         """A batch has run."""
         with self._apart():
             self.meter.ran(computed, pieces)
+
+    def told(self, report: EngineReport) -> None:
+        """An engine that counts for itself says what it has done."""
+        with self._apart():
+            self.meter.told(report)
 
     def decided(self, now_us: int, events: Sequence[Event], plan: Plan) -> None:
         """A step was decided; what the one before it used is posted."""

@@ -23,7 +23,8 @@ from stepwell.ledger.displaced import Displaced, shares
 from stepwell.ledger.frames import RunningFrames
 from stepwell.ledger.holders import Holders
 from stepwell.ledger.holdings import Holder, Holdings
-from stepwell.ledger.metered import Entries, Metered, Use, customer_accounts, split
+from stepwell.ledger.metered import Entries, Metered, Use, copied, customer_accounts, split
+from stepwell.ledger.told import EngineReport, Untold, lines
 from stepwell.ledger.types import (
     IDLE,
     MACHINE,
@@ -100,6 +101,7 @@ class Meter:
         self._framed: dict[Holder, int] = {}
         """Frames of running turns after the last step."""
         self._accounted_us = 0
+        self._untold: Untold | None = None
         self._free_byte_us = [0, 0, 0]
         self._displaced = Displaced(config.unit_tokens, config.max_ghost_units)
         self._loads: dict[BlockId, RequestId] = {}
@@ -125,13 +127,30 @@ class Meter:
                 if metered.spans:
                     self._displace(metered, piece, part_us)
 
+    def told(self, report: EngineReport) -> None:
+        """An engine with a loop of its own says what it has done. From the first time on time waits for that,
+        and nothing is told by ``ran``."""
+        self._untold = self._untold or Untold()
+        for account, cause, one in lines(report):
+            request = one.request if one.request in self.requests else 0
+            self._add(MACHINE, account, one.resource, cause, request, one.amount)
+            if one.resource is Resource.COMPUTE:
+                self._untold.told_us += one.amount
+            self._count(one.resource, one.amount)
+        self._rest_untold(self._untold)
+
+    def _rest_untold(self, untold: Untold) -> None:
+        for account, rest_us in untold.rest():
+            self._count(Resource.COMPUTE, rest_us)
+            self._add(MACHINE, account, Resource.COMPUTE, Cause.REST, 0, rest_us)
+
     @staticmethod
     def _work(piece: Piece, token: int, depth: int) -> int:
         return piece.count * token + piece.count * (2 * piece.start + piece.count) // 2 * depth
 
     def step(self, now_us: int, events: Sequence[Event], plan: Plan) -> Entries:
         """One step of the policy: ``events`` went in, ``plan`` came out. What is to be posted now."""
-        self._accounted_us += sum(e.duration_us for e in events if isinstance(e, Moved) and _copied(e))
+        self._accounted_us += sum(e.duration_us for e in events if isinstance(e, Moved) and copied(e))
         self._pass(now_us)
         taken = {one.request: one for one in plan.taken}
         for event in events:
@@ -156,6 +175,8 @@ class Meter:
         """The run ends with its last step: nothing until then is left uncounted. Requests still there are
         given back their holds."""
         self._sums.clear()  # a batch that no step came after: in flight, and in no recording
+        if self._untold is not None:
+            self._rest_untold(self._untold)
         for metered in self.requests.values():
             metered.reason = metered.reason or "server_overloaded"
         self._end_requests()
@@ -191,6 +212,9 @@ class Meter:
             self.clock_went_back_us = max(self.clock_went_back_us, -passed_us)
             passed_us = 0
         self._now_us += passed_us
+        if self._untold is not None:  # such an engine has no room of ours either
+            self._untold.passed(passed_us, busy=bool(self.requests))
+            return
         rest_us = max(0, passed_us - self._accounted_us)
         self._count(Resource.COMPUTE, self._accounted_us + rest_us)
         self._accounted_us = 0
@@ -283,7 +307,7 @@ class Meter:
         if metered is not None:
             metered.moved_bytes += size_bytes
             metered.compute_us += event.duration_us  # only loads are made for a request
-        if _copied(event):
+        if copied(event):
             for account, part in zip(accounts, split(event.duration_us, even), strict=True):
                 self._add(MACHINE, account, Resource.COMPUTE, Cause.MOVE, request, part)
 
@@ -470,14 +494,3 @@ def _per_token(fit: PrefillFit) -> tuple[int, int]:
     """What a token costs, and what each token before it adds; in a unit that cancels out."""
     token, depth, divisor = fit.coefficients()
     return max(1, (token << _WEIGHT_BITS) // divisor), (depth << _WEIGHT_BITS) // divisor
-
-
-def ran_pieces(events: Iterable[Event], plan: Plan) -> list[Piece]:
-    """Of the last plan's batch: what really ran. For replays, where no driver says so."""
-    progressed = {event.request for event in events if isinstance(event, Progressed)}
-    return [piece for piece in plan.batch if piece.request in progressed]
-
-
-def _copied(event: Moved) -> bool:
-    """Whether the loop stood still for it."""
-    return _DEVICE in (event.source, event.target)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.ledger.displaced import DisplacedSpan
 from stepwell.ledger.holdings import Holder
 from stepwell.ledger.types import Account, Kind, Position, Posting, Usage
-from stepwell.policy.types import RequestArrived, RequestId
+from stepwell.policy.types import (
+    Event,
+    KvTier,
+    Moved,
+    Piece,
+    Plan,
+    Progressed,
+    RequestArrived,
+    RequestId,
+)
 
 
 @dataclass(slots=True)
@@ -75,3 +84,14 @@ def split(amount: int, weights: Sequence[int]) -> list[int]:
 def customer_accounts(tenant: str) -> tuple[Account, Account]:
     """A tenant's money, and what of it is held for requests under way."""
     return Account(Kind.CUSTOMER, tenant), Account(Kind.HELD, tenant)
+
+
+def ran_pieces(events: Iterable[Event], plan: Plan) -> list[Piece]:
+    """Of the last plan's batch: what really ran. For replays, where no driver says so."""
+    progressed = {event.request for event in events if isinstance(event, Progressed)}
+    return [piece for piece in plan.batch if piece.request in progressed]
+
+
+def copied(event: Moved) -> bool:
+    """Whether the loop stood still for it."""
+    return KvTier.DEVICE in (event.source, event.target)

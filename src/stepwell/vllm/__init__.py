@@ -9,14 +9,18 @@ What vLLM loads by name from its configuration:
     owners.py   ``StepwellOwners``: whose a request is, as middleware of vLLM's own server
     rewrite.py  what becomes of a client's body
 
+    engine_meter.py  what of the engine is whose, told every second; step_meter.py: as the scheduler sees it
+
 What stands before vLLM's server in ``stepwell serve --engine vllm``:
 
     app.py      the routes; front.py: a turn on its way to vLLM and back; shape.py: what it may come to
     usage.py    what vLLM says it has come to; books.py: how that gets into the ledger
     child.py    vLLM's process; launch.py: it ends with its parent; command_line.py: its flags
+    reports.py  what the engine tells, on its way into the books
     engine_loop.py  vLLM as the server's routes see an engine
 
-    install.py  whether vLLM and a model are there, in one sentence; convert.py: a model of a GGUF
+    install.py  whether vLLM and a model are there, in one sentence; convert.py: a model of a GGUF,
+                random_model.py: of nothing
 
 vLLM is imported here and nowhere else, and no other room imports this one's modules before they are wanted.
 """

@@ -25,6 +25,7 @@ from stepwell.server.settings import ServerSettings
 from stepwell.vllm.child import EngineProcess
 from stepwell.vllm.engine_loop import EngineLoop
 from stepwell.vllm.front import EngineFront
+from stepwell.vllm.reports import EngineReports
 
 TURNS = (
     "/v1/chat/completions",
@@ -65,8 +66,10 @@ class VllmApp:
         books: Books | None,
         contracts: tuple[Contract, ...],
         reload_keys: KeyReload | None,
+        reports: EngineReports | None = None,
     ) -> None:
-        self._loop, self._front, self._engine = loop, front, engine
+        """``reports``: what the engine's own parts tell; None: it has none, or there are no books."""
+        self._loop, self._front, self._engine, self._reports = loop, front, engine, reports
         self.failed: StepwellError | None = None
         self.app = create_app(
             *(loop, text_model, settings, keys, books, None, contracts, reload_keys), routes=self._routes()
@@ -97,12 +100,14 @@ class VllmApp:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        if self._reports is not None:
+            self._reports.open()
         try:
             await self._engine.start()
             await self._front.learn_context()
         except StepwellError as error:
             self.failed = error
-            await self._engine.stop()
+            await self._stop_engine()
             raise
         reconciling = asyncio.create_task(self._reconcile())
         try:
@@ -113,7 +118,12 @@ class VllmApp:
             await asyncio.gather(reconciling, return_exceptions=True)
             await asyncio.sleep(SETTLED_S if self._loop.books is not None else 0)
             await self._look()
-            await self._engine.stop()
+            await self._stop_engine()
+
+    async def _stop_engine(self) -> None:
+        await self._engine.stop()
+        if self._reports is not None:
+            self._reports.close()  # with what the engine has told at its end
 
     async def _reconcile(self) -> None:
         while True:

@@ -6,8 +6,9 @@ that stands in the loop's place. What differs, because vLLM's steps are not seen
 tokens      vLLM's own counts, per request. What its counters show beyond the sum of them (a client left
             before anything was said) is entered under ``unattributed`` when nothing is under way, so that the
             spend log comes to what the engine has counted.
-time        the time in which requests are under way is split evenly between those that are
-memory      is not seen: device, host and disk have no room in these books, and its price falls to compute
+time and    as the engine's parts tell every second (``engine_meter.py``): steps by the tokens of each
+memory      request, byte-seconds of each KV tier by who holds them, bytes that moved by who needed that. An
+            engine that tells nothing has its time split evenly, and no memory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from stepwell.clock import Clock
 from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.keeper import Keeper
+from stepwell.ledger.told import EngineReport
 from stepwell.ledger.types import UNATTRIBUTED, Usage
 from stepwell.policy.types import (
     Close,
@@ -67,6 +69,8 @@ class EngineBooks:
         self._live: dict[RequestId, RequestArrived] = {}
         self._open: set[RequestId] = set()
         self._then_us = clock.now_us()
+        self._told = False
+        """The engine says itself what it has done."""
         self.entered = Count()
         """What requests have come to, those of nobody included; of this engine's life."""
         self.unattributed = Count()
@@ -105,6 +109,10 @@ class EngineBooks:
     def embedded(self, event: Embedded) -> None:
         self._work.put(lambda: self._embedded(event))
 
+    def heard(self, report: EngineReport) -> None:
+        """From the engine's own parts."""
+        self._work.put(lambda: self._heard(report))
+
     def reconcile(self, counted: Count) -> None:
         """``counted``: by the engine since it was started. Nothing is under way."""
         self._work.put(lambda: self._reconcile(counted))
@@ -131,10 +139,16 @@ class EngineBooks:
     def _step(self, events: list[Event], plan: Plan) -> None:
         now_us = self._clock.now_us()
         passed_us, self._then_us = now_us - self._then_us, now_us
-        if self._live and passed_us > 0:
+        if self._live and passed_us > 0 and not self._told:
             pieces = [Piece(request, 0, 1) for request in self._live]
             self._keeper.ran(Computed(0, 0, 0, passed_us), pieces)
         self._keeper.decided(now_us, events, plan)
+
+    def _heard(self, report: EngineReport) -> None:
+        self._step([], Plan())
+        self._told = True
+        self._keeper.told(report)
+        self._step([], Plan())
 
     def _arrived(self, arrival: RequestArrived) -> None:
         self._step([arrival], Plan(taken=(Taken(arrival.request, arrival.caller),)))

@@ -26,6 +26,12 @@ START_S = 900.0
 LOOK_S = 0.2
 HEALTH_S = 5.0
 STOP_S = 30.0
+LOG_BYTES = 200_000
+_ERROR = re.compile(r"(?:^|\s)(\w+(?:Error|Exception|Exit): .+)$", re.MULTILINE)
+MEMORY = (
+    "vLLM does not say more; on a CPU it wants 92 % of the machine's memory to be free unless "
+    "VLLM_CPU_KVCACHE_SPACE (GiB of KV) is set"
+)
 _COUNTED = re.compile(rb"^vllm:(prompt|generation)_tokens_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
@@ -46,7 +52,7 @@ class EngineProcess:
         deadline = time.monotonic() + START_S
         while not await self._answers():
             if not self._process.alive():
-                raise StepwellError(f"vLLM has ended while it was starting: {self._process.last_words()}")
+                raise StepwellError(f"vLLM has ended while it was starting: {self._why()}")
             if time.monotonic() > deadline:
                 raise StepwellError(f"vLLM did not answer within {START_S:.0f} s")
             await asyncio.sleep(LOOK_S)
@@ -72,6 +78,12 @@ class EngineProcess:
         for name, value in _COUNTED.findall(data):
             found[name] += int(float(value))
         return Count(found[b"prompt"], found[b"generation"]) if b"vllm:prompt_tokens_total" in data else None
+
+    def _why(self) -> str:
+        """vLLM's last line points at an error above, in another process: the first error is the cause."""
+        found = _ERROR.findall(self._process.log_tail(LOG_BYTES))
+        why = next((words for words in found if "See root cause" not in words), self._process.last_words())
+        return f"{why} {MEMORY}" if "WorkerProc initialization" in why else why
 
     def _lost(self) -> None:
         self.up = False

@@ -37,10 +37,13 @@ from vllm.v1.kv_offload.file_mapper import FileMapper
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
 from stepwell.errors import BadInput
+from stepwell.ledger.types import Resource
+from stepwell.policy.types import Caller
 from stepwell.tiers.shared.admission import ADMIT_ALL, DiskAdmission
 from stepwell.tiers.shared.store import Bounds, SharedStore
 from stepwell.tiers.shared.tier import JobEnded, JobItem, LookupAnswer, SharedTier, TierLimits
 from stepwell.units import parse_size
+from stepwell.vllm.engine_meter import EngineMeter, Owner, engine_meter, owner_of
 
 _ANSWERS = {
     LookupAnswer.THERE: LookupResult.HIT,
@@ -100,6 +103,9 @@ class StepwellDisk(SecondaryTierManager):
         self._asked: dict[str, int] = {}
         self._come_and_gone: deque[tuple[bool, Sequence[bytes]]] = deque()
         self._told: dict[str, int] = {}
+        self._meter = engine_meter()
+        self._payers: dict[int, Owner] = {}
+        self._told_usage: Mapping[str, int] | None = None
         self._events_wanted = bool(offloading_spec.kv_events_config.enable_kv_cache_events)
         store = SharedStore(Path(root), bounds, identity(offloading_spec, self.block_size_bytes))
         self.tier = SharedTier(
@@ -125,12 +131,14 @@ class StepwellDisk(SecondaryTierManager):
     # --- jobs ---------------------------------------------------------------------------------
 
     def submit_store(self, job_metadata: TransferJob) -> None:
+        self._payers[job_metadata.job_id] = owner_of(job_metadata.req_context.kv_transfer_params)
         params = job_metadata.req_context.kv_transfer_params or {}
         wanted = params.get("disk", True) is not False
         tenant = tenant_name(params.get(self._tenant_param))
         self.tier.store_blocks(job_metadata.job_id, self._items(job_metadata), tenant, wanted=wanted)
 
     def submit_load(self, job_metadata: TransferJob) -> None:
+        self._payers[job_metadata.job_id] = owner_of(job_metadata.req_context.kv_transfer_params)
         self.tier.load_blocks(job_metadata.job_id, self._items(job_metadata))
 
     def _items(self, job: TransferJob) -> list[JobItem]:
@@ -146,7 +154,22 @@ class StepwellDisk(SecondaryTierManager):
         return memoryview(self._host[chunk])
 
     def get_finished_jobs(self) -> Iterable[JobResult]:
-        return [_result(job) for job in self.tier.ended()]
+        ended = self.tier.ended()
+        for job in ended:
+            payer = self._payers.pop(job.job, None)
+            if self._meter is not None and payer is not None:
+                self._meter.used(Resource.READ if job.loading else Resource.WRITTEN, payer, job.bytes_moved)
+        if self._meter is not None and self.tier.usage is not self._told_usage:
+            self._tell_usage(self._meter, self.tier.usage)
+        return [_result(job) for job in ended]
+
+    def _tell_usage(self, meter: EngineMeter, usage: Mapping[str, int]) -> None:
+        """The disk is told by tenant: records do not know their agents. Of a directory that several engines
+        use each tells its part."""
+        self._told_usage, sharers = usage, self.tier.sharers
+        meter.room(Resource.DISK, self.tier.store.bounds.limit_bytes // sharers)
+        held = {Owner(Caller(tenant, "")): size // sharers for tenant, size in usage.items()}
+        meter.hold_all(Resource.DISK, held)
 
     def has_pending_work(self) -> bool:
         return self.tier.busy

@@ -100,12 +100,13 @@ class EngineFront:
         key = service.key(request)
         service.gate.require_room(key)
         body = await read_object(request, service.settings, service.bodies, key.tenant)
-        mine = owned(body, headers_of(request), key, self._rank)
+        number = self._loop.number()
+        mine = owned(body, headers_of(request), key, self._rank, number)
         access = access_of(request.scope)
         access.is_by(mine.identity)
         access.service_tier = mine.caller.service_tier
         shape = shape_of(request.url.path, mine.body, self._context_tokens, service.settings)
-        return Relayed(self, service, key, mine, shape)
+        return Relayed(self, service, key, mine, shape, number)
 
     async def serve(self, relayed: Relayed, scope: Scope, receive: Receive, send: Send) -> None:
         """From its place in the server to its last byte. Raises ``ApiError`` while nothing was sent."""
@@ -114,7 +115,7 @@ class EngineFront:
             place = stack.enter_context(service.gate.enter(key, mine.caller.service_tier, shape.answers))
             place.limits |= service.rates.request(key)
             place.limits |= service.rates.counted(key, shape.prompt_tokens + shape.new_tokens)
-            turn = self._begin(mine, shape)
+            turn = self._begin(relayed.number, mine, shape)
             stack.callback(lambda: service.rates.refund(key, turn.unused_tokens))
             place.hold(turn)
             answer = RelayedAnswer(send, scope["path"])
@@ -144,9 +145,9 @@ class EngineFront:
         finally:
             self._end(turn, reason)
 
-    def _begin(self, mine: Owned, shape: RequestShape) -> VllmTurn:
+    def _begin(self, number: int, mine: Owned, shape: RequestShape) -> VllmTurn:
         """Raises ``ApiError`` for a budget that is spent and books that cannot be written."""
-        number, now_us = self._loop.number(), self._loop.now_us()
+        now_us = self._loop.now_us()
         if self._loop.books is not None and shape.generates:
             arrival = RequestArrived(
                 number, mine.caller, shape.prompt_tokens, shape.new_tokens, (), mine.hint
@@ -225,9 +226,16 @@ class Relayed(Response):
     """The answer to one turn, fetched while it is sent."""
 
     def __init__(
-        self, front: EngineFront, service: Service, key: ApiKey, mine: Owned, shape: RequestShape
+        self,
+        front: EngineFront,
+        service: Service,
+        key: ApiKey,
+        mine: Owned,
+        shape: RequestShape,
+        number: int,
     ) -> None:
         self.front, self.service, self.key, self.mine, self.shape = front, service, key, mine, shape
+        self.number = number
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.front.serve(self, scope, receive, send)

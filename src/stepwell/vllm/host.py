@@ -14,9 +14,13 @@ from collections.abc import Iterable, Sequence
 from vllm.v1.kv_offload.base import ReqContext, get_offload_group_idx
 from vllm.v1.kv_offload.cpu.policies.base import CachePolicy, ChunkStatus
 
-from stepwell.policy.types import BlockId
+from stepwell.ledger.types import Resource
+from stepwell.policy.types import BlockId, Caller
+from stepwell.vllm.engine_meter import EngineMeter, Owner
 from stepwell.vllm.host_book import HostBook, Position
 from stepwell.vllm.owner import caller_of, hint_of
+
+NOBODY = Owner(Caller(""))
 
 
 class StepwellHost(CachePolicy):
@@ -30,6 +34,26 @@ class StepwellHost(CachePolicy):
         self._chunks: dict[BlockId, ChunkStatus] = {}
         self._storing = ""
         self._taker = ""
+        self._meter: EngineMeter | None = None
+        self._chunk_bytes = 0
+        self._holders: dict[BlockId, Owner] = {}
+        """Of each chunk: who used it last."""
+        self._owner = NOBODY
+
+    def tell(self, meter: EngineMeter, chunk_bytes: int) -> None:
+        """Who holds host memory is told to the front end from now on. Nothing is there yet."""
+        self._meter, self._chunk_bytes = meter, chunk_bytes
+        meter.room(Resource.HOST, self.cache_capacity * chunk_bytes)
+
+    def _held_by(self, key: BlockId, owner: Owner | None) -> None:
+        """``owner`` None: the chunk is gone."""
+        if self._meter is None or self._holders.get(key) == owner:
+            return
+        if (before := self._holders.pop(key, None)) is not None:
+            self._meter.hold(Resource.HOST, before, -self._chunk_bytes)
+        if owner is not None:
+            self._holders[key] = owner
+            self._meter.hold(Resource.HOST, owner, self._chunk_bytes)
 
     @staticmethod
     def _now_us() -> int:
@@ -44,14 +68,20 @@ class StepwellHost(CachePolicy):
             self._hear(req_context)
         self._chunks[key] = chunk
         self.book.insert(key, self._storing, self._now_us())
+        self._held_by(key, self._owner)
 
     def remove(self, key: BlockId) -> None:
         del self._chunks[key]
         self.book.remove(key)
+        self._held_by(key, None)
 
     def touch(self, keys: Iterable[BlockId], req_context: ReqContext) -> None:
         self._hear(req_context)
-        self.book.used(req_context.req_id, self._with_positions(keys, req_context), self._now_us())
+        used = self._with_positions(keys, req_context)
+        self.book.used(req_context.req_id, used, self._now_us())
+        for key, _ in used:
+            if key in self._chunks:
+                self._held_by(key, self._owner)
 
     def on_store_miss(self, keys: Iterable[BlockId], req_context: ReqContext) -> None:
         self.touch(keys, req_context)
@@ -82,6 +112,7 @@ class StepwellHost(CachePolicy):
         params = req_context.kv_transfer_params
         caller = caller_of(params)
         self._storing, self._taker = req_context.req_id, caller.service_tier
+        self._owner = Owner(caller)
         self.book.begin(req_context.req_id, caller, hint_of(params), self._now_us())
 
     @staticmethod
@@ -93,9 +124,15 @@ class StepwellHost(CachePolicy):
 
     def evict(self, n: int, protected: set[BlockId]) -> list[tuple[BlockId, ChunkStatus]] | None:
         victims = self.book.evict(n, protected, self._taker, self._now_us()) if n else ()
-        return None if victims is None else [(key, self._chunks.pop(key)) for key in victims]
+        if victims is None:
+            return None
+        for key in victims:
+            self._held_by(key, None)
+        return [(key, self._chunks.pop(key)) for key in victims]
 
     def clear(self) -> None:
+        for key in list(self._holders):
+            self._held_by(key, None)
         self._chunks.clear()
         self.book.clear()
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from stepwell.policy.types import NO_HINT, Caller, Hint, Wait
 
-FIELDS = ("tenant", "service_tier", "session", "agent", "parent_agent", "role")
+FIELDS = ("tenant", "service_tier", "session", "agent", "parent_agent", "role", "key")
+REQUEST = "request"
+"""The front end's own number of a request, for its books."""
 HINT_FIELDS = ("wait", "expected_ms", "after_agent", "retain_ms")
 _LONGEST_MS = 7 * 24 * 3600 * 1000
 
@@ -26,7 +28,14 @@ def caller_of(params: Mapping[str, Any] | None) -> Caller:
         said.get("agent", ""),
         said.get("parent_agent"),
         said.get("role", ""),
+        said.get("key", ""),
     )
+
+
+def request_of(params: Mapping[str, Any] | None) -> int:
+    """The front end's number of the request; 0: it has none."""
+    number = (params or {}).get(REQUEST)
+    return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 0
 
 
 def hint_of(params: Mapping[str, Any] | None) -> Hint:

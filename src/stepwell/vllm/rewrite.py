@@ -17,7 +17,7 @@ from stepwell.policy.types import Caller, Hint
 from stepwell.server.hints import read_hint
 from stepwell.server.identity import Identity, identify
 from stepwell.server.keys import ApiKey
-from stepwell.vllm.owner import params_of
+from stepwell.vllm.owner import REQUEST, params_of
 
 FORBIDDEN = ("priority", "cache_salt", "kv_transfer_params", "kv_hints", "ec_transfer_params", "request_id")
 """Fields that vLLM believes, and that only a front end may set."""
@@ -36,9 +36,11 @@ class Owned:
     hint: Hint
 
 
-def owned(body: dict[str, Any], headers: Mapping[str, str], key: ApiKey, rank: Mapping[str, int]) -> Owned:
-    """``body`` is changed. ``rank``: of the service tiers, 0 for the heaviest. Raises ``ApiError`` (403) for
-    a service tier that the key does not have."""
+def owned(
+    body: dict[str, Any], headers: Mapping[str, str], key: ApiKey, rank: Mapping[str, int], request: int = 0
+) -> Owned:
+    """``body`` is changed. ``rank``: of the service tiers, 0 for the heaviest. ``request``: its number in the
+    front end's books. Raises ``ApiError`` (403) for a service tier that the key does not have."""
     identity = identify(headers, body, key)
     asked = body.pop("service_tier", None)  # vLLM reads it and does nothing with it
     tier = key.service_tier(asked if isinstance(asked, str) else None)
@@ -49,7 +51,7 @@ def owned(body: dict[str, Any], headers: Mapping[str, str], key: ApiKey, rank: M
             if isinstance(body.get(nested), dict):
                 body[nested].pop(name, None)
     caller = identity.caller(tier, identity.name or "", key.id)
-    body["kv_transfer_params"] = params_of(caller, hint)
+    body["kv_transfer_params"] = params_of(caller, hint) | ({REQUEST: request} if request else {})
     body["priority"] = rank.get(tier, len(rank))
     body["cache_salt"] = salt_of(identity.tenant)
     return Owned(body, identity, caller, hint)

@@ -15,8 +15,10 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.request import Request, RequestStatus
 
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
+from stepwell.vllm.engine_meter import engine_meter, stop_reporting
 from stepwell.vllm.owner import caller_of
 from stepwell.vllm.preemption import Running, victims
+from stepwell.vllm.step_meter import StepMeter
 
 _AGED = -1
 """Before every service tier: it has waited for as long as its contract allows."""
@@ -32,19 +34,26 @@ class StepwellScheduler(AsyncScheduler):
         self._patience_s = {contract.name: contract.max_wait_us / 1e6 for contract in DEFAULT_CONTRACTS}
         self._since_s: dict[str, float] = {}
         self.preempted_for_others = 0
+        meter = engine_meter()
+        self._meter = None if meter is None else StepMeter(meter, self)
 
     def add_request(self, request: Request) -> None:
         params = request.kv_transfer_params
         if params and "service_tier" in params:
             request.priority = self._rank.get(caller_of(params).service_tier, request.priority)
         self._since_s[request.request_id] = time.monotonic()
+        if self._meter is not None:
+            self._meter.came(request)
         super().add_request(request)
 
     def schedule(self, throttle_prefills: bool = False) -> Any:
         if self.policy == SchedulingPolicy.PRIORITY and self.waiting:
             self._age()
             self._give_way()
-        return super().schedule(throttle_prefills)
+        output = super().schedule(throttle_prefills)
+        if self._meter is not None:
+            self._meter.began(output.num_scheduled_tokens)
+        return output
 
     def _age(self) -> None:
         """Nobody starves: who has waited for too long goes before all others, once."""
@@ -86,12 +95,20 @@ class StepwellScheduler(AsyncScheduler):
     def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> Any:
         ended = super().finish_requests(request_ids, finished_status)
         self._forget()
+        if self._meter is not None:
+            self._meter.ended()
         return ended
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self._forget()
+        if self._meter is not None:
+            self._meter.ended()
         return outputs
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        stop_reporting()
 
     def _forget(self) -> None:
         if len(self._since_s) > 2 * len(self.requests) + 64:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,17 +18,31 @@ from vllm.v1.kv_offload.base import (
     BlockIDsLoadStoreSpec,
     CanonicalKVCaches,
     GPULoadStoreSpec,
+    OffloadingManager,
     OffloadingWorker,
+    ReqContext,
     TransferResult,
 )
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
+
+from stepwell.ledger.types import Resource
+from stepwell.vllm.engine_meter import EngineMeter, engine_meter, owner_of
+from stepwell.vllm.host import StepwellHost
 
 
 class StepwellSpec(TieringOffloadingSpec):
     """vLLM's tiering specification, with a worker for engines on the CPU."""
 
     _worker: OffloadingWorker | None
+
+    def get_manager(self) -> OffloadingManager:
+        made = self._manager is None
+        manager = super().get_manager()
+        meter = engine_meter()
+        if made and meter is not None:
+            count_moves(manager, meter, self.kv_bytes_per_chunk)
+        return manager
 
     def get_worker(self, kv_caches: CanonicalKVCaches) -> OffloadingWorker:
         if not current_platform.is_cpu():
@@ -43,6 +57,26 @@ class StepwellSpec(TieringOffloadingSpec):
             )
             self._worker = CpuCopyWorker(kv_caches, self.blocks_per_chunk, region)
         return self._worker
+
+
+def count_moves(manager: Any, meter: EngineMeter, chunk_bytes: int) -> None:
+    """Tell the front end whose chunks move between device and host, and who holds the host's. vLLM asks the
+    spec for its manager and nothing else, so that the two calls that end a transfer are wrapped."""
+    loaded, stored = manager.complete_load, manager.complete_store
+
+    def complete_load(keys: Collection[bytes], req_context: ReqContext) -> None:
+        loaded(keys, req_context)
+        meter.used(Resource.LOADED, owner_of(req_context.kv_transfer_params), len(keys) * chunk_bytes)
+
+    def complete_store(keys: Collection[bytes], req_context: ReqContext, success: bool = True) -> None:
+        stored(keys, req_context, success)
+        if success:
+            owner = owner_of(req_context.kv_transfer_params)
+            meter.used(Resource.STORED, owner, len(keys) * chunk_bytes)
+
+    manager.complete_load, manager.complete_store = complete_load, complete_store
+    if isinstance(policy := manager.primary_tier._policy, StepwellHost):
+        policy.tell(meter, chunk_bytes)
 
 
 class CpuCopyWorker(OffloadingWorker):

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -119,8 +119,10 @@ class SharedTier:
         self.limits = limits or TierLimits()
         self.admission = admission or DiskAdmission()
         self.counters: Counter[str] = Counter()
-        self.used_bytes = 0
-        """Of the whole directory, when last looked at."""
+        self.usage: Mapping[str, int] = {}
+        """Bytes of the whole directory by tenant, when last looked at; another object each time."""
+        self.sharers = 1
+        """Processes that use the directory, this one included."""
         self._clock = clock
         self._on_change = on_change
         self._known: dict[BlockId, Record] = {}
@@ -138,6 +140,11 @@ class SharedTier:
         self._writer = make_worker("stepwell-write")
         self._readers = [make_worker(f"stepwell-read-{n}") for n in range(self.limits.readers)]
         self._follow(0)
+
+    @property
+    def used_bytes(self) -> int:
+        """Of the whole directory, when last looked at."""
+        return sum(self.usage.values())
 
     # --- asking -------------------------------------------------------------------------------
 
@@ -301,7 +308,7 @@ class SharedTier:
                 if used:
                     self.store.touch(list(used.items()))
                 changes = self.store.changes()
-                self.used_bytes = sum(bytes_ for bytes_, _ in self.store.usage().values())
+                self.usage = {tenant: size for tenant, (size, _) in self.store.usage().items()}
             except (OSError, sqlite3.Error) as error:
                 self._read_backoff.failed(_kind(error))
                 return
@@ -319,7 +326,8 @@ class SharedTier:
         now_s = self._clock()
         if now_s >= self._judged_s + _LOOK_FOR_DEAD_S or not self._judged_s:
             self._judged_s = now_s
-            self._sharing = self.store.bury_dead() > 0
+            self.sharers = 1 + self.store.bury_dead()
+            self._sharing = self.sharers > 1
 
     # --- ending -------------------------------------------------------------------------------
 

@@ -1,0 +1,51 @@
+"""``stepwell bench vllm`` without vLLM: what it would start, and how it judges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepwell.bench.client import TurnSample
+from stepwell.bench.vllm import VllmArm, _arms, _verdicts
+from stepwell.bench.vllm_arms import ARMS, FS, LRU, OURS, OURS_ROOMY, ROOMY, STOCK, VllmPlan
+from stepwell.errors import BadInput
+
+PLAN = VllmPlan(Path("models/tiny"), 960, 128, 32, 1 << 30, 1 << 30, 2, "float32")
+
+
+def flag(command: tuple[str, ...], name: str) -> str | None:
+    return command[command.index(name) + 1] if name in command else None
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_servers_differ_in_what_is_compared_and_in_nothing_else(name: str, tmp_path: Path) -> None:
+    command = PLAN.arm(name, tmp_path).command
+    roomy, ours = name in (ROOMY, OURS_ROOMY), name in (OURS, OURS_ROOMY)
+    assert flag(command, "--num-gpu-blocks-override") == ("128" if roomy else "32")
+    assert flag(command, "--max-num-seqs") == "2"
+    assert ("stepwell.vllm.scheduler.StepwellScheduler" in command) is ours
+    transfer = json.loads(flag(command, "--kv-transfer-config") or "{}").get("kv_connector_extra_config", {})
+    assert (transfer.get("eviction_policy") == "lru") is (name in (LRU, FS))
+    tiers = [tier["type"] for tier in transfer.get("secondary_tiers", ())]
+    assert tiers == {FS: ["fs"], OURS: ["StepwellDisk"], OURS_ROOMY: ["StepwellDisk"]}.get(name, [])
+
+
+def arm(name: str, total_s: float, ttft_s: float, error: str | None = None) -> VllmArm:
+    sample = TurnSample(0, 1, 0.0, ttft_s, ttft_s, 100, 40, 8, "a", error)
+    return VllmArm(name, 1_024, [sample, sample], total_s)
+
+
+def test_targets_are_judged_by_the_arms_that_ended() -> None:
+    arms = [arm(ROOMY, 10.0, 0.1), arm(STOCK, 30.0, 3.0), arm(OURS, 10.5, 0.2), arm(OURS_ROOMY, 10.0, 0.1)]
+    assert [verdict.reached for verdict in _verdicts(arms)] == [True, True, True]
+    slow = [*arms[:2], arm(OURS, 12.0, 1.5), arm(OURS_ROOMY, 0.0, 0.0, "HTTP 500")]
+    assert [verdict.reached for verdict in _verdicts(slow)] == [False, False, None]
+    assert _verdicts([]) == []
+
+
+def test_a_server_that_does_not_exist_is_one_sentence() -> None:
+    assert _arms(f"{STOCK},{OURS}") == (STOCK, OURS)
+    with pytest.raises(BadInput, match="none of them"):
+        _arms("sglang")
