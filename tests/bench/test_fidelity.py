@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.fidelity import FidelityPlan as Wanted
-from stepwell.bench.fidelity import LiveRound, _report, _table, figures_of, off
+from stepwell.bench.fidelity import LiveRound, _report, _table, figures_of, off, sides_of
 from stepwell.bench.fidelity_fit import PlayedAgain
 from stepwell.cli import run
-from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
+from stepwell.simulate.llamacpp_costs import LlamaCppCosts
 
 
 def test_a_live_run_is_simulated_and_decided_again(
@@ -21,20 +21,26 @@ def test_a_live_run_is_simulated_and_decided_again(
     file, kept = tmp_path / "found.json", tmp_path / "kept"
     words = ["bench", "fidelity", "--quick", "--model", "null", "--workloads", "pressure", "--rounds", "1"]
     assert run([*words, "--json", str(file), "--keep", str(kept)]) in (0, 1)
-    assert "calibrated before" in capsys.readouterr().out
-    found = json.loads(file.read_text("utf-8"))["results"]["pressure"][0]
+    assert "calibrated apart" in capsys.readouterr().out
+    found = json.loads(file.read_text("utf-8"))["results"]["pressure"]["runs"][0]
     assert found["turns"] == 8 and found["failed"] == 0
     assert found["same_decisions"] is True and found["steps"] > 20
     assert len(found["simulated"]["before"]) == len(found["simulated"]["own"]) == 8
     assert {file.name for file in kept.iterdir()} == {"pressure-1.jsonl", "pressure-1-clients.json"}
+    again = tmp_path / "again.json"
+    words = ["bench", "fidelity", "--workloads", "pressure", "--from", str(kept), "--json", str(again)]
+    assert run(words) in (0, 1)  # no server, and the same figures
+    assert json.loads(again.read_text("utf-8"))["results"]["pressure"]["runs"][0] == found
 
 
 def rounds(factor: float, *, same: bool = True) -> list[LiveRound]:
     """Two live runs alike, and a simulation that is off by a factor."""
-    clients = [ClientTurn("c", "s", float(n), 1.0 + n, 2.0 + n, 11) for n in range(40)]
+    clients = [ClientTurn("c", f"paid-{n}" if n < 20 else "s", n, 1 + n, 2 + n, 11) for n in range(40)]
     times = {n: TurnSeconds(factor * t.ttft_s, 0.1 * factor, factor * t.e2e_s) for n, t in enumerate(clients)}
-    played = PlayedAgain(times, times, Accelerator(1, 1, 1, 1, 1, 1), 1.0, 30, 0.01, 30, 0.01, 0.0)
-    return [LiveRound(clients, clients, 0, played, same, 100) for _ in range(2)]
+    sessions = {n: client.session for n, client in enumerate(clients)}
+    model = LlamaCppCosts(1, 1, 1, 1, 1, 1, 1, 1, 1)
+    played = PlayedAgain(times, times, sessions, model, 1.0, 30, 0.01, 30, 0.01, 0.0)
+    return [LiveRound(clients, 0, played, same, 100) for _ in range(2)]
 
 
 PLAN = Wanted("null", 512, "1GiB", 2, 2, True, None)
@@ -55,10 +61,18 @@ def test_other_decisions_are_a_target_not_reached() -> None:
 
 
 def test_a_second_live_run_stands_beside_the_simulation() -> None:
-    names = list(_table("pressure", rounds(1.1)).columns[0].cells)
-    assert names == ["calibrated before"] * 3 + ["its own steps"] * 3 + ["a second live run"] * 3
+    (side,) = sides_of("pressure", rounds(1.1))
+    names = list(_table(side).columns[0].cells)
+    assert names == ["calibrated apart"] * 3 + ["its own steps"] * 3 + ["live run 2 against 1"] * 3
     live = figures_of(rounds(1.0)[0].clients)
     assert off([1.1 * value for value in live["TTFT"]], live["TTFT"], 50) == pytest.approx(0.1)
+
+
+def test_neighbours_are_told_together_and_by_side() -> None:
+    both, paid, flood = sides_of("neighbours", rounds(1.0))
+    assert (len(both.live), len(paid.live), len(flood.live)) == (80, 40, 40)
+    assert {turn.session for turn in flood.live} == {"s"} and len(flood.before) == 40
+    assert max(t.e2e_s for t in paid.before) < min(t.e2e_s for t in flood.before)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +82,7 @@ def test_a_second_live_run_stands_beside_the_simulation() -> None:
         (("--host-kv", "much"), "--host-kv"),
         (("--json", "/nowhere/at/all.json"), "does not exist"),
         (("--model", "no-such.gguf"), "no-such.gguf"),
+        (("--from", "/nowhere"), "/nowhere holds no pressure-1.jsonl"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -4,13 +4,13 @@ see the same times once more."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import RequestId
 from stepwell.recording import Recorder
-from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.generated import generated
 from stepwell.simulate.live_run import (
     ClientTurn,
@@ -23,14 +23,16 @@ from stepwell.simulate.live_run import (
     read_live,
     step_errors,
 )
+from stepwell.simulate.llamacpp_costs import LlamaCppCosts
 from stepwell.simulate.machine import ComingTurn, Due, Machine
 from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, PlayedTurn, Player
 from stepwell.simulate.run import Room, config_for
 
-MODEL = Accelerator(
-    step_ps=4_000_000_000, prompt_token_ps=900_000_000, prompt_depth_ps=300_000, sequence_ps=1_500_000_000,
-    depth_ps=700_000, token_bytes=64, copy_us_per_block=200, read_bytes_per_s=10**9, write_bytes_per_s=10**9,
+MODEL = LlamaCppCosts(
+    lone_ps=7_000_000_000, lone_depth_ps=1_900_000, step_ps=4_000_000_000, prompt_token_ps=900_000_000,
+    sequence_ps=1_500_000_000, depth_ps=700_000, tile_depth_ps=300_000, tile_sequence_ps=9_000_000,
+    token_bytes=64, copy_us_per_block=200, read_bytes_per_s=10**9, write_bytes_per_s=10**9,
 )  # fmt: skip
 FRONT_US = 30_000
 
@@ -104,7 +106,8 @@ def test_its_clients_see_the_same_times_once_more(lived: tuple[LiveRun, list[Cli
 
 def test_a_slower_machine_moves_everything_after_it(lived: tuple[LiveRun, list[ClientTurn]]) -> None:
     run, clients = lived
-    slow = Accelerator(4 * MODEL.step_ps, 4 * MODEL.prompt_token_ps, 0, 4 * MODEL.sequence_ps, 0, 64)
+    lines = ("lone_ps", "lone_depth_ps", "step_ps", "prompt_token_ps", "sequence_ps", "depth_ps")
+    slow = replace(MODEL, **{name: 4 * getattr(MODEL, name) for name in lines})
     loop = matched(run, clients, FRONT_US)
     assert loop.after
     for request, (gap_us, following) in loop.after.items():

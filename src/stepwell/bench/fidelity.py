@@ -1,23 +1,23 @@
 """``stepwell bench fidelity``: live runs of this server against their simulation, turn by turn.
 
 Per workload one server after the other: first turns that only calibrate, then the workload. What the steps
-of the first part cost becomes the simulated machine; the same clients then send the same turns to it, under
-the same policy. The workload is run live twice, because two live runs differ as well.
+of all those first parts cost becomes the simulated machine; the same clients then send the same turns to it,
+under the same policy. The workload is run live twice, because two live runs differ as well.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete, run_clients
@@ -37,7 +37,7 @@ from stepwell.bench.common import (
     ticker,
     usable_cores,
 )
-from stepwell.bench.fidelity_fit import PlayedAgain, played
+from stepwell.bench.fidelity_fit import KeptRound, PlayedAgain, kept_rounds, played_again
 from stepwell.bench.flood import Flood, FloodTarget, Neighbours, Paying
 from stepwell.bench.neighbours import CONTRACTS, FLOOD_KEY, PAID_KEY, settings_file
 from stepwell.bench.node import NULL_MODEL
@@ -51,6 +51,7 @@ from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 LIMIT_MEDIAN, LIMIT_P99 = 10.0, 20.0  # percent
 WORKLOADS = ("pressure", "neighbours")
 FIGURES = ("TTFT", "TPOT", "completion")
+APART = "calibrated apart"
 PRESSURE = Pressure()
 QUICK_PRESSURE = Pressure(agents=4, turns=2, clients=4, document_words=60, role_words=60, output_tokens=8)
 NEIGHBOURS = Neighbours(turns=4, flood_s=30.0, think_s=(0.5, 2.0))
@@ -76,6 +77,8 @@ class FidelityPlan:
     rounds: int
     quick: bool
     keep: Path | None
+    kept: Path | None = None
+    """Recordings of an earlier run, instead of servers."""
 
 
 @dataclass(slots=True)
@@ -83,7 +86,6 @@ class LiveRound:
     """One live run of one workload, and its simulation."""
 
     clients: list[ClientTurn] = field(default_factory=list)
-    probes: list[ClientTurn] = field(default_factory=list)
     failed: int = 0
     found: PlayedAgain | None = None
     same_decisions: bool = False
@@ -101,12 +103,13 @@ def main(
     threads: OptionalPositive = None,
     rounds: Positive = 2,
     keep: Path | None = None,
+    kept: Annotated[Path | None, Parameter(name="--from")] = None,
 ) -> None:
     """Compare live runs of this server with their simulation: TTFT, TPOT and completion time.
 
     Before each workload some turns calibrate the machine; then twelve agents in too little KV, or a few paid
     agents under a flood. The same clients play against a simulated machine with those constants. Every
-    recording is decided again, which must give the same decisions. About six minutes on a quiet machine.
+    recording is decided again, which must give the same decisions. About ten minutes on a quiet machine.
     Example: stepwell bench fidelity --json fidelity.json
 
     Parameters
@@ -125,6 +128,8 @@ def main(
         Live runs of each workload; the first and the second show how far live runs differ.
     keep
         Keep the recordings and what the clients saw in this directory.
+    kept
+        Compare what an earlier run kept in this directory, and start no server.
     """
     require_writable(json_file)
     size_bytes("--host-kv", host_kv)
@@ -132,29 +137,36 @@ def main(
     for name in names or ("",):
         if name not in WORKLOADS:
             raise BadInput(f"--workloads {name!r}: there is {', '.join(WORKLOADS)}")
-    if model != NULL_MODEL:
+    if model != NULL_MODEL and kept is None:
         resolve_model(model)  # a missing model is said before anything is started
-    plan = FidelityPlan(model, device_kv_tokens, host_kv, threads or usable_cores(), rounds, quick, keep)
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-    with ticker() as progress:
-        found = {name: [_round(plan, name, n, progress) for n in range(rounds)] for name in names}
+    plan = FidelityPlan(
+        model, device_kv_tokens, host_kv, threads or usable_cores(), rounds, quick, keep, kept
+    )
+    with ticker() as progress, tempfile.TemporaryDirectory(prefix="stepwell-fidelity-") as directory:
+        place = kept or keep or Path(directory)
+        if kept is None:
+            place.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                for number in range(1, rounds + 1):
+                    _live(plan, f"{name}-{number}", place, progress)
+        found = _compared(kept_rounds(place, names), progress)
     report = _report(plan, found)
     console = report_console(json_file)
     for name, runs in found.items():
-        console.print(_table(name, runs))
+        for side in sides_of(name, runs):
+            console.print(_table(side))
     report.finish(console, json_file)
 
 
 # --- live -------------------------------------------------------------------------------------
 
 
-def _round(plan: FidelityPlan, name: str, number: int, progress: Ticker) -> LiveRound:
-    found = LiveRound()
+def _live(plan: FidelityPlan, title: str, kept: Path, progress: Ticker) -> None:
+    """One server: turns that calibrate, then the workload. Recording and clients are left in ``kept``."""
+    name = title.split("-")[0]
     with tempfile.TemporaryDirectory(prefix="stepwell-fidelity-") as directory:
         place = Path(directory)
-        recording = place / "run.jsonl"
-        more: dict[str, str | Path] = {"record": recording}
+        more: dict[str, str | Path] = {"record": kept / f"{title}.jsonl"}
         if name == "neighbours":
             more["config"] = place / "neighbours.toml"
             (place / "neighbours.toml").write_text(settings_file(CONTRACTS), encoding="utf-8")
@@ -167,29 +179,32 @@ def _round(plan: FidelityPlan, name: str, number: int, progress: Ticker) -> Live
             target = FloodTarget(arm.base_url, "", *keys)
             with target.client(target.paid_key) as http:
                 target = replace(target, model=str(http.get("/v1/models").json()["data"][0]["id"]))
-            progress.phase(f"{name}, live run {number + 1}: calibrating")
-            found.probes = _probe(target, plan.quick)
-            progress.phase(f"{name}, live run {number + 1}")
+            progress.phase(f"{title}: calibrating")
+            probes = _probe(target, plan.quick)
+            progress.phase(f"{title}: live")
             live = _pressure if name == "pressure" else _neighbours
             samples = live(target, plan.quick, progress)
-        found.failed = sum(1 for sample in samples if sample.error)
-        found.clients = [_seen(sample, name) for sample in samples if not sample.error]
-        if not found.clients:
-            error = next((sample.error for sample in samples), "nothing was sent")
-            raise StepwellError(f"no turn of {name} was answered: {error}")
-        progress.phase(f"{name}, live run {number + 1}: deciding again and simulating")
-        if plan.keep is not None:
-            _keep(plan.keep, f"{name}-{number + 1}", recording, found)
-        again = decided_again(recording)
-        found.same_decisions, found.steps = again.differs_at is None, again.log.plans
-        found.found = played(recording, found.probes, found.clients)
+    answered = [sample for sample in samples if not sample.error]
+    if not answered:
+        error = next((sample.error for sample in samples), "nothing was sent")
+        raise StepwellError(f"no turn of {name} was answered: {error}")
+    seen: dict[str, Any] = {"failed": len(samples) - len(answered), "probes": list(map(asdict, probes))}
+    seen["clients"] = [asdict(_seen(sample, name)) for sample in answered]
+    (kept / f"{title}-clients.json").write_text(json.dumps(seen), encoding="utf-8")
+
+
+def _compared(rounds: dict[str, list[KeptRound]], progress: Ticker) -> dict[str, list[LiveRound]]:
+    """Decide every recording again, and simulate every run."""
+    everything = [one for runs in rounds.values() for one in runs]
+    found: dict[str, list[LiveRound]] = {name: [] for name in rounds}
+    for name, runs in rounds.items():
+        for one in runs:
+            progress.phase(f"{one.recording.stem}: deciding again and simulating")
+            again = decided_again(one.recording)
+            same, steps = again.differs_at is None, again.log.plans
+            simulated = played_again(one, everything)
+            found[name].append(LiveRound(list(one.clients), one.failed, simulated, same, steps))
     return found
-
-
-def _keep(place: Path, name: str, recording: Path, found: LiveRound) -> None:
-    shutil.copyfile(recording, place / f"{name}.jsonl")
-    seen = {"probes": list(map(asdict, found.probes)), "clients": list(map(asdict, found.clients))}
-    (place / f"{name}-clients.json").write_text(json.dumps(seen), encoding="utf-8")
 
 
 def _seen(sample: TurnSample, workload: str = "") -> ClientTurn:
@@ -264,50 +279,118 @@ def off(simulated: Sequence[float], live: Sequence[float], percent: int) -> floa
     return percentile(simulated, percent) / percentile(live, percent) - 1
 
 
-def _rows(runs: Sequence[LiveRound]) -> list[tuple[str, str, list[float], list[float]]]:
-    """Live against simulated, of the first run; and live against live."""
-    first = runs[0]
-    assert first.found is not None
-    live = figures_of(first.clients)
-    others = [
-        ("calibrated before", figures_of(list(first.found.before.values()))),
-        ("its own steps", figures_of(list(first.found.own.values()))),
-    ]
-    if len(runs) > 1:
-        others.append(("a second live run", figures_of(runs[1].clients)))
-    return [(what, name, live[name], other[name]) for what, other in others for name in FIGURES]
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Turns of one kind of client, in all live runs of a workload together and in their simulations."""
+
+    name: str
+    runs: tuple[list[ClientTurn], ...]
+    before: list[TurnSeconds]
+    own: list[TurnSeconds]
+
+    @property
+    def live(self) -> list[ClientTurn]:
+        return [turn for run in self.runs for turn in run]
+
+    def rows(self) -> list[tuple[str, str, list[float], list[float]]]:
+        """What is held against what, the figure, and both kinds of turns' seconds. Two single live runs say
+        how near a simulation could come at most."""
+        live, others = figures_of(self.live), [(APART, self.before), ("its own steps", self.own)]
+        found = [(what, name, live[name], figures_of(o)[name]) for what, o in others for name in FIGURES]
+        if len(self.runs) > 1:
+            first, second = figures_of(self.runs[0]), figures_of(self.runs[1])
+            found += [("live run 2 against 1", name, first[name], second[name]) for name in FIGURES]
+        return [row for row in found if row[2] and row[3]]
 
 
-def _table(name: str, runs: Sequence[LiveRound]) -> Table:
-    columns = ("against the live run", "figure", "live p50 ms", "p50 ms", "error", "live p99", "p99", "error")
+def sides_of(name: str, runs: Sequence[LiveRound]) -> list[Side]:
+    """All turns; of neighbours also those who pay and the flood: a median of both would lie between two
+    populations, of which one waits ten times as long."""
+    sides = [_side(name, runs, "")]
+    if name == "neighbours":
+        sides += [_side(f"{name}, {kind}", runs, kind) for kind in ("paid", "flood")]
+    return sides
+
+
+def _side(title: str, runs: Sequence[LiveRound], prefix: str) -> Side:
+    before: list[TurnSeconds] = []
+    own: list[TurnSeconds] = []
+    for run in runs:
+        assert run.found is not None
+        for request, session in run.found.sessions.items():
+            if _is_of(session, prefix):
+                before += [run.found.before[request]] if request in run.found.before else []
+                own += [run.found.own[request]] if request in run.found.own else []
+    live = tuple([turn for turn in run.clients if _is_of(turn.session, prefix)] for run in runs)
+    return Side(title, live, before, own)
+
+
+def _is_of(session: str, prefix: str) -> bool:
+    """Sessions of who pays begin with ``paid``; agents and strangers of the flood have many names."""
+    return not prefix or session.startswith("paid") == (prefix == "paid")
+
+
+def _table(side: Side) -> Table:
+    columns = (
+        "against the live runs",
+        "figure",
+        "live p50 ms",
+        "p50 ms",
+        "error",
+        "live p99",
+        "p99",
+        "error",
+    )
     rows = []
-    for what, figure, live, other in _rows(runs):
+    for what, figure, live, other in side.rows():
         cells = [what, figure]
         for percent in (50, 99):
             really, seen = percentile(live, percent), percentile(other, percent)
             cells += [f"{1e3 * really:,.1f}", f"{1e3 * seen:,.1f}", f"{seen / really - 1:+.1%}"]
         rows.append(cells)
-    return table(f"{name}: {len(runs[0].clients)} turns", columns, rows)
+    return table(f"{side.name}: {len(side.live)} turns in {len(side.runs)} live runs", columns, rows)
 
 
 def _report(plan: FidelityPlan, found: dict[str, list[LiveRound]]) -> Report:
-    settings = {name: value for name, value in asdict(plan).items() if name != "keep"}
+    settings = {name: value for name, value in asdict(plan).items() if name not in ("keep", "kept")}
     report = Report("fidelity", settings)
     for name, runs in found.items():
-        for what, figure, live, other in _rows(runs):
-            if what == "calibrated before":
-                report.verdicts += [
-                    Verdict(f"{name}: {figure}, median", 100 * abs(off(other, live, 50)), LIMIT_MEDIAN, "%"),
-                    Verdict(f"{name}: {figure}, p99", 100 * abs(off(other, live, 99)), LIMIT_P99, "%"),
-                ]
+        sides = sides_of(name, runs)
+        for side in sides:
+            report.verdicts += _verdicts(side)
         same = all(run.same_decisions for run in runs)
         steps = sum(run.steps for run in runs)
         report.verdicts.append(
             Verdict(f"{name}: steps decided otherwise when {steps:,} are decided again", float(not same), 0)
         )
         report.notes += _notes(name, runs)
-    report.results = {name: [_json(run) for run in runs] for name, runs in found.items()}
+        report.results[name] = {
+            "errors": [_errors(side) for side in sides],
+            "runs": [_json(run) for run in runs],
+        }
     return report
+
+
+def _verdicts(side: Side) -> list[Verdict]:
+    found = []
+    for what, figure, live, other in side.rows():
+        if what == APART:
+            for words, percent, limit in (("median", 50, LIMIT_MEDIAN), ("p99", 99, LIMIT_P99)):
+                error = 100 * abs(off(other, live, percent))
+                found.append(Verdict(f"{side.name}: {figure}, {words}", error, limit, "%"))
+    return found
+
+
+def _errors(side: Side) -> dict[str, Any]:
+    rows = [
+        {
+            "against_live": what, "figure": figure, "p50_error": off(other, live, 50),
+            "p99_error": off(other, live, 99), "live_p50_s": percentile(live, 50),
+            "live_p99_s": percentile(live, 99),
+        }
+        for what, figure, live, other in side.rows()
+    ]  # fmt: skip
+    return {"turns_of": side.name, "turns": len(side.live), "rows": rows}
 
 
 def _notes(name: str, runs: Sequence[LiveRound]) -> list[str]:
@@ -317,7 +400,7 @@ def _notes(name: str, runs: Sequence[LiveRound]) -> list[str]:
         assert one is not None
         notes.append(
             f"{name}, run {number}: {one.probe_steps} steps calibrate (median error {one.probe_error:.1%};"
-            f" on the run's own {one.run_steps} steps {one.run_error:.1%}, in the mean {one.run_bias:+.1%});"
+            f" on this run's {one.run_steps} steps {one.run_error:.1%}, in the mean {one.run_bias:+.1%});"
             f" {one.front_ms:.1f} ms of a turn lie outside the loop; {run.failed} turns refused or failed"
         )
     return notes

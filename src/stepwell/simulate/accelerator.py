@@ -40,6 +40,10 @@ class Accelerator:
     """Of a mixture: after so many tokens 63 % of the experts are in use."""
     instant_disk: bool = False
 
+    @property
+    def tile_tokens(self) -> int:
+        return 0
+
     def step_us(self, prefill: int, decoding: int, prompt_depth: int, depth: int) -> int:
         ps = (
             self.step_ps

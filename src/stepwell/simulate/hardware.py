@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,11 @@ class StepCosts(Protocol):
     @property
     def instant_disk(self) -> bool:
         """Transfers end at the next step."""
+
+    @property
+    def tile_tokens(self) -> int:
+        """In batches of at least so many tokens attention is computed in tiles: the depth of those that
+        decode is then ``depth_apart``. 0: in none."""
 
     def step_us(self, prefill: int, decoding: int, prompt_depth: int, depth: int) -> int:
         """One batch: tokens of prompts, sequences that decode, and the two ``Depths``."""
@@ -68,6 +73,10 @@ class MachineModel:
     instant_disk: bool = False
     """Transfers end at the next step, as those of ``MemoryTiers`` do (to compare the two)."""
 
+    @property
+    def tile_tokens(self) -> int:
+        return 0
+
     def step_us(self, prefill: int, decoding: int, prompt_depth: int, depth: int) -> int:
         depth_tokens = prompt_depth + depth
         cost_us = prefill * self.prefill_us_per_token + depth_tokens * self.depth_ns_per_token // 1000
@@ -100,3 +109,20 @@ def depths_of(pieces: Sequence[Piece]) -> Depths:
     """The depths of a batch; together they are what ``Computed`` has."""
     prompts = sum(p.count * (2 * p.start + p.count) // 2 for p in pieces if p.count > 1)
     return prompts, sum(p.start for p in pieces if p.count == 1)
+
+
+def depth_apart(
+    prompts: Iterable[Sequence[bytes]], decoding: Iterable[tuple[Sequence[bytes], int]], unit_tokens: int
+) -> int:
+    """Tokens before those that decode, each once, without what prompts of the same batch have before them.
+    ``prompts``: names of the units up to where each piece ends; ``decoding``: a turn's units, and how many
+    of its tokens are computed."""
+    read: set[bytes] = set()
+    for units in prompts:
+        read.update(units)
+    apart: set[bytes] = set()
+    rest = 0
+    for units, computed in decoding:
+        apart.update(units[: computed // unit_tokens])
+        rest += computed % unit_tokens
+    return len(apart - read) * unit_tokens + rest

@@ -16,14 +16,11 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, KvTier, Moved, Progressed, RequestArrived, RequestId
 from stepwell.recording import RecordedStep, read_recording
-from stepwell.simulate.accelerator import Accelerator
-from stepwell.simulate.fit import fit
+from stepwell.simulate.hardware import StepCosts, depth_apart
+from stepwell.simulate.llamacpp_costs import TILE_TOKENS, LlamaCppCosts, Row, fit_costs, row_of
 from stepwell.simulate.machine import ComingTurn, Due, Machine
 from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.recorded import RecordedTurn, recorded_workload
-
-LINES = ("step", "prompt token", "before a prompt's token", "sequence", "before a sequence")
-_PS_PER_US = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,77 +32,86 @@ class LiveStep:
     decode: int
     prompt_depth: int
     depth: int
+    """Tokens before those that are decoded; in a batch of tiles ``depth_apart``."""
     took_us: int
     """Without copies between device and host, with what the loop itself takes."""
 
     @property
-    def row(self) -> tuple[int, int, int, int, int]:
-        """As ``LINES``."""
-        return 1, self.prefill, self.prompt_depth, self.decode, self.depth
+    def row(self) -> Row:
+        return row_of(self.prefill, self.decode, self.prompt_depth, self.depth)
 
 
-def live_steps(steps: Iterable[RecordedStep]) -> list[LiveStep]:
+@dataclass(slots=True)
+class _Known:
+    """How far a turn of the recording has come."""
+
+    total: int
+    units: list[bytes]
+    computed: int = 0
+
+
+def live_steps(steps: Iterable[RecordedStep], unit_tokens: int) -> list[LiveStep]:
     """Every batch of a recording. Which of a batch's tokens were decoded follows from what each turn knew."""
     found: list[LiveStep] = []
-    known: dict[RequestId, tuple[int, int]] = {}
+    known: dict[RequestId, _Known] = {}
     began_us: int | None = None
     for step in steps:
         ran = [event for event in step.events if isinstance(event, Computed)]
-        decoded = _note(step, known)
+        apart, decoded = _note(step, known, unit_tokens)
         if ran and began_us is not None:
             copies_us = sum(e.duration_us for e in step.events if isinstance(e, Moved) and _copies(e))
             took_us = max(1, step.now_us - began_us - copies_us)
             one = ran[0]
             depth = min(decoded, one.depth_tokens)
+            tiled = one.prefill_tokens + one.decode_tokens >= TILE_TOKENS
             found.append(
                 LiveStep(
-                    began_us, one.prefill_tokens, one.decode_tokens, one.depth_tokens - depth, depth, took_us
+                    began_us,
+                    one.prefill_tokens,
+                    one.decode_tokens,
+                    one.depth_tokens - depth,
+                    apart if tiled else depth,
+                    took_us,
                 )
             )
         began_us = step.now_us
     return found
 
 
-def _note(step: RecordedStep, known: dict[RequestId, tuple[int, int]]) -> int:
-    """Tokens before those that were decoded. ``known``: each turn's tokens computed and known so far."""
-    depth = 0
+def _note(step: RecordedStep, known: dict[RequestId, _Known], unit_tokens: int) -> tuple[int, int]:
+    """Of the tokens before those that were decoded: ``depth_apart``, and all."""
+    prompts: list[list[bytes]] = []
+    decoding: list[tuple[list[bytes], int]] = []
     for event in step.events:
         if isinstance(event, RequestArrived):
-            known[event.request] = (0, event.prompt_tokens)
-        elif isinstance(event, Progressed):
-            computed, total = known.get(event.request, (0, 0))
-            if computed == total - 1:
-                depth += computed
-            known[event.request] = (event.computed, event.total)
-    return depth
+            known[event.request] = _Known(event.prompt_tokens, list(event.units))
+        elif isinstance(event, Progressed) and (turn := known.get(event.request)) is not None:
+            if turn.computed == turn.total - 1:
+                decoding.append((turn.units[: turn.computed // unit_tokens], turn.computed))
+            else:
+                prompts.append(turn.units[: event.computed // unit_tokens])
+            turn.units += event.units
+            turn.computed, turn.total = event.computed, event.total
+            if event.finished is not None:
+                del known[event.request]
+    return depth_apart(prompts, decoding, unit_tokens), sum(computed for _, computed in decoding)
 
 
 def _copies(event: Moved) -> bool:
     return KvTier.DEVICE in (event.source, event.target)
 
 
-def fit_machine(steps: Sequence[LiveStep], moves: Sequence[Moved], config: PolicyConfig) -> Accelerator:
-    """The machine's lines by least squares of relative errors; copies as they were seen."""
-    weights = [1 / step.took_us for step in steps]
-    rows = [[value * w for value in step.row] for step, w in zip(steps, weights, strict=True)]
-    # Outliers (a pause of the whole process) would bend the lines: what is far off counts less and less.
-    found = fit(rows, [1.0] * len(rows))
-    for _ in range(4):
-        off = [abs(sum(a * b for a, b in zip(row, found, strict=True)) - 1) for row in rows]
-        pull = [1 / max(0.05, error) ** 0.5 for error in off]
-        weighted = [[value * p for value in row] for row, p in zip(rows, pull, strict=True)]
-        found = fit(weighted, pull)
-    # Pauses do take time, and queues grow with the mean: the lines are raised until the sum is right.
-    guessed = sum(sum(a * b for a, b in zip(step.row, found, strict=True)) for step in steps)
-    raised = sum(step.took_us for step in steps) / guessed if guessed else 1.0
-    step, prompt, prompt_depth, sequence, depth = (round(value * raised * _PS_PER_US) for value in found)
+def fit_machine(steps: Sequence[LiveStep], moves: Sequence[Moved], config: PolicyConfig) -> LlamaCppCosts:
+    """The machine's lines by least squares of relative errors; copies as they were seen. ``StepwellError``:
+    too few steps."""
+    costs = fit_costs([step.row for step in steps], [step.took_us for step in steps], config.token_bytes)
     copies = [move.duration_us for move in moves if _copies(move)]
-    return Accelerator(
-        step, prompt, prompt_depth, sequence, depth, config.token_bytes,
+    return replace(
+        costs,
         copy_us_per_block=round(median(copies)) if copies else 0,
         read_bytes_per_s=_bytes_per_s(moves, KvTier.HOST) or 500_000_000,
         write_bytes_per_s=_bytes_per_s(moves, KvTier.DISK) or 500_000_000,
-    )  # fmt: skip
+    )
 
 
 def _bytes_per_s(moves: Sequence[Moved], target: KvTier) -> int:
@@ -115,7 +121,7 @@ def _bytes_per_s(moves: Sequence[Moved], target: KvTier) -> int:
     return sum(move.size_bytes for move in seen) * 1_000_000 // duration_us if duration_us else 0
 
 
-def step_errors(steps: Sequence[LiveStep], model: Accelerator) -> list[float]:
+def step_errors(steps: Sequence[LiveStep], model: StepCosts) -> list[float]:
     """Relative errors of the time of each step."""
     return [model.step_us(s.prefill, s.decode, s.prompt_depth, s.depth) / s.took_us - 1 for s in steps]
 
@@ -187,7 +193,7 @@ def read_live(path: Path) -> LiveRun:
     kept = list(steps)
     found = recorded_workload(config, kept)
     first_us = kept[0].now_us if kept else 0
-    batches = tuple(replace(one, at_us=one.at_us - first_us) for one in live_steps(kept))
+    batches = tuple(replace(one, at_us=one.at_us - first_us) for one in live_steps(kept, config.unit_tokens))
     return LiveRun(config, batches, tuple(found.moves), found.turns)
 
 
@@ -220,7 +226,7 @@ def matched(run: LiveRun, clients: Sequence[ClientTurn], front_us: int) -> Close
 
 
 def play_live(
-    run: LiveRun, loop: ClosedLoop, model: Accelerator, front_us: int
+    run: LiveRun, loop: ClosedLoop, model: StepCosts, front_us: int
 ) -> dict[RequestId, TurnSeconds]:
     """TurnSeconds of every turn on the modelled machine, by recorded number."""
     numbers: dict[RequestId, RequestId] = {}

@@ -39,7 +39,7 @@ from stepwell.policy.types import (
     Seal,
 )
 from stepwell.simulate.books import MachineBooks
-from stepwell.simulate.hardware import Depths, StepCosts, depths_of
+from stepwell.simulate.hardware import Depths, StepCosts, depth_apart, depths_of
 from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.timeline import NoTimeline, Timeline
 
@@ -417,6 +417,8 @@ class Machine:
         """How far it goes: to its last stride, or to the first one that ends after something has come."""
         due_us, model = self._next_due_us(), self.model
         prompt_depth, depth = flight.depths
+        if flight.decode and 0 < model.tile_tokens <= flight.prefill + flight.decode:
+            depth = self._depth_apart(flight)
         first_us = model.step_us(flight.prefill, flight.decode, prompt_depth, depth)
         flight.first_us = flight.ends_us = flight.started_us + first_us
         flight.strides = 1
@@ -433,6 +435,13 @@ class Machine:
                     low = middle + 1
         flight.strides = high
         flight.ends_us = flight.started_us + model.strides_us(high, decode, depth)
+
+    def _depth_apart(self, flight: Flight) -> int:
+        unit_tokens = self.scheduler.config.unit_tokens
+        ends = [(live.units[: (p.start + p.count) // unit_tokens], p) for live, p in flight.turns]
+        prompts = [units for units, piece in ends if piece.count > 1]
+        decoding = [(units, piece.start) for units, piece in ends if piece.count == 1]
+        return depth_apart(prompts, decoding, unit_tokens)
 
     def _land(self, flight: Flight) -> None:
         """The batch has run as often as it will: what came of it."""
