@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -58,25 +59,25 @@ class Heard:
         yield from self.player.ended(call, request, now_us, reason)
 
 
-@pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[LiveRun, list[ClientTurn]]:
+def live(file: Path) -> list[ClientTurn]:
     """A few sessions on a machine that is known, recorded as a server would."""
     work = generated(sessions=5, seed=4)
     config = config_for(work, MODEL, Room(600, 600, 0), "stepwell")
-    source, file = Heard(Player(work, Declared(None))), tmp_path_factory.mktemp("live") / "run.jsonl"
-    machine = Machine(
-        Scheduler(config),
-        MODEL,
-        source,
-        SimulatedMeter(MODEL, work.unit_tokens),
-        bounded=False,
-        strides=False,
-    )
+    source = Heard(Player(work, Declared(None)))
+    meter = SimulatedMeter(MODEL, work.unit_tokens)
+    machine = Machine(Scheduler(config), MODEL, source, meter, bounded=False, strides=False)
     source.machine = machine
     machine.loop.observers.append(Recorder(file, config))
     machine.run()
     machine.loop.close()
-    return read_live(file), source.clients
+    return source.clients
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[LiveRun, list[ClientTurn]]:
+    file = tmp_path_factory.mktemp("live") / "run.jsonl"
+    clients = live(file)
+    return read_live(file), clients
 
 
 def test_the_machine_is_found_again(lived: tuple[LiveRun, list[ClientTurn]]) -> None:

@@ -1,4 +1,4 @@
-"""``stepwell calibrate``: fit the hardware model to measured points, and say how good it is."""
+"""``stepwell calibrate``: fit a machine to measured points or to a run, and say how good it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.commands.calibrate_archive import calibrate_archive, is_archive
+from stepwell.commands.calibrate_own import calibrate_own
 from stepwell.commands.calibrate_run import calibrate_run
 from stepwell.commands.plan_output import console_for, progress, write_json
 from stepwell.economics.calibration import (
@@ -22,6 +24,7 @@ from stepwell.economics.calibration import (
 )
 from stepwell.economics.roofline import TERMS
 from stepwell.errors import BadInput
+from stepwell.simulate.files import is_recording
 
 
 def calibrate(
@@ -30,16 +33,25 @@ def calibrate(
     out: Path | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
-    """Fit the constants of the hardware model to measurements; report the error on what was left out.
+    """Fit the hardware model to measurements or to a run; report the error on what was left out.
 
-    A file is a CSV (``.gz`` too) with the columns backend, model_path, system, tp_size, batch_size, isl,
-    osl, gemm_quant_mode and silicon_tpot_ms, as AIConfigurator publishes them. Whole configurations (engine,
-    model, part, chips, precision) are left out together, a fifth at a time, and predicted from the rest.
+    A recording of 'stepwell serve --record': every second step is fitted and the others are predicted; then
+    all turns are played under the simulation and means of TTFT, TPOT and E2E are compared.
+
+    Measured points are a CSV (``.gz`` too) with the columns backend, model_path, system, tp_size, batch_size,
+    isl, osl, gemm_quant_mode and silicon_tpot_ms, as AIConfigurator publishes them. Whole configurations
+    (engine, model, part, chips, precision) are left out together, a fifth at a time, and predicted from the
+    rest.
     Dense models are fitted; mixtures of experts are predicted with the constants of the dense ones.
 
     A folder is a run of vLLM (requests.jsonl, meta.json, here or in vllm/; config.json above): every second
     request is fitted, all are played again under the simulation with the engine's own number of blocks, and
     means of TTFT, TPOT and E2E are compared.
+
+    A ``.tar.gz`` of such folders: each run in turn, with one table at the end.
+
+    Example: ``stepwell calibrate run.jsonl.gz --out machine.json``, then ``stepwell simulate run.jsonl.gz
+    --machine machine.json``
 
     Example: ``stepwell calibrate run/RTX4090/Llama-3.1-8B``
 
@@ -49,14 +61,22 @@ def calibrate(
     Parameters
     ----------
     file
-        Measured points, or the folder of a run.
+        A recording, measured points, the folder of a run, or a ``.tar.gz`` of those.
     out
-        Write the constants here.
+        Write the machine or the constants here.
     json_file
-        Write errors and constants as JSON (``-``: standard output).
+        Write errors and what was fitted as JSON (``-``: standard output).
     """
     if file.is_dir():
         return calibrate_run(file, out, json_file)
+    if is_recording(file):
+        return calibrate_own(file, out, json_file)
+    if is_archive(file):
+        return calibrate_archive(file, out, json_file)
+    return _calibrate_points(file, out, json_file)
+
+
+def _calibrate_points(file: Path, out: Path | None, json_file: Path | None) -> int:
     read = read_points(file)
     dense = [point for point in read.points if point.dense]
     fitted, mixtures = dense, [point for point in read.points if not point.dense]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,8 @@ from rich.table import Table
 
 from stepwell.commands.plan_output import console_for, write_json
 from stepwell.simulate.engine_fit import Fidelity, fidelity
-from stepwell.simulate.engine_run import EngineRun, read_run
+from stepwell.simulate.engine_run import EngineRun, MeanTimes, read_run
+from stepwell.simulate.machine_file import FittedMachine
 
 FIGURES = ("TTFT", "TPOT", "E2E")
 
@@ -23,7 +25,8 @@ def calibrate_run(folder: Path, out: Path | None, json_file: Path | None) -> int
     console = console_for(json_file)
     for line in _about(run, found):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(_table(found))
+    errors = {"error": found.errors, "error, not fitted": found.held_out_errors}
+    console.print(means_table(found.measured, found.simulated, errors))
     result = {
         "run": run.name, "requests": len(run.requests), "malformed": list(run.bad), "blocks": run.blocks,
         "blocks_from": run.blocks_from, "replicas": run.replicas, "lines": asdict(found.model),
@@ -33,7 +36,11 @@ def calibrate_run(folder: Path, out: Path | None, json_file: Path | None) -> int
         "preemptions": found.preemptions,
     }  # fmt: skip
     write_json(result, json_file)
-    write_json({"lines": asdict(found.model), "source": run.name}, out)
+    machine = FittedMachine(
+        found.model, run.block_tokens, run.blocks * run.block_tokens, 0, 0, run.step_tokens, run.max_running,
+        run.name,
+    )  # fmt: skip
+    write_json(machine.as_json(), out)
     shown = ", ".join(f"{name} {error:+.1%}" for name, error in zip(FIGURES, found.errors, strict=True))
     console.print(f"calibrate: {run.name}: error of the means: {shown}", style="bold", markup=False)
     return 0
@@ -55,16 +62,12 @@ def _about(run: EngineRun, found: Fidelity) -> list[str]:
     return lines
 
 
-def _table(found: Fidelity) -> Table:
-    table = Table("mean", "measured ms", "simulated ms", "error", "error, not fitted", title="fidelity")
-    rows = zip(
-        FIGURES,
-        (found.measured.ttft_ms, found.measured.tpot_ms, found.measured.e2e_ms),
-        (found.simulated.ttft_ms, found.simulated.tpot_ms, found.simulated.e2e_ms),
-        found.errors,
-        found.held_out_errors,
-        strict=True,
-    )
-    for name, really, played, error, rest in rows:
-        table.add_row(name, f"{really:,.1f}", f"{played:,.1f}", f"{error:+.1%}", f"{rest:+.1%}")
+def means_table(
+    measured: MeanTimes, simulated: MeanTimes, errors: Mapping[str, tuple[float, float, float]]
+) -> Table:
+    """Means in milliseconds; each column of errors under its name."""
+    table = Table("mean", "measured ms", "simulated ms", *errors, title="fidelity")
+    both = zip(astuple(measured), astuple(simulated), strict=True)
+    for at, (name, (really, played)) in enumerate(zip(FIGURES, both, strict=True)):
+        table.add_row(name, f"{really:,.1f}", f"{played:,.1f}", *(f"{e[at]:+.1%}" for e in errors.values()))
     return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from stepwell.catalogue.load import Entry, entry
 from stepwell.economics.cases import KV_BYTES, WEIGHT_BYTES
 from stepwell.economics.changes import with_changes
 from stepwell.economics.constants import load_constants
-from stepwell.economics.replica import ReplicaModel, replica_model
+from stepwell.economics.replica import ReplicaModel, fitted_replica, replica_model
 from stepwell.economics.roofline import Serving
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
@@ -23,6 +23,7 @@ from stepwell.ledger.prices import load_price_book
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.simulate.cluster import Fault, ReplicaSite
+from stepwell.simulate.machine_file import FittedMachine, read_machine
 
 _FAULT = re.compile(r"(lost|slow-disk):(\d+)@(\d+(?:\.\d+)?)\+(\d+(?:\.\d+)?)(?:x(\d+))?$")
 _MOST_REPLICAS = 4096
@@ -47,6 +48,8 @@ class Hardware:
     """Whose constants: all, vllm, trtllm or sglang."""
     constants: Path | None = None
     """Constants of 'stepwell calibrate --out' instead of those that ship."""
+    machine: Path | None = None
+    """A machine of 'stepwell calibrate RUN --out' instead of part, model and chips; --part prices it."""
     replicas: int = 4
     """How many replicas."""
     router: Literal["kv-affine", "least-loaded", "round-robin"] = "kv-affine"
@@ -106,9 +109,13 @@ def build(hardware: Hardware, unit_tokens: int, block_tokens: int, input_tokens:
         KV_BYTES[hardware.kv], 1, input_tokens, 1.0,
     )  # fmt: skip
     constants = tuple(load_constants(hardware.engine, hardware.constants))
-    replica = replica_model(
-        serving, constants, block_tokens, hardware.dram_gb, figures["ssd"], hardware.drives
-    )
+    if hardware.machine is None:
+        replica = replica_model(
+            serving, constants, block_tokens, hardware.dram_gb, figures["ssd"], hardware.drives
+        )
+    else:
+        machine = read_machine(hardware.machine)
+        replica, hardware = fitted_replica(machine, block_tokens), _limited(hardware, machine)
     config = _config(hardware, replica, unit_tokens, block_tokens)
     book = _costs(figures, hardware.chips)
     room = Capacities(config.device_blocks * replica.block_bytes, config.host_bytes, config.disk_bytes)
@@ -116,6 +123,14 @@ def build(hardware: Hardware, unit_tokens: int, block_tokens: int, input_tokens:
     site = ReplicaSite(config, replica.model, prices, hardware.model, told_costs=True)
     usd_hour = book.hourly_usd(room)
     return Built(site, replica, book.rates(room), usd_hour, _faults(hardware), figures)
+
+
+def _limited(hardware: Hardware, machine: FittedMachine) -> Hardware:
+    """With no larger batches and no more running turns than the machine had in its run."""
+    step_tokens = min(hardware.step_tokens, machine.step_tokens)
+    return replace(
+        hardware, step_tokens=step_tokens, max_running=min(hardware.max_running, machine.max_running)
+    )
 
 
 def _check(hardware: Hardware) -> None:

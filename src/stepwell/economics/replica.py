@@ -9,6 +9,8 @@ from stepwell.catalogue.load import Entry
 from stepwell.economics.roofline import TERMS, Serving, kv_room_bytes, terms
 from stepwell.errors import BadInput
 from stepwell.simulate.accelerator import Accelerator
+from stepwell.simulate.llamacpp_costs import LlamaCppCosts
+from stepwell.simulate.machine_file import FittedMachine
 
 HOST_LINK_USED = 0.8
 COPY_START_US = 10.0
@@ -22,7 +24,7 @@ _LONG = 1_000_000.0
 class ReplicaModel:
     """One replica: what it costs in time, and its rooms for KV in blocks."""
 
-    model: Accelerator
+    model: Accelerator | LlamaCppCosts
     device_blocks: int
     host_blocks: int
     disk_blocks: int
@@ -64,6 +66,19 @@ def replica_model(
     return ReplicaModel(
         model, device_blocks, int(dram_gb * 1e9 // block_bytes), int(disk_bytes // block_bytes), block_bytes
     )
+
+
+def fitted_replica(machine: FittedMachine, block_tokens: int) -> ReplicaModel:
+    """A machine that was fitted to a run, with blocks of another size. ``BadInput``: not even one fits."""
+    block_bytes = block_tokens * machine.lines.token_bytes
+    device_blocks = machine.device_tokens // block_tokens
+    if device_blocks < 1:
+        raise BadInput(
+            f"{machine.source} had room for {machine.device_tokens:,} tokens on its device, less than a block"
+            f" of {block_tokens}: give smaller --block-tokens"
+        )
+    rooms = machine.host_bytes // block_bytes, machine.disk_bytes // block_bytes
+    return ReplicaModel(machine.for_blocks(block_tokens), device_blocks, *rooms, block_bytes)
 
 
 def _lines(serving: Serving, constants: tuple[float, ...]) -> Accelerator:

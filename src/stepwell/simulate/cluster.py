@@ -22,12 +22,13 @@ from stepwell.policy.types import Event, Hinted, KvTier, RequestArrived, Request
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.books import MachineBooks
 from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.llamacpp_costs import LlamaCppCosts
 from stepwell.simulate.machine import ComingTurn, Due, Machine, TurnSource
 from stepwell.simulate.meter import SimulatedMeter
 
 RETRY_US = 1_000_000
 """After this long a turn that no replica took is tried again."""
-Model = MachineModel | Accelerator
+Model = MachineModel | Accelerator | LlamaCppCosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ class Cluster:
         self._push(self.now_us + fault.for_us, _Back(fault), fault.replica)
         if fault.kind == "slow-disk":
             model = replica.machine.model
-            assert isinstance(model, MachineModel | Accelerator)
+            assert isinstance(model, Model)
             replica.machine.model = replace(
                 model,
                 read_bytes_per_s=max(1, model.read_bytes_per_s // fault.factor),

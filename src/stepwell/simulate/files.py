@@ -20,6 +20,7 @@ BAD_SHARE = 0.05
 _NAMED = 5
 _MOST = 1 << 40
 _LOOK_AT = 20
+_HEADER_BYTES = 1 << 20
 _KEYS = {
     "agentic": {"requests", "id"},
     "mooncake": {"timestamp", "input_length", "output_length"},
@@ -65,6 +66,16 @@ def read_trace(path: Path, *, bad_share: float = BAD_SHARE, most: int | None = N
     if found.kind != "recording" and not found.records:
         raise BadInput(f"{path}: there is no request in it")
     return found
+
+
+def is_recording(path: Path) -> bool:
+    """Whether the file begins as 'stepwell serve --record' begins one. False for what cannot be read."""
+    try:
+        with _open(path) as file:
+            first = json.loads(file.readline(_HEADER_BYTES))
+    except (OSError, EOFError, ValueError):
+        return False
+    return isinstance(first, dict) and set(first) >= _KEYS["recording"]
 
 
 def _open(path: Path) -> IO[bytes]:

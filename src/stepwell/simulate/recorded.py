@@ -41,6 +41,8 @@ class RecordedTurn:
     units_known: list[bytes]
     total: int
     """Tokens it knew when the recording heard of it last."""
+    first_us: int = 0
+    """When it had its first token; 0: it never had one."""
     ended_us: int = 0
     """When the recording heard of it last."""
     ended: bool = False
@@ -144,6 +146,8 @@ def _take(found: Recorded, at_us: int, event: Event) -> None:
 def _progressed(turn: RecordedTurn | None, at_us: int, event: Progressed) -> None:
     if turn is not None:
         turn.ended_us = at_us
+        if not turn.first_us and event.total > turn.recorded.prompt_tokens:
+            turn.first_us = at_us
         turn.units_known += event.units
         turn.total = max(turn.total, event.total)
         turn.ended |= event.finished is not None

@@ -1,0 +1,83 @@
+"""``stepwell calibrate RUNS.tar.gz``: every run of another engine in an archive, one after the other."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from stepwell.commands.calibrate_run import FIGURES
+from stepwell.commands.plan_output import console_for, progress, write_json
+from stepwell.errors import BadInput
+from stepwell.simulate.engine_fit import Fidelity, fidelity
+from stepwell.simulate.engine_run import EngineRun, read_run
+
+_MOST_BYTES = 1 << 30
+_WANTED = ("requests.jsonl", "meta.json", "config.json")
+
+
+def is_archive(file: Path) -> bool:
+    try:
+        return file.is_file() and tarfile.is_tarfile(file)
+    except OSError:
+        return False
+
+
+def calibrate_archive(file: Path, out: Path | None, json_file: Path | None) -> int:
+    """Fit each run to half of its requests, play it, compare. ``BadInput``: none is in it."""
+    if out is not None:
+        raise BadInput("--out writes one machine: give the folder of one run")
+    with tempfile.TemporaryDirectory(prefix="stepwell-calibrate-") as directory:
+        folders = _unpacked(file, Path(directory))
+        runs = [(str(folder.relative_to(directory)), read_run(folder)) for folder in folders]
+        found = [(name, run, fidelity(run)) for name, run in progress(runs, len(runs), "fitting and playing")]
+    console = console_for(json_file)
+    console.print(_table(found))
+    write_json({"runs": [_json(*one) for one in found]}, json_file)
+    worst = max(abs(error) for _, _, one in found for error in one.errors)
+    console.print(
+        f"calibrate: {len(found)} runs: the means are off by {worst:.1%} at most",
+        style="bold", markup=False,
+    )  # fmt: skip
+    return 0
+
+
+def _unpacked(file: Path, place: Path) -> list[Path]:
+    """The folders of the runs, in the order of their names; nothing but their three files is unpacked."""
+    try:
+        with tarfile.open(file) as archive:
+            members = [m for m in archive if m.isfile() and Path(m.name).name in _WANTED]
+            if sum(member.size for member in members) > _MOST_BYTES:
+                raise BadInput(f"{file}: its runs are larger than 1 GiB")
+            archive.extractall(place, members, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise BadInput(f"{file} cannot be read: {error}") from error
+    found = [requests.parent for requests in place.rglob("requests.jsonl")]
+    folders = sorted(folder.parent if folder.name == "vllm" else folder for folder in found)
+    if not folders:
+        raise BadInput(f"{file}: there is no run in it (requests.jsonl beside meta.json)")
+    return folders
+
+
+def _table(found: list[tuple[str, EngineRun, Fidelity]]) -> Table:
+    table = Table("run", "requests", *(f"{f} ms" for f in FIGURES), "errors", "not fitted", title="fidelity")
+    for name, run, one in found:
+        really, played = asdict(one.measured).values(), asdict(one.simulated).values()
+        cells = [f"{a:,.1f} / {b:,.1f}" for a, b in zip(really, played, strict=True)]
+        errors = [" ".join(f"{e:+.1%}" for e in some) for some in (one.errors, one.held_out_errors)]
+        table.add_row(name, str(len(run.requests)), *cells, *errors)
+    table.caption = "means, measured / simulated; errors of " + ", ".join(FIGURES)
+    return table
+
+
+def _json(name: str, run: EngineRun, one: Fidelity) -> dict[str, object]:
+    return {
+        "run": name, "requests": len(run.requests), "malformed": list(run.bad), "blocks": run.blocks,
+        "blocks_from": run.blocks_from, "measured": asdict(one.measured), "simulated": asdict(one.simulated),
+        "errors": dict(zip(FIGURES, one.errors, strict=True)),
+        "held_out_errors": dict(zip(FIGURES, one.held_out_errors, strict=True)),
+        "preemptions": one.preemptions,
+    }  # fmt: skip
