@@ -32,6 +32,7 @@ from stepwell.simulate.cluster import Cluster, ReplicaSite
 from stepwell.simulate.fleet_report import FleetReport, answered_turns, fleet_report
 from stepwell.simulate.meter import TurnTimes
 from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.unpaused import unpaused
 from stepwell.simulate.workload import Workload
 from stepwell.simulate.workloads import Wanted, workload_of
 
@@ -229,9 +230,10 @@ def played_run(
 ) -> tuple[StudyRun, list[TurnTimes]]:
     """One replica for some hours, and the turns it answered. ``what``: part, memory, sessions an hour."""
     site: ReplicaSite = replace(built.site, prices=load_price_book(PRICES))
-    cluster = Cluster(Player(work, Declared(None)), site, 1, ROUTERS["kv-affine"])
     started_s = time.process_time()
-    cluster.run(until_us=int(hours * _HOUR_US))
+    with unpaused() as on_end:
+        cluster = Cluster(Player(work, Declared(None)), site, 1, ROUTERS["kv-affine"], on_end=on_end)
+        cluster.run(until_us=int(hours * _HOUR_US))
     money = money_of([books.sums for _, books in cluster.lives() if books is not None], built.rates)
     report = fleet_report(cluster, time.process_time() - started_s, money)
     answered = answered_turns(cluster)
