@@ -65,6 +65,20 @@ def test_what_a_text_says_of_itself_counts(text: str, words: str, encoding: str,
     assert words in decode((text.format(label) + words).encode(encoding), "x").text
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<!-- charset=koi8-r --><html><head><meta charset=windows-1251></head><p>{}",
+        "<html><p>charset=koi8-r is old</p><p>{}",
+        "<html><!-- > <meta charset=koi8-r> --><META http-equiv=x content='text/html; CHARSET=cp1251'>{}",
+        "<html><title>encoding=koi8-r</title><meta name=a><meta/charset='windows-1251'>{}",
+        "<!---><meta charset=windows-1251><!-- <meta charset=koi8-r> -->{}",
+    ],
+)
+def test_words_about_encodings_declare_nothing(page: str) -> None:
+    assert RUSSIAN in decode(page.format(RUSSIAN * 3).encode("cp1251"), "x").text
+
+
 @given(st.text(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"]))
 def test_utf_is_never_a_guess(text: str, encoding: str) -> None:
     clean = "".join(sign for sign in text if sign.isprintable() and sign != "\ufeff") + "x"

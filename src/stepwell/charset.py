@@ -23,6 +23,8 @@ _MARKS = (
     (b"\x84\x31\x95\x33", "gb18030"),
 )
 _DECLARED = re.compile(rb"(?:charset|encoding)\s{0,9}=\s{0,9}[\"']?([A-Za-z0-9_.:-]{1,40})", re.I)
+_DECLARING = re.compile(rb"<\?xml[^>]{0,300}|<meta[\s/][^>]{0,999}|<!--", re.I)
+"""Where a page may say it; or where a comment begins, in which it may not."""
 _DECLARED_WITHIN = 4096
 _WIDER = {
     "ascii": "cp1252",
@@ -101,10 +103,7 @@ def _utf8(data: bytes, declared: str | None) -> Decoded | None:
 
 def _declared(data: bytes) -> str | None:
     """The codec that an HTML or XML text names at its beginning, or None."""
-    head = data[:_DECLARED_WITHIN].lstrip()
-    if not head.startswith(b"<"):
-        return None
-    found = _DECLARED.search(head)
+    found = _declaration(data[:_DECLARED_WITHIN].lstrip())
     if found is None:
         return None
     try:
@@ -115,6 +114,22 @@ def _declared(data: bytes) -> str | None:
     # A page that can say that it is UTF-16 is not.
     name = "utf-8" if codec.name.startswith("utf-16") else codec.name
     return _WIDER.get(name, name) if known else None
+
+
+def _declaration(head: bytes) -> re.Match[bytes] | None:
+    """Words about encodings in comments and in the text itself declare nothing."""
+    place = _DECLARING.search(head) if head.startswith(b"<") else None
+    while place is not None:
+        at = place.end()
+        if place[0] == b"<!--":
+            end = head.find(b"-->", place.start() + 2)
+            if end < 0:
+                return None
+            at = end + 3
+        elif found := _DECLARED.search(place[0]):
+            return found
+        place = _DECLARING.search(head, at)
+    return None
 
 
 def _wide(data: bytes, name: str) -> Decoded:

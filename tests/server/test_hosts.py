@@ -60,6 +60,29 @@ def test_a_proxy_of_this_machine_that_serves_this_machine() -> None:
     assert is_local(request({"host": "localhost", **passed_on}))
 
 
+@pytest.mark.parametrize(
+    "passed_on",
+    [
+        {"via": "1.1 proxy"},
+        {"x-forwarded-proto": "https"},
+        {"cf-ray": "8d1"},
+        {"tailscale-user-login": "a@example.org"},
+        {"true-client-ip": "192.0.2.7"},
+        {"fly-client-ip": "2001:db8::1"},
+        {"x-original-host": "stepwell.example"},
+        {"x-cluster-client-ip": "192.0.2.7", "x-forwarded-for": "127.0.0.1"},
+        {"via": "1.1 proxy", "x-forwarded-for": "192.0.2.7"},
+    ],
+)
+def test_what_was_passed_on_for_nobody_or_for_others_is_a_strangers(passed_on: dict[str, str]) -> None:
+    assert not is_local(request({"host": "localhost", **passed_on}))
+
+
+def test_a_proxy_that_says_for_whom_is_believed() -> None:
+    here = {"via": "1.1 proxy", "x-forwarded-proto": "https", "x-forwarded-for": "127.0.0.1"}
+    assert is_local(request({"host": "localhost", **here}))
+
+
 def test_a_client_elsewhere_is_a_stranger_whatever_it_says() -> None:
     assert not is_local(request({"host": "localhost"}, client="192.0.2.7"))
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -150,7 +150,15 @@ class Asking:
 
 def ballot(text: str) -> str:
     """What makes two answers the same one: their words and figures, not how they are written."""
-    return " ".join(re.findall(r"[\w.%+-]*\w%?", text.casefold()))
+    return " ".join(_words(text.casefold()))
+
+
+def _words(text: str) -> Iterator[str]:
+    """Each with the signs within it and a percent sign behind it, and none of the others behind it."""
+    for run in re.findall(r"[\w.%+-]+", text):
+        word = run.rstrip(".%+-")
+        if word:
+            yield f"{word}%" if run.startswith("%", len(word)) else word
 
 
 def _choice(said: Outcome, count: int) -> int:

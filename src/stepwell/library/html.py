@@ -7,29 +7,20 @@ HTML5 says, and nothing goes back over what was read.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from stepwell.errors import BadInput
+from stepwell.library.html_bounds import require_parsable
 
 
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-MAX_DEPTH = 5_000
-"""Elements within each other. The time of any HTML5 parser grows with its square; browsers stop at 512."""
 _SPACE = " \t\r\n\f\v\ufeff"
 _TAG = re.compile(r"</?[a-zA-Z]")
-_NAMED_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]{0,30})")
 _SILENT = frozenset({"script", "style", "iframe", "noframes", "datalist", "annotation"})
 _SILENT_IN_SVG = frozenset({"title", "desc", "metadata", "defs"})
-_NEVER_OPEN = _names(
-    "area base br col embed hr img input link meta source track wbr p li dt dd option optgroup tr td th "
-    "thead tbody tfoot colgroup html head body rt rp"
-)
-"""Elements that hold nothing, or whose end tag may be left out."""
 _BLOCKS = _names(
     "p div section article header footer main aside nav ul ol table form blockquote pre figure dl dd dt "
     "figcaption address details summary fieldset textarea dialog"
@@ -76,12 +67,11 @@ def _behind_space(text: str, at: int) -> int:
 
 
 def html_text(text: str) -> str:
-    """Readable text. ``BadInput`` for a page that is nested beyond any use; browsers read the rest, and so
-    does this."""
+    """Readable text. ``BadInput`` for a page that is made to be slow; browsers read the rest, and so does
+    this."""
     from selectolax.lexbor import LexborHTMLParser
 
-    if _depth(text) > MAX_DEPTH:
-        raise BadInput(f"the page has more than {MAX_DEPTH:,} elements within each other")
+    require_parsable(text)
     reader = _Reader()
     page = LexborHTMLParser(text.encode("utf-8", "replace"))
     if page.root is not None:
@@ -97,24 +87,6 @@ def _few_blank(lines: Iterator[str]) -> Iterator[str]:
         blank = 0 if line else blank + 1
         if blank < 2:
             yield line
-
-
-def _depth(text: str) -> int:
-    """How deep elements are nested at most, from their tags alone."""
-    opened: Counter[str] = Counter()
-    depth = deepest = 0
-    for found in _NAMED_TAG.finditer(text, 0, text.rfind(">") + 1):
-        name = found[2].lower()
-        if name in _NEVER_OPEN:
-            continue
-        if not found[1]:
-            opened[name] += 1
-            depth += 1
-            deepest = max(deepest, depth)
-        elif opened[name]:
-            opened[name] -= 1
-            depth -= 1
-    return deepest
 
 
 class _Reader:

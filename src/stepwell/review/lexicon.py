@@ -109,7 +109,7 @@ def invented(text: str, given: str) -> Iterator[str]:
     ``given`` is the sentence as it was handed over: its own words are its own.
     """
     known = {one.lower() for one in re.findall(r"[A-Za-z]+", given)}
-    bare = re.sub(r"\{[^}]*\}", "{}", text)
+    bare = re.sub(r"\{[^}]{0,200}\}", "{}", text)
     for found in re.finditer(r"[A-Za-z]+", bare):
         one = found[0]
         begins = not bare[: found.start()].strip(" \"'(")

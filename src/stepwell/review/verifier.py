@@ -30,7 +30,7 @@ MAX_FAULTS = 50
 VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "rect", "circle", "polyline"})
 HIDDEN = frozenset({"script", "style"})
 BLOCKS = frozenset({"p", "li", "tr", "section", "figure", "header"})
-ENDS = re.compile(r"(?:^|\s|[a-z)]{2,})\.(?:\s|$)|[。！？]")
+ENDS = re.compile(r"(?:^|\s|[a-z)]{2})\.(?:\s|$)|[。！？]")
 """Where a sentence ends in the text between marks."""
 UNSPOKEN = frozenset({"speaker", "id", "source", "why"})
 """Forms that say nothing of a value."""

@@ -14,7 +14,18 @@ from collections.abc import Iterator
 from starlette.requests import Request
 
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[A-Za-z0-9.-]{1,253}))(?::[0-9]{1,5})?")
-_FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "x-client-ip", "cf-connecting-ip")
+_FORWARDED = (
+    "x-forwarded-for", "x-forwarded-host", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip",
+    "x-cluster-client-ip", "x-original-forwarded-for", "x-original-host", "x-envoy-external-address",
+    "x-azure-clientip", "fastly-client-ip", "fly-client-ip", "forwarded-for",
+)  # fmt: skip
+"""Whose values are addresses or names."""
+_PASSED_ON = (
+    "via", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-server", "x-forwarded-scheme",
+    "x-forwarded-ssl", "x-forwarded", "x-scheme", "cdn-loop", "cf-ray", "tailscale-user-login",
+    "x-arr-ssl", "front-end-https",
+)  # fmt: skip
+"""What only something in between adds. It does not say for whom: where no address does, it is a stranger."""
 _MAX_HEADER_CHARS = 2_048
 
 
@@ -56,6 +67,9 @@ def _named(request: Request) -> Iterator[str]:
             yield from map(_node, line[:_MAX_HEADER_CHARS].split(","))
     for line in headers.getlist("forwarded"):
         yield from _forwarded(line[:_MAX_HEADER_CHARS])
+    said_for_whom = any(name in headers for name in (*_FORWARDED, "forwarded"))
+    if not said_for_whom and any(name in headers for name in _PASSED_ON):
+        yield ""
 
 
 def _node(text: str) -> str:

@@ -93,6 +93,15 @@ def test_what_stands_after_the_first_rows_decides_too(tmp_path: Path) -> None:
         (["10.50", "2"], "DECIMAL(18,2)"),
         (["12345678901234567.25"], "DECIMAL(38,2)"),
         (["1.5e-7"], "DOUBLE"),
+        (["1.5e400", "2.5"], "VARCHAR"),
+        (["9.9e308"], "VARCHAR"),
+        (["5.0e-400"], "VARCHAR"),
+        (["1.5e-310"], "VARCHAR"),
+        (["0.0e5", "1.5"], "DOUBLE"),
+        (["0000-01-01"], "VARCHAR"),
+        (["2026-01-01 24:00:00"], "VARCHAR"),
+        (["24:00:00"], "VARCHAR"),
+        (["2026-01-02 23:59:59.5"], "TIMESTAMP"),
         (["1e5"], "VARCHAR"),
         (["nan", "1.5"], "VARCHAR"),
         (["1,5"], "VARCHAR"),
@@ -161,6 +170,30 @@ def test_lines_above_the_header_are_told(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_that_is_called_as_a_table_is_that_table(tmp_path: Path) -> None:
+    """Whatever the files before it would be called."""
+    asked = database(
+        tmp_path,
+        **{
+            "sales[1].csv": "v\n1\n",
+            "sales-1.csv": "v\n2\n",
+            "sales_1.csv": "v\n3\n",
+            "🙂.csv": "v\n4\n",
+            "data.csv": "v\n5\n",
+        },
+    )
+    assert rows(asked, "FROM sales_1") == [(3,)]
+    assert rows(asked, "FROM data") == [(5,)]
+    assert [line.partition(" ")[0] for line in described(asked)] == [
+        "sales_1_2", "sales_1_3", "sales_1", "data_2", "data",
+    ]  # fmt: skip
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "data.csv").write_text("v\n6\n")
+    both = (tmp_path / "data.csv", tmp_path / "a" / "data.csv")
+    twice = Database(Workspace(tmp_path / "work", both))
+    assert [line.partition(" ")[0] for line in described(twice)] == ["data", "data_2"]
+
+
 def test_names_in_other_scripts_are_names(tmp_path: Path) -> None:
     asked = database(
         tmp_path, **{"销售.csv": "月,额\n一,1\n", "成本.csv": "月,额\n一,2\n", "продажи.csv": "a\n3\n"}
@@ -173,6 +206,50 @@ def test_a_row_that_does_not_fit_refuses_the_file(tmp_path: Path) -> None:
     asked = database(tmp_path, **{"t.csv": "a,b\n1,2\n" * 30_000 + "1,2,3\n"})
     (line,) = described(asked)
     assert line.startswith("t.csv cannot be read: ")
+
+
+UNEVEN = {
+    "a short row": "x,y,z\n1,2,3\n1,2\n",
+    "a long row": "x,y\n1,2\n1,2,3\n",
+    "a long row after some": "x,y\n1,2\n3,4\n5,6\n1,2,3\n",
+    "a header that is short": "x;y\n1;2;3\n4;5;6\n",
+    "a line below": "x,y\n1,2\n3,4\n5,6\nTotal\n",
+    "tabs": "x\ty\n1\t2\n1\n",
+}
+
+
+@pytest.mark.parametrize("content", UNEVEN.values(), ids=UNEVEN)
+def test_a_table_is_never_less_than_the_file(content: str, tmp_path: Path) -> None:
+    """DuckDB leaves out the lines above a row that is longer, or takes every line for one value."""
+    (line,) = described(database(tmp_path, **{"t.csv": content}))
+    assert line.startswith("t.csv cannot be read: line "), line
+    assert " cells and the first has " in line
+
+
+WHOLE: dict[str, tuple[str, list[tuple[object, ...]]]] = {
+    "lines of comments": ("# c\nx,y\n1,2\n# d,e\n3,4\n", [(1, 2), (3, 4)]),
+    "a title": ("Report of March\nx,y\n1,2\n3,4\n", [(1, 2), (3, 4)]),
+    "text with commas": ("text\nhello, world\nbye\n", [("hello, world",), ("bye",)]),
+    "both ends of lines": ("x,y\r\n1,2\n3,4\r\n", [(1, 2), (3, 4)]),
+    "both ends, one in quotes": ('x,y\n1,2\r\n"a\r\nb",4\n', [("1", 2), ("a\r\nb", 4)]),
+    "both ends, late": ("x,y\r\n" + "1,2\r\n" * 25_000 + "3,4\n", [(1, 2)] * 1_000),
+    "backslashes": ('x,y\n"a\\"b",2\n"c",3\n', [('a"b', 2), ("c", 3)]),
+    "a column without a name": ("x,\n1,2\n", [(1, 2)]),
+    "quoted ends": ('x,y\n"a\nb",2\n', [("a\nb", 2)]),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_table_is_all_of_the_file(kind: str, tmp_path: Path) -> None:
+    content, wanted = WHOLE[kind]
+    asked = database(tmp_path, **{"t.csv": content})
+    found = asyncio.run(asked.ask("FROM t", 1_000))
+    assert (list(found.rows), found.count) == (wanted, 25_001 if "late" in kind else len(wanted))
+
+
+@pytest.mark.parametrize("content", ["\n\n", " \t\r\n", "\ufeff\n"])
+def test_nothing_but_white_space_is_empty(content: str, tmp_path: Path) -> None:
+    assert described(database(tmp_path, **{"t.csv": content})) == ["t.csv cannot be read: it is empty"]
 
 
 def test_quotes_after_the_first_rows(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ as one SELECT runs (``sql_gate``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.functions import from_function, in_thread
 from stepwell.agents.tools.rows import Rows, plural, show_rows
-from stepwell.agents.tools.sql_files import PrivateFolder, identifier, load_csv, name, plain_copy, quoted
+from stepwell.agents.tools.sql_files import PrivateFolder, load_csv, plain_copy
 from stepwell.agents.tools.sql_gate import require_question
+from stepwell.agents.tools.sql_names import identifier, name, quoted
 from stepwell.agents.tools.warehouse import duckdb_path, open_warehouse
 from stepwell.agents.tools.warehouses import Warehouses, written_name
 from stepwell.agents.tools.workspace import Workspace
@@ -104,7 +105,7 @@ class Database:
                 own = [view.name for view in self._views]
                 if (answer := self._warehouses.ask(statement, most_rows, own)) is not None:
                     return answer
-                require_question(connection, statement)
+                require_question(connection, statement, own)
                 with ended_after(self._limits.query_s, connection.interrupt):
                     return _fetch(_execute(connection, statement), most_rows)
         except duck.InterruptException:
@@ -193,7 +194,9 @@ class Database:
         path: Path,
     ) -> None:
         """Makes a view, whose name says where it is from unless the table's own does."""
-        given = _free(connection, {view.name.lower() for view in self._views}, identifier(wanted))
+        taken = {view.name.lower() for view in self._views}
+        taken |= {stem for stem, keeper in _kept_names(self._files).items() if keeper != path}
+        given = _free(connection, taken, identifier(wanted))
         self._views.append(_View(given, source, "" if given == wanted else path.name))
 
     def _sentence(
@@ -267,6 +270,15 @@ def _table_line(
     listed = ", ".join(f"{written_name(column[0])} {column[1]}" for column in columns)
     source = f", from {view.file}" if view.file else ""
     return f"{view.name} ({listed}): {plural(counted[0] if counted else 0)}{source}"
+
+
+def _kept_names(files: Sequence[Path]) -> dict[str, Path]:
+    """A file whose name is a table's as it stands keeps it, whatever the files before it would be called."""
+    kept: dict[str, Path] = {}
+    for path in files:
+        if path.suffix.lower() in (*TABLES, PARQUET) and identifier(path.stem) == path.stem:
+            kept.setdefault(path.stem.lower(), path)
+    return kept
 
 
 def _free(connection: duckdb.DuckDBPyConnection, taken: set[str], wanted: str) -> str:

@@ -12,12 +12,13 @@ import codecs
 import re
 import shutil
 import tempfile
-import unicodedata
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stepwell.agents.tools.csv_form import form_of, with_one_line_end
+from stepwell.agents.tools.sql_names import name, quoted
 from stepwell.charset import decode
 from stepwell.errors import BadInput
 
@@ -29,16 +30,18 @@ MAX_DECODED_BYTES = 256 << 20
 _CHUNK_BYTES = 1 << 20
 _COLUMNS_AT_ONCE = 40
 _SEPARATOR = re.compile(r"sep=(.)[ \t]*\r?\n", re.I)
-_EMPTY = "(empty)"
 _DIGITS = 15
 """Significant digits that a DOUBLE keeps."""
 _WIDEST = 38
 _INTEGER = r"0|-?[1-9]\d{0,37}"
 _DECIMAL = r"-?(0|[1-9]\d*)(\.\d+)?"
 _FLOAT = rf"{_DECIMAL}|-?\d\.\d+[eE][+-]?\d{{1,3}}|-?\d[eE][+-]\d{{1,3}}"
+_LEAST = "2.2250738585072014e-308"
+"""Smaller ones lose digits, or are 0."""
+_ZERO = r"-?[0.]+([eE][+-]?\d+)?"
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIMESTAMP = rf"{_DATE}[ T]\d\d:\d\d(:\d\d(\.\d{{1,6}})?)?"
-_TIME = r"\d\d:\d\d:\d\d"
+_TIME = r"([01]\d|2[0-3]):\d\d:\d\d"
 
 
 class PrivateFolder:
@@ -49,16 +52,12 @@ class PrivateFolder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def identifier(text: str) -> str:
-    """A name for a table in letters of any script, such as ``sales_1`` for ``sales[1]``."""
-    plain = re.sub(r"\W+", "_", unicodedata.normalize("NFC", text)).strip("_") or "data"
-    return f"t_{plain}" if plain[0].isdigit() else plain
-
-
 def plain_copy(path: Path, folder: Path, number: int) -> tuple[Path, str, str]:
     """The file as UTF-8 under a name without any sign that a pattern could have; its separator where its
     first line says it (``sep=;``), and a note. ``BadInput`` where its encoding is not clear.
     """
+    if path.stat().st_size <= _CHUNK_BYTES and not path.read_bytes().strip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"):
+        raise BadInput("it is empty")
     copied = folder / f"{number}{path.suffix.lower()}"
     with path.open("rb") as file:
         head = file.read(64).decode("utf-8-sig", "replace")
@@ -88,8 +87,14 @@ def _is_utf8(path: Path) -> bool:
 
 def load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path, separator: str) -> str:
     """Makes ``table`` (quoted already) of a file that ``plain_copy`` made; returns a note."""
-    form = _form(connection, path, separator)
-    _read(connection, path, form)
+    try:
+        form = form_of(connection, path, separator)
+        _read(connection, path, form)
+    except _duck().Error:
+        if not with_one_line_end(path, MAX_DECODED_BYTES):
+            raise
+        form = form_of(connection, path, separator)
+        _read(connection, path, form)
     columns = [row[0] for row in connection.execute("DESCRIBE raw_text").fetchall()]
     types: list[str] = []
     for at in range(0, len(columns), _COLUMNS_AT_ONCE):
@@ -103,30 +108,12 @@ def load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path, sepa
     return "; ".join(left_out)
 
 
-def _form(connection: duckdb.DuckDBPyConnection, path: Path, separator: str) -> dict[str, Any]:
-    """How the file is written, as DuckDB finds it; its values are not looked at."""
-    given = {"delim": separator} if separator else {}
-    options = "".join(f", {name} = {quoted(value)}" for name, value in given.items())
-    row = connection.execute(
-        f"SELECT Delimiter, Quote, Comment, SkipRows, HasHeader FROM sniff_csv({quoted(str(path))}{options})"
-    ).fetchone()
-    assert row is not None
-    delimiter, quote, comment, skip, header = row
-    return {
-        "delim": separator or delimiter,
-        "quote": quote if quote not in (_EMPTY, "") else None,
-        "comment": "" if comment == _EMPTY else comment,
-        "skip": skip,
-        "header": header,
-    }
-
-
 def _read(connection: duckdb.DuckDBPyConnection, path: Path, form: dict[str, Any]) -> None:
     """All of it as text. Quotes count also where the sample had none, unless that cannot be read."""
     duck = _duck()
     signs = [form["quote"]] if form["quote"] else ['"', ""]
     for at, sign in enumerate(signs):
-        options = {**form, "quote": sign, "escape": sign}
+        options = {**form, "quote": sign, "escape": form["escape"] if form["quote"] else sign}
         listed = ", ".join(f"{name} = {_option(value)}" for name, value in options.items())
         try:
             connection.execute(
@@ -151,19 +138,26 @@ def _types(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> lis
 def _evidence(column: str) -> str:
     value = f"trim({name(column)})"
 
-    def matching(pattern: str, cast: str = "") -> str:
-        sound = f" AND TRY_CAST({value} AS {cast}) IS NOT NULL" if cast else ""
-        return f"count(*) FILTER (regexp_full_match({value}, '{pattern}'){sound})"
+    def matching(pattern: str, kept: str = "") -> str:
+        """``kept``: what must hold besides, so that the value says what the text does."""
+        return f"count(*) FILTER (regexp_full_match({value}, '{pattern}'){f' AND {kept}' if kept else ''})"
+
+    def day(kind: str) -> str:
+        """24:00 is the next day's, and no year is 0."""
+        return f"left(TRY_CAST({value} AS {kind})::VARCHAR, 10) = left({value}, 10)"
+
+    number = f"TRY_CAST({value} AS DOUBLE)"
+    kept = f"isfinite({number}) AND (abs({number}) >= {_LEAST} OR regexp_full_match({value}, '{_ZERO}'))"
 
     digits = f"regexp_replace({value}, '^-?0*|[^0-9]', '', 'g')"
     parts = {
         "n": f"count({name(column)})",
         "integer": matching(_INTEGER),
         "decimal": matching(_DECIMAL),
-        "float": matching(_FLOAT),
-        "date": matching(_DATE, "DATE"),
-        "timestamp": matching(_TIMESTAMP, "TIMESTAMP"),
-        "time": matching(_TIME, "TIME"),
+        "float": matching(_FLOAT, kept),
+        "date": matching(_DATE, day("DATE")),
+        "timestamp": matching(_TIMESTAMP, day("TIMESTAMP")),
+        "time": matching(_TIME, f"TRY_CAST({value} AS TIME) IS NOT NULL"),
         "boolean": f"count(*) FILTER (lower({value}) IN ('true', 'false'))",
         "digits": f"max(length({digits}))",
         "whole": f"max(length(split_part(ltrim({value}, '-'), '.', 1)))",
@@ -195,15 +189,6 @@ def _cast(column: str, kind: str) -> str:
 
 def _option(value: object) -> str:
     return str(value).lower() if isinstance(value, bool | int) else quoted(str(value))
-
-
-def quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def name(text: str) -> str:
-    """A column or table of this name, whatever signs it has."""
-    return '"' + text.replace('"', '""') + '"'
 
 
 def _duck() -> Any:

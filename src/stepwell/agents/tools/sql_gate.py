@@ -8,7 +8,7 @@ let through (PostgreSQL's WITH may hold an INSERT), and of functions that make t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.base import ToolError
@@ -22,11 +22,22 @@ _TABLE_FUNCTIONS = frozenset(
 )
 _REFUSED = frozenset({"getenv", "current_setting", "query", "query_table", "nextval", "write_log"})
 """Functions of values that tell of the machine, or run text that nobody has read."""
+_TELLING = frozenset(
+    {
+        "duckdb_databases", "duckdb_extensions", "duckdb_logs", "duckdb_secrets", "duckdb_settings",
+        "duckdb_views", "pg_prepared_statements", "pg_settings", "pg_tablespace", "pg_views",
+        "pragma_database_list", "sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema",
+    }
+)  # fmt: skip
+"""DuckDB's views of itself that name settings or the folders of files."""
+_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
+_LISTS = frozenset({"tables", "columns", "schemata", "pg_tables"})
+"""Of these what lists tables and columns."""
 
 
-def require_question(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+def require_question(connection: duckdb.DuckDBPyConnection, statement: str, own: Sequence[str] = ()) -> None:
     """``ToolError`` with one sentence for anything but one SELECT (WITH, DESCRIBE, SUMMARIZE and SHOW are
-    such)."""
+    such). ``own``: the tables that are listed, which may have any name."""
     try:
         row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
         assert row is not None
@@ -40,6 +51,7 @@ def require_question(connection: duckdb.DuckDBPyConnection, statement: str) -> N
         raise ToolError(f"one statement at a time, not {len(tree['statements'])}")
     for node in nodes:
         _require_harmless(node)
+    _require_tables(nodes, {name.lower() for name in own})
 
 
 def _why(connection: duckdb.DuckDBPyConnection, statement: str, message: str) -> str:
@@ -76,3 +88,14 @@ def _require_harmless(node: dict[str, Any]) -> None:
             raise ToolError(f"{name}() cannot be asked here: only the tables that are listed can")
     elif str(node.get("function_name", "")).lower() in _REFUSED:
         raise ToolError(f"the function {node['function_name']}() is not allowed here")
+
+
+def _require_tables(nodes: Sequence[dict[str, Any]], own: set[str]) -> None:
+    """Tables and views of the person's, not those in which DuckDB tells of itself."""
+    for node in nodes:
+        if node.get("type") != "BASE_TABLE":
+            continue
+        name, schema = (str(node.get(key) or "").lower() for key in ("table_name", "schema_name"))
+        listed = (name in own and not schema) or name in _LISTS
+        if not listed and (schema in _SCHEMAS or name in _TELLING):
+            raise ToolError(f"{name} cannot be asked here: only the tables that are listed can")

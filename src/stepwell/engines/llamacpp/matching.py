@@ -14,7 +14,8 @@ from stepwell.engines.llamacpp.constraints import first_line
 
 ALLOWANCE_S = 0.5
 ALLOWANCE_PER_TOKEN_S = 0.01
-"""What a constraint may take of the step that all requests share: this per token, and that once."""
+"""What a constraint may take of the step that all requests share, in processor time: this per token, and
+that once."""
 
 
 class ConstraintFailed(Exception):
@@ -32,17 +33,17 @@ class Matching:
         """Whether ``token`` may come next; if so it has come. An end token may where the answer is whole."""
         if self._over:
             return token in self._ends
-        started_s = time.perf_counter()
+        started_s = time.thread_time()
         taken = self._matcher.validate_tokens([token]) == 1 and self._matcher.consume_token(token)
-        self._charge(time.perf_counter() - started_s, taken=taken)
+        self._charge(time.thread_time() - started_s, taken=taken)
         self._over = self._matcher.is_stopped() and not self._matcher.is_error()
         return taken
 
     def allowed(self, vocab_size: int) -> NDArray[Any]:
         """Which tokens may come next, as booleans. Raises ``ConstraintFailed`` when there is none."""
-        started_s = time.perf_counter()
+        started_s = time.thread_time()
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._charge(time.perf_counter() - started_s, taken=False)
+        self._charge(time.thread_time() - started_s, taken=False)
         allowed = np.unpackbits(mask, bitorder="little")[:vocab_size].astype(bool)
         if len(allowed) < vocab_size:
             allowed = np.pad(allowed, (0, vocab_size - len(allowed)))

@@ -2,8 +2,8 @@
 
 The compiler is recursive: a chain of a few thousand references would end the process by a stack overflow,
 and some texts of a hundred bytes keep it busy for seconds. The child has a smaller stack than the server's
-threads, so what passes there passes here. One child per server, started when first needed, replaced when it
-dies.
+threads, so what passes there passes here. Time is the processor's: a machine that is busy with something else
+refuses nobody's grammar. One child per server, started when first needed, replaced when it dies.
 
 Run as a module it is the child: one grammar a line on standard input (JSON text), one verdict a line back.
 """
@@ -13,18 +13,22 @@ from __future__ import annotations
 import json
 import resource
 import select
+import signal
 import subprocess
 import sys
 import threading
 from contextlib import suppress
 from functools import lru_cache
 
-MAX_SECONDS = 2.5
+MAX_CPU_SECONDS = 2.5
+MAX_WALL_SECONDS = 20.0
+"""Only so that a child that neither computes nor ends is not waited for; nothing is concluded from it."""
 MAX_START_SECONDS = 30.0
 MAX_MEMORY_BYTES = 2 * 1024**3
 STACK_BYTES = 4 * 1024 * 1024
 _READY = "ready"
 _TOO_MUCH = "it takes too much time or memory to compile"
+_NOT_NOW = "it could not be compiled in time on this machine as busy as it is now; try again"
 
 
 class Trial:
@@ -36,18 +40,23 @@ class Trial:
         self.verdict = lru_cache(maxsize=1024)(self._try)
 
     def __call__(self, grammar: str) -> str:
-        return self.verdict(grammar)
+        try:
+            return self.verdict(grammar)
+        except TimeoutError:  # which is not kept: the next one may be luckier
+            return _NOT_NOW
 
     def _try(self, grammar: str) -> str:
         with self._lock:
             child = self._child or self._start()
             if child is None:
                 return "the compiler's process does not start"
-            answer = _ask(child, json.dumps(grammar), MAX_SECONDS)
-            if answer is None:
-                self.close()
-                return _TOO_MUCH
-            return str(json.loads(answer))
+            answer = ""
+            try:
+                answer = _ask(child, json.dumps(grammar), MAX_WALL_SECONDS)
+            finally:
+                if not answer:
+                    self.close()
+            return str(json.loads(answer)) if answer else _TOO_MUCH
 
     def _start(self) -> subprocess.Popen[str] | None:
         child = subprocess.Popen(
@@ -59,7 +68,11 @@ class Trial:
             encoding="utf-8",
         )
         self._child = child
-        if _line(child, MAX_START_SECONDS) != _READY:
+        try:
+            ready = _line(child, MAX_START_SECONDS)
+        except TimeoutError:
+            ready = ""
+        if ready != _READY:
             self.close()
         return self._child
 
@@ -75,22 +88,23 @@ class Trial:
             child.wait()
 
 
-def _ask(child: subprocess.Popen[str], line: str, seconds: float) -> str | None:
+def _ask(child: subprocess.Popen[str], line: str, seconds: float) -> str:
+    """The answer; empty when the child has ended. ``TimeoutError`` when there is none in time."""
     assert child.stdin is not None
     try:
         child.stdin.write(line + "\n")
         child.stdin.flush()
     except OSError:
-        return None
+        return ""
     return _line(child, seconds)
 
 
-def _line(child: subprocess.Popen[str], seconds: float) -> str | None:
-    """The next line; None when it does not come in time or the child has ended."""
+def _line(child: subprocess.Popen[str], seconds: float) -> str:
+    """The next line; empty when the child has ended. ``TimeoutError`` when none comes in time."""
     assert child.stdout is not None
     if not select.select([child.stdout], [], [], seconds)[0]:
-        return None
-    return child.stdout.readline().rstrip("\n") or None
+        raise TimeoutError
+    return child.stdout.readline().rstrip("\n")
 
 
 def _limit() -> None:
@@ -112,7 +126,10 @@ def _serve() -> None:
     sys.stdout.write(_READY + "\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(judge(json.loads(line))) + "\n")
+        signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS)  # whose signal ends the process
+        verdict = judge(json.loads(line))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sys.stdout.write(json.dumps(verdict) + "\n")
         sys.stdout.flush()
 
 

@@ -11,7 +11,7 @@ from stepwell.engines.llamacpp.chat.values import loads
 
 _MAX_CHARS = 1 << 20
 _ATOM = re.compile(r"[^,}\]]*")
-_KEY = re.compile(r"\s*([^:,{}\[\]]+?)\s*:")
+_KEY = re.compile(r"([^:,{}\[\]]+):")
 
 
 def python_calls(text: str) -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ def _members(text: str, at: int, quote: str, depth: int) -> tuple[dict[str, Any]
         key = _KEY.match(text, at)
         if key is None:
             raise ValueError("a member has no name")
-        name = key[1].replace(quote, "")
+        name = key[1].strip().replace(quote, "")
         members[name], at = _braces(text, key.end(), quote, depth + 1)
         at += text[at] == ","
     return members, at + 1
