@@ -51,13 +51,23 @@ ANSWERS: dict[str, dict[str, Any]] = {
     },
     "structured": {"content": [], "structuredContent": {"name": "井"}},
     "nothing": {"content": []},
+    "structure alone": {"structuredContent": {"depth_m": 9}},
+    "half a pair": {"content": [{"type": "text", "text": "a\ud800b"}]},
+    "as promised": {"content": [{"type": "text", "text": "nine"}], "structuredContent": {"depth": "9"}},
+    "名前": {"content": [{"type": "text", "text": "井"}]},
 }
+PROMISED = {"type": "object", "properties": {"depth_m": {"type": "integer"}}, "required": ["depth_m"]}
+"""What ``as promised`` does not keep."""
 
 
 def listed(mode: str, cursor: str | None) -> dict[str, Any]:
     if mode == "silent-list":
         threading.Event().wait()
-    tools = [{"name": name, "inputSchema": {"type": "object", "properties": {}}} for name in ANSWERS]
+    tools: list[dict[str, Any]] = [
+        {"name": name, "inputSchema": {"type": "object", "properties": {}}} for name in ANSWERS
+    ]
+    tools += [{"title": "a tool without a name"}, {"name": "refuses"}]
+    tools[-4]["outputSchema"] = PROMISED
     if mode == "circle":
         return {"tools": tools, "nextCursor": "again"}
     if mode == "endless":
@@ -79,11 +89,19 @@ def result(mode: str, method: str, params: dict[str, Any]) -> dict[str, Any] | N
 
 
 def main() -> None:
+    sys.stdout.write("Welcome\n")  # as some do
+    sys.stdout.flush()
     for line in sys.stdin:
         message = json.loads(line)
         if "id" not in message:
             continue
-        found = result(sys.argv[1], message["method"], message.get("params") or {})
+        params = message.get("params") or {}
+        if params.get("name") == "refuses":
+            error = {"code": -32000, "message": "the quota is used up"}
+            sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}) + "\n")
+            sys.stdout.flush()
+            continue
+        found = result(sys.argv[1], message["method"], params)
         said = (
             {"error": {"code": -32601, "message": "no such method"}} if found is None else {"result": found}
         )

@@ -21,7 +21,9 @@ from stepwell.agents.tools import (
     run_tool,
     serving,
 )
+from stepwell.agents.tools.mcp import RunningMcp
 from stepwell.errors import BadInput, MissingExtra, StepwellError
+from tests.agents.tools.mcp_raw_server import ANSWERS
 
 pytest.importorskip("mcp")
 
@@ -36,7 +38,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     servers = {
         "tiny": tiny,
         "twin": tiny,
-        "slow": McpServer(sys.executable, (SERVER,), timeout_s=3.0),
+        "slow": McpServer(sys.executable, (SERVER,), timeout_s=0.2),
         "absent": McpServer(str(tmp_path / "absent")),
         "unset": McpServer("cat", env={"KEY": "$STEPWELL_UNSET"}),
         "loud": McpServer(sys.executable, ("-c", "raise SystemExit('no licence')")),
@@ -47,7 +49,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         "raw": McpServer(sys.executable, (RAW, "plain")),
         "circle": McpServer(sys.executable, (RAW, "circle")),
         "endless": McpServer(sys.executable, (RAW, "endless")),
-        "unlisted": McpServer(sys.executable, (RAW, "silent-list"), start_timeout_s=2.0),
+        "unlisted": McpServer(sys.executable, (RAW, "silent-list")),
         "silent": McpServer(sys.executable, ("-c", "import time; time.sleep(60)"), start_timeout_s=0.5),
     }
     return Workspace(tmp_path / "workspace", mcp_servers=servers)
@@ -133,7 +135,7 @@ def test_every_kind_of_content_reaches_the_model(workspace: Workspace) -> None:
 
 def test_pages_that_turn_in_circles_are_left(workspace: Workspace) -> None:
     async def work(tools: dict[str, Tool]) -> None:
-        assert len(tools) == 6
+        assert len(tools) == len(ANSWERS) + 1
 
     within(["mcp:circle"], workspace, work)
 
@@ -153,8 +155,12 @@ def test_a_call_that_hangs_is_given_up_and_the_server_goes_on(workspace: Workspa
     async def work(tools: dict[str, Tool]) -> None:
         hung = await run_tool(tools["hang"], {})
         assert not hung.ok
-        assert "did not answer within 3 s" in hung.text
-        assert (await run_tool(tools["add"], {"a": 1, "b": 1})).text == "2"
+        assert "did not answer within 0.2 s" in hung.text
+        answer = await run_tool(tools["add"], {"a": 1, "b": 1})
+        while not answer.ok:  # on a busy machine 0.2 s is little, also for one that is well
+            assert "did not answer" in answer.text
+            answer = await run_tool(tools["add"], {"a": 1, "b": 1})
+        assert answer.text == "2"
 
     within(["mcp:slow"], workspace, work)
 
@@ -204,7 +210,6 @@ def test_two_servers_with_one_name_for_a_tool(workspace: Workspace) -> None:
             r"\[mcp.unset\]: env: KEY is to be passed \$STEPWELL_UNSET, which is not set",
         ),
         ("mcp:loud", StepwellError, r"could not be started.*the last it wrote: .*no licence"),
-        ("mcp:unlisted", StepwellError, "did not list its tools within 2 s"),
         ("mcp:endless/add", BadInput, "has no such tool"),
         ("mcp:silent", StepwellError, "did not answer within 0.5 s of its start"),
     ],
@@ -218,6 +223,36 @@ def test_a_server_that_is_not_there_is_one_sentence(
     with pytest.raises(error, match=says) as raised:
         within([name], workspace, work)
     assert "\n" not in str(raised.value)
+
+
+def test_a_server_that_does_not_list_its_tools(workspace: Workspace, tmp_path: Path) -> None:
+    """It has all the time to start that it needs, and then none."""
+
+    async def main() -> None:
+        declared = workspace.mcp_servers["unlisted"]
+        server = RunningMcp("unlisted", declared, tmp_path / "log")
+        await server.start()
+        server._declared = replace(declared, start_timeout_s=0.05)
+        try:
+            with pytest.raises(StepwellError, match=r"unlisted did not list its tools within 0\.05 s"):
+                await server.tools()
+        finally:
+            await server.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_not_as_the_protocol_has_it_is_read_all_the_same(workspace: Workspace) -> None:
+    async def work(tools: dict[str, Tool]) -> None:
+        said = {name: await run_tool(tool, {}) for name, tool in tools.items()}
+        assert said["structure_alone"].text == '{"depth_m": 9}'
+        assert said["half_a_pair"].text == "a?b"
+        assert said["as_promised"].text == 'nine\n{"depth": "9"}'
+        assert said["tool_10"].text == "井"
+        assert "refused the call: the quota is used up" in said["refuses"].text
+        assert said["nothing"].ok, "a refusal is not the end of a server"
+
+    within(["mcp:raw"], workspace, work)
 
 
 def test_while_the_servers_run_anybody_may_build_their_tools(workspace: Workspace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.base import MAY_RETRY, Tool, ToolError
 from stepwell.agents.tools.mcp_contents import answer_text
+from stepwell.agents.tools.mcp_wire import mended
 from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 
@@ -29,6 +31,8 @@ TOOLS_MOST = 200
 CLOSE_S = 10.0
 DESCRIPTION_CHARS = 1_000
 LOG_CHARS = 300
+NAME_CHARS = 64
+_SIGNS = re.compile(r"[^A-Za-z0-9_-]")
 _PASSED_ON = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -84,7 +88,7 @@ class RunningMcp:
             raise StepwellError(self._said(f"did not list its tools within {limit_s:g} s")) from None
         except Exception as error:
             raise StepwellError(self._said(f"does not list its tools: {_cause(error)}")) from error
-        return [self._tool(one) for one in listed]
+        return [self._tool(one, name) for one, name in zip(listed, _plain_names(listed), strict=True)]
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> str:
         """The text of the answer.
@@ -149,13 +153,13 @@ class RunningMcp:
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"the MCP server {self._name} {what}" + (f" (the last it wrote: {last})" if last else "")
 
-    def _tool(self, one: mcp_types.Tool) -> Tool:
+    def _tool(self, one: mcp_types.Tool, name: str) -> Tool:
         async def call(arguments: Mapping[str, Any]) -> str:
             return await self.call(one.name, arguments)
 
         hints = one.annotations
         return Tool(
-            name=re.sub(r"[^A-Za-z0-9_-]", "_", one.name)[:64],
+            name=name,
             description=(one.description or one.title or one.name)[:DESCRIPTION_CHARS],
             parameters=one.input_schema,
             call=call,
@@ -165,6 +169,22 @@ class RunningMcp:
             idempotent=bool(hints and (hints.read_only_hint or hints.idempotent_hint)),
             volatile=one.name in self._declared.volatile,
         )
+
+
+def _plain_names(tools: Sequence[mcp_types.Tool]) -> list[str]:
+    """In letters that every API lets a function's name have, no two alike. What is such a name stays it."""
+    plain = [_SIGNS.sub("_", one.name)[:NAME_CHARS] for one in tools]
+    taken = {one.name for one in tools}
+    for number, (one, name) in enumerate(zip(tools, plain, strict=True), 1):
+        if name == one.name:
+            continue
+        wanted = name if re.search(r"[A-Za-z0-9]", name) else f"tool_{number}"
+        free, again = wanted, 2
+        while free in taken:
+            free, again = f"{wanted[: NAME_CHARS - 4]}_{again}", again + 1
+        plain[number - 1] = free
+        taken.add(free)
+    return plain
 
 
 async def _listed(client: mcp.Client) -> list[mcp_types.Tool]:
@@ -192,8 +212,11 @@ async def _client(declared: McpServer, log: Any, folder: Path | None) -> AsyncIt
         args=list(declared.args),
         env=_variables(declared),
         cwd=folder,
+        encoding_error_handler="replace",
     )
-    async with mcp.Client(mcp.stdio_client(parameters, errlog=log)) as client:
+    # It writes a traceback for every line of a server that is not JSON, where a live screen may be.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)
+    async with mcp.Client(mended(mcp.stdio_client(parameters, errlog=log))) as client:
         yield client
 
 
@@ -247,7 +270,9 @@ def _is_gone(error: BaseException) -> bool:
     import mcp_types
 
     closed = isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError | ConnectionError)
-    return closed or getattr(error, "code", None) == mcp_types.CONNECTION_CLOSED
+    # The package's code for it is also the first one that servers may give a meaning of their own.
+    code, said = getattr(error, "code", None), str(error).strip().lower()
+    return closed or (code == mcp_types.CONNECTION_CLOSED and said == "connection closed")
 
 
 @asynccontextmanager

@@ -10,13 +10,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from stepwell.charset import decode
+from stepwell.errors import BadInput
 
 if TYPE_CHECKING:
     import mcp_types
 
-_TEXT_TYPES = ("json", "xml", "yaml", "toml", "javascript", "csv", "markdown")
+_TEXT_TYPES = ("json", "xml", "yaml", "toml", "javascript", "csv", "markdown", "sql", "python", "x-sh")
+_OTHER = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip", "application/gzip")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_URL_SAFE = str.maketrans("-_", "+/")
 DESCRIPTION_CHARS = 300
 
 
@@ -62,15 +69,43 @@ def _link(link: Any) -> str:
 
 
 def _decoded(blob: str, mime_type: str | None) -> str | None:
-    """Bytes that are declared as text, as text; None: they are something else."""
-    kind = (mime_type or "").lower().partition(";")[0].strip()
-    if not kind.startswith("text/") and not kind.endswith(_TEXT_TYPES):
+    """Bytes that are text, as text; None: they are something else, or say that they are.
+
+    Servers of files guess types from names, and give bytes wherever they know none: what is valid UTF-8
+    without control characters is text whatever it is called.
+    """
+    kind, _, parameters = (mime_type or "").lower().partition(";")
+    kind = kind.strip()
+    if kind.startswith(_OTHER):
         return None
+    data = _from_base64(blob)
+    if data is None:
+        return None
+    declared = kind.startswith("text/") or kind.endswith(_TEXT_TYPES)
+    if not declared:
+        return _plain(data)
+    label = parameters.partition("charset=")[2].partition(";")[0].strip(" \"'")
     try:
-        text = base64.b64decode(blob, validate=True).decode("utf-8-sig")
+        return data.decode(label) if label and label != "utf-8" else decode(data, "it").text
+    except (BadInput, LookupError, ValueError):
+        return _plain(data)
+
+
+def _from_base64(blob: str) -> bytes | None:
+    """Also as URLs have it, in lines, or without the signs at its end."""
+    plain = "".join(blob.split()).translate(_URL_SAFE).rstrip("=")
+    try:
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return None if "\0" in text else text
+
+
+def _plain(data: bytes) -> str | None:
+    try:
+        text = data.decode("utf-8-sig")
+    except ValueError:
+        return None
+    return None if _CONTROL.search(text) else text
 
 
 def _size(encoded: str) -> str:
