@@ -278,7 +278,8 @@ async def _within(limit_s: float, begun: asyncio.Event, exited: asyncio.Future[i
     """Whether the child says that it is locked in, or has ended, in so many seconds."""
     waiting = asyncio.ensure_future(begun.wait())
     try:
-        done, _ = await asyncio.wait({waiting, exited}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {waiting, exited}
+        done, _ = await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiting.cancel()
     return bool(done)
