@@ -72,7 +72,9 @@ def _from_path(model: str) -> ModelFile:
         named = ", ".join(NAMED_MODELS)
         raise BadInput(f"model {model!r} is neither one of {named} nor a file that exists")
     _require_gguf(path)
-    return ModelFile(path.stem, path.resolve())
+    # Not where a link leads: the parts of a split model are known by their names, and caches link to files
+    # that have none.
+    return ModelFile(path.stem, path.absolute())
 
 
 def _require_gguf(path: Path) -> None:

@@ -129,7 +129,147 @@ def test_no_field_of_any_route_is_a_failure_of_ours(
     assert "RecursionError" not in answer.text
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {"type": "object"}}}
+FILTER = {"type": "and", "filters": [{"type": "eq", "key": "k", "value": "v"}]}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {
+        "model": MODEL,
+        "max_tokens": 1,
+        "messages": [
+            {"role": "system", "content": "s", "name": "n"},
+            {"role": "user", "content": [{"type": "text", "text": "x"}, *parts("FILE")[:1]]},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "y"}]},
+            {"role": "user", "content": "z"},
+        ],
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "stream_options": {"include_usage": True},
+        "logit_bias": {"1": 1},
+        "stop": ["q"],
+        "metadata": {"a": "b"},
+        "structured_outputs": {"regex": "a"},
+        "agent_hint": {"expected_wait_ms": 5},
+    },
+    "/v1/completions": {"model": MODEL, "max_tokens": 1, "prompt": ["a", "b"], "logprobs": 1, "stop": ["q"]},
+    "/v1/responses": {
+        "model": MODEL,
+        "max_output_tokens": 1,
+        "instructions": "i",
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "x"}, *parts("FILE")[1:2]]},
+            {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "t"}]},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "o"}]},
+        ],
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+        "reasoning": {"effort": "low"},
+        "conversation": {"id": "conv_x"},
+    },
+    "/v1/messages": {
+        "model": MODEL,
+        "max_tokens": 1,
+        "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "5m"}}],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "document", "source": {"type": "text", "data": "d"}, "title": "t"},
+                    {"type": "search_result", "title": "t", "source": "u", "content": [{"type": "text"}]},
+                    {"type": "thinking", "thinking": "h"},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "u", "name": "f", "input": {}}]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "u", "content": [{"type": "text", "text": "o"}]}
+                ],
+            },
+        ],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        "tool_choice": {"type": "tool", "name": "f"},
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "stop_sequences": ["q"],
+        "metadata": {"user_id": "u"},
+    },
+    "/v1beta/models/tiny:generateContent": {
+        "contents": [{"role": "user", "parts": [{"text": "x", "thought": False}]}],
+        "systemInstruction": {"parts": [{"text": "s"}]},
+        "generationConfig": {"maxOutputTokens": 1, "stopSequences": ["q"], "responseJsonSchema": {}},
+        "cachedContent": "cachedContents/x",
+    },
+    "/v1beta/cachedContents": {
+        "model": "models/tiny",
+        "contents": [{"role": "user", "parts": [{"text": "x"}]}],
+        "ttl": "5s",
+        "displayName": "d",
+    },
+    "/v1/embeddings": {"model": MODEL, "input": ["a", [1]], "dimensions": 8, "encoding_format": "base64"},
+    "/v1/rerank": {"model": MODEL, "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1},
+    "/v1/batches": {
+        "input_file_id": "FILE",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"a": "b"},
+    },
+    "/v1/messages/batches": {
+        "requests": [{"custom_id": "a", "params": {"model": MODEL, "max_tokens": 1, "messages": [{}]}}]
+    },
+    "/v1/vector_stores": {
+        "name": "n",
+        "file_ids": ["FILE"],
+        "metadata": {"a": "b"},
+        "expires_after": {"anchor": "last_active_at", "days": 1},
+        "chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 100}},
+    },
+    "/v1/vector_stores/STORE/search": {
+        "query": ["q"],
+        "filters": FILTER,
+        "max_num_results": 1,
+        "ranking_options": {"score_threshold": 0.1},
+    },
+    "/v1/vector_stores/STORE/files": {"file_id": "FILE", "attributes": {"k": "v"}},
+    "/v1/vector_stores/STORE/file_batches": {"file_ids": ["FILE"], "attributes": {"k": "v"}},
+    "/v1/conversations": {
+        "items": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}],
+        "metadata": {"a": "b"},
+    },
+    "/v1/files/search": {"query": "q", "file_ids": ["FILE"], "filters": FILTER, "max_num_results": 1},
+    "/tokenize": {"model": MODEL, "prompt": "x", "messages": [{"role": "user", "content": "x"}]},
+    "/admin/budgets": {"tenant": "t", "soft_usd": 1, "hard_usd": 2},
+}
+"""Of everything that a route takes apart."""
+ANYTHING_ELSE: tuple[Any, ...] = (None, -1, 10**30, "", [], [[{}]], {"type": []})
+
+
+def changed(body: Any) -> Iterator[Any]:
+    """``body`` with each value in it, however deep, replaced by each of those."""
+    yield from ANYTHING_ELSE
+    places = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    for key, inner in list(places):
+        for one in changed(inner):
+            copy = body.copy()
+            copy[key] = one
+            yield copy
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_each_value_in_a_body_may_be_anything(target: Target, path: str) -> None:
+    store = "vs_x"
+    if "STORE" in path:
+        store = target.client.post("/v1/vector_stores", json={"file_ids": [target.file_id]}).json()["id"]
+    for body in changed(BODIES[path]):
+        text = json.dumps(body).replace("FILE", target.file_id)
+        answer = target.client.post(path.replace("STORE", store), content=text)
+        assert answer.status_code < 500 and "internal_error" not in answer.text, (text, answer.text)
+
+
 def test_every_route_that_takes_a_body_is_tried() -> None:
     assert {"/v1/messages", "/v1/files/{file_id}/prewarm", "/admin/budgets"} <= {*WRITES}
+    assert len(BODIES) >= 18
     assert {"messages", "input", "prompt", "query", "spend_control", "hard_usd", "agent_hint"} <= {*NAMES}
     assert MODEL == "tiny"

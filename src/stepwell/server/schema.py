@@ -41,7 +41,7 @@ def join_text(value: Any) -> Any:
 
 def _part_text(number: int, part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind in TEXT_PARTS and isinstance(kind, str):
+    if isinstance(kind, str) and kind in TEXT_PARTS:
         text = part.get("refusal" if kind == "refusal" else "text")
         if isinstance(text, str):
             return text

@@ -19,7 +19,7 @@ from stepwell.bench.servers import free_port
 
 HEALTHY_S = 60.0
 """Longest that ``/health`` may take to be well again after a fault."""
-START_S = 180.0
+START_S = 600.0
 STOP_S = 60.0
 LOOK_S = 0.1
 DOWN = "down"

@@ -181,7 +181,7 @@ def _block_text(block: object, where: str) -> str:
     kind = one.get("type")
     if kind == "text" and isinstance(one.get("text"), str):
         return str(one["text"])
-    if kind in PASSED_OVER:
+    if isinstance(kind, str) and kind in PASSED_OVER:
         return ""
     if kind == "search_result":
         lines = [one.get("title"), one.get("source"), _text(one.get("content") or "", f"{where}.content")]

@@ -121,7 +121,7 @@ def _turns(value: object) -> Iterator[dict[str, Any]]:
         where = f"contents[{number}]"
         one = _mapping(turn, where)
         role = one.get("role") or "user"
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise bad_request(
                 f"A role is 'user' or 'model', not {clip(repr(role), 32)}.", param=f"{where}.role"
             )
