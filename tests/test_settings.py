@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,33 @@ def test_a_settings_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> 
     latin.write_bytes(b"# \xe9\n")
     with pytest.raises(BadInput, match="not UTF-8"):
         load(latin, env={})
+
+
+def test_further_models_are_as_the_first_but_for_what_they_say(tmp_path: Path) -> None:
+    first = '[engine]\nmodel = "smollm2"\nthreads = 1\n'
+    text = first + '[[models]]\nname = "b"\nmodel = "b.gguf"\nmax_sequences = 4\n'
+    settings = from_text(tmp_path, text)
+    (entry,) = settings.models
+    engine = entry.engine(settings.engine)
+    assert (engine.name, engine.model, engine.threads, engine.max_sequences) == ("b", "b.gguf", 1, 4)
+
+
+def test_without_a_first_model_the_first_of_the_list_is_it(tmp_path: Path) -> None:
+    text = '[[models]]\nname = "a"\nmodel = "a.gguf"\n[[models]]\nname = "b"\nmodel = "b.gguf"\n'
+    settings = from_text(tmp_path, text)
+    assert (settings.engine.name, settings.engine.model) == ("a", "a.gguf")
+    assert [entry.name for entry in settings.models] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[[models]]\nname = "a"\n', "models: 'a' needs a model"),
+        ('[[models]]\nname = "a"\nmodel = "x"\n[[models]]\nname = "a"\nmodel = "y"\n', "is there twice"),
+        ('[engine]\nkind = "vllm"\n[[models]]\nname = "a"\nmodel = "x"\n', "there is one model"),
+        ('[[models]]\nname = "a"\nmodle = "x"\n', "did you mean 'model'"),
+    ],
+)
+def test_what_is_wrong_with_a_model_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(says)):
+        from_text(tmp_path, text)

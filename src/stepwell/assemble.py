@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stepwell.clock import Clock, MonotonicClock
+from stepwell.engine_settings import EngineSettings
 from stepwell.engines.base import Engine, EngineInfo, TextModel
+from stepwell.engines.null import NullConfig
 from stepwell.errors import BadInput, MissingExtra
 from stepwell.ledger.settings import NO_LEDGER
-from stepwell.ledger.start import Ledger, open_ledger
+from stepwell.ledger.start import KeptModel, Ledger, open_ledgers
 from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
@@ -23,6 +26,9 @@ from stepwell.recording import Recorder
 from stepwell.server.keys import KeyRing
 from stepwell.settings import Settings
 from stepwell.tiers.base import Tiers
+
+if TYPE_CHECKING:
+    from stepwell.engines.llamacpp import LlamaCppConfig
 
 FORESIGHT = "oracle"
 """The yardstick that looks ahead; for simulations alone."""
@@ -84,15 +90,18 @@ def build(
 
 
 def _ledger(settings: Settings, config: PolicyConfig, model: str, clock: Clock) -> Ledger | None:
-    """The books, open; None where the settings name no place for them."""
+    return next(iter(ledgers(settings, [KeptModel(model, config)], clock)), None)
+
+
+def ledgers(settings: Settings, models: Sequence[KeptModel], clock: Clock) -> list[Ledger]:
+    """The books of each model, open; none where the settings name no place for them."""
     if settings.ledger.path in (None, NO_LEDGER):
-        return None
+        return []
     wall_us = _wall_us()
     try:
-        return open_ledger(
+        return open_ledgers(
             settings.ledger,
-            config,
-            model,
+            models,
             now_us=clock.now_us(),
             wall_us=wall_us,
             posted_at_us=_wall_us if isinstance(clock, MonotonicClock) else None,
@@ -132,43 +141,51 @@ def load_engine(
     settings: Settings, clock: Clock | None = None, progress: Progress | None = None
 ) -> tuple[Engine, TextModel]:
     """The engine that ``settings`` name and the text side of its model, and nothing else."""
-    clock = clock or MonotonicClock()
     wanted = settings.engine
     if wanted.kind == "null":
-        from stepwell.engines.null import NullConfig, NullEngine, NullText
+        from stepwell.engines.null import NullEngine, NullText
 
-        engine = NullEngine(
-            NullConfig(
-                device_blocks=wanted.device_kv_tokens // 64,
-                max_sequences=wanted.max_sequences,
-                prefill_us_per_token=2_000,
-                decode_us_per_step=8_000,
-                decode_us_per_sequence=2_000,
-                copy_us_per_block=100,
-                adapters=tuple(sorted(wanted.adapters)),
-            ),
-            clock,
-        )
+        engine = NullEngine(null_config(wanted), clock or MonotonicClock())
         return engine, NullText(engine.info)
+    native = llamacpp_config(wanted, progress)
+    from stepwell.engines.llamacpp import load_llamacpp
+
+    return load_llamacpp(native)
+
+
+def null_config(wanted: EngineSettings) -> NullConfig:
+    """An engine that takes the time of a small model on two cores."""
+    return NullConfig(
+        model=wanted.name or "null",
+        device_blocks=wanted.device_kv_tokens // 64,
+        max_sequences=wanted.max_sequences,
+        prefill_us_per_token=2_000,
+        decode_us_per_step=8_000,
+        decode_us_per_sequence=2_000,
+        copy_us_per_block=100,
+        adapters=tuple(sorted(wanted.adapters)),
+    )
+
+
+def llamacpp_config(wanted: EngineSettings, progress: Progress | None = None) -> LlamaCppConfig:
+    """Raises ``BadInput`` for a model that is not there, and for vLLM's."""
     if wanted.kind == "vllm":
         raise BadInput("vLLM runs behind 'stepwell serve' alone: this needs --engine llamacpp or null")
     model = resolve_model(wanted.model, progress)
-    from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
+    from stepwell.engines.llamacpp import LlamaCppConfig
 
-    return load_llamacpp(
-        LlamaCppConfig(
-            model_path=model.path,
-            model_name=model.name,
-            device_kv_tokens=wanted.device_kv_tokens,
-            context_tokens=wanted.context_tokens,
-            max_sequences=wanted.max_sequences,
-            threads=wanted.threads,
-            adapters=tuple(sorted(wanted.adapters.items())),
-            n_gpu_layers=wanted.n_gpu_layers,
-            kv_type_k=wanted.kv_type_k,
-            kv_type_v=wanted.kv_type_v,
-            exact_lone_decode=wanted.exact_lone_decode,
-        )
+    return LlamaCppConfig(
+        model_path=model.path,
+        model_name=wanted.name or model.name,
+        device_kv_tokens=wanted.device_kv_tokens,
+        context_tokens=wanted.context_tokens,
+        max_sequences=wanted.max_sequences,
+        threads=wanted.threads,
+        adapters=tuple(sorted(wanted.adapters.items())),
+        n_gpu_layers=wanted.n_gpu_layers,
+        kv_type_k=wanted.kv_type_k,
+        kv_type_v=wanted.kv_type_v,
+        exact_lone_decode=wanted.exact_lone_decode,
     )
 
 
@@ -180,8 +197,11 @@ def _tiers(settings: Settings, info: EngineInfo) -> Tiers:
     return open_tiers(kv.host_kv, kv.disk_kv, kv.disk_dir, info.fingerprint, limits=limits)
 
 
-def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyConfig:
-    """What the policy may use: the engine's frames and the bounds that the tiers really have."""
+def policy_config(
+    settings: Settings, info: EngineInfo, tiers: Tiers, host_bytes: int | None = None
+) -> PolicyConfig:
+    """What the policy may use: the engine's frames and the bounds that the tiers really have. ``host_bytes``:
+    its part of a pool that it shares."""
     wanted = settings.policy
     host, disk = tiers.usage(KvTier.HOST), tiers.usage(KvTier.DISK)
     return PolicyConfig(
@@ -190,7 +210,7 @@ def policy_config(settings: Settings, info: EngineInfo, tiers: Tiers) -> PolicyC
         device_blocks=info.device_blocks,
         block_bytes=info.block_bytes,
         token_bytes=info.token_bytes,
-        host_bytes=host.limit_bytes,
+        host_bytes=host.limit_bytes if host_bytes is None else host_bytes,
         disk_bytes=disk.limit_bytes,
         disk_overhead_bytes=disk.overhead_bytes,
         context_tokens=info.context_tokens,

@@ -24,14 +24,29 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BeforeValidator, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from stepwell.engine_settings import (
+    Count,
+    ModelEntry,
+    _size,
+    require_models,
+)
+from stepwell.engine_settings import (
+    EngineSettings as EngineSettings,
+)
+from stepwell.engine_settings import (
+    OptionalSizeBytes as OptionalSizeBytes,
+)
+from stepwell.engine_settings import (
+    SizeBytes as SizeBytes,
+)
 from stepwell.errors import BadInput
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.start import default_path
@@ -42,67 +57,12 @@ from stepwell.policy.contracts import Contract
 from stepwell.server.keys import KeyEntry, missing_service_tier
 from stepwell.server.settings import ServerSettings
 from stepwell.service_tiers import ServiceTierEntry, SharesEntry, contracts
-from stepwell.units import parse_size
 
 ENV_PREFIX = "STEPWELL_"
 ENV_CONFIG = "STEPWELL_CONFIG"
 NOT_SETTINGS = (ENV_CONFIG, "STEPWELL_TRACES", "STEPWELL_WAREHOUSE")
 """Read elsewhere: where the settings are, where `stepwell bench policies` finds its traces, and the URL of a
 warehouse, which is nobody's to keep."""
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f'{value!r} is not a size: write it like "512MiB", "2GiB" or 0 for none')
-    return parse_size(value)
-
-
-SizeBytes = Annotated[int, BeforeValidator(_size)]
-"""Bytes; written as ``512MiB``, ``2GB``, ``0``."""
-
-OptionalSizeBytes = Annotated[
-    int | None, BeforeValidator(lambda value: value if value is None else _size(value))
-]
-
-KvType = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-"""What llama.cpp can keep K and V in."""
-
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
-AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """The model and the device."""
-
-    model: str = "smollm2"
-    """``smollm2``, ``gemma3`` or the path of a GGUF file."""
-    kind: Literal["llamacpp", "vllm", "null"] = "llamacpp"
-    """``vllm`` is vLLM's own server behind this one; ``model`` is a folder then. ``null`` computes nothing
-    and takes the time a cost model says: for load tests of the rest."""
-    vllm_args: str = ""
-    """Further flags of vLLM's own server, as in a shell: ``--max-num-seqs 16 --enforce-eager``."""
-    device_kv_tokens: Annotated[int, Field(ge=256, le=2**31 - 1)] = 8192
-    """Room for KV on the device, in tokens, all agents together."""
-    context_tokens: Count | None = None
-    """The longest prompt plus answer; None: what the model was trained for."""
-    max_sequences: Annotated[int, Field(ge=1, le=255)] = 64
-    """How many agents may run at once (llama.cpp has 256 sequences, one is ours)."""
-    threads: Count | None = None
-    """None: as many as this process may use."""
-    adapters: dict[AdapterName, Path] = field(default_factory=dict)
-    """LoRA adapters (GGUF files) by name. A request names one in its model: ``MODEL:ADAPTER``."""
-    n_gpu_layers: Annotated[int, Field(ge=-1)] = 0
-    """Layers on the GPU; -1: all."""
-    kv_type_k: KvType = "f16"
-    """Of keys; see ``kv_type_v``."""
-    kv_type_v: KvType = "f16"
-    """Quantised KV halves all three KV tiers and changes results."""
-    exact_lone_decode: bool = True
-    """Decode a lone sequence in a way that does not depend on where its KV lies. Costs about a fifth of
-    lone decode speed on two cores; off, a token may change because a cache moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +177,7 @@ class EmbeddingSettings:
 class Settings:
     """All of it. Sections are the tables of the TOML file."""
 
-    engine: EngineSettings = EngineSettings()
+    engine: EngineSettings = field(default_factory=EngineSettings)
     kv: KvSettings = field(default_factory=KvSettings)
     policy: PolicySettings = PolicySettings()
     server: ServerSettings = field(default_factory=ServerSettings)
@@ -229,6 +189,9 @@ class Settings:
     batches: BatchSettings = field(default_factory=BatchSettings)
     embeddings: EmbeddingSettings = EmbeddingSettings()
     log: LogSettings = field(default_factory=LogSettings)
+    models: tuple[ModelEntry, ...] = ()
+    """Further models beside that of ``[engine]``, see ``engine_settings.py``. Where nothing names the model
+    of ``[engine]``, the first of these takes its place."""
     budgets: tuple[BudgetEntry, ...] = ()
     """What tenants, keys, sessions and agents may spend in all."""
     keys: tuple[KeyEntry, ...] = ()
@@ -290,10 +253,22 @@ def load(
     settings = _validate(layers)
     if settings.keys and settings.keys_file:
         raise BadInput("there are [[keys]] in the settings and a keys_file as well: keep one of them")
+    settings = _with_first_model(settings, layers)
     _require_contracts(settings, layers)
     _require_quotas(settings, layers)
     _require_budgets(settings, layers)
     return settings
+
+
+def _with_first_model(settings: Settings, layers: Layers) -> Settings:
+    try:
+        require_models(settings.models, settings.engine)
+    except BadInput as error:
+        raise BadInput(f"{layers.source(('models',))}: {error}") from error
+    if not settings.models or {("engine", "model"), ("engine", "name")} & set(layers.sources):
+        return settings
+    first, *others = settings.models
+    return replace(settings, engine=first.engine(settings.engine), models=tuple(others))
 
 
 def _require_contracts(settings: Settings, layers: Layers) -> None:
@@ -461,12 +436,13 @@ def _sentence(errors: list[ErrorDetails], layers: Layers) -> str:
     return f"{where}: {json.dumps(error['input'])} is wrong, it {reason}"
 
 
-def _table(
-    path: KeyPath,
-) -> type[KeyEntry] | type[BudgetEntry] | type[ServiceTierEntry] | type[SharesEntry]:
+_TABLES: dict[str, type[Any]] = {"keys": KeyEntry, "budgets": BudgetEntry, "models": ModelEntry}
+
+
+def _table(path: KeyPath) -> type[Any]:
     """What kind of table a key stands in: ``('service_tiers', 'flex', 'cap', 'disk')``."""
-    if path[0] in ("keys", "budgets"):
-        return KeyEntry if path[0] == "keys" else BudgetEntry
+    if path[0] in _TABLES:
+        return _TABLES[str(path[0])]
     return ServiceTierEntry if len(path) == 3 else SharesEntry
 
 

@@ -497,7 +497,7 @@ def test_whom_the_server_gives_up_at_the_end_of_its_patience_pays_nothing() -> N
     while len(answer.tokens) < 3:
         rig.driver.step()
     rig.driver._stop_at_us = rig.clock.now_us() - 1
-    rig.driver._is_over()
+    rig.driver.is_over()
     assert isinstance(answer.end, Rejected) and answer.end.code == "server_overloaded"
     rig.settle()
     (usage,) = usage_of(rig, 1)

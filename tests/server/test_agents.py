@@ -88,6 +88,7 @@ def test_one_agent_in_full() -> None:
         "session_id": "lead",
         "parent_agent_id": "lead",
         "role": "planner",
+        "model": MODEL,
         "service_tier": "default",
         "status": "idle",
         "turns": 1,

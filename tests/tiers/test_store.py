@@ -518,3 +518,33 @@ def test_the_file_is_removed_only_after_its_last_reader(tmp_path: Path) -> None:
     store.reap()
     assert not record_files(tmp_path)
     store.close()
+
+
+# --- several models of one server ---------------------------------------------------------------
+
+
+def test_stores_of_several_models_share_a_directory_and_its_bound(tmp_path: Path) -> None:
+    """Neither takes the other's records for foreign ones, and what one gives up the other may use."""
+    first = DiskStore(tmp_path, LIMIT // 2, FINGERPRINT, beside=["other"])
+    second = DiskStore(tmp_path, LIMIT // 2, "other", first=first)
+    fill(first)
+    fill(second, 500)
+    assert directory_bytes(tmp_path) <= LIMIT
+    for number in range(500, 504):
+        drop(second, block(number))
+    smaller = second.resize(LIMIT // 4)
+    assert smaller <= LIMIT // 2
+    assert first.resize(LIMIT - smaller) == LIMIT - smaller
+    assert len(fill(first, 1_000)) >= (LIMIT // 2 - smaller) // 16_384 - 3
+    assert directory_bytes(tmp_path) <= LIMIT
+    for store in (first, second):
+        store.check()
+    kept = [len(store.recovered()) for store in (first, second)]
+    assert all(kept)
+    second.close()
+    first.close()
+    again = DiskStore(tmp_path, LIMIT, FINGERPRINT, beside=["other"])
+    assert len(again.recovered()) == kept[0]
+    with pytest.raises(DiskBusy):
+        DiskStore(tmp_path, LIMIT, FINGERPRINT)
+    again.close()

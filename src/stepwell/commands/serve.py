@@ -7,9 +7,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -24,12 +24,16 @@ from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_check import report
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
+from stepwell.ledger.port import RunningBooks
+from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.start import default_path
 from stepwell.library.choose import choose_embedder
 from stepwell.library.embedding import EmbeddingThread
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.logs import logging_to
+from stepwell.loop.driver import Driver
+from stepwell.loop.model_loop import ModelLoop
 from stepwell.policy.types import KvTier
 from stepwell.private import private_parent, private_umask
 from stepwell.redaction import redacted
@@ -41,8 +45,10 @@ from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
+from stepwell.server.service import OfferedModel
 from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings, load
+from stepwell.several import ModelsNode, build_several, serves_several
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
@@ -100,6 +106,9 @@ def serve(
         model = "smollm2"
         [server]
         port = 8000
+        [[models]]
+        name = "coder"
+        model = "/models/coder.gguf"
         [library]
         quota = "1GiB"
         [service_tiers.priority]
@@ -162,49 +171,93 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
         run_vllm(settings, keys, reload, say)
         return
     with telemetry_of(settings.server.otel, sys.stderr, say) as telemetry:
-        _run_node(settings, keys, reload, clock, telemetry)
+        started = start_several(settings, clock) if serves_several(settings) else start_node(settings, clock)
+        _run_node(settings, keys, reload, started, telemetry)
     say("stopped: requests have been answered, and what was worth keeping is on disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A node whose loop may start: of one model or of several."""
+
+    driver: Driver | ModelLoop
+    offered: tuple[OfferedModel, ...]
+    books: RunningBooks | None
+    recovered: Sequence[RecoveredRun]
+    welcome: Callable[[KeyRing, str], None]
+    close_books: Callable[[], None]
+
+
+def start_node(settings: Settings, clock: Clock | None) -> Started:
+    """Load the model."""
+    say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
+    node = build(settings, progress=say, clock=clock)
+    node.engine.prepare()
+    ledger = node.ledger
+    return Started(
+        node.driver,
+        (OfferedModel(node.text, node.engine.info, ledger),),
+        ledger,
+        () if ledger is None else ledger.recovered,
+        lambda keys, url: welcome(node, keys, url),
+        lambda: None if ledger is None else ledger.close(),
+    )
+
+
+def start_several(settings: Settings, clock: Clock | None) -> Started:
+    """Load all models, one after the other."""
+    say(f"loading {1 + len(settings.models)} models ...")
+    node = build_several(settings, progress=say, clock=clock)
+    for model in node.models:
+        model.engine.prepare()
+    books = node.ledgers or [None] * len(node.models)
+    return Started(
+        node.loop,
+        tuple(OfferedModel(m.text, m.engine.info, b) for m, b in zip(node.models, books, strict=True)),
+        node.books,
+        node.ledgers[0].recovered if node.ledgers else (),
+        lambda keys, url: welcome_several(node, keys, url),
+        node.close_books,
+    )
 
 
 def _run_node(
     settings: Settings,
     keys: KeyRing,
     reload: KeyReload | None,
-    clock: Clock | None,
+    started: Started,
     telemetry: Telemetry | None,
 ) -> None:
-    say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
     library = served_library(settings.library)
     vectors = served_embeddings(settings.embeddings)
-    node = build(settings, progress=say, clock=clock)
-    for recovered in node.ledger.recovered if node.ledger else ():
+    for recovered in started.recovered:
         say(f"the books of the last time are closed: {recovered.sentence}")
-    if reload is not None and node.ledger is not None:
-        reload.set_budget = node.ledger.set_budget
-    node.engine.prepare()
-    node.driver.start()
-    node.driver.collector.take_over()
+    books = started.books
+    if reload is not None and books is not None:
+        reload.set_budget = books.set_budget
+    started.driver.start()
+    started.driver.collector.take_over()
     try:
         with embedding(library, keys):
             run_server(
-                node.driver,
-                node.text,
+                started.driver,
+                started.offered[0].text,
                 with_model_names(settings).server,
                 keys,
-                None if node.ledger is None else Books(node.ledger.store, node.ledger),
+                None if books is None else Books(books.store, books),
                 library,
                 reload,
                 contracts=settings.contracts(),
                 batches=served_batches(settings),
                 vectors=vectors,
                 telemetry=telemetry,
-                on_ready=lambda url: welcome(node, keys, url),
+                offered=started.offered,
+                on_ready=lambda url: started.welcome(keys, url),
             )
     finally:
-        node.driver.collector.give_back()
+        started.driver.collector.give_back()
         close_embeddings(vectors)
-        if node.ledger is not None:
-            node.ledger.close()
+        started.close_books()
 
 
 def served_library(settings: LibrarySettings) -> ServedLibrary | None:
@@ -320,6 +373,26 @@ def welcome(node: Node, keys: KeyRing, url: str) -> None:
     for line in capacity_lines(node):
         say("  " + line)
     if node.ledger is not None:
+        say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says who cost what")
+    who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
+    say(f"  {who}. Ctrl-C stops.")
+
+
+def welcome_several(node: ModelsNode, keys: KeyRing, url: str) -> None:
+    """The same of several models: what each is, and what they share."""
+    names = ", ".join(model.text.name for model in node.models)
+    say(f"Stepwell {__version__} serves {len(node.models)} models at {url}/v1: {names}")
+    say(f"  page    {url}/page: the agents, where their KV lies, and what they cost")
+    for model in node.models:
+        info, memory = model.engine.info, format_size(model.need_bytes)
+        state = "" if model.engine.loaded else ", loaded when it is asked for"
+        say(
+            f"  {model.text.name}: {info.device_blocks * info.block_tokens:,} tokens on the device, "
+            f"{memory} of memory{state}"
+        )
+    kv = node.settings.kv
+    say(f"  shared  {format_size(kv.host_kv)} of host memory, {format_size(kv.disk_kv)} of disk")
+    if node.ledgers:
         say(f"  ledger  {node.settings.ledger.path}: 'stepwell ledger margin' says who cost what")
     who = "API keys required" if keys.required else "no API keys: this machine only, one tenant"
     say(f"  {who}. Ctrl-C stops.")

@@ -26,6 +26,7 @@ from stepwell.otel import require_otel
 from stepwell.redaction import redacted
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
+from stepwell.several import engine_settings
 from stepwell.tiers.directory import LOCK
 from stepwell.units import counted, format_size
 from stepwell.vllm.install import examine_model, require_vllm
@@ -114,8 +115,11 @@ def _model(settings: Settings) -> str:
     if settings.engine.kind == "vllm":
         version, found = require_vllm(), examine_model(Path(settings.engine.model))
         return f"vLLM {version}, {found['architecture']}, {format_size(found['weights_bytes'])}"
-    model = resolve_model(settings.engine.model)
-    return f"{model.name}, {format_size(model.path.stat().st_size)}"
+    there = []
+    for wanted in engine_settings(settings):
+        model = resolve_model(wanted.model)
+        there.append(f"{wanted.name or model.name}, {format_size(model.path.stat().st_size)}")
+    return "; ".join(there)
 
 
 def _disk(settings: Settings) -> str:

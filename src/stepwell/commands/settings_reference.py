@@ -11,6 +11,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from stepwell.engine_settings import ModelEntry
 from stepwell.ledger.settings import BudgetEntry
 from stepwell.server.keys import KeyEntry
 from stepwell.service_tiers import ServiceTierEntry, SharesEntry
@@ -47,7 +48,7 @@ IN_FIRST: Mapping[str, str] = {
     "budgets": "tenant key session agent soft_usd hard_usd",
 }
 """The settings of the first release. All others have come since."""
-_PLURALS = {"keys": "[[keys]]", "budgets": "[[budgets]]"}
+_PLURALS = {"keys": "[[keys]]", "budgets": "[[budgets]]", "models": "[[models]]"}
 _SIZES = (SizeBytes, OptionalSizeBytes)
 
 
@@ -76,6 +77,7 @@ def all_settings() -> list[Setting]:
     found += _of(SharesEntry, "service_tiers.NAME.guaranteed")
     found += _of(KeyEntry, "keys")
     found += _of(BudgetEntry, "budgets")
+    found += _of(ModelEntry, "models")
     return found
 
 

@@ -23,7 +23,7 @@ from stepwell.ledger.displaced import Displaced, shares
 from stepwell.ledger.frames import RunningFrames
 from stepwell.ledger.holders import Holders
 from stepwell.ledger.holdings import Holder, Holdings
-from stepwell.ledger.metered import Entries, Metered, Use, copied, customer_accounts, split
+from stepwell.ledger.metered import Entries, Metered, Use, copied, customer_accounts, per_token, split
 from stepwell.ledger.told import EngineReport, Untold, lines
 from stepwell.ledger.types import (
     IDLE,
@@ -39,12 +39,13 @@ from stepwell.ledger.types import (
     Resource,
 )
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.costs import Costs, PrefillFit
+from stepwell.policy.costs import Costs
 from stepwell.policy.types import (
     Action,
     BlockId,
     Computed,
     Drop,
+    Elsewhere,
     Embedded,
     Event,
     Hinted,
@@ -61,6 +62,7 @@ from stepwell.policy.types import (
     RequestArrived,
     RequestCancelled,
     RequestId,
+    Resized,
     Seal,
     StepFailed,
     Taken,
@@ -69,7 +71,6 @@ from stepwell.policy.types import (
 STORAGE_EVERY_US = 60_000_000
 STORAGE = (Resource.DEVICE, Resource.HOST, Resource.DISK)
 MOST_PAUSE_US = 3_600_000_000
-_WEIGHT_BITS = 20
 _DEVICE = KvTier.DEVICE
 Line = tuple[Account, Account, Resource, Cause, RequestId]
 
@@ -115,7 +116,7 @@ class Meter:
     def ran(self, computed: Computed, pieces: Sequence[Piece]) -> None:
         """A batch has run: split its time by the work that each piece brought, as far as was measured before
         it what such work costs."""
-        token, depth = _per_token(self.costs.prefill)
+        token, depth = per_token(self.costs.prefill)
         works = [self._work(piece, token, depth) for piece in pieces]
         self._accounted_us += computed.duration_us
         for piece, part_us in zip(pieces, split(computed.duration_us, works), strict=True):
@@ -151,7 +152,7 @@ class Meter:
     def step(self, now_us: int, events: Sequence[Event], plan: Plan) -> Entries:
         """One step of the policy: ``events`` went in, ``plan`` came out. What is to be posted now."""
         self._accounted_us += sum(e.duration_us for e in events if isinstance(e, Moved) and copied(e))
-        self._pass(now_us)
+        self._pass(now_us, sum(e.duration_us for e in events if isinstance(e, Elsewhere)))
         taken = {one.request: one for one in plan.taken}
         for event in events:
             self._apply(event, taken)
@@ -205,8 +206,9 @@ class Meter:
 
     # --- time ---------------------------------------------------------------------------------
 
-    def _pass(self, now_us: int) -> None:
-        """The time since the last step: what no batch and no copy took is rest."""
+    def _pass(self, now_us: int, elsewhere_us: int) -> None:
+        """The time since the last step: what no batch and no copy took is rest, but for what the machine
+        worked for another model, whose books have it."""
         passed_us = now_us - self._now_us
         if passed_us < 0:
             self.clock_went_back_us = max(self.clock_went_back_us, -passed_us)
@@ -215,7 +217,7 @@ class Meter:
         if self._untold is not None:  # such an engine has no room of ours either
             self._untold.passed(passed_us, busy=bool(self.requests))
             return
-        rest_us = max(0, passed_us - self._accounted_us)
+        rest_us = max(0, passed_us - self._accounted_us - elsewhere_us)
         self._count(Resource.COMPUTE, self._accounted_us + rest_us)
         self._accounted_us = 0
         self._add(MACHINE, OVERHEAD if self.requests else IDLE, Resource.COMPUTE, Cause.REST, 0, rest_us)
@@ -249,6 +251,9 @@ class Meter:
                 self.costs.saw_step(event)
             case OpenFailed():
                 self._running.open_failed(event)
+            case Resized(host_bytes, disk_bytes):
+                self._capacity = (self._capacity[0], host_bytes, disk_bytes)
+                self._store_free()
             case Recovered(blocks):
                 for meta in blocks:
                     owner = self._holders.of(Account(Kind.AGENT, tenant=meta.tenant), self._now_us)
@@ -413,6 +418,10 @@ class Meter:
             if not holder.pools and not holder.frame_bytes and holder.account not in busy:
                 self._holders.forget(holder)
                 self._entries.positions.append(Position(holder.account, 0, 0, 0, self._now_us))
+        self._store_free()
+
+    def _store_free(self) -> None:
+        """Post the room that nobody has used until now."""
         for at, free in enumerate(self._free_byte_us):
             self._add(MACHINE, IDLE, STORAGE[at], Cause.REST, 0, free)
         self._free_byte_us = [0, 0, 0]
@@ -488,9 +497,3 @@ class Meter:
         for (debit, credit, resource, cause, request), amount in sums.items():
             entries.postings.append(Posting(debit, credit, resource, amount, cause, request))
         return entries
-
-
-def _per_token(fit: PrefillFit) -> tuple[int, int]:
-    """What a token costs, and what each token before it adds; in a unit that cancels out."""
-    token, depth, divisor = fit.coefficients()
-    return max(1, (token << _WEIGHT_BITS) // divisor), (depth << _WEIGHT_BITS) // divisor

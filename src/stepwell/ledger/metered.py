@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from stepwell.ledger.displaced import DisplacedSpan
 from stepwell.ledger.holdings import Holder
 from stepwell.ledger.types import Account, Kind, Position, Posting, Usage
+from stepwell.policy.costs import PrefillFit
 from stepwell.policy.types import (
     Event,
     KvTier,
@@ -18,6 +19,8 @@ from stepwell.policy.types import (
     RequestArrived,
     RequestId,
 )
+
+_WEIGHT_BITS = 20
 
 
 @dataclass(slots=True)
@@ -95,3 +98,9 @@ def ran_pieces(events: Iterable[Event], plan: Plan) -> list[Piece]:
 def copied(event: Moved) -> bool:
     """Whether the loop stood still for it."""
     return KvTier.DEVICE in (event.source, event.target)
+
+
+def per_token(fit: PrefillFit) -> tuple[int, int]:
+    """What a token costs, and what each token before it adds; in a unit that cancels out."""
+    token, depth, divisor = fit.coefficients()
+    return max(1, (token << _WEIGHT_BITS) // divisor), (depth << _WEIGHT_BITS) // divisor

@@ -24,9 +24,12 @@ def own_book(run: RunRow) -> CostBook:
 
 
 def capacities_of(run: RunRow) -> Capacities:
-    """Room for KV, from the policy's configuration."""
+    """Room for KV, from the policy's configuration; of the whole machine, where several models shared it."""
     try:
         config = json.loads(run.config)
+        if "machine_bytes" in config:
+            device, host, disk = config["machine_bytes"]
+            return Capacities(device, host, disk)
         return Capacities(
             config["device_blocks"] * config["block_bytes"], config["host_bytes"], config["disk_bytes"]
         )

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Ledger:
     """What a recording must know for its postings to be made again."""
     compactor: Compactor | None = None
     """Adds up old postings, where the settings say how long they stay."""
+    owns_store: bool = True
+    """False: another model's ledger of the same server closes it."""
 
     @property
     def bills(self) -> Bills:
@@ -100,7 +102,16 @@ class Ledger:
         if self.compactor is not None:
             self.compactor.close()
         self.writer.abandon()
-        self.store.close()
+        if self.owns_store:
+            self.store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptModel:
+    """A model of whose requests books are kept."""
+
+    model: str
+    config: PolicyConfig
 
 
 def open_ledger(
@@ -120,15 +131,38 @@ def open_ledger(
     each posting (without it time runs on from ``wall_us`` as the driver's clock does); ``node``: used where
     the settings name none. Raises ``LedgerError`` or ``BadInput``: one sentence.
     """
+    models = [KeptModel(model, config)]
+    (ledger,) = open_ledgers(
+        settings,
+        models,
+        now_us=now_us,
+        wall_us=wall_us,
+        posted_at_us=posted_at_us,
+        node=node,
+        budgets=budgets,
+    )
+    return ledger
+
+
+def open_ledgers(
+    settings: LedgerSettings,
+    models: Sequence[KeptModel],
+    *,
+    now_us: int,
+    wall_us: int,
+    posted_at_us: Callable[[], int] | None = None,
+    node: str = "",
+    budgets: Iterable[Budget] = (),
+) -> list[Ledger]:
+    """The same for a server of several models: a run for each, in one store and with one book of budgets. The
+    first is closed last."""
     assert settings.path is not None
     budgets = tuple(budgets)
     for budget in budgets:  # what makes no sense must never get into the books: no start would come through
         BudgetBook.check_budget(budget)
-    names = [contract.name for contract in config.contracts]
-    prices = load_price_book(settings.price_book, names)
-    costs = load_cost_book(settings.cost_book)
-    rates = costs.rates(
-        Capacities(config.device_blocks * config.block_bytes, config.host_bytes, config.disk_bytes)
+    names = [contract.name for contract in models[0].config.contracts]
+    books = _BooksInForce(
+        settings, load_price_book(settings.price_book, names), load_cost_book(settings.cost_book)
     )
     store = open_store(settings.path)
     try:
@@ -136,23 +170,64 @@ def open_ledger(
         _compare_with_the_last_entry(store, wall_us)
         recovered = recover(store, node, wall_us)
         book = _budget_book(store, budgets, wall_us)
-        run = store.begin(Run(node, wall_us, model, _config_text(config), costs.text, prices.text))
+        room = _capacities(models)
+        runs = [
+            store.begin(
+                Run(node, wall_us, m.model, _config_text(m.config, room), books.costs.text, books.prices.text)
+            )
+            for m in models
+        ]
     except BaseException:
         store.close()
         raise
     for one in recovered:
         log.warning("%s", one.sentence)
-    writer = LedgerWriter(
-        store, run, batch_us=settings.batch_ms * 1000, backlog_postings=settings.backlog_postings
-    )
-    book.spent_before = partial(_spent_before, store, writer)
-    offset_us = wall_us - now_us
-    every_us = settings.storage_every_s * 1_000_000
-    meter = Meter(config, Bills(prices.of(model), model, offset_us), now_us, storage_every_us=every_us)
+    ledgers: list[Ledger] = []
+    for run, model in zip(runs, models, strict=True):
+        writer = LedgerWriter(
+            store, run, batch_us=settings.batch_ms * 1000, backlog_postings=settings.backlog_postings
+        )
+        if not ledgers:
+            book.spent_before = partial(_spent_before, store, writer)
+        keeper, header = _keeper(books, model, writer, book, run, (now_us, wall_us), posted_at_us)
+        rates, found = books.costs.rates(room), [] if ledgers else recovered
+        compactor = None
+        if settings.keep_days is not None and posted_at_us is not None and not ledgers:
+            # Simulated days pass too quickly.
+            compactor = Compactor(partial(open_store, settings.path), settings.keep_days, posted_at_us)
+        ledgers.append(
+            Ledger(
+                *(store, run, keeper, writer, books.prices, books.costs, rates, found, header, compactor),
+                owns_store=not ledgers,
+            )
+        )
+    return ledgers
+
+
+@dataclass(frozen=True, slots=True)
+class _BooksInForce:
+    settings: LedgerSettings
+    prices: PriceBook
+    costs: CostBook
+
+
+def _keeper(
+    books: _BooksInForce,
+    kept: KeptModel,
+    writer: LedgerWriter,
+    budgets: BudgetBook,
+    run: RunId,
+    times: tuple[int, int],
+    posted_at_us: Callable[[], int] | None,
+) -> tuple[Keeper, dict[str, object]]:
+    """The keeper of one run, and the header of a recording of it."""
+    (now_us, wall_us), model, settings = times, kept.model, books.settings
+    offset_us, every_us = wall_us - now_us, settings.storage_every_s * 1_000_000
+    bills = Bills(books.prices.of(model), model, offset_us)
     keeper = Keeper(
-        meter,
+        Meter(kept.config, bills, now_us, storage_every_us=every_us),
         writer,
-        book,
+        budgets,
         wall_offset_us=offset_us,
         wall_us=posted_at_us,
         refuse_unwritten=settings.on_failure == "refuse",
@@ -163,12 +238,19 @@ def open_ledger(
         "wall_us": wall_us,
         "storage_every_us": every_us,
         "model": model,
-        "price_book": prices.text,
+        "price_book": books.prices.text,
     }
-    compactor = None
-    if settings.keep_days is not None and posted_at_us is not None:  # simulated days pass too quickly
-        compactor = Compactor(partial(open_store, settings.path), settings.keep_days, posted_at_us)
-    return Ledger(store, run, keeper, writer, prices, costs, rates, recovered, header, compactor)
+    return keeper, header
+
+
+def _capacities(models: Sequence[KeptModel]) -> Capacities:
+    """Of the whole machine: what a unit costs does not depend on how its models share it."""
+    configs = [one.config for one in models]
+    return Capacities(
+        sum(config.device_blocks * config.block_bytes for config in configs),
+        sum(config.host_bytes for config in configs),
+        sum(config.disk_bytes for config in configs),
+    )
 
 
 def default_path() -> Path:
@@ -177,8 +259,9 @@ def default_path() -> Path:
     return (base if base.is_absolute() else Path.home() / ".local" / "share") / "stepwell" / "ledger.db"
 
 
-def _config_text(config: PolicyConfig) -> str:
-    return json.dumps(asdict(config), sort_keys=True)
+def _config_text(config: PolicyConfig, room: Capacities) -> str:
+    """With the whole machine's room, by which costs are reckoned."""
+    return json.dumps({**asdict(config), "machine_bytes": list(astuple(room))}, sort_keys=True)
 
 
 def _compare_with_the_last_entry(store: Store, wall_us: int) -> None:

@@ -63,15 +63,18 @@ class Driver:
         books: Bookkeeper | None = None,
         salt: Callable[[str], str] = str,
         strict: bool = False,
+        ids: tuple[int, int] = (1, 1),
+        bell: threading.Condition | None = None,
     ) -> None:
         """``observers`` see each step before the books do. ``salt`` maps a tenant to what separates its KV;
-        ``strict`` checks every invariant after every step and lets unexpected errors through."""
+        ``strict`` checks every invariant after every step and lets unexpected errors through. ``ids``: the
+        number of the first request, and the step to the next; ``bell``: rung for this loop and others."""
         self.engine, self.text, self.tiers, self.scheduler = engine, text, tiers, scheduler
         self.clock = clock or MonotonicClock()
         self._books = books or Bookkeeper()
         self._salt = salt
         self._strict = strict
-        self._inbox = Inbox()
+        self._inbox = Inbox() if bell is None else Inbox(bell=bell)
         self._tally = Tally(scheduler.config.max_agents)
         self._live = LiveTable(self._books, self._tally)
         self.executor = EngineExecutor(
@@ -83,11 +86,12 @@ class Driver:
         watching = [*observers, self._tally, self._books, self.explainer]
         self.loop = Loop(scheduler, self.executor, self.clock.now_us, watching)
         self._roots: dict[tuple[str, str], bytes] = {}
-        self._next_request = 0
+        self._next_request, self._id_step = ids[0] - ids[1], ids[1]
         self._thread: threading.Thread | None = None
         self._stop_at_us: int | None = None
         self._stopped = False
         self._broken = False
+        self._failures = 0
         self._demoted = threading.Event()
         tiers.on_ready(self._inbox.ring)
         recovered = tuple(tiers.recovered())
@@ -104,7 +108,7 @@ class Driver:
             root = secrets.token_bytes(len(root))  # no prefix is cached under it: all tokens get logits
         chain = TokenChain(root, unit_tokens, generation.prompt)
         with self._inbox.bell:
-            self._next_request += 1
+            self._next_request += self._id_step
             live = LiveRequest(
                 self._next_request,
                 generation,
@@ -215,12 +219,20 @@ class Driver:
         """
         if self._stopped:
             return
-        self._stop_at_us = self.clock.now_us() + int(drain_s * 1e6)
-        self._inbox.put(Draining())
+        self.begin_stop(drain_s)
         if self._thread is None:
             self.run_until_idle()
         else:
             self._thread.join(drain_s + _FLUSH_S + 10)
+        self.end()
+
+    def begin_stop(self, drain_s: float) -> None:
+        """The first half of ``stop``, for an owner that calls ``turn``: go on until ``is_over``."""
+        self._stop_at_us = self.clock.now_us() + int(drain_s * 1e6)
+        self._inbox.put(Draining())
+
+    def end(self) -> None:
+        """The second half: whoever still waits is told, everything is closed."""
         with self._inbox.bell:  # a caller that submits now is either told below or sees that it is over
             self._stopped = True
         for live in self._live:
@@ -229,27 +241,53 @@ class Driver:
         self.tiers.close()
         self.engine.close_engine()
 
+    # --- for an owner of several ----------------------------------------------------------------
+
+    @property
+    def inbox(self) -> Inbox:
+        return self._inbox
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn or a transfer is under way."""
+        memory = self.scheduler.block_manager
+        return bool(self.scheduler.table.turns or memory.transfers_in_flight or self.executor.has_results)
+
+    @property
+    def broken(self) -> bool:
+        return self._broken
+
+    def refuse_held(self, code: str, message: str) -> None:
+        """Those whom the inbox holds are told that they are not served."""
+        for request in self._inbox.take_held():
+            if (live := self._live.get(request)) is not None:
+                self._live.reject(live, code, None, message)
+
     # --- the loop -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        failures = 0
-        while not self._is_over():
-            try:
-                wake_at_us = self.step()
-                self.collector.between_steps()
-                failures = 0
-            except Exception:
-                log.exception("a step of the loop failed")
-                if self._strict:
-                    raise
-                failures += 1
-                if failures >= _MOST_FAILURES:
-                    self._give_up()
-                    return
-                self.clock.sleep_us(50_000)  # whatever it is, do not burn a core on it
-                continue
+        while not (self.is_over() or self._broken):
+            wake_at_us = self.turn()
             if wake_at_us is None or wake_at_us > self.clock.now_us():
                 self._wait(wake_at_us)
+
+    def turn(self) -> int | None:
+        """A step whose failure ends nothing, until one too many has failed. When the next one is due."""
+        try:
+            wake_at_us = self.step()
+            self.collector.between_steps()
+            self._failures = 0
+            return wake_at_us
+        except Exception:
+            log.exception("a step of the loop failed")
+            if self._strict:
+                raise
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            self._give_up()
+            return None
+        self.clock.sleep_us(50_000)  # whatever it is, do not burn a core on it
+        return self.clock.now_us()
 
     def _give_up(self) -> None:
         """One step after the other fails: policy and engine no longer agree on what lies where. Whoever
@@ -260,7 +298,8 @@ class Driver:
             self._live.reject(live, "server_error", None, _BROKEN)
         self._demoted.set()
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether ``stop`` has nothing more to wait for."""
         if self._stop_at_us is None:
             return False
         late_us = self.clock.now_us() - self._stop_at_us

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from stepwell.policy.types import Event
+from stepwell.policy.types import Event, Hinted, RequestArrived, RequestCancelled
 
 
 @dataclass(slots=True)
@@ -16,6 +17,21 @@ class Inbox:
     events: deque[Event] = field(default_factory=deque)
     bell: threading.Condition = field(default_factory=threading.Condition)
     rung: bool = False
+    holding: bool = False
+    """While the model is not there for them, requests stay here."""
+
+    @property
+    def held(self) -> int:
+        """Requests that are here and that the loop has not seen."""
+        with self.bell:
+            return sum(isinstance(event, RequestArrived) for event in self.events)
+
+    def arriving(self) -> frozenset[str]:
+        """The service tiers of requests that the loop will see next; none while they are held."""
+        if self.holding or not self.events:
+            return frozenset()
+        with self.bell:
+            return frozenset(e.caller.service_tier for e in self.events if isinstance(e, RequestArrived))
 
     def put(self, event: Event) -> None:
         with self.bell:
@@ -32,14 +48,36 @@ class Inbox:
         self.bell.notify()
 
     def drain(self) -> list[Event]:
-        """Take everything."""
+        """Take everything; but for requests, and what was said of them since, while these are held."""
         with self.bell:
             self.rung = False
             taken = list(self.events)
             self.events.clear()
+            if self.holding:
+                held = {event.request for event in taken if isinstance(event, RequestArrived)}
+                self.events.extend(event for event in taken if _is_of(event, held))
+                taken = [event for event in taken if not _is_of(event, held)]
             return taken
+
+    def take_held(self) -> list[int]:
+        """The requests that are held; they, and what was said of them, are not here any more."""
+        with self.bell:
+            held = [event.request for event in self.events if isinstance(event, RequestArrived)]
+            gone = frozenset(held)
+            self.events = deque(event for event in self.events if not _is_of(event, gone))
+            return held
+
+    def hold(self, on: bool) -> None:
+        with self.bell:
+            self.holding = on
+            if not on and self.events:
+                self._ring()
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait for the bell; whether it has rung since the last ``drain``."""
         with self.bell:
             return self.rung or self.bell.wait(timeout_s)
+
+
+def _is_of(event: Event, requests: Collection[int]) -> bool:
+    return isinstance(event, RequestArrived | RequestCancelled | Hinted) and event.request in requests

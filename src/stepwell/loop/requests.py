@@ -41,6 +41,8 @@ class Generation:
     """Only compute the prompt's KV: the one token that is sampled for it is dropped."""
     same_prompt: bool = False
     """A further choice of a prompt that is paid for by another generation."""
+    model: str = ""
+    """Which of a server's models; empty: the first."""
     opening: str | None = None
     """Of a chat: the mark that the prompt has opened for the answer, such as ``<think>`` (empty: none), and
     the text keeps the marks that a reader needs. None: plain text is wanted."""

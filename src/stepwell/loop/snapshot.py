@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.turns import AgentRecord
@@ -38,6 +38,24 @@ class AgentView:
     """How the policy came to ``expected_us``, in one sentence; may be empty."""
     hint: Hint = NO_HINT
     """What was said last about what it waits for."""
+    model: str = ""
+    """Where a server has several: whose turns these were."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One of several models of a server."""
+
+    state: str
+    """``loaded``, ``loading``, ``leaving`` (its KV goes down) or ``unloaded``."""
+    running: int
+    waiting: int
+    loads: int
+    """How often its weights were read so far."""
+    host_bytes: int
+    """Its part of the host pool now, and of the disk."""
+    disk_bytes: int
+    counters: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +76,8 @@ class Snapshot:
     ``moved_us_{device_host,host_device,host_disk,disk_host}``, ``step_us``, ``engine_us``,
     ``disk_written_bytes``, ``disk_useful_bytes`` (read and then used),
     ``failed_loads``, ``failed_steps``, ``requests_{finished,cancelled,rejected}``."""
+    models: dict[str, ModelView] = field(default_factory=dict)
+    """By name, where a server has several."""
 
 
 def take(

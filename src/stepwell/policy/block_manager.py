@@ -49,6 +49,8 @@ class BlockManager:
         """Blocks on the device that must stay because a running request uses them."""
         self.host_used = 0
         self.disk_used = 0
+        self.resized = False
+        """Whether the bounds of host and disk have changed: more may be held than they are now."""
         self.reading_bytes = 0
         self.reads_in_flight = 0
         self.writes_in_flight = 0
@@ -357,11 +359,15 @@ class BlockManager:
             leaving.append(victim)
             missing -= self.config.disk_size_of(victim.meta.size_bytes)
         for victim in leaving:
-            if not victim.device and not victim.host:
-                self.evictions["disk_gone"] += 1
-                self.descent.lost(victim, now_us)
-            self._drop(victim, DISK, newcomer.maker)
+            self.evict_from_disk(victim, now_us, newcomer.maker)
         return True
+
+    def evict_from_disk(self, block: Block, now_us: int, beneficiary: RequestId = 0) -> None:
+        """Drop the record; what lies nowhere else is gone."""
+        if not block.device and not block.host:
+            self.evictions["disk_gone"] += 1
+            self.descent.lost(block, now_us)
+        self._drop(block, DISK, beneficiary)
 
     def recovered(self, metas: Iterable[BlockMeta], now_us: int) -> None:
         """Blocks found on disk at start. Deeper ones count as colder."""

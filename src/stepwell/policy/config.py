@@ -10,9 +10,12 @@ FIRST_COME_FIRST_SERVED = frozenset({"arc", "idleness", "lru", "oracle", "priori
 """Eviction policies that stand for servers without contracts."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PolicyConfig:
-    """Sizes are bytes, counts are counts; everything that decides is in here or in an event."""
+    """Sizes are bytes, counts are counts; everything that decides is in here or in an event.
+
+    Nobody changes one, but for the two bounds in a scheduler's own copy, see ``Resized``.
+    """
 
     block_tokens: int
     unit_tokens: int

@@ -1,5 +1,5 @@
-"""Idle blocks that leave the device though no frame is wanted: an operator wishes it, the server is about to
-end, or the engine has no names left for frames of their depth."""
+"""Idle blocks that leave a KV tier though nobody wants their room: an operator wishes it, the server is about
+to end, the engine has no names left for frames of their depth, or a bound has become smaller."""
 
 from __future__ import annotations
 
@@ -37,6 +37,47 @@ def _write_down(block_manager: BlockManager, now_us: int) -> None:
         surplus -= config.disk_size_of(block.meta.size_bytes)
         if surplus < 0 and block_manager.writes_in_flight < config.disk_writes_in_flight:
             block.leaving = block_manager.start_write(block, now_us)
+
+
+def give_up_device(block_manager: BlockManager, now_us: int) -> None:
+    """Every idle block leaves the device: one KV tier down where there is room for it, else it is gone."""
+    while block_manager.device_count:
+        victims = block_manager.device_victims(block_manager.device_count, now_us)
+        if not victims:
+            return
+        for block in victims:
+            block_manager.evict_from_device(block, now_us, at_any_price=True)
+
+
+def shrink(block_manager: BlockManager, now_us: int) -> None:
+    """Give up what host and disk hold beyond their bounds, which have become smaller. What the disk can keep
+    is written before it leaves the host."""
+    config = block_manager.config
+    if block_manager.disk_used > config.disk_bytes:
+        for block in list(block_manager.idle(KvTier.DISK, now_us)):
+            if block_manager.disk_used <= config.disk_bytes:
+                break
+            block_manager.evict_from_disk(block, now_us)
+    if block_manager.host_used > config.host_bytes:
+        _shrink_host(block_manager, now_us)
+
+
+def _shrink_host(block_manager: BlockManager, now_us: int) -> None:
+    config = block_manager.config
+    writes = now_us >= block_manager.writes_paused_until_us and bool(config.disk_bytes)
+    written_bytes = sum(b.meta.size_bytes for b in block_manager.index.blocks.values() if b.leaving)
+    for block in list(block_manager.idle(KvTier.HOST, now_us)):
+        if block_manager.host_used - written_bytes <= config.host_bytes:
+            return
+        if block.device or block.disk or not writes:
+            block_manager.evict_from_host(block, now_us)
+        elif block_manager.writes_in_flight >= config.disk_writes_in_flight:
+            return  # the rest when these have ended
+        elif block_manager.start_write(block, now_us):
+            block.leaving = True
+            written_bytes += block.meta.size_bytes
+        else:
+            block_manager.evict_from_host(block, now_us)
 
 
 def keep_depths(block_manager: BlockManager, now_us: int) -> None:

@@ -19,7 +19,7 @@ from stepwell.policy.batch import BatchBuilder
 from stepwell.policy.block_manager import BlockManager
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
-from stepwell.policy.demotion import demote_idle, keep_depths
+from stepwell.policy.demotion import demote_idle, give_up_device, keep_depths, shrink
 from stepwell.policy.eviction import EvictionContext, EvictionPolicy, make_eviction
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
@@ -28,6 +28,7 @@ from stepwell.policy.types import (
     Computed,
     DemoteIdle,
     Draining,
+    Elsewhere,
     Embedded,
     Event,
     Hinted,
@@ -42,8 +43,10 @@ from stepwell.policy.types import (
     RequestArrived,
     RequestCancelled,
     RequestId,
+    Resized,
     StepFailed,
     Taken,
+    Unloading,
 )
 
 _RETRY_AFTER_MS = 1_000
@@ -54,7 +57,7 @@ class Scheduler:
     """Decides which turns run, where each block lies, what is loaded and what is dropped."""
 
     def __init__(self, config: PolicyConfig, eviction: EvictionPolicy | None = None) -> None:
-        self.config = config
+        self.config = config = replace(config)  # a copy: its bounds may change
         self.context = EvictionContext(config, Costs(always_copy=config.always_load))
         self.block_manager = BlockManager(
             config, eviction or make_eviction(config.eviction, self.context), self.context
@@ -87,6 +90,8 @@ class Scheduler:
             self._turn_away_waiting()
         self.block_manager.eviction.tick(now_us)
         keep_depths(self.block_manager, now_us)
+        if self.block_manager.resized:
+            shrink(self.block_manager, now_us)
         self._admission.admit()
         batch = self._batch_builder.build()
         self._demote(now_us)
@@ -152,7 +157,10 @@ class Scheduler:
             case _:
                 self._apply_to_machine(event)
 
-    def _apply_to_machine(self, event: Computed | Recovered | DemoteIdle | Draining | Embedded) -> None:
+    def _apply_to_machine(
+        self,
+        event: Computed | Recovered | DemoteIdle | Draining | Embedded | Elsewhere | Resized | Unloading,
+    ) -> None:
         match event:
             case Computed():
                 self.block_manager.costs.saw_step(event)
@@ -162,6 +170,12 @@ class Scheduler:
                 self.demoting, self.held_down = target, True
             case Draining():
                 self.draining = True
+            case Resized(host_bytes, disk_bytes):
+                self.config.host_bytes, self.config.disk_bytes = host_bytes, disk_bytes
+                self.block_manager.resized = True
+            case Unloading():
+                self.demoting, self.held_down = None, True
+                give_up_device(self.block_manager, self.table.now_us)
 
     def _arrived(self, event: RequestArrived) -> None:
         self.held_down = False
@@ -258,6 +272,10 @@ class Scheduler:
         elif demote_idle(self.block_manager, self.demoting, now_us):
             self.demoting = None
             self.drained = self.draining and idle
+
+    def demanding(self) -> frozenset[str]:
+        """The service tiers that have turns which run or wait."""
+        return frozenset([turn.contract.name for turn in self.table.turns.values()])
 
     def booked_bytes(self) -> tuple[int, int, int]:
         """What is booked on device, host and disk."""

@@ -246,6 +246,28 @@ class Draining:
     """The server is going down: admit nothing more, keep on disk what is worth keeping."""
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The machine worked for another of its models for so long since the last step. Nothing is to be decided:
+    the books of this model leave that time to those of the other."""
+
+    duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """Several models share host memory and disk, and this one's parts are now so large. One that holds more
+    gives it up at once, as far as nothing under way needs it."""
+
+    host_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unloading:
+    """The engine is about to give its memory back: no idle block stays on the device. Nobody runs."""
+
+
 Event = (
     RequestArrived
     | Hinted
@@ -259,6 +281,9 @@ Event = (
     | OpenFailed
     | DemoteIdle
     | Draining
+    | Elsewhere
+    | Resized
+    | Unloading
 )
 
 

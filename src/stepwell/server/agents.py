@@ -137,6 +137,7 @@ def agent_object(service: Service, view: AgentView, *, operator: bool) -> dict[s
         "session_id": view.session or None,
         "parent_agent_id": view.parent_agent,
         "role": view.role or None,
+        "model": view.model or service.model.text.name,
         "service_tier": view.service_tier,
         "status": agent_status(service, view),
         "context_tokens": view.tokens,

@@ -79,7 +79,7 @@ from stepwell.server.responses import (
     list_input_items,
     stop,
 )
-from stepwell.server.service import Service
+from stepwell.server.service import OfferedModel, Service
 from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
@@ -194,9 +194,10 @@ def create_app(
     vectors: ServedEmbeddings | None = None,
     telemetry: Telemetry | None = None,
     routes: Sequence[Route] = ROUTES,
+    offered: Sequence[OfferedModel] = (),
 ) -> Starlette:
     """The ASGI application. ``driver`` is running and stays the caller's to stop. ``routes``: those of a
-    front end whose turns go elsewhere.
+    front end whose turns go elsewhere. ``offered``: all models, where there are several.
 
     ``app.state.service`` is the ``Service``: set its ``draining`` to refuse new requests.
     """
@@ -218,6 +219,7 @@ def create_app(
         library=library,
         reload_keys=reload_keys,
         embeddings=vectors,
+        offered=offered,
     )
     app = Starlette(
         routes=routes,

@@ -60,6 +60,7 @@ class Call(Generic[Wanted]):
             hint_of(self.said.claims, identity),
             self.said.prewarm,
             self.wanted.thinking_tokens,
+            service.model.text.name,
         )
 
 
@@ -87,8 +88,10 @@ async def understand(
 
     identity, said, asked = await apart(request, service.bodies, look)
     field = next((name for name in FIELDS if name in schema.model_fields), None)
-    whole = await attach_files(service, identity.tenant, asked, field)
+    named = asked.get("model")
+    of_model = service.of_model(named) if isinstance(named, str) else service
+    whole = await attach_files(of_model, identity.tenant, asked, field)
     wanted = await apart(request, service.bodies, lambda: parse(schema, whole))
     access_of(request.scope).model = wanted.model
     service.require_model(wanted.model)
-    return Call(service, request, key, wanted, identity, said)
+    return Call(service.of_model(wanted.model), request, key, wanted, identity, said)

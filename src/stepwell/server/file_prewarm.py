@@ -88,6 +88,7 @@ async def prewarm(
         ),
         hint=Hint(retain_us=retain_us),
         prewarm=True,
+        model=service.model.text.name,
     )
     frame = await service.library.work(lambda: frame_of(library, record))
 

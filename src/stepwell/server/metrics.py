@@ -93,6 +93,40 @@ class _SnapshotCollector(Collector):
         yield from _loads(snapshot)
         yield from _tokens(snapshot)
         yield from _moves(snapshot)
+        if snapshot.models:
+            yield from _models(snapshot)
+
+
+def _models(snapshot: Snapshot) -> Iterator[Metric]:
+    """Of a server of several: the operator has named them, so their number is bounded."""
+    loaded = GaugeMetricFamily(
+        "stepwell_model_loaded", "1 while a model's weights are in memory", labels=["model"]
+    )
+    loads = CounterMetricFamily("stepwell_model_loads", "How often weights were read", labels=["model"])
+    running = GaugeMetricFamily("stepwell_model_running", "Requests on the device", labels=["model"])
+    waiting = GaugeMetricFamily("stepwell_model_waiting", "Requests queued", labels=["model"])
+    generated = CounterMetricFamily("stepwell_model_generation_tokens", "Tokens generated", labels=["model"])
+    prompt = CounterMetricFamily(
+        "stepwell_model_prompt_tokens",
+        "Prompt tokens by where their KV came from",
+        labels=["model", "source"],
+    )
+    engine = CounterMetricFamily("stepwell_model_engine_seconds", "Time in engine steps", labels=["model"])
+    limit = GaugeMetricFamily(
+        "stepwell_model_kv_limit_bytes", "A model's part of a KV tier now", labels=["model", "kv_tier"]
+    )
+    for name, view in snapshot.models.items():
+        loaded.add_metric([name], view.state in ("loaded", "leaving"))
+        loads.add_metric([name], view.loads)
+        running.add_metric([name], view.running)
+        waiting.add_metric([name], view.waiting)
+        generated.add_metric([name], view.counters.get("generation_tokens", 0))
+        engine.add_metric([name], view.counters.get("engine_us", 0) / 1e6)
+        limit.add_metric([name, "host"], view.host_bytes)
+        limit.add_metric([name, "disk"], view.disk_bytes)
+        for source in PROMPT_SOURCES:
+            prompt.add_metric([name, source], view.counters.get(f"prompt_tokens_{source}", 0))
+    yield from (loaded, loads, running, waiting, generated, prompt, engine, limit)
 
 
 def _fills(snapshot: Snapshot) -> Iterator[Metric]:

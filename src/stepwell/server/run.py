@@ -34,7 +34,7 @@ from stepwell.server.hosts import is_loopback
 from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
-from stepwell.server.service import Service
+from stepwell.server.service import OfferedModel, Service
 from stepwell.server.settings import ServerSettings
 from stepwell.server.telemetry import Telemetry
 from stepwell.server.vectors import ServedEmbeddings
@@ -65,6 +65,7 @@ def serve(
     vectors: ServedEmbeddings | None = None,
     telemetry: Telemetry | None = None,
     contracts: Sequence[Contract] = DEFAULT_CONTRACTS,
+    offered: Sequence[OfferedModel] = (),
     on_ready: OnReady = lambda base_url: None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain and stop ``driver``, which is running already.
@@ -81,6 +82,7 @@ def serve(
             batches=batches,
             vectors=vectors,
             telemetry=telemetry,
+            offered=offered,
         )
         server = GracefulServer(app, settings)
         server.on_ready = lambda: on_ready(base_url(listener))
@@ -216,6 +218,7 @@ class BackgroundServer:
         batches: ServedBatches | None = None,
         vectors: ServedEmbeddings | None = None,
         telemetry: Telemetry | None = None,
+        offered: Sequence[OfferedModel] = (),
     ) -> None:
         self._settings = settings or ServerSettings(port=0)
         self._keys = keys or KeyRing()
@@ -225,6 +228,7 @@ class BackgroundServer:
             batches=batches,
             vectors=vectors,
             telemetry=telemetry,
+            offered=offered,
         )
         self.service: Service = self.app.state.service
         self._server = GracefulServer(self.app, self._settings)

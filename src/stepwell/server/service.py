@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
 
 from stepwell import __version__
-from stepwell.engines.base import TextModel
+from stepwell.engines.base import EngineInfo, TextModel
 from stepwell.ledger.port import RunningBooks
 from stepwell.ledger.types import Scope
 from stepwell.loop.port import LoopPort
@@ -42,9 +43,32 @@ CLOCK_DRIFT_S = 0.05
 """How far the world's clock and the driver's may part before times are told by the new difference."""
 
 
+@dataclass(frozen=True, slots=True)
+class OfferedModel:
+    """One of a server's models, as the routes need it."""
+
+    text: TextModel
+    info: EngineInfo
+    ledger: RunningBooks | None = None
+    """The books of its requests."""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset({self.text.name, *self.aliases})
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """By the names under which requests ask for the model with one."""
+        return {f"{name}:{adapter}": adapter for name in self.names for adapter, _ in self.info.adapters}
+
+
 @dataclass(slots=True)
 class Service:
-    """One server: its driver, its model, its keys, and what it is doing."""
+    """One server: its driver, its model, its keys, and what it is doing.
+
+    Where it has several models, ``of_model`` gives the same service with another one as its model.
+    """
 
     driver: LoopPort
     text_model: TextModel
@@ -67,9 +91,13 @@ class Service:
     rates: KeyRates = field(default_factory=KeyRates)
     reload_keys: KeyReload | None = None
     """Reads the API keys again, where they come from settings."""
+    offered: Sequence[OfferedModel] = ()
+    """All its models where it has several, the first being the one that ``text_model`` is of."""
+    model: OfferedModel = field(init=False)
     models: frozenset[str] = field(init=False)
+    """Every name of every model."""
     adapters: dict[str, str] = field(init=False)
-    """By the names under which requests ask for the model with one."""
+    """By the names under which requests ask for a model with one."""
     agent_lists: AgentLists = field(init=False)
     pauses: Pauses = field(init=False)
     cached: CachedContents = field(init=False, default_factory=CachedContents)
@@ -83,11 +111,14 @@ class Service:
         self.started_s = int(self.now_s())
         self.agent_lists = AgentLists(self.driver)
         self.pauses = Pauses(self.driver, self.agent_lists)
-        names = {self.text_model.name, *self.settings.model_aliases}
-        self.adapters = {
-            f"{name}:{adapter}": adapter for name in names for adapter, _ in self.driver.info.adapters
-        }
-        self.models = frozenset({*names, *self.adapters})
+        aliases = tuple(self.settings.model_aliases)
+        first = OfferedModel(self.text_model, self.driver.info, self.ledger, aliases)
+        self.offered = (first, *self.offered[1:])
+        self.model = first
+        self.adapters = {}
+        for model in self.offered:
+            self.adapters |= model.adapters
+        self.models = frozenset(self.adapters).union(*(model.names for model in self.offered))
 
     @property
     def ledger(self) -> RunningBooks | None:
@@ -98,7 +129,7 @@ class Service:
     def fingerprint(self) -> str:
         """What answers depend on beside the request: model, engine and version. OpenAI's
         ``system_fingerprint``."""
-        seed = f"{__version__} {self.driver.info.fingerprint}"
+        seed = f"{__version__} {self.model.info.fingerprint}"
         return "fp_" + hashlib.sha256(seed.encode()).hexdigest()[:10]
 
     def key(self, request: Request) -> ApiKey:
@@ -143,6 +174,17 @@ class Service:
         if self.draining:
             raise draining()
 
+    def of_model(self, name: str) -> Service:
+        """This service as that of the model of a name, which is one of ``models``."""
+        model = next((one for one in self.offered if name in one.names or name in one.adapters), self.model)
+        if model is self.model:
+            return self
+        service = copy.copy(self)
+        service.model, service.text_model = model, model.text
+        if self.books is not None and model.ledger is not None:
+            service.books = replace(self.books, ledger=model.ledger)
+        return service
+
     def require_model(self, name: str) -> None:
         """Raises ``ApiError`` for a name that is no chat model's."""
         if name in self.models:
@@ -155,7 +197,8 @@ class Service:
             )
         base, _, adapter = name.rpartition(":")
         if base in self.models:
-            there = ", ".join(f"`{one}`" for one, _ in self.driver.info.adapters) or "none"
+            adapters = self.of_model(base).model.info.adapters
+            there = ", ".join(f"`{one}`" for one, _ in adapters) or "none"
             raise bad_request(f"`{base}` has no adapter `{adapter}`: there is {there}.", param="model")
         raise model_not_found(name)
 

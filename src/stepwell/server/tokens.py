@@ -48,7 +48,7 @@ async def tokenize(request: Request) -> Response:
     with service.gate.errand(key):
         body = await read_object(request, service.settings, service.bodies, tenant)
         wanted = parse(TokenizeRequest, body)
-        _require_model(service, wanted.model)
+        service = _of_model(service, wanted.model)
         tokens = await asyncio.to_thread(_tokens, service, wanted)
     answer: dict[str, Any] = {
         "count": len(tokens),
@@ -82,14 +82,16 @@ async def detokenize(request: Request) -> Response:
     with service.gate.errand(key):
         body = await read_object(request, service.settings, service.bodies, tenant)
         wanted = parse(DetokenizeRequest, body)
-        _require_model(service, wanted.model)
-        size = service.driver.info.vocab_size
+        service = _of_model(service, wanted.model)
+        size = service.model.info.vocab_size
         if (wrong := next((token for token in wanted.tokens if token >= size), None)) is not None:
             raise bad_request(f"Token {wrong} does not exist: this model has {size} tokens.", param="tokens")
         text = await asyncio.to_thread(text_of, service.text_model, wanted.tokens)
     return JSONResponse({"prompt": text, "content": text})
 
 
-def _require_model(service: Service, name: str | None) -> None:
-    if name is not None:
-        service.require_model(name)
+def _of_model(service: Service, name: str | None) -> Service:
+    if name is None:
+        return service
+    service.require_model(name)
+    return service.of_model(name)

@@ -31,6 +31,8 @@ class Ask:
     """Only prepare the cache: nothing is answered."""
     thinking_tokens: int | None = None
     """How many tokens the reasoning of an answer may have; None: any number."""
+    model: str = ""
+    """Which of the server's models."""
 
     @property
     def service_tier(self) -> str:
@@ -54,6 +56,7 @@ class Ask:
                 prewarm=self.prewarm,
                 same_prompt=i > 0,
                 opening=prompt.opening,
+                model=self.model,
             )
             for i in range(n)
         ]

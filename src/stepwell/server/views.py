@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stepwell import __version__
+from stepwell.loop.snapshot import ModelView
 from stepwell.server.errors import model_not_found
 from stepwell.server.metrics import CONTENT_TYPE
 from stepwell.server.service import Service, service_of
@@ -29,7 +31,8 @@ In a browser: {base}page
 
 async def home(request: Request) -> Response:
     """What this is, for somebody who looks. Clients ask with HEAD whether anybody is there."""
-    text = HOME.format(version=__version__, model=service_of(request).text_model.name, base=request.base_url)
+    names = ", ".join(model.text.name for model in service_of(request).offered)
+    text = HOME.format(version=__version__, model=names, base=request.base_url)
     return PlainTextResponse(text)
 
 
@@ -64,7 +67,8 @@ async def list_models(request: Request) -> Response:
     """All names under which models can be asked for."""
     service = service_of(request)
     service.key(request)
-    data = [_model(service, name) for name in sorted(service.models)]
+    states = await _states(service)
+    data = [_model(service, name, states) for name in sorted(service.models)]
     beside = service.embeddings.models if service.embeddings is not None else ()
     return JSONResponse({"object": "list", "data": [*data, *(_beside(service, one.name) for one in beside)]})
 
@@ -78,7 +82,7 @@ async def get_model(request: Request) -> Response:
         return JSONResponse(_beside(service, name))
     if name not in service.models:
         raise model_not_found(name)
-    return JSONResponse(_model(service, name))
+    return JSONResponse(_model(service, name, await _states(service)))
 
 
 def _beside(service: Service, name: str) -> dict[str, Any]:
@@ -93,7 +97,9 @@ def _beside(service: Service, name: str) -> dict[str, Any]:
     }
 
 
-def _model(service: Service, name: str) -> dict[str, Any]:
+def _model(service: Service, name: str, states: Mapping[str, ModelView]) -> dict[str, Any]:
+    service = service.of_model(name)
+    state = states.get(service.text_model.name)
     return {
         "id": name,
         "object": "model",
@@ -103,7 +109,13 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         **({"parent": service.text_model.name} if name in service.adapters else {}),  # vLLM's, of adapters
         "context_window": service.text_model.context_tokens,
         "end_token_ids": list(service.text_model.end_tokens()),
+        "state": "loaded" if state is None else state.state,
     }
+
+
+async def _states(service: Service) -> Mapping[str, ModelView]:
+    """Whether each model is in memory; nothing is said of one that always is."""
+    return (await service.agent_lists.snapshot()).models if len(service.offered) > 1 else {}
 
 
 async def agents(request: Request) -> Response:

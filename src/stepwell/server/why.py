@@ -25,4 +25,5 @@ async def why(request: Request) -> Response:
             "No request, agent or session of that name is under way or among the last that have ended.",
             code="why_unknown",
         )
-    return JSONResponse({"object": "list", "data": found})
+    data = [{"model": service.model.text.name, **one} for one in found]
+    return JSONResponse({"object": "list", "data": data})

@@ -193,6 +193,17 @@ class StoreDirectory:
         finally:
             self.files.close(fd)
 
+    def model_bytes(self, model: str) -> int:
+        """What a model's sub-directory takes; 0: there is none."""
+        try:
+            fd = self.open_model(model)
+        except OSError:
+            return 0
+        try:
+            return tree_bytes(self.files, fd)
+        finally:
+            self.files.close(fd)
+
 
 def tree_bytes(files: Files, directory: int) -> int:
     """What a directory takes: its own size, and every file in it in whole pages, links not followed."""

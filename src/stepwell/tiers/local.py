@@ -13,6 +13,7 @@ so none ever waits behind a backlog of writes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -24,6 +25,8 @@ from pathlib import Path
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.tiers.backoff import Backoff
 from stepwell.tiers.base import Buffer, TierUsage
+from stepwell.tiers.directory import NotAStore, StoreDirectory, model_directory
+from stepwell.tiers.files import Files
 from stepwell.tiers.host import HostPlace, HostPool
 from stepwell.tiers.record import Damaged
 from stepwell.tiers.store import RECORD_OVERHEAD_BYTES, DiskStore, ScanEntry, StoreFull
@@ -90,9 +93,11 @@ class LocalTiers:
         limits: TransferLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         make_worker: Callable[[str], Worker] = ThreadWorker,
+        host: HostPool | None = None,
     ) -> None:
+        """``host``: a pool that several models of one server share, instead of one of its own."""
         self.limits = limits or TransferLimits()
-        self.host = HostPool(host_limit_bytes)
+        self.host = HostPool(host_limit_bytes) if host is None else host
         self.disk = disk
         self._clock = clock
         self._callback: Callable[[], None] = _nothing
@@ -385,6 +390,50 @@ def open_tiers(
     return LocalTiers(host_limit_bytes, DiskStore(directory, disk_limit_bytes, fingerprint), limits=limits)
 
 
+def open_shared_tiers(
+    host_limit_bytes: int,
+    disk_limit_bytes: int,
+    directory: Path | None,
+    fingerprints: Sequence[str],
+    *,
+    limits: TransferLimits | None = None,
+) -> list[LocalTiers]:
+    """The tiers of a server of several models, one for each: one host pool, and one directory of one bound,
+    in which each begins with what was found of it and an even part of the rest. The first is closed last.
+
+    Raises ``DiskBusy`` or ``NotAStore``, each one sentence.
+    """
+    host = HostPool(host_limit_bytes)
+    if directory is None or disk_limit_bytes == 0:
+        return [LocalTiers(0, None, limits=limits, host=host) for _ in fingerprints]
+    parts = _first_parts(directory, disk_limit_bytes, fingerprints)
+    stores: list[DiskStore] = []
+    try:
+        for fingerprint, part in zip(fingerprints, parts, strict=True):
+            first = stores[0] if stores else None
+            beside = () if first else fingerprints[1:]
+            stores.append(DiskStore(directory, part, fingerprint, beside=beside, first=first))
+    except BaseException:
+        for store in reversed(stores):
+            store.close()
+        raise
+    return [LocalTiers(0, store, limits=limits, host=host) for store in stores]
+
+
+def _first_parts(directory: Path, limit_bytes: int, fingerprints: Sequence[str]) -> list[int]:
+    """A restart takes nothing from a model of which more was kept than an even part."""
+    found = [0] * len(fingerprints)
+    if directory.exists():
+        with contextlib.suppress(NotAStore):  # which opening it will say
+            home = StoreDirectory(directory, Files(), create=False, lock=False)
+            found = [home.model_bytes(model_directory(one)) for one in fingerprints]
+            home.close()
+    free = limit_bytes - sum(found)
+    if free >= 0:
+        return [have + free // len(found) for have in found]
+    return [limit_bytes * have // sum(found) for have in found]
+
+
 def _kind(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno is not None else type(error).__name__
 
@@ -393,4 +442,4 @@ def _nothing() -> None:
     """Until somebody asks to be told."""
 
 
-__all__ = ["LocalTiers", "TransferLimits", "open_tiers"]
+__all__ = ["LocalTiers", "TransferLimits", "open_shared_tiers", "open_tiers"]

@@ -8,7 +8,7 @@ they are read, so that a start costs about 50 us a block and not a full pass ove
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from stepwell.policy.types import BlockId, BlockMeta
@@ -75,14 +75,17 @@ class Scan:
     next_sequence: int = 1
 
 
-def scan_store(home: StoreDirectory, model: str, fd: int, fingerprint: str) -> Scan:
-    """Look at everything in a locked store; ``fd`` is the open directory of our own ``model``."""
+def scan_store(
+    home: StoreDirectory, model: str, fd: int, fingerprint: str, served: Collection[str] = ()
+) -> Scan:
+    """Look at everything in a locked store; ``fd`` is the open directory of our own ``model``. Those of other
+    models that are ``served`` here as well are left alone."""
     scan = Scan()
     for name, info in records_of(_without_leftovers(home.files, fd, scan.found)):
         scan.next_sequence = max(scan.next_sequence, name.sequence + 1)
         _take_in(home.files, fd, name, info, fingerprint, scan)
     for other in home.models():
-        if other != model:
+        if other != model and other not in served:
             _count_foreign(home, other, scan)
     scan.foreign.sort(key=lambda record: (record.info.modified_s, record.info.name))
     return scan

@@ -16,6 +16,7 @@ import errno
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +91,18 @@ class DiskStore:
     """
 
     def __init__(
-        self, directory: Path, limit_bytes: int, fingerprint: str, *, files: Files | None = None
+        self,
+        directory: Path,
+        limit_bytes: int,
+        fingerprint: str,
+        *,
+        files: Files | None = None,
+        beside: Sequence[str] = (),
+        first: DiskStore | None = None,
     ) -> None:
+        """Several models of one server have a store each in the same directory, with a bound each. ``first``:
+        the one that holds the lock, closed last, which alone looks after whatever else lies there;
+        ``beside``: the fingerprints of the others, told to the first."""
         self.limit_bytes = limit_bytes
         self.fingerprint = fingerprint
         self.files = files or Files()
@@ -104,20 +115,26 @@ class DiskStore:
         self._foreign_bytes = 0
         self._closed = False
         self._last_directory_bytes = 0
-        self._home = StoreDirectory(directory, self.files)
+        self._first = first
+        self._beside = [model_directory(other) for other in beside]
+        self._home: StoreDirectory = StoreDirectory(directory, self.files) if first is None else first._home
+        self._fd: int = -1
         try:
             self._model = model_directory(fingerprint)
             self._prepare()
-            self._take_in(scan_store(self._home, self._model, self._fd, fingerprint))
+            others = self._home.models() if first is not None else self._beside
+            self._take_in(scan_store(self._home, self._model, self._fd, fingerprint, others))
         except BaseException:
-            self._home.close()
+            if first is None:
+                self._home.close()
             raise
 
     # --- start --------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         try:
-            self._home.write_marker(self.limit_bytes)
+            if self._first is None:
+                self._home.write_marker(self.limit_bytes)
         except OSError as error:
             log.warning("disk store %s: cannot write to it (%s)", self._home.path, error.strerror)
         try:
@@ -135,7 +152,10 @@ class DiskStore:
         # Whatever else lies here (lock, marker, directories, somebody's notes) counts as well; our
         # own directory's size is asked for whenever it matters, because it grows with every name.
         known = self._records_bytes + self._foreign_bytes + self._directory_bytes()
-        self._base_bytes = tree_bytes(self.files, self._home.fd) - known
+        self._base_bytes = 0
+        if self._first is None:
+            served = sum(self._home.model_bytes(other) for other in self._beside)
+            self._base_bytes = tree_bytes(self.files, self._home.fd) - known - served
         self._shrink()
         self.found.records = len(self._entries)
         self._warn_of_a_small_disk()
@@ -358,6 +378,18 @@ class DiskStore:
 
     # --- end ----------------------------------------------------------------------------------
 
+    def resize(self, limit_bytes: int) -> int:
+        """Another bound, or one as near to it as what lies here allows; returns it. Spare files go first."""
+        while True:
+            with self._lock:
+                over = self.limit_bytes - limit_bytes - self._free_bytes()
+                spare = self._spares.give_up() if over > 0 else None
+                if spare is None:
+                    self.limit_bytes = limit_bytes + max(0, over)
+                    self._spares.most_bytes = self.limit_bytes // _SPARE_SHARE
+                    return self.limit_bytes
+            self._remove_counted(*spare)
+
     def check(self) -> None:
         """Assert that the book adds up and the bound holds. Touches no file."""
         with self._lock:
@@ -378,7 +410,8 @@ class DiskStore:
         self._directory_bytes()
         self._closed = True
         self.files.close(self._fd)
-        self._home.close()
+        if self._first is None:
+            self._home.close()
 
 
 __all__ = ["DiskStore", "ScanEntry", "StoreFull", "StoreUsage"]

@@ -56,9 +56,11 @@ class Constraints:
         tokenizer: Callable[[], LLTokenizer],
         trial: Verdict,
         marks: Callable[[], Mapping[str, int]] = dict,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
         """``tokenizer`` is called by ``prepare`` or when the first constraint comes: it takes up to a second.
         ``marks``: the tokens that are no text, by their name; called when calls are first demanded."""
+        self.close = close
         self._make_tokenizer = tokenizer
         self._marks = cache(marks)
         self._made: LLTokenizer | None = None

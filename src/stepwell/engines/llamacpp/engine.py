@@ -39,7 +39,14 @@ LogitsWatcher = Callable[[RequestId, Logits], None]
 class LlamaCppEngine:
     """See ``Engine``. All calls from one thread, except ``validate``."""
 
-    def __init__(self, model: NativeModel, config: LlamaCppConfig, fingerprint: str) -> None:
+    def __init__(
+        self,
+        model: NativeModel,
+        config: LlamaCppConfig,
+        fingerprint: str,
+        constraints: Constraints | None = None,
+    ) -> None:
+        """``constraints``: the caller's own, which outlive this engine."""
         self._model = model
         self._adapters = Adapters(model, config.adapters)  # llama.cpp wants them before the context
         made = make_device(model, config)
@@ -65,12 +72,8 @@ class LlamaCppEngine:
         )
         self._candidates = Candidates(model.vocab_size)
         self._end_tokens = [token for token in range(model.vocab_size) if model.is_end(token)]
-        self._trial = Trial()
-        self._constraints = Constraints(
-            lambda: tokenizer_of(model, vocabulary_of(model)),
-            self._trial,
-            lambda: marks_of(vocabulary_of(model)),
-        )
+        self._constraints = constraints or constraints_of(model)
+        self._closes = self._constraints.close if constraints is None else None
         self._samplers: dict[RequestId, Sampler] = {}
         self._sampling: dict[RequestId, SamplingParams] = {}
         self._scores = Scores()
@@ -321,8 +324,20 @@ class LlamaCppEngine:
     def close_engine(self) -> None:
         for request in list(self._samplers):
             self.forget(request)
-        self._trial.close()
+        if self._closes is not None:
+            self._closes()
         self._context.free()
+
+
+def constraints_of(model: NativeModel) -> Constraints:
+    """What answers of a model may be held to."""
+    trial = Trial()
+    return Constraints(
+        lambda: tokenizer_of(model, vocabulary_of(model)),
+        trial,
+        lambda: marks_of(vocabulary_of(model)),
+        trial.close,
+    )
 
 
 def split(batch: Sequence[BatchItem], most: int = UBATCH_TOKENS) -> list[list[BatchItem]]:

@@ -189,6 +189,23 @@ class NativeModel:
         return int(lib.llama_vocab_eot(self.vocab))
 
 
+class NativeVocabulary(NativeModel):
+    """The vocabulary and the header alone: what texts need while a model's weights are unloaded."""
+
+    def __init__(self, config: LlamaCppConfig) -> None:
+        self.header = inspect(Path(config.model_path))
+        start_backend()
+        params = lib.llama_model_default_params()
+        params.vocab_only = True
+        self.handle = lib.llama_model_load_from_file(os.fsencode(config.model_path), params)
+        if not self.handle:
+            raise ModelError(f"the vocabulary of {config.model_path} cannot be loaded{complaint()}")
+        weakref.finalize(self, lib.llama_model_free, self.handle).atexit = False
+        self.stateful, self.trained_context, self.window_tokens = False, 0, 0
+        self.vocab = lib.llama_model_get_vocab(self.handle)
+        self.vocab_size = lib.llama_vocab_n_tokens(self.vocab)
+
+
 class NativeContext:
     """One KV cache and one decode call at a time. Obeys ``cells.Kv``. One thread only."""
 

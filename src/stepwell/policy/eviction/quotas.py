@@ -41,11 +41,8 @@ class Quotas:
         self._attained: dict[str, dict[str, int]] = {}
         """Per service tier and tenant: block-seconds of host memory over the window."""
         self._observed_us = 0
-        self.room = (
-            config.device_blocks,
-            config.host_bytes // config.block_bytes,
-            config.disk_bytes // config.disk_size_of(config.block_bytes),
-        )
+        self._config = config
+        self.room = self._room()
         self._known: tuple[dict[str, Holding], ...] = ({}, {}, {})
         self._order: tuple[list[Holding], ...] = ([], [], [])
         self._rankings: tuple[list[Ranking], ...] = ([], [], [])
@@ -53,6 +50,25 @@ class Quotas:
         """Service tiers seen, the lightest first."""
         for contract in config.contracts:
             self._add(contract)
+
+    def _room(self) -> tuple[int, int, int]:
+        """How many blocks each KV tier has room for."""
+        config = self._config
+        return (
+            config.device_blocks,
+            config.host_bytes // config.block_bytes,
+            config.disk_bytes // config.disk_size_of(config.block_bytes),
+        )
+
+    def _measure_again(self) -> None:
+        """Shares follow when the bounds have changed."""
+        if self.room == (room := self._room()):
+            return
+        self.room = room
+        for at, resource in enumerate(_RESOURCE):
+            for holding in self._order[at]:
+                contract = self._contracts[holding.name]
+                holding.guaranteed, holding.reserved, holding.cap = _shares(contract, resource, room[at])
 
     def contract(self, service_tier: str) -> Contract:
         """Its contract; a service tier without configuration is owed nothing and weighs 1."""
@@ -64,14 +80,11 @@ class Quotas:
 
     def _add(self, contract: Contract) -> None:
         for at, resource in enumerate(_RESOURCE):
-            room = self.room[at]
             holding = Holding(
                 contract.name,
                 contract.weight,
                 Ranking(contract.weight if at == 0 else 1),
-                getattr(contract.guaranteed, resource) * room // WHOLE,
-                contract.reserved(resource) * room // WHOLE,
-                getattr(contract.cap, resource) * room // WHOLE,
+                *_shares(contract, resource, self.room[at]),
             )
             self._known[at][contract.name] = holding
             self._order[at].append(holding)
@@ -115,6 +128,7 @@ class Quotas:
 
     def observe(self, now_us: int) -> None:
         """Once a second: what each tenant has held of host memory over the last while, in block-seconds."""
+        self._measure_again()
         seconds = min((now_us - self._observed_us) // _SECOND_US, _WINDOW_S)
         if seconds < 1:
             return
@@ -168,3 +182,12 @@ class Quotas:
                 owed = max(0, holding.guaranteed - (ranking.blocks - ranking.idle_blocks))
                 total += max(min(owed, ranking.idle_blocks), holding.reserved - ranking.blocks)
         return total
+
+
+def _shares(contract: Contract, resource: str, room: int) -> tuple[int, int, int]:
+    """Guaranteed, reserved and capped blocks of a KV tier."""
+    return (
+        getattr(contract.guaranteed, resource) * room // WHOLE,
+        contract.reserved(resource) * room // WHOLE,
+        getattr(contract.cap, resource) * room // WHOLE,
+    )

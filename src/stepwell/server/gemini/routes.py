@@ -60,6 +60,7 @@ async def generate_content(request: Request) -> Response:
         return chat_body(body, name, messages_of(body, cached))
 
     call = await understand(request, ChatRequest, translate)
+    service = call.service
     constraint = constraint_of(call.wanted.response_format, call.wanted, service.settings)
     tools = build_tools((), None, constraint, service.settings)
     ask = call.ask(sampling_params(call.wanted, tools.constraint, None), call.wanted.max_tokens)
@@ -82,13 +83,14 @@ async def create_cached_content(request: Request) -> Response:
     body = await read_object(request, service.settings, service.bodies, tenant)
     now_s, model = service.now_s(), model_name(field(body, "model"))
     service.require_model(model)
+    service = service.of_model(model)
     life_s, messages = lifetime_s(body, now_s), messages_of(body)
     if len(messages) > service.settings.max_messages:
         raise bad_request(f"At most {service.settings.max_messages} turns are allowed.", param="contents")
     title = str(field(body, "displayName") or "")[:128]
     one = Cached(tenant, new_id(), model, messages, title, now_s, now_s, now_s + life_s)
     service.cached.require_room(tenant, one.chars, now_s)
-    await _hold(service, request, key, one, life_s)
+    await _hold(service.of_model(one.model), request, key, one, life_s)
     service.cached.put(one)
     return JSONResponse(_shown(one))
 
@@ -122,7 +124,7 @@ async def update_cached_content(request: Request) -> Response:
         raise bad_request("Only 'ttl' or 'expireTime' can be changed.", param="ttl")
     now_s = service.now_s()
     life_s = lifetime_s(body, now_s)
-    await _hold(service, request, key, one, life_s)
+    await _hold(service.of_model(one.model), request, key, one, life_s)
     one.updated_s, one.expires_s = now_s, now_s + life_s
     return JSONResponse(_shown(one))
 
@@ -158,6 +160,7 @@ async def _hold(service: Service, request: Request, key: ApiKey, one: Cached, li
         caller=caller,
         hint=Hint(retain_us=int(life_s * 1e6)),
         prewarm=True,
+        model=service.model.text.name,
     )
 
     def prepare() -> Sequence[Generation]:

@@ -273,6 +273,7 @@ class Model(Answer):
     root: str
     context_window: int = 0
     end_token_ids: list[int] = []
+    state: Literal["loaded", "loading", "leaving", "unloaded"] = "loaded"
     type: Literal["embedding"] = "embedding"
 
 

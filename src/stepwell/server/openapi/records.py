@@ -246,6 +246,7 @@ class Agent(Answer):
     session_id: str | None
     parent_agent_id: str | None
     role: str | None
+    model: str
     service_tier: str
     status: str
     context_tokens: int

@@ -1,0 +1,205 @@
+"""Several models in one server: they take turns, share host and disk, leave memory and come back."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from stepwell.engines.base import EngineError
+from stepwell.loop.requests import Admitted, Finished, Generation, Rejected
+from stepwell.policy.types import KvTier
+from stepwell.several import ModelsNode
+from tests.driver.harness import GREEDY
+from tests.driver.several import BLOCK_BYTES, Answer, ask, passes, several
+
+
+def admitted(answer: Answer) -> Admitted:
+    return next(output for output in answer.outputs if isinstance(output, Admitted))
+
+
+def states(node: ModelsNode) -> list[str]:
+    return [model.state for model in node.loop.models]
+
+
+def test_the_same_prompt_is_another_context_at_another_model(tmp_path: Path) -> None:
+    with several(tmp_path) as node:
+        first, second = ask(node, "one", "x" * 200), ask(node, "two", "x" * 200)
+        node.loop.run_until_idle()
+        assert isinstance(first.end, Finished) and isinstance(second.end, Finished)
+        again = ask(node, "two", "x" * 200)
+        node.loop.run_until_idle()
+        assert admitted(first).cached_tokens == admitted(second).cached_tokens == 0
+        assert admitted(again).cached_tokens > 100
+        assert {view.model for view in node.loop.snapshot().agents} == {"one", "two"}
+
+
+def test_both_models_go_on_while_both_have_work_and_the_heavier_service_tier_has_more(tmp_path: Path) -> None:
+    with several(tmp_path, device_kv_tokens=4096) as node:
+        paid = ask(node, "one", "p" * 1_000, 200, service_tier="priority")
+        free = ask(node, "two", "f" * 1_000, 200, service_tier="flex")
+        while not paid.ended:
+            node.loop.turn()
+        spent = [model.driver.loop.step_us for model in node.loop.models]
+        assert not free.ended and spent[1] > 0
+        longest = 256 * 2_000
+        owed = (spent[0] + spent[1]) * 70 // 1_000  # its guarantee, and a seventeenth of what is nobody's
+        assert abs(spent[1] - owed) <= longest
+        node.loop.run_until_idle()
+        assert isinstance(free.end, Finished)
+
+
+def test_a_model_that_is_idle_gives_its_memory_back_and_finds_its_kv_again(tmp_path: Path) -> None:
+    with several(tmp_path, unload_after_s=10, always_load=True) as node:
+        before = ask(node, "two", "x" * 300)
+        node.loop.run_until_idle()
+        assert states(node) == ["loaded", "loaded"]
+        passes(node, 11_000_000)
+        assert states(node) == ["unloaded", "unloaded"]
+        assert node.loop.snapshot().usage[KvTier.DEVICE].used_bytes == 0
+        after = ask(node, "two", "x" * 300)
+        node.loop.run_until_idle()
+        assert states(node) == ["unloaded", "loaded"]
+        assert after.text == before.text
+        assert admitted(after).cached_host_tokens >= 256
+
+
+@pytest.mark.parametrize("host", [0, 2 * BLOCK_BYTES])
+def test_what_the_host_has_no_room_for_goes_to_disk_or_is_computed_again(tmp_path: Path, host: int) -> None:
+    with several(tmp_path, unload_after_s=10, always_load=True, host_kv=host) as node:
+        before = ask(node, "one", "x" * 600)
+        node.loop.run_until_idle()
+        passes(node, 11_000_000)
+        assert states(node)[0] == "unloaded"
+        after = ask(node, "one", "x" * 600)
+        node.loop.run_until_idle()
+        assert after.text == before.text
+
+
+def test_where_memory_holds_one_model_they_take_turns(tmp_path: Path) -> None:
+    one_model = 16 * BLOCK_BYTES
+    with several(tmp_path, names="one two three", memory=one_model, turn_s=5) as node:
+        assert states(node) == ["loaded", "unloaded", "unloaded"]
+        answers = [ask(node, name, "x" * 300) for name in ("one", "two", "three", "one")]
+        node.loop.run_until_idle()
+        assert all(isinstance(answer.end, Finished) for answer in answers)
+        assert states(node).count("loaded") == 1
+
+
+def test_a_model_that_is_never_idle_gives_way_after_its_turn(tmp_path: Path) -> None:
+    with several(tmp_path, memory=16 * BLOCK_BYTES, turn_s=5) as node:
+        busy = [ask(node, "one", f"{n}" * 300, 20) for n in range(3)]
+        other = ask(node, "two", "x" * 300)
+        for _ in range(5_000):
+            if other.ended:
+                break
+            if all(answer.ended for answer in busy[-2:]):  # there is always more for the first
+                busy += [ask(node, "one", f"{len(busy)}" * 200, 20) for _ in range(2)]
+            if not node.loop.turn():
+                node.loop._wait()
+        assert isinstance(other.end, Finished)
+        node.loop.run_until_idle()
+        assert all(isinstance(answer.end, Finished) for answer in busy), "nobody was forgotten"
+
+
+def test_a_cancelled_request_of_a_model_on_its_way_in_is_forgotten(tmp_path: Path) -> None:
+    with several(tmp_path, unload_after_s=1) as node:
+        passes(node, 2_000_000)
+        answer = Answer()
+        wanted = Generation(prompt=(1, 2, 3), max_new_tokens=2, sampling=GREEDY, model="two")
+        request = node.loop.submit(wanted, answer.outputs.append)
+        node.loop.cancel(request)
+        node.loop.run_until_idle()
+        assert isinstance(answer.end, Finished) and answer.end.reason == "cancelled"
+
+
+def test_a_model_that_cannot_be_loaded_again_is_refused_and_tried_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with several(tmp_path, unload_after_s=1) as node:
+        passes(node, 2_000_000)
+        engine, tries = node.models[1].engine, []
+
+        def fails() -> None:
+            tries.append(1)
+            raise EngineError("the file is gone")
+
+        monkeypatch.setattr(engine, "bring_back", fails)
+        lost = [ask(node, "two", "x" * 10) for _ in range(2)]
+        node.loop.run_until_idle()
+        again = ask(node, "two", "x" * 10)
+        node.loop.run_until_idle()
+        for answer in (*lost, again):
+            assert isinstance(answer.end, Rejected) and "the file is gone" in answer.end.message
+        assert len(tries) == 1, "a load that failed is not tried again at once"
+        other = ask(node, "one", "x" * 10)
+        node.loop.run_until_idle()
+        assert isinstance(other.end, Finished)
+        monkeypatch.undo()
+        passes(node, 6_000_000)
+        works = ask(node, "two", "x" * 10)
+        node.loop.run_until_idle()
+        assert isinstance(works.end, Finished)
+
+
+def test_room_is_lent_to_the_model_that_needs_it_and_both_stay_within_the_pool(tmp_path: Path) -> None:
+    host = 32 * BLOCK_BYTES
+    with several(tmp_path, host_kv=host, disk_kv=0, always_load=True) as node:
+        for n in range(12):
+            ask(node, "one", bytes([65 + n]) * 300)
+            node.loop.run_until_idle()
+            passes(node, 1_100_000)
+            node.loop.check()
+        first, second = (model.driver.scheduler.block_manager for model in node.loop.models)
+        assert first.host_used > host // 2, "more than an even part, as the other has nothing"
+        for n in range(12):
+            ask(node, "two", bytes([65 + n]) * 300)
+            node.loop.run_until_idle()
+            passes(node, 1_100_000)
+            node.loop.check()
+        assert second.host_used > host // 3 and first.host_used > host // 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_life_of_two_models_keeps_the_bounds_and_the_books(tmp_path: Path, seed: int) -> None:
+    """Turns of both at random, pauses in which models leave, all invariants at every step; then the books."""
+    chance = random.Random(seed)
+    given = {"host_kv": 24 * BLOCK_BYTES, "disk_kv": 1 << 20, "unload_after_s": 8, "books": True}
+    answers: list[Answer] = []
+    with several(tmp_path, memory=(None, 24 * BLOCK_BYTES)[seed % 2], **given) as node:
+        for _ in range(12):
+            for _ in range(chance.randrange(4)):
+                agent, model = chance.randrange(6), chance.choice(("one", "two"))
+                prompt = bytes([65 + agent]) * chance.randrange(20, 500)
+                tier = chance.choice(("priority", "default", "flex"))
+                answers.append(ask(node, model, prompt, 5, agent=str(agent), service_tier=tier))
+            for _ in range(chance.randrange(30)):
+                node.loop.turn()
+            if chance.random() < 0.3:
+                passes(node, chance.randrange(12_000_000))
+            node.loop.check()
+        node.loop.run_until_idle()
+        node.loop.check()
+        passed_us = node.loop.clock.now_us()
+        totals = [ledger.keeper.meter.totals["compute_us"] for ledger in node.ledgers]
+        ended = max(model.ended_us for model in node.loop.models)
+        assert 0 <= ended - sum(totals) <= passed_us - ended + 1_000_000
+        for ledger in node.ledgers:
+            assert ledger.flush()
+    assert all(isinstance(answer.end, Finished) for answer in answers)
+
+
+def test_kv_of_both_models_is_there_after_a_restart(tmp_path: Path) -> None:
+    with several(tmp_path, always_load=True) as node:
+        before = [ask(node, name, "x" * 300) for name in ("one", "two")]
+        node.loop.run_until_idle()
+    with several(tmp_path, always_load=True) as node:
+        after = [ask(node, name, "x" * 300) for name in ("one", "two")]
+        node.loop.run_until_idle()
+        assert [answer.text for answer in after] == [answer.text for answer in before]
+        assert all(admitted(answer).cached_disk_tokens >= 256 for answer in after)
+    with several(tmp_path, names="two", unload_after_s=99, always_load=True) as node:
+        alone = ask(node, "two", "x" * 300)
+        node.loop.run_until_idle()
+        assert admitted(alone).cached_disk_tokens >= 256, "the store is the same for one model"

@@ -1,0 +1,126 @@
+"""Several models behind one address: routes choose by the request's model, books and metrics know it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepwell.server.books import Books
+from stepwell.server.run import BackgroundServer
+from stepwell.server.service import OfferedModel
+from stepwell.server.settings import ServerSettings
+from stepwell.several import ModelsNode, build_several
+from tests.driver.several import settings_of
+from tests.server.fakes import until
+from tests.server.wire import error_of, get, post
+
+
+@dataclass
+class Both:
+    """A server of the null models ``one`` and ``two``."""
+
+    server: BackgroundServer
+    node: ModelsNode
+
+    def ask(self, route: str, body: dict[str, Any], **headers: str) -> Any:
+        answer = post(self.server, route, body, **headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Both]:
+    node = build_several(settings_of(tmp_path, books=True, unload_after_s=3_600, adapters={"sql": tmp_path}))
+    node.loop.start()
+    offered = [OfferedModel(m.text, m.engine.info, b) for m, b in zip(node.models, node.ledgers, strict=True)]
+    books = node.books
+    assert books is not None
+    settings = ServerSettings(port=0, drain_s=5.0)
+    try:
+        with BackgroundServer(
+            node.loop,
+            node.models[0].text,
+            settings,
+            None,
+            Books(books.store, books),
+            contracts=node.settings.contracts(),
+            offered=offered,
+        ) as server:
+            yield Both(server, node)
+    finally:
+        node.stop(5.0)
+
+
+def finished(both: Both) -> list[int]:
+    """Requests that each model has answered; a step later than the client has heard of it."""
+    return [model.driver.snapshot().counters["requests_finished"] for model in both.node.loop.models]
+
+
+def books_flushed(both: Both) -> bool:
+    books = both.node.books
+    return books is not None and books.flush()
+
+
+def test_the_list_names_all_with_their_state(both: Both) -> None:
+    listed = {one["id"]: one for one in get(both.server, "/v1/models").json()["data"]}
+    assert set(listed) == {"one", "two", "one:sql"}
+    assert {one["state"] for one in listed.values()} == {"loaded"}
+    assert get(both.server, "/v1/models/two").json()["root"] == "two"
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}),
+        ("/v1/completions", {"prompt": "hi", "max_tokens": 3}),
+        ("/v1/responses", {"input": "hi", "max_output_tokens": 16}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}),
+    ],
+)
+def test_each_route_goes_to_the_model_that_the_request_names(
+    both: Both, route: str, body: dict[str, Any]
+) -> None:
+    for name in ("one", "two"):
+        assert both.ask(route, {"model": name, **body})["model"] == name
+    until(lambda: finished(both) == [1, 1])
+    unknown = error_of(post(both.server, route, {"model": "three", **body}))
+    assert unknown["code"] == "model_not_found" or "three" in unknown["message"]
+
+
+def test_gemini_and_tokens_go_to_it_as_well(both: Both) -> None:
+    both.ask("/v1beta/models/two:generateContent", {"contents": [{"parts": [{"text": "hi"}]}]})
+    until(lambda: finished(both) == [0, 1])
+    assert both.ask("/tokenize", {"model": "two", "prompt": "hi"})["count"] > 0
+
+
+def test_an_adapter_belongs_to_its_model(both: Both) -> None:
+    body = {"prompt": "hi", "max_tokens": 2}
+    both.ask("/v1/completions", {"model": "one:sql", **body})
+    refused = post(both.server, "/v1/completions", {"model": "two:sql", **body})
+    assert refused.status_code == 400 and "has no adapter `sql`: there is none" in refused.text
+
+
+def test_agents_why_metrics_and_books_name_the_model(both: Both) -> None:
+    for name in ("one", "two"):
+        body = {"model": name, "prompt": "hi", "max_tokens": 4}
+        both.ask("/v1/completions", body, **{"x-agent-id": f"of-{name}", "x-session-id": "s"})
+    until(lambda: not any(model.driver.busy for model in both.node.loop.models))
+    assert get(both.server, "/v1/agents/s/of-two").json()["model"] == "two"
+    lists = both.server.service.agent_lists
+    lists._good_until_s = 0.0
+    listed = {one["id"]: one["model"] for one in get(both.server, "/v1/agents").json()["data"]}
+    assert listed == {"s/of-one": "one", "s/of-two": "two"}
+    told = get(both.server, "/admin/why?of=s/of-two").json()["data"]
+    assert {one["model"] for one in told} == {"two"}
+    metrics = get(both.server, "/metrics").text
+    assert 'stepwell_model_generation_tokens_total{model="two"} 4.0' in metrics
+    assert "\nstepwell_generation_tokens_total 8.0" in metrics
+    until(lambda: not any(ledger.keeper.meter.requests for ledger in both.node.ledgers))
+    assert books_flushed(both)
+    store = both.node.ledgers[0].store
+    sql = "SELECT runs.model, SUM(usage.requests) FROM usage JOIN runs ON runs.id = usage.run GROUP BY 1"
+    assert sorted(store.rows(sql)) == [("one", 1), ("two", 1)]
