@@ -41,6 +41,8 @@ def test_every_arm_does_the_same_work(measured: list[HintsOutcome]) -> None:
     whole = {sum(one.prompt_tokens.values()) for one in measured}
     assert max(whole) - min(whole) <= 0.02 * min(whole)  # results differ with the order of readers alone
     room = measured[0]
+    readers = [f"crew-{crew}/reader-{number}" for crew in range(2) for number in (1, 2)]
+    assert room.turns == 2 * 3 + sum(map(TINY.reader_turns, readers)), "readers call their tools"
     assert room.recomputed_tokens == 0
     assert 0 < room.live_tokens <= room.all_tokens < room.computed_tokens + sum(room.prompt_tokens.values())
 

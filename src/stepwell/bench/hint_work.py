@@ -22,6 +22,7 @@ from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew, Role, SessionLimits
 from stepwell.agents.planner import open_session
 from stepwell.agents.tools.base import Tool
+from stepwell.bench.virtual import CALL
 from stepwell.bench.workload import prose
 from stepwell.errors import StepwellError
 from stepwell.loop.requests import Generation
@@ -121,13 +122,13 @@ def role_of(agent: str) -> str:
 
 
 def script(work: Crews) -> Callable[[Generation, int], bytes]:
-    """The answers of all agents, for a driver: one line for a call, as the null engine's text has it."""
+    """The answers of all agents, for a driver: one line for a call, as ``virtual.ScriptedText`` reads it."""
 
     def answer(generation: Generation, turn: int) -> bytes:
         agent = generation.caller.agent
         match role_of(agent):
             case "reader" if turn + 1 < work.reader_turns(agent):
-                return f"call {work.call(agent, turn)} {json.dumps(work.query(agent, turn))}".encode()
+                return f"{CALL}{work.call(agent, turn)} {json.dumps(work.query(agent, turn))}".encode()
             case "planner":
                 return work.plan(agent, turn).encode()
             case "verifier":

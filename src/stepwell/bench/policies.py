@@ -34,6 +34,7 @@ from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.chart import chart
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.lmcache import LMCACHE, lmcache
 from stepwell.simulate.machine import SimulationError
 from stepwell.simulate.player import Declared
 from stepwell.simulate.report import LEGEND, RunReport
@@ -44,7 +45,7 @@ from stepwell.simulate.workload import Workload
 
 TRACES_VARIABLE = "STEPWELL_TRACES"
 GENERATED = "generated"
-TRACES = ("agentic", *MOONCAKE, GENERATED)
+TRACES = ("agentic", *LMCACHE, *MOONCAKE, GENERATED)
 USES_HINTS = (OWN, "steps")
 """Policies that look at what is declared; the others are run once, with nothing declared."""
 
@@ -81,7 +82,7 @@ def main(
     quick: QuickOption = False,
     json_file: JsonOption = None,
     traces: Annotated[Path | None, Parameter(show_default=False)] = None,
-    trace: str = "agentic,conversation,synthetic",
+    trace: str = "agentic,mini-swe,magentic-one,conversation,synthetic",
     room: str = "1/16,1/8,1/4,1/2",
     host: Positive = 2,
     disk: Positive = 10,
@@ -111,7 +112,8 @@ def main(
     traces
         The directory with the trace files (default: $STEPWELL_TRACES).
     trace
-        Which traces, with commas: agentic, conversation, synthetic; or generated, which needs no files.
+        Which traces, with commas: agentic, mini-swe, magentic-one, conversation, synthetic; or generated,
+        which needs no files.
     room
         Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
         again) at one time.
@@ -247,6 +249,14 @@ def workload_of(setting: ComparedSetting, model: MachineModel) -> Workload:
     """The workload at its pace; the same for every policy and room."""
     if setting.trace == GENERATED:
         workload = generated(sessions=setting.sessions, seed=setting.seed)
+    elif setting.trace in LMCACHE:
+        workload = lmcache(
+            setting.traces,
+            setting.trace,
+            sessions=setting.sessions,
+            seed=setting.seed,
+            unit_tokens=setting.unit_tokens,
+        )
     elif setting.trace in MOONCAKE:
         workload = mooncake(setting.traces, setting.trace, requests=setting.requests, seed=setting.seed)
     else:

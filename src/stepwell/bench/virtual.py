@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import selectors
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import httpx2
 
 from stepwell import assemble
 from stepwell.clock import ManualClock
-from stepwell.engines.base import SamplingParams
+from stepwell.engines.base import AnswerPart, SamplingParams, Span
 from stepwell.engines.null import END_TOKEN, NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError
 from stepwell.loop.driver import Driver
@@ -35,6 +35,8 @@ from stepwell.tiers.memory import MemoryTiers
 Result = TypeVar("Result")
 Script = Callable[[Generation, int], bytes]
 """The answer to an agent's turn; turns of an agent count from 0."""
+CALL = "call "
+"""How a script begins an answer that calls a function: ``call NAME {...}``."""
 TOKEN_BYTES = 16
 """What the null engine keeps for a token, in place of the model's."""
 
@@ -53,6 +55,45 @@ class ScriptedEngine(NullEngine):
     def forget(self, request: RequestId) -> None:
         self.answers.pop(request, None)
         super().forget(request)
+
+
+class ScriptedReader:
+    """A line ``call NAME {...}`` is a call of a function that was offered; every other answer is content."""
+
+    thought: Sequence[Span] = ()
+
+    def __init__(self, functions: Mapping[str, Mapping[str, Any]]) -> None:
+        self._functions = functions
+        self._held = ""
+
+    def add(self, text: str) -> list[AnswerPart]:
+        self._held += text
+        begun = self._held[: len(CALL)]
+        return [] if self._functions and CALL.startswith(begun) else self._content()
+
+    def finish(self) -> list[AnswerPart]:
+        word, name, arguments = (*self._held.split(" ", 2), "", "")[:3]
+        if f"{word} " != CALL or name not in self._functions:
+            return self._content()
+        self._held = ""
+        return [AnswerPart("call", name), AnswerPart("arguments", arguments)]
+
+    def _content(self) -> list[AnswerPart]:
+        text, self._held = self._held, ""
+        return [AnswerPart("content", text)] if text else []
+
+
+class ScriptedText(NullText):
+    """The null engine's text has no calls; what a script says may be one."""
+
+    def reader(
+        self,
+        functions: Mapping[str, Mapping[str, Any]],
+        opening: str = "",
+        *,
+        constrained: bool = False,
+    ) -> ScriptedReader:
+        return ScriptedReader(functions)
 
 
 class ScriptedDriver(Driver):
@@ -161,7 +202,7 @@ class VirtualNode:
         self.tiers = TimedTiers(MemoryTiers(host * size_bytes, disk * size_bytes), model, self.clock)
         tiers: Tiers = self.tiers
         settings = Settings(policy=PolicySettings(name=policy))
-        text = NullText(engine.info)
+        text = ScriptedText(engine.info)
         config = assemble.policy_config(settings, engine.info, tiers)
         self.driver = ScriptedDriver(engine, text, tiers, Scheduler(config), clock=self.clock)
         self.driver.script, self.driver.turns_of = script, {}

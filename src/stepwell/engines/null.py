@@ -15,6 +15,7 @@ from typing import Any
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import (
     AnswerPart,
+    AnswerReader,
     BatchItem,
     Buffer,
     EngineError,
@@ -377,7 +378,7 @@ class NullText:
         opening: str = "",
         *,
         constrained: bool = False,
-    ) -> _PlainReader:
+    ) -> AnswerReader:
         return _PlainReader()
 
     def call_syntax(self) -> None:
