@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -26,11 +27,26 @@ setup(name="stepwell-policy", ext_modules=mypycify({arguments!r}, opt_level={lev
 """
 
 
+def is_current(sources: Path, compiled: Path) -> bool:
+    """Whether every source is the one that was compiled, for the Python that runs."""
+    modules = sorted(file.relative_to(sources) for file in sources.rglob("*.py"))
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    return all(
+        (compiled / module).is_file()
+        and (compiled / module).read_bytes() == (sources / module).read_bytes()
+        and (compiled / module).with_suffix("").with_suffix(suffix).is_file()
+        for module in modules
+    )
+
+
 def compile_policy(root: Path, target: Path, level: str) -> Path:
     """A tree with the whole package in it: the compiled policy, and links to all other rooms. Returns it.
+    One that is there already, of these sources and for this Python, is left as it is.
 
     ``SystemExit`` with one sentence where there is no compiler, or when it fails.
     """
+    if is_current(root / "src" / "stepwell" / "policy", target / "stepwell" / "policy"):
+        return target
     if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
         raise SystemExit("compile_policy: there is no C compiler here; the policy runs without one as well")
     package = root / "src" / "stepwell"

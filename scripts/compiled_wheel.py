@@ -20,7 +20,7 @@ class CompiledPolicy(BuildHookInterface):
         sys.path.insert(0, str(root / "scripts"))
         from compile_policy import compile_policy
 
-        target = compile_policy(root, root / "build" / "policy-wheel", "3")
+        target = compile_policy(root, root / "build" / "policy-compiled", "3")
         for file in sorted([*target.glob("*.so"), *(target / "stepwell" / "policy").rglob("*.so")]):
             build_data["force_include"][str(file)] = file.relative_to(target).as_posix()
         build_data["pure_python"] = False

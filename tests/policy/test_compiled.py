@@ -6,6 +6,7 @@ Compiling takes minutes, so this looks at what ``make policy-compiled`` has left
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPILED = ROOT / "build" / "policy-compiled"
+IS_CURRENT = runpy.run_path(str(ROOT / "scripts" / "compile_policy.py"))["is_current"]
 LIVES = """
 from stepwell.policy import scheduler
 assert scheduler.__file__.endswith(".so"), scheduler.__file__
@@ -51,16 +53,6 @@ for policy in ("stepwell", "oracle"):
 """
 
 
-def is_of_these_sources() -> bool:
-    """Whether every source of the policy is the one that was compiled."""
-    here, there = ROOT / "src" / "stepwell" / "policy", COMPILED / "stepwell" / "policy"
-    sources = sorted(file.relative_to(here) for file in here.rglob("*.py"))
-    return bool(list(there.rglob("*.so"))) and all(
-        (there / file).is_file() and (there / file).read_bytes() == (here / file).read_bytes()
-        for file in sources
-    )
-
-
 def said(code: str, source: Path) -> str:
     paths = os.pathsep.join([str(source), str(ROOT)])
     run = subprocess.run(
@@ -75,7 +67,7 @@ def said(code: str, source: Path) -> str:
 
 
 needs_it = pytest.mark.skipif(
-    not is_of_these_sources(),
+    not IS_CURRENT(ROOT / "src" / "stepwell" / "policy", COMPILED / "stepwell" / "policy"),
     reason="the policy is not compiled here, or from other sources: make policy-compiled (a C compiler)",
 )
 
