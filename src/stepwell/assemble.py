@@ -23,7 +23,7 @@ from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
 from stepwell.recording import Recorder
-from stepwell.server.keys import KeyRing
+from stepwell.server.keys import KeyRing, missing_adapter
 from stepwell.settings import Settings
 from stepwell.tiers.base import Tiers
 
@@ -122,7 +122,11 @@ def _wall_us() -> int:
 def key_ring(settings: Settings) -> KeyRing:
     """The API keys of the settings or of their file. Raises ``BadInput``, which never quotes a key."""
     names = [contract.name for contract in settings.contracts()]
-    return KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
+    keys = KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
+    adapters = {name for one in (settings.engine, *settings.models) for name in one.adapters}
+    if missing := missing_adapter(keys.all(), adapters):
+        raise BadInput(f"{missing}; [engine.adapters] has them, and the adapters of [[models]]")
+    return keys
 
 
 def require_policy(name: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stepwell.assemble import key_ring
+from stepwell.errors import BadInput
 from stepwell.server.books import Books
+from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.server.settings import ServerSettings
@@ -34,6 +37,10 @@ class Both:
 
 @pytest.fixture
 def both(tmp_path: Path) -> Iterator[Both]:
+    yield from serving_both(tmp_path, None)
+
+
+def serving_both(tmp_path: Path, keys: KeyRing | None) -> Iterator[Both]:
     node = build_several(settings_of(tmp_path, books=True, unload_after_s=3_600, adapters={"sql": tmp_path}))
     node.loop.start()
     offered = [OfferedModel(m.text, m.engine.info, b) for m, b in zip(node.models, node.ledgers, strict=True)]
@@ -45,7 +52,7 @@ def both(tmp_path: Path) -> Iterator[Both]:
             node.loop,
             node.models[0].text,
             settings,
-            None,
+            keys,
             Books(books.store, books),
             contracts=node.settings.contracts(),
             offered=offered,
@@ -124,3 +131,66 @@ def test_agents_why_metrics_and_books_name_the_model(both: Both) -> None:
     store = both.node.ledgers[0].store
     sql = "SELECT runs.model, SUM(usage.requests) FROM usage JOIN runs ON runs.id = usage.run GROUP BY 1"
     assert sorted(store.rows(sql)) == [("one", 1), ("two", 1)]
+
+
+# --- adapters by key ----------------------------------------------------------------------------
+
+KEYS = KeyRing(
+    [
+        KeyEntry(tenant="any", key="sk-any"),
+        KeyEntry(tenant="none", key="sk-none", adapters=()),
+        KeyEntry(tenant="own", key="sk-own", adapters=("sql",), default_adapter="sql"),
+    ]
+)
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[Both]:
+    yield from serving_both(tmp_path, KEYS)
+
+
+def test_an_adapter_is_refused_to_a_key_that_may_not_use_it(keyed: Both) -> None:
+    asked = {"model": "one:sql", "prompt": "hi", "max_tokens": 2}
+    for key, status in (("any", 200), ("none", 403), ("own", 200)):
+        answer = post(keyed.server, "/v1/completions", asked, authorization=f"Bearer sk-{key}")
+        assert answer.status_code == status, answer.text
+        ids = {
+            one["id"]
+            for one in get(keyed.server, "/v1/models", authorization=f"Bearer sk-{key}").json()["data"]
+        }
+        assert ("one:sql" in ids) == (status == 200)
+    refused = post(keyed.server, "/v1/completions", asked, authorization="Bearer sk-none")
+    assert error_of(refused)["code"] == "adapter_not_allowed"
+
+
+def test_a_keys_own_adapter_is_used_where_the_model_has_it_and_charged_as_such(keyed: Both) -> None:
+    """No other customer's KV and no KV of the model without it: the adapter is in the blocks' names."""
+    for key in ("any", "own"):
+        for model in ("one", "two"):
+            body = {"model": model, "prompt": "h" * 200, "max_tokens": 2}
+            keyed.ask("/v1/completions", body, authorization=f"Bearer sk-{key}")
+    until(lambda: finished(keyed) == [2, 2])
+    until(lambda: not any(ledger.keeper.meter.requests for ledger in keyed.node.ledgers))
+    assert books_flushed(keyed)
+    rows = keyed.node.ledgers[0].store.rows(
+        "SELECT accounts.tenant, usage.model FROM usage JOIN accounts ON accounts.id = usage.account "
+        "ORDER BY 1, 2"
+    )
+    assert rows == [("any", "one"), ("any", "two"), ("own", "one:sql"), ("own", "two")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"adapters": ("sql",), "default_adapter": "other"}, "default_adapter is not in adapters"),
+        ({"adapters": ("sgl",)}, "names the adapter 'sgl': there is sql"),
+        ({"default_adapter": "sgl"}, "names the adapter 'sgl': there is sql"),
+    ],
+)
+def test_an_adapter_that_no_model_has_is_one_sentence(
+    tmp_path: Path, entry: dict[str, Any], says: str
+) -> None:
+    settings = settings_of(tmp_path, adapters={"sql": tmp_path})
+    keys = (KeyEntry(tenant="acme", key="sk-a", **entry),)
+    with pytest.raises(BadInput, match=says):
+        key_ring(replace(settings, keys=keys))

@@ -51,7 +51,7 @@ class Call(Generic[Wanted]):
         """What its generations have in common; ``identity`` where the route knows more of it."""
         service, identity = self.service, identity or self.identity
         return Ask(
-            replace(sampling, adapter=service.adapters.get(self.wanted.model, "")),
+            replace(sampling, adapter=service.adapter(self.wanted.model, self.key)),
             stop_strings(self.wanted, service.settings),
             max_new_tokens,
             service.settings.default_max_new_tokens,

@@ -73,7 +73,7 @@ async def prewarm(
     if retain_us is None:
         raise bad_request('\'ttl\' is a time like "30m" or "12h", or a number of seconds.', param="ttl")
     ask = Ask(
-        sampling=SamplingParams(),
+        sampling=SamplingParams(adapter=service.adapter(service.model.text.name, key)),
         stops=(),
         max_new_tokens=1,
         default_max_new_tokens=1,

@@ -28,7 +28,7 @@ import hmac
 import json
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -68,6 +68,21 @@ class ApiKey:
     """Seconds since 1970; from then on it is refused."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    adapters: tuple[str, ...] | None = None
+    """None: any."""
+    default_adapter: str = ""
+
+    def require_adapter(self, name: str) -> None:
+        """Raises a 403 ``ApiError`` for an adapter that is not for this key."""
+        if self.adapters is None or not name or name in self.adapters:
+            return
+        there = ", ".join(f"'{one}'" for one in self.adapters) or "none"
+        raise ApiError(
+            403,
+            f"This API key may not use the adapter '{name}'; it may use {there}.",
+            code="adapter_not_allowed",
+            param="model",
+        )
 
     def service_tier(self, asked: str | None) -> str:
         """The service tier to really use. 403 rather than a silent downgrade when it is not paid for:
@@ -130,6 +145,10 @@ class KeyEntry:
     """Requests a minute; by default no limit."""
     tokens_per_minute: Annotated[int, Field(ge=1, le=2**40)] | None = None
     """Prompt and generated tokens a minute; by default no limit."""
+    adapters: tuple[Text, ...] | None = None
+    """LoRA adapters that the key may use; by default any, and none with an empty list."""
+    default_adapter: Text | None = None
+    """The adapter under which a request runs that names a model alone, where that model has it."""
 
     def digest(self) -> bytes:
         if self.key_sha256 is not None:
@@ -149,6 +168,8 @@ class KeyEntry:
             self.expires_s(),
             self.requests_per_minute,
             self.tokens_per_minute,
+            self.adapters,
+            self.default_adapter or "",
         )
 
     def expires_s(self) -> float | None:
@@ -192,6 +213,16 @@ def missing_service_tier(entries: Iterable[KeyEntry], names: Sequence[str]) -> s
                     f"keys[{number}] ({entry.tenant}) names the service tier {tier!r}, which does not exist: "
                     f"there is {', '.join(names)}; [service_tiers.NAME] defines one"
                 )
+    return None
+
+
+def missing_adapter(keys: Iterable[ApiKey], names: Collection[str]) -> str | None:
+    """One sentence about the first adapter that a key names and no model has, or None."""
+    for number, key in enumerate(keys, 1):
+        for adapter in (*(key.adapters or ()), *([key.default_adapter] if key.default_adapter else ())):
+            if adapter not in names:
+                there = ", ".join(sorted(names)) or "none"
+                return f"keys[{number}] ({key.tenant}) names the adapter {adapter!r}: there is {there}"
     return None
 
 
@@ -315,6 +346,8 @@ class KeyRing:
         key = entry.api_key() if entry.service_tiers else None
         if key is None or key.default_service_tier not in key.service_tiers:
             raise BadInput(f"keys[{number}] ({entry.tenant}): default_service_tier is not in service_tiers")
+        if key.default_adapter and key.adapters is not None and key.default_adapter not in key.adapters:
+            raise BadInput(f"keys[{number}] ({entry.tenant}): default_adapter is not in adapters")
         if any(known == entry.digest() for known, _ in self._keys):
             raise BadInput(f"keys[{number}] ({entry.tenant}): this key is there twice")
         self._keys.append((entry.digest(), key))

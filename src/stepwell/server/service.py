@@ -185,6 +185,15 @@ class Service:
             service.books = replace(self.books, ledger=model.ledger)
         return service
 
+    def adapter(self, name: str, key: ApiKey) -> str:
+        """The adapter of a request for the model ``name``, which is this service's: the one that the name
+        says, else the key's own. Raises a 403 ``ApiError`` for one that is not for the key."""
+        named = self.adapters.get(name, "")
+        if not named and key.default_adapter in dict(self.model.info.adapters):
+            named = key.default_adapter
+        key.require_adapter(named)
+        return named
+
     def require_model(self, name: str) -> None:
         """Raises ``ApiError`` for a name that is no chat model's."""
         if name in self.models:

@@ -72,6 +72,7 @@ class Ask:
             hint=self.hint,
             prewarm=self.prewarm,
             same_prompt=same_prompt,
+            adapter=self.sampling.adapter,
         )
 
 

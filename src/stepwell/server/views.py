@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from stepwell import __version__
 from stepwell.loop.snapshot import ModelView
 from stepwell.server.errors import model_not_found
+from stepwell.server.keys import ApiKey
 from stepwell.server.metrics import CONTENT_TYPE
 from stepwell.server.service import Service, service_of
 
@@ -66,9 +67,9 @@ async def metrics(request: Request) -> Response:
 async def list_models(request: Request) -> Response:
     """All names under which models can be asked for."""
     service = service_of(request)
-    service.key(request)
-    states = await _states(service)
-    data = [_model(service, name, states) for name in sorted(service.models)]
+    key, states = service.key(request), await _states(service)
+    names = [name for name in sorted(service.models) if _may_ask(service, key, name)]
+    data = [_model(service, name, states) for name in names]
     beside = service.embeddings.models if service.embeddings is not None else ()
     return JSONResponse({"object": "list", "data": [*data, *(_beside(service, one.name) for one in beside)]})
 
@@ -76,13 +77,19 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request) -> Response:
     """One of them."""
     service = service_of(request)
-    service.key(request)
+    key = service.key(request)
     name = request.path_params["model"]
     if service.embeddings is not None and service.embeddings.find(name) is not None:
         return JSONResponse(_beside(service, name))
-    if name not in service.models:
+    if name not in service.models or not _may_ask(service, key, name):
         raise model_not_found(name)
     return JSONResponse(_model(service, name, await _states(service)))
+
+
+def _may_ask(service: Service, key: ApiKey, name: str) -> bool:
+    """Whether the name is not that of an adapter which is for others."""
+    adapter = service.adapters.get(name, "")
+    return not adapter or key.adapters is None or adapter in key.adapters
 
 
 def _beside(service: Service, name: str) -> dict[str, Any]:

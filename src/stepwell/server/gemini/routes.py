@@ -152,7 +152,7 @@ async def _hold(service: Service, request: Request, key: ApiKey, one: Cached, li
     """Compute what is missing of its KV, and hold it from now on. Raises ``ApiError``."""
     caller = Caller(one.tenant, key.service_tier(None), SESSION, _agent_of(one), role=ROLE, key=key.id)
     ask = Ask(
-        sampling=SamplingParams(),
+        sampling=SamplingParams(adapter=service.adapter(one.model, key)),
         stops=(),
         max_new_tokens=1,
         default_max_new_tokens=1,
