@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx2
+from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.common import (
@@ -96,7 +97,7 @@ def main(
     json_file: JsonOption = None,
     model: str = NULL_MODEL,
     engine: Literal["llamacpp", "vllm"] = "llamacpp",
-    vllm_args: str = "",
+    vllm_args: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
     rules: Literal["all", "kv-affine"] = "all",
     nodes: Positive = 2,
     crews: Positive = 6,
@@ -170,15 +171,15 @@ def _absolute(model: str, kind: str) -> str:
     return str(Path(model).resolve()) if kind == "vllm" else model
 
 
-def _run(place: FleetFiles, work: Work) -> tuple[list[FleetArm], float, float]:
+def _run(place: FleetFiles, work: Work) -> tuple[list[FleetArm], float | None, float | None]:
     arms, names = [], place.tenants
-    per_core = wall = 0.0
+    per_core = wall = None
     with ticker() as progress:
         for name in names:
             progress.phase(f"{name}: {work.crews} crews of {work.agents}, {place.nodes} nodes ({work.model})")
             with front(place, ARMS[name], last=name == names[-1]) as one:
                 arms.append(_arm(one, name, work))
-                if name == names[-1]:
+                if name == names[-1] and place.engine != "vllm":  # it is the front end's, whatever computes
                     progress.phase(f"{BURST} streamed answers, {AT_ONCE} at a time")
                     per_core, wall = _burst(one, f"sk-{name}", work.model)
     return arms, per_core, wall
@@ -240,7 +241,7 @@ def read_books(path: Path) -> FleetBooks:
 # --- reporting -------------------------------------------------------------------------------------
 
 
-def verdicts(arms: list[FleetArm], books: FleetBooks, per_core: float) -> list[Verdict]:
+def verdicts(arms: list[FleetArm], books: FleetBooks, per_core: float | None) -> list[Verdict]:
     """What a killed node may cost: time, and nothing else."""
     by_name = {arm.name: arm for arm in arms}
     whole, killed = by_name["kv-affine"], by_name[KILLED]
