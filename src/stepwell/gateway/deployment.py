@@ -49,6 +49,8 @@ from stepwell.ledger.start import default_path
 from stepwell.server.hosts import is_loopback
 
 KEY_VARIABLE = "STEPWELL_FLEET_KEY"
+FOLLOW_BUDGETS_S = 2.0
+"""How often a node asks the shared books what the others have let customers spend."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -257,7 +259,11 @@ def node_environment(deployment: Deployment, plan: NodePlan, inherited: Mapping[
         "kv": {"disk_dir": folder / "kv"},
         "library": {"dir": folder / "library"},
         "batches": {"dir": folder / "batches"},
-        "ledger": {"path": deployment.ledger_path, "node": plan.name},
+        "ledger": {
+            "path": deployment.ledger_path,
+            "node": plan.name,
+            "follow_budgets_s": FOLLOW_BUDGETS_S,
+        },
     }
     for section, values in plan.engine.settings.items():
         own.setdefault(section, {}).update(values)

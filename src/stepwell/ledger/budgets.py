@@ -121,6 +121,8 @@ class _Account:
     held: int = 0
     settled: int = 0
     """How many charges and corrections came: whether the books were asked at a quiet moment."""
+    judged: bool = False
+    """A request came under it since the books were asked last."""
 
     @property
     def in_force(self) -> bool:
@@ -226,6 +228,8 @@ class BudgetBook:
 
     def _judge(self, names: Iterable[BudgetName], amount: int) -> tuple[ReservationVerdict, list[_Account]]:
         found = [(name, account) for name in names if (account := self._accounts.get(name))]
+        for _, account in found:
+            account.judged = True
         full = next(((name, account) for name, account in found if not account.admits(amount)), None)
         refused = None if full is None else BudgetExceeded(full[1].state(full[0]), amount)
         return ReservationVerdict(refused, _warned(found)), [account for _, account in found]
@@ -277,6 +281,26 @@ class BudgetBook:
         with self._lock:
             hold = self._holds.get(request)
             return hold.microusd if hold else None
+
+    def ask_again(self) -> None:
+        """Ask the books what has been spent under each name that requests came under since the last time:
+        others may write into the same ledger. Raises whatever ``spent_before`` raises."""
+        with self._lock:
+            names = [name for name, one in self._accounts.items() if one.judged and one.in_force]
+        for name in names:
+            with self._setting:
+                self._renew(name)
+
+    def _renew(self, name: BudgetName) -> None:
+        """A charge that comes while the books are asked may or may not be in their answer: then what is known
+        stays, and the books are asked the next time."""
+        with self._lock:
+            account = self._accounts.get(name)
+            settled = None if account is None else account.settled
+        spent = self.spent_before(name)
+        with self._lock:
+            if account is not None and self._accounts.get(name) is account and account.settled == settled:
+                account.spent, account.judged = spent, account.held > 0
 
     def check(self) -> None:
         """Raise ``AssertionError`` unless what is held by name is the sum of what requests hold."""

@@ -17,6 +17,7 @@ from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetName
 from stepwell.ledger.compaction import Compactor
 from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book
+from stepwell.ledger.follow_budgets import BudgetFollower
 from stepwell.ledger.keeper import Keeper, Sums
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.open import open_store
@@ -50,6 +51,8 @@ class Ledger:
     """What a recording must know for its postings to be made again."""
     compactor: Compactor | None = None
     """Adds up old postings, where the settings say how long they stay."""
+    follower: BudgetFollower | None = None
+    """Asks what other nodes of the same ledger have let customers spend."""
     owns_store: bool = True
     """False: another model's ledger of the same server closes it."""
 
@@ -99,8 +102,9 @@ class Ledger:
 
     def close(self) -> None:
         """Release the store; the driver has closed the run, unless it never was there."""
-        if self.compactor is not None:
-            self.compactor.close()
+        for thread in (self.compactor, self.follower):
+            if thread is not None:
+                thread.close()
         self.writer.abandon()
         if self.owns_store:
             self.store.close()
@@ -183,25 +187,37 @@ def open_ledgers(
     for one in recovered:
         log.warning("%s", one.sentence)
     ledgers: list[Ledger] = []
+    writers: list[LedgerWriter] = []
+    book.spent_before = partial(_spent_before, store, writers)
     for run, model in zip(runs, models, strict=True):
         writer = LedgerWriter(
             store, run, batch_us=settings.batch_ms * 1000, backlog_postings=settings.backlog_postings
         )
-        if not ledgers:
-            book.spent_before = partial(_spent_before, store, writer)
+        writers.append(writer)
         keeper, header = _keeper(books, model, writer, book, run, (now_us, wall_us), posted_at_us)
         rates, found = books.costs.rates(room), [] if ledgers else recovered
-        compactor = None
-        if settings.keep_days is not None and posted_at_us is not None and not ledgers:
-            # Simulated days pass too quickly.
-            compactor = Compactor(partial(open_store, settings.path), settings.keep_days, posted_at_us)
+        threads = (None, None) if ledgers else _threads(settings, book, posted_at_us)
         ledgers.append(
             Ledger(
-                *(store, run, keeper, writer, books.prices, books.costs, rates, found, header, compactor),
+                *(store, run, keeper, writer, books.prices, books.costs, rates, found, header, *threads),
                 owns_store=not ledgers,
             )
         )
     return ledgers
+
+
+def _threads(
+    settings: LedgerSettings, book: BudgetBook, now_us: Callable[[], int] | None
+) -> tuple[Compactor | None, BudgetFollower | None]:
+    """What works beside a server; in simulated time, which passes too quickly for it, there is none."""
+    if now_us is None:
+        return None, None
+    connect = partial(open_store, str(settings.path))
+    days, every_s = settings.keep_days, settings.follow_budgets_s
+    return (
+        None if days is None else Compactor(connect, days, now_us),
+        BudgetFollower(book, every_s) if every_s else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +315,9 @@ def _bounds(budget: Budget) -> tuple[int | None, int | None]:
     return budget.soft_microusd, budget.hard_microusd
 
 
-def _spent_before(store: Store, writer: LedgerWriter, name: BudgetName) -> int:
-    writer.flush()
+def _spent_before(store: Store, writers: Sequence[LedgerWriter], name: BudgetName) -> int:
+    for writer in writers:
+        writer.flush()
     return spent_microusd(store, name)
 
 
