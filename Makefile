@@ -30,7 +30,7 @@ POLICY_ENV := .venv-policy/.made
 VLLM_ENV := .venv-vllm/.made
 POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 
-.PHONY: help setup demo review test test-ray test-vllm policy policy-compiled check format docs image serve clean
+.PHONY: help setup demo review test test-nightly test-ray test-vllm test-vulkan policy policy-compiled check format docs image serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
@@ -40,6 +40,9 @@ help:
 	@echo '  make test     the whole test suite (ARGS="tests/policy -k evict")'
 	@echo
 	@echo '  make test-vllm  the room stepwell.vllm with the real vLLM, in an environment of its own (2.5 GB)'
+	@echo
+	@echo '  make test-nightly  what takes hours: every architecture moved and unmoved, 1,000 random schemas'
+	@echo '  make test-vulkan  llama.cpp on Vulkan in software (lavapipe): exactness, pressure, throughput'
 	@echo
 	@echo '  make policy   scheduler and eviction rules alone: their tests and a small comparison; no llama.cpp'
 	@echo
@@ -73,6 +76,19 @@ serve: $(DEMO_ENV)
 
 test: $(TEST_ENV)
 	@$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile) $(ARGS)
+
+# The second goes on where it was stopped.
+test-nightly: $(TEST_ENV)
+	@mkdir -p out
+	@$(BIN)/stepwell bench exactness --zoo --json out/zoo.json $(ARGS)
+	@$(BIN)/stepwell bench schemas --schemas 1000 --json out/schemas.json --resume
+
+# In .venv, where llama.cpp is compiled anew for it; 'make setup' afterwards brings the build for CPUs back.
+test-vulkan:
+	@command -v glslc >/dev/null && ls /usr/share/vulkan/icd.d/lvp_icd* >/dev/null 2>&1 || \
+	  { echo 'make test-vulkan needs glslc and lavapipe, which are not here: apt-get install glslc spirv-headers libvulkan-dev mesa-vulkan-drivers' >&2; exit 1; }
+	@$(MAKE) GPU=vulkan setup
+	@VK_ICD_FILENAMES=$$(ls /usr/share/vulkan/icd.d/lvp_icd* | head -1) scripts/gpu.sh $(ARGS)
 
 # vLLM's own warnings are not ours to turn into errors.
 test-vllm: $(VLLM_ENV)

@@ -123,7 +123,7 @@ def key_ring(settings: Settings) -> KeyRing:
     """The API keys of the settings or of their file. Raises ``BadInput``, which never quotes a key."""
     names = [contract.name for contract in settings.contracts()]
     keys = KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
-    adapters = {name for one in (settings.engine, *settings.models) for name in one.adapters}
+    adapters = {*settings.engine.adapters}.union(*(entry.adapters for entry in settings.models))
     if missing := missing_adapter(keys.all(), adapters):
         raise BadInput(f"{missing}; [engine.adapters] has them, and the adapters of [[models]]")
     return keys
