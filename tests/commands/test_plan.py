@@ -207,3 +207,14 @@ def test_a_what_if_may_be_relative_to_what_is_known(
     for figures in (one, other):
         figures.pop("inputs")
     assert one == other
+
+
+def test_draws_of_another_plan_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "my.toml"
+    assert run(["plan", "contract", str(file), "--new"]) == 0
+    words = ["plan", "contract", str(file), "--draws", "3"]
+    assert run(words) == 0 and "mind:" not in capsys.readouterr().out
+    assert run([*words, "--what-if", "customer.usd_per_mw_year=1000000"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "mind: customer.usd_per_mw_year is 1,000,000 in the plan and is drawn from 9,000,000" in said
+    assert "it never breaks even" in said

@@ -60,7 +60,7 @@ def test_sessions_begin_as_the_clients_do(tmp_path: Path) -> None:
     ]
     file = tmp_path / "clients.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    assert [client.name for client in read_clients(file)] == ["c-m-0", "c-m-1"]
+    assert [client.name for client in read_clients(file)[0]] == ["c-m-0", "c-m-1"]
     found = arranged(generated(sessions=200), Arrivals.parse(f"servegen:{file}"), 3)
     assert found.sessions[0].start_us >= 0
     first = [s for s in found.sessions if s.tenant == "c-m-0"]
@@ -70,6 +70,23 @@ def test_sessions_begin_as_the_clients_do(tmp_path: Path) -> None:
     assert all(6_000_000_000 <= s.start_us <= 6_600_000_000 for s in second)
     assert {s.service_tier for s in first} == {"priority"}
     assert [s.start_us for s in found.sessions] == sorted(s.start_us for s in found.sessions)
+
+
+def test_malformed_clients_are_named_and_refused_past_a_share(tmp_path: Path) -> None:
+    rows = [
+        {"category": "c", "model": "m", "client": n, "window_s": 600, "trace": [[0, 2.0, 1, "G", 1.0, 1.0]]}
+        for n in range(30)
+    ]
+    good, file = [json.dumps(row) for row in rows], tmp_path / "clients.jsonl"
+    file.write_text("\n".join([*good, "{"]), encoding="utf-8")
+    clients, bad = read_clients(file)
+    assert len(clients) == 30 and bad.startswith("1 of 31 lines") and "line 31: it is no JSON" in bad
+    found = arranged(generated(sessions=5), Arrivals.parse(f"servegen:{file}"), 3)
+    assert any("line 31" in note for note in found.notes)
+    wrong = json.dumps(rows[0] | {"trace": [[0, 1, 1, "Q", 1, 1]]})
+    file.write_text("\n".join([*good, *[wrong] * 3]), encoding="utf-8")
+    with pytest.raises(BadInput, match="more than 5% is malformed: 3 of 33"):
+        read_clients(file)
 
 
 @pytest.mark.parametrize(

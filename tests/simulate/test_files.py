@@ -58,6 +58,45 @@ def test_too_many_malformed_lines_are_refused(tmp_path: Path) -> None:
     assert len(read_trace(file, bad_share=0.2).records) == 8
 
 
+CALL = {"session_id": "s", "t_ms": 4, "input_length": 80, "output_length": 2, "hash_rle": [[0, 5]]}
+ASK = {"t": 0, "type": "n", "in": 90, "out": 3, "input_types": [], "stop": "", "hash_rle": [[0, 5]]}
+SESSION = {"id": "a", "requests": [ASK]}
+SHAPES = {
+    "calls": ("", json.dumps(CALL), [CALL | {"t_ms": -1}, CALL | {"hash_rle": [[0, 0]]}, {"t_ms": 1}, []]),
+    "agentic": (
+        "",
+        json.dumps(SESSION),
+        [SESSION | {"requests": []}, SESSION | {"requests": [ASK | {"in": "x"}]}, {"id": 1}, 7],
+    ),
+    "azure": ("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03.97,374,44", []),
+}
+BAD_ROWS = ("yesterday,3,4", "2023-11-16 18:17:03.97,-3,44", "2023-11-16 18:17:03.97,many,44", "2023-11-16")
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_every_loader_counts_names_and_refuses(tmp_path: Path, kind: str) -> None:
+    head, good, wrong = SHAPES[kind]
+    bad = [json.dumps(record) for record in wrong] or list(BAD_ROWS)
+    texts, file = [*([head] if head else []), *[good] * 100], tmp_path / "t"
+    found = read_trace(lines(file, *texts, *bad))
+    assert (found.kind, len(found.records), len(found.bad)) == (kind, 100, 4)
+    assert found.bad[0].startswith(f"line {len(texts) + 1}: ") and "4 of 104 lines" in found.bad_note()
+    with pytest.raises(BadInput, match="refused, more than 5% is malformed: 8 of 108"):
+        read_trace(lines(file, *texts, *bad, *bad))
+
+
+def test_clients_are_no_workload(tmp_path: Path) -> None:
+    client = {
+        "category": "c",
+        "model": "m",
+        "client": 1,
+        "window_s": 600,
+        "trace": [[0, 2.0, 1, "G", 1.0, 1.0]],
+    }
+    with pytest.raises(BadInput, match="--arrivals servegen:"):
+        workload_of(Wanted(str(lines(tmp_path / "c", json.dumps(client)))))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -14,7 +14,14 @@ from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_contract_page import contract_page
 from stepwell.commands.plan_output import amount, billions, console_for, progress, write_json, write_page
 from stepwell.economics.cash import cash_flow
-from stepwell.economics.contract_file import ContractPlan, changed, parse_changes, plan_of, read_plan
+from stepwell.economics.contract_file import (
+    ContractPlan,
+    changed,
+    number_at,
+    parse_changes,
+    plan_of,
+    read_plan,
+)
 from stepwell.economics.finance import yearly
 from stepwell.economics.measures import Measures, cost_of_delay, measure, megawatt_year
 from stepwell.economics.served import served_year
@@ -79,7 +86,8 @@ def contract(
     drawn = list(progress(draws(raw, draws_count, seed), draws_count, "drawing")) if plan.uncertain else []
     console = console_for(json_file)
     console.print(fitted(console, _scenarios({"as planned": base, **scenarios}, plan.start)))
-    for line in [*_base_lines(plan, base), *_spread(drawn), *(_needed(n) for n in needed)]:
+    outside = _outside(raw, plan) if drawn else []
+    for line in [*_base_lines(plan, base), *_spread(drawn), *outside, *(_needed(n) for n in needed)]:
         console.print(line, markup=False, soft_wrap=True)
     if swung:
         console.print(f"the cash low hangs most on {_hangs_on(swung)}", soft_wrap=True)
@@ -201,6 +209,22 @@ def _spread(drawn: list[Measures]) -> list[str]:
     shown = ", ".join(f"p{p} {billions(percentile(values, p))}" for p in (5, 50, 95))
     low = ", ".join(f"p{p} {billions(percentile(lows, p))}" for p in (5, 50, 95))
     return [f"{len(drawn)} draws: NPV {shown}, below zero in {losing / len(drawn):.0%}; cash low {low}"]
+
+
+def _outside(raw: dict[str, Any], plan: ContractPlan) -> list[str]:
+    """Inputs whose range does not hold the plan's own value: the draws are then of another plan."""
+    found = []
+    for key, (low, _, high) in plan.uncertain.items():
+        try:
+            now = number_at(raw, key)
+        except BadInput:
+            continue  # the file leaves it at its default
+        if not low <= now <= high:
+            found.append(
+                f"mind: {key} is {now:,} in the plan and is drawn from {low:,} to {high:,}: the draws are of"
+                " another plan until [uncertain] is changed as well"
+            )
+    return found
 
 
 def _drawn_json(drawn: list[Measures]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import progress
 from stepwell.commands.simulate_choice import Built, Hardware, build
-from stepwell.commands.study_ssd import PRICES, StudyRun, played_run, selective
+from stepwell.commands.study_ssd import PRICES, StudyRun, played_run, selective, tell_run
 from stepwell.economics.list_prices import MILLION, ListPrice
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.workload import Workload
@@ -81,6 +81,7 @@ def play_amplified(
         rate = load.per_hour * times
         work = arranged(base, Arrivals("poisson", rate / 3600), load.seed)
         run, turns = played_run(machines[kind], work, (part, kind, rate), load.hours, TTFT_S)
+        tell_run(run)
         prompts, answers = sum(t.prompt_tokens for t in turns), sum(t.new_tokens for t in turns)
         found.append(PlayedMargin(kind, times, run, prompts, answers))
     return found

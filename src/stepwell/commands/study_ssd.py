@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
 from stepwell.bench.common import HtmlOption
@@ -152,6 +153,7 @@ def ssd(
     for part, memory, rate in progress(jobs, len(jobs), "simulating"):
         work = arranged(base, Arrivals("poisson", rate / 3600), seed)
         found.append(played_run(machines[part, memory], work, (part, memory, rate), hours, ttft_s)[0])
+        tell_run(found[-1])
     answers = [_answer(part, found, machines, share) for part in names]
     _tell(full, found, inputs, answers, seed, html, json_file)
     return 0
@@ -248,6 +250,16 @@ def played_run(
     ended = replace(report, turns=len(answered))
     per_s = built.rates.microusd[Resource.COMPUTE]
     return StudyRun(*what, ended, on_time, again_us, wear, usd, per_s), answered
+
+
+def tell_run(one: StudyRun) -> None:
+    """A line on standard error for each run that has ended: all of them may take long."""
+    Console(stderr=True).print(
+        f"{one.part}, {one.memory}, {one.per_hour:g} sessions an hour: {one.report.turns:,} turns,"
+        f" {one.on_time:.1%} on time, ${float(one.usd_per_1000):.2f} for 1,000 turns;"
+        f" {one.report.cpu_s:,.0f} CPU s",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _row(one: StudyRun) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from stepwell.errors import BadInput
+from stepwell.simulate.files import read_trace
 from stepwell.simulate.traces import TIER_SHARES
 from stepwell.simulate.workload import SessionSpec, Workload
 
@@ -97,34 +95,25 @@ class ArrivalClient:
         return sum(rate for _, rate, _, _ in self.windows) * self.window_s
 
 
-def read_clients(path: Path) -> list[ArrivalClient]:
-    """The clients of a ServeGen file, the busiest first."""
+def read_clients(path: Path) -> tuple[list[ArrivalClient], str]:
+    """The clients of a ServeGen file, the busiest first, and what was malformed in it, in one sentence."""
     try:
-        data = path.read_bytes()
-        text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        found = [_client(json.loads(line)) for line in text.splitlines() if line.strip()]
-    except OSError as error:
-        raise BadInput(f"--arrivals servegen:{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"--arrivals servegen:{path}: these are no clients of ServeGen: {error!r}") from error
-    found = [client for client in found if client.windows]
-    if not found:
+        file = read_trace(path)
+    except BadInput as error:
+        raise BadInput(f"--arrivals servegen:{error}") from error
+    if file.kind != "servegen":
+        raise BadInput(f"--arrivals servegen:{path}: these are no clients of ServeGen ({file.kind})")
+    records = [record for record in file.records if record["trace"]]
+    if not records:
         raise BadInput(f"--arrivals servegen:{path}: there is no client in it")
-    return sorted(found, key=lambda client: (-client.weight, client.name))
-
-
-def _client(record: dict[str, Any]) -> ArrivalClient:
-    windows = tuple((float(w[0]), float(w[1]), str(w[3]), float(w[4])) for w in record["trace"] if w[1] > 0)
-    if any(family not in "GW" or not shape > 0 for _, _, family, shape in windows):
-        raise ValueError("a window is neither G nor W with a shape above zero")
-    name = f"{record['category']}-{record['model']}-{record['client']}"
-    return ArrivalClient(name, float(record["window_s"]), windows)
+    found = [ArrivalClient(r["name"], r["window_s"], tuple(r["trace"])) for r in records]
+    return sorted(found, key=lambda client: (-client.weight, client.name)), file.bad_note()
 
 
 def _as_clients(workload: Workload, path: Path, draw: random.Random) -> Workload:
     """Each session belongs to a client, drawn by how busy it is, and begins when that client next sends. The
     busiest clients are the customers of the heaviest service tier: no public trace says who paid for what."""
-    clients = read_clients(path)
+    clients, bad = read_clients(path)
     tiers = _tiers(len(clients))
     picked = draw.choices(
         range(len(clients)), [client.weight for client in clients], k=len(workload.sessions)
@@ -137,7 +126,8 @@ def _as_clients(workload: Workload, path: Path, draw: random.Random) -> Workload
         sessions.append(replace(session, tenant=tenant, service_tier=tiers[number], start_us=start_us))
     sessions.sort(key=lambda session: (session.start_us, session.name))
     note = f"sessions begin as those of {len(starts)} clients of {path.name}, tiers by how busy a client is"
-    return replace(workload, sessions=tuple(sessions), notes=(*workload.notes, note))
+    notes = (*workload.notes, note, *([f"{path.name}: {bad}"] if bad else []))
+    return replace(workload, sessions=tuple(sessions), notes=notes)
 
 
 def _tiers(count: int) -> list[str]:

@@ -26,6 +26,7 @@ _KEYS = {
     "mooncake": {"timestamp", "input_length", "output_length"},
     "calls": {"session_id", "t_ms", "input_length"},
     "recording": {"format", "version", "config"},
+    "servegen": {"category", "client", "window_s", "trace"},
 }
 """What the first good line of each format has."""
 _AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
@@ -34,7 +35,8 @@ Record = dict[str, Any]
 
 @dataclass(slots=True)
 class TraceFile:
-    """What a file holds. ``kind``: ``agentic``, ``mooncake``, ``calls``, ``azure`` or ``recording``."""
+    """What a file holds. ``kind``: ``agentic``, ``mooncake``, ``calls``, ``azure``, ``recording``, or
+    ``servegen``, which holds clients and no requests."""
 
     path: Path
     kind: str
@@ -194,6 +196,16 @@ def _calls(line: str) -> Record:
     return record
 
 
+def _servegen(line: str) -> Record:
+    """A client; ``trace`` holds its windows with requests: start, rate, family and shape of the gaps."""
+    record = _object(line)
+    windows = [(float(w[0]), float(w[1]), str(w[3]), float(w[4])) for w in record["trace"] if w[1] > 0]
+    if any(family not in ("G", "W") or not shape > 0 for _, _, family, shape in windows):
+        raise ValueError("a window is neither G nor W with a shape above zero")
+    name = f"{record['category']}-{record['model']}-{record['client']}"
+    return {"name": name, "window_s": float(_whole(record, "window_s", 1)), "trace": windows}
+
+
 def _azure(line: str) -> Record:
     at, context, generated = next(csv.reader([line]))[:3]
     row = {"ContextTokens": float(context), "GeneratedTokens": float(generated)}
@@ -218,4 +230,5 @@ _READERS: Mapping[str, Callable[[str], Record]] = {
     "agentic": _agentic,
     "calls": _calls,
     "azure": _azure,
+    "servegen": _servegen,
 }

@@ -42,6 +42,10 @@ def workload_of(wanted: Wanted) -> tuple[Workload, TraceFile | None]:
         made = generated(sessions=wanted.count or 40, seed=wanted.seed)
         return replace(made, block_tokens=_block(wanted.block_tokens, made.unit_tokens)), None
     trace = read_trace(_path(wanted), bad_share=wanted.bad_share, most=_most(wanted))
+    if trace.kind == "servegen":
+        raise BadInput(
+            f"{trace.path} holds clients and no requests: give a workload, and --arrivals servegen:FILE"
+        )
     if trace.kind == "recording":
         return _recorded(trace, wanted), trace
     return times(_short_enough(_built(trace, wanted), wanted), wanted.count), trace
