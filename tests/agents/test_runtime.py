@@ -148,7 +148,7 @@ async def _long(arguments: Mapping[str, Any]) -> str:
     ],
 )
 def test_a_tool_that_goes_wrong_is_told_to_the_model(call: Any, told: str) -> None:
-    bad = tool("double", call, timeout_s=0.01 if call is _hang else 5.0, max_answer_chars=10)
+    bad = tool("double", call, timeout_s=0.01 if call is _hang else 120.0, max_answer_chars=10)
     model = lambda asked: calls(("double", {"x": 1})) if asked.turn == 1 else asked.last  # noqa: E731
     assert run(answer(Scripted(model), crew(ALONE + 'tools = ["double"]\n'), bad)).answer == told
 

@@ -208,7 +208,7 @@ def prometheus(root: Path, target: str) -> Iterator[httpx2.Client]:
     with (root / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20.0, trust_env=False) as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120.0, trust_env=False) as client:
             yield client
     finally:
         process.terminate()

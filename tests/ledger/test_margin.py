@@ -237,7 +237,11 @@ GIVEN = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     given_=st.lists(GIVEN, min_size=1, max_size=30), loaded=st.booleans(), by=st.sampled_from(list(FIELDS))
 )

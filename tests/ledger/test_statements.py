@@ -135,7 +135,11 @@ ROWS = st.tuples(MOMENTS, st.sampled_from(AGENTS), st.integers(-(2**62), 2**62),
 FIELDS = ("project_id", "agent_id", "service_tier", "session_id", "model", "line_item")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     rows=st.lists(ROWS, max_size=25),
     window=st.tuples(st.integers(0, 41 * DAY_S), st.integers(1, 41 * DAY_S)),

@@ -173,9 +173,9 @@ def test_the_background_thread_embeds_what_comes_and_ends(library: Library) -> N
     try:
         add(library, "a car")
         worker.wake()
-        assert kept.wait(20)
+        assert kept.wait(120)
     finally:
-        worker.stop(20)
+        worker.stop(120)
     assert found(library, "automobile", embedder)[1] == "hybrid"
 
 

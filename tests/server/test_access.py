@@ -128,7 +128,11 @@ WRITES = sorted({route.path for route in APP_ROUTES if "POST" in (route.methods 
 
 
 @given(SECRETS, SECRETS, st.sampled_from(BODIES), st.sampled_from(sorted(ROUTES)) | st.sampled_from(WRITES))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_no_prompt_and_no_key_in_any_log_at_any_level(
     node: BackgroundServer, prompt: str, key: str, body: Any, route: str
 ) -> None:

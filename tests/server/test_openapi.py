@@ -359,6 +359,6 @@ def test_schemathesis(kept: Kept, operation: str) -> None:
     )
     @given(case=wanted.as_strategy())
     def walk(case: Any) -> None:
-        case.call_and_validate(base_url=kept.server.base_url, checks=CHECKS, timeout=20)
+        case.call_and_validate(base_url=kept.server.base_url, checks=CHECKS, timeout=120)
 
     walk()

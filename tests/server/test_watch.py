@@ -279,7 +279,7 @@ def test_while_a_look_takes_long_a_stream_still_lives() -> None:
 
     class Slow(FakeDriver):
         def snapshot(self) -> Snapshot:
-            go_on.wait(20.0)
+            go_on.wait(120.0)
             return super().snapshot()
 
     settings = replace(QUICK, keep_alive_s=0.02)

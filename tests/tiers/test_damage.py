@@ -14,7 +14,11 @@ from tests.tiers.harness import FINGERPRINT, block, content, read, record_files,
 
 LIMIT = 1_000_000
 METAS = [block(number, size_bytes=size) for number, size in enumerate((9_000, 9_000, 4_096, 500))]
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @pytest.fixture

@@ -17,6 +17,11 @@ from stepwell.library.tables import csv_text, parquet_text
 
 READABLE = "give plain text, Markdown, HTML, PDF, CSV or Parquet"
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_HEAD_BYTES = 16_384
+_HEADER = re.compile(rb"[A-Za-z][A-Za-z-]{1,40}:[ \t]")
+_ENCODED = re.compile(
+    rb"^Content-Transfer-Encoding:[ \t]{0,9}(?:base64|quoted-printable)[ \t]{0,9}\r?$", re.I | re.M
+)
 _MARKDOWN, _HTML, _CSV = (".md", ".markdown"), (".html", ".htm", ".xhtml"), (".csv", ".tsv")
 _FOREIGN = (
     (b"PK\x03\x04", "a ZIP or Office file"),
@@ -26,6 +31,13 @@ _FOREIGN = (
     (b"\xff\xd8\xff", "a picture"),
     (b"GIF8", "a picture"),
     (b"SQLite format 3\0", "a SQLite database"),
+    (b"{\\rtf", "an RTF file"),
+    (b"%!PS", "a PostScript file"),
+    (b"BZh91AY", "compressed with bzip2"),
+    (b"7z\xbc\xaf", "compressed with 7-Zip"),
+    (b"Rar!\x1a", "compressed with RAR"),
+    (b"\xfd7zXZ", "compressed with xz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
 )
 
 
@@ -71,9 +83,16 @@ def _read(data: bytes, name: str, limits: Limits) -> tuple[str, str, str]:
     return ("markdown" if is_markdown else "text"), text, note
 
 
+def _mail(head: bytes) -> list[tuple[bytes, str]]:
+    """An e-mail or web archive whose text is encoded for its way: in the file itself nobody can read it."""
+    mail = _HEADER.match(head) and b"MIME-Version:" in head and _ENCODED.search(head)
+    return [(b"", "an e-mail or a web archive")] if mail else []
+
+
 def _plain_text(data: bytes, name: str) -> Decoded:
-    for magic, what in _FOREIGN:
-        if data.startswith(magic):
+    start = data[:_HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, what in (*_FOREIGN, *_mail(data[:_HEAD_BYTES])):
+        if data.startswith(magic) or start.startswith(magic):
             raise BadInput(f"document {name} is {what}, which is not read here: {READABLE}")
     try:
         return decode(data, f"document {name}")

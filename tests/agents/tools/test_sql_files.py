@@ -126,7 +126,11 @@ WORD = st.text(st.sampled_from("07.9-+e:T ax,\"'井\n"), min_size=1, max_size=8)
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(WORD, min_size=1, max_size=6))
 def test_text_comes_back_as_it_was(tmp_path: Path, words: list[str]) -> None:
     made = io.StringIO()

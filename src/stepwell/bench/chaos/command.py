@@ -189,7 +189,7 @@ def _part(run: ChaosRun, books: str, place: Path, setup: ChaosSetup, progress: T
         target = ChaosTarget(place / "state", place, setup.engine, ledger)
         stack.callback(target.close)
         if not target.start():
-            raise StepwellError(f"the server did not start: {' '.join(target.unclear_starts)}")
+            raise StepwellError(f"the server did not start: {' '.join(target.last_words())}")
         expected = undisturbed(target.base_url, setup.engine, place)
         tally = ChaosTally(target)
         scene = Scene(target, tally, random.Random(setup.seed), setup.longest_s, tmpfs, postgres)

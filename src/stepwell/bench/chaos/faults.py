@@ -21,7 +21,8 @@ from stepwell.bench.chaos.target import HEALTHY_S, ChaosTarget, Window
 from stepwell.bench.postgres_server import PostgresServer
 
 HOUR_NS = 3_600 * 10**9
-STATE_MIB = 64
+STATE_MIB = 192
+"""Of the file system that is filled: more than KV on disk takes with either engine."""
 """Size of the file system that is filled."""
 SILENT, HALF_HEADS, LEAVERS = 150, 50, 60
 """Connections of a storm: that say nothing, that stop in the middle of a head, whose client leaves."""

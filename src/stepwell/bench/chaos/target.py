@@ -168,6 +168,10 @@ class ChaosTarget:
         child = "stepwell.bench.chaos.child"
         return [sys.executable, "-m", child, str(self.scratch / "control"), str(self.config)]
 
+    def last_words(self) -> list[str]:
+        """The end of its log, and how it ended where nobody had ended it."""
+        return [*self._said(0)[-3:], *self.deaths]
+
     def _said(self, began: int) -> list[str]:
         with self.log.open("rb") as log:
             log.seek(began)
