@@ -127,6 +127,37 @@ def test_tokens_that_are_parts_of_characters(tokens: list[int]) -> None:
         assert found["text_offset"] == [0, 1, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize("echo", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "stop", "text"),
+    [
+        ("a€b", "b", "a€"),
+        ("a€€b", "€b", "a€"),
+        ("a€b", "€", "a"),
+        ("ab🙂c🙂!", "🙂!", "ab🙂c"),
+        ("€€", "€", ""),
+        ("a€b", "zzz", "a€b"),
+    ],
+)
+def test_tokens_of_a_stop_text_are_none_of_the_answer(answer: str, stop: str, text: str, echo: bool) -> None:
+    """In one piece and streamed: every token begins within the text, and together they are the text."""
+    config = NullConfig(model=MODEL, block_tokens=16, device_blocks=256, answer=answer.encode())
+    with null_node(config) as server:
+        fields = {"echo": echo, "stop": stop, "max_tokens": 60}
+        (whole,) = ask(server, **fields).json()["choices"]
+        streamed = joined(ask(server, **fields, stream=True))
+    prompt = "a well" if echo else ""
+    assert whole["text"] == prompt + text
+    found = whole["logprobs"]
+    ends = answer == text and not found["tokens"][-1]
+    assert all(at < len(whole["text"]) for at in found["text_offset"][: -1 if ends else None])
+    data = b"".join(
+        eval(f"b'{one[6:]}'") if one.startswith("bytes:") else one.encode() for one in found["tokens"]
+    )
+    assert data.decode() == whole["text"]
+    assert streamed == {0: (whole["text"], found["token_logprobs"], found["text_offset"])}
+
+
 def test_a_choice_that_comes_first_waits_for_the_scores_of_its_prompt() -> None:
     with null_node() as server:
         shape = shape_of(server)

@@ -18,7 +18,7 @@ from stepwell.server.constraints import constraint_of
 from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
-from stepwell.server.logprobs import TextOffsets, completion_logprobs
+from stepwell.server.logprobs import PlacedToken, TextOffsets, completion_logprobs, placed, shown
 from stepwell.server.prompts import TokenPrompt, plain_prompt, text_of
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import CompletionRequest
@@ -96,6 +96,10 @@ class CompletionShape(DataFrames):
     head: Mapping[str, Any] = field(init=False)
     offsets: list[TextOffsets] = field(default_factory=list)
     """Per choice: where the next token begins."""
+    sent: list[int] = field(default_factory=list)
+    """Per choice: how many characters it has said."""
+    waiting: dict[int, list[PlacedToken]] = field(default_factory=dict)
+    """Per choice: tokens whose text has not been said, and never will be where it is a stop text."""
     said: set[int] = field(default_factory=set)
     """Of a stream with scored prompts: the first choices of those that have been said."""
     held: dict[int, list[Output]] = field(default_factory=dict)
@@ -118,16 +122,14 @@ class CompletionShape(DataFrames):
     # --- whole --------------------------------------------------------------------------------
 
     def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
-        choices = [
-            self._choice(
-                index,
-                self._echo(index) + one.text,
-                logprobs=self._logprobs([*self._scores(progress, index), *one.tokens], self._offsets(index)),
-                reason=self._reason(one.finished),
-            )
-            for index, one in enumerate(progress)
-        ]
+        choices = [self._whole(index, one, progress) for index, one in enumerate(progress)]
         return {**self.head, "choices": choices, "usage": self._usage(progress)}
+
+    def _whole(self, index: int, one: Progress, progress: Sequence[Progress]) -> dict[str, Any]:
+        text, offsets = self._echo(index) + one.text, self._offsets(index)
+        tokens = self._placed([*self._scores(progress, index), *one.tokens], offsets)
+        logprobs = self._logprobs(shown(tokens, offsets, len(text)))
+        return self._choice(index, text, logprobs=logprobs, reason=self._reason(one.finished))
 
     def _usage(self, progress: Sequence[Progress]) -> dict[str, Any]:
         cost = cost_of(self.service.books, self.ask, progress, self.n, self.waits_for())
@@ -151,9 +153,12 @@ class CompletionShape(DataFrames):
             return None
         return "length" if self.wanted.max_tokens == 0 else finished.reason
 
-    def _logprobs(self, tokens: Sequence[TokenInfo], offsets: TextOffsets) -> dict[str, Any] | None:
+    def _placed(self, tokens: Sequence[TokenInfo], offsets: TextOffsets) -> list[PlacedToken]:
+        return [] if self.wanted.logprobs is None else placed(tokens, self.service.text_model, offsets)
+
+    def _logprobs(self, tokens: Sequence[PlacedToken]) -> dict[str, Any] | None:
         top = self.wanted.logprobs
-        return None if top is None else completion_logprobs(tokens, self.service.text_model, offsets, top)
+        return None if top is None else completion_logprobs(tokens, self.service.text_model, top)
 
     @staticmethod
     def _choice(
@@ -167,6 +172,7 @@ class CompletionShape(DataFrames):
         count = len(self.prompts) * self.n
         self.progress = [Progress() for _ in range(count)]
         self.offsets = [self._offsets(index) for index in range(count)]
+        self.sent = [0] * count
         if not self.wanted.echo or self.wanted.scores_prompt:
             return []
         return [self._chunk(self._choice(index, self._echo(index))) for index in range(count)]
@@ -185,7 +191,9 @@ class CompletionShape(DataFrames):
         if isinstance(output, Delta) and (output.text or self.wanted.logprobs is not None):
             return [self._delta(index, output)]
         if isinstance(output, Finished):
-            return [self._chunk(self._choice(index, "", reason=self._reason(output)))]
+            rest = shown(self.waiting.pop(index, []), self.offsets[index], self.sent[index])
+            logprobs = self._logprobs(rest) if rest else None
+            return [self._chunk(self._choice(index, "", logprobs=logprobs, reason=self._reason(output)))]
         return []
 
     def _said(self, choices: Sequence[int]) -> list[Event]:
@@ -194,14 +202,20 @@ class CompletionShape(DataFrames):
         self.said.add(choices[0])
         events: list[Event] = []
         for index in choices:
-            logprobs = self._logprobs(self._scores(self.progress, index), self.offsets[index])
-            events.append(self._chunk(self._choice(index, self._echo(index), logprobs=logprobs)))
+            tokens = self._placed(self._scores(self.progress, index), self.offsets[index])
+            text = self._echo(index)
+            self.sent[index] = len(text)
+            events.append(self._chunk(self._choice(index, text, logprobs=self._logprobs(tokens))))
             events += [event for output in self.held.pop(index, []) for event in self._events(index, output)]
         return events
 
     def _delta(self, index: int, delta: Delta) -> dict[str, Any]:
-        logprobs = self._logprobs(delta.tokens, self.offsets[index])
-        return self._chunk(self._choice(index, delta.text, logprobs=logprobs))
+        self.sent[index] += len(delta.text)
+        tokens = [*self.waiting.pop(index, []), *self._placed(delta.tokens, self.offsets[index])]
+        said = [one for one in tokens if one.offset < self.sent[index]]
+        if len(said) < len(tokens):
+            self.waiting[index] = tokens[len(said) :]
+        return self._chunk(self._choice(index, delta.text, logprobs=self._logprobs(said)))
 
     def end(self) -> list[Event]:
         if not self._include_usage():

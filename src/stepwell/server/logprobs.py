@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stepwell.engines.base import TextModel
@@ -44,30 +45,52 @@ class TextOffsets:
         space before a text say so in its first token, and in no character of the text."""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._prompt = prompt
-        self._chars = 0
+        self.chars = 0
+        """Of all tokens so far."""
 
     def next(self, data: bytes) -> int:
         """The offset of a token with these bytes."""
-        begins = self._chars
+        begins = self.chars
         text = self._decoder.decode(data)
         if text and self._prompt:
             if text.startswith(" ") and not self._prompt.startswith(" "):
                 text = text[1:]
             self._prompt = ""
-        self._chars += len(text)
+        self.chars += len(text)
         return begins
 
 
-def completion_logprobs(
-    tokens: Sequence[TokenInfo], text_model: TextModel, offsets: TextOffsets, top: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class PlacedToken:
+    """A token and where in the text it begins."""
+
+    info: TokenInfo
+    data: bytes
+    offset: int
+
+
+def placed(tokens: Sequence[TokenInfo], text_model: TextModel, offsets: TextOffsets) -> list[PlacedToken]:
+    found = []
+    for info in tokens:
+        data = text_model.token_bytes(info.token)
+        found.append(PlacedToken(info, data, offsets.next(data)))
+    return found
+
+
+def shown(tokens: Sequence[PlacedToken], offsets: TextOffsets, text_chars: int) -> list[PlacedToken]:
+    """Those of a text that ended with so many characters: what belongs to a stop text is no part of it."""
+    whole = offsets.chars <= text_chars
+    return [one for one in tokens if whole or one.offset < text_chars]
+
+
+def completion_logprobs(tokens: Sequence[PlacedToken], text_model: TextModel, top: int) -> dict[str, Any]:
     """``choices[].logprobs`` of completions. The first token of a scored prompt has none: null."""
-    datas = [text_model.token_bytes(info.token) for info in tokens]
+    infos = [one.info for one in tokens]
     return {
-        "tokens": [_name(data) for data in datas],
-        "token_logprobs": [None if info.logprob is None else finite(info.logprob) for info in tokens],
-        "top_logprobs": [_alternatives(info, text_model) for info in tokens] if top else None,
-        "text_offset": [offsets.next(data) for data in datas],
+        "tokens": [_name(one.data) for one in tokens],
+        "token_logprobs": [None if info.logprob is None else finite(info.logprob) for info in infos],
+        "top_logprobs": [_alternatives(info, text_model) for info in infos] if top else None,
+        "text_offset": [one.offset for one in tokens],
     }
 
 

@@ -22,8 +22,7 @@ from stepwell.bench.postgres_server import PostgresServer
 
 HOUR_NS = 3_600 * 10**9
 STATE_MIB = 192
-"""Of the file system that is filled: more than KV on disk takes with either engine."""
-"""Size of the file system that is filled."""
+"""Size of the file system that is filled: more than KV on disk takes with either engine."""
 SILENT, HALF_HEADS, LEAVERS = 150, 50, 60
 """Connections of a storm: that say nothing, that stop in the middle of a head, whose client leaves."""
 
