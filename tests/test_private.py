@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from stepwell.agents.state import SessionFile
+from stepwell.commands.run_view import trace_file
+from stepwell.fit.memo import Memo
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.library.store import Library
 from stepwell.policy.config import PolicyConfig
-from stepwell.private import private_file, private_folder, private_umask
+from stepwell.private import begun_privately, private_file, private_folder, private_umask
 from stepwell.recording import Recorder, open_recording
 
 CONFIG = PolicyConfig(
@@ -101,3 +104,23 @@ def test_what_others_make_meanwhile_is_private(tmp_path: Path) -> None:
     (tmp_path / "open").write_text("x")
     assert_private(tmp_path / "ours")
     assert mode(tmp_path / "open") == 0o666
+
+
+def test_what_runs_keep_is_for_their_user_alone(tmp_path: Path) -> None:
+    """Sessions, remembered replies and traces hold what people asked and what was answered."""
+    before = os.umask(0o022)
+    try:
+        SessionFile(tmp_path / "session.db").close()
+        memo = Memo(tmp_path / "memo.db")
+        with trace_file(tmp_path / "trace.jsonl"):
+            pass
+        own = tmp_path / "own.db"
+        own.touch(0o644)
+        begun_privately(own)
+    finally:
+        os.umask(before)
+    memo.close()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes.pop("own.db") == 0o644
+    assert {"session.db", "memo.db", "trace.jsonl"} <= set(modes)
+    assert set(modes.values()) == {0o600}

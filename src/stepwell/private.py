@@ -39,6 +39,13 @@ def private_parent(path: Path) -> None:
     path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
 
+def begun_privately(path: Path | str) -> None:
+    """Make an empty file that is ours alone where none is, for a library that opens it by its path; what is
+    there, and ``:memory:``, is left as it is. Raises ``OSError``."""
+    if path != ":memory:" and not Path(path).exists():
+        private_file(Path(path)).close()
+
+
 def private_file(path: Path, *, new: bool = False, truncate: bool = False) -> BinaryIO:
     """Open a file for reading and writing that is ours alone; made when it is missing.
 

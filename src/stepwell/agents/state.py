@@ -17,6 +17,7 @@ from typing import Any
 from stepwell.agents.events import TurnUsage
 from stepwell.agents.penalty import Terms
 from stepwell.errors import BadInput
+from stepwell.private import begun_privately
 
 Message = dict[str, Any]
 VERSION = 1
@@ -79,12 +80,13 @@ class SessionFile:
     def __init__(self, path: Path | str) -> None:
         """Opens or makes the file. Raises ``BadInput`` when it is none of ours or in use."""
         try:
+            begun_privately(path)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._prepare(path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise BadInput(f"session {path} cannot be opened: {error}") from error
         self._open = False
 

@@ -65,6 +65,7 @@ from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Document
+from stepwell.private import private_folder
 from stepwell.units import counted
 
 DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
@@ -194,7 +195,7 @@ def require_question(asks: Sequence[str], resume: Path | None) -> None:
 def _new_session() -> Path:
     """Beside the books, where they usually are."""
     folder = default_path().parent / "sessions"
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     return folder / f"crew-{uuid.uuid4().hex[:12]}.db"
 
 

@@ -20,6 +20,7 @@ from rich.tree import Tree
 from stepwell.agents import events
 from stepwell.agents.tracing import without_texts
 from stepwell.errors import BadInput, StepwellError
+from stepwell.private import begun_privately
 from stepwell.units import counted
 
 WIDEST = 70
@@ -265,6 +266,7 @@ def trace_file(
         yield []
         return
     try:
+        begun_privately(path)
         file = path.open("wb", buffering=0)  # what happened before a crash is what one wants to read after it
     except OSError as error:
         raise BadInput(f"--trace {path} cannot be written: {error.strerror}") from error

@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 
 from stepwell.errors import BadInput
+from stepwell.private import begun_privately
 
 VERSION = 1
 MAX_TURNS = 1_000_000
@@ -35,12 +36,13 @@ class Memo:
     def __init__(self, path: Path | str = ":memory:", max_turns: int = MAX_TURNS) -> None:
         """Opens or makes the file. Raises ``BadInput`` when it is none of ours."""
         try:
+            begun_privately(path)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
             self._prepare(path)  # first of all, so that somebody else's file stays as it is
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._forget(max_turns)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise BadInput(f"remembered turns {path} cannot be opened: {error}") from error
 
     def _prepare(self, path: Path | str) -> None:

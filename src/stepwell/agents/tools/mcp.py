@@ -19,6 +19,7 @@ from stepwell.agents.tools.mcp_contents import answer_text
 from stepwell.agents.tools.mcp_wire import mended
 from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput, MissingExtra, StepwellError
+from stepwell.private import begun_privately
 
 if TYPE_CHECKING:
     import mcp
@@ -136,6 +137,7 @@ class RunningMcp:
     async def _keep(self, ready: asyncio.Future[mcp.Client], leave: asyncio.Event) -> None:
         """Enters the client, waits to be told to leave, and leaves it."""
         try:
+            begun_privately(self._log)
             with self._log.open("a", encoding="utf-8") as log:
                 async with _client(self._declared, log, self._folder) as client:
                     ready.set_result(client)
