@@ -155,7 +155,7 @@ def main(
     report.verdicts = [*_verdicts(results), *_exact_verdict(exact), *_flood_verdict(floods)]
     report.notes = [f"{one.name}: {one.error}" for one in results if one.error]
     report.notes += [f"{one.name}: {one.error}" for one in floods if one.error]
-    for shown in _tables(results, floods):
+    for shown in _tables(results, exact, floods):
         console.print(shown)
     report.finish(console, json_file)
 
@@ -267,10 +267,16 @@ def _flood_verdict(floods: Sequence[FloodRow]) -> list[Verdict]:
     ]
 
 
-def _tables(results: Sequence[VllmArm], floods: Sequence[FloodRow]) -> Iterator[Table]:
+def _tables(
+    results: Sequence[VllmArm], exact: dict[str, Any] | None, floods: Sequence[FloodRow]
+) -> Iterator[Table]:
     if results:
         columns = ["server", "device KV", "total", "TTFT p50, later", "p95", "computed", "of tokens"]
         yield table("Agents under pressure on vLLM", columns, [_row(one) for one in results])
+    if exact is not None and exact["turns"]:
+        columns = ["turns", "different answers", "prompt tokens", "computed by stock", "computed by ours"]
+        keys = ("turns", "different", "prompt_tokens", "computed_stock", "computed_ours")
+        yield table("Answers against stock with room for all", columns, [[f"{exact[key]:,}" for key in keys]])
     if floods:
         columns = ["server", "TTFT p50 alone", "under the flood", "times", "p95 under the flood", "preempted"]
         yield table("Paid turns beside a flood, on vLLM", columns, [one.row() for one in floods])
