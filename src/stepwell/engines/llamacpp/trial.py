@@ -23,7 +23,7 @@ from functools import lru_cache
 MAX_CPU_SECONDS = 2.5
 MAX_WALL_SECONDS = 20.0
 """Only so that a child that neither computes nor ends is not waited for; nothing is concluded from it."""
-MAX_START_SECONDS = 30.0
+MAX_START_SECONDS = 120.0
 MAX_MEMORY_BYTES = 2 * 1024**3
 STACK_BYTES = 4 * 1024 * 1024
 _READY = "ready"
