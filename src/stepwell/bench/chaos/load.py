@@ -128,8 +128,7 @@ def client(base_url: str, engine: str) -> httpx2.Client:
 
 
 def undisturbed(base_url: str, engine: str, directory: Path, scripts: int = SCRIPTS) -> Expected:
-    """Ask everything once. A model's rounding may depend on what shares its batch, so it is asked one turn
-    after the other."""
+    """Ask everything once; a real model one turn after the other."""
     expected = Expected()
     with client(base_url, engine) as http, ThreadPoolExecutor(4 if engine == "null" else 1) as pool:
         for answers in pool.map(lambda number: _undisturbed(http, number), range(scripts)):

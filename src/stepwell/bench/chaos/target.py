@@ -29,6 +29,9 @@ NULL_ENGINE = 'kind = "null"'
 ENGINES = {"null": NULL_ENGINE, "llamacpp": 'kind = "llamacpp"\nmodel = "smollm2"'}
 HOST_KV = {"null": "96KiB", "llamacpp": "24MiB"}
 DISK_KV = {"null": "2MiB", "llamacpp": "96MiB"}
+STEP_TOKENS = {"null": 256, "llamacpp": 32}
+"""llama.cpp rounds otherwise from 64 tokens a step on (docs/models.md). With fewer a token depends on nobody
+who shares the step, so that an answer that differs is a fault."""
 DEVICE_KV_TOKENS = 4_096
 MAX_AGENTS = 500
 """So few that the oldest are forgotten all the time."""
@@ -43,6 +46,7 @@ disk_kv = "{disk_kv}"
 disk_dir = "{home}/kv"
 [policy]
 max_agents = {max_agents}
+step_tokens = {step_tokens}
 [ledger]
 path = "{ledger}"
 node = "chaos"
@@ -111,6 +115,7 @@ class ChaosTarget:
                 engine=ENGINES[self.engine],
                 tokens=DEVICE_KV_TOKENS,
                 max_agents=MAX_AGENTS,
+                step_tokens=STEP_TOKENS[self.engine],
                 host_kv=HOST_KV[self.engine],
                 disk_kv=DISK_KV[self.engine],
                 home=self.home,
