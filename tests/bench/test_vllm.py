@@ -10,6 +10,7 @@ import pytest
 from stepwell.bench.client import TurnSample
 from stepwell.bench.vllm import VllmArm, _arms, _verdicts
 from stepwell.bench.vllm_arms import ARMS, FS, LRU, OURS, OURS_ROOMY, ROOMY, STOCK, VllmPlan
+from stepwell.bench.vllm_flood import FloodRow
 from stepwell.errors import BadInput
 
 PLAN = VllmPlan(Path("models/tiny"), 960, 128, 32, 1 << 30, 1 << 30, 2, "float32")
@@ -43,6 +44,19 @@ def test_targets_are_judged_by_the_arms_that_ended() -> None:
     slow = [*arms[:2], arm(OURS, 12.0, 1.5), arm(OURS_ROOMY, 0.0, 0.0, "HTTP 500")]
     assert [verdict.reached for verdict in _verdicts(slow)] == [False, False, None]
     assert _verdicts([]) == []
+
+
+def test_a_turn_that_failed_says_why_there_are_no_figures() -> None:
+    refused = arm(STOCK, 1.0, 0.1, "HTTP 400: longer than 960 tokens")
+    assert refused.as_json()["error"] == "a turn failed: HTTP 400: longer than 960 tokens"
+    good, late = (
+        TurnSample(0, 1, 0.0, 0.2, 0.3, 100, 40, 8, "a"),
+        TurnSample(0, 1, 0.0, 0.6, 0.7, 100, 40, 8, "a"),
+    )
+    row = FloodRow("stepwell", [good], [late])
+    assert row.as_json()["times"] == pytest.approx(3.0)
+    row.error = "a paid turn failed: HTTP 400"
+    assert not row.usable and row.row()[1] == "failed"
 
 
 def test_a_server_that_does_not_exist_is_one_sentence() -> None:

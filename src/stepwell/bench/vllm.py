@@ -60,8 +60,13 @@ class VllmArm:
     error: str | None = None
 
     @property
+    def failure(self) -> str | None:
+        """Why its figures are none: its own error, or the first of its turns'."""
+        return self.error or next((f"a turn failed: {one.error}" for one in self.samples if one.error), None)
+
+    @property
     def usable(self) -> bool:
-        return self.error is None and bool(self.samples) and not any(one.error for one in self.samples)
+        return self.failure is None and bool(self.samples)
 
     def ttft_s(self, percent: int) -> float:
         """Over the turns after the first."""
@@ -73,7 +78,7 @@ class VllmArm:
 
     def as_json(self) -> dict[str, Any]:
         said: dict[str, Any] = {"name": self.name, "device_kv_tokens": self.device_kv_tokens}
-        said |= {"error": self.error, "prefill_tokens_per_s": self.prefill_tokens_per_s}
+        said |= {"error": self.failure, "prefill_tokens_per_s": self.prefill_tokens_per_s}
         if self.usable:
             said |= {"ttft_p50_s": self.ttft_s(50), "ttft_p95_s": self.ttft_s(95), "total_s": self.total_s}
             said["prompt_tokens"] = sum(one.prompt_tokens for one in self.samples)
@@ -153,7 +158,7 @@ def main(
     }
     report.samples = [{"arm": one.name, **s.as_json()} for one in results for s in one.samples]
     report.verdicts = [*_verdicts(results), *_exact_verdict(exact), *_flood_verdict(floods)]
-    report.notes = [f"{one.name}: {one.error}" for one in results if one.error]
+    report.notes = [f"{one.name}: {one.failure}" for one in results if one.failure]
     report.notes += [f"{one.name}: {one.error}" for one in floods if one.error]
     for shown in _tables(results, exact, floods):
         console.print(shown)

@@ -22,10 +22,11 @@ from stepwell.vllm.command_line import command_line, transfer_config
 READY_S = 900.0
 FULL = Neighbours(turns=4, opening_words=250, turn_words=60, output_tokens=16, flood_words=120, flood_s=120.0)
 QUICK = Neighbours(
-    agents=3, turns=3, opening_words=80, turn_words=20, output_tokens=8, think_s=(0.2, 0.6), flood_agents=6,
-    flood_outstanding=12, flood_words=60, flood_turn_words=20, flood_output_tokens=8, settle_s=2.0,
-    flood_s=60.0,
+    agents=3, turns=3, opening_words=60, turn_words=10, output_tokens=8, think_s=(0.2, 0.6), flood_agents=6,
+    flood_outstanding=12, flood_words=40, flood_turn_words=10, flood_turns=3, flood_output_tokens=8,
+    settle_s=2.0, flood_s=60.0,
 )  # fmt: skip
+"""Fits 960 tokens of context where a token is a byte, as with ``stepwell vllm convert random``."""
 KEYS = """
 [[keys]]
 key = "sk-bench-priority"
@@ -59,9 +60,13 @@ class FloodRow:
     error: str | None = None
 
     @property
+    def turns(self) -> list[TurnSample]:
+        """The paid ones."""
+        return [*self.alone, *self.flooded]
+
+    @property
     def usable(self) -> bool:
-        turns = [*self.alone, *self.flooded]
-        return self.error is None and bool(self.alone and self.flooded) and not any(t.error for t in turns)
+        return self.error is None and bool(self.alone and self.flooded)
 
     @property
     def times(self) -> float:
@@ -72,7 +77,8 @@ class FloodRow:
         if self.usable:
             said |= {"ttft_alone_p50_s": _ttft(self.alone, 50), "ttft_flooded_p50_s": _ttft(self.flooded, 50)}
             said |= {"ttft_flooded_p95_s": _ttft(self.flooded, 95), "times": self.times}
-            said |= {"flood_turns": len(self.flood), "preempted": self.preempted}
+            refused = sum(one.error is not None for one in self.flood)
+            said |= {"flood_turns": len(self.flood), "flood_refused": refused, "preempted": self.preempted}
         return said
 
     def row(self) -> list[str]:
@@ -135,6 +141,7 @@ def _measure(target: FloodTarget, work: Neighbours, row: FloodRow) -> None:
     flooded.run(work.flood_s)
     flood.stop()
     row.alone, row.flooded, row.flood = alone.kept.samples, flooded.kept.samples, list(flood.kept.samples)
+    row.error = next((f"a paid turn failed: {one.error}" for one in row.turns if one.error), None)
 
 
 def _preempted(arm: ServerArm) -> float:
