@@ -27,7 +27,8 @@ LOOK_S = 0.2
 HEALTH_S = 5.0
 STOP_S = 30.0
 LOG_BYTES = 200_000
-_ERROR = re.compile(r"(?:^|\s)(\w+(?:Error|Exception|Exit): .+)$", re.MULTILINE)
+_ENDINGS = ("Error: ", "Exception: ", "Exit: ")
+"""Of the names of Python's errors."""
 MEMORY = (
     "vLLM does not say more; on a CPU it wants 92 % of the machine's memory to be free unless "
     "VLLM_CPU_KVCACHE_SPACE (GiB of KV) is set"
@@ -81,7 +82,8 @@ class EngineProcess:
 
     def _why(self) -> str:
         """vLLM's last line points at an error above, in another process: the first error is the cause."""
-        found = _ERROR.findall(self._process.log_tail(LOG_BYTES))
+        lines = self._process.log_tail(LOG_BYTES).split("\n")
+        found = [words for line in lines if (words := _error_in(line))]
         why = next((words for words in found if "See root cause" not in words), self._process.last_words())
         return f"{why} {MEMORY}" if "WorkerProc initialization" in why else why
 
@@ -105,3 +107,11 @@ class EngineProcess:
                 return response.status_code == 200
         except NodeLost:
             return False
+
+
+def _error_in(line: str) -> str:
+    """From the name of an error to the end of the line; "" where none is named."""
+    for at in sorted(line.find(ending) for ending in _ENDINGS):
+        if at > 0 and line[at - 1].isalnum():
+            return line[line.rfind(" ", 0, at) + 1 :].strip()
+    return ""
