@@ -3,8 +3,8 @@
     python scripts/compile_policy.py            # into build/policy-compiled; put that first on PYTHONPATH
     HATCH_BUILD_HOOK_ENABLE_CUSTOM=1 pip wheel --no-deps .      # a wheel with the compiled policy in it
 
-Needs mypy and a C compiler. What comes out decides the same (tests/policy/test_compiled.py) in about half of
-the time (docs/adr/0031-compiled-policy.md).
+Needs mypy and a C compiler. What comes out decides the same (tests/policy/test_compiled.py) in about two
+thirds of the time (docs/adr/0031-compiled-policy.md).
 """
 
 from __future__ import annotations

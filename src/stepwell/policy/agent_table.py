@@ -104,8 +104,8 @@ class AgentTable:
         """The tenant with the most agents loses its oldest: a flood of agents costs who sends it."""
         while len(self.records) > self.table.config.max_agents:
             largest = max(self._of_tenant, key=lambda t: len(self._of_tenant[t]), default=newcomer)
-            idle = (k for k in self._of_tenant.get(largest, ()) if not self.records[k].open_turns)
-            oldest = next(idle, None)
+            ours = self._of_tenant.get(largest, ())
+            oldest = next((key for key in ours if not self.records[key].open_turns), None)
             if oldest is None:
                 return  # all of them have open turns, and those are bounded
             self._forget(oldest)

@@ -275,7 +275,7 @@ class BlockManager:
         if not leaving:
             return self.eviction.host_victim(idle, clean, now_us)
         others = [block for block in clean if block.id not in leaving]
-        return self.eviction.host_victim((b for b in idle if b.id not in leaving), others, now_us)
+        return self.eviction.host_victim(filter(lambda b: b.id not in leaving, idle), others, now_us)
 
     def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""

@@ -232,7 +232,7 @@ class Descent:
             return False
         missing = memory.disk_used + self.config.disk_size_of(block.meta.size_bytes) - self.config.disk_bytes
         search = memory.eviction.tuning.clean_search
-        records = (b for b in islice(memory.idle(DISK, now_us), search) if b is not block)
+        records = filter(lambda b: b is not block, islice(memory.idle(DISK, now_us), search))
         for record in records if missing > 0 else ():
             if record.device or memory.eviction.is_dead(record):
                 missing -= self.config.disk_size_of(record.meta.size_bytes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from operator import attrgetter, itemgetter
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.agent_groups import (
@@ -332,11 +332,11 @@ class NextUse(EvictionPolicy):
         self._better.clear()
         yield from self._dead(kv_tier, now_us)
         if kv_tier is KvTier.HOST:  # what the device has as well is missed by nobody
-            yield from (copy.id for copy in self._copies)
+            yield from map(attrgetter("id"), self._copies)
         orphans = self._of_nobody(at, now_us)
         for rankings in self.quotas.phases(at, taker):
             yield from merged(orphans, self._spare(kv_tier, rankings, now_us))
-        yield from (name for _, name in orphans)
+        yield from map(itemgetter(1), orphans)
         yield from self._at_work(kv_tier)
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
             if block.is_on(kv_tier) and self._counts(block, at):
@@ -353,7 +353,7 @@ class NextUse(EvictionPolicy):
             for key, _, group in ranking.entries:
                 if key != DEAD:
                     break
-                yield from (block.id for block in self._spare_of(group, kv_tier))
+                yield from map(attrgetter("id"), self._spare_of(group, kv_tier))
 
     def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
         for value, block in self._orphans.alive(at, now_us):
@@ -369,9 +369,10 @@ class NextUse(EvictionPolicy):
         for ranking in rankings:
             self._look_again(ranking, now_us)
         filled = [ranking.idle_entries() for ranking in rankings if ranking.idle_blocks]
-        for key, _, group in heapq.merge(*filled) if len(filled) > 1 else chain(*filled):
+        for key, _, group in heapq.merge(*filled):
             if key != DEAD:
-                yield from ((key, block.id) for block in self._spare_of(group, kv_tier))
+                for block in self._spare_of(group, kv_tier):
+                    yield key, block.id
 
     def _spare_of(self, group: Group, kv_tier: KvTier) -> Iterator[Block]:
         """Its blocks, but for those that another holder of theirs needs more."""

@@ -11,7 +11,7 @@ every KV tier first.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import merge
@@ -191,6 +191,9 @@ class Orphans:
     def alive(self, at: int, now_us: int) -> Iterator[tuple[int, Block]]:
         """The others with their values, about in the order of these."""
         orders = (self._order[at][_Stream.LEFT], self._order[at][_Stream.STRANGER])
-        valued = [((self.value(b, now_us), b.id, b) for b in order.values()) for order in orders]
-        for value, _, block in merge(*valued):
+        for value, _, block in merge(*(self._valued(order.values(), now_us) for order in orders)):
             yield value, block
+
+    def _valued(self, blocks: Iterable[Block], now_us: int) -> Iterator[tuple[int, BlockId, Block]]:
+        for block in blocks:
+            yield self.value(block, now_us), block.id, block
