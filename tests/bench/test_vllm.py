@@ -61,5 +61,6 @@ def test_a_turn_that_failed_says_why_there_are_no_figures() -> None:
 
 def test_a_server_that_does_not_exist_is_one_sentence() -> None:
     assert _arms(f"{STOCK},{OURS}") == (STOCK, OURS)
+    assert _arms(", ".join(ARMS)) == ARMS
     with pytest.raises(BadInput, match="none of them"):
         _arms("sglang")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.ledger.base import LedgerError
+from stepwell.ledger.base import LedgerError, LedgerFull, PostingBatch, RunId
 from stepwell.ledger.budgets import BudgetBook, BudgetName
 from stepwell.ledger.follow_budgets import BudgetFollower
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.start import Ledger, open_ledger
 from stepwell.ledger.types import Account, Budget, Scope, Usage
+from stepwell.ledger.writer import LedgerWriter
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Caller, Plan
 
@@ -95,6 +97,28 @@ def test_a_charge_that_comes_while_the_books_are_asked_is_not_lost() -> None:
     book.spent_before = asked
     book.ask_again()
     assert spent(book) == 100
+
+
+def test_charges_that_cannot_be_entered_stay_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, flush = node(tmp_path / "books.db", "first"), LedgerWriter.flush
+
+    def full(run: RunId, batch: PostingBatch) -> None:
+        raise LedgerFull("no room")
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(one.store, "write", full)
+            patched.setattr(LedgerWriter, "flush", lambda writer: flush(writer, 0.01))
+            spend(one, 700, 10)
+            one.budgets.judge(ACME, 0)
+            with pytest.raises(LedgerError):
+                one.budgets.ask_again()
+            assert not one.budgets.judge(ACME, 400).ok
+        one.budgets.ask_again()
+        assert spent(one.budgets) == 700
+    finally:
+        one.keeper.close(30)
+        one.close()
 
 
 def test_books_that_are_away_are_asked_again() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 from stepwell.ledger.told import EngineReport
 from stepwell.ledger.types import Resource
 from stepwell.policy.types import Caller
-from stepwell.vllm.engine_meter import ROWS, EngineMeter, Owner, Reporter, owner_of
+from stepwell.vllm.engine_meter import DATAGRAM_BYTES, EngineMeter, Owner, Reporter, owner_of
 from stepwell.vllm.owner import params_of
 from stepwell.vllm.reports import EngineReports, parsed
+from stepwell.vllm.step_meter import StepMeter
 
 ROOM = 1_000
+AGENTS = 1_000
+"""More than one datagram tells."""
 OWNERS = [Owner(Caller("acme", "priority", "s", f"a{n}", None, "role", "key_1"), n) for n in range(4)]
 Step = tuple[int, int, list[int]]
 STEPS = st.lists(
@@ -85,7 +89,7 @@ def test_a_front_end_that_is_away_hears_everything_later() -> None:
             meter.used(Resource.STORED, OWNERS[0], 5)
             reporter.send()
             reports.open()
-            for number in range(3 * ROWS):
+            for number in range(AGENTS):
                 caller = Caller("acme", "flex", "s", f"agent-{number}")
                 meter.used(Resource.LOADED, Owner(caller), 1)
             reporter.send()
@@ -98,7 +102,55 @@ def test_a_front_end_that_is_away_hears_everything_later() -> None:
     for report in heard:
         for one in report.used:
             sums[one.resource] += one.amount
-    assert sums == {Resource.STORED: 5, Resource.LOADED: 3 * ROWS}
+    assert sums == {Resource.STORED: 5, Resource.LOADED: AGENTS}
+
+
+def test_no_datagram_is_too_large_to_be_sent_whatever_the_names() -> None:
+    meter = EngineMeter(lambda: 0)
+    long = 255 * "\N{CUNEIFORM SIGN A}"  # twelve bytes of JSON each
+    for number in range(20):
+        caller = Caller(long, long, long, f"agent-{number}", long, long, long)
+        meter.used(Resource.LOADED, Owner(caller, number), 1)
+    told = meter.take()
+    assert sum(len(parsed(data).used) for data in told) == 20
+    assert len(told) > 1 and max(map(len, told)) <= DATAGRAM_BYTES + 100
+
+
+def test_time_is_the_oldest_steps_when_vllm_begins_the_next_before_it_has_ended() -> None:
+    now = [0]
+    meter, spent = EngineMeter(lambda: now[0]), Counter[str]()
+    steps = StepMeter(meter, scheduler_of(["a0", "a1"]))
+    for number in range(2):
+        params = params_of(OWNERS[number].caller) | {"request": number}
+        steps.came(SimpleNamespace(request_id=f"a{number}", kv_transfer_params=params))
+    steps.began({"a0": 10})
+    steps.began({"a1": 1})  # while the first still runs
+    now[0] += 7
+    steps.left()  # somebody has left: the step goes on
+    now[0] += 3
+    steps.ended({"a0": 10})
+    steps.began({})  # nothing is left to do but to wait
+    now[0] += 5
+    steps.ended({"a1": 1})
+    now[0] += 100
+    steps.ended({})
+    for data in meter.take():
+        for one in parsed(data).used:
+            if one.resource is Resource.COMPUTE:
+                spent[one.account.agent] += one.amount
+    assert spent == {"a0": 10, "a1": 5}
+
+
+def scheduler_of(names: list[str]) -> SimpleNamespace:
+    """As much of vLLM's as a meter looks at: eight blocks, of which each request holds one."""
+    return SimpleNamespace(
+        kv_cache_config=SimpleNamespace(num_blocks=8, kv_cache_tensors=[SimpleNamespace(size=800)]),
+        requests=names,
+        kv_cache_manager=SimpleNamespace(
+            block_pool=SimpleNamespace(get_num_free_blocks=lambda: 7 - len(names)),
+            get_blocks=lambda name: SimpleNamespace(blocks=([name],)),
+        ),
+    )
 
 
 NEGATIVE = b'{"rows": [["compute_us", -1, 0, "", "", "", "", null, "", ""]]}'

@@ -160,6 +160,8 @@ def main(
     report.verdicts = [*_verdicts(results), *_exact_verdict(exact), *_flood_verdict(floods)]
     report.notes = [f"{one.name}: {one.failure}" for one in results if one.failure]
     report.notes += [f"{one.name}: {one.error}" for one in floods if one.error]
+    if exact is not None and "error" in exact:
+        report.notes.append(f"answers against stock's: {exact['error']}")
     for shown in _tables(results, exact, floods):
         console.print(shown)
     report.finish(console, json_file)
@@ -170,8 +172,7 @@ def _arms(text: str | None) -> tuple[str, ...]:
         return ARMS
     named = tuple(word.strip() for word in text.split(","))
     if unknown := [name for name in named if name not in ARMS]:
-        names = "; ".join(ARMS)
-        raise BadInput(f"--arms: {unknown[0]!r} is none of them: {names} (a name with a comma is left out)")
+        raise BadInput(f"--arms: {unknown[0]!r} is none of them: {', '.join(ARMS)}")
     return named
 
 
@@ -239,7 +240,7 @@ def _exactness(plan: VllmPlan, turns: int, progress: Ticker) -> dict[str, Any]:
     alone = replace(plan, at_once=1)
     stock, ours = _pressure(alone, workload, (ROOMY, OURS), progress)
     if not (stock.usable and ours.usable):
-        failed = next((one.error for one in (stock, ours) if one.error), "a turn failed")
+        failed = next((one.failure for one in (stock, ours) if one.failure), "no turns")
         return {"turns": 0, "different": None, "error": failed}
     pairs = list(zip(stock.samples, ours.samples, strict=True))
     return {

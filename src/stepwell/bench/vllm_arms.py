@@ -17,8 +17,8 @@ from typing import Any
 from stepwell.bench.servers import ServerArm, free_port
 from stepwell.vllm.command_line import QUIET, command_line, transfer_config
 
-ROOMY, STOCK, LRU, FS = "stock, room for all", "stock", "stock + LRU on the host", "stock + LRU + fs"
-OURS, OURS_ROOMY = "stepwell", "stepwell, room for all"
+ROOMY, STOCK, LRU, FS = "stock with room for all", "stock", "stock + LRU on the host", "stock + LRU + fs"
+OURS, OURS_ROOMY = "stepwell", "stepwell with room for all"
 ARMS = (ROOMY, STOCK, LRU, FS, OURS, OURS_ROOMY)
 BLOCK_TOKENS = 32
 VARIABLES = {**QUIET, "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CPU_KVCACHE_SPACE": "2"}

@@ -11,7 +11,7 @@ from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 
-from stepwell.ledger.base import Run, RunId, Store
+from stepwell.ledger.base import LedgerError, Run, RunId, Store
 from stepwell.ledger.bills import Bills
 from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetName
@@ -316,8 +316,9 @@ def _bounds(budget: Budget) -> tuple[int | None, int | None]:
 
 
 def _spent_before(store: Store, writers: Sequence[LedgerWriter], name: BudgetName) -> int:
-    for writer in writers:
-        writer.flush()
+    """Raises ``LedgerError`` while charges of ours wait in memory: the books alone would say too little."""
+    if not all(writer.flush() for writer in writers):
+        raise LedgerError("charges that wait to be entered are not in the books yet")
     return spent_microusd(store, name)
 
 

@@ -131,15 +131,19 @@ class StepwellDisk(SecondaryTierManager):
     # --- jobs ---------------------------------------------------------------------------------
 
     def submit_store(self, job_metadata: TransferJob) -> None:
-        self._payers[job_metadata.job_id] = owner_of(job_metadata.req_context.kv_transfer_params)
+        self._note_payer(job_metadata)
         params = job_metadata.req_context.kv_transfer_params or {}
         wanted = params.get("disk", True) is not False
         tenant = tenant_name(params.get(self._tenant_param))
         self.tier.store_blocks(job_metadata.job_id, self._items(job_metadata), tenant, wanted=wanted)
 
     def submit_load(self, job_metadata: TransferJob) -> None:
-        self._payers[job_metadata.job_id] = owner_of(job_metadata.req_context.kv_transfer_params)
+        self._note_payer(job_metadata)
         self.tier.load_blocks(job_metadata.job_id, self._items(job_metadata))
+
+    def _note_payer(self, job: TransferJob) -> None:
+        if self._meter is not None:
+            self._payers[job.job_id] = owner_of(job.req_context.kv_transfer_params)
 
     def _items(self, job: TransferJob) -> list[JobItem]:
         """In the order of the prefix: the keys' own order is arbitrary."""
@@ -155,13 +159,16 @@ class StepwellDisk(SecondaryTierManager):
 
     def get_finished_jobs(self) -> Iterable[JobResult]:
         ended = self.tier.ended()
-        for job in ended:
-            payer = self._payers.pop(job.job, None)
-            if self._meter is not None and payer is not None:
-                self._meter.used(Resource.READ if job.loading else Resource.WRITTEN, payer, job.bytes_moved)
-        if self._meter is not None and self.tier.usage is not self._told_usage:
-            self._tell_usage(self._meter, self.tier.usage)
+        if self._meter is not None:
+            self._tell_moved(self._meter, ended)
+            if (usage := self.tier.usage) is not self._told_usage:
+                self._tell_usage(self._meter, usage)
         return [_result(job) for job in ended]
+
+    def _tell_moved(self, meter: EngineMeter, ended: Iterable[JobEnded]) -> None:
+        for job in ended:
+            if (payer := self._payers.pop(job.job, None)) is not None:
+                meter.used(Resource.READ if job.loading else Resource.WRITTEN, payer, job.bytes_moved)
 
     def _tell_usage(self, meter: EngineMeter, usage: Mapping[str, int]) -> None:
         """The disk is told by tenant: records do not know their agents. Of a directory that several engines

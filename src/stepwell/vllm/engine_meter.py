@@ -29,8 +29,10 @@ from stepwell.vllm.owner import caller_of, request_of
 log = logging.getLogger("stepwell.vllm")
 VARIABLE = "STEPWELL_VLLM_REPORT"
 EVERY_S = 1.0
-ROWS = 100
-"""In one datagram: some 20 kB."""
+LAST_S = 2.0
+DATAGRAM_BYTES = 60_000
+"""Of the rows in one datagram. Linux takes some 200 kB, and what is larger could never be sent. A row is less
+than 20 kB: names have up to 255 characters, whatever these are."""
 
 
 class Owner(NamedTuple):
@@ -114,18 +116,34 @@ class EngineMeter:
             used, self._used = self._used, {}
             rest, self._rest = self._rest, {}
         rows = [_row(resource, owner, amount) for (resource, owner), amount in used.items() if amount]
-        parts = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)] or [[]]
-        told: list[dict[str, Any]] = [{"rows": part} for part in parts]
-        told[-1]["rest"] = {resource.value: amount for resource, amount in rest.items() if amount}
-        return [json.dumps(one, separators=(",", ":")).encode() for one in told]
+        left = {resource.value: amount for resource, amount in rest.items() if amount}
+        *full, last = _parts(rows)
+        told = [f'{{"rows":[{part}]}}' for part in full]
+        told.append(f'{{"rows":[{last}],"rest":{json.dumps(left)}}}')
+        return [one.encode() for one in told]
 
 
-def _row(resource: Resource, owner: Owner, amount: int) -> list[Any]:
+def _parts(rows: Iterable[str]) -> list[str]:
+    """Rows side by side, as many as a datagram takes; one part at least."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for row in rows:
+        size += len(row) + 1
+        if size > DATAGRAM_BYTES and parts[-1]:
+            parts.append([])
+            size = len(row) + 1
+        parts[-1].append(row)
+    return [",".join(part) for part in parts]
+
+
+def _row(resource: Resource, owner: Owner, amount: int) -> str:
+    """In ASCII, so that a character is a byte."""
     caller = owner.caller
-    return [
+    row = [
         *(resource.value, amount, owner.request, caller.tenant, caller.service_tier, caller.session),
         *(caller.agent, caller.parent_agent, caller.role, caller.key),
     ]
+    return json.dumps(row, separators=(",", ":"))
 
 
 class Reporter:
@@ -162,6 +180,7 @@ class Reporter:
     def close(self) -> None:
         self._stopped.set()
         self._thread.join()
+        self._socket.settimeout(LAST_S)  # nobody asks again: wait for room
         self.send()
         self._socket.close()
 

@@ -96,14 +96,14 @@ class StepwellScheduler(AsyncScheduler):
         ended = super().finish_requests(request_ids, finished_status)
         self._forget()
         if self._meter is not None:
-            self._meter.ended()
+            self._meter.left()
         return ended
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         self._forget()
         if self._meter is not None:
-            self._meter.ended()
+            self._meter.ended(scheduler_output.num_scheduled_tokens)
         return outputs
 
     def shutdown(self) -> None:
