@@ -39,7 +39,7 @@ help:
 	@echo '  make review   a weekly review of markets from the sample week, in two languages'
 	@echo '  make test     the whole test suite (ARGS="tests/policy -k evict")'
 	@echo
-	@echo '  make test-vllm  the room stepwell.vllm with the real vLLM, in an environment of its own (2.5 GB)'
+	@echo '  make test-vllm  the room stepwell.vllm with the real vLLM, in an environment of its own (3 GB)'
 	@echo
 	@echo '  make test-nightly  what takes hours: every architecture moved and unmoved, 1,000 random schemas'
 	@echo '  make test-vulkan  llama.cpp on Vulkan in software (lavapipe): exactness, pressure, throughput'

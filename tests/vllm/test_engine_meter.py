@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.errors import StepwellError
 from stepwell.ledger.told import EngineReport
 from stepwell.ledger.types import Resource
 from stepwell.policy.types import Caller
@@ -151,6 +152,16 @@ def scheduler_of(names: list[str]) -> SimpleNamespace:
             get_blocks=lambda name: SimpleNamespace(blocks=([name],)),
         ),
     )
+
+
+def test_a_name_that_is_too_long_for_a_socket_is_one_sentence(tmp_path: Path) -> None:
+    async def acts() -> None:
+        reports = EngineReports(tmp_path / (120 * "x"), lambda report: None)
+        with pytest.raises(StepwellError, match="shorten TMPDIR"):
+            reports.open()
+        reports.close()
+
+    asyncio.run(acts())
 
 
 NEGATIVE = b'{"rows": [["compute_us", -1, 0, "", "", "", "", null, "", ""]]}'

@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx2
 
-from stepwell.bench.workload import Pressure, agents_of, next_prompt
+from stepwell.bench.workload import Pressure, agents_of, next_prompt, unrelated
+from stepwell.errors import StepwellError
 
 TIMEOUT_S = 600.0
 
@@ -74,6 +75,15 @@ def complete(
     except httpx2.HTTPError as failure:
         error = f"{type(failure).__name__}: {failure}"
     return _sample(answer, error, started, time.perf_counter(), agent, turn, began_s)
+
+
+def warm_up(http: httpx2.Client, model: str, workload: Pressure) -> float:
+    """One request that shares nothing with the workload: prompt tokens a second, which shows whether servers
+    compute equally quickly. Raises ``StepwellError``."""
+    warm = complete(http, model, unrelated(workload), 4, "warm-up")
+    if warm.error:
+        raise StepwellError(f"the warm-up request failed: {warm.error}")
+    return warm.prompt_tokens / warm.ttft_s
 
 
 def run_clients(

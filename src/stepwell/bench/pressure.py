@@ -17,7 +17,7 @@ import httpx2
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.client import TurnSample, complete, run_clients
+from stepwell.bench.client import TurnSample, run_clients, warm_up
 from stepwell.bench.common import (
     Flag,
     JsonOption,
@@ -38,7 +38,7 @@ from stepwell.bench.common import (
 )
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import ServerArm, StartedServer, llama_server, our_server, running
-from stepwell.bench.workload import Pressure, unrelated
+from stepwell.bench.workload import Pressure
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
 
@@ -268,10 +268,7 @@ def _run_arm(arm: ServerArm, result: ArmResult, workload: Pressure, progress: Ti
             httpx2.Client(base_url=arm.base_url, timeout=600, trust_env=False) as http,
         ):
             name = _model_name(http)
-            warm = complete(http, name, unrelated(workload), 4, "warm-up")
-            if warm.error:
-                raise StepwellError(f"the warm-up request failed: {warm.error}")
-            result.prefill_tokens_per_s.append(warm.prompt_tokens / warm.ttft_s)
+            result.prefill_tokens_per_s.append(warm_up(http, name, workload))
             before = _metrics(http) if arm.is_ours else {}
             samples, total_s = run_clients(arm.base_url, name, workload, lambda sample: progress.advance())
             result.samples += samples

@@ -17,7 +17,7 @@ import httpx2
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.client import TurnSample, complete, run_clients
+from stepwell.bench.client import TurnSample, complete, run_clients, warm_up
 from stepwell.bench.common import (
     JsonOption,
     OptionalPositive,
@@ -36,7 +36,7 @@ from stepwell.bench.common import (
 from stepwell.bench.servers import running
 from stepwell.bench.vllm_arms import ARMS, BLOCK_TOKENS, OURS, OURS_ROOMY, ROOMY, STOCK, VARIABLES, VllmPlan
 from stepwell.bench.vllm_flood import FloodRow, measure_flood
-from stepwell.bench.workload import Pressure, unrelated
+from stepwell.bench.workload import Pressure
 from stepwell.errors import BadInput, StepwellError
 from stepwell.vllm.install import examine_model, require_vllm
 
@@ -198,11 +198,8 @@ def _pressure(plan: VllmPlan, workload: Pressure, names: Sequence[str], progress
 def _run(url: str, plan: VllmPlan, workload: Pressure, result: VllmArm, progress: Ticker) -> None:
     name = plan.model.resolve().name
     with httpx2.Client(base_url=url, timeout=600, trust_env=False) as http:
-        complete(http, name, "Warm-up.", 2, "warm-up-0")
-        warm = complete(http, name, unrelated(workload), 2, "warm-up-1")
-    if warm.error:
-        raise StepwellError(f"the warm-up request failed: {warm.error}")
-    result.prefill_tokens_per_s = warm.prompt_tokens / warm.ttft_s
+        complete(http, name, "Warm-up.", 2, "warm-up-0")  # it pays for what is loaded late
+        result.prefill_tokens_per_s = warm_up(http, name, workload)
     result.samples, result.total_s = run_clients(url, name, workload, lambda sample: progress.advance())
 
 

@@ -100,9 +100,9 @@ class VllmApp:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        if self._reports is not None:
-            self._reports.open()
         try:
+            if self._reports is not None:
+                self._reports.open()
             await self._engine.start()
             await self._front.learn_context()
         except StepwellError as error:

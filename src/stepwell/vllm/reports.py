@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stepwell.errors import StepwellError
 from stepwell.ledger.told import EngineReport, ToldAmount
 from stepwell.ledger.types import Account, Resource
 from stepwell.policy.types import Caller
@@ -29,10 +30,14 @@ class EngineReports:
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
+        """Raises ``StepwellError``."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         self._socket.setblocking(False)
-        self._socket.bind(str(self.path))
+        try:
+            self._socket.bind(str(self.path))
+        except OSError as error:  # a name longer than a socket's, mostly
+            raise StepwellError(f"vLLM cannot report to {self.path} ({error}): shorten TMPDIR") from error
         self.path.chmod(0o600)
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self.read)
 
