@@ -359,6 +359,15 @@ def test_a_text_that_would_end_the_process_ends_the_child(trial: Trial) -> None:
     assert trial(of_schema('{"type": "integer"}')) == ""
 
 
+def test_a_child_that_did_not_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, text = Trial(), of_schema('{"type": "integer"}')
+    with monkeypatch.context() as patched:
+        patched.setattr(made, "_start", lambda: None)
+        assert "does not start" in made(text)
+    assert made(text) == ""
+    made.close()
+
+
 def test_a_text_that_nothing_satisfies_is_refused(trial: Trial) -> None:
     assert trial(of_grammar('root ::= root "a"'))
 

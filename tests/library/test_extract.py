@@ -145,6 +145,11 @@ def test_an_encrypted_pdf_says_so() -> None:
             "x.eml",
             "an e-mail",
         ),
+        (
+            b"From: a@example.org\nMime-Version: 1.0\nContent-transfer-encoding: Base64\n\nVGhl",
+            "x.eml",
+            "an e-mail",
+        ),
         (b"From: a@example.org\nMIME-Version: 1.0\n\nThe well is deep.", "plain.eml", None),
         (b"# Mail\n\nContent-Transfer-Encoding: base64\n\nMIME-Version: 1.0\n", "about.md", None),
         (b"%PDF-1.7\nthis is not one", "x.pdf", "cannot be read"),

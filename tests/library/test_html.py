@@ -136,6 +136,9 @@ SLOW = {
     "equal attributes": ("<a " + "b=1 " * 200_000 + ">", "attributes"),
     "attributes of many tags that are one": (numbered("<body a#=1>", 9_000), "attributes"),
     "options": ("<select>" + "<option>x" * 100_000, "options"),
+    "beside a script": ("<script>x</script><p " + numbered("a# ", 9_000) + ">x", "attributes"),
+    "in what is no script": ("<svg><script>" + "<g>" * 6_000, "within each other"),
+    "scripts without end": ("<script>" * 200_000 + "<p " + numbered("a# ", 9_000) + ">x", "."),
 }
 
 
@@ -152,6 +155,8 @@ ORDINARY = {
     "a page within a font": "<font face=x><font size=2>" + "<p>word" * 5_000,
     "a drawing": '<svg><path d="' + "M 0 0 " * 9_000 + '"></path></svg>word',
     "links that are not closed": numbered("<p><a href=#>word</a>", 3_000),
+    "a script": "<script>if(a<b){" + numbered("word# ", 600) + "}</script>word",
+    "scripts of a plot": "<!-- <script> --><p>word" + numbered("<SCRIPT>i<b#;</script >", 2_100),
     "a list": "<select>" + "<option>word" * (MAX_OPTIONS // 20) + "</select>",
     "as many attributes as there may be": "<p " + numbered("a#=1 ", MAX_ATTRIBUTES) + ">word",
 }

@@ -19,6 +19,7 @@ READABLE = "give plain text, Markdown, HTML, PDF, CSV or Parquet"
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _HEAD_BYTES = 16_384
 _HEADER = re.compile(rb"[A-Za-z][A-Za-z-]{1,40}:[ \t]")
+_MIME = re.compile(rb"^MIME-Version:", re.I | re.M)
 _ENCODED = re.compile(
     rb"^Content-Transfer-Encoding:[ \t]{0,9}(?:base64|quoted-printable)[ \t]{0,9}\r?$", re.I | re.M
 )
@@ -85,7 +86,7 @@ def _read(data: bytes, name: str, limits: Limits) -> tuple[str, str, str]:
 
 def _mail(head: bytes) -> list[tuple[bytes, str]]:
     """An e-mail or web archive whose text is encoded for its way: in the file itself nobody can read it."""
-    mail = _HEADER.match(head) and b"MIME-Version:" in head and _ENCODED.search(head)
+    mail = _HEADER.match(head) and _MIME.search(head) and _ENCODED.search(head)
     return [(b"", "an e-mail or a web archive")] if mail else []
 
 

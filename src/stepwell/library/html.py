@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from stepwell.library.html_bounds import require_parsable
+from stepwell.library.html_bounds import parsable
 
 
 def _names(text: str) -> frozenset[str]:
@@ -71,7 +71,7 @@ def html_text(text: str) -> str:
     this."""
     from selectolax.lexbor import LexborHTMLParser
 
-    require_parsable(text)
+    text = parsable(text)
     reader = _Reader()
     page = LexborHTMLParser(text.encode("utf-8", "replace"))
     if page.root is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 from stepwell.errors import BadInput
 
@@ -30,6 +31,8 @@ _TAG = re.compile(
     re.VERBOSE,
 )
 _VALUE = re.compile(r"""=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>]*+)""")
+_OPENED = re.compile(r"<!--|<script\b", re.I)
+_COMMENT_END, _SCRIPT_END = re.compile("-->"), re.compile("</script[^>]{0,100}>", re.I)
 _NEVER_OPEN = _names(
     "area base br col embed hr img input link meta source track wbr p li dt dd option optgroup tr td th "
     "thead tbody tfoot colgroup html head body rt rp"
@@ -44,8 +47,37 @@ _MERGED = frozenset({"html", "body"})
 """All tags of these are one element, with the attributes of all."""
 
 
-def require_parsable(text: str) -> None:
-    """``BadInput`` with one sentence for a page that is made to be slow."""
+def parsable(text: str) -> str:
+    """The page, without its scripts where ``<`` in those looks like tags. ``BadInput`` with a sentence for a
+    page that is made to be slow.
+
+    Only HTML5's own parser knows for sure what is a script, so what is cut here is cut for it too.
+    """
+    try:
+        _require_parsable(text)
+    except BadInput:
+        bare = "".join(_without_scripts(text))
+        if len(bare) == len(text):
+            raise
+        _require_parsable(bare)
+        return bare
+    return text
+
+
+def _without_scripts(text: str) -> Iterator[str]:
+    """The pieces around them. What is in a comment is none."""
+    at = 0
+    while found := _OPENED.search(text, at):
+        comment = found[0] == "<!--"
+        end = (_COMMENT_END if comment else _SCRIPT_END).search(text, found.end())
+        if end is None:
+            break
+        yield text[at : end.end() if comment else found.start()]
+        at = end.end()
+    yield text[at:]
+
+
+def _require_parsable(text: str) -> None:
     depth = _Depth()
     formatting = _Formatting()
     copies = options = merged = 0

@@ -133,6 +133,7 @@ def test_one_bad_tool_is_not_the_end_of_the_others() -> None:
             "tools": [
                 {"inputSchema": {}}, "x", {"name": ""}, {"name": "bare"},
                 {"name": "list", "inputSchema": {"type": "array"}},
+                {"name": "nullable", "inputSchema": {"type": ["object", "null"], "properties": {"a": {}}}},
                 {**good, "outputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True, "x": 1}},
             ]
         }
@@ -141,6 +142,7 @@ def test_one_bad_tool_is_not_the_end_of_the_others() -> None:
     assert found["tools"] == [
         {"name": "bare", "inputSchema": any_object},
         {"name": "list", "inputSchema": any_object},
+        {"name": "nullable", "inputSchema": good["inputSchema"]},
         {**good, "annotations": {"readOnlyHint": True}},
     ]
     assert json.dumps(found)

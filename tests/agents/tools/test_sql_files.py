@@ -233,6 +233,7 @@ def test_a_table_is_never_less_than_the_file(content: str, tmp_path: Path) -> No
 WHOLE: dict[str, tuple[str, list[tuple[object, ...]]]] = {
     "lines of comments": ("# c\nx,y\n1,2\n# d,e\n3,4\n", [(1, 2), (3, 4)]),
     "a title": ("Report of March\nx,y\n1,2\n3,4\n", [(1, 2), (3, 4)]),
+    "lines about a table": ("Station,Bern\nUnit,mm\n\nx,y,z\n1,2,3\n4,5,6\n", [(1, 2, 3), (4, 5, 6)]),
     "text with commas": ("text\nhello, world\nbye\n", [("hello, world",), ("bye",)]),
     "both ends of lines": ("x,y\r\n1,2\n3,4\r\n", [(1, 2), (3, 4)]),
     "both ends, one in quotes": ('x,y\n1,2\r\n"a\r\nb",4\n', [("1", 2), ("a\r\nb", 4)]),

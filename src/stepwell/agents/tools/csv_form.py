@@ -70,7 +70,10 @@ def _head(path: Path, lines: int) -> list[str]:
 
 
 def _is_table(skipped: Sequence[str], form: dict[str, Any]) -> bool:
-    """Whether every one of the lines that would be left out has cells: a title above a table has none."""
+    """Whether every one of the lines that would be left out has cells: a title above a table has none. Lines
+    that a blank one parts from the table are none of it, whatever they hold."""
+    if skipped and not skipped[-1].strip():
+        return False
     comment = form["comment"]
     told = [line for line in skipped if line.strip() and not (comment and line.startswith(comment))]
     return bool(told) and all(form["delim"] in line for line in told)
@@ -78,16 +81,14 @@ def _is_table(skipped: Sequence[str], form: dict[str, Any]) -> bool:
 
 def _uneven(path: Path, form: dict[str, Any], given: dict[str, Any]) -> str:
     """Where a table stops fitting its header, in a sentence; empty: it is no table of several columns."""
-    with path.open("rb") as file:
-        text = file.read(_LOOKED_AT_BYTES).decode("utf-8-sig", "replace")
-    lines = [_QUOTED.sub("", line) for line in text.splitlines()[:_HEAD_LINES] if line.strip()]
+    lines = [_QUOTED.sub("", line) for line in _head(path, _HEAD_LINES) if line.strip()]
     if not lines:
         return ""
     likely = max(given.get("delim") or _SIGNS, key=lambda sign: (lines[0].count(sign), sign == ","))
     if likely not in lines[0] or sum(likely in line for line in lines) * 2 < len(lines):
         return ""
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=likely)
-    return next(_misfits(reader), "")
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(_misfits(csv.reader(file, delimiter=likely)), "")
 
 
 def _misfits(reader: Any) -> Iterator[str]:

@@ -210,7 +210,8 @@ def mended_list(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tool(given: Mapping[str, Any]) -> dict[str, Any]:
     schema = given.get("inputSchema")
-    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+    kinds = schema.get("type", "object") if isinstance(schema, dict) else None
+    if not isinstance(schema, dict) or "object" not in (kinds if isinstance(kinds, list) else [kinds]):
         schema = {"properties": {}}
     kept: dict[str, Any] = {"name": given["name"], "inputSchema": {**schema, "type": "object"}}
     kept |= {key: given[key] for key in ("title", "description") if _string(given, key)}

@@ -44,12 +44,14 @@ class Trial:
             return self.verdict(grammar)
         except TimeoutError:  # which is not kept: the next one may be luckier
             return _NOT_NOW
+        except ChildProcessError as error:  # nor is this
+            return str(error)
 
     def _try(self, grammar: str) -> str:
         with self._lock:
             child = self._child or self._start()
             if child is None:
-                return "the compiler's process does not start"
+                raise ChildProcessError("the compiler's process does not start")
             answer = ""
             try:
                 answer = _ask(child, json.dumps(grammar), MAX_WALL_SECONDS)
