@@ -28,10 +28,13 @@ WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not nam
 
 
 @contextmanager
-def served(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """A server on the null engine: the process, its URL, and what it said so far."""
-    command = [sys.executable, "-m", "stepwell", "serve", "--engine", "null", "--port", "0", *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=WITHOUT_SETTINGS)
+def served(
+    *flags: str, engine: str = "null", **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    """A server: the process, its URL, and what it said so far. ``variables``: of its environment."""
+    command = [sys.executable, "-m", "stepwell", "serve", "--engine", engine, "--port", "0", *flags]
+    env = {**WITHOUT_SETTINGS, **variables}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     assert process.stderr is not None
     said: list[str] = []
     try:

@@ -40,15 +40,18 @@ name = "two"
 AGENTS = 4
 
 
-def ask(url: str, model: str, number: int) -> tuple[str, int]:
+def complete(url: str, model: str, agent: str, prompt: object, **said: object) -> tuple[str, int]:
     """One turn of an agent: its answer, and how many tokens of its prompt were there."""
-    prompt = chr(65 + number) * 200
-    body = json.dumps({"model": model, "prompt": prompt, "max_tokens": 3, "temperature": 0}).encode()
-    headers = {"content-type": "application/json", "x-agent-id": str(number), "x-session-id": model}
+    body = json.dumps({"model": model, "prompt": prompt, "temperature": 0, **said}).encode()
+    headers = {"content-type": "application/json", "x-agent-id": agent, "x-session-id": model}
     with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", body, headers)) as answer:
         told: dict[str, Any] = json.load(answer)
     details = told["usage"].get("prompt_tokens_details") or {}
     return told["choices"][0]["text"], details.get("cached_tokens", 0)
+
+
+def ask(url: str, model: str, number: int) -> tuple[str, int]:
+    return complete(url, model, str(number), chr(65 + number) * 200, max_tokens=3)
 
 
 def states(url: str) -> dict[str, str]:

@@ -3,20 +3,13 @@ its own adapter, from what was kept; and the books of all of them agree."""
 
 from __future__ import annotations
 
-import json
-import re
 import signal
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.commands.test_serve import WITHOUT_SETTINGS
-from tests.commands.test_serve_models import states
+from tests.commands.test_serve import served
+from tests.commands.test_serve_models import complete, states
 from tests.engines.prefixes import prompt
 from tests.engines.tiny_adapter import write_adapter
 from tests.engines.tiny_gguf import write
@@ -42,8 +35,6 @@ disk_dir = "{folder}/kv"
 disk_read_deadline_ms = 60000
 [policy]
 always_load = true
-[server]
-port = 0
 [ledger]
 path = "{folder}/books.db"
 [library]
@@ -62,36 +53,8 @@ blue = "{folder}/blue.gguf"
 NAMES = ("hybrid", "tiny", "tiny:red", "tiny:blue")
 
 
-@contextmanager
-def serving(config: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its URL."""
-    command = [sys.executable, "-m", "stepwell", "serve", "--config", str(config)]
-    env = {**WITHOUT_SETTINGS, "XDG_CACHE_HOME": str(config.parent / "cache")}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
-    assert process.stderr is not None
-    said: list[str] = []
-    try:
-        for line in process.stderr:
-            said.append(line)
-            if "Ctrl-C stops" in line:
-                break
-        url = re.search(r"http://\S+(?=/v1)", "".join(said))
-        assert url, said
-        yield process, url[0]
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
 def ask(url: str, model: str, tokens: list[int]) -> tuple[str, int]:
-    """An answer, and how many tokens of its prompt were there."""
-    body = {"model": model, "prompt": tokens, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-    headers = {"content-type": "application/json", "x-agent-id": "a", "x-session-id": model}
-    request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request) as answer:
-        told: dict[str, Any] = json.load(answer)
-    return told["choices"][0]["text"], told["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return complete(url, model, "a", tokens, max_tokens=8, ignore_eos=True)
 
 
 def test_a_hybrid_and_adapters_survive_a_kill_and_their_books_agree(tmp_path: Path) -> None:
@@ -100,15 +63,18 @@ def test_a_hybrid_and_adapters_survive_a_kill_and_their_books_agree(tmp_path: Pa
     files = {"hybrid": model_file(tmp_path, "lfm2"), "tiny": write(tmp_path / "tiny.gguf")}
     config = tmp_path / "stepwell.toml"
     config.write_text(SETTINGS.format(folder=tmp_path, **files))
+    server = partial(
+        served, "--config", str(config), engine="llamacpp", XDG_CACHE_HOME=str(tmp_path / "cache")
+    )
     first, more = prompt(200), prompt(50, seed=3)
-    with serving(config) as (process, url):
+    with server() as (process, url, _):
         before = {name: ask(url, name, first)[0] for name in NAMES}
         whole = {name: ask(url, name, [*first, *more])[0] for name in NAMES}
         assert len(set(before.values())) == len(NAMES), "each is another model"
         until(lambda: set(states(url).values()) == {"unloaded"})
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with serving(config) as (process, url):
+    with server() as (process, url, _):
         for name in NAMES:
             text, cached = ask(url, name, [*first, *more])
             assert text == whole[name]

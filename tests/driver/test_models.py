@@ -112,6 +112,61 @@ def test_a_cancelled_request_of_a_model_on_its_way_in_is_forgotten(tmp_path: Pat
         node.loop.cancel(request)
         node.loop.run_until_idle()
         assert isinstance(answer.end, Finished) and answer.end.reason == "cancelled"
+        assert states(node)[1] == "unloaded" and node.models[1].engine.loads == 1, "for nobody"
+
+
+def test_nobody_makes_room_for_a_model_that_could_not_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise EngineError("the file is gone")
+
+    with several(tmp_path, memory=16 * BLOCK_BYTES) as node:
+        monkeypatch.setattr(node.models[1].engine, "bring_back", fails)
+        for _ in range(2):
+            lost = ask(node, "two", "x" * 10)
+            node.loop.run_until_idle()
+            assert isinstance(lost.end, Rejected) and "the file is gone" in lost.end.message
+            other = ask(node, "one", "x" * 10)
+            node.loop.run_until_idle()
+            assert isinstance(other.end, Finished)
+        assert node.models[0].engine.loads == 2, "it left once, when nobody knew"
+
+
+def test_a_model_that_has_broken_keeps_neither_the_loop_busy_nor_the_others_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with several(tmp_path) as node:
+        node.loop.run_until_idle()
+        broken, other = node.loop.models
+        broken.driver.give_up()
+        broken.driver.inbox.ring()
+        waits: list[float | None] = []
+        monkeypatch.setattr(node.loop._bell, "wait", waits.append)
+        node.loop._wait()
+        assert waits, "what it was rung for it will never look at"
+        answer = ask(node, "two", "x" * 10)
+        while node.loop.turn():
+            pass
+        assert isinstance(answer.end, Finished)
+        refused = ask(node, "one", "x" * 10)
+        assert isinstance(refused.end, Rejected)
+        assert other.driver.serves and not node.loop.serves
+
+
+def test_what_fails_between_the_models_again_and_again_is_told_to_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(now_us: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with several(tmp_path) as node:
+        monkeypatch.setattr(node.loop, "_tend", fails)
+        waiting = [ask(node, name, "x" * 10) for name in ("one", "two")]
+        node.loop._run()
+        assert all(isinstance(answer.end, Rejected) for answer in waiting)
+        late = ask(node, "two", "x" * 10)
+        assert isinstance(late.end, Rejected)
 
 
 def test_a_model_that_cannot_be_loaded_again_is_refused_and_tried_later(

@@ -512,7 +512,7 @@ def test_a_server_that_gives_up_holds_nothing_of_anybody() -> None:
     running = rig.ask(DOCUMENT, 100, agent="a")
     rig.driver.step()
     unseen = rig.ask(OTHER, 100, agent="b")
-    rig.driver._give_up()
+    rig.driver.give_up()
     late = rig.ask(OTHER, 100, agent="c")
     assert [one.end.code for one in (running, unseen, late) if isinstance(one.end, Rejected)] == [
         "server_error"

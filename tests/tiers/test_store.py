@@ -548,3 +548,34 @@ def test_stores_of_several_models_share_a_directory_and_its_bound(tmp_path: Path
     with pytest.raises(DiskBusy):
         DiskStore(tmp_path, LIMIT, FINGERPRINT)
     again.close()
+
+
+def test_a_smaller_bound_is_reached_by_what_models_of_another_time_left(tmp_path: Path) -> None:
+    before = open_store(tmp_path, fingerprint="before")
+    fill(before)
+    before.close()
+    first = DiskStore(tmp_path, LIMIT, FINGERPRINT, beside=["other"])
+    second = DiskStore(tmp_path, 0, "other", first=first)
+    write(first, block(1))
+    assert first.resize(LIMIT // 4) == LIMIT // 4
+    assert second.resize(LIMIT - LIMIT // 4) == LIMIT - LIMIT // 4
+    assert read(first, block(1)) == content(block(1))
+    assert fill(second, 500)
+    assert directory_bytes(tmp_path) <= LIMIT
+    first.check()
+    second.close()
+    first.close()
+
+
+def test_a_smaller_bound_removes_only_so_many_files_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepwell.tiers.store._REMOVED_AT_ONCE", 2)
+    before = open_store(tmp_path, fingerprint="before")
+    there = len(fill(before))
+    before.close()
+    store = open_store(tmp_path)
+    smaller = [store.resize(LIMIT // 4) for _ in range(there)]
+    assert LIMIT // 4 < smaller[0] < LIMIT
+    assert smaller[-1] == LIMIT // 4
+    store.close()

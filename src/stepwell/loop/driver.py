@@ -284,15 +284,16 @@ class Driver:
                 raise
         self._failures += 1
         if self._failures >= _MOST_FAILURES:
-            self._give_up()
+            log.critical("%d steps failed one after the other", _MOST_FAILURES)
+            self.give_up()
             return None
         self.clock.sleep_us(50_000)  # whatever it is, do not burn a core on it
         return self.clock.now_us()
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """One step after the other fails: policy and engine no longer agree on what lies where. Whoever
         waits is told, and so is whoever comes; what is on disk is safe for the next start."""
-        log.critical("%d steps failed one after the other: this server serves no more", _MOST_FAILURES)
+        log.critical("this server serves no more")
         self._broken = True
         for live in self._live:
             self._live.reject(live, "server_error", None, _BROKEN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from stepwell.policy.types import Event, Hinted, RequestArrived, RequestCancelled
@@ -22,9 +22,9 @@ class Inbox:
 
     @property
     def held(self) -> int:
-        """Requests that are here and that the loop has not seen."""
+        """Requests that are here, that the loop has not seen and that somebody still waits for."""
         with self.bell:
-            return sum(isinstance(event, RequestArrived) for event in self.events)
+            return len(_open(self.events))
 
     def arriving(self) -> frozenset[str]:
         """The service tiers of requests that the loop will see next; none while they are held."""
@@ -48,13 +48,14 @@ class Inbox:
         self.bell.notify()
 
     def drain(self) -> list[Event]:
-        """Take everything; but for requests, and what was said of them since, while these are held."""
+        """Take everything; but for requests, and what was said of them since, while these are held. One that
+        was cancelled is held no longer: nothing is loaded for it."""
         with self.bell:
             self.rung = False
             taken = list(self.events)
             self.events.clear()
             if self.holding:
-                held = {event.request for event in taken if isinstance(event, RequestArrived)}
+                held = _open(taken)
                 self.events.extend(event for event in taken if _is_of(event, held))
                 taken = [event for event in taken if not _is_of(event, held)]
             return taken
@@ -62,10 +63,9 @@ class Inbox:
     def take_held(self) -> list[int]:
         """The requests that are held; they, and what was said of them, are not here any more."""
         with self.bell:
-            held = [event.request for event in self.events if isinstance(event, RequestArrived)]
-            gone = frozenset(held)
-            self.events = deque(event for event in self.events if not _is_of(event, gone))
-            return held
+            held = _open(self.events)
+            self.events = deque(event for event in self.events if not _is_of(event, held))
+            return list(held)
 
     def hold(self, on: bool) -> None:
         with self.bell:
@@ -77,6 +77,17 @@ class Inbox:
         """Wait for the bell; whether it has rung since the last ``drain``."""
         with self.bell:
             return self.rung or self.bell.wait(timeout_s)
+
+
+def _open(events: Iterable[Event]) -> dict[int, None]:
+    """Requests that arrived and were not cancelled, in their order."""
+    arrived: dict[int, None] = {}
+    for event in events:
+        if isinstance(event, RequestArrived):
+            arrived[event.request] = None
+        elif isinstance(event, RequestCancelled):
+            arrived.pop(event.request, None)
+    return arrived
 
 
 def _is_of(event: Event, requests: Collection[int]) -> bool:

@@ -30,6 +30,7 @@ _LOOK_S = 0.5
 _DIVIDE_US = 1_000_000
 _WORTH_TELLING = 64  # a part changes by a sixty-fourth of the whole at least
 _STOP_S = 30.0
+_MOST_FAILURES = 5  # in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class ModelLoop:
             model.ended_us = model.used_us = model.loaded_us = self._ended_us
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._failures = 0
 
     # --- LoopPort -----------------------------------------------------------------------------
 
@@ -147,9 +149,28 @@ class ModelLoop:
     # --- the loop -----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not (self._stopping and all(model.driver.is_over() for model in self.models)):
-            if not self.turn():
+        while not all(self._is_over(model) for model in self.models):
+            if not self._tried_turn():
                 self._wait()
+
+    def _is_over(self, model: ServedModel) -> bool:
+        return model.driver.broken or (self._stopping and model.driver.is_over())
+
+    def _tried_turn(self) -> bool:
+        """A turn. What fails within a model its own loop has seen to; what fails between them, again and
+        again, must not leave everybody waiting for a thread that is gone."""
+        try:
+            busy = self.turn()
+            self._failures = 0
+            return busy
+        except Exception:
+            log.exception("looking after the models failed")
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            for model in self.models:
+                model.driver.give_up()
+        self.clock.sleep_us(50_000)
+        return True
 
     def turn(self) -> bool:
         """Look after memory and give one model a step. False: none has anything to do now."""
@@ -163,7 +184,10 @@ class ModelLoop:
 
     def _demands(self) -> list[frozenset[str]]:
         """The service tiers with turns at each model, those included that its loop has not seen yet."""
-        return [m.driver.scheduler.demanding() | m.driver.inbox.arriving() for m in self.models]
+        return [
+            frozenset() if m.driver.broken else m.driver.scheduler.demanding() | m.driver.inbox.arriving()
+            for m in self.models
+        ]
 
     def run_until_idle(self, max_turns: int = 100_000) -> None:
         """Turn until nothing is left to do. For loops without a thread."""
@@ -193,7 +217,7 @@ class ModelLoop:
         wakes = [model.wake_at_us for model in self.models if model.wake_at_us is not None]
         left_s = min([_LOOK_S, *(max(0, at_us - now_us) / 1e6 for at_us in wakes)])
         with self._bell:
-            rung = any(model.driver.inbox.rung for model in self.models) or self._bell.wait(left_s)
+            rung = any(model.is_due(now_us) for model in self.models) or self._bell.wait(left_s)
         if not rung and not any(model.driver.busy for model in self.models):
             self.collector.idle()
 
@@ -245,8 +269,10 @@ class ModelLoop:
     def _bring(self, model: ServedModel, now_us: int) -> bool:
         """Load it if there is memory; else another makes room, the one that was idle longest first, and one
         that is never idle after its turn. Whether it comes."""
+        if model.refuses(now_us):
+            return True
         if self._fits_with(model.need_bytes):
-            model.come(now_us)
+            model.come()
             return True
         if any(other.state in (LEAVING, LOADING) for other in self.models):
             return False

@@ -116,11 +116,16 @@ class ServedModel:
         self.engine.unload()
         self.state = UNLOADED
 
-    def come(self, now_us: int) -> None:
-        """Begin to load it; after a failure not at once again."""
-        if now_us < self._retry_us:
-            self.driver.refuse_held("server_error", self._failure)
-            return
+    def refuses(self, now_us: int) -> bool:
+        """After a failure it is not loaded at once again, and nobody makes room for it: those who wait are
+        told."""
+        if now_us >= self._retry_us:
+            return False
+        self.driver.refuse_held("server_error", self._failure)
+        return True
+
+    def come(self) -> None:
+        """Begin to load it."""
         log.info("the model %s is loaded", self.name)
         self.state = LOADING
         self._thread = threading.Thread(target=self._load, name="stepwell-load", daemon=True)

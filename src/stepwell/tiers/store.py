@@ -61,6 +61,9 @@ RECORD_OVERHEAD_BYTES = PAGE_BYTES + (PAGE_BYTES - 1) + DIRECTORY_ENTRY_BYTES
 _SPARE_SHARE = 16
 """Spare files take at most this part of the bound; beyond that, space goes back to the system."""
 
+_REMOVED_AT_ONCE = 64
+"""Files that a smaller bound removes in one call, which the loop waits for."""
+
 _DIRECTORY_GROWTH_BYTES = 2 * PAGE_BYTES
 """How much a directory may grow with one new name: a page, or two when an index page splits."""
 
@@ -172,10 +175,8 @@ class DiskStore:
 
     def _shrink(self) -> None:
         """The bound may be smaller than last time: others' records go first, then our coldest."""
-        for other in list(self._foreign):
-            if self._free_bytes() >= 0:
-                return
-            self._remove_foreign(other)
+        while self._foreign and self._free_bytes() < 0:
+            self._remove_foreign(self._foreign.popleft())
             self.found.removed_for_room += 1
         for entry in coldest_first(self._entries.values()):
             if self._free_bytes() >= 0:
@@ -267,14 +268,21 @@ class DiskStore:
                     return
                 if free + self._spares.bytes + self._foreign_bytes < needed:
                     raise StoreFull(file_bytes)
-                spare = self._spares.give_up()
-                other = self._foreign[0] if self._foreign and spare is None else None
-            if spare is not None:
-                self._remove_counted(*spare)
-            elif other is not None:
-                self._remove_foreign(other)
-            else:
+                dispensable = self._take_dispensable()
+            if dispensable is None:
                 raise StoreFull(file_bytes)
+            self._remove_dispensable(dispensable)
+
+    def _take_dispensable(self) -> tuple[str, int] | Foreign | None:
+        """Under the lock: what goes first for room, and is nobody else's to remove from now on."""
+        spare = self._spares.give_up()
+        return self._foreign.popleft() if spare is None and self._foreign else spare
+
+    def _remove_dispensable(self, one: tuple[str, int] | Foreign) -> None:
+        if isinstance(one, Foreign):
+            self._remove_foreign(one)
+        else:
+            self._remove_counted(*one)
 
     def _remove_counted(self, name: str, file_bytes: int) -> None:
         """Remove one of our files. If that fails, its bytes stay counted: they are still there."""
@@ -283,9 +291,7 @@ class DiskStore:
                 self._records_bytes -= file_bytes
 
     def _remove_foreign(self, other: Foreign) -> None:
-        """Forget another model's record. If it cannot be removed its bytes stay counted."""
-        with self._lock:
-            self._foreign.remove(other)
+        """Another model's record. If it cannot be removed its bytes stay counted."""
         try:
             fd = self._home.open_model(other.model)
         except OSError:
@@ -379,16 +385,20 @@ class DiskStore:
     # --- end ----------------------------------------------------------------------------------
 
     def resize(self, limit_bytes: int) -> int:
-        """Another bound, or one as near to it as what lies here allows; returns it. Spare files go first."""
-        while True:
+        """Another bound, or one as near to it as what lies here allows; returns it. Spare files and the
+        records of models that are not served leave for it."""
+        for _ in range(_REMOVED_AT_ONCE):
             with self._lock:
                 over = self.limit_bytes - limit_bytes - self._free_bytes()
-                spare = self._spares.give_up() if over > 0 else None
-                if spare is None:
-                    self.limit_bytes = limit_bytes + max(0, over)
-                    self._spares.most_bytes = self.limit_bytes // _SPARE_SHARE
-                    return self.limit_bytes
-            self._remove_counted(*spare)
+                dispensable = self._take_dispensable() if over > 0 else None
+            if dispensable is None:
+                break
+            self._remove_dispensable(dispensable)
+        with self._lock:
+            over = self.limit_bytes - limit_bytes - self._free_bytes()
+            self.limit_bytes = limit_bytes + max(0, over)
+            self._spares.most_bytes = self.limit_bytes // _SPARE_SHARE
+            return self.limit_bytes
 
     def check(self) -> None:
         """Assert that the book adds up and the bound holds. Touches no file."""
