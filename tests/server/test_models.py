@@ -40,13 +40,13 @@ def both(tmp_path: Path) -> Iterator[Both]:
     yield from serving_both(tmp_path, None)
 
 
-def serving_both(tmp_path: Path, keys: KeyRing | None) -> Iterator[Both]:
+def serving_both(tmp_path: Path, keys: KeyRing | None, aliases: tuple[str, ...] = ()) -> Iterator[Both]:
     node = build_several(settings_of(tmp_path, books=True, unload_after_s=3_600, adapters={"sql": tmp_path}))
     node.loop.start()
     offered = [OfferedModel(m.text, m.engine.info, b) for m, b in zip(node.models, node.ledgers, strict=True)]
     books = node.books
     assert books is not None
-    settings = ServerSettings(port=0, drain_s=5.0)
+    settings = ServerSettings(port=0, drain_s=5.0, model_aliases=aliases)
     try:
         with BackgroundServer(
             node.loop,
@@ -96,6 +96,14 @@ def test_each_route_goes_to_the_model_that_the_request_names(
     until(lambda: finished(both) == [1, 1])
     unknown = error_of(post(both.server, route, {"model": "three", **body}))
     assert unknown["code"] == "model_not_found" or "three" in unknown["message"]
+
+
+def test_an_alias_of_the_first_model_takes_no_other_models_name(tmp_path: Path) -> None:
+    for both in serving_both(tmp_path, None, aliases=("two", "uno")):
+        for name in ("uno", "two"):
+            both.ask("/v1/completions", {"model": name, "prompt": "hi", "max_tokens": 3})
+        until(lambda both=both: finished(both) == [1, 1])
+        assert get(both.server, "/v1/models/two").json()["root"] == "two"
 
 
 def test_gemini_and_tokens_go_to_it_as_well(both: Both) -> None:

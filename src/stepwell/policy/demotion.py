@@ -60,6 +60,8 @@ def shrink(block_manager: BlockManager, now_us: int) -> None:
             block_manager.evict_from_disk(block, now_us)
     if block_manager.host_used > config.host_bytes:
         _shrink_host(block_manager, now_us)
+    within = block_manager.host_used <= config.host_bytes and block_manager.disk_used <= config.disk_bytes
+    block_manager.resized = not within
 
 
 def _shrink_host(block_manager: BlockManager, now_us: int) -> None:

@@ -111,7 +111,8 @@ class Service:
         self.started_s = int(self.now_s())
         self.agent_lists = AgentLists(self.driver)
         self.pauses = Pauses(self.driver, self.agent_lists)
-        aliases = tuple(self.settings.model_aliases)
+        others = {model.text.name for model in self.offered[1:]}  # whose own names are nobody's aliases
+        aliases = tuple(alias for alias in self.settings.model_aliases if alias not in others)
         first = OfferedModel(self.text_model, self.driver.info, self.ledger, aliases)
         self.offered = (first, *self.offered[1:])
         self.model = first
