@@ -148,7 +148,7 @@ def open_recording(path: Path, *, cut_off: bool = False) -> Recording:
             raise ValueError("unknown format or version")
         config = msgspec.convert(_renamed(header["config"]), PolicyConfig)
         ledger = header.get("ledger")
-    except (*_NOT_OURS, EOFError) as error:
+    except (*_NOT_OURS, EOFError, zlib.error) as error:
         file.close()
         raise NotARecording(f"{path} is not a Stepwell recording (line 1: {error})") from error
     return Recording(path, config, ledger, _steps(path, file, cut_off), file)

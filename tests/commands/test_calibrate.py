@@ -101,6 +101,7 @@ def test_a_damaged_machine_is_one_sentence(
         ("c", {"lines": {**lines, "step_ps": -4}}, "step_ps is -4"),
         ("d", {"lines": {**lines, "token_bytes": 0}}, "token_bytes must be above zero"),
         ("e", {"max_running": "many"}, "is no machine as"),
+        ("f", {"host_bytes": float("inf")}, "is no machine as"),
     ):
         file = changed(machine, tmp_path / name, more)
         assert run(["simulate", "generated", "--count", "2", "--machine", str(file)]) == 2

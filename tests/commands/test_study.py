@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from stepwell.cli import run
+from stepwell.commands.plan_choice import Choice
+from stepwell.commands.study_amplification_played import PlayedLoad, PlayedMargin, play_amplified
 from stepwell.commands.study_ssd import MEMORIES
 
 SMALL = ("study", "ssd", "h200", "--workload", "generated", "--per-hour", "60", "--hours", "0.05")
@@ -86,6 +88,16 @@ def test_amplification_is_simulated_beside_the_closed_form(
     turns = [int(row["turns"]) for row in rows[:6]]
     assert 0 < turns[0] < turns[3] and all(row["margin"] == "none" for row in rows[6:])
     assert "simulated: one replica" in page.read_text()
+
+
+def test_what_one_multiple_does_does_not_hang_on_which_others_are_asked_for() -> None:
+    def played(times: list[int], seed: int = 1) -> PlayedMargin:
+        load = PlayedLoad("generated", None, per_hour=40, hours=0.05, seed=seed)
+        return play_amplified("h200", Choice(), load, ["hbm"], times)[0]
+
+    alone, beside, other = played([1]), played([1, 3]), played([1], seed=2)
+    assert alone.input_tokens == beside.input_tokens and alone.run.usd == beside.run.usd
+    assert alone.input_tokens != other.input_tokens
 
 
 def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

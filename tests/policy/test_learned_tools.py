@@ -63,3 +63,6 @@ def test_names_of_tools_do_not_fill_the_memory() -> None:
     for number in range(5_000):
         waits(forecaster, f"tool-{number}", 0, expected_us=1_000_000)
     assert len(forecaster._classes) < 300
+    for number in range(3_000):
+        waits(forecaster, "lookup", 0, tenant=f"t-{number}", expected_us=1_000_000)
+    assert len(forecaster._tools) == len(forecaster._roles) == 1_000

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.economics.calibration import read_points
 from stepwell.errors import BadInput
+from stepwell.recording import open_recording
 from stepwell.simulate.exchange import write_mooncake, write_sessions
-from stepwell.simulate.files import read_trace
+from stepwell.simulate.files import is_recording, read_trace
 from stepwell.simulate.generated import generated
+from stepwell.simulate.traces import lines_of
 from stepwell.simulate.workload import run_length
 from stepwell.simulate.workloads import Wanted, times, workload_of
 
@@ -29,6 +33,7 @@ BAD = {
     "not a number": json.dumps(GOOD | {"timestamp": float("nan")}),
     "endless": json.dumps(GOOD | {"output_length": float("inf")}),
     "names": json.dumps(GOOD | {"hash_ids": ["a"]}),
+    "deep": "[" * 100_000,
 }
 
 
@@ -120,6 +125,25 @@ def test_a_cut_off_archive_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadInput, match="cannot be read"):
         read_trace(tmp_path / "t.jsonl.gz")
+
+
+def test_a_damaged_archive_is_one_sentence(tmp_path: Path) -> None:
+    """Damage within the stream is no ``OSError``."""
+    whole = bytearray(gzip.compress(b"\n".join([json.dumps(GOOD | {"n": n}).encode() for n in range(900)])))
+    whole[12:60] = b"\xff" * 48
+    file = tmp_path / "t.jsonl.gz"
+    file.write_bytes(bytes(whole))
+    with pytest.raises(zlib.error):
+        gzip.decompress(file.read_bytes())
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_trace(file)
+    with pytest.raises(BadInput, match="is damaged"):
+        list(lines_of(tmp_path, file.name))
+    with pytest.raises(BadInput, match="is not a Stepwell recording"):
+        open_recording(file)
+    assert not is_recording(file)
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_points(file)
 
 
 def test_azure_shares_nothing_and_begins_at_nought(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def _unpacked(file: Path, place: Path) -> list[Path]:
             if sum(member.size for member in members) > _MOST_BYTES:
                 raise BadInput(f"{file}: its runs are larger than 1 GiB")
             archive.extractall(place, members, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{file} cannot be read: {error}") from error
     found = [requests.parent for requests in place.rglob("requests.jsonl")]
     folders = sorted(folder.parent if folder.name == "vllm" else folder for folder in found)

@@ -68,6 +68,7 @@ def amplification(
     sessions: str = "agentic",
     per_hour: float = 15.0,
     hours: float = 0.5,
+    seed: int = 1,
     traces: Path | None = None,
     html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
@@ -102,6 +103,8 @@ def amplification(
         With --simulated: sessions that customers pay for, an hour.
     hours
         With --simulated: simulated hours.
+    seed
+        With --simulated: draws the sessions and when they begin. Few sessions differ much: try several.
     traces
         The directory of the traces.
     html
@@ -115,7 +118,7 @@ def amplification(
     if not 0 < per_hour <= 1e6 or not 0 < hours <= 1000:
         raise BadInput("--per-hour and --hours must be above zero")
     named = os.environ.get(TRACES_VARIABLE)
-    load = PlayedLoad(sessions, traces or (Path(named) if named else None), per_hour, hours)
+    load = PlayedLoad(sessions, traces or (Path(named) if named else None), per_hour, hours, seed)
     costs = _costs(case, multiples, busy)
     found = [_line(case, name, usd, how, kind, costs) for name, usd in prices.items() for how, kind in costs]
     answers = [_answer(name, found) for name in prices]

@@ -6,6 +6,7 @@ replica's memory and queue: batches grow, contexts push each other out, and turn
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -21,6 +22,7 @@ from stepwell.economics.list_prices import MILLION, ListPrice
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.workload import Workload
 from stepwell.simulate.workloads import Wanted, workload_of
+from stepwell.simulate.workloads import times as repeated
 
 HEAD = ("list price", "times", "memory", "turns", "on time", "found", "computed again", "margin")
 DRAM_GB, DRIVES, TTFT_S = 500.0, 1.0, 10.0
@@ -70,12 +72,11 @@ class PlayedMargin:
 def play_amplified(
     part: str, choice: Choice, load: PlayedLoad, kinds: Sequence[str], multiples: Sequence[int]
 ) -> list[PlayedMargin]:
-    """Every memory under every multiple. The same seed draws the same sessions for all memories."""
-    most = max(multiples)
-    count = max(2, round(load.per_hour * most * load.hours * _SPARE))
-    base, _ = workload_of(Wanted(load.workload, load.directory, count, load.seed, 512))
+    """Every memory under every multiple, with the same sessions for all of them."""
+    everything, _ = workload_of(Wanted(load.workload, load.directory, None, load.seed, 512))
+    base = _drawn(everything, load, max(multiples))
     jobs = [(kind, times) for times in multiples for kind in kinds]
-    machines = {kind: _machine(part, choice, kind, base) for kind in kinds}
+    machines = {kind: _machine(part, choice, kind, everything) for kind in kinds}
     found = []
     for kind, times in progress(jobs, len(jobs), "simulating"):
         rate = load.per_hour * times
@@ -85,6 +86,15 @@ def play_amplified(
         prompts, answers = sum(t.prompt_tokens for t in turns), sum(t.new_tokens for t in turns)
         found.append(PlayedMargin(kind, times, run, prompts, answers))
     return found
+
+
+def _drawn(everything: Workload, load: PlayedLoad, most: int) -> Workload:
+    """As many sessions as may begin. Fewer are the first of more, so a multiple's figures do not depend on
+    which others are asked for."""
+    order = random.Random(load.seed).sample(everything.sessions, len(everything.sessions))
+    count = max(2, round(load.per_hour * most * load.hours * _SPARE))
+    found = repeated(replace(everything, sessions=tuple(order)), count)
+    return replace(found, sessions=found.sessions[:count])
 
 
 def _machine(part: str, choice: Choice, kind: str, work: Workload) -> Built:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,10 @@ class Points:
 def read_points(path: Path) -> Points:
     """A CSV with the columns of AIConfigurator's silicon points; ``.gz`` is read too."""
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace")
+    try:
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace")
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
     reader = csv.DictReader(io.StringIO(text))
     needed = {"backend", "model_path", "system", "isl", "osl", "batch_size", "tp_size", "silicon_tpot_ms"}
     if missing := needed - set(reader.fieldnames or ()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,9 @@ BAD_SHARE = 0.05
 _NAMED = 5
 _MOST = 1 << 40
 _LOOK_AT = 20
+_MALFORMED = (
+    ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 _HEADER_BYTES = 1 << 20
 _KEYS = {
     "agentic": {"requests", "id"},
@@ -61,7 +65,7 @@ def read_trace(path: Path, *, bad_share: float = BAD_SHARE, most: int | None = N
             found = _read(path, file, most)
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file or workload") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
     if found.bad and len(found.bad) > bad_share * found.lines:
         raise BadInput(f"{path}: refused, more than {bad_share:.0%} is malformed: {found.bad_note()}")
@@ -75,7 +79,7 @@ def is_recording(path: Path) -> bool:
     try:
         with _open(path) as file:
             first = json.loads(file.readline(_HEADER_BYTES))
-    except (OSError, EOFError, ValueError):
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
         return False
     return isinstance(first, dict) and set(first) >= _KEYS["recording"]
 
@@ -100,7 +104,7 @@ def _read(path: Path, file: IO[bytes], most: int | None) -> TraceFile:
         found.lines += 1
         try:
             found.records.append(read(line.decode()))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        except _MALFORMED as error:
             found.bad.append(f"line {number}: {_reason(error)}")
     return found
 
@@ -108,7 +112,7 @@ def _read(path: Path, file: IO[bytes], most: int | None) -> TraceFile:
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error.args[0]} is missing"
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
         return "it is no JSON"
     return str(error)[:120]
 
@@ -120,7 +124,7 @@ def _kind(path: Path, lines: Sequence[bytes]) -> str:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         keys = set(record) if isinstance(record, dict) else set()
         for kind, needed in _KEYS.items():

@@ -54,7 +54,7 @@ def read_machine(file: Path) -> FittedMachine:
         source = str(found["source"])
     except OSError as error:
         raise BadInput(f"{file}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BadInput(
             f"{file} is no machine as 'stepwell calibrate RUN --out' writes it: {error!r}"
         ) from error

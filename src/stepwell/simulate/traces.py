@@ -10,6 +10,7 @@ import gzip
 import itertools
 import json
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def lines_of(directory: Path, name: str) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
     except OSError as error:
         raise BadInput(f"the trace {file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (EOFError, zlib.error, ValueError, RecursionError) as error:
         raise BadInput(f"the trace {file} is damaged: {error}") from error
 
 

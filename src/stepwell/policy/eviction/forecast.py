@@ -258,10 +258,12 @@ class Forecaster:
         if not tool or record.hint.wait is not Wait.TOOL:
             return kind
         key = (*key, "tool", tool)
+        if key not in self._classes and len(self._classes) >= _MAX_CLASSES:
+            return kind
+        if len(self._tools) >= _MAX_TENANTS and record.tenant not in self._tools:
+            return kind
         tools = self._tools.setdefault(record.tenant, {})
-        if (tool not in tools and len(tools) >= _MAX_TOOLS) or (
-            key not in self._classes and len(self._classes) >= _MAX_CLASSES
-        ):
+        if tool not in tools and len(tools) >= _MAX_TOOLS:
             return kind
         tools[tool] = None
         return self._get(key, kind)
