@@ -138,6 +138,8 @@ def amplification(
         console.print(fitted(console, shown))
     inputs: dict[str, object] = {"part": part, "list prices": list_prices, "utilisation": utilisation}
     inputs |= choice.as_inputs()
+    if simulated:
+        inputs |= {"sessions": sessions, "per hour": per_hour, "hours": hours, "seed": seed}
     if html is not None:
         page = _page(found, head, answers, multiples, inputs)
         if rows:
