@@ -8,10 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.bench.common import ChartsOption
 from stepwell.commands.calibrate_archive import calibrate_archive, is_archive
 from stepwell.commands.calibrate_own import calibrate_own
+from stepwell.commands.calibrate_page import points_page
 from stepwell.commands.calibrate_run import calibrate_run
-from stepwell.commands.plan_output import console_for, progress, write_json
+from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.economics.calibration import (
     FOLDS,
     HeldOut,
@@ -26,11 +28,14 @@ from stepwell.economics.roofline import TERMS
 from stepwell.errors import BadInput
 from stepwell.simulate.files import is_recording
 
+HEAD = ("held out", "points", "median error", "mean")
+
 
 def calibrate(
     file: Path,
     *,
     out: Path | None = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Fit the hardware model to measurements or to a run; report the error on what was left out.
@@ -53,7 +58,7 @@ def calibrate(
     Example: ``stepwell calibrate run.jsonl.gz --out machine.json``, then ``stepwell simulate run.jsonl.gz
     --machine machine.json``
 
-    Example: ``stepwell calibrate run/RTX4090/Llama-3.1-8B``
+    Example: ``stepwell calibrate run/RTX4090/Llama-3.1-8B --html calibration.html``
 
     Example: ``stepwell calibrate points.csv.gz --out constants.json``, then ``stepwell plan price ...
     --constants constants.json``
@@ -64,19 +69,21 @@ def calibrate(
         A recording, measured points, the folder of a run, or a ``.tar.gz`` of those.
     out
         Write the machine or the constants here.
+    html
+        Write a report here.
     json_file
         Write errors and what was fitted as JSON (``-``: standard output).
     """
     if file.is_dir():
-        return calibrate_run(file, out, json_file)
+        return calibrate_run(file, out, html, json_file)
     if is_recording(file):
-        return calibrate_own(file, out, json_file)
+        return calibrate_own(file, out, html, json_file)
     if is_archive(file):
-        return calibrate_archive(file, out, json_file)
-    return _calibrate_points(file, out, json_file)
+        return calibrate_archive(file, out, html, json_file)
+    return _calibrate_points(file, out, html, json_file)
 
 
-def _calibrate_points(file: Path, out: Path | None, json_file: Path | None) -> int:
+def _calibrate_points(file: Path, out: Path | None, html: Path | None, json_file: Path | None) -> int:
     read = read_points(file)
     dense = [point for point in read.points if point.dense]
     fitted, mixtures = dense, [point for point in read.points if not point.dense]
@@ -96,17 +103,22 @@ def _calibrate_points(file: Path, out: Path | None, json_file: Path | None) -> i
     ]
     rows += whole
     console.print(_table(rows))
-    console.print(
+    read_note = (
         f"{len(read.points)} points read, {read.skipped} of other kinds skipped, {len(read.bad)} malformed"
     )
+    console.print(read_note)
+    answer = (
+        f"median error of the time per token {whole[0].median:.1%} (mean {whole[0].mean:.1%}) on"
+        f" {whole[0].points} points of configurations that were not fitted"
+    )
+    if html is not None:
+        inputs = {"points": file, "held out": f"one of {FOLDS} folds at a time", "read": read_note}
+        page = points_page(f"{answer}.", HEAD, rows, [_cells(row) for row in rows], named, inputs)
+        write_page(page, html, console)
     result = {"constants": named, "held_out": [_json(row) for row in rows], "malformed": read.bad}
     write_json(result, json_file)
     write_json({"constants": named, "source": file.name, "held_out_median": whole[0].median}, out)
-    console.print(
-        f"calibrate: median error of the time per token {whole[0].median:.1%} (mean {whole[0].mean:.1%}) on"
-        f" {whole[0].points} points of configurations that were not fitted",
-        style="bold",
-    )
+    console.print(f"calibrate: {answer}", style="bold", markup=False)
     return 0
 
 
@@ -119,7 +131,11 @@ def _json(row: HeldOut) -> dict[str, object]:
 
 
 def _table(rows: list[HeldOut]) -> Table:
-    table = Table("held out", "points", "median error", "mean", title="time per output token")
+    table = Table(*HEAD, title="time per output token")
     for row in rows:
-        table.add_row(row.name, str(row.points), f"{row.median:.1%}", f"{row.mean:.1%}")
+        table.add_row(*_cells(row))
     return table
+
+
+def _cells(row: HeldOut) -> list[str]:
+    return [row.name, str(row.points), f"{row.median:.1%}", f"{row.mean:.1%}"]

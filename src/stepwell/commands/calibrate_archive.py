@@ -10,12 +10,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from stepwell.commands.calibrate_run import FIGURES
-from stepwell.commands.plan_output import console_for, progress, write_json
+from stepwell.commands.calibrate_page import FIGURES, archive_page
+from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.errors import BadInput
 from stepwell.simulate.engine_fit import Fidelity, fidelity
 from stepwell.simulate.engine_run import EngineRun, read_run
 
+HEAD = ("run", "requests", *(f"{figure} ms" for figure in FIGURES), "errors", "not fitted")
 _MOST_BYTES = 1 << 30
 _WANTED = ("requests.jsonl", "meta.json", "config.json")
 
@@ -27,7 +28,7 @@ def is_archive(file: Path) -> bool:
         return False
 
 
-def calibrate_archive(file: Path, out: Path | None, json_file: Path | None) -> int:
+def calibrate_archive(file: Path, out: Path | None, html: Path | None, json_file: Path | None) -> int:
     """Fit each run to half of its requests, play it, compare. ``BadInput``: none is in it."""
     if out is not None:
         raise BadInput("--out writes one machine: give the folder of one run")
@@ -39,10 +40,13 @@ def calibrate_archive(file: Path, out: Path | None, json_file: Path | None) -> i
     console.print(_table(found))
     write_json({"runs": [_json(*one) for one in found]}, json_file)
     worst = max(abs(error) for _, _, one in found for error in one.errors)
-    console.print(
-        f"calibrate: {len(found)} runs: the means are off by {worst:.1%} at most",
-        style="bold", markup=False,
-    )  # fmt: skip
+    answer = f"{len(found)} runs: the means are off by {worst:.1%} at most"
+    if html is not None:
+        errors = {name: one.errors for name, _, one in found}
+        inputs = {"archive": file, "fitted": "every second request of each run"}
+        page = archive_page(f"{answer}.", HEAD, [_cells(*one) for one in found], errors, inputs)
+        write_page(page, html, console)
+    console.print(f"calibrate: {answer}", style="bold", markup=False)
     return 0
 
 
@@ -64,14 +68,18 @@ def _unpacked(file: Path, place: Path) -> list[Path]:
 
 
 def _table(found: list[tuple[str, EngineRun, Fidelity]]) -> Table:
-    table = Table("run", "requests", *(f"{f} ms" for f in FIGURES), "errors", "not fitted", title="fidelity")
-    for name, run, one in found:
-        really, played = asdict(one.measured).values(), asdict(one.simulated).values()
-        cells = [f"{a:,.1f} / {b:,.1f}" for a, b in zip(really, played, strict=True)]
-        errors = [" ".join(f"{e:+.1%}" for e in some) for some in (one.errors, one.held_out_errors)]
-        table.add_row(name, str(len(run.requests)), *cells, *errors)
+    table = Table(*HEAD, title="fidelity")
+    for one in found:
+        table.add_row(*_cells(*one))
     table.caption = "means, measured / simulated; errors of " + ", ".join(FIGURES)
     return table
+
+
+def _cells(name: str, run: EngineRun, one: Fidelity) -> list[str]:
+    really, played = asdict(one.measured).values(), asdict(one.simulated).values()
+    times = [f"{a:,.1f} / {b:,.1f}" for a, b in zip(really, played, strict=True)]
+    errors = [" ".join(f"{e:+.1%}" for e in some) for some in (one.errors, one.held_out_errors)]
+    return [name, str(len(run.requests)), *times, *errors]
 
 
 def _json(name: str, run: EngineRun, one: Fidelity) -> dict[str, object]:

@@ -7,18 +7,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stepwell.commands.calibrate_run import FIGURES, means_table
-from stepwell.commands.plan_output import console_for, write_json
+from stepwell.commands.calibrate_page import FIGURES, run_page
+from stepwell.commands.calibrate_run import means_table
+from stepwell.commands.plan_output import console_for, write_json, write_page
 from stepwell.simulate.machine_file import FittedMachine
 from stepwell.simulate.own_run import OwnFit, own_fit
 
 
-def calibrate_own(file: Path, out: Path | None, json_file: Path | None) -> int:
+def calibrate_own(file: Path, out: Path | None, html: Path | None, json_file: Path | None) -> int:
     """Fit, check, play, compare; write the machine."""
     with Console(stderr=True).status(f"{file.name}: fitting and playing"):
         found = own_fit(file)
     console = console_for(json_file)
-    for line in _about(file, found):
+    about = _about(file, found)
+    for line in about:
         console.print(line, markup=False, soft_wrap=True)
     console.print(means_table(found.measured, found.simulated, {"error": found.errors}))
     machine = machine_of(file, found)
@@ -34,11 +36,17 @@ def calibrate_own(file: Path, out: Path | None, json_file: Path | None) -> int:
     if out is not None:
         console.print(f"machine: {out} (stepwell simulate WORKLOAD --machine {out})", markup=False)
     shown = ", ".join(f"{name} {error:+.1%}" for name, error in errors.items())
-    console.print(
-        f"calibrate: {file.name}: {found.held_out_steps} steps that were not fitted: median error"
-        f" {found.step_error:.1%}, together {found.steps_error:+.1%}; error of the means: {shown}",
-        style="bold", markup=False, soft_wrap=True,
-    )  # fmt: skip
+    answer = (
+        f"{file.name}: {found.held_out_steps} steps that were not fitted: median error"
+        f" {found.step_error:.1%}, together {found.steps_error:+.1%}; error of the means: {shown}"
+    )
+    if html is not None:
+        three = {"error": found.errors}
+        inputs = {"recording": file, "fitted": "every second step", "turns": found.turns}
+        lines = asdict(found.model)
+        page = run_page(f"{answer}.", found.measured, found.simulated, three, about, lines, inputs)
+        write_page(page, html, console)
+    console.print(f"calibrate: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0
 
 

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.plan_output import console_for, write_json
+from stepwell.commands.calibrate_page import FIGURES, means_rows, run_page
+from stepwell.commands.plan_output import console_for, write_json, write_page
 from stepwell.simulate.engine_fit import Fidelity, fidelity
 from stepwell.simulate.engine_run import EngineRun, MeanTimes, read_run
 from stepwell.simulate.machine_file import FittedMachine
 
-FIGURES = ("TTFT", "TPOT", "E2E")
 
-
-def calibrate_run(folder: Path, out: Path | None, json_file: Path | None) -> int:
+def calibrate_run(folder: Path, out: Path | None, html: Path | None, json_file: Path | None) -> int:
     """Fit, play, compare; write the lines of the fitted machine."""
     run = read_run(folder)
     with Console(stderr=True).status("") as status:
         found = fidelity(run, status.update)
     console = console_for(json_file)
-    for line in _about(run, found):
+    about = _about(run, found)
+    for line in about:
         console.print(line, markup=False, soft_wrap=True)
     errors = {"error": found.errors, "error, not fitted": found.held_out_errors}
     console.print(means_table(found.measured, found.simulated, errors))
@@ -42,7 +42,13 @@ def calibrate_run(folder: Path, out: Path | None, json_file: Path | None) -> int
     )  # fmt: skip
     write_json(machine.as_json(), out)
     shown = ", ".join(f"{name} {error:+.1%}" for name, error in zip(FIGURES, found.errors, strict=True))
-    console.print(f"calibrate: {run.name}: error of the means: {shown}", style="bold", markup=False)
+    answer = f"{run.name}: error of the means: {shown}"
+    if html is not None:
+        inputs = {"run": folder, "fitted": "every second request", "blocks": f"{run.blocks:,}"}
+        lines = asdict(found.model)
+        page = run_page(f"{answer}.", found.measured, found.simulated, errors, about, lines, inputs)
+        write_page(page, html, console)
+    console.print(f"calibrate: {answer}", style="bold", markup=False)
     return 0
 
 
@@ -67,7 +73,6 @@ def means_table(
 ) -> Table:
     """Means in milliseconds; each column of errors under its name."""
     table = Table("mean", "measured ms", "simulated ms", *errors, title="fidelity")
-    both = zip(astuple(measured), astuple(simulated), strict=True)
-    for at, (name, (really, played)) in enumerate(zip(FIGURES, both, strict=True)):
-        table.add_row(name, f"{really:,.1f}", f"{played:,.1f}", *(f"{e[at]:+.1%}" for e in errors.values()))
+    for row in means_rows(measured, simulated, errors):
+        table.add_row(*row)
     return table

@@ -13,8 +13,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
-from stepwell.bench.common import JsonOption
+from stepwell.bench.common import ChartsOption, JsonOption
 from stepwell.commands.fitting import fitted
+from stepwell.commands.plan_output import write_page
 from stepwell.commands.replay_machine import (
     PricedRun,
     ReplayMachine,
@@ -23,6 +24,7 @@ from stepwell.commands.replay_machine import (
     machine_of,
     priced_table,
 )
+from stepwell.commands.replay_page import changed_machine, elsewhere_page, policies_page
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
@@ -42,6 +44,7 @@ def replay(
     *,
     policy: Annotated[str | None, Parameter(show_default=False)] = None,
     hardware: ReplayMachine | None = None,
+    html: ChartsOption = None,
     json_file: JsonOption = None,
 ) -> int:
     """Decide a recording again and check that nothing differs, or ask what another policy would have done.
@@ -52,6 +55,8 @@ def replay(
 
     With ``--policy`` the recorded turns arrive again, at their times, on a machine whose costs are fitted to
     the recording, once under each policy named. Example: ``stepwell replay run.jsonl --policy lru,stepwell``
+
+    ``--what-if prefill_us_per_token=x0.5`` changes one of those costs, and ``--html`` writes a report.
 
     With ``--machine`` they arrive on that part of the catalogue, too: how long its turns take by the
     roofline of 'stepwell plan', and what it costs by a cost book or the catalogue's rent. Turns come when
@@ -67,6 +72,8 @@ def replay(
         The recording.
     policy
         Policies to play it under, with commas, instead of checking the decisions.
+    html
+        With --policy or --machine: write a report here.
     json_file
         Write the result here as JSON (``-``: standard output).
     """
@@ -74,11 +81,14 @@ def replay(
     if hardware.machine is not None:
         if policy is not None and "," in policy:
             raise BadInput("--machine plays one policy: give --policy one name")
-        return _elsewhere(file, None if policy is None else _named(policy)[0], hardware, json_file)
-    if hardware != ReplayMachine():
+        named = None if policy is None else _named(policy)[0]
+        return _elsewhere(file, named, hardware, html, json_file)
+    if replace(hardware, what_if=[]) != ReplayMachine():
         raise BadInput("--cost-book, --chips and the like say what --machine costs: give --machine")
     if policy is not None:
-        return _compare(file, _named(policy), json_file)
+        return _compare(file, _named(policy), hardware.what_if, html, json_file)
+    if html is not None or hardware.what_if:
+        raise BadInput("--html and --what-if are of turns that are played: give --policy or --machine")
     again = decided_again(file)
     _report(Console(stderr=True), again, json_file)
     return 0 if again.differs_at is None else 1
@@ -138,7 +148,9 @@ def _write(result: dict[str, Any], json_file: Path | None) -> None:
 # --- what would it have cost elsewhere? --------------------------------------------------------
 
 
-def _elsewhere(file: Path, policy: str | None, wanted: ReplayMachine, json_file: Path | None) -> int:
+def _elsewhere(
+    file: Path, policy: str | None, wanted: ReplayMachine, html: Path | None, json_file: Path | None
+) -> int:
     config, steps = read_recording(file)
     console = Console(highlight=False, stderr=str(json_file) == "-")
     reading = track(steps, description="reading the recording", console=Console(stderr=True), transient=True)
@@ -159,15 +171,18 @@ def _elsewhere(file: Path, policy: str | None, wanted: ReplayMachine, json_file:
             (name, model, there, part),
         )
     ]
-    console.print(
-        fitted(console, priced_table(f"{file.name}: {len(found.turns)} turns", rows)), soft_wrap=True
-    )
+    table = priced_table(f"{file.name}: {len(found.turns)} turns", rows)
+    console.print(fitted(console, table), soft_wrap=True)
+    answer = closing(*rows)
+    if html is not None:
+        inputs = {"recording": file.name, "policy": named, **asdict(wanted)}
+        write_page(elsewhere_page(answer, rows, [table], inputs), html, console)
     costs = ", ".join(f"{key} {value:,}" for key, value in asdict(model).items() if key != "instant_disk")
     console.print(f"{name}: {costs}", style="dim", markup=False, soft_wrap=True)
     _write(
         {"turns": len(found.turns), "machine": asdict(model), "runs": [r.as_json() for r in rows]}, json_file
     )
-    console.print(closing(*rows), style="bold", markup=False, soft_wrap=True)
+    console.print(answer, style="bold", markup=False, soft_wrap=True)
     return 0
 
 
@@ -182,13 +197,15 @@ def _named(policy: str) -> list[str]:
     return names
 
 
-def _compare(file: Path, policies: list[str], json_file: Path | None) -> int:
+def _compare(
+    file: Path, policies: list[str], what_if: list[str], html: Path | None, json_file: Path | None
+) -> int:
     config, steps = read_recording(file)
     console = Console(highlight=False, stderr=str(json_file) == "-")
     progress = Console(stderr=True)
     reading = track(steps, description="reading the recording", console=progress, transient=True)
     found = recorded_workload(config, reading)
-    model = measured_model(found)
+    model = changed_machine(measured_model(found), what_if)
     if not found.turns:
         raise BadInput(f"{file} holds no turns: there is nothing to play")
     runs = [
@@ -196,13 +213,18 @@ def _compare(file: Path, policies: list[str], json_file: Path | None) -> int:
         for name in track(policies, description="playing", console=progress, transient=True)
     ]
     title = f"{file.name}: {len(found.turns)} turns"
-    for table in (cost_table(title, runs), traffic_table(runs), latency_table(runs)):
+    tables = (cost_table(title, runs), traffic_table(runs), latency_table(runs))
+    for table in tables:
         console.print(fitted(console, table), soft_wrap=True)
     for line in _notes(found, model):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     figures = [run.as_json() for run in runs]
     _write({"turns": len(found.turns), "machine": asdict(model), "runs": figures}, json_file)
-    console.print(_closing(runs), style="bold", markup=False, soft_wrap=True)
+    answer = _closing(runs)
+    if html is not None:
+        inputs = {"recording": file.name, "what if": ", ".join(what_if) or "nothing", **asdict(model)}
+        write_page(policies_page(answer, runs, tables, inputs), html, console)
+    console.print(answer, style="bold", markup=False, soft_wrap=True)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from rich.table import Table
 from stepwell.catalogue.kv import kv_bytes_per_token
 from stepwell.catalogue.load import Entry, entry
 from stepwell.economics.cases import WEIGHT_BYTES
+from stepwell.economics.changes import with_changes
 from stepwell.economics.constants import load_constants
 from stepwell.economics.roofline import PREFILL_TERMS, TERMS, Serving, kv_room_bytes, terms
 from stepwell.errors import BadInput
@@ -54,6 +55,14 @@ class ReplayMachine:
             show_default=False,
         ),
     ] = None
+    what_if: Annotated[
+        list[str],
+        Parameter(
+            consume_multiple=True,
+            help="With --machine: figures of the part to set, as KEY=VALUE. With --policy: costs that were"
+            " measured, as copy_us_per_block=x2.",
+        ),
+    ] = field(default_factory=list)
 
 
 def machine_of(wanted: ReplayMachine, found: Recorded) -> tuple[MachineModel, PolicyConfig, Entry]:
@@ -63,7 +72,8 @@ def machine_of(wanted: ReplayMachine, found: Recorded) -> tuple[MachineModel, Po
     """
     if not 1 <= wanted.chips <= 1024:
         raise BadInput(f"--chips {wanted.chips}: give 1 to 1024")
-    part, model = entry("parts", str(wanted.machine)), entry("models", wanted.machine_model)
+    part = with_changes({"part": entry("parts", str(wanted.machine))}, wanted.what_if)["part"]
+    model = entry("models", wanted.machine_model)
     serving = Serving(model, part, wanted.chips, WEIGHT_BYTES[wanted.weights], 2.0, 1, MIDDLE, 100)
     room = kv_room_bytes(serving)
     token_bytes = round(kv_bytes_per_token(model, 2.0))

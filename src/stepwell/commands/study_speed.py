@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.plan_output import console_for, progress, write_json
+from stepwell.bench.common import ChartsOption
+from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Hardware, build
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
+from stepwell.report import charts
+from stepwell.report.page import Page
 from stepwell.simulate.cluster import Cluster
 from stepwell.simulate.fleet_report import FleetReport, fleet_report
 from stepwell.simulate.player import Declared, Player
@@ -32,14 +36,18 @@ def speed(
     doublings: int = 2,
     replicas: int = 4,
     policy: str = "stepwell",
+    what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     traces: Path | None = None,
+    html: ChartsOption = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """How many requests the simulation takes in a second of one core, and whether that holds as they double.
 
     The same kind of load is played once, twice, four times as long, without books. A slope of 1.0 is linear.
 
-    Example: ``stepwell study speed conversation --count 1000``
+    Example: ``stepwell study speed conversation --count 1000 --html speed.html``
+
+    With half of the device memory: ``stepwell study speed conversation --what-if hbm_gb=x0.5``
 
     Parameters
     ----------
@@ -53,8 +61,12 @@ def speed(
         Replicas of the fleet.
     policy
         The eviction policy.
+    what_if
+        Figures of the part to set, as KEY=VALUE; of memory as dram.usd_gb, ssd.read_gb_s.
     traces
         The directory of the traces.
+    html
+        Write a report here.
     json_file
         Write every figure as JSON (``-``: standard output).
     """
@@ -62,27 +74,53 @@ def speed(
         raise BadInput("--count must be 1 to 10,000,000, --doublings 0 to 12")
     named = os.environ.get(TRACES_VARIABLE)
     directory = traces or (Path(named) if named else None)
-    hardware = Hardware(replicas=replicas, policy=policy, prices="none")
+    hardware = Hardware(replicas=replicas, policy=policy, prices="none", what_if=what_if or [])
     sizes = [count << turn for turn in range(doublings + 1)]
     console = console_for(json_file)
     found = [_run(workload, directory, size, hardware) for size in progress(sizes, len(sizes), "simulating")]
+    inputs = {"workload": workload, "count": count, "doublings": doublings, **hardware.as_inputs()}
+    _tell(found, inputs, console, html, json_file)
+    return 0
+
+
+def _tell(
+    found: list[FleetReport],
+    inputs: dict[str, object],
+    console: Console,
+    html: Path | None,
+    json_file: Path | None,
+) -> None:
+    """The table, the page, the figures, and the answer last."""
+    rows = [_cells(one) for one in found]
     table = Table(*HEAD)
-    for one in found:
-        table.add_row(
-            f"{one.turns:,}", f"{one.cpu_s:.2f}", f"{one.turns / one.cpu_s:,.0f}", f"{one.steps:,}",
-            f"{one.elapsed_s:,.0f}",
-        )  # fmt: skip
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     slope = _slope(found)
-    rows: list[dict[str, Any]] = [
+    grows = "" if slope is None else f"; CPU time grows with the power {slope:.2f} of requests"
+    answer = f"{found[-1].turns / found[-1].cpu_s:,.0f} requests per CPU second{grows}"
+    if html is not None:
+        page = Page("Speed of the simulation", f"{answer}.")
+        rates = {"requests per CPU second": [one.turns / one.cpu_s for one in found]}
+        names = [f"{one.turns:,}" for one in found]
+        page.chart(charts.bars("Speed by requests", "requests per CPU second", names, rates))
+        page.table(HEAD, rows)
+        page.inputs(inputs)
+        write_page(page, html, console)
+    figures: list[dict[str, Any]] = [
         {"requests": one.turns, "cpu_s": one.cpu_s, "steps": one.steps, "elapsed_s": one.elapsed_s}
         for one in found
     ]
-    write_json({"rows": rows, "slope": slope}, json_file)
-    grows = "" if slope is None else f"; CPU time grows with the power {slope:.2f} of requests"
-    rate = found[-1].turns / found[-1].cpu_s
-    console.print(f"study: {rate:,.0f} requests per CPU second{grows}", style="bold", markup=False)
-    return 0
+    told = {name: str(value) for name, value in inputs.items()}
+    write_json({"rows": figures, "slope": slope, "answer": answer, "inputs": told}, json_file)
+    console.print(f"study: {answer}", style="bold", markup=False)
+
+
+def _cells(one: FleetReport) -> list[str]:
+    return [
+        f"{one.turns:,}", f"{one.cpu_s:.2f}", f"{one.turns / one.cpu_s:,.0f}", f"{one.steps:,}",
+        f"{one.elapsed_s:,.0f}",
+    ]  # fmt: skip
 
 
 def _run(workload: str, directory: Path | None, count: int, hardware: Hardware) -> FleetReport:

@@ -132,6 +132,8 @@ def ssd(
     rates = _rates(per_hour)
     if not 0 < hours <= 1000 or not 0 < share <= 1 or not ttft_s > 0 or not drives > 0:
         raise BadInput("--hours, --share, --ttft-s and --drives must be above zero, --share at most 1")
+    if html is not None and simulated:
+        charts.require_charts()  # before minutes of work whose page has charts
     names = named_parts(parts)
     full = [full_replica(part, CHIPS.get(part, 4), what_if or []) for part in names]
     inputs: dict[str, object] = {
