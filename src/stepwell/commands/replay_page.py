@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from decimal import Decimal
+from typing import Any
 
 from rich.table import Table
 
@@ -24,7 +25,7 @@ def changed_machine(model: MachineModel, what_if: Sequence[str]) -> MachineModel
     """The measured machine with figures set by hand. ``BadInput``: no such figure, or none that can be."""
     known = {name: value for name, value in asdict(model).items() if name not in _SWITCHES}
     changes = decimals(list(what_if), {name: Decimal(value) for name, value in known.items()})
-    whole = {name: round(value) for name, value in changes.items()}
+    whole: dict[str, Any] = {name: round(value) for name, value in changes.items()}
     for name, value in whole.items():
         if value < 1 and name not in _MAY_BE_ZERO:
             raise BadInput(f"--what-if {name}: {changes[name]:f} is below one; the figure is a whole number")
