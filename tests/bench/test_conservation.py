@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench import conservation
-from stepwell.bench.common import Report
 from stepwell.bench.conservation import Audit, ConservationLine, Lived, _fill, audit
 from stepwell.bench.conservation_child import Life
 from stepwell.cli import run
+from stepwell.console.report import Report
 from stepwell.ledger.types import Kind, Resource
 from stepwell.ledger.verify import Verified
 

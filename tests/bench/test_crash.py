@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench import crash
-from stepwell.bench.common import ticker
 from stepwell.bench.crash_child import block, content
 from stepwell.cli import run
+from stepwell.console.progress import ticker
 
 
 def test_a_few_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

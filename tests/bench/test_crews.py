@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from stepwell.bench import busy, crew_script, crews
-from stepwell.bench.common import Report
 from stepwell.bench.crew_child import toolbox
 from stepwell.bench.crew_kills import Killed, kill_runs
 from stepwell.bench.crew_shapes import SHAPES, CrewSize, Ran, run_shape
+from stepwell.console.report import Report
 
 INSIDE = [shape for shape in SHAPES if shape.inside]
 SIZE = CrewSize(agents=10, concurrent=4)

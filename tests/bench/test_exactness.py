@@ -11,12 +11,12 @@ import pytest
 
 from stepwell.bench import exactness, restarted
 from stepwell.bench.arms import ArmsJob, Comparison, TurnResult
-from stepwell.bench.common import Ticker, ticker
 from stepwell.bench.exactness import verdicts
 from stepwell.bench.node import NULL_MODEL, GatheredTiers
 from stepwell.bench.restarted import Restarted
 from stepwell.bench.schedule import Contexts, PlannedTurn, ScheduleShape, rounds
 from stepwell.bench.zoo.make import kind_of
+from stepwell.console.progress import Ticker, ticker
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.tiers.base import Buffer, Tiers
 from stepwell.tiers.local import LocalTiers

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.common import ticker
 from stepwell.bench.metering import MeteringKept, MeteringRounds, MeteringWork, _live, _null
 from stepwell.cli import run
+from stepwell.console.progress import ticker
 from stepwell.ledger.open import open_store
 
 SMALL = MeteringWork(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stepwell.bench.common import command_line
 from stepwell.bench.page import chart_of, front, load, main, number, page_of, pages, run_text, table_text
+from stepwell.console.report import command_line
 from stepwell.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,10 +18,11 @@ from rich.console import Console
 
 from stepwell.bench import pressure
 from stepwell.bench.client import TurnSample, complete, run_clients
-from stepwell.bench.common import Verdict, ticker
 from stepwell.bench.pressure import ArmResult, verdicts
 from stepwell.bench.servers import ServerArm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, next_prompt
+from stepwell.console.progress import ticker
+from stepwell.console.report import Verdict
 from stepwell.errors import BadInput, StepwellError
 
 SMALL = Pressure(agents=3, turns=2, clients=2, document_words=5, role_words=5, output_tokens=4)

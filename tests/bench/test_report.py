@@ -5,21 +5,16 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 from rich.console import Console
 
-from stepwell.bench.common import (
-    Report,
-    Verdict,
-    median,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    write_json,
-)
+from stepwell.console.options import require_writable
+from stepwell.console.output import report_console, table, write_json
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
+from stepwell.quantiles import percentile
 
 SHAPE = {
     *("bench", "date", "machine", "versions", "command", "settings"),

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench import overhead, speculate, throughput
-from stepwell.bench.common import ticker
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.returns import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
 from stepwell.clock import ManualClock
 from stepwell.commands import doctor
+from stepwell.console.progress import ticker
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.errors import BadInput
 from stepwell.settings import EngineSettings, KvSettings, Settings

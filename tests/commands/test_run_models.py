@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from stepwell.commands.model_servers import Given, addresses, models_of, own_set
 from stepwell.errors import BadInput
 from stepwell.models import base_model_note
 from stepwell.settings import load
+from stepwell.this_machine import usable_cores
 
 CREW = """
 [crew]
@@ -198,7 +198,7 @@ def test_several_servers_share_what_one_would_have(monkeypatch: pytest.MonkeyPat
     assert "does not follow instructions" in base_model_note("gemma3")
     assert base_model_note("smollm2") == ""
     two = own_settings({"smollm2": "--model", "gemma3": "the role judge"})
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     for model, own in two.items():
         assert own.engine.model == model
         assert own.engine.threads == max(1, cores // 2)

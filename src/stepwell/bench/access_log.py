@@ -15,24 +15,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import httpx2
 from rich.table import Table
 
 from stepwell import assemble
-from stepwell.bench.common import (
-    JsonOption,
-    Positive,
-    QuickOption,
-    Report,
-    Verdict,
-    median,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
+from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.logs import LogSettings, logging_to

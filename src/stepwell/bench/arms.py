@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepwell.bench.common import Ticker
 from stepwell.bench.node import GatheredTiers, TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.schedule import Contexts, PlannedTurn, Round, ScheduleShape, rounds
+from stepwell.console.progress import Ticker
 from stepwell.engines.base import BatchItem, Engine, Sampled, TextModel
 from stepwell.loop.driver import Driver
 from stepwell.policy.types import KvTier, RequestId

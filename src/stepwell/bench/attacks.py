@@ -16,21 +16,14 @@ import httpx2
 from cyclopts import Parameter
 
 from stepwell.bench.attack_kinds import ATTACKS, FLOOD, Act, prepared
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import ServerArm, our_server, running
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
+from stepwell.this_machine import usable_cores
 
 LIMIT_MS = 250.0
 DESCRIPTORS = 1_024

@@ -23,20 +23,12 @@ from typing import Any
 
 import httpx2
 
-from stepwell.bench.common import (
-    JsonOption,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.servers import free_port
 from stepwell.bench.workload import prose
+from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
 from stepwell.ledger.queries import join_sum, split_sum
 

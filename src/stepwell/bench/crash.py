@@ -19,21 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.crash_child import BLOCK_BYTES, block, content
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
 from stepwell.policy.types import KvTier
+from stepwell.quantiles import percentile
 from stepwell.tiers.directory import DiskBusy
 from stepwell.tiers.local import LocalTiers, TransferLimits
 from stepwell.tiers.store import DiskStore

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -14,25 +15,15 @@ from cyclopts.validators import Number
 from rich.table import Table
 
 from stepwell.bench.busy import sampled
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    median,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.crew_kills import Killed, kill_runs
 from stepwell.bench.crew_server import null_arm
 from stepwell.bench.crew_shapes import SHAPES, CrewSize, Ran, run_shape
 from stepwell.bench.servers import running
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
+from stepwell.quantiles import percentile
 
 LIMIT_MS = 2.0
 SHARED = 1.25

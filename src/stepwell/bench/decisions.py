@@ -20,32 +20,25 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
-from stepwell.bench.common import (
-    Flag,
-    JsonOption,
-    QuickOption,
-    Report,
-    Verdict,
-    available_memory_bytes,
-    median,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.steady_load import PolicyLoad, PolicySize
+from stepwell.console.options import Flag, JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
 from stepwell.loop.collector import Collector
 from stepwell.policy import scheduler
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Moved, RequestArrived
+from stepwell.quantiles import percentile
+from stepwell.this_machine import available_memory_bytes
 
 SIZES = "50x12500, 200x50000, 1000x250000, 5000x1000000"
 QUICK_SIZES = "20x1000, 50x4000"

@@ -20,20 +20,12 @@ from rich.console import Console
 
 from stepwell.bench import restarted
 from stepwell.bench.arms import ArmsJob, Comparison
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.schedule import ScheduleShape
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 

@@ -21,22 +21,6 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete, run_clients
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    percentile,
-    report_console,
-    require_writable,
-    size_bytes,
-    table,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.fidelity_fit import KeptRound, PlayedAgain, kept_rounds, played_again
 from stepwell.bench.flood import Flood, FloodTarget, Neighbours, Paying
 from stepwell.bench.neighbours import CONTRACTS, FLOOD_KEY, PAID_KEY, settings_file
@@ -44,9 +28,22 @@ from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import our_server, running
 from stepwell.bench.workload import Pressure, prose
 from stepwell.commands.replay import decided_again
+from stepwell.console.options import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    require_writable,
+    size_bytes,
+)
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
+from stepwell.quantiles import percentile
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
+from stepwell.this_machine import usable_cores
 
 LIMIT_MEDIAN, LIMIT_P99 = 10.0, 20.0  # percent
 WORKLOADS = ("pressure", "neighbours")

@@ -11,27 +11,20 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Literal
 
 import httpx2
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import (
-    JsonOption,
-    Positive,
-    QuickOption,
-    Report,
-    Verdict,
-    median,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.fleet_load import FleetCrews, LoadRun, Work, burst
 from stepwell.bench.fleet_nodes import FleetFiles, FrontProcess, front, stop_nodes
 from stepwell.bench.node import NULL_MODEL
+from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.ledger.open import open_store
 from stepwell.ledger.verify import verify
 

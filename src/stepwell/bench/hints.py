@@ -10,17 +10,6 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    QuickOption,
-    Report,
-    Ticker,
-    report_console,
-    require_writable,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.hint_live import run_live
 from stepwell.bench.hint_work import Crews, run_crews, script
 from stepwell.bench.hints_report import (
@@ -36,9 +25,14 @@ from stepwell.bench.hints_report import (
     verdicts,
 )
 from stepwell.bench.virtual import VirtualNode
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption, require_writable
+from stepwell.console.output import report_console
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 from stepwell.simulate.hardware import MachineModel
+from stepwell.this_machine import usable_cores
 
 BLOCK_TOKENS = 64
 ENGINES = ("null", "llamacpp")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from rich.table import Table
 
-from stepwell.bench.common import Verdict, median, table
+from stepwell.console.output import table
+from stepwell.console.report import Verdict
 
 ROUTES = ("computed", "device", "host", "disk")
 ROOM, HINTS, SILENT, LRU = "room for all", "hints", "no hints", "no hints, lru"

@@ -16,28 +16,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.table import Table
 
 from stepwell import assemble
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    median,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.node import NULL_MODEL, TurnLog, turn_of
 from stepwell.bench.workload import prose
 from stepwell.clock import Clock, ManualClock, MonotonicClock
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.ledger.base import PostingBatch, RunId
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
@@ -336,7 +327,7 @@ def _live_table(found: MeteringRounds) -> Table:
 
 def _null_table(many: MeteringRounds) -> Table:
     def middle(name: str) -> float:
-        return median([getattr(kept, name) for kept in many.kept])
+        return float(median(getattr(kept, name) for kept in many.kept))
 
     rows = [
         ("postings", f"{middle('postings'):,.0f}"),

@@ -20,29 +20,28 @@ import httpx2
 from cyclopts import Parameter
 
 from stepwell.bench.client import complete
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    report_console,
-    require_writable,
-    size_bytes,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.flood import Flood, FloodSamples, FloodTarget, Neighbours, Paying
 from stepwell.bench.neighbours_report import FLEX, NeighboursOutcome, cut_short, samples, tables, verdicts
 from stepwell.bench.neighbours_sessions import measure_siblings
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import ServerArm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, unrelated
+from stepwell.console.options import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    require_writable,
+    size_bytes,
+)
+from stepwell.console.output import report_console
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
 from stepwell.policy.contracts import RESOURCES, WHOLE, Contract, Shares
 from stepwell.policy.eviction import EVICTION_POLICIES
+from stepwell.this_machine import usable_cores
 
 PEER = "llama.cpp"
 PEER_PARALLEL = 4

@@ -9,10 +9,12 @@ from typing import Any
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample
-from stepwell.bench.common import Verdict, percentile, table
 from stepwell.bench.flood import Neighbours
 from stepwell.bench.neighbours_sessions import Siblings, siblings_table
+from stepwell.console.output import table
+from stepwell.console.report import Verdict
 from stepwell.policy.contracts import WHOLE, Contract
+from stepwell.quantiles import percentile
 
 LIMIT_TTFT, LIMIT_TPOT = 1.25, 1.5
 LIMIT_SIBLING = 50.0

@@ -17,9 +17,9 @@ import httpx2
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete
-from stepwell.bench.common import table
 from stepwell.bench.flood import FloodTarget, Neighbours
 from stepwell.bench.workload import prose
+from stepwell.console.output import table
 
 SHORT_WORDS, SHORT_TOKENS = 12, 4
 REPEATS = 3

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from stepwell.bench.common import Verdict
+from stepwell.console.report import Verdict
 from stepwell.simulate.report import RunReport
 
 OWN, ORACLE = "stepwell", "oracle"

@@ -13,33 +13,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    median,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.node import NULL_MODEL, TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.workload import prose
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.loop.driver import Driver
+from stepwell.quantiles import percentile
+from stepwell.this_machine import usable_cores
 
 LIMIT_REAL = 0.03
 LIMIT_MANY = 0.10

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from stepwell.bench.common import Flag
+from stepwell.console.options import Flag
 from stepwell.errors import BadInput
 from stepwell.report import charts
 

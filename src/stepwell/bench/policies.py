@@ -15,18 +15,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    report_console,
-    require_writable,
-    ticker,
-)
 from stepwell.bench.kept_runs import KeptRuns
 from stepwell.bench.over_seeds import ORACLE, OWN, rows_of, seeds_table, verdicts
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.simulate.bound import is_available

@@ -13,25 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import (
-    JsonOption,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    median,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
+from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
 from stepwell.ledger.base import PostingBatch, Run, Store
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
@@ -46,6 +37,7 @@ from stepwell.ledger.types import (
     Resource,
     Usage,
 )
+from stepwell.quantiles import percentile
 
 TARGET_PER_S = 100_000
 TARGET_BATCH = 64

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import httpx2
@@ -18,29 +19,25 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample, run_clients, warm_up
-from stepwell.bench.common import (
+from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.servers import ServerArm, StartedServer, llama_server, our_server, running
+from stepwell.bench.workload import Pressure
+from stepwell.console.options import (
     Flag,
     JsonOption,
     OptionalPositive,
     Positive,
     QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    median,
-    percentile,
-    report_console,
     require_writable,
     size_bytes,
-    table,
-    ticker,
-    usable_cores,
 )
-from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.servers import ServerArm, StartedServer, llama_server, our_server, running
-from stepwell.bench.workload import Pressure
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
+from stepwell.quantiles import percentile
+from stepwell.this_machine import usable_cores
 
 LIMIT_TOTAL_OF_ROOMY = 1.05
 LIMIT_TTFT_OF_PEER = 0.2

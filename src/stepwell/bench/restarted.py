@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepwell.bench.arms import DISK_BYTES, HOST_BYTES, Arm, ArmsJob, Comparison, EngineWatch, TurnResult
-from stepwell.bench.common import Ticker, Verdict
 from stepwell.bench.node import GatheredTiers, driver_for
 from stepwell.bench.schedule import Round, rounds
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.engines.base import TextModel
 from stepwell.loop.driver import Driver
 from stepwell.policy.types import KvTier

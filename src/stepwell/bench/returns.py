@@ -10,9 +10,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
-from stepwell.bench.common import median
 from stepwell.bench.node import GREEDY
 from stepwell.bench.workload import prose
 from stepwell.engines.base import BatchItem, Buffer, Engine, TextModel

@@ -15,23 +15,16 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from stepwell.agents.servers import Servers
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.review_arms import Told, Transport, ours, scripted_servers, table_in_prompt
 from stepwell.bench.review_judge import Judged
 from stepwell.bench.review_kept import KeptWeeks
 from stepwell.bench.review_mutations import MUTATIONS, missed
 from stepwell.bench.review_weeks import made_week
 from stepwell.commands.model_servers import Given, addresses, opened
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
 from stepwell.review.crew import Level
 from stepwell.review.digest import digest

@@ -17,22 +17,15 @@ from typing import Any
 
 from rich.table import Table
 
-from stepwell.bench.common import (
-    JsonOption,
-    Positive,
-    QuickOption,
-    Report,
-    Verdict,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
+from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS, Router
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import HeldTokens, RoutedTurn
+from stepwell.quantiles import percentile
 
 Row = tuple[tuple[str, str], str, int, HeldTokens]
 

@@ -20,16 +20,10 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.engines.llamacpp.constraints import LIMITS, first_line
 from stepwell.engines.llamacpp.grammar import of_schema
 from stepwell.engines.llamacpp.schemas import Unenforceable, enforceable

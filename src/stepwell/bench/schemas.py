@@ -17,19 +17,11 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from jsonschema import Draft202012Validator
 
-from stepwell.bench.common import (
-    Flag,
-    JsonOption,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.random_schema import random_schema
+from stepwell.console.options import Flag, JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.engines.base import BatchItem, Engine, SamplingParams, TextModel
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
 from stepwell.errors import BadInput

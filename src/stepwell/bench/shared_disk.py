@@ -16,19 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.crash import directory_bytes, without_warnings
 from stepwell.bench.shared_disk_child import BLOCK_BYTES, LIMIT_BYTES, NUMBERS, content_of, key_of, open_store
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.tiers.pages import Pages
 from stepwell.tiers.record import Damaged
 

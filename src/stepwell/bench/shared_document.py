@@ -17,25 +17,16 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import our_server, running
 from stepwell.bench.workload import prose
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
 from stepwell.models import resolve_model
+from stepwell.this_machine import usable_cores
 
 TIMEOUT_S = 600.0
 OWN, STRANGER = "sk-bench-own", "sk-bench-stranger"

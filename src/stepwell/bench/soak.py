@@ -17,19 +17,12 @@ from stepwell.bench.chaos import checks
 from stepwell.bench.chaos.load import Load, undisturbed
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import DISK_KV, ChaosTarget
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.growth import WARM_UP_SHARE, ProcessSample, Slope, enough, look, slope
 from stepwell.commands.replay import decided_again
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
 from stepwell.ledger.bills import MAX_CORRECTABLE
 from stepwell.ledger.open import open_store

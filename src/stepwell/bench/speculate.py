@@ -10,30 +10,22 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    median,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.engines.base import TextModel
 from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
+from stepwell.this_machine import usable_cores
 
 LEAST_SPEEDUP = 1.0
 """On one agent alone; more is for the model, the machine and the text to say."""

@@ -14,16 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-    write_between,
-)
+from stepwell.bench.page_table import write_between
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report
 from stepwell.engines.base import AnswerReader, RenderedChat
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
 from stepwell.engines.llamacpp.chat import ChatTemplate

@@ -12,30 +12,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Protocol
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    median,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-    usable_cores,
-)
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.workload import prose
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
+from stepwell.this_machine import usable_cores
 
 LIMIT_BATCH_RATIO = 0.95
 

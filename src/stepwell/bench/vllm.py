@@ -18,26 +18,23 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete, run_clients, warm_up
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Positive,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    percentile,
-    report_console,
-    require_writable,
-    size_bytes,
-    table,
-    ticker,
-)
 from stepwell.bench.servers import running
 from stepwell.bench.vllm_arms import ARMS, BLOCK_TOKENS, OURS, OURS_ROOMY, ROOMY, STOCK, VARIABLES, VllmPlan
 from stepwell.bench.vllm_flood import FloodRow, measure_flood
 from stepwell.bench.workload import Pressure
+from stepwell.console.options import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    require_writable,
+    size_bytes,
+)
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput, StepwellError
+from stepwell.quantiles import percentile
 from stepwell.vllm.install import examine_model, require_vllm
 
 READY_S = 900.0

@@ -12,11 +12,12 @@ from typing import Any
 import httpx2
 
 from stepwell.bench.client import TurnSample
-from stepwell.bench.common import Ticker, percentile
 from stepwell.bench.flood import Flood, FloodTarget, Neighbours, Paying
 from stepwell.bench.servers import ServerArm, free_port, running
 from stepwell.bench.vllm_arms import OURS_ROOMY, ROOMY, VARIABLES, VllmPlan, stock_command
+from stepwell.console.progress import Ticker
 from stepwell.errors import StepwellError
+from stepwell.quantiles import percentile
 from stepwell.vllm.command_line import command_line, transfer_config
 
 READY_S = 900.0

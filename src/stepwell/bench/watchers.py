@@ -18,23 +18,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 
 from rich.table import Table
 
 from stepwell import assemble
 from stepwell.bench.access_log import play
-from stepwell.bench.common import (
-    JsonOption,
-    Positive,
-    QuickOption,
-    Report,
-    Verdict,
-    median,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
+from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.server.run import BackgroundServer

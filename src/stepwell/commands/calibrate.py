@@ -8,12 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands.calibrate_archive import calibrate_archive, is_archive
 from stepwell.commands.calibrate_own import calibrate_own
 from stepwell.commands.calibrate_page import points_page
 from stepwell.commands.calibrate_run import calibrate_run
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.console.options import ChartsOption
 from stepwell.economics.calibration import (
     FOLDS,
     HeldOut,

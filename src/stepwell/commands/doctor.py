@@ -12,26 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from stepwell.assemble import load_engine
-from stepwell.bench.common import (
-    JsonOption,
-    OptionalPositive,
-    Report,
-    Ticker,
-    Verdict,
-    available_memory_bytes,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-    usable_cores,
-    write_json,
-)
 from stepwell.bench.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.commands.promise import NOT_SERVED, Promise, promise_of
+from stepwell.console.options import JsonOption, OptionalPositive, require_writable
+from stepwell.console.output import report_console, table, write_json
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.errors import UnfitModel
 from stepwell.models import resolve_model
 from stepwell.settings import Settings, load
+from stepwell.this_machine import available_memory_bytes, usable_cores
 from stepwell.tiers.inspect import measure_disk
 from stepwell.units import format_duration, format_size
 from stepwell.vllm.install import examine_model, require_vllm

@@ -10,7 +10,6 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell.bench.common import PAGES, ending_in
 from stepwell.commands.ledger_flags import (
     Config,
     Ledger,
@@ -21,6 +20,7 @@ from stepwell.commands.ledger_flags import (
     with_key_names,
     working,
 )
+from stepwell.console.options import PAGES, ending_in
 from stepwell.errors import BadInput
 from stepwell.ledger.base import Store
 from stepwell.ledger.calendar import month as month_of

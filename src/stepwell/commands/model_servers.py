@@ -24,6 +24,7 @@ from stepwell.library.store import Library
 from stepwell.models import base_model_note, resolve_model
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
+from stepwell.this_machine import usable_cores
 
 MAX_MODELS = 8
 LEAST_DEVICE_KV_TOKENS = 2_048
@@ -205,7 +206,7 @@ def _require_model(model: str, who: str) -> None:
 def _share(own: Settings, count: int) -> Settings:
     if count == 1:
         return own
-    cores = own.engine.threads or len(os.sched_getaffinity(0))
+    cores = own.engine.threads or usable_cores()
     tokens = own.engine.device_kv_tokens
     engine = replace(
         own.engine,

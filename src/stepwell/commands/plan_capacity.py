@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.console.options import ChartsOption
 from stepwell.economics.splits import KINDS, cheapest
 from stepwell.economics.steps import Case, Memory, Steady, drives, prefill_usd, ssd_write_usd
 from stepwell.errors import BadInput

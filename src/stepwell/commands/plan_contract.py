@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_contract_page import contract_page
 from stepwell.commands.plan_output import amount, billions, console_for, progress, write_json, write_page
+from stepwell.console.options import ChartsOption
 from stepwell.economics.cash import cash_flow
 from stepwell.economics.contract_file import (
     ContractPlan,

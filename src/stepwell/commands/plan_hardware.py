@@ -10,12 +10,12 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands import plan_training
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.commands.plan_training import TrainingChoice, divided, split_answer
+from stepwell.console.options import ChartsOption
 from stepwell.economics.generations import Split
 from stepwell.economics.splits import cheapest
 from stepwell.economics.steps import Steady

@@ -11,7 +11,6 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import (
@@ -25,6 +24,7 @@ from stepwell.commands.plan_flash import (
     table_of,
 )
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.console.options import ChartsOption
 from stepwell.economics.list_prices import (
     MILLION,
     SERVICE_TIERS,

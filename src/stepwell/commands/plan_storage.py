@@ -10,11 +10,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.catalogue.kv import kv_bytes
 from stepwell.catalogue.load import entry
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import console_for, write_json, write_page
+from stepwell.console.options import ChartsOption
 from stepwell.economics.changes import decimals
 from stepwell.errors import BadInput
 from stepwell.report import charts

@@ -15,7 +15,6 @@ from rich.console import Console
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import budget_microusd, find_crew
 from stepwell.agents.crews.profile import FLASH, PRO, Profile, apply, dump, find_profile
-from stepwell.bench.common import JsonOption, machine, report_console, require_writable, versions, write_json
 from stepwell.commands.model_servers import Given, ServerOption
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
@@ -33,6 +32,9 @@ from stepwell.commands.profile_trial import (
     spread,
 )
 from stepwell.commands.profile_view import evaluations_table, print_failures, print_findings
+from stepwell.console.options import JsonOption, require_writable
+from stepwell.console.output import report_console, write_json
+from stepwell.console.report import versions
 from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator
 from stepwell.fit.jsonl import dump as lines_of
@@ -40,6 +42,7 @@ from stepwell.fit.load import load_tasks
 from stepwell.fit.outcomes import SINGLE
 from stepwell.fit.report import Fit, as_json, verdict, write
 from stepwell.fit.search import Search, SearchTarget
+from stepwell.this_machine import machine
 
 
 def fit(

@@ -12,15 +12,6 @@ from rich.console import Console
 
 from stepwell.agents.crews.files import find_crew
 from stepwell.agents.crews.profile import Profile, find_profile
-from stepwell.bench.common import (
-    Flag,
-    JsonOption,
-    machine,
-    report_console,
-    require_writable,
-    versions,
-    write_json,
-)
 from stepwell.commands.model_servers import Given, ServerOption
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
@@ -37,12 +28,16 @@ from stepwell.commands.profile_trial import (
     option,
 )
 from stepwell.commands.profile_view import evaluations_table, print_failures, print_findings
+from stepwell.console.options import Flag, JsonOption, require_writable
+from stepwell.console.output import report_console, write_json
+from stepwell.console.report import versions
 from stepwell.errors import BadInput
 from stepwell.fit.compare import WITHOUT_PENALTY, findings
 from stepwell.fit.evaluate import SESSIONS, Evaluator
 from stepwell.fit.load import load_tasks
 from stepwell.fit.outcomes import SINGLE, Evaluation, together
 from stepwell.fit.statistics import Resamples
+from stepwell.this_machine import machine
 
 
 def compare(

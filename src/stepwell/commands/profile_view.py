@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from stepwell.bench.common import table
+from stepwell.console.output import table
 from stepwell.fit.compare import Finding
 from stepwell.fit.evaluate import Heard, ItemsProgressed
 from stepwell.fit.outcomes import Evaluation

@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
-from stepwell.bench.common import ChartsOption, JsonOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import write_page
 from stepwell.commands.replay_machine import (
@@ -25,6 +24,7 @@ from stepwell.commands.replay_machine import (
     priced_table,
 )
 from stepwell.commands.replay_page import changed_machine, elsewhere_page, policies_page
+from stepwell.console.options import ChartsOption, JsonOption
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog

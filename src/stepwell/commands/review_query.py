@@ -11,7 +11,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stepwell.bench.common import JsonOption, require_writable, write_json
+from stepwell.console.options import JsonOption, require_writable
+from stepwell.console.output import write_json
 from stepwell.errors import BadInput
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts

@@ -32,7 +32,6 @@ from stepwell.agents.servers import keep_models
 from stepwell.agents.session import Reading, Session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
-from stepwell.bench.common import JsonOption, require_writable, write_json
 from stepwell.commands.model_servers import (
     Addressed,
     Given,
@@ -61,6 +60,8 @@ from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
 from stepwell.commands.stopping import told_to_stop
+from stepwell.console.options import JsonOption, require_writable
+from stepwell.console.output import write_json
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path

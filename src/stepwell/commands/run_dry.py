@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stepwell.bench.common import write_json
+from stepwell.console.output import write_json
 from stepwell.units import counted
 
 Requests = Mapping[str, Mapping[str, Any]]

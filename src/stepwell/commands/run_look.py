@@ -13,8 +13,8 @@ from cyclopts import Parameter
 from stepwell import __version__
 from stepwell.agents import events
 from stepwell.agents.crews.tables import names_file
-from stepwell.bench.common import Flag
 from stepwell.commands.run_view import trace_file
+from stepwell.console.options import Flag
 from stepwell.errors import BadInput
 
 

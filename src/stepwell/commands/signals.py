@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from stepwell.bench.common import HtmlOption, JsonOption, require_writable, write_json
+from stepwell.console.options import HtmlOption, JsonOption, require_writable
+from stepwell.console.output import write_json
 from stepwell.errors import BadInput
 from stepwell.review.signals.log import Line, Writer, faults, read
 from stepwell.review.signals.page import page

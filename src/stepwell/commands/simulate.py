@@ -13,10 +13,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands.plan_output import console_for, write_json
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.simulate_tables import show, write_report
+from stepwell.console.options import ChartsOption
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.simulate.arrivals import Arrivals, arranged

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
@@ -21,6 +20,7 @@ from stepwell.commands.study_amplification_played import (
     HEAD as PLAYED_HEAD,
 )
 from stepwell.commands.study_amplification_played import PlayedLoad, play_amplified, played_answer
+from stepwell.console.options import ChartsOption
 from stepwell.economics.list_prices import (
     Amplified,
     ListPrice,

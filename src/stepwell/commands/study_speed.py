@@ -12,10 +12,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.bench.common import ChartsOption
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Hardware, build
+from stepwell.console.options import ChartsOption
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.report import charts

@@ -13,7 +13,6 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.bench.common import HtmlOption
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import named_parts
 from stepwell.commands.plan_output import console_for, progress, write_json, write_page
@@ -21,6 +20,7 @@ from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.study_ssd_plan import HEAD as PLAN_HEAD
 from stepwell.commands.study_ssd_plan import FullReplica, full_replica
+from stepwell.console.options import HtmlOption
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.ledger.prices import load_price_book

@@ -12,10 +12,11 @@ from rich.tree import Tree
 
 from stepwell.agents.events import TurnUsage
 from stepwell.agents.tracing import AgentTrace, Trace, TraceStep, perfetto, read_trace
-from stepwell.bench.common import JsonOption, report_console, require_writable, write_json
 from stepwell.commands.fitting import UNBOUNDED
 from stepwell.commands.run_view import brief, usd
 from stepwell.commands.trace_otlp import send
+from stepwell.console.options import JsonOption, require_writable
+from stepwell.console.output import report_console, write_json
 from stepwell.errors import BadInput
 from stepwell.redaction import redacted
 from stepwell.units import counted

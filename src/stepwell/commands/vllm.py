@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 
-from stepwell.bench.common import ticker
+from stepwell.console.progress import ticker
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 from stepwell.units import format_size, parse_size

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from stepwell import __version__, assemble
 from stepwell.agents.crews.files import find_crew
-from stepwell.bench.common import machine, versions
 from stepwell.commands.run_reading import reader_of
 from stepwell.commands.stopping import told_to_stop
+from stepwell.console.report import versions
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
 from stepwell.demo.document import load_document
@@ -40,6 +40,7 @@ from stepwell.library.documents import Document
 from stepwell.models import base_model_note
 from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load
+from stepwell.this_machine import machine
 
 CUSTOMERS = (("Almond", "priority"), ("Birch", "default"), ("Cedar", "flex"))
 CREW = "documents"

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from stepwell.bench.common import percentile
 from stepwell.demo.books import LedgerFigures
 from stepwell.demo.record import (
     KV_TIERS,
@@ -23,6 +22,7 @@ from stepwell.demo.record import (
     DemoRun,
     DemoTurn,
 )
+from stepwell.quantiles import percentile
 
 SCHEMA = "stepwell.demo/2"
 ALL = "all"

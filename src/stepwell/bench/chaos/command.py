@@ -21,21 +21,14 @@ from stepwell.bench.chaos.faults import ALL, Scene, possible, small_file_system,
 from stepwell.bench.chaos.load import Load, undisturbed
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import ChaosTarget
-from stepwell.bench.common import (
-    JsonOption,
-    QuickOption,
-    Report,
-    Ticker,
-    Verdict,
-    percentile,
-    report_console,
-    require_writable,
-    table,
-    ticker,
-)
 from stepwell.bench.postgres_server import running_postgres, why_not
+from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.open import open_store
+from stepwell.quantiles import percentile
 
 MINUTES = 30.0
 LONGEST_S, QUICK_LONGEST_S = 8.0, 1.0

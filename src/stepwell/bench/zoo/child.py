@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.bench.arms import ArmsJob, Load
-from stepwell.bench.common import Ticker
 from stepwell.bench.schedule import ScheduleShape
 from stepwell.bench.zoo.make import ZooError, ZooKind, kind_of, make
+from stepwell.console.progress import Ticker
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, LlamaCppText, ModelError
 from stepwell.engines.llamacpp.native import NativeModel, complaint, start_backend

@@ -15,10 +15,13 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from stepwell.bench.common import Report, Ticker, Verdict, table, write_between
+from stepwell.bench.page_table import write_between
 from stepwell.bench.zoo.child import ZooWishes
 from stepwell.bench.zoo.make import kind_of
 from stepwell.bench.zoo.shapes import ARCHITECTURES
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput, StepwellError
 
 MARKS = ("<!-- zoo -->", "<!-- end of zoo -->")

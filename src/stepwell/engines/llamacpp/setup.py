@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from stepwell.engines.llamacpp.native import KV_TYPES, MAX_SEQUENCES, NativeCont
 from stepwell.engines.llamacpp.padding import PAD, PAD_CELLS, Padding
 from stepwell.engines.llamacpp.repack import rows_differ
 from stepwell.engines.llamacpp.states import MARKS, PureStateContext, StatefulContext
+from stepwell.this_machine import usable_cores
 
 _FIRST_RUNNING = 2
 _MIN_HOMES = 32
@@ -51,7 +51,7 @@ class Made:
 
 def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
     """Build everything that holds KV. ``ModelError`` when model, machine and wishes do not fit."""
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = config.threads or usable_cores()
     n_ids = _ids_for(model, config)
     config = fitting(config, n_ids - MARKS if model.stateful else n_ids, doubled=model.window_tokens > 0)
     _check_config(config)
