@@ -150,7 +150,7 @@ class FakeDriver:
         threading.Thread(target=self._perform, args=(request, generation, steps, sink), daemon=True).start()
         return request
 
-    def cancel(self, request: RequestId) -> None:
+    def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
         self.cancelled.add(request)
 
     def named(self, requests: Sequence[RequestId], name: str) -> None:
@@ -167,7 +167,9 @@ class FakeDriver:
     def agent(self, tenant: str, agent: str) -> AgentView | None:
         return next((view for view in self.views if (view.tenant, view.agent) == (tenant, agent)), None)
 
-    def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
+    def hint(
+        self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
+    ) -> None:
         self.hinted.append((request, tenant, agent, hint))
 
     def snapshot(self) -> Snapshot:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import base64
+import http.client
+import json
 import struct
-from collections.abc import Iterator
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stepwell.embed.base import Wishes
+from stepwell.embed.base import Input, Wishes
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.ledger.types import Budget, Scope
 from stepwell.ledger.verify import verify
 from stepwell.server.keys import KeyEntry, KeyRing
-from stepwell.server.vectors import ServedEmbeddings
+from stepwell.server.vectors import AT_ONCE, ServedEmbeddings
 from tests.embed.conftest import bert, ranker, tiny_folder
 from tests.ledger.books import PRICES
-from tests.server.fakes import MODEL
+from tests.server.fakes import MODEL, PATIENCE_S, until
 from tests.server.ledgers import Kept, bearer, keeping
 from tests.server.wire import post
 
@@ -140,6 +146,68 @@ def test_a_budget_bounds_it_and_counts_it(tmp_path: Path, bert: EmbeddingProcess
         assert state is not None and (state.spent_microusd, state.held_microusd) == (400, 0)
         refused = embed(node, input=["x" * 400])
         assert refused.json()["error"]["code"] == "insufficient_quota"
+
+
+@dataclass
+class Slow:
+    """The model, but that it begins to embed when a test says so."""
+
+    model: EmbeddingProcess
+    begun: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def embed(self, inputs: Sequence[Input], cut: int = 0) -> list[array[float]]:
+        self.begun.set()
+        assert self.go.wait(PATIENCE_S)
+        return self.model.embed(inputs, cut)
+
+
+def test_what_is_under_way_is_held_so_that_requests_at_once_pass_no_budget(
+    tmp_path: Path, bert: EmbeddingProcess, ranker: EmbeddingProcess
+) -> None:
+    slow = Slow(bert)
+    ranking = 100 * sum(ranker.count_pairs("a well", TEXTS))
+    budget = Budget(Scope.TENANT, "acme", "", None, ranking + 700)
+    served = ServedEmbeddings([slow, ranker])  # type: ignore[list-item]
+    with keeping(tmp_path, vectors=served, budgets=[budget]) as node, ThreadPoolExecutor(1) as pool:
+        try:
+            first = pool.submit(embed, node, input=[[5] * 8])
+            until(slow.begun.is_set)
+            rank = {"model": "tiny-ranker", "query": "a well", "documents": TEXTS}
+            second = post(node.server, "/v1/rerank", rank, **bearer("acme"))
+        finally:
+            slow.go.set()
+        assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert first.result().status_code == 200
+        node.at_rest()
+        state = node.ledger.budgets.state(Scope.TENANT, "acme")
+        assert state is not None and (state.spent_microusd, state.held_microusd) == (800, 0)
+
+
+def test_a_client_that_leaves_pays_for_what_was_begun(tmp_path: Path, bert: EmbeddingProcess) -> None:
+    slow = Slow(bert)
+    with keeping(tmp_path, vectors=ServedEmbeddings([slow])) as node:  # type: ignore[list-item]
+        try:
+            body = json.dumps({"model": "tiny-bert", "input": [[5, 6]] * (AT_ONCE + 4)})
+            line = http.client.HTTPConnection(
+                "127.0.0.1", int(node.server.base_url.rpartition(":")[2]), timeout=PATIENCE_S
+            )
+            line.request("POST", "/v1/embeddings", body, bearer("acme"))
+            until(slow.begun.is_set)
+            line.close()
+            until(lambda: node.ledger.sums.charged_microusd)
+        finally:
+            slow.go.set()
+        assert node.charged_microusd() == 100 * 2 * AT_ONCE
+        assert not node.ledger.keeper._embedded
+        assert verify(node.ledger.store).differences == []
 
 
 def test_tokens_per_minute_bound_it(tmp_path: Path, bert: EmbeddingProcess) -> None:

@@ -16,7 +16,8 @@ from stepwell.policy.types import Embedded, Hinted, RequestArrived, RequestId, W
 
 FOR_OTHERS = (Wait.TOOL, Wait.CHILD, Wait.AGENT)
 MAX_CORRECTABLE = 10_000
-SERVED = ("stop", "length", "cancelled")
+SERVED = ("stop", "length", "cancelled", "failed")
+"""How requests end that are paid for. ``failed``: their own constraint could not be followed to an end."""
 EMBEDDED = "embedded"
 """The reason of a row of the spend log that is no generation: texts were embedded or ranked."""
 
@@ -55,11 +56,15 @@ class Bills:
         )
 
     def sells_retention(self, service_tier: str) -> bool:
-        """Whether keeping KV for a time costs anything in this service tier."""
+        """Whether keeping KV for a time costs anything in this service tier, under any adapter."""
         tier = service_tier if service_tier in self.prices.sheets else "default"
         tokens, day_us = 1_000_000, 24 * 3_600_000_000
         kept = TokenCounts(tokens, cache_write_tokens=((day_us, tokens),), storage_token_us=day_us * tokens)
-        return self.prices.charge(tier, kept).total > self.prices.charge(tier, TokenCounts(tokens)).total
+        names = [self.model, *(name for name in self.prices.models if name.startswith(f"{self.model}:"))]
+        books = [self.prices.of(name) for name in names]
+        return any(
+            one.charge(tier, kept).total > one.charge(tier, TokenCounts(tokens)).total for one in books
+        )
 
     def charge_of(self, arrival: RequestArrived, tokens: TokenCounts) -> Charge:
         """What a request comes to."""

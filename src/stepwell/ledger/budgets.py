@@ -167,6 +167,7 @@ class BudgetBook:
     max_budgets: int = MAX_BUDGETS
     _accounts: dict[BudgetName, _Account] = field(default_factory=dict, init=False)
     _holds: dict[int, _Hold] = field(default_factory=dict, init=False)
+    _beside: int = field(default=0, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _setting: threading.Lock = field(default_factory=threading.Lock, init=False)
     """Budgets are set one after the other, so that the books are asked without ``_lock``."""
@@ -202,6 +203,12 @@ class BudgetBook:
         for budget in budgets:
             name = BudgetName(budget.scope, budget.tenant, budget.name)
             self.set(budget, spent_microusd.get(name, 0))
+
+    def number_beside(self) -> int:
+        """Of a hold for something that is no request of the loop."""
+        with self._lock:
+            self._beside -= 1
+            return self._beside
 
     def reserve(self, request: int, who: Caller, hold_microusd: int) -> ReservationVerdict:
         """Hold an amount against every budget of a request, or against none when one of them has no room.

@@ -118,6 +118,8 @@ class Keeper(Bookkeeper):
         self._strict = strict
         self._said_back_us = 0
         self._corrections: deque[Usage] = deque()
+        self._embedded: dict[int, Embedded] = {}
+        """What texts that were embedded hold, until their charge is entered."""
 
     @property
     def refuses(self) -> bool:
@@ -143,12 +145,20 @@ class Keeper(Bookkeeper):
         verdict = self.budgets.judge(arrivals[0].caller, needed)
         return None if verdict.refused is None else _refusal(verdict.refused)
 
-    def embedding_room(self, event: Embedded) -> Refusal | None:
-        """Why texts are not embedded or ranked for somebody. Holds nothing. Thread-safe."""
+    def hold_embedding(self, event: Embedded) -> int | Refusal:
+        """Hold what texts come to that are to be embedded or ranked, or say why not. Thread-safe."""
         if self.refuses:
             return Refusal(UNWRITTEN, "The ledger cannot be written now; the request was not taken.")
-        verdict = self.budgets.judge(event.caller, self.meter.bills.embedding(event))
-        return None if verdict.refused is None else _refusal(verdict.refused)
+        hold = self.budgets.number_beside()
+        verdict = self.budgets.reserve(hold, event.caller, self.meter.bills.embedding(event))
+        return hold if verdict.refused is None else _refusal(verdict.refused)
+
+    def embedding_over(self, hold: int, entered: Embedded | None) -> None:
+        """The hold ends, once ``entered`` is. Thread-safe; called before the loop is told of ``entered``."""
+        if entered is None:
+            self.budgets.release(hold)
+        else:
+            self._embedded[hold] = entered
 
     def refused(self, request: RequestId) -> None:
         """A request is told that it is not served. What the meter knows it settles itself."""
@@ -175,6 +185,16 @@ class Keeper(Bookkeeper):
             if self.meter.clock_went_back_us > self._said_back_us:
                 self._said_back_us = back_us = self.meter.clock_went_back_us
                 log.warning("the server's clock went back by %d us; such time is not posted", back_us)
+        if self._embedded:
+            self._end_holds([event for event in events if isinstance(event, Embedded)])
+
+    def _end_holds(self, entered: Sequence[Embedded]) -> None:
+        """Their charges count as spent now."""
+        for event in entered:
+            hold = next((hold for hold, one in tuple(self._embedded.items()) if one == event), None)
+            if hold is not None:
+                del self._embedded[hold]
+                self.budgets.release(hold)
 
     def correct(self, usage: Usage) -> None:
         """Enter a row of differences with the next step. Thread-safe."""

@@ -53,8 +53,12 @@ class RunningBooks(Protocol):
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         """Why generations that are asked for together would not all be taken. Holds nothing."""
 
-    def embedding_room(self, event: Embedded) -> Refusal | None:
-        """Why texts are not embedded or ranked for somebody. Holds nothing."""
+    def hold_embedding(self, event: Embedded) -> int | Refusal:
+        """Hold what texts that are to be embedded or ranked come to, or say why that is not done."""
+
+    def embedding_over(self, hold: int, entered: Embedded | None) -> None:
+        """They were, or none of them. The hold ends when ``entered``, which the loop is told next, is in the
+        books."""
 
     def set_budget(self, budget: Budget) -> None:
         """Enter a budget and put it in force. Raises ``BadInput`` or ``LedgerError``: nothing has changed."""

@@ -83,8 +83,11 @@ class Ledger:
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         return self.keeper.room_for(arrivals)
 
-    def embedding_room(self, event: Embedded) -> Refusal | None:
-        return self.keeper.embedding_room(event)
+    def hold_embedding(self, event: Embedded) -> int | Refusal:
+        return self.keeper.hold_embedding(event)
+
+    def embedding_over(self, hold: int, entered: Embedded | None) -> None:
+        self.keeper.embedding_over(hold, entered)
 
     def correct(self, usage: Usage) -> None:
         self.keeper.correct(usage)

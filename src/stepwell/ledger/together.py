@@ -64,8 +64,11 @@ class BooksTogether:
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         return self._first.room_for(arrivals)
 
-    def embedding_room(self, event: Embedded) -> Refusal | None:
-        return self._first.embedding_room(event)
+    def hold_embedding(self, event: Embedded) -> int | Refusal:
+        return self._first.hold_embedding(event)
+
+    def embedding_over(self, hold: int, entered: Embedded | None) -> None:
+        self._first.embedding_over(hold, entered)
 
     def set_budget(self, budget: Budget) -> None:
         self._first.set_budget(budget)

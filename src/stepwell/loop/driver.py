@@ -150,16 +150,18 @@ class Driver:
             raise ValueError(f"token {token} does not exist: this model has {size} tokens")
         self.engine.validate(generation.sampling)
 
-    def cancel(self, request: RequestId) -> None:
+    def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
         """Stop a turn within a step. Thread-safe; unknown or ended requests are ignored."""
         if request in self._live:
-            self._inbox.put(RequestCancelled(request))
+            self._inbox.put(RequestCancelled(request, reason))
 
-    def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
+    def hint(
+        self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
+    ) -> None:
         """More is known about what an agent waits for. Thread-safe; unknown agents are ignored.
 
         ``request`` is the turn that the hint follows, 0 when it was said between turns."""
-        self._inbox.put(Hinted(request, tenant, agent, hint))
+        self._inbox.put(Hinted(request, tenant, agent, hint, paid_only))
 
     def embedded(self, event: Embedded) -> None:
         self._inbox.put(event)

@@ -93,12 +93,14 @@ class ModelLoop:
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         return self._of(generation.model).driver.submit(generation, sink)
 
-    def cancel(self, request: RequestId) -> None:
-        self._with(request).driver.cancel(request)
+    def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
+        self._with(request).driver.cancel(request, reason)
 
-    def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
+    def hint(
+        self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
+    ) -> None:
         for model in [self._with(request)] if request else self.models:
-            model.driver.hint(request, tenant, agent, hint)
+            model.driver.hint(request, tenant, agent, hint, paid_only=paid_only)
 
     def embedded(self, event: Embedded) -> None:
         self.models[0].driver.embedded(event)

@@ -32,12 +32,16 @@ class LoopPort(Protocol):
     def submit(self, generation: Generation, sink: Sink) -> RequestId:
         """Queue a turn. Raises nothing: what is wrong arrives as ``Rejected``."""
 
-    def cancel(self, request: RequestId) -> None:
-        """Stop a turn within a step. Unknown or ended requests are ignored."""
+    def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
+        """Stop a turn within a step. Unknown or ended requests are ignored. ``reason``: an error code where
+        the server gives it up, for which nobody pays."""
 
-    def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
+    def hint(
+        self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
+    ) -> None:
         """More is known about what an agent waits for; unknown agents are ignored. ``request`` is the turn
-        that the hint follows, 0 when it was said between turns."""
+        that the hint follows, 0 when it was said between turns. ``paid_only``: it keeps the context no longer
+        than the agent's own turns have paid for."""
 
     def embedded(self, event: Embedded) -> None:
         """Texts were embedded or ranked for somebody: the books enter it with the next step."""

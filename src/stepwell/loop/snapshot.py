@@ -40,6 +40,8 @@ class AgentView:
     """What was said last about what it waits for."""
     model: str = ""
     """Where a server has several: whose turns these were."""
+    paid_us: int | None = None
+    """How long its turns have paid for its context to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ def _agent_view(scheduler: Scheduler, record: AgentRecord, ttft_us: int | None, 
         expected_us,
         why,
         record.hint,
+        paid_us=scheduler.agents.paid_us(record),
     )
 
 

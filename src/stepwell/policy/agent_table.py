@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 
 from stepwell.policy.block_index import Match
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import AgentRecord, Turn, TurnState
-from stepwell.policy.types import Hinted, KvTier, RequestArrived
+from stepwell.policy.types import Hint, Hinted, KvTier, RequestArrived
 
 AgentKey = tuple[str, str]
 
@@ -29,7 +30,7 @@ class AgentTable:
 
     def arrived(self, turn: Turn) -> None:
         record = turn.record
-        record.hint = turn.arrival.hint
+        record.hint, record.kept_by = turn.arrival.hint, None
         if record.idle_since_us is not None:
             record.idle_us += self.table.now_us - record.idle_since_us
         if not record.open_turns:
@@ -38,10 +39,16 @@ class AgentTable:
         record.idle_since_us = None
         record.open_turns[turn.id] = None
 
-    def ended(self, turn: Turn) -> None:
-        """Keep what the agent's next turn may continue."""
+    def ended(self, turn: Turn, *, served: bool) -> None:
+        """Keep what the agent's next turn may continue. A turn that was not ``served`` is not paid for, and
+        buys its context no time."""
         record = turn.record
         record.open_turns.pop(turn.id, None)
+        if served:
+            record.paid_us = turn.arrival.hint.retain_us
+        kept_us = record.paid_us if record.kept_by is None else self._asked_us(record, record.kept_by)
+        if kept_us != record.hint.retain_us:
+            record.hint = replace(record.hint, retain_us=kept_us)
         record.turns += 1
         record.tokens, record.units, record.tail = turn.total, tuple(turn.units), turn.tail
         if not record.open_turns:
@@ -53,9 +60,30 @@ class AgentTable:
         """More is known about what an agent waits for."""
         record = self.records.get((event.tenant, event.agent)) if event.agent else self._last(event)
         if record is not None:
-            record.hint = event.hint
+            record.hint = self._followed(record, event)
             if record.idle_since_us is not None:
                 self.table.block_manager.eviction.agent_idle(record, self.table.now_us)
+
+    def _followed(self, record: AgentRecord, event: Hinted) -> Hint:
+        """What it says. For how long the context is kept, only turns and hints between them can say."""
+        if event.request:
+            return replace(event.hint, retain_us=record.hint.retain_us)
+        record.kept_by = event
+        return replace(event.hint, retain_us=self._asked_us(record, event))
+
+    def _asked_us(self, record: AgentRecord, event: Hinted) -> int | None:
+        """How long a hint keeps the context."""
+        asked_us = event.hint.retain_us
+        if asked_us is None or not event.paid_only:
+            return asked_us
+        return min(asked_us, self.paid_us(record) or 0) or None
+
+    def paid_us(self, record: AgentRecord) -> int | None:
+        """How long an agent's context is paid for: by all of its open turns, else by the latest one."""
+        if not record.open_turns:
+            return record.paid_us
+        turns = [self.table.turns[request] for request in record.open_turns]
+        return min(turn.arrival.hint.retain_us or 0 for turn in turns) or None
 
     def _last(self, event: Hinted) -> AgentRecord | None:
         """The agent without a name whose latest turn was ``event.request``: it has just been heard of."""

@@ -145,11 +145,11 @@ class Scheduler:
                 self.block_manager.moved(event, self.table.now_us)
             case RequestArrived():
                 self._arrived(event)
-            case RequestCancelled(request):
-                self._end(request)
+            case RequestCancelled(request, reason):
+                self._end(request, served=reason == "cancelled")
             case StepFailed(requests):
                 for request in requests:
-                    self._end(request, trusted=False)
+                    self._end(request, trusted=False, served=False)
             case OpenFailed(request):
                 self._open_failed(request)
             case Hinted():
@@ -228,7 +228,7 @@ class Scheduler:
         if event.finished is not None:
             self._end(turn.id)
 
-    def _end(self, request: RequestId, *, trusted: bool = True) -> None:
+    def _end(self, request: RequestId, *, trusted: bool = True, served: bool = True) -> None:
         """The turn is over; what it computed stays as blocks for the agent's next one."""
         turn = self.table.turns.pop(request, None)
         if turn is None:
@@ -241,7 +241,7 @@ class Scheduler:
             self.table.waiting.remove(turn)
             self.block_manager.descent.gone(turn.id)
         self.table.unclaim(turn)
-        self.agents.ended(turn)
+        self.agents.ended(turn, served=served and turn.opened_at > 0)
 
     def _open_failed(self, request: RequestId) -> None:
         """A block did not load: the turn goes back to the head of the queue and is decided anew."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from stepwell.policy.block_index import Block, Match
 from stepwell.policy.contracts import Contract
 from stepwell.policy.drafting import DraftRecord
-from stepwell.policy.types import NO_HINT, BlockId, Hint, RequestArrived, RequestId, WaitCause, Waits
+from stepwell.policy.types import NO_HINT, BlockId, Hint, Hinted, RequestArrived, RequestId, WaitCause, Waits
 
 
 class TurnState(StrEnum):
@@ -44,6 +44,10 @@ class AgentRecord:
     """Its context as blocks, root first: position is depth."""
     hint: Hint = NO_HINT
     """What it said last about what comes next."""
+    paid_us: int | None = None
+    """``retain_us`` of its latest turn that was served: what it may be kept for where that has a price."""
+    kept_by: Hinted | None = None
+    """The hint that says for how long to keep the context; None: its turn says so."""
     idle_since_us: int | None = None
     """When its last open turn ended; None while one is open."""
     drafts: DraftRecord = field(default_factory=DraftRecord)

@@ -140,6 +140,8 @@ class Hinted:
     tenant: str
     agent: str
     hint: Hint
+    paid_only: bool = False
+    """Keeping KV has a price: the context is kept no longer than the agent's own turns have paid for."""
 
 
 @dataclass(frozen=True, slots=True)

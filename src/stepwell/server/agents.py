@@ -76,21 +76,26 @@ async def hint_agent(request: Request) -> Response:
             raise _unknown(agent)
         inner = body.get("agent_hint")
         hint = read_agent_hint(inner if isinstance(inner, dict) else body, view.session, agent)
-        hint = replace(hint, retain_us=_retention(service, view, hint.retain_us))
-        service.driver.hint(0, tenant, agent, hint)
+        sold = _sells_retention(service, view)
+        hint = replace(hint, retain_us=_retention(view, hint.retain_us, paid_only=sold))
+        service.driver.hint(0, tenant, agent, hint, paid_only=sold)
     return JSONResponse({"id": agent, "object": "agent.hint", **_said(hint)})
 
 
-def _retention(service: Service, view: AgentView, asked_us: int | None) -> int | None:
+def _retention(view: AgentView, asked_us: int | None, *, paid_only: bool) -> int | None:
     """How long the KV is kept: never longer than the turn has paid for, where keeping has a price. A longer
     time is asked for, held and charged with a turn."""
-    paid_us = view.hint.retain_us
     if asked_us is None:
-        return paid_us
-    ledger = service.ledger
-    if ledger is None or not ledger.bills.sells_retention(view.service_tier):
+        return view.hint.retain_us
+    if not paid_only:
         return asked_us
-    return None if paid_us is None else min(asked_us, paid_us)
+    return None if view.paid_us is None else min(asked_us, view.paid_us)
+
+
+def _sells_retention(service: Service, view: AgentView) -> bool:
+    """Whether any of the models keeps KV for money: the hint is for the agent's KV in all of them."""
+    books = [model.ledger for model in service.offered if model.ledger is not None]
+    return any(one.bills.sells_retention(view.service_tier) for one in books)
 
 
 def who_asks(service: Service, request: Request) -> tuple[ApiKey, str]:

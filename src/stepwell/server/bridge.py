@@ -86,8 +86,8 @@ class Bridge:
         for batch in tuple(self._live):
             batch.abort(reason)
 
-    def cancel(self, request: RequestId) -> None:
-        self._driver.cancel(request)
+    def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
+        self._driver.cancel(request, reason)
 
     def ended(self, batch: Generations) -> None:
         self._live.discard(batch)
@@ -221,7 +221,7 @@ class Generations:
     def abort(self, reason: Rejected) -> None:
         """End what still runs with an error that the client gets to see."""
         for index in sorted(self._open):
-            self._bridge.cancel(self.requests[index])
+            self._bridge.cancel(self.requests[index], reason.code)
             self.put(Arrival(index, reason))
 
     def _end(self, index: int) -> None:

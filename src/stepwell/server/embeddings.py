@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import secrets
 import sys
 from array import array
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -16,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from stepwell.embed.process import EmbeddingProcess
+from stepwell.ledger.bookkeeper import Refusal
 from stepwell.loop.requests import Rejected
 from stepwell.policy.types import Embedded
 from stepwell.server.access import access_of
@@ -86,6 +90,18 @@ class RerankRequest(Schema):
     service_tier: ServiceTier = None
 
 
+@dataclass(slots=True)
+class Begun:
+    """How far the work of one request has come."""
+
+    event: Embedded
+    """All of it, as the books have it."""
+    inputs: int = 0
+
+    def further(self, inputs: int) -> None:
+        self.inputs += inputs
+
+
 @dataclass(frozen=True, slots=True)
 class _Asker:
     """Who asks, and by which books."""
@@ -98,19 +114,36 @@ class _Asker:
         service = self.service
         return await read_object(self.request, service.settings, service.bodies, self.key.tenant)
 
-    def will_use(self, model: str, body: dict[str, Any], service_tier: str | None, tokens: int) -> Embedded:
-        """What is entered once it is done. Raises ``ApiError`` where a budget has no room for it."""
-        service = self.service
+    @contextmanager
+    def charged(
+        self, model: str, body: dict[str, Any], service_tier: str | None, counts: Sequence[int]
+    ) -> Iterator[Begun]:
+        """What is done within is held against the budgets while it runs and entered at its end; of what a
+        client has left alone, as much as was begun. ``counts``: the tokens of each input. Raises
+        ``ApiError`` where a budget has no room for it."""
+        service, ledger = self.service, self.service.ledger
         identity = service.identity(self.request, body, self.key)
         caller = identity.caller(self.key.service_tier(service_tier), identity.name or "", self.key.id)
-        event = Embedded(caller, model, tokens)
-        if service.ledger is not None and (refusal := service.ledger.embedding_room(event)) is not None:
-            raise from_rejected(Rejected(*refusal))
-        return event
+        begun = Begun(event := Embedded(caller, model, sum(counts)))
+        hold = 0 if ledger is None else ledger.hold_embedding(event)
+        if isinstance(hold, Refusal):
+            raise from_rejected(Rejected(*hold))
+        tokens = 0
+        try:
+            yield begun
+            tokens = event.tokens
+        except asyncio.CancelledError:
+            tokens = sum(counts[: begun.inputs])
+            raise
+        finally:
+            entered = replace(event, tokens=tokens) if tokens else None
+            if ledger is not None:
+                ledger.embedding_over(hold, entered)
+            if entered is not None:
+                service.driver.embedded(entered)
 
-    def used(self, event: Embedded) -> dict[str, Any]:
-        """Enter it; ``usage`` of the answer."""
-        self.service.driver.embedded(event)
+    def usage(self, event: Embedded) -> dict[str, Any]:
+        """``usage`` of the answer."""
         usage: dict[str, Any] = {"prompt_tokens": event.tokens, "total_tokens": event.tokens}
         ledger = self.service.ledger
         return usage if ledger is None else usage | {"cost": ledger.bills.embedding(event) / MICROUSD}
@@ -140,9 +173,8 @@ async def _embed(
     limits: dict[str, str],
 ) -> dict[str, Any]:
     cut = wanted.truncate_prompt_tokens or 0
-    tokens = sum(await served.count(model, wanted.input, cut))
-    limits |= asker.service.rates.counted(asker.key, tokens)
-    event = asker.will_use(model.name, body, wanted.service_tier, tokens)
+    counts = await served.count(model, wanted.input, cut)
+    limits |= asker.service.rates.counted(asker.key, sum(counts))
     size = (await served.about(model)).dimensions
     if not size:
         raise bad_request(
@@ -151,12 +183,13 @@ async def _embed(
         )
     if wanted.dimensions is not None and wanted.dimensions > size:
         raise bad_request(f"This model's embeddings have {size} dimensions, not more.", param="dimensions")
-    vectors = await served.embed(model, wanted.input, cut)
+    with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
+        vectors = await served.embed(model, wanted.input, cut, begun.further)
     data = [
         {"object": "embedding", "index": index, "embedding": _written(vector, wanted)}
         for index, vector in enumerate(vectors)
     ]
-    return {"object": "list", "data": data, "model": model.name, "usage": asker.used(event)}
+    return {"object": "list", "data": data, "model": model.name, "usage": asker.usage(begun.event)}
 
 
 def _written(vector: array[float], wanted: EmbeddingsRequest) -> list[float] | str:
@@ -196,16 +229,17 @@ async def _rank(
     body: dict[str, Any],
     limits: dict[str, str],
 ) -> dict[str, Any]:
-    tokens = sum(await served.count_pairs(model, wanted.query, wanted.documents))
-    limits |= asker.service.rates.counted(asker.key, tokens)
-    event = asker.will_use(model.name, body, wanted.service_tier, tokens)
-    scores = await served.rank(model, wanted.query, wanted.documents)
+    counts = await served.count_pairs(model, wanted.query, wanted.documents)
+    limits |= asker.service.rates.counted(asker.key, sum(counts))
+    with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
+        scores = await served.rank(model, wanted.query, wanted.documents, begun.further)
     best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: wanted.top_n]
     results = [
         {"index": index, "relevance_score": scores[index], **_document(wanted, index)} for index in best
     ]
     name = "rerank-" + secrets.token_hex(14)
-    return {"id": name, "object": "list", "model": model.name, "results": results, "usage": asker.used(event)}
+    usage = asker.usage(begun.event)
+    return {"id": name, "object": "list", "model": model.name, "results": results, "usage": usage}
 
 
 def _document(wanted: RerankRequest, index: int) -> dict[str, Any]:

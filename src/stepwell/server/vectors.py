@@ -19,6 +19,7 @@ RETRY_AFTER_MS = 1_000
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+Told = Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -39,9 +40,11 @@ class ServedEmbeddings:
         """Tokens of each. Raises ``ApiError``, which names the input that this model cannot take."""
         return await self._sliced(model, inputs, "input", lambda some: model.count(some, cut))
 
-    async def embed(self, model: EmbeddingProcess, inputs: Sequence[Input], cut: int) -> list[array[float]]:
+    async def embed(
+        self, model: EmbeddingProcess, inputs: Sequence[Input], cut: int, told: Told
+    ) -> list[array[float]]:
         """One vector of length 1 each."""
-        return await self._sliced(model, inputs, "input", lambda some: model.embed(some, cut))
+        return await self._sliced(model, inputs, "input", lambda some: model.embed(some, cut), told)
 
     async def about(self, model: EmbeddingProcess) -> About:
         """What it is. Raises ``ApiError``."""
@@ -52,9 +55,11 @@ class ServedEmbeddings:
         """Tokens that are read for each document."""
         return await self._sliced(model, documents, "documents", lambda some: model.count_pairs(query, some))
 
-    async def rank(self, model: EmbeddingProcess, query: str, documents: Sequence[str]) -> list[float]:
+    async def rank(
+        self, model: EmbeddingProcess, query: str, documents: Sequence[str], told: Told
+    ) -> list[float]:
         """A score for each document."""
-        return await self._sliced(model, documents, "documents", lambda some: model.rank(query, some))
+        return await self._sliced(model, documents, "documents", lambda some: model.rank(query, some), told)
 
     async def _sliced(
         self,
@@ -62,13 +67,16 @@ class ServedEmbeddings:
         items: Sequence[Item],
         param: str,
         work: Callable[[Sequence[Item]], Sequence[Answer]],
+        told: Told = lambda begun: None,
     ) -> list[Answer]:
-        """A client that has gone is given up after a slice."""
+        """A client that has gone is given up after a slice. ``told``: how many items are begun now."""
         found: list[Answer] = []
         for at in range(0, len(items), AT_ONCE):
+            some = items[at : at + AT_ONCE]
             async with self._turns[model.name]:
+                told(len(some))
                 try:
-                    found += await asyncio.to_thread(work, items[at : at + AT_ONCE])
+                    found += await asyncio.to_thread(work, some)
                 except WrongInput as error:
                     place = f"{param}[{at + error.index}]"
                     raise bad_request(f"{place} cannot be read: {error}.", param=param) from error

@@ -122,10 +122,12 @@ class EngineLoop:
         sink(Rejected("server_overloaded", "This server passes requests on to vLLM as they are."))
         return request
 
-    def cancel(self, request: RequestId) -> None:
+    def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
         """A turn ends when its connection does."""
 
-    def hint(self, request: RequestId, tenant: str, agent: str, hint: Hint) -> None:
+    def hint(
+        self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
+    ) -> None:
         """Kept to be looked at: vLLM takes hints with a request and never between two."""
         if (view := self._agents.get((tenant, agent))) is not None:
             self._agents[tenant, agent] = replace(view, hint=hint)
