@@ -297,3 +297,24 @@ def test_a_server_adds_up_by_itself(tmp_path: Path) -> None:
     assert count_of(books.store, "postings") == 0 < count_of(books.store, "daily")
     assert verify(books.store).differences == []
     books.store.close()
+
+
+def test_a_clock_that_has_leapt_ahead_adds_nothing_up(tmp_path: Path) -> None:
+    """Somebody starts a server with a wrong clock: yesterday's postings are not a year old."""
+    books = made_books(tmp_path)
+    looked, opened = threading.Event(), list[int]()
+
+    def ahead() -> int:
+        looked.set()
+        return START_US + 400 * DAY_US
+
+    def connect() -> Store:
+        opened.append(1)
+        return SqliteStore(books.path)
+
+    compactor = Compactor(connect, 90, ahead, first_s=0.0, last_entry_us=START_US + 3 * HOUR_US)
+    assert looked.wait(60)
+    compactor.close()
+    assert not opened
+    assert compactor._leapt() is False, "a day later it is taken at its word"
+    books.store.close()

@@ -30,3 +30,10 @@ def test_nothing_is_written_where_nobody_would_find_it(tmp_path: Path) -> None:
     assert sentence is not None
     assert "was deleted or replaced while it was in use" in sentence
     store.close()
+
+
+def test_a_deleted_log_is_noticed_too(tmp_path: Path) -> None:
+    with keeping(tmp_path) as kept:
+        assert kept.get("/health").status_code == 200
+        (tmp_path / "books.db-wal").unlink()
+        assert kept.get("/health").json() == {"status": "ledger", "ledger": "lost"}

@@ -24,6 +24,7 @@ SLICE_POSTINGS = 20_000
 BETWEEN_SLICES_S = 0.05
 FIRST_S, EVERY_S, AGAIN_S = 60.0, 86_400.0, 3_600.0
 """When a server begins to add up, how often, and how soon after it failed."""
+LEAP_US = 3 * DAY_US
 
 Progress = Callable[[int, int], None]
 """Told how many runs are done, and of how many."""
@@ -133,8 +134,13 @@ class Compactor:
         keep_days: int,
         now_us: Callable[[], int],
         first_s: float = FIRST_S,
+        *,
+        last_entry_us: int | None = None,
     ) -> None:
+        """``last_entry_us``: the last time in the books before this server began, None where the clock is
+        known to be right."""
         self._connect, self._keep_days, self._now_us = connect, keep_days, now_us
+        self._seen_us = now_us() if last_entry_us is None else last_entry_us
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._work, args=(first_s,), name="stepwell-compaction", daemon=True
@@ -143,7 +149,19 @@ class Compactor:
 
     def _work(self, wait_s: float) -> None:
         while not self._stop.wait(wait_s):
-            wait_s = EVERY_S if self._once() else AGAIN_S
+            if self._leapt():
+                log.warning(
+                    "the clock has leapt ahead: old postings stay as they are for a day, or until it is right"
+                )
+                wait_s = EVERY_S
+            else:
+                wait_s = EVERY_S if self._once() else AGAIN_S
+
+    def _leapt(self) -> bool:
+        """Whether the clock is further ahead of the last look than a server stands still. What is added up
+        cannot be taken apart again, and a clock that is wrong is mended within a day."""
+        before_us, self._seen_us = self._seen_us, self._now_us()
+        return self._seen_us - before_us > LEAP_US
 
     def _once(self) -> bool:
         try:

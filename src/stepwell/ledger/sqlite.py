@@ -22,6 +22,7 @@ from urllib.parse import quote
 from stepwell.ledger import schema
 from stepwell.ledger.base import LedgerError, LedgerFull, LedgerRefused, NoLedger
 from stepwell.ledger.node_lock import LockHeld, NodeLock
+from stepwell.ledger.sqlite_files import LedgerFiles
 from stepwell.ledger.sqlstore import INSERT_POSTING, Cursor, SqlStore
 from stepwell.private import private_file, private_parent
 
@@ -45,6 +46,9 @@ _BROKEN = {
     sqlite3.SQLITE_PERM: "may not be opened",
     sqlite3.SQLITE_AUTH: "may not be opened",
 }
+_NO_PROOF = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM}
+"""Errors that say nothing about what lies in the files."""
+_LATEST = ("runs", "postings", "usage", "budgets")
 _REFUSED = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
 
 
@@ -62,8 +66,10 @@ class SqliteStore(SqlStore):
         self._readers: deque[sqlite3.Connection] = deque()
         self._locks: dict[str, NodeLock] = {}
         self._closed = threading.Event()
-        self._opened: tuple[int, int] | None = None
-        """Device and inode of the file that is written: another of its name is another ledger."""
+        self._files: LedgerFiles | None = None
+        """As the last transaction left them: others of their names are another ledger's."""
+        self._damage: str | None = None
+        """What was found wrong with them."""
         self._require_file(create)
         try:
             self._open(create)
@@ -102,7 +108,7 @@ class SqliteStore(SqlStore):
             self._connection = self._connect("rw")
             try:
                 self._prepare(self._connection)
-                self._opened = self._opened or self._found()
+                self._files = self._files or LedgerFiles.of(self.path)
             except BaseException:
                 self._connection.close()
                 self._connection = None
@@ -136,6 +142,8 @@ class SqliteStore(SqlStore):
             connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {schema.VERSION}")
             connection.execute("COMMIT")
+            # Whatever becomes of the log: what is in the file is a ledger.
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except BaseException:
             _roll_back(connection)
             raise
@@ -163,8 +171,7 @@ class SqliteStore(SqlStore):
     def _transaction(self) -> Iterator[Cursor]:
         with self._write_lock, self._clear_errors():
             connection = self._writer()
-            if (sentence := self.lost()) is not None:
-                raise LedgerError(sentence)
+            self._require_whole(connection)
             # IMMEDIATE: waits for another writer here, where waiting is possible, and not half way.
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -174,6 +181,7 @@ class SqliteStore(SqlStore):
                 self._forget_accounts()
                 _roll_back(connection)
                 raise
+            self._files = LedgerFiles.of(self.path)
             self._bound_accounts()
 
     def _add_postings(self, cursor: Cursor, rows: list[tuple[Any, ...]]) -> None:
@@ -181,16 +189,44 @@ class SqliteStore(SqlStore):
 
     def lost(self) -> str | None:
         """A deleted file can be written on for ever, and nobody would ever read it."""
-        if self._opened is None or self._found() == self._opened:
-            return None
-        return f"{self.where} was deleted or replaced while it was in use: put it back, or restart the server"
+        what = self._damage
+        if what is None and self._files is not None:
+            what = LedgerFiles.of(self.path).missing(self._files)
+        return (
+            None
+            if what is None
+            else f"{self.where} {what} while it was in use: put it back, or restart the server"
+        )
 
-    def _found(self) -> tuple[int, int] | None:
+    def _require_whole(self, connection: sqlite3.Connection) -> None:
+        """Raises ``LedgerError`` where nobody would find what is written now."""
+        now, before = LedgerFiles.of(self.path), self._files
+        if before is not None and self._damage is None:
+            if now.missing(before) is not None and now.database == before.database:
+                self._save_the_log(connection)
+            elif now.touched(before) and (found := self._unreadable()) is not None:
+                self._damage = f"was cut or written over ({found})"
+        if (sentence := self.lost()) is not None:
+            raise LedgerError(sentence)
+
+    def _save_the_log(self, connection: sqlite3.Connection) -> None:
+        """The log has no name any more, and goes with this process: into the file with it."""
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(FULL)")
+
+    def _unreadable(self) -> str | None:
+        """Why somebody who opens the files now cannot read the last entries; None: they can. The connections
+        that are open cannot say: they remember pages."""
         try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+            with contextlib.closing(self._connect("ro")) as connection:
+                self._version(connection)
+                for table in _LATEST:
+                    column = "id" if table in ("runs", "budgets") else "run"
+                    connection.execute(f"SELECT * FROM {table} ORDER BY {column} DESC LIMIT 100").fetchall()
+        except (sqlite3.Error, LedgerError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            return None if code in _NO_PROOF else str(error)
+        return None
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -174,7 +174,7 @@ def open_ledgers(
     store = open_store(settings.path)
     try:
         node = settings.node or node or socket.gethostname()
-        _compare_with_the_last_entry(store, wall_us)
+        last_us = _compare_with_the_last_entry(store, wall_us)
         recovered = recover(store, node, wall_us)
         book = _budget_book(store, budgets, wall_us)
         room = _capacities(models)
@@ -199,7 +199,7 @@ def open_ledgers(
         writers.append(writer)
         keeper, header = _keeper(books, model, writer, book, run, (now_us, wall_us), posted_at_us)
         rates, found = books.costs.rates(room), [] if ledgers else recovered
-        threads = (None, None) if ledgers else _threads(settings, book, posted_at_us)
+        threads = (None, None) if ledgers else _threads(settings, book, posted_at_us, last_us)
         ledgers.append(
             Ledger(
                 *(store, run, keeper, writer, books.prices, books.costs, rates, found, header, *threads),
@@ -210,7 +210,7 @@ def open_ledgers(
 
 
 def _threads(
-    settings: LedgerSettings, book: BudgetBook, now_us: Callable[[], int] | None
+    settings: LedgerSettings, book: BudgetBook, now_us: Callable[[], int] | None, last_us: int
 ) -> tuple[Compactor | None, BudgetFollower | None]:
     """What works beside a server; in simulated time, which passes too quickly for it, there is none."""
     if now_us is None:
@@ -218,7 +218,7 @@ def _threads(
     connect = partial(open_store, str(settings.path))
     days, every_s = settings.keep_days, settings.follow_budgets_s
     return (
-        None if days is None else Compactor(connect, days, now_us),
+        None if days is None else Compactor(connect, days, now_us, last_entry_us=last_us),
         BudgetFollower(book, every_s) if every_s else None,
     )
 
@@ -283,9 +283,10 @@ def _config_text(config: PolicyConfig, room: Capacities) -> str:
     return json.dumps({**asdict(config), "machine_bytes": list(astuple(room))}, sort_keys=True)
 
 
-def _compare_with_the_last_entry(store: Store, wall_us: int) -> None:
-    """One of the two clocks was wrong. Entries follow the clock of now: numbers keep their order, and one
-    start with a clock far ahead does not put everything after it into the future."""
+def _compare_with_the_last_entry(store: Store, wall_us: int) -> int:
+    """When that was. Where it lies ahead, one of the two clocks was wrong. Entries follow the clock of now:
+    numbers keep their order, and one start with a clock far ahead does not put everything after it into the
+    future."""
     last_us = last_entry_us(store)
     if last_us - wall_us >= 1_000_000:  # less is the drift of two clocks
         log.warning(
@@ -293,6 +294,7 @@ def _compare_with_the_last_entry(store: Store, wall_us: int) -> None:
             "then; entries are booked at the time that it shows now",
             (last_us - wall_us) / 1e6,
         )
+    return last_us
 
 
 def _budget_book(store: Store, given: Sequence[Budget], wall_us: int) -> BudgetBook:
