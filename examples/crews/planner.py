@@ -15,7 +15,8 @@ from typing import Literal
 
 from stepwell.agents.tools import ToolError, tool
 
-PLANS = Path(__file__).resolve().parents[1] / "plans"
+HERE = Path(__file__).resolve().parent
+PLANS = HERE.parent / "plans"
 SECONDS = 300
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.agents.served import served
 
 from stepwell import cli
@@ -20,6 +22,43 @@ from stepwell.commands.plan_storage import FIGURES
 from stepwell.economics.changes import decimals
 from stepwell.economics.contract_file import changed, parse_changes, plan_of, read_plan
 
+QUESTIONS: dict[str, list[tuple[str, str, list[str]]]] = {
+    "What if disks cost twice as much?": [
+        ("capacity", "h200", ["ssd.usd_gb=x2"]), ("price", "h200", ["ssd.usd_gb=x2"]),
+    ],
+    "What is the margin on B200 if answers are twice as long?": [("price", "b200", ["output_tokens=x2"])],
+    "How many H200 machines do I need if DRAM is 20% cheaper?": [
+        ("capacity", "h200", ["dram.usd_gb=x0.8"]),
+    ],
+    "Which is cheaper, H100 or B200, if prompts are three times as long?": [
+        ("hardware", "h100,b200", ["input_tokens=x3"]),
+    ],
+    "How many disks do 3 million users need who watch 5 minutes of video?": [
+        ("storage", "3000000", ["video_minutes=5"]),
+    ],
+    "What happens to the 300 billion contract if all sites are six months late?": [
+        ("contract", "compute-300bn", ["sites.delay_months=+6"]),
+    ],
+    "What does the token data centre earn when agents use twice the tokens?": [
+        ("contract", "tokens-100mw", ["customer.served.amplification=x2"]),
+    ],
+    "What is my margin when an H200 hour costs 2.50 dollars?": [("price", "h200", ["usd_hour_rent=2.5"])],
+    "What if disks are half as dear and prompts twice as long on h200?": [
+        ("capacity", "h200", ["ssd.usd_gb=x0.5", "input_tokens=x2"]),
+        ("price", "h200", ["ssd.usd_gb=x0.5", "input_tokens=x2"]),
+    ],
+    "What if utilisation of the compute contract falls to 60%?": [
+        ("contract", "compute-300bn", ["customer.utilisation=0.6"]),
+    ],
+    "Drives for 500000 users who keep images for 730 days?": [("storage", "500000", ["image_days=730"])],
+    "What if the token price of the 100 MW data centre falls by 20%?": [
+        ("contract", "tokens-100mw", ["customer.served.price_factor=x0.8"]),
+    ],
+    "What does a million tokens cost on a B300?": [("price", "b300", [])],
+    "What will happen?": [("capacity", "h200", []), ("price", "h200", [])],
+    "What if 3 of 7 fail?": [],
+}  # fmt: skip
+"""A question, and the readings that are left to the model. None: its words do not say enough."""
 CREW = Path(__file__).resolve().parents[2] / "examples" / "crews" / "planner.toml"
 NUMBER = re.compile(r"\d[\d,.]*")
 ASKED = {"plan": "storage", "of": "100000", "inputs": ["video_minutes=x2"]}
@@ -115,3 +154,63 @@ def test_the_crews_examples_are_calls_that_its_schema_takes_and_plans_have() -> 
         else:
             for part in call["of"].split(","):
                 Choice(what_if=call["inputs"]).case(part)
+
+
+def narrowed(question: str) -> Any:
+    workspace = Workspace(Path.cwd(), folder=CREW.parent)
+    (tool,) = build_tools([find_crew(str(CREW)).roles["forecaster"].narrow], workspace)
+    result = asyncio.run(run_tool(tool, {"question": question}))
+    assert result.ok
+    return json.loads(result.text)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_leaves_the_model_only_what_it_names(question: str) -> None:
+    found = [
+        (
+            way["properties"]["plan"]["enum"],
+            way["properties"]["of"]["enum"],
+            way["properties"]["inputs"]["enum"],
+        )
+        for way in narrowed(question).get("anyOf", [])
+    ]
+    assert found == [([plan], [of], [inputs]) for plan, of, inputs in QUESTIONS[question]]
+
+
+def test_what_is_left_fits_the_grammar_and_is_an_input_of_its_plan() -> None:
+    """So the narrow schema lets nothing through that the whole one would not."""
+    role = find_crew(str(CREW)).roles["forecaster"]
+    assert role.schema is not None
+    for question, readings in QUESTIONS.items():
+        for plan, of, inputs in readings:
+            (kind,) = [
+                one["properties"]
+                for one in cast("Any", role.schema)["anyOf"]
+                if plan in one["properties"]["plan"]["enum"]
+            ]
+            assert of in kind["of"].get("enum", ()) or re.match(kind["of"]["pattern"], of), question
+            assert all(re.match(kind["inputs"]["items"]["pattern"], one) for one in inputs), question
+
+
+@given(st.text(max_size=200))
+def test_no_question_breaks_it(question: str) -> None:
+    assert narrowed(question).get("anyOf") != []
+
+
+def test_the_grammar_of_a_turn_is_the_narrow_one_and_a_wrong_answer_is_sent_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A model that writes another part than the question names is asked again, and then it is refused."""
+    asked: list[Any] = []
+
+    def says(body: Any) -> str:
+        asked.append(body["response_format"]["json_schema"]["schema"])
+        return json.dumps(
+            {"plan": "storage", "of": "7" if len(asked) == 1 else "5000", "inputs": ["images=x2"]}
+        )
+
+    with served(says) as server:
+        words = ["run", str(CREW), "--ask", "Twice the images for 5,000 users?", "--server", server.url]
+        assert cli.run(words) == 0
+    assert "stepwell plan storage 5000 --what-if images=x2" in capsys.readouterr().out
+    assert len(asked) == 2 and asked[0]["anyOf"][0]["properties"]["of"] == {"enum": ["5000"]}

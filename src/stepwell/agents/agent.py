@@ -31,6 +31,8 @@ class Agent:
     tasks: list[Task] = field(default_factory=list)
     may_return: bool = True
     """Whether another task may follow; False tells the server that it is done when it has answered."""
+    narrowed: tuple[str, Mapping[str, Any] | None] = ("", None)
+    """The key of a task, and its schema where the role's ``narrow`` gave one."""
     said: Mapping[str, Any] | None = None
     """What the server was told last of its wait."""
     at_work: asyncio.Task[None] | None = None

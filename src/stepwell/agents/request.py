@@ -133,7 +133,7 @@ def answer_schema(agent: Agent) -> dict[str, Any] | None:
     if offered := pointed_at(agent):
         return pointing_schema(offered)
     first = len(agent.tasks) == 1 and agent.role.first_schema
-    schema = first or agent.role.schema
+    schema = first or agent.narrowed[1] or agent.role.schema
     if agent.calls_by_schema:
         may_call = [] if is_last_turn(agent.messages) else list(agent.tools.values())
         return schemas.action_schema(may_call, schema, _max_tokens(agent))

@@ -79,6 +79,15 @@ def _variant(action: str, key: str, schema: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def schema_in(text: str) -> dict[str, Any] | None:
+    """The JSON schema that a text is; None where it is no object, or says nothing."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found else None
+
+
 def read_json(text: str, schema: Mapping[str, Any]) -> Any:
     """The value, checked. Raises ``Invalid``."""
     try:

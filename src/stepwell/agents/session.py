@@ -30,7 +30,7 @@ from stepwell.agents.penalty import Terms
 from stepwell.agents.question import question_of
 from stepwell.agents.request import Part, opening, pointed_at, step_key
 from stepwell.agents.result import Ending, Result, result_of
-from stepwell.agents.schemas import Invalid
+from stepwell.agents.schemas import Invalid, schema_in
 from stepwell.agents.servers import Servers
 from stepwell.agents.state import REFUSED, TURN_LIMIT, AgentRow, Message, Outcome, SessionFile, Task
 from stepwell.agents.tools.base import Tool, run_tool
@@ -90,7 +90,7 @@ class Session:
         self.meter = SessionMeter(self.crew.limits)
         for role in self.crew.roles.values():
             self.toolbox([name for name in role.tools if name not in VERBS])
-            for name in (role.finish, role.check):
+            for name in (role.finish, role.narrow, role.check):
                 if name:
                     require_repeatable(role.name, self._tool(name))
 
@@ -384,6 +384,13 @@ class Session:
         if not result.ok:
             raise Invalid(result.text)
         return result.text
+
+    async def narrow(self, agent: Agent) -> None:
+        """The schema of the agent's task, of its role's tool; the role's own where that says nothing."""
+        tool = self._tool(agent.role.narrow)
+        (argument,) = tool.parameters["properties"]
+        result = await run_tool(tool, {argument: agent.task.text})
+        agent.narrowed = (agent.task.key, schema_in(result.text) if result.ok else None)
 
     async def fault_of(self, check: str, answer: str) -> str | None:
         """What a check says against an answer; None: it is right."""

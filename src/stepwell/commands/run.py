@@ -357,7 +357,7 @@ class Job:
         names = {
             tool
             for role in self.crew.roles.values()
-            for tool in (*role.tools, role.finish, role.check)
+            for tool in (*role.tools, role.finish, role.narrow, role.check)
             if tool
         }
         return sorted(names.difference(VERBS))

@@ -253,7 +253,7 @@ def alone(crew: Crew, role: str, model: str = "") -> Crew:
 def tool_names(crew: Crew) -> list[str]:
     """Of all roles, but for the verbs, which are the runtime's."""
     roles = crew.roles.values()
-    names = {name for role in roles for name in (*role.tools, role.finish, role.check) if name}
+    names = {name for role in roles for name in (*role.tools, role.finish, role.narrow, role.check) if name}
     return sorted(names.difference(VERBS))
 
 

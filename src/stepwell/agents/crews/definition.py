@@ -90,6 +90,9 @@ class Role:
     """How many agents answer each planned step, at most."""
     finish: str = ""
     """A tool that the answer, its arguments as JSON, is given to: what it gives back is the answer."""
+    narrow: str = ""
+    """A tool that is given the task before the first turn: what it gives back, JSON, is the schema in place
+    of ``schema``, so that the grammar holds the model to what the task names. ``{}``: ``schema``."""
     check: str = ""
     """A tool with one argument that says whether an answer is right: one that is ends the work."""
     pass_rate: float = 0.5

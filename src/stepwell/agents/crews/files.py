@@ -160,7 +160,7 @@ _ROLE_TYPES: dict[str, type] = {
     "max_tokens": int, "temperature": Decimal, "output": str, "schema": dict, "max_turns": int, "calls": str,
     "briefed": bool, "plans": bool, "splits": bool, "max_steps": int, "reads": bool, "points": bool,
     "examples": list, "shots": int, "samples": int, "stop": list,
-    "finish": str, "check": str, "pass_rate": Decimal, "usual_tokens": int,
+    "finish": str, "narrow": str, "check": str, "pass_rate": Decimal, "usual_tokens": int,
 }  # fmt: skip
 MAX_SAMPLES = 64
 _CHOICES = {"output": ("text", "json"), "calls": ("tools", "schema")}
@@ -178,6 +178,8 @@ def make_role(name: str, data: Mapping[str, Any], where: str = "crew") -> Role:
         raise BadInput(f'{where}: output = "json" needs a schema')
     if values.get("finish") and values.get("output") != "json":
         raise BadInput(f'{where}: finish needs output = "json": its schema is that of the tool\'s arguments')
+    if values.get("narrow") and values.get("output") != "json":
+        raise BadInput(f'{where}: narrow needs output = "json": it makes the schema of a task narrower')
     return Role(name=name, **values)
 
 
