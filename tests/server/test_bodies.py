@@ -121,3 +121,23 @@ def test_the_room_is_never_exceeded_and_given_back(arrivals: list[tuple[str, int
         body.__exit__(None, None, None)
     assert bodies.used_bytes == 0
     bodies.of("a").__enter__().grew_to(4 * FREE_BYTES)
+
+
+def test_a_few_tenants_cannot_take_all_the_room_together() -> None:
+    settings = ServerSettings(max_bodies_bytes=64 * 2**20, max_body_bytes=8 * 2**20)
+    bodies = Bodies(settings)
+    for tenant in "abc":  # as much as each can get
+        for _ in range(64):
+            body = bodies.of(tenant).__enter__()
+            try:
+                for size in range(0, settings.max_body_bytes, 2**20):
+                    body.grew_to(size + 2**20)
+            except ApiError:
+                pass
+    bodies.of("d").__enter__().grew_to(3 * 2**20)
+
+
+def test_a_middling_body_is_not_parsed_behind_a_large_one() -> None:
+    bodies = Bodies(ServerSettings())
+    assert bodies.parsing(2 * FREE_BYTES) is bodies.parsing(2**20)
+    assert bodies.parsing(2**20 + 1) is bodies.parsing(None) is not bodies.parsing(2**20)

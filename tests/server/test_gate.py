@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import pytest
@@ -252,3 +252,26 @@ def test_a_reader_of_a_response_is_no_turn() -> None:
         answer = post(server, "/v1/responses", RESPONSE | {"background": True, "stream": True})
         assert events(answer)
         until(lambda: server.service.gate.errands == server.service.gate.inside == 0)
+
+
+def test_light_errands_leave_room_for_those_of_heavier_contracts() -> None:
+    """Hints, uploads, counts of tokens: whoever holds them slowly keeps out nobody who has paid for more."""
+    gate = Gate(ServerSettings(max_errands=PLACES), CONTRACTS)
+    light = [key_of(tenant, "flex") for tenant in "abcd"]
+    begun = []
+    for key in light * PLACES:
+        errand = gate.errand(key)
+        with suppress(ApiError):
+            errand.__enter__()
+            begun.append(errand)
+    assert len(begun) == PLACES - PLACES * 500 // WHOLE - PLACES * 200 // WHOLE
+    best = key_of("best", "priority")
+    for _ in range(PLACES * 500 // WHOLE):
+        errand = gate.errand(best)
+        errand.__enter__()
+        begun.append(errand)
+    with pytest.raises(ApiError):
+        gate.errand(light[0]).__enter__()
+    for errand in begun:
+        errand.__exit__(None, None, None)
+    assert gate.errands == 0 == gate._errands_by_tier.total()

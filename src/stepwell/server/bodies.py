@@ -1,7 +1,8 @@
 """How much of requests may be in memory at once, before anything is known about them but who sends them.
 
 A body is counted byte by byte as it comes in, from beyond ``FREE_BYTES`` on, and until what it says has been
-checked. No tenant may have more than half of the room, so that nobody can keep everybody else from asking.
+checked. No tenant may have more than half of what the others have left, so that neither one nor a few can
+keep everybody else from asking. Middling bodies are not parsed behind the largest ones.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from stepwell.server.settings import ServerSettings
 
 FREE_BYTES = 64 * 1024
 """As much of every body is bounded by the number of connections, and parsed at once."""
+MIDDLING_BYTES = 2**20
+"""What takes some ten milliseconds to parse does not wait for what takes a second."""
 
 
 class Bodies:
@@ -24,8 +27,8 @@ class Bodies:
         self._settings = settings
         self._by_tenant: Counter[str] = Counter()
         self._reading: Counter[str] = Counter()
-        self.parsing = asyncio.Semaphore(1)
-        """One large body at a time is made into objects: that takes many times its size in memory."""
+        self._parsing = asyncio.Semaphore(1)
+        self._parsing_largest = asyncio.Semaphore(1)
 
     @property
     def used_bytes(self) -> int:
@@ -38,15 +41,22 @@ class Bodies:
             raise rate_limited("Too many requests are on their way at once.", self._settings.retry_after_ms)
         return Body(self, tenant)
 
+    def parsing(self, declared_bytes: int | None) -> asyncio.Semaphore:
+        """One large body at a time is made into objects: that takes many times its size in memory. None: its
+        size is not known."""
+        middling = declared_bytes is not None and declared_bytes <= MIDDLING_BYTES
+        return self._parsing if middling else self._parsing_largest
+
     def begun(self, tenant: str) -> None:
         self._reading[tenant] += 1
 
     def add(self, tenant: str, size_bytes: int) -> None:
         """Raises a 429 ``ApiError`` when there is no room for so many more."""
-        limit = self._settings.max_bodies_bytes
-        # A single body of the largest size always fits, whatever the settings say.
-        half = max(limit // 2, self._settings.max_body_bytes)
-        if self._by_tenant[tenant] + size_bytes > half or self.used_bytes + size_bytes > max(limit, half):
+        others = self.used_bytes - self._by_tenant[tenant]
+        most = (self._settings.max_bodies_bytes - others) // 2
+        if not others:  # a single body of the largest size always fits, whatever the settings say
+            most = max(most, self._settings.max_body_bytes)
+        if self._by_tenant[tenant] + size_bytes > most:
             raise rate_limited(
                 "Too many large requests are on their way at once.", self._settings.retry_after_ms
             )

@@ -38,14 +38,20 @@ async def apart(request: Request, bodies: Bodies, work: Callable[[], Result]) ->
     """Do ``work`` on what a request says: at once, or for a large one in a thread, one at a time."""
     if not is_large(request):
         return work()
-    async with bodies.parsing:
+    async with bodies.parsing(declared_bytes(request)):
         return await asyncio.to_thread(work)
 
 
 def is_large(request: Request) -> bool:
     """Whether looking at it may take long. A body of unknown length may."""
+    declared = declared_bytes(request)
+    return declared is None or declared > FREE_BYTES
+
+
+def declared_bytes(request: Request) -> int | None:
+    """The length that its head says; None: it says none."""
     declared = request.headers.get("content-length", "")
-    return not declared.isdecimal() or int(declared[:18]) > FREE_BYTES
+    return int(declared[:18]) if declared.isdecimal() else None
 
 
 def _parsed(data: bytes, max_values: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@ differ in what goes in and how it is written down, not in this."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -125,7 +124,9 @@ async def admitted(
     say what is left. Raises ``ApiError``, or ``ClientGone``."""
     place = stack.enter_context(service.gate.enter(key, service_tier, turns))
     place.limits |= service.rates.request(key)
-    generations = await while_connected(request, prepared(service, prepare))
+    generations = await while_connected(
+        request, prepared(service, prepare, service.gate.weight(service_tier))
+    )
     place.limits |= service.rates.tokens(key, generations)
     batch = stack.enter_context(await opened(service, place, generations))
     stack.callback(service.rates.give_back, key, batch)
@@ -180,7 +181,7 @@ def note_what_it_waits_for(service: Service, batch: Generations, shape: WireShap
             service.driver.hint(request, turn.caller.tenant, turn.caller.agent, hint)
 
 
-async def prepared(service: Service, prepare: Prepare) -> Sequence[Generation]:
+async def prepared(service: Service, prepare: Prepare, weight: int) -> Sequence[Generation]:
     """Tokenise and check in a thread: a long prompt or a big grammar must not stop the others."""
 
     def work() -> Sequence[Generation]:
@@ -193,7 +194,7 @@ async def prepared(service: Service, prepare: Prepare) -> Sequence[Generation]:
                 raise bad_request(str(error)) from error
         return generations
 
-    return await asyncio.to_thread(work)
+    return await service.preparing.run(weight, work)
 
 
 async def stream_frames(

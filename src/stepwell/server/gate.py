@@ -80,6 +80,7 @@ class Gate:
         self._by_tenant: Counter[str] = Counter()
         self._by_service_tier: Counter[str] = Counter()
         self._errands: Counter[str] = Counter()
+        self._errands_by_tier: Counter[str] = Counter()
         self._background: Counter[str] = Counter()
         self.displaced = 0
         """Requests that lost their place to others."""
@@ -98,6 +99,10 @@ class Gate:
         contracts = [self._book.of(name) for name in (*key.service_tiers, key.default_service_tier)]
         if self._own_left(key) <= 0 or all(self._in_the_way(key, one, 1) is None for one in contracts):
             raise self._full(key)
+
+    def weight(self, service_tier: str) -> int:
+        """Of the service tier's contract."""
+        return self._book.of(service_tier).weight
 
     @contextmanager
     def enter(self, key: ApiKey, service_tier: str, turns: int = 1) -> Iterator[Place]:
@@ -126,14 +131,27 @@ class Gate:
     @contextmanager
     def errand(self, key: ApiKey) -> Iterator[None]:
         """A request that reads or writes something and generates nothing takes no turn's place. Raises a 429
-        ``ApiError`` when there are too many."""
+        ``ApiError`` when there are too many: what heavier service tiers are guaranteed is not lent, because
+        nothing that is under way can be taken back."""
+        most, tier = self._settings.max_errands, self._heaviest(key)
+        kept = [
+            most * other.guaranteed.step_tokens // WHOLE - self._errands_by_tier[other.name]
+            for other in map(self._book.of, self._book.names)
+            if other.weight > tier.weight
+        ]
+        in_all = max(1, most - sum(max(0, places) for places in kept))
         with self._counted(
-            self._errands,
-            key.tenant,
-            (self._settings.max_errands, self._settings.max_errands // 2),
-            "Too many requests are under way.",
+            self._errands, key.tenant, (in_all, most // 2), "Too many requests are under way."
         ):
-            yield
+            _count(self._errands_by_tier, tier.name, 1)
+            try:
+                yield
+            finally:
+                _count(self._errands_by_tier, tier.name, -1)
+
+    def _heaviest(self, key: ApiKey) -> Contract:
+        """The best that the key has paid for: an errand belongs to no turn."""
+        return max(map(self._book.of, key.service_tiers), key=lambda contract: contract.weight)
 
     @contextmanager
     def background(self, tenant: str) -> Iterator[None]:

@@ -34,6 +34,7 @@ from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import Metrics
 from stepwell.server.page.cookies import PageKeys
 from stepwell.server.pauses import Pauses
+from stepwell.server.preparing import Preparing
 from stepwell.server.rates import KeyRates
 from stepwell.server.settings import ServerSettings
 from stepwell.server.store import ResponseStore
@@ -89,6 +90,7 @@ class Service:
     embeddings: ServedEmbeddings | None = None
     """Models of vectors and rankings, where there are any."""
     rates: KeyRates = field(default_factory=KeyRates)
+    preparing: Preparing = field(default_factory=Preparing)
     reload_keys: KeyReload | None = None
     """Reads the API keys again, where they come from settings."""
     offered: Sequence[OfferedModel] = ()

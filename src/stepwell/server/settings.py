@@ -46,7 +46,7 @@ class ServerSettings:
     """Values in one JSON body; a list or an object counts as five."""
     max_bodies_bytes: int = 64 * 2**20
     """Bytes of large bodies in memory until they have been checked, all clients together; one tenant may have
-    half."""
+    half of what others leave."""
     max_bodies_per_tenant: int = 256
     """Bodies of one tenant that come in at once."""
     body_timeout_s: float = 60.0
@@ -74,7 +74,8 @@ class ServerSettings:
     max_concurrent_per_tenant: int | None = None
     """The same for each tenant, all its keys together; None: no limit of its own."""
     max_errands: int = 128
-    """Requests at once that read or write something and generate nothing; a tenant may have half."""
+    """Requests at once that read or write something and generate nothing; a tenant may have half, and what
+    service tiers are guaranteed is kept from lighter ones."""
     retry_after_ms: int = 500
     """What a 429 of the server itself tells the client to wait."""
     keep_alive_s: float = 5.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -49,7 +49,8 @@ async def tokenize(request: Request) -> Response:
         body = await read_object(request, service.settings, service.bodies, tenant)
         wanted = parse(TokenizeRequest, body)
         service = _of_model(service, wanted.model)
-        tokens = await asyncio.to_thread(_tokens, service, wanted)
+        work = partial(_tokens, service, wanted)
+        tokens = await service.preparing.run(service.gate.weight(key.default_service_tier), work)
     answer: dict[str, Any] = {
         "count": len(tokens),
         "max_model_len": service.text_model.context_tokens,
@@ -86,7 +87,8 @@ async def detokenize(request: Request) -> Response:
         size = service.model.info.vocab_size
         if (wrong := next((token for token in wanted.tokens if token >= size), None)) is not None:
             raise bad_request(f"Token {wrong} does not exist: this model has {size} tokens.", param="tokens")
-        text = await asyncio.to_thread(text_of, service.text_model, wanted.tokens)
+        work = partial(text_of, service.text_model, wanted.tokens)
+        text = await service.preparing.run(service.gate.weight(key.default_service_tier), work)
     return JSONResponse({"prompt": text, "content": text})
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -63,7 +63,10 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """The tokens that the same body would have as a prompt: one renderer, one tokeniser, one number."""
     call = await understand(request, ChatRequest, chat_body)
-    prompt = await asyncio.to_thread(_prompt, call, _tools(call))
+    service, tier = call.service, call.key.service_tier(call.wanted.service_tier)
+    with service.gate.errand(call.key):
+        work = partial(_prompt, call, _tools(call))
+        prompt = await service.preparing.run(service.gate.weight(tier), work)
     return JSONResponse({"input_tokens": len(prompt.tokens)})
 
 
