@@ -138,6 +138,17 @@ def test_questions(query: str, contains: str, workspace: Workspace) -> None:
         ("EXPLAIN ANALYZE COPY sales TO 'x.csv'", "not EXPLAIN"),
         ("EXPLAIN ANALYZE CREATE VIEW sales AS SELECT 1", "not EXPLAIN"),
         ("EXPLAIN SELECT 1", "not EXPLAIN"),
+        ("SELECT repeat('x', 1000000000)", "repeat() may make no value of more than 10,000,000 signs"),
+        ("SELECT max(length(Repeat('x', 1e9::INT))) FROM sales", "repeat() may make no value"),
+        ("SELECT lpad('x', 1000 * 1000000, 'y')", "lpad() may make no value"),
+        ("SELECT len(range(300000000))", "range() may make no value"),
+        ("SELECT len(list_resize([1], 300000000))", "list_resize() may make no value"),
+        ("SELECT format('{:1000000000}', 1)", "format() may make no value"),
+        ("SELECT printf('%1000000000d', 1)", "printf() may make no value"),
+        ("SELECT printf('%*d', 1000000000, 1)", "printf() may make no value"),
+        ("SELECT format('{:{}}', 1, 1000000000)", "format() may make no value"),
+        ("SELECT replace(repeat('x', 1000000), 'x', repeat('y', 2000))", "may make no value"),
+        ("WITH a AS (SELECT rpad('x', 99999999, 'y') s) SELECT 1", "rpad() may make no value"),
         ("WITH x AS (INSERT INTO sales VALUES (1) RETURNING *) SELECT * FROM x", "holds INSERT"),
         ("WITH x AS (DELETE FROM sales RETURNING *) SELECT * FROM x", "holds DELETE"),
         ("SELECT * FROM enable_logging('x')", "enable_logging() cannot be asked here"),
@@ -384,3 +395,19 @@ def test_a_folder_full_of_charts_is_an_end(
 def test_the_database_says_no_itself() -> None:
     with pytest.raises(ToolError, match="longer than"):
         asyncio.run(Database(Workspace(Path("unused"))).ask("x" * 50_001))
+
+
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [
+        ("SELECT length(repeat('#', 10000000))", "10000000"),
+        ("SELECT replace('0049 30 123456789', '0049', '+49')", "+49 30 123456789"),
+        ("SELECT count(*) FROM range(20000000)", "20000000"),
+        ("SELECT len(range(20260101, 20261231))", "1130"),
+        ("SELECT format('{:>14.2f}', 1234567890.5::DOUBLE)", "1234567890.50"),
+        ("SELECT lpad('7', 10, '0')", "0000000007"),
+        ("SELECT regexp_replace('2025-11-30', '[0-9]{4}', '2026')", "2026-11-30"),
+    ],
+)
+def test_ordinary_lengths_are_not_in_the_way(query: str, value: str, workspace: Workspace) -> None:
+    assert f"| {value} |" in call("sql", workspace, query=query).text

@@ -8,7 +8,10 @@ let through (PostgreSQL's WITH may hold an INSERT), and of functions that make t
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.base import ToolError
@@ -22,6 +25,15 @@ _TABLE_FUNCTIONS = frozenset(
 )
 _REFUSED = frozenset({"getenv", "current_setting", "query", "query_table", "nextval", "write_log"})
 """Functions of values that tell of the machine, or run text that nobody has read."""
+_GROWING = frozenset(
+    {
+        "array_resize", "format", "generate_series", "list_resize", "lpad", "printf", "range",
+        "regexp_replace", "repeat", "replace", "rpad",
+    }
+)  # fmt: skip
+"""Functions that make one value of any size. DuckDB neither counts that against its memory nor can be
+interrupted within, so that ``repeat('x', 1000000000)`` takes 2 GB and half a minute."""
+MOST_GROWTH = 10_000_000
 _TELLING = frozenset(
     {
         "duckdb_databases", "duckdb_extensions", "duckdb_logs", "duckdb_secrets", "duckdb_settings",
@@ -30,6 +42,7 @@ _TELLING = frozenset(
     }
 )  # fmt: skip
 """DuckDB's views of itself that name settings or the folders of files."""
+_NUMBERS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SCHEMAS = frozenset({"information_schema", "pg_catalog"})
 _LISTS = frozenset({"tables", "columns", "schemata", "pg_tables"})
 """Of these what lists tables and columns."""
@@ -49,8 +62,11 @@ def require_question(connection: duckdb.DuckDBPyConnection, statement: str, own:
         raise ToolError(_why(connection, statement, str(tree.get("error_message"))))
     if len(tree["statements"]) != 1:
         raise ToolError(f"one statement at a time, not {len(tree['statements'])}")
+    streamed = {id(node["function"]) for node in nodes if node.get("type") == "TABLE_FUNCTION"}
     for node in nodes:
         _require_harmless(node)
+        if id(node) not in streamed:
+            _require_small(node)
     _require_tables(nodes, {name.lower() for name in own})
 
 
@@ -88,6 +104,41 @@ def _require_harmless(node: dict[str, Any]) -> None:
             raise ToolError(f"{name}() cannot be asked here: only the tables that are listed can")
     elif str(node.get("function_name", "")).lower() in _REFUSED:
         raise ToolError(f"the function {node['function_name']}() is not allowed here")
+
+
+def _require_small(node: dict[str, Any]) -> None:
+    """What the numbers in the call, one inside the other, can come to. A number that comes from a column is
+    not known here."""
+    function = str(node.get("function_name", "")).lower()
+    if function not in _GROWING:
+        return
+    constants = [_constant(inner) for inner in _objects(node) if inner.get("class") == "CONSTANT"]
+    numbers = [one for one in constants if isinstance(one, float) and one > 0]
+    if function in ("format", "printf"):
+        texts = [one for one in constants if isinstance(one, str)]
+        given = any("*" in text or ":{" in text for text in texts)  # the width is one of the numbers
+        growth = max([*_widths(texts), *(numbers if given else ())], default=0.0)
+    elif function in ("range", "generate_series"):  # from one number to another
+        growth = max(numbers, default=0.0) - (min(numbers) if len(numbers) > 1 else 0.0)
+    else:
+        growth = math.prod(max(1.0, number) for number in numbers)
+    if growth > MOST_GROWTH:
+        raise ToolError(f"{function}() may make no value of more than {MOST_GROWTH:,} signs or items here")
+
+
+def _constant(node: dict[str, Any]) -> float | str:
+    """A number as how large it is, anything else as text. DuckDB's versions write constants in two ways."""
+    written = node.get("literal") or node.get("value") or {}
+    value = written.get("text", written.get("value"))
+    if written.get("kind") != "STRING" and ("literal" in node or not isinstance(value, str)):
+        with suppress(TypeError, ValueError):
+            return abs(float(value))
+    return str(value)
+
+
+def _widths(texts: Sequence[str]) -> list[float]:
+    """Every number in a text is taken for one, such as in ``{:1000}``."""
+    return [float(number) for text in texts for number in _NUMBERS.findall(text[:10_000])]
 
 
 def _require_tables(nodes: Sequence[dict[str, Any]], own: set[str]) -> None:
