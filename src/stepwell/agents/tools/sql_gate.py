@@ -130,7 +130,8 @@ def _constant(node: dict[str, Any]) -> float | str:
     """A number as how large it is, anything else as text. DuckDB's versions write constants in two ways."""
     written = node.get("literal") or node.get("value") or {}
     value = written.get("text", written.get("value"))
-    if written.get("kind") != "STRING" and ("literal" in node or not isinstance(value, str)):
+    is_text = written.get("kind") == "STRING" or ("literal" not in node and isinstance(value, str))
+    if value is not None and not is_text:
         with suppress(TypeError, ValueError):
             return abs(float(value))
     return str(value)
