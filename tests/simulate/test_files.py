@@ -34,6 +34,13 @@ BAD = {
     "endless": json.dumps(GOOD | {"output_length": float("inf")}),
     "names": json.dumps(GOOD | {"hash_ids": ["a"]}),
     "deep": "[" * 100_000,
+    "no names": json.dumps(GOOD | {"hash_ids": None}),
+    "a name beyond any table": json.dumps(GOOD | {"hash_ids": [10**13, 10**13 + 1]}),
+    "a name of no width": json.dumps(GOOD | {"hash_ids": [10**40, 3]}),
+    "names that are bools": json.dumps(GOOD | {"hash_ids": [True, False]}),
+    "more names than tokens": json.dumps(GOOD | {"input_length": 2, "hash_ids": [1, 2, 3]}),
+    "no context is so long": json.dumps(GOOD | {"input_length": 10**15}),
+    "no answer is so long": json.dumps(GOOD | {"output_length": 10**9}),
 }
 
 
@@ -76,6 +83,35 @@ SHAPES = {
     "azure": ("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03.97,374,44", []),
 }
 BAD_ROWS = ("yesterday,3,4", "2023-11-16 18:17:03.97,-3,44", "2023-11-16 18:17:03.97,many,44", "2023-11-16")
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [[[10**12, 2]], [[1, 10**9]], [[1.5, 2]], [["a", 2]], [[True, 2]], [[3]], [[0, 60], [99, 60]], None, 7],
+)
+def test_a_run_of_names_that_cannot_be_is_named(tmp_path: Path, runs: object) -> None:
+    """One line once took all memory, or all time."""
+    for good, bad in (
+        (SESSION, SESSION | {"requests": [ASK | {"hash_rle": runs}]}),
+        (CALL, CALL | {"hash_rle": runs}),
+    ):
+        found = read_trace(lines(tmp_path / "t", *[json.dumps(good)] * 30, json.dumps(bad)))
+        assert len(found.records) == 30 and found.bad[0].startswith("line 31: hash_rle ")
+
+
+def test_how_a_request_ended_and_whose_it_is_are_texts(tmp_path: Path) -> None:
+    for good, bad, says in (
+        (SESSION, SESSION | {"requests": [ASK | {"stop": [1]}]}, "line 31: stop is [1] and no text"),
+        (CALL, CALL | {"session_id": None}, "line 31: session_id is None and no name"),
+    ):
+        found = read_trace(lines(tmp_path / "t", *[json.dumps(good)] * 30, json.dumps(bad)))
+        assert found.bad == [says]
+
+
+def test_a_mark_of_byte_order_is_no_fault(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + b"\n".join([json.dumps(GOOD).encode()] * 3))
+    assert (len(read_trace(file).records), read_trace(file).bad) == (3, [])
 
 
 @pytest.mark.parametrize("kind", SHAPES)

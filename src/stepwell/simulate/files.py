@@ -20,6 +20,10 @@ from stepwell.errors import BadInput
 BAD_SHARE = 0.05
 _NAMED = 5
 _MOST = 1 << 40
+_MOST_TOKENS = 10_000_000
+"""Of one prompt or answer: more than any model's context."""
+_MOST_NAME = 1 << 24
+"""Names of blocks are numbered; a table of them is kept, so one damaged line must not make it endless."""
 _LOOK_AT = 20
 _MALFORMED = (
     ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError,
@@ -103,7 +107,7 @@ def _read(path: Path, file: IO[bytes], most: int | None) -> TraceFile:
             break
         found.lines += 1
         try:
-            found.records.append(read(line.decode()))
+            found.records.append(read(line.decode("utf-8-sig")))
         except _MALFORMED as error:
             found.bad.append(f"line {number}: {_reason(error)}")
     return found
@@ -140,24 +144,30 @@ def _kind(path: Path, lines: Sequence[bytes]) -> str:
 # --- one line ---------------------------------------------------------------------------------
 
 
-def _whole(record: Mapping[str, Any], key: str, least: int = 0) -> int:
+def _tokens(record: Mapping[str, Any], key: str, least: int = 0) -> int:
+    return _whole(record, key, least, _MOST_TOKENS)
+
+
+def _whole(record: Mapping[str, Any], key: str, least: int = 0, most: int = _MOST) -> int:
     value = record[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ValueError(f"{key} is {value!r} and not a number")
-    if not least <= value <= _MOST:
-        raise ValueError(f"{key} is {value}: it must be {least} or more")
+    if not least <= value <= most:
+        raise ValueError(f"{key} is {value}: it must be {least} to {most:,}")
     return int(value)
 
 
 def _mooncake(line: str) -> Record:
     record = _object(line)
-    names = record.get("hash_ids") or []
-    if not isinstance(names, list) or not all(isinstance(name, int) and name >= 0 for name in names):
-        raise ValueError("hash_ids is no list of whole numbers")
+    names, tokens = record.get("hash_ids"), _tokens(record, "input_length", 1)
+    if not isinstance(names, list) or not all(_is_name(name) for name in names):
+        raise ValueError(f"hash_ids is no list of whole numbers from 0 to {_MOST_NAME:,}")
+    if not 1 <= len(names) <= tokens:
+        raise ValueError(f"hash_ids names {len(names)} blocks of a prompt of {tokens} tokens")
     return {
         "timestamp": _whole(record, "timestamp"),
-        "input_length": _whole(record, "input_length", 1),
-        "output_length": max(1, _whole(record, "output_length")),
+        "input_length": tokens,
+        "output_length": max(1, _tokens(record, "output_length")),
         "hash_ids": names,
     }
 
@@ -180,23 +190,39 @@ def _agentic(line: str) -> Record:
 
 
 def _check_request(request: Mapping[str, Any]) -> None:
-    _whole(request, "in")
-    _whole(request, "out")
+    tokens = _tokens(request, "in")
+    _tokens(request, "out")
     _whole(request, "t")
-    for first, count in request["hash_rle"]:
-        if first < 0 or count < 1:
-            raise ValueError("hash_rle holds a run that is not above zero")
-    request["input_types"], request["stop"]
+    _check_runs(request["hash_rle"], tokens)
+    if not isinstance(request["stop"], str | None):
+        raise ValueError(f"stop is {request['stop']!r} and no text")
+    request["input_types"]
+
+
+def _check_runs(runs: Any, tokens: int) -> None:
+    """Runs of names, of a prompt of so many tokens."""
+    if not isinstance(runs, list):
+        raise ValueError("hash_rle is no list of runs")
+    named = 0
+    for run in runs:
+        if not isinstance(run, list) or len(run) != 2 or not all(_is_name(one) for one in run) or run[1] < 1:
+            raise ValueError(f"hash_rle holds {run!r}, which is no run [first, count] up to {_MOST_NAME:,}")
+        named += run[1]
+    if named > max(1, tokens):
+        raise ValueError(f"hash_rle names {named} blocks of a prompt of {tokens} tokens")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_NAME
 
 
 def _calls(line: str) -> Record:
     record = _object(line)
-    for key in ("t_ms", "input_length", "output_length"):
-        _whole(record, key)
-    for first, count in record["hash_rle"]:
-        if first < 0 or count < 1:
-            raise ValueError("hash_rle holds a run that is not above zero")
-    str(record["session_id"])
+    _whole(record, "t_ms")
+    _tokens(record, "output_length")
+    _check_runs(record["hash_rle"], _tokens(record, "input_length"))
+    if not isinstance(record["session_id"], str | int):
+        raise ValueError(f"session_id is {record['session_id']!r} and no name")
     return record
 
 
@@ -216,8 +242,8 @@ def _azure(line: str) -> Record:
     moment = datetime.fromisoformat(at.strip()[:26])
     return {
         "timestamp": round(moment.timestamp() * 1000),
-        "input_length": _whole(row, "ContextTokens", 1),
-        "output_length": max(1, _whole(row, "GeneratedTokens")),
+        "input_length": _tokens(row, "ContextTokens", 1),
+        "output_length": max(1, _tokens(row, "GeneratedTokens")),
         "hash_ids": [],
     }
 
