@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepwell.clock import Clock, MonotonicClock
@@ -14,6 +15,7 @@ from stepwell.engine_settings import EngineSettings
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.engines.null import NullConfig
 from stepwell.errors import BadInput, MissingExtra
+from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import KeptModel, Ledger, open_ledgers
 from stepwell.loop.driver import Driver
@@ -48,9 +50,25 @@ class Node:
     ledger: Ledger | None = None
     """The books, where any are kept."""
 
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        return (self.engine,)
+
+    @property
+    def books(self) -> Ledger | None:
+        return self.ledger
+
+    @property
+    def recovered(self) -> Sequence[RecoveredRun]:
+        """Runs that had not closed their books."""
+        return () if self.ledger is None else self.ledger.recovered
+
     def stop(self, drain_s: float = 30.0) -> None:
         """Finish or tell what runs, keep on disk what is worth keeping, close the books, free everything."""
         self.driver.stop(drain_s)
+        self.close_books()
+
+    def close_books(self) -> None:
         if self.ledger is not None:
             self.ledger.close()
 
@@ -123,10 +141,18 @@ def key_ring(settings: Settings) -> KeyRing:
     """The API keys of the settings or of their file. Raises ``BadInput``, which never quotes a key."""
     names = [contract.name for contract in settings.contracts()]
     keys = KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
-    adapters = {*settings.engine.adapters}.union(*(entry.adapters for entry in settings.models))
-    if missing := missing_adapter(keys.all(), adapters):
+    if missing := missing_adapter(keys.all(), adapter_names(settings)):
         raise BadInput(f"{missing}; [engine.adapters] has them, and the adapters of [[models]]")
     return keys
+
+
+def adapter_names(settings: Settings) -> set[str]:
+    """What keys may call the adapters of all models: by their names alone, and as ``MODEL:ADAPTER``."""
+    first = settings.engine
+    called = {first.name, first.model, first.model and Path(first.model).stem} - {""}
+    models = [(called, first.adapters), *(({entry.name}, entry.adapters) for entry in settings.models)]
+    names = {adapter for _, adapters in models for adapter in adapters}
+    return names | {f"{model}:{one}" for called, adapters in models for model in called for one in adapters}
 
 
 def require_policy(name: str) -> None:

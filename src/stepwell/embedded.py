@@ -1,19 +1,40 @@
-"""A whole server inside this process, for a command that needs one: the one way to start one."""
+"""Nodes of one model or of several, built the same way, and a whole server inside this process for a command
+that needs one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from stepwell.assemble import Node, build, key_ring
+from stepwell.assemble import Node, Progress, build, key_ring
+from stepwell.clock import Clock
 from stepwell.library.store import Library
 from stepwell.server.books import Books
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
+from stepwell.server.service import OfferedModel
 from stepwell.settings import Settings
+from stepwell.several import ModelsNode, build_several, serves_several
 
 STOP_S = 5.0
+
+AnyNode = Node | ModelsNode
+
+
+def build_any(settings: Settings, *, progress: Progress | None = None, clock: Clock | None = None) -> AnyNode:
+    """A node of all the models that the settings name. Raises ``StepwellError``."""
+    if serves_several(settings):
+        return build_several(settings, progress=progress, clock=clock)
+    return build(settings, progress=progress, clock=clock)
+
+
+def offered(node: AnyNode) -> tuple[OfferedModel, ...]:
+    """Its models, as routes need them."""
+    if isinstance(node, Node):
+        return (OfferedModel(node.text, node.engine.info, node.ledger),)
+    books = node.ledgers or [None] * len(node.models)
+    return tuple(OfferedModel(m.text, m.engine.info, b) for m, b in zip(node.models, books, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +43,24 @@ class EmbeddedNode:
 
     url: str
     """Without ``/v1``; a free port of the loopback interface."""
-    node: Node
+    node: AnyNode
 
 
 @contextmanager
 def embedded(
-    settings: Settings, *, progress: Callable[[str], None] | None = None, library: Library | None = None
+    settings: Settings, *, progress: Progress | None = None, library: Library | None = None
 ) -> Iterator[EmbeddedNode]:
-    """From model file to URL; gone when the block ends. Raises ``StepwellError``."""
-    node = build(settings, progress=progress)
+    """From model files to URL; gone when the block ends. Raises ``StepwellError``."""
+    node = build_any(settings, progress=progress)
     try:
         node.driver.start()
-        books = None if node.ledger is None else Books(node.ledger.store, node.ledger)
+        kept = node.books
+        books = None if kept is None else Books(kept.store, kept)
         served = None if library is None else ServedLibrary(library)
         http = replace(settings.server, host="127.0.0.1", port=0, drain_s=STOP_S)
-        with BackgroundServer(node.driver, node.text, http, key_ring(settings), books, served) as server:
+        with BackgroundServer(
+            *(node.driver, node.text, http, key_ring(settings), books, served), offered=offered(node)
+        ) as server:
             yield EmbeddedNode(server.base_url, node)
     finally:
         node.stop(STOP_S)

@@ -22,6 +22,7 @@ from stepwell.engine_settings import EngineSettings
 from stepwell.engines.base import TextModel
 from stepwell.engines.reloadable import ReloadableEngine
 from stepwell.errors import BadInput
+from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.start import KeptModel, Ledger
 from stepwell.ledger.together import BooksTogether
 from stepwell.loop.driver import Driver
@@ -62,6 +63,23 @@ class ModelsNode:
     """By model, in the same order; empty: no books are kept."""
 
     @property
+    def driver(self) -> ModelLoop:
+        return self.loop
+
+    @property
+    def text(self) -> TextModel:
+        """Of the first model."""
+        return self.models[0].text
+
+    @property
+    def engines(self) -> tuple[ReloadableEngine, ...]:
+        return tuple(model.engine for model in self.models)
+
+    @property
+    def recovered(self) -> Sequence[RecoveredRun]:
+        return self.ledgers[0].recovered if self.ledgers else ()
+
+    @property
     def books(self) -> BooksTogether | None:
         return BooksTogether(self.ledgers) if self.ledgers else None
 
@@ -100,6 +118,8 @@ def build_several(
         for model in _loaded(settings, clock, progress):
             undo.callback(model.engine.close_engine)
             loaded.append(model)
+        if settings.engine.memory is not None:
+            _bring_back(loaded, settings.engine.memory)
         tiers = _tiers(settings, loaded)
         for one in tiers:
             undo.callback(one.close)
@@ -124,25 +144,34 @@ def build_several(
 
 
 def _loaded(settings: Settings, clock: Clock, progress: Progress | None) -> Iterator[LoadedModel]:
-    """One after the other. Those that do not fit beside the ones before are known, and unloaded again."""
-    limit, held, names = settings.engine.memory, 0, list[str]()
+    """One after the other. What a model takes is known once it was loaded, so where memory is bounded each is
+    loaded alone, and has left before the next one comes."""
+    limit, names = settings.engine.memory, list[str]()
     for wanted in engine_settings(settings):
         model = _load(wanted, clock, progress)
         if model.text.name in names:
             model.engine.close_engine()
             raise BadInput(f"two models have the name {model.text.name!r}: give one another in [[models]]")
         names.append(model.text.name)
-        if limit is not None and model.need_bytes > limit:
-            model.engine.close_engine()
-            raise BadInput(
-                f"engine.memory {format_size(limit)} is too little for {model.text.name} alone: it takes "
-                f"{format_size(model.need_bytes)}"
-            )
-        if limit is not None and held + model.need_bytes > limit:
+        if limit is not None:
             model.engine.unload()
-        else:
-            held += model.need_bytes
+            if model.need_bytes > limit:
+                model.engine.close_engine()
+                raise BadInput(
+                    f"engine.memory {format_size(limit)} is too little for {model.text.name} alone: it takes "
+                    f"{format_size(model.need_bytes)}"
+                )
         yield model
+
+
+def _bring_back(models: Sequence[LoadedModel], limit_bytes: int) -> None:
+    """Those that memory holds beside the ones before; the others come when they are asked for."""
+    held = 0
+    for model in models:
+        if held + model.need_bytes <= limit_bytes:
+            held += model.need_bytes
+            model.engine.bring_back()
+        model.engine.loads = 1
 
 
 def _load(wanted: EngineSettings, clock: Clock, progress: Progress | None) -> LoadedModel:

@@ -211,6 +211,20 @@ def test_several_servers_share_what_one_would_have(monkeypatch: pytest.MonkeyPat
         own_settings({f"m{n}": "--model" for n in range(9)})
 
 
+def test_a_crew_may_name_a_model_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a server of its own here, with its own settings and without the other ones."""
+    config = tmp_path / "stepwell.toml"
+    config.write_text(
+        '[engine]\nmodel = "smollm2"\ndevice_kv_tokens = 65_536\n'
+        '[[models]]\nname = "coder"\nmodel = "gemma3"\ncontext_tokens = 1024\n'
+    )
+    monkeypatch.setenv("STEPWELL_CONFIG", str(config))
+    made = own_settings({"smollm2": "--model", "coder": "the role judge"})
+    assert [one.engine.model for one in made.values()] == ["smollm2", "gemma3"]
+    assert made["coder"].engine.name == "coder" and made["coder"].engine.context_tokens == 1_024
+    assert all(one.models == () and one.engine.device_kv_tokens == 32_768 for one in made.values())
+
+
 def test_only_roles_that_take_turns_need_a_model() -> None:
     made = parse_crew(CREW)
     assert models_of(made, "large") == {

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stepwell.clock import ManualClock
 from stepwell.engines.base import EngineError
+from stepwell.engines.null import NullEngine
 from stepwell.loop.requests import Admitted, Finished, Generation, Rejected
 from stepwell.policy.types import KvTier
-from stepwell.several import ModelsNode
+from stepwell.service_tiers import ServiceTierEntry, SharesEntry
+from stepwell.several import ModelsNode, build_several
 from tests.driver.harness import GREEDY
-from tests.driver.several import BLOCK_BYTES, Answer, ask, passes, several
+from tests.driver.several import BLOCK_BYTES, Answer, ask, passes, settings_of, several
 
 
 def admitted(answer: Answer) -> Admitted:
@@ -152,6 +156,73 @@ def test_a_model_that_has_broken_keeps_neither_the_loop_busy_nor_the_others_wait
         refused = ask(node, "one", "x" * 10)
         assert isinstance(refused.end, Rejected)
         assert other.driver.serves and not node.loop.serves
+
+
+@pytest.mark.parametrize("state", ["loaded", "leaving", "unloaded"])
+def test_a_model_that_breaks_gives_its_memory_to_the_others_whatever_it_was_about(
+    tmp_path: Path, state: str
+) -> None:
+    with several(tmp_path, memory=16 * BLOCK_BYTES) as node:
+        first, second = node.loop.models
+        ask(node, "one", "x" * 300)
+        node.loop.run_until_idle()
+        if state == "leaving":
+            first.leave()
+        elif state == "unloaded":
+            ask(node, "two", "x" * 10)
+            node.loop.run_until_idle()
+            ask(node, "one", "x" * 10)  # is held, and wants it back
+        assert first.state == state
+        first.driver.give_up()
+        answers = [ask(node, "two", "x" * 200), ask(node, "one", "x" * 200)]
+        node.loop.run_until_idle()
+        assert first.state == "broken" and not first.engine.loaded
+        assert isinstance(answers[0].end, Finished) and second.state == "loaded"
+        assert isinstance(answers[1].end, Rejected)
+
+
+def test_memory_is_never_exceeded_while_a_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, most = [], []
+    make, close = NullEngine.__init__, NullEngine.close_engine
+
+    def made(engine: NullEngine, *args: object) -> None:
+        make(engine, *args)  # type: ignore[arg-type]
+        there.append(engine)
+        most.append(len(there))
+
+    def closed(engine: NullEngine) -> None:
+        close(engine)
+        if engine in there:
+            there.remove(engine)
+
+    monkeypatch.setattr(NullEngine, "__init__", made)
+    monkeypatch.setattr(NullEngine, "close_engine", closed)
+    with several(tmp_path, names="one two three", memory=2 * 16 * BLOCK_BYTES) as node:
+        assert max(most) == 2
+        assert states(node) == ["loaded", "loaded", "unloaded"]
+        assert [model.engine.loads for model in node.loop.models] == [1, 1, 1]
+
+
+def test_room_of_the_host_goes_by_what_service_tiers_are_guaranteed(tmp_path: Path) -> None:
+    """Of two models that both are full the one with the agents of the guaranteed tier has more."""
+    host = 48 * BLOCK_BYTES
+    tiers = {"priority": ServiceTierEntry(weight=16, guaranteed=SharesEntry(host=0.5))}
+    settings = replace(settings_of(tmp_path, host_kv=host, disk_kv=0), service_tiers=tiers)
+    node = build_several(settings, clock=ManualClock(), strict=True)
+    try:
+        for number in range(60):
+            for model, tier in (("one", "priority"), ("two", "flex")):
+                ask(node, model, bytes([32 + number]) * 250, 2, agent=f"{number}", service_tier=tier)
+            node.loop.run_until_idle()
+            passes(node, 1_100_000)
+            node.loop.check()
+        first, second = node.loop.models
+        assert first.host_bytes > host * 7 // 10 and second.host_bytes > host // 5
+        assert second.driver.scheduler.block_manager.host_used <= second.host_bytes
+    finally:
+        node.stop(0)
 
 
 def test_what_fails_between_the_models_again_and_again_is_told_to_all(

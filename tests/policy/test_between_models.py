@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.policy.between_models import StepOrder, divide, granted
+from stepwell.policy.between_models import StepOrder, divide, granted, room_shares
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, WHOLE, Contract, Shares
 
 TIERS = ("priority", "default", "flex")
@@ -106,3 +106,36 @@ def test_one_that_needs_room_gets_what_the_others_do_not_use_and_they_get_it_bac
     back = divide(total, [parts[0] - 10, parts[1] - 1], parts)
     assert back == [800, 800]
     assert granted(total, back, parts) == [800, total - parts[0]]
+
+
+SHARES = st.integers(1, WHOLE)
+
+
+@given(pools(), st.lists(SHARES, min_size=5, max_size=5))
+def test_nobody_falls_below_its_share_while_it_holds_that_much(
+    pool: tuple[int, list[int], list[int]], shares: list[int]
+) -> None:
+    total, used, bounds = pool
+    shares = shares[: len(used)]
+    parts = divide(total, used, bounds, shares)
+    assert sum(parts) <= total
+    for part, have, share in zip(parts, used, shares, strict=True):
+        assert part >= min(have, total * share // sum(shares) - len(used))  # rounding
+
+
+@given(
+    st.lists(st.integers(0, WHOLE // 3), min_size=3, max_size=3),
+    st.lists(st.sets(st.sampled_from(TIERS)), min_size=1, max_size=5),
+)
+def test_what_a_service_tier_is_guaranteed_of_host_and_disk_is_where_its_agents_are(
+    owed: list[int], holders: list[set[str]]
+) -> None:
+    contracts = [
+        Contract(name, guaranteed=Shares(host=share)) for name, share in zip(TIERS, owed, strict=True)
+    ]
+    shares = room_shares(contracts, holders, "host")
+    assert sum(shares) <= WHOLE + len(holders)
+    for contract in contracts:
+        there = [share for share, tiers in zip(shares, holders, strict=True) if contract.name in tiers]
+        assert not there or sum(there) >= contract.guaranteed.host - len(there)
+    assert set(room_shares(contracts, holders, "disk")) == {WHOLE // len(holders)}, "nothing guaranteed: even"

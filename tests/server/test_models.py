@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from stepwell.assemble import key_ring
+from stepwell.embedded import embedded
 from stepwell.errors import BadInput
+from stepwell.library.store import Library
 from stepwell.server.books import Books
 from stepwell.server.keys import KeyEntry, KeyRing
+from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.server.settings import ServerSettings
 from stepwell.several import ModelsNode, build_several
 from tests.driver.several import settings_of
 from tests.server.fakes import until
+from tests.server.libraries import uploaded
 from tests.server.wire import error_of, get, post
 
 
@@ -40,7 +46,12 @@ def both(tmp_path: Path) -> Iterator[Both]:
     yield from serving_both(tmp_path, None)
 
 
-def serving_both(tmp_path: Path, keys: KeyRing | None, aliases: tuple[str, ...] = ()) -> Iterator[Both]:
+def serving_both(
+    tmp_path: Path,
+    keys: KeyRing | None,
+    aliases: tuple[str, ...] = (),
+    library: ServedLibrary | None = None,
+) -> Iterator[Both]:
     node = build_several(settings_of(tmp_path, books=True, unload_after_s=3_600, adapters={"sql": tmp_path}))
     node.loop.start()
     offered = [OfferedModel(m.text, m.engine.info, b) for m, b in zip(node.models, node.ledgers, strict=True)]
@@ -54,6 +65,7 @@ def serving_both(tmp_path: Path, keys: KeyRing | None, aliases: tuple[str, ...] 
             settings,
             keys,
             Books(books.store, books),
+            library,
             contracts=node.settings.contracts(),
             offered=offered,
         ) as server:
@@ -191,8 +203,8 @@ def test_a_keys_own_adapter_is_used_where_the_model_has_it_and_charged_as_such(k
     ("entry", "says"),
     [
         ({"adapters": ("sql",), "default_adapter": "other"}, "default_adapter is not in adapters"),
-        ({"adapters": ("sgl",)}, "names the adapter 'sgl': there is sql"),
-        ({"default_adapter": "sgl"}, "names the adapter 'sgl': there is sql"),
+        ({"adapters": ("sgl",)}, "names the adapter 'sgl': there is one:sql, "),
+        ({"default_adapter": "sgl"}, "names the adapter 'sgl': there is one:sql, "),
     ],
 )
 def test_an_adapter_that_no_model_has_is_one_sentence(
@@ -202,3 +214,55 @@ def test_an_adapter_that_no_model_has_is_one_sentence(
     keys = (KeyEntry(tenant="acme", key="sk-a", **entry),)
     with pytest.raises(BadInput, match=says):
         key_ring(replace(settings, keys=keys))
+
+
+@pytest.mark.parametrize(
+    ("entry", "model", "status"),
+    [
+        ({"adapters": ("one:sql",)}, "one:sql", 200),
+        ({"adapters": ("two:sql",)}, "one:sql", 403),
+        ({"adapters": ("two:sql",), "default_adapter": "two:sql"}, "one", 200),
+    ],
+)
+def test_a_key_may_name_an_adapter_of_one_model(
+    tmp_path: Path, entry: dict[str, Any], model: str, status: int
+) -> None:
+    keys = KeyRing([KeyEntry(tenant="acme", key="sk-a", **entry)])
+    for both in serving_both(tmp_path, keys):
+        body = {"model": model, "prompt": "hi", "max_tokens": 2}
+        answer = post(both.server, "/v1/completions", body, authorization="Bearer sk-a")
+        assert answer.status_code == status, answer.text
+        listed = get(both.server, "/v1/models", authorization="Bearer sk-a").json()["data"]
+        assert ("one:sql" in {one["id"] for one in listed}) == (entry["adapters"] == ("one:sql",))
+
+
+def test_an_adapter_of_one_model_is_found_in_the_settings(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, adapters={"sql": tmp_path})
+    for adapter, there in (("one:sql", True), ("two:sql", False)):
+        keys = (KeyEntry(tenant="acme", key="sk-a", adapters=("sql",), default_adapter=adapter),)
+        with nullcontext() if there else pytest.raises(BadInput, match="'two:sql': there is"):
+            key_ring(replace(settings, keys=keys))
+
+
+def test_a_document_is_prewarmed_at_the_model_that_will_read_it(tmp_path: Path) -> None:
+    library = ServedLibrary(Library(tmp_path / "library"))
+    for both in serving_both(tmp_path, None, library=library):
+        file = uploaded(both.server, "well.txt", "Steps go down. " * 20, prewarm="true", model="two")
+        assert file["prewarm"]["model"] == "two", file
+        body = {"model": "two", "ttl": "2h"}
+        again = post(both.server, f"/v1/files/{file['id']}/prewarm", body).json()
+        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 200
+        first = post(both.server, f"/v1/files/{file['id']}/prewarm", {}).json()
+        assert first["model"] == "one"
+        assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+        unknown = post(both.server, f"/v1/files/{file['id']}/prewarm", {"model": "three"})
+        assert unknown.status_code == 404 and error_of(unknown)["code"] == "model_not_found"
+
+
+def test_a_server_within_a_command_has_all_models(tmp_path: Path) -> None:
+    with embedded(settings_of(tmp_path)) as node:
+        names = [one["id"] for one in httpx2.get(f"{node.url}/v1/models", timeout=60).json()["data"]]
+        assert names == ["one", "two"]
+        body = {"model": "two", "prompt": "hi", "max_tokens": 2}
+        answer = httpx2.post(f"{node.url}/v1/completions", json=body, timeout=60).json()
+        assert answer["model"] == "two"

@@ -24,6 +24,7 @@ from stepwell.library.store import Library
 from stepwell.models import base_model_note, resolve_model
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
+from stepwell.several import engine_settings
 from stepwell.this_machine import usable_cores
 
 MAX_MODELS = 8
@@ -159,7 +160,8 @@ def addresses(
         return
     own = own_settings(models)
     notes = [_shares(own)] if len(own) > 1 else []
-    for note in [*notes, *filter(None, map(base_model_note, own))]:
+    bases = [base_model_note(settings.engine.model) for settings in own.values()]
+    for note in [*notes, *filter(None, bases)]:
         console.print(note, markup=False, soft_wrap=True)
     with ExitStack() as stack:
         made = []
@@ -189,11 +191,20 @@ def own_settings(models: Models) -> dict[str, Settings]:
         raise BadInput(f"{len(models)} models are asked for: at most {MAX_MODELS} run at once")
     made = {}
     for model, who in models.items():
-        own = load(flags={"engine.model": model})
+        own = _settings_of(model)
         if own.engine.kind == "llamacpp":
-            _require_model(model, who)
+            _require_model(own.engine.model, who)
         made[model] = _share(own, len(models))
     return made
+
+
+def _settings_of(model: str) -> Settings:
+    """Those of a server that has this one model: one of the user's own, by its name, or another file."""
+    own = load()
+    for engine in engine_settings(own):
+        if model in (engine.name, engine.model):
+            return replace(own, engine=engine, models=())
+    return replace(load(flags={"engine.model": model}), models=())
 
 
 def _require_model(model: str, who: str) -> None:

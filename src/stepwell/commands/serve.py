@@ -7,9 +7,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -17,23 +17,20 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stepwell import __version__
-from stepwell.assemble import Node, build, key_ring
+from stepwell.assemble import Node, key_ring
 from stepwell.clock import Clock
 from stepwell.commands.embeddings import close_embeddings, served_embeddings
 from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_check import report
 from stepwell.commands.serve_flags import ServeFlags, option
+from stepwell.embedded import AnyNode, build_any, offered
 from stepwell.errors import BadInput, StepwellError
-from stepwell.ledger.port import RunningBooks
-from stepwell.ledger.recovery import RecoveredRun
 from stepwell.ledger.start import default_path
 from stepwell.library.choose import choose_embedder
 from stepwell.library.embedding import EmbeddingThread
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.logs import logging_to
-from stepwell.loop.driver import Driver
-from stepwell.loop.model_loop import ModelLoop
 from stepwell.policy.types import KvTier
 from stepwell.private import private_parent, private_umask
 from stepwell.redaction import redacted
@@ -45,10 +42,9 @@ from stepwell.server.keys import KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
-from stepwell.server.service import OfferedModel
 from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings, load
-from stepwell.several import ModelsNode, build_several, serves_several
+from stepwell.several import ModelsNode
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
@@ -171,77 +167,42 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
         run_vllm(settings, keys, reload, say)
         return
     with telemetry_of(settings.server.otel, sys.stderr, say) as telemetry:
-        started = start_several(settings, clock) if serves_several(settings) else start_node(settings, clock)
-        _run_node(settings, keys, reload, started, telemetry)
+        _run_node(settings, keys, reload, loaded(settings, clock), telemetry)
     say("stopped: requests have been answered, and what was worth keeping is on disk")
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A node whose loop may start: of one model or of several."""
-
-    driver: Driver | ModelLoop
-    offered: tuple[OfferedModel, ...]
-    books: RunningBooks | None
-    recovered: Sequence[RecoveredRun]
-    welcome: Callable[[KeyRing, str], None]
-    close_books: Callable[[], None]
-
-
-def start_node(settings: Settings, clock: Clock | None) -> Started:
-    """Load the model."""
-    say(f"loading {settings.engine.model if settings.engine.kind == 'llamacpp' else 'the null engine'} ...")
-    node = build(settings, progress=say, clock=clock)
-    node.engine.prepare()
-    ledger = node.ledger
-    return Started(
-        node.driver,
-        (OfferedModel(node.text, node.engine.info, ledger),),
-        ledger,
-        () if ledger is None else ledger.recovered,
-        lambda keys, url: welcome(node, keys, url),
-        lambda: None if ledger is None else ledger.close(),
-    )
-
-
-def start_several(settings: Settings, clock: Clock | None) -> Started:
-    """Load all models, one after the other."""
-    say(f"loading {1 + len(settings.models)} models ...")
-    node = build_several(settings, progress=say, clock=clock)
-    for model in node.models:
-        model.engine.prepare()
-    books = node.ledgers or [None] * len(node.models)
-    return Started(
-        node.loop,
-        tuple(OfferedModel(m.text, m.engine.info, b) for m, b in zip(node.models, books, strict=True)),
-        node.books,
-        node.ledgers[0].recovered if node.ledgers else (),
-        lambda keys, url: welcome_several(node, keys, url),
-        node.close_books,
-    )
+def loaded(settings: Settings, clock: Clock | None) -> AnyNode:
+    """Load the model, or all of them one after the other."""
+    count = 1 + len(settings.models)
+    one = settings.engine.model if settings.engine.kind == "llamacpp" else "the null engine"
+    say(f"loading {one if count == 1 else f'{count} models'} ...")
+    node = build_any(settings, progress=say, clock=clock)
+    for engine in node.engines:
+        engine.prepare()
+    return node
 
 
 def _run_node(
     settings: Settings,
     keys: KeyRing,
     reload: KeyReload | None,
-    started: Started,
+    node: AnyNode,
     telemetry: Telemetry | None,
 ) -> None:
     library = served_library(settings.library)
     vectors = served_embeddings(settings.embeddings)
-    for recovered in started.recovered:
+    for recovered in node.recovered:
         say(f"the books of the last time are closed: {recovered.sentence}")
-    books = started.books
+    books = node.books
     if reload is not None and books is not None:
         reload.set_budget = books.set_budget
-    started.driver.start()
-    started.driver.collector.take_over()
+    node.driver.start()
+    node.driver.collector.take_over()
     try:
         with embedding(library, keys):
             run_server(
-                started.driver,
-                started.offered[0].text,
+                node.driver,
+                node.text,
                 with_model_names(settings).server,
                 keys,
                 None if books is None else Books(books.store, books),
@@ -251,13 +212,13 @@ def _run_node(
                 batches=served_batches(settings),
                 vectors=vectors,
                 telemetry=telemetry,
-                offered=started.offered,
-                on_ready=lambda url: started.welcome(keys, url),
+                offered=offered(node),
+                on_ready=lambda url: welcome(node, keys, url),
             )
     finally:
-        started.driver.collector.give_back()
+        node.driver.collector.give_back()
         close_embeddings(vectors)
-        started.close_books()
+        node.close_books()
 
 
 def served_library(settings: LibrarySettings) -> ServedLibrary | None:
@@ -366,8 +327,16 @@ def require_room(kv: KvSettings) -> None:
             raise BadInput(f"{flag} {wanted} is more than {what} holds, {there}")
 
 
-def welcome(node: Node, keys: KeyRing, url: str) -> None:
+def welcome(node: AnyNode, keys: KeyRing, url: str) -> None:
     """What is served where, and how many agents it holds: the lines a new user needs."""
+    if isinstance(node, ModelsNode):
+        welcome_several(node, keys, url)
+    else:
+        welcome_one(node, keys, url)
+
+
+def welcome_one(node: Node, keys: KeyRing, url: str) -> None:
+    """Of a node that has one model."""
     say(f"Stepwell {__version__} serves {node.text.name} at {url}/v1")
     say(f"  page    {url}/page: the agents, where their KV lies, and what they cost")
     for line in capacity_lines(node):

@@ -20,7 +20,7 @@ from stepwell.loop.model_views import merged
 from stepwell.loop.requests import Generation, Sink
 from stepwell.loop.served_model import LEAVING, LOADED, LOADING, ServedModel
 from stepwell.loop.snapshot import AgentView, Snapshot
-from stepwell.policy.between_models import StepOrder, divide, granted
+from stepwell.policy.between_models import StepOrder, divide, granted, room_shares
 from stepwell.policy.contracts import Contract
 from stepwell.policy.types import Elsewhere, Embedded, Hint, KvTier, RequestId, Resized
 
@@ -61,6 +61,7 @@ class ModelLoop:
         """``bell``: the one that all the models' loops ring."""
         self.models = tuple(models)
         self.clock, self.sharing = clock, sharing
+        self._contracts = tuple(contracts)
         self.collector = Collector()
         self._by_name = {model.name: model for model in models}
         self._bell = bell
@@ -238,7 +239,9 @@ class ModelLoop:
     def _tend(self, now_us: int) -> None:
         """Loads and unloads that are under way or due, and the parts of host and disk."""
         for model in self.models:
-            if model.state == LEAVING:
+            if model.driver.broken:
+                model.has_broken()
+            elif model.state == LEAVING:
                 if model.driver.inbox.held and self._fits_with(0) and not self._waits():
                     model.stay()
                 else:
@@ -307,10 +310,16 @@ class ModelLoop:
         total = self.sharing.host_bytes
         used = [model.driver.scheduler.block_manager.host_used for model in self.models]
         told = [model.host_bytes for model in self.models]
-        targets = divide(total, used, told)
+        targets = divide(total, used, told, self._shares("host"))
         if not _differs(total, targets, told):
             return told
         return granted(total, targets, [max(pair) for pair in zip(told, used, strict=True)])
+
+    def _shares(self, resource: str) -> list[int]:
+        """By the service tiers of the agents that each model remembers."""
+        agents = [model.driver.scheduler.agents.records.values() for model in self.models]
+        holders = [frozenset([record.service_tier for record in records]) for records in agents]
+        return room_shares(self._contracts, holders, resource)
 
     def _disk_parts(self) -> list[int]:
         """The bounds that the policies plan with: each a little below its store's own."""
@@ -320,7 +329,7 @@ class ModelLoop:
             return told
         limits = [store.limit_bytes for store in stores if store is not None]
         used = [model.tiers.usage(KvTier.DISK).used_bytes for model in self.models]
-        targets = divide(total, used, limits)
+        targets = divide(total, used, limits, self._shares("disk"))
         if not _differs(total, targets, limits):
             return told
         parts = granted(total, targets, limits)

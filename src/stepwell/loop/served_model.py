@@ -1,6 +1,7 @@
 """One of several models of a server: its loop, and whether its weights are in memory.
 
     loaded --> leaving --> unloaded --> loading --> loaded
+    any of them --> broken
 
 While it is not loaded its requests are held in its inbox. Before its memory is given back its KV goes down to
 the host, to disk where the host is full, and is lost only where neither has room.
@@ -22,7 +23,7 @@ from stepwell.tiers.local import LocalTiers
 
 log = logging.getLogger("stepwell.loop")
 
-LOADED, LEAVING, UNLOADED, LOADING = "loaded", "leaving", "unloaded", "loading"
+LOADED, LEAVING, UNLOADED, LOADING, BROKEN = "loaded", "leaving", "unloaded", "loading", "broken"
 _FIRST_PAUSE_US, _MOST_PAUSE_US = 5_000_000, 300_000_000
 
 
@@ -56,7 +57,7 @@ class ServedModel:
 
     @property
     def in_memory(self) -> bool:
-        return self.state != UNLOADED
+        return self.state not in (UNLOADED, BROKEN)
 
     @property
     def wanted(self) -> bool:
@@ -115,6 +116,16 @@ class ServedModel:
             return
         self.engine.unload()
         self.state = UNLOADED
+
+    def has_broken(self) -> None:
+        """Its loop serves no more, whatever it was about: its memory is for the others."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._thread = None
+        if self.state != BROKEN:
+            self.driver.inbox.take_held()  # they were told when it broke
+            self.engine.unload()
+            self.state = BROKEN
 
     def refuses(self, now_us: int) -> bool:
         """After a failure it is not loaded at once again, and nobody makes room for it: those who wait are

@@ -2,7 +2,7 @@
 
 Everything inside a model is decided by its own scheduler. Between models the same contracts hold: compute
 goes by the service tiers that have turns in each; room is lent to the model that needs it and taken back down
-to an even part.
+to what its agents' service tiers are guaranteed and an even part of the rest.
 """
 
 from __future__ import annotations
@@ -63,27 +63,45 @@ class StepOrder:
         return parts
 
 
-def divide(total: int, used: Sequence[int], bounds: Sequence[int]) -> list[int]:
+def room_shares(
+    contracts: Sequence[Contract], holders: Sequence[Collection[str]], resource: str
+) -> list[int]:
+    """Per mille of host or disk (``resource``) by model: what is guaranteed to each service tier, divided
+    among the models at which it has agents (``holders``), and an even part of the rest."""
+    shares = [0] * len(holders)
+    for contract in contracts:
+        models = [model for model, tiers in enumerate(holders) if contract.name in tiers]
+        for model in models:
+            shares[model] += getattr(contract.guaranteed, resource) // len(models)
+    rest = (WHOLE - sum(shares)) // max(1, len(shares))
+    return [max(1, share + rest) for share in shares]
+
+
+def divide(
+    total: int, used: Sequence[int], bounds: Sequence[int], shares: Sequence[int] | None = None
+) -> list[int]:
     """New bounds for ``used`` bytes of a pool of ``total``. Those who are not about to fill theirs get what
-    they hold and a little more; the others share the rest evenly; what nobody needs is divided evenly. Nobody
-    is cut below an even part while it holds that much."""
+    they hold and a little more; the others share the rest by ``shares`` (None: evenly); what nobody needs is
+    divided evenly. Nobody is cut below its share while it holds that much."""
     models = range(len(used))
     spare = total // _SPARE
     needs_more = [bounds[model] - used[model] < bounds[model] // _FULL for model in models]
     wanted = [total if needs_more[model] else min(total, used[model] + spare) for model in models]
-    parts = _fill(total, wanted)
+    parts = _fill(total, wanted, shares or [1] * len(wanted))
     left = (total - sum(parts)) // max(1, len(parts))
     return [part + left for part in parts]
 
 
-def _fill(total: int, wanted: Sequence[int]) -> list[int]:
-    """The smallest wishes first and whole; who wants more than an even part of what is left has that part."""
+def _fill(total: int, wanted: Sequence[int], shares: Sequence[int]) -> list[int]:
+    """The wishes that are smallest for their share first and whole; a model that wants more than its share of
+    what is left has that."""
     parts = [0] * len(wanted)
-    left = total
-    order = sorted(range(len(wanted)), key=lambda model: (wanted[model], model))
-    for place, model in enumerate(order):
-        parts[model] = min(wanted[model], left // (len(order) - place))
+    left, left_shares = total, sum(shares)
+    order = [(wanted[model] * WHOLE // share, model) for model, share in enumerate(shares)]
+    for _, model in sorted(order):
+        parts[model] = min(wanted[model], left * shares[model] // left_shares)
         left -= parts[model]
+        left_shares -= shares[model]
     return parts
 
 

@@ -36,8 +36,10 @@ ROLE = "document"
 
 class PrewarmRequest(Schema):
     """How the agents will attach it. ``instructions`` is their system message where it is the same for all;
-    ``role`` is whose message begins with the document."""
+    ``role`` is whose message begins with the document; ``model`` is the one that will read it, and the
+    server's first one where nothing is said."""
 
+    model: str | None = None
     ttl: str | int | float = DEFAULT_TTL
     role: Literal["user", "system"] = "user"
     instructions: Annotated[str, Field(max_length=1_000_000)] | None = None
@@ -69,11 +71,15 @@ async def prewarm(
 ) -> dict[str, Any]:
     """Compute what is missing of the document's KV and hold it for ``ttl``. Raises ``ApiError``."""
     assert service.library is not None
+    name = wanted.model if wanted.model is not None else service.model.text.name
+    service.require_model(name)
+    service = service.of_model(name)
+    assert service.library is not None
     library, retain_us = service.library.library, ttl_us(wanted.ttl)
     if retain_us is None:
         raise bad_request('\'ttl\' is a time like "30m" or "12h", or a number of seconds.', param="ttl")
     ask = Ask(
-        sampling=SamplingParams(adapter=service.adapter(service.model.text.name, key)),
+        sampling=SamplingParams(adapter=service.adapter(name, key)),
         stops=(),
         max_new_tokens=1,
         default_max_new_tokens=1,
@@ -88,7 +94,7 @@ async def prewarm(
         ),
         hint=Hint(retain_us=retain_us),
         prewarm=True,
-        model=service.model.text.name,
+        model=service.text_model.name,
     )
     frame = await service.library.work(lambda: frame_of(library, record))
 
@@ -103,6 +109,7 @@ async def prewarm(
         "object": "file.prewarm",
         "file_id": record.id,
         "agent_id": agent_of(record),
+        "model": name,
         "retain_s": retain_us // 1_000_000,
         "usage": {**RequestUsage.of(progress).chat(), **cost},
     }

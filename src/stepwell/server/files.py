@@ -63,7 +63,9 @@ async def create_file(request: Request) -> Response:
         if len(upload.data) > documents:
             raise too_large(documents)
         wants_prewarm = _flag(upload.fields, "prewarm")
-        warm = PrewarmRequest(ttl=upload.fields.get("ttl", DEFAULT_TTL)) if wants_prewarm else None
+        warm = None
+        if wants_prewarm:
+            warm = PrewarmRequest(ttl=upload.fields.get("ttl", DEFAULT_TTL), model=upload.fields.get("model"))
         record = await _kept(service, served, key, tenant, upload)
     served.wake_embedding()
     answer = shown(record)

@@ -72,9 +72,26 @@ class ApiKey:
     """None: any."""
     default_adapter: str = ""
 
-    def require_adapter(self, name: str) -> None:
-        """Raises a 403 ``ApiError`` for an adapter that is not for this key."""
-        if self.adapters is None or not name or name in self.adapters:
+    def may_use(self, adapter: str, models: Collection[str]) -> bool:
+        """Whether an adapter of the model that has these names is for this key. It may be named alone, which
+        means it at any model, or as ``MODEL:ADAPTER``."""
+        known = self.adapters
+        return known is None or adapter in known or any(f"{model}:{adapter}" in known for model in models)
+
+    def own_adapter(self, adapters: Collection[str], models: Collection[str]) -> str:
+        """The key's own adapter, where it is one of these ``adapters`` of the model that has these names."""
+        model, _, adapter = self.default_adapter.rpartition(":")
+        return adapter if adapter in adapters and (not model or model in models) else ""
+
+    def may_use_own(self) -> bool:
+        """Whether its own adapter is one that it may use at all."""
+        model, _, adapter = self.default_adapter.rpartition(":")
+        return not adapter or self.may_use(adapter, [model])
+
+    def require_adapter(self, name: str, models: Collection[str]) -> None:
+        """Raises a 403 ``ApiError`` for an adapter, of the model with these names, that is not for this
+        key."""
+        if self.adapters is None or not name or self.may_use(name, models):
             return
         there = ", ".join(f"'{one}'" for one in self.adapters) or "none"
         raise ApiError(
@@ -146,9 +163,11 @@ class KeyEntry:
     tokens_per_minute: Annotated[int, Field(ge=1, le=2**40)] | None = None
     """Prompt and generated tokens a minute; by default no limit."""
     adapters: tuple[Text, ...] | None = None
-    """LoRA adapters that the key may use; by default any, and none with an empty list."""
+    """LoRA adapters that the key may use, ``ADAPTER`` at every model that has it or ``MODEL:ADAPTER``; by
+    default any, and none with an empty list."""
     default_adapter: Text | None = None
-    """The adapter under which a request runs that names a model alone, where that model has it."""
+    """The adapter under which a request runs that names a model alone, where that model has it; with
+    ``MODEL:ADAPTER`` at that model alone."""
 
     def digest(self) -> bytes:
         if self.key_sha256 is not None:
@@ -346,7 +365,7 @@ class KeyRing:
         key = entry.api_key() if entry.service_tiers else None
         if key is None or key.default_service_tier not in key.service_tiers:
             raise BadInput(f"keys[{number}] ({entry.tenant}): default_service_tier is not in service_tiers")
-        if key.default_adapter and key.adapters is not None and key.default_adapter not in key.adapters:
+        if not key.may_use_own():
             raise BadInput(f"keys[{number}] ({entry.tenant}): default_adapter is not in adapters")
         if any(known == entry.digest() for known, _ in self._keys):
             raise BadInput(f"keys[{number}] ({entry.tenant}): this key is there twice")

@@ -192,9 +192,9 @@ class Service:
         """The adapter of a request for the model ``name``, which is this service's: the one that the name
         says, else the key's own. Raises a 403 ``ApiError`` for one that is not for the key."""
         named = self.adapters.get(name, "")
-        if not named and key.default_adapter in dict(self.model.info.adapters):
-            named = key.default_adapter
-        key.require_adapter(named)
+        if not named:
+            named = key.own_adapter(dict(self.model.info.adapters), self.model.names)
+        key.require_adapter(named, self.model.names)
         return named
 
     def require_model(self, name: str) -> None:

@@ -89,7 +89,7 @@ async def get_model(request: Request) -> Response:
 def _may_ask(service: Service, key: ApiKey, name: str) -> bool:
     """Whether the name is not that of an adapter which is for others."""
     adapter = service.adapters.get(name, "")
-    return not adapter or key.adapters is None or adapter in key.adapters
+    return not adapter or key.may_use(adapter, service.of_model(name).model.names)
 
 
 def _beside(service: Service, name: str) -> dict[str, Any]:
