@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("llama_cpp")
 
 from stepwell.engines.base import AnswerPart
+from stepwell.engines.llamacpp.chat.formats import with_made_marks
+from stepwell.engines.llamacpp.chat.opening import opening_of, straight_of
 from stepwell.engines.llamacpp.chat.reader import MarkReader
 from stepwell.engines.llamacpp.tools import parse_tool_calls
 
@@ -22,6 +24,7 @@ PARIS = '{"city": "Paris"}'
 JSON = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
 ROME = '{"name": "get_weather", "arguments": {"city": "Rome"}}'
 SEP = "<｜tool▁sep｜>"
+M3 = "]<]minimax[>["
 
 ONE = {
     "hermes": f"<tool_call>\n{JSON}\n</tool_call>",
@@ -39,6 +42,8 @@ ONE = {
     "seed": "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>\n</seed:tool_call>",
     "glm": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
     "minimax m2": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n</minimax:tool_call>',
+    "minimax m3": f'{M3}<tool_call>\n{M3}<invoke name="get_weather">{M3}<city>Paris{M3}</city>{M3}</invoke>\n{M3}</tool_call>',
+    "hy3": "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Paris</arg_value:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>",
     "deepseek v4": '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
     "deepseek v3.1": f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather{SEP}{PARIS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
     "deepseek r1": f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function{SEP}get_weather\n```json\n{PARIS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
@@ -70,6 +75,8 @@ TWO = {
     "granite": f"<|tool_call|>[{JSON}, {ROME}]",
     "apertus": '<|tools_prefix|>[{"get_weather": {"city": "Paris"}}, {"get_weather": {"city": "Rome"}}]<|tools_suffix|>',
     "minimax m1": f"<tool_calls>\n{JSON}\n{ROME}\n</tool_calls>",
+    "minimax m3": f'{M3}<tool_call>\n{M3}<invoke name="get_weather">{M3}<city>Paris{M3}</city>{M3}</invoke>\n{M3}<invoke name="get_weather">{M3}<city>Rome{M3}</city>{M3}</invoke>\n{M3}</tool_call>',
+    "hy3": "<tool_calls:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Paris</arg_value:opensource>\n</tool_call:opensource>\n<tool_call:opensource>get_weather<tool_sep:opensource>\n<arg_key:opensource>city</arg_key:opensource>\n<arg_value:opensource>Rome</arg_value:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>",
 }
 TEXTS = {
     "a call of nothing offered": '<tool_call>{"name": "rm", "arguments": {}}</tool_call>',
@@ -204,6 +211,85 @@ def test_reasoning_is_no_content(template: str, opening: str, text: str) -> None
     assert [(part.kind, part.text.strip()) for part in whole] == [("reasoning", "Hm."), ("content", "Yes.")]
     for cut in range(len(text)):
         assert parts_of(text, cut, template=template, opening=opening) == whole
+
+
+TEXT = st.text(st.characters(exclude_characters="<>[]", exclude_categories=["Cs", "Cc"]), max_size=12)
+KEYS = st.sampled_from(["city", "item", "a", "b c", "ü"])
+VALUES = st.recursive(
+    st.one_of(TEXT, st.integers(), st.booleans()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def schema_of(value: Any) -> dict[str, Any]:
+    """What a tool that takes this value would say of it."""
+    if isinstance(value, dict):
+        return {"type": "object", "properties": {key: schema_of(one) for key, one in value.items()}}
+    if isinstance(value, list):
+        kinds = [schema_of(one) for one in value]
+        return (
+            {"type": "array"}
+            if any(k != kinds[0] for k in kinds) or not kinds
+            else {"type": "array", "items": kinds[0]}
+        )
+    return {"type": {bool: "boolean", int: "integer", str: "string"}[type(value)]}
+
+
+def as_template(value: Any) -> str:
+    """As MiniMax M3's template writes it."""
+    if isinstance(value, dict):
+        return "".join(f"{M3}<{key}>{as_template(one)}{M3}</{key}>" for key, one in value.items())
+    if isinstance(value, list):
+        return "".join(f"{M3}<item>{as_template(one)}{M3}</item>" for one in value)
+    return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4), st.lists(st.integers(0, 300), max_size=4))
+def test_values_within_values_are_read_as_they_were_meant(arguments: dict[str, Any], cuts: list[int]) -> None:
+    text = f'{M3}<tool_call>\n{M3}<invoke name="f">{as_template(arguments)}{M3}</invoke>\n{M3}</tool_call>'
+    for at in ([], [min(cut, len(text)) for cut in sorted(cuts)]):
+        reader, found = MarkReader({"f": schema_of(arguments)}), []
+        for start, end in zip([0, *at], [*at, len(text)], strict=True):
+            found += reader.add(text[start:end])
+        ((name, read),) = calls_of(_joined([*found, *reader.finish()])) if arguments else [("f", arguments)]
+        assert name == "f" and plain(read) == plain(arguments)
+
+
+def plain(value: Any) -> Any:
+    """Lists of several kinds have no schema for their items: texts that look like JSON may become it."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        same = all(schema_of(one) == schema_of(value[0]) for one in value)
+        return [plain(one) for one in value] if same else len(value)
+    return value
+
+
+def test_endless_elements_are_read_in_no_time_and_kept_as_text() -> None:
+    for inside in (f"{M3}<a>" * 20_000, f"{M3}<a>{M3}</a>" * 20_000, f"{M3}</b>" * 20_000):
+        text = f'{M3}<invoke name="f">{M3}<x>{inside}{M3}</x>{M3}</invoke>'
+        reader = MarkReader({"f": {"properties": {"x": {"type": "object"}}}})
+        calls = calls_of(_joined([*reader.add(text), *reader.finish()]))
+        assert [name for name, _ in calls] == ["f"]
+
+
+MADE = """{%- set X = ':opensource' %}{%- set a = '<think{}>'.format(X) %}{%- set b = '</think{}>'.format(X) %}
+{%- set ns_token = ']<]minimax[>[' -%}{{ ns_token ~ '<tool_call>' }}"""
+
+
+def test_marks_that_a_template_puts_together_are_known() -> None:
+    known = with_made_marks(MADE)
+    for mark in ("<think:opensource>", "</think:opensource>", f"{M3}<tool_call>"):
+        assert mark in known and mark not in MADE
+    assert with_made_marks("<think>") == "<think>"
+    for opening in ("", "<think:opensource>"):
+        whole = parts_of(
+            "<think:opensource>Hm.</think:opensource>Yes."[len(opening) :], template=MADE, opening=opening
+        )
+        assert [(part.kind, part.text) for part in whole] == [("reasoning", "Hm."), ("content", "Yes.")]
+    assert opening_of("x<think:opensource>", MADE) == "<think:opensource>"
+    assert straight_of("<think:opensource>", MADE) == "</think:opensource>"
 
 
 def test_marks_of_other_families_are_text() -> None:

@@ -54,6 +54,7 @@ class Prewarmed(Answer):
     object: Literal["file.prewarm"]
     file_id: str
     agent_id: str
+    model: str
     retain_s: int
     usage: Usage
 

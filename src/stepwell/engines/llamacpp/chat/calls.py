@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stepwell.engines.llamacpp.chat.literals import gemma_arguments, python_calls
+from stepwell.engines.llamacpp.chat.nested import nested_value
 from stepwell.engines.llamacpp.chat.source import StreamSource, Wait, certain
 from stepwell.engines.llamacpp.chat.values import (
     as_object,
@@ -291,10 +292,50 @@ class CallReader:
         self._more(from_text(_unwrapped(value), schema))
         return True
 
-    def _text_parameter(self, closing: str) -> Wait[bool]:
-        """A text, told while it is written."""
+    def nested(self, mark: str) -> Wait[bool]:
+        """``NAME">`` and elements within elements, ``mark`` before each: MiniMax M3."""
         source = self._source
-        yield from source.literal("\n")
+        name = yield from source.until('">', _MAX_NAME)
+        if name is None or not self.known(name):
+            return False
+        self._begin(name)
+        lead, end = "{", f"{mark}</invoke>"
+        yield from source.spaces()
+        while (step := (yield from source.any_of((end, f"{mark}<")))) not in ("", end):
+            key = yield from source.until(">", _MAX_NAME)
+            if key is None:
+                break
+            self._more(f"{lead}{json.dumps(key, ensure_ascii=False)}: ")
+            lead = ", "
+            if not (yield from self._nested_member(name, key, mark)):
+                return True
+            yield from source.spaces()
+        if step == end or not source.ended:
+            self._more("{}" if lead == "{" else "}")
+        return True
+
+    def _nested_member(self, name: str, key: str, mark: str) -> Wait[bool]:
+        """One argument, to the end of its element; elements of the same name may lie within."""
+        source, schema = self._source, self._schema(name, key)
+        opening, closing = f"{mark}<{key}>", f"{mark}</{key}>"
+        if is_text(schema):
+            return (yield from self._text_parameter(closing, framed=False))
+        start, depth = source.at, 1
+        while depth:
+            part = yield from source.until(closing)
+            if part is None:
+                self._more(json.dumps(source.text[start:], ensure_ascii=False)[:-1])
+                source.at = len(source.text)
+                return False
+            depth += part.count(opening) - 1
+        self._more(nested_value(source.text[start : source.at - len(closing)], mark, schema))
+        return True
+
+    def _text_parameter(self, closing: str, framed: bool = True) -> Wait[bool]:
+        """A text, told while it is written. ``framed``: line breaks around it are not its own."""
+        source = self._source
+        if framed:
+            yield from source.literal("\n")
         self._more('"')
         while True:
             found = source.text.find(closing, source.at)
@@ -304,7 +345,7 @@ class CallReader:
             if found < 0 and source.ended:
                 end = certain(source.text, closing)
             text = source.text[source.at : max(source.at, end)]
-            if found >= 0 or source.ended:
+            if framed and (found >= 0 or source.ended):
                 text = text.removesuffix("\n")
             self._more(json.dumps(text, ensure_ascii=False)[1:-1])
             source.at = end
@@ -316,33 +357,34 @@ class CallReader:
                 return False
             yield
 
-    def keyed(self) -> Wait[bool]:
-        """``NAME`` and ``<arg_key>``/``<arg_value>`` pairs up to ``</tool_call>``: GLM and its kin."""
-        source = self._source
-        head = yield from self._head()
+    def keyed(self, mark: str = "") -> Wait[bool]:
+        """``NAME`` and ``<arg_key>``/``<arg_value>`` pairs up to ``</tool_call>``: GLM and its kin. ``mark``:
+        what stands at the end of these names (Hy3)."""
+        source, first, end = self._source, f"<arg_key{mark}>", f"</tool_call{mark}>"
+        head = yield from self._head(f"<tool_sep{mark}>")
         name = head.strip()
-        opening = yield from source.literal("<arg_key>")
-        closed = not opening and (yield from source.literal("</tool_call>"))
+        opening = yield from source.literal(first)
+        closed = not opening and (yield from source.literal(end))
         if not self.known(name) or not (opening or (closed and self._functions is not None)):
             return False
         self._begin(name)
         lead = "{"
         while opening:
-            key = yield from source.until("</arg_key>", 4 * _MAX_NAME)
+            key = yield from source.until(f"</arg_key{mark}>", 4 * _MAX_NAME)
             yield from source.spaces()
-            if key is None or not (yield from source.literal("<arg_value>")):
+            if key is None or not (yield from source.literal(f"<arg_value{mark}>")):
                 break
             self._more(f"{lead}{json.dumps(key, ensure_ascii=False)}: ")
             lead = ", "
-            if not (yield from self._parameter(name, key, "</arg_value>", False)):
+            if not (yield from self._parameter(name, key, f"</arg_value{mark}>", False)):
                 return True
             yield from source.spaces()
-            opening = yield from source.literal("<arg_key>")
-        if not source.ended or lead == "{" or (yield from source.literal("</tool_call>")):
+            opening = yield from source.literal(first)
+        if not source.ended or lead == "{" or (yield from source.literal(end)):
             self._more("{}" if lead == "{" else "}")
         return True
 
-    def _head(self) -> Wait[str]:
+    def _head(self, separator: str) -> Wait[str]:
         """A name up to the next element."""
         source, start = self._source, self._source.at
         while True:
@@ -351,7 +393,7 @@ class CallReader:
                 return ""
             if character == "<":
                 name = source.text[start : source.at]
-                yield from source.literal("<tool_sep>")
+                yield from source.literal(separator)
                 yield from source.spaces()
                 return name
             source.at += 1

@@ -6,7 +6,9 @@ templates themselves, and the parsers of llama.cpp (common/chat.cpp) and vLLM (t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ REASONING = (
     ReasoningMarks("<|channel>thought\n", "<channel|>"),
     ReasoningMarks("<|inner_prefix|>", "<|inner_suffix|>"),
     ReasoningMarks("<|think|>", "<|end|>"),
+    ReasoningMarks("<think:opensource>", "</think:opensource>"),
 )
 SEAMS = ("<|start|>assistant", "<|begin|>assistant", ">>>")
 """Generation prompts that end in the middle of a turn's head."""
@@ -41,6 +44,8 @@ JSON_CALLS = {
 }
 """Marks that JSON follows: an object with name and arguments, several, or a list; and what closes them."""
 
+NESTED_MARK = "]<]minimax[>["
+"""Stands before every element of MiniMax M3's calls."""
 OTHER_CALLS = (
     "<tool_call>",
     "<function=",
@@ -56,6 +61,8 @@ OTHER_CALLS = (
     '<｜DSML｜invoke name="',
     '<atem:invoke name="',
     "commentary to=functions.",
+    NESTED_MARK + '<invoke name="',
+    "<tool_call:opensource>",
 )
 SILENT = (
     "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_end|>",
@@ -65,7 +72,9 @@ SILENT = (
     "<atem:function_calls>", "</atem:function_calls>", "<|tool_calls|>", "<|tool_call:end|>",
     "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>", "<|tools_suffix|>",
     "<|eom_id|>", "[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]", "<end_function_call>", "<tool_call|>",
-    "]<]minimax[>[", "<|eom|>", "<|eot|>", "<|call|>", "<|return|>", "<|end|>", "<|content|>",
+    NESTED_MARK, NESTED_MARK + "<tool_call>", NESTED_MARK + "</tool_call>",
+    "<tool_calls:opensource>", "</tool_calls:opensource>",
+    "<|eom|>", "<|eot|>", "<|call|>", "<|return|>", "<|end|>", "<|content|>",
 )  # fmt: skip
 """Marks that only frame what is said."""
 HEADS = ("<|channel|>", "<|start|>", "<|begin|>")
@@ -94,6 +103,22 @@ ALL_MARKS = frozenset(
         "<｜DSML｜",
         "｜DSML｜",
         "<escape>",
+        *(f"<{end}{part}:opensource>" for end in ("", "/") for part in ("tool_call", "arg_key", "arg_value")),
+        "<tool_sep:opensource>",
     }
 )
 """Control tokens that are kept in an answer's text, because the reader needs them."""
+
+_SET = re.compile(r"""\{%-?\s*set\s+(\w+)\s*=\s*(['"])([^'"{}%\n]{1,64})\2""")
+_MADE = re.compile(r"""(['"])([^'"\n]{0,64}\{\}[^'"\n]{0,64})\1\.format\(\s*(\w+)\s*\)""")
+_PUT_BEFORE = re.compile(r"""\b(\w+)\s*[~+]\s*(['"])([^'"\n]{1,64})\2""")
+
+
+@lru_cache(maxsize=64)
+def with_made_marks(template: str) -> str:
+    """The template, and the marks that it puts together: ``'<think{}>'.format(x)`` (Hy3),
+    ``x ~ '<tool_call>'`` (MiniMax M3)."""
+    set_to = {found[1]: found[3] for found in _SET.finditer(template)}
+    made = [one[2].replace("{}", set_to[one[3]]) for one in _MADE.finditer(template) if one[3] in set_to]
+    made += [set_to[one[1]] + one[3] for one in _PUT_BEFORE.finditer(template) if one[1] in set_to]
+    return "\n".join([template, *dict.fromkeys(made)]) if made else template

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwell.engines.base import Thinking
-from stepwell.engines.llamacpp.chat.formats import REASONING, SEAMS, ReasoningMarks
+from stepwell.engines.llamacpp.chat.formats import REASONING, SEAMS, ReasoningMarks, with_made_marks
 
 _TAIL_CHARS = 200
 _CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
@@ -13,7 +13,7 @@ _TAGS = ("<think>", "<seed:think>", "<mm:think>")
 
 def opening_of(prompt: str, template: str) -> str:
     """The mark that the prompt has opened for the answer, such as ``<think>``, or nothing."""
-    tail = prompt[-_TAIL_CHARS:].rstrip()
+    tail, template = prompt[-_TAIL_CHARS:].rstrip(), with_made_marks(template)
     marks = [*SEAMS, *(kind.opening for kind in REASONING)]
     return next((mark for mark in marks if mark in template and tail.endswith(mark.rstrip())), "")
 
@@ -32,6 +32,7 @@ def thinking_of(opening: str, template: str) -> Thinking | None:
     """How a model of this template marks what it thinks; None: it has no marks for it."""
     if _CHANNEL in template and "analysis" in template:
         return Thinking("<|channel|>analysis<|message|>", "<|end|>", "<|end|><|start|>assistant" + _FINAL)
+    template = with_made_marks(template)
     known = [kind for kind in REASONING if kind.opening == opening]
     known += [kind for kind in REASONING if kind.opening.rstrip() in template or kind.closing in template]
     if not known:

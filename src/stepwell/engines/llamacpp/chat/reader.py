@@ -12,10 +12,12 @@ from stepwell.engines.llamacpp.chat.calls import CallReader
 from stepwell.engines.llamacpp.chat.formats import (
     HEADS,
     JSON_CALLS,
+    NESTED_MARK,
     OTHER_CALLS,
     REASONING,
     SILENT,
     ReasoningMarks,
+    with_made_marks,
 )
 from stepwell.engines.llamacpp.chat.source import StreamSource, Wait, certain
 
@@ -42,6 +44,7 @@ class MarkReader:
         calls: bool = True,
     ) -> None:
         self.thought: list[Span] = []
+        template = None if template is None else with_made_marks(template)
         self._source = StreamSource()
         self._opening_chars = len(opening)
         self._since = 0
@@ -196,6 +199,8 @@ class MarkReader:
         reader = self._reader
         if mark in JSON_CALLS:
             return lambda: self._closed(reader.json_calls(), JSON_CALLS[mark])
+        if mark.startswith(NESTED_MARK):
+            return lambda: reader.nested(NESTED_MARK)
         if mark.endswith('invoke name="'):
             return lambda: reader.invoke(mark[1:].removesuffix('invoke name="'))
         if mark in HEADS:
@@ -206,6 +211,9 @@ class MarkReader:
             "```": self._fence,
             ">>>": lambda: self._recipient(),
             "<tool_call>": self._tool_call,
+            "<tool_call:opensource>": lambda: self._closed(
+                reader.keyed(":opensource"), ("</tool_call:opensource>",)
+            ),
             "<function=": reader.function_element,
             "[TOOL_CALLS]": reader.mistral,
             "<start_function_call>": lambda: reader.gemma("<escape>", "<end_function_call>"),

@@ -177,17 +177,18 @@ def from_text(text: str, schema: Mapping[str, Any] | None) -> str:
         value = loads(_WORDS.get(text.strip(), text))
     except (ValueError, RecursionError):
         value = text
-    if isinstance(value, str) or (value is not None and "string" in _types(schema)):
+    if isinstance(value, str) or (value is not None and "string" in kinds_of(schema)):
         value = text
     return json.dumps(value, ensure_ascii=False)
 
 
 def is_text(schema: Mapping[str, Any] | None) -> bool:
     """Whether only text is allowed."""
-    return _types(schema) == ["string"]
+    return kinds_of(schema) == ["string"]
 
 
-def _types(schema: Mapping[str, Any] | None) -> list[str]:
+def kinds_of(schema: Mapping[str, Any] | None) -> list[str]:
+    """The types that a schema names; none where it does not say."""
     if not isinstance(schema, Mapping):
         return []
     named = schema.get("type")
@@ -199,4 +200,4 @@ def _types(schema: Mapping[str, Any] | None) -> list[str]:
     if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
         return ["string"]
     choices = schema.get("anyOf", schema.get("oneOf"))
-    return [kind for choice in choices for kind in _types(choice)] if isinstance(choices, list) else []
+    return [kind for choice in choices for kind in kinds_of(choice)] if isinstance(choices, list) else []
