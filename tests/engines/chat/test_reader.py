@@ -253,17 +253,22 @@ def test_values_within_values_are_read_as_they_were_meant(arguments: dict[str, A
         for start, end in zip([0, *at], [*at, len(text)], strict=True):
             found += reader.add(text[start:end])
         ((name, read),) = calls_of(_joined([*found, *reader.finish()])) if arguments else [("f", arguments)]
-        assert name == "f" and plain(read) == plain(arguments)
+        assert name == "f" and alike(read, arguments)
 
 
-def plain(value: Any) -> Any:
-    """Lists of several kinds have no schema for their items: texts that look like JSON may become it."""
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        same = all(schema_of(one) == schema_of(value[0]) for one in value)
-        return [plain(one) for one in value] if same else len(value)
-    return value
+def alike(read: Any, meant: Any) -> bool:
+    """Of a list of several kinds, whose items have no schema, only the length is known."""
+    if isinstance(meant, dict):
+        return (
+            isinstance(read, dict)
+            and read.keys() == meant.keys()
+            and all(alike(read[k], meant[k]) for k in meant)
+        )
+    if isinstance(meant, list):
+        mixed = any(schema_of(one) != schema_of(meant[0]) for one in meant)
+        same = isinstance(read, list) and len(read) == len(meant)
+        return same and (mixed or all(map(alike, read, meant)))
+    return bool(read == meant)
 
 
 def test_endless_elements_are_read_in_no_time_and_kept_as_text() -> None:
@@ -276,6 +281,35 @@ def test_endless_elements_are_read_in_no_time_and_kept_as_text() -> None:
 
 MADE = """{%- set X = ':opensource' %}{%- set a = '<think{}>'.format(X) %}{%- set b = '</think{}>'.format(X) %}
 {%- set ns_token = ']<]minimax[>[' -%}{{ ns_token ~ '<tool_call>' }}"""
+
+
+def test_python_with_line_breaks_in_quotes_and_json_within_is_read() -> None:
+    """LFM2.5's template writes texts as they are, and what lies within values as JSON."""
+    text = '<|tool_call_start|>[get_weather(city=\'Old\nTown \', where={"far": true, "of": [null, "a\nb"]})]<|tool_call_end|>'
+    assert calls_of(parts_of(text)) == [
+        ("get_weather", {"city": "Old\nTown ", "where": {"far": True, "of": [None, "a\nb"]}})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (
+            "{'lat': 47.4, 'tags': ['a b', \"it's\"], 'ok': True}",
+            {"lat": 47.4, "tags": ["a b", "it's"], "ok": True},
+        ),
+        ("{'a'", "{'a'"),
+        ("{1, 2}", "{1, 2}"),
+        ("{'a': 1e999}", "{'a': 1e999}"),
+        ("(1, 2)", "(1, 2)"),
+        ("[" * 5_000, "[" * 5_000),
+    ],
+)
+def test_objects_in_pythons_writing_are_objects(written: str, meant: Any) -> None:
+    """Seed-OSS' and Qwen3-Coder's templates leave it to Jinja to write them."""
+    text = f"<function=find><parameter=where>{written}</parameter></function>"
+    reader = MarkReader({"find": {"properties": {"where": {"type": "object"}}}})
+    assert calls_of(_joined([*reader.add(text), *reader.finish()])) == [("find", {"where": meant})]
 
 
 def test_marks_that_a_template_puts_together_are_known() -> None:

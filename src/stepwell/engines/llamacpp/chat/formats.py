@@ -111,7 +111,7 @@ ALL_MARKS = frozenset(
 
 _SET = re.compile(r"""\{%-?\s*set\s+(\w+)\s*=\s*(['"])([^'"{}%\n]{1,64})\2""")
 _MADE = re.compile(r"""(['"])([^'"\n]{0,64}\{\}[^'"\n]{0,64})\1\.format\(\s*(\w+)\s*\)""")
-_PUT_BEFORE = re.compile(r"""\b(\w+)\s*[~+]\s*(['"])([^'"\n]{1,64})\2""")
+_PUT_BEFORE = re.compile(r"""(\w{1,64})[ ]{0,8}[~+][ ]{0,8}(['"])([^'"\n]{1,64})\2""")
 
 
 @lru_cache(maxsize=64)

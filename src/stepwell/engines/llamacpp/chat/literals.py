@@ -7,40 +7,29 @@ import json
 import re
 from typing import Any
 
+from stepwell.engines.llamacpp.chat.python_values import parsed, value_of
 from stepwell.engines.llamacpp.chat.values import loads
 
-_MAX_CHARS = 1 << 20
 _ATOM = re.compile(r"[^,}\]]*")
 _KEY = re.compile(r"([^:,{}\[\]]+):")
 
 
 def python_calls(text: str) -> list[tuple[str, str]]:
     """(name, arguments as JSON) of a list of calls with literal keyword arguments; empty if it is none."""
-    if len(text) > _MAX_CHARS:
-        return []
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = parsed(text)
         if not isinstance(tree, ast.List):
             return []
         return [_call(item) for item in tree.elts]
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return []
 
 
 def _call(item: ast.expr) -> tuple[str, str]:
     if not isinstance(item, ast.Call) or item.args:
         raise ValueError("not a call with keyword arguments")
-    arguments = {str(word.arg): _value(word.value) for word in item.keywords if word.arg}
+    arguments = {str(word.arg): value_of(word.value) for word in item.keywords if word.arg}
     return ast.unparse(item.func), json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Name):
-        return {"true": True, "false": False, "null": None}[node.id] if node.id in _NAMES else node.id
-    return ast.literal_eval(node)
-
-
-_NAMES = ("true", "false", "null")
 
 
 def gemma_arguments(text: str, quote: str) -> str:

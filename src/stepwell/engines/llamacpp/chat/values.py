@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stepwell.engines.llamacpp.chat.python_values import parsed, value_of
 from stepwell.engines.llamacpp.chat.source import StreamSource, Wait
 
 Emit = Callable[[str], None]
@@ -176,10 +177,20 @@ def from_text(text: str, schema: Mapping[str, Any] | None) -> str:
     try:
         value = loads(_WORDS.get(text.strip(), text))
     except (ValueError, RecursionError):
-        value = text
+        value = _python(text) if {"object", "array"} & set(kinds_of(schema)) else text
     if isinstance(value, str) or (value is not None and "string" in kinds_of(schema)):
         value = text
     return json.dumps(value, ensure_ascii=False)
+
+
+def _python(text: str) -> Any:
+    """An object or a list in Python's writing; what is neither is text."""
+    try:
+        value = value_of(parsed(text))
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        return text
+    return value if isinstance(value, dict | list) else text
 
 
 def is_text(schema: Mapping[str, Any] | None) -> bool:
