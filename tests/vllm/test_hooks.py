@@ -85,6 +85,22 @@ def test_the_answers_and_words_are_those_we_use() -> None:
     assert {"job_id", "keys", "chunk_ids", "req_context"} <= fields
 
 
+def test_events_say_what_we_read_and_requests_carry_what_we_write() -> None:
+    from vllm.distributed.kv_events import AllBlocksCleared, BlockRemoved, BlockStored
+    from vllm.v1.request import Request
+
+    from stepwell.vllm import kv_events
+
+    ours = ((kv_events.Stored, BlockStored), (kv_events.Removed, BlockRemoved))
+    for own, theirs in (*ours, (kv_events.Cleared, AllBlocksCleared)):
+        assert own.__struct_config__.tag == theirs.__name__
+        missing = set(own.__struct_fields__) - set(theirs.__struct_fields__)
+        assert not missing, f"vLLM {installed()}: {theirs.__name__} has lost {missing}"
+    source = inspect.getsource(Request.__init__)
+    for name in ("self.session_id =", "self.kv_cache_report_mode ="):
+        assert name in source, f"vLLM {installed()}: a request has no {name[5:-2]} any more"
+
+
 def test_the_version_is_the_one_that_was_tested() -> None:
     assert require_vllm().startswith(TESTED)
 

@@ -35,11 +35,14 @@ from stepwell.vllm.engine_loop import EngineLoop
 from stepwell.vllm.engine_meter import VARIABLE
 from stepwell.vllm.front import EngineFront
 from stepwell.vllm.install import examine_model, require_vllm
+from stepwell.vllm.kv_feed import KvFeed
 from stepwell.vllm.reports import EngineReports
 
 SILENCE_S = 3_600.0
 """A turn that vLLM is silent about for so long is given up; its death is seen at once."""
 DEFAULT_CONTEXT = 2_048
+EVENTS_FLAG = "--kv-events-config"
+"""Whoever gives it follows vLLM's KV events with a program of their own."""
 
 
 def run_vllm(settings: Settings, keys: KeyRing, reload: KeyReload | None, say: Callable[[str], None]) -> None:
@@ -57,9 +60,10 @@ def run_vllm(settings: Settings, keys: KeyRing, reload: KeyReload | None, say: C
         with tempfile.TemporaryDirectory(prefix="stepwell-vllm-") as folder:
             secret = secrets.token_hex(24)
             told = None if ledger is None else Path(folder) / "told"
-            process = _process(settings, model, secret, Path(folder), told)
+            kv_feed = None if EVENTS_FLAG in settings.engine.vllm_args else KvFeed(Path(folder))
+            process = _process(settings, model, secret, Path(folder), told, kv_feed)
             serving, books = _wired(
-                settings, keys, reload, process, secret, (name, context_tokens, clock), ledger, told
+                settings, keys, reload, process, secret, (name, context_tokens, clock), ledger, told, kv_feed
             )
             server = GracefulServer(serving.app, settings.server)
             server.on_ready = lambda: _welcome(say, name, base_url(listener), settings, keys)
@@ -87,12 +91,20 @@ def _wired(
     model: tuple[str, int, Clock],
     ledger: Ledger | None,
     told: Path | None,
+    kv_feed: KvFeed | None,
 ) -> tuple[VllmApp, EngineBooks | None]:
     name, context_tokens, clock = model
     info = EngineInfo(name, f"vllm {name}", context_tokens, 64, 1, 1, 0, 0, 0)
     books = None if ledger is None else EngineBooks(ledger.keeper, clock, name)
     upstream = Upstream(SILENCE_S)
-    engine = EngineProcess(process, upstream, (lambda: None) if books is None else books.engine_started)
+
+    def started() -> None:
+        if books is not None:
+            books.engine_started()
+        if kv_feed is not None:
+            kv_feed.places.clear()
+
+    engine = EngineProcess(process, upstream, started)
     loop = EngineLoop(info, clock, lambda: engine.up)
     loop.books = books
     contracts = settings.contracts()
@@ -105,18 +117,24 @@ def _wired(
     text = NullText(info)  # names the model; its texts are vLLM's
     reports = None if books is None or told is None else EngineReports(told, books.heard)
     serving = VllmApp(
-        *(loop, front, engine, text, settings.server, keys, shown, contracts, reload), reports=reports
+        *(loop, front, engine, text, settings.server, keys, shown, contracts, reload),
+        reports=reports,
+        kv_feed=kv_feed,
     )
     return serving, books
 
 
-def _process(settings: Settings, model: Path, secret: str, folder: Path, told: Path | None) -> NodeProcess:
+def _process(
+    settings: Settings, model: Path, secret: str, folder: Path, told: Path | None, kv_feed: KvFeed | None
+) -> NodeProcess:
     """``told``: the socket to which the engine's parts shall tell what they do."""
     kv = settings.kv
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     more = shlex.split(settings.engine.vllm_args)
+    if kv_feed is not None:
+        more = [*kv_feed.flags(), *more]
     if settings.engine.context_tokens is not None:
         more = ["--max-model-len", str(settings.engine.context_tokens), *more]
     disk_dir = kv.disk_dir / "vllm"

@@ -25,6 +25,7 @@ from stepwell.server.settings import ServerSettings
 from stepwell.vllm.child import EngineProcess
 from stepwell.vllm.engine_loop import EngineLoop
 from stepwell.vllm.front import EngineFront
+from stepwell.vllm.kv_feed import KvFeed
 from stepwell.vllm.reports import EngineReports
 
 TURNS = (
@@ -45,8 +46,10 @@ OURS = frozenset(
         *("/v1/organization/usage/completions", "/v1/organization/costs"),
     }
 )
-"""Routes that need no engine of ours. Without it nobody knows where an agent's KV lies: there is no page, no
-list of agents, no ``why``. Nothing is stored: neither files nor batches nor responses."""
+"""Routes that need no engine of ours. There is no page and no ``why``, and nothing is stored: neither files
+nor batches nor responses."""
+TOLD = frozenset({"/v1/watch", "/v1/agents", "/v1/agents/{agent_id:path}", "/admin/agents"})
+"""Routes for which the engine has to tell where agents' KV lies."""
 RECONCILE_S = 10.0
 SETTLED_S = 1.0
 """vLLM's counters have caught up with its answers by then."""
@@ -67,9 +70,13 @@ class VllmApp:
         contracts: tuple[Contract, ...],
         reload_keys: KeyReload | None,
         reports: EngineReports | None = None,
+        kv_feed: KvFeed | None = None,
     ) -> None:
-        """``reports``: what the engine's own parts tell; None: it has none, or there are no books."""
+        """``reports``: what the engine's own parts tell; None: it has none, or there are no books.
+        ``kv_feed``: its KV events; None: somebody else follows them."""
         self._loop, self._front, self._engine, self._reports = loop, front, engine, reports
+        self._kv_feed = kv_feed
+        loop.places = None if kv_feed is None else kv_feed.places
         self.failed: StepwellError | None = None
         self.app = create_app(
             *(loop, text_model, settings, keys, books, None, contracts, reload_keys), routes=self._routes()
@@ -80,7 +87,7 @@ class VllmApp:
 
     def _routes(self) -> list[Route]:
         return [
-            *(route for route in ROUTES if route.path in OURS),
+            *(route for route in ROUTES if route.path in (OURS if self._kv_feed is None else OURS | TOLD)),
             Route("/v1/models", self._models, methods=["GET"]),
             *(Route(path, self._turn_of(path), methods=["POST"]) for path in TURNS),
         ]
@@ -103,6 +110,8 @@ class VllmApp:
         try:
             if self._reports is not None:
                 self._reports.open()
+            if self._kv_feed is not None:
+                self._kv_feed.open()
             await self._engine.start()
             await self._front.learn_context()
         except StepwellError as error:
@@ -122,6 +131,8 @@ class VllmApp:
 
     async def _stop_engine(self) -> None:
         await self._engine.stop()
+        if self._kv_feed is not None:
+            await asyncio.to_thread(self._kv_feed.close)
         if self._reports is not None:
             self._reports.close()  # with what the engine has told at its end
 

@@ -18,6 +18,7 @@ from stepwell.loop.snapshot import AgentView, Snapshot
 from stepwell.policy.types import Caller, Embedded, Hint, KvTier, RequestId
 from stepwell.tiers.base import TierUsage
 from stepwell.vllm.books import EngineBooks
+from stepwell.vllm.kv_places import KvPlaces
 from stepwell.vllm.usage import Used
 
 MOST_AGENTS = 10_000
@@ -30,7 +31,7 @@ COUNTERS = (
     "requests_rejected",
 )
 NOTHING_HERE = TierUsage(0, 0, 0)
-"""vLLM does not say what lies in its KV tiers, and for whom."""
+"""vLLM does not say how many bytes lie in its KV tiers."""
 
 
 class EngineLoop:
@@ -39,6 +40,8 @@ class EngineLoop:
     def __init__(self, info: EngineInfo, clock: Clock, is_up: Callable[[], bool]) -> None:
         self._info, self._clock, self._is_up = info, clock, is_up
         self.books: EngineBooks | None = None
+        self.places: KvPlaces | None = None
+        """Where agents' KV lies, if the engine tells."""
         self.begun = 0
         """Turns so far."""
         self._quiet_since_us = clock.now_us()
@@ -143,13 +146,20 @@ class EngineLoop:
         return []
 
     def snapshot(self) -> Snapshot:
-        usage = dict.fromkeys(KvTier, NOTHING_HERE)
-        return Snapshot(
-            self.now_us(), self.running, 0, usage, list(self._agents.values()), dict(self._counters)
-        )
+        blocks = dict.fromkeys(KvTier, 0) if self.places is None else self.places.blocks()
+        usage = {tier: replace(NOTHING_HERE, blocks=count) for tier, count in blocks.items()}
+        agents = [self._placed(view) for view in list(self._agents.values())]
+        return Snapshot(self.now_us(), self.running, 0, usage, agents, dict(self._counters))
 
     def agent(self, tenant: str, agent: str) -> AgentView | None:
-        return self._agents.get((tenant, agent))
+        view = self._agents.get((tenant, agent))
+        return None if view is None else self._placed(view)
+
+    def _placed(self, view: AgentView) -> AgentView:
+        """With where its KV lies now."""
+        if self.places is None:
+            return view
+        return replace(view, kv_tokens=self.places.held((view.tenant, view.agent)))
 
     def stop(self, drain_s: float = 30.0) -> None:
         """The front end stops vLLM's process."""

@@ -16,7 +16,8 @@ from vllm.v1.request import Request, RequestStatus
 
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
 from stepwell.vllm.engine_meter import engine_meter, stop_reporting
-from stepwell.vllm.owner import caller_of
+from stepwell.vllm.kv_events import session_of
+from stepwell.vllm.owner import caller_of, request_of
 from stepwell.vllm.preemption import Running, victims
 from stepwell.vllm.step_meter import StepMeter
 
@@ -41,6 +42,10 @@ class StepwellScheduler(AsyncScheduler):
         params = request.kv_transfer_params
         if params and "service_tier" in params:
             request.priority = self._rank.get(caller_of(params).service_tier, request.priority)
+        if request_of(params):  # from a front end of ours, which follows this engine's KV events
+            caller = caller_of(params)
+            request.session_id = session_of(caller) if caller.agent else None
+            request.kv_cache_report_mode = "full"
         self._since_s[request.request_id] = time.monotonic()
         if self._meter is not None:
             self._meter.came(request)
