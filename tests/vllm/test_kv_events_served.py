@@ -40,7 +40,7 @@ def turn(client: httpx2.Client, agent: str) -> dict[str, Any]:
 
 
 def held(client: httpx2.Client, agent: str) -> dict[str, int]:
-    answer = client.get(f"/v1/agents/{agent}", headers=ACME)
+    answer = client.get(f"/v1/agents/crew/{agent}", headers=ACME)
     assert answer.status_code == 200, answer.text
     tokens: dict[str, int] = answer.json()["kv_tokens"]
     return tokens
@@ -73,7 +73,7 @@ def test_events_say_where_an_agent_lies_and_turns_find_it_there(tiny_model: Path
         fleet = Fleet(["node"])
         told = watched(client)
         Feed(fleet, "node").take("full", told)
-        place = fleet.places.find(("acme", "first"))
+        place = fleet.places.find(("acme", "crew/first"))
         assert place is not None and place.held == {"node": HeldTokens(host=moved["host"])}
 
         again = turn(client, "first")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -244,3 +246,40 @@ def test_vllms_own_form_is_read() -> None:
     assert tokens(places) == (BLOCK, 0, 0)
     order(places, []).take(0, msgspec.msgpack.encode([1.5, [{"type": "AllBlocksCleared"}]]))
     assert tokens(places) == (0, 0, 0)
+
+
+RECORDED = Path(__file__).parent / "kv-events-0.32.0.jsonl"
+"""Of a vLLM with 19 free blocks: an agent's turn, eight others', and the first one's again. Tokens are left
+out and hashes renumbered."""
+FIRST = ("acme", "crew/first")
+
+
+def recorded() -> list[Numbered]:
+    rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    return [(number, msgspec.msgpack.encode(batch)) for number, *batch in rows]
+
+
+def test_a_recorded_stream_shows_an_agent_go_down_and_come_back() -> None:
+    places, told = KvPlaces(), list[tuple[int, ...]]()
+    follower = order(places, [])
+    for number, data in recorded():
+        follower.take(number, data)
+        if not told or told[-1] != tokens(places, FIRST):
+            told.append(tokens(places, FIRST))
+    assert told[0] == (320, 0, 0)
+    assert (0, 320, 0) in told
+    assert told[-1] == (320, 0, 0)
+    assert all(sum(now) == 320 for now in told), "there was always room for it below"
+    assert places.blocks()[KvTier.DEVICE] <= 19
+
+
+@given(st.sets(st.integers(0, 28)))
+def test_a_recorded_stream_comes_to_the_same_whatever_is_lost_on_the_way(lost: set[int]) -> None:
+    whole, partly, messages = KvPlaces(), KvPlaces(), recorded()
+    follower, other = order(whole, []), order(partly, messages)
+    for number, data in messages:
+        follower.take(number, data)
+        if number not in lost:
+            other.take(number, data)
+    assert partly.blocks() == whole.blocks()
+    assert partly.held(FIRST) == whole.held(FIRST)
