@@ -49,7 +49,7 @@ class Cleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
 KvEvent = Stored | Removed | Cleared
 
 
-class Batch(msgspec.Struct, array_like=True, gc=False):
+class KvEventBatch(msgspec.Struct, array_like=True, gc=False):
     """One message: what one step has changed."""
 
     ts: float
@@ -57,7 +57,7 @@ class Batch(msgspec.Struct, array_like=True, gc=False):
     events: list[KvEvent]
 
 
-_DECODER = msgspec.msgpack.Decoder(Batch)
+_DECODER = msgspec.msgpack.Decoder(KvEventBatch)
 
 
 def session_of(caller: Caller) -> str:
@@ -135,6 +135,6 @@ class InOrder:
         self.forgotten += 1
         self._listener.clear()
 
-    def _hand_on(self, number: int, batch: Batch) -> None:
+    def _hand_on(self, number: int, batch: KvEventBatch) -> None:
         self._next, self._last_ts = number + 1, batch.ts
         self._listener.apply(batch.events)
