@@ -54,6 +54,18 @@ def test_nor_does_it_wait_for_another_agent_of_its_own_session() -> None:
     rig.settle()
 
 
+def test_however_many_long_prompts_of_a_session_wait_before_it() -> None:
+    """No room and no place for most of them: the turn of another session is the next to be opened."""
+    for waiting in (3, 12, 24, 60):
+        rig = roomy(max_running=2)
+        for number in range(waiting):
+            rig.ask(prompt(10 + number, 400), 4, session="a", agent=f"a{number}")
+        rig.driver.step()
+        short = rig.ask(prompt(2, 20), 4, session="b", agent="b")
+        assert steps_until_it_begins(rig, short) <= 2 * 400 // STEP + 4, waiting
+        rig.settle()
+
+
 def test_many_short_prompts_of_a_session_do_not_keep_another_session_waiting() -> None:
     rig = roomy(max_running=32)
     rig.ask(prompt(1, LONG), 4, session="a", agent="lead")

@@ -12,6 +12,7 @@ Preempted turns stand before the new ones of their tenant. Without contracts: or
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import merge
 from itertools import islice
 
 from stepwell.policy.contracts import ContractBook
@@ -19,9 +20,10 @@ from stepwell.policy.fairness import Attained
 from stepwell.policy.turns import Turn
 from stepwell.policy.types import RequestId
 
-_SESSIONS_SEEN = 16  # of a tenant's turns: among so many from the front the session decides
+_SORTED_WHOLE = 16  # a tenant's line of so many turns is sorted; of a longer one only its sessions are merged
 
 Line = dict[RequestId, Turn]
+Order = tuple[int, RequestId]
 
 
 class Queue:
@@ -31,6 +33,8 @@ class Queue:
         self._book = book
         self.attained = Attained(book)
         self._lines: dict[str, dict[str, Line]] = {}
+        self._sessions: dict[str, dict[str, dict[str, Line]]] = {}
+        """By service tier, tenant and session: the turns that never had a place, in order of arrival."""
         self._by_age: Line = {}
         """All of them, the longest waiting first; a preempted turn waits from then on."""
         self._aged: Line = {}
@@ -48,7 +52,10 @@ class Queue:
         """A new turn goes to the end of its tenant's line."""
         lines = self._lines.setdefault(turn.contract.name, {})
         self.attained.arrived(turn, lines)
-        lines.setdefault(self._tenant(turn), {})[turn.id] = turn
+        tenant = self._tenant(turn)
+        lines.setdefault(tenant, {})[turn.id] = turn
+        sessions = self._sessions.setdefault(turn.contract.name, {}).setdefault(tenant, {})
+        sessions.setdefault(turn.arrival.session, {})[turn.id] = turn
         self._by_age[turn.id] = turn
 
     def add_first(self, turn: Turn) -> None:
@@ -63,8 +70,18 @@ class Queue:
         del lines[tenant][turn.id]
         if not lines[tenant]:
             del lines[tenant]
+        self._leave_session(turn, tenant)
         del self._by_age[turn.id]
         self._aged.pop(turn.id, None)
+
+    def _leave_session(self, turn: Turn, tenant: str) -> None:
+        tenants = self._sessions.get(turn.contract.name, {})
+        sessions = tenants.get(tenant, {})
+        line = sessions.get(turn.arrival.session, {})
+        if line.pop(turn.id, None) is not None and not line:
+            del sessions[turn.arrival.session]
+            if not sessions:
+                del tenants[tenant]
 
     def _tenant(self, turn: Turn) -> str:
         return turn.arrival.tenant if self._book.ordered else ""
@@ -114,7 +131,7 @@ class Queue:
         lines = self._lines.get(name, {})
         if not self._book.ordered:
             return [turn for line in lines.values() for turn in islice(line.values(), count)][:count]
-        heads = [self._of_tenant(line, count) for line in lines.values()]
+        heads = [self._of_tenant(name, tenant, count) for tenant in lines]
         heads.sort(key=lambda turns: (self.attained.rank(turns[0]), turns[0].id) if turns else (0, 0))
         window: list[Turn] = []
         for position in range(count):  # one of every tenant, then the second of every tenant, ...
@@ -123,13 +140,37 @@ class Queue:
                 break
         return window[:count]
 
-    def _of_tenant(self, line: Line, count: int) -> list[Turn]:
+    def _of_tenant(self, name: str, tenant: str, count: int) -> list[Turn]:
+        line = self._lines[name][tenant]
         if len(line) == 1 and not self._aged:
             return list(line.values())
-        seen = list(islice(line.values(), max(count, _SESSIONS_SEEN)))
-        if self._aged:
-            seen = [turn for turn in seen if turn.id not in self._aged]
+        if len(line) > max(count, _SORTED_WHOLE):
+            return self._of_long_line(name, tenant, count)
+        seen = (
+            [turn for turn in line.values() if turn.id not in self._aged] if self._aged else [*line.values()]
+        )
         if len(seen) > 1:
             rank = self.attained.session_rank
             seen.sort(key=lambda turn: (not turn.had_place, rank(turn), turn.id))
         return seen[:count]
+
+    def _of_long_line(self, name: str, tenant: str, count: int) -> list[Turn]:
+        """The same order in a time that grows with the sessions that wait, not with their turns: however many
+        turns of one session stand before it, another session's is found."""
+        rank = self.attained.session_rank
+        returning: list[tuple[Order, Turn]] = []
+        for turn in self._lines[name][tenant].values():
+            if not turn.had_place:
+                break  # those that had a place stand at the front
+            if turn.id not in self._aged:
+                returning.append(((rank(turn), turn.id), turn))
+        returning.sort(key=lambda entry: entry[0])
+        first = [turn for _, turn in returning[:count]]
+        sessions = self._sessions.get(name, {}).get(tenant, {})
+        merged = merge(*[self._of_session(turns) for turns in sessions.values()], key=lambda entry: entry[0])
+        return first + [turn for _, turn in islice(merged, count - len(first))]
+
+    def _of_session(self, line: Line) -> Iterator[tuple[Order, Turn]]:
+        for turn in line.values():
+            if turn.id not in self._aged:
+                yield (self.attained.session_rank(turn), turn.id), turn
