@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
     and KV, and none in the home of whoever runs the tests. Not a fixture: modules of tests read the
     environment when they are imported.
     """
+    _answer_to_ctrl_c()
     # A busy machine is no fault of an example: how long one takes says nothing here.
     settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("untimed")
@@ -28,6 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     environment.setenv("XDG_DATA_HOME", f"{places.name}/data")
     environment.setenv("XDG_CACHE_HOME", f"{places.name}/cache")
     lend(models, cache_dir() / "models")
+
+
+def _answer_to_ctrl_c() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and children inherit that: those that tests
+    interrupt would not notice."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def lend(models: Path, to: Path) -> None:

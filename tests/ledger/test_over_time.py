@@ -71,7 +71,7 @@ def test_the_same_prices_give_the_same_charges_and_parts_add_up(
             at_us = START_US + hours * HOUR_US
             charge = 0 if failed else charged(PRICES, tier, counts)
             row = Usage(
-                number, account, "tiny", "failed" if failed else "stop", at_us, 1, *counts,
+                number, account, "tiny", "server_error" if failed else "stop", at_us, 1, *counts,
                 charge_microusd=charge,
             )  # fmt: skip
             writer.settle(row)
