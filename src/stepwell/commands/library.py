@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from stepwell.commands.library_places import LibraryPlace, RemotePlace, local_place
+from stepwell.console.output import write_json
 from stepwell.errors import BadInput, StepwellError
 from stepwell.units import format_size
 
@@ -160,13 +160,5 @@ def result_console(json_file: Path | None) -> Console:
 
 def write_result(json_file: Path | None, value: dict[str, Any]) -> None:
     """What ``--json`` asked for. Raises ``BadInput``."""
-    if json_file is None:
-        return
-    text = json.dumps(value, indent=2) + "\n"
-    if json_file == Path("-"):
-        sys.stdout.write(text)
-        return
-    try:
-        json_file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"--json {json_file} cannot be written: {error.strerror}") from error
+    if json_file is not None:
+        write_json(json_file, value)

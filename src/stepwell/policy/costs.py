@@ -154,9 +154,8 @@ class Costs:
 
     def compute_us(self, start: int, stop: int) -> int:
         """Time to compute tokens ``[start, stop)`` of one sequence."""
-        tokens = stop - start if stop > start else 0
-        a, b, divisor = self.prefill.coefficients()
-        return (tokens * a + tokens * (start + stop) // 2 * b) // divisor // 1000
+        tokens = max(0, stop - start)
+        return self.prefill.estimate_ns(tokens, tokens * (start + stop) // 2) // 1000
 
     def decode_us(self) -> tuple[int, int]:
         """Time of a step in which one sequence gets a token, and what every further one adds; 0 and 0

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter
 
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.fairness import Attained
@@ -33,8 +34,9 @@ class Queue:
         self._book = book
         self.attained = Attained(book)
         self._lines: dict[str, dict[str, Line]] = {}
-        self._sessions: dict[str, dict[str, dict[str, Line]]] = {}
-        """By service tier, tenant and session: the turns that never had a place, in order of arrival."""
+        self._by_session: dict[str, dict[str, dict[str | None, Line]]] = {}
+        """By service tier, tenant and session, in order of arrival; None: those of all sessions that had a
+        place."""
         self._by_age: Line = {}
         """All of them, the longest waiting first; a preempted turn waits from then on."""
         self._aged: Line = {}
@@ -52,10 +54,8 @@ class Queue:
         """A new turn goes to the end of its tenant's line."""
         lines = self._lines.setdefault(turn.contract.name, {})
         self.attained.arrived(turn, lines)
-        tenant = self._tenant(turn)
-        lines.setdefault(tenant, {})[turn.id] = turn
-        sessions = self._sessions.setdefault(turn.contract.name, {}).setdefault(tenant, {})
-        sessions.setdefault(turn.arrival.session, {})[turn.id] = turn
+        lines.setdefault(self._tenant(turn), {})[turn.id] = turn
+        self._session_line(turn)[turn.id] = turn
         self._by_age[turn.id] = turn
 
     def add_first(self, turn: Turn) -> None:
@@ -63,6 +63,9 @@ class Queue:
         lines = self._lines.setdefault(turn.contract.name, {})
         tenant = self._tenant(turn)
         lines[tenant] = {turn.id: turn, **lines.get(tenant, {})}
+        line = self._session_line(turn)
+        later = [line.pop(request) for request in [*line] if request > turn.id]
+        line.update((one.id, one) for one in [turn, *later])
         self._by_age[turn.id] = turn
 
     def remove(self, turn: Turn) -> None:
@@ -74,14 +77,17 @@ class Queue:
         del self._by_age[turn.id]
         self._aged.pop(turn.id, None)
 
+    def _session_line(self, turn: Turn) -> Line:
+        sessions = self._by_session.setdefault(turn.contract.name, {}).setdefault(self._tenant(turn), {})
+        return sessions.setdefault(_session(turn), {})
+
     def _leave_session(self, turn: Turn, tenant: str) -> None:
-        tenants = self._sessions.get(turn.contract.name, {})
-        sessions = tenants.get(tenant, {})
-        line = sessions.get(turn.arrival.session, {})
-        if line.pop(turn.id, None) is not None and not line:
-            del sessions[turn.arrival.session]
-            if not sessions:
-                del tenants[tenant]
+        tenants, session = self._by_session[turn.contract.name], _session(turn)
+        del tenants[tenant][session][turn.id]
+        if not tenants[tenant][session]:
+            del tenants[tenant][session]
+        if not tenants[tenant]:
+            del tenants[tenant]
 
     def _tenant(self, turn: Turn) -> str:
         return turn.arrival.tenant if self._book.ordered else ""
@@ -146,9 +152,7 @@ class Queue:
             return list(line.values())
         if len(line) > max(count, _SORTED_WHOLE):
             return self._of_long_line(name, tenant, count)
-        seen = (
-            [turn for turn in line.values() if turn.id not in self._aged] if self._aged else [*line.values()]
-        )
+        seen = [turn for turn in line.values() if turn.id not in self._aged]
         if len(seen) > 1:
             rank = self.attained.session_rank
             seen.sort(key=lambda turn: (not turn.had_place, rank(turn), turn.id))
@@ -157,20 +161,17 @@ class Queue:
     def _of_long_line(self, name: str, tenant: str, count: int) -> list[Turn]:
         """The same order in a time that grows with the sessions that wait, not with their turns: however many
         turns of one session stand before it, another session's is found."""
-        rank = self.attained.session_rank
-        returning: list[tuple[Order, Turn]] = []
-        for turn in self._lines[name][tenant].values():
-            if not turn.had_place:
-                break  # those that had a place stand at the front
-            if turn.id not in self._aged:
-                returning.append(((rank(turn), turn.id), turn))
-        returning.sort(key=lambda entry: entry[0])
-        first = [turn for _, turn in returning[:count]]
-        sessions = self._sessions.get(name, {}).get(tenant, {})
-        merged = merge(*[self._of_session(turns) for turns in sessions.values()], key=lambda entry: entry[0])
-        return first + [turn for _, turn in islice(merged, count - len(first))]
+        sessions = self._by_session[name][tenant]
+        returning = sorted(self._ranked(sessions.get(None, {})), key=itemgetter(0))
+        lines = [self._ranked(line) for session, line in sessions.items() if session is not None]
+        ranked = chain(returning, merge(*lines, key=itemgetter(0)))
+        return [turn for _, turn in islice(ranked, count)]
 
-    def _of_session(self, line: Line) -> Iterator[tuple[Order, Turn]]:
+    def _ranked(self, line: Line) -> Iterator[tuple[Order, Turn]]:
         for turn in line.values():
             if turn.id not in self._aged:
                 yield (self.attained.session_rank(turn), turn.id), turn
+
+
+def _session(turn: Turn) -> str | None:
+    return None if turn.had_place else turn.arrival.session

@@ -7,11 +7,12 @@ arrival a crowd of ``flex`` requests would keep a paying one waiting before its 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from typing import TypeVar
+
+from stepwell.this_machine import usable_cores
 
 Result = TypeVar("Result")
 
@@ -20,7 +21,7 @@ MOST_PLACES = 24
 
 
 def usual_places() -> int:
-    return min(MOST_PLACES, (os.cpu_count() or 1) + 1)
+    return min(MOST_PLACES, usable_cores() + 1)
 
 
 class Preparing:

@@ -41,7 +41,6 @@ from stepwell.policy.eviction.value import (
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier, Wait
 
-HOST, DISK = KvTier.HOST, KvTier.DISK
 _TWICE = 0b11  # ranked on the device and on the host
 
 
@@ -144,7 +143,7 @@ class NextUse(EvictionPolicy):
                 continue
             self._unlist(block)
             if block.holders:
-                self._list(block, max(block.holders, key=attrgetter("value")))
+                self._list(block, max(block.holders, key=_value_of))
             elif block.ranked:
                 block.listed = self._orphans
                 nobodys.append(block)
@@ -358,7 +357,7 @@ class NextUse(EvictionPolicy):
 
     def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
         for value, block in self._orphans.alive(at, now_us):
-            if at != 1 or block.ranked & _TWICE != _TWICE:
+            if self._counts(block, at):
                 yield eviction_key(value, self._cost_below(block.meta.depth + 1, at)), block.id
 
     def _counts(self, block: Block, at: int) -> bool:
@@ -452,15 +451,12 @@ class NextUse(EvictionPolicy):
         chance = self._chance(block)
         if chance < self.tuning.write_chance:
             return False
+        chance *= self.tuning.roomy if self._disk_is_roomy() else 1
         start = meta.depth * self.context.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
-        saved_us -= costs.move_us(DISK, HOST, meta.size_bytes)
-        if saved_us <= 0:
-            return False
-        written_us, tuning = costs.move_us(HOST, DISK, meta.size_bytes), self.tuning
-        if not pays_for_write(chance * tuning.roomy, saved_us, written_us, tuning.write_gain):
-            return False  # so mostly: whether the disk is roomy need not be known
-        return pays_for_write(chance, saved_us, written_us, tuning.write_gain) or self._disk_is_roomy()
+        saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
+        written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
+        return pays_for_write(chance, saved_us, written_us, self.tuning.write_gain)
 
     def wants_host(self, block: Block) -> bool:
         start = block.meta.depth * self.context.config.block_tokens
@@ -498,3 +494,7 @@ class NextUse(EvictionPolicy):
         if group is None or group.idle is None:
             return None, "a turn is open" if group is not None else ""
         return self.forecaster.explain(group.idle, record.hint, now_us)
+
+
+def _value_of(group: Group) -> int:
+    return group.value

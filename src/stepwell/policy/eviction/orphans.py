@@ -190,32 +190,10 @@ class Orphans:
 
     def alive(self, at: int, now_us: int) -> Iterator[tuple[int, Block]]:
         """The others with their values, about in the order of these."""
-        left, strangers = self._order[at][_Stream.LEFT], self._order[at][_Stream.STRANGER]
-        by_age = _by_age(strangers.values(), now_us)
-        if not left:
-            yield from by_age
-            return
-        for value, _, block in merge(self._valued(left.values(), now_us), _named(by_age)):
+        orders = (self._order[at][_Stream.LEFT], self._order[at][_Stream.STRANGER])
+        for value, _, block in merge(*(self._valued(order.values(), now_us) for order in orders)):
             yield value, block
 
     def _valued(self, blocks: Iterable[Block], now_us: int) -> Iterator[tuple[int, BlockId, Block]]:
         for block in blocks:
             yield self.value(block, now_us), block.id, block
-
-
-def _by_age(strangers: Iterable[Block], now_us: int) -> Iterator[tuple[int, Block]]:
-    """Blocks with no departure and their values. Neighbours were mostly used in one bin of time, and hundreds
-    are walked past in a step, so the bin is looked up only when it changes."""
-    from_us = to_us = worth = 0
-    for block in strangers:
-        age_us = max(0, now_us - block.last_use_us)
-        if not from_us <= age_us < to_us:
-            k = bin_of(TIME_EDGES_US, age_us)
-            from_us, worth = TIME_EDGES_US[k], NOBODY.worth(k, TIME_EDGES_US)
-            to_us = TIME_EDGES_US[k + 1] if k + 1 < len(TIME_EDGES_US) else age_us + 1
-        yield worth, block
-
-
-def _named(valued: Iterator[tuple[int, Block]]) -> Iterator[tuple[int, BlockId, Block]]:
-    for value, block in valued:
-        yield value, block.id, block

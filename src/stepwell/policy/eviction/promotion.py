@@ -22,8 +22,7 @@ def most_valuable_on_disk(quotas: Quotas, tuning: EvictionTuning) -> list[Group]
     for ranking in quotas.all_rankings(AT[KvTier.DISK]):
         found = 0
         for _, _, group in islice(reversed(ranking.entries), tuning.promote_search):
-            device, host, disk = group.listed  # most lie higher up; this is asked in every step
-            if host < disk and device < disk and is_promotable(group, tuning):
+            if is_promotable(group, tuning):
                 tops.append(group)
                 found += 1
                 if found == tuning.promote_agents:
