@@ -74,8 +74,9 @@ review: $(DEMO_ENV)
 serve: $(DEMO_ENV)
 	@$(BIN)/stepwell serve $(ARGS)
 
+# A worker that died is not replaced: its replacement begins with the test that ended it, again and again.
 test: $(TEST_ENV)
-	@$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile) $(ARGS)
+	@$(BIN)/pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --max-worker-restart 0) $(ARGS)
 
 # The second goes on where it was stopped.
 test-nightly: $(TEST_ENV)

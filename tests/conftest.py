@@ -6,12 +6,14 @@ import contextlib
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from stepwell.errors import MissingExtra
 from stepwell.models import cache_dir, resolve_model
+from tests import hangs
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     environment when they are imported.
     """
     _answer_to_ctrl_c()
+    hangs.keep_stderr(config)
     # A busy machine is no fault of an example: how long one takes says nothing here.
     settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("untimed")
@@ -31,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     environment.setenv("XDG_DATA_HOME", f"{places.name}/data")
     environment.setenv("XDG_CACHE_HOME", f"{places.name}/cache")
     lend(models, cache_dir() / "models")
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Any:
+    return hangs.watch(item, settings.timeout)
 
 
 def _answer_to_ctrl_c() -> None:
