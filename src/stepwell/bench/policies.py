@@ -28,6 +28,7 @@ from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.chart import chart
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.inference_perf import INFERENCE_PERF, inference_perf
 from stepwell.simulate.lmcache import LMCACHE, lmcache
 from stepwell.simulate.machine import SimulationError
 from stepwell.simulate.player import Declared
@@ -39,7 +40,7 @@ from stepwell.simulate.workload import Workload
 
 TRACES_VARIABLE = "STEPWELL_TRACES"
 GENERATED = "generated"
-TRACES = ("agentic", *LMCACHE, *MOONCAKE, GENERATED)
+TRACES = ("agentic", *LMCACHE, INFERENCE_PERF, *MOONCAKE, GENERATED)
 USES_HINTS = (OWN, "steps")
 """Policies that look at what is declared; the others are run once, with nothing declared."""
 
@@ -76,7 +77,7 @@ def main(
     quick: QuickOption = False,
     json_file: JsonOption = None,
     traces: Annotated[Path | None, Parameter(show_default=False)] = None,
-    trace: str = "agentic,mini-swe,magentic-one,conversation,synthetic",
+    trace: str = "agentic,mini-swe,magentic-one,inference-perf,conversation,synthetic",
     room: str = "1/16,1/8,1/4,1/2",
     host: Positive = 2,
     disk: Positive = 10,
@@ -106,8 +107,8 @@ def main(
     traces
         The directory with the trace files (default: $STEPWELL_TRACES).
     trace
-        Which traces, with commas: agentic, mini-swe, magentic-one, conversation, synthetic; or generated,
-        which needs no files.
+        Which traces, with commas: agentic, mini-swe, magentic-one, inference-perf, conversation, synthetic;
+        or generated, which needs no files.
     room
         Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
         again) at one time.
@@ -251,6 +252,8 @@ def workload_of(setting: ComparedSetting, model: MachineModel) -> Workload:
             seed=setting.seed,
             unit_tokens=setting.unit_tokens,
         )
+    elif setting.trace == INFERENCE_PERF:
+        workload = inference_perf(setting.traces, sessions=setting.sessions, seed=setting.seed)
     elif setting.trace in MOONCAKE:
         workload = mooncake(setting.traces, setting.trace, requests=setting.requests, seed=setting.seed)
     else:
@@ -261,8 +264,11 @@ def workload_of(setting: ComparedSetting, model: MachineModel) -> Workload:
 
 
 def room_of(setting: ComparedSetting, workload: Workload) -> Room:
-    """Sizes in blocks. The device is never so small that it could not hold a few short turns."""
-    device = max(8, int(working_set_blocks(workload) * _fraction(setting.room)))
+    """Sizes in blocks. The device is never so small that it could not hold a few short turns; where little
+    is ever used again, not so small that it could not hold the longest."""
+    longest = -(-workload.context_tokens // workload.block_tokens)
+    least = longest if setting.trace == INFERENCE_PERF else 8
+    device = max(least, int(working_set_blocks(workload) * _fraction(setting.room)))
     return Room(device, setting.host * device, setting.disk * device)
 
 

@@ -10,7 +10,7 @@ they come again, each time as new ones.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -29,13 +29,34 @@ def lmcache(
     directory: Path, which: str, *, sessions: int | None = None, seed: int = 1, unit_tokens: int = 2
 ) -> Workload:
     """``sessions`` of one trace (None: each once); order, arrivals, tenants and service tiers by seed."""
-    records = list(_records(directory, which))
-    draw = random.Random(seed)
-    draw.shuffle(records)
-    wanted = [records[number % len(records)] for number in range(sessions or len(records))]
+    note = f"{_TOKEN_MS} ms a token for a call's own time"
+    return again_and_again(
+        list(_records(directory, which)),
+        which,
+        sessions=sessions,
+        seed=seed,
+        unit_tokens=unit_tokens,
+        note=note,
+    )
+
+
+def again_and_again(
+    records: Sequence[dict[str, Any]],
+    name: str,
+    *,
+    sessions: int | None,
+    seed: int,
+    unit_tokens: int,
+    note: str,
+) -> Workload:
+    """A few sessions in the format of kv-cache-tester, in an order by seed, each time as new ones."""
+    order = list(records)
+    random.Random(seed).shuffle(order)
+    wanted = [order[number % len(order)] for number in range(sessions or len(order))]
     found = agentic_of(wanted, sessions=None, seed=seed, unit_tokens=unit_tokens)
-    note = f"{len(records)} sessions, again and again; {_TOKEN_MS} ms a token for a call's own time"
-    return replace(found, name=which, notes=(*found.notes, note))
+    return replace(
+        found, name=name, notes=(*found.notes, f"{len(records)} sessions, again and again; {note}")
+    )
 
 
 def _records(directory: Path, which: str) -> Iterator[dict[str, Any]]:
