@@ -10,10 +10,8 @@ from statistics import median
 import pytest
 from rich.console import Console
 
-from stepwell.console.options import require_writable
 from stepwell.console.output import report_console, table, write_json
 from stepwell.console.report import Report, Verdict
-from stepwell.errors import BadInput
 from stepwell.quantiles import percentile
 
 SHAPE = {
@@ -110,16 +108,6 @@ def test_json_without_a_number_stays_valid_json(tmp_path: Path) -> None:
 def test_json_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     write_json(Path("-"), {"a": 1})
     assert json.loads(capsys.readouterr().out) == {"a": 1}
-
-
-def test_a_file_that_cannot_be_written_is_told_before_measuring(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not exist"):
-        require_writable(tmp_path / "absent" / "trial.json")
-    with pytest.raises(BadInput, match="is a directory"):
-        require_writable(tmp_path)
-    require_writable(tmp_path / "trial.json")
-    require_writable(Path("-"))
-    require_writable(None)
 
 
 def test_percentiles_and_medians() -> None:

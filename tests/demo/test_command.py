@@ -166,15 +166,6 @@ def test_a_full_disk_is_found_before_the_work(tmp_path: Path) -> None:
         command.require_space(2**62, tmp_path)
 
 
-def test_a_result_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
-    kept = tmp_path / "kept.html"
-    kept.write_text("from before")
-    command.require_writable(kept)
-    command.require_writable(tmp_path / "new.html")
-    assert kept.read_text() == "from before"
-    assert not (tmp_path / "new.html").exists()
-
-
 def test_being_told_to_stop_leaves_nothing_on_disk(tmp_path: Path) -> None:
     command_line = [sys.executable, "-m", "stepwell", "demo", "--engine", "null", "--disk-dir", str(tmp_path)]
     command_line += ["--html", str(tmp_path / "page.html")]

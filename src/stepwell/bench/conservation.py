@@ -27,7 +27,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.conservation_child import DRAIN_S, Life
-from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.options import JsonOption, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -169,7 +169,6 @@ def main(
     keep
         Leave books and recordings here (a new directory), to be looked at.
     """
-    require_writable(json_file)
     wanted = minutes if minutes is not None else (QUICK_MINUTES if quick else MINUTES)[engine]
     if not 1 <= wanted <= 24 * 60:
         raise BadInput("--minutes must be between 1 and 1440")

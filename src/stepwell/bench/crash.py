@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.bench.crash_child import BLOCK_BYTES, block, content
-from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.options import JsonOption, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -90,7 +90,6 @@ def main(
     seed
         Of the damage and of the load. When the kill strikes is never the same twice.
     """
-    require_writable(json_file)
     count = kills if kills is not None else QUICK_KILLS if quick else KILLS
     place = Path(tempfile.mkdtemp(prefix="stepwell-crash-", dir=directory))
     setup, tally = CrashSetup(place / "kv", count, seed), CrashTally()

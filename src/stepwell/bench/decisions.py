@@ -28,7 +28,7 @@ from cyclopts.validators import Number
 from rich.table import Table
 
 from stepwell.bench.steady_load import PolicyLoad, PolicySize
-from stepwell.console.options import Flag, JsonOption, QuickOption, require_writable
+from stepwell.console.options import Flag, JsonOption, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import ticker
 from stepwell.console.report import Report, Verdict
@@ -139,7 +139,6 @@ def main(
     profile
         Show which functions take the time (cProfile; the figures are then several times larger).
     """
-    require_writable(json_file)
     names = named_policies(policies)
     wanted = parse_sizes(sizes or (QUICK_SIZES if quick else SIZES))
     steps = min(steps, QUICK_STEPS) if quick else steps

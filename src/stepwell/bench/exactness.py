@@ -22,7 +22,7 @@ from stepwell.bench import restarted
 from stepwell.bench.arms import ArmsJob, Comparison
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.schedule import ScheduleShape
-from stepwell.console.options import JsonOption, OptionalPositive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -80,7 +80,6 @@ def main(
     page
         With --zoo: write the table of verdicts into this page, between its two zoo marks.
     """
-    require_writable(json_file)
     if page is not None and zoo is None:
         raise BadInput("--page is for --zoo: it takes the table of the zoo")
     if zoo is not None:

@@ -33,7 +33,6 @@ from stepwell.console.options import (
     OptionalPositive,
     Positive,
     QuickOption,
-    require_writable,
     size_bytes,
 )
 from stepwell.console.output import report_console, table
@@ -128,7 +127,6 @@ def main(
     kept
         Compare what an earlier run kept in this directory, and start no server.
     """
-    require_writable(json_file)
     size_bytes("--host-kv", host_kv)
     names = tuple(name.strip() for name in workloads.split(",") if name.strip())
     for name in names or ("",):

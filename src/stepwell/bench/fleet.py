@@ -21,7 +21,7 @@ from rich.table import Table
 from stepwell.bench.fleet_load import FleetCrews, LoadRun, Work, burst
 from stepwell.bench.fleet_nodes import FleetFiles, FrontProcess, front, stop_nodes
 from stepwell.bench.node import NULL_MODEL
-from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, Positive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import ticker
 from stepwell.console.report import Report, Verdict
@@ -123,7 +123,6 @@ def main(
     device_kv_tokens
         Room for KV on each node's device.
     """
-    require_writable(json_file)
     kind = "null" if model == NULL_MODEL else engine
     served = Path(model).resolve().name if kind == "vllm" else SERVED.get(model, model)
     names = tuple(ARMS) if rules == "all" else ("kv-affine", KILLED)

@@ -25,7 +25,7 @@ from stepwell import assemble
 from stepwell.bench.node import NULL_MODEL, TurnLog, turn_of
 from stepwell.bench.workload import prose
 from stepwell.clock import Clock, ManualClock, MonotonicClock
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -132,7 +132,6 @@ def main(
     threads
         Threads of the engine (default: the cores there are).
     """
-    require_writable(json_file)
     live, null = (QUICK_LIVE, QUICK_NULL) if quick else (LIVE, NULL)
     rounds = min(rounds, 2) if quick else rounds
     settings = {"model": model, "rounds": rounds, "live": asdict(live), "null": asdict(null), "quick": quick}

@@ -31,7 +31,6 @@ from stepwell.console.options import (
     OptionalPositive,
     Positive,
     QuickOption,
-    require_writable,
     size_bytes,
 )
 from stepwell.console.output import report_console
@@ -110,7 +109,6 @@ def main(
     part
         Only the sessions of one tenant, or only the flood.
     """
-    require_writable(json_file)
     size_bytes("--host-kv", host_kv)
     work = QUICK if quick else FULL
     if model == NULL_MODEL:  # a byte is a token there

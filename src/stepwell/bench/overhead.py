@@ -22,7 +22,7 @@ from rich.table import Table
 
 from stepwell.bench.node import NULL_MODEL, TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.workload import prose
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -110,7 +110,6 @@ def main(
     threads
         Threads of the engine (default: the cores there are).
     """
-    require_writable(json_file)
     real = OverheadCase(f"{agents} agents, {model}", agents, 3, 300, 20, 24, 64 * (16 + 3 * agents))
     many = OverheadCase(
         f"{many_agents} agents, null engine", many_agents, 3, 1_000, 40, 24, 1_000 * many_agents // 4

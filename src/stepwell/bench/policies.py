@@ -17,7 +17,7 @@ from rich.console import Console
 
 from stepwell.bench.kept_runs import KeptRuns
 from stepwell.bench.over_seeds import ORACLE, OWN, rows_of, seeds_table, verdicts
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
 from stepwell.console.output import report_console
 from stepwell.console.progress import ticker
 from stepwell.console.report import Report
@@ -140,7 +140,6 @@ def main(
     out
         A directory for charts, one SVG per trace and room.
     """
-    require_writable(json_file)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     if quick:

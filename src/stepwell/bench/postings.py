@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, Positive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -111,7 +111,6 @@ def main(
     directory
         Where the temporary file is made (default: the system's directory for such).
     """
-    require_writable(json_file)
     sizes = parse_batches(batches)
     if quick:
         rounds, postings = min(rounds, QUICK_ROUNDS), min(postings, QUICK_POSTINGS)

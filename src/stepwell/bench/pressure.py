@@ -28,7 +28,6 @@ from stepwell.console.options import (
     OptionalPositive,
     Positive,
     QuickOption,
-    require_writable,
     size_bytes,
 )
 from stepwell.console.output import report_console, table
@@ -153,7 +152,6 @@ def main(
     threads
         Threads of every server (default: the cores there are).
     """
-    require_writable(json_file)
     sizes = _sizes(("512" if quick else "8192,4096,2048") if device_kv_tokens is None else device_kv_tokens)
     workload = replace(QUICK if quick else FULL, share_prefix=not private_first)
     size_bytes("--host-kv", host_kv)

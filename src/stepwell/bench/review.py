@@ -21,7 +21,7 @@ from stepwell.bench.review_kept import KeptWeeks
 from stepwell.bench.review_mutations import MUTATIONS, missed
 from stepwell.bench.review_weeks import made_week
 from stepwell.commands.model_servers import Given, addresses, opened
-from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.options import JsonOption, QuickOption, writable
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -83,7 +83,7 @@ def main(
     model_weeks: Count = 3,
     level: Level = "choose",
     within_s: Annotated[int, Parameter(validator=Number(gte=1))] = 600,
-    keep: Annotated[Path | None, Parameter(name="--keep")] = None,
+    keep: Annotated[Path | None, Parameter(name="--keep", validator=writable)] = None,
     mutate: Count = 0,
 ) -> int:
     """Measure what our crew prints against the same model with the table in its prompt.
@@ -115,8 +115,6 @@ def main(
         Change a page in a single place so many times in each language (a digit, a sign, a date, a raw byte,
         the trace, a word), and count what the verifier does not find.
     """
-    require_writable(json_file)
-    require_writable(keep, "--keep")
     kept = KeptWeeks.of(keep)
     if level == "templates":
         raise BadInput("--level templates asks no model: say choose or write")

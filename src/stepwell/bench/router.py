@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.table import Table
 
-from stepwell.console.options import JsonOption, Positive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, Positive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import ticker
 from stepwell.console.report import Report, Verdict
@@ -91,7 +91,6 @@ def main(
     seed
         Of the random world.
     """
-    require_writable(json_file)
     sizes = parse_sizes(nodes)
     decisions = min(decisions, QUICK_DECISIONS) if quick else decisions
     report = Report("router", {"nodes": sizes, "agents": agents, "decisions": decisions, "seed": seed})

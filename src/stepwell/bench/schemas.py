@@ -18,7 +18,7 @@ from cyclopts.validators import Number
 from jsonschema import Draft202012Validator
 
 from stepwell.bench.random_schema import random_schema
-from stepwell.console.options import Flag, JsonOption, QuickOption, require_writable
+from stepwell.console.options import Flag, JsonOption, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -79,7 +79,6 @@ def main(
     resume
         Go on where a run with the same --json FILE was stopped: answers are kept in FILE.partial as they end.
     """
-    require_writable(json_file)
     count = min(count, QUICK_SCHEMAS) if quick else count
     file = resolve_model(model)
     config = LlamaCppConfig(file.path, file.name, device_kv_tokens=AT_ONCE * 512, max_sequences=AT_ONCE)

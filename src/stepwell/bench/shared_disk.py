@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stepwell.bench.crash import directory_bytes, without_warnings
 from stepwell.bench.shared_disk_child import BLOCK_BYTES, LIMIT_BYTES, NUMBERS, content_of, key_of, open_store
-from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.options import JsonOption, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -63,7 +63,6 @@ def main(
     seed
         Of the damage. When the kill strikes is never the same twice.
     """
-    require_writable(json_file)
     count = kills if kills is not None else QUICK_KILLS if quick else KILLS
     place = Path(tempfile.mkdtemp(prefix="stepwell-shared-", dir=directory))
     tally, started = DiskTally(), time.perf_counter()

@@ -20,7 +20,7 @@ from rich.table import Table
 from stepwell.bench.node import NULL_MODEL
 from stepwell.bench.servers import our_server, running
 from stepwell.bench.workload import prose
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -109,7 +109,6 @@ def main(
     seed
         Makes the documents.
     """
-    require_writable(json_file)
     words = words or (300 if quick else 1_200)
     if model != NULL_MODEL:
         resolve_model(model)

@@ -18,7 +18,7 @@ from cyclopts.validators import Number
 from rich.table import Table
 
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
-from stepwell.console.options import JsonOption, OptionalPositive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -99,7 +99,6 @@ def main(
     threads
         Threads of both (default: the cores there are).
     """
-    require_writable(json_file)
     resolve_model(model)
     rounds = rounds or (2 if quick else 6)
     output_tokens = min(output_tokens, 64) if quick else output_tokens

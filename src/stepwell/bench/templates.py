@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stepwell.bench.page_table import write_between
-from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.options import JsonOption, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import ticker
 from stepwell.console.report import Report
@@ -115,7 +115,6 @@ def main(
     page
         Write the table into this page, between its marks.
     """
-    require_writable(json_file)
     sources = sources_of(paths)
     file = resolve_model(model)
     engine, text = load_llamacpp(LlamaCppConfig(file.path, file.name, device_kv_tokens=512))

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.workload import prose
-from stepwell.console.options import JsonOption, OptionalPositive, QuickOption, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -107,7 +107,6 @@ def main(
     threads
         Threads of both (default: the cores there are).
     """
-    require_writable(json_file)
     resolve_model(model)
     rounds = rounds or (3 if quick else 12)
     depth_tokens = min(depth_tokens, 100) if quick else depth_tokens

@@ -27,7 +27,6 @@ from stepwell.console.options import (
     OptionalPositive,
     Positive,
     QuickOption,
-    require_writable,
     size_bytes,
 )
 from stepwell.console.output import report_console, table
@@ -125,7 +124,6 @@ def main(
     exact_turns
         Turns whose tokens are compared.
     """
-    require_writable(json_file)
     version = require_vllm()
     found = examine_model(model)
     chosen = _arms(arms)

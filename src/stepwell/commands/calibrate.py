@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.commands.calibrate_archive import calibrate_archive, is_archive
 from stepwell.commands.calibrate_own import calibrate_own
 from stepwell.commands.calibrate_page import points_page
 from stepwell.commands.calibrate_run import calibrate_run
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
-from stepwell.console.options import ChartsOption
+from stepwell.commands.plan_output import progress, write_page
+from stepwell.console.options import ChartsOption, FileOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.economics.calibration import (
     FOLDS,
     HeldOut,
@@ -34,9 +33,9 @@ HEAD = ("held out", "points", "median error", "mean")
 def calibrate(
     file: Path,
     *,
-    out: Path | None = None,
+    out: FileOption = None,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Fit the hardware model to measurements or to a run; report the error on what was left out.
 
@@ -116,8 +115,8 @@ def _calibrate_points(file: Path, out: Path | None, html: Path | None, json_file
         page = points_page(f"{answer}.", HEAD, rows, [_cells(row) for row in rows], named, inputs)
         write_page(page, html, console)
     result = {"constants": named, "held_out": [_json(row) for row in rows], "malformed": read.bad}
-    write_json(result, json_file)
-    write_json({"constants": named, "source": file.name, "held_out_median": whole[0].median}, out)
+    write_json(json_file, result)
+    write_json(out, {"constants": named, "source": file.name, "held_out_median": whole[0].median})
     console.print(f"calibrate: {answer}", style="bold", markup=False)
     return 0
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.table import Table
 
 from stepwell.commands.calibrate_page import FIGURES, archive_page
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.plan_output import progress, write_page
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.simulate.engine_fit import Fidelity, fidelity
 from stepwell.simulate.engine_run import EngineRun, read_run
@@ -38,7 +39,7 @@ def calibrate_archive(file: Path, out: Path | None, html: Path | None, json_file
         found = [(name, run, fidelity(run)) for name, run in progress(runs, len(runs), "fitting and playing")]
     console = console_for(json_file)
     console.print(_table(found))
-    write_json({"runs": [_json(*one) for one in found]}, json_file)
+    write_json(json_file, {"runs": [_json(*one) for one in found]})
     worst = max(abs(error) for _, _, one in found for error in one.errors)
     answer = f"{len(found)} runs: the means are off by {worst:.1%} at most"
     if html is not None:

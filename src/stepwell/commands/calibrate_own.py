@@ -9,7 +9,8 @@ from rich.console import Console
 
 from stepwell.commands.calibrate_page import FIGURES, run_page
 from stepwell.commands.calibrate_run import means_table
-from stepwell.commands.plan_output import console_for, write_json, write_page
+from stepwell.commands.plan_output import write_page
+from stepwell.console.output import console_for, write_json
 from stepwell.simulate.machine_file import FittedMachine
 from stepwell.simulate.own_run import OwnFit, own_fit
 
@@ -31,8 +32,8 @@ def calibrate_own(file: Path, out: Path | None, html: Path | None, json_file: Pa
         "held_out_steps_together": found.steps_error, "measured": asdict(found.measured),
         "simulated": asdict(found.simulated), "errors": errors,
     }  # fmt: skip
-    write_json(result, json_file)
-    write_json(machine.as_json(), out)
+    write_json(json_file, result)
+    write_json(out, machine.as_json())
     if out is not None:
         console.print(f"machine: {out} (stepwell simulate WORKLOAD --machine {out})", markup=False)
     shown = ", ".join(f"{name} {error:+.1%}" for name, error in errors.items())

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stepwell.commands.calibrate_page import FIGURES, means_rows, run_page
-from stepwell.commands.plan_output import console_for, write_json, write_page
+from stepwell.commands.plan_output import write_page
+from stepwell.console.output import console_for, write_json
 from stepwell.simulate.engine_fit import Fidelity, fidelity
 from stepwell.simulate.engine_run import EngineRun, MeanTimes, read_run
 from stepwell.simulate.machine_file import FittedMachine
@@ -35,12 +36,12 @@ def calibrate_run(folder: Path, out: Path | None, html: Path | None, json_file: 
         "held_out_errors": dict(zip(FIGURES, found.held_out_errors, strict=True)),
         "preemptions": found.preemptions,
     }  # fmt: skip
-    write_json(result, json_file)
+    write_json(json_file, result)
     machine = FittedMachine(
         found.model, run.block_tokens, run.blocks * run.block_tokens, 0, 0, run.step_tokens, run.max_running,
         run.name,
     )  # fmt: skip
-    write_json(machine.as_json(), out)
+    write_json(out, machine.as_json())
     shown = ", ".join(f"{name} {error:+.1%}" for name, error in zip(FIGURES, found.errors, strict=True))
     answer = f"{run.name}: error of the means: {shown}"
     if html is not None:

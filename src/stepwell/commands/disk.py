@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -16,20 +15,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from stepwell.console.options import ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.tiers import inspect
 from stepwell.units import format_size
 
 Directory = Annotated[Path, Parameter(help="The directory given to 'serve' as --disk-dir.")]
-JsonFile = Annotated[
-    Path | None,
-    Parameter(
-        name="--json", allow_leading_hyphen=True, help="Write the result here as JSON (-: standard output)."
-    ),
-]
 
 
-def verify(directory: Directory, *, json_file: JsonFile = None) -> int:
+def verify(directory: Directory, *, json_file: ResultOption = None) -> int:
     """Read every record and check it against its checksums. Changes nothing.
 
     Run it while no server uses the directory. Torn records are what a crash leaves; the next server
@@ -40,7 +35,7 @@ def verify(directory: Directory, *, json_file: JsonFile = None) -> int:
     """
     with _progress("checking") as advance:
         result = inspect.verify_store(directory, advance)
-    console = _console(json_file)
+    console = console_for(json_file)
     for line in result.damaged_files:
         console.print(f"damaged: {line}", markup=False)
     speed = result.bytes_checked / max(result.seconds, 1e-6)
@@ -51,11 +46,11 @@ def verify(directory: Directory, *, json_file: JsonFile = None) -> int:
     )
     good = "Nothing is damaged." if not result.damaged else "Damaged records are misses; clear removes them."
     console.print(good, style="green" if not result.damaged else "bold red")
-    _write_json(json_file, result.as_json())
+    write_json(json_file, result.as_json())
     return 1 if result.damaged else 0
 
 
-def stat(directory: Directory, *, json_file: JsonFile = None) -> int:
+def stat(directory: Directory, *, json_file: ResultOption = None) -> int:
     """Count what lies in a directory: per model and per tenant, blocks, tokens, bytes and ages.
 
     Reads headers only, so it is quick, and works while a server runs.
@@ -64,7 +59,7 @@ def stat(directory: Directory, *, json_file: JsonFile = None) -> int:
     """
     with _progress("reading headers") as advance:
         found = inspect.stat_store(directory, advance)
-    console = _console(json_file)
+    console = console_for(json_file)
     for model in found.models:
         console.print(_model_table(model))
     if found.unreadable:
@@ -78,11 +73,11 @@ def stat(directory: Directory, *, json_file: JsonFile = None) -> int:
         markup=False,
         soft_wrap=True,
     )
-    _write_json(json_file, found.as_json())
+    write_json(json_file, found.as_json())
     return 0
 
 
-def clear(directory: Directory, *, yes: bool = False, json_file: JsonFile = None) -> int:
+def clear(directory: Directory, *, yes: bool = False, json_file: ResultOption = None) -> int:
     """Remove every KV block of every model from a directory, and nothing else.
 
     Asks first unless --yes. Refused while a server uses the directory. What is lost is time: the
@@ -99,12 +94,12 @@ def clear(directory: Directory, *, yes: bool = False, json_file: JsonFile = None
     with _progress("removing") as advance:
         result = inspect.clear_store(directory, advance)
     left = f"; {result.left} files that Stepwell did not write were left" if result.left else ""
-    _console(json_file).print(
+    console_for(json_file).print(
         f"{directory}: removed {result.records} records, {format_size(result.size_bytes)}{left}.",
         markup=False,
         soft_wrap=True,
     )
-    _write_json(json_file, asdict(result))
+    write_json(json_file, asdict(result))
     return 0
 
 
@@ -135,21 +130,6 @@ def _age(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _console(json_file: Path | None) -> Console:
-    """Text goes out of the way when the JSON goes to standard output."""
-    return Console(stderr=str(json_file) == "-", highlight=False)
-
-
-def _write_json(json_file: Path | None, result: dict[str, Any]) -> None:
-    if json_file is None:
-        return
-    text = json.dumps(result, indent=2) + "\n"
-    if str(json_file) == "-":
-        sys.stdout.write(text)
-    else:
-        json_file.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.table import Table
 from stepwell.assemble import load_engine
 from stepwell.bench.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.commands.promise import NOT_SERVED, Promise, promise_of
-from stepwell.console.options import JsonOption, OptionalPositive, require_writable
+from stepwell.console.options import JsonOption, OptionalPositive
 from stepwell.console.output import report_console, table, write_json
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -74,7 +74,6 @@ def doctor(
     threads
         Threads of the engine (default: the cores there are).
     """
-    require_writable(json_file)
     if engine == "vllm":
         return _vllm(model, json_file)
     flags: dict[str, object] = {
@@ -109,16 +108,14 @@ def _vllm(model: str | None, json_file: Path | None) -> int:
     if model is not None:
         found["model"] = examine_model(Path(model))
         line += f" {model}: {found['model']['architecture']}, {found['model']['tensors']} tensors, whole."
-    if json_file is not None:
-        write_json(json_file, found)
+    write_json(json_file, found)
     report_console(json_file).print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def _not_served(settings: Settings, error: UnfitModel, console: Console, json_file: Path | None) -> int:
     promise = Promise(NOT_SERVED, str(error))
-    if json_file is not None:
-        write_json(json_file, _begun(settings, promise).as_json())
+    write_json(json_file, _begun(settings, promise).as_json())
     console.print(promise.line(), markup=False, highlight=False, soft_wrap=True)
     return error.exit_code
 

@@ -11,7 +11,6 @@ from cyclopts.validators import Number
 from stepwell.commands.ledger_flags import (
     Config,
     CostBook,
-    JsonFile,
     Ledger,
     Limit,
     PriceBookFlag,
@@ -20,7 +19,6 @@ from stepwell.commands.ledger_flags import (
     Timezone,
     Until,
     as_json,
-    console_for,
     key_names,
     opened,
     period,
@@ -28,7 +26,6 @@ from stepwell.commands.ledger_flags import (
     sums_and_rates,
     with_key_names,
     working,
-    write_json,
 )
 from stepwell.commands.ledger_tables import (
     money,
@@ -39,6 +36,8 @@ from stepwell.commands.ledger_tables import (
     show_statement,
     show_top,
 )
+from stepwell.console.options import ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.ledger import margin as margins
 from stepwell.ledger import statements
 from stepwell.ledger.calendar import UNITS, parts, unit_of, zone_of
@@ -62,7 +61,7 @@ def statement(
     tenant: Tenant = None,
     timezone: Timezone = "UTC",
     limit: Limit = 40,
-    json_file: JsonFile = None,
+    json_file: ResultOption = None,
 ) -> int:
     """What customers used and were charged: requests, tokens, money.
 
@@ -116,7 +115,7 @@ def margin(
     tenant: Tenant = None,
     timezone: Timezone = "UTC",
     limit: Limit = 20,
-    json_file: JsonFile = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Revenue against what the machine's compute, memory and wear cost, and who displaced whom.
 
@@ -184,7 +183,7 @@ def top(
     since: Since = None,
     until: Until = None,
     tenant: Tenant = None,
-    json_file: JsonFile = None,
+    json_file: ResultOption = None,
 ) -> int:
     """The agents or sessions that cost most, lose most, talk most among themselves, or fill most memory.
 

@@ -12,7 +12,9 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import Progress
 
-from stepwell.commands.ledger_flags import Config, JsonFile, Ledger, console_for, existing, write_json
+from stepwell.commands.ledger_flags import Config, Ledger, existing
+from stepwell.console.options import ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.ledger.compaction import Compacted, compact, cutoff_us, would_compact
 from stepwell.ledger.open import open_store
@@ -28,7 +30,7 @@ def compact_books(
     dry_run: Annotated[bool, Parameter(name="--dry-run", negative="", show_default=False)] = False,
     ledger: Ledger = None,
     config: Config = None,
-    json_file: JsonFile = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Put daily balances in the place of old postings. A server may go on writing meanwhile.
 

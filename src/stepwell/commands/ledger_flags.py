@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,12 +62,6 @@ PriceBookFlag = Annotated[
     Parameter(
         name="--price-book",
         help="What it would have cost by this price book (preset or TOML file), request by request.",
-    ),
-]
-JsonFile = Annotated[
-    Path | None,
-    Parameter(
-        name="--json", allow_leading_hyphen=True, help="Write the result here as JSON (-: standard output)."
     ),
 ]
 
@@ -186,18 +178,3 @@ def working(what: str) -> Iterator[None]:
         return
     with console.status(f"{what} ..."):
         yield
-
-
-def console_for(json_file: Path | None) -> Console:
-    """Text goes out of the way when the JSON goes to standard output."""
-    return Console(stderr=str(json_file) == "-", highlight=False)
-
-
-def write_json(json_file: Path | None, result: dict[str, Any]) -> None:
-    if json_file is None:
-        return
-    text = json.dumps(result, indent=2) + "\n"
-    if str(json_file) == "-":
-        sys.stdout.write(text)
-    else:
-        json_file.write_text(text, encoding="utf-8")

@@ -12,8 +12,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from stepwell.commands.ledger_flags import Config, JsonFile, Ledger, console_for, opened, write_json
+from stepwell.commands.ledger_flags import Config, Ledger, opened
 from stepwell.commands.ledger_tables import printable
+from stepwell.console.options import ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.ledger import verify as verifying
 from stepwell.replayed import replay_of
@@ -27,7 +29,7 @@ def verify(
     ledger: Ledger = None,
     config: Config = None,
     recording: Annotated[tuple[Path, ...], Parameter(show_default=False, negative="")] = (),
-    json_file: JsonFile = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Add up every posting again and name whatever is not as it should be. Changes nothing.
 

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from stepwell.commands.library_places import LibraryPlace, RemotePlace, local_place
+from stepwell.console.options import ResultOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput, StepwellError
 from stepwell.units import format_size
@@ -42,15 +43,9 @@ class Where:
 
 
 HERE = Where()
-JsonFile = Annotated[
-    Path | None,
-    Parameter(
-        name="--json", allow_leading_hyphen=True, help="Write the result here as JSON (-: standard output)."
-    ),
-]
 
 
-def add(files: list[Path], /, *, where: Where = HERE, json_file: JsonFile = None) -> int:
+def add(files: list[Path], /, *, where: Where = HERE, json_file: ResultOption = None) -> int:
     """Add documents: text, Markdown, HTML, PDF, CSV or Parquet.
 
     Each is read once and kept as it is, with its text. Agents attach it by its id. What cannot be read is
@@ -76,11 +71,11 @@ def add(files: list[Path], /, *, where: Where = HERE, json_file: JsonFile = None
                 print(f"stepwell: {error}", file=sys.stderr)
     lost = f"; {failed} could not be added" if failed else ""
     console.print(f"{len(added)} of {len(files)} documents added{lost}.", markup=False)
-    write_result(json_file, {"files": added, "failed": failed})
+    write_json(json_file, {"files": added, "failed": failed})
     return 1 if failed else 0
 
 
-def list_(*, where: Where = HERE, json_file: JsonFile = None) -> None:
+def list_(*, where: Where = HERE, json_file: ResultOption = None) -> None:
     """List the documents, newest first. Example: ``stepwell library list``"""
     files = where.place().files()
     table = Table(box=None, pad_edge=False)
@@ -98,10 +93,10 @@ def list_(*, where: Where = HERE, json_file: JsonFile = None) -> None:
         console.print(table, markup=False)
     total = format_size(sum(file["bytes"] for file in files))
     console.print(f"{len(files)} documents, {total}.", markup=False, highlight=False)
-    write_result(json_file, {"files": files})
+    write_json(json_file, {"files": files})
 
 
-def rm(ids: list[str], /, *, where: Where = HERE, json_file: JsonFile = None) -> int:
+def rm(ids: list[str], /, *, where: Where = HERE, json_file: ResultOption = None) -> int:
     """Remove documents. Example: ``stepwell library rm file-0123456789abcdef01234567``
 
     Exit code 0: all are gone; 1: some were not there.
@@ -116,7 +111,7 @@ def rm(ids: list[str], /, *, where: Where = HERE, json_file: JsonFile = None) ->
         except StepwellError as error:
             print(f"stepwell: {error}", file=sys.stderr)
     result_console(json_file).print(f"{len(gone)} documents removed.", markup=False)
-    write_result(json_file, {"removed": gone})
+    write_json(json_file, {"removed": gone})
     return 0 if len(gone) == len(set(ids)) else 1
 
 
@@ -129,7 +124,7 @@ def search(
     ] = (),
     results: Annotated[int, Parameter(help="Most passages, 1 to 50.")] = 5,
     where: Where = HERE,
-    json_file: JsonFile = None,
+    json_file: ResultOption = None,
 ) -> None:
     """Find the passages nearest to a question: by its words, and by its meaning where embeddings are set.
 
@@ -144,7 +139,7 @@ def search(
         console.print(head, style="bold", markup=False, highlight=False)
         console.print(" ".join(hit["content"][0]["text"].split()) + "\n", markup=False, highlight=False)
     console.print(f"{len(found)} passages." if found else "No passage shares a word with the question.")
-    write_result(json_file, {"data": found})
+    write_json(json_file, {"data": found})
 
 
 def file_line(file: dict[str, Any]) -> str:
@@ -156,9 +151,3 @@ def file_line(file: dict[str, Any]) -> str:
 def result_console(json_file: Path | None) -> Console:
     """The result's own place; words go to standard error where standard output is for JSON."""
     return Console(stderr=json_file == Path("-"), soft_wrap=True)
-
-
-def write_result(json_file: Path | None, value: dict[str, Any]) -> None:
-    """What ``--json`` asked for. Raises ``BadInput``."""
-    if json_file is not None:
-        write_json(json_file, value)

@@ -22,8 +22,10 @@ from stepwell.agents.tools.warehouse import open_warehouse
 from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Warehouse, WarehouseTable
 from stepwell.agents.tools.warehouses import Warehouses, listed_name
 from stepwell.agents.tools.workspace import WarehouseUrl
-from stepwell.commands.library import HERE, JsonFile, Where, file_line, result_console, write_result
+from stepwell.commands.library import HERE, Where, file_line, result_console
 from stepwell.commands.library_places import LibraryPlace
+from stepwell.console.options import ResultOption
+from stepwell.console.output import write_json
 from stepwell.errors import BadInput, StepwellError
 from stepwell.library.documents import clean_name
 from stepwell.units import format_size, parse_duration_us, parse_size
@@ -73,7 +75,7 @@ def import_(
     max_bytes: Annotated[str, Parameter(help="A larger file is refused.")] = "64MiB",
     timeout: Annotated[str, Parameter(help="For each table.")] = "10min",
     where: Where = HERE,
-    json_file: JsonFile = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Copy tables from a warehouse into the library, each as a Parquet file.
 
@@ -101,7 +103,7 @@ def import_(
     took = f"{rows:,} rows, {size}, {time.monotonic() - started:.1f} s"
     line = f"{len(added)} of {len(wanted)} tables imported: {took}{lost}."
     result_console(json_file).print(line, markup=False, highlight=False)
-    write_result(json_file, {"files": added, "rows": rows, "failed": failed})
+    write_json(json_file, {"files": added, "rows": rows, "failed": failed})
     return 1 if failed else 0
 
 

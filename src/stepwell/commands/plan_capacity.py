@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
-from stepwell.console.options import ChartsOption
+from stepwell.commands.plan_output import progress, write_page
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.economics.splits import KINDS, cheapest
 from stepwell.economics.steps import Case, Memory, Steady, drives, prefill_usd, ssd_write_usd
 from stepwell.errors import BadInput
@@ -28,7 +27,7 @@ def capacity(
     choice: Choice | None = None,
     turns_per_s: float = 10.0,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Replicas, HBM, DRAM and SSD that meet a target for the least money.
 
@@ -82,6 +81,7 @@ def capacity(
         page.inputs({"parts": parts, "turns a second": turns_per_s, **choice.as_inputs()})
         write_page(page, html, console)
     write_json(
+        json_file,
         {
             "rows": rows,
             "answer": " ".join(answers),
@@ -89,7 +89,6 @@ def capacity(
             "wear": wear,
             "inputs": {k: str(v) for k, v in choice.as_inputs().items()},
         },
-        json_file,
     )
     for answer in answers:
         console.print(f"capacity: {answer}", style="bold", markup=False, soft_wrap=True)

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_contract_page import contract_page
-from stepwell.commands.plan_output import amount, billions, console_for, progress, write_json, write_page
-from stepwell.console.options import ChartsOption
+from stepwell.commands.plan_output import amount, billions, progress, write_page
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.economics.cash import cash_flow
 from stepwell.economics.contract_file import (
     ContractPlan,
@@ -39,7 +40,7 @@ def contract(
     draws_count: Annotated[int, Parameter(name="--draws")] = 300,
     seed: int = 1,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """What a data centre and its contract earn, when the cash is lowest, and what that hangs on.
 
@@ -111,7 +112,7 @@ def contract(
         "must_be_true": [{"key": n.key, "now": n.now, "needed": n.needed} for n in needed],
         "free_cash_by_year": [round(float(f)) for f in yearly(cash.free())],
     }
-    write_json(result, json_file)
+    write_json(json_file, result)
     console.print(f"contract: {answer}", style="bold", soft_wrap=True, markup=False)
     return 0
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from stepwell.commands import plan_training
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice, named_parts
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.plan_output import progress, write_page
 from stepwell.commands.plan_training import TrainingChoice, divided, split_answer
-from stepwell.console.options import ChartsOption
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.economics.generations import Split
 from stepwell.economics.splits import cheapest
 from stepwell.economics.steps import Steady
@@ -32,7 +30,7 @@ def hardware(
     choice: Choice | None = None,
     training: TrainingChoice | None = None,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """The same work on several parts: cost and energy per token, latency, and what binds.
 
@@ -71,7 +69,7 @@ def hardware(
         write_page(_page(found, rows, cannot, split, answer, inputs), html, console)
     shown = [dict(zip(HEAD, row, strict=True)) for row in rows]
     splits = plan_training.as_json(split)
-    write_json({"rows": shown, "splits": splits, "not_possible": cannot, "answer": answer}, json_file)
+    write_json(json_file, {"rows": shown, "splits": splits, "not_possible": cannot, "answer": answer})
     console.print(f"hardware: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0
 

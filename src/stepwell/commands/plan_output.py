@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -17,31 +15,10 @@ from stepwell.report.page import Page
 Item = TypeVar("Item")
 
 
-def console_for(json_file: Path | None) -> Console:
-    """Tables go to stderr when JSON goes to stdout."""
-    return Console(highlight=False, stderr=str(json_file) == "-")
-
-
 def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """With the time left; gone when it is done."""
     shown = Console(stderr=True)
     yield from track(items, description=what, total=total, console=shown, transient=True)
-
-
-def write_json(result: dict[str, Any], json_file: Path | None) -> None:
-    if json_file is None:
-        return
-    text = json.dumps(result, indent=2, default=_plain) + "\n"
-    if str(json_file) == "-":
-        sys.stdout.write(text)
-    else:
-        json_file.write_text(text, encoding="utf-8")
-
-
-def _plain(value: object) -> float:
-    if isinstance(value, Decimal):
-        return float(value)
-    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def write_page(page: Page, html: Path | None, console: Console) -> None:

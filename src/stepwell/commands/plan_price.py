@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
@@ -23,8 +21,9 @@ from stepwell.commands.plan_flash import (
     rows_of,
     table_of,
 )
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
-from stepwell.console.options import ChartsOption
+from stepwell.commands.plan_output import progress, write_page
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.economics.list_prices import (
     MILLION,
     SERVICE_TIERS,
@@ -99,7 +98,7 @@ def price(
     price_factor: str = "1",
     utilisation: str = "0.7",
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """What a million tokens costs by service tier, and the margin when intermediate tokens double and triple.
 
@@ -137,6 +136,7 @@ def price(
         inputs |= {"utilisation": utilisation}
         write_page(_page(priced, {**inputs, **choice.as_inputs(), **flash.as_inputs()}), html, console)
     write_json(
+        json_file,
         {
             "rows": priced.rows,
             "margins": priced.margins,
@@ -145,7 +145,6 @@ def price(
             "not_possible": priced.cannot,
             "answer": priced.answer,
         },
-        json_file,
     )
     if priced.flash:
         console.print(f"flash: {flash_answer(priced.flash)}", markup=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,8 +12,9 @@ from rich.table import Table
 from stepwell.catalogue.kv import kv_bytes
 from stepwell.catalogue.load import entry
 from stepwell.commands.fitting import fitted
-from stepwell.commands.plan_output import console_for, write_json, write_page
-from stepwell.console.options import ChartsOption
+from stepwell.commands.plan_output import write_page
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.economics.changes import decimals
 from stepwell.errors import BadInput
 from stepwell.report import charts
@@ -46,7 +46,7 @@ def storage(
     copies: int = 2,
     what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Disks for a product: KV of sessions, document libraries, warehouse imports, images and 4K video.
 
@@ -110,9 +110,9 @@ def storage(
         write_page(page, html, console)
     shown = [dict(zip(HEAD, row, strict=True)) for row in rows]
     write_json(
+        json_file,
         {"rows": shown, "drives": total, "usd": cost_usd, "years_of_wear": years, "inputs": use}
         | {"answer": answer},
-        json_file,
     )
     console.print(f"storage: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0

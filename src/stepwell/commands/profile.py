@@ -32,7 +32,7 @@ from stepwell.commands.profile_trial import (
     spread,
 )
 from stepwell.commands.profile_view import evaluations_table, print_failures, print_findings
-from stepwell.console.options import JsonOption, require_writable
+from stepwell.console.options import JsonOption
 from stepwell.console.output import report_console, write_json
 from stepwell.console.report import versions
 from stepwell.errors import BadInput
@@ -80,7 +80,6 @@ def fit(
         raise BadInput(
             "--accuracy and --cost are both given: one is the target, and the other what comes of it"
         )
-    require_writable(json_file)
     made, task_set = find_crew(crew), load_tasks(tasks)
     directory = out if out != Path() else Path(f"fitted-{made.name}-{task_set.name}")
     wanted = PlacesWanted(Given.of(server, key), tuple(model), seed, memo, no_memo)
@@ -90,8 +89,7 @@ def fit(
     profiles = [find_profile(made, name) for name in (PRO, FLASH)]
     found = trial.run(profiles, partial(_fit, target=target, trial=trial))
     _show_fit(console, found, write(found, directory))
-    if json_file is not None:
-        write_json(json_file, {"machine": machine(), "versions": versions()} | as_json(found))
+    write_json(json_file, {"machine": machine(), "versions": versions()} | as_json(found))
     console.print(_last_line(found), style="bold", markup=False, highlight=False, soft_wrap=True)
     return 0 if found.search.reaches(found.fitted) else 1
 
@@ -147,14 +145,12 @@ def show(
 
         stepwell profile show code --profile flash
     """
-    require_writable(json_file)
     made = find_crew(crew)
     found = find_profile(made, profile)
     applied = apply(made, found)
     console = report_console(json_file)
     settings = _settings(applied)
-    if json_file is not None:
-        write_json(json_file, {"crew": made.name, "profile": dump(found), "roles": settings})
+    write_json(json_file, {"crew": made.name, "profile": dump(found), "roles": settings})
     console.print(dump(found), markup=False, highlight=False, soft_wrap=True)
     for role, own in settings.items():
         line = ", ".join(f"{name} {value}" for name, value in own.items())

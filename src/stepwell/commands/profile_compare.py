@@ -28,7 +28,7 @@ from stepwell.commands.profile_trial import (
     option,
 )
 from stepwell.commands.profile_view import evaluations_table, print_failures, print_findings
-from stepwell.console.options import Flag, JsonOption, require_writable
+from stepwell.console.options import Flag, JsonOption
 from stepwell.console.output import report_console, write_json
 from stepwell.console.report import versions
 from stepwell.errors import BadInput
@@ -69,7 +69,6 @@ def compare(
         stepwell profile compare code --tasks functions --penalty-off
         stepwell profile compare code --tasks functions --profiles single,pro,fitted/fitted.toml
     """
-    require_writable(json_file)
     made, task_set = find_crew(crew), load_tasks(tasks)
     names = [name.strip() for name in profiles.split(",") if name.strip()]
     if not names:

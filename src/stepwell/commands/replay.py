@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -25,6 +23,7 @@ from stepwell.commands.replay_machine import (
 )
 from stepwell.commands.replay_page import changed_machine, elsewhere_page, policies_page
 from stepwell.console.options import ChartsOption, JsonOption
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
@@ -123,9 +122,9 @@ def decided_again(file: Path) -> DecidedAgain:
 def _report(console: Console, again: DecidedAgain, json_file: Path | None) -> None:
     log, line = again.log, again.differs_at
     same = line is None
-    _write(
-        {"steps": log.plans, "events": again.events, "digest": log.digest, "same": same, "line": line},
+    write_json(
         json_file,
+        {"steps": log.plans, "events": again.events, "digest": log.digest, "same": same, "line": line},
     )
     events = ", ".join(f"{count} {name}" for name, count in sorted(again.events.items()))
     console.print(f"{log.plans} steps, {events or 'no events'}")
@@ -135,16 +134,6 @@ def _report(console: Console, again: DecidedAgain, json_file: Path | None) -> No
         console.print(f"the decisions differ from line {line} on")
 
 
-def _write(result: dict[str, Any], json_file: Path | None) -> None:
-    if json_file is None:
-        return
-    text = json.dumps(result, indent=2) + "\n"
-    if str(json_file) == "-":
-        sys.stdout.write(text)
-    else:
-        json_file.write_text(text)
-
-
 # --- what would it have cost elsewhere? --------------------------------------------------------
 
 
@@ -152,7 +141,7 @@ def _elsewhere(
     file: Path, policy: str | None, wanted: ReplayMachine, html: Path | None, json_file: Path | None
 ) -> int:
     config, steps = read_recording(file)
-    console = Console(highlight=False, stderr=str(json_file) == "-")
+    console = console_for(json_file)
     reading = track(steps, description="reading the recording", console=Console(stderr=True), transient=True)
     found = recorded_workload(config, reading)
     if not found.turns:
@@ -179,8 +168,8 @@ def _elsewhere(
         write_page(elsewhere_page(answer, rows, [table], inputs), html, console)
     costs = ", ".join(f"{key} {value:,}" for key, value in asdict(model).items() if key != "instant_disk")
     console.print(f"{name}: {costs}", style="dim", markup=False, soft_wrap=True)
-    _write(
-        {"turns": len(found.turns), "machine": asdict(model), "runs": [r.as_json() for r in rows]}, json_file
+    write_json(
+        json_file, {"turns": len(found.turns), "machine": asdict(model), "runs": [r.as_json() for r in rows]}
     )
     console.print(answer, style="bold", markup=False, soft_wrap=True)
     return 0
@@ -201,7 +190,7 @@ def _compare(
     file: Path, policies: list[str], what_if: list[str], html: Path | None, json_file: Path | None
 ) -> int:
     config, steps = read_recording(file)
-    console = Console(highlight=False, stderr=str(json_file) == "-")
+    console = console_for(json_file)
     progress = Console(stderr=True)
     reading = track(steps, description="reading the recording", console=progress, transient=True)
     found = recorded_workload(config, reading)
@@ -219,7 +208,7 @@ def _compare(
     for line in _notes(found, model):
         console.print(line, style="dim", markup=False, soft_wrap=True)
     figures = [run.as_json() for run in runs]
-    _write({"turns": len(found.turns), "machine": asdict(model), "runs": figures}, json_file)
+    write_json(json_file, {"turns": len(found.turns), "machine": asdict(model), "runs": figures})
     answer = _closing(runs)
     if html is not None:
         inputs = {"recording": file.name, "what if": ", ".join(what_if) or "nothing", **asdict(model)}

@@ -60,7 +60,7 @@ from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
 from stepwell.commands.stopping import told_to_stop
-from stepwell.console.options import JsonOption, require_writable
+from stepwell.console.options import JsonOption
 from stepwell.console.output import write_json
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
@@ -146,7 +146,6 @@ def run(
 
     A session that is stopped, by Ctrl-C, a limit, or a server that goes away, is kept, and --resume goes on.
     """
-    require_writable(json_file)
     console = Console(stderr=True, highlight=False)
 
     def once() -> int:

@@ -16,8 +16,7 @@ Requests = Mapping[str, Mapping[str, Any]]
 
 def print_requests(requests: Requests, json_file: Path | None) -> None:
     """To standard output; with ``--json`` the whole bodies go there."""
-    if json_file is not None:
-        write_json(json_file, {"requests": requests})
+    write_json(json_file, {"requests": requests})
     if str(json_file) != "-":
         for role, body in requests.items():
             print("\n".join(_lines(role, body)))

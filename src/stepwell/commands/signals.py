@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from stepwell.console.options import HtmlOption, JsonOption, require_writable
+from stepwell.console.options import HtmlOption, JsonOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput
 from stepwell.review.signals.log import Line, Writer, faults, read
@@ -90,13 +90,11 @@ def log(
     json_file:
         Write the lines as JSON; ``-`` is the standard output.
     """
-    require_writable(json_file)
     lines = held(log)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(page(lines, _scores(lines, prices) if prices else []), encoding="utf-8")
-    if json_file is not None:
-        write_json(json_file, {"lines": list(lines)})
+    write_json(json_file, {"lines": list(lines)})
     if str(json_file) == "-":
         return 0
     for fixed, line in tried(list(lines)).items():
@@ -136,7 +134,6 @@ def verify(
     json_file:
         Write the verdict as JSON; ``-`` is the standard output.
     """
-    require_writable(json_file)
     lines = read(log)
     found = list(faults(lines, key))
     if head and head not in {line.get("hash") for line in lines}:
@@ -145,8 +142,7 @@ def verify(
         instrument, closes = closes_of(prices)
         for rule in RULES.values():
             found.extend(data_faults(lines, rule, instrument, closes))
-    if json_file is not None:
-        write_json(json_file, {"holds": not found, "lines": len(lines), "faults": found})
+    write_json(json_file, {"holds": not found, "lines": len(lines), "faults": found})
     if str(json_file) != "-":
         for fault in found:
             print(fault)
@@ -172,12 +168,10 @@ def score_(*, prices: Prices, log: Path = LOG, json_file: JsonOption = None) -> 
     json_file:
         Write the figures as JSON; ``-`` is the standard output.
     """
-    require_writable(json_file)
     lines = held(log)
     rows = _scores(lines, prices)
     trials = len(tried(list(lines)))
-    if json_file is not None:
-        write_json(json_file, {"rules_tried": trials, "scores": rows})
+    write_json(json_file, {"rules_tried": trials, "scores": rows})
     if str(json_file) != "-":
         for row in rows:
             print(_sentence(row))

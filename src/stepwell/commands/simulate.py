@@ -13,10 +13,10 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from stepwell.commands.plan_output import console_for, write_json
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.simulate_tables import show, write_report
-from stepwell.console.options import ChartsOption
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.simulate.arrivals import Arrivals, arranged
@@ -47,7 +47,7 @@ def simulate(
     traces: Path | None = None,
     export: Path | None = None,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """A workload on a modelled fleet: the real policy on every replica, the fleet's own router before them.
 
@@ -108,7 +108,7 @@ def simulate(
         "block tokens": work.block_tokens, **hardware.as_inputs(),
     }  # fmt: skip
     write_report(found, notes, inputs, seed, html, console)
-    write_json(_as_json(found, facts, notes, inputs, built, money), json_file)
+    write_json(json_file, _as_json(found, facts, notes, inputs, built, money))
     console.print(_last_line(found, built), style="bold", markup=False, soft_wrap=True)
     return 0
 

@@ -14,13 +14,14 @@ from rich.table import Table
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.plan_output import progress, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.study_amplification_played import (
     HEAD as PLAYED_HEAD,
 )
 from stepwell.commands.study_amplification_played import PlayedLoad, play_amplified, played_answer
-from stepwell.console.options import ChartsOption
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.economics.list_prices import (
     Amplified,
     ListPrice,
@@ -71,7 +72,7 @@ def amplification(
     seed: int = 1,
     traces: Path | None = None,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """What two and three times the intermediate tokens do to margins, with KV tiers and without.
 
@@ -147,7 +148,7 @@ def amplification(
         write_page(page, html, console)
     played = [dict(zip(PLAYED_HEAD, row, strict=True)) for row in rows]
     told = {"rows": _json(found), "simulated": played, "answers": answers, "inputs": _told(inputs)}
-    write_json(told, json_file)
+    write_json(json_file, told)
     for answer in answers:
         console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0

@@ -12,10 +12,11 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.plan_output import progress, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Hardware, build
-from stepwell.console.options import ChartsOption
+from stepwell.console.options import ChartsOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.report import charts
@@ -39,7 +40,7 @@ def speed(
     what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     traces: Path | None = None,
     html: ChartsOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """How many requests the simulation takes in a second of one core, and whether that holds as they double.
 
@@ -112,7 +113,7 @@ def _tell(
         for one in found
     ]
     told = {name: str(value) for name, value in inputs.items()}
-    write_json({"rows": figures, "slope": slope, "answer": answer, "inputs": told}, json_file)
+    write_json(json_file, {"rows": figures, "slope": slope, "answer": answer, "inputs": told})
     console.print(f"study: {answer}", style="bold", markup=False)
 
 

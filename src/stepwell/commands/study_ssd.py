@@ -15,12 +15,13 @@ from rich.table import Table
 
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import named_parts
-from stepwell.commands.plan_output import console_for, progress, write_json, write_page
+from stepwell.commands.plan_output import progress, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.study_ssd_plan import HEAD as PLAN_HEAD
 from stepwell.commands.study_ssd_plan import FullReplica, full_replica
-from stepwell.console.options import HtmlOption
+from stepwell.console.options import HtmlOption, ResultOption
+from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.ledger.prices import load_price_book
@@ -83,7 +84,7 @@ def ssd(
     what_if: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     traces: Path | None = None,
     html: HtmlOption = None,
-    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """What disks below DRAM are worth for agents at the same targets, and when wear costs more than it saves.
 
@@ -195,7 +196,7 @@ def _tell(
     shown: list[dict[str, Any]] = [dict(zip(HEAD, row, strict=True)) for row in rows]
     told = {name: str(value) for name, value in inputs.items()}
     full_rows = [dict(zip(PLAN_HEAD, row, strict=True)) for row in planned]
-    write_json({"closed_form": full_rows, "rows": shown, "answers": answers, "inputs": told}, json_file)
+    write_json(json_file, {"closed_form": full_rows, "rows": shown, "answers": answers, "inputs": told})
     for answer in answers:
         console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from stepwell.agents.tracing import AgentTrace, Trace, TraceStep, perfetto, read
 from stepwell.commands.fitting import UNBOUNDED
 from stepwell.commands.run_view import brief, usd
 from stepwell.commands.trace_otlp import send
-from stepwell.console.options import JsonOption, require_writable
+from stepwell.console.options import JsonOption, writable
 from stepwell.console.output import report_console, write_json
 from stepwell.errors import BadInput
 from stepwell.redaction import redacted
@@ -36,6 +36,7 @@ def trace(
         Path | None,
         Parameter(
             name="--perfetto",
+            validator=writable,
             help="Write it here for ui.perfetto.dev and chrome://tracing.",
             show_default=False,
         ),
@@ -67,16 +68,13 @@ def trace(
     far as the trace has it: 'stepwell run --no-trace-text' leaves it out.
     """
     headers = _headers(otlp_header, otlp)
-    for path in (perfetto_file, json_file):
-        require_writable(path)
     found = read_trace(_lines(file), str(file))
     console = report_console(json_file)
     # Long texts are wrapped inside their branch; in a file or a pipe a line is as long as its text.
     console.print(_tree(found, whole=text), width=None if console.is_terminal else UNBOUNDED)
     if perfetto_file is not None:
         perfetto_file.write_text(json.dumps(perfetto(found), ensure_ascii=False), encoding="utf-8")
-    if json_file is not None:
-        write_json(json_file, _as_json(found))
+    write_json(json_file, _as_json(found))
     sent = (
         "" if otlp is None else f" Sent: {counted(send(found, otlp, headers), 'span')} to {redacted(otlp)}."
     )

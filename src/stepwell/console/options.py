@@ -17,11 +17,40 @@ from stepwell.units import parse_size
 def ending_in(*known: str) -> Callable[[Any, Path | None], None]:
     """A check for an option that writes one kind of file: another name would promise what is not in it."""
 
-    def check(_: Any, file: Path | None) -> None:
+    def check(given: Any, file: Path | None) -> None:
         if file is not None and str(file) != "-" and file.suffix.lower() not in known:
             raise ValueError(f"{file}: its name ends in {' or '.join(known)}, as what is written is that")
+        writable(given, file)
 
     return check
+
+
+def writable(_: Any, file: Path | None) -> None:
+    """A check for an option that names a file to write: said before an hour of work, not after it."""
+    try:
+        require_writable(file)
+    except BadInput as error:
+        raise ValueError(str(error)) from error
+
+
+def require_writable(file: Path | None) -> None:
+    """Raises ``BadInput`` when the file cannot be written. Leaves it as it is, and none where none was."""
+    if file is None or str(file) == "-":
+        return
+    if file.is_dir():
+        raise BadInput(f"{file} is a directory: give the name of a file")
+    if not file.absolute().parent.is_dir():
+        raise BadInput(f"the directory {file.parent} does not exist")
+    existed = file.exists()
+    if existed and not file.is_file():
+        return  # a pipe: to open and close it would tell its reader that all is said
+    try:
+        with file.open("ab"):
+            pass
+    except OSError as error:
+        raise BadInput(f"{file} cannot be written: {error.strerror}") from error
+    if not existed:
+        file.unlink()
 
 
 PAGES = (".html", ".htm")
@@ -36,12 +65,23 @@ def _page_with_charts(given: Any, file: Path | None) -> None:
 
 ChartsOption = Annotated[Path | None, Parameter(validator=_page_with_charts)]
 """A page with charts: without the library that draws them nothing is begun."""
+FileOption = Annotated[Path | None, Parameter(validator=writable)]
 JsonOption = Annotated[
     Path | None,
     Parameter(
         name="--json",
         allow_leading_hyphen=True,
+        validator=writable,
         help="Write machine, versions, settings, figures and all raw samples here (-: standard output).",
+    ),
+]
+ResultOption = Annotated[
+    Path | None,
+    Parameter(
+        name="--json",
+        allow_leading_hyphen=True,
+        validator=writable,
+        help="Write the result here as JSON (-: standard output).",
     ),
 ]
 QuickOption = Annotated[
@@ -58,16 +98,6 @@ Positive = Annotated[int, Parameter(validator=Number(gte=1))]
 OptionalPositive = Annotated[int | None, Parameter(validator=Number(gte=1), show_default=False)]
 """None: the default that the command's help names."""
 Flag = Annotated[bool, Parameter(negative="", show_default=False)]
-
-
-def require_writable(file: Path | None, flag: str = "--json") -> None:
-    """Say that a file cannot be written before an hour of measuring, not after it."""
-    if file is None or str(file) == "-":
-        return
-    if not file.absolute().parent.is_dir():
-        raise BadInput(f"{flag} {file}: the directory {file.absolute().parent} does not exist")
-    if file.is_dir():
-        raise BadInput(f"{flag} {file} is a directory: give the name of a file")
 
 
 def size_bytes(flag: str, text: str) -> int:

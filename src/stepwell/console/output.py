@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,32 @@ def report_console(json_file: Path | None) -> ReportConsole:
     return console
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write to a file, or to standard output for ``-``. ``BadInput`` when the file cannot be written."""
-    text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+def console_for(json_file: Path | None) -> Console:
+    """Words and tables go to standard error where standard output is for JSON."""
+    return Console(highlight=False, stderr=str(json_file) == "-")
+
+
+def write_json(file: Path | None, content: dict[str, Any]) -> None:
+    """Write to a file, or to standard output for ``-``; None: nobody asked for it.
+
+    ``BadInput`` when the file cannot be written.
+    """
+    if file is None:
+        return
+    text = json.dumps(_finite(content), indent=1, allow_nan=False, default=_number) + "\n"
     if str(file) == "-":
         sys.stdout.write(text)
         return
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"--json {file} cannot be written: {error.strerror}") from error
+        raise BadInput(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _number(value: object) -> float:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def _finite(value: Any) -> Any:

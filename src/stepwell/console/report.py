@@ -105,8 +105,7 @@ class Report:
         for verdict in self.verdicts:
             style = {True: "green", False: "bold red", None: "dim"}[verdict.reached]
             console.print(verdict.line(), style=style, markup=False, highlight=False, soft_wrap=True)
-        if json_file is not None:
-            write_json(json_file, self.as_json())
+        write_json(json_file, self.as_json())
         console.print(self.last_line(), style="bold", markup=False, highlight=False, soft_wrap=True)
 
     def last_line(self) -> str:

@@ -19,6 +19,7 @@ from stepwell import __version__, assemble
 from stepwell.agents.crews.files import find_crew
 from stepwell.commands.run_reading import reader_of
 from stepwell.commands.stopping import told_to_stop
+from stepwell.console.options import require_writable
 from stepwell.console.report import versions
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
@@ -337,24 +338,6 @@ def sized(settings: Settings, capacity: Capacity) -> Settings:
 
 
 # --- places ----------------------------------------------------------------------------------------
-
-
-def require_writable(path: Path | None) -> None:
-    """Find out before minutes of work that the result cannot be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise BadInput(f"{path} is a directory: name a file in it")
-    if not path.parent.is_dir():
-        raise BadInput(f"the directory {path.parent} does not exist: make it first")
-    existed = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}") from error
-    if not existed:
-        path.unlink()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from stepwell.bench.chaos.load import Load, undisturbed
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import ChaosTarget
 from stepwell.bench.postgres_server import running_postgres, why_not
-from stepwell.console.options import JsonOption, QuickOption, require_writable
+from stepwell.console.options import JsonOption, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -130,7 +130,6 @@ def main(
     directory
         Where to do it (a new directory in there, removed afterwards).
     """
-    require_writable(json_file)
     if books == "postgres" and (reason := why_not()) is not None:
         raise StepwellError(f"--books postgres: {reason}")
     if unknown := sorted(set(faults or ()) - ALL.keys()):
