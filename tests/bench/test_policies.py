@@ -26,9 +26,11 @@ SAMPLE = RunReport(
 )
 
 
-def bench(tmp_path: Path, *arguments: str, sessions: int = 9, seeds: int = 1) -> dict[str, Any]:
+def bench(
+    tmp_path: Path, *arguments: str, sessions: int = 9, seeds: int = 1, trace: str = "generated"
+) -> dict[str, Any]:
     out = tmp_path / "out.json"
-    given = ["--trace", "generated", "--sessions", str(sessions), "--seeds", str(seeds)]
+    given = ["--trace", trace, "--sessions", str(sessions), "--seeds", str(seeds)]
     tokens = ["bench", "policies", *given, "--json", str(out), *arguments]
     assert run(tokens) == 0
     result: dict[str, Any] = json.loads(out.read_text())
@@ -140,6 +142,16 @@ def test_a_wrong_flag_is_one_sentence(flag: str, value: str) -> None:
     given = {"trace": "generated", flag: value}
     with pytest.raises(BadInput, match=f"--{flag} {value}: "):
         policies.main(traces=Path(), **given)  # type: ignore[arg-type]
+
+
+def test_our_own_crews_need_no_file_and_say_what_was_recorded(tmp_path: Path) -> None:
+    given = ["--declared", "silent,recorded", "--policy", "lru,stepwell", "--room", "1/8"]
+    result = bench(tmp_path, *given, trace="crews")
+    rows = [(row["policy"], row["declared"]) for row in result["results"]["crews, device 1/8"]]
+    assert rows == [("lru", "silent"), ("stepwell", "silent"), ("stepwell", "recorded")]
+    assert all(row["refused"] == 0 for row in result["results"]["crews, device 1/8"])
+    with pytest.raises(BadInput, match="nobody recorded that for generated; --trace crews has it"):
+        policies.main(trace="generated", declared="recorded")
 
 
 @pytest.mark.parametrize("error", [SimulationError("the policy moves a block"), AssertionError()])

@@ -26,12 +26,13 @@ from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.simulate.bound import is_available
 from stepwell.simulate.calibrate import calibrated, working_set_blocks
 from stepwell.simulate.chart import chart
+from stepwell.simulate.crews import CREWS, crews
 from stepwell.simulate.generated import generated
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.inference_perf import INFERENCE_PERF, inference_perf
 from stepwell.simulate.lmcache import LMCACHE, lmcache
 from stepwell.simulate.machine import SimulationError
-from stepwell.simulate.player import Declared
+from stepwell.simulate.player import RECORDED, Declared
 from stepwell.simulate.report import LEGEND, RunReport
 from stepwell.simulate.run import Room, config_for, simulate
 from stepwell.simulate.tables import cost_table, latency_table, traffic_table
@@ -40,7 +41,8 @@ from stepwell.simulate.workload import Workload
 
 TRACES_VARIABLE = "STEPWELL_TRACES"
 GENERATED = "generated"
-TRACES = ("agentic", *LMCACHE, INFERENCE_PERF, *MOONCAKE, GENERATED)
+TRACES = ("agentic", *LMCACHE, INFERENCE_PERF, *MOONCAKE, CREWS, GENERATED)
+NEED_NO_FILES = (CREWS, GENERATED)
 USES_HINTS = (OWN, "steps")
 """Policies that look at what is declared; the others are run once, with nothing declared."""
 
@@ -108,7 +110,7 @@ def main(
         The directory with the trace files (default: $STEPWELL_TRACES).
     trace
         Which traces, with commas: agentic, mini-swe, magentic-one, inference-perf, conversation, synthetic;
-        or generated, which needs no files.
+        or crews (our own, recorded) and generated, which need no files.
     room
         Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
         again) at one time.
@@ -119,8 +121,8 @@ def main(
     policy
         Names, with commas (default: all there are).
     declared
-        What agents declare, with commas: silent, exact, or the sigma of a lognormal error. Policies that
-        look at no declarations run once.
+        What agents declare, with commas: silent, exact, the sigma of a lognormal error, or recorded: what
+        was really told (crews alone). Policies that look at no declarations run once.
     sessions
         How many sessions of agents, drawn by seed.
     requests
@@ -145,7 +147,8 @@ def main(
     if quick:
         sessions, requests, room, seeds = min(sessions, 30), 2_000, room.split(",")[0], 1
     _names("--trace", trace, list(TRACES))  # before anybody is asked where they are
-    directory = Path() if trace == GENERATED else traces_directory(traces)
+    own = {name.strip() for name in trace.split(",")} <= {*NEED_NO_FILES}
+    directory = Path() if own else traces_directory(traces)
     sizes = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
     bounded = is_available()
     common = {"traces": directory, "unit_tokens": unit_tokens, "bounded": bounded, **sizes}
@@ -198,7 +201,7 @@ def traces_directory(given: Path | None) -> Path:
     if named is None:
         raise BadInput(
             f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory of {AGENTIC}"
-            f" (--trace {GENERATED} needs no file)"
+            f" (--trace {','.join(NEED_NO_FILES)} needs no file)"
         )
     if not named.is_dir():
         raise BadInput(f"the directory of traces {named} does not exist: give --traces DIR")
@@ -211,6 +214,10 @@ def _settings(
     names = _names("--policy", policy, list(EVICTION_POLICIES))
     modes = [str(Declared.parse(mode)) for mode in declared.split(",")]
     for one_trace in _names("--trace", trace, list(TRACES)):
+        if RECORDED in modes and one_trace != CREWS:
+            raise BadInput(
+                f"--declared {RECORDED}: nobody recorded that for {one_trace}; --trace {CREWS} has it"
+            )
         for one_room in room.split(","):
             _fraction(one_room)
             for name in names:
@@ -241,7 +248,9 @@ def _fraction(room: str) -> Fraction:
 
 def workload_of(setting: ComparedSetting, model: MachineModel) -> Workload:
     """The workload at its pace; the same for every policy and room."""
-    if setting.trace == GENERATED:
+    if setting.trace == CREWS:
+        workload = crews(sessions=setting.sessions, seed=setting.seed)
+    elif setting.trace == GENERATED:
         workload = generated(sessions=setting.sessions, seed=setting.seed)
     elif setting.trace in LMCACHE:
         workload = lmcache(
@@ -266,7 +275,7 @@ def room_of(setting: ComparedSetting, workload: Workload) -> Room:
     """Sizes in blocks. The device is never so small that it could not hold a few short turns; where little
     is ever used again, not so small that it could not hold the longest."""
     longest = -(-workload.context_tokens // workload.block_tokens)
-    least = longest if setting.trace == INFERENCE_PERF else 8
+    least = longest if setting.trace in (INFERENCE_PERF, CREWS) else 8
     device = max(least, int(working_set_blocks(workload) * _fraction(setting.room)))
     return Room(device, setting.host * device, setting.disk * device)
 

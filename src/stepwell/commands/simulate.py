@@ -44,6 +44,7 @@ def simulate(
     context_tokens: int | None = None,
     seed: int = 1,
     bad_share: float = 0.05,
+    closed: bool = False,
     traces: Path | None = None,
     export: Path | None = None,
     html: ChartsOption = None,
@@ -73,7 +74,8 @@ def simulate(
         When sessions begin: recorded, poisson:RATE, gamma:RATE:CV, weibull:RATE:CV (sessions a second), or
         servegen:FILE.
     declared
-        What agents say about their pauses: silent, exact, or the sigma of a lognormal error.
+        What agents say about their pauses: silent, exact, the sigma of a lognormal error, or recorded: what
+        they said when it was recorded (--closed, or sessions made by it).
     block_tokens
         Tokens of one block, rounded down to whole blocks of the trace. Smaller shares more and takes longer.
     context_tokens
@@ -82,6 +84,8 @@ def simulate(
         Draws sessions, arrivals, service tiers and errors of declarations.
     bad_share
         Refuse a file with a larger share of malformed lines; fewer are left out and named.
+    closed
+        Of a recording: a turn comes after those that it came after there, and not when it came.
     traces
         The directory of the named traces (default: $STEPWELL_TRACES).
     export
@@ -93,7 +97,7 @@ def simulate(
     """
     hardware = hardware or Hardware()
     said = Declared.parse(declared)
-    work = _workload(workload, count, arrivals, block_tokens, context_tokens, seed, bad_share, traces)
+    work = _workload(workload, count, arrivals, block_tokens, context_tokens, seed, bad_share, closed, traces)
     built = build(hardware, work.unit_tokens, work.block_tokens, _mean_input(work))
     console = console_for(json_file)
     if export is not None:
@@ -115,7 +119,7 @@ def simulate(
 
 def _workload(
     name: str, count: int | None, arrivals: str, block_tokens: int, context_tokens: int | None, seed: int,
-    bad_share: float, traces: Path | None,
+    bad_share: float, closed: bool, traces: Path | None,
 ) -> Workload:  # fmt: skip
     if count is not None and not 1 <= count <= 10_000_000:
         raise BadInput(f"--count {count}: give 1 to 10,000,000")
@@ -126,7 +130,7 @@ def _workload(
     named = os.environ.get(TRACES_VARIABLE)
     directory = traces or (Path(named) if named else None)
     comes = Arrivals.parse(arrivals)
-    wanted = Wanted(name, directory, count, seed, block_tokens, bad_share, context_tokens)
+    wanted = Wanted(name, directory, count, seed, block_tokens, bad_share, context_tokens, closed)
     return arranged(workload_of(wanted)[0], comes, seed)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.policy.types import Wait
+from stepwell.simulate.linked import links_of, own_name
 from stepwell.simulate.workload import AgentSpec, SessionSpec, TurnSpec, Workload, numbers
 
 MOONCAKE_TOKENS = 512
@@ -54,30 +55,34 @@ def write_sessions(workload: Workload, path: Path) -> int:
 def _session(session: SessionSpec, unit_tokens: int) -> dict[str, Any]:
     main, *children = session.agents
     by_number = {turn.number: turn for turn in session.turns}
-    requests = [_request(by_number[number], 0) for number in main.turns]
-    requests += [_child(agent, by_number) for agent in children if agent.turns]
+    requests = [_request(session, by_number[number], 0) for number in main.turns]
+    requests += [_child(session, agent, by_number) for agent in children if agent.turns]
     requests.sort(key=lambda request: request["t"])
-    return {"id": session.name, "block_size": unit_tokens, "hash_id_scope": "local", "requests": requests}
+    return {
+        "id": session.name, "block_size": unit_tokens, "hash_id_scope": "local",
+        "agent_id": own_name(main.name, session.name) or "main", "role": main.role, "requests": requests,
+    }  # fmt: skip
 
 
-def _child(agent: AgentSpec, by_number: dict[int, TurnSpec]) -> dict[str, Any]:
+def _child(session: SessionSpec, agent: AgentSpec, by_number: dict[int, TurnSpec]) -> dict[str, Any]:
     """Its ``t`` is its end, as in the format."""
     turns = [by_number[number] for number in agent.turns]
     starts_us = turns[0].at_us
     ran_us = turns[-1].at_us + turns[-1].took_us - starts_us
     return {
-        "t": (starts_us + ran_us) / 1e6, "type": "subagent", "agent_id": agent.name,
+        "t": (starts_us + ran_us) / 1e6, "type": "subagent", "agent_id": own_name(agent.name, session.name),
         "subagent_type": agent.role, "duration_ms": ran_us // 1000,
-        "requests": [_request(turn, starts_us) for turn in turns],
+        "requests": [_request(session, turn, starts_us) for turn in turns],
     }  # fmt: skip
 
 
-def _request(turn: TurnSpec, since_us: int) -> dict[str, Any]:
+def _request(session: SessionSpec, turn: TurnSpec, since_us: int) -> dict[str, Any]:
     stop = {Wait.TOOL: "tool_use", Wait.PERSON: "end_turn"}.get(turn.seen_wait, "")
     return {
         "t": (turn.at_us - since_us) / 1e6, "type": "n", "in": turn.prompt_tokens, "out": turn.new_tokens,
         "input_types": ["tool_result"], "stop": stop, "api_time": turn.took_us / 1e6,
         "think_time": turn.gap_us / 1e6, "hash_rle": [list(run) for run in turn.prompt],
+        **(links_of(session, turn) if session.linked else {}),
     }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Plays a workload: sends each agent's next turn when what it waits for has ended, and declares as told.
 
-Three ways to declare: nothing (the server sees how each answer ended, no more), what a runtime would say with
-an error of a stated size, or the truth.
+Four ways to declare: nothing (the server sees how each answer ended, no more), what a runtime would say with
+an error of a stated size, the truth, or what the runtime really said, where that was recorded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 from stepwell.errors import BadInput
 from stepwell.policy.eviction.base import Future
-from stepwell.policy.types import NO_HINT, Caller, Hint, Hinted, RequestArrived, RequestId
+from stepwell.policy.types import NO_HINT, Caller, Hint, Hinted, RequestArrived, RequestId, Wait
 from stepwell.simulate.foresight import Foresight, Timetable
 from stepwell.simulate.machine import Due
 from stepwell.simulate.session import SessionPlay
-from stepwell.simulate.workload import Namespace, SessionSpec, TurnSpec, Workload
+from stepwell.simulate.workload import Namespace, SaidPause, SessionSpec, TurnSpec, Workload
+
+RECORDED = "recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,14 @@ class Declared:
 
     sigma: float | None
     """None: nothing is declared. Else each gap is off by a lognormal factor of this sigma."""
+    recorded: bool = False
+    """What was said when the sessions were recorded is said again."""
 
     @classmethod
     def parse(cls, text: str) -> Declared:
-        """``silent``, ``exact``, or the sigma as a number. ``BadInput`` otherwise."""
-        if text == "silent":
-            return cls(None)
+        """``silent``, ``recorded``, ``exact``, or the sigma as a number. ``BadInput`` otherwise."""
+        if text in ("silent", RECORDED):
+            return cls(None, text == RECORDED)
         if text == "exact":
             return cls(0.0)
         try:
@@ -38,22 +42,42 @@ class Declared:
         except ValueError:
             sigma = -1.0
         if not 0 <= sigma <= 10:
-            raise BadInput(f"--declared {text}: give silent, exact, or an error such as 0.3 (at most 10)")
+            raise BadInput(
+                f"--declared {text}: give silent, {RECORDED}, exact, or an error such as 0.3 (at most 10)"
+            )
         return cls(sigma)
 
     def __str__(self) -> str:
         if self.sigma is None:
-            return "silent"
+            return RECORDED if self.recorded else "silent"
         return f"{self.sigma:g}" if self.sigma else "exact"
 
     def hint(self, session: SessionSpec, turn: TurnSpec) -> Hint:
         """What comes with the turn."""
+        if self.recorded:
+            return _hint_of(session, turn.said)
         if self.sigma is None or not session.agents[turn.agent].name:
             return NO_HINT
         after = None if turn.after_agent is None else session.agents[turn.after_agent].name
         if turn.rest_us is None:
             return Hint(turn.wait)
-        return Hint(turn.wait, int(turn.rest_us * math.exp(self.sigma * turn.noise)), after)
+        expected_us = int(turn.rest_us * math.exp(self.sigma * turn.noise))
+        return Hint(turn.wait, expected_us, after, tool=turn.tool)
+
+    def later(self, session: SessionSpec, turn: TurnSpec, request: RequestId, now_us: int) -> Iterator[Due]:
+        """What the server hears, or sees in the answer, after the turn."""
+        agent = session.agents[turn.agent].name
+        if self.sigma is None and agent and not (self.recorded and turn.said.wait is not Wait.UNKNOWN):
+            tool = turn.tool if turn.seen_wait is Wait.TOOL else ""
+            yield now_us, Hinted(request, session.tenant, agent, Hint(turn.seen_wait, tool=tool))
+        for one in turn.said_later if self.recorded else ():
+            name, hint = session.agents[one.agent].name, _hint_of(session, one.said)
+            yield now_us + one.delay_us, Hinted(0, session.tenant, name, hint)
+
+
+def _hint_of(session: SessionSpec, said: SaidPause) -> Hint:
+    after = None if said.after is None else session.agents[said.after].name
+    return Hint(said.wait, said.expected_us, after, tool=said.tool)
 
 
 class PlayedTurn:
@@ -123,7 +147,9 @@ class Player:
 
     def start(self) -> Iterator[Due]:
         for play in self._all:
-            yield self._send(play, 0, play.session.start_us)
+            for turn in play.first_turns():
+                at_us = turn.at_us if play.session.linked else 0
+                yield self._send(play, turn.agent, play.session.start_us + at_us)
 
     def future(self) -> Future:
         """What an oracle may ask."""
@@ -135,23 +161,25 @@ class Player:
     def ended(self, call: object, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
         assert isinstance(call, PlayedTurn)
         play, turn = call.play, call.spec
-        agent = play.session.agents[turn.agent]
         play.open_turns.pop(turn.number, None)
         if self.timetable is not None:
             self.timetable.closed(play.namespace.names(turn.prompt))
-        if self.declared.sigma is None and agent.name:
-            yield now_us, Hinted(request, play.session.tenant, agent.name, Hint(turn.seen_wait))
+        yield from self.declared.later(play.session, turn, request, now_us)
+        for following in play.freed_by(turn.number) if play.session.linked else ():
+            yield self._send(play, following.agent, now_us + following.gap_us)
         for child in turn.launches:
             yield self._send(play, child, now_us + play.session.agents[child].offset_us)
         yield from self._go_on(play, turn, now_us)
 
     def _go_on(self, play: SessionPlay, turn: TurnSpec, now_us: int) -> Iterator[Due]:
         following = play.next_of(turn.agent)
-        if following is None:
+        if following is None and not play.has_open(turn.agent):
             play.ended_agents.add(turn.agent)
             yield from self._release(play, now_us)
             if play.is_over() and not self.workload.shared:
                 play.namespace.release()
+        elif following is None or play.session.linked:
+            return  # another of its turns has not ended; or it comes after those it is linked to
         elif set(following.awaits) <= play.ended_agents:
             yield self._send(play, turn.agent, now_us + following.gap_us)
         else:

@@ -24,6 +24,8 @@ class SessionPlay:
     ended_agents: set[int] = field(default_factory=set)
     held: dict[int, TurnSpec] = field(default_factory=dict)
     """Per agent: a turn that waits for children."""
+    ended_turns: set[int] = field(default_factory=set)
+    """Of a linked session."""
 
     def schedule(self, agent: int, at_us: int) -> TurnSpec:
         """The agent's next turn comes at ``at_us``."""
@@ -37,6 +39,22 @@ class SessionPlay:
         """The agent's next turn that is not scheduled; None: there is none."""
         turns, sent = self.session.agents[agent].turns, self.sent[agent]
         return self.session.turns[turns[sent]] if sent < len(turns) else None
+
+    def first_turns(self) -> list[TurnSpec]:
+        """What comes by itself when the session begins."""
+        if not self.session.linked:
+            return [self.session.turns[self.session.agents[0].turns[0]]]
+        return [turn for turn in self.session.turns if not turn.after]
+
+    def has_open(self, agent: int) -> bool:
+        """Whether a turn of the agent was scheduled and has not ended."""
+        return any(self.session.turns[number].agent == agent for number in self.open_turns)
+
+    def freed_by(self, number: int) -> list[TurnSpec]:
+        """Turns of a linked session that waited for this one last."""
+        self.ended_turns.add(number)
+        waited = (turn for turn in self.session.turns if number in turn.after)
+        return [turn for turn in waited if self.ended_turns.issuperset(turn.after)]
 
     def first_open(self, agent: int) -> int:
         """The place, among the agent's turns, of the first that has not ended."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from stepwell.errors import BadInput
 from stepwell.policy.types import Wait
+from stepwell.simulate.linked import linked_turns
 from stepwell.simulate.workload import (
     AgentSpec,
     Runs,
@@ -155,7 +156,7 @@ class _Chain:
 def _chains(record: Mapping[str, Any]) -> list[_Chain]:
     """The main agent first. A child's ``t`` in the trace is its end (its launch, if nobody waits for it)."""
     own = [r for r in record["requests"] if r["type"] != "subagent"]
-    chains = [_Chain("main", "main", 0.0, None, own)]
+    chains = [_Chain(record.get("agent_id", "main"), record.get("role", "main"), 0.0, None, own)]
     for child in (r for r in record["requests"] if r["type"] == "subagent" and r["requests"]):
         ran_s = None if child["duration_ms"] is None else child["duration_ms"] / 1000
         starts_s = max(0.0, child["t"] - (ran_s or 0.0))
@@ -176,11 +177,17 @@ def _session(
     record: Mapping[str, Any], name: str, tenant: str, service_tier: str, unit: int, draw: random.Random
 ) -> SessionSpec:
     chains = _chains(record)
+    block = record.get("block_size") or _AGENTIC_TOKENS
     turns: list[TurnSpec] = []
-    for agent in range(len(chains)):
-        turns += [_turn(chains, agent, index, unit, draw) for index in range(len(chains[agent].requests))]
+    for agent, chain in enumerate(chains):
+        scaled = [_scaled(request, unit, block) for request in chain.requests]
+        turns += [_turn(chains, agent, index, unit, draw, scaled[index]) for index in range(len(scaled))]
     agents = tuple(_agent(chains, i, name) for i in range(len(chains)))
-    return SessionSpec(name, tenant, service_tier, 0, agents, tuple(turns))
+    requests = [request for chain in chains for request in chain.requests]
+    linked = all("after" in request for request in requests)
+    if linked:
+        turns = linked_turns(requests, turns, [chain.name for chain in chains])
+    return SessionSpec(name, tenant, service_tier, 0, agents, tuple(turns), linked)
 
 
 def _agent(chains: Sequence[_Chain], number: int, session: str) -> AgentSpec:
@@ -189,7 +196,7 @@ def _agent(chains: Sequence[_Chain], number: int, session: str) -> AgentSpec:
     if number:
         launch = chain.launched_after
         offset_s = max(0.0, chain.starts_s - main.at_s(launch) - _took_s(main.requests[launch]))
-    parent = f"{session}/main" if number else None
+    parent = f"{session}/{main.name}" if number else None
     return AgentSpec(f"{session}/{chain.name}", chain.role, parent, tuple(chain.numbers), int(offset_s * 1e6))
 
 
@@ -217,7 +224,14 @@ def _rest_s(chain: _Chain, index: int) -> float:
     return max(0.0, chain.at_s(index) - chain.at_s(index - 1) - _took_s(chain.requests[index - 1]))
 
 
-def _turn(chains: Sequence[_Chain], agent: int, index: int, unit: int, draw: random.Random) -> TurnSpec:
+def _turn(
+    chains: Sequence[_Chain],
+    agent: int,
+    index: int,
+    unit: int,
+    draw: random.Random,
+    scaled: tuple[Runs, int, int],
+) -> TurnSpec:
     chain = chains[agent]
     request, last = chain.requests[index], index + 1 == len(chain.requests)
     following = None if last else chain.requests[index + 1]
@@ -226,7 +240,7 @@ def _turn(chains: Sequence[_Chain], agent: int, index: int, unit: int, draw: ran
     gap_s = _rest_s(chain, index)
     if awaited:
         gap_s = max(0.0, chain.at_s(index) - max(chains[c].ends_s or 0.0 for c in awaited))
-    prompt, tokens, new_tokens = _scaled(request, unit)
+    prompt, tokens, new_tokens = scaled
     wait, seen = _waits(request, following, bool(awaited_next))
     return TurnSpec(
         number=chain.numbers[index],
@@ -250,12 +264,12 @@ def _turn(chains: Sequence[_Chain], agent: int, index: int, unit: int, draw: ran
     )
 
 
-def _scaled(request: Mapping[str, Any], unit: int) -> tuple[Runs, int, int]:
-    """Prompt names, prompt tokens and answer tokens, at ``unit`` tokens per trace block."""
+def _scaled(request: Mapping[str, Any], unit: int, block: int) -> tuple[Runs, int, int]:
+    """Prompt names, prompt tokens and answer tokens, at ``unit`` tokens per trace block of ``block``."""
     prompt: Runs = tuple((first, count) for first, count in request["hash_rle"])
-    rest = (request["in"] % _AGENTIC_TOKENS) * unit // _AGENTIC_TOKENS
+    rest = (request["in"] % block) * unit // block
     tokens = run_length(prompt) * unit + min(rest, unit - 1)
-    return prompt, max(1, tokens), max(1, round(request["out"] * unit / _AGENTIC_TOKENS))
+    return prompt, max(1, tokens), max(1, round(request["out"] * unit / block))
 
 
 def _grown(prompt: Runs, total: int, unit: int, following: Mapping[str, Any] | None) -> Runs | None:

@@ -87,6 +87,28 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
+class SaidPause:
+    """What a runtime told the server of an agent's pause."""
+
+    wait: Wait = Wait.UNKNOWN
+    expected_us: int | None = None
+    after: int | None = None
+    """The agent of the session whose answer ends the pause."""
+    tool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SaidLater:
+    """What it told between turns."""
+
+    agent: int
+    """Whose pause it is about."""
+    delay_us: int
+    """After the end of the turn that this stands with."""
+    said: SaidPause
+
+
+@dataclass(frozen=True, slots=True)
 class TurnSpec:
     """One turn as the trace has it."""
 
@@ -118,6 +140,14 @@ class TurnSpec:
     """Agents that must have ended before this turn is sent."""
     launches: tuple[int, ...] = ()
     """Agents that begin when this turn ends."""
+    after: tuple[int, ...] = ()
+    """Turns of the session that must have ended before it; see ``SessionSpec.linked``."""
+    tool: str = ""
+    """Which tool it waits for afterwards, by the server's name for it."""
+    said: SaidPause = SaidPause()
+    """What its runtime said with it, where that was recorded."""
+    said_later: tuple[SaidLater, ...] = ()
+    """What its runtime said after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +172,9 @@ class SessionSpec:
     start_us: int
     agents: tuple[AgentSpec, ...]
     turns: tuple[TurnSpec, ...]
+    linked: bool = False
+    """Turns come ``gap_us`` after the last of those in ``after``, and ``awaits`` and ``launches`` are empty:
+    agents that work for each other again and again."""
 
 
 @dataclass(frozen=True, slots=True)

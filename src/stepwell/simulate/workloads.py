@@ -11,6 +11,7 @@ from stepwell.errors import BadInput
 from stepwell.simulate.files import BAD_SHARE, TraceFile, read_trace
 from stepwell.simulate.from_recording import workload_of_recording
 from stepwell.simulate.generated import generated
+from stepwell.simulate.recorded_sessions import sessions_of_recording
 from stepwell.simulate.traces import AGENTIC, MOONCAKE, agentic_of, mooncake_of
 from stepwell.simulate.workload import SessionSpec, TurnSpec, Workload
 
@@ -34,11 +35,15 @@ class Wanted:
     bad_share: float = BAD_SHARE
     context_tokens: int | None = None
     """Sessions with a longer context are left out."""
+    closed: bool = False
+    """Of a recording: a turn comes after those that it came after there, and not when it came."""
 
 
 def workload_of(wanted: Wanted) -> tuple[Workload, TraceFile | None]:
     """The workload, and the file it came from. ``BadInput`` for what cannot be read."""
     if wanted.name == GENERATED:
+        if wanted.closed:
+            raise BadInput(f"--closed is for recordings of 'stepwell serve --record'; {GENERATED} is none")
         made = generated(sessions=wanted.count or 40, seed=wanted.seed)
         return replace(made, block_tokens=_block(wanted.block_tokens, made.unit_tokens)), None
     trace = read_trace(_path(wanted), bad_share=wanted.bad_share, most=_most(wanted))
@@ -48,13 +53,16 @@ def workload_of(wanted: Wanted) -> tuple[Workload, TraceFile | None]:
         )
     if trace.kind == "recording":
         return _recorded(trace, wanted), trace
+    if wanted.closed:
+        raise BadInput(f"--closed is for recordings of 'stepwell serve --record'; {trace.path} is none")
     return times(_short_enough(_built(trace, wanted), wanted), wanted.count), trace
 
 
 def _recorded(trace: TraceFile, wanted: Wanted) -> Workload:
     """Turns of a recording of our own; the first ``count`` of them."""
     name = trace.path.name.split(".")[0]
-    found = workload_of_recording(trace.path, name, wanted.block_tokens)
+    read = sessions_of_recording if wanted.closed else workload_of_recording
+    found = read(trace.path, name, wanted.block_tokens)
     first = replace(found, sessions=found.sessions[: wanted.count])
     return times(_short_enough(first, wanted), wanted.count)
 
@@ -92,7 +100,7 @@ def _block(asked: int, unit_tokens: int) -> int:
 
 
 def _built(trace: TraceFile, wanted: Wanted) -> Workload:
-    unit = _UNIT[trace.kind]
+    unit = int(trace.records[0].get("block_size") or _UNIT[trace.kind])
     block_tokens = _block(wanted.block_tokens, unit)
     name = wanted.name if wanted.name in NAMES else trace.path.name.split(".")[0]
     if trace.kind in ("agentic", "calls"):
