@@ -104,17 +104,32 @@ def test_an_answer_that_was_left_goes_before_everything_else_on_every_kv_tier(kv
     assert not world.eviction.wants_disk(left, world.now_us), "it is dead, however much room there is"
 
 
-def test_a_child_that_has_answered_is_done_until_its_kind_proves_otherwise() -> None:
+def answered(name: str = "child") -> AgentRecord:
+    return AgentRecord("t", "default", "s", name, "parent", hint=Hint(Wait.PERSON))
+
+
+def test_a_child_that_has_answered_is_worth_little_until_its_kind_proves_otherwise() -> None:
+    """Not nothing: a crew asks the same readers again, and at first nobody can know."""
     forecaster, now_us = Forecaster(), 0
-    child = AgentRecord("t", "default", "s", "child", "parent", hint=Hint(Wait.PERSON))
     main = AgentRecord("t", "default", "s", "main", None, hint=Hint(Wait.PERSON))
-    assert forecaster.chance(forecaster.begin(child, now_us), now_us) < DEAD_BELOW
-    assert forecaster.chance(forecaster.begin(main, now_us), now_us) > CERTAIN // 4
+    at_first = forecaster.chance(forecaster.begin(answered(), now_us), now_us)
+    assert DEAD_BELOW < at_first < forecaster.chance(forecaster.begin(main, now_us), now_us) // 4
     for _ in range(8):
-        idle = forecaster.begin(child, now_us)
+        idle = forecaster.begin(answered(), now_us)
         now_us += 10 * SECOND_US
         forecaster.end(idle, now_us)
-    assert forecaster.chance(forecaster.begin(child, now_us), now_us) > CERTAIN // 4
+    assert forecaster.chance(forecaster.begin(answered(), now_us), now_us) > CERTAIN // 4
+
+
+@given(st.integers(16, 40))
+def test_children_that_stay_away_teach_that_the_next_one_is_dead(count: int) -> None:
+    forecaster = Forecaster()
+    for number in range(count):
+        forecaster.advance(forecaster.begin(answered(f"child-{number}"), 0), 10**6 * SECOND_US)
+    for tenant in ("t", "another"):
+        child = AgentRecord(tenant, "default", "s", "next", "parent", hint=Hint(Wait.PERSON))
+        chance = forecaster.chance(forecaster.begin(child, 0), 0)
+        assert chance < DEAD_BELOW, f"{tenant}: a new tenant begins with what others have in common"
 
 
 def test_a_child_that_says_when_it_comes_back_is_believed() -> None:

@@ -43,6 +43,9 @@ _PRIORS = {
     Wait.DONE: prior_gaps(_ONE // 2_000, _HOUR_US, _HOUR_US),
     Wait.UNKNOWN: prior_gaps(_ONE // 8, 20 * _SECOND_US, _HOUR_US),
 }
+_ANSWERED = prior_gaps(_ONE // 300, _MINUTE_US, _HOUR_US)
+"""Of a child that has answered: most never come back, but a crew asks its readers again. So it is not dead
+before a few of its kind have stayed away."""
 _LEFT_ALONE = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
 """Of an agent whose parent went on without it."""
 NOBODY = _PRIORS[Wait.UNKNOWN]
@@ -272,7 +275,7 @@ class Forecaster:
         tenant, prior = record.tenant, _LEFT_ALONE if left else _PRIORS[record.hint.wait]
         wait = "left" if left else record.hint.wait.value + ("-called" if called else "")
         if has_answered(record) and not left and not called:
-            wait, prior = "answered", _PRIORS[Wait.DONE]
+            wait, prior = "answered", _ANSWERED
         everybody = self._get(("gap", "", wait), prior)
         if len(self._roles) >= _MAX_TENANTS and tenant not in self._roles:
             return everybody
