@@ -97,6 +97,16 @@ def test_a_page_links_from_where_it_lies(tmp_path: Path) -> None:
     assert "Measured 2026-11-29 on 2 cores of a quick one, 1.0 GiB memory; stepwell 0.1.0." in run_text(RUN)
 
 
+def test_of_a_run_that_missed_many_targets_the_front_page_says_how_many(tmp_path: Path) -> None:
+    at = folder(tmp_path)
+    reached = {"line": "fine", "reached": True}
+    missed = [{"line": f"target {number}: NOT reached", "reached": False} for number in range(5)]
+    (at / "trial.json").write_text(json.dumps(RUN | {"verdicts": [*missed, reached]}))
+    assert "- [Trial](benchmarks/trial.md): 5 of 6 targets, named there\n" in front(load(at))
+    (at / "trial.json").write_text(json.dumps(RUN | {"verdicts": [*missed[1:], reached]}))
+    assert front(load(at)).count(": NOT reached") == 4
+
+
 def test_the_front_page_shows_parts_and_what_was_missed(tmp_path: Path) -> None:
     text = front(load(folder(tmp_path)))
     assert "| b | 3.5 |" in text

@@ -50,6 +50,10 @@ def test_rows_rooms_and_charts(tmp_path: Path, capsys: pytest.CaptureFixture[str
     rows = [(row["policy"], row["declared"]) for row in result["results"]["generated, device 1/4"]]
     assert rows == [("lru", "silent"), ("steps", "silent"), ("steps", "0.3"), ("oracle", "exact")]
     assert sorted(path.name for path in charts.iterdir()) == ["generated-1-2.svg", "generated-1-4.svg"]
+    beside = result["tables"][-1]
+    assert beside["columns"] == ["policy", "device 1/4", "device 1/2"]
+    assert [row[0] for row in beside["rows"]][2:] == ["steps, declared 0.3", "oracle, declared exact"]
+    assert all(cell.endswith("x)") for row in beside["rows"] for cell in row[1:2])
     lru, *_, oracle = result["results"]["generated, device 1/4"]
     assert lru["times_bound"] > oracle["times_bound"] >= 1.0
     assert lru["bound"]["miss_s"] == lru["bound"]["again_s"] + lru["bound"]["copy_s"]
@@ -77,6 +81,17 @@ def test_a_comparison_that_was_stopped_is_resumed(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(kept_runs, "code_digest", lambda: "another version")
     bench(tmp_path, *kept, "--policy", "lru")
     assert ran[3:] == ["lru"], "what other code has left does not count"
+
+
+def test_shorter_pauses_and_a_busier_machine_make_turns_queue(tmp_path: Path) -> None:
+    options = ["--room", "1/2", "--policy", "lru"]
+    (plain,) = bench(tmp_path, *options)["results"]["generated, device 1/2"]
+    pressed = bench(tmp_path, *options, "--pauses", "1/50", "--busy", "4")
+    (row,) = pressed["results"]["generated, device 1/2"]
+    assert row["turns"] == plain["turns"]
+    assert row["elapsed_s"] < plain["elapsed_s"] / 4
+    assert row["tiers"][1]["ttft"]["p50_s"] > 2 * plain["tiers"][1]["ttft"]["p50_s"]
+    assert any("all pauses are 1/50 as long" in note for note in pressed["notes"])
 
 
 def test_processes_change_nothing(tmp_path: Path) -> None:
@@ -136,7 +151,14 @@ def test_no_traces_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("trace", "mooncake"), ("policy", "mru"), ("room", "2"), ("room", "none"), ("declared", "often")],
+    [
+        ("trace", "mooncake"),
+        ("policy", "mru"),
+        ("room", "2"),
+        ("room", "none"),
+        ("pauses", "0"),
+        ("declared", "often"),
+    ],
 )
 def test_a_wrong_flag_is_one_sentence(flag: str, value: str) -> None:
     given = {"trace": "generated", flag: value}

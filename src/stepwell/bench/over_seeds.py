@@ -85,6 +85,27 @@ def seeds_table(title: str, rows: Rows) -> Table:
     return table
 
 
+def rooms_table(title: str, rooms: Mapping[str, Rows]) -> Table:
+    """All rooms of a trace beside each other: the mean cost of misses in seconds, and as a multiple of the
+    bound."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("policy", no_wrap=True)
+    for room in rooms:
+        table.add_column(f"device {room}", justify="right")
+    for policy, declared in dict.fromkeys(key for rows in rooms.values() for key in rows):
+        said = "nothing declared" if declared == "silent" else f"declared {declared}"
+        cells = [_cost(rows.get((policy, declared), ())) for rows in rooms.values()]
+        table.add_row(f"{policy}, {said}", *cells)
+    return table
+
+
+def _cost(runs: Sequence[RunReport]) -> str:
+    seconds, times = mean_of([run.miss_s for run in runs]), times_bound(runs)
+    if seconds is None:
+        return "-"
+    return _short(seconds.mean) + ("" if times is None else f" ({_short(times.mean)}x)")
+
+
 def times_bound(runs: Sequence[RunReport]) -> Mean | None:
     return mean_of([run.times_bound for run in runs if run.times_bound is not None])
 

@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from stepwell.bench.kept_runs import KeptRuns
-from stepwell.bench.over_seeds import ORACLE, OWN, rows_of, seeds_table, verdicts
+from stepwell.bench.over_seeds import ORACLE, OWN, rooms_table, rows_of, seeds_table, verdicts
 from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
 from stepwell.console.output import report_console
 from stepwell.console.progress import ticker
@@ -24,7 +24,7 @@ from stepwell.console.report import Report
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.simulate.bound import is_available
-from stepwell.simulate.calibrate import calibrated, working_set_blocks
+from stepwell.simulate.calibrate import BUSY, calibrated, hurried, working_set_blocks
 from stepwell.simulate.chart import chart
 from stepwell.simulate.crews import CREWS, crews
 from stepwell.simulate.generated import generated
@@ -57,6 +57,8 @@ class ComparedSetting:
     requests: int | None
     seed: int
     unit_tokens: int
+    pauses: str
+    busy: float
     bounded: bool
     room: str
     host: int
@@ -90,6 +92,8 @@ def main(
     seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
     seeds: Positive = 5,
     unit_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 2,
+    pauses: str = "1",
+    busy: Annotated[float, Parameter(validator=Number(gte=0.01, lte=100))] = BUSY,
     jobs: Positive = 1,
     resume: Path | None = None,
     out: Path | None = None,
@@ -134,6 +138,11 @@ def main(
     unit_tokens
         Tokens that a block of 64 in the agents' trace stands for. 64: contexts at the trace's own length,
         up to 200,000 tokens; then give fewer sessions, as a run takes thirty times as long.
+    pauses
+        How long all pauses are, as a fraction of the trace's.
+    busy
+        Share of the time in which sessions begin that the machine would compute, if it lost nothing. Above 1
+        turns queue: with --pauses 1/20 --busy 2 memory and compute are both short.
     jobs
         Runs at the same time, each in a process of its own. The results do not depend on it.
     resume
@@ -149,7 +158,9 @@ def main(
     _names("--trace", trace, list(TRACES))  # before anybody is asked where they are
     own = {name.strip() for name in trace.split(",")} <= {*NEED_NO_FILES}
     directory = Path() if own else traces_directory(traces)
-    sizes = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
+    _fraction("--pauses", pauses)
+    sizes: dict[str, Any] = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
+    sizes |= {"pauses": pauses, "busy": busy}
     bounded = is_available()
     common = {"traces": directory, "unit_tokens": unit_tokens, "bounded": bounded, **sizes}
     settings = [
@@ -181,6 +192,8 @@ def _tell(
         _sum_up(console, report, here, found)
         if out is not None and runs:
             _draw(out, title, runs)
+    for trace in dict.fromkeys(setting.trace for setting in settings):
+        _beside(console, [setting for setting in settings if setting.trace == trace], found)
     failed = [f"{setting.label} FAILED: {why}" for setting, why in found.items() if isinstance(why, str)]
     report.notes += [LEGEND, *failed]
     report.finish(console, json_file)
@@ -219,7 +232,7 @@ def _settings(
                 f"--declared {RECORDED}: nobody recorded that for {one_trace}; --trace {CREWS} has it"
             )
         for one_room in room.split(","):
-            _fraction(one_room)
+            _fraction("--room", one_room)
             for name in names:
                 aware = name in USES_HINTS and one_trace not in MOONCAKE
                 for mode in modes if aware else ["exact" if name == ORACLE else "silent"]:
@@ -236,13 +249,13 @@ def _names(flag: str, given: str | None, known: Sequence[str]) -> list[str]:
     return names
 
 
-def _fraction(room: str) -> Fraction:
+def _fraction(flag: str, given: str) -> Fraction:
     try:
-        value = Fraction(room)
+        value = Fraction(given)
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
     if not 0 < value <= 1:
-        raise BadInput(f"--room {room}: give fractions of the working set such as 1/16,1/8")
+        raise BadInput(f"{flag} {given}: give a fraction above 0 and at most 1, such as 1/8")
     return value
 
 
@@ -268,7 +281,7 @@ def workload_of(setting: ComparedSetting, model: MachineModel) -> Workload:
         workload = agentic(
             setting.traces, sessions=setting.sessions, seed=setting.seed, unit_tokens=setting.unit_tokens
         )
-    return calibrated(workload, model)[0]
+    return calibrated(hurried(workload, Fraction(setting.pauses)), model, setting.busy)[0]
 
 
 def room_of(setting: ComparedSetting, workload: Workload) -> Room:
@@ -276,7 +289,7 @@ def room_of(setting: ComparedSetting, workload: Workload) -> Room:
     is ever used again, not so small that it could not hold the longest."""
     longest = -(-workload.context_tokens // workload.block_tokens)
     least = longest if setting.trace in (INFERENCE_PERF, CREWS) else 8
-    device = max(least, int(working_set_blocks(workload) * _fraction(setting.room)))
+    device = max(least, int(working_set_blocks(workload) * Fraction(setting.room)))
     return Room(device, setting.host * device, setting.disk * device)
 
 
@@ -363,6 +376,21 @@ def _sum_up(
         console.print(seeds_table(f"{first.title}: mean of {seeds} seeds (95 % interval)", rows))
     report.results[first.title] = [{"seed": setting.seed, **run.as_json()} for setting, run in runs]
     report.verdicts += verdicts(first.trace, first.room, rows)
+
+
+def _beside(
+    console: Console, settings: Sequence[ComparedSetting], found: Mapping[ComparedSetting, RunReport | str]
+) -> None:
+    """All rooms of a trace in one table."""
+    rooms = {
+        room: rows_of([run for s in settings if s.room == room and isinstance(run := found[s], RunReport)])
+        for room in dict.fromkeys(setting.room for setting in settings)
+    }
+    if len(rooms) > 1:
+        seeds = len({setting.seed for setting in settings})
+        counted = f"mean of {seeds} seeds" if seeds > 1 else f"seed {settings[0].seed}"
+        title = f"{settings[0].trace}, {counted}: cost of misses in seconds (multiple of the lower bound)"
+        console.print(rooms_table(title, rooms))
 
 
 def _draw(out: Path, title: str, runs: Sequence[RunReport]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from stepwell.simulate.hardware import StepCosts
 from stepwell.simulate.workload import Runs, SessionSpec, TurnSpec, Workload, part, run_length
@@ -118,6 +119,31 @@ def paced(workload: Workload, span_us: int) -> Workload:
         return workload
     sessions = tuple(replace(s, start_us=s.start_us * span_us // last_us) for s in workload.sessions)
     return replace(workload, sessions=sessions)
+
+
+def hurried(workload: Workload, share: Fraction) -> Workload:
+    """The same turns, their pauses and the trace's times only ``share`` as long: quicker tools and people.
+    The working set is then that of the shorter sessions."""
+    if share == 1:
+        return workload
+    sessions = tuple(
+        replace(
+            session,
+            agents=tuple(replace(one, offset_us=int(one.offset_us * share)) for one in session.agents),
+            turns=tuple(_hurried(turn, share) for turn in session.turns),
+        )
+        for session in workload.sessions
+    )
+    return replace(workload, sessions=sessions, notes=(*workload.notes, f"all pauses are {share} as long"))
+
+
+def _hurried(turn: TurnSpec, share: Fraction) -> TurnSpec:
+    return replace(
+        turn,
+        at_us=int(turn.at_us * share),
+        gap_us=int(turn.gap_us * share),
+        rest_us=None if turn.rest_us is None else int(turn.rest_us * share),
+    )
 
 
 def calibrated(workload: Workload, model: StepCosts, busy: float = BUSY) -> tuple[Workload, WorkloadFacts]:
