@@ -93,6 +93,9 @@ class PolicySettings:
     """Requests beyond this are refused with 429."""
     reserve_tokens: Count = 64
     """Room set aside at admission for what a request will generate."""
+    checkpoint_growth: Annotated[int, Field(ge=0, le=1 << 20)] = 8
+    """Recurrent and hybrid models: between the ends of turns and the places where agents part, a running
+    state is kept no nearer to the one before than this part of its depth (8: an eighth). 0: every block."""
     max_agents: Count = 10_000
     """Agents remembered; beyond this the longest unheard of is forgotten (its blocks are not)."""
     draft_tokens: Annotated[int, Field(ge=0, le=32)] = 0

@@ -167,7 +167,7 @@ def make_rig(
     info = engine.info
     policy_config = PolicyConfig(
         block_tokens=16,
-        unit_tokens=4,
+        unit_tokens=info.block_tokens if info.checkpoint_bytes else 4,
         device_blocks=device,
         block_bytes=info.block_bytes,
         token_bytes=info.token_bytes,
@@ -175,6 +175,7 @@ def make_rig(
         disk_bytes=disk * info.block_bytes,
         context_tokens=info.context_tokens,
         depth_frames=info.depth_frames,
+        checkpoint_bytes=info.checkpoint_bytes,
         **{"reserve_tokens": 8, "step_tokens": 64, "always_load": True, **config},
     )
     tiers = tiers or FlakyTiers(policy_config.host_bytes, policy_config.disk_bytes)

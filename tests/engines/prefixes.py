@@ -40,7 +40,16 @@ def start(engine: Engine, request: int, tokens: Sequence[int], sampling: Samplin
     return step(engine, request, 0, tokens)
 
 
+def keep_states(engine: Engine, request: int, at: int, count: int) -> None:
+    """Of a model that has running states: keep one at every end of a block that the tokens reach."""
+    if engine.info.checkpoint_bytes:
+        size = engine.info.block_tokens
+        for end in range((at // size + 1) * size, at + count + 1, size):
+            engine.keep_state(request, end)
+
+
 def step(engine: Engine, request: int, at: int, tokens: Sequence[int]) -> int:
+    keep_states(engine, request, at, len(tokens))
     (sampled,) = engine.run([BatchItem(request, at, tokens, True)])
     assert sampled.request == request
     return sampled.token

@@ -89,11 +89,13 @@ def scripts(agents: int) -> list[Script]:
     return made
 
 
-def config(disk: int, **more: Any) -> PolicyConfig:
-    block_bytes = 16 * MODEL.token_bytes
+def config(disk: int, state: int = 0, **more: Any) -> PolicyConfig:
+    """``state``: bytes of the model's running state, if it has one."""
+    block_bytes = 16 * MODEL.token_bytes + state
     return PolicyConfig(
         block_tokens=16,
-        unit_tokens=4,
+        unit_tokens=16 if state else 4,
+        checkpoint_bytes=state,
         device_blocks=10,
         block_bytes=block_bytes,
         token_bytes=MODEL.token_bytes,
@@ -123,6 +125,7 @@ class Live:
             decode_us_per_step=MODEL.decode_us_per_step,
             decode_us_per_sequence=MODEL.decode_us_per_sequence,
             copy_us_per_block=MODEL.copy_us_per_block,
+            checkpoint_bytes=settings.checkpoint_bytes,
         )
         engine = NullEngine(null, self.clock)
         tiers = MemoryTiers(
@@ -189,10 +192,11 @@ class Live:
 class ScriptCall:
     """One turn whose tokens are known from the driver's run."""
 
-    def __init__(self, script: Script, turn: int, root: bytes) -> None:
+    def __init__(self, script: Script, turn: int, root: bytes, unit_tokens: int) -> None:
         self.script, self.turn, self.new_tokens = script, turn, script.new_tokens
+        self.unit_tokens = unit_tokens
         self.prompt = script.prompts[turn]
-        self.chain = TokenChain(root, 4, [*self.prompt, *script.answers[turn]])
+        self.chain = TokenChain(root, unit_tokens, [*self.prompt, *script.answers[turn]])
 
     def arrival(self, request: RequestId) -> RequestArrived:
         return RequestArrived(
@@ -200,7 +204,7 @@ class ScriptCall:
             caller=Caller("local", self.script.service_tier, agent=self.script.agent),
             prompt_tokens=len(self.prompt),
             max_new_tokens=self.new_tokens,
-            units=tuple(self.chain.units[: len(self.prompt) // 4]),
+            units=tuple(self.chain.units[: len(self.prompt) // self.unit_tokens]),
         )
 
     def units(self, unit_tokens: int) -> list[bytes]:
@@ -213,26 +217,34 @@ class ScriptCall:
 class Scripts:
     """The scripts as a source for the machine."""
 
-    def __init__(self, cast: list[Script], root: bytes) -> None:
-        self.cast, self.root = cast, root
+    def __init__(self, cast: list[Script], root: bytes, unit_tokens: int = 4) -> None:
+        self.cast, self.root, self.unit_tokens = cast, root, unit_tokens
 
     def start(self) -> Iterator[Due]:
         for script in self.cast:
-            yield script.starts_us, ScriptCall(script, 0, self.root)
+            yield script.starts_us, ScriptCall(script, 0, self.root, self.unit_tokens)
 
     def ended(self, call: Any, request: RequestId, now_us: int, reason: str) -> Iterator[Due]:
         if call.turn + 1 < len(call.script.added):
-            yield now_us + call.script.gap_us, ScriptCall(call.script, call.turn + 1, self.root)
+            yield (
+                now_us + call.script.gap_us,
+                ScriptCall(call.script, call.turn + 1, self.root, self.unit_tokens),
+            )
 
 
-@pytest.mark.parametrize("disk", [0, 30])
-def test_driver_and_machine_decide_the_same(disk: int) -> None:
-    cast, settings = scripts(9), config(disk)
+@pytest.mark.parametrize(("disk", "state"), [(0, 0), (30, 0), (0, 200), (30, 200)])
+def test_driver_and_machine_decide_the_same(disk: int, state: int) -> None:
+    cast, settings = scripts(9), config(disk, state)
     live = Live(cast, settings)
     live.run()
     scheduler = LoggedScheduler(settings)
     machine = Machine(
-        scheduler, MODEL, Scripts(cast, live.root), SimulatedMeter(MODEL, 4), strides=False, strict=True
+        scheduler,
+        MODEL,
+        Scripts(cast, live.root, settings.unit_tokens),
+        SimulatedMeter(MODEL, settings.unit_tokens),
+        strides=False,
+        strict=True,
     )
     machine.run()
     assert scheduler.kinds["Move"] > 20 and scheduler.kinds["Drop"] > 20, (
@@ -243,16 +255,18 @@ def test_driver_and_machine_decide_the_same(disk: int) -> None:
     assert scheduler.log.digest == live.scheduler.log.digest
 
 
-@pytest.mark.parametrize("disk", [0, 30])
-def test_strides_change_nothing(disk: int) -> None:
+@pytest.mark.parametrize(("disk", "state"), [(0, 0), (30, 0), (30, 200)])
+def test_strides_change_nothing(disk: int, state: int) -> None:
     """Taking steps that decide nothing in one go ends at the same time, with the same figures. (Under a
     eviction that does not look at the clock: Stepwell's own values agents anew as time passes.)"""
-    cast, settings = scripts(9), config(disk, eviction="lru")
+    cast, settings = scripts(9), config(disk, state, eviction="lru")
     Live(cast, settings).run()
     meters = []
     for strides in (False, True):
-        meter = SimulatedMeter(MODEL, 4)
-        machine = Machine(LoggedScheduler(settings), MODEL, Scripts(cast, b""), meter, strides=strides)
+        meter = SimulatedMeter(MODEL, settings.unit_tokens)
+        machine = Machine(
+            LoggedScheduler(settings), MODEL, Scripts(cast, b"", settings.unit_tokens), meter, strides=strides
+        )
         machine.run()
         ends = [(t.ttft_us, t.done_us) for t in meter.turns.values()]
         figures = (machine.now_us, meter.prefill_tokens, meter.decode_tokens, meter.again_us, ends)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import httpx2
 from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample, run_clients, warm_up
@@ -44,7 +45,7 @@ LIMIT_TOTAL_OF_PEER = 0.5
 FULL = Pressure()
 QUICK = Pressure(agents=6, turns=2, clients=2, document_words=80, role_words=80, output_tokens=8)
 _METRIC = re.compile(r"^(stepwell_\w+?)(\{[^}]*\})? (\S+)$", re.MULTILINE)
-_SOURCE = re.compile(r'source="(\w+)"')
+_SOURCE = re.compile(r'(?:source|kv_tier)="(\w+)"')
 
 
 @dataclass(slots=True)
@@ -57,6 +58,8 @@ class ArmResult:
     tokens_by_source: dict[str, int] = field(default_factory=dict)
     """Prompt tokens as our server counts them: computed, device, host, disk. Empty for the peer."""
     recompute_tax: float | None = None
+    below_bytes: int | None = None
+    """KV on host and disk at the end of the last round; of the peer nobody knows."""
     prefill_tokens_per_s: list[float] = field(default_factory=list)
     """Of the warm-up request alone: shows whether both servers compute equally quickly."""
     peak_rss_bytes: int | None = None
@@ -99,6 +102,7 @@ class ArmResult:
             "cached_prompt_tokens": sum(sample.cached_tokens for sample in self.samples),
             "prompt_tokens_by_source": self.tokens_by_source,
             "recompute_tax": self.recompute_tax,
+            "below_device_bytes": self.below_bytes,
             "prefill_tokens_per_s": self.prefill_tokens_per_s,
             "peak_rss_bytes": self.peak_rss_bytes,
         }
@@ -120,6 +124,7 @@ def main(
     private_first: Flag = False,
     rounds: Positive = 1,
     threads: OptionalPositive = None,
+    checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None,
 ) -> None:
     """Run twelve agents in too little KV memory, and against having enough of it.
 
@@ -151,6 +156,8 @@ def main(
         Repeat everything, in turned order; medians are quoted.
     threads
         Threads of every server (default: the cores there are).
+    checkpoint_growth
+        Of our servers' settings, for models with a running state: 0 keeps it in every block.
     """
     sizes = _sizes(("512" if quick else "8192,4096,2048") if device_kv_tokens is None else device_kv_tokens)
     workload = replace(QUICK if quick else FULL, share_prefix=not private_first)
@@ -168,6 +175,7 @@ def main(
         threads=threads or usable_cores(),
         clients=workload.clients,
         agents=workload.agents,
+        checkpoint_growth=checkpoint_growth,
     )
     if plan.peer and model == NULL_MODEL:
         raise BadInput("--peer needs a real model: llama.cpp's server has no engine that computes nothing")
@@ -195,6 +203,13 @@ class _Plan:
     threads: int
     clients: int
     agents: int
+    checkpoint_growth: int | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of the servers' environment."""
+        growth = self.checkpoint_growth
+        return {} if growth is None else {"STEPWELL_POLICY_CHECKPOINT_GROWTH": str(growth)}
 
     def arms(self, disk_dir: Path) -> list[ServerArm]:
         """Every server to measure, in order."""
@@ -251,15 +266,17 @@ def _measure(plan: _Plan, workload: Pressure, rounds: int, progress: Ticker) -> 
             for arm in order:
                 result = results.setdefault(arm.name, ArmResult(arm))
                 progress.phase(f"round {number + 1}/{rounds}: {arm.name}", workload.agents * workload.turns)
-                _run_arm(arm, result, workload, progress)
+                _run_arm(arm, result, workload, progress, plan.variables if arm.is_ours else {})
     return list(results.values())
 
 
-def _run_arm(arm: ServerArm, result: ArmResult, workload: Pressure, progress: Ticker) -> None:
+def _run_arm(
+    arm: ServerArm, result: ArmResult, workload: Pressure, progress: Ticker, variables: Mapping[str, str]
+) -> None:
     """One server, one round. A server that fails is a line in the report, not the end of it."""
     try:
         with (
-            running(arm) as server,
+            running(arm, variables=variables) as server,
             httpx2.Client(base_url=arm.base_url, timeout=600, trust_env=False) as http,
         ):
             name = _model_name(http)
@@ -303,6 +320,7 @@ def _note_sources(result: ArmResult, before: dict[str, float], after: dict[str, 
     def grown(key: str) -> float:
         return after.get(key, 0.0) - before.get(key, 0.0)
 
+    result.below_bytes = sum(int(after.get(f"stepwell_kv_bytes:{tier}", 0)) for tier in ("host", "disk"))
     for source in ("computed", "device", "host", "disk"):
         tokens = int(grown(f"stepwell_prompt_tokens_total:{source}"))
         result.tokens_by_source[source] = result.tokens_by_source.get(source, 0) + tokens
@@ -399,7 +417,7 @@ def _notes(results: Sequence[ArmResult]) -> Iterator[str]:
 def _tables(results: Sequence[ArmResult]) -> list[Table]:
     """What clients felt, and where the prompt tokens came from."""
     times = ("server", "total s", "TTFT 1 p50", "p95", "TTFT 2+ p50", "p95", "failed")
-    tokens = ("server", "computed", "device", "host", "disk", "tax", "peak MiB")
+    tokens = ("server", "computed", "device", "host", "disk", "tax", "peak MiB", "KV below, KiB")
     felt = "The same work, one server after the other (TTFT of first turns, of later turns; s)"
     return [
         table(felt, times, [_times(result) for result in results]),
@@ -428,4 +446,5 @@ def _tokens(result: ArmResult) -> list[str]:
         tokens = [f"{result.computed_tokens:,}", f"(cached {cached:,})", "", ""]
     tax = "" if result.recompute_tax is None else f"{100 * result.recompute_tax:.1f}%"
     memory = "" if result.peak_rss_bytes is None else f"{result.peak_rss_bytes >> 20:,}"
-    return [result.arm.name, *tokens, tax, memory]
+    below = "" if result.below_bytes is None else f"{result.below_bytes >> 10:,}"
+    return [result.arm.name, *tokens, tax, memory, below]

@@ -176,10 +176,13 @@ class Probe:
         return max(median(speeds.store_us), median(speeds.load_us))
 
     def keep(self, blocks: int) -> tuple[list[BlockMeta], list[PieceTime]]:
-        """Compute a prompt of so many blocks and leave them, sealed, on the device."""
+        """Compute a prompt of so many blocks and leave them, sealed, on the device. A running state is kept
+        at its end alone, as at the end of a turn."""
         info = self.engine.info
         request = self._open()
         tokens = self.tokens(blocks * info.block_tokens, request)
+        if info.checkpoint_bytes:
+            self.engine.keep_state(request, len(tokens))
         pieces = self._run_prompt(request, tokens)
         metas = self._metas(tokens, blocks)
         for meta in metas:
@@ -229,9 +232,8 @@ class Probe:
         for depth in range(blocks):
             units = tuple(chain.units[depth * per_block : (depth + 1) * per_block])
             parent = metas[-1].id if metas else None
-            metas.append(
-                BlockMeta(units[-1], parent, depth, info.block_tokens, units, "probe", info.block_bytes)
-            )
+            size_bytes = info.block_bytes - (info.checkpoint_bytes if depth + 1 < blocks else 0)
+            metas.append(BlockMeta(units[-1], parent, depth, info.block_tokens, units, "probe", size_bytes))
         return metas
 
     def _copies(self, metas: Sequence[BlockMeta], speeds: ReturnSpeeds) -> None:

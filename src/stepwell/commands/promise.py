@@ -38,7 +38,7 @@ def promise_of(engine: EngineSettings, info: EngineInfo) -> Promise:
     why = "KV that moved to host or disk and back changes no bit of a logit"
     if info.checkpoint_bytes:
         why += (
-            f"; its running state of {format_size(info.checkpoint_bytes)} is kept at the end of every "
-            f"{info.block_tokens} tokens, and a prompt goes on from the last of them that is stored"
+            f"; its running state of {format_size(info.checkpoint_bytes)} is kept where turns end, where "
+            "agents part and now and then between, and a prompt goes on from the last of them that is stored"
         )
     return Promise("exact", why)

@@ -50,7 +50,8 @@ class EngineInfo:
     unit_tokens: int = UNIT_TOKENS
     """A prompt that leaves a block half-way shares it up to a multiple of this."""
     checkpoint_bytes: int = 0
-    """Of ``block_bytes``: the running state at the block's end, of models that keep one."""
+    """Of ``block_bytes``: the running state at the block's end, of models that have one. A block that
+    was sealed without is so much lighter, and no sequence goes on from its end."""
     adapters: tuple[tuple[str, str], ...] = ()
     """Adapters that requests may name, each with a digest that changes when its KV would."""
     draft_rows: int = 0
@@ -193,7 +194,16 @@ class Engine(Protocol):
         """The request has ended for good: free its sampler. Unknown requests are ignored."""
 
     def seal(self, request: RequestId, block: BlockMeta) -> None:
-        """Name the sequence's tokens at ``block.depth``; the block then outlives the sequence."""
+        """Name the sequence's tokens at ``block.depth``; the block then outlives the sequence. By its size it
+        keeps the running state at its end, or does not: a state is there if the sequence stands there now, or
+        was told to keep it."""
+
+    def keep_state(self, request: RequestId, tokens: int) -> None:
+        """When the sequence has computed so many tokens, where a block ends, keep its running state."""
+
+    def adopt(self, request: RequestId, block: BlockMeta) -> None:
+        """Go on with a block that is on the device in place of the sequence's last frame, which is full and
+        has the same tokens. If the block is to keep a running state and has none, it gets the sequence's."""
 
     def close(self, request: RequestId) -> None:
         """Take the sequence off the device. Sealed blocks stay, unsealed tokens are forgotten.

@@ -14,6 +14,7 @@ from typing import Any
 
 from stepwell.clock import Clock, MonotonicClock
 from stepwell.engines.base import (
+    UNIT_TOKENS,
     AnswerPart,
     AnswerReader,
     BatchItem,
@@ -53,6 +54,8 @@ class NullConfig:
     copy_us_per_block: int = 0
     depth_frames: int = 0
     """How many frames may hold tokens of one depth; 0: all."""
+    checkpoint_bytes: int = 0
+    """Of a running state, as recurrent models have one; 0: it has none."""
     adapters: tuple[str, ...] = ()
     """Names of adapters; each gives other tokens."""
     answer_tokens: int = 0
@@ -67,6 +70,8 @@ class _Sequence:
     sampling: SamplingParams
     blocks: list[BlockId | None] = field(default_factory=list)
     """Per depth: the block whose frame it uses, or None for a frame of its own."""
+    keeps: list[int] = field(default_factory=list)
+    """Where it was told to keep its running state."""
     computed: dict[int, int] = field(default_factory=dict)
     """Tokens of a scored prompt by position."""
 
@@ -116,12 +121,14 @@ class NullEngine:
             block_tokens=self.config.block_tokens,
             device_blocks=self.config.device_blocks,
             max_sequences=self.config.max_sequences,
-            block_bytes=self.config.block_tokens * self.config.token_bytes,
+            block_bytes=self.config.block_tokens * self.config.token_bytes + self.config.checkpoint_bytes,
             token_bytes=self.config.token_bytes,
+            checkpoint_bytes=self.config.checkpoint_bytes,
+            unit_tokens=self.config.block_tokens if self.config.checkpoint_bytes else UNIT_TOKENS,
             vocab_size=VOCAB_SIZE,
             depth_frames=self.config.depth_frames,
             adapters=tuple((name, name) for name in self.config.adapters),
-            draft_rows=self.config.max_sequences + 32,
+            draft_rows=0 if self.config.checkpoint_bytes else self.config.max_sequences + 32,
             enforces=False,
         )
         self._blocks: dict[BlockId, tuple[BlockMeta, list[int]]] = {}
@@ -142,7 +149,9 @@ class NullEngine:
         digests, shared = self._attach(blocks, n_tokens)
         if n_tokens % self.info.block_tokens:
             self._take(1)
-        self._open[request] = _Sequence(digests, sampling, shared, self._computed.setdefault(request, {}))
+        self._open[request] = _Sequence(
+            digests, sampling, shared, computed=self._computed.setdefault(request, {})
+        )
         self._generated.setdefault(request, 0)
 
     def _attach(self, blocks: Sequence[BlockId], n_tokens: int) -> tuple[list[int], list[BlockId | None]]:
@@ -161,7 +170,14 @@ class NullEngine:
             parent = name
         if len(digests) != n_tokens:
             raise EngineError("the blocks do not hold that many tokens")
+        if blocks and self.config.checkpoint_bytes:
+            last, kept = self._known(blocks[-1])
+            if not self._keeps(last) or used < len(kept):
+                raise EngineError(f"there is no running state after {n_tokens} tokens")
         return digests, shared
+
+    def _keeps(self, block: BlockMeta) -> bool:
+        return block.size_bytes > block.n_tokens * self.config.token_bytes
 
     def _known(self, block: BlockId) -> tuple[BlockMeta, list[int]]:
         try:
@@ -183,8 +199,27 @@ class NullEngine:
         first = block.depth * self.info.block_tokens
         if block.id in self._blocks or len(sequence.digests) < first + block.n_tokens:
             raise EngineError("the block cannot be sealed")
+        end = first + block.n_tokens
+        if self._keeps(block) and len(sequence.digests) != end and end not in sequence.keeps:
+            raise EngineError("the running state at the end of the block has gone")
         self._blocks[block.id] = (block, sequence.digests[first : first + block.n_tokens])
         sequence.blocks[block.depth] = block.id
+
+    def keep_state(self, request: RequestId, tokens: int) -> None:
+        sequence = self._open.get(request)
+        if sequence is None or tokens % self.info.block_tokens or tokens <= len(sequence.digests):
+            raise EngineError(f"request {request} cannot keep its state at {tokens} tokens")
+        sequence.keeps.append(tokens)
+
+    def adopt(self, request: RequestId, block: BlockMeta) -> None:
+        sequence, (_, digests) = self._open[request], self._known(block.id)
+        first = block.depth * self.info.block_tokens
+        own = len(sequence.blocks) == block.depth + 1 and sequence.blocks[-1] is None
+        if not own or sequence.digests[first:] != digests:
+            raise EngineError(f"request {request} does not stand at the end of block {block.id.hex()}")
+        sequence.blocks[-1] = block.id
+        self._blocks[block.id] = (block, digests)
+        self._frames_used -= 1
 
     def close(self, request: RequestId) -> None:
         sequence = self._open.pop(request, None)
@@ -200,18 +235,21 @@ class NullEngine:
 
     def store(self, block: BlockId) -> Buffer:
         self._clock.sleep_us(self.config.copy_us_per_block)
-        _, digests = self._known(block)
+        meta, digests = self._known(block)
         repeat = self.config.token_bytes // _DIGEST_BYTES
-        return b"".join(struct.pack("<Q", digest) * repeat for digest in digests)
+        state = bytes(self.config.checkpoint_bytes) if self._keeps(meta) else b""
+        return b"".join(struct.pack("<Q", digest) * repeat for digest in digests) + state
 
     def load(self, block: BlockMeta, data: Buffer) -> None:
         self._clock.sleep_us(self.config.copy_us_per_block)
         if block.parent is not None:
             self._known(block.parent)
-        if block.id in self._blocks or len(data) != block.n_tokens * self.config.token_bytes:
+        kv_bytes = block.n_tokens * self.config.token_bytes
+        size_bytes = kv_bytes + self.config.checkpoint_bytes * self._keeps(block)
+        if block.id in self._blocks or len(data) != size_bytes:
             raise EngineError("the stored block has the wrong size or is there already")
         self._take(1)
-        words = struct.unpack(f"<{len(data) // _DIGEST_BYTES}Q", bytes(data))
+        words = struct.unpack(f"<{kv_bytes // _DIGEST_BYTES}Q", bytes(data[:kv_bytes]))
         self._blocks[block.id] = (block, list(words[:: self.config.token_bytes // _DIGEST_BYTES]))
 
     # --- computing ----------------------------------------------------------------------------

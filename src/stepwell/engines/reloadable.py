@@ -71,6 +71,12 @@ class ReloadableEngine:
     def seal(self, request: RequestId, block: BlockMeta) -> None:
         self._there().seal(request, block)
 
+    def keep_state(self, request: RequestId, tokens: int) -> None:
+        self._there().keep_state(request, tokens)
+
+    def adopt(self, request: RequestId, block: BlockMeta) -> None:
+        self._there().adopt(request, block)
+
     def close(self, request: RequestId) -> None:
         self._there().close(request)
 

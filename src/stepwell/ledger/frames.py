@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stepwell.policy.types import Action, Close, Open, OpenFailed, Piece, RequestId, Seal
+from stepwell.policy.types import Action, Adopt, Close, Open, OpenFailed, Piece, RequestId, Seal
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class RunningFrames:
 
     def carry_out(self, action: Action) -> None:
         match action:
-            case Seal(request):
+            case Seal(request) | Adopt(request):
                 if (place := self._places.get(request)) is not None:
                     place.sealed += 1
             case Open(request, _, cached_tokens):

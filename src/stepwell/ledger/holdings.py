@@ -150,6 +150,7 @@ class Holdings:
             self._set_aside(holder, meta, now_us)
         else:
             self._extend(holder, meta, now_us)
+        self.blocks[meta.id].meta = meta  # another size only when it lies nowhere below the device
         self.came(meta.id, KvTier.DEVICE, now_us)
 
     def _extend(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:

@@ -42,6 +42,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
 from stepwell.policy.types import (
     Action,
+    Adopt,
     BlockId,
     Computed,
     Drop,
@@ -320,7 +321,7 @@ class Meter:
 
     def _carry_out(self, action: Action) -> None:
         match action:
-            case Seal(request, block):
+            case Seal(request, block) | Adopt(request, block):
                 self.holdings.sealed(self._maker(request), block, self._now_us)
                 self._displaced.back(block.units)
             case Move(block, _, target):

@@ -16,10 +16,12 @@ from stepwell.loop.rarely import Rarely
 from stepwell.loop.tally import Tally
 from stepwell.policy.types import (
     Action,
+    Adopt,
     BlockId,
     Close,
     Drop,
     Event,
+    KeepState,
     KvTier,
     Move,
     Moved,
@@ -95,6 +97,8 @@ class EngineExecutor:
         match action:
             case Seal(request, block):
                 self.engine.seal(request, block)
+            case KeepState() | Adopt():
+                self._mind_state(action)
             case Close():
                 self._close(action)
             case Move():
@@ -109,6 +113,12 @@ class EngineExecutor:
             case Refuse(request, code, retry_after_ms):
                 if (live := self._live.get(request)) is not None:
                     self._live.reject(live, code, retry_after_ms or None)
+
+    def _mind_state(self, action: KeepState | Adopt) -> None:
+        if isinstance(action, Adopt):
+            self.engine.adopt(action.request, action.block)
+        elif action.request not in self._failed_opens:
+            self.engine.keep_state(action.request, action.tokens)
 
     def _move(self, action: Move) -> None:
         if action.source is KvTier.DEVICE:

@@ -112,7 +112,8 @@ class Admission:
         it is no longer true, when somebody has computed more of it, and now and then."""
         path = turn.planned
         old = self.table.now_us - turn.planned_at_us >= _PLAN_AGAIN_US
-        if path is None or old or not self._still_coming(turn) or self._grew(turn):
+        waited = turn.behind and self.table.checkpoints.active  # a state may be there now, and no new block
+        if path is None or old or waited or not self._still_coming(turn) or self._grew(turn):
             path = turn.planned = self._usable_path(turn)
             turn.planned_at_us = self.table.now_us
             turn.planned_tokens = self._whole_blocks(path) * self.config.block_tokens
@@ -143,20 +144,29 @@ class Admission:
         """The stored path as far as loading it beats recomputing and its bytes can be had."""
         path = self.table.stored_path(turn)
         if not self.config.always_load:
-            path = path[: best_cut(self.block_manager.steps(path), turn.total, self.block_manager.costs)]
-        path = path[: self.config.device_blocks - 1]
+            path = self._worth_loading(turn, path)
+        path = self.table.checkpoints.usable(path[: self.config.device_blocks - 1])
         self.table.claim(turn, path)  # before fetching: room for one block must not cost the next one
         turn.fetching = []
         for depth, (block, _) in enumerate(path):
             shunned = block.host and self.table.now_us < block.unloadable_until_us
             if not block.device and (shunned or not block.host):
                 if shunned or not self._fetch(turn, block):
-                    path = path[:depth]
+                    path = self.table.checkpoints.usable(path[:depth])
                     self.table.claim(turn, path)
+                    turn.fetching = [one for one in turn.fetching if one.meta.depth < len(path)]
                     break
                 turn.fetching.append(block)
         turn.fetching.reverse()
         return path
+
+    def _worth_loading(self, turn: Turn, path: list[Match]) -> list[Match]:
+        """As much of a path as is loaded sooner than computed."""
+        steps, costs = self.block_manager.steps(path), self.block_manager.costs
+        checkpoints = self.table.checkpoints
+        if not checkpoints.active:
+            return path[: best_cut(steps, turn.total, costs)]
+        return checkpoints.first_strides(path, best_cut(checkpoints.strides(path, steps), turn.total, costs))
 
     def _fetch(self, turn: Turn, block: Block) -> bool:
         """Have a disk block brought up, for as long as the turn waits; False if that cannot be."""
@@ -175,10 +185,13 @@ class Admission:
             return True
         if turn.state is TurnState.LOADING:
             turn.state = TurnState.WAITING
-        return self._computed_by(turn) != turn.id
+        turn.behind = self._computed_by(turn) != turn.id
+        return turn.behind
 
     def _computed_by(self, turn: Turn) -> RequestId:
         """The request that is computing the block after the turn's path now; the turn itself: none is."""
+        if self.table.checkpoints.active:
+            return self.table.checkpoints.computed_by(turn, self.table.promised)
         last = turn.planned_tokens // self.config.unit_tokens + self.config.units_per_block
         if last > len(turn.units):
             return turn.id
@@ -340,7 +353,7 @@ class Admission:
     def _shrink(self, turn: Turn, path: list[Match]) -> list[Match]:
         """Nobody runs and it still does not fit: the copy of a shared tail is one frame too many."""
         while path and self._missing_frames(turn, path) > 0:
-            path = path[:-1]
+            path = self.table.checkpoints.usable(path[:-1])
         self.table.claim(turn, path)
         return path
 
@@ -413,4 +426,6 @@ class Admission:
             turn.frames = 1  # the tail is copied into it; only then may the tail leave
             self.block_manager.unpin(tail)
         self.table.unclaim(turn)
+        if self.table.checkpoints.active:
+            self.table.checkpoints.opened(turn, cached)
         self.table.promise(turn)

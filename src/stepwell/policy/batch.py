@@ -103,6 +103,7 @@ class BatchBuilder:
         self.config = table.config
         self.block_manager = table.block_manager
         self.book = table.book
+        self.checkpoints = table.checkpoints
         self.attained = table.waiting.attained
         self._shares: dict[str, int] = {}
 
@@ -121,6 +122,9 @@ class BatchBuilder:
         for group in by_tenant(prompts) if self.book.ordered else [[turn] for turn in prompts]:
             self._add_prompts(group, step)
         self._charge(step, order)
+        if self.checkpoints.active:
+            for piece in step.pieces.values():
+                self.checkpoints.plan(self.table.turns[piece.request], piece)
         self.block_manager.descent.batch_built()
         return tuple(step.pieces.values())
 
@@ -287,6 +291,8 @@ class BatchBuilder:
         start, count = turn.computed, turn.remaining
         if budget < count:
             count = self._to_block_border(start, budget)
+        if self.checkpoints.active:
+            count = self.checkpoints.piece_tokens(turn, count)
         if start + count > turn.blocks_held * self.config.block_tokens:
             needed = self.config.blocks_for(start + count) - turn.blocks_held
             if not self.block_manager.descent.may_grow(needed, self.table.now_us, turn.contract.name):

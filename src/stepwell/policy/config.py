@@ -56,6 +56,12 @@ class PolicyConfig:
     depth_frames: int = 0
     """How many frames may hold blocks of one depth at a time; 0: any number. See ``depth_limit.py``."""
 
+    checkpoint_bytes: int = 0
+    """Of ``block_bytes``: the running state at a block's end, of models that have one (``checkpoints``)."""
+    checkpoint_growth: int = 8
+    """Between the ends of turns a state is kept no nearer to the one before than this part of its depth: an
+    eighth. 0: every block keeps one."""
+
     def __post_init__(self) -> None:
         if self.block_tokens % self.unit_tokens:
             raise ValueError("unit_tokens must divide block_tokens")
@@ -79,8 +85,14 @@ class PolicyConfig:
         """Frames that ``tokens`` tokens of one sequence take."""
         return -(-tokens // self.block_tokens)
 
+    @property
+    def checkpoints(self) -> bool:
+        """Whether there are running states, which blocks keep or do not."""
+        return self.checkpoint_bytes > 0
+
     def size_of(self, tokens: int) -> int:
-        """Bytes of a stored block of ``tokens`` tokens; never less than its real size."""
+        """Bytes of a stored block of ``tokens`` tokens, with its running state; never less than its real
+        size."""
         return self.block_bytes - (self.block_tokens - tokens) * self.token_bytes
 
     def disk_size_of(self, size_bytes: int) -> int:

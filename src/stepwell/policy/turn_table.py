@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from stepwell.policy.block_index import Block, Match, blocks_of
 from stepwell.policy.block_manager import BlockManager
+from stepwell.policy.checkpoints import Checkpoints
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import ContractBook
 from stepwell.policy.invariants import check_blocks
@@ -26,6 +27,7 @@ class TurnTable:
     def __init__(self, config: PolicyConfig, block_manager: BlockManager) -> None:
         self.config = config
         self.block_manager = block_manager
+        self.checkpoints = Checkpoints(config, block_manager)
         self.book = ContractBook(config.contracts, ordered=config.ordered)
         self.now_us = 0
         self.turns: dict[RequestId, Turn] = {}
@@ -38,9 +40,12 @@ class TurnTable:
 
     # --- sealing ------------------------------------------------------------------------------
 
-    def seal_full_blocks(self, turn: Turn) -> None:
+    def seal_full_blocks(self, turn: Turn, *, ends: bool = False) -> None:
+        """``ends``: the turn leaves the device, so its last full block is sealed as well."""
         block_tokens = self.config.block_tokens
         while not turn.stuck and (len(turn.path) + 1) * block_tokens <= turn.computed:
+            if self.checkpoints.active and not ends and self.checkpoints.defers(turn):
+                return
             depth = len(turn.path)
             last = (depth + 1) * self.config.units_per_block
             self._seal(turn, turn.units[last - 1], block_tokens)
@@ -48,7 +53,12 @@ class TurnTable:
     def _seal(self, turn: Turn, name: BlockId, n_tokens: int) -> bool:
         """Turn the frame behind the sealed path into a block called ``name``; False if it cannot be."""
         known = self.block_manager.index.get(name)
-        if known is not None and known.device and not self.block_manager.drop_device_copy(known):
+        if self.checkpoints.active and known is not None and self._adopt(turn, known, n_tokens):
+            return True
+        size_bytes = self._size_for(turn, known, n_tokens)
+        if size_bytes is None or (
+            known is not None and known.device and not self.block_manager.drop_device_copy(known)
+        ):
             turn.stuck = True  # the same tokens were computed by somebody else meanwhile
             self.break_promises(turn)
             return False
@@ -63,19 +73,34 @@ class TurnTable:
             n_tokens,
             tuple(turn.units[first : first + count]),
             turn.arrival.tenant,
-            self.config.size_of(n_tokens),
+            size_bytes,
         )
+        block = self.block_manager.sealed(meta, self.now_us, turn.id)
+        self.checkpoints.give(block, meta, self.now_us)
         self.block_manager.actions.append(Seal(turn.id, meta))
-        turn.path.append(self.block_manager.sealed(meta, self.now_us, turn.id))
+        turn.path.append(block)
         turn.frames -= 1
         self._keep_promise(turn, name)
         self._replace_opened_tail(turn, meta)
+        return True
+
+    def _size_for(self, turn: Turn, known: Block | None, n_tokens: int) -> int | None:
+        if not self.checkpoints.active:
+            return self.config.size_of(n_tokens)
+        return self.checkpoints.size_for(turn, known, n_tokens)
+
+    def _adopt(self, turn: Turn, known: Block, n_tokens: int) -> bool:
+        if n_tokens < self.config.block_tokens or not self.checkpoints.adopt(turn, known, self.now_us):
+            return False
+        self._keep_promise(turn, known.id)
+        self._replace_opened_tail(turn, known.meta)
         return True
 
     def _keep_promise(self, turn: Turn, name: BlockId) -> None:
         if self.promised.get(name) == turn.id:
             del self.promised[name]
             turn.promised.remove(name)
+            self.checkpoints.wanted.pop(name, None)
 
     def _replace_opened_tail(self, turn: Turn, meta: BlockMeta) -> None:
         """The block this turn went on from is now the beginning of a longer one: one is enough."""
@@ -88,6 +113,9 @@ class TurnTable:
             self.block_manager.forget(old)
 
     def seal_tail(self, turn: Turn, least_tokens: int) -> BlockId | None:
+        """The turn is about to leave the device: what it holds beyond whole blocks is kept as well."""
+        if self.checkpoints.active:
+            self.seal_full_blocks(turn, ends=True)
         rest = turn.computed - len(turn.path) * self.config.block_tokens
         if turn.stuck or turn.frames < 1 or rest < least_tokens or not turn.tail:
             return None
@@ -133,17 +161,21 @@ class TurnTable:
     # --- promises and claims ------------------------------------------------------------------
 
     def promise(self, turn: Turn) -> None:
-        """Others who need the prompt blocks that this turn computes now will wait for them."""
+        """Others who need the prompt blocks that this turn computes now will wait for them, and for the
+        running state at the end of what was stored before."""
+        branch = turn.branch_tokens
         per_block = self.config.units_per_block
         for last in range((len(turn.path) + 1) * per_block, len(turn.units) + 1, per_block):
             name = turn.units[last - 1]
-            if name not in self.promised and self.block_manager.index.get(name) is None:
+            known = self.block_manager.index.get(name)
+            if name not in self.promised and (known is None or last * self.config.unit_tokens == branch):
                 self.promised[name] = turn.id
                 turn.promised.append(name)
 
     def break_promises(self, turn: Turn) -> None:
         for name in turn.promised:
             del self.promised[name]
+            self.checkpoints.wanted.pop(name, None)
         turn.promised = []
 
     def claim(self, turn: Turn, path: Sequence[Match]) -> None:
@@ -172,11 +204,12 @@ class TurnTable:
     def stored_path(self, turn: Turn) -> list[Match]:
         """What is stored of the turn's tokens; at least the last one must be computed for logits."""
         path = self.block_manager.index.walk(turn.units, turn.total - 1, turn.planned or ())
+        turn.stored_tokens = len(path) * self.config.block_tokens
         resumed = self.block_manager.index.get(turn.resume) if turn.resume else None
         if resumed is not None and self._continues(path, resumed, turn):
             whole = [m for m in path if m.block.meta.depth < resumed.meta.depth]
             path = [*whole, Match(resumed, resumed.meta.n_tokens)]
-        return path
+        return self.checkpoints.usable(path)
 
     def _continues(self, path: list[Match], tail: Block, turn: Turn) -> bool:
         """Whether all blocks before ``tail`` are stored, so that it can be used to its last token."""

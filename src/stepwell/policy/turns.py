@@ -115,6 +115,17 @@ class Turn:
     """Of that path: what has yet to come up from disk, the last needed first."""
     from_disk: dict[BlockId, None] = field(default_factory=dict)
     """Blocks that came up from disk for this turn."""
+    stored_tokens: int = 0
+    """In whole blocks: how far its prompt was stored when that was looked up last, also where no running
+    state is kept to go on from."""
+    branch_tokens: int = 0
+    """How far it was when the turn was opened, if it has to compute to there again; else 0."""
+    behind: bool = False
+    """While it waits: somebody is computing what it will begin with."""
+    keeps: list[int] = field(default_factory=list)
+    """Ends of blocks at which the engine was told to keep its running state, since it was opened."""
+    state_tokens: int = 0
+    """The last end of a block of its path that keeps one."""
     id: RequestId = field(init=False)
     account: tuple[str, str] = field(init=False)
     """Under which its compute is booked: service tier and tenant."""

@@ -45,6 +45,7 @@ class BlockMeta:
     units: tuple[bytes, ...]
     tenant: str
     size_bytes: int
+    """With the running state at its end, of a block that keeps one: see ``checkpoints``."""
 
 
 class Wait(StrEnum):
@@ -301,6 +302,25 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepState:
+    """Once the request has computed ``tokens`` tokens, where a block ends, its running state is kept for that
+    block until it is sealed: with the state, if ``BlockMeta.size_bytes`` has room for it, or without."""
+
+    request: RequestId
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The request goes on with ``block``, which lies on the device, in place of the frame that it has just
+    filled with the same tokens; that frame is free. If ``block`` is to keep a running state and has none, it
+    gets the request's."""
+
+    request: RequestId
+    block: BlockMeta
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """The request leaves the device; what was sealed stays, the rest is forgotten.
 
@@ -364,7 +384,7 @@ class Refuse:
     retry_after_ms: int
 
 
-Action = Seal | Close | Move | Drop | Open | Refuse
+Action = Seal | KeepState | Adopt | Close | Move | Drop | Open | Refuse
 
 
 @dataclass(frozen=True, slots=True)

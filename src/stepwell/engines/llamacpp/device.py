@@ -48,6 +48,8 @@ class DeviceSequence:
     seq: int
     nodes: list[FrameNode] = field(default_factory=list)
     tokens: int = 0
+    keeps: list[int] = field(default_factory=list)
+    """Ends of blocks, still to come, at which its running state is to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,13 +225,45 @@ class Device:
         parent = run.nodes[block.depth - 1].block if block.depth else None
         if (parent.id if parent else None) != block.parent:
             raise EngineError(f"the parent of block {block.id.hex()} is not sealed")
-        if self._states is not None and node.state is None:
-            if run.tokens != node.end:
-                raise EngineError(f"the running state at the end of block {block.id.hex()} has gone")
-            node.state = self._states.take_state(run.seq)
+        self._keep_or_drop_state(run, node, block)
         self._move_in(node)
         node.block = block
         self.blocks[block.id] = node
+
+    def _keep_or_drop_state(self, run: DeviceSequence, node: FrameNode, block: BlockMeta) -> None:
+        """Leave the node with a running state if ``block`` has room for one, and without if not."""
+        if self._states is None:
+            return
+        if block.size_bytes <= self._size_of[block.n_tokens]:
+            node.state = None
+        elif node.state is None:
+            if run.tokens != node.end:
+                raise EngineError(f"the running state at the end of block {block.id.hex()} has gone")
+            node.state = self._states.take_state(run.seq)
+
+    def keep_state(self, request: RequestId, tokens: int) -> None:
+        run = self.runs.get(request)
+        if run is None or tokens % FRAME_TOKENS or tokens <= run.tokens:
+            raise EngineError(f"request {request} cannot keep its state at {tokens} tokens")
+        run.keeps.append(tokens)
+
+    def adopt(self, request: RequestId, block: BlockMeta) -> None:
+        """The frame of the sequence's last node goes, and its cells are those of the block's node."""
+        run, known = self.runs.get(request), self._known(block.id)
+        own = run.nodes[-1] if run is not None and run.nodes else None
+        if run is None or own is None or own.block is not None or own.depth != block.depth:
+            raise EngineError(f"request {request} has no frame for block {block.id.hex()}")
+        if run.tokens != own.end or own.tokens != known.tokens or own.parent is not known.parent:
+            raise EngineError(f"request {request} does not stand at the end of block {block.id.hex()}")
+        if known.state is None:
+            known.state = own.state
+            self._keep_or_drop_state(run, known, block)
+        self._kv.remove(run.seq, own.first, own.end)
+        self._kv.copy(known.home, run.seq, known.first, known.end)
+        own.users.remove(run.seq)
+        known.users.append(run.seq)
+        run.nodes[-1] = known
+        self._forget([own])
 
     def _move_in(self, node: FrameNode) -> None:
         if not node.homed:
@@ -258,12 +292,12 @@ class Device:
         node = self._add(parent, block.depth)
         self._cells.open([(node.frame, block.n_tokens)])
         cells_bytes = self._size_of[block.n_tokens]
-        taken = self._kv.restore(SCRATCH, data[:cells_bytes] if self._checkpoint_bytes else data)
+        taken = self._kv.restore(SCRATCH, data[:cells_bytes] if len(data) > cells_bytes else data)
         found = self._kv.span(SCRATCH)
         if taken and found == (node.first, node.first + block.n_tokens - 1):
             self._kv.copy(SCRATCH, node.home, node.first, node.first + block.n_tokens)
             node.tokens, node.homed, node.block = block.n_tokens, True, block
-            if self._states is not None:
+            if len(data) > cells_bytes:
                 node.state = bytes(data[cells_bytes:])
             self.blocks[block.id] = node
             self._kv.remove(SCRATCH)
@@ -278,11 +312,14 @@ class Device:
             raise EngineError(f"block {block.id.hex()} is on the device already")
         if block.depth != depth or (parent is not None and parent.tokens != FRAME_TOKENS):
             raise EngineError(f"block {block.id.hex()} does not continue its parent")
-        if (
-            not 0 < block.n_tokens <= FRAME_TOKENS
-            or len(data) != self._size_of[block.n_tokens] + self._checkpoint_bytes
-        ):
+        if not 0 < block.n_tokens <= FRAME_TOKENS or len(data) != self._bytes_of(block):
             raise EngineError(f"the bytes of block {block.id.hex()} have the wrong size")
+
+    def _bytes_of(self, block: BlockMeta) -> int:
+        """Of its cells, and of its state if it keeps one."""
+        cells_bytes = self._size_of[block.n_tokens]
+        keeps = self._checkpoint_bytes and block.size_bytes > cells_bytes
+        return cells_bytes + self._checkpoint_bytes if keeps else cells_bytes
 
     # --- growing ------------------------------------------------------------------------------
 
@@ -338,7 +375,8 @@ class Device:
                 node.tokens = min(run.tokens - node.first, FRAME_TOKENS)
                 if node.tokens == FRAME_TOKENS:
                     self._move_in(node)
-                    if self._states is not None and run.tokens == node.end:
+                    if self._states is not None and node.end == run.tokens and node.end in run.keeps:
+                        run.keeps.remove(node.end)
                         node.state = self._states.take_state(run.seq)
 
     def take_back(self, request: RequestId, n_tokens: int) -> None:

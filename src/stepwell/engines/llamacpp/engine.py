@@ -120,6 +120,12 @@ class LlamaCppEngine:
     def seal(self, request: RequestId, block: BlockMeta) -> None:
         self.device.seal(request, block)
 
+    def keep_state(self, request: RequestId, tokens: int) -> None:
+        self.device.keep_state(request, tokens)
+
+    def adopt(self, request: RequestId, block: BlockMeta) -> None:
+        self.device.adopt(request, block)
+
     def close(self, request: RequestId) -> None:
         self.device.close([request])
 
