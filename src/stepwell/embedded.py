@@ -15,7 +15,7 @@ from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.settings import Settings
-from stepwell.several import ModelsNode, build_several, serves_several
+from stepwell.several import ModelsNode, apart, build_several, serves_several
 
 STOP_S = 5.0
 
@@ -24,6 +24,7 @@ AnyNode = Node | ModelsNode
 
 def build_any(settings: Settings, *, progress: Progress | None = None, clock: Clock | None = None) -> AnyNode:
     """A node of all the models that the settings name. Raises ``StepwellError``."""
+    settings, _ = apart(settings)
     if serves_several(settings):
         return build_several(settings, progress=progress, clock=clock)
     return build(settings, progress=progress, clock=clock)

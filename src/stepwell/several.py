@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stepwell.assemble import (
@@ -18,7 +18,7 @@ from stepwell.assemble import (
     require_policy,
 )
 from stepwell.clock import Clock, MonotonicClock
-from stepwell.engine_settings import EngineSettings
+from stepwell.engine_settings import EngineSettings, ModelEntry
 from stepwell.engines.base import TextModel
 from stepwell.engines.reloadable import ReloadableEngine
 from stepwell.errors import BadInput
@@ -28,6 +28,7 @@ from stepwell.ledger.together import BooksTogether
 from stepwell.loop.driver import Driver
 from stepwell.loop.model_loop import ModelLoop, Sharing
 from stepwell.loop.served_model import ServedModel
+from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
@@ -97,6 +98,24 @@ def serves_several(settings: Settings) -> bool:
     """Whether a server of these settings needs what is here: more than one model, or one that may leave."""
     engine = settings.engine
     return bool(settings.models) or engine.unload_after_s is not None or engine.memory is not None
+
+
+def apart(settings: Settings) -> tuple[Settings, tuple[ModelEntry, ...]]:
+    """The settings with the models that write alone, and the entries of ``[[models]]`` that make vectors or
+    rankings: the pooling that a file names says so. Raises ``StepwellError``."""
+    if settings.engine.kind != "llamacpp" or not settings.models:
+        return settings, ()
+    beside = tuple(entry for entry in settings.models if _makes_vectors(entry))
+    for entry in beside:
+        if entry.adapters:
+            raise BadInput(f"models: {entry.name!r} makes embeddings: adapters are for models that write")
+    return replace(settings, models=tuple(e for e in settings.models if e not in beside)), beside
+
+
+def _makes_vectors(entry: ModelEntry) -> bool:
+    from stepwell.engines.llamacpp.header import inspect, makes_vectors
+
+    return makes_vectors(inspect(resolve_model(entry.model).path))
 
 
 def engine_settings(settings: Settings) -> list[EngineSettings]:

@@ -74,6 +74,19 @@ def test_what_cannot_be_read_is_named(bert: EmbeddingProcess, inputs: list[str],
     assert caught.value.index == 1
 
 
+def test_the_time_that_is_told_is_the_time_that_the_process_counts(bert: EmbeddingProcess) -> None:
+    told: list[int] = []
+    before_us, starts = bert.spent_us, bert.starts
+    bert.embed(WORDS, spent=told.append)
+    bert.count(WORDS)
+    bert.close()
+    assert not bert.loaded
+    bert.rank("well", WORDS, spent=told.append)
+    assert bert.loaded and bert.starts == starts + 1
+    assert len(told) == 2 and all(told)
+    assert bert.spent_us - before_us == sum(told)
+
+
 def test_a_text_has_no_marks_in_it(bert: EmbeddingProcess) -> None:
     """A control token is one token; the same letters in a text are several."""
     assert bert.count(["<|im_end|>"]) != [1]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from stepwell.embed.base import Input, Wishes
-from stepwell.embed.process import EmbeddingProcess
+from stepwell.embed.process import EmbeddingProcess, Spent
 from stepwell.ledger.types import Budget, Scope
 from stepwell.ledger.verify import verify
 from stepwell.server.keys import KeyEntry, KeyRing
@@ -137,6 +137,38 @@ def test_the_books_have_a_price_of_their_own_for_it(tmp_path: Path, bert: Embedd
     assert found.differences == []
 
 
+def spent_by(node: Kept) -> dict[str, int]:
+    """Microseconds of embedding models in the books, by tenant; the machine's own stand as minus all."""
+    node.at_rest()
+    sums: dict[str, int] = {}
+    for tenant, amount in node.rows(
+        "SELECT a.tenant, p.amount FROM postings p JOIN accounts a ON a.id = p.credit "
+        "WHERE p.resource = 'embedding_us'"
+    ):
+        sums[tenant] = sums.get(tenant, 0) + amount
+    return sums
+
+
+def test_the_time_of_a_model_is_in_the_books_of_who_asked(
+    tmp_path: Path, bert: EmbeddingProcess, ranker: EmbeddingProcess
+) -> None:
+    before_us = bert.spent_us + ranker.spent_us
+    with keeping(tmp_path, vectors=ServedEmbeddings([bert, ranker], max_inputs=40)) as node:
+        embed(node, input=TEXTS)
+        embed(node, input=["x"] * (AT_ONCE + 3))
+        rank = {"model": "tiny-ranker", "query": "a well", "documents": TEXTS}
+        post(node.server, "/v1/rerank", rank, **bearer("acme"))
+        embed(node, "rival", input=TEXTS)
+        embed(node, input="")  # refused: nothing is computed
+        sums = spent_by(node)
+        assert sum(sums.values()) == bert.spent_us + ranker.spent_us - before_us
+        assert len(sums) == 2 and all(sums.values())
+        assert verify(node.ledger.store).differences == []
+        shown = node.get("/metrics").text
+    assert f'stepwell_embedding_seconds_total{{model="tiny-bert"}} {bert.spent_us / 1e6}' in shown
+    assert 'stepwell_embedding_loaded{model="tiny-bert"} 1.0' in shown
+
+
 def test_a_budget_bounds_it_and_counts_it(tmp_path: Path, bert: EmbeddingProcess) -> None:
     budget = Budget(Scope.TENANT, "acme", "", None, 1_000)
     with keeping(tmp_path, vectors=ServedEmbeddings([bert]), budgets=[budget]) as node:
@@ -163,10 +195,10 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def embed(self, inputs: Sequence[Input], cut: int = 0) -> list[array[float]]:
+    def embed(self, inputs: Sequence[Input], cut: int, spent: Spent) -> list[array[float]]:
         self.begun.set()
         assert self.go.wait(PATIENCE_S)
-        return self.model.embed(inputs, cut)
+        return self.model.embed(inputs, cut, spent)
 
 
 def test_what_is_under_way_is_held_so_that_requests_at_once_pass_no_budget(
@@ -192,7 +224,7 @@ def test_what_is_under_way_is_held_so_that_requests_at_once_pass_no_budget(
 
 
 def test_a_client_that_leaves_pays_for_what_was_begun(tmp_path: Path, bert: EmbeddingProcess) -> None:
-    slow = Slow(bert)
+    slow, before_us = Slow(bert), bert.spent_us
     with keeping(tmp_path, vectors=ServedEmbeddings([slow])) as node:  # type: ignore[list-item]
         try:
             body = json.dumps({"model": "tiny-bert", "input": [[5, 6]] * (AT_ONCE + 4)})
@@ -207,6 +239,7 @@ def test_a_client_that_leaves_pays_for_what_was_begun(tmp_path: Path, bert: Embe
             slow.go.set()
         assert node.charged_microusd() == 100 * 2 * AT_ONCE
         assert not node.ledger.keeper._embedded
+        until(lambda: sum(spent_by(node).values()) == bert.spent_us - before_us > 0)
         assert verify(node.ledger.store).differences == []
 
 

@@ -51,6 +51,7 @@ SHOWN = {
     Resource.LOADED: ("host to device", 2**20, "MiB"),
     Resource.WRITTEN: ("host to disk", 2**20, "MiB"),
     Resource.READ: ("disk to host", 2**20, "MiB"),
+    Resource.EMBEDDING: ("embeddings", 1e6, "s"),
 }
 """How a resource is shown: name, divisor, unit."""
 MOST_STEPS = 100

@@ -44,7 +44,7 @@ from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
 from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings, load
-from stepwell.several import ModelsNode
+from stepwell.several import ModelsNode, apart
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
@@ -173,7 +173,7 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
 
 def loaded(settings: Settings, clock: Clock | None) -> AnyNode:
     """Load the model, or all of them one after the other."""
-    count = 1 + len(settings.models)
+    count = 1 + len(apart(settings)[0].models)
     one = settings.engine.model if settings.engine.kind == "llamacpp" else "the null engine"
     say(f"loading {one if count == 1 else f'{count} models'} ...")
     node = build_any(settings, progress=say, clock=clock)
@@ -190,7 +190,7 @@ def _run_node(
     telemetry: Telemetry | None,
 ) -> None:
     library = served_library(settings.library)
-    vectors = served_embeddings(settings.embeddings)
+    vectors = served_embeddings(settings)
     for recovered in node.recovered:
         say(f"the books of the last time are closed: {recovered.sentence}")
     books = node.books

@@ -26,7 +26,7 @@ from stepwell.otel import require_otel
 from stepwell.redaction import redacted
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
-from stepwell.several import engine_settings
+from stepwell.several import apart, engine_settings
 from stepwell.tiers.directory import LOCK
 from stepwell.units import counted, format_size
 from stepwell.vllm.install import examine_model, require_vllm
@@ -116,9 +116,13 @@ def _model(settings: Settings) -> str:
         version, found = require_vllm(), examine_model(Path(settings.engine.model))
         return f"vLLM {version}, {found['architecture']}, {format_size(found['weights_bytes'])}"
     there = []
-    for wanted in engine_settings(settings):
+    writing, beside = apart(settings)
+    for wanted in engine_settings(writing):
         model = resolve_model(wanted.model)
         there.append(f"{wanted.name or model.name}, {format_size(model.path.stat().st_size)}")
+    for entry in beside:
+        size_bytes = resolve_model(entry.model).path.stat().st_size
+        there.append(f"{entry.name} for embeddings or rankings, {format_size(size_bytes)}")
     return "; ".join(there)
 
 

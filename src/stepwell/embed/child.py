@@ -2,8 +2,8 @@
 
 ``python -m stepwell.embed.child WISHES`` (JSON text, see ``Wishes``). The first line out says what the model
 is, or what is wrong with it. Questions: ``{"embed": [...], "cut": 0}`` and ``{"rank": [query, [...]]}``; with
-``"dry": true`` tokens are counted and nothing is computed. The process ends with its standard input, and when
-nobody has asked for a while: the next question starts another.
+``"dry": true`` tokens are counted and nothing is computed. Each answer says how long was computed. The
+process ends with its standard input, and when nobody has asked for a while: the next question starts another.
 """
 
 from __future__ import annotations
@@ -82,12 +82,15 @@ def _checked(model: EmbeddingModel, inputs: list[list[int]], cut: int = 0) -> li
 
 
 def _said(model: EmbeddingModel, line: bytes) -> dict[str, Any]:
+    """With ``us``: how long the model has computed for it, and ``all_us``: for all questions so far."""
+    before_us = model.spent_us
     try:
-        return answer(model, json.loads(line))
+        said = answer(model, json.loads(line))
     except WrongInput as error:
-        return {"wrong": str(error), "index": error.index}
+        said = {"wrong": str(error), "index": error.index}
     except StepwellError as error:
-        return {"error": str(error)}
+        said = {"error": str(error)}
+    return {**said, "us": model.spent_us - before_us, "all_us": model.spent_us}
 
 
 def main(wishes: Wishes) -> None:

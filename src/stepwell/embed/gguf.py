@@ -18,6 +18,11 @@ class GgufModel:
         self._model = model = GgufEmbedding(path, threads, max_tokens)
         self.about = About(model.dimensions, model.max_tokens, model.vocab_size, model.ranks)
 
+    @property
+    def spent_us(self) -> int:
+        """See ``Model``."""
+        return self._model.spent_us
+
     def tokens(self, text: Input) -> list[int]:
         """See ``Model``."""
         return self._model.tokenize(text) if isinstance(text, str) else list(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ class MiniLmModel:
 
     def __init__(self) -> None:
         self._model = MiniLm()
+        self.spent_us = 0
         self.about = About(WIDTH, MAX_TOKENS, self._model.vocab_size)
 
     def tokens(self, text: Input) -> list[int]:
@@ -26,7 +28,11 @@ class MiniLmModel:
 
     def vectors(self, inputs: Sequence[Sequence[int]]) -> list[array[float]]:
         """See ``Model``."""
-        return self._model.of_tokens(inputs)
+        started_ns = time.perf_counter_ns()
+        try:
+            return self._model.of_tokens(inputs)
+        finally:
+            self.spent_us += (time.perf_counter_ns() - started_ns) // 1000
 
     def scores(self, inputs: Sequence[Sequence[int]]) -> list[float]:
         """See ``Model``."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +21,7 @@ from stepwell.embed.base import About, EmbeddingError, Input, Wishes, WrongInput
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _COMMAND = (sys.executable, "-m", "stepwell.embed.child")
+Spent = Callable[[int], None]
 _ENDED = "the process that makes embeddings has ended; please try again"
 
 
@@ -34,6 +35,20 @@ class EmbeddingProcess:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._about: About | None = None
+        self._before_us, self._child_us = 0, 0
+        self.starts = 0
+        """How often its process was started."""
+
+    @property
+    def spent_us(self) -> int:
+        """How long the model has computed, in all its processes, by the count of these."""
+        return self._before_us + self._child_us
+
+    @property
+    def loaded(self) -> bool:
+        """Whether its weights are in memory."""
+        child = self._child
+        return child is not None and child.poll() is None
 
     def about(self) -> About:
         """Starts the process if nobody has asked before. Raises ``EmbeddingError``."""
@@ -45,9 +60,12 @@ class EmbeddingProcess:
         counts: list[int] = self._asked({"embed": list(inputs), "cut": cut, "dry": True})["tokens"]
         return counts
 
-    def embed(self, inputs: Sequence[Input], cut: int = 0) -> list[array[float]]:
-        """One vector of length 1 each. Raises ``WrongInput``, ``EmbeddingError``."""
-        said = self._asked({"embed": list(inputs), "cut": cut, "dry": False})
+    def embed(
+        self, inputs: Sequence[Input], cut: int = 0, spent: Spent = lambda us: None
+    ) -> list[array[float]]:
+        """One vector of length 1 each; ``spent`` is told how many microseconds the model computed for them.
+        Raises ``WrongInput``, ``EmbeddingError``."""
+        said = self._asked({"embed": list(inputs), "cut": cut, "dry": False}, spent)
         return [numbers_of(text) for text in said["vectors"]]
 
     def count_pairs(self, query: str, documents: Sequence[str]) -> list[int]:
@@ -55,9 +73,11 @@ class EmbeddingProcess:
         counts: list[int] = self._asked({"rank": [query, list(documents)], "dry": True})["tokens"]
         return counts
 
-    def rank(self, query: str, documents: Sequence[str]) -> list[float]:
-        """A score each: higher is better. Raises ``WrongInput``, ``EmbeddingError``."""
-        scores: list[float] = self._asked({"rank": [query, list(documents)], "dry": False})["scores"]
+    def rank(self, query: str, documents: Sequence[str], spent: Spent = lambda us: None) -> list[float]:
+        """A score each: higher is better; ``spent`` as for ``embed``. Raises ``WrongInput``,
+        ``EmbeddingError``."""
+        said = self._asked({"rank": [query, list(documents)], "dry": False}, spent)
+        scores: list[float] = said["scores"]
         return scores
 
     def close(self) -> None:
@@ -65,9 +85,11 @@ class EmbeddingProcess:
         with self._lock:
             self._end()
 
-    def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _asked(self, question: dict[str, Any], spent: Spent = lambda us: None) -> dict[str, Any]:
         with self._lock:
             said = self._exchanged(question)
+            self._child_us = said["all_us"]
+        spent(said["us"])
         if "wrong" in said:
             raise WrongInput(said["wrong"], said["index"])
         if "error" in said:
@@ -94,6 +116,8 @@ class EmbeddingProcess:
 
     def _start(self) -> About:
         self._end()
+        self._before_us, self._child_us = self.spent_us, 0
+        self.starts += 1
         self._child = child = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

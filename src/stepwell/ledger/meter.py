@@ -72,7 +72,7 @@ from stepwell.policy.types import (
 STORAGE_EVERY_US = 60_000_000
 STORAGE = (Resource.DEVICE, Resource.HOST, Resource.DISK)
 MOST_PAUSE_US = 3_600_000_000
-_DEVICE = KvTier.DEVICE
+_DEVICE, _EMBEDDING = KvTier.DEVICE, Resource.EMBEDDING
 Line = tuple[Account, Account, Resource, Cause, RequestId]
 
 
@@ -89,26 +89,23 @@ class Meter:
         self.requests: dict[RequestId, Metered] = {}
         self.totals: dict[str, int] = {resource.value: 0 for resource in MACHINE_RESOURCES}
         """What the machine has given since the run began."""
-        self.clock_went_back_us = 0
-        """The furthest that a step's time lay before the one before it; such time is not counted."""
+        self.clock_went_back_us = 0  # the furthest a step's time lay before the one before it: not counted
         self._capacity = (config.device_blocks * config.block_bytes, config.host_bytes, config.disk_bytes)
         self._storage_every_us = self._pause_us = storage_every_us
         self.due_us = now_us + storage_every_us
         """When storage is posted at the latest, whatever happens or does not."""
         self._now_us = now_us
         self._holders = Holders(config.max_agents)
-        self.costs = Costs()
-        """Of work, as measured: the same sums as the policy's."""
+        self.costs = Costs()  # of work, as measured: the same sums as the policy's
         self._running = RunningFrames(config.block_tokens)
-        self._framed: dict[Holder, int] = {}
-        """Frames of running turns after the last step."""
+        self._framed: dict[Holder, int] = {}  # frames of running turns after the last step
         self._accounted_us = 0
         self._untold: Untold | None = None
         self._free_byte_us = [0, 0, 0]
         self._displaced = Displaced(config.unit_tokens, config.max_ghost_units)
         self._loads: dict[BlockId, RequestId] = {}
+        # For whom each move under way was decided: a block may be gone by the time it has ended.
         self._movers: dict[tuple[BlockId, KvTier], list[Account]] = {}
-        """For whom each move under way was decided: a block may be gone by the time it has ended."""
         self._sums: dict[Line, int] = {}
         self._entries = Entries(positions=[Position(IDLE, *self._capacity, now_us)])
 
@@ -408,7 +405,7 @@ class Meter:
             self._entries.positions.append(Position(holder.account, *holder.holds(), self._now_us))
 
     def _store_all(self) -> None:
-        # While nobody calls, the books grow more and more slowly.
+        """While nobody calls, more and more seldom."""
         self._pause_us = min(2 * self._pause_us, max(MOST_PAUSE_US, self._storage_every_us))
         self.due_us = self._now_us + self._pause_us
         busy = {metered.holder.account: metered for metered in self.requests.values()}
@@ -474,8 +471,11 @@ class Meter:
         self._add(debit, credit, Resource.MONEY, Cause.CORRECTION, usage.request, abs(more))
 
     def _embedded(self, event: Embedded) -> None:
-        usage = self.bills.embedded(event, self._now_us)
-        customer, _ = customer_accounts(event.caller.tenant)
+        self._count(_EMBEDDING, event.spent_us)
+        self._add(MACHINE, account := Account.of(event.caller), _EMBEDDING, Cause.STEP, 0, event.spent_us)
+        if not event.tokens:  # the time of what a client did not wait for
+            return
+        usage, (customer, _) = self.bills.embedded(event, self._now_us), customer_accounts(account.tenant)
         self._add(customer, self.bills.revenue, Resource.MONEY, Cause.SETTLE, 0, usage.charge_microusd)
         self._entries.usage.append(usage)
 

@@ -32,6 +32,9 @@ class Resource(StrEnum):
     WRITTEN = "host_disk_bytes"
     """Written to disk: what wears it out."""
     READ = "disk_host_bytes"
+    EMBEDDING = "embedding_us"
+    """Time that models of embeddings and rankings computed, each in a process of its own, beside the
+    machine's ``compute_us``."""
     DISPLACED = "displaced_us"
     """Compute time that one agent spent again because another one took the room its KV lay in. It is in
     ``compute_us`` of who computed; this resource says on both sides for whom."""

@@ -153,6 +153,8 @@ class Embedded:
     caller: Caller
     model: str
     tokens: int
+    spent_us: int = 0
+    """How long that model computed for them, in a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,8 @@ def create_app(
     ``app.state.service`` is the ``Service``: set its ``draining`` to refuse new requests.
     """
     settings, keys = settings or ServerSettings(), keys or KeyRing()
-    metrics = Metrics(driver, keys.service_tiers, None if books is None else books.ledger)
+    beside = () if vectors is None else vectors.models
+    metrics = Metrics(driver, keys.service_tiers, None if books is None else books.ledger, beside)
     refusals = Refusals()
     service = Service(
         driver=driver,

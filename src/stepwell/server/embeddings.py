@@ -7,10 +7,11 @@ import base64
 import math
 import secrets
 import sys
+import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -96,10 +97,30 @@ class Begun:
 
     event: Embedded
     """All of it, as the books have it."""
+    late: Callable[[Embedded], None]
+    """Takes the time of what was still being computed when its client had gone."""
     inputs: int = 0
+    spent_us: int = 0
+    _ended: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def further(self, inputs: int) -> None:
         self.inputs += inputs
+
+    def spent(self, us: int) -> None:
+        """The model has computed so long for a part. From any thread."""
+        with self._lock:
+            if not self._ended:
+                self.spent_us += us
+                return
+        self.late(replace(self.event, tokens=0, spent_us=us))
+
+    def end(self, tokens: int) -> Embedded | None:
+        """What the books enter now; None: nothing was done."""
+        with self._lock:
+            self._ended = True
+        entered = replace(self.event, tokens=tokens, spent_us=self.spent_us)
+        return entered if tokens or self.spent_us else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +145,7 @@ class _Asker:
         service, ledger = self.service, self.service.ledger
         identity = service.identity(self.request, body, self.key)
         caller = identity.caller(self.key.service_tier(service_tier), identity.name or "", self.key.id)
-        begun = Begun(event := Embedded(caller, model, sum(counts)))
+        begun = Begun(event := Embedded(caller, model, sum(counts)), service.driver.embedded)
         hold = 0 if ledger is None else ledger.hold_embedding(event)
         if isinstance(hold, Refusal):
             raise from_rejected(Rejected(*hold))
@@ -136,7 +157,7 @@ class _Asker:
             tokens = sum(counts[: begun.inputs])
             raise
         finally:
-            entered = replace(event, tokens=tokens) if tokens else None
+            entered = begun.end(tokens)
             if ledger is not None:
                 ledger.embedding_over(hold, entered)
             if entered is not None:
@@ -184,7 +205,7 @@ async def _embed(
     if wanted.dimensions is not None and wanted.dimensions > size:
         raise bad_request(f"This model's embeddings have {size} dimensions, not more.", param="dimensions")
     with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
-        vectors = await served.embed(model, wanted.input, cut, begun.further)
+        vectors = await served.embed(model, wanted.input, cut, begun.further, begun.spent)
     data = [
         {"object": "embedding", "index": index, "embedding": _written(vector, wanted)}
         for index, vector in enumerate(vectors)
@@ -232,7 +253,7 @@ async def _rank(
     counts = await served.count_pairs(model, wanted.query, wanted.documents)
     limits |= asker.service.rates.counted(asker.key, sum(counts))
     with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
-        scores = await served.rank(model, wanted.query, wanted.documents, begun.further)
+        scores = await served.rank(model, wanted.query, wanted.documents, begun.further, begun.spent)
     best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: wanted.top_n]
     results = [
         {"index": index, "relevance_score": scores[index], **_document(wanted, index)} for index in best

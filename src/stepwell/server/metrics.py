@@ -14,6 +14,7 @@ from prometheus_client import Counter as PromCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from stepwell.embed.process import EmbeddingProcess
 from stepwell.ledger.port import RunningBooks
 from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Admitted, Finished, Generation, Output
@@ -32,11 +33,17 @@ class Metrics:
     """One server's metrics in a registry of their own, so that two servers fit in one process."""
 
     def __init__(
-        self, driver: LoopPort, service_tiers: Sequence[str], ledger: RunningBooks | None = None
+        self,
+        driver: LoopPort,
+        service_tiers: Sequence[str],
+        ledger: RunningBooks | None = None,
+        embeddings: Sequence[EmbeddingProcess] = (),
     ) -> None:
         self._registry = CollectorRegistry()
         self._service_tiers = frozenset(service_tiers)
         self._registry.register(_SnapshotCollector(driver))
+        if embeddings:
+            self._registry.register(_EmbeddingsCollector(embeddings))
         if ledger is not None:
             self._registry.register(LedgerCollector(ledger))
         self._queue = self._histogram("queue", "Time from submit to admission", SECONDS)
@@ -95,6 +102,30 @@ class _SnapshotCollector(Collector):
         yield from _moves(snapshot)
         if snapshot.models:
             yield from _models(snapshot)
+
+
+class _EmbeddingsCollector(Collector):
+    """Models of vectors and rankings; the operator has named them, so their number is bounded."""
+
+    def __init__(self, models: Sequence[EmbeddingProcess]) -> None:
+        self._models = models
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        loaded = GaugeMetricFamily(
+            "stepwell_embedding_loaded", "1 while the model's weights are in memory", labels=["model"]
+        )
+        loads = CounterMetricFamily(
+            "stepwell_embedding_loads", "How often its process was started", labels=["model"]
+        )
+        spent = CounterMetricFamily("stepwell_embedding_seconds", "Time it has computed", labels=["model"])
+        for model in self._models:
+            loaded.add_metric([model.name], model.loaded)
+            loads.add_metric([model.name], model.starts)
+            spent.add_metric([model.name], model.spent_us / 1e6)
+        yield from (loaded, loads, spent)
 
 
 def _models(snapshot: Snapshot) -> Iterator[Metric]:

@@ -7,10 +7,11 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from stepwell.embed.base import About, EmbeddingError, Input, WrongInput
-from stepwell.embed.process import EmbeddingProcess
+from stepwell.embed.process import EmbeddingProcess, Spent
 from stepwell.server.errors import ApiError, bad_request
 
 AT_ONCE = 16
@@ -41,10 +42,11 @@ class ServedEmbeddings:
         return await self._sliced(model, inputs, "input", lambda some: model.count(some, cut))
 
     async def embed(
-        self, model: EmbeddingProcess, inputs: Sequence[Input], cut: int, told: Told
+        self, model: EmbeddingProcess, inputs: Sequence[Input], cut: int, told: Told, spent: Spent
     ) -> list[array[float]]:
-        """One vector of length 1 each."""
-        return await self._sliced(model, inputs, "input", lambda some: model.embed(some, cut), told)
+        """One vector of length 1 each; ``spent`` is told from another thread how long they took."""
+        work = partial(model.embed, cut=cut, spent=spent)
+        return await self._sliced(model, inputs, "input", work, told)
 
     async def about(self, model: EmbeddingProcess) -> About:
         """What it is. Raises ``ApiError``."""
@@ -56,10 +58,11 @@ class ServedEmbeddings:
         return await self._sliced(model, documents, "documents", lambda some: model.count_pairs(query, some))
 
     async def rank(
-        self, model: EmbeddingProcess, query: str, documents: Sequence[str], told: Told
+        self, model: EmbeddingProcess, query: str, documents: Sequence[str], told: Told, spent: Spent
     ) -> list[float]:
-        """A score for each document."""
-        return await self._sliced(model, documents, "documents", lambda some: model.rank(query, some), told)
+        """A score for each document; ``spent`` as for ``embed``."""
+        work = partial(model.rank, query, spent=spent)
+        return await self._sliced(model, documents, "documents", work, told)
 
     async def _sliced(
         self,

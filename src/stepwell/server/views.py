@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stepwell import __version__
+from stepwell.embed.process import EmbeddingProcess
 from stepwell.loop.snapshot import ModelView
 from stepwell.server.errors import model_not_found
 from stepwell.server.keys import ApiKey
@@ -71,7 +72,7 @@ async def list_models(request: Request) -> Response:
     names = [name for name in sorted(service.models) if _may_ask(service, key, name)]
     data = [_model(service, name, states) for name in names]
     beside = service.embeddings.models if service.embeddings is not None else ()
-    return JSONResponse({"object": "list", "data": [*data, *(_beside(service, one.name) for one in beside)]})
+    return JSONResponse({"object": "list", "data": [*data, *(_beside(service, one) for one in beside)]})
 
 
 async def get_model(request: Request) -> Response:
@@ -79,8 +80,9 @@ async def get_model(request: Request) -> Response:
     service = service_of(request)
     key = service.key(request)
     name = request.path_params["model"]
-    if service.embeddings is not None and service.embeddings.find(name) is not None:
-        return JSONResponse(_beside(service, name))
+    vectors = service.embeddings.find(name) if service.embeddings is not None else None
+    if vectors is not None:
+        return JSONResponse(_beside(service, vectors))
     if name not in service.models or not _may_ask(service, key, name):
         raise model_not_found(name)
     return JSONResponse(_model(service, name, await _states(service)))
@@ -92,15 +94,16 @@ def _may_ask(service: Service, key: ApiKey, name: str) -> bool:
     return not adapter or key.may_use(adapter, service.of_model(name).model.names)
 
 
-def _beside(service: Service, name: str) -> dict[str, Any]:
+def _beside(service: Service, model: EmbeddingProcess) -> dict[str, Any]:
     """A model of vectors or rankings. What else there is to say of it is known once it is loaded."""
     return {
-        "id": name,
+        "id": model.name,
         "object": "model",
         "created": service.started_s,
         "owned_by": "stepwell",
-        "root": name,
+        "root": model.name,
         "type": "embedding",
+        "state": "loaded" if model.loaded else "unloaded",
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ class GgufEmbedding:
         self.dimensions = 0 if self.ranks else self._size
         self._template = self._rerank_template()
         self._batch = NativeBatch(self.max_tokens)
+        self.spent_us = 0
+        """How long its context has computed."""
 
     def _params(self, threads: int) -> Any:
         params = lib.llama_context_default_params()
@@ -147,8 +150,7 @@ class GgufEmbedding:
             places = [place for one in some for place in range(len(one))]
             seqs = [seq for seq, one in enumerate(some) for _ in one]
             batch = self._batch.fill(tokens, places, seqs, range(len(tokens)))
-            compute = lib.llama_decode if self._memory else lib.llama_encode
-            status = compute(self._context, batch)
+            status = self._compute(batch)
             if status != 0:
                 raise ModelError(f"llama.cpp could not compute the embeddings (status {status}){complaint()}")
             for seq in range(len(some)):
@@ -156,6 +158,14 @@ class GgufEmbedding:
                 if not pointer:
                     raise ModelError("llama.cpp gave no embedding for an input")
                 yield np.ctypeslib.as_array(pointer, (self._size,)).copy()
+
+    def _compute(self, batch: Any) -> int:
+        compute = lib.llama_decode if self._memory else lib.llama_encode
+        started_ns = time.perf_counter_ns()
+        status = int(compute(self._context, batch))
+        lib.llama_synchronize(self._context)
+        self.spent_us += (time.perf_counter_ns() - started_ns) // 1000
+        return status
 
     def _batches(self, inputs: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
         """In order, as many as there is room for."""

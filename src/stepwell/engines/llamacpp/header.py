@@ -127,6 +127,12 @@ def inspect(path: Path | str) -> Header:
     return header
 
 
+def makes_vectors(header: Header) -> bool:
+    """Whether the model gives vectors or scores and no text: its file then names a pooling."""
+    architecture = header.values.get("general.architecture")
+    return header.values.get(f"{architecture}.pooling_type", 0) != 0
+
+
 def read_header(path: Path | str, *, first: bool = True) -> Header:
     """One file's header; the later parts of a split model name no architecture."""
     path = Path(path)
