@@ -17,8 +17,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from jsonschema import Draft202012Validator
 
+from stepwell.bench import schema_large
 from stepwell.bench.random_schema import random_schema
-from stepwell.console.options import Flag, JsonOption, QuickOption
+from stepwell.console.options import Flag, JsonOption, OptionalPositive, QuickOption
 from stepwell.console.output import report_console, table
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
@@ -60,6 +61,7 @@ def main(
     seed: int = 0,
     max_tokens: Annotated[int, Parameter(validator=Number(gte=16, lte=10_000))] = MAX_TOKENS,
     resume: Flag = False,
+    large: OptionalPositive = None,
 ) -> None:
     """Let a small model answer under random JSON schemas, and validate every answer with another library.
 
@@ -78,11 +80,16 @@ def main(
         Of an answer; a longer one is cut.
     resume
         Go on where a run with the same --json FILE was stopped: answers are kept in FILE.partial as they end.
+    large
+        Instead: what one schema of so many KB (1,000 bytes) costs, before the first token and at each.
     """
     count = min(count, QUICK_SCHEMAS) if quick else count
     file = resolve_model(model)
     config = LlamaCppConfig(file.path, file.name, device_kv_tokens=AT_ONCE * 512, max_sequences=AT_ONCE)
     engine, text = load_llamacpp(config)
+    if large is not None:
+        _large(engine, text, file.name, large, json_file)
+        return
     journal = Journal(json_file, resume=resume)
     seeds = [one for one in range(seed, seed + count) if one not in journal.known]
     try:
@@ -94,6 +101,16 @@ def main(
     found = sorted([*kept, *fresh], key=lambda one: one.seed)
     _report(found, {"model": file.name, "schemas": count, "seed": seed, "max_tokens": max_tokens}, json_file)
     journal.done()
+
+
+def _large(engine: Engine, text: TextModel, model: str, size_kb: int, json_file: Path | None) -> None:
+    try:
+        found = schema_large.measure(engine, text, size_kb * 1_000)
+    except ValueError as error:
+        raise BadInput(f"a schema of {size_kb} KB is not taken: {error}") from error
+    finally:
+        engine.close_engine()
+    schema_large.report(found, {"model": model, "large_kb": size_kb}, json_file)
 
 
 def _report(found: list[SchemaAnswer], settings: dict[str, Any], json_file: Path | None) -> None:
