@@ -60,8 +60,11 @@ class EmbeddingModel(Protocol):
     """Inside its process. Raises ``WrongInput``."""
 
     about: About
-    spent_us: int
-    """How long it has computed since it was loaded, reading and waiting left out."""
+
+    @property
+    def spent_us(self) -> int:
+        """How long it has computed since it was loaded, reading and waiting left out."""
+        ...
 
     def tokens(self, text: Input) -> list[int]:
         """As the model reads it, with the marks around it."""
