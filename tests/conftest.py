@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import tempfile
 from pathlib import Path
@@ -34,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     environment.setenv("XDG_DATA_HOME", f"{places.name}/data")
     environment.setenv("XDG_CACHE_HOME", f"{places.name}/cache")
     lend(models, cache_dir() / "models")
+    # Threads of llama.cpp wait for each other by spinning, 20 times as long as needed where another program
+    # has one of the cores. Read by OpenMP when it is loaded, here and in children.
+    if "GOMP_SPINCOUNT" not in os.environ:
+        environment.setenv("GOMP_SPINCOUNT", "3000")
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Any:
