@@ -41,7 +41,7 @@ def inner_run(folder: Path, *flags: str) -> str:
             *LIMIT,
         ],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         capture_output=True,
         text=True,
         check=False,

@@ -15,10 +15,12 @@ from stepwell.errors import BadInput
 from stepwell.tiers.directory import DiskBusy
 from stepwell.tiers.files import Files
 from stepwell.tiers.shared.admission import DiskAdmission
-from stepwell.tiers.shared.store import Bounds, SharedStore
+from stepwell.tiers.shared.index import WantedRecord
+from stepwell.tiers.shared.store import SMALLEST_LIMIT_BYTES, Bounds, SharedStore
 from stepwell.tiers.shared.tier import JobEnded, JobItem, LookupAnswer, SharedTier, TierLimits
 from stepwell.tiers.store import DiskStore
 from tests.tiers.harness import FaultyFiles, ManualClock, ManualWorker, directory_bytes, name_of, record_files
+from tests.tiers.shared_harness import open_store
 
 BLOCK = 20_000
 LIMIT = 6 << 20
@@ -334,6 +336,27 @@ def test_two_processes_write_until_they_are_killed(tmp_path: Path) -> None:
         write_numbers(store, 69)
         assert name_of(69) in present(store)
         store.close()
+
+
+def test_the_index_of_the_smallest_store_leaves_room_for_records(tmp_path: Path) -> None:
+    """However long it is written: neither the index's log nor what others are told of may take the room."""
+    store = open_store(tmp_path, limit_bytes=SMALLEST_LIMIT_BYTES)
+    behind = open_store(tmp_path, limit_bytes=SMALLEST_LIMIT_BYTES)
+    behind.changes()
+    room_bytes = store._most_bytes()
+    for number in range(3_000):
+        wanted = WantedRecord(name_of(number), "tenant", 200_000, number)
+        with store._index.transaction() as connection:
+            record = store._index.begin(connection, store.model, wanted)
+            store._index.publish(connection, record)
+        if number < 2_999:
+            with store._index.transaction() as connection:
+                store._index.remove(connection, record)
+    assert store._most_bytes() > room_bytes - (600 << 10)
+    told = behind.changes()
+    assert told.everything and told.present == {record.key: record}
+    store.close()
+    behind.close()
 
 
 def test_two_processes_may_make_the_directory_at_the_same_moment(tmp_path: Path) -> None:

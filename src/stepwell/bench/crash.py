@@ -34,6 +34,8 @@ from stepwell.tiers.store import DiskStore
 KILLS, QUICK_KILLS = 200, 10
 MODELS = ("model-a", "model-b")
 _PAGE = 4096
+_SHORT_S = 0.02
+"""By so much a kill is moved, so that it strikes anywhere in a write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class CrashSetup:
     limit_bytes: int = 40 * BLOCK_BYTES
     numbers: int = 70
     """Different blocks: more than the disk holds, so its bound is always in play."""
-    longest_life_s: float = 0.5
+    longest_life_blocks: int = 400
     harmed_share: float = 0.4
     """Of the kills after which records are damaged as well."""
 
@@ -144,7 +146,8 @@ def _live_and_die(setup: CrashSetup, tally: CrashTally, dice: random.Random, rou
             if round_ % 10 == 0:
                 tally.counts["second_server_let_in"] += not _second_is_refused(setup, model)
             # Most live long enough to do work, some are killed in their first milliseconds.
-            time.sleep(dice.random() ** 2 * setup.longest_life_s)
+            _wait_until_moved(child, int(dice.random() ** 2 * setup.longest_life_blocks))
+            time.sleep(dice.random() * _SHORT_S)
         child.send_signal(signal.SIGKILL)
         lines = child.stdout.read().splitlines()
     tally.counts["kills"] += 1
@@ -159,6 +162,15 @@ def _wait_until_ready(child: subprocess.Popen[bytes]) -> None:
     if b"ready" not in child.stdout.readline():
         child.kill()
         raise StepwellError("the child process of the crash benchmark did not start")
+
+
+def _wait_until_moved(child: subprocess.Popen[bytes], blocks: int) -> None:
+    """Until the child has written or read so many: by its work, as a busy machine gives it little time."""
+    assert child.stdout is not None
+    moved = 0
+    while moved < blocks and (line := child.stdout.readline()):
+        counts = json.loads(line)
+        moved = sum(counts.get(name, 0) for name in ("written", "failed_writes", "read", "failed_reads"))
 
 
 def _last_counts(lines: Sequence[bytes]) -> dict[str, int]:

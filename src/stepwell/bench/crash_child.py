@@ -30,7 +30,6 @@ BLOCK_BYTES = BLOCK_TOKENS * TOKEN_BYTES
 HOST_BLOCKS = 12
 IN_FLIGHT = 6
 _PAGE = 4096
-_SAY_EVERY = 10
 
 
 def block(number: int) -> BlockMeta:
@@ -161,13 +160,13 @@ def main(directory: str, limit_bytes: str, numbers: str, fingerprint: str, seed:
     limits = TransferLimits(read_deadline_s=60.0)
     tiers = LocalTiers(HOST_BLOCKS * BLOCK_BYTES, store, limits=limits)
     load = StoreLoad(tiers, int(numbers), dice)
-    parent, steps = os.getppid(), 0
+    parent, said = os.getppid(), dict[str, int]()
     print(json.dumps({"ready": len(load.on_disk)}), flush=True)
     while os.getppid() == parent:  # nobody left to kill us: end
         load.step()
-        steps += 1
-        if steps % _SAY_EVERY == 0 or load.counts["wrong"]:
-            print(json.dumps(load.counts), flush=True)
+        if load.counts != said:
+            said = dict(load.counts)
+            print(json.dumps(said), flush=True)
     tiers.close()
 
 

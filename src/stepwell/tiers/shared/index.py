@@ -23,10 +23,13 @@ from stepwell.policy.types import BlockId
 _INDEX = re.compile(r"index-(\d{6})\.sqlite")
 _SCHEMA_VERSION = 1
 _WHOLE, _STUCK = 0, -1
-_MOST_CHANGES = 50_000
-"""Changes that are kept for other processes to read; one that is further behind reads everything again."""
+_LEAST_CHANGES = 1_000
+"""So many changes are kept for other processes to read, and more while they are fewer than the blocks: one
+that is further behind reads everything again, which takes it no longer."""
 _BUSY_S = 10.0
-_LOG_BYTES = 1 << 20
+_LOG_BYTES = 512 << 10
+_LOG_PAGES = 64
+"""After so many the log is written over the tables, if no reader needs it."""
 
 _SCHEMA = """
 CREATE TABLE blocks (
@@ -163,6 +166,8 @@ class SharedIndex:
         path.chmod(0o600)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = OFF")
+        # The log takes room from records: SQLite's own 1,000 pages are all that the smallest store has.
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         return connection
 
@@ -334,8 +339,10 @@ def _tell(connection: sqlite3.Connection, record: Record, number: int) -> None:
         (record.model, record.key, number, record.file_bytes),
     ).lastrowid
     assert change is not None
-    if change % 1024 == 0:
-        connection.execute("DELETE FROM changes WHERE change <= ?", (change - _MOST_CHANGES,))
+    if change % 256 == 0:
+        blocks = connection.execute("SELECT coalesce(sum(blocks), 0) FROM usage").fetchone()[0]
+        kept = max(_LEAST_CHANGES, int(blocks))
+        connection.execute("DELETE FROM changes WHERE change <= ?", (change - kept,))
 
 
 def _statements(script: str) -> Iterator[str]:
