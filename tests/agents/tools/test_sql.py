@@ -18,6 +18,7 @@ from stepwell.agents.tools.chart import ChartSeries, draw, ticks
 from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.rows import Rows, show_rows
 from stepwell.agents.tools.sql import Database
+from stepwell.agents.tools.sql_child import connected
 
 duckdb = pytest.importorskip("duckdb")
 
@@ -203,7 +204,8 @@ def test_nothing_else_can_be_read(query: str, workspace: Workspace, files: Path)
 
 
 def test_the_locks_hold_without_the_check_of_the_statement(workspace: Workspace, files: Path) -> None:
-    before = (files / "sales.csv").read_bytes()
+    before, database = (files / "sales.csv").read_bytes(), Database(workspace)
+    tables = database.tables()
     for statement in (
         "SET enable_external_access = true",
         "SET lock_configuration = false",
@@ -216,7 +218,7 @@ def test_the_locks_hold_without_the_check_of_the_statement(workspace: Workspace,
         "DROP TABLE files.main.t1",
         "INSTALL httpfs",
     ):
-        with Database(workspace)._connected() as connection, pytest.raises(duckdb.Error):
+        with connected(tables, 512 << 20) as connection, pytest.raises(duckdb.Error):
             connection.execute(statement)
     assert (files / "sales.csv").read_bytes() == before
     assert not (files / "out.csv").exists()

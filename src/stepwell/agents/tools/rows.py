@@ -11,7 +11,10 @@ CELL_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A result: names of the columns, the first rows, and how many there are."""
+    """A result: names of the columns, the first rows, and how many there are.
+
+    Of values of files that are longer than 10,000 signs the rows hold the beginning (``sql_wire``).
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]

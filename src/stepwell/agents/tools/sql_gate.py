@@ -31,8 +31,8 @@ _GROWING = frozenset(
         "regexp_replace", "repeat", "replace", "rpad",
     }
 )  # fmt: skip
-"""Functions that make one value of any size. DuckDB neither counts that against its memory nor can be
-interrupted within, so that ``repeat('x', 1000000000)`` takes 2 GB and half a minute."""
+"""Functions that make one value of any size, which DuckDB cannot be interrupted within. Where the numbers say
+so a sentence tells more than the end of the process."""
 MOST_GROWTH = 10_000_000
 _TELLING = frozenset(
     {

@@ -16,7 +16,7 @@ class Limits:
     cpu_s: int = 10
     """Python sandbox: processor time, all threads together."""
     memory_bytes: int = 512 << 20
-    """Python sandbox: address space. SQL: what DuckDB may hold."""
+    """Python sandbox: address space. SQL: what a statement may hold."""
     output_bytes: int = 64 << 10
     """Python sandbox: what may be printed before the run is ended."""
     scratch_bytes: int = 32 << 20

@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import json
 import resource
-import select
 import signal
-import subprocess
-import sys
 import threading
 from contextlib import suppress
 from functools import lru_cache
 
+from stepwell.line_child import LineChild, answer, questions, ready
+
 MAX_CPU_SECONDS = 2.5
 MAX_WALL_SECONDS = 20.0
 """Only so that a child that neither computes nor ends is not waited for; nothing is concluded from it."""
-MAX_START_SECONDS = 120.0
 MAX_MEMORY_BYTES = 2 * 1024**3
 STACK_BYTES = 4 * 1024 * 1024
-_READY = "ready"
+_MOST_BYTES = 1 << 20
 _TOO_MUCH = "it takes too much time or memory to compile"
 _NOT_NOW = "it could not be compiled in time on this machine as busy as it is now; try again"
 
@@ -35,7 +33,7 @@ class Trial:
     """Say what is wrong with a grammar, or nothing. Thread-safe; one at a time."""
 
     def __init__(self) -> None:
-        self._child: subprocess.Popen[str] | None = None
+        self._child: LineChild | None = None
         self._lock = threading.Lock()
         self.verdict = lru_cache(maxsize=1024)(self._try)
 
@@ -49,64 +47,29 @@ class Trial:
 
     def _try(self, grammar: str) -> str:
         with self._lock:
-            child = self._child or self._start()
-            if child is None:
-                raise ChildProcessError("the compiler's process does not start")
-            answer = ""
+            child = self._child = self._child or _started()
             try:
-                answer = _ask(child, json.dumps(grammar), MAX_WALL_SECONDS)
-            finally:
-                if not answer:
-                    self.close()
-            return str(json.loads(answer)) if answer else _TOO_MUCH
-
-    def _start(self) -> subprocess.Popen[str] | None:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "stepwell.engines.llamacpp.trial"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        self._child = child
-        try:
-            ready = _line(child, MAX_START_SECONDS)
-        except TimeoutError:
-            ready = ""
-        if ready != _READY:
-            self.close()
-        return self._child
+                answer = child.ask(json.dumps(grammar).encode(), MAX_WALL_SECONDS, _MOST_BYTES)
+            except (EOFError, OverflowError):
+                self.close()
+                return _TOO_MUCH
+            except BaseException:
+                self.close()
+                raise
+            return str(json.loads(answer))
 
     def close(self) -> None:
         """End the child; the next grammar starts another."""
         child, self._child = self._child, None
         if child is not None:
-            child.kill()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    with suppress(OSError):
-                        pipe.close()
-            child.wait()
+            child.close()
 
 
-def _ask(child: subprocess.Popen[str], line: str, seconds: float) -> str:
-    """The answer; empty when the child has ended. ``TimeoutError`` when there is none in time."""
-    assert child.stdin is not None
+def _started() -> LineChild:
     try:
-        child.stdin.write(line + "\n")
-        child.stdin.flush()
-    except OSError:
-        return ""
-    return _line(child, seconds)
-
-
-def _line(child: subprocess.Popen[str], seconds: float) -> str:
-    """The next line; empty when the child has ended. ``TimeoutError`` when none comes in time."""
-    assert child.stdout is not None
-    if not select.select([child.stdout], [], [], seconds)[0]:
-        raise TimeoutError
-    return child.stdout.readline().rstrip("\n")
+        return LineChild("stepwell.engines.llamacpp.trial")
+    except (OSError, EOFError):  # a TimeoutError is an OSError
+        raise ChildProcessError("the compiler's process does not start") from None
 
 
 def _limit() -> None:
@@ -125,14 +88,12 @@ def _serve() -> None:
     _limit()
     from stepwell.engines.llamacpp.judge import judge
 
-    sys.stdout.write(_READY + "\n")
-    sys.stdout.flush()
-    for line in sys.stdin:
+    answers = ready()
+    for line in questions():
         signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS)  # whose signal ends the process
         verdict = judge(json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.write(json.dumps(verdict) + "\n")
-        sys.stdout.flush()
+        answer(answers, json.dumps(verdict).encode())
 
 
 if __name__ == "__main__":
