@@ -25,18 +25,20 @@ from stepwell.agents.tools.base import Tool, ToolError
 from stepwell.agents.tools.functions import from_function, in_thread
 from stepwell.agents.tools.rows import Rows, show_rows
 from stepwell.agents.tools.sql_files import PrivateFolder
-from stepwell.agents.tools.sql_tables import DATABASES, PARQUET, PROGRESS, TABLES, Tables
+from stepwell.agents.tools.sql_tables import DATABASES, PARQUET, PROGRESS, TABLES, FileTables
 from stepwell.agents.tools.sql_wire import MOST_BYTES, read_row
 from stepwell.agents.tools.warehouse import duckdb_path, open_warehouse
 from stepwell.agents.tools.warehouses import Warehouses
 from stepwell.agents.tools.workspace import Workspace
 from stepwell.errors import MissingExtra
 from stepwell.line_child import LineChild, LineChildren
+from stepwell.this_machine import usable_cores
 
-AT_ONCE = 4
+AT_ONCE = max(2, min(4, usable_cores()))
 """Questions that are answered at the same time by one program; each may hold ``limits.memory_bytes``."""
-START_S = 5.0
-"""What a tool's own timeout leaves on top of the statement's, for opening files and for ending it."""
+START_S = 30.0
+"""What a tool's own timeout leaves beside the statement's, for reading files, for a process that starts on a
+busy machine, and for ending it."""
 KILL_S = 3.0
 """After the statement's time the child is ended from here, should it not have ended itself."""
 READ_S = 600.0
@@ -69,7 +71,7 @@ class Database:
         self._limits = workspace.limits
         self._lock = threading.Lock()
         self._folder: PrivateFolder | None = None
-        self._tables: Tables | None = None
+        self._tables: FileTables | None = None
 
     async def ask(self, statement: str, most_rows: int | None = None) -> Rows:
         """The rows of one read-only statement.
@@ -85,7 +87,7 @@ class Database:
         """Every table with its columns, their types and its number of rows, one a line."""
         return await in_thread(self._describe)
 
-    def tables(self) -> Tables:
+    def tables(self) -> FileTables:
         """What there is, read when first asked for. Raises ``ToolError``."""
         with self._lock:
             self._tables = self._tables or self._read()
@@ -119,7 +121,7 @@ class Database:
             or "There are no tables: no CSV, Parquet or DuckDB file and no warehouse was given."
         )
 
-    def _read(self) -> Tables:
+    def _read(self) -> FileTables:
         """A file at which the reader ends is left out, and the others are read again."""
         if importlib.util.find_spec("duckdb") is None:
             raise ToolError(str(MissingExtra("SQL", "analytics")))
@@ -133,13 +135,13 @@ class Database:
         }
         while self._files:
             try:
-                return Tables.read(self._ordered({**order, "without": without}, READ_S))
+                return FileTables.read(self._ordered({**order, "without": without}, READ_S))
             except _EndedError as error:
                 number = _reached(folder.path)
                 if number is None or number in without:
                     raise ToolError(f"reading the files {error}") from None
                 without[number] = f"reading it {error}"
-        return Tables()
+        return FileTables()
 
     def _ordered(self, order: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
         """What the child says. Raises ``ToolError`` with its sentence, ``_EndedError``."""

@@ -22,7 +22,7 @@ from stepwell.agents.tools.ended_after import ended_after
 from stepwell.agents.tools.rows import plural
 from stepwell.agents.tools.sql_gate import require_question
 from stepwell.agents.tools.sql_names import name, quoted
-from stepwell.agents.tools.sql_tables import OPTIONS, Reader, Tables, View, limit, sentence
+from stepwell.agents.tools.sql_tables import OPTIONS, FilesReader, FileTables, TableView, limit, sentence
 from stepwell.agents.tools.sql_wire import MOST_BYTES, written_row
 from stepwell.agents.tools.warehouses import written_name
 from stepwell.line_child import IDLE_S, answer, questions, ready
@@ -60,7 +60,7 @@ def do(order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(order: Mapping[str, Any]) -> dict[str, Any]:
-    reader = Reader(
+    reader = FilesReader(
         [Path(path) for path in order["files"]],
         [Path(path) for path in order["databases"]],
         Path(order["folder"]),
@@ -71,7 +71,7 @@ def _read(order: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ask(order: Mapping[str, Any]) -> dict[str, Any]:
     statement = order["statement"]
-    tables = Tables.read(order["tables"])
+    tables = FileTables.read(order["tables"])
     with connected(tables, order["memory_bytes"]) as connection:
         require_question(connection, statement, [view.name for view in tables.views])
         with ended_after(order["limit_s"], connection.interrupt):
@@ -79,13 +79,13 @@ def _ask(order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe(order: Mapping[str, Any]) -> dict[str, Any]:
-    tables = Tables.read(order["tables"])
+    tables = FileTables.read(order["tables"])
     with connected(tables, order["memory_bytes"]) as connection:
         return {"lines": [_table_line(connection, view) for view in tables.views]}
 
 
 @contextmanager
-def connected(tables: Tables, memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def connected(tables: FileTables, memory_bytes: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """A new connection, locked, that sees every table and can change none of them."""
     import duckdb
 
@@ -117,7 +117,8 @@ def _execute(cursor: duckdb.DuckDBPyConnection, statement: str) -> duckdb.DuckDB
 def _fetched(result: duckdb.DuckDBPyConnection, most_rows: int) -> dict[str, Any]:
     """The first rows, each as JSON, and how many there are as far as they are counted."""
     columns = [column[0] for column in result.description or ()]
-    rows, size_bytes = [], 0
+    rows: list[str] = []
+    size_bytes = 0
     while len(rows) < most_rows and (row := result.fetchone()):  # one by one: each may be large
         rows.append(written_row(row))
         size_bytes += len(rows[-1])
@@ -132,7 +133,7 @@ def _fetched(result: duckdb.DuckDBPyConnection, most_rows: int) -> dict[str, Any
     return {"columns": columns, "rows": rows, **counted}
 
 
-def _table_line(connection: duckdb.DuckDBPyConnection, view: View) -> str:
+def _table_line(connection: duckdb.DuckDBPyConnection, view: TableView) -> str:
     import duckdb
 
     try:

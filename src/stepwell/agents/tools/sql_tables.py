@@ -31,7 +31,7 @@ OPTIONS: dict[str, str | bool | int | float | list[str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TableView:
     """A table that a question can name."""
 
     name: str
@@ -42,10 +42,10 @@ class View:
 
 
 @dataclass(slots=True)
-class Tables:
+class FileTables:
     """What came of reading the files."""
 
-    views: list[View] = field(default_factory=list)
+    views: list[TableView] = field(default_factory=list)
     attached: dict[str, str] = field(default_factory=dict)
     """DuckDB files by the names that they are attached as."""
     readable: list[str] = field(default_factory=list)
@@ -60,9 +60,9 @@ class Tables:
         return asdict(self)
 
     @classmethod
-    def read(cls, written: Mapping[str, Any]) -> Tables:
+    def read(cls, written: Mapping[str, Any]) -> FileTables:
         """From ``written``."""
-        return cls(**{**written, "views": [View(**one) for one in written["views"]]})
+        return cls(**{**written, "views": [TableView(**one) for one in written["views"]]})
 
 
 def limit(connection: duckdb.DuckDBPyConnection, memory_bytes: int, spill: str = "") -> None:
@@ -73,15 +73,15 @@ def limit(connection: duckdb.DuckDBPyConnection, memory_bytes: int, spill: str =
     )
 
 
-class Reader:
+class FilesReader:
     """Reads the files into a folder, once."""
 
     def __init__(self, files: Sequence[Path], databases: Sequence[Path], folder: Path) -> None:
         """``databases``: DuckDB files whatever they are called."""
         self._files, self._databases, self._folder = files, databases, folder
-        self._tables = Tables()
+        self._tables = FileTables()
 
-    def read(self, memory_bytes: int, without: Mapping[int, str]) -> Tables:
+    def read(self, memory_bytes: int, without: Mapping[int, str]) -> FileTables:
         """All of them but those ``without``, by number from 1 and with the reason."""
         import duckdb
 
@@ -144,7 +144,7 @@ class Reader:
         taken = {view.name.lower() for view in self._tables.views}
         taken |= {stem for stem, keeper in _kept_names(self._files).items() if keeper != path}
         given = _free(connection, taken, identifier(wanted))
-        self._tables.views.append(View(given, source, "" if given == wanted else path.name))
+        self._tables.views.append(TableView(given, source, "" if given == wanted else path.name))
 
     def _sentence(self, error: BaseException, path: Path) -> str:
         text = sentence(error)
