@@ -107,7 +107,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(*names: str, keys: tuple[KeyEntry, ...] = KEYS, **front: Any) -> AsyncIterator[World]:
+async def world(
+    *names: str, keys: tuple[KeyEntry, ...] = KEYS, limits: ServerSettings | None = None, **front: Any
+) -> AsyncIterator[World]:
     engines = tuple(EngineTable(name, urls=(f"http://{name}:1",)) for name in names or ("a", "b", "c"))
     front = {"operator_key": "sk-ops", "patience_s": 0.05, **front}
     fakes = FakeNodes()
@@ -115,7 +117,7 @@ async def world(*names: str, keys: tuple[KeyEntry, ...] = KEYS, **front: Any) ->
     for name, watch in nodes.watches.items():
         watch.models = frozenset({"m"})
         nodes.fleet.state(name, NodeState.READY)
-    app = create_app(nodes, ServerSettings(), manage=False)
+    app = create_app(nodes, limits or ServerSettings(), manage=False)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         yield World(fakes, nodes, client)

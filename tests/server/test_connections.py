@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import socket
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.errors import BadInput
-from stepwell.server.connections import Connections, client_of, connection_limit
+from stepwell.server.connections import Connections, GuardedProtocol, client_of, connection_limit
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import load
-from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, says, serving
+from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, says, serving, until
 from tests.server.test_disconnect import connect
 from tests.server.wire import TEXT, get
 
@@ -157,3 +157,67 @@ def test_whom_a_connection_is_counted_for(host: str, client: str) -> None:
 def test_a_proxy_that_is_no_address_is_said_so() -> None:
     with pytest.raises(BadInput, match="neither an address nor a network"):
         load(None, {"server.trusted_proxies": ["nonsense"]}, {})
+
+
+# --- clients that do not read ------------------------------------------------------------------
+
+MANY_ANSWERS = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 200
+"""More than the kernel keeps for a client that reads nothing."""
+
+
+def book(server: BackgroundServer) -> Connections:
+    return server._server.connections
+
+
+def unread(server: BackgroundServer, count: int) -> list[socket.socket]:
+    before = len(book(server)._unread)
+    connections = [opened(server, MANY_ANSWERS) for _ in range(count)]
+    until(lambda: len(book(server)._unread) >= before + count)
+    return connections
+
+
+def test_clients_that_read_nothing_shut_nobody_out() -> None:
+    with serving(FakeDriver(says("x")), settings=FEW) as server:
+        connections = unread(server, 8)
+        for _ in range(4):
+            assert get(server, "/health").status_code == 200
+        assert len(book(server)) <= 8
+        for connection in connections:
+            connection.close()
+
+
+def test_a_client_that_reads_nothing_is_given_up_whatever_it_asked() -> None:
+    soon = ServerSettings(port=0, send_timeout_s=0.05)
+    with serving(FakeDriver(says("x")), settings=soon) as server:
+        connection = opened(server, MANY_ANSWERS)
+        until(lambda: book(server)._unread or not len(book(server)))
+        until(lambda: not len(book(server)))
+        connection.close()
+
+
+def protocol(left: list[int]) -> Any:
+    """As much of a connection as looks at what its client has read: ``left`` bytes at each look."""
+    made = object.__new__(GuardedProtocol)
+    made.transport = cast(
+        "Any", SimpleNamespace(get_write_buffer_size=lambda: left.pop(0), abort=lambda: left.append(-1))
+    )
+    made.guard = cast("Any", SimpleNamespace(head_timeout_s=1.0, send_timeout_s=2.0))
+    made.loop = cast("Any", SimpleNamespace(call_later=lambda after_s, then: (after_s, then)))
+    made._deadline = made._reading = None
+    made._left_bytes = 8_000_000
+    return made
+
+
+@pytest.mark.parametrize(
+    ("left", "looks"), [([7_000_000, 10_000, 0], 2), ([7_000_000, 6_999_999], 1), ([8_000_000], 0), ([0], 0)]
+)
+def test_a_slow_client_is_waited_for_as_long_as_it_reads(left: list[int], looks: int) -> None:
+    for what, after_s in (("_give_up", 1.0), ("_look_at_reading", 2.0)):
+        sizes = list(left)
+        made = protocol(sizes)
+        for _ in range(looks):
+            getattr(made, what)()
+            handle = made._deadline if what == "_give_up" else made._reading
+            assert handle[0] == after_s
+        getattr(made, what)()
+        assert sizes == [-1], "it is ended when nothing was read, and not before"

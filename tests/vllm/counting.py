@@ -139,11 +139,13 @@ class Fronted:
 
 
 @asynccontextmanager
-async def fronted(folder: Path, budgets: tuple[Budget, ...] = ()) -> AsyncIterator[Fronted]:
+async def fronted(
+    folder: Path, budgets: tuple[Budget, ...] = (), engine: CountingEngine | None = None
+) -> AsyncIterator[Fronted]:
     """Closes the books at the end and reads the spend log."""
     prices = folder / "prices.toml"
     prices.write_text(PRICES)
-    clock, engine = MonotonicClock(), CountingEngine()
+    clock, engine = MonotonicClock(), engine or CountingEngine()
     settings = LedgerSettings(path=str(folder / "books.db"), price_book=str(prices))
     config = PolicyConfig(64, 64, 1, 0, 0, 0, 0, context_tokens=CONTEXT)
     ledger = open_ledger(

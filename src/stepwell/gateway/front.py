@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from stepwell.fleet.rendezvous import first
 from stepwell.fleet.types import NodeState
 from stepwell.gateway.answer import RelayedAnswer
-from stepwell.gateway.merge import merged_models, merged_page
+from stepwell.gateway.merge import is_page, merged_models, merged_page
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.peek import peek
 from stepwell.gateway.relay import STREAM, RelayedCall, pinned, unavailable
@@ -23,7 +24,8 @@ from stepwell.gateway.upstream import NodeLost, for_client, for_node
 from stepwell.loop.requests import Rejected
 from stepwell.server.access import access_of
 from stepwell.server.agents import page_limit
-from stepwell.server.body import ClientGone
+from stepwell.server.bodies import Bodies, Body
+from stepwell.server.body import ClientGone, read_body, too_slow
 from stepwell.server.errors import ApiError, draining, model_not_found
 from stepwell.server.identity import identify
 from stepwell.server.keys import ApiKey
@@ -44,6 +46,8 @@ class Front:
         """``settings``: the limits of nodes, which hold here too."""
         self.nodes = nodes
         self._settings = settings
+        self.bodies = Bodies(settings)
+        """Of turns that have no node yet, and of what goes to all nodes."""
         self.draining = False
         self.live = 0
         """Requests under way."""
@@ -68,9 +72,10 @@ class Front:
         self.live += 1
         try:
             if kind is RouteKind.TURN:
-                call = note["call"] = await self._turn(request)
-                answer = RelayedAnswer(send, call.path)
-                await or_gone(receive, self.nodes.relay.serve(call, answer))
+                with ExitStack() as room:
+                    call = note["call"] = await self._turn(request, room)
+                    answer = RelayedAnswer(send, call.path)
+                    await or_gone(receive, self.nodes.relay.serve(call, answer))
             elif kind in (RouteKind.LIST, RouteKind.EVERY) or (
                 kind is RouteKind.SESSION and request.method == "POST"
             ):
@@ -85,9 +90,10 @@ class Front:
 
     # --- turns -------------------------------------------------------------------------------------
 
-    async def _turn(self, request: Request) -> RelayedCall:
+    async def _turn(self, request: Request, room: ExitStack) -> RelayedCall:
+        """``room``: what its body takes of the room for bodies, until it has a node."""
         key = self.key(request)
-        body = await self._body(request)
+        body = await self._body(request, room.enter_context(self.bodies.of(key.tenant)))
         peeked = peek(headers_of(request), body, key, self.nodes.fleet.places)
         turn = peeked.turn
         access = access_of(request.scope)
@@ -99,7 +105,8 @@ class Front:
             turn = pinned(turn, self._home(turn.tenant))
         serves = self._serving(peeked.model)
         return RelayedCall(
-            "POST", _target(request), request.url.path, self._headers(request), body, turn, serves
+            *("POST", _target(request), request.url.path, self._headers(request), body, turn, serves),
+            placed=room.close,
         )
 
     def _serving(self, model: str | None) -> frozenset[str]:
@@ -112,23 +119,13 @@ class Front:
             raise model_not_found(model)
         return frozenset(watches)
 
-    async def _body(self, request: Request) -> bytes:
-        limit, data = self._settings.max_body_bytes, bytearray()
+    async def _body(self, request: Request, room: Body) -> bytes:
+        """Raises ``ApiError`` for one that is too large, too slow, or one too many."""
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
-                async for chunk in request.stream():
-                    data += chunk
-                    if len(data) > limit:
-                        raise ApiError(
-                            413,
-                            f"The body of your request is larger than {limit} bytes.",
-                            code="request_too_large",
-                        )
+                return await read_body(request, self._settings.max_body_bytes, room)
         except TimeoutError:
-            raise ApiError(408, "The body of your request took too long.", code="request_timeout") from None
-        except ClientDisconnect:
-            raise ClientGone from None
-        return bytes(data)
+            raise too_slow(self._settings.body_timeout_s) from None
 
     # --- which node --------------------------------------------------------------------------------
 
@@ -201,7 +198,7 @@ class Front:
         bad = next(((status, said) for status, said in answers.values() if status != 200), None)
         if bad is not None:
             return JSONResponse(bad[1], bad[0])
-        pages = {node: said for node, (_, said) in answers.items()}
+        pages = {node: said for node, (_, said) in answers.items() if is_page(said)} or _nobody()
         if request.url.path == "/v1/models":
             return JSONResponse(merged_models(list(pages.values())))
         operator = self.key(request).operator
@@ -214,8 +211,9 @@ class Front:
             raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
         if request.url.path == "/admin/keys/reload":
             await asyncio.to_thread(self.nodes.reload_keys)
-        body = await self._body(request)
-        answers = await self._ask(request, list(self.nodes.watches), _target(request), body)
+        with self.bodies.of(self.key(request).tenant) as room:
+            body = await self._body(request, room)
+            answers = await self._ask(request, list(self.nodes.watches), _target(request), body)
         if kind is RouteKind.SESSION:
             answered = [(status, said) for status, said in answers.values() if said is not None]
             if not answered:
@@ -283,7 +281,7 @@ class Front:
         return for_node(request.scope["headers"], request_id_of(request.scope))
 
 
-def _nobody() -> dict[str, tuple[int, Any]]:
+def _nobody() -> dict[str, Any]:
     raise unavailable(is_pinned=False)
 
 

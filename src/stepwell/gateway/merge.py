@@ -8,6 +8,17 @@ from typing import Any
 Row = dict[str, Any]
 
 
+def is_page(said: Any) -> bool:
+    """Whether it is a list as a node gives it: what answers at a node's address may be something else."""
+    rows = said.get("data") if isinstance(said, dict) else None
+    return isinstance(rows, list) and all(isinstance(row, dict) and _is_row(row) for row in rows)
+
+
+def _is_row(row: Row) -> bool:
+    texts, tokens = (row.get("id"), row.get("tenant", "")), row.get("context_tokens")
+    return all(isinstance(text, str) for text in texts) and (tokens is None or isinstance(tokens, int))
+
+
 def merged_page(pages: Mapping[str, Any], limit: int, *, operator: bool) -> dict[str, Any]:
     """A page of ``/v1/agents`` or ``/v1/sessions`` from the same page of every node.
 
@@ -40,7 +51,7 @@ def _newer(row: Row, other: Row) -> bool:
 
 
 def _rank(row: Row) -> tuple[bool, int]:
-    return row.get("status") not in (None, "idle"), int(row.get("context_tokens") or 0)
+    return row.get("status") not in (None, "idle"), row.get("context_tokens") or 0
 
 
 def merged_models(pages: Sequence[Any]) -> dict[str, Any]:

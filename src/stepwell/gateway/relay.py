@@ -46,6 +46,8 @@ class RelayedCall:
     nodes: list[str] = field(default_factory=list)
     """Where it was tried."""
     reason: str = ""
+    placed: Callable[[], None] = lambda: None
+    """Told when it has its first node."""
 
 
 class _Elsewhere(Exception):
@@ -86,6 +88,7 @@ class Relay:
         last: _Elsewhere | None = None
         for _ in range(self._tries):
             choice = await self._choose(call, avoid)
+            call.placed()
             call.nodes.append(choice.node)
             call.reason = choice.reason
             try:

@@ -75,8 +75,10 @@ class Upstream:
         tries.add(task)
         timeout = httpx2.USE_CLIENT_DEFAULT if timeout_s is None else httpx2.Timeout(timeout_s)
         try:
+            # As bytes: text has to be ASCII, and a client's headers need not be.
+            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
             request = self._client.build_request(
-                method, self.urls[node] + target, headers=list(headers), content=content, timeout=timeout
+                method, self.urls[node] + target, headers=raw, content=content, timeout=timeout
             )
             response = await self._client.send(request, stream=True)
             try:

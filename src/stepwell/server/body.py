@@ -28,7 +28,7 @@ async def read_object(
     with bodies.of(tenant) as room:
         try:
             async with asyncio.timeout(settings.body_timeout_s):
-                data = await _read(request, settings.max_body_bytes, room)
+                data = await read_body(request, settings.max_body_bytes, room)
         except TimeoutError:
             raise too_slow(settings.body_timeout_s) from None
         return await apart(request, bodies, partial(_parsed, data, settings.max_body_values))
@@ -79,7 +79,8 @@ def parse(model: type[Model], value: dict[str, Any]) -> Model:
         raise from_validation(error) from None
 
 
-async def _read(request: Request, max_bytes: int, room: Body) -> bytes:
+async def read_body(request: Request, max_bytes: int, room: Body) -> bytes:
+    """All of it, counted as it comes. Raises ``ApiError``, ``ClientGone``."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
         raise too_large(max_bytes)

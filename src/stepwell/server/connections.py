@@ -4,7 +4,8 @@ uvicorn closes a connection that is idle after an answer and bounds the size of 
 the first byte, for the rest of a head, and for the rest of a body that was already answered; and its
 ``limit_concurrency`` would turn ``/health`` away together with everybody else. What is here fills that gap:
 a connection without a request is *silent*, may be so for ``head_timeout_s``, and is the first to go when
-somebody else needs its descriptor.
+somebody else needs its descriptor. One whose client does not read its answer is given up after
+``send_timeout_s``, whatever the route, and goes before a new one does.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ACCEPT_BURST = 64
 RESERVED_DESCRIPTORS = 192
 """For books, KV on disk, documents and the processes that read them."""
 LEAST_CONNECTIONS = 8
+LEAST_READ_BYTES = 16_384
+"""What a client has to have read of an answer each time that somebody looks, or all of it."""
 
 log = logging.getLogger("stepwell.server")
 
@@ -55,6 +58,7 @@ class Connections:
     def __init__(self, settings: ServerSettings, limit: int) -> None:
         self.limit = limit
         self.head_timeout_s = settings.head_timeout_s
+        self.send_timeout_s = settings.send_timeout_s
         self.turned_away = 0
         """Connections that were closed because there were too many."""
         self._per_address = settings.max_connections_per_address
@@ -64,6 +68,8 @@ class Connections:
         """In the order in which they fell silent."""
         self._busy: dict[GuardedProtocol, None] = {}
         """In the order in which they began to ask."""
+        self._unread: dict[GuardedProtocol, None] = {}
+        """Those whose clients do not read fast enough, in the order in which that began."""
         self._rarely = Rarely(log)
 
     def __len__(self) -> int:
@@ -82,11 +88,13 @@ class Connections:
             self._turn_away(self._least_wanted(connection), "open")
 
     def _least_wanted(self, new: GuardedProtocol) -> GuardedProtocol:
-        """The longest silent one; where all are asking, the longest whose body has not come in."""
+        """The longest silent one; where all are asking, one whose body has not come in, or whose answer
+        is not read."""
         silent = next(one for one in self._silent)
         if silent is not new:
             return silent
-        return next((one for one in self._busy if one.cycle.more_body), new)
+        asking = next((one for one in self._busy if one.cycle.more_body), None)
+        return asking or next(iter(self._unread), new)
 
     def left(self, connection: GuardedProtocol) -> None:
         self._forget(connection)
@@ -104,9 +112,18 @@ class Connections:
         self._silent.pop(connection, None)
         self._busy.setdefault(connection)
 
+    def unread(self, connection: GuardedProtocol) -> None:
+        """More of its answer waits than is kept: its client does not read."""
+        self._unread.setdefault(connection)
+
+    def read(self, connection: GuardedProtocol) -> None:
+        """Its client reads again."""
+        self._unread.pop(connection, None)
+
     def _forget(self, connection: GuardedProtocol) -> None:
         self._silent.pop(connection, None)
         self._busy.pop(connection, None)
+        self._unread.pop(connection, None)
 
     def _turn_away(self, connection: GuardedProtocol, what: str) -> None:
         self.turned_away += 1
@@ -155,6 +172,9 @@ class GuardedProtocol(H11Protocol):
         self.guard = connections
         self.address = ""
         self._deadline: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
+        self._left_bytes = 0
+        """Of its answer, when somebody looked."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -165,6 +185,19 @@ class GuardedProtocol(H11Protocol):
         super().connection_lost(exc)
         self.guard.left(self)
         self._forget_deadline()
+        self._forget_reading()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.guard.unread(self)
+        self._left_bytes = self.transport.get_write_buffer_size()
+        if self._reading is None:
+            self._reading = self.loop.call_later(self.guard.send_timeout_s, self._look_at_reading)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.guard.read(self)
+        self._forget_reading()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -187,8 +220,29 @@ class GuardedProtocol(H11Protocol):
             self._deadline = self.loop.call_later(self.guard.head_timeout_s, self._give_up)
 
     def _give_up(self) -> None:
+        """Unless the end of an answer is still on its way to a client that reads."""
         self._deadline = None
-        self.transport.abort()
+        if self._is_read():
+            self._deadline = self.loop.call_later(self.guard.head_timeout_s, self._give_up)
+        else:
+            self.transport.abort()
+
+    def _look_at_reading(self) -> None:
+        self._reading = None
+        if self._is_read():
+            self._reading = self.loop.call_later(self.guard.send_timeout_s, self._look_at_reading)
+        else:
+            self.transport.abort()
+
+    def _is_read(self) -> bool:
+        """Whether something waits to be read, and enough of it has been since this was asked last."""
+        before, self._left_bytes = self._left_bytes, self.transport.get_write_buffer_size()
+        return 0 < self._left_bytes <= before - LEAST_READ_BYTES
+
+    def _forget_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _forget_deadline(self) -> None:
         if self._deadline is not None:

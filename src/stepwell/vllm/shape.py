@@ -118,7 +118,8 @@ def _choices(body: dict[str, Any], settings: ServerSettings) -> int:
 def _beyond_text(body: dict[str, Any]) -> bool:
     said = _list(body.get("messages")) + _list(body.get("input"))
     parts = (part for message in said for part in _parts(message))
-    return any(isinstance(part, dict) and part.get("type") in BESIDE_TEXT for part in parts)
+    kinds = (part.get("type") for part in parts if isinstance(part, dict))
+    return any(isinstance(kind, str) and kind in BESIDE_TEXT for kind in kinds)
 
 
 def _parts(message: Any) -> list[Any]:

@@ -100,7 +100,7 @@ class StreamReader:
         head, found, data = event.partition(DATA)
         try:
             said = json.loads(data) if found and data[:1] == b"{" else None
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         if not isinstance(said, dict):
             return event + END_OF_EVENT
@@ -122,7 +122,7 @@ def whole(data: bytes, used: Used) -> bytes:
     """An answer that is no stream, heard and without what is nobody's business."""
     try:
         said = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return data
     if not isinstance(said, dict):
         return data
