@@ -88,6 +88,18 @@ def result(mode: str, method: str, params: dict[str, Any]) -> dict[str, Any] | N
     return ANSWERS[params["name"]] if method == "tools/call" else None
 
 
+def flood(mode: str) -> None:
+    """Writes without end: beside the protocol, or in it, without the end of a line or without a message."""
+    pieces = {"floods": b"x" * 65_536 + b"\n", "no-end": b"x" * 65_536, "noise": b"x\n" * 32_768}
+    if mode in pieces:
+        pipe = sys.stderr.buffer if mode == "floods" else sys.stdout.buffer
+        flooding = threading.Thread(target=lambda: [pipe.write(pieces[mode]) for _ in iter(int, 1)])
+        flooding.daemon = True
+        flooding.start()
+        if mode != "floods":
+            flooding.join()
+
+
 def main() -> None:
     sys.stdout.write("Welcome\n")  # as some do
     sys.stdout.flush()
@@ -101,6 +113,8 @@ def main() -> None:
             sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}) + "\n")
             sys.stdout.flush()
             continue
+        if message["method"] == "tools/call":
+            flood(sys.argv[1])
         found = result(sys.argv[1], message["method"], params)
         said = (
             {"error": {"code": -32601, "message": "no such method"}} if found is None else {"result": found}

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell.agents.tools.base import MAY_RETRY, Tool, ToolError
 from stepwell.agents.tools.mcp_contents import answer_text
+from stepwell.agents.tools.mcp_stdio import ServerLog, stdio
 from stepwell.agents.tools.mcp_wire import mended
 from stepwell.agents.tools.workspace import McpServer
 from stepwell.errors import BadInput, MissingExtra, StepwellError
-from stepwell.private import begun_privately
 
 if TYPE_CHECKING:
     import mcp
@@ -44,7 +44,8 @@ class RunningMcp:
     """
 
     def __init__(self, name: str, declared: McpServer, log: Path, folder: Path | None = None) -> None:
-        self._name, self._declared, self._log, self._folder = name, declared, log, folder
+        self._name, self._declared, self._folder = name, declared, folder
+        self._beside = ServerLog(name, log)
         self._restarts_left = RESTARTS
         self._starting = asyncio.Lock()
         self._client: mcp.Client | None = None
@@ -137,21 +138,16 @@ class RunningMcp:
     async def _keep(self, ready: asyncio.Future[mcp.Client], leave: asyncio.Event) -> None:
         """Enters the client, waits to be told to leave, and leaves it."""
         try:
-            begun_privately(self._log)
-            with self._log.open("a", encoding="utf-8") as log:
-                async with _client(self._declared, log, self._folder) as client:
-                    ready.set_result(client)
-                    await leave.wait()
+            async with _client(self._declared, self._beside, self._folder) as client:
+                ready.set_result(client)
+                await leave.wait()
         except Exception as error:  # noqa: BLE001 - the one that waits for the start is told
             if not ready.done():
                 ready.set_exception(StepwellError(self._said(f"could not be started: {_cause(error)}")))
 
     def _said(self, what: str) -> str:
-        """With the last that it wrote: its log may go away with the run."""
-        try:
-            lines = self._log.read_text("utf-8", errors="replace")[-LOG_CHARS:].split("\n")
-        except OSError:
-            lines = []
+        """With the last that it wrote."""
+        lines = self._beside.last.decode("utf-8", "replace")[-LOG_CHARS:].split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"the MCP server {self._name} {what}" + (f" (the last it wrote: {last})" if last else "")
 
@@ -206,19 +202,14 @@ async def _listed(client: mcp.Client) -> list[mcp_types.Tool]:
 
 
 @asynccontextmanager
-async def _client(declared: McpServer, log: Any, folder: Path | None) -> AsyncIterator[mcp.Client]:
+async def _client(declared: McpServer, beside: ServerLog, folder: Path | None) -> AsyncIterator[mcp.Client]:
     import mcp
 
-    parameters = mcp.StdioServerParameters(
-        command=_program(declared.command, folder) or declared.command,
-        args=list(declared.args),
-        env=_variables(declared),
-        cwd=folder,
-        encoding_error_handler="replace",
-    )
-    # It writes a traceback for every line of a server that is not JSON, where a live screen may be.
+    command = _program(declared.command, folder) or declared.command
+    # The package writes tracebacks of what servers do wrong, where a live screen may be.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
-    async with mcp.Client(mended(mcp.stdio_client(parameters, errlog=log))) as client:
+    process = stdio(command, declared.args, _variables(declared), folder, beside)
+    async with mcp.Client(mended(process)) as client:
         yield client
 
 
