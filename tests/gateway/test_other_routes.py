@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from stepwell.gateway.merge import merged_models, merged_page
 from stepwell.gateway.routes import RouteKind, kind_of, named_in
 from stepwell.server.app import ROUTES
+from stepwell.server.run import BackgroundServer
 from tests.gateway.fakes import World, body_of, sse, world
+from tests.server.fakes import INFO, FakeDriver, FakeText, says
 
 OPS = {"authorization": "Bearer sk-ops"}
 ACME = {"authorization": "Bearer sk-acme"}
@@ -85,6 +87,45 @@ def test_without_keys_pages_of_other_sites_reach_no_node() -> None:
                 assert (await one.client.get(path, headers=stranger)).status_code == 403
                 assert (await one.client.get(path, headers={"host": "evil.example"})).status_code == 403
             assert one.fakes.seen == []
+
+    asyncio.run(go())
+
+
+def test_a_node_without_keys_tells_nothing_to_who_comes_through_a_front_end_with_keys() -> None:
+    transport = httpx2.ASGITransport(BackgroundServer(FakeDriver(says("x")), FakeText(INFO)).app)
+
+    async def node(request: httpx2.Request) -> httpx2.Response:
+        """As a node on this machine sees it."""
+        headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"host"]
+        url = request.url.copy_with(host="127.0.0.1")
+        asked = httpx2.Request(request.method, url, headers=headers, content=request.content)
+        answer = await transport.handle_async_request(asked)
+        await answer.aread()
+        return answer
+
+    async def go() -> None:
+        async with world("a") as one:
+            paths = ("/admin/margin", "/admin/keys", "/admin/budgets", "/v1/watch", "/v1/organization/costs")
+            for path in paths:
+                one.fakes.then("a", node)
+                assert (await one.client.get(path)).status_code == 403, path
+            one.fakes.then("a", node)
+            assert (await one.chat()).status_code == 403
+        async with world("a", keys=(), operator_key=None) as one:
+            one.fakes.then("a", node)
+            assert (await one.client.get("/admin/budgets")).status_code != 403
+
+    asyncio.run(go())
+
+
+def test_googles_clients_say_their_key_in_a_header_of_their_own() -> None:
+    async def go() -> None:
+        async with world() as one:
+            path, key = "/v1beta/models/m:generateContent", {"x-goog-api-key": "sk-acme"}
+            assert (await one.client.post(path, json={}, headers=key)).status_code == 200
+            assert one.fakes.seen[-1][1].headers["x-goog-api-key"] == "sk-acme"
+            wrong = await one.client.post(path, json={}, headers={"x-goog-api-key": "sk-no"})
+            assert wrong.status_code == 401
 
     asyncio.run(go())
 

@@ -159,7 +159,8 @@ async def fronted(
     loop.books = books
     rank = {"priority": 0, "default": 1, "flex": 2}
     front = EngineFront(loop, upstream, "engine-key", rank, CONTEXT)
-    process = EngineProcess(NodeProcess("vllm", folder, "127.0.0.1", 1, {}), upstream, books.engine_started)
+    node = NodeProcess("vllm", folder, "127.0.0.1", 1, {})
+    process = EngineProcess(node, upstream, books.engine_started, "engine-key")
     shown = Books(ledger.store, ledger)
     serving = VllmApp(
         *(

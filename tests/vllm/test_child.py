@@ -47,7 +47,7 @@ def test_one_that_dies_is_started_again_and_its_counters_begin_anew(tmp_path: Pa
     async def acts() -> None:
         upstream, again = Upstream(60.0), asyncio.Event()
         process = node(tmp_path, free_port(), ANSWERS)
-        engine = EngineProcess(process, upstream, again.set)
+        engine = EngineProcess(process, upstream, again.set, "k")
         await engine.start()
         assert engine.up
         assert await engine.counted([]) == Count(7, 1200)
@@ -78,7 +78,7 @@ def test_the_cause_is_said_and_not_that_there_is_one(tmp_path: Path) -> None:
         upstream = Upstream(60.0)
         process = node(tmp_path, free_port(), FAR_ABOVE)
         with pytest.raises(StepwellError, match="starting: ValueError: too few KV blocks for one context"):
-            await EngineProcess(process, upstream, lambda: None).start()
+            await EngineProcess(process, upstream, lambda: None, "k").start()
         await upstream.close()
 
     asyncio.run(asyncio.wait_for(acts(), 120))
@@ -89,7 +89,7 @@ def test_one_that_cannot_start_says_why(tmp_path: Path) -> None:
         upstream = Upstream(60.0)
         process = node(tmp_path, free_port(), "raise SystemExit('no such model')")
         with pytest.raises(StepwellError, match="ended while it was starting: no such model"):
-            await EngineProcess(process, upstream, lambda: None).start()
+            await EngineProcess(process, upstream, lambda: None, "k").start()
         assert ENGINE in upstream.urls
         await upstream.close()
 

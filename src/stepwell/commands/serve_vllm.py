@@ -104,7 +104,7 @@ def _wired(
         if kv_feed is not None:
             kv_feed.places.clear()
 
-    engine = EngineProcess(process, upstream, started)
+    engine = EngineProcess(process, upstream, started, secret)
     loop = EngineLoop(info, clock, lambda: engine.up)
     loop.books = books
     contracts = settings.contracts()

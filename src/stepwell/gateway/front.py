@@ -37,6 +37,7 @@ from stepwell.server.sse import or_gone
 SCOPE_KEY = "stepwell.gateway"
 SENDS = frozenset({"POST", "PUT", "PATCH"})
 JSON = msgspec.json.Decoder()
+VIA = ("via", "1.1 stepwell")
 
 
 class Front:
@@ -131,7 +132,7 @@ class Front:
 
     def key(self, request: Request) -> ApiKey:
         """Who asks, as every node finds it too. Raises a 401 ``ApiError``."""
-        own = request.headers.get("x-api-key")
+        own = request.headers.get("x-api-key") or request.headers.get("x-goog-api-key")
         key = self.nodes.keys.find(request.headers.get("authorization") or (f"Bearer {own}" if own else None))
         access_of(request.scope).is_from(key)
         return key
@@ -278,7 +279,9 @@ class Front:
             raise ClientGone from None
 
     def _headers(self, request: Request) -> list[tuple[str, str]]:
-        return for_node(request.scope["headers"], request_id_of(request.scope))
+        """With keys, a node that has none must not take a client of ours for a program on its own machine."""
+        headers = for_node(request.scope["headers"], request_id_of(request.scope))
+        return [*headers, VIA] if self.nodes.keys.required else headers
 
 
 def _nobody() -> dict[str, Any]:

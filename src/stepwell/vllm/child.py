@@ -39,9 +39,12 @@ _COUNTED = re.compile(rb"^vllm:(prompt|generation)_tokens_total\{[^}]*\} (\S+)$"
 class EngineProcess:
     """One vLLM server. Lives in the event loop."""
 
-    def __init__(self, process: NodeProcess, upstream: Upstream, started: Callable[[], None]) -> None:
-        """``started`` is told of every new life, whose counters begin at zero."""
+    def __init__(
+        self, process: NodeProcess, upstream: Upstream, started: Callable[[], None], secret: str
+    ) -> None:
+        """``started`` is told of each new life, whose counters begin anew. ``secret``: the engine's key."""
         self._process, self._upstream, self._started = process, upstream, started
+        self._headers = [("authorization", f"Bearer {secret}")]
         self._supervisor = Supervisor(process, self._lost, self._again)
         self._tasks: list[asyncio.Task[None]] = []
         self.up = False
@@ -102,7 +105,8 @@ class EngineProcess:
 
     async def _answers(self) -> bool:
         try:
-            async with self._upstream.open(ENGINE, "GET", "/health", timeout_s=HEALTH_S) as response:
+            opened = self._upstream.open(ENGINE, "GET", "/health", self._headers, timeout_s=HEALTH_S)
+            async with opened as response:
                 await response.aread()
                 return response.status_code == 200
         except NodeLost:

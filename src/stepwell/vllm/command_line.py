@@ -49,6 +49,9 @@ def transfer_config(
     }
 
 
+OWNERS, FRONT_END_ONLY = "stepwell.vllm.owners.StepwellOwners", "stepwell.vllm.guard.FrontEndOnly"
+
+
 def command_line(
     model: Path,
     host: str,
@@ -59,14 +62,15 @@ def command_line(
     middleware: bool = True,
     aliases: Sequence[str] = (),
 ) -> list[str]:
-    """``middleware``: vLLM's server tells owners by their API keys itself; else a front end has done so.
+    """``middleware``: vLLM's server tells owners by their API keys itself; else a front end has done so, and
+    nobody else may ask.
     ``aliases``: further names under which clients may ask for the model."""
     names = dict.fromkeys((model.resolve().name, *aliases))
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
         *("--served-model-name", *names, "--host", host, "--port", str(port)),
         *("--scheduling-policy", "priority", "--scheduler-cls", "stepwell.vllm.scheduler.StepwellScheduler"),
-        *(("--middleware", "stepwell.vllm.owners.StepwellOwners") if middleware else ()),
+        *("--middleware", OWNERS if middleware else FRONT_END_ONLY),
         *("--enable-prompt-tokens-details", "--kv-transfer-config", json.dumps(transfer)),
         *more,
     ]

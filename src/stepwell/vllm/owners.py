@@ -12,9 +12,12 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from starlette.requests import Request
+
 from stepwell.assemble import key_ring
 from stepwell.server.errors import ApiError
 from stepwell.server.keys import ApiKey, KeyRing
+from stepwell.server.service import require_local
 from stepwell.settings import load
 from stepwell.vllm.rewrite import encoded, owned
 
@@ -24,6 +27,17 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 FORBIDDEN_HEADERS = frozenset({b"x-vllm-priority", b"content-length", b"transfer-encoding"})
+FOR_CLIENTS = frozenset(
+    {
+        *("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens"),
+        *("/v1/responses", "/v1/embeddings", "/v1/rerank", "/v1/score", "/v2/embed", "/v2/rerank"),
+        *("/tokenize", "/detokenize", "/rerank", "/score", "/pooling", "/classify", "/invocations"),
+        *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/chat/completions/batch"),
+    }
+)
+"""What computes for whoever asks. All else (adapters, weights, pauses, what others have stored) is an
+operator's, also what vLLM may add."""
+READ_BY_CLIENTS = "/v1/models"
 OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version"})
 LONGEST_BODY_BYTES = 64 << 20
 
@@ -52,6 +66,7 @@ class StepwellOwners:
         }
         try:
             key = self._keys.find(headers.get("authorization"))
+            self._require(scope, key)
             if scope["method"] != "POST":
                 return await self._app(scope, receive, send)
             body = self.rewritten(await _read(receive), headers, key)
@@ -60,6 +75,16 @@ class StepwellOwners:
         kept = [(name, value) for name, value in scope["headers"] if name.lower() not in FORBIDDEN_HEADERS]
         scope = {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
         return await self._app(scope, _once(body, receive), send)
+
+    def _require(self, scope: Message, key: ApiKey) -> None:
+        """Raises a 403 ``ApiError`` for strangers where there are no keys, and for what is an operator's."""
+        if not self._keys.required:
+            require_local(Request(scope))
+        path, reads = scope["path"].rstrip("/"), scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if path == READ_BY_CLIENTS if reads else scope["method"] == "POST" and path in FOR_CLIENTS:
+            return
+        if not key.operator:
+            raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
 
     def rewritten(self, data: bytes, headers: dict[str, str], key: ApiKey) -> bytes:
         """The body that vLLM gets. Raises ``ApiError`` for what is no JSON object."""
