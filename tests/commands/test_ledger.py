@@ -157,6 +157,7 @@ def test_export(books: Books, capsys: Capture, tmp_path: Path) -> None:
     pytest.importorskip("duckdb")
     parquet = file.with_suffix(".parquet")
     assert "7 rows in" in shown(capsys, "export", str(parquet))
+    assert {path.stat().st_mode & 0o077 for path in (file, parquet)} == {0}  # what customers did and paid
     assert parquet.read_bytes()[:4] == b"PAR1"
     assert sorted(path.name for path in file.parent.iterdir()) == ["books.csv", "books.parquet"]
 
@@ -346,6 +347,7 @@ def test_a_month_as_a_page_to_send(
     assert said.strip() == f"acme-2026-11.html: acme, 2026-11, {total['requests']} requests, {charge} USD"
     assert "Example &amp; Co" in page and charge in page and "By day" in page
     assert "rival" not in page and "http" not in page
+    assert all(path.stat().st_mode & 0o077 == 0 for path in Path().glob("acme*.html"))
     with_pdf = ["bill", "acme", "--month", "2026-11", "--issuer", "井 & Co", "--pdf", "bill.pdf"]
     assert shown(capsys, *with_pdf).startswith("acme-2026-11.html, bill.pdf: ")
     first = (tmp_path / "bill.pdf").read_bytes()

@@ -30,6 +30,7 @@ from stepwell.ledger.over_time import statement_over_time
 from stepwell.ledger.prices import PriceBook, load_price_book
 from stepwell.ledger.queries import Counts, Period
 from stepwell.ledger.statements import Statement
+from stepwell.private import private_umask
 from stepwell.report.page import Page
 from stepwell.report.pdf import pdf
 
@@ -77,9 +78,10 @@ def bill(
     path = html or Path(f"{tenant.replace('/', '-')}-{name}.html")
     files = [path] if pdf_file is None else [path, pdf_file]
     try:
-        page.write(path)
-        if pdf_file is not None:
-            pdf_file.write_bytes(pdf(page))
+        with private_umask():
+            page.write(path)
+            if pdf_file is not None:
+                pdf_file.write_bytes(pdf(page))
     except OSError as error:
         raise BadInput(f"the bill cannot be written to {error.filename}: {error.strerror}") from error
     where = ", ".join(map(str, files))

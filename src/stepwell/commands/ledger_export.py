@@ -19,6 +19,7 @@ from stepwell.ledger import export as exporting
 from stepwell.ledger.base import Store
 from stepwell.ledger.export import Sheet
 from stepwell.ledger.queries import Period
+from stepwell.private import private_umask
 
 Format = Literal["csv", "parquet", "spend-log"]
 ENDINGS = (".csv", ".parquet")
@@ -87,7 +88,7 @@ def _to_output(sheet: Sheet, advance: exporting.Progress) -> int:
 
 
 def _to_file(sheet: Sheet, file: Path, parquet: bool, advance: exporting.Progress) -> int:
-    with _whole(file) as part:
+    with private_umask(), _whole(file) as part:
         if parquet:
             return exporting.write_parquet(sheet, part, advance)
         with part.open("w", encoding="utf-8", newline="") as text:
