@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from stepwell import line_child
+from stepwell.library.confined import extract_confined
+from stepwell.library.documents import Limits
 from stepwell.line_child import LineChild, LineChildren
 
 MODULE = "tests.echo_child"
+ROOT = Path(__file__).parent.parent
+ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
 def child() -> Iterator[LineChild]:
-    made = LineChild(MODULE)
+    made = LineChild(MODULE, ENV)
     yield made
     made.close()
 
@@ -64,7 +70,7 @@ def test_a_program_with_many_descriptors_has_children_as_well() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (1_200, hard))
     many = [os.dup(0) for _ in range(1_100)]
     try:
-        child = LineChild(MODULE)
+        child = LineChild(MODULE, ENV)
         assert child.ask(b"say", 60.0, 100) == b"say"
         child.close()
     finally:
@@ -85,7 +91,7 @@ def test_a_module_that_does_not_start_is_said_so() -> None:
 
 @pytest.fixture
 def children() -> Iterator[LineChildren]:
-    made = LineChildren(MODULE, 2, os.environ)
+    made = LineChildren(MODULE, 2, ENV)
     yield made
     made.close()
 
@@ -135,3 +141,22 @@ def test_whoever_waits_gets_the_place_of_one_that_is_done(children: LineChildren
         thread.join()
     assert sorted(said) == sorted(b"say %d" % number for number in range(12))
     assert len(children._idle) <= 2
+
+
+def test_what_lies_in_the_current_folder_is_no_module_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person works in a folder of files that others have sent."""
+    for name in ("json", "duckdb", "stepwell", "resource"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    child = LineChild("stepwell.agents.tools.sql_child")
+    child.close()
+    assert extract_confined(b"The well is deep.", "a.txt", Limits()).text.strip() == "The well is deep."
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_process_of_the_product_takes_modules_from_the_current_folder() -> None:
+    sources = [path for path in (ROOT / "src" / "stepwell").rglob("*.py") if "bench" not in path.parts]
+    unsafe = re.compile(r"""sys\.executable,\s*(?:\*\()?"-m\"""")
+    assert not [path.name for path in sources if unsafe.search(path.read_text("utf-8"))]

@@ -277,6 +277,7 @@ PUBLIC_DOORS = {
     ),
     "stepwell.engines.llamacpp.tools",
     "stepwell.vllm.disk",
+    "stepwell.vllm.guard",
     "stepwell.vllm.host",
     "stepwell.vllm.owners",
     "stepwell.vllm.scheduler",

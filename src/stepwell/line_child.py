@@ -32,7 +32,7 @@ class LineChild:
     def __init__(self, module: str, env: Mapping[str, str] | None = None) -> None:
         """Starts it and waits until it is ready. ``EOFError``, ``TimeoutError``, ``OSError``: it is not."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -140,7 +140,7 @@ def _process(
     disk_dir = kv.disk_dir / "vllm"
     transfer, aliases = transfer_config(kv.host_kv, kv.disk_kv, disk_dir), settings.server.model_aliases
     command = command_line(model, "127.0.0.1", port, transfer, more, middleware=False, aliases=aliases)
-    launch = [sys.executable, "-m", "stepwell.vllm.launch", *command]
+    launch = [sys.executable, "-P", "-m", "stepwell.vllm.launch", *command]
     variables = environment(VLLM_API_KEY=secret, **({} if told is None else {VARIABLE: str(told)}))
     return NodeProcess("vllm", folder, "127.0.0.1", port, variables, launch)
 

@@ -20,7 +20,7 @@ from typing import Any
 from stepwell.embed.base import About, EmbeddingError, Input, Wishes, WrongInput, numbers_of
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_COMMAND = (sys.executable, "-m", "stepwell.embed.child")
+_COMMAND = (sys.executable, "-P", "-m", "stepwell.embed.child")
 Spent = Callable[[int], None]
 _ENDED = "the process that makes embeddings has ended; please try again"
 

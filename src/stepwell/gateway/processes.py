@@ -28,7 +28,7 @@ LIVED_S = 60.0
 """A node that has lived for so long is started again at once when it ends."""
 LOOK_S = 0.05
 EXEC_LOOKS, EXEC_LOOK_S = 20, 0.002
-SERVE = (sys.executable, "-m", "stepwell", "serve")
+SERVE = (sys.executable, "-P", "-m", "stepwell", "serve")
 NOTE = "node.json"
 LOG = "node.log"
 TAIL_BYTES = 2_000

@@ -44,7 +44,7 @@ def extract_confined(data: bytes, name: str, limits: Limits, timeout_s: int = TI
 
 def _in_child(data: bytes, name: str, limits: Limits, timeout_s: int) -> Document:
     order = json.dumps({"name": name, "limits": asdict(limits), "timeout_s": timeout_s}).encode() + b"\n"
-    command = [sys.executable, "-m", "stepwell.library.confined"]
+    command = [sys.executable, "-P", "-m", "stepwell.library.confined"]
     try:
         done = subprocess.run(
             command, input=order + data, capture_output=True, timeout=timeout_s, check=False

@@ -21,7 +21,7 @@ from stepwell.library.minilm import NAME, MiniLm, packaged_folder
 AT_ONCE = 4
 """Texts in one message: a question waits for no more than these."""
 NICE = 10
-COMMAND = (sys.executable, "-m", "stepwell.library.embed_local")
+COMMAND = (sys.executable, "-P", "-m", "stepwell.library.embed_local")
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 

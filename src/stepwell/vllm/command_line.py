@@ -67,7 +67,7 @@ def command_line(
     ``aliases``: further names under which clients may ask for the model."""
     names = dict.fromkeys((model.resolve().name, *aliases))
     return [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
+        *(sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
         *("--served-model-name", *names, "--host", host, "--port", str(port)),
         *("--scheduling-policy", "priority", "--scheduler-cls", "stepwell.vllm.scheduler.StepwellScheduler"),
         *("--middleware", OWNERS if middleware else FRONT_END_ONLY),

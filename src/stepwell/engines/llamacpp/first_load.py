@@ -63,7 +63,7 @@ def try_files(paths: Sequence[Path | str]) -> list[str]:
     """What is wrong with each file, or nothing."""
     command = [
         sys.executable,
-        "-m",
+        *("-P", "-m"),
         "stepwell.engines.llamacpp.first_load",
         *(os.fspath(path) for path in paths),
     ]
