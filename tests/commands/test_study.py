@@ -12,6 +12,7 @@ from stepwell.cli import run
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.study_amplification_played import PlayedLoad, PlayedMargin, play_amplified
 from stepwell.commands.study_ssd import MEMORIES
+from stepwell.simulate.growth import WindowRecorder
 
 SMALL = ("study", "ssd", "h200", "--workload", "generated", "--per-hour", "60", "--hours", "0.05")
 
@@ -105,7 +106,41 @@ def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFix
     assert run(["study", "speed", "--count", "3", "--doublings", "1", "--json", str(figures)]) == 0
     found = json.loads(figures.read_text())
     assert found["rows"][1]["requests"] > found["rows"][0]["requests"]
-    assert "requests per CPU second" in capsys.readouterr().out
+    assert [table["title"] for table in found["tables"]] == [
+        "Speed", "Windows of the longest run, for each request",
+    ]  # fmt: skip
+    said = capsys.readouterr()
+    assert "requests per CPU second" in said.out and "how time grows from there on is not known" in said.out
+    assert "CPU s left" in said.err
+
+
+def test_growth_is_told_over_the_windows_after_host_memory_was_full(tmp_path: Path) -> None:
+    figures = tmp_path / "s.json"
+    small = ["--what-if", "hbm_gb=x0.17", "--dram-gb", "2", "--replicas", "1"]
+    words = ["study", "speed", "--count", "24", "--doublings", "0", "--window", "5", *small]
+    assert run([*words, "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())
+    windows, powers = found["rows"][0]["windows"], found["powers"]
+    assert [one["requests"] for one in windows[:3]] == [5, 10, 15]
+    assert windows[0]["host_share"] < 0.95 <= max(one["host_share"] for one in windows)
+    # Steps are the same on every machine: half as many again as requests come would be found here.
+    assert powers["steps"]["low"] < 1.0 < powers["steps"]["high"] and powers["steps"]["windows"] >= 8
+    assert f"over {powers['CPU time']['windows']} windows, CPU time grows" in found["answer"]
+
+
+def test_what_was_found_until_ctrl_c_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(recorder: WindowRecorder, count: int, now_us: int) -> None:
+        found(recorder, count, now_us)
+        if count == 15:
+            raise KeyboardInterrupt
+
+    found, figures = WindowRecorder.ended, tmp_path / "s.json"
+    monkeypatch.setattr(WindowRecorder, "ended", interrupted)
+    words = ["study", "speed", "--count", "6", "--doublings", "1", "--window", "5"]
+    assert run([*words, "--json", str(figures)]) == 130
+    (row,) = json.loads(figures.read_text())["rows"]
+    assert not row["complete"] and row["requests"] == 15 and len(row["windows"]) == 3
+    assert "interrupted after 15 requests" in json.loads(figures.read_text())["answer"]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +163,7 @@ def test_speed_is_told_with_its_growth(tmp_path: Path, capsys: pytest.CaptureFix
         ("speed", "nowhere.jsonl"),
         ("speed", "--count", "0"),
         ("speed", "--doublings", "-1"),
+        ("speed", "--window", "0"),
     ],
 )
 def test_bad_input_is_one_sentence(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
+from stepwell.console.report import command_line, versions
 from stepwell.report.page import Page
+from stepwell.this_machine import machine
 
 Item = TypeVar("Item")
 
@@ -19,6 +22,28 @@ def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """With the time left; gone when it is done."""
     shown = Console(stderr=True)
     yield from track(items, description=what, total=total, console=shown, transient=True)
+
+
+def kept(
+    name: str,
+    inputs: Mapping[str, object],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
+) -> dict[str, Any]:
+    """What makes the JSON of a command a result that ``bench page`` can show: the command, when and where it
+    ran, and its tables (title, head, rows)."""
+    return {
+        "bench": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+        "command": command_line(),
+        "settings": {key: str(value) for key, value in inputs.items()},
+        "tables": [
+            {"title": title, "columns": list(head), "rows": [list(row) for row in rows]}
+            for title, head, rows in tables
+        ],
+        "verdicts": [],
+    }
 
 
 def write_page(page: Page, html: Path | None, console: Console) -> None:
