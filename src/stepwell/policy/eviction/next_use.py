@@ -285,13 +285,20 @@ class NextUse(EvictionPolicy):
     def _cost_below(self, depth: int, at: int) -> int:
         """What getting back one token costs when it goes one KV tier down, in units that compare
         within a KV tier: where it would be gone, deep tokens cost more."""
+        if self._is_flat(at):
+            return 1
+        tokens = depth * self.context.config.block_tokens
+        first = max(0, tokens - self.context.config.block_tokens)
+        return 1 + self.context.costs.compute_us(first, tokens)
+
+    def _is_flat(self, at: int) -> bool:
+        """Whether what goes down from KV tier number ``at`` costs the same at every depth, as it is kept."""
         config, costs = self.context.config, self.context.costs
-        if at == 1 and config.disk_bytes:
-            return 1
-        if at == 0 and config.host_bytes and costs.copies_pay(config.block_bytes, 0, config.block_tokens):
-            return 1
-        tokens = depth * config.block_tokens
-        return 1 + costs.compute_us(max(0, tokens - config.block_tokens), tokens)
+        if at == 1:
+            return config.disk_bytes > 0
+        if at == 2 or not config.host_bytes:
+            return False
+        return costs.copies_pay(config.block_bytes, 0, config.block_tokens)
 
     def _set_timer(self, group: Group, now_us: int) -> None:
         if group.idle is None:
@@ -356,9 +363,11 @@ class NextUse(EvictionPolicy):
                 yield from map(attrgetter("id"), self._spare_of(group, kv_tier))
 
     def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
+        flat = self._is_flat(at)
         for value, block in self._orphans.alive(at, now_us):
-            if self._counts(block, at):
-                yield eviction_key(value, self._cost_below(block.meta.depth + 1, at)), block.id
+            if at != 1 or block.ranked & _TWICE != _TWICE:
+                cost = 1 if flat else self._cost_below(block.meta.depth + 1, at)
+                yield eviction_key(value, cost), block.id
 
     def _counts(self, block: Block, at: int) -> bool:
         """Whether a victim is looked for among agents: what lies on the device too was named before."""
@@ -438,6 +447,8 @@ class NextUse(EvictionPolicy):
         return worth
 
     def is_dead(self, block: Block) -> bool:
+        if block.listed is self._orphans:
+            return self._orphans.is_hopeless(block)
         return block.listed is not None and self._chance(block) < self.tuning.write_chance
 
     def is_spare(self, block: Block, now_us: int) -> bool:
@@ -451,12 +462,14 @@ class NextUse(EvictionPolicy):
         chance = self._chance(block)
         if chance < self.tuning.write_chance:
             return False
-        chance *= self.tuning.roomy if self._disk_is_roomy() else 1
         start = meta.depth * self.context.config.block_tokens
         saved_us = costs.compute_us(start, start + meta.n_tokens)
         saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
         written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
-        return pays_for_write(chance, saved_us, written_us, self.tuning.write_gain)
+        gain, roomy = self.tuning.write_gain, self.tuning.roomy
+        if not pays_for_write(chance * roomy, saved_us, written_us, gain):
+            return False  # not even if it displaced nothing
+        return self._disk_is_roomy() or pays_for_write(chance, saved_us, written_us, gain)
 
     def wants_host(self, block: Block) -> bool:
         start = block.meta.depth * self.context.config.block_tokens

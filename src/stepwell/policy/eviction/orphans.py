@@ -28,6 +28,10 @@ _MOST_WATCHED = 4_096
 _LOOKED_AT_PER_STEP = 4
 
 
+_WORTHS = tuple([NOBODY.worth(k, TIME_EDGES_US) for k in range(len(TIME_EDGES_US))])
+"""Of a stranger's block by the bin of its age: what is expected of nobody never changes."""
+
+
 class _Stream(StrEnum):
     DEAD = "dead"
     LEFT = "left"
@@ -180,9 +184,13 @@ class Orphans:
         """What holding it is worth; of strangers their age tells, as of agents of whom nothing is known."""
         departure = self._of.get(block.id)
         if departure is not None:
-            return 0 if self._is_dead(departure) else departure.value
-        k = bin_of(TIME_EDGES_US, max(0, now_us - block.last_use_us))
-        return NOBODY.worth(k, TIME_EDGES_US)
+            return 0 if departure.chance < self._dead_below else departure.value
+        return _WORTHS[bin_of(TIME_EDGES_US, max(0, now_us - block.last_use_us))]
+
+    def is_hopeless(self, block: Block) -> bool:
+        """Whether it hardly ever comes back: ``chance`` is below what the dead have."""
+        departure = self._of.get(block.id)
+        return (1 << 19 if departure is None else departure.chance) < self._dead_below
 
     def dead(self, at: int) -> Iterator[Block]:
         """Dead blocks of KV tier number ``at``, the first to go first."""
@@ -190,8 +198,12 @@ class Orphans:
 
     def alive(self, at: int, now_us: int) -> Iterator[tuple[int, Block]]:
         """The others with their values, about in the order of these."""
-        orders = (self._order[at][_Stream.LEFT], self._order[at][_Stream.STRANGER])
-        for value, _, block in merge(*(self._valued(order.values(), now_us) for order in orders)):
+        left, strangers = self._order[at][_Stream.LEFT], self._order[at][_Stream.STRANGER]
+        if not left or not strangers:  # as a rule: most walks are over one of them
+            for block in (left or strangers).values():
+                yield self.value(block, now_us), block
+            return
+        for value, _, block in merge(*(self._valued(order.values(), now_us) for order in (left, strangers))):
             yield value, block
 
     def _valued(self, blocks: Iterable[Block], now_us: int) -> Iterator[tuple[int, BlockId, Block]]:
