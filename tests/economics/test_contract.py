@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepwell.economics.cash import cash_flow
 from stepwell.economics.contract_file import changed, parse_changes, plan_of, read_plan
-from stepwell.economics.measures import cost_of_delay, measure, megawatt_year
+from stepwell.economics.measures import cost_of_delay, left_out, measure, megawatt_year
 from stepwell.economics.uncertainty import draws, percentile, swings, what_must_be_true
 from stepwell.errors import BadInput
 from tests.economics.plans import TEXT, raw_plan
@@ -131,7 +131,18 @@ def test_what_is_bought_is_paid_once_and_written_off_at_most_once(
         ({"customer.served.amplifcation": 2}, "did you mean amplification?"),
         ({"finance.interest": 1}, "finance is an unknown key, did you mean financing?"),
         ({"customer.usd_per_mw_year": 0}, "usd_per_mw_year or a table"),
-        ({"start": "soon"}, "start"),
+        ({"start": "soon"}, "a year and a month, such as 2027-01"),
+        ({"start": "2027-13"}, "a year and a month, such as 2027-01"),
+        ({"start": 2027}, "start = 2027 is wrong, it should be text in quotes"),
+        ({"sites.0.mw": Decimal("1e300")}, "sites.0.mw"),
+        ({"sites.0.mw": "20 MW"}, "sites.0.mw = 20 MW is wrong, it should be a number"),
+        ({"sites.0.mw": True}, "sites.0.mw = true is wrong, it should be a number"),
+        ({"sites": {"mw": 3}}, r"should be tables, each under \[\[sites\]\] in double brackets"),
+        ({"power": 3}, "power = 3 is wrong, it should be a table"),
+        (
+            {"uncertain": {"years": [1, 2]}},
+            r"uncertain.years = \[1, 2\] is wrong, it should be three figures",
+        ),
     ],
 )
 def test_wrong_figures_are_one_sentence(changes: dict[str, Any], said: str) -> None:
@@ -159,6 +170,44 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     file.write_text(TEXT.replace("discount_rate = 0.1\n", ""))
     with pytest.raises(BadInput, match="discount_rate is missing"):
         read_plan(file)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            '[uncertain]\n"customer.util" = [1, 2, 3]',
+            r"plan.toml: \[uncertain\]: customer.util is an unknown key",
+        ),
+        ('[uncertain]\n"years" = [0, 2, 3]', r"\[uncertain\]: years = 0 is wrong"),
+        (
+            '[[scenarios]]\nname = "late"\nset = { "sites.late" = "+6" }',
+            "scenario late: sites.late: .6 changes",
+        ),
+        (
+            '[[scenarios]]\nname = "late"\nset = { "sites.3.mw" = 6 }',
+            "scenario late: .* 1 entries, the first",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_scenario_or_a_range_says_where(tmp_path: Path, more: str, said: str) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(f"{TEXT}\n{more}\n")
+    with pytest.raises(BadInput, match=said):
+        read_plan(file)
+
+
+def test_what_the_plan_does_not_see_the_end_of_is_said() -> None:
+    def said(**changes: Any) -> list[str]:
+        return left_out(plan(**changes), cash_flow(plan(**changes)))
+
+    assert said() == []
+    assert said(sites__0__promised_month=60)[0] == "a comes in month 60, after the plan's 48 months"
+    (short,) = said(customer__years=5)
+    assert "term ends in month 60 and the plan after 48" in short and "years = 5 or more" in short
+    (half,) = said(capex__0__life_years=8)
+    assert half.startswith("50% of what was bought is not written off")
+    assert said(capex__0__life_years="4.2") == [], "a twentieth is worth no word"
 
 
 def test_what_must_be_true_is_true() -> None:

@@ -24,7 +24,7 @@ from stepwell.economics.contract_file import (
     read_plan,
 )
 from stepwell.economics.finance import yearly
-from stepwell.economics.measures import Measures, cost_of_delay, measure, megawatt_year
+from stepwell.economics.measures import Measures, cost_of_delay, left_out, measure, megawatt_year
 from stepwell.economics.served import served_year
 from stepwell.economics.splits import KINDS
 from stepwell.economics.uncertainty import Needed, draws, measured, percentile, swings, what_must_be_true
@@ -88,19 +88,23 @@ def contract(
     console = console_for(json_file)
     console.print(fitted(console, _scenarios({"as planned": base, **scenarios}, plan.start)))
     outside = _outside(raw, plan) if drawn else []
-    for line in [*_base_lines(plan, base), *_spread(drawn), *outside, *(_needed(n) for n in needed)]:
+    unseen = [f"mind: {line}" for line in left_out(plan, cash)]
+    lines = [*_base_lines(plan, base), *unseen, *_spread(drawn), *outside, *(_needed(n) for n in needed)]
+    for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     if swung:
         console.print(f"the cash low hangs most on {_hangs_on(swung)}", soft_wrap=True)
     answer = verdict(base, plan.start)
     if html is not None:
-        page = contract_page(raw, plan, cash, base, scenarios, swung, drawn, needed, answer, seed)
+        said = [*unseen, *outside]
+        page = contract_page(raw, plan, cash, base, scenarios, swung, drawn, needed, answer, said, seed)
         write_page(page, html, console)
     result = {
         "plan": plan.name,
         "answer": answer,
         "seed": seed,
         "measures": base.as_json(),
+        "mind": [*unseen, *outside],
         "megawatt_year": {"cost": megawatt_year(plan).cost, "paid": megawatt_year(plan).paid},
         "scenarios": {name: m.as_json() for name, m in scenarios.items()},
         "tornado": [
@@ -151,9 +155,13 @@ def verdict(m: Measures, start: str) -> str:
 
 def _scenarios(columns: dict[str, Measures], start: str) -> Table:
     head = ("revenue", "margin", "capex", "lowest cash", "NPV", "IRR", "paid back", "exposure")
-    table = Table("", *head, title="billions of dollars; exposure: rent and debt after the term, unrenewed")
+    largest = max(abs(v) for m in columns.values() for v in (m.revenue, m.capex, m.cash_low, m.npv))
+    unit, unit_name, digits = (10**9, "billions", 1) if largest >= 10 * 10**9 else (10**6, "millions", 0)
+    table = Table(
+        "", *head, title=f"{unit_name} of dollars; exposure: rent and debt after the term, unrenewed"
+    )
     for name, m in columns.items():
-        bn = [f"{float(v) / 1e9:,.1f}" for v in (m.revenue, m.capex, m.cash_low, m.npv, m.exposure)]
+        bn = [f"{float(v) / unit:,.{digits}f}" for v in (m.revenue, m.capex, m.cash_low, m.npv, m.exposure)]
         back = "never" if m.payback_month is None else month_name(start, m.payback_month)
         low = f"{bn[2]} {month_name(start, m.cash_low_month)}"
         table.add_row(name, bn[0], _share(m.gross_margin), bn[1], low, bn[3], _share(m.irr), back, bn[4])

@@ -29,10 +29,13 @@ def contract_page(
     drawn: list[Measures],
     needed: list[Needed],
     answer: str,
+    said: list[str],
     seed: int,
 ) -> Page:
     """All inputs stand at its end, so that the page can be computed again."""
     page = Page(plan.name, answer)
+    for line in said:
+        page.text(line)
     first = int(plan.start[:4]) + (int(plan.start[5:]) - 1) / 12
     when = [first + month / 12 for month in range(cash.months)]
     page.chart(

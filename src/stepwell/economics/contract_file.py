@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stepwell.errors import BadInput
 
-Amount = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[Decimal, Field(ge=0, le=10**15, allow_inf_nan=False)]
+Megawatts = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 Share = Annotated[Decimal, Field(ge=0, le=1)]
 Months = Annotated[int, Field(ge=0, le=600)]
 Years = Annotated[Decimal, Field(gt=0, le=50)]
@@ -29,7 +30,7 @@ class Site(_Part):
     """One place: when it was promised, how late it is, how fast it fills."""
 
     name: str
-    mw: Amount
+    mw: Megawatts
     promised_month: Months
     """Months after the start of the plan."""
     delay_months: Months = 0
@@ -51,7 +52,7 @@ class Capex(_Part):
     """Paid evenly over so many months before the capacity comes; late sites pay when the promise said."""
     waits_for_site: bool = True
     residual_share: Share = Decimal(0)
-    """Of the price, sold at the end of life or of the plan."""
+    """Of the price, sold at the end of life, if the plan looks as far."""
     refreshed_on_renewal: Share = Decimal(0)
     """Of the price, paid again if the customer renews."""
 
@@ -170,7 +171,7 @@ class ContractPlan(_Part):
     """The whole file. Money is US dollars of the day it is paid."""
 
     name: str
-    start: Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")]
+    start: Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
     years: Annotated[int, Field(ge=1, le=50)]
     discount_rate: Share
     tax_rate: Share = Decimal(0)
@@ -197,10 +198,20 @@ def read_plan(path: Path) -> dict[str, Any]:
     for key, (low, likely, high) in plan.uncertain.items():
         if not low <= likely <= high:
             raise BadInput(f"{path}: uncertain.{key} must be low, likely, high in this order")
-        changed(raw, {key: likely})
+        for value in (low, likely, high):
+            _checked(raw, {key: value}, f"{path}: [uncertain]")
     for scenario in plan.scenarios:
-        plan_of(changed(raw, scenario.set), f"{path}: scenario {scenario.name}")
+        _checked(raw, scenario.set, f"{path}: scenario {scenario.name}")
     return raw
+
+
+def _checked(raw: dict[str, Any], changes: dict[str, Any], where: str) -> None:
+    """Whether the plan can be changed so. ``BadInput`` begins with ``where``."""
+    try:
+        after = changed(raw, changes)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
+    plan_of(after, where)
 
 
 def plan_of(raw: dict[str, Any], where: str) -> ContractPlan:
@@ -213,14 +224,42 @@ def plan_of(raw: dict[str, Any], where: str) -> ContractPlan:
             raise BadInput(f"{where}: {key} is missing") from error
         if first["type"] == "extra_forbidden":
             raise BadInput(f"{where}: {key} is an unknown key, {_meant(first['loc'])}") from error
-        reason = first["msg"].removeprefix("Input ")
-        raise BadInput(f"{where}: {key} = {first['input']} is wrong, it {reason}") from error
+        reason = _reason(first["type"], first["msg"], key)
+        raise BadInput(f"{where}: {key} = {_shown(first['input'])} is wrong, it {reason}") from error
     sold = plan.customer
     if not sold.usd_per_mw_year and sold.tokens is None and sold.served is None:
         raise BadInput(f"{where}: customer needs usd_per_mw_year or a table customer.tokens or .served")
     if sold.tokens is not None and sold.served is not None:
         raise BadInput(f"{where}: customer has both a table tokens and a table served: only one can be sold")
     return plan
+
+
+def _reason(kind: str, said: str, key: str) -> str:
+    """What a value should be, in words of the file rather than of the library that read it."""
+    if kind == "string_pattern_mismatch":
+        return "should be a year and a month, such as 2027-01"
+    if kind == "list_type" and "." not in key:
+        return f"should be tables, each under [[{key}]] in double brackets"
+    if kind == "string_type":
+        return "should be text in quotes"
+    if kind in ("model_type", "dict_type"):
+        return "should be a table"
+    if kind in ("too_short", "too_long") and key.startswith("uncertain."):
+        return "should be three figures: low, likely, high"
+    if kind == "too_short":
+        return f"should have at least one table [[{key}]]"
+    if kind in ("decimal_type", "decimal_parsing"):
+        return "should be a number"
+    return said.removeprefix("Input ")
+
+
+def _shown(value: Any) -> str:
+    """As it may stand in a sentence."""
+    if isinstance(value, dict):
+        return "{...}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value[:8]))}{', ...' if len(value) > 8 else ''}]"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)[:100]
 
 
 def _meant(place: tuple[str | int, ...]) -> str:
@@ -264,7 +303,7 @@ def _set(node: Any, path: list[str], value: Any, key: str) -> None:
     if isinstance(node, list):
         chosen = node if not head.isdigit() else node[int(head) : int(head) + 1]
         if not chosen:
-            raise BadInput(f"{key}: there are {len(node)} entries")
+            raise BadInput(f"{key}: there are {len(node)} entries, the first is {key.split('.')[0]}.0")
         for item in chosen:
             _set(item, path if not head.isdigit() else rest, value, key)
         return
@@ -282,7 +321,7 @@ def _value(old: Any, new: Any, key: str) -> Any:
         return {"true": True, "false": False}.get(new, new) if isinstance(new, str) else new
     number = Decimal(match["number"])
     if match["sign"] and not isinstance(old, int | Decimal):
-        raise BadInput(f"{key}: {new} changes what the file does not set; give a value")
+        raise BadInput(f"{key}: {new} changes what the file does not set; set it there, or give a value")
     if match["sign"] == "x":
         number = old * number
     elif match["sign"] == "+":

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import accumulate
 
-from stepwell.economics.cash import HOURS_A_MONTH, Cash, cash_flow, contract_end, yearly_price
+from stepwell.economics.cash import (
+    HOURS_A_MONTH,
+    Cash,
+    cash_flow,
+    contract_end,
+    energised,
+    yearly_price,
+)
 from stepwell.economics.contract_file import Capex, ContractPlan
 from stepwell.economics.finance import MONTHS, ZERO, capital_recovery, irr, npv, payback_month
 from stepwell.economics.served import sold
+
+_WORTH_A_WORD = Decimal("0.1")
+"""Share of what was bought that is worth a sentence when nothing is said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +146,26 @@ def _exposure(plan: ContractPlan, cash: Cash) -> Decimal:
     after = range(min(_last_end(plan), cash.months), cash.months)
     owed = sum((cash.lease[m] + cash.debt_service[m] for m in after), ZERO)
     return owed * (1 - plan.customer.renewal_probability)
+
+
+def left_out(plan: ContractPlan, cash: Cash) -> list[str]:
+    """Sentences about what the plan pays for and does not see the end of."""
+    end = cash.months
+    found = [
+        f"{site.name} comes in month {energised(site)}, after the plan's {end} months"
+        for site in plan.sites
+        if energised(site) >= end
+    ]
+    term_ends = max(contract_end(plan, site) for site in plan.sites)
+    if term_ends > end and min(map(energised, plan.sites)) < end:
+        found.append(
+            f"the customer's term ends in month {term_ends} and the plan after {end}: what the last"
+            f" {term_ends - end} months earn is not in it (years = {-(-term_ends // MONTHS)} or more has it)"
+        )
+    unused = sum(cash.capex, ZERO) - sum(cash.depreciation, ZERO) - sum(cash.residual, ZERO)
+    if unused > sum(cash.capex, ZERO) * _WORTH_A_WORD:
+        share = float(unused / sum(cash.capex, ZERO))
+        found.append(
+            f"{share:.0%} of what was bought is not written off when the plan ends, and counts for nothing"
+        )
+    return found

@@ -448,7 +448,8 @@ class NextUse(EvictionPolicy):
 
     def is_dead(self, block: Block) -> bool:
         if block.listed is self._orphans:
-            return self._orphans.is_hopeless(block)
+            hopeless: bool = self._orphans.is_hopeless(block)
+            return hopeless
         return block.listed is not None and self._chance(block) < self.tuning.write_chance
 
     def is_spare(self, block: Block, now_us: int) -> bool:
