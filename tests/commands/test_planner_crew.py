@@ -57,6 +57,96 @@ QUESTIONS: dict[str, list[tuple[str, str, list[str]]]] = {
     "What does a million tokens cost on a B300?": [("price", "b300", [])],
     "What will happen?": [("capacity", "h200", []), ("price", "h200", [])],
     "What if 3 of 7 fail?": [],
+    "Suppose electricity for the big build costs 40% more, what changes?": [
+        ("contract", "compute-300bn", ["power.grid_usd_per_mwh=x1.4"]),
+    ],
+    "If solid state drives stand twice the writes a day, does serving on H100 get cheaper?": [
+        ("capacity", "h100", ["ssd.dwpd=x2"]), ("price", "h100", ["ssd.dwpd=x2"]),
+    ],
+    "2 million people keep 50 pictures each: how many drives is that?": [
+        ("storage", "2000000", ["images=50"]),
+    ],
+    "Suppose a B300 rents at $3.50 an hour; is there still profit at list price?": [
+        ("price", "b300", ["usd_hour_rent=3.5"]),
+    ],
+    "Contexts grow by half. How many TPUs would it take?": [
+        ("capacity", "tpu-v6e", ["input_tokens=x1.5"]),
+    ],
+    "What if only 70 percent of the 100 MW hall is in use?": [
+        ("contract", "tokens-100mw", ["customer.utilisation=0.7"]),
+    ],
+    "Compare GB200 with MI300X when replies get 25% shorter": [
+        ("hardware", "gb200,mi300x", ["output_tokens=x0.75"]),
+    ],
+    "How would the present value move if servers were a tenth cheaper in the 300 billion deal?": [
+        ("contract", "compute-300bn", ["capex.0.usd_per_mw=x0.9"]),
+    ],
+    "What would 250k customers need if clips run 12 minutes at 8 Mbit/s?": [
+        ("storage", "250000", ["video_minutes=12", "video_mbit_s=8"]),
+    ],
+    "Host memory becomes 1.7 times as expensive: how many replicas of h200?": [
+        ("capacity", "h200", ["dram.usd_gb=x1.7"]),
+    ],
+    "Our landlord raises the hourly rent of the GB300 to 6.20 dollars. What does that do to profit?": [
+        ("price", "gb300", ["usd_hour_rent=6.2"]),
+    ],
+    "Would flash drives at a fifth less make MI300X boxes worthwhile?": [
+        ("capacity", "mi300x", ["ssd.usd_gb=x0.8"]), ("price", "mi300x", ["ssd.usd_gb=x0.8"]),
+    ],
+    "How large must storage be for 40,000 users with libraries of 900 MB and 20 sessions a day?": [
+        ("storage", "40000", ["library_mb=900", "sessions=20"]),
+    ],
+    "Assume half of the customers renew in the large contract.": [
+        ("contract", "compute-300bn", ["customer.renewal_probability=0.5"]),
+    ],
+    "What if agents burn 4x the tokens in the hundred megawatt site?": [
+        ("contract", "tokens-100mw", ["customer.served.amplification=x4"]),
+    ],
+    "H200 versus TPU v6e with outputs a third longer: which costs less?": [
+        ("hardware", "h200,tpu-v6e", ["output_tokens=x1.3333"]),
+    ],
+    "If device memory bandwidth rises by 15%, how many B200 machines are needed?": [
+        ("capacity", "b200", ["hbm_tb_s=x1.15"]),
+    ],
+    "Campuses slip by two quarters: where is the low of cash?": [
+        ("contract", "compute-300bn", ["sites.delay_months=+6"]),
+    ],
+    "Which discount rate breaks it? Try 14% in the compute contract.": [
+        ("contract", "compute-300bn", ["discount_rate=0.14"]),
+    ],
+    "12 million users import 3 GB each, how many SSDs?": [
+        ("storage", "12000000", ["import_gb=3"]),
+    ],
+    "Is a B200 still worth it when SSD prices triple?": [
+        ("capacity", "b200", ["ssd.usd_gb=x3"]), ("price", "b200", ["ssd.usd_gb=x3"]),
+    ],
+    "The grid asks for 95 dollars a megawatt hour: does the 300 bn deal survive?": [
+        ("contract", "compute-300bn", ["power.grid_usd_per_mwh=95"]),
+    ],
+    "How many boxes of MI300X with device memory a quarter larger?": [
+        ("capacity", "mi300x", ["hbm_gb=x1.25"]),
+    ],
+    "We expect 750 thousand users, 8 images each per day, kept 90 days.": [
+        ("storage", "750000", ["images=8", "image_days=90"]),
+    ],
+    "Sites three months behind and take-or-pay at 50 percent in the compute contract": [
+        ("contract", "compute-300bn", ["sites.delay_months=+3", "customer.take_or_pay_share=0.5"]),
+    ],
+    "If I rent H100s at 1.9 dollars per hour, what is left as profit?": [
+        ("price", "h100", ["usd_hour_rent=1.9"]),
+    ],
+    "Does B300 beat GB300 once inputs are 40% longer?": [
+        ("hardware", "b300,gb300", ["input_tokens=x1.4"]),
+    ],
+    "Token price down 30% in the 100 MW hall": [
+        ("contract", "tokens-100mw", ["customer.served.price_factor=x0.7"]),
+    ],
+    "Suppose replies were five times longer and RAM half the price on TPU v6e: how many replicas?": [
+        ("capacity", "tpu-v6e", ["output_tokens=x5", "dram.usd_gb=x0.5"]),
+    ],
+    "What will an H200 earn when an hour of it costs a fifth less?": [
+        ("price", "h200", ["usd_hour_rent=x0.8"]),
+    ],
 }  # fmt: skip
 """A question, and the readings that are left to the model. None: its words do not say enough."""
 CREW = Path(__file__).resolve().parents[2] / "examples" / "crews" / "planner.toml"
