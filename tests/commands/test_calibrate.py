@@ -133,6 +133,20 @@ def test_an_archive_of_runs_is_calibrated_run_by_run(
     assert [one["run"] for one in found] == ["hw/a", "hw/b"]
     assert found[0]["errors"] == found[1]["errors"]
     assert run(["calibrate", str(file), "--out", str(tmp_path / "m.json")]) == 2
+    capsys.readouterr()
+    assert run(["calibrate", str(file), "--hold-out"]) == 2
+    assert "config.json must tell mem_bw" in capsys.readouterr().err
+    assert run(["calibrate", str(tmp_path / "a"), "--hold-out"]) == 2
+    assert "give a .tar.gz of folders" in capsys.readouterr().err
+    memory = {"nodes": [{"instances": [{"npu_mem": {"mem_size": 96, "mem_bw": 1000}}]}]}
+    for name in ("a", "b"):
+        (tmp_path / name / "config.json").write_text(json.dumps(memory), encoding="utf-8")
+    with tarfile.open(file, "w:gz") as archive:
+        for name in ("a", "b"):
+            archive.add(tmp_path / name, f"hw/{name}")
+    assert run(["calibrate", str(file), "--hold-out", "--json", str(figures)]) == 0
+    assert "each predicted from the others" in " ".join(capsys.readouterr().out.split())
+    assert json.loads(figures.read_text())["hold_out"]
     empty = tmp_path / "empty.tar"
     tarfile.open(empty, "w").close()
     assert run(["calibrate", str(empty)]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 from stepwell.cli import run as cli_run
 from stepwell.errors import BadInput
 from stepwell.simulate.accelerator import Accelerator
-from stepwell.simulate.engine_fit import fidelity, play_run
-from stepwell.simulate.engine_run import EngineRun, Measured, read_run
+from stepwell.simulate.engine_fit import fidelity, play_run, predicted
+from stepwell.simulate.engine_run import EngineRun, Measured, Scales, read_run
 
 TRUE = Accelerator(9_000_000_000, 60_000_000, 0, 80_000_000, 90_000, 1)
 
 
-def a_run(blocks: int, count: int = 60, seed: int = 1) -> EngineRun:
+def a_run(blocks: int, count: int = 60, seed: int = 1, machine: Accelerator = TRUE) -> EngineRun:
     """What the simulation itself makes of made-up requests on a known machine."""
     draw, at_s, asked = random.Random(seed), 0.0, []
     for _ in range(count):
@@ -26,7 +27,7 @@ def a_run(blocks: int, count: int = 60, seed: int = 1) -> EngineRun:
         lengths = draw.randint(50, 600), draw.randint(20, 120)
         asked.append(Measured(*lengths, at_s, at_s, at_s, at_s))
     empty = EngineRun("made up", tuple(asked), (), 16, blocks, "stated", 64, 512, None, 1)
-    played = play_run(empty, TRUE).requests
+    played = play_run(empty, machine).requests
     return EngineRun("made up", played, (), 16, blocks, "stated", 64, 512, None, 1)
 
 
@@ -37,6 +38,20 @@ def test_a_known_machine_is_found_again(blocks: int) -> None:
     assert max(map(abs, found.errors[1:])) < 0.05
     assert abs(found.errors[0]) < 0.1
     assert found.model.step_ps == pytest.approx(TRUE.step_ps, rel=0.25)
+
+
+def test_lines_are_carried_over_to_a_run_that_was_not_fitted() -> None:
+    """A machine of half the bandwidth: all but what a sequence adds takes twice as long."""
+    slow = Accelerator(18_000_000_000, 120_000_000, 0, 80_000_000, 180_000, 1)
+    scales = Scales(step=0.008, depth=8e-8, prompt_token=5e-5)
+    half = Scales(step=0.016, depth=16e-8, prompt_token=1e-4)
+    known = replace(a_run(100_000), scales=scales)
+    unseen = replace(a_run(100_000, seed=2, machine=slow), scales=half)
+    found = predicted(unseen, [known])
+    assert max(map(abs, found.errors[1:])) < 0.1
+    assert abs(predicted(replace(unseen, scales=scales), [known]).errors[1]) > 0.2, "bandwidth counts"
+    with pytest.raises(BadInput, match=r"config.json must tell mem_bw"):
+        predicted(replace(unseen, scales=None), [known])
 
 
 def row(number: int, **more: Any) -> str:
@@ -71,9 +86,12 @@ def test_a_folder_is_read_with_the_engine_s_own_limits(tmp_path: Path) -> None:
 def test_without_a_block_count_memory_says_how_many(tmp_path: Path) -> None:
     place = folder(tmp_path, [row(n) for n in range(30)], META)
     assert read_run(place).blocks_from.startswith("unknown")
-    memory = {"nodes": [{"instances": [{"npu_mem": {"mem_size": 96, "mem_util": 0.9}}]}]}
+    memory = {"nodes": [{"instances": [{"npu_mem": {"mem_size": 96, "mem_bw": 1000, "mem_util": 0.9}}]}]}
     (place / "config.json").write_text(json.dumps(memory), encoding="utf-8")
     assert 25_000 < read_run(place).blocks < 40_000
+    scales = read_run(place).scales
+    assert scales is not None and scales.step == pytest.approx(0.016, rel=0.05)  # 16 GB at 1 TB/s
+    assert scales.depth == pytest.approx(131_072e-12)
     memory["nodes"][0]["instances"][0]["npu_mem"]["mem_size"] = 12
     (place / "config.json").write_text(json.dumps(memory), encoding="utf-8")
     with pytest.raises(BadInput, match="no memory is left"):

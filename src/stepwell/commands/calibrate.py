@@ -11,7 +11,7 @@ from stepwell.commands.calibrate_own import calibrate_own
 from stepwell.commands.calibrate_page import points_page
 from stepwell.commands.calibrate_run import calibrate_run
 from stepwell.commands.plan_output import progress, write_page
-from stepwell.console.options import ChartsOption, FileOption, ResultOption
+from stepwell.console.options import ChartsOption, FileOption, Flag, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.economics.calibration import (
     FOLDS,
@@ -33,6 +33,7 @@ HEAD = ("held out", "points", "median error", "mean")
 def calibrate(
     file: Path,
     *,
+    hold_out: Flag = False,
     out: FileOption = None,
     html: ChartsOption = None,
     json_file: ResultOption = None,
@@ -52,7 +53,9 @@ def calibrate(
     request is fitted, all are played again under the simulation with the engine's own number of blocks, and
     means of TTFT, TPOT and E2E are compared.
 
-    A ``.tar.gz`` of such folders: each run in turn, with one table at the end.
+    A ``.tar.gz`` of such folders: each run in turn, with one table at the end. With ``--hold-out`` no request
+    of a run is fitted: its lines are those of the other runs (of the same model, if there are any), carried
+    over to its own memory bandwidth.
 
     Example: ``stepwell calibrate run.jsonl.gz --out machine.json``, then ``stepwell simulate run.jsonl.gz
     --machine machine.json``
@@ -66,6 +69,8 @@ def calibrate(
     ----------
     file
         A recording, measured points, the folder of a run, or a ``.tar.gz`` of those.
+    hold_out
+        Of a ``.tar.gz``: predict each run from the others.
     out
         Write the machine or the constants here.
     html
@@ -73,12 +78,14 @@ def calibrate(
     json_file
         Write errors and what was fitted as JSON (``-``: standard output).
     """
+    if hold_out and not is_archive(file):
+        raise BadInput(f"--hold-out predicts one run from others: give a .tar.gz of folders, not {file}")
     if file.is_dir():
         return calibrate_run(file, out, html, json_file)
     if is_recording(file):
         return calibrate_own(file, out, html, json_file)
     if is_archive(file):
-        return calibrate_archive(file, out, html, json_file)
+        return calibrate_archive(file, out, html, json_file, hold_out)
     return _calibrate_points(file, out, html, json_file)
 
 

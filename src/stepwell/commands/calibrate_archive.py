@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from stepwell.commands.calibrate_page import FIGURES, archive_page
 from stepwell.commands.plan_output import progress, write_page
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
-from stepwell.simulate.engine_fit import Fidelity, fidelity
+from stepwell.simulate.engine_fit import Fidelity, fidelity, predicted
 from stepwell.simulate.engine_run import EngineRun, read_run
 
 HEAD = ("run", "requests", *(f"{figure} ms" for figure in FIGURES), "errors", "not fitted")
@@ -29,26 +30,48 @@ def is_archive(file: Path) -> bool:
         return False
 
 
-def calibrate_archive(file: Path, out: Path | None, html: Path | None, json_file: Path | None) -> int:
-    """Fit each run to half of its requests, play it, compare. ``BadInput``: none is in it."""
+def calibrate_archive(
+    file: Path, out: Path | None, html: Path | None, json_file: Path | None, hold_out: bool = False
+) -> int:
+    """Fit each run to half of its requests, play it, compare; ``hold_out``: predict each from the others.
+
+    ``BadInput``: none is in it, or too few to hold one out."""
     if out is not None:
         raise BadInput("--out writes one machine: give the folder of one run")
     with tempfile.TemporaryDirectory(prefix="stepwell-calibrate-") as directory:
         folders = _unpacked(file, Path(directory))
         runs = [(str(folder.relative_to(directory)), read_run(folder)) for folder in folders]
-        found = [(name, run, fidelity(run)) for name, run in progress(runs, len(runs), "fitting and playing")]
+        if hold_out and len(runs) < 2:
+            raise BadInput(f"{file}: to hold one run out there must be two at least")
+        found = [
+            (name, run, predicted(run, _beside(run, runs)) if hold_out else fidelity(run))
+            for name, run in progress(runs, len(runs), "fitting and playing")
+        ]
     console = console_for(json_file)
     console.print(_table(found))
-    write_json(json_file, {"runs": [_json(*one) for one in found]})
+    write_json(json_file, {"hold_out": hold_out, "runs": [_json(*one) for one in found]})
     worst = max(abs(error) for _, _, one in found for error in one.errors)
-    answer = f"{len(found)} runs: the means are off by {worst:.1%} at most"
+    how = ", each predicted from the others" if hold_out else ""
+    answer = f"{len(found)} runs{how}: the means are off by {worst:.1%} at most"
     if html is not None:
         errors = {name: one.errors for name, _, one in found}
-        inputs = {"archive": file, "fitted": "every second request of each run"}
-        page = archive_page(f"{answer}.", HEAD, [_cells(*one) for one in found], errors, inputs)
+        fitted = (
+            "the other runs (of the same model, if there are any)"
+            if hold_out
+            else "every second request of each run"
+        )
+        page = archive_page(
+            f"{answer}.", HEAD, [_cells(*one) for one in found], errors, {"archive": file, "fitted": fitted}
+        )
         write_page(page, html, console)
     console.print(f"calibrate: {answer}", style="bold", markup=False)
     return 0
+
+
+def _beside(run: EngineRun, runs: Sequence[tuple[str, EngineRun]]) -> list[EngineRun]:
+    """The other runs: those of the same model, if there are any."""
+    others = [other for _, other in runs if other is not run]
+    return [other for other in others if other.name == run.name] or others
 
 
 def _unpacked(file: Path, place: Path) -> list[Path]:

@@ -13,8 +13,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stepwell.commands.plan_output import kept
 from stepwell.commands.simulate_choice import Built, Hardware, build
-from stepwell.commands.simulate_tables import show, write_report
+from stepwell.commands.simulate_tables import show, tables, write_report
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
@@ -112,7 +113,8 @@ def simulate(
         "block tokens": work.block_tokens, **hardware.as_inputs(),
     }  # fmt: skip
     write_report(found, notes, inputs, seed, html, console)
-    write_json(json_file, _as_json(found, facts, notes, inputs, built, money))
+    result = kept("simulate", inputs | {"seed": seed}, tables(found))
+    write_json(json_file, result | _as_json(found, facts, notes, inputs, built, money))
     console.print(_last_line(found, built), style="bold", markup=False, soft_wrap=True)
     return 0
 

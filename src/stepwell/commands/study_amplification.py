@@ -14,7 +14,7 @@ from rich.table import Table
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
-from stepwell.commands.plan_output import progress, write_page
+from stepwell.commands.plan_output import kept, progress, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.study_amplification_played import (
     HEAD as PLAYED_HEAD,
@@ -37,6 +37,7 @@ from stepwell.report import charts
 from stepwell.report.page import Page
 
 MEMORIES = {"hbm": "HBM", "dram": "+ DRAM", "selective": "+ SSD"}
+PLAYED_TITLE = "simulated: one replica, paid for the sessions of x1"
 _MOST = 100
 _Costs = dict[tuple[Amplified, str], dict[int, Decimal]]
 """What a paid turn costs, by the way in which tokens multiply, the memory, and how often."""
@@ -133,7 +134,7 @@ def amplification(
     if simulated:
         rows, more = _played(part, choice, load, prices, multiples)
         answers += more
-        shown = Table(*PLAYED_HEAD, title="simulated: one replica, paid for the sessions of x1")
+        shown = Table(*PLAYED_HEAD, title=PLAYED_TITLE)
         for row in rows:
             shown.add_row(*row)
         console.print(fitted(console, shown))
@@ -148,7 +149,9 @@ def amplification(
         write_page(page, html, console)
     played = [dict(zip(PLAYED_HEAD, row, strict=True)) for row in rows]
     told = {"rows": _json(found), "simulated": played, "answers": answers, "inputs": _told(inputs)}
-    write_json(json_file, told)
+    tables = [("Closed form", head, [line.cells() for line in found])]
+    tables += [(PLAYED_TITLE, PLAYED_HEAD, rows)] if rows else []
+    write_json(json_file, kept("study amplification", inputs, tables) | told | {"notes": answers})
     for answer in answers:
         console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
     return 0

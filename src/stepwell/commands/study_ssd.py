@@ -15,7 +15,7 @@ from rich.table import Table
 
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import named_parts
-from stepwell.commands.plan_output import progress, write_page
+from stepwell.commands.plan_output import kept, progress, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.study_ssd_plan import HEAD as PLAN_HEAD
@@ -196,7 +196,10 @@ def _tell(
     shown: list[dict[str, Any]] = [dict(zip(HEAD, row, strict=True)) for row in rows]
     told = {name: str(value) for name, value in inputs.items()}
     full_rows = [dict(zip(PLAN_HEAD, row, strict=True)) for row in planned]
-    write_json(json_file, {"closed_form": full_rows, "rows": shown, "answers": answers, "inputs": told})
+    figures = {"closed_form": full_rows, "rows": shown, "answers": answers, "inputs": told}
+    tables = [("Closed form", PLAN_HEAD, planned), ("Simulated", HEAD, rows)]
+    result = kept("study ssd", inputs, [one for one in tables if one[2]])
+    write_json(json_file, result | figures | {"notes": answers})
     for answer in answers:
         console.print(f"study: {answer}", style="bold", markup=False, soft_wrap=True)
 

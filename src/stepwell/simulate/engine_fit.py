@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Wait
@@ -37,16 +38,30 @@ def fit_steps(
     """Seconds of a step, of each sequence in it, of each token before those, of each token of a prompt. Only
     times of ``fitted`` are targets; all ``requests`` say what ran beside them, an even share on each replica.
     ``again``: how often a prompt's token was computed, preemption included."""
-    rows, targets = [], []
+    rows, targets = _rows(requests, fitted, replicas, again)
+    return dict(zip(COLUMNS, _fitted(rows, targets), strict=True))
+
+
+def _rows(
+    requests: Sequence[Measured], fitted: Sequence[Measured], replicas: int, again: float
+) -> tuple[list[tuple[float, ...]], list[float]]:
+    """What ran during each request's decoding, and how long that took."""
+    rows: list[tuple[float, ...]] = []
+    targets = []
     for one in fitted:
         if one.output_tokens > _SHORTEST and one.last_s > one.first_s:
             steps, sequences, depth, prompts = _row(one, requests)
             rows.append((steps, sequences / replicas, depth / replicas, prompts * again / replicas))
             targets.append(one.last_s - one.first_s)
-    if len(rows) < len(COLUMNS):
-        return dict.fromkeys(COLUMNS, 0.0)
-    weights = [1 / target for target in targets]
+    return rows, targets
+
+
+def _fitted(rows: Sequence[tuple[float, ...]], targets: Sequence[float]) -> list[float]:
+    """Non-negative factors of the columns, by relative errors; zeros where rows are too few."""
     found = [0.0] * len(COLUMNS)
+    if len(rows) < len(COLUMNS):
+        return found
+    weights = [1 / target for target in targets]
     for _ in range(_ROUNDS):
         scaled = [[value * w for value in row] for row, w in zip(rows, weights, strict=True)]
         found = fit(scaled, [t * w for t, w in zip(targets, weights, strict=True)])
@@ -54,7 +69,7 @@ def fit_steps(
         off = [abs(guess / target - 1) for guess, target in zip(guessed, targets, strict=True)]
         # One that was preempted stood still for a while: it is far off, and pulls little.
         weights = [1 / t / max(_NEAR, error) ** 0.5 for t, error in zip(targets, off, strict=True)]
-    return dict(zip(COLUMNS, found, strict=True))
+    return found
 
 
 def _row(one: Measured, requests: Sequence[Measured]) -> tuple[float, float, float, float]:
@@ -181,6 +196,35 @@ def fidelity(run: EngineRun, told: Callable[[str], None] = lambda text: None) ->
     measured, simulated = mean_times(run.requests), mean_times(played.requests)
     rest = mean_times(played.requests[1::2]).errors(mean_times(run.requests[1::2]))
     return Fidelity(model, measured, simulated, simulated.errors(measured), rest, played.preemptions)
+
+
+def predicted(run: EngineRun, others: Sequence[EngineRun]) -> Fidelity:
+    """Lines fitted to ``others`` together, carried over to a run that none of them saw: what a step reads of
+    weights and KV at the run's own bandwidth, and what a sequence adds as it is. All of its requests are
+    played and compared. ``BadInput``: a folder does not tell its hardware and model."""
+    rows: list[tuple[float, ...]] = []
+    targets: list[float] = []
+    for other in others:
+        some, took = _rows(other.requests, other.requests, other.replicas, 1.0)
+        sizes = _sizes(other)
+        rows += [tuple(a * b for a, b in zip(row, sizes, strict=True)) for row in some]
+        targets += took
+    factors = _fitted(rows, targets)
+    lines = [a * b for a, b in zip(factors, _sizes(run), strict=True)]
+    model = accelerator(dict(zip(COLUMNS, lines, strict=True)))
+    played = play_run(run, model)
+    measured, simulated = mean_times(run.requests), mean_times(played.requests)
+    errors = simulated.errors(measured)
+    return Fidelity(model, measured, simulated, errors, errors, played.preemptions)
+
+
+def _sizes(run: EngineRun) -> tuple[float, float, float, float]:
+    """By what each column is multiplied for the machine of a run."""
+    if run.scales is None:
+        raise BadInput(
+            f"{run.name}: to carry lines over, config.json must tell mem_bw, and the catalogue know the model"
+        )
+    return run.scales.step, 1.0, run.scales.depth, run.scales.prompt_token
 
 
 def scaled(model: Accelerator, factor: float) -> Accelerator:

@@ -44,6 +44,18 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Scales:
+    """What the lines of a machine would be if memory bandwidth were all that counts, in seconds."""
+
+    step: float
+    """All weights that one step reads on one chip."""
+    depth: float
+    """The KV of one token."""
+    prompt_token: float
+    """The weights that a token uses: a stand-in for arithmetic, which the folder does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRun:
     """A run, and the engine's room."""
 
@@ -59,6 +71,8 @@ class EngineRun:
     step_tokens: int
     context_tokens: int | None
     replicas: int
+    scales: Scales | None = None
+    """None: its folder says too little of hardware and model."""
 
 
 def read_run(folder: Path) -> EngineRun:
@@ -76,7 +90,7 @@ def read_run(folder: Path) -> EngineRun:
         return EngineRun(
             str(meta.get("model") or folder.name), tuple(requests), tuple(bad), block_tokens, blocks, known,
             int(engine.get("max_num_seqs") or 256), int(engine.get("max_num_batched_tokens") or 2048),
-            None if limit is None else int(limit), replicas,
+            None if limit is None else int(limit), replicas, _scales(folder, meta, engine),
         )  # fmt: skip
     except (TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{place / 'meta.json'} is damaged: {error}") from error
@@ -135,15 +149,35 @@ def _blocks(folder: Path, meta: Mapping[str, Any], engine: Mapping[str, Any]) ->
     if model is None or memory is None:
         return 1 << 20, size, "unknown: taken as never full"
     chips = int(engine.get("tensor_parallel_size") or 1)
-    expert = int(engine.get("data_parallel_size") or 1) if engine.get("enable_expert_parallel") else 1
-    total, active = model.number("params_b"), model.number("active_params_b")
-    weights_gb = 2 * (active + (total - active) / expert) / chips
+    weights_gb = _weights_gb(model, engine)
     gb = memory["mem_size"] * memory.get("mem_util", 0.9) - weights_gb - BUFFERS_GB
     heads = min(chips, max(1.0, model.number("kv_heads")))
     blocks = int(gb * 1e9 // (kv_bytes_per_token(model, 2.0) / heads * size))
     if blocks < 1:
         raise BadInput(f"{folder}: no memory is left for KV beside the weights of {model.name}")
     return blocks, size, f"memory of {memory['mem_size']} GB less weights and {BUFFERS_GB} GB"
+
+
+def _scales(folder: Path, meta: Mapping[str, Any], engine: Mapping[str, Any]) -> Scales | None:
+    model = _model(str(meta.get("model") or ""))
+    memory = _instance(folder / "config.json")
+    if model is None or memory is None or not memory.get("mem_bw"):
+        return None
+    chips = int(engine.get("tensor_parallel_size") or 1)
+    bytes_per_s = memory["mem_bw"] * 1e9
+    return Scales(
+        _weights_gb(model, engine) * 1e9 / bytes_per_s,
+        kv_bytes_per_token(model, 2.0) / min(chips, max(1.0, model.number("kv_heads"))) / bytes_per_s,
+        2e9 * model.number("active_params_b") / chips / bytes_per_s,
+    )
+
+
+def _weights_gb(model: Entry, engine: Mapping[str, Any]) -> float:
+    """On one chip, in bf16; experts are spread over the replicas where the engine says so."""
+    chips = int(engine.get("tensor_parallel_size") or 1)
+    expert = int(engine.get("data_parallel_size") or 1) if engine.get("enable_expert_parallel") else 1
+    total, active = model.number("params_b"), model.number("active_params_b")
+    return 2 * (active + (total - active) / expert) / chips
 
 
 def _instance(file: Path) -> dict[str, float] | None:
