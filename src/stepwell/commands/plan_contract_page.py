@@ -68,6 +68,18 @@ def contract_page(
     columns = {"as planned": base, **scenarios}
     shown = [(name, *m.as_json().values()) for name, m in columns.items()]
     page.table(("scenario", *base.as_json()), shown)
+    _uncertain(page, base, swung, drawn)
+    page.heading("What must be true for a present value of zero")
+    page.table(
+        ("input", "now", "needed"),
+        [(n.key, n.now, "none" if n.needed is None else amount(n.needed)) for n in needed],
+    )
+    page.inputs(dict(_flat(raw)), seed)
+    return page
+
+
+def _uncertain(page: Page, base: Measures, swung: list[Swing], drawn: list[Measures]) -> None:
+    """One input at a time, then all at once."""
     if swung:
         swings = [(s.key, _bn(s.at_low.npv), _bn(s.at_high.npv)) for s in swung]
         lows = [(s.key, _bn(s.at_low.cash_low), _bn(s.at_high.cash_low)) for s in swung]
@@ -76,13 +88,6 @@ def contract_page(
         page.chart(charts.tornado("What the cash low hangs on", "bn USD", _bn(base.cash_low), lows))
     if drawn:
         page.chart(charts.histogram("Present value over all draws", "bn USD", [_bn(m.npv) for m in drawn]))
-    page.heading("What must be true for a present value of zero")
-    page.table(
-        ("input", "now", "needed"),
-        [(n.key, n.now, "none" if n.needed is None else amount(n.needed)) for n in needed],
-    )
-    page.inputs(dict(_flat(raw)), seed)
-    return page
 
 
 def _bn(amount: Decimal) -> float:

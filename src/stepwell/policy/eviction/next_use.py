@@ -24,6 +24,7 @@ from stepwell.policy.eviction.agent_groups import (
 )
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.eviction.copies import Copies
+from stepwell.policy.eviction.falling import cost_below, is_flat
 from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, has_answered
 from stepwell.policy.eviction.kin import Kin
 from stepwell.policy.eviction.orphans import KV_TIERS, Orphans, kind_of
@@ -272,7 +273,7 @@ class NextUse(EvictionPolicy):
         return agent_value(index, weight, *self.quotas.held_of_part(group.service_tier, group.record.tenant))
 
     def _rank(self, group: Group, at: int) -> None:
-        key = eviction_key(group.value, self._cost_below(len(group.path), at))
+        key = eviction_key(group.value, cost_below(self.context, len(group.path), at))
         group.keys[at] = key
         group.rankings[at].put(key, group)
 
@@ -281,24 +282,6 @@ class NextUse(EvictionPolicy):
         if key is not None:
             group.rankings[at].take(key, group)
             group.keys[at] = None
-
-    def _cost_below(self, depth: int, at: int) -> int:
-        """What getting back one token costs when it goes one KV tier down, in units that compare
-        within a KV tier: where it would be gone, deep tokens cost more."""
-        if self._is_flat(at):
-            return 1
-        tokens = depth * self.context.config.block_tokens
-        first = max(0, tokens - self.context.config.block_tokens)
-        return 1 + self.context.costs.compute_us(first, tokens)
-
-    def _is_flat(self, at: int) -> bool:
-        """Whether what goes down from KV tier number ``at`` costs the same at every depth, as it is kept."""
-        config, costs = self.context.config, self.context.costs
-        if at == 1:
-            return config.disk_bytes > 0
-        if at == 2 or not config.host_bytes:
-            return False
-        return costs.copies_pay(config.block_bytes, 0, config.block_tokens)
 
     def _set_timer(self, group: Group, now_us: int) -> None:
         if group.idle is None:
@@ -363,10 +346,10 @@ class NextUse(EvictionPolicy):
                 yield from map(attrgetter("id"), self._spare_of(group, kv_tier))
 
     def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
-        flat = self._is_flat(at)
+        flat = is_flat(self.context, at)
         for value, block in self._orphans.alive(at, now_us):
             if at != 1 or block.ranked & _TWICE != _TWICE:
-                cost = 1 if flat else self._cost_below(block.meta.depth + 1, at)
+                cost = 1 if flat else cost_below(self.context, block.meta.depth + 1, at)
                 yield eviction_key(value, cost), block.id
 
     def _counts(self, block: Block, at: int) -> bool:
@@ -400,7 +383,7 @@ class NextUse(EvictionPolicy):
         or not. A block goes with the holder that stands highest: never before what grows from it."""
         key = group.keys[at]
         if key is None:
-            key = eviction_key(group.value, self._cost_below(len(group.path), at))
+            key = eviction_key(group.value, cost_below(self.context, len(group.path), at))
         return key * group.rankings[at].weight, group.seq
 
     def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
