@@ -26,11 +26,12 @@ PINS := pyproject.toml constraints.txt constraints-hashes.txt scripts/environmen
 DEMO_ENV := .venv/.made-for-demo$(GPU:%=-%)
 TEST_ENV := .venv/.made-for-test$(GPU:%=-%)
 RAY_ENV := .venv-ray/.made
+OBJECTS_ENV := .venv-objects/.made
 POLICY_ENV := .venv-policy/.made
 VLLM_ENV := .venv-vllm/.made
 POLICY_PYTHON := PYTHONPATH=src .venv-policy/bin/python
 
-.PHONY: help setup demo review test test-nightly test-ray test-vllm test-vulkan policy policy-compiled check format docs image serve clean
+.PHONY: help setup demo review test test-nightly test-objects test-ray test-vllm test-vulkan policy policy-compiled check format docs image serve clean
 
 help:
 	@echo 'Stepwell: many agents on little fast memory.'
@@ -47,6 +48,8 @@ help:
 	@echo '  make policy   scheduler and eviction rules alone: their tests and a small comparison; no llama.cpp'
 	@echo
 	@echo '  make policy-compiled  the policy compiled by mypyc (an option; minutes), its decisions compared, and a step timed'
+	@echo
+	@echo '  make test-objects  KV in an object store, against an S3 endpoint on this machine, in .venv-objects'
 	@echo
 	@echo '  make test-ray the front end of a fleet on real Ray, in .venv-ray (about 60 packages)'
 	@echo
@@ -108,9 +111,18 @@ policy-compiled: $(TEST_ENV)
 test-ray: $(RAY_ENV)
 	@.venv-ray/bin/pytest -q tests/ray $(ARGS)
 
+# The endpoint, moto, brings a web framework and an S3 client that nothing else here needs.
+test-objects: $(OBJECTS_ENV)
+	@PYTHONPATH=src .venv-objects/bin/python -m pytest -q -W default -o addopts=--import-mode=importlib tests/tiers/test_shared_contract.py tests/tiers/test_objects.py $(ARGS)
+
+$(OBJECTS_ENV): constraints-objects.txt
+	@$(PYTHON) -m venv .venv-objects
+	@.venv-objects/bin/pip install -q --no-deps -r constraints-objects.txt
+	@touch $@
+
 $(RAY_ENV): pyproject.toml constraints.txt constraints-ray.txt
 	@$(PYTHON) -m venv .venv-ray
-	@.venv-ray/bin/pip install -q -c constraints.txt -c constraints-ray.txt -e '.[ray]' pytest pytest-timeout
+	@.venv-ray/bin/pip install -q -c constraints.txt -c constraints-ray.txt -e '.[ray]' hypothesis pytest pytest-timeout
 	@touch $@
 
 check: $(TEST_ENV)
@@ -134,7 +146,7 @@ image:
 	else echo 'make image needs Docker (running) or Podman' >&2; exit 1; fi
 
 clean:
-	rm -rf .venv .venv-policy .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
+	rm -rf .venv .venv-objects .venv-policy .venv-ray .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The test environment holds everything the demo's does, so that neither undoes the other.

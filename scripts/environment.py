@@ -51,8 +51,8 @@ GPU_ARGS = {"": "", "cuda": "-DGGML_CUDA=on", "vulkan": "-DGGML_VULKAN=on", "met
 EXTRAS = {
     "demo": "llamacpp,documents,review",
     "test": (
-        "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,fleet,mcp,otel,plans,review,bound,"
-        "soak"
+        "llamacpp,documents,gemma3,postgres,analytics,warehouse,embeddings,fleet,objects,mcp,otel,plans,review,"
+        "bound,soak"
     ),
 }
 POLICY_PACKAGES = ["cyclopts", "hypothesis", "msgspec", "pytest", "pytest-timeout", "rich", "xxhash"]

@@ -279,6 +279,7 @@ PUBLIC_DOORS = {
     "stepwell.vllm.disk",
     "stepwell.vllm.guard",
     "stepwell.vllm.host",
+    "stepwell.vllm.objects",
     "stepwell.vllm.owners",
     "stepwell.vllm.scheduler",
     "stepwell.vllm.spec",

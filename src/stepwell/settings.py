@@ -80,6 +80,25 @@ class KvSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectSettings:
+    """KV in an object store, below the disk, for all nodes that name the same one."""
+
+    url: str = ""
+    """``s3://bucket/folder`` (also ``gs://`` and ``az://``), or the path of a folder that all nodes mount.
+    Empty: none. Credentials are the environment's: ``AWS_ACCESS_KEY_ID`` and so on."""
+    kv: SizeBytes = 100 * 2**30
+    """Most bytes there, of all nodes together; give all of them the same."""
+    tenant_kv: OptionalSizeBytes = None
+    """Most bytes of each tenant. None: whatever fits."""
+    deadline_ms: Count = 5_000
+    """What takes longer is given up, and the tokens are computed instead."""
+    buffer: SizeBytes = 256 * 2**20
+    """Memory for blocks that wait to be written there; what comes beyond it is dropped."""
+    namespace: str = ""
+    """Only nodes of the same namespace share KV: another for each set of engines that compute differently."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     """Who runs, and what lies where."""
 
@@ -182,6 +201,7 @@ class Settings:
 
     engine: EngineSettings = field(default_factory=EngineSettings)
     kv: KvSettings = field(default_factory=KvSettings)
+    objects: ObjectSettings = ObjectSettings()
     policy: PolicySettings = PolicySettings()
     server: ServerSettings = field(default_factory=ServerSettings)
     service_tiers: dict[str, ServiceTierEntry] = field(default_factory=dict)

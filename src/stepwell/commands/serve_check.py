@@ -28,9 +28,13 @@ from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
 from stepwell.several import apart, engine_settings
 from stepwell.tiers.directory import LOCK
+from stepwell.tiers.objects.client import ObjectsAway, open_objects
+from stepwell.tiers.objects.probe import measure_objects
 from stepwell.units import counted, format_size
 from stepwell.vllm.install import examine_model, require_vllm
 
+_PROBE_BYTES = 1 << 20
+"""Of the object that is written to an object store and read back."""
 Check = Callable[[Settings], str]
 """Says what it found. Raises ``StepwellError`` or ``ValueError`` with one sentence."""
 
@@ -135,6 +139,20 @@ def _disk(settings: Settings) -> str:
     return f"{folder}, up to {format_size(settings.kv.disk_kv)}"
 
 
+def _objects(settings: Settings) -> str:
+    wanted = settings.objects
+    if not wanted.url:
+        return "off"
+    try:
+        speeds = measure_objects(open_objects(wanted.url, wanted.deadline_ms / 1000), _PROBE_BYTES)
+    except ObjectsAway as error:
+        raise StepwellError(f"{wanted.url}: {error}: {error.detail}") from error
+    return (
+        f"{wanted.url}, up to {format_size(wanted.kv)}; {format_size(speeds.size_bytes)} written in "
+        f"{speeds.put_s * 1000:.0f} ms and read in {speeds.get_s * 1000:.0f} ms"
+    )
+
+
 def _require_unlocked(lock: Path) -> None:
     if not lock.exists():
         return
@@ -227,6 +245,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("port", _port),
     ("model", _model),
     ("disk KV", _disk),
+    ("object KV", _objects),
     ("price book", _price_book),
     ("cost book", _cost_book),
     ("ledger", _ledger),

@@ -37,6 +37,10 @@ class ServeFlags:
     host_kv: Annotated[str | None, option("Host memory for KV, like 512MiB or 2GiB; 0: none. [1GiB]")] = None
     disk_kv: Annotated[str | None, option("Disk room for KV; 0: none. [4GiB]")] = None
     disk_dir: Annotated[Path | None, option("Where KV on disk lies. [~/.cache/stepwell/kv]")] = None
+    objects: Annotated[
+        str | None, option("KV for all nodes below the disk: s3://bucket/folder, or a folder's path. [none]")
+    ] = None
+    objects_kv: Annotated[str | None, option("Room for KV there, of all nodes together. [100GiB]")] = None
     host: Annotated[
         str | None, option("Address to listen on; beyond loopback it takes API keys. [127.0.0.1]")
     ] = None
@@ -113,6 +117,8 @@ KEYS = {
     "host_kv": ["kv.host_kv"],
     "disk_kv": ["kv.disk_kv"],
     "disk_dir": ["kv.disk_dir"],
+    "objects": ["objects.url"],
+    "objects_kv": ["objects.kv"],
     "host": ["server.host"],
     "port": ["server.port"],
     "keys_file": ["keys_file"],

@@ -138,7 +138,8 @@ def _process(
     if settings.engine.context_tokens is not None:
         more = ["--max-model-len", str(settings.engine.context_tokens), *more]
     disk_dir = kv.disk_dir / "vllm"
-    transfer, aliases = transfer_config(kv.host_kv, kv.disk_kv, disk_dir), settings.server.model_aliases
+    transfer = transfer_config(kv.host_kv, kv.disk_kv, disk_dir, objects=settings.objects)
+    aliases = settings.server.model_aliases
     command = command_line(model, "127.0.0.1", port, transfer, more, middleware=False, aliases=aliases)
     launch = [sys.executable, "-P", "-m", "stepwell.vllm.launch", *command]
     variables = environment(VLLM_API_KEY=secret, **({} if told is None else {VARIABLE: str(told)}))

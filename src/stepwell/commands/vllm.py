@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from stepwell.console.progress import ticker
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
+from stepwell.settings import ObjectSettings
 from stepwell.units import format_size, parse_size
 from stepwell.vllm.command_line import command_line, environment, transfer_config
 from stepwell.vllm.convert import convert_gguf
@@ -37,6 +38,8 @@ def serve(
     disk_kv: str = "0",
     disk_dir: Path | None = None,
     tenant_disk_kv: str | None = None,
+    objects: str = "",
+    objects_kv: str = "100GiB",
     config: Path | None = None,
     dry: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -63,6 +66,10 @@ def serve(
         Where it lies; needed with --disk-kv.
     tenant_disk_kv
         Bound of each tenant's KV on disk.
+    objects
+        Where engines on several machines share KV: s3://bucket/folder, or a folder's path.
+    objects_kv
+        Bound of KV there, of all engines together.
     config
         Stepwell's settings file, for its API keys.
     dry
@@ -72,7 +79,8 @@ def serve(
     examine_model(model)
     _require_keys_beyond_loopback(host, config)
     tenant_bytes = None if tenant_disk_kv is None else parse_size(tenant_disk_kv)
-    transfer = transfer_config(parse_size(host_kv), parse_size(disk_kv), disk_dir, tenant_bytes)
+    shared = ObjectSettings(objects, parse_size(objects_kv))
+    transfer = transfer_config(parse_size(host_kv), parse_size(disk_kv), disk_dir, tenant_bytes, shared)
     command = command_line(model, host, port, transfer, more)
     if not dry:
         _become(command, config)

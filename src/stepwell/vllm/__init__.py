@@ -3,6 +3,7 @@
 What vLLM loads by name from its configuration:
 
     disk.py     ``StepwellDisk``: a disk tier, bounded, checksummed and shared; docs/vllm-disk-tier.md
+    objects.py  ``StepwellObjects``: a tier in an object store that machines share; docs/object-store.md
     spec.py     ``StepwellSpec``: offloading on every platform, the CPU included
     host.py     ``StepwellHost``: which chunks leave host memory first; ``host_book.py`` keeps its book
     scheduler.py  ``StepwellScheduler``: service tiers; ``preemption.py`` says who gives way

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stepwell.errors import BadInput
+from stepwell.settings import ObjectSettings
+from stepwell.tiers.objects.client import open_objects
 
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -18,7 +20,11 @@ QUIET = {
 
 
 def transfer_config(
-    host_bytes: int, disk_bytes: int, disk_dir: Path | None, tenant_bytes: int | None = None
+    host_bytes: int,
+    disk_bytes: int,
+    disk_dir: Path | None,
+    tenant_bytes: int | None = None,
+    objects: ObjectSettings | None = None,
 ) -> dict[str, object]:
     """vLLM's ``--kv-transfer-config`` with Stepwell's parts. Raises ``BadInput``."""
     tiers: list[dict[str, object]] = []
@@ -34,6 +40,8 @@ def transfer_config(
         if tenant_bytes is not None:
             tier["max_bytes_per_tenant"] = tenant_bytes
         tiers.append(tier)
+    if objects is not None and objects.url:
+        tiers.append(_objects(objects))
     return {
         "kv_connector": "OffloadingConnector",
         "kv_role": "kv_both",
@@ -47,6 +55,22 @@ def transfer_config(
             "secondary_tiers": tiers,
         },
     }
+
+
+def _objects(wanted: ObjectSettings) -> dict[str, object]:
+    open_objects(wanted.url, wanted.deadline_ms / 1000)  # what is wrong with it is said before vLLM starts
+    tier: dict[str, object] = {
+        "type": "StepwellObjects",
+        "module_path": "stepwell.vllm.objects",
+        "url": wanted.url if "://" in wanted.url else str(Path(wanted.url).resolve()),
+        "max_bytes": wanted.kv,
+        "deadline_s": wanted.deadline_ms / 1000,
+        "buffer_bytes": wanted.buffer,
+        "namespace": wanted.namespace,
+    }
+    if wanted.tenant_kv is not None:
+        tier["max_bytes_per_tenant"] = wanted.tenant_kv
+    return tier
 
 
 OWNERS, FRONT_END_ONLY = "stepwell.vllm.owners.StepwellOwners", "stepwell.vllm.guard.FrontEndOnly"

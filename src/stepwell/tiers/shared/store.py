@@ -288,7 +288,7 @@ class SharedStore:
         return used_bytes + file_bytes <= most_bytes, evicted
 
     def _write_file(self, block: ToWrite, record: Record, result: Written) -> bool:
-        head = encode(make_header(_meta(block), block.pages.payload, self.fingerprint, record.number))
+        head = encode(make_header(block_meta(block), block.pages.payload, self.fingerprint, record.number))
         temporary, directory = _temporary(record, self._me), self._own
         try:
             self.files.write_new(temporary, directory, [Pages.of(head).whole, block.pages.whole])
@@ -402,6 +402,7 @@ def _temporary(record: Record, writer: int) -> str:
     return f"{_name(record)}.{writer:012x}.tmp"
 
 
-def _meta(block: ToWrite) -> BlockMeta:
+def block_meta(block: ToWrite) -> BlockMeta:
+    """What a record's header says of it: a shared store's blocks know no chain, only names."""
     size_bytes = block.pages.size_bytes
     return BlockMeta(block.key, None, 0, 0, (), block.tenant, size_bytes)

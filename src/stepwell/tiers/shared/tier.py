@@ -1,4 +1,4 @@
-"""``SharedTier``: a shared store behind jobs that never block their caller.
+"""``SharedTier``: a store that is shared behind jobs that never block their caller.
 
 An engine's scheduler asks ``lookup`` for single blocks and submits whole jobs; threads read and write; and
 ``ended`` says what became of each job, exactly once, at its deadline at the latest. A block's bytes go
@@ -20,12 +20,13 @@ from enum import Enum
 from functools import partial
 
 from stepwell.policy.types import BlockId
-from stepwell.tiers.backoff import Backoff
+from stepwell.tiers.backoff import Backoff, LineLimit
 from stepwell.tiers.pages import Pages
 from stepwell.tiers.record import Damaged
 from stepwell.tiers.shared.admission import DiskAdmission
+from stepwell.tiers.shared.base import RecordStore
 from stepwell.tiers.shared.index import Record
-from stepwell.tiers.shared.store import SharedStore, ToWrite
+from stepwell.tiers.shared.store import ToWrite
 from stepwell.tiers.workers import ThreadWorker, Worker
 
 log = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ class _Job:
 
 
 class SharedTier:
-    """Jobs over a ``SharedStore``. All calls from one thread; none waits for the disk but ``drain``."""
+    """Jobs over a store that is shared. All calls from one thread; none waits for the disk but ``drain``."""
 
     def __init__(
         self,
-        store: SharedStore,
+        store: RecordStore,
         block_bytes: int,
         *,
         limits: TierLimits | None = None,
@@ -113,8 +114,11 @@ class SharedTier:
         clock: Callable[[], float] = time.monotonic,
         make_worker: Callable[[str], Worker] = ThreadWorker,
         on_change: Callable[[Sequence[BlockId], Sequence[BlockId]], None] | None = None,
+        name: str = "the shared disk store",
+        lines: LineLimit | None = None,
     ) -> None:
-        """``on_change`` is called in a thread with the blocks that have come and those that have gone."""
+        """``on_change`` is called in a thread with the blocks that have come and those that have gone.
+        ``name`` is what the log calls the store, and ``lines`` limits what it says of it."""
         self.store, self.block_bytes = store, block_bytes
         self.limits = limits or TierLimits()
         self.admission = admission or DiskAdmission()
@@ -135,8 +139,9 @@ class SharedTier:
         self._asked = self._answered = 0
         self._asked_s = self._judged_s = 0.0
         self._following = threading.Lock()
-        self._write_backoff = Backoff("writing to the shared disk store", clock)
-        self._read_backoff = Backoff("reading from the shared disk store", clock)
+        self._name = name
+        self._write_backoff = Backoff(f"writing to {name}", clock, lines)
+        self._read_backoff = Backoff(f"reading from {name}", clock, lines)
         self._writer = make_worker("stepwell-write")
         self._readers = [make_worker(f"stepwell-read-{n}") for n in range(self.limits.readers)]
         self._follow(0)
@@ -225,7 +230,7 @@ class SharedTier:
                 carry_out(job)
         except Exception:  # a job that is never reported would pin the engine's memory for ever
             job.failed = True
-            log.exception("a job of the shared disk store failed unexpectedly")
+            log.exception("a job of %s failed unexpectedly", self._name)
         job.seconds = time.perf_counter() - started_s
         self._ended.append(job)
 
@@ -351,7 +356,7 @@ class SharedTier:
         job.failed = True
         self.counters["late"] += 1
         backoff = self._read_backoff if job.loading else self._write_backoff
-        backoff.failed("the disk does not answer in time")
+        backoff.failed("it does not answer in time")
         return self._settle(job)
 
     def _settle(self, job: _Job) -> JobEnded:
@@ -395,7 +400,7 @@ class SharedTier:
             self._follow(0)
             self.store.close()
         else:
-            log.warning("the shared disk store did not answer; what was not written is computed again")
+            log.warning("%s did not answer; what was not written is computed again", self._name)
 
 
 def _overwrite(pages: Pages, place: memoryview) -> None:
