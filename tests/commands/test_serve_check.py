@@ -71,7 +71,7 @@ def test_several_things_are_said_at_once(capsys: Capture, tmp_path: Path) -> Non
         assert cli.run(["serve", "--check", "--engine", "null", *flags]) == 2
     out = capsys.readouterr().out
     assert "FAILED  port" in out and "FAILED  ledger" in out
-    assert out.splitlines()[-1].startswith("2 of 15 checks failed")
+    assert out.splitlines()[-1].startswith("2 of 16 checks failed")
 
 
 def test_a_ledger_that_is_there_is_opened_for_reading(capsys: Capture, tmp_path: Path) -> None:
@@ -88,6 +88,20 @@ def test_a_directory_that_another_server_uses(capsys: Capture, tmp_path: Path) -
         fcntl.flock(held, fcntl.LOCK_EX)
         found = checked(capsys, "--disk-dir", str(tmp_path), fails=True)
     assert found["disk KV"]["says"].endswith("is in use by process 4711")
+
+
+def test_an_object_store_is_written_to_and_read(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checked(capsys)["object KV"]["says"] == "off"
+    said = checked(capsys, "--objects", str(tmp_path), "--objects-kv", "2GiB")["object KV"]["says"]
+    assert "up to 2 GiB; 1 MiB written in" in said
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "geheim99")
+    away = checked(capsys, "--objects", "s3://bucket/kv", fails=True)["object KV"]
+    assert "s3://bucket/kv: it cannot be reached or fails" in away["says"]
+    assert "geheim99" not in away["says"]
 
 
 def test_no_password_is_shown(capsys: Capture) -> None:
