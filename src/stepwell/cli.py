@@ -242,6 +242,7 @@ GROUPS = {
             Command("decisions", "stepwell.bench.decisions:main", "Time of one decision, and how it grows."),
             Command("fleet", "stepwell.bench.fleet:main", "Crews on several nodes, one of them killed."),
             Command("router", "stepwell.bench.router:main", "Time to choose a node for a turn."),
+            Command("affinity", "stepwell.bench.affinity:main", "Where turns go, beside Ray's own router."),
             Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
             Command("fidelity", "stepwell.bench.fidelity:main", "Live runs against their simulation."),
             Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),

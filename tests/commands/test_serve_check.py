@@ -94,8 +94,9 @@ def test_an_object_store_is_written_to_and_read(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert checked(capsys)["object KV"]["says"] == "off"
-    said = checked(capsys, "--objects", str(tmp_path), "--objects-kv", "2GiB")["object KV"]["says"]
-    assert "up to 2 GiB; 1 MiB written in" in said
+    unused = checked(capsys, "--objects", str(tmp_path), "--objects-kv", "2GiB", fails=True)
+    assert "up to 2 GiB; 1 MiB written in" in unused["object KV"]["says"]
+    assert any("only nodes with --engine vllm" in one["says"] for one in unused.values() if not one["ok"])
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "geheim99")

@@ -38,6 +38,8 @@ class FleetFiles:
     engine: str = "llamacpp"
     """``llamacpp``, ``null`` or ``vllm``."""
     vllm_args: str = ""
+    objects: str = ""
+    """The object store that the nodes share; none without."""
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -67,7 +69,8 @@ class FleetFiles:
 
     def _engine_settings(self) -> str:
         if self.engine == "vllm":
-            return f"engine.vllm_args = {json.dumps(self.vllm_args)}"
+            shared = f"\nobjects.url = {json.dumps(self.objects)}" if self.objects else ""
+            return f"engine.vllm_args = {json.dumps(self.vllm_args)}{shared}"
         return f"engine.device_kv_tokens = {self.device_kv_tokens}\nengine.threads = 1"
 
     @property

@@ -157,6 +157,7 @@ def run(settings: Settings, reload: KeyReload | None = None, *, clock: Clock | N
     require_port(settings.server.port)
     require_keys_beyond_loopback(settings.server.host, keys)
     require_room(settings.kv)
+    require_objects_usable(settings)
     if settings.engine.kind == "vllm":
         if settings.server.otel:
             raise BadInput(
@@ -308,7 +309,16 @@ def require_port(port: int) -> None:
 def room_for_kv(settings: Settings) -> str:
     """For ``--check``. Raises ``BadInput``."""
     require_room(settings.kv)
+    require_objects_usable(settings)
     return f"{format_size(settings.kv.host_kv)} in host memory, {format_size(settings.kv.disk_kv)} on disk"
+
+
+def require_objects_usable(settings: Settings) -> None:
+    """Raises ``BadInput`` where an object store would be named and never used."""
+    if settings.objects.url and settings.engine.kind != "vllm":
+        raise BadInput(
+            "objects: only nodes with --engine vllm share KV in an object store so far: leave it out here"
+        )
 
 
 def require_room(kv: KvSettings) -> None:
