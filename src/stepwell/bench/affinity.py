@@ -6,13 +6,16 @@ on every replica. What differs is which replica a turn goes to.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from stepwell.bench.ray_prefix import RayPrefix, text_of
+from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.console.options import JsonOption, Positive, QuickOption
 from stepwell.console.output import report_console, table
@@ -100,7 +103,9 @@ def main(
         raise BadInput(f"--replicas {replicas}: with one replica there is nothing to choose")
     count = min(sessions, QUICK_SESSIONS) if quick else sessions
     hardware = Hardware(replicas=replicas, dram_gb=dram_gb, drives=0, chips=2, prices="none")
-    work = arranged(workload_of(Wanted(workload, None, count, seed))[0], Arrivals.parse(arrivals), seed)
+    named = os.environ.get(TRACES_VARIABLE)
+    wanted = Wanted(workload, Path(named) if named else None, count, seed)
+    work = arranged(workload_of(wanted)[0], Arrivals.parse(arrivals), seed)
     lengths = [turn.prompt_tokens for turn in work.turns()]
     built = build(hardware, work.unit_tokens, work.block_tokens, sum(lengths) / max(1, len(lengths)))
     rules: list[Router] = [*ROUTERS.values(), RayPrefix([f"r{n}" for n in range(replicas)])]
