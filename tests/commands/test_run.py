@@ -36,6 +36,7 @@ class OneModel(BaseHTTPRequestHandler):
     """An OpenAI-compatible server that knows nothing of agents; ``hold`` keeps it from answering."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
     hold: threading.Event
     asked: threading.Event
 
@@ -150,7 +151,7 @@ def test_a_full_disk_under_the_figures_keeps_answer_and_session(
     assert cli.run(["run", str(home / "alone.toml"), *flags]) == 2
     shown = capsys.readouterr()
     assert shown.out == "A queen.\n"
-    assert shown.err.endswith("stepwell: --json /dev/full cannot be written: No space left on device\n")
+    assert shown.err.endswith("stepwell: /dev/full cannot be written: No space left on device\n")
     assert len(sessions(home)) == 1
 
 

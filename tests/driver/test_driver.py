@@ -11,6 +11,7 @@ from stepwell.engines.base import BatchItem, EngineError, Sampled
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Preempted, Rejected
 from stepwell.policy.types import KvTier
 from tests.driver.harness import GREEDY, FlakyTiers, Rig, expected_tokens, make_rig
+from tests.server.fakes import until
 
 DOCUMENT = list(range(60, 60 + 48))  # three blocks of 16
 
@@ -283,8 +284,7 @@ def test_a_loop_that_fails_step_after_step_tells_everybody(monkeypatch: pytest.M
     monkeypatch.setattr(rig.driver.scheduler, "step", lost)
     waiting = rig.ask(range(65, 95))
     rig.driver.start()
-    assert rig.driver._thread is not None
-    rig.driver._thread.join(30)
+    until(lambda: not rig.driver.serves)
     later = rig.ask(range(65, 95))
     for answer in (waiting, later):
         assert isinstance(answer.end, Rejected)

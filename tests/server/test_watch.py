@@ -261,7 +261,8 @@ def test_rows_of_agents_that_have_not_changed_are_not_made_again(monkeypatch: py
 
 def test_who_asks_is_looked_up_when_keys_change_or_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     driver, now_s = FakeDriver(says("x")), 100.0
-    monkeypatch.setattr("stepwell.server.watch.routes.time.monotonic", lambda: now_s)
+    # Not the function itself: everything else has a clock of its own, the server's end among it.
+    monkeypatch.setattr("stepwell.server.watch.routes.time", SimpleNamespace(monotonic=lambda: now_s))
     with serving(driver, FakeText(INFO), QUICK, ring()) as server:
         asked: list[str | None] = []
         said: list[str | None] = [None]
