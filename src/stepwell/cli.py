@@ -235,6 +235,7 @@ GROUPS = {
             ),
             Command("speculate", "stepwell.bench.speculate:main", "Guessed tokens, on turns that copy."),
             Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
+            Command("waiting", "stepwell.bench.waiting:main", "How long llama.cpp's threads spin."),
             Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
             Command(
                 "policies", "stepwell.bench.policies:main", "What sinks: every policy against an oracle."

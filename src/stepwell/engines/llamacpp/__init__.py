@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import stepwell.engines.llamacpp.openmp  # noqa: F401  # before anything that loads llama.cpp
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
 from stepwell.engines.llamacpp.constraints import Constraints
