@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.fleet.places import Places
+from stepwell.fleet.prefixes import CUTS, MAX_PREFIXES, PromptPrefix
 from stepwell.fleet.types import HeldTokens
 from stepwell.gateway.peek import Heard, peek
 from stepwell.server.identity import identify
@@ -88,3 +89,32 @@ def test_the_id_of_a_stored_response_is_heard_once() -> None:
     heard.hear(b'data: {"response":{"id":"resp_a"}}\n\n')
     heard.hear(b'data: {"response":{"id":"resp_b"}}\n\n')
     assert heard.response == "resp_a"
+
+
+def _chain(body: dict[str, Any], tenant: str = "acme") -> tuple[PromptPrefix, ...]:
+    return peek({}, json.dumps(body).encode(), ApiKey(tenant, ("default",)), Places()).turn.prefixes
+
+
+def _common(one: tuple[PromptPrefix, ...], other: tuple[PromptPrefix, ...]) -> int:
+    return max((prefix.tokens for prefix in {*one} & {*other}), default=0)
+
+
+@pytest.mark.parametrize("field", ["prompt", "input", "messages", "system", "instructions"])
+def test_prompts_that_begin_alike_have_as_much_of_their_chains_in_common(field: str) -> None:
+    def body(text: str, **more: object) -> dict[str, Any]:
+        said = [{"role": "user", "content": text}] if field == "messages" else text
+        return {**more, "model": "m", field: said}
+
+    long = "".join(f"{n} " for n in range(2_000))
+    one, other = _chain(body(long + "a")), _chain(body(long + "bcd", temperature=1, seed=7))
+    assert 0.7 * len(long) <= 4 * _common(one, other) <= len(long) + 40
+    assert len(one) <= MAX_PREFIXES and one == _chain(body(long + "a", stream=True))
+    assert _common(one, _chain(body("x" + long))) == 0
+    assert _common(one, _chain(body(long + "a"), "else")) == 0
+    assert _common(one, _chain(body(long + "a") | {"model": "n"})) == 0
+
+
+def test_a_prompt_without_end_has_a_chain_that_ends() -> None:
+    endless = _chain({"prompt": "x" * (5 * CUTS[-1])})
+    assert len(endless) <= MAX_PREFIXES and endless[-1].tokens == CUTS[-1]
+    assert _chain({}) == ()

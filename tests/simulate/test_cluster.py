@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwell.fleet.routers import ROUTERS
+from stepwell.fleet.routers import ROUTERS, KvAffine
+from stepwell.fleet.state import Fleet
+from stepwell.fleet.types import RoutedTurn, RoutingChoice
 from stepwell.ledger.costs import Capacities, CostBook
 from stepwell.ledger.costs import MemoryPrice as CostRoom
 from stepwell.ledger.prices import load_price_book
@@ -18,7 +22,7 @@ from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.books import money_of
-from stepwell.simulate.calibrate import calibrated, working_set_blocks
+from stepwell.simulate.calibrate import calibrated, facts_of, working_set_blocks
 from stepwell.simulate.cluster import Cluster, Fault, ReplicaSite
 from stepwell.simulate.fleet_report import fleet_report
 from stepwell.simulate.generated import generated
@@ -27,6 +31,7 @@ from stepwell.simulate.machine import Machine
 from stepwell.simulate.meter import SimulatedMeter
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.run import Room, config_for
+from stepwell.simulate.traces import mooncake_of
 from stepwell.simulate.workload import Workload
 
 MODEL = MachineModel()
@@ -177,3 +182,44 @@ def test_a_policy_that_is_told_the_bandwidths_begins_with_them() -> None:
         costs.move_us(KvTier.DISK, KvTier.HOST, config.block_bytes),
     )
     assert abs(asked_us - given_us) <= 0.01 * asked_us
+
+
+def test_a_conversation_of_nobody_is_not_computed_on_one_replica_after_the_other() -> None:
+    """Its next prompt goes where the one before went, though all prompts begin alike for three blocks and a
+    replica more or less busy is often another."""
+    records, dice = [], random.Random(1)
+    for conversation in range(24):
+        names, at_ms = [0, 1, 2], dice.randrange(4_000)
+        for turn in range(6):
+            names = names + [1_000 * conversation + 10 * turn + n for n in range(3, 10)]
+            length = 512 * len(names) + dice.randrange(512)
+            records.append(
+                {
+                    "timestamp": at_ms,
+                    "input_length": length,
+                    "output_length": 300,
+                    "hash_ids": [*names, -1 - at_ms],
+                }
+            )
+            at_ms += dice.randrange(2_000, 6_000)
+    records.sort(key=lambda record: int(str(record["timestamp"])))
+    workload = mooncake_of(records, "made up", seed=1, unit_tokens=32)
+    room = working_set_blocks(workload)
+    site = ReplicaSite(config_for(workload, MODEL, Room(room, room, 0), "lru"), MODEL)
+    shares = []
+    for rule in (KvAffine(), _SeesTheFirstBlock()):
+        cluster = Cluster(Player(workload, SILENT), site, 4, rule)
+        cluster.run()
+        shares.append(fleet_report(cluster, 1.0, None).hit_share)
+    facts = facts_of(workload, MODEL)
+    endless = facts.units_hit / facts.units
+    assert shares[0] > 0.85 * endless and shares[1] < 0.7 * endless
+
+
+class _SeesTheFirstBlock(KvAffine):
+    """The same rule without what was sent where: all prompts have the same home, as far as load allows."""
+
+    def choose(
+        self, fleet: Fleet, turn: RoutedTurn, now_us: int, avoid: Iterable[str] = ()
+    ) -> RoutingChoice | None:
+        return super().choose(fleet, replace(turn, prefixes=turn.prefixes[:1]), now_us, avoid)

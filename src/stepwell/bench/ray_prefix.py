@@ -16,8 +16,8 @@ from hashlib import blake2b
 from typing import Any
 
 from stepwell.errors import StepwellError
-from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import NOTHING, RoutedTurn, RoutingChoice
+from stepwell.fleet.state import NOWHERE, Fleet
+from stepwell.fleet.types import RoutedTurn, RoutingChoice
 
 MATCH_RATE = 0.1
 _SIGNS = 4
@@ -60,8 +60,8 @@ class RayPrefix:
         chosen = min(wanted, key=lambda name: nodes[name].in_flight)
         self._clock_s += 1e-6
         self._tree.insert(self.text, chosen, now_us / 1e6 + self._clock_s)
-        held, _ = fleet.holders(turn)
-        return RoutingChoice(chosen, "prefix", min(turn.prompt_tokens, held.get(chosen, NOTHING).tokens))
+        held = fleet.holders(turn).get(chosen, NOWHERE)[0]
+        return RoutingChoice(chosen, "prefix", min(turn.prompt_tokens, held.tokens))
 
 
 def _tree() -> Any:

@@ -22,6 +22,7 @@ from stepwell.console.output import report_console, table
 from stepwell.console.progress import ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
+from stepwell.fleet.prefixes import CUTS, PromptPrefix
 from stepwell.fleet.routers import ROUTERS, Router
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import HeldTokens, RoutedTurn
@@ -179,7 +180,8 @@ def reports(names: Sequence[str], agents: int, dice: random.Random) -> dict[str,
 
 
 def random_turn(agents: int, dice: random.Random) -> RoutedTurn:
-    """Four of five turns are an agent's next; the others are the first of a new one."""
+    """Four of five turns are an agent's next; the others are the first of a new one. Prompts of a session
+    begin alike for half their length."""
     n = dice.randrange(agents * 5 // 4)
     session = f"session-{n // AGENTS_PER_SESSION}"
     return RoutedTurn(
@@ -187,6 +189,13 @@ def random_turn(agents: int, dice: random.Random) -> RoutedTurn:
         dice.choice(TIERS),
         session,
         f"{session}/agent-{n}",
+        prefixes=tuple(
+            [
+                PromptPrefix(f"{session if cut <= CONTEXT_TOKENS // 2 else n}:{cut}", cut)
+                for cut in CUTS
+                if cut <= CONTEXT_TOKENS
+            ]
+        ),
         prompt_tokens=CONTEXT_TOKENS,
     )
 

@@ -3,6 +3,7 @@
     types.py        the nouns: a turn that wants a node, what is known of a node, the choice
     rendezvous.py   where those go of whom nothing is known
     places.py       where each agent's KV lies, as far as nodes have said
+    prefixes.py     which beginnings of prompts each node was sent lately
     nodes.py        how much a node has to do, how fast it is, whether it takes turns
     state.py        both together, kept up to date by what is told: ``Fleet``
     routers.py      the rules behind one ``Router`` protocol: round robin, least loaded, KV-affine

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from stepwell.fleet.prefixes import SentPrefixes
 from stepwell.fleet.types import NodeState
 
 PRIOR_WORK = 2_000.0
@@ -46,6 +47,9 @@ class FleetNode:
     """When ``busy_us`` was brought up to date."""
     turns: int = 0
     """How many went there in all."""
+    kv_tokens: int | None = None
+    """Room for KV, device and below; None: it has not said."""
+    prefixes: SentPrefixes = field(default_factory=SentPrefixes)
 
     def takes(self, now_us: int) -> bool:
         return self.state is NodeState.READY and now_us >= self.closed_until_us
@@ -111,6 +115,7 @@ class FleetNode:
         """A new process: it owes nobody anything."""
         self.in_flight, self.foreign_turns, self.reported_turns = 0, 0, 0
         self.outstanding.clear()
+        self.prefixes.clear()
 
     def _catch_up(self, now_us: int) -> None:
         self.busy_us, self.done = self.shown(now_us)

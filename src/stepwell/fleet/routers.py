@@ -7,8 +7,8 @@ from typing import Protocol
 
 from stepwell.fleet.nodes import FleetNode
 from stepwell.fleet.rendezvous import score
-from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import NOTHING, RoutedTurn, RoutingChoice
+from stepwell.fleet.state import NOWHERE, Fleet
+from stepwell.fleet.types import RoutedTurn, RoutingChoice
 
 
 class Router(Protocol):
@@ -57,17 +57,22 @@ class LeastLoaded:
 
 class KvAffine:
     """The node that is expected to end the turn first: what it has to do before, then what it lacks of the
-    turn's KV, at the speed it has shown. Among nodes that cost about the same, the one with most of the KV,
-    then the first by rendezvous: agents of whom nothing is known keep together by session, and several front
-    ends agree. This is rendezvous hashing with bounded loads (after Mirrokni, Thorup and Zadimoghaddam 2016),
-    with the bound in time.
+    turn's KV, at the speed it has shown. Among nodes that cost about the same, or more by what their KV is
+    worth, the one with most of it, then the first by rendezvous: agents of whom nothing is known keep
+    together by session, and several front ends agree. This is rendezvous hashing with bounded loads (after
+    Mirrokni, Thorup and Zadimoghaddam 2016), with the bound in time.
     """
 
     name = "kv-affine"
 
-    def __init__(self, slack: float = 1.0) -> None:
+    def __init__(self, slack: float = 2.0, patience: float = 8.0) -> None:
         self.slack = slack
         """How much dearer than the cheapest node a turn's home may be, in works of the turn itself."""
+        self.patience = patience
+        """How much longer, in waits for the cheapest node, one may let wait that has all of the prompt where
+        that has nothing; for half of it half as long, so load wins over a small match. To move costs more
+        than this turn: where many wait, room is short, and the KV takes it on one more node. From ``stepwell
+        bench affinity``."""
 
     def choose(
         self, fleet: Fleet, turn: RoutedTurn, now_us: int, avoid: Iterable[str] = ()
@@ -76,18 +81,23 @@ class KvAffine:
         if not nodes:
             return None
         rates = fleet.rates(now_us)
-        holders, how = fleet.holders(turn)
+        holders = fleet.holders(turn)
         held, costs, own = {}, {}, {}
         for node in nodes:
-            there = holders.get(node.name, NOTHING)
+            there = holders.get(node.name, NOWHERE)[0]
             held[node.name] = min(turn.prompt_tokens, there.tokens)
             own[node.name] = fleet.work(turn, there) * rates[node.name]
             costs[node.name] = _wait_us(fleet, turn, node, rates) + own[node.name]
         cheapest = min(nodes, key=lambda node: costs[node.name])
-        bound = costs[cheapest.name] + self.slack * own[cheapest.name]
-        near = [node for node in nodes if costs[node.name] <= bound]
+        least, slack = costs[cheapest.name], self.slack * own[cheapest.name]
+        patience = slack + self.patience * (least - own[cheapest.name])
+        near = []
+        for node in nodes:
+            gain = (held[node.name] - held[cheapest.name]) / turn.prompt_tokens
+            if costs[node.name] <= least + (gain * patience if gain else slack):
+                near.append(node)
         best = max(near, key=lambda node: (held[node.name], score(turn.home, node.name, node.weight)))
-        reason = (how if best.name in holders else "") or (
+        reason = holders.get(best.name, NOWHERE)[1] or (
             "home" if len(near) > 1 or len(nodes) == 1 else "load"
         )
         return _choice(fleet, turn, best, reason, costs[best.name])
@@ -98,9 +108,9 @@ def _wait_us(fleet: Fleet, turn: RoutedTurn, node: FleetNode, rates: Mapping[str
 
 
 def _choice(fleet: Fleet, turn: RoutedTurn, node: FleetNode, reason: str, cost_us: float) -> RoutingChoice:
-    holders, _ = fleet.holders(turn)
-    held = holders.get(node.name, NOTHING)
-    most = max((there.tokens for there in holders.values()), default=0)
+    holders = fleet.holders(turn)
+    held = holders.get(node.name, NOWHERE)[0]
+    most = max((there.tokens for there, _ in holders.values()), default=0)
     limit = turn.prompt_tokens
     why = "pinned" if turn.pinned is not None else reason
     return RoutingChoice(node.name, why, min(limit, held.tokens), min(limit, most), round(cost_us))

@@ -15,6 +15,7 @@ from stepwell.fleet.types import NOTHING, HeldTokens, NodeState, RoutedTurn, Rou
 
 DEFAULT_WEIGHTS: Mapping[str, int] = {"priority": 16, "default": 4, "flex": 1}
 """As in ``policy.contracts.DEFAULT_CONTRACTS``."""
+NOWHERE = (NOTHING, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +83,28 @@ class Fleet:
         """Microseconds for a unit of work, by node."""
         return rates(self.nodes.values(), now_us, self.costs.prior_us_per_token)
 
-    def holders(self, turn: RoutedTurn) -> tuple[Mapping[str, HeldTokens], str]:
-        """The nodes that have some of the prompt, and how that is known: ``kv``, ``session`` or ``""``."""
+    def holders(self, turn: RoutedTurn) -> Mapping[str, tuple[HeldTokens, str]]:
+        """The nodes that have some of the prompt, and how that is known: ``kv``, ``session`` or ``prefix``.
+        What is known of the agent itself goes before what others have sent there; they are never added up."""
+        found: dict[str, tuple[HeldTokens, str]] = {}
         place = self.places.find((turn.tenant, turn.agent)) if turn.agent else None
         if place is not None and place.held:
-            return place.held, "kv"
-        known = self.places.of_session(turn.tenant, turn.session) if turn.session else {}
-        if not known:
-            return {}, ""
-        shared = HeldTokens(device=int(turn.prompt_tokens * self.places.shared_fraction(turn.tenant)))
-        return dict.fromkeys(known, shared), "session"
+            found = {node: (held, "kv") for node, held in place.held.items()}
+        elif turn.session and (known := self.places.of_session(turn.tenant, turn.session)):
+            shared = int(turn.prompt_tokens * self.places.shared_fraction(turn.tenant))
+            found = dict.fromkeys(known, (HeldTokens(device=shared), "session"))
+        for name, node in self.nodes.items() if turn.prefixes else ():
+            sent, (there, how) = node.prefixes.matched(turn.tenant, turn.prefixes), found.get(name, NOWHERE)
+            if how != "kv" and sent > there.tokens:
+                found[name] = HeldTokens(device=sent), "prefix"
+        return found
 
     def sent(self, turn: RoutedTurn, choice: RoutingChoice, now_us: int) -> Ticket:
         """The turn went to the chosen node."""
-        holders, how = self.holders(turn)
-        work = self.work(turn, holders.get(choice.node, NOTHING))
-        self.nodes[choice.node].sent(turn.service_tier, work, now_us)
+        work = self.work(turn, self.holders(turn).get(choice.node, NOWHERE)[0])
+        node = self.nodes[choice.node]
+        node.sent(turn.service_tier, work, now_us)
+        node.prefixes.sent(turn.tenant, turn.prefixes, node.kv_tokens)
         self.sent_turns += 1
         known = bool(turn.agent) and self.places.find((turn.tenant, turn.agent)) is not None
         return Ticket(
@@ -105,7 +112,7 @@ class Fleet:
             choice.node,
             work,
             known,
-            how == "session" and choice.node in holders,
+            bool(turn.session) and choice.node in self.places.of_session(turn.tenant, turn.session),
             self._lives[choice.node],
         )
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stepwell.fleet.prefixes import PromptPrefix
+
+HOME_TOKENS = 256
+"""Prompts that begin alike for so long have the same home."""
 AgentName = tuple[str, str]
 """Tenant and agent: what is one tenant's never meets another's."""
 
@@ -45,8 +49,8 @@ class RoutedTurn:
     agent: str = ""
     """Empty: nobody said. Such a turn goes where its session or its prefix goes."""
     parent: str | None = None
-    prefix: str = ""
-    """A digest of how the prompt begins, for callers who name neither agent nor session."""
+    prefixes: tuple[PromptPrefix, ...] = ()
+    """How the prompt begins, shortest first, cut at ``prefixes.CUTS``; last the whole of it."""
     prompt_tokens: int = 1
     """An estimate will do."""
     max_new_tokens: int = 64
@@ -55,8 +59,13 @@ class RoutedTurn:
 
     @property
     def home(self) -> str:
-        """What is kept together: a session's agents share prefixes."""
-        return f"{self.tenant}\0{self.session or self.agent or self.prefix}"
+        """What is kept together: a session's agents share prefixes. Who names neither goes where prompts go
+        that begin alike; the very first tokens are often everybody's."""
+        return f"{self.tenant}\0{self.session or self.agent or self._beginning()}"
+
+    def _beginning(self) -> str:
+        early = [prefix.digest for prefix in self.prefixes if prefix.tokens <= HOME_TOKENS]
+        return (early or [prefix.digest for prefix in self.prefixes[:1]] or [""])[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,8 @@ class RoutingChoice:
 
     node: str
     reason: str
-    """``kv`` (its KV lies there), ``session`` (its session's does), ``home`` (rendezvous), ``load``,
+    """``kv`` (its KV lies there), ``prefix`` (prompts that begin like it were sent there),
+    ``session`` (its session's KV does), ``home`` (rendezvous), ``load``,
     ``pinned``, ``turn`` (round robin)."""
     held_tokens: int = 0
     """Of the prompt, what should be found there."""

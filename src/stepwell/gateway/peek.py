@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,14 @@ import msgspec
 import xxhash
 
 from stepwell.fleet.places import Places
+from stepwell.fleet.prefixes import CUTS, PromptPrefix
 from stepwell.fleet.types import RoutedTurn
 from stepwell.server.identity import identify
 from stepwell.server.keys import SAME_TIER, ApiKey
 
 CHARS_PER_TOKEN = 4
 """Of English text, and near enough for choosing a node."""
-PREFIX_BYTES = 1_024
+_MOST_BYTES = CUTS[-1] * CHARS_PER_TOKEN
 DEFAULT_ANSWER_TOKENS = 128
 MOST_ANSWER_TOKENS = 4_096
 FILES = (b'"file_id"', b'"file_search"')
@@ -27,8 +28,12 @@ _USAGE = re.compile(
 )
 
 
+_NONE = msgspec.Raw(b"")
+
+
 class PeekedFields(msgspec.Struct):
-    """The fields of a body that say who calls and how much is asked. All others are passed over unread."""
+    """The fields of a body that say who calls, how much is asked and, as they stand, what the prompt is. All
+    others are passed over unread."""
 
     model: Any = None
     service_tier: Any = None
@@ -45,6 +50,16 @@ class PeekedFields(msgspec.Struct):
     prompt_cache_key: Any = None
     safety_identifier: Any = None
     user: Any = None
+    tools: msgspec.Raw = _NONE
+    system: msgspec.Raw = _NONE
+    instructions: msgspec.Raw = _NONE
+    prompt: msgspec.Raw = _NONE
+    messages: msgspec.Raw = _NONE
+    input: msgspec.Raw = _NONE
+
+    def texts(self) -> tuple[msgspec.Raw, ...]:
+        """What the prompt is made of in chat, completions, Messages and Responses, in the prompt's order."""
+        return self.tools, self.system, self.instructions, self.prompt, self.messages, self.input
 
 
 _decode = msgspec.json.Decoder(PeekedFields).decode
@@ -84,7 +99,7 @@ def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -
         identity.session,
         agent,
         identity.parent,
-        "" if agent or identity.session else xxhash.xxh3_64_hexdigest(body[:PREFIX_BYTES]),
+        beginnings(f"{identity.tenant}\0{said.model}", said.texts()),
         guess if place is None else max(place.context_tokens, 1),
         _answer_tokens(said),
     )
@@ -97,6 +112,26 @@ def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -
         any(mark in body for mark in FILES),
         said.conversation is not None,
     )
+
+
+def beginnings(salt: str, texts: Iterable[msgspec.Raw]) -> tuple[PromptPrefix, ...]:
+    """How the prompt begins, to each of ``CUTS`` that it reaches, and the whole of it. Of its JSON as it was
+    sent: who writes the same prompt otherwise is taken for somebody else."""
+    text = b"".join([memoryview(one)[:_MOST_BYTES] for one in texts])[:_MOST_BYTES]
+    digest = xxhash.xxh3_64(salt.encode(errors="surrogatepass"))
+    found: list[PromptPrefix] = []
+    start = 0
+    for cut in CUTS:
+        end = cut * CHARS_PER_TOKEN
+        if end >= len(text):
+            break
+        digest.update(text[start:end])
+        found.append(PromptPrefix(digest.hexdigest(), cut))
+        start = end
+    if text:
+        digest.update(text[start:])
+        found.append(PromptPrefix(digest.hexdigest(), -(-len(text) // CHARS_PER_TOKEN)))
+    return tuple(found)
 
 
 def _service_tier(asked: Any, key: ApiKey) -> str:

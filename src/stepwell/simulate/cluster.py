@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from stepwell.fleet.prefixes import CUTS, PromptPrefix
 from stepwell.fleet.routers import Router
 from stepwell.fleet.state import Fleet, Ticket
 from stepwell.fleet.types import NodeState, RoutedTurn, RoutingCosts
@@ -106,6 +107,8 @@ class Cluster:
         self.source, self.site, self.router = source, site, router
         weights = {contract.name: contract.weight for contract in site.config.contracts}
         self.fleet = Fleet((f"r{n}" for n in range(count)), costs=costs, weights=weights)
+        for node in self.fleet.nodes.values():
+            node.kv_tokens = _kv_tokens(site.config)
         self.now_us = self.ended_turns = self.retried = 0
         self._on_end = on_end
         self._order = 0
@@ -178,7 +181,7 @@ class Cluster:
             self._tell_by_number(what)
 
     def _send(self, call: ComingTurn, since_us: int) -> None:
-        turn = _turn_of(call.arrival(0))
+        turn = _turn_of(call.arrival(0), self.site.config.unit_tokens)
         choice = self.router.choose(self.fleet, turn, self.now_us)
         if choice is None:
             self.retried += 1
@@ -308,6 +311,12 @@ class _Back:
     fault: Fault
 
 
+def _kv_tokens(config: PolicyConfig) -> int:
+    """What a replica can hold, on all its KV tiers."""
+    below = (config.host_bytes + config.disk_bytes) // config.block_bytes
+    return (config.device_blocks + below) * config.block_tokens
+
+
 def _tell_costs(scheduler: Scheduler, model: Model) -> None:
     """What one block takes between KV tiers, as the policy keeps it."""
     block_bytes = scheduler.config.block_bytes
@@ -321,13 +330,13 @@ def _tell_costs(scheduler: Scheduler, model: Model) -> None:
         scheduler.context.costs.ns_per_kib[route] = duration_us * 1000 * 1024 // block_bytes
 
 
-def _turn_of(arrival: RequestArrived) -> RoutedTurn:
+def _turn_of(arrival: RequestArrived, unit_tokens: int) -> RoutedTurn:
     """What a front end would know of it."""
-    caller = arrival.caller
-    named = caller.agent or caller.session
-    # Who names neither is kept together by how the prompt begins: its first unit is often everybody's.
-    prefix = "" if named or not arrival.units else arrival.units[min(1, len(arrival.units) - 1)].hex()
+    caller, units = arrival.caller, arrival.units
+    cuts = [cut // unit_tokens for cut in CUTS if unit_tokens <= cut <= len(units) * unit_tokens]
+    counts = sorted({*cuts, len(units)} - {0})
     return RoutedTurn(
-        caller.tenant, caller.service_tier, caller.session, caller.agent, caller.parent_agent, prefix,
+        caller.tenant, caller.service_tier, caller.session, caller.agent, caller.parent_agent,
+        tuple([PromptPrefix(units[count - 1].hex(), count * unit_tokens) for count in counts]),
         arrival.prompt_tokens, arrival.max_new_tokens,
     )  # fmt: skip
