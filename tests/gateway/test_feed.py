@@ -174,3 +174,22 @@ def test_a_node_that_comes_back_says_its_models_first() -> None:
             assert one.nodes.fleet.nodes["a"].state is NodeState.READY and watch.models == {"new"}
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("token_bytes", "tiers", "expected"),
+    [
+        (
+            10,
+            {"device": {"limit_bytes": 1_000}, "host": {"limit_bytes": 505}, "disk": {"agent_tokens": 0}},
+            150,
+        ),
+        (0, {"device": {"limit_bytes": 1_000}}, None),
+        (10, {"device": {"limit_bytes": 0}}, None),
+        ("10", [], None),
+    ],
+)
+def test_the_room_for_kv_is_what_the_node_says(token_bytes: Any, tiers: Any, expected: int | None) -> None:
+    fleet = Fleet(("a",))
+    Feed(fleet, "a").take("full", {"agents": [], "kv_tiers": tiers, "kv_token_bytes": token_bytes})
+    assert fleet.nodes["a"].kv_tokens == expected

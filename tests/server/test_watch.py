@@ -157,6 +157,7 @@ def test_a_watcher_sees_what_the_list_shows() -> None:
                 row = screen.follow(events, "run/two")
             assert shown == listed
             assert screen.state["kv_tiers"]["device"]["limit_bytes"] > 0
+            assert screen.state["kv_token_bytes"] > 0
             assert screen.state["counters"]["generation_tokens"] > 0
 
 

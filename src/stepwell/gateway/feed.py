@@ -30,6 +30,7 @@ class Feed:
         places = self._fleet.places
         if kind == "full":
             places.replace(self._node, list(self._rows(frame.get("agents") or ())))
+            self._room(frame.get("kv_tiers"), frame.get("kv_token_bytes"))
         elif kind == "diff":
             agents = frame.get("agents") or {}
             for row in self._rows(agents.get("changed") or ()):
@@ -39,6 +40,14 @@ class Feed:
         node, requests = self._fleet.nodes.get(self._node), frame.get("requests")
         if node is not None and isinstance(requests, dict):
             node.reported(requests.get("running", 0), requests.get("waiting", 0))
+
+    def _room(self, tiers: Any, token_bytes: Any) -> None:
+        """How much KV the node can hold, where it says so."""
+        node = self._fleet.nodes.get(self._node)
+        if node is None or not isinstance(tiers, dict) or not isinstance(token_bytes, int) or token_bytes < 1:
+            return
+        limits = [tier.get("limit_bytes") for tier in tiers.values() if isinstance(tier, dict)]
+        node.kv_tokens = sum([limit for limit in limits if isinstance(limit, int)]) // token_bytes or None
 
     def _rows(self, rows: Any) -> Iterator[Row]:
         """A row of a difference holds only the fields that have changed: the others are as they were."""

@@ -80,6 +80,8 @@ class Snapshot:
     ``failed_loads``, ``failed_steps``, ``requests_{finished,cancelled,rejected}``."""
     models: dict[str, ModelView] = field(default_factory=dict)
     """By name, where a server has several."""
+    token_bytes: int = 0
+    """Of KV; 0: models differ, or the engine does not say."""
 
 
 def take(
@@ -101,6 +103,7 @@ def take(
         usage={KvTier.DEVICE: device, **{t: tiers.usage(t) for t in (KvTier.HOST, KvTier.DISK)}},
         agents=_agent_views(scheduler, ttft_us, now_us),
         counters=_all_counters(scheduler, counters),
+        token_bytes=config.token_bytes,
     )
 
 

@@ -114,6 +114,7 @@ class View:
             "kv_tiers": tiers,
             "requests": {"running": snapshot.running, "waiting": snapshot.waiting},
             "counters": dict(snapshot.counters),
+            "kv_token_bytes": snapshot.token_bytes,
         }
 
     def _point(self, at: float, state: Mapping[str, Any]) -> Row | None:
