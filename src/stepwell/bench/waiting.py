@@ -113,10 +113,8 @@ def _decoded(path: Path, threads: int, steps: int, spin: str) -> dict[str, list[
 
 def _report(samples: list[dict[str, Any]], tried: list[str], busy: int, settings: dict[str, Any]) -> Report:
     def step_ms(spin: str, programs: int, sequences: int) -> float:
-        found = [
-            s["step_ms"][str(sequences)] for s in samples if (s["spins"], s["beside"]) == (spin, programs)
-        ]
-        return median(mean(times) for times in found)
+        found = [one["step_ms"] for one in samples if (one["spins"], one["beside"]) == (spin, programs)]
+        return float(median(mean(times[str(sequences)]) for times in found))
 
     rows = [
         {"spins": spin, "sequences": n, "alone_ms": step_ms(spin, 0, n), "beside_ms": step_ms(spin, busy, n)}
