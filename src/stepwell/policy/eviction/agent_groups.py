@@ -112,6 +112,11 @@ def join(block: Block, group: Group) -> None:
         block.holders = (*block.holders[1 - _MAX_HOLDERS :], group)
 
 
+def is_nameless(block: Block) -> bool:
+    """Whether conversations without a name hold it, and no agent does."""
+    return bool(block.holders) and all(holder.record.unknown for holder in block.holders)
+
+
 def quit_holding(block: Block, group: Group) -> None:
     block.holders = tuple(holder for holder in block.holders if holder is not group)
 

@@ -18,6 +18,7 @@ from stepwell.policy.eviction.agent_groups import (
     Ranked,
     Ranking,
     in_common,
+    is_nameless,
     join,
     merged,
     quit_holding,
@@ -144,7 +145,7 @@ class NextUse(EvictionPolicy):
                 continue
             self._unlist(block)
             if block.holders:
-                self._list(block, max(block.holders, key=_value_of))
+                self._list(block, max(block.holders, key=attrgetter("value")))
             elif block.ranked:
                 block.listed = self._orphans
                 nobodys.append(block)
@@ -173,8 +174,10 @@ class NextUse(EvictionPolicy):
                 self._list(block, group)
 
     def _leave_to_nobody(self, block: Block) -> None:
-        if block.listed is None:
-            block.listed = self._orphans
+        """Prompts of several conversations without a name begin with it: it is none of theirs any more."""
+        if block.listed is None or (block.listed is not self._orphans and is_nameless(block)):
+            self._unlist(block)
+            block.holders, block.listed = (), self._orphans
             self._orphans.add(block)
 
     def agent_active(self, holder: AgentRecord, now_us: int) -> None:
@@ -420,19 +423,22 @@ class NextUse(EvictionPolicy):
             return True
         return self._worth(block, now_us) > margin * self._worth(other, now_us)
 
+    def gives_way(self, victim: Block, newcomer: Block, kv_tier: KvTier, now_us: int) -> bool:
+        """No margin between the nameless: all are worth about as much, and the newcomer would be lost."""
+        if kv_tier is KvTier.DISK and is_nameless(victim) and is_nameless(newcomer):
+            return self.outranks(newcomer, victim, kv_tier, now_us)
+        return super().gives_way(victim, newcomer, kv_tier, now_us)
+
     def _worth(self, block: Block, now_us: int) -> int:
         if block.listed is None:
             return ACTIVE
         if block.listed is self._orphans:
-            nobodys: int = self._orphans.value(block, now_us)
-            return nobodys
-        worth: int = max(holder.value for holder in block.holders)
-        return worth
+            return int(self._orphans.value(block, now_us))
+        return int(max(holder.value for holder in block.holders))
 
     def is_dead(self, block: Block) -> bool:
         if block.listed is self._orphans:
-            hopeless: bool = self._orphans.is_hopeless(block)
-            return hopeless
+            return bool(self._orphans.is_hopeless(block))
         return block.listed is not None and self._chance(block) < self.tuning.write_chance
 
     def is_spare(self, block: Block, now_us: int) -> bool:
@@ -491,7 +497,3 @@ class NextUse(EvictionPolicy):
         if group is None or group.idle is None:
             return None, "a turn is open" if group is not None else ""
         return self.forecaster.explain(group.idle, record.hint, now_us)
-
-
-def _value_of(group: Group) -> int:
-    return group.value
