@@ -46,7 +46,7 @@ def test_its_commands_are_understood(
         if name == "ExecStart":
             tokens.append("--check")
         assert cli.run(tokens) == 0
-        assert "all 15 checks passed" in capsys.readouterr().out
+        assert "all 16 checks passed" in capsys.readouterr().out
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 

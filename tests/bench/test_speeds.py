@@ -16,7 +16,6 @@ from stepwell.clock import ManualClock
 from stepwell.commands import doctor
 from stepwell.console.progress import ticker
 from stepwell.engines.null import NullConfig, NullEngine, NullText
-from stepwell.errors import BadInput
 from stepwell.settings import EngineSettings, KvSettings, Settings
 
 
@@ -255,12 +254,6 @@ def test_both_loops_decode_the_same_tokens(smollm2_path: Path) -> None:
 
 def test_lengths_of_the_crossover_table_are_whole_units() -> None:
     assert all(tokens % 16 == 0 for tokens in LENGTHS)
-
-
-@pytest.mark.parametrize("command", [overhead.main, throughput.main])
-def test_a_json_file_that_cannot_be_written_is_told_first(command: object, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="does not exist"):
-        command(model=NULL_MODEL, json_file=tmp_path / "no" / "x.json")  # type: ignore[operator]
 
 
 # --- speculate --------------------------------------------------------------------------------

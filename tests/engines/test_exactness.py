@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.engines.prefixes import GREEDY, blocks_of, bring_back, ids, prompt, put_away, seal_all, start
+from tests.engines.prefixes import (
+    GREEDY,
+    blocks_of,
+    bring_back,
+    ids,
+    keep_states,
+    prompt,
+    put_away,
+    seal_all,
+    start,
+)
 
 from stepwell.bench.zoo.child import model_file
 from stepwell.engines.base import BatchItem, Buffer
@@ -87,6 +97,8 @@ class Play:
         self.forget_short_tails()
 
     def step(self, items: list[tuple[int, list[int]]]) -> None:
+        for agent, tokens in items:
+            keep_states(self.engine, agent, len(self.texts[agent]), len(tokens))
         batch = [BatchItem(agent, len(self.texts[agent]), tokens, True) for agent, tokens in items]
         answers = self.engine.run(batch)
         self.engine.check()
