@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stepwell.agents.tools import Workspace, build_tools, run_tool
@@ -121,7 +121,7 @@ def test_a_column_is_what_every_value_of_it_is(values: list[str], kind: str, tmp
     assert described(database(tmp_path, **{"t.csv": content}))[0].startswith(f"t (a {kind}, b VARCHAR): ")
 
 
-WORD = st.text(st.sampled_from("07.9-+e:T ax,\"'井\n"), min_size=1, max_size=8).filter(
+WORD = st.text(st.sampled_from("07.9-+e:T ax,\"'\\井\n"), min_size=1, max_size=8).filter(
     lambda w: w == w.strip()
 )
 
@@ -132,6 +132,9 @@ WORD = st.text(st.sampled_from("07.9-+e:T ax,\"'井\n"), min_size=1, max_size=8)
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(WORD, min_size=1, max_size=6))
+@example(["'0"])
+@example(["\\0"])
+@example(["0\n'", "''\n0"])
 def test_text_comes_back_as_it_was(tmp_path: Path, words: list[str]) -> None:
     made = io.StringIO()
     csv.writer(made, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(
@@ -143,6 +146,11 @@ def test_text_comes_back_as_it_was(tmp_path: Path, words: list[str]) -> None:
         str(value) == word or float(str(value)) == float(word)
         for value, word in zip(found, words, strict=True)
     )
+
+
+def test_quotes_that_backslashes_escape_are_read_where_they_cannot_be_read_otherwise(tmp_path: Path) -> None:
+    asked = database(tmp_path, **{"t.csv": '"k","v"\n"x","a \\"b\\" c, d"\n"y","e"\n'})
+    assert rows(asked, "FROM t") == [("x", 'a "b" c, d'), ("y", "e")]
 
 
 @pytest.mark.parametrize("encoding", ["cp1251", "koi8-r", "utf-16", "utf-8-sig"])

@@ -26,17 +26,22 @@ _HEAD_LINES = 200
 _QUOTED = re.compile(r'"[^"]*"')
 
 
-def form_of(connection: duckdb.DuckDBPyConnection, path: Path, separator: str) -> dict[str, Any]:
-    """Options of ``read_csv``, as DuckDB finds them; its values are not looked at. ``BadInput``."""
+def form_of(connection: duckdb.DuckDBPyConnection, path: Path, separator: str) -> tuple[dict[str, Any], int]:
+    """Options of ``read_csv``, as DuckDB finds them, and how many columns they give. Values are not looked
+    at. ``BadInput``."""
     given = {"delim": separator} if separator else {}
     form, columns = _sniffed(connection, path, given)
+    if form["quote"] != '"' and _head(path, 1)[:1] and _head(path, 1)[0].startswith('"'):
+        # Apostrophes in its text were taken for what quotes it.
+        given |= {"quote": '"', "escape": '"'}
+        form, columns = _sniffed(connection, path, given)
     if form["skip"] and _is_table(_head(path, form["skip"]), form):
         form, columns = _sniffed(connection, path, {**given, "skip": 0})
         if columns < 2:
             raise BadInput(_uneven(path, form, given) or "its rows have different numbers of cells")
     if columns == 1 and not separator and (said := _uneven(path, form, given)):
         raise BadInput(said)
-    return form
+    return form, columns
 
 
 def _sniffed(

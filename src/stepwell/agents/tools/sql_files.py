@@ -88,18 +88,18 @@ def _is_utf8(path: Path) -> bool:
 def load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path, separator: str) -> str:
     """Makes ``table`` (quoted already) of a file that ``plain_copy`` made; returns a note."""
     try:
-        form = form_of(connection, path, separator)
-        _read(connection, path, form)
+        form, columns = form_of(connection, path, separator)
+        _read(connection, path, form, columns)
     except _duck().Error:
         if not with_one_line_end(path, MAX_DECODED_BYTES):
             raise
-        form = form_of(connection, path, separator)
-        _read(connection, path, form)
-    columns = [row[0] for row in connection.execute("DESCRIBE raw_text").fetchall()]
+        form, columns = form_of(connection, path, separator)
+        _read(connection, path, form, columns)
+    names = _columns(connection)
     types: list[str] = []
-    for at in range(0, len(columns), _COLUMNS_AT_ONCE):
-        types += _types(connection, columns[at : at + _COLUMNS_AT_ONCE])
-    asked = ", ".join(map(_cast, columns, types))
+    for at in range(0, len(names), _COLUMNS_AT_ONCE):
+        types += _types(connection, names[at : at + _COLUMNS_AT_ONCE])
+    asked = ", ".join(map(_cast, names, types))
     connection.execute(f"CREATE TABLE {table} AS SELECT {asked} FROM raw_text")
     connection.execute("DROP TABLE raw_text")
     left_out = [f"its first {form['skip']} lines were left out"] if form["skip"] else []
@@ -108,12 +108,25 @@ def load_csv(connection: duckdb.DuckDBPyConnection, table: str, path: Path, sepa
     return "; ".join(left_out)
 
 
-def _read(connection: duckdb.DuckDBPyConnection, path: Path, form: dict[str, Any]) -> None:
-    """All of it as text. Quotes count also where the sample had none, unless that cannot be read."""
-    duck = _duck()
-    signs = [form["quote"]] if form["quote"] else ['"', ""]
-    for at, sign in enumerate(signs):
-        options = {**form, "quote": sign, "escape": form["escape"] if form["quote"] else sign}
+def _columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [row[0] for row in connection.execute("DESCRIBE raw_text").fetchall()]
+
+
+def _signs(form: dict[str, Any]) -> list[tuple[str, str]]:
+    """Quotes and what escapes them, to be tried in turn. Quotes count also where the sample had none. A quote
+    is escaped by another one (RFC 4180) wherever a file can be read so: DuckDB takes an apostrophe or a
+    backslash for an escape where that makes numbers of a column, and ``'0`` would be 0."""
+    sign = form["quote"]
+    if not sign:
+        return [('"', '"'), ("", "")]
+    return [(sign, sign)] if form["escape"] == sign else [(sign, sign), (sign, form["escape"])]
+
+
+def _read(connection: duckdb.DuckDBPyConnection, path: Path, form: dict[str, Any], columns: int) -> None:
+    """All of it as text."""
+    duck, signs = _duck(), _signs(form)
+    for at, (sign, escape) in enumerate(signs):
+        options = {**form, "quote": sign, "escape": escape}
         listed = ", ".join(f"{name} = {_option(value)}" for name, value in options.items())
         try:
             connection.execute(
@@ -124,7 +137,8 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path, form: dict[str, Any
             if at + 1 == len(signs):
                 raise
         else:
-            return
+            if at + 1 == len(signs) or not form["quote"] or len(_columns(connection)) == columns:
+                return
 
 
 def _types(connection: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> list[str]:
