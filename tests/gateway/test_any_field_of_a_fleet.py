@@ -96,6 +96,13 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made.close()
 
 
+@pytest.fixture(scope="module")
+def before_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    made = Asked(fronted(tmp_path_factory.mktemp("told"), engine=Lenient()), "acme-key")
+    yield made
+    made.close()
+
+
 def fine(answer: httpx2.Response, *said: object) -> None:
     """Not a failure of ours; nodes that are not there are none (503), nor are routes that are not."""
     assert answer.status_code < 500 or answer.status_code == 503, (said, answer.text)
@@ -154,25 +161,12 @@ def test_each_value_in_a_body_may_be_anything(asked: Asked, path: str) -> None:
     st.booleans(),
 )
 def test_whatever_an_engine_says_is_no_failure_of_the_front_end(
-    tmp_path_factory: pytest.TempPathFactory, status: int, said: bytes, stream: bool
+    before_vllm: Asked, status: int, said: bytes, stream: bool
 ) -> None:
-    engine = Lenient()
+    engine = before_vllm.one.engine
     engine.said, engine.status = said, status
     for path in ("/v1/chat/completions", "/v1/messages", "/v1/responses"):
         body = {"model": "m", "prompt": "x", "messages": [], "input": "x", "stream": stream, "max_tokens": 4}
-        answer = _once(tmp_path_factory, engine, path, body)
+        answer = before_vllm("POST", path, content=json.dumps(body))
         assert "internal_error" not in answer.text, (said, answer.text)
         assert answer.status_code in (status, 502, 503), answer.text
-
-
-_ONCE: dict[str, Asked] = {}
-
-
-def _once(
-    folders: pytest.TempPathFactory, engine: Lenient, path: str, body: dict[str, Any]
-) -> httpx2.Response:
-    if "vllm" not in _ONCE:
-        _ONCE["vllm"] = Asked(fronted(folders.mktemp("told"), engine=Lenient()), "acme-key")
-    asked = _ONCE["vllm"]
-    asked.one.engine.said, asked.one.engine.status = engine.said, engine.status
-    return asked("POST", path, content=json.dumps(body))
