@@ -42,7 +42,7 @@ help:
 	@echo
 	@echo '  make test-vllm  the room stepwell.vllm with the real vLLM, in an environment of its own (3 GB)'
 	@echo
-	@echo '  make test-nightly  what takes hours: every architecture moved and unmoved, 1,000 random schemas'
+	@echo '  make test-nightly  what takes hours: every architecture moved and unmoved, 1,000 random schemas, two hours of load'
 	@echo '  make test-vulkan  llama.cpp on Vulkan in software (lavapipe): exactness, pressure, throughput'
 	@echo
 	@echo '  make policy   scheduler and eviction rules alone: their tests and a small comparison; no llama.cpp'
@@ -86,6 +86,7 @@ test-nightly: $(TEST_ENV)
 	@mkdir -p out
 	@$(BIN)/stepwell bench exactness --zoo --json out/zoo.json $(ARGS)
 	@$(BIN)/stepwell bench schemas --schemas 1000 --json out/schemas.json --resume
+	@$(BIN)/stepwell bench soak --json out/soak.json
 
 # In .venv, where llama.cpp is compiled anew for it; 'make setup' afterwards brings the build for CPUs back.
 test-vulkan:

@@ -35,8 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     environment.setenv("XDG_DATA_HOME", f"{places.name}/data")
     environment.setenv("XDG_CACHE_HOME", f"{places.name}/cache")
     lend(models, cache_dir() / "models")
-    # Threads of llama.cpp wait for each other by spinning, 20 times as long as needed where another program
-    # has one of the cores. Read by OpenMP when it is loaded, here and in children.
+    # The suite runs on busy cores too, where threads of llama.cpp that spin take other programs' turns: fewer
+    # times than the engine's own (`stepwell bench waiting`). Here and in children, before OpenMP is loaded.
     if "GOMP_SPINCOUNT" not in os.environ:
         environment.setenv("GOMP_SPINCOUNT", "3000")
 

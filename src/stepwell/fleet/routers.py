@@ -8,7 +8,7 @@ from typing import Protocol
 from stepwell.fleet.nodes import FleetNode
 from stepwell.fleet.rendezvous import score
 from stepwell.fleet.state import NOWHERE, Fleet
-from stepwell.fleet.types import RoutedTurn, RoutingChoice
+from stepwell.fleet.types import HeldTokens, RoutedTurn, RoutingChoice
 
 
 class Router(Protocol):
@@ -35,7 +35,7 @@ class RoundRobin:
         nodes = fleet.candidates(turn, now_us, avoid)
         if not nodes:
             return None
-        return _choice(fleet, turn, nodes[fleet.sent_turns % len(nodes)], "turn", 0.0)
+        return _choice(fleet.holders(turn), turn, nodes[fleet.sent_turns % len(nodes)], "turn", 0.0)
 
 
 class LeastLoaded:
@@ -52,7 +52,7 @@ class LeastLoaded:
         rates = fleet.rates(now_us)
         costs = {node.name: _wait_us(fleet, turn, node, rates) for node in nodes}
         best = min(nodes, key=lambda node: (costs[node.name], -score(turn.home, node.name, node.weight)))
-        return _choice(fleet, turn, best, "load", costs[best.name])
+        return _choice(fleet.holders(turn), turn, best, "load", costs[best.name])
 
 
 class KvAffine:
@@ -100,15 +100,20 @@ class KvAffine:
         reason = holders.get(best.name, NOWHERE)[1] or (
             "home" if len(near) > 1 or len(nodes) == 1 else "load"
         )
-        return _choice(fleet, turn, best, reason, costs[best.name])
+        return _choice(holders, turn, best, reason, costs[best.name])
 
 
 def _wait_us(fleet: Fleet, turn: RoutedTurn, node: FleetNode, rates: Mapping[str, float]) -> float:
     return node.ahead(turn.service_tier, fleet.weights) * rates[node.name]
 
 
-def _choice(fleet: Fleet, turn: RoutedTurn, node: FleetNode, reason: str, cost_us: float) -> RoutingChoice:
-    holders = fleet.holders(turn)
+def _choice(
+    holders: Mapping[str, tuple[HeldTokens, str]],
+    turn: RoutedTurn,
+    node: FleetNode,
+    reason: str,
+    cost_us: float,
+) -> RoutingChoice:
     held = holders.get(node.name, NOWHERE)[0]
     most = max((there.tokens for there, _ in holders.values()), default=0)
     limit = turn.prompt_tokens

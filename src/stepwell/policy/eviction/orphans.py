@@ -184,13 +184,12 @@ class Orphans:
         """What holding it is worth; of strangers their age tells, as of agents of whom nothing is known."""
         departure = self._of.get(block.id)
         if departure is not None:
-            return 0 if departure.chance < self._dead_below else departure.value
+            return 0 if self._is_dead(departure) else departure.value
         return _WORTHS[bin_of(TIME_EDGES_US, max(0, now_us - block.last_use_us))]
 
     def is_hopeless(self, block: Block) -> bool:
         """Whether it hardly ever comes back: ``chance`` is below what the dead have."""
-        departure = self._of.get(block.id)
-        return (1 << 19 if departure is None else departure.chance) < self._dead_below
+        return self.chance(block) < self._dead_below
 
     def dead(self, at: int) -> Iterator[Block]:
         """Dead blocks of KV tier number ``at``, the first to go first."""
