@@ -84,6 +84,47 @@ TOP = (
     Command("settings", "stepwell.commands.settings:settings", "Every setting, what it takes and means."),
     Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
 )
+BENCHES = (
+    ("stepwell.bench.engine.exactness", "Demotion changes no token and no logit."),
+    ("stepwell.bench.engine.speculate", "Guessed tokens, on turns that copy."),
+    ("stepwell.bench.engine.throughput", "Decode against llama.cpp's own loop."),
+    ("stepwell.bench.engine.waiting", "How long llama.cpp's threads spin."),
+    ("stepwell.bench.engine.overhead", "Time per step outside the engine."),
+    ("stepwell.bench.answers.schema_suite", "The JSON-Schema-Test-Suite, offered."),
+    ("stepwell.bench.answers.templates", "What of its last turn an agent reuses."),
+    ("stepwell.bench.answers.schemas", "Answers under random schemas, checked again."),
+    ("stepwell.bench.policy.policies", "What sinks: every policy against an oracle."),
+    ("stepwell.bench.policy.decisions", "Time of one decision, and how it grows."),
+    ("stepwell.bench.plans.fidelity", "Live runs against their simulation."),
+    ("stepwell.bench.tiers.crash", "Kill, damage and fill the disk store."),
+    ("stepwell.bench.tiers.shared_disk", "Two processes on one disk, killed."),
+    ("stepwell.bench.ledger.postings", "Postings a second into the ledger."),
+    ("stepwell.bench.ledger.conservation", "The books against the machine."),
+    ("stepwell.bench.ledger.metering", "What it costs to keep books."),
+    ("stepwell.bench.server.pressure", "Twelve agents in too little KV memory."),
+    ("stepwell.bench.server.attacks", "/health while one request does its worst."),
+    ("stepwell.bench.server.neighbours", "Paid turns under a flood."),
+    ("stepwell.bench.server.access_log", "What a line for each request costs."),
+    ("stepwell.bench.server.watchers", "What fifty readers of /v1/watch cost."),
+    ("stepwell.bench.server.batches", "A batch ordered by prefix, killed twice."),
+    ("stepwell.bench.server.shared_document", "One document, ten agents, computed once."),
+    ("stepwell.bench.chaos.chaos", "A server while all around it fails."),
+    ("stepwell.bench.chaos.soak", "Whether anything grows in hours of load."),
+    ("stepwell.bench.fleet.fleet", "Crews on several nodes, one of them killed."),
+    ("stepwell.bench.fleet.router", "Time to choose a node for a turn."),
+    ("stepwell.bench.fleet.affinity", "Where turns go, beside Ray's own router."),
+    ("stepwell.bench.crews.crews", "The runtime of crews: its time, and kills."),
+    ("stepwell.bench.crews.hints", "Crews with hints and without."),
+    ("stepwell.bench.review.review", "The weekly review: what is wrong in it."),
+    ("stepwell.bench.vllm.vllm", "Agents on vLLM: stock, its offloading, and ours."),
+)
+"""A measurement, whose command has the name of its module, and what it measures."""
+
+
+def _bench(module: str, line: str) -> Command:
+    return Command(module.rpartition(".")[2].replace("_", "-"), f"{module}:main", line)
+
+
 GROUPS = {
     "vllm": (
         "vLLM with Stepwell's parts: its own server, and a model for it.",
@@ -222,46 +263,7 @@ GROUPS = {
     "bench": (
         "Measure, each against what would happen without it. All take --quick and --json FILE.",
         (
-            Command("pressure", "stepwell.bench.pressure:main", "Twelve agents in too little KV memory."),
-            Command("exactness", "stepwell.bench.exactness:main", "Demotion changes no token and no logit."),
-            Command("crash", "stepwell.bench.crash:main", "Kill, damage and fill the disk store."),
-            Command("vllm", "stepwell.bench.vllm:main", "Agents on vLLM: stock, its offloading, and ours."),
-            Command("shared-disk", "stepwell.bench.shared_disk:main", "Two processes on one disk, killed."),
-            Command("chaos", "stepwell.bench.chaos.command:main", "A server while all around it fails."),
-            Command("attacks", "stepwell.bench.attacks:main", "/health while one request does its worst."),
-            Command("soak", "stepwell.bench.soak:main", "Whether anything grows in hours of load."),
-            Command(
-                "schema-suite", "stepwell.bench.schema_suite:main", "The JSON-Schema-Test-Suite, offered."
-            ),
-            Command("speculate", "stepwell.bench.speculate:main", "Guessed tokens, on turns that copy."),
-            Command("throughput", "stepwell.bench.throughput:main", "Decode against llama.cpp's own loop."),
-            Command("waiting", "stepwell.bench.waiting:main", "How long llama.cpp's threads spin."),
-            Command("overhead", "stepwell.bench.overhead:main", "Time per step outside the engine."),
-            Command(
-                "policies", "stepwell.bench.policies:main", "What sinks: every policy against an oracle."
-            ),
-            Command("decisions", "stepwell.bench.decisions:main", "Time of one decision, and how it grows."),
-            Command("fleet", "stepwell.bench.fleet:main", "Crews on several nodes, one of them killed."),
-            Command("router", "stepwell.bench.router:main", "Time to choose a node for a turn."),
-            Command("affinity", "stepwell.bench.affinity:main", "Where turns go, beside Ray's own router."),
-            Command("neighbours", "stepwell.bench.neighbours:main", "Paid turns under a flood."),
-            Command("fidelity", "stepwell.bench.fidelity:main", "Live runs against their simulation."),
-            Command("postings", "stepwell.bench.postings:main", "Postings a second into the ledger."),
-            Command("conservation", "stepwell.bench.conservation:main", "The books against the machine."),
-            Command("metering", "stepwell.bench.metering:main", "What it costs to keep books."),
-            Command("access-log", "stepwell.bench.access_log:main", "What a line for each request costs."),
-            Command("watchers", "stepwell.bench.watchers:main", "What fifty readers of /v1/watch cost."),
-            Command("batches", "stepwell.bench.batches:main", "A batch ordered by prefix, killed twice."),
-            Command("crews", "stepwell.bench.crews:main", "The runtime of crews: its time, and kills."),
-            Command("hints", "stepwell.bench.hints:main", "Crews with hints and without."),
-            Command("review", "stepwell.bench.review:main", "The weekly review: what is wrong in it."),
-            Command(
-                "shared-document",
-                "stepwell.bench.shared_document:main",
-                "One document, ten agents, computed once.",
-            ),
-            Command("templates", "stepwell.bench.templates:main", "What of its last turn an agent reuses."),
-            Command("schemas", "stepwell.bench.schemas:main", "Answers under random schemas, checked again."),
+            *(_bench(module, line) for module, line in BENCHES),
             Command("page", "stepwell.bench.page:main", "The pages of docs/benchmarks from kept results."),
         ),
     ),

@@ -7,8 +7,8 @@ import importlib.util
 import pytest
 
 from stepwell import cli
-from stepwell.bench.affinity import AffinityRow, verdicts
-from stepwell.bench.ray_prefix import text_of
+from stepwell.bench.fleet.affinity import AffinityRow, verdicts
+from stepwell.bench.fleet.ray_prefix import text_of
 
 
 def test_texts_share_what_prompts_share() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench import attacks
-from stepwell.bench.attack_kinds import ATTACKS, AttackRequest, ManyConnections
-from stepwell.bench.attacks import LIMIT_MS, HealthPoll, WatchedAttack, cpu_clock
+from stepwell.bench.server import attacks
+from stepwell.bench.server.attack_kinds import ATTACKS, AttackRequest, ManyConnections
+from stepwell.bench.server.attacks import LIMIT_MS, HealthPoll, WatchedAttack, cpu_clock
 from stepwell.cli import run
 
 MOST_BYTES = 120 * 2**20

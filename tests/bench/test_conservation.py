@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench import conservation
-from stepwell.bench.conservation import Audit, ConservationLine, Lived, _fill, audit
-from stepwell.bench.conservation_child import Life
+from stepwell.bench.ledger import conservation
+from stepwell.bench.ledger.conservation import Audit, ConservationLine, Lived, _fill, audit
+from stepwell.bench.ledger.conservation_child import Life
 from stepwell.cli import run
 from stepwell.console.report import Report
 from stepwell.ledger.types import Kind, Resource

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench import crash
-from stepwell.bench.crash_child import block, content
+from stepwell.bench.tiers import crash
+from stepwell.bench.tiers.crash_child import block, content
 from stepwell.cli import run
 from stepwell.console.progress import ticker
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from stepwell.bench import busy, crew_script, crews
-from stepwell.bench.crew_child import toolbox
-from stepwell.bench.crew_kills import Killed, kill_runs
-from stepwell.bench.crew_shapes import SHAPES, CrewSize, Ran, run_shape
+from stepwell.bench.crews import busy, crew_script, crews
+from stepwell.bench.crews.crew_child import toolbox
+from stepwell.bench.crews.crew_kills import Killed, kill_runs
+from stepwell.bench.crews.crew_shapes import SHAPES, CrewSize, Ran, run_shape
 from stepwell.console.report import Report
 
 INSIDE = [shape for shape in SHAPES if shape.inside]

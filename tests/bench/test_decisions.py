@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.decisions import Cost, DecisionCase, measure, named_policies, parse_sizes, verdicts
-from stepwell.bench.steady_load import PolicyLoad, PolicySize
+from stepwell.bench.policy.decisions import Cost, DecisionCase, measure, named_policies, parse_sizes, verdicts
+from stepwell.bench.policy.steady_load import PolicyLoad, PolicySize
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import KvTier

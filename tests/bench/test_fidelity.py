@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.fidelity import FidelityPlan as Wanted
-from stepwell.bench.fidelity import LiveRound, _report, _table, figures_of, off, sides_of
-from stepwell.bench.fidelity_fit import PlayedAgain
+from stepwell.bench.plans.fidelity import FidelityPlan as Wanted
+from stepwell.bench.plans.fidelity import LiveRound, _report, _table, figures_of, off, sides_of
+from stepwell.bench.plans.fidelity_fit import PlayedAgain
 from stepwell.cli import run
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 from stepwell.simulate.llamacpp_costs import LlamaCppCosts

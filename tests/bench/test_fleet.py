@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.fleet import ARMS, KILLED, FleetArm, FleetBooks, verdicts
-from stepwell.bench.fleet_load import AgentRun, LoadRun
-from stepwell.bench.fleet_nodes import FleetFiles
+from stepwell.bench.fleet.fleet import ARMS, KILLED, FleetArm, FleetBooks, verdicts
+from stepwell.bench.fleet.load import AgentRun, LoadRun
+from stepwell.bench.fleet.nodes import FleetFiles
 from stepwell.fleet.routers import ROUTERS
 from stepwell.gateway.deployment import load_deployment, node_environment, plans
 from stepwell.settings import load

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from stepwell import cli
-from stepwell.bench.hint_live import Forced
-from stepwell.bench.hint_work import Crews, role_of, script
-from stepwell.bench.hints import ARMS, BLOCK_TOKENS, _virtual, measure, place_for
-from stepwell.bench.hints_report import HINTS, LRU, ROOM, SILENT, HintsOutcome, HintsPlace, verdicts
-from stepwell.bench.virtual import VirtualNode
+from stepwell.bench.crews.hint_live import Forced
+from stepwell.bench.crews.hint_work import Crews, role_of, script
+from stepwell.bench.crews.hints import ARMS, BLOCK_TOKENS, _virtual, measure, place_for
+from stepwell.bench.crews.hints_report import HINTS, LRU, ROOM, SILENT, HintsOutcome, HintsPlace, verdicts
+from stepwell.bench.crews.virtual import VirtualNode
 from stepwell.console.progress import ticker
 from stepwell.errors import StepwellError
 from stepwell.policy.types import BlockMeta, Caller, KvTier

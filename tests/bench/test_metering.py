@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.metering import MeteringKept, MeteringRounds, MeteringWork, _live, _null
+from stepwell.bench.ledger.metering import MeteringKept, MeteringRounds, MeteringWork, _live, _null
 from stepwell.cli import run
 from stepwell.console.progress import ticker
 from stepwell.ledger.open import open_store

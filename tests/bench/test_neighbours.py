@@ -12,12 +12,19 @@ from typing import Any
 import pytest
 
 from stepwell import cli
-from stepwell.bench import flood
 from stepwell.bench.client import TurnSample
-from stepwell.bench.flood import Flood, FloodTarget, Neighbours, Paying
-from stepwell.bench.neighbours import FLOOD_KEY, PAID_KEY, NeighboursPlan, measure, named, settings_file
-from stepwell.bench.neighbours_report import NeighboursOutcome, cut_short, tables, verdicts
-from stepwell.bench.neighbours_sessions import Siblings
+from stepwell.bench.server import flood
+from stepwell.bench.server.flood import Flood, FloodTarget, Neighbours, Paying
+from stepwell.bench.server.neighbours import (
+    FLOOD_KEY,
+    PAID_KEY,
+    NeighboursPlan,
+    measure,
+    named,
+    settings_file,
+)
+from stepwell.bench.server.neighbours_report import NeighboursOutcome, cut_short, tables, verdicts
+from stepwell.bench.server.neighbours_sessions import Siblings
 from stepwell.console.progress import ticker
 from stepwell.errors import BadInput
 from stepwell.policy.contracts import DEFAULT_CONTRACTS

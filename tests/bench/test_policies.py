@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.bench import kept_runs, over_seeds, policies
+from stepwell.bench.policy import kept_runs, over_seeds, policies
 from stepwell.cli import run
 from stepwell.errors import BadInput
 from stepwell.policy.types import KvTier

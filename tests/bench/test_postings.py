@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.postings import PostingsCase, parse_batches, steps, verdicts
+from stepwell.bench.ledger.postings import PostingsCase, parse_batches, steps, verdicts
 from stepwell.errors import BadInput
 from tests.ledger.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 

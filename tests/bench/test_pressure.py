@@ -16,9 +16,9 @@ import httpx2
 import pytest
 from rich.console import Console
 
-from stepwell.bench import pressure
 from stepwell.bench.client import TurnSample, complete, run_clients
-from stepwell.bench.pressure import ArmResult, verdicts
+from stepwell.bench.server import pressure
+from stepwell.bench.server.pressure import ArmResult, verdicts
 from stepwell.bench.servers import ServerArm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, next_prompt
 from stepwell.console.progress import ticker

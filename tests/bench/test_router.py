@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.router import RouterTime, parse_sizes, verdicts
+from stepwell.bench.fleet.router import RouterTime, parse_sizes, verdicts
 from stepwell.errors import BadInput
 
 

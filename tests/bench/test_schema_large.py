@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from stepwell.bench.schema_large import large_schema, measure, report
+from stepwell.bench.answers.schema_large import large_schema, measure, report
 
 
 @pytest.mark.parametrize("size_bytes", [1, 20_000, 200_000])

@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 pytest.importorskip("llama_cpp")
 
 from stepwell import cli
-from stepwell.bench.random_schema import random_schema
-from stepwell.bench.schema_suite import DRAFT
-from stepwell.bench.schemas import Journal, SchemaAnswer, what_is_wrong
+from stepwell.bench.answers.random_schema import random_schema
+from stepwell.bench.answers.schema_suite import DRAFT
+from stepwell.bench.answers.schemas import Journal, SchemaAnswer, what_is_wrong
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.llamacpp.grammar import grammar_of
 from stepwell.errors import BadInput

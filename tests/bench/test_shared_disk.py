@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stepwell.bench.shared_disk import main
+from stepwell.bench.tiers.shared_disk import main
 
 
 def test_two_kills_serve_no_wrong_byte(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell import cli
-from stepwell.bench.shared_document import AT_ONCE, IN_TURN, STRANGERS, DocumentAttached, verdicts
+from stepwell.bench.server.shared_document import AT_ONCE, IN_TURN, STRANGERS, DocumentAttached, verdicts
 
 
 def attached(name: str, computed: list[int], **tokens: int) -> DocumentAttached:

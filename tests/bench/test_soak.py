@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.growth import ProcessSample, slope
+from stepwell.bench.chaos.growth import ProcessSample, slope
 from stepwell.cli import run
 
 pytest.importorskip("scipy", reason="the extra 'soak' is not installed")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench import overhead, speculate, throughput
+from stepwell.bench.engine import overhead, speculate, throughput
+from stepwell.bench.engine.returns import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
 from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.returns import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
 from stepwell.clock import ManualClock
 from stepwell.commands import doctor
 from stepwell.console.progress import ticker

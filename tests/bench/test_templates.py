@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("llama_cpp")
 
 from stepwell import cli
-from stepwell.bench.templates import COLUMNS, REASONING, measure, of_source
+from stepwell.bench.answers.templates import COLUMNS, REASONING, measure, of_source
 from tests.engines.chat.conversations import HERMES
 
 KEEPS = HERMES.replace(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.client import TurnSample
-from stepwell.bench.vllm import VllmArm, _arms, _verdicts
-from stepwell.bench.vllm_arms import ARMS, FS, LRU, OURS, OURS_ROOMY, ROOMY, STOCK, VllmPlan
-from stepwell.bench.vllm_flood import FloodRow
+from stepwell.bench.vllm.arms import ARMS, FS, LRU, OURS, OURS_ROOMY, ROOMY, STOCK, VllmPlan
+from stepwell.bench.vllm.flood import FloodRow
+from stepwell.bench.vllm.vllm import VllmArm, _arms, _verdicts
 from stepwell.errors import BadInput
 
 PLAN = VllmPlan(Path("models/tiny"), 960, 128, 32, 1 << 30, 1 << 30, 2, "float32")

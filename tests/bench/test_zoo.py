@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench import exactness
+from stepwell.bench.engine import exactness
 from stepwell.bench.zoo import child, run
 from stepwell.errors import BadInput
 

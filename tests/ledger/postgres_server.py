@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from stepwell.bench.postgres_server import PostgresServer, running_postgres, why_not
+from stepwell.bench.ledger.postgres_server import PostgresServer, running_postgres, why_not
 
 Server = PostgresServer
 

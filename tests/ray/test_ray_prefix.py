@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from stepwell.bench.ray_prefix import RayPrefix, text_of
+from stepwell.bench.fleet.ray_prefix import RayPrefix, text_of
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import RoutedTurn
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.review_arms import Told, plain
-from stepwell.bench.review_judge import Judged, judge
-from stepwell.bench.review_kept import KeptWeeks
-from stepwell.bench.review_weeks import KINDS, made_week
+from stepwell.bench.review.arms import Told, plain
+from stepwell.bench.review.judge import Judged, judge
+from stepwell.bench.review.kept import KeptWeeks
+from stepwell.bench.review.weeks import KINDS, made_week
 from stepwell.errors import BadInput
 from stepwell.review.digest import digest
 from stepwell.review.writer import from_templates

@@ -14,7 +14,7 @@ import pytest
 from pypdf import PdfReader
 
 from stepwell import cli
-from stepwell.bench.review_weeks import made_week
+from stepwell.bench.review.weeks import made_week
 from stepwell.review.appendix import add_last_week
 from stepwell.review.blocks import document_of
 from stepwell.review.digest import digest

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stepwell.bench.review_mutations import MUTATIONS
+from stepwell.bench.review.mutations import MUTATIONS
 from stepwell.errors import BadInput
 from stepwell.review.verifier import untraced, verify
 from stepwell.review.wording import LANGUAGES, Language

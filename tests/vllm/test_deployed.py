@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from stepwell.bench.fleet_nodes import OPERATOR, FleetFiles, front
+from stepwell.bench.fleet.nodes import OPERATOR, FleetFiles, front
 from tests.vllm.test_served import SMALL, cached
 
 pytest.importorskip("obstore")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stepwell.assemble import load_engine
-from stepwell.bench.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
+from stepwell.bench.engine.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.commands.promise import NOT_SERVED, Promise, promise_of
 from stepwell.console.options import JsonOption, OptionalPositive
 from stepwell.console.output import report_console, table, write_json

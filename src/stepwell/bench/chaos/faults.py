@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import HEALTHY_S, ChaosTarget, Window
-from stepwell.bench.postgres_server import PostgresServer
+from stepwell.bench.ledger.postgres_server import PostgresServer
 
 HOUR_NS = 3_600 * 10**9
 STATE_MIB = 192

@@ -22,7 +22,7 @@ from stepwell.agents.session import Session
 from stepwell.agents.state import SessionFile
 from stepwell.bench.chaos.tally import Agent, ChaosTally
 from stepwell.bench.chaos.target import one_by_one
-from stepwell.bench.crew_shapes import ASK, SHAPES, CrewSize, toolbox
+from stepwell.bench.crews.crew_shapes import ASK, SHAPES, CrewSize, toolbox
 from stepwell.errors import StepwellError
 
 TIMEOUT_S = 90.0

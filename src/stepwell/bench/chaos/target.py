@@ -169,7 +169,7 @@ class ChaosTarget:
 
     def _command(self) -> list[str]:
         if self.skips_time:
-            return [sys.executable, "-m", "stepwell.bench.batches_child", str(self.config)]
+            return [sys.executable, "-m", "stepwell.bench.server.batches_child", str(self.config)]
         child = "stepwell.bench.chaos.child"
         return [sys.executable, "-m", child, str(self.scratch / "control"), str(self.config)]
 

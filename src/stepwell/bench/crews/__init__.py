@@ -1,0 +1,1 @@
+"""The runtime of crews: its own time, its kills, and what its hints are worth."""

@@ -1,0 +1,184 @@
+"""``stepwell bench exactness``: a cache that moved must not change a token, nor a bit of a logit.
+
+Two arms run the same greedy turns, one model at a time. In the first every block stays on the
+device. In the second every idle block is pushed down after every round, to host in the first half of
+the run and to disk in the second, and comes back for the next round wherever there is room. Rounds
+are lockstep: all requests of a round are queued before the first step, so both arms run the same
+batches, which floating-point sums depend on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from stepwell.bench.engine import restarted
+from stepwell.bench.engine.arms import ArmsJob, Comparison
+from stepwell.bench.engine.schedule import ScheduleShape
+from stepwell.bench.node import NULL_MODEL
+from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
+from stepwell.errors import BadInput
+from stepwell.models import resolve_model
+
+ZOO_TURNS = 24
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    model: Annotated[str | None, Parameter(show_default=False)] = None,
+    turns: OptionalPositive = None,
+    seed: int = 20261122,
+    device_kv_tokens: Annotated[int, Parameter(validator=Number(gte=1024))] = 6144,
+    threads: OptionalPositive = None,
+    restart: bool = True,
+    control: bool = True,
+    zoo: Annotated[
+        list[str] | None, Parameter(consume_multiple=True, negative="", show_default=False)
+    ] = None,
+    page: Annotated[Path | None, Parameter(show_default=False)] = None,
+) -> int:
+    """Check that demotion to host and disk changes no token and no bit of a logit.
+
+    Runs the same greedy turns with every block on the device, and with every idle block pushed to host or
+    disk after every round; alone and in batches. A fifth of the turns also runs twice with a restart in
+    between, against twice without one.
+    Example: stepwell bench exactness --turns 200 --model smollm2
+    Example: stepwell bench exactness --zoo kinds mamba llama:q4_k_m
+
+    Exit code 0: everything is identical; 1: something differs.
+
+    Parameters
+    ----------
+    model
+        smollm2, gemma3, null or the path of a GGUF file (default: smollm2 and then gemma3).
+    turns
+        Turns per model (default 1000; 40 with --quick).
+    seed
+        Another seed makes another schedule.
+    device_kv_tokens
+        Device KV of both arms.
+    threads
+        Threads of the engine (default: the cores there are).
+    restart
+        Also compare what is found on disk after a restart with what is found on the device without one.
+    control
+        Also show what happens when blocks are put back wherever there is room, without care.
+    zoo
+        Tiny random models instead, one for each architecture that llama.cpp runs, or those named here, as
+        ARCHITECTURE[:VARIANT...]; "kinds" names the short list. 24 turns each, one thread (10 minutes).
+    page
+        With --zoo: write the table of verdicts into this page, between its two zoo marks.
+    """
+    if page is not None and zoo is None:
+        raise BadInput("--page is for --zoo: it takes the table of the zoo")
+    if zoo is not None:
+        return _zoo(zoo, page, json_file, turns or ZOO_TURNS, seed, device_kv_tokens, threads or 1)
+    models = [model] if model else (["smollm2"] if quick else ["smollm2", "gemma3"])
+    count = turns or (40 if quick else 1000)
+    for name in models:
+        if name != NULL_MODEL:
+            resolve_model(name)  # a missing model is said before an hour of work with the other one
+    settings = {"models": models, "turns": count, "seed": seed, "device_kv_tokens": device_kv_tokens}
+    settings |= {"shape": asdict(ScheduleShape()), "threads": threads}
+    report = Report("exactness", settings)
+    console = report_console(json_file)
+    with ticker() as progress:
+        for name in models:
+            job = ArmsJob(name, count, seed, device_kv_tokens, threads)
+            comparison = job.run(progress, report.samples)
+            if control and name != NULL_MODEL:
+                comparison.control = _control(name, threads, progress)
+            report.results[name] = asdict(comparison)
+            report.verdicts += verdicts(comparison)
+            report.notes += _notes(comparison)
+            if restart:
+                _restart(job, progress, report)
+    _show(console, report)
+    report.finish(console, json_file)
+    return 1 if report.missed else 0
+
+
+def _restart(job: ArmsJob, progress: Ticker, report: Report) -> None:
+    """Add what a restart between two times of the same turns changes."""
+    found = restarted.run(replace(job, turns=max(1, job.turns // restarted.SHARE)), progress)
+    report.results[f"{job.model}, restarted"] = asdict(found.comparison)
+    report.results[f"{job.model}, computed anew"] = asdict(found.cold)
+    report.verdicts += restarted.verdicts(found)
+    report.notes += restarted.notes(found)
+
+
+def _zoo(
+    names: Sequence[str],
+    page: Path | None,
+    json_file: Path | None,
+    turns: int,
+    seed: int,
+    device_kv_tokens: int,
+    threads: int,
+) -> int:
+    from stepwell.bench.zoo.child import ZooWishes
+    from stepwell.bench.zoo.run import run, write_page
+
+    console = report_console(json_file)
+    wishes = ZooWishes("", turns, seed, device_kv_tokens, threads)
+    with ticker() as progress:
+        report = run(console, progress, names, wishes)
+    if page is not None:
+        write_page(page, report.samples)
+    report.finish(console, json_file)
+    return 1 if report.missed else 0
+
+
+def _control(model: str, threads: int | None, progress: Ticker) -> dict[str, Any]:
+    from stepwell.bench.engine.raw_llamacpp import misplaced_blocks
+
+    progress.phase(f"{model}: control, blocks put back without care")
+    return misplaced_blocks(resolve_model(model).path, threads)
+
+
+def verdicts(comparison: Comparison) -> list[Verdict]:
+    """Nothing may differ, and something must really have moved: an empty test proves nothing."""
+    name = comparison.model
+    logits = float(comparison.logit_differences) if comparison.logits_compared else None
+    return [
+        Verdict(
+            f"{name}: turns of {comparison.turns:,} whose tokens differ", comparison.token_differences, 0
+        ),
+        Verdict(f"{name}: turns whose logits differ in any bit", logits, 0),
+        Verdict(f"{name}: turns whose batches were not the same", comparison.batch_differences, 0),
+        Verdict(f"{name}: tokens that came back from host", comparison.from_host, 1, at_most=False),
+        Verdict(f"{name}: tokens that came back from disk", comparison.from_disk, 1, at_most=False),
+    ]
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    notes = [f"{comparison.model}: {line}" for line in comparison.first]
+    if comparison.reference_moved:
+        notes.append(
+            f"{comparison.model}: {comparison.reference_moved:,} tokens came back from below the device in "
+            "the arm that should keep them there: give it more --device-kv-tokens"
+        )
+    if comparison.control:
+        notes.append(f"{comparison.model}: control: {comparison.control['sentence']}")
+    return notes
+
+
+def _show(console: Console, report: Report) -> None:
+    columns = ("model", "turns", "tokens compared", "logits compared", "from host", "from disk", "differ")
+    rows = []
+    for name, found in report.results.items():
+        figures = [found[key] for key in ("turns", "sampled", "logits_compared", "from_host", "from_disk")]
+        differ = found["token_differences"] + found["logit_differences"]
+        rows.append([name, *(f"{figure:,}" for figure in figures), str(differ)])
+    console.print(table("On the device against demoted after every round", columns, rows))

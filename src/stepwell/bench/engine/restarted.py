@@ -1,0 +1,128 @@
+"""The restart of ``stepwell bench exactness``: blocks that another life of the server left on disk.
+
+A cold server computes a prompt in other batches than a warm one, which has most of it already, and sums of
+floating-point numbers depend on the batch; so answers from before and after a restart prove nothing. Here the
+same turns come twice. In one arm the server lives on and finds everything on the device the second time; in
+the other it is stopped in between and started anew on the same disk. The second times run the same batches.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stepwell.bench.engine.arms import (
+    DISK_BYTES,
+    HOST_BYTES,
+    Arm,
+    ArmsJob,
+    Comparison,
+    EngineWatch,
+    TurnResult,
+)
+from stepwell.bench.engine.schedule import Round, rounds
+from stepwell.bench.node import GatheredTiers, driver_for
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
+from stepwell.engines.base import TextModel
+from stepwell.loop.driver import Driver
+from stepwell.policy.types import KvTier
+
+SHARE = 5
+"""One turn in so many of the run: this part runs each of its turns four times."""
+
+
+@dataclass(slots=True)
+class Restarted:
+    """What the restart changed (``comparison``: nothing may), and what another batch did."""
+
+    comparison: Comparison
+    cold: Comparison
+    """Turns computed anew against the same turns found on the device: other batches, and no cache moved."""
+
+
+def run(job: ArmsJob, progress: Ticker) -> Restarted:
+    """Both arms. ``job.turns`` turns, each of them twice in either arm."""
+    with tempfile.TemporaryDirectory(prefix="stepwell-restart-") as folder:
+        first, found = _lived_on(job, progress, Path(folder) / "stays")
+        restarted = _restarted(job, progress, Path(folder) / "restarted", first)
+    made = Restarted(Comparison(job.model), Comparison(job.model))
+    for number, (one, two, three) in enumerate(zip(first, found, restarted, strict=True)):
+        made.comparison.add(number, two, three)
+        made.cold.add(number, one, two)
+    return made
+
+
+def _lived_on(job: ArmsJob, progress: Ticker, disk: Path) -> tuple[list[TurnResult], list[TurnResult]]:
+    """The turns computed, and the same turns found on the device, in one life."""
+    progress.phase(f"{job.model}: the same turns twice, no restart", 2 * job.turns)
+    with _life(job, disk) as (driver, watch, text):
+        first = Arm(driver, watch, None, _stay).run(_plan(job, text), progress)
+        return first, Arm(driver, watch, first, _stay).run(_plan(job, text), progress)
+
+
+def _restarted(job: ArmsJob, progress: Ticker, disk: Path, first: Sequence[TurnResult]) -> list[TurnResult]:
+    """The turns computed in one life, and found in the next."""
+    progress.phase(f"{job.model}: the same turns twice, restarted in between", 2 * job.turns)
+    with _life(job, disk) as (driver, watch, text):
+        Arm(driver, watch, first, _stay).run(_plan(job, text), progress)
+        driver.demote_idle(KvTier.DISK)
+    with _life(job, disk) as (driver, watch, text):
+        # What one turn brought to the device goes down again: the next round finds all of it on disk, too.
+        return Arm(driver, watch, first, lambda ended: KvTier.DISK).run(_plan(job, text), progress)
+
+
+def _stay(ended: int) -> None:
+    return None
+
+
+@contextmanager
+def _life(job: ArmsJob, disk: Path) -> Iterator[tuple[Driver, EngineWatch, TextModel]]:
+    """A server's life on this disk, from loading the model to its end."""
+    engine, text = job.load(job.model, device_kv_tokens=job.device_kv_tokens, threads=job.threads)
+    watch = EngineWatch(engine)
+    with driver_for(
+        engine,
+        text,
+        host_bytes=HOST_BYTES,
+        disk_bytes=DISK_BYTES,
+        disk_dir=disk,
+        wrap=lambda tiers: GatheredTiers(job.wrap(tiers)),
+        always_load=True,
+    ) as driver:
+        yield driver, watch, text
+
+
+def _plan(job: ArmsJob, text: TextModel) -> Iterator[Round]:
+    return rounds(
+        job.turns,
+        job.seed,
+        job.shape,
+        lambda words: text.tokenize(words, add_bos=False, parse_special=False),
+    )
+
+
+def verdicts(found: Restarted) -> list[Verdict]:
+    """Nothing may differ, and the blocks must really have come from the disk of the life before."""
+    name, restarted = found.comparison.model, found.comparison
+    logits = float(restarted.logit_differences) if restarted.logits_compared else None
+    return [
+        Verdict(f"{name}, restarted: turns whose tokens differ", restarted.token_differences, 0),
+        Verdict(f"{name}, restarted: turns whose logits differ in any bit", logits, 0),
+        Verdict(f"{name}, restarted: turns whose batches were not the same", restarted.batch_differences, 0),
+        Verdict(f"{name}, restarted: tokens from disk", restarted.from_disk, 1, at_most=False),
+    ]
+
+
+def notes(found: Restarted) -> list[str]:
+    """What differs, and what other batches do to the same turns."""
+    restarted, cold = found.comparison, found.cold
+    return [
+        *(f"{restarted.model}, restarted: {line}" for line in restarted.first),
+        f"{cold.model}: of {cold.turns} turns computed anew instead of found on the device, "
+        f"{cold.logit_differences} have other bits and {cold.token_differences} another token: they ran in "
+        "other batches, and no cache moved",
+    ]

@@ -1,0 +1,1 @@
+"""Several nodes: who gets a turn, and what a killed node costs."""

@@ -1,0 +1,194 @@
+"""``stepwell bench affinity``: what a rule for where turns go is worth, beside Ray's own prefix-aware router.
+
+The simulator's fleet plays one workload under each rule: the same sessions at the same times, the real policy
+on every replica. What differs is which replica a turn goes to.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from stepwell.bench.fleet.ray_prefix import RayPrefix, text_of
+from stepwell.commands.simulate import TRACES_VARIABLE
+from stepwell.commands.simulate_choice import Built, Hardware, build
+from stepwell.console.options import JsonOption, Positive, QuickOption
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report, Verdict
+from stepwell.errors import BadInput
+from stepwell.fleet.routers import ROUTERS, Router
+from stepwell.simulate.arrivals import Arrivals, arranged
+from stepwell.simulate.calibrate import facts_of
+from stepwell.simulate.cluster import Cluster
+from stepwell.simulate.fleet_report import FleetReport, fleet_report
+from stepwell.simulate.machine import ComingTurn
+from stepwell.simulate.player import Declared, Player
+from stepwell.simulate.workload import Workload
+from stepwell.simulate.workloads import Wanted, workload_of
+
+OURS, RAYS = "kv-affine", RayPrefix.name
+QUICK_SESSIONS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class AffinityRow:
+    """One rule. Seconds and milliseconds are those of the modelled machines."""
+
+    rule: str
+    turns: int
+    prompt_tokens: int
+    found_share: float
+    tax: float
+    """The recompute tax: of all prompt tokens, those that one endless memory for all replicas would have
+    found and that were computed again."""
+    ttft_ms_p50: float
+    ttft_ms_p99: float
+    turn_s_p50: float
+    turn_s_p99: float
+    session_s_p50: float
+    busiest_share: float
+    """Of all turns, those that the busiest replica got; evenly it would be one over the replicas."""
+    cpu_s: float
+
+
+class _TextCluster(Cluster):
+    """A cluster that shows the rule the prompt of the turn it is asked about."""
+
+    def _send(self, call: ComingTurn, since_us: int) -> None:
+        if isinstance(self.router, RayPrefix):
+            self.router.text = text_of(call.arrival(0).units)
+        super()._send(call, since_us)
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    workload: str = "generated",
+    sessions: Positive = 300,
+    arrivals: str = "poisson:5",
+    replicas: Positive = 4,
+    dram_gb: float = 20.0,
+    seed: int = 1,
+) -> None:
+    """Compare rules for where turns go, Ray's prefix-aware router among them, on a simulated fleet.
+
+    Needs Ray: .venv-ray/bin/stepwell bench affinity, after 'make test-ray'. Ray's rule is its own prefix
+    tree, asked as its router asks it, with its defaults.
+
+    Example: .venv-ray/bin/stepwell bench affinity --replicas 8
+
+    Parameters
+    ----------
+    workload
+        As for 'stepwell simulate': generated, a named trace, or a file.
+    sessions
+        Sessions of agents.
+    arrivals
+        When they begin: poisson:RATE, gamma:RATE:CV, recorded.
+    replicas
+        Of llama-3.1-70b on two H200 each.
+    dram_gb
+        Host memory for KV of each; there are no disks.
+    seed
+        Draws sessions and arrivals.
+    """
+    if replicas < 2:
+        raise BadInput(f"--replicas {replicas}: with one replica there is nothing to choose")
+    count = min(sessions, QUICK_SESSIONS) if quick else sessions
+    hardware = Hardware(replicas=replicas, dram_gb=dram_gb, drives=0, chips=2, prices="none")
+    named = os.environ.get(TRACES_VARIABLE)
+    wanted = Wanted(workload, Path(named) if named else None, count, seed)
+    work = arranged(workload_of(wanted)[0], Arrivals.parse(arrivals), seed)
+    lengths = [turn.prompt_tokens for turn in work.turns()]
+    built = build(hardware, work.unit_tokens, work.block_tokens, sum(lengths) / max(1, len(lengths)))
+    rules: list[Router] = [*ROUTERS.values(), RayPrefix([f"r{n}" for n in range(replicas)])]
+    rows: list[AffinityRow] = []
+    with ticker() as progress:
+        for rule in rules:
+            progress.phase(f"{rule.name}: {len(lengths):,} turns on {replicas} replicas")
+            rows.append(play(work, built, replicas, rule))
+    chosen = {
+        "workload": workload, "sessions": count, "arrivals": arrivals, "replicas": replicas,
+        "dram_gb": dram_gb, "seed": seed,
+    }  # fmt: skip
+    report = Report("affinity", chosen, {"rules": [asdict(row) for row in rows]})
+    report.verdicts = verdicts(rows)
+    console = report_console(json_file)
+    console.print(_table(rows))
+    report.finish(console, json_file)
+
+
+def play(work: Workload, built: Built, replicas: int, rule: Router) -> AffinityRow:
+    started_s = time.process_time()
+    cluster = _TextCluster(Player(work, Declared.parse("silent")), built.site, replicas, rule)
+    cluster.run()
+    found = fleet_report(cluster, time.process_time() - started_s, None)
+    facts = facts_of(work, built.replica.model)
+    endless_share = facts.units_hit / max(1, facts.units)
+    return row_of(found, endless_share, [len(machine.meter.turns) for machine, _ in cluster.lives()])
+
+
+def row_of(found: FleetReport, endless_share: float, turns: list[int]) -> AffinityRow:
+    return AffinityRow(
+        found.router,
+        found.turns,
+        found.prompt_tokens,
+        found.hit_share,
+        endless_share - found.hit_share,
+        found.ttft.p50_s * 1e3,
+        found.ttft.p99_s * 1e3,
+        found.e2e.p50_s,
+        found.e2e.p99_s,
+        found.sessions.p50_s,
+        max(turns) / max(1, sum(turns)),
+        found.cpu_s,
+    )
+
+
+def verdicts(rows: list[AffinityRow]) -> list[Verdict]:
+    """Ours computes no more again than Ray's, and its slowest turns take no longer."""
+    ours, rays = (next(row for row in rows if row.rule == rule) for rule in (OURS, RAYS))
+    return [
+        Verdict("recompute tax over Ray's prefix-aware router's", _over(ours.tax, rays.tax), 1.0, "x"),
+        Verdict("p99 of a turn's time over it", _over(ours.turn_s_p99, rays.turn_s_p99), 1.0, "x"),
+    ]
+
+
+def _over(ours: float, theirs: float) -> float | None:
+    return ours / theirs if theirs else None
+
+
+def _table(rows: list[AffinityRow]) -> Table:
+    columns = (
+        "rule",
+        "found",
+        "recompute tax",
+        "TTFT p50",
+        "p99",
+        "whole turn p50",
+        "p99",
+        "busiest replica",
+        "CPU",
+    )
+    shown: list[list[Any]] = [
+        [
+            row.rule,
+            f"{row.found_share:.1%}",
+            f"{row.tax:.1%}",
+            f"{row.ttft_ms_p50:,.0f} ms",
+            f"{row.ttft_ms_p99:,.0f} ms",
+            f"{row.turn_s_p50:,.2f} s",
+            f"{row.turn_s_p99:,.2f} s",
+            f"{row.busiest_share:.0%}",
+            f"{row.cpu_s:.1f} s",
+        ]
+        for row in rows
+    ]
+    return table(f"{rows[0].turns:,} turns, {rows[0].prompt_tokens:,} prompt tokens", columns, shown)

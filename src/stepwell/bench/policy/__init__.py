@@ -1,0 +1,1 @@
+"""Eviction policies against a lower bound, and what a decision costs."""

@@ -1,0 +1,398 @@
+"""``stepwell bench policies``: policies against a lower bound, over public traces, on a modelled machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from stepwell.bench.policy.kept_runs import KeptRuns
+from stepwell.bench.policy.over_seeds import ORACLE, OWN, rooms_table, rows_of, seeds_table, verdicts
+from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
+from stepwell.console.output import report_console
+from stepwell.console.progress import ticker
+from stepwell.console.report import Report
+from stepwell.errors import BadInput
+from stepwell.policy.eviction import EVICTION_POLICIES
+from stepwell.simulate.bound import is_available
+from stepwell.simulate.calibrate import BUSY, calibrated, hurried, working_set_blocks
+from stepwell.simulate.chart import chart
+from stepwell.simulate.crews import CREWS, crews
+from stepwell.simulate.generated import generated
+from stepwell.simulate.hardware import MachineModel
+from stepwell.simulate.inference_perf import INFERENCE_PERF, inference_perf
+from stepwell.simulate.lmcache import LMCACHE, lmcache
+from stepwell.simulate.machine import SimulationError
+from stepwell.simulate.player import RECORDED, Declared
+from stepwell.simulate.report import LEGEND, RunReport
+from stepwell.simulate.run import Room, config_for, simulate
+from stepwell.simulate.tables import cost_table, latency_table, traffic_table
+from stepwell.simulate.traces import AGENTIC, MOONCAKE, agentic, mooncake
+from stepwell.simulate.workload import Workload
+
+TRACES_VARIABLE = "STEPWELL_TRACES"
+GENERATED = "generated"
+TRACES = ("agentic", *LMCACHE, INFERENCE_PERF, *MOONCAKE, CREWS, GENERATED)
+NEED_NO_FILES = (CREWS, GENERATED)
+USES_HINTS = (OWN, "steps")
+"""Policies that look at what is declared; the others are run once, with nothing declared."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSetting:
+    """What one run needs; small, so that it can be sent to another process."""
+
+    traces: Path
+    trace: str
+    sessions: int
+    requests: int | None
+    seed: int
+    unit_tokens: int
+    pauses: str
+    busy: float
+    bounded: bool
+    room: str
+    host: int
+    disk: int
+    policy: str
+    declared: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.trace}, device {self.room}"
+
+    @property
+    def label(self) -> str:
+        declared = f", declared {self.declared}" if self.declared != "silent" else ""
+        return f"{self.title}, {self.policy}{declared}, seed {self.seed}"
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    traces: Annotated[Path | None, Parameter(show_default=False)] = None,
+    trace: str = "agentic,mini-swe,magentic-one,inference-perf,conversation,synthetic",
+    room: str = "1/16,1/8,1/4,1/2",
+    host: Positive = 2,
+    disk: Positive = 10,
+    policy: str | None = None,
+    declared: str = "silent,exact,0.3,1.0",
+    sessions: Positive = 110,
+    requests: OptionalPositive = None,
+    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+    seeds: Positive = 5,
+    unit_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 2,
+    pauses: str = "1",
+    busy: Annotated[float, Parameter(validator=Number(gte=0.01, lte=100))] = BUSY,
+    jobs: Positive = 1,
+    resume: Path | None = None,
+    out: Path | None = None,
+) -> int:
+    """Compare eviction policies over real traces, on a modelled machine.
+
+    The real policy runs; the machine under it is a cost model with figures measured on llama.cpp. The cost
+    of misses is set against a lower bound that no policy beats which opens the same turns at the same times
+    (a linear program; extra 'bound'). Example: stepwell bench policies --trace agentic --room 1/8
+    --policy lru,ttl,stepwell --seeds 1
+
+    Exit code 1: a policy and the machine did not agree (a plan that cannot be carried out); the other runs
+    are reported.
+
+    Parameters
+    ----------
+    traces
+        The directory with the trace files (default: $STEPWELL_TRACES).
+    trace
+        Which traces, with commas: agentic, mini-swe, magentic-one, inference-perf, conversation, synthetic;
+        or crews (our own, recorded) and generated, which need no files.
+    room
+        Device KV as a fraction of the working set: the most blocks that are live (used before, to be used
+        again) at one time.
+    host
+        Host memory, as a multiple of the device.
+    disk
+        Disk, as a multiple of the device.
+    policy
+        Names, with commas (default: all there are).
+    declared
+        What agents declare, with commas: silent, exact, the sigma of a lognormal error, or recorded: what
+        was really told (crews alone). Policies that look at no declarations run once.
+    sessions
+        How many sessions of agents, drawn by seed.
+    requests
+        How many of Mooncake's requests (default: all of them).
+    seed
+        Draws sessions, arrivals, service tiers and errors of declarations.
+    seeds
+        How many seeds, from --seed on; means and 95 % intervals are reported. One with --quick.
+    unit_tokens
+        Tokens that a block of 64 in the agents' trace stands for. 64: contexts at the trace's own length,
+        up to 200,000 tokens; then give fewer sessions, as a run takes thirty times as long.
+    pauses
+        How long all pauses are, as a fraction of the trace's.
+    busy
+        Share of the time in which sessions begin that the machine would compute, if it lost nothing. Above 1
+        turns queue: with --pauses 1/20 --busy 2 memory and compute are both short.
+    jobs
+        Runs at the same time, each in a process of its own. The results do not depend on it.
+    resume
+        A directory: each run that ends is kept there, and one that is there already, of the same setting
+        and the same code, is not run again.
+    out
+        A directory for charts, one SVG per trace and room.
+    """
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    if quick:
+        sessions, requests, room, seeds = min(sessions, 30), 2_000, room.split(",")[0], 1
+    _names("--trace", trace, list(TRACES))  # before anybody is asked where they are
+    own = {name.strip() for name in trace.split(",")} <= {*NEED_NO_FILES}
+    directory = Path() if own else traces_directory(traces)
+    _fraction("--pauses", pauses)
+    sizes: dict[str, Any] = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
+    sizes |= {"pauses": pauses, "busy": busy}
+    bounded = is_available()
+    common = {"traces": directory, "unit_tokens": unit_tokens, "bounded": bounded, **sizes}
+    settings = [
+        one
+        for number in range(seed, seed + seeds)
+        for one in _settings({**common, "seed": number}, trace, room, policy, declared)
+    ]
+    told = {**common, "seed": seed, "seeds": seeds, "traces": directory.name, "machine_model": _model()}
+    report = Report("policies", told)
+    if not bounded:
+        report.notes.append("no lower bound: its solver is missing (pip install 'stepwell[bound]')")
+    return _tell(report, settings, _run_all(settings, jobs, KeptRuns(resume)), out, json_file)
+
+
+def _tell(
+    report: Report,
+    settings: Sequence[ComparedSetting],
+    found: Mapping[ComparedSetting, RunReport | str],
+    out: Path | None,
+    json_file: Path | None,
+) -> int:
+    """Tables, charts and verdicts, a trace and a room at a time."""
+    console = report_console(json_file)
+    for title in dict.fromkeys(setting.title for setting in settings):
+        here = [setting for setting in settings if setting.title == title]
+        first = [setting for setting in here if setting.seed == here[0].seed]
+        runs = [run for setting in first if isinstance(run := found[setting], RunReport)]
+        _show(console, report, here[0], runs)
+        _sum_up(console, report, here, found)
+        if out is not None and runs:
+            _draw(out, title, runs)
+    for trace in dict.fromkeys(setting.trace for setting in settings):
+        _beside(console, [setting for setting in settings if setting.trace == trace], found)
+    failed = [f"{setting.label} FAILED: {why}" for setting, why in found.items() if isinstance(why, str)]
+    report.notes += [LEGEND, *failed]
+    report.finish(console, json_file)
+    return 1 if failed else 0
+
+
+def _model() -> dict[str, Any]:
+    model = MachineModel()
+    return {name: getattr(model, name) for name in MachineModel.__slots__}
+
+
+# --- what to run ------------------------------------------------------------------------------
+
+
+def traces_directory(given: Path | None) -> Path:
+    """Where the traces are. ``BadInput`` when nobody said, or when nothing is there."""
+    named = given or (Path(os.environ[TRACES_VARIABLE]) if os.environ.get(TRACES_VARIABLE) else None)
+    if named is None:
+        raise BadInput(
+            f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory of {AGENTIC}"
+            f" (--trace {','.join(NEED_NO_FILES)} needs no file)"
+        )
+    if not named.is_dir():
+        raise BadInput(f"the directory of traces {named} does not exist: give --traces DIR")
+    return named
+
+
+def _settings(
+    common: dict[str, Any], trace: str, room: str, policy: str | None, declared: str
+) -> Iterator[ComparedSetting]:
+    names = _names("--policy", policy, list(EVICTION_POLICIES))
+    modes = [str(Declared.parse(mode)) for mode in declared.split(",")]
+    for one_trace in _names("--trace", trace, list(TRACES)):
+        if RECORDED in modes and one_trace != CREWS:
+            raise BadInput(
+                f"--declared {RECORDED}: nobody recorded that for {one_trace}; --trace {CREWS} has it"
+            )
+        for one_room in room.split(","):
+            _fraction("--room", one_room)
+            for name in names:
+                aware = name in USES_HINTS and one_trace not in MOONCAKE
+                for mode in modes if aware else ["exact" if name == ORACLE else "silent"]:
+                    yield ComparedSetting(
+                        **common, trace=one_trace, room=one_room, policy=name, declared=mode
+                    )
+
+
+def _names(flag: str, given: str | None, known: Sequence[str]) -> list[str]:
+    names = list(known) if given is None else [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in known:
+            raise BadInput(f"{flag} {name}: there is {', '.join(known)}")
+    return names
+
+
+def _fraction(flag: str, given: str) -> Fraction:
+    try:
+        value = Fraction(given)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1:
+        raise BadInput(f"{flag} {given}: give a fraction above 0 and at most 1, such as 1/8")
+    return value
+
+
+def workload_of(setting: ComparedSetting, model: MachineModel) -> Workload:
+    """The workload at its pace; the same for every policy and room."""
+    if setting.trace == CREWS:
+        workload = crews(sessions=setting.sessions, seed=setting.seed)
+    elif setting.trace == GENERATED:
+        workload = generated(sessions=setting.sessions, seed=setting.seed)
+    elif setting.trace in LMCACHE:
+        workload = lmcache(
+            setting.traces,
+            setting.trace,
+            sessions=setting.sessions,
+            seed=setting.seed,
+            unit_tokens=setting.unit_tokens,
+        )
+    elif setting.trace == INFERENCE_PERF:
+        workload = inference_perf(setting.traces, sessions=setting.sessions, seed=setting.seed)
+    elif setting.trace in MOONCAKE:
+        workload = mooncake(setting.traces, setting.trace, requests=setting.requests, seed=setting.seed)
+    else:
+        workload = agentic(
+            setting.traces, sessions=setting.sessions, seed=setting.seed, unit_tokens=setting.unit_tokens
+        )
+    return calibrated(hurried(workload, Fraction(setting.pauses)), model, setting.busy)[0]
+
+
+def room_of(setting: ComparedSetting, workload: Workload) -> Room:
+    """Sizes in blocks. The device is never so small that it could not hold a few short turns; where little
+    is ever used again, not so small that it could not hold the longest."""
+    longest = -(-workload.context_tokens // workload.block_tokens)
+    least = longest if setting.trace in (INFERENCE_PERF, CREWS) else 8
+    device = max(least, int(working_set_blocks(workload) * Fraction(setting.room)))
+    return Room(device, setting.host * device, setting.disk * device)
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def run_one(setting: ComparedSetting) -> RunReport:
+    """One run, from nothing: any process gives the same."""
+    model = MachineModel()
+    workload = workload_of(setting, model)
+    config = config_for(workload, model, room_of(setting, workload), setting.policy)
+    declared = Declared.parse(setting.declared)
+    return simulate(workload, model, config, declared, bounded=setting.bounded)
+
+
+def _attempt(setting: ComparedSetting) -> RunReport | str:
+    """The run, or why it did not come to its end: one policy's mistake must not cost the others."""
+    try:
+        return run_one(setting)
+    except (SimulationError, AssertionError) as error:
+        return str(error) or type(error).__name__
+
+
+def _run_all(
+    settings: Sequence[ComparedSetting], jobs: int, kept: KeptRuns
+) -> dict[ComparedSetting, RunReport | str]:
+    """All runs, in the order of ``settings`` however they end."""
+    found: dict[ComparedSetting, RunReport | str] = dict.fromkeys(settings, "was not run")
+    found.update({setting: done for setting in settings if (done := kept.get(setting)) is not None})
+    missing = [setting for setting in settings if isinstance(found[setting], str)]
+    with ticker() as progress:
+        progress.phase(f"{len(settings)} runs", len(settings))
+        for number, (setting, run) in enumerate(_each(missing, jobs), start=len(settings) - len(missing) + 1):
+            found[setting] = run
+            if isinstance(run, RunReport):
+                kept.put(setting, run)
+            what = run if isinstance(run, str) else f"{run.steps:,} steps in {run.cpu_s:.1f} s"
+            progress.phase(f"{number} of {len(settings)}: {setting.label}, {what}", len(settings))
+            progress.advance(number)
+    return found
+
+
+def _each(
+    settings: Sequence[ComparedSetting], jobs: int
+) -> Iterator[tuple[ComparedSetting, RunReport | str]]:
+    """Runs as they end."""
+    if jobs == 1:
+        for setting in settings:
+            yield setting, _attempt(setting)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_attempt, setting): setting for setting in settings}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+# --- telling ----------------------------------------------------------------------------------
+
+
+def _show(console: Console, report: Report, setting: ComparedSetting, runs: Sequence[RunReport]) -> None:
+    model = MachineModel()
+    workload = workload_of(setting, model)
+    room = room_of(setting, workload)
+    notes = [f"{setting.trace}: {note}" for note in workload.notes]
+    report.notes += [note for note in notes if note not in report.notes]
+    sizes = (
+        f"device {room.device:,}, host {room.host:,}, disk {room.disk:,} blocks; "
+        f"working set {working_set_blocks(workload):,}"
+    )
+    console.print(cost_table(f"{setting.title} ({sizes})", runs), traffic_table(runs), latency_table(runs))
+
+
+def _sum_up(
+    console: Console,
+    report: Report,
+    settings: Sequence[ComparedSetting],
+    found: Mapping[ComparedSetting, RunReport | str],
+) -> None:
+    """All seeds of a trace and a room."""
+    runs = [(setting, run) for setting in settings if isinstance(run := found[setting], RunReport)]
+    rows = rows_of([run for _, run in runs])
+    first, seeds = settings[0], len({setting.seed for setting in settings})
+    if seeds > 1:
+        console.print(seeds_table(f"{first.title}: mean of {seeds} seeds (95 % interval)", rows))
+    report.results[first.title] = [{"seed": setting.seed, **run.as_json()} for setting, run in runs]
+    report.verdicts += verdicts(first.trace, first.room, rows)
+
+
+def _beside(
+    console: Console, settings: Sequence[ComparedSetting], found: Mapping[ComparedSetting, RunReport | str]
+) -> None:
+    """All rooms of a trace in one table."""
+    rooms = {
+        room: rows_of([run for s in settings if s.room == room and isinstance(run := found[s], RunReport)])
+        for room in dict.fromkeys(setting.room for setting in settings)
+    }
+    if len(rooms) > 1:
+        seeds = len({setting.seed for setting in settings})
+        counted = f"mean of {seeds} seeds" if seeds > 1 else f"seed {settings[0].seed}"
+        title = f"{settings[0].trace}, {counted}: cost of misses in seconds (multiple of the lower bound)"
+        console.print(rooms_table(title, rooms))
+
+
+def _draw(out: Path, title: str, runs: Sequence[RunReport]) -> None:
+    name = title.replace(", device ", "-").replace("/", "-")
+    (out / f"{name}.svg").write_text(chart(title, runs), encoding="utf-8")

@@ -1,0 +1,280 @@
+"""``stepwell bench review``: the weekly review against the same model with the table in its prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from stepwell.agents.servers import Servers
+from stepwell.bench.review.arms import Told, Transport, ours, scripted_servers, table_in_prompt
+from stepwell.bench.review.judge import Judged
+from stepwell.bench.review.kept import KeptWeeks
+from stepwell.bench.review.mutations import MUTATIONS, missed
+from stepwell.bench.review.weeks import made_week
+from stepwell.commands.model_servers import Given, addresses, opened
+from stepwell.console.options import JsonOption, QuickOption, writable
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
+from stepwell.errors import BadInput
+from stepwell.review.crew import Level
+from stepwell.review.digest import digest
+from stepwell.review.facts import Facts
+from stepwell.review.page import ReviewPage
+from stepwell.review.sample import sample
+from stepwell.review.wording import LANGUAGES
+from stepwell.review.writer import from_templates
+
+SCRIPTED, TEMPLATES = "scripted", "templates"
+OURS, TABLE = "ours", "table in the prompt"
+TOLD = ("faults", "numerals", "sentences", "chosen", "written", "fallbacks", "printed", "otherwise",
+        "tokens", "cost_microusd", "wall_s")  # fmt: skip
+Count = Annotated[int, Parameter(validator=Number(gte=0))]
+
+
+@dataclass(slots=True)
+class ReviewWork:
+    """A week to be written."""
+
+    name: str
+    facts: Facts
+    unfit: set[str]
+    """Contradictions that it holds."""
+
+
+@dataclass(slots=True)
+class Sum:
+    """An arm over its weeks."""
+
+    model: str
+    arm: str
+    level: str
+    weeks: int = 0
+    told: Told = field(default_factory=lambda: Told(Judged()))
+
+    def add(self, told: Told) -> None:
+        self.weeks += 1
+        self.told.judged.add(told.judged)
+        for name in TOLD:
+            setattr(self.told, name, getattr(self.told, name) + getattr(told, name))
+
+    def as_row(self) -> dict[str, Any]:
+        told = self.told
+        row = {"model": self.model, "arm": self.arm, "level": self.level, "weeks": self.weeks}
+        row |= told.judged.as_row()
+        return row | {name: getattr(told, name) for name in TOLD}
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    weeks: Count = 50,
+    model: tuple[str, ...] = (),
+    model_weeks: Count = 3,
+    level: Level = "choose",
+    within_s: Annotated[int, Parameter(validator=Number(gte=1))] = 600,
+    keep: Annotated[Path | None, Parameter(name="--keep", validator=writable)] = None,
+    mutate: Count = 0,
+) -> int:
+    """Measure what our crew prints against the same model with the table in its prompt.
+
+    The sample week and made weeks: holidays, missing replies, splits, revisions, contradictions, sources
+    that differ. The same judge reads both arms in English; ours is verified in both languages as well. The
+    scripted larger model writes well and slips in one sentence of ten, in both arms.
+
+        stepwell bench review --quick
+        stepwell bench review --model smollm2 --model gemma3 --model-weeks 5 --keep weeks.jsonl
+        stepwell bench review --weeks 0 --mutate 1000
+
+    Parameters
+    ----------
+    weeks
+        Made weeks beside the sample week (quick: 6).
+    model
+        Models that run here, smollm2 or gemma3, beside the scripted one. May be given several times.
+    model_weeks
+        On how many weeks those run, the sample week first.
+    level
+        Of our crew with them: choose or write. The scripted model words sentences (write).
+    within_s
+        Of a model in seconds: a week that is not finished by then does not count.
+    keep
+        Add each week of a model that runs here to this file of JSON lines as it ends. Weeks that are in it
+        already are not run again, so a run that was stopped goes on where it stood.
+    mutate
+        Change a page in a single place so many times in each language (a digit, a sign, a date, a raw byte,
+        the trace, a word), and count what the verifier does not find.
+    """
+    kept = KeptWeeks.of(keep)
+    if level == "templates":
+        raise BadInput("--level templates asks no model: say choose or write")
+    count = min(weeks, 6) if quick else weeks
+    report = Report("review", {"weeks": count, "models": list(model), "level": level, "mutate": mutate})
+    console = report_console(json_file)
+    with ticker() as progress:
+        works = _works(count, progress)
+        sums = asyncio.run(_scripted(works, progress))
+        for name in model:
+            sums += _modelled(name, works[:model_weeks], level, within_s, kept, progress)
+        lost = _mutated(mutate, progress)
+    _report(report, console, works, sums, lost)
+    report.finish(console, json_file)
+    return 1 if any(one.told.faults for one in sums if one.arm == OURS) or any(lost.values()) else 0
+
+
+def _works(count: int, progress: Ticker) -> list[ReviewWork]:
+    progress.phase("making the weeks", count + 1)
+    week, replies = sample()
+    works = [ReviewWork("sample", digest(week, replies)[0], {"weekday", "product_agrees", "start", "claim"})]
+    for seed in range(count):
+        made = made_week(seed)
+        works.append(
+            ReviewWork(f"{made.kind} {made.week.friday}", digest(made.week, made.replies())[0], made.unfit)
+        )
+        progress.advance()
+    return works
+
+
+async def _scripted(works: Sequence[ReviewWork], progress: Ticker) -> list[Sum]:
+    """Templates alone, and both arms with the scripted model."""
+    alone = Sum(TEMPLATES, OURS, "templates")
+    chose, wrote = Sum(SCRIPTED, OURS, "choose"), Sum(SCRIPTED, OURS, "write")
+    other = Sum(SCRIPTED, TABLE, "")
+    progress.phase("templates and the scripted model", len(works))
+    servers, client = scripted_servers()
+    async with client:
+        for work in works:
+            alone.add(await ours(work.facts, None, "templates"))
+            chose.add(await ours(work.facts, servers, "choose"))
+            wrote.add(await ours(work.facts, servers, "write"))
+            other.add(await table_in_prompt(work.facts, "http://127.0.0.1:9", SCRIPTED, Transport()))
+            progress.advance()
+    return [alone, chose, wrote, other]
+
+
+def _modelled(
+    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, kept: KeptWeeks, progress: Ticker
+) -> list[Sum]:
+    """Both arms with a model that runs here."""
+    mine, other = Sum(name, OURS, level), Sum(name, TABLE, "")
+    console = Console(stderr=True, highlight=False)
+    progress.phase(f"{name}: {len(works)} weeks in both arms", len(works))
+
+    async def run(url: str, addressed: Any) -> None:
+        async with opened(addressed, "none", 0) as servers:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    for work in works:
+                        told, against = await both(work.name, work.facts, url, servers)
+                        mine.add(told)
+                        other.add(against)
+                        progress.advance()
+
+    async def both(week: str, facts: Facts, url: str, servers: Servers) -> tuple[Told, Told]:
+        served = servers.places[0].model
+        return (
+            await kept.told((name, OURS, level, week), lambda: ours(facts, servers, level)),
+            await kept.told((name, TABLE, "", week), lambda: table_in_prompt(facts, url, served, None)),
+        )
+
+    with (
+        tempfile.TemporaryDirectory(prefix="stepwell-review-") as scratch,
+        addresses(Given(), {name: "the bench"}, Path(scratch), console) as addressed,
+    ):
+        asyncio.run(run(addressed[0].url, addressed))
+    if mine.weeks < len(works):
+        console.print(f"{name}: {mine.weeks} of {len(works)} weeks ended within {within_s} s; those count")
+    return [mine, other]
+
+
+def _mutated(count: int, progress: Ticker) -> dict[str, int]:
+    """Per kind and language how many changes were not found."""
+    if not count:
+        return {}
+    facts = digest(*sample())[0]
+    lost = {}
+    for language in LANGUAGES:
+        text = ReviewPage(facts, from_templates(facts), language).html()
+        for number, name in enumerate(MUTATIONS):
+            share = (count + number) // len(MUTATIONS)
+            progress.phase(f"{share} single changes: {name}, {language}", 1)
+            lost[f"{name}, {language}: of {share}"] = missed(text, name, share, 1)
+            progress.advance()
+    return lost
+
+
+def _report(
+    report: Report,
+    console: Console,
+    works: Sequence[ReviewWork],
+    sums: Sequence[Sum],
+    lost: Mapping[str, int],
+) -> None:
+    rows = [one.as_row() for one in sums]
+    report.samples = rows
+    console.print(table("What is printed", COLUMNS, [_line(row) for row in rows]))
+    held = sum(len(work.unfit) for work in works)
+    found = sum(len(work.unfit & {one.kind for one in work.facts.conflicts}) for work in works)
+    invented = sum(len({one.kind for one in work.facts.conflicts} - work.unfit) for work in works)
+    report.results = {"arms": rows, "contradictions": {"held": held, "found": found, "not_held": invented}}
+    report.results["not_found_of_single_changes"] = dict(lost)
+    console.print(f"contradictions: {found} of {held} found, {invented} that are none, in {len(works)} weeks")
+    for name, count in lost.items():
+        console.print(f"single changes not found, {name}: {count}")
+    mine = [row for row in rows if row["arm"] == OURS and row["weeks"]]
+    wrong = sum(row[name] for row in mine for name in WRONG) + sum(row["faults"] for row in mine)
+    report.verdicts = [
+        Verdict("wrong or untraced of all that ours prints", wrong, 0),
+        Verdict(
+            "must-say facts that ours says", min(_percent(r, "said", "must") for r in mine), 95, " %", False
+        ),
+        Verdict("contradictions found", 100 * found / max(held, 1), 100, " %", False),
+    ]
+    if lost:
+        report.verdicts.append(Verdict("single changes not found", sum(lost.values()), 0))
+    shares = [_percent(row, "otherwise", "printed") for row in mine if row["level"] == "choose"]
+    report.verdicts.append(
+        Verdict("sentences that templates alone would not have printed", min(shares), 60, " %", False)
+    )
+
+
+WRONG = ("wrong_numbers", "wrong_directions", "wrong_dates")
+COLUMNS = ("model, arm", "weeks", "numbers wrong", "directions", "dates", "must said", "own", "otherwise",
+           "fell back", "tokens/week", "s/week")  # fmt: skip
+
+
+def _percent(row: Mapping[str, Any], part: str, whole: str) -> float:
+    return 100 * int(row[part]) / max(int(row[whole]), 1)
+
+
+def _own(row: Mapping[str, Any]) -> float:
+    """Sentences that a model chose a form for, or worded, in percent of all."""
+    return 100 * (int(row["chosen"]) + int(row["written"])) / max(int(row["sentences"]), 1)
+
+
+def _line(row: Mapping[str, Any]) -> list[str]:
+    name = f"{row['model']}, {row['arm']}" + (f" ({row['level']})" if row["level"] else "")
+    weeks = max(row["weeks"], 1)
+    return [
+        name,
+        str(row["weeks"]),
+        f"{row['wrong_numbers']}/{row['numbers']}",
+        f"{row['wrong_directions']}/{row['directions']}",
+        f"{row['wrong_dates']}/{row['dates']}",
+        f"{_percent(row, 'said', 'must'):.1f} %",
+        f"{_own(row):.0f} %" if row["arm"] == OURS else "",
+        f"{_percent(row, 'otherwise', 'printed'):.0f} %" if row["arm"] == OURS else "",
+        str(row["fallbacks"]) if row["arm"] == OURS else "",
+        f"{row['tokens'] / weeks:,.0f}",
+        f"{row['wall_s'] / weeks:.1f}",
+    ]

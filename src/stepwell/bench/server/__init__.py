@@ -1,0 +1,1 @@
+"""The server over HTTP: pressure, neighbours, attacks, and what its services cost."""

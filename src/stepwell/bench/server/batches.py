@@ -1,0 +1,257 @@
+"""``stepwell bench batches``: a batch of lines with shared prefixes, ordered and as they stand, killed twice.
+
+A real server on the null engine, whose time is skipped instead of slept, killed with SIGKILL in the middle.
+The lines are shuffled; how many prompt tokens had to be computed is read from the answers' own usage, and
+what was charged from the books.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from stepwell.bench.servers import free_port
+from stepwell.bench.workload import prose
+from stepwell.console.options import JsonOption, Positive, QuickOption
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
+from stepwell.errors import StepwellError
+from stepwell.ledger.queries import join_sum, split_sum
+
+LINES, PREFIXES, PREFIX_WORDS = 5_000, 20, 100
+QUICK_LINES = 200
+KILLS = 2
+DEVICE_TOKENS = 8_192
+TARGET_SHARE = 0.5
+LOOK_S = 0.1
+PATIENCE_S = 1_800.0
+READY_S = 60.0
+SEED = 20261129
+URL = "/v1/chat/completions"
+ENDED = ("completed", "failed", "expired", "cancelled")
+
+
+@dataclass(slots=True)
+class BatchArm:
+    """One way of running the same lines."""
+
+    name: str
+    by_prefix: bool
+    kills: int
+    seconds: float = 0.0
+    answers: int = 0
+    distinct: int = 0
+    prompt_tokens: int = 0
+    computed_tokens: int = 0
+    charged_microusd: int = 0
+    answered_microusd: int = 0
+    charged_otherwise: int = 0
+    """Lines whose charge in the books is not what their answer says."""
+    killed_at: list[int] = field(default_factory=list)
+    """Lines with an answer at each kill."""
+    costs: dict[str, int] = field(default_factory=dict)
+    """By line, in micro-dollars, as its answer says."""
+
+
+def main(
+    *,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    lines: Positive = LINES,
+    prefixes: Positive = PREFIXES,
+    prefix_words: Positive = PREFIX_WORDS,
+) -> None:
+    """Measure what ordering a batch by shared prefixes saves, and whether kills lose or double anything.
+
+    A server on the null engine, twice: lines ordered and the server killed twice, then in the order of
+    the file. Example: stepwell bench batches --lines 1000
+
+    Parameters
+    ----------
+    lines
+        Requests in the batch.
+    prefixes
+        Texts with which they begin, as many lines each.
+    prefix_words
+        Words in each of these texts.
+    """
+    if quick:
+        lines = min(lines, QUICK_LINES)
+    settings = {"lines": lines, "prefixes": prefixes, "prefix_words": prefix_words}
+    report = Report("batches", settings | {"device_kv_tokens": DEVICE_TOKENS, "seed": SEED})
+    data = requests(lines, prefixes, prefix_words)
+    arms = [BatchArm("ordered, killed twice", True, KILLS), BatchArm("as in the file", False, 0)]
+    with ticker() as progress:
+        for arm in arms:
+            with tempfile.TemporaryDirectory(prefix="stepwell-batches-") as folder:
+                measure(arm, data, Path(folder), progress)
+    ordered, plain = arms
+    report.results = {"arms": [figures_of(arm) for arm in arms]}
+    share = ordered.computed_tokens / max(1, plain.computed_tokens)
+    report.verdicts = [
+        Verdict("lines that are not in the output exactly once", _wrong(ordered, lines), 0),
+        Verdict("lines that are not charged exactly once", float(ordered.charged_otherwise), 0),
+        Verdict("prompt tokens computed, of those in the order of the file", share, TARGET_SHARE),
+    ]
+    console = report_console(json_file)
+    console.print(
+        table("Batches", ["", "lines", "time", "prompt tokens", "computed", "charged"], _rows(arms))
+    )
+    report.finish(console, json_file)
+
+
+def figures_of(arm: BatchArm) -> dict[str, Any]:
+    """Without the costs of single lines."""
+    return {name: value for name, value in asdict(arm).items() if name != "costs"}
+
+
+def _wrong(arm: BatchArm, lines: int) -> float:
+    return float(abs(lines - arm.distinct) + abs(arm.answers - arm.distinct))
+
+
+def _rows(arms: list[BatchArm]) -> list[list[str]]:
+    return [
+        [
+            arm.name,
+            f"{arm.answers:,}",
+            f"{arm.seconds:.0f} s",
+            f"{arm.prompt_tokens:,}",
+            f"{arm.computed_tokens:,}",
+            f"${arm.charged_microusd / 1e6:.4f}",
+        ]
+        for arm in arms
+    ]
+
+
+def requests(lines: int, prefixes: int, words: int) -> bytes:
+    """Shuffled, so that nothing is ordered by chance."""
+    chance = random.Random(SEED)
+    heads = [f"Handbook {n}. {prose(chance, words)}" for n in range(prefixes)]
+    rows = []
+    for number in range(lines):
+        content = f"{heads[number % prefixes]} Question {number}: {prose(chance, 12)}"
+        body = {"model": "null", "max_tokens": 4, "messages": [{"role": "user", "content": content}]}
+        rows.append({"custom_id": f"line-{number}", "method": "POST", "url": URL, "body": body})
+    chance.shuffle(rows)
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def measure(arm: BatchArm, data: bytes, folder: Path, progress: Ticker) -> None:
+    """Until the batch has ended, with kills on the way."""
+    began_s = time.monotonic()
+    batch_id = ""
+    total = data.count(b"\n")
+    for life in range(arm.kills + 1):
+        with server(folder, arm) as (process, client):
+            batch_id = batch_id or begin(client, data)
+            stop_at = total * (life + 1) // (arm.kills + 1)
+            batch = follow(client, batch_id, stop_at if life < arm.kills else None, arm, progress)
+            if life < arm.kills and batch["status"] not in ENDED:
+                arm.killed_at.append(batch["request_counts"]["completed"])
+                process.kill()
+                process.wait()
+                continue
+            read_answers(arm, client, batch)
+            break
+    arm.seconds = time.monotonic() - began_s
+    read_books(arm, folder, batch_id)
+
+
+@contextmanager
+def server(folder: Path, arm: BatchArm) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    port, config = free_port(), folder / "stepwell.toml"
+    config.write_text(
+        f'[engine]\nkind = "null"\ndevice_kv_tokens = {DEVICE_TOKENS}\n'
+        f'[kv]\nhost_kv = 0\ndisk_kv = 0\n[server]\nport = {port}\n[ledger]\npath = "{folder}/books.db"\n'
+        f'[library]\nquota = 0\n[batches]\ndir = "{folder}/batches"\n'
+        f"by_prefix = {str(arm.by_prefix).lower()}\n"
+    )
+    command = [sys.executable, "-m", "stepwell.bench.server.batches_child", str(config)]
+    environment = os.environ | {"XDG_DATA_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False) as client:
+        try:
+            ready(client, process, folder)
+            yield process, client
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def ready(client: httpx2.Client, process: subprocess.Popen[bytes], folder: Path) -> None:
+    give_up_s = time.monotonic() + READY_S
+    while time.monotonic() < give_up_s and process.poll() is None:
+        try:
+            if client.get("/health").status_code == 200:
+                return
+        except httpx2.HTTPError:
+            pass
+        time.sleep(LOOK_S)
+    raise StepwellError(f"the server did not start: {(folder / 'server.log').read_text()[-500:]}")
+
+
+def begin(client: httpx2.Client, data: bytes) -> str:
+    sent = client.post("/v1/files", files={"file": ("lines.jsonl", data)}, data={"purpose": "batch"})
+    file_id = sent.raise_for_status().json()["id"]
+    wanted = {"input_file_id": file_id, "endpoint": URL, "completion_window": "24h"}
+    return str(client.post("/v1/batches", json=wanted).raise_for_status().json()["id"])
+
+
+def follow(
+    client: httpx2.Client, batch_id: str, stop_at: int | None, arm: BatchArm, progress: Ticker
+) -> dict[str, Any]:
+    """Until it has ended, or so many lines have answers."""
+    give_up_s, seen = time.monotonic() + PATIENCE_S, 0
+    progress.phase(arm.name)
+    while time.monotonic() < give_up_s:
+        batch: dict[str, Any] = client.get(f"/v1/batches/{batch_id}").raise_for_status().json()
+        done = batch["request_counts"]["completed"]
+        progress.advance(done - seen)
+        seen = done
+        if batch["status"] in ENDED or (stop_at is not None and done >= stop_at):
+            return batch
+        time.sleep(LOOK_S)
+    raise StepwellError(f"the batch did not end within {PATIENCE_S:.0f} s")
+
+
+def read_answers(arm: BatchArm, client: httpx2.Client, batch: dict[str, Any]) -> None:
+    text = client.get(f"/v1/files/{batch['output_file_id']}/content").raise_for_status().text
+    rows = [json.loads(row) for row in text.splitlines()]
+    arm.answers, arm.distinct = len(rows), len({row["custom_id"] for row in rows})
+    for row in rows:
+        usage = row["response"]["body"]["usage"]
+        arm.prompt_tokens += usage["prompt_tokens"]
+        arm.computed_tokens += usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+        cost = round(usage["cost"] * 1e6)
+        arm.answered_microusd += cost
+        arm.costs[row["id"].removeprefix("batch_req_")] = cost
+
+
+def read_books(arm: BatchArm, folder: Path, batch_id: str) -> None:
+    """What stands as charged, line by line."""
+    with sqlite3.connect(f"file:{folder}/books.db?mode=ro", uri=True) as books:
+        rows = books.execute(
+            f"SELECT a.agent, {split_sum('u.charge_microusd')} FROM accounts a "
+            "JOIN usage u ON u.account = a.id WHERE a.session = ? GROUP BY a.agent",
+            (batch_id,),
+        ).fetchall()
+    books.close()
+    charged = {agent.rpartition("/")[2]: join_sum(high, low) for agent, high, low in rows}
+    arm.charged_microusd = sum(charged.values())
+    wrong = sum(charged.get(line) != cost for line, cost in arm.costs.items())
+    arm.charged_otherwise = wrong + sum(charged[line] != 0 for line in charged if line not in arm.costs)

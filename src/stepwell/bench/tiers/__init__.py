@@ -1,0 +1,1 @@
+"""KV on disk, while processes die and bits flip."""

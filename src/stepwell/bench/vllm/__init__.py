@@ -1,0 +1,1 @@
+"""vLLM as it comes, and with our parts."""

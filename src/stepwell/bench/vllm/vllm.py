@@ -1,0 +1,288 @@
+"""``stepwell bench vllm``: many agents on vLLM with a quarter of the KV they want, stock and with our parts.
+
+One server after the other does the pressure workload; then one client takes turns one by one on stock vLLM
+with room for all and on ours with little, and every token is compared; then a tenant that has paid takes its
+turns beside a flood, on vLLM's own priorities and on ours.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx2
+from cyclopts import Parameter
+from rich.table import Table
+
+from stepwell.bench.client import TurnSample, complete, run_clients, warm_up
+from stepwell.bench.servers import running
+from stepwell.bench.vllm.arms import ARMS, BLOCK_TOKENS, OURS, OURS_ROOMY, ROOMY, STOCK, VARIABLES, VllmPlan
+from stepwell.bench.vllm.flood import FloodRow, measure_flood
+from stepwell.bench.workload import Pressure
+from stepwell.console.options import (
+    JsonOption,
+    OptionalPositive,
+    Positive,
+    QuickOption,
+    size_bytes,
+)
+from stepwell.console.output import report_console, table
+from stepwell.console.progress import Ticker, ticker
+from stepwell.console.report import Report, Verdict
+from stepwell.errors import BadInput, StepwellError
+from stepwell.quantiles import percentile
+from stepwell.vllm.install import examine_model, require_vllm
+
+READY_S = 900.0
+FULL = Pressure(clients=2)
+QUICK = Pressure(agents=16, turns=3, clients=2, document_words=120, role_words=120, output_tokens=8)
+EXACT_TURNS = 200
+Part = Literal["all", "pressure", "exactness", "flood"]
+
+
+@dataclass(slots=True)
+class VllmArm:
+    """What one server did with the pressure workload."""
+
+    name: str
+    device_kv_tokens: int
+    samples: list[TurnSample] = field(default_factory=list)
+    total_s: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+    """Of the warm-up request alone: whether the machine was as quick for all."""
+    error: str | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why its figures are none: its own error, or the first of its turns'."""
+        return self.error or next((f"a turn failed: {one.error}" for one in self.samples if one.error), None)
+
+    @property
+    def usable(self) -> bool:
+        return self.failure is None and bool(self.samples)
+
+    def ttft_s(self, percent: int) -> float:
+        """Over the turns after the first."""
+        return percentile([one.ttft_s for one in self.samples if one.turn], percent)
+
+    @property
+    def computed(self) -> int:
+        return sum(one.prompt_tokens - one.cached_tokens for one in self.samples)
+
+    def as_json(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"name": self.name, "device_kv_tokens": self.device_kv_tokens}
+        said |= {"error": self.failure, "prefill_tokens_per_s": self.prefill_tokens_per_s}
+        if self.usable:
+            said |= {"ttft_p50_s": self.ttft_s(50), "ttft_p95_s": self.ttft_s(95), "total_s": self.total_s}
+            said["prompt_tokens"] = sum(one.prompt_tokens for one in self.samples)
+            said["computed_prompt_tokens"] = self.computed
+        return said
+
+
+def main(
+    *,
+    model: Path,
+    quick: QuickOption = False,
+    json_file: JsonOption = None,
+    part: Part = "all",
+    arms: Annotated[str | None, Parameter(show_default=False)] = None,
+    everybody_tokens: OptionalPositive = None,
+    host_kv: str = "2GiB",
+    disk_kv: str = "4GiB",
+    context_tokens: OptionalPositive = None,
+    dtype: str = "bfloat16",
+    exact_turns: Positive = EXACT_TURNS,
+) -> None:
+    """Run many agents on vLLM with a quarter of the KV they want: stock, its own offloading, and ours.
+
+    Needs an environment with vLLM (make test-vllm makes one) and a folder that vLLM loads. One server after
+    the other; each takes a minute to start on a CPU. Also: are all tokens the same as stock's, and what does
+    a tenant that has paid feel of a flood, with vLLM's own priorities and with service tiers.
+    Example: stepwell bench vllm --model models/gemma3 --quick
+
+    Parameters
+    ----------
+    model
+        The folder: stepwell vllm convert gemma3 models/gemma3
+    part
+        Only one of the three measurements.
+    arms
+        Which servers do the pressure workload, comma separated (default: all six).
+    everybody_tokens
+        Device KV of the servers that have room for all; the others have a quarter of it.
+    host_kv
+        Host memory for KV, where there is any.
+    disk_kv
+        Bound of our KV on disk.
+    context_tokens
+        Longest context (--max-model-len), which the few blocks must hold (default: 1984, with --quick 960).
+    dtype
+        Of weights and KV.
+    exact_turns
+        Turns whose tokens are compared.
+    """
+    version = require_vllm()
+    found = examine_model(model)
+    chosen = _arms(arms)
+    workload = QUICK if quick else FULL
+    everybody = (everybody_tokens or (4_096 if quick else 8_192)) // BLOCK_TOKENS
+    plan = VllmPlan(
+        *(
+            model,
+            context_tokens or (960 if quick else 1_984),
+            everybody,
+            everybody // 4,
+            size_bytes("--host-kv", host_kv),
+        ),
+        *(size_bytes("--disk-kv", disk_kv), workload.clients, dtype),
+    )
+    console = report_console(json_file)
+    with ticker() as progress:
+        results = _pressure(plan, workload, chosen, progress) if part in ("all", "pressure") else []
+        exact = _exactness(plan, exact_turns, progress) if part in ("all", "exactness") else None
+        floods = measure_flood(plan, quick, progress) if part in ("all", "flood") else []
+    settings = {**asdict(plan), "model": model.resolve().name, "architecture": found["architecture"]}
+    report = Report("vllm", {"workload": asdict(workload), **settings, "vllm": version})
+    report.results = {
+        "arms": [one.as_json() for one in results],
+        "exactness": exact,
+        "flood": [one.as_json() for one in floods],
+    }
+    report.samples = [{"arm": one.name, **s.as_json()} for one in results for s in one.samples]
+    report.verdicts = [*_verdicts(results), *_exact_verdict(exact), *_flood_verdict(floods)]
+    report.notes = [f"{one.name}: {one.failure}" for one in results if one.failure]
+    report.notes += [f"{one.name}: {one.error}" for one in floods if one.error]
+    if exact is not None and "error" in exact:
+        report.notes.append(f"answers against stock's: {exact['error']}")
+    for shown in _tables(results, exact, floods):
+        console.print(shown)
+    report.finish(console, json_file)
+
+
+def _arms(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ARMS
+    named = tuple(word.strip() for word in text.split(","))
+    if unknown := [name for name in named if name not in ARMS]:
+        raise BadInput(f"--arms: {unknown[0]!r} is none of them: {', '.join(ARMS)}")
+    return named
+
+
+# --- pressure ---------------------------------------------------------------------------------
+
+
+def _pressure(plan: VllmPlan, workload: Pressure, names: Sequence[str], progress: Ticker) -> list[VllmArm]:
+    results = []
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="stepwell-bench-vllm-") as folder:
+            arm = plan.arm(name, Path(folder))
+            result = VllmArm(name, arm.device_kv_tokens)
+            results.append(result)
+            progress.phase(f"{name}: starting, then {workload.agents * workload.turns} turns")
+            try:
+                with running(arm, READY_S, VARIABLES):
+                    _run(arm.base_url, plan, workload, result, progress)
+            except (StepwellError, httpx2.HTTPError) as error:
+                result.error = f"{type(error).__name__}: {error}"
+    return results
+
+
+def _run(url: str, plan: VllmPlan, workload: Pressure, result: VllmArm, progress: Ticker) -> None:
+    name = plan.model.resolve().name
+    with httpx2.Client(base_url=url, timeout=600, trust_env=False) as http:
+        complete(http, name, "Warm-up.", 2, "warm-up-0")  # it pays for what is loaded late
+        result.prefill_tokens_per_s = warm_up(http, name, workload)
+    result.samples, result.total_s = run_clients(url, name, workload, lambda sample: progress.advance())
+
+
+def _verdicts(results: Sequence[VllmArm]) -> list[Verdict]:
+    by_name = {one.name: one for one in results if one.usable}
+    roomy, stock, ours, ours_roomy = (by_name.get(name) for name in (ROOMY, STOCK, OURS, OURS_ROOMY))
+    if not results:
+        return []
+    return [
+        Verdict("a quarter of the KV: total, against stock with room for all", _total(ours, roomy), 1.1, "x"),
+        Verdict(
+            "a quarter of the KV: TTFT p50 after the first turn, of stock's", _ttft(ours, stock), 1 / 3, "x"
+        ),
+        Verdict("room for all: total, against stock", _total(ours_roomy, roomy), 1.1, "x"),
+    ]
+
+
+def _total(one: VllmArm | None, other: VllmArm | None) -> float | None:
+    return None if one is None or other is None else one.total_s / other.total_s
+
+
+def _ttft(one: VllmArm | None, other: VllmArm | None) -> float | None:
+    return None if one is None or other is None else one.ttft_s(50) / other.ttft_s(50)
+
+
+# --- exactness --------------------------------------------------------------------------------
+
+
+def _exactness(plan: VllmPlan, turns: int, progress: Ticker) -> dict[str, Any]:
+    """One client, one request at a time, so that both compute every token in the same batch."""
+    agents = max(1, turns // 8)
+    workload = Pressure(
+        agents=agents, turns=-(-turns // agents), clients=1, document_words=60, role_words=60, output_tokens=8
+    )
+    alone = replace(plan, at_once=1)
+    stock, ours = _pressure(alone, workload, (ROOMY, OURS), progress)
+    if not (stock.usable and ours.usable):
+        failed = next((one.failure for one in (stock, ours) if one.failure), "no turns")
+        return {"turns": 0, "different": None, "error": failed}
+    pairs = list(zip(stock.samples, ours.samples, strict=True))
+    return {
+        "turns": len(pairs),
+        "different": sum(one.text != other.text for one, other in pairs),
+        "computed_stock": stock.computed,
+        "computed_ours": ours.computed,
+        "prompt_tokens": sum(one.prompt_tokens for one in ours.samples),
+    }
+
+
+def _exact_verdict(exact: dict[str, Any] | None) -> list[Verdict]:
+    if exact is None:
+        return []
+    name = f"answers that differ from stock's, of {exact['turns']} turns"
+    return [Verdict(name, exact["different"], 0)]
+
+
+# --- the report -------------------------------------------------------------------------------
+
+
+def _flood_verdict(floods: Sequence[FloodRow]) -> list[Verdict]:
+    by_name = {one.name: one for one in floods if one.usable}
+    stock, ours = by_name.get("stock, --scheduling-policy priority"), by_name.get("stepwell")
+    if not floods:
+        return []
+    ratio = None if stock is None or ours is None else ours.times / stock.times
+    return [
+        Verdict("paid turns under a flood: what the flood costs, against stock's priorities", ratio, 1.0, "x")
+    ]
+
+
+def _tables(
+    results: Sequence[VllmArm], exact: dict[str, Any] | None, floods: Sequence[FloodRow]
+) -> Iterator[Table]:
+    if results:
+        columns = ["server", "device KV", "total", "TTFT p50, later", "p95", "computed", "of tokens"]
+        yield table("Agents under pressure on vLLM", columns, [_row(one) for one in results])
+    if exact is not None and exact["turns"]:
+        columns = ["turns", "different answers", "prompt tokens", "computed by stock", "computed by ours"]
+        keys = ("turns", "different", "prompt_tokens", "computed_stock", "computed_ours")
+        yield table("Answers against stock with room for all", columns, [[f"{exact[key]:,}" for key in keys]])
+    if floods:
+        columns = ["server", "TTFT p50 alone", "under the flood", "times", "p95 under the flood", "preempted"]
+        yield table("Paid turns beside a flood, on vLLM", columns, [one.row() for one in floods])
+
+
+def _row(one: VllmArm) -> list[str]:
+    if not one.usable:
+        return [one.name, f"{one.device_kv_tokens:,}", "failed", "", "", "", ""]
+    prompt = sum(sample.prompt_tokens for sample in one.samples)
+    times = [f"{one.total_s:.1f} s", f"{one.ttft_s(50):.2f} s", f"{one.ttft_s(95):.2f} s"]
+    return [one.name, f"{one.device_kv_tokens:,}", *times, f"{one.computed:,}", f"{prompt:,}"]
