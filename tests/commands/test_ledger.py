@@ -16,9 +16,10 @@ from tests.ledger.made_books import START_S, Books, Writer, agent, gave, made_bo
 
 from stepwell import cli
 from stepwell.ledger.books import preset_names
-from stepwell.ledger.costs import Capacities, load_cost_book
+from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Resource
+from stepwell.per_tier import PerTier
 from stepwell.server.keys import KeyEntry
 
 Capture = pytest.CaptureFixture[str]
@@ -251,7 +252,8 @@ def test_books(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert max(map(len, text.splitlines())) <= 80
     own = tmp_path / "own.toml"
     own.write_text(shown(capsys, "books", "laptop"), "utf-8")
-    assert load_cost_book(own).rates(Capacities(10**9)) == load_cost_book("laptop").rates(Capacities(10**9))
+    room = PerTier(10**9, 0, 0)
+    assert load_cost_book(own).rates(room) == load_cost_book("laptop").rates(room)
     assert run("books", "laptap") == 2
     assert "did you mean 'laptop'?" in capsys.readouterr().err
 

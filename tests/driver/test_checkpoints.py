@@ -98,7 +98,7 @@ def test_the_next_turn_goes_on_from_the_last_one() -> None:
     prompt += ask(rig, prompt, new_tokens=40)
     answer = rig.ask([*prompt, *text(30, 5)], 1)
     rig.settle()
-    assert admitted(answer).cached_device_tokens == 128
+    assert admitted(answer).cached.device == 128
     assert not watched.adopted
 
 
@@ -113,7 +113,7 @@ def test_who_parts_from_a_stored_prefix_leaves_a_state_there() -> None:
     assert watched.ends() == [192, 240, 240]
     third = rig.ask([*shared, *text(40, 3)], 4)
     rig.settle()
-    assert admitted(third).cached_device_tokens == 192
+    assert admitted(third).cached.device == 192
     assert third.tokens == expected_tokens([*shared, *text(40, 3)], 4)
     blocks = rig.driver.scheduler.block_manager.index.blocks.values()
     assert len([block for block in blocks if block.meta.depth == 5]) == 1
@@ -126,7 +126,7 @@ def test_agents_that_come_together_have_the_state_where_they_part_made_once() ->
     rig.settle()
     assert watched.ends() == [192, 240, 240, 240, 240]
     assert not watched.adopted
-    assert [admitted(answer).cached_device_tokens for answer in answers] == [0, 192, 192, 192]
+    assert [admitted(answer).cached.device for answer in answers] == [0, 192, 192, 192]
     assert [answer.tokens for answer in answers] == [expected_tokens(prompt, 4) for prompt in prompts]
 
 
@@ -143,7 +143,7 @@ def test_a_block_that_lay_on_disk_gets_its_state_and_takes_it_there() -> None:
     rig.settle()
     third = rig.ask([*shared, *text(40, 3)], 1)
     rig.settle()
-    assert admitted(third).cached_disk_tokens == 192
+    assert admitted(third).cached.disk == 192
 
 
 def test_a_preempted_turn_goes_on_where_it_was() -> None:

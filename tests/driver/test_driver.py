@@ -43,7 +43,7 @@ def test_the_next_turn_finds_the_last_one_on_the_device() -> None:
     context = DOCUMENT + first.tokens
     second = rig.ask([*context, 97, 98], 4, agent="a")
     rig.settle()
-    assert admitted(second.outputs).cached_device_tokens == (len(context) - 1) // 4 * 4
+    assert admitted(second.outputs).cached.device == (len(context) - 1) // 4 * 4
 
 
 @pytest.mark.parametrize("tier", [KvTier.HOST, KvTier.DISK])
@@ -58,7 +58,7 @@ def test_a_demoted_agent_comes_back_with_nothing_recomputed(tier: KvTier) -> Non
     second = rig.ask(context, 4, agent="a")
     rig.settle()
     seen = admitted(second.outputs)
-    assert (seen.cached_host_tokens if tier is KvTier.HOST else seen.cached_disk_tokens) == 52
+    assert (seen.cached.host if tier is KvTier.HOST else seen.cached.disk) == 52
     assert second.tokens == expected_tokens(context, 4)
     assert counters(rig)["recomputed_tokens"] == 0
 
@@ -139,7 +139,7 @@ def test_cancel_stops_within_a_step_and_keeps_what_was_computed() -> None:
     rig.settle()
     again = rig.ask(DOCUMENT, 2)
     rig.settle()
-    assert admitted(again.outputs).cached_device_tokens == 44
+    assert admitted(again.outputs).cached.device == 44
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
@@ -248,7 +248,7 @@ def test_a_new_server_on_the_same_disk_starts_warm() -> None:
     context = [*DOCUMENT, *answer.tokens, 97]
     again = second.ask(context, 4, agent="a")
     second.settle()
-    assert admitted(again.outputs).cached_disk_tokens == 52
+    assert admitted(again.outputs).cached.disk == 52
     assert again.tokens == expected_tokens(context, 4)
 
 

@@ -66,7 +66,7 @@ def test_a_model_that_is_idle_gives_its_memory_back_and_finds_its_kv_again(tmp_p
         node.loop.run_until_idle()
         assert states(node) == ["unloaded", "loaded"]
         assert after.text == before.text
-        assert admitted(after).cached_host_tokens >= 256
+        assert admitted(after).cached.host >= 256
 
 
 @pytest.mark.parametrize("host", [0, 2 * BLOCK_BYTES])
@@ -324,8 +324,8 @@ def test_kv_of_both_models_is_there_after_a_restart(tmp_path: Path) -> None:
         after = [ask(node, name, "x" * 300) for name in ("one", "two")]
         node.loop.run_until_idle()
         assert [answer.text for answer in after] == [answer.text for answer in before]
-        assert all(admitted(answer).cached_disk_tokens >= 256 for answer in after)
+        assert all(admitted(answer).cached.disk >= 256 for answer in after)
     with several(tmp_path, names="two", unload_after_s=99, always_load=True) as node:
         alone = ask(node, "two", "x" * 300)
         node.loop.run_until_idle()
-        assert admitted(alone).cached_disk_tokens >= 256, "the store is the same for one model"
+        assert admitted(alone).cached.disk >= 256, "the store is the same for one model"

@@ -95,7 +95,7 @@ def test_blocks_come_up_before_their_declared_use() -> None:
     assert rig.clock.now_us() < 20 * SECOND
     assert where(rig, "tool")[KvTier.HOST] == CONTEXT
     answer = turn(rig, "tool", 1, tokens=100)
-    assert next(o for o in answer.outputs if isinstance(o, Admitted)).cached_disk_tokens == 0
+    assert next(o for o in answer.outputs if isinstance(o, Admitted)).cached.disk == 0
 
 
 def test_what_is_used_sooner_comes_up_first_and_stays_up() -> None:

@@ -58,8 +58,8 @@ def test_rooms_are_what_memory_holds() -> None:
     serving = Serving(entry("models", "llama-3.1-8b"), entry("parts", "h100"), 1, 2.0, 2.0, 1, 1000.0, 1.0)
     found = replica_model(serving, constants, 64, 10.0, SSD, 1.0)
     assert found.block_bytes == 64 * 131_072
-    assert found.device_blocks == int(kv_room_bytes(serving) // found.block_bytes)
-    assert found.host_blocks == int(10e9 // found.block_bytes)
+    assert found.room.device == int(kv_room_bytes(serving) // found.block_bytes)
+    assert found.room.host == int(10e9 // found.block_bytes)
     with pytest.raises(BadInput, match="HBM binds"):
         replica_model(replace(serving, model=entry("models", "llama-3.1-405b")), constants, 64, 0, SSD, 0)
 

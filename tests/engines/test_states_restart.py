@@ -45,7 +45,7 @@ def test_a_restart_goes_on_from_the_last_whole_block_on_disk(name: str, tmp_path
     (first,), _ = run_turns(path, tmp_path / "two", [FIRST])
     (second,), admitted = run_turns(path, tmp_path / "two", [[*FIRST, *MORE]])
     assert [first, second] == whole
-    assert stayed.cached_device_tokens == admitted.cached_disk_tokens == 192
+    assert stayed.cached.device == admitted.cached.disk == 192
 
 
 @pytest.mark.parametrize("name", ["lfm2", "mamba"])
@@ -64,4 +64,4 @@ def test_a_damaged_checkpoint_is_a_miss(name: str, tmp_path: Path) -> None:
     assert hurt
     (second,), admitted = run_turns(path, disk, [[*FIRST, *MORE]])
     assert second == whole[1]
-    assert admitted.cached_disk_tokens < 192
+    assert admitted.cached.disk < 192

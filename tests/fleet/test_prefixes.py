@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from stepwell.fleet.prefixes import CUTS, MAX_PREFIXES, WAITING_TOO, PromptPrefix, SentPrefixes
 from stepwell.fleet.routers import KvAffine
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import HeldTokens, NodeState, RoutedTurn
+from stepwell.fleet.types import NodeState, RoutedTurn
+from stepwell.per_tier import NOTHING
 
 NODES = ("a", "b", "c", "d")
 prompts = st.text("xy", min_size=1, max_size=6)
@@ -87,7 +88,7 @@ def test_load_wins_over_a_small_match_sooner_than_over_a_large_one() -> None:
 def test_a_lost_node_and_one_that_left_are_known_for_nothing() -> None:
     fleet = Fleet(NODES)
     node = send(fleet, turn("stuv"))
-    assert fleet.holders(turn("stuv"))[node][0].tokens == 400
+    assert fleet.holders(turn("stuv"))[node][0] == (400, 0, 0)
     fleet.lost(node, keep_disk=True)
     fleet.state(node, NodeState.READY)
     assert not fleet.holders(turn("stuv"))
@@ -102,9 +103,12 @@ def test_an_agents_known_place_goes_before_prefixes_and_they_are_not_added_up() 
     named = turn("stuv", agent="s/1", session="s")
     for node in fleet.nodes.values():
         node.prefixes.sent("acme", named.prefixes)
-    fleet.places.put(("acme", "s/1"), "s", 400, "a", HeldTokens(host=50))
-    assert fleet.holders(named) == {"a": (HeldTokens(host=50), "kv"), "b": (HeldTokens(device=400), "prefix")}
+    fleet.places.put(("acme", "s/1"), "s", 400, "a", NOTHING._replace(host=50))
+    assert fleet.holders(named) == {
+        "a": (NOTHING._replace(host=50), "kv"),
+        "b": (NOTHING._replace(device=400), "prefix"),
+    }
     sibling = turn("stuv", agent="s/2", session="s")
-    assert fleet.holders(sibling)["a"] == (HeldTokens(device=400), "prefix")
+    assert fleet.holders(sibling)["a"] == (NOTHING._replace(device=400), "prefix")
     short = turn("s" + "z" * 3, agent="s/2", session="s")
-    assert fleet.holders(short)["a"] == (HeldTokens(device=200), "session")
+    assert fleet.holders(short)["a"] == (NOTHING._replace(device=200), "session")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from stepwell.fleet.rendezvous import first
 from stepwell.fleet.routers import ROUTERS, KvAffine, Router
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import HeldTokens, NodeState, RoutedTurn
+from stepwell.fleet.types import NodeState, RoutedTurn
+from stepwell.per_tier import NOTHING
 
 NODES = ("a", "b", "c", "d")
 every_router = pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS)
@@ -51,7 +52,7 @@ def test_a_choice_takes_turns_was_not_tried_and_changes_nothing(
     for name, state in zip(NODES, states, strict=True):
         fleet.state(name, state)
     for agent, node, tokens in places:
-        fleet.places.put(("acme", agent), agent[0], tokens, node, HeldTokens(host=tokens))
+        fleet.places.put(("acme", agent), agent[0], tokens, node, NOTHING._replace(host=tokens))
     asked = turn(pinned=pinned)
     choice = router.choose(fleet, asked, 5, avoid)
     may = {n for n, s in zip(NODES, states, strict=True) if s is NodeState.READY} - avoid
@@ -78,7 +79,9 @@ def test_all_nodes_are_used_and_a_closed_one_is_not(router: Router) -> None:
 def test_an_agent_goes_where_its_kv_lies_and_another_tenant_of_its_name_does_not() -> None:
     fleet, router = Fleet(NODES), KvAffine()
     for node in NODES:
-        fleet.places.put(("acme", "s/1"), "s", 1_000, node, HeldTokens(device=900 if node == "c" else 10))
+        fleet.places.put(
+            ("acme", "s/1"), "s", 1_000, node, NOTHING._replace(device=900 if node == "c" else 10)
+        )
     choice = router.choose(fleet, turn(), 0)
     assert choice is not None and (choice.node, choice.reason, choice.held_tokens) == ("c", "kv", 900)
     other = router.choose(fleet, turn(tenant="else"), 0)
@@ -87,8 +90,8 @@ def test_an_agent_goes_where_its_kv_lies_and_another_tenant_of_its_name_does_not
 
 def test_disk_counts_for_less_than_memory_and_for_more_than_nothing() -> None:
     fleet, router = Fleet(("a", "b")), KvAffine(slack=0.0)
-    fleet.places.put(("acme", "s/1"), "s", 1_000, "a", HeldTokens(disk=1_000))
-    fleet.places.put(("acme", "s/1"), "s", 1_000, "b", HeldTokens(device=1_000))
+    fleet.places.put(("acme", "s/1"), "s", 1_000, "a", NOTHING._replace(disk=1_000))
+    fleet.places.put(("acme", "s/1"), "s", 1_000, "b", NOTHING._replace(device=1_000))
     first_choice = router.choose(fleet, turn(), 0)
     second = router.choose(fleet, turn(), 0, ["b"])
     assert first_choice is not None and first_choice.node == "b"
@@ -97,7 +100,7 @@ def test_disk_counts_for_less_than_memory_and_for_more_than_nothing() -> None:
 
 def test_a_queue_that_costs_more_than_the_kv_is_left() -> None:
     fleet, router = Fleet(("a", "b")), KvAffine()
-    fleet.places.put(("acme", "s/1"), "s", 1_000, "a", HeldTokens(device=1_000))
+    fleet.places.put(("acme", "s/1"), "s", 1_000, "a", NOTHING._replace(device=1_000))
     chosen = []
     for _ in range(12):
         choice = router.choose(fleet, turn(), 0)
@@ -109,7 +112,7 @@ def test_a_queue_that_costs_more_than_the_kv_is_left() -> None:
 
 def test_heavier_service_tiers_do_not_wait_for_lighter_ones() -> None:
     fleet, router = Fleet(("a", "b")), KvAffine()
-    fleet.places.put(("acme", "s/1"), "s", 1_000, "a", HeldTokens(device=1_000))
+    fleet.places.put(("acme", "s/1"), "s", 1_000, "a", NOTHING._replace(device=1_000))
     for n in range(6):
         flood = turn(f"f/{n}", "f", service_tier="flex", pinned="a")
         choice = router.choose(fleet, flood, 0)

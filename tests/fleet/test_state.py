@@ -12,6 +12,7 @@ from stepwell.fleet.places import Places
 from stepwell.fleet.routers import KvAffine
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import HeldTokens, NodeState, RoutedTurn
+from stepwell.per_tier import NOTHING
 
 agents = st.sampled_from([("x", "s/1"), ("x", "s/2"), ("x", "t/1"), ("y", "s/1")])
 nodes = st.sampled_from(["a", "b", "c"])
@@ -34,13 +35,13 @@ def test_sessions_are_counted_as_the_agents_lie(steps: list[tuple[object, ...]],
     for step in steps:
         match step:
             case "put", (str(tenant), str(agent)), str(node), int(n):
-                places.put((tenant, agent), agent[0], n, node, HeldTokens(disk=n))
+                places.put((tenant, agent), agent[0], n, node, NOTHING._replace(disk=n))
             case "gone", (str(tenant), str(agent)), str(node):
                 places.gone((tenant, agent), node)
             case "lost", str(node), bool(keep):
                 places.lost(node, keep_disk=keep)
             case "replace", str(node), dict(rows):
-                told = [((t, a), a[0], n, HeldTokens(host=n)) for (t, a), n in rows.items()]
+                told = [((t, a), a[0], n, NOTHING._replace(host=n)) for (t, a), n in rows.items()]
                 places.replace(node, told)
         assert len(places) <= most
         counted: dict[tuple[str, str], Counter[str]] = {}
@@ -72,7 +73,7 @@ def test_only_the_disk_of_a_node_outlives_its_process() -> None:
     fleet.places.put(("x", "1"), "", 9, "a", HeldTokens(1, 2, 6))
     fleet.lost("a", keep_disk=True)
     place = fleet.places.find(("x", "1"))
-    assert place is not None and place.held == {"a": HeldTokens(disk=6)}
+    assert place is not None and place.held == {"a": NOTHING._replace(disk=6)}
 
 
 @given(st.lists(st.booleans(), max_size=80))

@@ -16,6 +16,7 @@ from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import HeldTokens, NodeState
 from stepwell.gateway import health
 from stepwell.gateway.feed import Feed, frames
+from stepwell.per_tier import NOTHING
 from stepwell.server.watch.frames import differences
 from tests.gateway.fakes import sse, world
 
@@ -44,7 +45,7 @@ def test_after_every_frame_the_places_are_the_pictures(
 ) -> None:
     """Differences are made by the server's own code; a frame that was missed is followed by a full one."""
     fleet = Fleet(("a", "b"))
-    fleet.places.put(("acme", "s/1"), "s", 5, "b", HeldTokens(disk=5))
+    fleet.places.put(("acme", "s/1"), "s", 5, "b", NOTHING._replace(disk=5))
     feed, before = Feed(fleet, "a"), {}
     for number, picture in enumerate(told):
         rows = {name: row(name, kv) for name, kv in picture.items()}
@@ -56,10 +57,10 @@ def test_after_every_frame_the_places_are_the_pictures(
         before = rows
         for name in [("acme", "s/1"), ("acme", "s/2"), ("acme", "t/1"), ("blue", "s/1")]:
             place = fleet.places.find(name)
-            held = place.held.get("a", HeldTokens()) if place else HeldTokens()
+            held = place.held.get("a", NOTHING) if place else NOTHING
             assert held == HeldTokens(*picture.get(name, (0, 0, 0)))
     other = fleet.places.find(("acme", "s/1"))
-    assert other is not None and other.held["b"] == HeldTokens(disk=5)
+    assert other is not None and other.held["b"] == NOTHING._replace(disk=5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -91,7 +92,7 @@ def test_a_new_front_end_knows_where_agents_lie_after_one_frame_and_what_a_node_
             await one.chat()
             assert one.nodes.fleet.nodes["b"].reported_turns == 5
             place = one.nodes.fleet.places.find(("acme", "s/1"))
-            assert place is not None and place.held["b"] == HeldTokens(disk=9)
+            assert place is not None and place.held["b"] == NOTHING._replace(disk=9)
             assert one.fakes.seen[0][1].headers["authorization"] == "Bearer sk-ops"
 
     asyncio.run(go())

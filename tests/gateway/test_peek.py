@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stepwell.fleet.places import Places
 from stepwell.fleet.prefixes import CUTS, MAX_PREFIXES, PromptPrefix
-from stepwell.fleet.types import HeldTokens
 from stepwell.gateway.peek import Heard, peek
+from stepwell.per_tier import NOTHING
 from stepwell.server.identity import identify
 from stepwell.server.keys import ApiKey
 
@@ -63,7 +63,7 @@ def test_deep_nesting_is_the_nodes_to_refuse() -> None:
 
 def test_a_known_agent_is_as_long_as_it_was() -> None:
     places = Places()
-    places.put(("acme", "s/1"), "s", 5_000, "a", HeldTokens(device=1))
+    places.put(("acme", "s/1"), "s", 5_000, "a", NOTHING._replace(device=1))
     sent = {"x-session-id": "s", "x-agent-id": "1"}
     assert peek(sent, b"{}", KEY, places).turn.prompt_tokens == 5_000
 

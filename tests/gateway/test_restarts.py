@@ -9,10 +9,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from stepwell.fleet.types import HeldTokens, NodeState
+from stepwell.fleet.types import NodeState
 from stepwell.gateway.deployment import Deployment, EngineTable, FrontTable
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.processes import NodeProcess
+from stepwell.per_tier import NOTHING
 from stepwell.server.keys import KeyRing
 from tests.gateway.fakes import WEIGHTS, FakeNodes
 
@@ -78,7 +79,7 @@ def test_nodes_are_restarted_one_after_the_other(tmp_path: Path) -> None:
     async def go() -> None:
         nodes, log = started(tmp_path, ("a", "b", "c"))
         tasks = await watched(nodes)
-        nodes.fleet.places.put(("acme", "1"), "s", 10, "a", HeldTokens(device=4, disk=6))
+        nodes.fleet.places.put(("acme", "1"), "s", 10, "a", NOTHING._replace(device=4, disk=6))
         assert nodes.roll() and not nodes.roll()
         assert nodes._rolling is not None
         await asyncio.wait_for(nodes._rolling, 60)
@@ -89,7 +90,7 @@ def test_nodes_are_restarted_one_after_the_other(tmp_path: Path) -> None:
         assert all(node.state is NodeState.READY for node in nodes.fleet.nodes.values())
         assert all(one.process.starts == 2 for one in nodes.supervisors.values())
         place = nodes.fleet.places.find(("acme", "1"))
-        assert place is not None and place.held == {"a": HeldTokens(disk=6)}
+        assert place is not None and place.held == {"a": NOTHING._replace(disk=6)}
         await ended(nodes, tasks)
 
     asyncio.run(go())

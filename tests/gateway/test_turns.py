@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import httpx2
 import pytest
 
-from stepwell.fleet.types import HeldTokens, NodeState
+from stepwell.fleet.types import NodeState
+from stepwell.per_tier import NOTHING
 from tests.gateway.fakes import World, answer, sse, world
 
 FIRST, SECOND = b'data: {"delta":1}\n\n', b"data: [DONE]\n\n"
@@ -180,7 +181,7 @@ def test_models_decide_which_nodes_there_are() -> None:
 
 def test_one_tenants_agents_say_nothing_of_anothers() -> None:
     async def work(one: World) -> None:
-        one.nodes.fleet.places.put(("acme", "s/1"), "s", 900, "b", HeldTokens(device=900))
+        one.nodes.fleet.places.put(("acme", "s/1"), "s", 900, "b", NOTHING._replace(device=900))
         await one.chat(key="sk-acme")
         assert one.fakes.asked == ["b"]
         metrics = one.nodes.metrics.text()

@@ -9,6 +9,7 @@ from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.open import open_store
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.types import MACHINE, Cause, Position, Posting, Resource
+from stepwell.per_tier import PerTier
 from tests.ledger.entries import RUN, START_US, agent
 
 
@@ -29,7 +30,7 @@ def main(name: str) -> None:
     for number in range(1, 1_000_000):
         postings = step(number)
         total += sum(posting.amount for posting in postings)
-        positions = [Position(agent("a1"), number, 0, 0, number)]
+        positions = [Position(agent("a1"), PerTier(number, 0, 0), number)]
         batch = PostingBatch(
             number, START_US + number, number, postings, (), positions, {"compute_us": total}
         )

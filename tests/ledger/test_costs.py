@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from stepwell.errors import BadInput
 from stepwell.ledger.books import preset_names
 from stepwell.ledger.costs import Capacities, CostBook, load_cost_book, parse_cost_book
-from stepwell.ledger.types import MACHINE_RESOURCES, Resource
+from stepwell.ledger.types import MACHINE_RESOURCES, STORAGE, Resource
+from stepwell.per_tier import PerTier
 
 HOUR_US = 3_600_000_000
 YEAR_HOURS = 8_760
@@ -20,7 +21,7 @@ RENTED = "[accelerator]\nhourly_usd = 2\n"
 DISK = "[disk]\nusd_per_gb = 0.36\nyears = 5\ndrive_writes_per_day = 1\n"
 HOST = "[host_memory]\nusd_per_gb = 13\nyears = 5\n"
 
-capacities = st.builds(Capacities, st.integers(0, 10**12), st.integers(0, 10**13), st.integers(0, 10**14))
+capacities = st.builds(PerTier, st.integers(0, 10**12), st.integers(0, 10**13), st.integers(0, 10**14))
 
 
 def book(text: str) -> CostBook:
@@ -40,9 +41,7 @@ def hour(room: Capacities) -> dict[Resource, int]:
     """All of the machine for an hour."""
     return {
         Resource.COMPUTE: HOUR_US,
-        Resource.DEVICE: room.device_bytes * HOUR_US,
-        Resource.HOST: room.host_bytes * HOUR_US,
-        Resource.DISK: room.disk_bytes * HOUR_US,
+        **dict(zip(STORAGE, (size_bytes * HOUR_US for size_bytes in room), strict=True)),
     }
 
 
@@ -57,7 +56,7 @@ def test_an_hour_of_everything_is_the_hourly_price(name: str, room: Capacities) 
 
 
 def test_the_hourly_price_is_what_the_book_says() -> None:
-    room = Capacities(80 * GB, 1_000 * GB, 8_000 * GB)
+    room = PerTier(80 * GB, 1_000 * GB, 8_000 * GB)
     costs = book(RENTED + HOST + DISK + "[machine]\nother_hourly_usd = 0.4\n")
     host = Fraction(13 * 1_000, 5 * YEAR_HOURS)
     disk = Fraction(36, 100) * 8_000 / 2 / (5 * YEAR_HOURS)  # half of it is charged as wear
@@ -65,20 +64,20 @@ def test_the_hourly_price_is_what_the_book_says() -> None:
 
 
 def test_compute_and_memory_share_the_accelerator() -> None:
-    room = Capacities(10 * GB)
+    room = PerTier(10 * GB, 0, 0)
     costs = book(RENTED + "memory_share = 0.25\n[machine]\nother_hourly_usd = 0.5\n").rates(room)
     assert costs.microusd[Resource.COMPUTE] * HOUR_US == 2_000_000
-    assert costs.microusd[Resource.DEVICE] * room.device_bytes * HOUR_US == 500_000
+    assert costs.microusd[Resource.DEVICE] * room.device * HOUR_US == 500_000
 
 
 def test_without_device_room_its_memory_falls_to_compute() -> None:
-    rates = book(RENTED).rates(Capacities(0))
+    rates = book(RENTED).rates(PerTier(0, 0, 0))
     assert rates.microusd[Resource.COMPUTE] * HOUR_US == 2_000_000
     assert rates.microusd[Resource.DEVICE] == 0
 
 
 def test_every_resource_of_the_machine_has_a_rate_and_money_none() -> None:
-    rates = load_cost_book("laptop").rates(Capacities(GB, GB, GB))
+    rates = load_cost_book("laptop").rates(PerTier(GB, GB, GB))
     assert set(MACHINE_RESOURCES) <= rates.microusd.keys()
     for moved in (Resource.STORED, Resource.LOADED, Resource.READ):
         assert rates.microusd[moved] == 0  # the time it took is in compute
@@ -96,7 +95,7 @@ def test_what_was_bought_is_written_off_with_its_power() -> None:
 
 
 def test_what_the_rent_includes_is_not_charged_again() -> None:
-    room = Capacities(GB, 1_000 * GB)
+    room = PerTier(GB, 1_000 * GB, 0)
     extra, included = (book(RENTED + HOST + f"included = {flag}\n") for flag in ("false", "true"))
     host = Fraction(13 * 1_000, 5 * YEAR_HOURS)
     assert extra.hourly_usd(room) == 2 + host
@@ -105,9 +104,9 @@ def test_what_the_rent_includes_is_not_charged_again() -> None:
 
 
 def test_rooms_worth_more_than_the_rent_cost_the_rent() -> None:
-    room = Capacities(GB, 10**16)
+    room = PerTier(GB, 10**16, 0)
     costs = book(RENTED + HOST + "included = true\n")
-    assert costs.rates(room).cost({Resource.HOST: room.host_bytes * HOUR_US}) == 2_000_000
+    assert costs.rates(room).cost({Resource.HOST: room.host * HOUR_US}) == 2_000_000
     assert costs.rates(room).microusd[Resource.COMPUTE] == 0
 
 
@@ -116,7 +115,7 @@ def test_rooms_worth_more_than_the_rent_cost_the_rent() -> None:
 
 def test_a_byte_written_costs_its_part_of_the_drive() -> None:
     """The published check: 0.36 USD per GB, one drive write a day for five years."""
-    rates = book(RENTED + DISK + "capacity_share = 0\n").rates(Capacities(0, 0, 0))
+    rates = book(RENTED + DISK + "capacity_share = 0\n").rates(PerTier(0, 0, 0))
     per_gb_usd = rates.cost({Resource.WRITTEN: GB}) / 1_000_000
     assert round(float(per_gb_usd), 6) == 0.000197
     kv_of_100k_tokens = 32_768 * 10**6  # Llama-70B in bf16: 327,680 bytes a token
@@ -126,7 +125,7 @@ def test_a_byte_written_costs_its_part_of_the_drive() -> None:
 
 def test_three_writes_a_day_wear_a_third() -> None:
     thrice = book(RENTED + DISK.replace("per_day = 1", "per_day = 3") + "capacity_share = 0\n")
-    wear = thrice.rates(Capacities(0)).cost({Resource.WRITTEN: GB}) / 1_000_000
+    wear = thrice.rates(PerTier(0, 0, 0)).cost({Resource.WRITTEN: GB}) / 1_000_000
     assert round(float(wear), 6) == 0.000066
 
 
@@ -139,7 +138,7 @@ def test_a_drive_that_is_written_at_its_rated_pace_pays_its_price(
         f"capacity_share = {percent / 100}\n"
     )
     size_bytes = size_gb * GB
-    rates = book(RENTED + text).rates(Capacities(0, 0, size_bytes))
+    rates = book(RENTED + text).rates(PerTier(0, 0, size_bytes))
     life = {
         Resource.DISK: size_bytes * years * YEAR_HOURS * HOUR_US,
         Resource.WRITTEN: size_bytes * tenths * 365 * years // 10,
@@ -156,7 +155,7 @@ amounts = st.dictionaries(
 
 @given(amounts)
 def test_parts_of_a_statement_sum_to_its_rounded_whole(amount: dict[Resource, int]) -> None:
-    rates = load_cost_book("h100-bought").rates(Capacities(10 * GB, 100 * GB, 1_000 * GB))
+    rates = load_cost_book("h100-bought").rates(PerTier(10 * GB, 100 * GB, 1_000 * GB))
     parts = rates.cost_microusd(amount)
     assert parts.keys() == amount.keys()
     assert abs(sum(parts.values()) - rates.cost(amount)) <= Fraction(1, 2)
@@ -165,7 +164,7 @@ def test_parts_of_a_statement_sum_to_its_rounded_whole(amount: dict[Resource, in
 
 
 def test_loaded_rates_pay_for_the_idle_hours_but_not_for_wear() -> None:
-    room = Capacities(GB, GB, GB)
+    room = PerTier(GB, GB, GB)
     rates = book(RENTED + DISK + "[machine]\nutilisation = 0.5\n").rates(room)
     loaded = rates.loaded()
     assert loaded.cost(hour(room)) == 2 * rates.cost(hour(room))
@@ -213,15 +212,10 @@ def test_a_book_that_is_wrong_says_where(text: str, words: tuple[str, ...]) -> N
     refused(text, *words)
 
 
-def test_capacities_cannot_be_negative() -> None:
-    with pytest.raises(ValueError, match="negative"):
-        Capacities(-1)
-
-
 def test_presets_say_where_they_are_from() -> None:
     for name in preset_names("cost"):
         preset = load_cost_book(name)
         assert preset.source
         assert preset.as_of
-    assert load_cost_book("h100-rented").hourly_usd(Capacities(80 * GB, GB, GB)) == Fraction(13, 10)
-    assert round(float(load_cost_book("h100-bought").hourly_usd(Capacities(80 * GB))), 2) == 1.3
+    assert load_cost_book("h100-rented").hourly_usd(PerTier(80 * GB, GB, GB)) == Fraction(13, 10)
+    assert round(float(load_cost_book("h100-bought").hourly_usd(PerTier(80 * GB, 0, 0))), 2) == 1.3

@@ -32,7 +32,7 @@ def test_a_disk_that_is_found_fuller_than_it_may_be() -> None:
     assert balances[MACHINE][Resource.DISK] == -5_000_000 * found_bytes
     assert balances[IDLE][Resource.DISK] == 0
     batches = after.books.batches
-    assert all(position.disk_bytes >= 0 for batch in batches for position in batch.positions)
+    assert all(position.held_bytes.disk >= 0 for batch in batches for position in batch.positions)
 
 
 def test_a_copy_whose_block_is_gone_is_paid_by_who_it_was_made_for() -> None:

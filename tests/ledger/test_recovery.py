@@ -21,6 +21,7 @@ from stepwell.ledger.types import (
     Posting,
     Resource,
 )
+from stepwell.per_tier import PerTier
 from tests.ledger.conftest import Opener
 from tests.ledger.entries import RUN, START_US, agent, balances, computed, count_of
 from tests.ledger.flaky import FlakyStore
@@ -56,7 +57,7 @@ SECOND = [
     money(HELD, REVENUE, 10, Cause.SETTLE, 3),
     Posting(MACHINE, agent("a"), DEVICE, 5_000, Cause.STORAGE),
 ]
-POSITIONS = [Position(agent("a"), 10, 0, 4, 700), Position(agent("b"), 0, 3, 0, 1_000)]
+POSITIONS = [Position(agent("a"), PerTier(10, 0, 4), 700), Position(agent("b"), PerTier(0, 3, 0), 1_000)]
 TOTALS = {"compute_us": 130, "device_byte_us": 8_100, "disk_byte_us": 1_000}
 """30 of compute and 100 of the device that nothing explains; of the disk 200 too little."""
 
@@ -186,7 +187,7 @@ def test_a_run_without_any_batch_is_just_ended(store: Store) -> None:
 def test_amounts_of_any_size(store: Store) -> None:
     run = store.begin(RUN)
     size_bytes, time_us = 2**36 + 1, 2**29
-    positions = [Position(agent("a"), size_bytes, 0, 0, 0)]
+    positions = [Position(agent("a"), PerTier(size_bytes, 0, 0), 0)]
     store.write(
         run, PostingBatch(1, START_US, time_us, [], (), positions, {"device_byte_us": size_bytes * time_us})
     )

@@ -33,6 +33,7 @@ from stepwell.ledger.types import (
     Scope,
     Usage,
 )
+from stepwell.per_tier import PerTier
 from tests.ledger.conftest import Opener
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances, batch, computed, count_of
 from tests.ledger.postgres_server import Server
@@ -71,7 +72,7 @@ def test_the_same_number_again_changes_nothing(store: Store) -> None:
     store.write(run, batch(1, computed(5)))
     store.write(run, batch(2, computed(7)))
     for again in (batch(1, computed(5)), batch(2, computed(1000), computed(3)), batch(1)):
-        store.write(run, replace(again, usage=[USAGE], positions=[Position(agent(), 1, 2, 3, 4)]))
+        store.write(run, replace(again, usage=[USAGE], positions=[Position(agent(), PerTier(1, 2, 3), 4)]))
     assert balances(store) == {(MACHINE, Resource.COMPUTE): -12, (agent(), Resource.COMPUTE): 12}
     assert count_of(store, "usage") == count_of(store, "positions") == 0
     assert store.open_runs("node-a")[0].totals == {"compute_us": 2}
@@ -91,11 +92,9 @@ def test_a_batch_is_there_whole_or_not_at_all(store: Store, wrong: Posting) -> N
     run = store.begin(RUN)
     store.write(run, batch(1, computed(5)))
     new = agent("new")
+    positions = [Position(new, PerTier(1, 2, 3), 4)]
     with pytest.raises(LedgerRefused, match="refuse"):
-        store.write(
-            run,
-            replace(batch(2, computed(6, new), wrong), usage=[USAGE], positions=[Position(new, 1, 2, 3, 4)]),
-        )
+        store.write(run, replace(batch(2, computed(6, new), wrong), usage=[USAGE], positions=positions))
     assert count_of(store, "postings") == 1
     assert count_of(store, "usage") == count_of(store, "positions") == 0
     assert count_of(store, "accounts") == 2
@@ -165,7 +164,7 @@ def test_runs_of_two_nodes_keep_apart(store: Store) -> None:
 
 def test_a_run_that_has_ended_is_not_open_and_takes_nothing_more(store: Store) -> None:
     run = store.begin(RUN)
-    store.write(run, replace(batch(1, computed(1)), positions=[Position(agent(), 1, 2, 3, 4)]))
+    store.write(run, replace(batch(1, computed(1)), positions=[Position(agent(), PerTier(1, 2, 3), 4)]))
     store.end(run, START_US - 100)
     store.end(run, START_US + 900)
     assert store.open_runs("node-a") == []
@@ -208,15 +207,15 @@ def test_positions_are_the_latest_and_only_of_those_who_hold_something(store: St
     run = store.begin(RUN)
     a, b = agent("a"), agent("b")
     steps = [
-        [Position(a, 1, 2, 3, 10), Position(b, 4, 5, 6, 10)],
-        [Position(a, 9, 9, 9, 20), Position(a, 7, 0, 0, 20)],
-        [Position(b, 0, 0, 0, 30)],
+        [Position(a, PerTier(1, 2, 3), 10), Position(b, PerTier(4, 5, 6), 10)],
+        [Position(a, PerTier(9, 9, 9), 20), Position(a, PerTier(7, 0, 0), 20)],
+        [Position(b, PerTier(0, 0, 0), 30)],
         [],
     ]
     for number, positions in enumerate(steps, 1):
         store.write(run, replace(batch(number), positions=positions))
     (open_run,) = store.open_runs("node-a")
-    assert open_run.positions == [Position(a, 7, 0, 0, 20)]
+    assert open_run.positions == [Position(a, PerTier(7, 0, 0), 20)]
     assert (open_run.last_batch, open_run.last_at_us, open_run.last_now_us) == (4, START_US + 4, 400)
 
 
@@ -554,6 +553,7 @@ def test_an_empty_database_is_said(postgres_url: str) -> None:
 def test_an_account_kind_is_read_back_as_itself(store: Store) -> None:
     run = store.begin(RUN)
     kinds = [Account(kind, "acme") for kind in Kind if kind is not Kind.MACHINE]
-    store.write(run, replace(batch(1), positions=[Position(account, 1, 1, 1, 1) for account in kinds]))
+    positions = [Position(account, PerTier(1, 1, 1), 1) for account in kinds]
+    store.write(run, replace(batch(1), positions=positions))
     found = [position.account for position in store.open_runs("node-a")[0].positions]
     assert sorted(found) == sorted(kinds)

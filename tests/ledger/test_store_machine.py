@@ -33,6 +33,7 @@ from stepwell.ledger.types import (
     Resource,
 )
 from stepwell.ledger.writer import LedgerWriter
+from stepwell.per_tier import PerTier
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances
 from tests.ledger.flaky import FlakyStore
 
@@ -111,7 +112,7 @@ class Books(RuleBasedStateMachine):
         postings = [*used, *self._money(money)]
         model.given += lost + sum(posting.amount for posting in used)
         positions = [
-            Position(agent(name), size, 0, size, number * STEP_US - 7) for name, size in held.items()
+            Position(agent(name), PerTier(size, 0, size), number * STEP_US - 7) for name, size in held.items()
         ]
         batch = PostingBatch(
             number, START_US + number * 10 + clock, number * STEP_US, postings, (), positions,
@@ -231,7 +232,7 @@ def closing(written: Sequence[PostingBatch]) -> list[Posting]:
     latest = {position.account: position for batch in written for position in batch.positions}
     stored = 0
     for position in latest.values():
-        amount = position.device_bytes * (now_us - position.as_of_us)
+        amount = position.held_bytes.device * (now_us - position.as_of_us)
         stored += amount
         postings.extend(_in_both(MACHINE, position.account, amount))
     all_postings = [posting for batch in written for posting in batch.postings]

@@ -18,6 +18,7 @@ from stepwell.ledger.base import LedgerError, PostingBatch
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Cause, Position, Posting, Resource, Usage
 from stepwell.ledger.writer import LedgerWriter
+from stepwell.per_tier import PerTier
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances, batch, computed, count_of
 from tests.ledger.flaky import SENTENCE, FlakyStore
 
@@ -181,7 +182,7 @@ def test_a_full_backlog_adds_up_what_it_cannot_hold(store: FlakyStore, writing: 
         step = replace(
             batch(number, *postings),
             usage=[usage(number)],
-            positions=[Position(agent(), number, 0, 0, number)],
+            positions=[Position(agent(), PerTier(number, 0, 0), number)],
         )
         writer.submit(step)
         added(expected, postings)
@@ -199,7 +200,7 @@ def test_a_full_backlog_adds_up_what_it_cannot_hold(store: FlakyStore, writing: 
     assert (run.last_batch, run.totals, run.positions) == (
         500,
         {"compute_us": 500},
-        [Position(agent(), 500, 0, 0, 500)],
+        [Position(agent(), PerTier(500, 0, 0), 500)],
     )
 
 

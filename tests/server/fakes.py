@@ -29,6 +29,7 @@ from stepwell.loop.requests import (
     TokenInfo,
 )
 from stepwell.loop.snapshot import AgentView, Snapshot
+from stepwell.per_tier import PerTier
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Hint, KvTier, RequestId
@@ -207,7 +208,7 @@ class FakeDriver:
             return
         if steps and isinstance(steps[0], Hold):
             self._hold(request)
-        sink(Admitted(request, *self.cached, queue_us=1_000))
+        sink(Admitted(request, PerTier(*self.cached), queue_us=1_000))
         if (n_top := generation.sampling.prompt_logprobs) is not None:
             first, *rest = generation.prompt
             top = tuple((97 + i, -1.0 - i) for i in range(n_top))

@@ -20,11 +20,12 @@ from stepwell.loop.requests import (
     Sink,
     TokenInfo,
 )
+from stepwell.per_tier import NOTHING
 from stepwell.policy.types import RequestId
 from stepwell.server.bridge import Arrival, Bridge, Generations
 from tests.server.fakes import HOLD, FakeDriver, says
 
-ADMITTED = Admitted(0, 0, 0, 0, 0)
+ADMITTED = Admitted(0, NOTHING, 0)
 FINISHED = Finished("stop", None, 1, 1, 0, 0, 0, 0)
 LOST = Rejected("server_error", "Lost.")
 
@@ -181,9 +182,9 @@ class AtOnce(FakeDriver):
 
 
 OUTPUTS: dict[int, list[Output]] = {
-    0: [Admitted(1, 0, 0, 0, 0), Delta("x", ())],
+    0: [Admitted(1, NOTHING, 0), Delta("x", ())],
     1: [LOST],
-    2: [Admitted(1, 0, 0, 0, 0), Delta("x", ()), LOST],
+    2: [Admitted(1, NOTHING, 0), Delta("x", ()), LOST],
 }
 
 

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Admitted, Delta, Finished, Output, TokenInfo
+from stepwell.per_tier import NOTHING
 from stepwell.policy.types import Caller
 from stepwell.server.anthropic.answer import MessageShape
 from stepwell.server.bridge import Arrival
@@ -71,7 +72,7 @@ def outputs(text: str, cuts: list[int]) -> list[Output]:
     pieces = [text[start:end] for start, end in pairwise(places)]
     deltas = [Delta(piece, tuple(map(TokenInfo, piece.encode()))) for piece in pieces]
     n = len(text.encode())
-    return [Admitted(0, 0, 0, 0, 1), *deltas, Finished("stop", None, 9, n, 0, 1, 2, 0)]
+    return [Admitted(0, NOTHING, 1), *deltas, Finished("stop", None, 9, n, 0, 1, 2, 0)]
 
 
 def streamed(wire: str, text: str, cuts: list[int], opening: str) -> list[dict[str, Any]]:
@@ -211,6 +212,6 @@ def test_arguments_are_sent_while_they_are_written() -> None:
     for wire, kind in (("responses", "function_call_arguments.delta"), ("messages", "content_block_delta")):
         shape = shape_of(wire, "")
         shape.begin()
-        shape.take(Arrival(0, Admitted(0, 0, 0, 0, 1)))
+        shape.take(Arrival(0, Admitted(0, NOTHING, 1)))
         events = shape.take(Arrival(0, Delta(half, ())))
         assert [event["type"].removeprefix("response.") for event in events][-1] == kind

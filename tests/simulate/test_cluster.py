@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stepwell.fleet.routers import ROUTERS, KvAffine
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import RoutedTurn, RoutingChoice
-from stepwell.ledger.costs import Capacities, CostBook
+from stepwell.ledger.costs import CostBook, room_bytes
 from stepwell.ledger.costs import MemoryPrice as CostRoom
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.types import MACHINE_RESOURCES
@@ -116,9 +116,7 @@ def test_the_books_of_all_replicas_are_the_bill() -> None:
     workload, config = small(6, 2, "stepwell")
     cluster = ran(workload, ReplicaSite(config, MODEL, load_price_book("openai-gpt-5")), 2, "round-robin")
     book = CostBook(CostRoom().usd_per_gb + 2, CostRoom().usd_per_gb, CostRoom(), CostRoom())
-    rates = book.rates(
-        Capacities(config.device_blocks * config.block_bytes, config.host_bytes, config.disk_bytes)
-    )
+    rates = book.rates(room_bytes(config))
     sums = [books.sums for _, books in cluster.lives() if books is not None]
     money = money_of(sums, rates)
     hours = sum(machine.now_us for machine, _ in cluster.lives()) / 3.6e9

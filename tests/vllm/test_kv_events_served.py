@@ -11,8 +11,8 @@ from typing import Any
 import httpx2
 
 from stepwell.fleet.state import Fleet
-from stepwell.fleet.types import HeldTokens
 from stepwell.gateway.feed import Feed
+from stepwell.per_tier import NOTHING
 from tests.vllm.test_served import SMALL, cached, serving
 
 BLOCK = 32
@@ -74,7 +74,7 @@ def test_events_say_where_an_agent_lies_and_turns_find_it_there(tiny_model: Path
         told = watched(client)
         Feed(fleet, "node").take("full", told)
         place = fleet.places.find(("acme", "crew/first"))
-        assert place is not None and place.held == {"node": HeldTokens(host=moved["host"])}
+        assert place is not None and place.held == {"node": NOTHING._replace(host=moved["host"])}
 
         again = turn(client, "first")
         assert cached(again) == (prompt - 1) // BLOCK * BLOCK

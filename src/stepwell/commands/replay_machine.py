@@ -18,7 +18,7 @@ from stepwell.economics.changes import with_changes
 from stepwell.economics.constants import load_constants
 from stepwell.economics.roofline import PREFILL_TERMS, TERMS, Serving, kv_room_bytes, terms
 from stepwell.errors import BadInput
-from stepwell.ledger.costs import Capacities, CostBook, load_cost_book
+from stepwell.ledger.costs import CostBook, load_cost_book, room_bytes
 from stepwell.policy.config import PolicyConfig
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.recorded import Recorded
@@ -165,8 +165,7 @@ def hourly(wanted: ReplayMachine, config: PolicyConfig, part: Entry | None) -> F
     """By the cost book where one is named, else the catalogue's rent of the part."""
     if wanted.cost_book is not None:
         book: CostBook = load_cost_book(wanted.cost_book)
-        device = config.device_blocks * config.block_bytes
-        return book.hourly_usd(Capacities(device, config.host_bytes, config.disk_bytes))
+        return book.hourly_usd(room_bytes(config))
     if part is None:
         return None
     usd: Decimal | None = part.find("usd_hour_rent") or part.find("usd_hour_tco")

@@ -198,9 +198,7 @@ def _as_json(
     margins = {} if money is None else {name: tier.margin for name, tier in money.tiers.items()}
     whole = None if money is None else plain({"revenue_usd": money.revenue_usd, "cost_usd": money.cost_usd})
     room = {
-        "device": built.replica.device_blocks,
-        "host": built.replica.host_blocks,
-        "disk": built.replica.disk_blocks,
+        **built.replica.room._asdict(),
     }
     return {
         "report": found.as_json(), "margin_by_tier": margins, "books": whole, "notes": notes, "inputs": shown,

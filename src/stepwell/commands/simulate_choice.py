@@ -18,7 +18,7 @@ from stepwell.economics.replica import ReplicaModel, fitted_replica, replica_mod
 from stepwell.economics.roofline import Serving
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
-from stepwell.ledger.costs import Capacities, CostBook, MemoryPrice, Rates
+from stepwell.ledger.costs import CostBook, MemoryPrice, Rates, room_bytes
 from stepwell.ledger.prices import load_price_book
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
@@ -118,7 +118,7 @@ def build(hardware: Hardware, unit_tokens: int, block_tokens: int, input_tokens:
         replica, hardware = fitted_replica(machine, block_tokens), _limited(hardware, machine)
     config = _config(hardware, replica, unit_tokens, block_tokens)
     book = _costs(figures, hardware.chips)
-    room = Capacities(config.device_blocks * replica.block_bytes, config.host_bytes, config.disk_bytes)
+    room = room_bytes(config)
     prices = None if hardware.prices == "none" else load_price_book(hardware.prices)
     site = ReplicaSite(config, replica.model, prices, hardware.model, told_costs=True)
     usd_hour = book.hourly_usd(room)
@@ -154,12 +154,12 @@ def _config(hardware: Hardware, replica: ReplicaModel, unit_tokens: int, block_t
     return PolicyConfig(
         block_tokens=block_tokens,
         unit_tokens=unit_tokens,
-        device_blocks=replica.device_blocks,
+        device_blocks=replica.room.device,
         block_bytes=replica.block_bytes,
         token_bytes=replica.model.token_bytes,
-        host_bytes=replica.host_blocks * replica.block_bytes,
-        disk_bytes=replica.disk_blocks * replica.block_bytes,
-        context_tokens=replica.device_blocks * block_tokens,
+        host_bytes=replica.room.host * replica.block_bytes,
+        disk_bytes=replica.room.disk * replica.block_bytes,
+        context_tokens=replica.room.device * block_tokens,
         max_running=hardware.max_running,
         max_waiting=1_000_000,
         step_tokens=hardware.step_tokens,

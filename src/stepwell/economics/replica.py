@@ -8,6 +8,7 @@ from stepwell.catalogue.kv import kv_bytes, kv_bytes_per_token
 from stepwell.catalogue.load import Entry
 from stepwell.economics.roofline import TERMS, Serving, kv_room_bytes, terms
 from stepwell.errors import BadInput
+from stepwell.per_tier import PerTier
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.llamacpp_costs import LlamaCppCosts
 from stepwell.simulate.machine_file import FittedMachine
@@ -22,12 +23,11 @@ _LONG = 1_000_000.0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaModel:
-    """One replica: what it costs in time, and its rooms for KV in blocks."""
+    """One replica: what it costs in time, and its room for KV."""
 
     model: Accelerator | LlamaCppCosts
-    device_blocks: int
-    host_blocks: int
-    disk_blocks: int
+    room: PerTier[int]
+    """In blocks."""
     block_bytes: int
 
 
@@ -63,9 +63,8 @@ def replica_model(
         transfer_us=DISK_START_US,
     )
     disk_bytes = drives * ssd.number("drive_tb") * 1e12
-    return ReplicaModel(
-        model, device_blocks, int(dram_gb * 1e9 // block_bytes), int(disk_bytes // block_bytes), block_bytes
-    )
+    room = PerTier(device_blocks, int(dram_gb * 1e9 // block_bytes), int(disk_bytes // block_bytes))
+    return ReplicaModel(model, room, block_bytes)
 
 
 def fitted_replica(machine: FittedMachine, block_tokens: int) -> ReplicaModel:
@@ -77,8 +76,8 @@ def fitted_replica(machine: FittedMachine, block_tokens: int) -> ReplicaModel:
             f"{machine.source} had room for {machine.device_tokens:,} tokens on its device, less than a block"
             f" of {block_tokens}: give smaller --block-tokens"
         )
-    rooms = machine.host_bytes // block_bytes, machine.disk_bytes // block_bytes
-    return ReplicaModel(machine.for_blocks(block_tokens), device_blocks, *rooms, block_bytes)
+    room = PerTier(device_blocks, machine.host_bytes // block_bytes, machine.disk_bytes // block_bytes)
+    return ReplicaModel(machine.for_blocks(block_tokens), room, block_bytes)
 
 
 def _lines(serving: Serving, constants: tuple[float, ...]) -> Accelerator:

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stepwell.fleet.types import NOTHING, AgentName, HeldTokens
+from stepwell.fleet.types import AgentName, HeldTokens
+from stepwell.per_tier import NOTHING
 
 Session = tuple[str, str]
 _SHARED_AT_FIRST = 0.5
@@ -94,11 +95,11 @@ class Places:
         for name in list(self._on.get(node, ())):
             place = self._agents[name]
             disk = place.held[node].disk if keep_disk else 0
-            self._set(name, place, node, HeldTokens(disk=disk))
+            self._set(name, place, node, NOTHING._replace(disk=disk))
 
     def _set(self, name: AgentName, place: AgentPlace, node: str, held: HeldTokens) -> None:
         was = node in place.held
-        if held.tokens:
+        if any(held):
             place.held[node] = held
             if not was:
                 self._on.setdefault(node, {})[name] = None

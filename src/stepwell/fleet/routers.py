@@ -85,7 +85,7 @@ class KvAffine:
         held, costs, own = {}, {}, {}
         for node in nodes:
             there = holders.get(node.name, NOWHERE)[0]
-            held[node.name] = min(turn.prompt_tokens, there.tokens)
+            held[node.name] = min(turn.prompt_tokens, sum(there))
             own[node.name] = fleet.work(turn, there) * rates[node.name]
             costs[node.name] = _wait_us(fleet, turn, node, rates) + own[node.name]
         cheapest = min(nodes, key=lambda node: costs[node.name])
@@ -115,10 +115,10 @@ def _choice(
     cost_us: float,
 ) -> RoutingChoice:
     held = holders.get(node.name, NOWHERE)[0]
-    most = max((there.tokens for there, _ in holders.values()), default=0)
+    most = max((sum(there) for there, _ in holders.values()), default=0)
     limit = turn.prompt_tokens
     why = "pinned" if turn.pinned is not None else reason
-    return RoutingChoice(node.name, why, min(limit, held.tokens), min(limit, most), round(cost_us))
+    return RoutingChoice(node.name, why, min(limit, sum(held)), min(limit, most), round(cost_us))
 
 
 ROUTERS: Mapping[str, Router] = {router.name: router for router in (KvAffine(), LeastLoaded(), RoundRobin())}

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import mul
 
 from stepwell.fleet.nodes import FleetNode, rates
 from stepwell.fleet.places import Places
-from stepwell.fleet.types import NOTHING, HeldTokens, NodeState, RoutedTurn, RoutingChoice, RoutingCosts
+from stepwell.fleet.types import HeldTokens, NodeState, RoutedTurn, RoutingChoice, RoutingCosts
+from stepwell.per_tier import NOTHING
 
 DEFAULT_WEIGHTS: Mapping[str, int] = {"priority": 16, "default": 4, "flex": 1}
 """As in ``policy.contracts.DEFAULT_CONTRACTS``."""
@@ -75,8 +77,8 @@ class Fleet:
     def work(self, turn: RoutedTurn, held: HeldTokens) -> float:
         """What is to be done for the turn on a node that holds ``held`` of its prompt."""
         costs = self.costs
-        missing = max(0, turn.prompt_tokens - held.tokens)
-        load = held.device * costs.from_device + held.host * costs.from_host + held.disk * costs.from_disk
+        missing = max(0, turn.prompt_tokens - sum(held))
+        load: float = sum(map(mul, held, costs.loaded))
         return missing + load + turn.max_new_tokens * costs.generated
 
     def rates(self, now_us: int) -> Mapping[str, float]:
@@ -92,11 +94,11 @@ class Fleet:
             found = {node: (held, "kv") for node, held in place.held.items()}
         elif turn.session and (known := self.places.of_session(turn.tenant, turn.session)):
             shared = int(turn.prompt_tokens * self.places.shared_fraction(turn.tenant))
-            found = dict.fromkeys(known, (HeldTokens(device=shared), "session"))
+            found = dict.fromkeys(known, (NOTHING._replace(device=shared), "session"))
         for name, node in self.nodes.items() if turn.prefixes else ():
             sent, (there, how) = node.prefixes.matched(turn.tenant, turn.prefixes), found.get(name, NOWHERE)
-            if how != "kv" and sent > there.tokens:
-                found[name] = HeldTokens(device=sent), "prefix"
+            if how != "kv" and sent > sum(there):
+                found[name] = NOTHING._replace(device=sent), "prefix"
         return found
 
     def sent(self, turn: RoutedTurn, choice: RoutingChoice, now_us: int) -> Ticket:
@@ -133,7 +135,7 @@ class Fleet:
         if turn.agent:
             name = (turn.tenant, turn.agent)
             self.places.put(
-                name, turn.session, context_tokens, ticket.node, HeldTokens(device=context_tokens)
+                name, turn.session, context_tokens, ticket.node, NOTHING._replace(device=context_tokens)
             )
 
     def refused(self, ticket: Ticket, now_us: int) -> None:

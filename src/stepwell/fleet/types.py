@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from stepwell.fleet.prefixes import PromptPrefix
+from stepwell.per_tier import PerTier
 
 HOME_TOKENS = 256
 """Prompts that begin alike for so long have the same home."""
@@ -23,20 +24,8 @@ class NodeState(StrEnum):
     DOWN = "down"
 
 
-@dataclass(frozen=True, slots=True)
-class HeldTokens:
-    """Tokens of one agent's context on one node, each counted in the fastest KV tier that holds it."""
-
-    device: int = 0
-    host: int = 0
-    disk: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.device + self.host + self.disk
-
-
-NOTHING = HeldTokens()
+HeldTokens = PerTier[int]
+"""Tokens of one agent's context on one node, each counted in the fastest KV tier that holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +74,9 @@ class RoutingChoice:
     """What the rule expects until the turn has ended."""
 
 
+_LOADED = PerTier(0.0, 0.01, 0.05)
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingCosts:
     """What things cost, relative to a prompt token that is computed (1.0). From measurements, not from taste:
@@ -92,8 +84,7 @@ class RoutingCosts:
 
     generated: float = 8.0
     """A generated token: decode moves all weights for a token or a small batch of them."""
-    from_device: float = 0.0
-    from_host: float = 0.01
-    from_disk: float = 0.05
+    loaded: PerTier[float] = _LOADED
+    """A prompt token whose KV lies there already."""
     prior_us_per_token: float = 500.0
     """A node's time per unit of work until any has shown its own."""

@@ -13,6 +13,7 @@ import msgspec
 
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import AgentName, HeldTokens
+from stepwell.per_tier import PerTier
 
 Row = tuple[AgentName, str, int, HeldTokens]
 MOST_FRAME_BYTES = 512 * 2**20
@@ -58,14 +59,10 @@ class Feed:
             kv = row.get("kv_tokens")
             if kv is None and known is None:
                 continue
-            held = (
-                known
-                if kv is None
-                else HeldTokens(*(int(kv.get(tier, 0)) for tier in ("device", "host", "disk")))
-            )
+            held = known if kv is None else PerTier(*(int(kv.get(tier, 0)) for tier in PerTier._fields))
             assert held is not None
             session = row.get("session_id", "" if place is None else place.session) or ""
-            context = row.get("context_tokens", held.tokens if place is None else place.context_tokens)
+            context = row.get("context_tokens", sum(held) if place is None else place.context_tokens)
             yield name, session, int(context), held
 
 

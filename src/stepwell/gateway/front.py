@@ -178,7 +178,7 @@ class Front:
         ready = self._ready()
         if place is None or not place.held:
             return ready[0]
-        return max(ready, key=lambda node: place.held[node].tokens if node in place.held else -1)
+        return max(ready, key=lambda node: sum(place.held[node]) if node in place.held else -1)
 
     async def _node_of_response(self, request: Request, response: str) -> str:
         """Where it was made; after a restart of this front end every node is asked, with the client's key."""

@@ -53,6 +53,8 @@ from pathlib import Path
 from stepwell.ledger.books import ABOUT, NumberLimits, TomlTable, read_book
 from stepwell.ledger.money import MICROUSD, apportion
 from stepwell.ledger.types import MACHINE_RESOURCES, Resource
+from stepwell.per_tier import PerTier
+from stepwell.policy.config import PolicyConfig
 
 HOUR_US = 3_600_000_000
 HOURS_PER_YEAR = 8_760
@@ -75,17 +77,13 @@ TIMED = (Resource.COMPUTE, Resource.DEVICE, Resource.HOST, Resource.DISK)
 """What is paid by the hour, whether it is used or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capacities:
-    """What the machine has for KV, in bytes. Memory that holds weights is not in it: KV pays for that too."""
+Capacities = PerTier[int]
+"""What the machine has for KV, in bytes. Memory that holds weights is not in it: KV pays for that too."""
 
-    device_bytes: int
-    host_bytes: int = 0
-    disk_bytes: int = 0
 
-    def __post_init__(self) -> None:
-        if min(self.device_bytes, self.host_bytes, self.disk_bytes) < 0:
-            raise ValueError(f"capacities cannot be negative: {self}")
+def room_bytes(config: PolicyConfig) -> Capacities:
+    """What the policy was given."""
+    return PerTier(config.device_blocks * config.block_bytes, config.host_bytes, config.disk_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +152,8 @@ class CostBook:
 
     def hourly_usd(self, capacities: Capacities) -> Fraction:
         """What the machine costs an hour, without wear."""
-        host = self.host.hourly_usd(capacities.host_bytes)
-        disk = self.disk.hourly_usd(capacities.disk_bytes)
+        host = self.host.hourly_usd(capacities.host)
+        disk = self.disk.hourly_usd(capacities.disk)
         rooms = host * (not self.host.included) + disk * (not self.disk.included)
         return self.accelerator_hourly_usd + self.other_hourly_usd + rooms
 
@@ -166,14 +164,14 @@ class CostBook:
         the accelerator's price; where they are worth more than it, they cost their part of it.
         """
         accelerator_usd, scale = self._without_included(capacities)
-        memory = accelerator_usd * self.memory_share if capacities.device_bytes else Fraction(0)
+        memory = accelerator_usd * self.memory_share if capacities.device else Fraction(0)
         compute = accelerator_usd - memory + self.other_hourly_usd
         per_us = Fraction(MICROUSD, HOUR_US)
         wear = self.disk.wear_usd_per_gb * MICROUSD / GB
         rates = dict.fromkeys(MACHINE_RESOURCES, Fraction(0)) | {
             Resource.COMPUTE: compute * per_us,
             Resource.DISPLACED: compute * per_us,
-            Resource.DEVICE: memory * per_us / (capacities.device_bytes or 1),
+            Resource.DEVICE: memory * per_us / (capacities.device or 1),
             Resource.HOST: self.host.microusd_per_byte_us * (scale if self.host.included else 1),
             Resource.DISK: self.disk.microusd_per_byte_us * (scale if self.disk.included else 1),
             Resource.WRITTEN: wear,
@@ -182,8 +180,8 @@ class CostBook:
 
     def _without_included(self, capacities: Capacities) -> tuple[Fraction, Fraction]:
         """The accelerator's price without the rooms in it, and the part of their worth that they cost."""
-        rooms = self.host.hourly_usd(capacities.host_bytes) * self.host.included
-        rooms += self.disk.hourly_usd(capacities.disk_bytes) * self.disk.included
+        rooms = self.host.hourly_usd(capacities.host) * self.host.included
+        rooms += self.disk.hourly_usd(capacities.disk) * self.disk.included
         if rooms <= self.accelerator_hourly_usd:
             return self.accelerator_hourly_usd - rooms, Fraction(1)
         return Fraction(0), self.accelerator_hourly_usd / rooms

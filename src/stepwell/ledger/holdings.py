@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import sub
 
 from stepwell.ledger.types import Account
+from stepwell.per_tier import PerTier
 from stepwell.policy.types import BlockId, BlockMeta, KvTier
 
 KV_TIERS = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
 AT = {kv_tier: at for at, kv_tier in enumerate(KV_TIERS)}
-Bytes = tuple[int, int, int]
-"""Per KV tier, fastest first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,27 +85,27 @@ class Holder:
             self.accrued[at] += share - mark[at]
             mark[at] = share
 
-    def take(self, now_us: int) -> Bytes:
+    def take(self, now_us: int) -> PerTier[int]:
         """Byte-microseconds since the last call."""
         self.settle(now_us)
-        device, host, disk = self.accrued
+        taken = PerTier(*self.accrued)
         self.accrued, self.told = [0, 0, 0], [0, 0, 0]
-        return device, host, disk
+        return taken
 
-    def tell(self, now_us: int) -> list[int]:
+    def tell(self, now_us: int) -> PerTier[int]:
         """Byte-microseconds that nobody has taken or been told of yet."""
         self.settle(now_us)
-        fresh = [have - told for have, told in zip(self.accrued, self.told, strict=True)]
+        fresh = PerTier(*map(sub, self.accrued, self.told))
         self.told = list(self.accrued)
         return fresh
 
-    def holds(self) -> Bytes:
+    def holds(self) -> PerTier[int]:
         """Its share of bytes now, rounded down."""
         sizes = [self.frame_bytes, 0, 0]
         for pool in self.pools:
             for at, size_bytes in enumerate(pool.sizes):
                 sizes[at] += size_bytes // len(pool.holders)
-        return sizes[0], sizes[1], sizes[2]
+        return PerTier(*sizes)
 
     def join(self, pool: Pool) -> None:
         pool.holders.append(self)

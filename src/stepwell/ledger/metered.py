@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from stepwell.ledger.displaced import DisplacedSpan
 from stepwell.ledger.holdings import Holder
 from stepwell.ledger.types import Account, Kind, Position, Posting, Usage
+from stepwell.per_tier import PerTier
 from stepwell.policy.costs import PrefillFit
 from stepwell.policy.types import (
     Event,
@@ -39,8 +40,8 @@ class Use:
     """What one request has used so far."""
 
     compute_us: int
-    byte_us: tuple[int, int, int]
-    """Device, host and disk: what its agent held while the request was there."""
+    byte_us: PerTier[int]
+    """What its agent held while the request was there."""
     moved_bytes: int
     displaced_us: int
     """Of ``compute_us``: computed again because somebody else had taken the room."""
@@ -104,3 +105,8 @@ def per_token(fit: PrefillFit) -> tuple[int, int]:
     """What a token costs, and what each token before it adds; in a unit that cancels out."""
     token, depth, divisor = fit.coefficients()
     return max(1, (token << _WEIGHT_BITS) // divisor), (depth << _WEIGHT_BITS) // divisor
+
+
+def work_of(piece: Piece, token: int, depth: int) -> int:
+    """What a piece of a batch weighs, in the unit of ``per_token``."""
+    return piece.count * token + piece.count * (2 * piece.start + piece.count) // 2 * depth

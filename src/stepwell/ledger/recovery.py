@@ -20,11 +20,11 @@ from stepwell.ledger.sqlstore import account_of
 from stepwell.ledger.types import (
     MACHINE,
     MACHINE_RESOURCES,
+    STORAGE,
     UNATTRIBUTED,
     Account,
     Cause,
     Kind,
-    Position,
     Posting,
     Resource,
 )
@@ -109,18 +109,10 @@ def _close(store: Store, run: OpenRun, at_us: int) -> RecoveredRun:
 def _storage(run: OpenRun) -> Iterator[Posting]:
     """What every account held since its storage was last posted."""
     for position in run.positions:
-        for resource, size_bytes in _held(position):
+        for resource, size_bytes in zip(STORAGE, position.held_bytes, strict=True):
             amount = size_bytes * (run.last_now_us - position.as_of_us)
             if amount > 0:
                 yield Posting(MACHINE, position.account, resource, amount, Cause.RECOVERY)
-
-
-def _held(position: Position) -> Sequence[tuple[Resource, int]]:
-    return (
-        (Resource.DEVICE, position.device_bytes),
-        (Resource.HOST, position.host_bytes),
-        (Resource.DISK, position.disk_bytes),
-    )
 
 
 def _releases(store: Store, run: RunId) -> Iterator[Posting]:

@@ -9,6 +9,7 @@ from stepwell.errors import BadInput
 from stepwell.ledger.base import LedgerError, RunId
 from stepwell.ledger.costs import Capacities, CostBook, Rates, parse_cost_book
 from stepwell.ledger.queries import RunRow
+from stepwell.per_tier import PerTier
 
 
 def rates_of(runs: Iterable[RunRow], book: CostBook | None = None) -> dict[RunId, Rates]:
@@ -28,10 +29,12 @@ def capacities_of(run: RunRow) -> Capacities:
     try:
         config = json.loads(run.config)
         if "machine_bytes" in config:
-            device, host, disk = config["machine_bytes"]
-            return Capacities(device, host, disk)
-        return Capacities(
-            config["device_blocks"] * config["block_bytes"], config["host_bytes"], config["disk_bytes"]
-        )
+            room = PerTier(*config["machine_bytes"])
+        else:
+            device_bytes = config["device_blocks"] * config["block_bytes"]
+            room = PerTier(device_bytes, config["host_bytes"], config["disk_bytes"])
+        if min(room) < 0:
+            raise ValueError(f"room cannot be negative: {room}")
+        return room
     except (ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"run {run.id} on {run.node} does not say how much room it had for KV") from error

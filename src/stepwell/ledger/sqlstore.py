@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from stepwell.ledger.base import LedgerRefused, OpenRun, PostingBatch, Run, RunId
 from stepwell.ledger.schema import ACCOUNT_FIELDS, USAGE_COUNTS
 from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Kind, Position, Posting, Usage
+from stepwell.per_tier import PerTier
 
 MOST_ACCOUNTS_IN_MEMORY = 500_000
 MOST_AMOUNT = MAX_AMOUNT << 16
@@ -179,8 +180,8 @@ class SqlStore(ABC):
         self._enter_accounts(cursor, latest)
         held, gone = [], []
         for account, position in latest.items():
-            if any(position[1:4]):
-                held.append((run, self._ids[account], *position[1:]))
+            if any(position.held_bytes):
+                held.append((run, self._ids[account], *position.held_bytes, position.as_of_us))
             else:
                 gone.append((run, self._ids[account]))
         if held:
@@ -253,7 +254,7 @@ class SqlStore(ABC):
             "FROM positions p JOIN accounts a ON a.id = p.account WHERE p.run = ? ORDER BY a.id",
             (run,),
         )
-        return [Position(account_of(row), *row[len(ACCOUNT_FIELDS) :]) for row in found]
+        return [Position(account_of(row), PerTier(*row[-4:-1]), row[-1]) for row in found]
 
     def lost(self) -> str | None:
         """See ``Store``. A server that answers has its books."""

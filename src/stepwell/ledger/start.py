@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from stepwell.ledger.bills import Bills
 from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetName
 from stepwell.ledger.compaction import Compactor
-from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book
+from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book, room_bytes
 from stepwell.ledger.follow_budgets import BudgetFollower
 from stepwell.ledger.keeper import Keeper, Sums
 from stepwell.ledger.meter import Meter
@@ -27,6 +27,7 @@ from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
 from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_by, spent_microusd
 from stepwell.ledger.types import Budget, Usage
 from stepwell.ledger.writer import LedgerWriter
+from stepwell.per_tier import total_of
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Embedded, RequestArrived
 
@@ -264,12 +265,7 @@ def _keeper(
 
 def _capacities(models: Sequence[KeptModel]) -> Capacities:
     """Of the whole machine: what a unit costs does not depend on how its models share it."""
-    configs = [one.config for one in models]
-    return Capacities(
-        sum(config.device_blocks * config.block_bytes for config in configs),
-        sum(config.host_bytes for config in configs),
-        sum(config.disk_bytes for config in configs),
-    )
+    return total_of(room_bytes(one.config) for one in models)
 
 
 def default_path() -> Path:
@@ -280,7 +276,7 @@ def default_path() -> Path:
 
 def _config_text(config: PolicyConfig, room: Capacities) -> str:
     """With the whole machine's room, by which costs are reckoned."""
-    return json.dumps({**asdict(config), "machine_bytes": list(astuple(room))}, sort_keys=True)
+    return json.dumps({**asdict(config), "machine_bytes": list(room)}, sort_keys=True)
 
 
 def _compare_with_the_last_entry(store: Store, wall_us: int) -> int:

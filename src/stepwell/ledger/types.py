@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from stepwell.per_tier import PerTier
 from stepwell.policy.types import Caller
 
 MAX_AMOUNT = 2**62
@@ -43,6 +44,10 @@ class Resource(StrEnum):
 
 MACHINE_RESOURCES = tuple(r for r in Resource if r not in (Resource.DISPLACED, Resource.MONEY))
 """Those that the machine itself provides and counts the total of."""
+
+
+STORAGE = PerTier(Resource.DEVICE, Resource.HOST, Resource.DISK)
+"""What it costs that bytes lie there."""
 
 
 class Kind(StrEnum):
@@ -171,9 +176,7 @@ class Position(NamedTuple):
     """What an account held when its storage was last posted: enough to post the rest after a crash."""
 
     account: Account
-    device_bytes: int
-    host_bytes: int
-    disk_bytes: int
+    held_bytes: PerTier[int]
     as_of_us: int
     """The run's own clock."""
 

@@ -13,7 +13,9 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
+from stepwell.loop.requests import found_tokens
 from stepwell.loop.timing import DECODE, LOAD, PASSED_OVER, PREFILL, Story, Timing, Who
+from stepwell.per_tier import NOTHING
 from stepwell.policy.types import (
     Action,
     BlockId,
@@ -153,7 +155,7 @@ class Explainer:
         story.goes_on(PREFILL, now_us)
         self._running[action.request] = story
         if story.from_tokens is None:
-            story.from_tokens = action.from_device_tokens, action.from_host_tokens, action.from_disk_tokens
+            story.from_tokens = found_tokens(action)
         wanted = frozenset(action.blocks)
         self._loading.update((block, action.request) for block in loads if block in wanted)
 
@@ -213,14 +215,13 @@ def told(story: Story, now_us: int, names: Mapping[RequestId, str]) -> dict[str,
         return {"request_id": names.get(who.request, ""), **asdict(who)}
 
     timing = story.timing(now_us)
-    device, host, disk = story.from_tokens or (0, 0, 0)
     return {
         "request_id": story.name,
         **asdict(story.who),
         "state": story.cause if story.ended_us is None else "ended",
         "finish": story.finish,
         "prompt_tokens": story.prompt_tokens,
-        "cached_tokens": {"device": device, "host": host, "disk": disk},
+        "cached_tokens": (story.from_tokens or NOTHING)._asdict(),
         "preemptions": story.preemptions,
         "preempted_by": [named(who) for who in story.preempted_by],
         **timing.as_json(),

@@ -18,6 +18,7 @@ from stepwell.loop.requests import (
     Scored,
     Sink,
     TokenInfo,
+    found_tokens,
 )
 from stepwell.loop.textstream import TextStream
 from stepwell.loop.timing import Timing
@@ -84,8 +85,7 @@ class LiveRequest:
         if self._admitted:
             return False
         self._admitted = True
-        counts = (action.from_device_tokens, action.from_host_tokens, action.from_disk_tokens)
-        self.tell(Admitted(self.request, *counts, now_us - self.submitted_us))
+        self.tell(Admitted(self.request, found_tokens(action), now_us - self.submitted_us))
         return True
 
     def preempted(self) -> None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from stepwell.engines.base import SamplingParams
 from stepwell.ledger.metered import Use
 from stepwell.loop.timing import Timing
-from stepwell.policy.types import NO_HINT, Caller, Hint, RequestArrived, RequestId
+from stepwell.per_tier import PerTier
+from stepwell.policy.types import NO_HINT, Caller, Hint, Open, RequestArrived, RequestId
 
 LOCAL_TENANT = "local"
 LOCAL = Caller(LOCAL_TENANT)
@@ -62,19 +63,22 @@ class Generation:
         )
 
 
+def found_tokens(action: Open) -> PerTier[int]:
+    """Of the request's prompt, where KV of it lay when it got its place."""
+    return PerTier(action.from_device_tokens, action.from_host_tokens, action.from_disk_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The request got a place. Where its cached tokens lay at that moment, and how long it waited."""
+    """The request got a place. Which of its tokens lay where at that moment, and how long it waited."""
 
     request: RequestId
-    cached_device_tokens: int
-    cached_host_tokens: int
-    cached_disk_tokens: int
+    cached: PerTier[int]
     queue_us: int
 
     @property
     def cached_tokens(self) -> int:
-        return self.cached_device_tokens + self.cached_host_tokens + self.cached_disk_tokens
+        return sum(self.cached)
 
 
 @dataclass(frozen=True, slots=True)

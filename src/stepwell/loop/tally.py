@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from stepwell.engines.base import BatchItem
 from stepwell.loop.live import LiveRequest
+from stepwell.loop.requests import found_tokens
 from stepwell.loop.snapshot import ROUTES
+from stepwell.per_tier import PerTier
 from stepwell.policy.types import Computed, Event, Moved, Open, Plan
 
 
@@ -15,7 +17,7 @@ class Tally:
     """The loop's own counters; the policy keeps the others. ``Snapshot.counters`` says what they mean."""
 
     def __init__(self, max_agents: int) -> None:
-        names = [f"prompt_tokens_{source}" for source in ("computed", "device", "host", "disk")]
+        names = [f"prompt_tokens_{source}" for source in ("computed", *PerTier._fields)]
         names += ["generation_tokens", "computed_tokens", "engine_us", "drafted_tokens", "accepted_tokens"]
         names += ["failed_loads", "failed_steps"]
         names += [f"requests_{end}" for end in ("finished", "cancelled", "rejected")]
@@ -44,9 +46,8 @@ class Tally:
 
     def admitted(self, action: Open, prompt_tokens: int) -> None:
         """A request was opened for the first time."""
-        self.counters["prompt_tokens_device"] += action.from_device_tokens
-        self.counters["prompt_tokens_host"] += action.from_host_tokens
-        self.counters["prompt_tokens_disk"] += action.from_disk_tokens
+        for kv_tier, tokens in found_tokens(action)._asdict().items():
+            self.counters[f"prompt_tokens_{kv_tier}"] += tokens
         self.counters["prompt_tokens_computed"] += prompt_tokens - action.cached_tokens
 
     def ran(self, items: Sequence[BatchItem], duration_us: int) -> Computed:

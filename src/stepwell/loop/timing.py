@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.per_tier import PerTier
 from stepwell.policy.types import RequestArrived, RequestId, WaitCause
 
 ARRIVAL = "arrival"
@@ -101,8 +102,8 @@ class Story:
     spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MOST_SPANS))
     preempted_by: deque[Who] = field(default_factory=lambda: deque(maxlen=MOST_SPANS))
     preemptions: int = 0
-    from_tokens: tuple[int, int, int] | None = None
-    """Tokens that were found on device, host and disk when it got its first place."""
+    from_tokens: PerTier[int] | None = None
+    """Tokens that were found when it got its first place."""
     prompt_tokens: int = 0
     ended_us: int | None = None
     finish: str = ""

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.types import Scope
 
 from stepwell.loop.requests import Admitted, Finished
+from stepwell.per_tier import total_of
 from stepwell.server.bridge import Generations
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey
@@ -104,11 +105,8 @@ def _generated(batch: Generations) -> dict[str, Any]:
 
 
 def _cached(admitted: Sequence[Admitted]) -> dict[str, int]:
-    return {
-        "cached_device_tokens": sum(one.cached_device_tokens for one in admitted),
-        "cached_host_tokens": sum(one.cached_host_tokens for one in admitted),
-        "cached_disk_tokens": sum(one.cached_disk_tokens for one in admitted),
-    }
+    found = total_of(one.cached for one in admitted)
+    return {f"cached_{kv_tier}_tokens": tokens for kv_tier, tokens in found._asdict().items()}
 
 
 def _times(admitted: Admitted, finished: Finished) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from stepwell.ledger.budgets import BudgetBook, BudgetState, names_of
 from stepwell.ledger.metered import Use
 from stepwell.ledger.money import usd_text
 from stepwell.ledger.prices import Charge, TokenCounts, anthropic_usage
+from stepwell.per_tier import total_of
 from stepwell.policy.types import Wait
 from stepwell.server.books import Books
 from stepwell.server.turns import Ask, Progress
@@ -84,12 +85,10 @@ def _used(progress: Sequence[Progress]) -> dict[str, Any]:
     """Of the machine, by all choices together."""
     ended = [one.finished for one in progress if one.finished is not None]
     used: list[Use] = [finished.use for finished in ended if finished.use is not None]
-    device, host, disk = (sum(use.byte_us[at] for use in used) for at in range(3))
+    byte_us = total_of(use.byte_us for use in used)
     return {
         "compute_seconds": sum(use.compute_us for use in used) / 1e6,
-        "device_byte_seconds": device / 1e6,
-        "host_byte_seconds": host / 1e6,
-        "disk_byte_seconds": disk / 1e6,
+        **{f"{kv_tier}_byte_seconds": spent / 1e6 for kv_tier, spent in byte_us._asdict().items()},
         "moved_bytes": sum(use.moved_bytes for use in used),
         "displaced_seconds": sum(use.displaced_us for use in used) / 1e6,
         "recomputed_tokens": sum(finished.recomputed_tokens for finished in ended),

@@ -19,10 +19,11 @@ from stepwell.ledger.port import RunningBooks
 from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Admitted, Finished, Generation, Output
 from stepwell.loop.snapshot import Snapshot
+from stepwell.per_tier import PerTier
 from stepwell.server.ledger_metrics import LedgerCollector
 
 AGENT_STATES = ("waiting", "loading", "running", "preempted", "idle")
-PROMPT_SOURCES = ("computed", "device", "host", "disk")
+PROMPT_SOURCES = ("computed", *PerTier._fields)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 OTHER = "other"

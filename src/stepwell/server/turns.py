@@ -9,6 +9,7 @@ from typing import Any
 from stepwell.engines.base import SamplingParams, ThinkingBudget
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, Scored, TokenInfo
 from stepwell.loop.timing import Timing
+from stepwell.per_tier import NOTHING, PerTier, total_of
 from stepwell.policy.types import NO_HINT, Caller, Hint, RequestArrived
 from stepwell.server.bridge import Generations
 from stepwell.server.errors import from_rejected
@@ -123,9 +124,7 @@ class RequestUsage:
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    device_tokens: int = 0
-    host_tokens: int = 0
-    disk_tokens: int = 0
+    cached: PerTier[int] = NOTHING
     recomputed_tokens: int = 0
     """Computed again although they had been before, for whatever request."""
     timing: Timing | None = None
@@ -145,9 +144,7 @@ class RequestUsage:
         return cls(
             sum(p.finished.prompt_tokens for p in progress[::choices_per_prompt] if p.finished is not None),
             sum(p.finished.generated_tokens for p in progress if p.finished is not None),
-            sum(a.cached_device_tokens for a in first),
-            sum(a.cached_host_tokens for a in first),
-            sum(a.cached_disk_tokens for a in first),
+            total_of(admitted.cached for admitted in first),
             sum(p.finished.recomputed_tokens for p in progress if p.finished is not None),
             longest([p.finished.timing for p in progress if p.finished is not None]),
             reasoning_tokens,
@@ -157,13 +154,12 @@ class RequestUsage:
 
     @property
     def cached_tokens(self) -> int:
-        return self.device_tokens + self.host_tokens + self.disk_tokens
+        return sum(self.cached)
 
     def _cached(self) -> dict[str, Any]:
-        by_kv_tier = {"device": self.device_tokens, "host": self.host_tokens, "disk": self.disk_tokens}
         return {
             "cached_tokens": self.cached_tokens,
-            "cached_tokens_by_kv_tier": by_kv_tier,
+            "cached_tokens_by_kv_tier": self.cached._asdict(),
             "recomputed_tokens": self.recomputed_tokens,
         }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
+from stepwell.per_tier import PerTier
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction.base import Future
 from stepwell.policy.scheduler import Scheduler
@@ -17,14 +17,8 @@ from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.report import RunReport, report_of
 from stepwell.simulate.workload import Workload
 
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Sizes of the three KV tiers, in blocks."""
-
-    device: int
-    host: int
-    disk: int
+Room = PerTier[int]
+"""Sizes of the KV tiers, in blocks."""
 
 
 def config_for(workload: Workload, model: StepCosts, room: Room, policy: str, **more: Any) -> PolicyConfig:

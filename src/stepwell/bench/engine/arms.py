@@ -197,9 +197,9 @@ class Arm:
             tokens=tuple(log.tokens),
             logits=self._watch.logits(request),
             batches=batches,
-            from_device=log.admitted.cached_device_tokens,
-            from_host=log.admitted.cached_host_tokens,
-            from_disk=log.admitted.cached_disk_tokens,
+            from_device=log.admitted.cached.device,
+            from_host=log.admitted.cached.host,
+            from_disk=log.admitted.cached.disk,
         )
 
 

@@ -61,7 +61,7 @@ class RayPrefix:
         self._clock_s += 1e-6
         self._tree.insert(self.text, chosen, now_us / 1e6 + self._clock_s)
         held = fleet.holders(turn).get(chosen, NOWHERE)[0]
-        return RoutingChoice(chosen, "prefix", min(turn.prompt_tokens, held.tokens))
+        return RoutingChoice(chosen, "prefix", min(turn.prompt_tokens, sum(held)))
 
 
 def _tree() -> Any:

@@ -37,6 +37,7 @@ from stepwell.ledger.types import (
     Resource,
     Usage,
 )
+from stepwell.per_tier import PerTier
 from stepwell.quantiles import percentile
 
 TARGET_PER_S = 100_000
@@ -240,7 +241,7 @@ def _step(
     made.append(Posting(MACHINE, IDLE, Resource.COMPUTE, 1 + chance.randrange(500), Cause.REST))
     now_us = number * 20_000
     positions = [
-        Position(posting.credit, chance.randrange(1 << 30), 0, 0, now_us)
+        Position(posting.credit, PerTier(chance.randrange(1 << 30), 0, 0), now_us)
         for posting in made
         if posting.resource is Resource.DEVICE
     ]
