@@ -234,31 +234,22 @@ class Keeper(Bookkeeper):
         self.meter.check(booked_bytes)
 
     def _write(self, entries: Entries, now_us: int) -> None:
-        self._hand_over(entries, now_us)
+        """Hand what was posted to the writer, and end the holds of what was settled."""
+        if entries.postings or entries.usage or entries.positions:
+            self.number += 1
+            self.sums.add(entries)
+            at_us = self._posted_at_us(now_us)
+            rows = [replace(usage, at_us=at_us) for usage in entries.usage]
+            totals = dict(self.meter.totals)
+            self.writer.submit(
+                PostingBatch(self.number, at_us, now_us, entries.postings, rows, entries.positions, totals)
+            )
         # After that, never before: a budget set in between counts a charge twice rather than not at all.
         for request, charge_microusd in entries.settled:
             self.budgets.settle(request, charge_microusd)
         for usage in entries.usage:
             if not (usage.requests and usage.request):  # nothing was held for it
                 self.budgets.correct(usage.account, usage.charge_microusd)
-
-    def _hand_over(self, entries: Entries, now_us: int) -> None:
-        if not (entries.postings or entries.usage or entries.positions):
-            return
-        self.number += 1
-        self.sums.add(entries)
-        at_us = self._posted_at_us(now_us)
-        self.writer.submit(
-            PostingBatch(
-                self.number,
-                at_us,
-                now_us,
-                entries.postings,
-                [replace(usage, at_us=at_us) for usage in entries.usage],
-                entries.positions,
-                dict(self.meter.totals),
-            )
-        )
 
     def _posted_at_us(self, now_us: int) -> int:
         return now_us + self._wall_offset_us if self._wall_us is None else self._wall_us()

@@ -10,7 +10,6 @@ from stepwell.clock import Clock
 from stepwell.engines.base import BatchItem, Engine, EngineError, Sampled
 from stepwell.ledger.bookkeeper import Bookkeeper
 from stepwell.loop.inbox import Inbox
-from stepwell.loop.live import LiveRequest
 from stepwell.loop.live_table import LiveTable
 from stepwell.loop.rarely import Rarely
 from stepwell.loop.tally import Tally
@@ -210,7 +209,8 @@ class EngineExecutor:
         for one in sampled:
             units += live.chain.extend((one.token,))
             live.accepted += taken > 0
-            reason, taken = self._take(live, one), taken + 1
+            reason, taken = live.take(one, self._context_tokens, self._clock.now_us()), taken + 1
+            self._tally.token(live, finished=reason is not None)
             if reason is not None:
                 break
         computed = surely + max(0, taken - 1)
@@ -222,9 +222,3 @@ class EngineExecutor:
         draft = live.guess(self._context_tokens) if sampled and reason is None else 0
         total, tail = len(live.chain.tokens), live.chain.name(computed)
         self._results.append(Progressed(live.request, computed, total, units, tail, reason, draft))
-
-    def _take(self, live: LiveRequest, sampled: Sampled) -> str | None:
-        """The finish reason if it was the last token."""
-        reason = live.take(sampled, self._context_tokens, self._clock.now_us())
-        self._tally.token(live, finished=reason is not None)
-        return reason

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -18,6 +17,7 @@ from stepwell.server.settings import ServerSettings
 
 Model = TypeVar("Model", bound=BaseModel)
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
 
 
 async def read_object(
@@ -31,15 +31,17 @@ async def read_object(
                 data = await read_body(request, settings.max_body_bytes, room)
         except TimeoutError:
             raise too_slow(settings.body_timeout_s) from None
-        return await apart(request, bodies, partial(_parsed, data, settings.max_body_values))
+        return await apart(request, bodies, _parsed, data, settings.max_body_values)
 
 
-async def apart(request: Request, bodies: Bodies, work: Callable[[], Result]) -> Result:
+async def apart(
+    request: Request, bodies: Bodies, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+) -> Result:
     """Do ``work`` on what a request says: at once, or for a large one in a thread, one at a time."""
     if not is_large(request):
-        return work()
+        return work(*args, **kwargs)
     async with bodies.parsing(declared_bytes(request)):
-        return await asyncio.to_thread(work)
+        return await asyncio.to_thread(work, *args, **kwargs)
 
 
 def is_large(request: Request) -> bool:

@@ -13,10 +13,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 
 from stepwell.loop.port import LoopPort
-from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Preempted, Rejected, Sink
+from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Preempted, Rejected
 from stepwell.policy.types import RequestId
 from stepwell.server.enforced import Judge
 
@@ -74,7 +75,7 @@ class Bridge:
         self._live.add(batch)
         try:
             for index, generation in enumerate(generations):
-                batch.requests.append(self._driver.submit(generation, self._sink(batch, index)))
+                batch.requests.append(self._driver.submit(generation, partial(self._deliver, batch, index)))
         except BaseException:
             batch.cancel()
             raise
@@ -92,12 +93,9 @@ class Bridge:
     def ended(self, batch: Generations) -> None:
         self._live.discard(batch)
 
-    def _sink(self, batch: Generations, index: int) -> Sink:
-        return lambda output: self._deliver(batch, Arrival(index, output))
-
-    def _deliver(self, batch: Generations, arrival: Arrival) -> None:
-        """Called in the driver's thread."""
-        self._queue.append((batch, arrival))
+    def _deliver(self, batch: Generations, index: int, output: Output) -> None:
+        """The sink of a generation: called in the driver's thread."""
+        self._queue.append((batch, Arrival(index, output)))
         with self._lock:
             if self._woken or self._loop is None:
                 return

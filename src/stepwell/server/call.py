@@ -91,7 +91,7 @@ async def understand(
     named = asked.get("model")
     of_model = service.of_model(named) if isinstance(named, str) else service
     whole = await attach_files(of_model, identity.tenant, asked, field)
-    wanted = await apart(request, service.bodies, lambda: parse(schema, whole))
+    wanted = await apart(request, service.bodies, parse, schema, whole)
     access_of(request.scope).model = wanted.model
     service.require_model(wanted.model)
     return Call(service.of_model(wanted.model), request, key, wanted, identity, said)

@@ -20,7 +20,7 @@ from stepwell.server.cost import cost_of
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import DataFrames, Event, exchange
 from stepwell.server.logprobs import chat_logprobs
-from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
+from stepwell.server.prompts import chat_prompt, template_messages
 from stepwell.server.reading import MadeCall, Reading
 from stepwell.server.sampling import choice_count, sampling_params
 from stepwell.server.schema import ChatRequest
@@ -40,21 +40,16 @@ async def chat_completions(request: Request) -> Response:
     ask = call.ask(sampling, wanted.max_completion_tokens or wanted.max_tokens)
     n = choice_count(wanted, service.settings)
 
-    def prompt_of(messages: list[dict[str, Any]]) -> TokenPrompt:
-        options, straight = wanted.template_options, wanted.thinking_tokens == 0
-        return chat_prompt(
+    def prepare() -> Sequence[Generation]:
+        prompt = chat_prompt(
             service.text_model,
-            messages,
+            template_messages(wanted.messages),
             tools,
             "messages",
-            options,
-            straight=straight,
+            wanted.template_options,
+            straight=wanted.thinking_tokens == 0,
             prefill=wanted.prefill,
         )
-
-    def prepare() -> Sequence[Generation]:
-        messages = template_messages(wanted.messages)
-        prompt = prompt_of(messages)
         shape.opening = prompt.opening
         return ask.generations(prompt, n)
 

@@ -77,8 +77,7 @@ class DataFrames:
     def called(self) -> str:
         return ""
 
-    def frame(self, data: Event) -> bytes:
-        return event(data)
+    frame = staticmethod(event)
 
 
 async def exchange(
@@ -215,35 +214,26 @@ async def stream_events(
     try:
         for data in shape.begin():
             yield data
-        async for step in _steps(service, batch, shape, first):
-            yield step
+        arrival = first
+        while True:
+            events = shape.take(arrival) if arrival is not None else []
+            over = batch.over
+            if over:
+                note_what_it_waits_for(service, batch, shape)
+            for data in events:
+                yield data
+            if over:
+                break
+            if arrival is not None and isinstance(arrival.output, Preempted):
+                yield Comment.PREEMPTED
+            arrival = await batch.next(service.settings.keep_alive_s)
+            if arrival is None:
+                yield Comment.KEEP_ALIVE
         for data in shape.end():
             yield data
-    except ApiError as error:
+    except Exception as error:
+        if not isinstance(error, ApiError):
+            log.exception("request %s failed in its stream", request_id)
+            error = internal_error(request_id)
         for data in shape.failed(error):
             yield data
-    except Exception:
-        log.exception("request %s failed in its stream", request_id)
-        for data in shape.failed(internal_error(request_id)):
-            yield data
-
-
-async def _steps(
-    service: Service, batch: Generations, shape: WireShape, first: Arrival | None
-) -> AsyncIterator[Event | Comment]:
-    """From the first output to the last. Raises ``ApiError`` when the driver gives the request up."""
-    arrival = first
-    while True:
-        events = shape.take(arrival) if arrival is not None else []
-        over = batch.over
-        if over:
-            note_what_it_waits_for(service, batch, shape)
-        for data in events:
-            yield data
-        if over:
-            return
-        if arrival is not None and isinstance(arrival.output, Preempted):
-            yield Comment.PREEMPTED
-        arrival = await batch.next(service.settings.keep_alive_s)
-        if arrival is None:
-            yield Comment.KEEP_ALIVE
