@@ -94,7 +94,8 @@ def books_digest(rig: Rig) -> str:
     """Of what was entered, batch by batch; the order within one says nothing."""
     seen = hashlib.sha256()
     for batch in rig.books.batches:
-        entries = sorted(map(plain, (*batch.postings, *batch.usage, *batch.positions)))
+        positions = [(one.account, *one.held_bytes, one.as_of_us) for one in batch.positions]
+        entries = sorted(map(plain, (*batch.postings, *batch.usage, *positions)))
         totals = sorted(total for total in batch.totals.items() if total[0] != UNUSED)
         seen.update(f"{batch.number} {batch.now_us} {entries} {totals}".encode())
     return seen.hexdigest()
