@@ -255,6 +255,7 @@ def policy_config(
         disk_write_bytes_per_day=wanted.disk_write_per_day,
         depth_frames=info.depth_frames,
         checkpoint_bytes=info.checkpoint_bytes,
+        device_states=info.device_states,
         checkpoint_growth=wanted.checkpoint_growth,
         draft_tokens=wanted.draft_tokens if info.draft_rows else 0,
         step_draft_tokens=info.draft_rows,

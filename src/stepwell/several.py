@@ -50,7 +50,7 @@ class LoadedModel:
     def need_bytes(self) -> int:
         """Memory while it is loaded: weights and KV."""
         info = self.engine.info
-        return self.weight_bytes + info.device_blocks * info.block_bytes
+        return self.weight_bytes + info.device_bytes
 
 
 @dataclass(frozen=True, slots=True)

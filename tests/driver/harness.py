@@ -176,6 +176,7 @@ def make_rig(
         context_tokens=info.context_tokens,
         depth_frames=info.depth_frames,
         checkpoint_bytes=info.checkpoint_bytes,
+        device_states=info.device_states,
         **{"reserve_tokens": 8, "step_tokens": 64, "always_load": True, **config},
     )
     tiers = tiers or FlakyTiers(policy_config.host_bytes, policy_config.disk_bytes)

@@ -178,9 +178,21 @@ class StatesLife(Life):
         eviction=st.sampled_from(LIVE),
         state=st.sampled_from([8, 128, 512, 1 << 20]),
         growth=st.sampled_from([0, 1, 3, 8]),
+        states=st.sampled_from([0, 0, 2, 3, 6, 12]),
     )
-    def build(self, device: int, host: int, disk: int, state: int, growth: int, **more: Any) -> None:
-        self.rig = make_rig(device, host, disk, checkpoint_bytes=state, checkpoint_growth=growth, **more)
+    def build(
+        self, device: int, host: int, disk: int, state: int, growth: int, states: int, **more: Any
+    ) -> None:
+        """``states``: how many the device holds; 0: one for every block."""
+        self.rig = make_rig(
+            device,
+            host,
+            disk,
+            checkpoint_bytes=state,
+            checkpoint_growth=growth,
+            device_states=states,
+            **more,
+        )
         self.is_built()
 
 

@@ -11,7 +11,8 @@ from tests.engines.prefixes import GREEDY, blocks_of, bring_back, generate, ids,
 from tests.engines.test_states import load
 
 from stepwell.bench.zoo.child import model_file
-from stepwell.engines.base import BatchItem, Engine, EngineError
+from stepwell.engines.base import BatchItem, Engine, EngineError, NoRoom
+from stepwell.engines.llamacpp import setup
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.policy.types import BlockMeta
 
@@ -25,11 +26,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["null", "lfm2", "mamba"])
 def engine(request: pytest.FixtureRequest, folder: Path) -> Iterator[Engine]:
-    made: Engine
-    if request.param == "null":
-        made = NullEngine(NullConfig(device_blocks=16, max_sequences=4, checkpoint_bytes=1000))
-    else:
-        made = load(model_file(folder, request.param))
+    made = make(request.param, folder)
+    yield made
+    made.check()
+    made.close_engine()
+
+
+def make(name: str, folder: Path, states: int = 0) -> Engine:
+    if name == "null":
+        sizes = NullConfig(device_blocks=16, max_sequences=4, checkpoint_bytes=1000, device_states=states)
+        return NullEngine(sizes)
+    return load(model_file(folder, name))
+
+
+@pytest.fixture(params=["null", "lfm2", "mamba"])
+def short_engine(
+    request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Engine]:
+    """Its device holds four states."""
+    if request.param != "null":
+        first = make(request.param, folder)
+        monkeypatch.setattr(setup, "MOST_STATE_BYTES", 4 * first.info.checkpoint_bytes)
+        first.close_engine()
+    made = make(request.param, folder, states=4)
+    assert made.info.device_states == 4
     yield made
     made.check()
     made.close_engine()
@@ -114,7 +134,8 @@ def test_who_computes_what_is_there_takes_the_block_and_leaves_its_state(engine:
     metas = prefix(engine, 1, one, keep=(192,))
     engine.open(2, [], 0, GREEDY)
     for meta in metas[:2]:
-        compute(engine, 2, meta.depth * BLOCK, two[meta.depth * BLOCK :][:BLOCK])
+        keep = (128,) if meta.depth else ()
+        compute(engine, 2, meta.depth * BLOCK, two[meta.depth * BLOCK :][:BLOCK], keep=keep)
         gets = blocks_of(engine, two)[1] if meta.depth else meta
         engine.adopt(2, gets)
         engine.check()
@@ -145,3 +166,55 @@ def test_a_state_is_kept_where_a_block_ends_ahead(engine: Engine, tokens: int) -
     with pytest.raises(EngineError, match="cannot keep its state"):
         engine.keep_state(1, tokens)
     engine.close(1)
+
+
+def test_a_block_gives_its_state_up_and_gets_it_back(engine: Engine) -> None:
+    tokens = prompt(200)
+    expected = answer(engine, 9, tokens)
+    metas = prefix(engine, 1, tokens, keep=(128, 192))
+    data = bytes(engine.store(metas[2].id))
+    engine.drop_state(metas[2].id)
+    assert len(engine.store(metas[2].id)) == len(data) - engine.info.checkpoint_bytes
+    with pytest.raises(EngineError, match="no running state after 192 tokens"):
+        engine.open(2, ids(metas), 192, GREEDY)
+    with pytest.raises(EngineError, match="have no running state"):
+        engine.load_state(metas[2], data[: -engine.info.checkpoint_bytes])
+    engine.load_state(metas[2], data)
+    engine.open(2, ids(metas), 192, GREEDY)
+    engine.drop_state(metas[2].id)  # the sequence has its own
+    engine.check()
+    assert generate(engine, 2, 200, step(engine, 2, 192, tokens[192:]), 5) == expected
+    engine.close(2)
+
+
+def test_no_more_states_are_kept_than_the_device_holds(short_engine: Engine) -> None:
+    engine, tokens = short_engine, prompt(400)
+    expected = answer(engine, 9, tokens)
+    metas = prefix(engine, 1, tokens[:192], keep=(64, 128, 192))
+    engine.open(2, ids(metas), 192, GREEDY)
+    engine.keep_state(2, 256)
+    with pytest.raises(NoRoom, match="no more than 4 running states"):
+        engine.keep_state(2, 320)
+    engine.check()
+    engine.drop_state(metas[0].id)
+    compute(engine, 2, 192, tokens[192:384], keep=(320,))
+    engine.seal(2, blocks_of(engine, tokens)[3])
+    engine.check()
+    assert generate(engine, 2, 400, step(engine, 2, 384, tokens[384:]), 5) == expected
+    engine.close(2)
+    engine.check()
+
+
+def test_what_is_loaded_takes_a_place_as_well(short_engine: Engine) -> None:
+    engine, tokens = short_engine, prompt(256)
+    metas = prefix(engine, 1, tokens, keep=(64, 128, 192, 256))
+    last = [metas[3]]
+    stored = put_away(engine, last)
+    engine.open(2, ids(metas[:1]), 64, GREEDY)
+    engine.keep_state(2, 128)
+    with pytest.raises(NoRoom, match="running states"):
+        bring_back(engine, last, stored)
+    engine.check()
+    engine.close(2)  # with what it was told to keep
+    bring_back(engine, last, stored)
+    engine.check()

@@ -195,17 +195,31 @@ def test_bytes_without_their_state_are_refused(engine: LlamaCppEngine) -> None:
     engine.check()
 
 
-def test_states_that_would_take_all_memory_are_refused_with_what_is_possible(
+def test_a_device_that_cannot_hold_a_state_in_every_frame_holds_fewer(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from stepwell.engines.llamacpp import setup
 
-    engine = load(model_path, 128)
+    engine = load(model_path, 320)
+    assert engine.info.device_states == 0
     most = 4 * engine.info.checkpoint_bytes
     engine.close_engine()
     monkeypatch.setattr(setup, "MOST_STATE_BYTES", most)
-    with pytest.raises(ModelError, match="320 device tokens are too many for it, 256 are possible"):
+    engine = load(model_path, 320)
+    assert engine.info.device_states == 4
+    assert engine.info.device_bytes == 5 * engine.info.block_bytes - engine.info.checkpoint_bytes
+    engine.close_engine()
+    monkeypatch.setattr(setup, "MOST_STATE_BYTES", most - 1)
+    with pytest.raises(ModelError, match="4 of them do not fit into"):
         load(model_path, 320)
+
+
+@pytest.mark.parametrize("megabytes", [20, 80])
+def test_a_real_hybrid_starts_on_a_machine_of_16_gigabytes(megabytes: int) -> None:
+    """By the bound alone: 16,384 tokens on the device are 256 blocks."""
+    from stepwell.engines.llamacpp.setup import states_for
+
+    assert states_for(megabytes << 20, 256, 16 << 30) == (4 << 30) // (megabytes << 20)
 
 
 def test_large_states_have_fewer_ids_and_still_run(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from stepwell.policy.block_index import Block
 from stepwell.policy.block_manager import BlockManager
 from stepwell.policy.costs import Costs
 from stepwell.policy.eviction import EvictionContext, make_eviction
+from stepwell.policy.promotion import room_by_copies
 from stepwell.policy.types import BlockMeta, Drop, KvTier, Moved
 from tests.policy.eviction_world import BLOCK_BYTES, config_of
 
@@ -92,8 +93,12 @@ def test_a_read_that_is_refused_costs_no_block(
     world.host[0].claims = 1  # it may not leave, so room is short where it is large
     for block in world.disk:
         before = (list(world.manager.actions), world.manager.host_used)
-        room = world.manager._room_by_copies if ahead else world.manager._room_on_host
-        if not room(block, world.now_us):
+        fits = (
+            room_by_copies(world.manager, block, world.now_us)
+            if ahead
+            else world.manager._room_on_host(block, world.now_us)
+        )
+        if not fits:
             assert (list(world.manager.actions), world.manager.host_used) == before
 
 

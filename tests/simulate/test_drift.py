@@ -126,6 +126,7 @@ class Live:
             decode_us_per_sequence=MODEL.decode_us_per_sequence,
             copy_us_per_block=MODEL.copy_us_per_block,
             checkpoint_bytes=settings.checkpoint_bytes,
+            device_states=settings.device_states,
         )
         engine = NullEngine(null, self.clock)
         tiers = MemoryTiers(
@@ -232,9 +233,11 @@ class Scripts:
             )
 
 
-@pytest.mark.parametrize(("disk", "state"), [(0, 0), (30, 0), (0, 200), (30, 200)])
-def test_driver_and_machine_decide_the_same(disk: int, state: int) -> None:
-    cast, settings = scripts(9), config(disk, state)
+@pytest.mark.parametrize(
+    ("disk", "state", "states"), [(0, 0, 0), (30, 0, 0), (0, 200, 0), (30, 200, 0), (0, 200, 3), (30, 200, 3)]
+)
+def test_driver_and_machine_decide_the_same(disk: int, state: int, states: int) -> None:
+    cast, settings = scripts(9), config(disk, state, device_states=states)
     live = Live(cast, settings)
     live.run()
     scheduler = LoggedScheduler(settings)

@@ -236,7 +236,7 @@ def warnings(settings: Settings, found: Findings, free_before: int) -> Iterator[
         yield "one core: engine, server and disk share it, so every figure here will be worse under load"
     if settings.engine.threads and settings.engine.threads > cores:
         yield f"{settings.engine.threads} threads on {cores} cores wait for each other: leave --threads out"
-    needed = _model_bytes(settings) + info.device_blocks * info.block_bytes + kv.host_kv
+    needed = _model_bytes(settings) + info.device_bytes + kv.host_kv
     if needed > 0.9 * free_before:
         yield (
             f"model, device KV and --host-kv {format_size(kv.host_kv)} need {format_size(needed)} together "

@@ -52,6 +52,9 @@ class EngineInfo:
     checkpoint_bytes: int = 0
     """Of ``block_bytes``: the running state at the block's end, of models that have one. A block that
     was sealed without is so much lighter, and no sequence goes on from its end."""
+    device_states: int = 0
+    """How many running states the device holds at a time, of blocks and of sequences that were told to keep
+    one; 0: one for every frame."""
     adapters: tuple[tuple[str, str], ...] = ()
     """Adapters that requests may name, each with a digest that changes when its KV would."""
     draft_rows: int = 0
@@ -59,6 +62,13 @@ class EngineInfo:
     differ. 0: the engine cannot take tokens back."""
     enforces: bool = True
     """Whether answers obey grammars and schemas. An engine that computes nothing cannot."""
+
+    @property
+    def device_bytes(self) -> int:
+        """What the device takes when it is full."""
+        states = self.device_states or self.device_blocks
+        frames_bytes = self.device_blocks * (self.block_bytes - self.checkpoint_bytes)
+        return frames_bytes + states * self.checkpoint_bytes
 
     def kv_of(self, adapter: str) -> str:
         """What separates KV of this engine: its fingerprint, and the adapter's digest where there is one."""
@@ -199,11 +209,19 @@ class Engine(Protocol):
         was told to keep it."""
 
     def keep_state(self, request: RequestId, tokens: int) -> None:
-        """When the sequence has computed so many tokens, where a block ends, keep its running state."""
+        """When the sequence has computed so many tokens, where a block ends, keep its running state.
+        ``NoRoom``: the device holds as many states as it can, with those that are promised."""
 
     def adopt(self, request: RequestId, block: BlockMeta) -> None:
         """Go on with a block that is on the device in place of the sequence's last frame, which is full and
-        has the same tokens. If the block is to keep a running state and has none, it gets the sequence's."""
+        has the same tokens. If the block is to keep a running state and has none, it gets that of the
+        sequence, which was told to keep it."""
+
+    def drop_state(self, block: BlockId) -> None:
+        """The block stays on the device without its running state; nobody goes on from its end."""
+
+    def load_state(self, block: BlockMeta, data: Buffer) -> None:
+        """Give a block that lies on the device without its running state that of its stored bytes."""
 
     def close(self, request: RequestId) -> None:
         """Take the sequence off the device. Sealed blocks stay, unsealed tokens are forgotten.

@@ -56,6 +56,8 @@ class NullConfig:
     """How many frames may hold tokens of one depth; 0: all."""
     checkpoint_bytes: int = 0
     """Of a running state, as recurrent models have one; 0: it has none."""
+    device_states: int = 0
+    """How many of them the device holds; 0: one for every block."""
     adapters: tuple[str, ...] = ()
     """Names of adapters; each gives other tokens."""
     answer_tokens: int = 0
@@ -124,6 +126,7 @@ class NullEngine:
             block_bytes=self.config.block_tokens * self.config.token_bytes + self.config.checkpoint_bytes,
             token_bytes=self.config.token_bytes,
             checkpoint_bytes=self.config.checkpoint_bytes,
+            device_states=self.config.device_states,
             unit_tokens=self.config.block_tokens if self.config.checkpoint_bytes else UNIT_TOKENS,
             vocab_size=VOCAB_SIZE,
             depth_frames=self.config.depth_frames,
@@ -136,6 +139,8 @@ class NullEngine:
         self._generated: dict[RequestId, int] = {}
         self._computed: dict[RequestId, dict[int, int]] = {}
         self._frames_used = 0
+        self._stateless: set[BlockId] = set()
+        """Blocks that are here without the running state that they keep."""
 
     # --- blocks and sequences -----------------------------------------------------------------
 
@@ -172,12 +177,24 @@ class NullEngine:
             raise EngineError("the blocks do not hold that many tokens")
         if blocks and self.config.checkpoint_bytes:
             last, kept = self._known(blocks[-1])
-            if not self._keeps(last) or used < len(kept):
+            if not self._has_state(last) or used < len(kept):
                 raise EngineError(f"there is no running state after {n_tokens} tokens")
         return digests, shared
 
     def _keeps(self, block: BlockMeta) -> bool:
         return block.size_bytes > block.n_tokens * self.config.token_bytes
+
+    def _has_state(self, block: BlockMeta) -> bool:
+        return self._keeps(block) and block.id not in self._stateless
+
+    def _n_states(self) -> int:
+        """Of blocks, and those that sequences were told to keep and no block has yet."""
+        kept = sum(self._has_state(meta) for meta, _ in self._blocks.values())
+        return kept + sum(len(sequence.keeps) for sequence in self._open.values())
+
+    def _require_state_room(self) -> None:
+        if self.config.device_states and self._n_states() >= self.config.device_states:
+            raise NoRoom(f"the device holds no more than {self.config.device_states} running states")
 
     def _known(self, block: BlockId) -> tuple[BlockMeta, list[int]]:
         try:
@@ -202,6 +219,10 @@ class NullEngine:
         end = first + block.n_tokens
         if self._keeps(block) and len(sequence.digests) != end and end not in sequence.keeps:
             raise EngineError("the running state at the end of the block has gone")
+        if end in sequence.keeps:
+            sequence.keeps.remove(end)
+        elif self._keeps(block):
+            self._require_state_room()
         self._blocks[block.id] = (block, sequence.digests[first : first + block.n_tokens])
         sequence.blocks[block.depth] = block.id
 
@@ -209,7 +230,21 @@ class NullEngine:
         sequence = self._open.get(request)
         if sequence is None or tokens % self.info.block_tokens or tokens <= len(sequence.digests):
             raise EngineError(f"request {request} cannot keep its state at {tokens} tokens")
+        self._require_state_room()
         sequence.keeps.append(tokens)
+
+    def drop_state(self, block: BlockId) -> None:
+        meta, _ = self._known(block)
+        if self._keeps(meta):
+            self._stateless.add(block)
+
+    def load_state(self, block: BlockMeta, data: Buffer) -> None:
+        _, digests = self._known(block.id)
+        if not self._keeps(block) or len(data) != block.size_bytes:
+            raise EngineError(f"the bytes of block {block.id.hex()} have no running state")
+        self._require_state_room()
+        self._stateless.discard(block.id)
+        self._blocks[block.id] = (block, digests)
 
     def adopt(self, request: RequestId, block: BlockMeta) -> None:
         sequence, (_, digests) = self._open[request], self._known(block.id)
@@ -217,8 +252,13 @@ class NullEngine:
         own = len(sequence.blocks) == block.depth + 1 and sequence.blocks[-1] is None
         if not own or sequence.digests[first:] != digests:
             raise EngineError(f"request {request} does not stand at the end of block {block.id.hex()}")
+        end = first + len(digests)
         sequence.blocks[-1] = block.id
-        self._blocks[block.id] = (block, digests)
+        if end in sequence.keeps:
+            sequence.keeps.remove(end)
+            if self._keeps(block):
+                self._blocks[block.id] = (block, digests)
+                self._stateless.discard(block.id)
         self._frames_used -= 1
 
     def close(self, request: RequestId) -> None:
@@ -231,13 +271,14 @@ class NullEngine:
         if any(block in sequence.blocks for sequence in self._open.values()):
             raise EngineError("an open sequence uses the block")
         del self._blocks[block]
+        self._stateless.discard(block)
         self._frames_used -= 1
 
     def store(self, block: BlockId) -> Buffer:
         self._clock.sleep_us(self.config.copy_us_per_block)
         meta, digests = self._known(block)
         repeat = self.config.token_bytes // _DIGEST_BYTES
-        state = bytes(self.config.checkpoint_bytes) if self._keeps(meta) else b""
+        state = bytes(self.config.checkpoint_bytes) if self._has_state(meta) else b""
         return b"".join(struct.pack("<Q", digest) * repeat for digest in digests) + state
 
     def load(self, block: BlockMeta, data: Buffer) -> None:
@@ -248,6 +289,8 @@ class NullEngine:
         size_bytes = kv_bytes + self.config.checkpoint_bytes * self._keeps(block)
         if block.id in self._blocks or len(data) != size_bytes:
             raise EngineError("the stored block has the wrong size or is there already")
+        if self._keeps(block):
+            self._require_state_room()
         self._take(1)
         words = struct.unpack(f"<{kv_bytes // _DIGEST_BYTES}Q", bytes(data[:kv_bytes]))
         self._blocks[block.id] = (block, list(words[:: self.config.token_bytes // _DIGEST_BYTES]))

@@ -77,6 +77,12 @@ class ReloadableEngine:
     def adopt(self, request: RequestId, block: BlockMeta) -> None:
         self._there().adopt(request, block)
 
+    def drop_state(self, block: BlockId) -> None:
+        self._there().drop_state(block)
+
+    def load_state(self, block: BlockMeta, data: Buffer) -> None:
+        self._there().load_state(block, data)
+
     def close(self, request: RequestId) -> None:
         self._there().close(request)
 

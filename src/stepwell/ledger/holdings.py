@@ -194,6 +194,13 @@ class Holdings:
         """A copy lies on a KV tier from now on."""
         self._put(block, kv_tier, True, now_us)
 
+    def leaves_device(self, meta: BlockMeta) -> None:
+        """A block is about to be copied from the device. It may have lost its running state there, and with
+        it bytes; a block that lies below as well has not."""
+        held = self.blocks.get(meta.id)
+        if held is not None and not (held.on[1] or held.on[2]):
+            held.meta = meta
+
     def gone(self, block: BlockId, kv_tier: KvTier, now_us: int) -> HeldBlock | None:
         """A copy is no longer there. The block if that was its last copy."""
         held = self._put(block, kv_tier, False, now_us)

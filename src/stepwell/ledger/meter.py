@@ -319,7 +319,9 @@ class Meter:
             case Seal(request, block) | Adopt(request, block):
                 self.holdings.sealed(self._maker(request), block, self._now_us)
                 self._displaced.back(block.units)
-            case Move(block, _, target):
+            case Move(block, source, target):
+                if source is _DEVICE:
+                    self.holdings.leaves_device(block)
                 holders = self.holdings.holders_of(block.id)
                 self._movers[block.id, target] = [holder.account for holder in holders]
                 self.holdings.came(block.id, target, self._now_us)

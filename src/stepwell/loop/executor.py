@@ -17,11 +17,14 @@ from stepwell.policy.types import (
     Action,
     Adopt,
     BlockId,
+    BlockMeta,
     Close,
     Drop,
+    DropState,
     Event,
     KeepState,
     KvTier,
+    LoadState,
     Move,
     Moved,
     Open,
@@ -33,6 +36,7 @@ from stepwell.policy.types import (
     RequestCancelled,
     RequestId,
     Seal,
+    StateLost,
     StepFailed,
 )
 from stepwell.tiers.base import Tiers
@@ -59,6 +63,7 @@ class EngineExecutor:
         self._context_tokens = engine.info.context_tokens
         self._results: list[Event] = []
         self._failed_loads: set[BlockId] = set()
+        self._failed_states: set[BlockId] = set()
         self._failed_opens: set[RequestId] = set()
         self._load_log = Rarely(log)
 
@@ -74,6 +79,7 @@ class EngineExecutor:
 
     def execute(self, plan: Plan) -> None:
         self._failed_loads.clear()
+        self._failed_states.clear()
         self._failed_opens.clear()
         for action in plan.actions:
             self._carry_out(action)
@@ -96,7 +102,7 @@ class EngineExecutor:
         match action:
             case Seal(request, block):
                 self.engine.seal(request, block)
-            case KeepState() | Adopt():
+            case KeepState() | Adopt() | DropState() | LoadState():
                 self._mind_state(action)
             case Close():
                 self._close(action)
@@ -113,11 +119,28 @@ class EngineExecutor:
                 if (live := self._live.get(request)) is not None:
                     self._live.reject(live, code, retry_after_ms or None)
 
-    def _mind_state(self, action: KeepState | Adopt) -> None:
-        if isinstance(action, Adopt):
-            self.engine.adopt(action.request, action.block)
-        elif action.request not in self._failed_opens:
-            self.engine.keep_state(action.request, action.tokens)
+    def _mind_state(self, action: KeepState | Adopt | DropState | LoadState) -> None:
+        match action:
+            case Adopt(request, block):
+                self.engine.adopt(request, block)
+            case KeepState(request, tokens) if request not in self._failed_opens:
+                self.engine.keep_state(request, tokens)
+            case DropState(block_id) if block_id not in self._failed_loads:
+                self.engine.drop_state(block_id)
+            case LoadState(block):
+                self._load_state(block)
+
+    def _load_state(self, block: BlockMeta) -> None:
+        data = None if block.id in self._failed_loads else self.tiers.get_host(block.id)
+        try:
+            if data is not None:
+                self.engine.load_state(block, data)
+                return
+        except EngineError as error:
+            self._load_log.warning(self._clock.now_us(), "a running state did not load", error)
+        self._tally.add("failed_loads")
+        self._failed_states.add(block.id)
+        self._results.append(StateLost(block.id, gone=block.id not in self._failed_loads))
 
     def _move(self, action: Move) -> None:
         if action.source is KvTier.DEVICE:
@@ -158,7 +181,8 @@ class EngineExecutor:
 
     def _open(self, action: Open) -> None:
         live = self._live.get(action.request)
-        if live is None or self._failed_loads.intersection(action.blocks):
+        stateless = self._failed_states.intersection(action.blocks[-1:])
+        if live is None or stateless or self._failed_loads.intersection(action.blocks):
             self._failed_opens.add(action.request)
             self._results.insert(0, OpenFailed(action.request))  # before the loads that failed
             return

@@ -124,13 +124,17 @@ class Admission:
     def _still_coming(self, turn: Turn) -> bool:
         """Keep the reads for the turn going; False when one of its blocks will not come."""
         fetching = turn.fetching
-        while fetching and (fetching[-1].host or fetching[-1].device):
+        while fetching and self._has_come(fetching[-1]):
             fetching.pop()
         if not fetching:
             return True
         if self.block_manager.reads_in_flight < self.config.disk_reads_in_flight:
-            return all(b.host or b.device or self._fetch(turn, b) for b in reversed(fetching))
+            return all(self._has_come(b) or self._fetch(turn, b) for b in reversed(fetching))
         return fetching[-1].disk
+
+    @staticmethod
+    def _has_come(block: Block) -> bool:
+        return block.host or (block.device and not block.bare)
 
     def _grew(self, turn: Turn) -> bool:
         """Whether the block after its path is there now: somebody else has computed it."""
@@ -149,15 +153,28 @@ class Admission:
         self.table.claim(turn, path)  # before fetching: room for one block must not cost the next one
         turn.fetching = []
         for depth, (block, _) in enumerate(path):
-            shunned = block.host and self.table.now_us < block.unloadable_until_us
-            if not block.device and (shunned or not block.host):
-                if shunned or not self._fetch(turn, block):
-                    path = self.table.checkpoints.usable(path[:depth])
-                    self.table.claim(turn, path)
-                    turn.fetching = [one for one in turn.fetching if one.meta.depth < len(path)]
-                    break
-                turn.fetching.append(block)
+            if not block.device and not self._comes(turn, block):
+                path = self._cut(turn, path, depth)
+                break
+        while path and path[-1].block.bare and not self._comes(turn, path[-1].block):
+            path = self._cut(turn, path, len(path) - 1)
         turn.fetching.reverse()
+        return path
+
+    def _comes(self, turn: Turn, block: Block) -> bool:
+        """Whether the block can be loaded from the host, or is on its way there."""
+        if block.host:
+            return self.table.now_us >= block.unloadable_until_us
+        if not self._fetch(turn, block):
+            return False
+        turn.fetching.append(block)
+        return True
+
+    def _cut(self, turn: Turn, path: list[Match], depth: int) -> list[Match]:
+        """As much of the path above ``depth`` as can be gone on from."""
+        path = self.table.checkpoints.usable(path[:depth])
+        self.table.claim(turn, path)
+        turn.fetching = [one for one in turn.fetching if one.meta.depth < len(path)]
         return path
 
     def _worth_loading(self, turn: Turn, path: list[Match]) -> list[Match]:
@@ -202,7 +219,7 @@ class Admission:
     def _try_open(self, turn: Turn, path: list[Match]) -> bool:
         """Give the turn a place if it fits beside those who run, or can take it from lighter ones.
         False: it waits for room."""
-        if [block for block, _ in path if not (block.device or block.host)]:
+        if [block for block, _ in path if not (block.device or block.host)] or not self._state_is_there(path):
             turn.planned = None  # a copy on the device alone has gone
             return True
         if not self._make_place(turn, path):
@@ -213,8 +230,18 @@ class Admission:
         at_once = self._frames_at_once(turn, path)
         if not self._room_beside(turn, path, at_once):
             return False
+        if not self._state_is_there(path):
+            turn.planned = None  # it left for that of a turn which made room
+            return True
         self._open(turn, path)
         return True
+
+    def _state_is_there(self, path: list[Match]) -> bool:
+        """Whether the last block of a path has the state to go on from, or gets it from the host."""
+        if not path or not self.table.checkpoints.active:
+            return True
+        last = path[-1].block
+        return self.table.checkpoints.kept_by(last.meta) and (last.host or not last.bare)
 
     def _room_beside(self, turn: Turn, path: Sequence[Match], frames: int) -> bool:
         """Whether the frames can be free; what goes for them is no block of the turn's own path."""
@@ -352,7 +379,7 @@ class Admission:
 
     def _shrink(self, turn: Turn, path: list[Match]) -> list[Match]:
         """Nobody runs and it still does not fit: the copy of a shared tail is one frame too many."""
-        while path and self._missing_frames(turn, path) > 0:
+        while path and (self._missing_frames(turn, path) > 0 or not self._state_is_there(path)):
             path = self.table.checkpoints.usable(path[:-1])
         self.table.claim(turn, path)
         return path
@@ -379,8 +406,7 @@ class Admission:
             self.block_manager.pin(block)
         missing = [block for block, _ in path if not block.device]
         self._take_frames(turn, len(missing))
-        for block in missing:
-            self.block_manager.load(block, self.table.now_us)
+        self._load(path, missing)
         self.block_manager.descent.opened()
         self.block_manager.touch(blocks_of(path), self.table.now_us)
         cached = sum(m.n_tokens for m in path)
@@ -393,6 +419,22 @@ class Admission:
         self.block_manager.actions.append(
             Open(turn.id, ids_of(path), cached, from_device, from_host, from_disk, again)
         )
+
+    def _load(self, path: list[Match], missing: list[Block]) -> None:
+        """Bring the blocks up, and the state of the last one; those before it serve nobody now."""
+        memory, now_us = self.block_manager, self.table.now_us
+        states, last = memory.states, path[-1].block if path else None
+        for block in missing:
+            if states.limited and states.keeps(block):
+                room = states.make_room(now_us)
+                assert room, "every running state on the device is pending"
+            memory.load(block, now_us)
+            if block is not last:
+                states.leave(block, now_us)
+        if last is not None and last.bare:
+            room = states.make_room(now_us)
+            assert room, "every running state on the device is pending"
+            states.load(last)
 
     def _source_of(self, turn: Turn, block: Block) -> KvTier:
         """Where the block lay when the turn came: one that was fetched counts as from disk."""

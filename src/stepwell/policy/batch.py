@@ -124,7 +124,7 @@ class BatchBuilder:
         self._charge(step, order)
         if self.checkpoints.active:
             for piece in step.pieces.values():
-                self.checkpoints.plan(self.table.turns[piece.request], piece)
+                self.checkpoints.plan(self.table.turns[piece.request], piece, self.table.now_us)
         self.block_manager.descent.batch_built()
         return tuple(step.pieces.values())
 

@@ -29,6 +29,8 @@ class Block:
     """Requests about to load it: its host and disk copies must stay."""
     moving: KvTier | None = None
     """Where a queued transfer (host <-> disk) is taking it; both ends must stay meanwhile."""
+    bare: bool = False
+    """Its copy on the device is without the running state that it keeps: that lies below."""
     leaving: bool = False
     """Its host copy is dropped as soon as the disk has it."""
     device_children: int = 0

@@ -18,6 +18,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Step
 from stepwell.policy.depth_limit import DepthLimit
 from stepwell.policy.descent import Descent
+from stepwell.policy.device_states import DeviceStates
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.ghosts import Ghosts
 from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved, RequestId
@@ -66,6 +67,7 @@ class BlockManager:
         """Read from disk, for a turn or ahead of one, and then used by one."""
         self.ghosts = Ghosts(self.index, config.max_ghost_units)
         self.depths = DepthLimit(config)
+        self.states = DeviceStates(self)
         self._budget = WriteBudget(config.disk_write_bytes_per_day)
         self.descent = Descent(self)
 
@@ -121,13 +123,13 @@ class BlockManager:
         if not block.disk:
             self.evictions["device_gone"] += 1
             self.descent.lost(block, now_us)
-        self._drop(block, DEVICE)
+        self.drop(block, DEVICE)
 
     def step_down(self, block: Block, now_us: int, *, patient: bool, at_any_price: bool = False) -> bool:
         """From the device one KV tier down; False when there is no room for it, or when it is sooner computed
         than copied (but ``at_any_price``). ``patient``: the caller will wait for writes, so nothing is lost
         while some are under way."""
-        if not block.host:
+        if not (block.host or block.bare):
             pays = at_any_price or self.eviction.wants_host(block)
             if not pays:
                 self.costs.doubt_copies()
@@ -141,7 +143,7 @@ class BlockManager:
             self.evictions["device_host"] += 1
         elif not block.disk:
             self.evictions["device_gone"] += 1
-        self._drop(block, DEVICE)
+        self.drop(block, DEVICE)
         return True
 
     def sealed(self, meta: BlockMeta, now_us: int, maker: RequestId) -> Block:
@@ -186,9 +188,11 @@ class BlockManager:
     def _set_device(self, block: Block, present: bool) -> None:
         if block.host:
             self._recount(block, -1)
+            self.states.placed(block, present)
             block.device = present
             self._recount(block, 1)
         else:
+            self.states.placed(block, present)
             block.device = present
         step = 1 if present else -1
         self.device_count += step
@@ -239,10 +243,10 @@ class BlockManager:
             return False
         eviction = self.eviction
         if not eviction.lossless:
-            return self._make_room_on_host(
+            return self.make_room_on_host(
                 newcomer, now_us, lambda victim: eviction.gives_way(victim, newcomer, HOST, now_us)
             )
-        if self._make_room_on_host(newcomer, now_us, lambda victim: eviction.is_spare(victim, now_us)):
+        if self.make_room_on_host(newcomer, now_us, lambda victim: eviction.is_spare(victim, now_us)):
             return True
         if for_nothing:
             return False
@@ -250,11 +254,11 @@ class BlockManager:
             self.descent.write_cold(now_us, reach_bytes=self.config.host_bytes)
             if self.descent.worth_waiting(now_us):
                 return False
-        return self._make_room_on_host(
+        return self.make_room_on_host(
             newcomer, now_us, lambda victim: eviction.gives_way(victim, newcomer, HOST, now_us)
         )
 
-    def _make_room_on_host(self, newcomer: Block, now_us: int, leaves: Callable[[Block], bool]) -> bool:
+    def make_room_on_host(self, newcomer: Block, now_us: int, leaves: Callable[[Block], bool]) -> bool:
         """Evict what it takes, or nothing at all: a block that left in vain would be written or read again,
         and might leave in vain again."""
         missing = self.host_used + newcomer.meta.size_bytes - self.config.host_bytes
@@ -291,7 +295,7 @@ class BlockManager:
             self.evictions["host_disk" if block.disk else "host_gone"] += 1
             if not block.disk:
                 self.descent.lost(block, now_us)
-        self._drop(block, HOST, beneficiary)
+        self.drop(block, HOST, beneficiary)
 
     def may_write(self, block: Block, now_us: int) -> bool:
         """Whether the budget of writes has room for the block."""
@@ -324,24 +328,6 @@ class BlockManager:
         self.actions.append(Move(block.meta, DISK, HOST))
         return True
 
-    def promote(self, now_us: int) -> None:
-        """Bring up from disk what will be used soon, into room that is free or held by copies of what
-        is worth less. It never makes anything be lost and never hurries before a read that is waited for."""
-        if self.reads_in_flight >= self.eviction.tuning.promotions_in_flight:
-            return
-        for block in self.eviction.promotable(now_us):
-            if block.moving is not None or now_us < block.shunned_until_us:
-                continue
-            if not self._room_by_copies(block, now_us) or not self.start_read(block, now_us):
-                return
-            if self.reads_in_flight >= self.eviction.tuning.promotions_in_flight:
-                return
-
-    def _room_by_copies(self, newcomer: Block, now_us: int) -> bool:
-        return self._make_room_on_host(
-            newcomer, now_us, lambda victim: self.eviction.gives_way_to_promotion(victim, newcomer, now_us)
-        )
-
     # --- disk ---------------------------------------------------------------------------------
 
     def _room_on_disk(self, newcomer: Block, now_us: int, *, ahead: bool) -> bool:
@@ -367,7 +353,7 @@ class BlockManager:
         if not block.device and not block.host:
             self.evictions["disk_gone"] += 1
             self.descent.lost(block, now_us)
-        self._drop(block, DISK, beneficiary)
+        self.drop(block, DISK, beneficiary)
 
     def recovered(self, metas: Iterable[BlockMeta], now_us: int) -> None:
         """Blocks found on disk at start. Deeper ones count as colder."""
@@ -421,20 +407,20 @@ class BlockManager:
         else:
             block.shunned_until_us = now_us + _READ_SHUN_US
         if event.gone:
-            self._drop(block, DISK)
+            self.drop(block, DISK)
         else:
             self._remove_if_nowhere(block)
 
     def _copy_failed(self, event: Moved, block: Block, now_us: int) -> None:
         if event.target is HOST and block.host:
-            self._drop(block, HOST)
+            self.drop(block, HOST)
         elif event.target is DEVICE:
             if block.device:
                 self.lost_on_device(block)
             block.failed_loads += 1
             block.unloadable_until_us = now_us + (_LOAD_SHUN_US << block.failed_loads)
             if event.gone and block.failed_loads >= _MOST_LOADS and block.host and block.moving is None:
-                self._drop(block, HOST)
+                self.drop(block, HOST)
 
     # --- bookkeeping --------------------------------------------------------------------------
 
@@ -449,7 +435,8 @@ class BlockManager:
             self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
         self.eviction.block_used(block, tier, now_us)
 
-    def _drop(self, block: Block, tier: KvTier, beneficiary: RequestId = 0) -> None:
+    def drop(self, block: Block, tier: KvTier, beneficiary: RequestId = 0) -> None:
+        """Forget one copy."""
         self.actions.append(Drop(block.id, tier, self.beneficiary or beneficiary))
         self.eviction.block_left(block, tier)
         if tier is DEVICE:
@@ -464,10 +451,26 @@ class BlockManager:
             block.disk = False
             self._recount(block, 1)
             self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
+        self.states.copy_went(block)
         self._remove_if_nowhere(block)
 
+    def set_bare(self, block: Block, bare: bool) -> None:
+        """Whether its copy on the device is without its running state."""
+        self._recount(block, -1)
+        block.bare = bare
+        self._recount(block, 1)
+
+    def copy_to_host(self, block: Block, now_us: int) -> bool:
+        """A copy below the device, whose own stays; False when it is not worth it or there is no room."""
+        worth = self.eviction.wants_host(block) and not self.eviction.is_dead(block)
+        if not worth or not self._room_on_host(block, now_us):
+            return False
+        self.actions.append(Move(block.meta, DEVICE, HOST))
+        self._arrive(block, HOST, now_us)
+        return True
+
     def _recount(self, block: Block, step: int) -> None:
-        if block.host and (block.device or block.disk):
+        if block.host and ((block.device and not block.bare) or block.disk):
             self.clean_bytes += step * block.meta.size_bytes
             if step > 0:
                 self._clean[block.id] = block
@@ -480,14 +483,14 @@ class BlockManager:
             return
         for tier in KvTier:
             if block.is_on(tier):
-                self._drop(block, tier)
+                self.drop(block, tier)
 
     def drop_device_copy(self, block: Block) -> bool:
         """Free the device copy of a block that is about to be sealed again; False if it must stay."""
         if block.pins or block.device_children:
             return False
         block.pins += 1  # it stays the same node in the index: a turn that waits for it still holds it
-        self._drop(block, DEVICE)
+        self.drop(block, DEVICE)
         block.pins -= 1
         return True
 

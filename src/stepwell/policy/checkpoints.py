@@ -40,7 +40,7 @@ class Checkpoints:
 
     def kept_by(self, meta: BlockMeta) -> bool:
         """Whether the block keeps a state."""
-        return meta.size_bytes >= self.config.size_of(meta.n_tokens)
+        return self.config.keeps_state(meta.size_bytes, meta.n_tokens)
 
     def usable(self, path: list[Match]) -> list[Match]:
         """As much of a path as a turn can go on from: it ends where a state is kept."""
@@ -93,15 +93,22 @@ class Checkpoints:
         whole = len(self.block_manager.index.walk(turn.units, turn.total - 1)) * self.config.block_tokens
         turn.branch_tokens = whole if whole > cached else 0
         turn.keeps, turn.state_tokens, turn.behind = [], cached, False
+        self.count(turn)
 
-    def plan(self, turn: Turn, piece: Piece) -> None:
+    def count(self, turn: Turn) -> None:
+        """How many states the turn keeps on the device for blocks that are not sealed."""
+        sealed = len(turn.path) * self.config.block_tokens
+        self.block_manager.states.pends(turn.id, len([end for end in turn.keeps if end > sealed]))
+
+    def plan(self, turn: Turn, piece: Piece, now_us: int) -> None:
         """Tell the engine where to keep the turn's state in a piece of its prompt. A turn that writes keeps
         it at the end of every block until the next one is full: it may end there."""
         block_tokens, end = self.config.block_tokens, self._end_behind(piece.start)
         last = end if not turn.prefilling else piece.start + piece.count
         while end <= last:
             told = turn.keeps and turn.keeps[-1] >= end
-            if not told and (end > self._prompt_end(turn) or self._wants(turn, end)):
+            wants = not told and (end > self._prompt_end(turn) or self._wants(turn, end))
+            if wants and self.block_manager.states.promise(turn.id, now_us):
                 turn.keeps.append(end)
                 self.block_manager.actions.append(KeepState(turn.id, end))
                 if end <= self._prompt_end(turn):
@@ -161,12 +168,12 @@ class Checkpoints:
             return False
         return known is None or not known.device or end != turn.computed
 
-    def size_for(self, turn: Turn, known: Block | None, n_tokens: int) -> int | None:
+    def size_for(self, turn: Turn, known: Block | None, n_tokens: int, now_us: int) -> int | None:
         """Bytes of the block that the turn seals next, with a state or without; None: it cannot, because a
         copy that lies below the device keeps one and the turn has none."""
         end = len(turn.path) * self.config.block_tokens + n_tokens
         tail = n_tokens < self.config.block_tokens
-        has = tail or end in turn.keeps
+        has = self.block_manager.states.make_room(now_us) if tail else end in turn.keeps
         keeps = has and (tail or end <= self._prompt_end(turn) or self._keeps_written(turn, end))
         if known is not None and self.kept_by(known.meta):
             if not has:
@@ -198,13 +205,17 @@ class Checkpoints:
         if block.disk:
             self.block_manager.evict_from_disk(block, now_us)
         block.meta = meta
+        self.block_manager.states.changed(block)
 
     def adopt(self, turn: Turn, known: Block, now_us: int) -> bool:
         """Go on with a block of the same name in place of the turn's own frame; False if it is too late."""
         end = (len(turn.path) + 1) * self.config.block_tokens
         if not known.device or turn.computed != end or turn.frames != 1:
             return False
-        if not self.kept_by(known.meta) and end in turn.keeps and self.can_gain(known):
+        told = end in turn.keeps
+        if told and known.bare:
+            self.block_manager.states.gets(known)
+        elif told and not self.kept_by(known.meta) and self.can_gain(known):
             self.give(known, replace(known.meta, size_bytes=self.config.block_bytes), now_us)
         self.block_manager.actions.append(Adopt(turn.id, known.meta))
         self.block_manager.pin(known)
@@ -214,4 +225,5 @@ class Checkpoints:
         turn.frames -= 1
         if self.kept_by(known.meta):
             turn.state_tokens = end
+        self.count(turn)
         return True

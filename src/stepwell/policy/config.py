@@ -58,6 +58,8 @@ class PolicyConfig:
 
     checkpoint_bytes: int = 0
     """Of ``block_bytes``: the running state at a block's end, of models that have one (``checkpoints``)."""
+    device_states: int = 0
+    """How many running states the device holds at a time; 0: one for every block. See ``device_states``."""
     checkpoint_growth: int = 8
     """Between the ends of turns a state is kept no nearer to the one before than this part of its depth: an
     eighth. 0: every block keeps one."""
@@ -89,6 +91,10 @@ class PolicyConfig:
     def checkpoints(self) -> bool:
         """Whether there are running states, which blocks keep or do not."""
         return self.checkpoint_bytes > 0
+
+    def keeps_state(self, size_bytes: int, tokens: int) -> bool:
+        """Whether a block of so many bytes and tokens keeps a running state."""
+        return self.checkpoint_bytes > 0 and size_bytes >= self.size_of(tokens)
 
     def size_of(self, tokens: int) -> int:
         """Bytes of a stored block of ``tokens`` tokens, with its running state; never less than its real

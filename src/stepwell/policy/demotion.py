@@ -71,7 +71,7 @@ def _shrink_host(block_manager: BlockManager, now_us: int) -> None:
     for block in list(block_manager.idle(KvTier.HOST, now_us)):
         if block_manager.host_used - written_bytes <= config.host_bytes:
             return
-        if block.device or block.disk or not writes:
+        if block.disk or (block.device and not block.bare) or not writes:
             block_manager.evict_from_host(block, now_us)
         elif block_manager.writes_in_flight >= config.disk_writes_in_flight:
             return  # the rest when these have ended

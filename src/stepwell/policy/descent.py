@@ -166,7 +166,11 @@ class Descent:
             enough = started >= wanted or refused >= tuning.write_refusals
             if enough or reach_bytes < 0 or looked_at >= tuning.write_search:
                 break
-            if not block.disk and not block.device and memory.eviction.wants_disk(block, now_us):
+            if (
+                not block.disk
+                and (block.bare or not block.device)
+                and memory.eviction.wants_disk(block, now_us)
+            ):
                 done = memory.start_write(block, now_us, ahead=ahead)
                 started, refused = started + done, refused + (not done)
         if not started:
@@ -188,7 +192,7 @@ class Descent:
             return
         kept: list[Block] = []
         for victim in islice(order, memory.eviction.tuning.clean_search):
-            if memory.eviction.is_dead(victim) or (not ahead and victim.device):
+            if memory.eviction.is_dead(victim) or (not ahead and victim.device and not victim.bare):
                 yield victim
             elif ahead:
                 return  # dead ones come first in the order
@@ -217,7 +221,11 @@ class Descent:
         order = memory.idle(DISK if block.disk else HOST, now_us)
         others = [b for b in islice(order, memory.eviction.tuning.clean_search) if b is not block]
         if block.disk:
-            records = [config.disk_size_of(b.meta.size_bytes) for b in others if b.device or is_dead(b)]
+            records = [
+                config.disk_size_of(b.meta.size_bytes)
+                for b in others
+                if is_dead(b) or (b.device and not b.bare)
+            ]
             return sum(records) >= config.disk_size_of(block.meta.size_bytes)
         room_bytes = 0 if block.host else config.host_bytes - memory.host_used
         room_bytes += sum([b.meta.size_bytes for b in others if b.disk or is_dead(b)])
@@ -234,6 +242,6 @@ class Descent:
         search = memory.eviction.tuning.clean_search
         records = filter(lambda b: b is not block, islice(memory.idle(DISK, now_us), search))
         for record in records if missing > 0 else ():
-            if record.device or memory.eviction.is_dead(record):
+            if (record.device and not record.bare) or memory.eviction.is_dead(record):
                 missing -= self.config.disk_size_of(record.meta.size_bytes)
         return missing <= 0

@@ -21,12 +21,13 @@ def check_blocks(block_manager: BlockManager, private_frames: int) -> None:
     assert block_manager.host_used <= config.host_bytes or block_manager.resized
     assert block_manager.reading_bytes == reading
     assert block_manager.clean_bytes == sum(
-        b.meta.size_bytes for b in blocks if b.host and (b.device or b.disk)
+        b.meta.size_bytes for b in blocks if b.host and ((b.device and not b.bare) or b.disk)
     )
     on_disk = sum(config.disk_size_of(b.meta.size_bytes) for b in blocks if b.disk)
     writing = sum(config.disk_size_of(b.meta.size_bytes) for b in blocks if b.moving is KvTier.DISK)
     assert block_manager.disk_used == on_disk + writing
     assert block_manager.disk_used <= max(config.disk_bytes, on_disk) or block_manager.resized
+    block_manager.states.check(blocks)
     for block in blocks:
         _check_family(block_manager, block)
 

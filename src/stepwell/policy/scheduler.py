@@ -21,6 +21,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
 from stepwell.policy.demotion import demote_idle, give_up_device, keep_depths, shrink
 from stepwell.policy.eviction import EvictionContext, EvictionPolicy, make_eviction
+from stepwell.policy.promotion import promote
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import (
@@ -44,6 +45,7 @@ from stepwell.policy.types import (
     RequestCancelled,
     RequestId,
     Resized,
+    StateLost,
     StepFailed,
     Taken,
     Unloading,
@@ -152,6 +154,8 @@ class Scheduler:
                     self._end(request, trusted=False, served=False)
             case OpenFailed(request):
                 self._open_failed(request)
+            case StateLost():
+                self.block_manager.states.lost(event, self.table.now_us)
             case Hinted():
                 self.agents.hinted(event)
             case _:
@@ -268,7 +272,7 @@ class Scheduler:
         if self.demoting is None:
             self.block_manager.descent.write_behind(now_us)
             if not self.held_down:
-                self.block_manager.promote(now_us)
+                promote(self.block_manager, now_us)
         elif demote_idle(self.block_manager, self.demoting, now_us):
             self.demoting = None
             self.drained = self.draining and idle

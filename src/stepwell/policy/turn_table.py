@@ -80,6 +80,8 @@ class TurnTable:
         self.block_manager.actions.append(Seal(turn.id, meta))
         turn.path.append(block)
         turn.frames -= 1
+        if self.checkpoints.active:
+            self.checkpoints.count(turn)
         self._keep_promise(turn, name)
         self._replace_opened_tail(turn, meta)
         return True
@@ -87,7 +89,7 @@ class TurnTable:
     def _size_for(self, turn: Turn, known: Block | None, n_tokens: int) -> int | None:
         if not self.checkpoints.active:
             return self.config.size_of(n_tokens)
-        return self.checkpoints.size_for(turn, known, n_tokens)
+        return self.checkpoints.size_for(turn, known, n_tokens, self.now_us)
 
     def _adopt(self, turn: Turn, known: Block, n_tokens: int) -> bool:
         if n_tokens < self.config.block_tokens or not self.checkpoints.adopt(turn, known, self.now_us):
@@ -135,6 +137,7 @@ class TurnTable:
         self.running.remove(turn.id)
         self.break_promises(turn)
         self.block_manager.give_frames(turn.frames)
+        self.block_manager.states.pends(turn.id, 0)
         for block in turn.path:
             self.block_manager.unpin(block)
         turn.path, turn.frames, turn.stuck, turn.opened_tail = [], 0, False, None

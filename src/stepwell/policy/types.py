@@ -233,6 +233,15 @@ class StepFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StateLost:
+    """A planned ``LoadState`` could not be carried out: the block is on the device as before, without its
+    running state. ``gone``: the copy on the host is unusable."""
+
+    block: BlockId
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class OpenFailed:
     """A planned ``Open`` could not be carried out because one of its blocks did not load."""
 
@@ -283,6 +292,7 @@ Event = (
     | Moved
     | Recovered
     | StepFailed
+    | StateLost
     | OpenFailed
     | DemoteIdle
     | Draining
@@ -316,9 +326,23 @@ class KeepState:
 class Adopt:
     """The request goes on with ``block``, which lies on the device, in place of the frame that it has just
     filled with the same tokens; that frame is free. If ``block`` is to keep a running state and has none, it
-    gets the request's."""
+    gets the request's, where that was told to keep it."""
 
     request: RequestId
+    block: BlockMeta
+
+
+@dataclass(frozen=True, slots=True)
+class DropState:
+    """The device keeps the block and forgets its running state: the room is wanted for others."""
+
+    block: BlockId
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """The block lies on the device without the running state that it keeps: bring that up from the host."""
+
     block: BlockMeta
 
 
@@ -386,7 +410,7 @@ class Refuse:
     retry_after_ms: int
 
 
-Action = Seal | KeepState | Adopt | Close | Move | Drop | Open | Refuse
+Action = Seal | KeepState | Adopt | DropState | LoadState | Close | Move | Drop | Open | Refuse
 
 
 @dataclass(frozen=True, slots=True)

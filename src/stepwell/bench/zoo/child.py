@@ -62,7 +62,13 @@ def loader(path: Path, kind: ZooKind) -> Load:
 
     def load(_: str, *, device_kv_tokens: int, threads: int | None) -> tuple[Engine, TextModel]:
         config = LlamaCppConfig(
-            path, kind.name, device_kv_tokens, threads=threads, kv_type_k=kind.kv_type, kv_type_v=kind.kv_type
+            path,
+            kind.name,
+            device_kv_tokens,
+            threads=threads,
+            kv_type_k=kind.kv_type,
+            kv_type_v=kind.kv_type,
+            most_states=kind.states,
         )
         model = NativeModel(config)
         engine = LlamaCppEngine(model, config, f"zoo-{kind.name}")

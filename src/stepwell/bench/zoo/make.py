@@ -39,6 +39,8 @@ class ZooKind:
     file_type: str = "f16"
     kv_type: str = "f16"
     tied: bool = False
+    states: int | None = None
+    """Most running states on the device; None: one for every block."""
 
 
 def kind_of(name: str) -> ZooKind:
@@ -59,12 +61,14 @@ def kind_of(name: str) -> ZooKind:
             kind = replace(kind, shape=replace(shape, pooling=int(variant[4:])))
         elif variant.startswith("window") and variant[6:].isdecimal():
             kind = replace(kind, shape=replace(shape, window=int(variant[6:])))
+        elif variant.startswith("states") and variant[6:].isdecimal():
+            kind = replace(kind, states=int(variant[6:]))
         elif variant.startswith("heads") and variant[5:].isdecimal():
             kind = replace(kind, shape=replace(shape, heads=int(variant[5:]), kv_heads=0))
         else:
             raise ValueError(
                 f"{variant!r} in {name!r} is not a variant: moe, tied, f32, {', '.join(FILE_TYPES)}, "
-                "kv_q8_0, kv_q4_0, kv_f32, windowN, headsN or poolN"
+                "kv_q8_0, kv_q4_0, kv_f32, windowN, headsN, statesN or poolN"
             )
     return kind
 

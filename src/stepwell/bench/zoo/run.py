@@ -31,12 +31,12 @@ _ATTENDING = (
     "llama phi2 llama:tied deepseek2 qwen3moe gpt-oss gemma3:window512 cohere2 deepseek32 mimo2 gemma2 bloom"
 )
 _STORED = "qwen3:f32 llama:q4_0 llama:q4_k_m llama:q8_0 llama:kv_q8_0 deepseek2:q4_0"
-_STATES = "lfm2 qwen35:q4_0 jamba falcon-h1 kimi-linear mamba rwkv7"
+_STATES = "lfm2 qwen35:q4_0 qwen35:states4 jamba falcon-h1 kimi-linear mamba mamba:states4 rwkv7"
 KINDS = (*_ATTENDING.split(), *_STORED.split(), *_STATES.split())
 """One for each way of attending, laying out weights or storing KV: grouped heads, one head each, tied
 embeddings, latent attention, experts, windows of 128 (with sinks) and 512, parallel blocks, a sparse
 indexer, heads of two sizes, capped logits, ALiBi; f32 and quantised weights, quantised KV, packed latent;
-short convolutions, delta nets, state spaces beside and without attention, RWKV."""
+short convolutions, delta nets, state spaces beside and without attention, RWKV; room for few states."""
 
 
 def checked(names: Sequence[str]) -> list[str]:

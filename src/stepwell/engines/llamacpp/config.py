@@ -29,6 +29,8 @@ class LlamaCppConfig:
     n_gpu_layers: int = 0
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
+    most_states: int | None = None
+    """Of a model with a running state: how many the device holds at most; None: as many as memory allows."""
     exact_lone_decode: bool = True
     """A step of a single token adds up in the same order wherever its KV lies. False: a little
     faster when only one agent streams, and its tokens may depend on where its KV lies."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from stepwell.engines.base import Buffer, EngineError, NoRoom
 from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Kv
 from stepwell.engines.llamacpp.frames import FramePlace, FrameTable, NoFreeFrame
 from stepwell.engines.llamacpp.homes import Homes
+from stepwell.engines.llamacpp.kept_states import KeptStates, States
 from stepwell.policy.types import BlockId, BlockMeta, RequestId
 
 
@@ -62,16 +62,6 @@ class Stretch:
     count: int
 
 
-class States(Protocol):
-    """Running states of sequences, for models that keep one."""
-
-    checkpoint_bytes: int
-
-    def take_state(self, seq: int) -> bytearray: ...
-
-    def put_state(self, seq: int, data: Buffer) -> bool: ...
-
-
 class Device:
     """See ``Engine``; every method leaves the cache full below the mark and the frames in order."""
 
@@ -83,18 +73,19 @@ class Device:
         running_ids: Iterable[int],
         size_of: Sequence[int],
         states: States | None = None,
+        most_states: int = 0,
     ) -> None:
-        """``size_of[n]``: bytes of the cells of a block of ``n`` tokens."""
+        """``size_of[n]``: bytes of the cells of a block of ``n`` tokens. ``most_states``: see
+        ``EngineInfo.device_states``."""
         self._kv = kv
         self._cells = cells
         self._homes = homes
         self._size_of = size_of
-        self._states = states if states is not None and states.checkpoint_bytes else None
-        self._checkpoint_bytes = states.checkpoint_bytes if states is not None else 0
         self._frames = FrameTable(cells.n_frames)
         self._free_ids = sorted(running_ids, reverse=True)
         self.blocks: dict[BlockId, FrameNode] = {}
         self.runs: dict[RequestId, DeviceSequence] = {}
+        self._states = KeptStates(states, size_of, most_states, self.nodes, self.runs)
         self._held_back: list[FramePlace] = []
         self.shifts = 0
         """How many frames have been moved to keep the order; for benchmarks and the curious."""
@@ -121,21 +112,11 @@ class Device:
         try:
             if n_tokens % FRAME_TOKENS:
                 self._copy_part(run, nodes[whole], n_tokens % FRAME_TOKENS)
-            self._go_on_from(run, nodes)
+            self._states.go_on_from(run, nodes)
         except EngineError:
             self._detach([run])
             raise
         self.runs[request] = run
-
-    def _go_on_from(self, run: DeviceSequence, nodes: Sequence[FrameNode]) -> None:
-        """Give the sequence the running state at its last token."""
-        if self._states is None or not nodes:
-            return
-        last = nodes[-1]
-        if last.state is None or last.end != run.tokens:
-            raise EngineError(f"there is no running state after {run.tokens} tokens")
-        if not self._states.put_state(run.seq, last.state):
-            raise EngineError(f"llama.cpp refused the running state after {run.tokens} tokens")
 
     def _prefix(self, blocks: Sequence[BlockId], n_tokens: int) -> list[FrameNode]:
         """The nodes of these blocks, if they are one prefix of that many tokens."""
@@ -225,27 +206,19 @@ class Device:
         parent = run.nodes[block.depth - 1].block if block.depth else None
         if (parent.id if parent else None) != block.parent:
             raise EngineError(f"the parent of block {block.id.hex()} is not sealed")
-        self._keep_or_drop_state(run, node, block)
+        self._states.settle(run, node, block)
         self._move_in(node)
         node.block = block
         self.blocks[block.id] = node
 
-    def _keep_or_drop_state(self, run: DeviceSequence, node: FrameNode, block: BlockMeta) -> None:
-        """Leave the node with a running state if ``block`` has room for one, and without if not."""
-        if self._states is None:
-            return
-        if block.size_bytes <= self._size_of[block.n_tokens]:
-            node.state = None
-        elif node.state is None:
-            if run.tokens != node.end:
-                raise EngineError(f"the running state at the end of block {block.id.hex()} has gone")
-            node.state = self._states.take_state(run.seq)
-
     def keep_state(self, request: RequestId, tokens: int) -> None:
-        run = self.runs.get(request)
-        if run is None or tokens % FRAME_TOKENS or tokens <= run.tokens:
-            raise EngineError(f"request {request} cannot keep its state at {tokens} tokens")
-        run.keeps.append(tokens)
+        self._states.keep(request, tokens)
+
+    def drop_state(self, block: BlockId) -> None:
+        self._known(block).state = None
+
+    def load_state(self, block: BlockMeta, data: Buffer) -> None:
+        self._states.load(self._known(block.id), block, data)
 
     def adopt(self, request: RequestId, block: BlockMeta) -> None:
         """The frame of the sequence's last node goes, and its cells are those of the block's node."""
@@ -255,9 +228,9 @@ class Device:
             raise EngineError(f"request {request} has no frame for block {block.id.hex()}")
         if run.tokens != own.end or own.tokens != known.tokens or own.parent is not known.parent:
             raise EngineError(f"request {request} does not stand at the end of block {block.id.hex()}")
-        if known.state is None:
-            known.state = own.state
-            self._keep_or_drop_state(run, known, block)
+        own.state, had = None, own.state  # it is the block's, or nobody's
+        if known.state is None and block.size_bytes > self._size_of[block.n_tokens]:
+            known.state = had
         self._kv.remove(run.seq, own.first, own.end)
         self._kv.copy(known.home, run.seq, known.first, known.end)
         own.users.remove(run.seq)
@@ -312,14 +285,10 @@ class Device:
             raise EngineError(f"block {block.id.hex()} is on the device already")
         if block.depth != depth or (parent is not None and parent.tokens != FRAME_TOKENS):
             raise EngineError(f"block {block.id.hex()} does not continue its parent")
-        if not 0 < block.n_tokens <= FRAME_TOKENS or len(data) != self._bytes_of(block):
+        if not 0 < block.n_tokens <= FRAME_TOKENS or len(data) != self._states.bytes_of(block):
             raise EngineError(f"the bytes of block {block.id.hex()} have the wrong size")
-
-    def _bytes_of(self, block: BlockMeta) -> int:
-        """Of its cells, and of its state if it keeps one."""
-        cells_bytes = self._size_of[block.n_tokens]
-        keeps = self._checkpoint_bytes and block.size_bytes > cells_bytes
-        return cells_bytes + self._checkpoint_bytes if keeps else cells_bytes
+        if len(data) > self._size_of[block.n_tokens]:
+            self._states.require_room()
 
     # --- growing ------------------------------------------------------------------------------
 
@@ -375,9 +344,7 @@ class Device:
                 node.tokens = min(run.tokens - node.first, FRAME_TOKENS)
                 if node.tokens == FRAME_TOKENS:
                     self._move_in(node)
-                    if self._states is not None and node.end == run.tokens and node.end in run.keeps:
-                        run.keeps.remove(node.end)
-                        node.state = self._states.take_state(run.seq)
+                    self._states.reached(run, node)
 
     def take_back(self, request: RequestId, n_tokens: int) -> None:
         """The sequence ends after ``n_tokens``: those behind them were drafted, in one unfinished frame."""
@@ -385,7 +352,7 @@ class Device:
         if n_tokens == run.tokens:
             return
         node = run.nodes[(run.tokens - 1) // FRAME_TOKENS]
-        if not node.first < n_tokens < run.tokens or node.homed or self._states is not None:
+        if not node.first < n_tokens < run.tokens or node.homed or self._states.active:
             raise EngineError(f"request {request} cannot go back to {n_tokens} of {run.tokens} tokens")
         self._cells.take_back(node.frame, n_tokens - node.first, run.seq, node.home, node.depth)
         node.tokens = n_tokens - node.first
@@ -470,6 +437,7 @@ class Device:
             assert run.tokens == sum(node.tokens for node in run.nodes)
             assert self._kv.span(run.seq) == ((0, run.tokens - 1) if run.tokens else (-1, -1))
         self._check_homes(nodes)
+        self._states.check()
 
     def _check_homes(self, nodes: Sequence[FrameNode]) -> None:
         held: dict[int, list[tuple[int, int]]] = {}

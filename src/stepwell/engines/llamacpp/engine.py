@@ -66,6 +66,7 @@ class LlamaCppEngine:
             # A state is known at the end of a block alone: nobody goes on from the middle of one.
             unit_tokens=FRAME_TOKENS if model.stateful else UNIT_TOKENS,
             checkpoint_bytes=made.context.checkpoint_bytes,
+            device_states=made.device_states,
             adapters=self._adapters.digests,
             draft_rows=0 if model.stateful else DRAFT_ROWS,
             depth_frames=made.depth_frames if made.depth_frames < made.device_blocks else 0,
@@ -125,6 +126,12 @@ class LlamaCppEngine:
 
     def adopt(self, request: RequestId, block: BlockMeta) -> None:
         self.device.adopt(request, block)
+
+    def drop_state(self, block: BlockId) -> None:
+        self.device.drop_state(block)
+
+    def load_state(self, block: BlockMeta, data: Buffer) -> None:
+        self.device.load_state(block, data)
 
     def close(self, request: RequestId) -> None:
         self.device.close([request])

@@ -16,7 +16,7 @@ from stepwell.engines.llamacpp.native import KV_TYPES, MAX_SEQUENCES, NativeCont
 from stepwell.engines.llamacpp.padding import PAD, PAD_CELLS, Padding
 from stepwell.engines.llamacpp.repack import rows_differ
 from stepwell.engines.llamacpp.states import MARKS, PureStateContext, StatefulContext
-from stepwell.this_machine import usable_cores
+from stepwell.this_machine import memory_bytes, usable_cores
 
 _FIRST_RUNNING = 2
 _MIN_HOMES = 32
@@ -26,6 +26,9 @@ _PROBES = 4
 _LEAST_IDS = 32
 _ID_STATE_BYTES = 512 << 20
 MOST_STATE_BYTES = 4 << 30
+_STATES_SHARE = 4
+"""Of the machine's memory the states on the device take no more than this part."""
+LEAST_STATES = 4
 
 _MOST_TOKENS = 1 << 26
 """Beyond any device there is, and within llama.cpp's 32-bit counts."""
@@ -47,6 +50,8 @@ class Made:
     """How many frames may hold one depth, see ``EngineInfo``."""
     max_sequences: int
     """As wished, or fewer: see ``fitting``."""
+    device_states: int
+    """See ``EngineInfo``."""
 
 
 def make_device(model: NativeModel, config: LlamaCppConfig) -> Made:
@@ -92,23 +97,29 @@ def _context(
 
 
 def _ids_for(model: NativeModel, config: LlamaCppConfig) -> int:
-    """Sequence ids to ask for. llama.cpp allocates a state for each, so large states have fewer.
-
-    ``ModelError`` when the states of all blocks on the device take more memory than is sensible.
-    """
+    """Sequence ids to ask for. llama.cpp allocates a state for each, so large states have fewer."""
     if not model.stateful:
         return MAX_SEQUENCES
     small = _context(model, config, 2 * FRAME_TOKENS, 1, _LEAST_IDS)
     size_bytes = small.checkpoint_bytes
     small.free()
-    fit_tokens = MOST_STATE_BYTES // size_bytes * FRAME_TOKENS
-    if config.device_kv_tokens > fit_tokens:
-        raise ModelError(
-            f"the model keeps a running state of {size_bytes:,} bytes, which is kept after every "
-            f"{FRAME_TOKENS} tokens: {config.device_kv_tokens:,} device tokens are too many for it, "
-            f"{fit_tokens:,} are possible"
-        )
     return max(_LEAST_IDS, min(MAX_SEQUENCES, _ID_STATE_BYTES // size_bytes))
+
+
+def states_for(checkpoint_bytes: int, device_blocks: int, memory_bytes: int, most: int | None = None) -> int:
+    """How many running states the device holds; 0: one for every block. ``ModelError`` when there is no room
+    for any to speak of."""
+    if not checkpoint_bytes:
+        return 0
+    room_bytes = min(MOST_STATE_BYTES, memory_bytes // _STATES_SHARE)
+    states = room_bytes // checkpoint_bytes
+    if states < LEAST_STATES:
+        raise ModelError(
+            f"the model keeps a running state of {checkpoint_bytes:,} bytes, and {LEAST_STATES} of them do "
+            f"not fit into {room_bytes:,} bytes, the part of this machine's memory that is for them"
+        )
+    states = states if most is None else min(states, max(most, LEAST_STATES))
+    return states if states < device_blocks else 0
 
 
 def _rows_at_once(model: NativeModel, context: NativeContext) -> int:
@@ -152,12 +163,13 @@ def _with_device(
     fillers = _make_fillers(context, range(deepest, deepest + n_depths))
     cells = Cells(kv, n_frames, homes, fillers)
     running = range(_FIRST_RUNNING, _FIRST_RUNNING + config.max_sequences)
-    device = Device(kv, cells, homes, running, size_of, context)
+    states = states_for(context.checkpoint_bytes, device_blocks, memory_bytes(), config.most_states)
+    device = Device(kv, cells, homes, running, size_of, context, states)
     if padding.any:
         device.hold_back(PAD_CELLS)
         padding.fill(context)
         assert context.span(PAD) == (0, PAD_CELLS - 1)
-    return Made(context, device, padding, device_blocks, size_of, n_homes, config.max_sequences)
+    return Made(context, device, padding, device_blocks, size_of, n_homes, config.max_sequences, states)
 
 
 def _homes(model: NativeModel, config: LlamaCppConfig, context: NativeContext) -> tuple[Kv, Homes, int]:

@@ -106,7 +106,7 @@ class EvictionPolicy(ABC):
     def is_spare(self, block: Block, now_us: int) -> bool:
         """Whether the host can drop the block for anything: its bytes are elsewhere too, or are not worth a
         write to disk."""
-        if block.device or block.disk:
+        if block.disk or (block.device and not block.bare):
             return True
         return bool(self.context.config.disk_bytes) and not self.wants_disk(block, now_us)
 
@@ -115,7 +115,7 @@ class EvictionPolicy(ABC):
         a copy elsewhere) the one that has had it for longest; and only then the coldest of all."""
         coldest: Block | None = None
         for looked_at, block in enumerate(idle):
-            if block.device or self.is_spare(block, now_us):
+            if (block.device and not block.bare) or self.is_spare(block, now_us):
                 return block
             coldest = coldest or block
             if looked_at >= self.tuning.clean_search:

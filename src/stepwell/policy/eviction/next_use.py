@@ -442,7 +442,7 @@ class NextUse(EvictionPolicy):
         return block.listed is not None and self._chance(block) < self.tuning.write_chance
 
     def is_spare(self, block: Block, now_us: int) -> bool:
-        return block.device or block.disk or self.is_dead(block)
+        return block.disk or (block.device and not block.bare) or self.is_dead(block)
 
     # --- disk and promotion -------------------------------------------------------------------
 
