@@ -43,7 +43,7 @@ def test_a_state_leaves_for_another_and_comes_back_with_nothing_computed_again()
     for prompt in longer:
         answer = rig.ask([*prompt, *text(20, 5)], 4)
         rig.settle()
-        assert admitted(answer).cached_device_tokens == 80
+        assert admitted(answer).cached.device == 80
         assert answer.tokens == expected_tokens([*prompt, *text(20, 5)], 4)
     assert decided["LoadState"] >= 2
 
@@ -70,7 +70,7 @@ def test_a_long_path_needs_the_state_at_its_end_alone() -> None:
     answer = rig.ask([*prompt, *text(20, 5)], 4)
     rig.settle()
     assert kept >= 18 and decided["DropState"]
-    assert admitted(answer).cached_host_tokens > 0
+    assert admitted(answer).cached.host > 0
     assert answer.tokens == expected_tokens([*prompt, *text(20, 5)], 4)
 
 
