@@ -30,7 +30,8 @@ def test_servers_differ_in_what_is_compared_and_in_nothing_else(name: str, tmp_p
     transfer = json.loads(flag(command, "--kv-transfer-config") or "{}").get("kv_connector_extra_config", {})
     assert (transfer.get("eviction_policy") == "lru") is (name in (LRU, FS))
     tiers = [tier["type"] for tier in transfer.get("secondary_tiers", ())]
-    assert tiers == {FS: ["fs"], OURS: ["StepwellDisk"], OURS_ROOMY: ["StepwellDisk"]}.get(name, [])
+    own = ["StepwellDisk", "StepwellAhead"]
+    assert tiers == {FS: ["fs"], OURS: own, OURS_ROOMY: own}.get(name, [])
 
 
 def arm(name: str, total_s: float, ttft_s: float, error: str | None = None) -> VllmArm:

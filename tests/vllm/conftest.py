@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 WITH_VLLM = [
+    "test_ahead.py",
     *("test_books_of_engine.py", "test_deployed.py", "test_dialects.py", "test_disk.py", "test_hooks.py"),
     "test_host.py",
     *("test_kv_events_served.py", "test_objects.py", "test_scheduler.py", "test_served.py"),

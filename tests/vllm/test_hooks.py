@@ -9,6 +9,7 @@ import pytest
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.kv_offload import base
 from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
 from vllm.v1.kv_offload.cpu.policies.base import CachePolicy
@@ -31,6 +32,15 @@ HOOKS: list[tuple[Any, str, tuple[str, ...]]] = [
     (tiering.SecondaryTierManager, "drain_jobs", ("self",)),
     (tiering.SecondaryTierManager, "get_stats", ("self",)),
     (tiering.SecondaryTierManager, "build_metric_definitions", ("extra_config",)),
+    (tiering.SecondaryTierManager, "serve_external_requests", ("self", "parent")),
+    (tiering.ParentManager, "on_new_request", ("self", "req_context")),
+    (tiering.ParentManager, "lookup", ("self", "key", "req_context")),
+    (tiering.ParentManager, "on_request_finished", ("self", "req_context")),
+    (base.ReqContext, "set_state", ("self", "val")),
+    (base.ReqContext, "get_state", ("self", "cls")),
+    (base.ReqContext, "set_offload_key_position", ("self", "key", "end_token")),
+    (AsyncLLM, "is_sleeping", ("self",)),
+    (BlockPool, "get_cached_block", ("self", "block_hash", "kv_cache_group_ids")),
     (tiering.JobResult, "__init__", ("self", "job_id", "success", "successful_keys", "transfer_time")),
     (base.ReqContext, "get_offload_key_position", ("self", "key")),
     (base.OffloadingWorker, "submit_store", ("self", "job_id", "src_spec", "dst_spec")),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from stepwell.policy.types import NO_HINT, Caller, Hint, Wait
-from stepwell.vllm.host_book import HostBook
+from stepwell.vllm.host_book import COLD_FACTOR, HostBook
 from stepwell.vllm.owner import caller_of, hint_of, params_of
 
 CHUNKS = 12
@@ -28,6 +28,7 @@ class BookMachine(RuleBasedStateMachine):
         self.requests: dict[str, list[bytes]] = {}
         self.count = 0
         self.there: set[bytes] = set()
+        self.disk: set[bytes] = set()
         self.busy: set[bytes] = set()
 
     @rule(agent=st.sampled_from(("", "a", "b", "c")), tier=st.sampled_from(("priority", "default", "flex")))
@@ -93,6 +94,32 @@ class BookMachine(RuleBasedStateMachine):
         del self.requests[name]
         self.book.finish(name, self.now_us)
         self.book.finish(name, self.now_us)  # once more changes nothing
+
+    @rule(number=st.integers(0, 30), held=st.booleans())
+    def a_cold_tier_tells(self, number: int, held: bool) -> None:
+        key = key_of(number)
+        if self.book.knows(key):
+            self.book.cold(key, held=held, now_us=self.now_us)
+            (self.disk.add if held else self.disk.discard)(key)
+
+    @rule(most=st.integers(1, 4))
+    def fetch_ahead(self, most: int) -> None:
+        """As the tier does it: room is made for one after the other, and what leaves is on disk too."""
+        for fetch in self.book.worth_fetching(most, self.now_us):
+            assert fetch.key not in self.there
+            assert fetch.key in self.disk
+            if len(self.there) == CHUNKS:
+                before = set(self.there)
+                assert self.evict(1, {fetch.key})
+                (left,) = before - self.there
+                assert left in self.disk, "nothing is lost for a promotion"
+            self.book.insert(fetch.key, "", self.now_us)
+            self.there.add(fetch.key)
+            self.busy.add(fetch.key)
+
+    @rule(agent=st.sampled_from("abc"), ms=st.sampled_from((0, 1_000, 900_000)))
+    def hint_between_turns(self, agent: str, ms: int) -> None:
+        self.book.hinted("acme", agent, Hint(Wait.TOOL, ms * 1_000), self.now_us)
 
     @rule(seconds=st.integers(1, 100))
     def time_passes(self, seconds: int) -> None:
@@ -165,3 +192,53 @@ def test_an_owner_is_read_as_it_was_written_and_rubbish_says_nothing() -> None:
     assert caller_of(rubbish) == Caller("")
     assert hint_of(rubbish) == NO_HINT
     assert caller_of(None) == Caller("")
+
+
+def told(book: HostBook, first: int, now_us: int) -> None:
+    """A cold tier has the four chunks of a context."""
+    for n in range(4):
+        book.cold(key_of(first + n), held=True, now_us=now_us)
+
+
+def test_who_is_expected_is_fetched_and_nobody_else() -> None:
+    """Room for two contexts: two agents that are expected in a minute have pushed a third one out."""
+    book = HostBook(8)
+    context(book, "away", 0, Hint(Wait.PERSON, 3_600 * SECOND), 0)
+    context(book, "one", 10, Hint(Wait.TOOL, 60 * SECOND), SECOND)
+    for first in (0, 10):
+        told(book, first, SECOND)
+    assert book.evict(4, (), "default", SECOND) == [key_of(n) for n in (3, 2, 1, 0)]
+    context(book, "two", 20, Hint(Wait.TOOL, 60 * SECOND), SECOND)
+    told(book, 20, SECOND)
+    assert book.worth_fetching(4, 2 * SECOND) == []
+    assert book.expects(2 * SECOND)
+    book.hinted("acme", "away", Hint(Wait.TOOL, SECOND), 2 * SECOND)
+    found = book.worth_fetching(4, 2 * SECOND)
+    assert [fetch.key for fetch in found] == [key_of(n) for n in range(4)]
+    assert {fetch.caller.agent for fetch in found} == {"away"}
+    book.shun(key_of(0), 2 * SECOND)
+    assert [fetch.key for fetch in book.worth_fetching(4, 2 * SECOND)] == [key_of(n) for n in (1, 2, 3)]
+    book.check()
+
+
+def test_what_lies_nowhere_else_leaves_for_no_promotion() -> None:
+    book = HostBook(4)
+    context(book, "away", 0, Hint(Wait.TOOL, SECOND), 0)
+    told(book, 0, 0)
+    book.evict(4, (), "default", 0)
+    context(book, "here", 10, Hint(Wait.TOOL, 900 * SECOND), 0)
+    assert book.worth_fetching(4, SECOND // 2) == []
+    told(book, 10, SECOND // 2)
+    assert len(book.worth_fetching(4, SECOND // 2)) == 4
+
+
+def test_what_is_only_cold_is_bounded() -> None:
+    book = HostBook(4)
+    for number in range(100):
+        context(book, f"a{number}", 10 * number, Hint(Wait.PERSON, 900 * SECOND), number)
+        told(book, 10 * number, number)
+        book.evict(4, (), "default", number)
+        book.check()
+    known = [n for n in range(1_000) if book.knows(key_of(n))]
+    assert len(known) == 4 * COLD_FACTOR
+    assert min(known) == 840

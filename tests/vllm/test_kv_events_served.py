@@ -30,9 +30,11 @@ ACME, OPS = {"authorization": "Bearer sk-acme"}, {"authorization": "Bearer sk-op
 LONGEST_S = 120.0
 
 
-def turn(client: httpx2.Client, agent: str) -> dict[str, Any]:
+def turn(client: httpx2.Client, agent: str, after: str = "") -> dict[str, Any]:
+    """``after``: what the agent waits for then (``X-Agent-Next``)."""
     body = {"model": "tiny", "prompt": OWN.format(agent) * 4, "max_tokens": 2, "temperature": 0}
     headers = {**ACME, "x-session-id": "crew", "x-agent-id": agent}
+    headers |= {"x-agent-next": after} if after else {}
     answer = client.post("/v1/completions", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
     said: dict[str, Any] = answer.json()

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from stepwell.assemble import key_ring
@@ -37,6 +38,8 @@ from stepwell.vllm.front import EngineFront
 from stepwell.vllm.install import examine_model, require_vllm
 from stepwell.vllm.kv_feed import KvFeed
 from stepwell.vllm.reports import EngineReports
+from stepwell.vllm.waking import VARIABLE as AHEAD
+from stepwell.vllm.waking import tell_hint
 
 SILENCE_S = 3_600.0
 """A turn that vLLM is silent about for so long is given up; its death is seen at once."""
@@ -62,9 +65,10 @@ def run_vllm(settings: Settings, keys: KeyRing, reload: KeyReload | None, say: C
             told = None if ledger is None else Path(folder) / "told"
             kv_feed = None if EVENTS_FLAG in settings.engine.vllm_args else KvFeed(Path(folder))
             process = _process(settings, model, secret, Path(folder), told, kv_feed)
-            serving, books = _wired(
+            serving, loop, books = _wired(
                 settings, keys, reload, process, secret, (name, context_tokens, clock), ledger, told, kv_feed
             )
+            loop.tell_hint = partial(tell_hint, Path(folder))
             server = GracefulServer(serving.app, settings.server)
             server.on_ready = lambda: _welcome(say, name, base_url(listener), settings, keys)
             if books is not None:
@@ -92,7 +96,7 @@ def _wired(
     ledger: Ledger | None,
     told: Path | None,
     kv_feed: KvFeed | None,
-) -> tuple[VllmApp, EngineBooks | None]:
+) -> tuple[VllmApp, EngineLoop, EngineBooks | None]:
     name, context_tokens, clock = model
     info = EngineInfo(name, f"vllm {name}", context_tokens, 64, 1, 1, 0, 0, 0)
     books = None if ledger is None else EngineBooks(ledger.keeper, clock, name)
@@ -121,7 +125,7 @@ def _wired(
         reports=reports,
         kv_feed=kv_feed,
     )
-    return serving, books
+    return serving, loop, books
 
 
 def _process(
@@ -142,7 +146,8 @@ def _process(
     aliases = settings.server.model_aliases
     command = command_line(model, "127.0.0.1", port, transfer, more, middleware=False, aliases=aliases)
     launch = [sys.executable, "-P", "-m", "stepwell.vllm.launch", *command]
-    variables = environment(VLLM_API_KEY=secret, **({} if told is None else {VARIABLE: str(told)}))
+    reporting = {} if told is None else {VARIABLE: str(told)}
+    variables = environment(VLLM_API_KEY=secret, **{AHEAD: str(folder)}, **reporting)
     return NodeProcess("vllm", folder, "127.0.0.1", port, variables, launch)
 
 

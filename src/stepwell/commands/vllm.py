@@ -20,6 +20,7 @@ from stepwell.vllm.command_line import command_line, environment, transfer_confi
 from stepwell.vllm.convert import convert_gguf
 from stepwell.vllm.install import examine_model, require_vllm
 from stepwell.vllm.random_model import RANDOM, make_random
+from stepwell.vllm.waking import VARIABLE
 
 More = Annotated[
     str,
@@ -91,6 +92,7 @@ def serve(
 def _become(command: list[str], config: Path | None) -> NoReturn:
     """vLLM's server in place of this process, so that signals reach it."""
     said = {} if config is None else {"STEPWELL_CONFIG": str(config.resolve())}
+    said[VARIABLE] = tempfile.mkdtemp(prefix="stepwell-vllm-")
     os.execve(sys.executable, command, environment(**said))
 
 

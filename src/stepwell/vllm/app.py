@@ -48,7 +48,12 @@ OURS = frozenset(
 )
 """Routes that need no engine of ours. There is no page and no ``why``, and nothing is stored: neither files
 nor batches nor responses."""
-TOLD = frozenset({"/v1/watch", "/v1/agents", "/v1/agents/{agent_id:path}", "/admin/agents"})
+TOLD = frozenset(
+    {
+        *("/v1/watch", "/v1/agents", "/v1/agents/{agent_id:path}", "/v1/agents/{agent_id:path}/hint"),
+        "/admin/agents",
+    }
+)
 """Routes for which the engine has to tell where agents' KV lies."""
 RECONCILE_S = 10.0
 SETTLED_S = 1.0

@@ -42,6 +42,8 @@ def transfer_config(
         tiers.append(tier)
     if objects is not None and objects.url:
         tiers.append(_objects(objects))
+    if tiers:
+        tiers.append({"type": "StepwellAhead", "module_path": "stepwell.vllm.ahead"})
     return {
         "kv_connector": "OffloadingConnector",
         "kv_role": "kv_both",

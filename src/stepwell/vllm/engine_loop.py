@@ -42,6 +42,8 @@ class EngineLoop:
         self.books: EngineBooks | None = None
         self.places: KvPlaces | None = None
         """Where agents' KV lies, if the engine tells."""
+        self.tell_hint: Callable[[str, str, Hint], None] | None = None
+        """Tells the engine what an agent has said between two turns; None: it does not listen."""
         self.begun = 0
         """Turns so far."""
         self._quiet_since_us = clock.now_us()
@@ -131,9 +133,12 @@ class EngineLoop:
     def hint(
         self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
     ) -> None:
-        """Kept to be looked at: vLLM takes hints with a request and never between two."""
+        """Kept to be looked at, and told to our parts in the engine: vLLM itself takes hints with a request
+        and never between two."""
         if (view := self._agents.get((tenant, agent))) is not None:
             self._agents[tenant, agent] = replace(view, hint=hint)
+            if self.tell_hint is not None:
+                self.tell_hint(tenant, agent, hint)
 
     def embedded(self, event: Embedded) -> None:
         if self.books is not None:

@@ -14,6 +14,8 @@ import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from stepwell.vllm.waking import WakerOf
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -27,6 +29,7 @@ class FrontEndOnly:
     def __init__(self, app: App, key: str | None = None) -> None:
         """``key``: else that of the environment, which has to be there."""
         self._app = app
+        self._waker = WakerOf()
         self._wanted = b"Bearer " + (key or os.environ[KEY]).encode()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -38,4 +41,5 @@ class FrontEndOnly:
         ):
             await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
             return await send({"type": "http.response.body", "body": b""})
+        self._waker.see(scope)
         return await self._app(scope, receive, send)

@@ -9,18 +9,28 @@ before), ``on_request_finished`` comes a step late, and nothing tells the policy
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from vllm.v1.kv_offload.base import ReqContext, get_offload_group_idx
 from vllm.v1.kv_offload.cpu.policies.base import CachePolicy, ChunkStatus
 
 from stepwell.ledger.types import Resource
 from stepwell.policy.types import BlockId, Caller
+from stepwell.vllm.ahead_count import AheadCount
 from stepwell.vllm.engine_meter import EngineMeter, Owner
 from stepwell.vllm.host_book import HostBook, Position
 from stepwell.vllm.owner import caller_of, hint_of
 
 NOBODY = Owner(Caller(""))
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """The state of a ``ReqContext`` that stands for no turn: a chunk comes up before its agent does. Only our
+    own code can set it (``ahead.py``)."""
+
+    caller: Caller
 
 
 class StepwellHost(CachePolicy):
@@ -39,6 +49,11 @@ class StepwellHost(CachePolicy):
         self._holders: dict[BlockId, Owner] = {}
         """Of each chunk: who used it last."""
         self._owner = NOBODY
+        self.fetched = AheadCount()
+        self._fetching = False
+        """The chunks that are inserted next come up ahead of use."""
+        self.is_cold: Callable[[BlockId], bool] | None = None
+        """Whether a cold tier has a chunk; None: nobody follows them."""
 
     def tell(self, meter: EngineMeter, chunk_bytes: int) -> None:
         """Who holds host memory is told to the front end from now on. Nothing is there yet."""
@@ -67,16 +82,27 @@ class StepwellHost(CachePolicy):
         if req_context is not None:
             self._hear(req_context)
         self._chunks[key] = chunk
-        self.book.insert(key, self._storing, self._now_us())
+        now_us = self._now_us()
+        self.book.insert(key, self._storing, now_us)
+        if self._fetching:
+            self.fetched.begin(key)
+        elif self.is_cold is not None and self.is_cold(key):
+            self.book.cold(key, held=True, now_us=now_us)
         self._held_by(key, self._owner)
 
     def remove(self, key: BlockId) -> None:
         del self._chunks[key]
         self.book.remove(key)
+        self._gone(key)
+
+    def _gone(self, key: BlockId) -> None:
+        self.fetched.gone(key)
         self._held_by(key, None)
 
     def touch(self, keys: Iterable[BlockId], req_context: ReqContext) -> None:
         self._hear(req_context)
+        if self._fetching:
+            return
         used = self._with_positions(keys, req_context)
         self.book.used(req_context.req_id, used, self._now_us())
         for key, _ in used:
@@ -109,6 +135,11 @@ class StepwellHost(CachePolicy):
             self.touch(keys, req_context)
 
     def _hear(self, req_context: ReqContext) -> None:
+        ahead = req_context.get_state(Promotion)
+        self._fetching = ahead is not None
+        if ahead is not None:  # nobody's turn: its agent rests as before
+            self._storing, self._taker, self._owner = "", ahead.caller.service_tier, Owner(ahead.caller)
+            return
         params = req_context.kv_transfer_params
         caller = caller_of(params)
         self._storing, self._taker = req_context.req_id, caller.service_tier
@@ -127,17 +158,19 @@ class StepwellHost(CachePolicy):
         if victims is None:
             return None
         for key in victims:
-            self._held_by(key, None)
+            self._gone(key)
         return [(key, self._chunks.pop(key)) for key in victims]
 
     def clear(self) -> None:
-        for key in list(self._holders):
-            self._held_by(key, None)
+        for key in self._chunks:
+            self._gone(key)
         self._chunks.clear()
         self.book.clear()
 
     def mark_evictable(self, key: BlockId) -> None:
+        self.fetched.came(key)
         self.book.free(key, self._now_us())
 
     def mark_non_evictable(self, key: BlockId) -> None:
+        self.fetched.used(key)  # a turn loads it: what came from a cold tier is not written there
         self.book.busy(key)

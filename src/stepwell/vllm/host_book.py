@@ -9,13 +9,18 @@ chunks a request has used, in the order of its prompt, are that agent's context.
     chunk stored, chunk used      the block has come, was used; it is part of the context
     request finished              the agent is idle, and waits for what its hint says
     room for n chunks             the n blocks that can best be spared
+    a cold tier has the chunk     the block is on disk; it stays in the book when the host gives it up
+    time passes                   blocks on disk alone that are worth a place on the host now
+
+Which cold tier it is, a disk or an object store, makes no difference here: both are "disk".
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from stepwell.policy.block_index import Block
 from stepwell.policy.config import PolicyConfig
@@ -27,7 +32,11 @@ from stepwell.policy.types import BlockId, BlockMeta, Caller, Hint, KvTier
 _TOKENS = 32
 """Of a chunk, for the policy: only ratios of depths decide."""
 _MOST_AGENTS = 10_000
-HOST = KvTier.HOST
+HOST, DISK = KvTier.HOST, KvTier.DISK
+COLD_FACTOR, MOST_COLD = 16, 100_000
+"""So many times the host's chunks are remembered that lie in a cold tier alone, and at most so many."""
+SHUN_US = 5_000_000
+"""So long a chunk that could not be fetched is not asked for again."""
 Position = tuple[int, int]
 """The chunk's last token, and its KV cache group: the order of a prompt."""
 
@@ -43,6 +52,17 @@ class _Open:
     """Its context has grown since the policy was told."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A chunk that is worth a place in host memory before its agent comes back."""
+
+    key: BlockId
+    caller: Caller
+    """Whose context it is."""
+    depth: int
+    """Its place in that context."""
+
+
 class HostBook:
     """Which chunks are in host memory, whose they are, and which go first. ``now_us`` never goes back."""
 
@@ -50,13 +70,16 @@ class HostBook:
         config = PolicyConfig(
             _TOKENS, _TOKENS, 1, _TOKENS, 1, chunks * _TOKENS, chunks * _TOKENS * 100 if disk else 0
         )
-        self._eviction_name, self._config = eviction, config
+        self._eviction_name, self._config, self._chunks = eviction, config, chunks
         self.clear()
 
     def clear(self) -> None:
         """Nothing is there and nobody is known."""
         self._eviction = make_eviction(self._eviction_name, EvictionContext(self._config, Costs()))
         self._blocks: dict[BlockId, Block] = {}
+        self._cold: OrderedDict[BlockId, None] = OrderedDict()
+        """Those of them that a cold tier has and the host has not, the one that fell first in front."""
+        self._callers: dict[tuple[str, str], Caller] = {}
         self._free: dict[BlockId, None] = {}
         """Chunks that no transfer uses, in the order in which they became so."""
         self._open: dict[str, _Open] = {}
@@ -64,10 +87,12 @@ class HostBook:
         self._unnamed = 0
 
     def __contains__(self, key: BlockId) -> bool:
-        return key in self._blocks
+        """Whether the host has it."""
+        return (block := self._blocks.get(key)) is not None and block.host
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        """How many the host has."""
+        return len(self._blocks) - len(self._cold)
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -94,6 +119,7 @@ class HostBook:
         record.service_tier, record.role = caller.service_tier, caller.role or record.role
         record.unknown = not caller.agent and not record.role
         self._records.move_to_end(key)
+        self._callers[key] = caller
         return record
 
     def _forget_oldest(self) -> None:
@@ -101,6 +127,7 @@ class HostBook:
             return
         oldest = next((key for key, record in self._records.items() if not record.open_turns), None)
         if oldest is not None:
+            del self._callers[oldest]
             self._eviction.agent_forgotten(self._records.pop(oldest))
 
     def used(self, request: str, keys: Iterable[tuple[BlockId, Position]], now_us: int) -> None:
@@ -131,7 +158,16 @@ class HostBook:
             record.idle_since_us = record.last_use_us = now_us
             self._eviction.agent_idle(record, now_us)
         if record.unknown:  # nobody comes back under a name that we made up
-            del self._records[record.tenant, record.agent]
+            del self._records[record.tenant, record.agent], self._callers[record.tenant, record.agent]
+
+    def hinted(self, tenant: str, agent: str, hint: Hint, now_us: int) -> None:
+        """More is known about what an agent waits for. How long its context is kept, only its turns say."""
+        record = self._records.get((tenant, agent))
+        if record is None:
+            return
+        record.hint = replace(hint, retain_us=record.hint.retain_us)
+        if record.idle_since_us is not None:
+            self._eviction.agent_idle(record, now_us)
 
     def _tell_context(self, one: _Open, now_us: int) -> None:
         if one.grown:
@@ -139,6 +175,8 @@ class HostBook:
             order = sorted(one.positions, key=lambda key: (one.positions[key], key))
             path = [self._blocks[key] for key in order if key in self._blocks]
             self._eviction.agent_continued(one.record, path, now_us)
+            for block in path:
+                self._rank_on_disk(block, now_us)
 
     # --- chunks -------------------------------------------------------------------------------
 
@@ -147,6 +185,11 @@ class HostBook:
         one = self._open.get(request)
         if one is not None and key not in one.positions:
             one = None  # vLLM has not said for whom it is
+        if one is not None:
+            one.grown = True
+        if (known := self._blocks.get(key)) is not None:
+            self._back_on_host(known, now_us)
+            return
         position = (0, 0) if one is None else one.positions[key]
         tenant = "" if one is None else one.record.tenant
         depth = position[0] // _TOKENS
@@ -155,8 +198,12 @@ class HostBook:
         block.host, block.last_use_us, block.pins = True, now_us, 1
         self._blocks[key] = block
         self._eviction.block_used(block, HOST, now_us)
-        if one is not None:
-            one.grown = True
+
+    def _back_on_host(self, block: Block, now_us: int) -> None:
+        """From a cold tier, or computed again."""
+        del self._cold[block.id]
+        block.host = True
+        self._eviction.block_used(block, HOST, now_us)
 
     def free(self, key: BlockId, now_us: int) -> None:
         """No transfer uses the chunk: it may go."""
@@ -172,13 +219,92 @@ class HostBook:
         self._free.pop(key, None)
 
     def remove(self, key: BlockId) -> None:
-        """The chunk is gone for another reason than room."""
-        block = self._blocks.pop(key, None)
-        if block is None:
+        """The chunk is not on the host any more. What a cold tier has of an agent's context is remembered."""
+        block = self._blocks.get(key)
+        if block is None or not block.host:
             return
         self._free.pop(key, None)
         self._eviction.block_left(block, HOST)
         block.host = False
+        if not block.ranked:
+            self._drop(block)
+            return
+        self._cold[key] = None
+        if len(self._cold) > min(COLD_FACTOR * self._chunks, MOST_COLD):
+            self.cold(next(iter(self._cold)), held=False, now_us=0)
+
+    def _drop(self, block: Block) -> None:
+        self._eviction.block_left(block, DISK)
+        block.disk = False
+        del self._blocks[block.id]
+        self._cold.pop(block.id, None)
+
+    # --- cold tiers ---------------------------------------------------------------------------
+
+    def knows(self, key: BlockId) -> bool:
+        """Whether it matters to this book what a cold tier has of the chunk."""
+        return key in self._blocks
+
+    def cold(self, key: BlockId, *, held: bool, now_us: int) -> None:
+        """A cold tier has the chunk from now on, or none has it any more."""
+        block = self._blocks.get(key)
+        if block is None or block.disk == held:
+            return
+        block.disk = held
+        if held:
+            self._rank_on_disk(block, now_us)
+        elif block.host:
+            self._eviction.block_left(block, DISK)
+        else:
+            self._drop(block)
+
+    def _rank_on_disk(self, block: Block, now_us: int) -> None:
+        """What no agent's context has is not ranked there: it is never fetched."""
+        if block.disk and block.listed is not None:
+            self._eviction.block_used(block, DISK, now_us)
+
+    def worth_fetching(self, most: int, now_us: int) -> list[Fetch]:
+        """What the policy wants on the host before it is used, the first first: into room that is free, or
+        held by copies of what is worth less. Nothing is lost for it, and nothing has changed yet."""
+        self._eviction.tick(now_us)
+        found: list[Fetch] = []
+        room, leaving = self._chunks - len(self), None
+        for block in self._eviction.promotable(now_us):
+            if len(found) == most:
+                break
+            if block.host or not block.holders or now_us < block.shunned_until_us:
+                continue
+            record = max(block.holders, key=attrgetter("value")).record
+            if len(found) >= room:
+                leaving = leaving or self._leaving(record.service_tier, now_us)
+                victim = next(leaving, None)
+                if victim is None or not self._eviction.gives_way_to_promotion(victim, block, now_us):
+                    break
+            found.append(Fetch(block.id, self._caller_of(record), block.meta.depth))
+        return found
+
+    def _leaving(self, taker: str, now_us: int) -> Iterator[Block]:
+        """In the order in which ``evict`` would choose them."""
+        for key in self._eviction.victims(HOST, now_us, taker):
+            if key in self._free:
+                yield self._blocks[key]
+
+    def _caller_of(self, record: AgentRecord) -> Caller:
+        caller = self._callers.get((record.tenant, record.agent))
+        return caller or Caller(record.tenant, record.service_tier, record.session, record.agent)
+
+    def shun(self, key: BlockId, now_us: int) -> None:
+        """A chunk could not be fetched."""
+        if (block := self._blocks.get(key)) is not None:
+            block.shunned_until_us = now_us + SHUN_US
+
+    def expects(self, now_us: int) -> bool:
+        """Whether somebody who has said when it comes back has chunks in a cold tier alone: what they are
+        worth rises until then, so that another look pays although nothing happens."""
+        holders = [holder for block in self._eviction.promotable(now_us) for holder in block.holders]
+        return any(holder.idle is not None and holder.idle.rises(now_us) for holder in holders)
+
+    # --- room ---------------------------------------------------------------------------------
 
     def evict(
         self, count: int, protected: Collection[BlockId], taker: str, now_us: int
@@ -216,8 +342,13 @@ class HostBook:
 
     def check(self) -> None:
         """Assert that the book hangs together."""
-        assert set(self._free) <= set(self._blocks)
-        assert all(block.host and block.id == key for key, block in self._blocks.items())
+        on_host = {key for key, block in self._blocks.items() if block.host}
+        assert set(self._free) <= on_host
+        assert set(self._cold) == set(self._blocks) - on_host
+        assert all(self._blocks[key].disk for key in self._cold)
+        assert all(block.id == key for key, block in self._blocks.items())
         named = list(self._eviction.victims(HOST, 1 << 60))
         assert len(named) == len(set(named)), "a chunk is named twice"
-        assert set(named) <= set(self._blocks), "a chunk is named that is not there"
+        assert set(named) <= on_host, "a chunk is named that is not there"
+        on_disk = list(self._eviction.victims(DISK, 1 << 60))
+        assert all(self._blocks[key].disk for key in on_disk), "a chunk is named that no cold tier has"

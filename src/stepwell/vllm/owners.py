@@ -20,6 +20,7 @@ from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.service import require_local
 from stepwell.settings import load
 from stepwell.vllm.rewrite import encoded, owned
+from stepwell.vllm.waking import WakerOf
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -48,7 +49,7 @@ class StepwellOwners:
     def __init__(
         self, app: App, keys: KeyRing | None = None, heaviest_first: list[str] | None = None
     ) -> None:
-        self._app = app
+        self._app, self._waker = app, WakerOf()
         settings = load(None, {}) if keys is None or heaviest_first is None else None
         self._keys = key_ring(settings) if keys is None and settings is not None else keys or KeyRing()
         if heaviest_first is None and settings is not None:
@@ -59,6 +60,7 @@ class StepwellOwners:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})  # no way to say whose it is
+        self._waker.see(scope)
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             return await self._app(scope, receive, send)
         headers = {

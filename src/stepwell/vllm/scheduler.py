@@ -1,8 +1,9 @@
 """``StepwellScheduler``: vLLM's scheduler with service tiers: who is first, who gives way, who waited enough.
 
 Named as ``--scheduler-cls stepwell.vllm.scheduler.StepwellScheduler --scheduling-policy priority``. Of vLLM's
-insides it touches ``running``, ``waiting``, ``_preempt_request``, ``_request_blocks_can_be_freed`` and the
-count of free blocks, and nothing else; ``tests/vllm/test_hooks.py`` says so when one of them has moved.
+insides it touches ``running``, ``waiting``, ``_preempt_request``, ``_request_blocks_can_be_freed``, the count
+of free blocks, the look into the prefix cache and the connector's tiers, and nothing else;
+``tests/vllm/test_hooks.py`` says so when one of them has moved.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.request import Request, RequestStatus
 
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
+from stepwell.vllm.ahead import StepwellAhead
 from stepwell.vllm.engine_meter import engine_meter, stop_reporting
 from stepwell.vllm.kv_events import session_of
 from stepwell.vllm.owner import caller_of, request_of
@@ -35,8 +37,15 @@ class StepwellScheduler(AsyncScheduler):
         self._patience_s = {contract.name: contract.max_wait_us / 1e6 for contract in DEFAULT_CONTRACTS}
         self._since_s: dict[str, float] = {}
         self.preempted_for_others = 0
+        for tier in _ahead_of(self.connector):
+            tier.on_device = self._on_device
         meter = engine_meter()
         self._meter = None if meter is None else StepMeter(meter, self)
+
+    def _on_device(self, key: bytes) -> bool:
+        """Whether the prefix cache has a chunk of the host's; its key ends with the group of layers."""
+        group = int.from_bytes(key[-4:], "big")
+        return self.kv_cache_manager.block_pool.get_cached_block(key[:-4], [group]) is not None
 
     def add_request(self, request: Request) -> None:
         params = request.kv_transfer_params
@@ -118,3 +127,9 @@ class StepwellScheduler(AsyncScheduler):
     def _forget(self) -> None:
         if len(self._since_s) > 2 * len(self.requests) + 64:
             self._since_s = {name: at for name, at in self._since_s.items() if name in self.requests}
+
+
+def _ahead_of(connector: Any) -> list[StepwellAhead]:
+    """The tier that fetches KV ahead of use, if this engine has one."""
+    manager = getattr(getattr(connector, "connector_scheduler", None), "manager", None)
+    return [tier for tier in getattr(manager, "secondary_tiers", ()) if isinstance(tier, StepwellAhead)]

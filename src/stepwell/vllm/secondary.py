@@ -8,7 +8,7 @@ vLLM calls it from the scheduler's thread of the engine core, and nothing here w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -66,6 +66,17 @@ class SharedStoreTier(SecondaryTierManager):
         self._tenant_param = tenant_param
         self._asked: dict[str, int] = {}
         self._told: dict[str, int] = {}
+
+    def follow(self, told: Callable[[Sequence[bytes]], None]) -> None:
+        """``told`` is called, in a thread, with the blocks that have come or gone since."""
+        before = self.tier.on_change
+
+        def on_change(come: Sequence[bytes], gone: Sequence[bytes]) -> None:
+            if before is not None:
+                before(come, gone)
+            told([*come, *gone])
+
+        self.tier.on_change = on_change
 
     # --- requests -----------------------------------------------------------------------------
 

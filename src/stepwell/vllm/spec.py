@@ -27,8 +27,10 @@ from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 from vllm.v1.kv_offload.tiering.spec import TieringOffloadingSpec
 
 from stepwell.ledger.types import Resource
+from stepwell.vllm.ahead import StepwellAhead
 from stepwell.vllm.engine_meter import EngineMeter, engine_meter, owner_of
 from stepwell.vllm.host import StepwellHost
+from stepwell.vllm.secondary import SharedStoreTier
 
 
 class StepwellSpec(TieringOffloadingSpec):
@@ -39,6 +41,8 @@ class StepwellSpec(TieringOffloadingSpec):
     def get_manager(self) -> OffloadingManager:
         made = self._manager is None
         manager = super().get_manager()
+        if made:
+            connect_ahead(manager)
         meter = engine_meter()
         if made and meter is not None:
             count_moves(manager, meter, self.kv_bytes_per_chunk)
@@ -57,6 +61,16 @@ class StepwellSpec(TieringOffloadingSpec):
             )
             self._worker = CpuCopyWorker(kv_caches, self.blocks_per_chunk, region)
         return self._worker
+
+
+def connect_ahead(manager: Any) -> None:
+    """Tell the tier that fetches ahead of use, if there is one, what the host and the cold tiers are. Without
+    our host policy and a cold tier of ours it has nobody to ask and fetches nothing."""
+    tiers, policy = manager.secondary_tiers, manager.primary_tier._policy
+    cold = [tier for tier in tiers if isinstance(tier, SharedStoreTier)]
+    for tier in tiers:
+        if isinstance(tier, StepwellAhead) and isinstance(policy, StepwellHost) and cold:
+            tier.connect(policy, cold)
 
 
 def count_moves(manager: Any, meter: EngineMeter, chunk_bytes: int) -> None:

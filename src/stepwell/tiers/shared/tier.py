@@ -128,7 +128,7 @@ class SharedTier:
         self.sharers = 1
         """Processes that use the directory, this one included."""
         self._clock = clock
-        self._on_change = on_change
+        self.on_change = on_change
         self._known: dict[BlockId, Record] = {}
         self._shunned: dict[BlockId, float] = {}
         self._jobs: dict[bool, list[_Job]] = {True: [], False: []}
@@ -173,6 +173,15 @@ class SharedTier:
             return LookupAnswer.NOT_THERE if self._is_shunned(key, now_s) else LookupAnswer.THERE
         waits = self._sharing and self._answered < asked and now_s < self._asked_s + _STALE_S
         return LookupAnswer.LATER if waits else LookupAnswer.NOT_THERE
+
+    def holds(self, key: BlockId) -> bool:
+        """Whether the store has the block, as far as is known. From any thread."""
+        return key in self._known
+
+    @property
+    def loads(self) -> int:
+        """Jobs under way that read."""
+        return len(self._jobs[True])
 
     def _is_shunned(self, key: BlockId, now_s: float) -> bool:
         until_s = self._shunned.get(key)
@@ -324,8 +333,8 @@ class SharedTier:
                 self._known.pop(key, None)
             self._known.update(changes.present)
             self._answered = max(self._answered, number)
-            if self._on_change is not None and (come or gone):
-                self._on_change(come, gone)
+            if self.on_change is not None and (come or gone):
+                self.on_change(come, gone)
 
     def _judge(self) -> None:
         now_s = self._clock()

@@ -1,0 +1,99 @@
+"""The two sockets by which a vLLM engine is woken and hears of hints, without vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from stepwell.policy.types import Hint, Wait
+from stepwell.vllm.waking import VARIABLE, WAKE, EngineEar, Waker, WakerOf, engine_ear, send, tell_hint
+
+
+class Engine:
+    """What vLLM's client is asked, and that it was."""
+
+    def __init__(self, *, dead: bool = False) -> None:
+        self.asked, self.dead = asyncio.Event(), dead
+        self.times = 0
+
+    async def is_sleeping(self) -> bool:
+        self.times += 1
+        self.asked.set()
+        if self.dead:
+            raise RuntimeError("the engine has died")
+        return False
+
+
+def test_hints_reach_the_engine(tmp_path: Path) -> None:
+    ear = EngineEar(tmp_path)
+    tell_hint(tmp_path, "acme", "a", Hint(Wait.TOOL, 2_000_000, retain_us=5_000_000))
+    tell_hint(tmp_path, "acme", "b", Hint(Wait.AGENT, after_agent="a"))
+    (first, said), (second, after) = ear.hints()
+    assert (first.tenant, first.agent, said.expected_us, said.wait) == ("acme", "a", 2_000_000, Wait.TOOL)
+    assert (second.agent, after.after_agent) == ("b", "a")
+    send(tmp_path / "hints", b"not JSON")
+    send(tmp_path / "hints", b"[]")
+    assert ear.hints() == []
+    ear.close()
+    assert not tmp_path.exists()
+    tell_hint(tmp_path, "acme", "a", Hint())  # nobody hears it, and nobody waits
+
+
+def test_an_engine_that_asks_is_woken(tmp_path: Path) -> None:
+    asyncio.run(asks(tmp_path))
+
+
+async def asks(tmp_path: Path) -> None:
+    engine, ear = Engine(), EngineEar(tmp_path)
+    waker = Waker(tmp_path / WAKE, engine.is_sleeping)
+    ear.ask_to_be_woken(600_000)
+    send(tmp_path / WAKE, b"nonsense")
+    ear.ask_to_be_woken(0)
+    await asyncio.wait_for(engine.asked.wait(), 30)
+    assert engine.times == 1
+    waker.close()
+    ear.close()
+
+
+def test_an_engine_that_has_died_is_asked_again(tmp_path: Path) -> None:
+    asyncio.run(asks_a_dead_one(tmp_path))
+
+
+async def asks_a_dead_one(tmp_path: Path) -> None:
+    engine = Engine(dead=True)
+    waker = Waker(tmp_path / WAKE, engine.is_sleeping)
+    for _ in range(2):
+        engine.asked.clear()
+        send(tmp_path / WAKE, b"0")
+        await asyncio.wait_for(engine.asked.wait(), 30)
+    assert (engine.times, waker.woken) == (2, 0)
+    waker.close()
+
+
+def test_the_middleware_makes_one_waker_when_there_is_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    asyncio.run(one_waker())
+    monkeypatch.delenv(VARIABLE)
+    assert engine_ear() is None
+
+
+async def one_waker() -> None:
+    class State:
+        engine_client = Engine()
+
+    class App:
+        state = State()
+
+    of = WakerOf()
+    of.see({"type": "lifespan"})
+    assert of.waker is None
+    of.see({"type": "http", "app": App()})
+    made = of.waker
+    of.see({"type": "http", "app": App()})
+    assert made is not None
+    assert of.waker is made
+    made.close()
