@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 READY = b"ready"
@@ -27,12 +27,14 @@ _CHUNK_BYTES = 1 << 16
 
 
 class LineChild:
-    """``python -m MODULE``. One question at a time; not safe over threads."""
+    """``python -m MODULE ARGUMENTS``. One question at a time; not safe over threads."""
 
-    def __init__(self, module: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, module: str, env: Mapping[str, str] | None = None, arguments: Sequence[str] = ()
+    ) -> None:
         """Starts it and waits until it is ready. ``EOFError``, ``TimeoutError``, ``OSError``: it is not."""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
+            [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

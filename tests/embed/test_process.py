@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-import sys
+import os
+import signal
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stepwell.embed.process
 from stepwell.embed.base import MINILM, EmbeddingError, Wishes, WrongInput
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.library.minilm import NAME, MiniLm
@@ -132,23 +135,57 @@ def test_a_file_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_process_that_was_killed_is_started_again(bert: EmbeddingProcess) -> None:
     before = bert.embed(["x"])
-    assert bert._child is not None
-    bert._child.kill()
-    bert._child.wait()
+    assert bert.child.pid is not None
+    os.kill(bert.child.pid, signal.SIGKILL)
     assert bert.embed(["x"]) == before
 
 
 def test_a_process_that_always_ends_is_given_up_in_a_sentence() -> None:
-    process = EmbeddingProcess("gone", Wishes("x"), (sys.executable, "-c", "pass"))
-    with pytest.raises(EmbeddingError, match="ends the process"):
+    process = EmbeddingProcess("gone", Wishes("x"), "this")
+    with pytest.raises(EmbeddingError, match="gone cannot make embeddings: its process ends before it is"):
         process.embed(["x"])
+
+
+@pytest.fixture
+def bad(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddingProcess]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    process = EmbeddingProcess("bad", Wishes("x"), "tests.embed.bad_child")
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("die", "it has ended"), ("nonsense", "its answer is none"), ("list", "none"), ("two", "none")],
+)
+def test_a_process_that_goes_wrong_is_one_sentence_and_the_next_question_is_answered(
+    what: str, words: str, bad: EmbeddingProcess
+) -> None:
+    with pytest.raises(EmbeddingError, match=words):
+        bad.embed([what, "b"])
+    bad.child._not_before_s = 0.0
+    assert len(bad.embed(["a"])) == 1
+    assert bad.spent_us == 3 or what == "two"
+
+
+def test_a_process_that_says_nothing_is_not_waited_for(
+    bad: EmbeddingProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad.about()
+    monkeypatch.setattr(stepwell.embed.process, "_ANSWER_S", 0.05)
+    monkeypatch.setattr(stepwell.embed.process, "_EACH_S", 0.0)
+    with pytest.raises(EmbeddingError, match="not answered within"):
+        bad.embed(["hang"])
+    assert not bad.loaded
 
 
 def test_nobody_asks_and_the_process_ends_by_itself(tiny_folder: Path) -> None:
     process = EmbeddingProcess("idle", Wishes(tiny(tiny_folder, "bert"), idle_s=0.01))
     process.about()
-    assert process._child is not None
-    assert process._child.wait(timeout=30) == 0
+    pid = process.child.pid
+    assert pid is not None
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert not process.loaded
     assert len(process.embed(["x"])) == 1
     process.close()
 

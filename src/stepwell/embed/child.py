@@ -1,7 +1,8 @@
 """The process of one model: a JSON object a line in, one a line out.
 
-``python -m stepwell.embed.child WISHES`` (JSON text, see ``Wishes``). The first line out says what the model
-is, or what is wrong with it. Questions: ``{"embed": [...], "cut": 0}`` and ``{"rank": [query, [...]]}``; with
+``python -m stepwell.embed.child WISHES`` (JSON text, see ``Wishes``). The first question is
+``{"about": true}``: it loads the model, and the answer says what that is, or what is wrong with it. Further
+ones: ``{"embed": [...], "cut": 0}`` and ``{"rank": [query, [...]]}``; with
 ``"dry": true`` tokens are counted and nothing is computed. Each answer says how long was computed. The
 process ends with its standard input, and when nobody has asked for a while: the next question starts another.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import select
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +21,7 @@ from typing import Any
 
 from stepwell.embed.base import MINILM, EmbeddingModel, Input, Wishes, WrongInput
 from stepwell.errors import StepwellError
+from stepwell.line_child import answer, questions, ready
 
 NICE = 10
 
@@ -36,7 +37,7 @@ def load(wishes: Wishes) -> EmbeddingModel:
     return GgufModel(Path(wishes.model), wishes.threads, wishes.max_tokens)
 
 
-def answer(model: EmbeddingModel, question: dict[str, Any]) -> dict[str, Any]:
+def found(model: EmbeddingModel, question: dict[str, Any]) -> dict[str, Any]:
     """Raises ``WrongInput`` before anything is computed, ``StepwellError`` when it could not be."""
     if "rank" in question:
         query, documents = question["rank"]
@@ -48,8 +49,8 @@ def answer(model: EmbeddingModel, question: dict[str, Any]) -> dict[str, Any]:
     tokens = _checked(model, [model.tokens(one) for one in question["embed"]], question["cut"])
     if question["dry"]:
         return {"tokens": list(map(len, tokens))}
-    found = [base64.b64encode(vector.tobytes()).decode() for vector in model.vectors(tokens)]
-    return {"vectors": found, "tokens": list(map(len, tokens))}
+    vectors = [base64.b64encode(vector.tobytes()).decode() for vector in model.vectors(tokens)]
+    return {"vectors": vectors, "tokens": list(map(len, tokens))}
 
 
 def _near(model: EmbeddingModel, query: str, documents: Sequence[Input], *, dry: bool) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _said(model: EmbeddingModel, line: bytes) -> dict[str, Any]:
     """With ``us``: how long the model has computed for it, and ``all_us``: for all questions so far."""
     before_us = model.spent_us
     try:
-        said = answer(model, json.loads(line))
+        said = found(model, json.loads(line))
     except WrongInput as error:
         said = {"wrong": str(error), "index": error.index}
     except StepwellError as error:
@@ -97,24 +98,17 @@ def main(wishes: Wishes) -> None:
     """Until standard input ends or nobody asks any more."""
     if wishes.low_priority:
         os.nice(NICE)
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # libraries may print
-    try:
-        model = load(wishes)
-    except StepwellError as error:
-        _write(out, {"error": str(error)})
-        return
-    _write(out, asdict(model.about))
-    while select.select([sys.stdin.buffer], [], [], wishes.idle_s)[0]:
-        line = sys.stdin.buffer.readline()
-        if not line:
-            return
-        _write(out, _said(model, line))
-
-
-def _write(out: Any, value: dict[str, Any]) -> None:
-    out.write(json.dumps(value) + "\n")
-    out.flush()
+    answers, model = ready(), None
+    for line in questions(wishes.idle_s):
+        if model is not None:
+            said = _said(model, line)
+        else:
+            try:
+                model = load(wishes)
+                said = asdict(model.about)
+            except StepwellError as error:
+                said = {"error": str(error)}
+        answer(answers, json.dumps(said).encode())
 
 
 if __name__ == "__main__":
