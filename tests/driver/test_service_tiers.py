@@ -60,6 +60,26 @@ def test_paid_arrival_displaces_a_running_lighter_turn_and_both_answer_rightly()
     assert rig.driver.snapshot().counters["recomputed_tokens"] == 0, "its KV went down a step, not away"
 
 
+@pytest.mark.parametrize("host", [1, 2])
+def test_who_left_for_another_does_not_take_the_room_back_while_that_one_waits_for_writes(host: int) -> None:
+    """Both service tiers are owed a place. The flex turn was opened again at once, in the room that it had just
+    left; beside a second paid turn it was displaced in the same step again, and nobody ran any more."""
+    paid = Contract("priority", weight=16, guaranteed=Shares(step_tokens=400))
+    flex = Contract("flex", weight=1, guaranteed=Shares(step_tokens=100))
+    rig = tiered(paid, flex, host=host, disk=60)
+    answers = [rig.ask(prompt(2, 100), 40, tenant="f", service_tier="flex")]
+    steps(rig, 30)
+    rig.tiers.stalled = True
+    answers.append(rig.ask(prompt(3, 150), 4, tenant="p", service_tier="priority"))
+    table = rig.driver.scheduler.table
+    for _ in range(8):
+        rig.driver.step()
+        assert not table.running
+    rig.tiers.stalled = False
+    assert finished_at(answers, rig) == [1, 0]
+    assert table.preemptions == 1
+
+
 def test_a_lighter_arrival_never_displaces_a_heavier_turn() -> None:
     rig = tiered()
     paid = rig.ask(prompt(2, 100), 40, tenant="p", service_tier="priority")

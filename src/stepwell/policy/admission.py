@@ -31,6 +31,8 @@ class Admission:
         self._promised_frames: int | None = None
         self._owed: dict[str, int] | None = None
         """As of now; None: what runs or waits has changed, count again."""
+        self._made_way_for: Turn | None = None
+        """Others were preempted for it, and it waits for writes until it has the room that they left."""
 
     def admit(self) -> None:
         """Who waits for disk or for another's prefix lets others pass; who waits for room does not, or
@@ -43,7 +45,7 @@ class Admission:
         blocked: Turn | None = None
         budget_bytes = self._host_budget()
         owed = self._owed_places()
-        window = self.table.waiting.window(self.config.scan_waiting, owed)
+        window = self._in_order(self.table.waiting.window(self.config.scan_waiting, owed))
         for position, turn in enumerate(window):
             if position and budget_bytes <= 0:
                 window = window[:position]
@@ -57,10 +59,22 @@ class Admission:
                 self.reasons.queues(turn, blocked, owed)
             elif self._still_no_room(turn) or not self._try_open(turn, path):
                 self.reasons.has_no_room(turn)
-                blocked = turn if turn.aged or turn.contract.name not in owed else None
+                blocks = turn.aged or turn.contract.name not in owed or turn is self._made_way_for
+                blocked = turn if blocks else None
         self.block_manager.beneficiary = 0
         self.table.release_claims_beyond([turn.id for turn in window])
         self._window, self._window_owed = window, owed
+
+    def _in_order(self, window: list[Turn]) -> list[Turn]:
+        """First the turn for which others had to leave: else one that left and is owed a place would take the
+        room back, leave once more, and so on, and nobody would run."""
+        first = self._made_way_for
+        if first is None or first not in window:
+            self._made_way_for = None
+            return window
+        if window[0].aged:  # nobody goes before it, and nobody takes its place
+            return window
+        return [first, *(turn for turn in window if turn is not first)]
 
     def _host_budget(self) -> int:
         """Blocks that wait on the host for turns in the queue may take half of it, or they would drive out
@@ -276,10 +290,12 @@ class Admission:
             places -= 1
         if missing > 0 or places > 0:
             turn.short_of = WaitCause.ROOM if missing > 0 else WaitCause.PLACE
+            self._made_way_for = None if self._made_way_for is turn else self._made_way_for
             return False
         for victim in leaving:
             self.table.preempt(victim)
             self._count_again()
+            self._made_way_for = turn
         return self._missing_frames(turn, path) <= 0
 
     def _missing_frames(self, turn: Turn, path: Sequence[Match]) -> int:
