@@ -62,8 +62,8 @@ def test_paid_arrival_displaces_a_running_lighter_turn_and_both_answer_rightly()
 
 @pytest.mark.parametrize("host", [1, 2])
 def test_who_left_for_another_does_not_take_the_room_back_while_that_one_waits_for_writes(host: int) -> None:
-    """Both service tiers are owed a place. The flex turn was opened again at once, in the room that it had just
-    left; beside a second paid turn it was displaced in the same step again, and nobody ran any more."""
+    """Both service tiers are owed a place. The flex turn was opened again at once, in the room that it had
+    just left; beside a second paid turn it was displaced in the same step again, and nobody ran any more."""
     paid = Contract("priority", weight=16, guaranteed=Shares(step_tokens=400))
     flex = Contract("flex", weight=1, guaranteed=Shares(step_tokens=100))
     rig = tiered(paid, flex, host=host, disk=60)

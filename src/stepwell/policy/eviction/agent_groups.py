@@ -46,6 +46,8 @@ class Group:
     """What holding it is worth: ``agent_value``, or ACTIVE or DEAD."""
     chance: int = 1 << 20
     """Of 2**20: that its agent comes back, as of ``keyed_at_us``."""
+    fork: int = 0
+    """Of an agent that is not expected back itself: how many of its blocks its heirs hold (``heirs.py``)."""
     keyed_at_us: int = 0
     idle: IdlePeriod | None = None
     """None while a turn of the agent is open."""

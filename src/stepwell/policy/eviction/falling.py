@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from stepwell.policy.block_index import Block
 from stepwell.policy.eviction.base import EvictionContext
+from stepwell.policy.types import KvTier
 
 
 def cost_below(context: EvictionContext, depth: int, at: int) -> int:
@@ -22,3 +24,12 @@ def is_flat(context: EvictionContext, at: int) -> bool:
     if at == 2 or not config.host_bytes:
         return False
     return context.costs.copies_pay(config.block_bytes, 0, config.block_tokens)
+
+
+def saved_by_write(context: EvictionContext, block: Block) -> tuple[int, int]:
+    """The time that a block on disk saves when it is used again, and the time that its write takes."""
+    costs, meta = context.costs, block.meta
+    start = meta.depth * context.config.block_tokens
+    saved_us = costs.compute_us(start, start + meta.n_tokens)
+    saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
+    return saved_us, costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)

@@ -25,8 +25,9 @@ from stepwell.policy.eviction.agent_groups import (
 )
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.eviction.copies import Copies
-from stepwell.policy.eviction.falling import cost_below, is_flat
+from stepwell.policy.eviction.falling import cost_below, is_flat, saved_by_write
 from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, has_answered
+from stepwell.policy.eviction.heirs import Heirs
 from stepwell.policy.eviction.kin import Kin
 from stepwell.policy.eviction.orphans import KV_TIERS, Orphans, kind_of
 from stepwell.policy.eviction.promotion import is_promotable, most_valuable_on_disk
@@ -62,6 +63,7 @@ class NextUse(EvictionPolicy):
         """Timers of groups on disk that are worth more by then."""
         self._followers = Kin(context.config.max_agents)
         self._children = Kin(context.config.max_agents)
+        self._heirs = Heirs(context.config.max_agents)
         self._better: list[tuple[Block, Group]] = []
         self._copies = Copies()
         self._seq = 0
@@ -172,6 +174,8 @@ class NextUse(EvictionPolicy):
             if block.listed is None or block.listed is self._orphans:
                 self._unlist(block)
                 self._list(block, group)
+        for left in self._heirs.went_on(group):
+            self._revalue(left, now_us)
 
     def _leave_to_nobody(self, block: Block) -> None:
         """Prompts of several conversations without a name begin with it: it is none of theirs any more."""
@@ -267,10 +271,11 @@ class NextUse(EvictionPolicy):
                 self._rank(group, at)
 
     def _value(self, group: Group, now_us: int) -> int:
+        group.fork = 0
         if group.idle is None:
             return ACTIVE
         if group.chance < self.tuning.write_chance:
-            return DEAD
+            return self._heirs.inherit(group, self.tuning.write_chance)
         index = max(1, self.forecaster.index(group.idle, now_us))
         weight = self.quotas.contract(group.service_tier).keep_weight
         return agent_value(index, weight, *self.quotas.held_of_part(group.service_tier, group.record.tenant))
@@ -448,14 +453,10 @@ class NextUse(EvictionPolicy):
 
     def wants_disk(self, block: Block, now_us: int) -> bool:
         """Selective: the chance of return, times what a read saves, must pay for the write."""
-        costs, meta = self.context.costs, block.meta
         chance = self._chance(block)
         if chance < self.tuning.write_chance:
             return False
-        start = meta.depth * self.context.config.block_tokens
-        saved_us = costs.compute_us(start, start + meta.n_tokens)
-        saved_us -= costs.move_us(KvTier.DISK, KvTier.HOST, meta.size_bytes)
-        written_us = costs.move_us(KvTier.HOST, KvTier.DISK, meta.size_bytes)
+        saved_us, written_us = saved_by_write(self.context, block)
         gain, roomy = self.tuning.write_gain, self.tuning.roomy
         if not pays_for_write(chance * roomy, saved_us, written_us, gain):
             return False  # not even if it displaced nothing
