@@ -262,7 +262,10 @@ def test_a_cost_is_no_target_where_nobody_says_what_turns_cost(capsys: pytest.Ca
     assert "the server does not say what turns cost: use --accuracy" in capsys.readouterr().err
 
 
-def test_a_server_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_there_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stepwell.agents.client.FIRST_WAIT_MS", 8)
     flags = ["--tasks", "mine.jsonl", "--server", "http://127.0.0.1:9"]
     assert cli.run(["profile", "compare", "quiz.toml", *flags]) == 1
     assert "stepwell: the server http://127.0.0.1:9 does not answer" in capsys.readouterr().err

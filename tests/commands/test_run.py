@@ -244,7 +244,10 @@ def test_wrong_input_is_one_sentence_before_anything_is_loaded(
     assert capsys.readouterr().err == f"stepwell: {sentence}\n"
 
 
-def test_a_server_that_is_not_there_is_one_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_there_is_one_sentence(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stepwell.agents.client.FIRST_WAIT_MS", 8)
     flags = ["--ask", "Who?", "--server", "http://127.0.0.1:9"]
     assert cli.run(["run", str(home / "alone.toml"), *flags]) == 1
     assert "stepwell: the server http://127.0.0.1:9 does not answer: ConnectError" in capsys.readouterr().err

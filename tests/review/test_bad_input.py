@@ -77,6 +77,7 @@ def test_it_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stepwell.agents.client.FIRST_WAIT_MS", 8)
     (tmp_path / "prices-SPX.csv").write_bytes(raw()["prices-SPX.csv"])
     assert cli.run(["review", *flags]) in (1, 2)
     error = capsys.readouterr().err

@@ -28,7 +28,9 @@ from stepwell.models import resolve_model
 from stepwell.this_machine import usable_cores
 
 ITS_OWN = "the library's own"
-STEPS, QUICK_STEPS = 60, 10
+STEPS, QUICK_STEPS = 60, 5
+PROMPT_TOKENS, QUICK_PROMPT_TOKENS = 128, 8
+"""Of each sequence, before its steps. Computing them takes most of the time."""
 # Ends by itself, should its parent not end it.
 _BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
 
@@ -62,6 +64,7 @@ def main(
     path, cores = resolve_model(model).path, usable_cores()
     tried = [ITS_OWN, *_counts(spins)]
     busy, steps = beside or cores, QUICK_STEPS if quick else STEPS
+    prompt_tokens = QUICK_PROMPT_TOKENS if quick else PROMPT_TOKENS
     rounds = 1 if quick else rounds
     samples = []
     with ticker() as progress:
@@ -70,7 +73,7 @@ def main(
             for programs in (0, busy):
                 with busy_programs(programs):
                     for spin in tried:
-                        told = _decoded(path, threads or cores, steps, spin)
+                        told = _decoded(path, threads or cores, steps, prompt_tokens, spin)
                         samples.append({"round": round_, "beside": programs, "spins": spin, "step_ms": told})
                         progress.advance()
     report = _report(samples, tried, busy, {"model": model, "threads": threads or cores, "steps": steps})
@@ -99,18 +102,12 @@ def busy_programs(count: int) -> Iterator[None]:
             program.wait()
 
 
-def _decoded(path: Path, threads: int, steps: int, spin: str) -> dict[str, list[float]]:
+def _decoded(path: Path, threads: int, steps: int, prompt_tokens: int, spin: str) -> dict[str, list[float]]:
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     if spin != ITS_OWN:
         environment[VARIABLE] = spin
-    command = [
-        sys.executable,
-        "-m",
-        "stepwell.bench.engine.waiting_child",
-        str(path),
-        str(threads),
-        str(steps),
-    ]
+    child = [sys.executable, "-m", "stepwell.bench.engine.waiting_child"]
+    command = [*child, str(path), *map(str, (threads, steps, prompt_tokens))]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise StepwellError("a process of the benchmark ended before it was done")
