@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from stepwell.bench.clocks import process_cpu_ns
 from stepwell.bench.server import attacks
 from stepwell.bench.server.attack_kinds import ATTACKS, AttackRequest, ManyConnections
-from stepwell.bench.server.attacks import LIMIT_MS, HealthPoll, WatchedAttack, cpu_clock
+from stepwell.bench.server.attacks import LIMIT_MS, HealthPoll, WatchedAttack
 from stepwell.cli import run
+from stepwell.console.report import Report
 
 MOST_BYTES = 120 * 2**20
 
@@ -54,20 +56,21 @@ def test_a_server_that_is_gone() -> None:
 
 
 def test_the_clock_of_a_process_goes_forward() -> None:
-    clock = cpu_clock(os.getpid())
+    clock = process_cpu_ns(os.getpid())
     if clock is None:
         pytest.skip("this system does not tell")
     before = clock()
     sum(range(200_000))
     assert clock() > before
-    assert cpu_clock(2**22 + 1) is None
+    assert process_cpu_ns(2**22 + 1) is None
 
 
 def test_the_verdicts_follow_the_worst() -> None:
     def one(name: str, worst_ms: float, *, failed: int = 0, alive: bool = True) -> WatchedAttack:
         return WatchedAttack(name, "400", 0.1, 9, failed, worst_ms, worst_ms / 2, alive)
 
-    well = attacks._report([one("nothing", 900.0), one("a", 3.0), one("b", LIMIT_MS)], "null", quick=True)
+    well, ill = Report("attacks", {}), Report("attacks", {})
+    attacks.fill(well, [one("nothing", 900.0), one("a", 3.0), one("b", LIMIT_MS)])
     assert well.missed == [] and well.results["worst_attack"] == "b"
-    ill = attacks._report([one("nothing", 1.0), one("a", 600.0, failed=1, alive=False)], "null", quick=True)
+    attacks.fill(ill, [one("nothing", 1.0), one("a", 600.0, failed=1, alive=False)])
     assert len(ill.missed) == len(ill.verdicts)

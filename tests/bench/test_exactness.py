@@ -14,7 +14,8 @@ from stepwell.bench.engine.arms import ArmsJob, Comparison, TurnResult
 from stepwell.bench.engine.exactness import verdicts
 from stepwell.bench.engine.restarted import Restarted
 from stepwell.bench.engine.schedule import Contexts, PlannedTurn, ScheduleShape, rounds
-from stepwell.bench.node import NULL_MODEL, GatheredTiers
+from stepwell.bench.harness import NULL_MODEL
+from stepwell.bench.node import GatheredTiers
 from stepwell.bench.zoo.make import kind_of
 from stepwell.console.progress import Ticker, ticker
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.plans.fidelity import FidelityPlan as Wanted
-from stepwell.bench.plans.fidelity import LiveRound, _report, _table, figures_of, off, sides_of
+from stepwell.bench.plans.fidelity import LiveRound, _table, figures_of, fill, off, sides_of
 from stepwell.bench.plans.fidelity_fit import PlayedAgain
 from stepwell.cli import run
+from stepwell.console.report import Report
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 from stepwell.simulate.llamacpp_costs import LlamaCppCosts
 
@@ -43,18 +43,21 @@ def rounds(factor: float, *, same: bool = True) -> list[LiveRound]:
     return [LiveRound(clients, 0, played, same, 100) for _ in range(2)]
 
 
-PLAN = Wanted("null", 512, "1GiB", 2, 2, True, None)
+def reported(rounds: list[LiveRound]) -> Report:
+    report = Report("fidelity", {})
+    fill(report, {"pressure": rounds})
+    return report
 
 
 @pytest.mark.parametrize(("factor", "reached"), [(1.0, 7), (1.09, 7), (0.85, 4), (1.3, 1)])
 def test_a_target_is_reached_when_the_error_is_small_enough(factor: float, reached: int) -> None:
-    report = _report(PLAN, {"pressure": rounds(factor)})
+    report = reported(rounds(factor))
     assert len(report.verdicts) == 7
     assert sum(bool(verdict.reached) for verdict in report.verdicts) == reached
 
 
 def test_other_decisions_are_a_target_not_reached() -> None:
-    missed = _report(PLAN, {"pressure": rounds(1.0, same=False)}).missed
+    missed = reported(rounds(1.0, same=False)).missed
     assert [verdict.target for verdict in missed] == [
         "pressure: steps decided otherwise when 200 are decided again"
     ]

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.ledger.metering import MeteringKept, MeteringRounds, MeteringWork, _live, _null
+from stepwell.bench.ledger.metering import MeteringKept, MeteringRounds, _live, _null
+from stepwell.bench.turns import TurnsWork
 from stepwell.cli import run
 from stepwell.console.progress import ticker
 from stepwell.ledger.open import open_store
 
-SMALL = MeteringWork(
-    agents=6, turns=2, prompt_tokens=40, added_tokens=5, output_tokens=4, device_kv_tokens=1024
-)
+SMALL = TurnsWork(agents=6, turns=2, prompt_tokens=40, added_tokens=5, output_tokens=4, device_kv_tokens=1024)
 
 
 def test_the_figures_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,7 +162,7 @@ def test_no_traces_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 )
 def test_a_wrong_flag_is_one_sentence(flag: str, value: str) -> None:
     given = {"trace": "generated", flag: value}
-    with pytest.raises(BadInput, match=f"--{flag} {value}: "):
+    with pytest.raises(BadInput, match=f"--{flag} '?{value}'?: "):
         policies.main(traces=Path(), **given)  # type: ignore[arg-type]
 
 

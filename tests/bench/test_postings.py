@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.ledger.postings import PostingsCase, parse_batches, steps, verdicts
-from stepwell.errors import BadInput
+from stepwell.bench.ledger.postings import PostingsCase, steps, verdicts
 from tests.ledger.conftest import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 
@@ -44,9 +43,9 @@ def test_the_target_is_held_against_the_median_of_large_steps() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-4", "4x", "1000000", "²"])
-def test_sizes_that_cannot_be_measured_are_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="--batches"):
-        parse_batches(text)
+def test_sizes_that_cannot_be_measured_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", "postings", f"--batches={text}"]) == 2
+    assert "postings per engine step are whole numbers from 1 to 100,000" in capsys.readouterr().err
 
 
 def test_a_url_that_is_none_is_said_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.bench.fleet.router import RouterTime, parse_sizes, verdicts
-from stepwell.errors import BadInput
+from stepwell.bench.fleet.router import RouterTime, verdicts
 
 
 def test_a_quick_run_measures_every_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +31,6 @@ def test_the_target_is_that_of_the_first_rule_at_full_size() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "8,x", "5000"])
-def test_sizes_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="--nodes"):
-        parse_sizes(text)
+def test_sizes_that_are_none_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["bench", "router", f"--nodes={text}"]) == 2
+    assert "nodes of a fleet are whole numbers from 1 to 4,096" in capsys.readouterr().err

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from stepwell.bench.answers.schema_large import large_schema, measure, report
+from stepwell.bench.answers.schema_large import fill, large_schema, measure
+from stepwell.bench.harness import BenchRun
+from stepwell.console.progress import ticker
 
 
 @pytest.mark.parametrize("size_bytes", [1, 20_000, 200_000])
@@ -33,6 +35,8 @@ def test_a_small_one_is_measured_beside_none(tmp_path: Path) -> None:
         engine.close_engine()
     assert (none.schema_bytes, large.schema_bytes > small.schema_bytes > 500) == (0, True)
     assert all(len(one.token_ms) == 5 and one.median_ms > 0 for one in (none, small, large))
-    report([none, small, large], {"model": "tiny"}, tmp_path / "large.json")
-    written = json.loads((tmp_path / "large.json").read_text())
-    assert [cost["schema"] for cost in written["results"]["costs"]] == ["none", "small", "large"]
+    with ticker() as progress:
+        run = BenchRun("schemas", {}, progress=progress)
+    fill(run, [none, small, large])
+    assert run.bench == "schemas-large" and len(run.shown) == 1
+    assert [cost["schema"] for cost in run.results["costs"]] == ["none", "small", "large"]

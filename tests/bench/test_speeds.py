@@ -11,7 +11,8 @@ import pytest
 
 from stepwell.bench.engine import overhead, speculate, throughput
 from stepwell.bench.engine.returns import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
-from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.harness import NULL_MODEL
+from stepwell.bench.turns import TurnsWork
 from stepwell.clock import ManualClock
 from stepwell.commands import doctor
 from stepwell.console.progress import ticker
@@ -168,9 +169,7 @@ def test_doctor_without_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 # --- overhead ---------------------------------------------------------------------------------
 
-TINY = overhead.OverheadCase(
-    "tiny", agents=6, turns=2, prompt_tokens=90, added_tokens=5, output_tokens=4, device_kv_tokens=512
-)
+TINY = TurnsWork(agents=6, turns=2, prompt_tokens=90, added_tokens=5, output_tokens=4, device_kv_tokens=512)
 COSTS = {
     "prefill_us_per_token": 100,
     "decode_us_per_step": 50,
@@ -199,7 +198,7 @@ def test_skipped_time_counts_as_if_it_had_passed() -> None:
 
 def test_overhead_verdicts_can_be_missed() -> None:
     def spent(outside: float) -> overhead.OverheadSpent:
-        return overhead.OverheadSpent(TINY, steps=1, step_s=1.0, run_s=1 - outside)
+        return overhead.OverheadSpent("tiny", 6, steps=1, step_s=1.0, run_s=1 - outside)
 
     assert [v.reached for v in overhead.verdicts([spent(0.02), spent(0.09)])] == [True, True]
     assert [v.reached for v in overhead.verdicts([spent(0.04), spent(0.04)])] == [False, True]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.client import TurnSample
+from stepwell.bench.harness import words_of
 from stepwell.bench.vllm.arms import ARMS, FS, LRU, OURS, OURS_ROOMY, ROOMY, STOCK, VllmPlan
 from stepwell.bench.vllm.flood import FloodRow
-from stepwell.bench.vllm.vllm import VllmArm, _arms, _verdicts
+from stepwell.bench.vllm.vllm import VllmArm, _verdicts
 from stepwell.errors import BadInput
 
 PLAN = VllmPlan(Path("models/tiny"), 960, 128, 32, 1 << 30, 1 << 30, 2, "float32")
@@ -60,8 +61,8 @@ def test_a_turn_that_failed_says_why_there_are_no_figures() -> None:
     assert not row.usable and row.row()[1] == "failed"
 
 
-def test_a_server_that_does_not_exist_is_one_sentence() -> None:
-    assert _arms(f"{STOCK},{OURS}") == (STOCK, OURS)
-    assert _arms(", ".join(ARMS)) == ARMS
-    with pytest.raises(BadInput, match="none of them"):
-        _arms("sglang")
+def test_servers_are_named_with_commas() -> None:
+    assert words_of("--arms", f"{STOCK},{OURS}", ARMS) == (STOCK, OURS)
+    assert words_of("--arms", ", ".join(ARMS), ARMS) == ARMS
+    with pytest.raises(BadInput, match="--arms 'sglang': there is stock with room"):
+        words_of("--arms", "sglang", ARMS)

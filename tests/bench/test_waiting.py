@@ -31,7 +31,7 @@ def test_the_command(tmp_path: Path, smollm2_path: Path, capsys: pytest.CaptureF
 
 def test_spins_that_are_no_numbers_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "waiting", "--spins", "many"]) == 2
-    assert "--spins 'many': whole numbers with commas" in capsys.readouterr().err
+    assert "--spins 'many': times round the loop are whole numbers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

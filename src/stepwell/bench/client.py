@@ -13,6 +13,7 @@ import httpx2
 
 from stepwell.bench.workload import Pressure, agents_of, next_prompt, unrelated
 from stepwell.errors import StepwellError
+from stepwell.quantiles import percentile
 
 TIMEOUT_S = 600.0
 
@@ -35,6 +36,38 @@ class TurnSample:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class ClientsFigures:
+    """What follows from the samples of all clients of one server. ``error``: the server itself failed; its
+    samples, if any, count for nothing."""
+
+    __slots__ = ()
+    samples: list[TurnSample]
+    error: str | None
+
+    @property
+    def failed(self) -> int:
+        return sum(1 for sample in self.samples if sample.error)
+
+    @property
+    def failure(self) -> str | None:
+        """Why its figures are none: its own error, or the first of its turns'."""
+        return self.error or next((f"a turn failed: {one.error}" for one in self.samples if one.error), None)
+
+    @property
+    def usable(self) -> bool:
+        return self.failure is None and bool(self.samples)
+
+    @property
+    def computed_tokens(self) -> int:
+        """Prompt tokens that went through the model, counted from what clients were told."""
+        return sum(sample.prompt_tokens - sample.cached_tokens for sample in self.samples)
+
+    def ttft_s(self, percent: int, *, later_turns: bool = True) -> float:
+        """TTFT over all turns after the first, or over the first turns."""
+        chosen = [s.ttft_s for s in self.samples if (s.turn > 0) is later_turns and not s.error]
+        return percentile(chosen, percent)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell import assemble
+from stepwell.bench.harness import NULL_MODEL
 from stepwell.clock import Clock
 from stepwell.engines.base import Engine, SamplingParams, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
@@ -23,7 +24,6 @@ from stepwell.tiers.local import LocalTiers
 from stepwell.tiers.store import DiskStore
 
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
-NULL_MODEL = "null"
 
 
 def load_engine(

@@ -21,7 +21,7 @@ from typing import IO
 
 import httpx2
 
-from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.harness import NULL_MODEL
 from stepwell.errors import StepwellError
 
 READY_TIMEOUT_S = 180.0
@@ -80,14 +80,18 @@ class StartedServer:
                 time.sleep(0.1)
         raise StepwellError(f"{self.arm.name} was not ready within {timeout_s:.0f} s: {self._tail()}")
 
+    def kill(self) -> None:
+        """As a power switch would."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> None:
         """Ask, wait, then kill: the next server must have the machine to itself."""
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
 
     def _tail(self) -> str:
         self._log.flush()

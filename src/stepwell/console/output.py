@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +30,45 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         made.add_row(*(escape(cell) for cell in row))
     return made
+
+
+def sheet(
+    title: str,
+    columns: Mapping[str, str] | Sequence[tuple[str, str]],
+    rows: Iterable[Mapping[str, Any] | object],
+) -> Table:
+    """A table of figures: each column with the form of its cells, ``{"p99, us": "{step_us_p99:,.0f}"}``.
+
+    Names are keys of a row that is a mapping, or attributes of any other. A figure that is None is a dash.
+    """
+    pairs = list(columns.items()) if isinstance(columns, Mapping) else columns
+    cells = [[_cell(form, row) for _, form in pairs] for row in rows]
+    return table(title, [name for name, _ in pairs], cells)
+
+
+def facts(
+    title: str, rows: Mapping[str, str], figures: Mapping[str, Any] | object, head: tuple[str, str] = ("", "")
+) -> Table:
+    """A table of one thing: a line for each figure, by what it is called, with the form of its cell."""
+    return table(title, head, [(name, _cell(form, figures)) for name, form in rows.items()])
+
+
+class _Figures(dict[str, Any]):
+    """The figures of a row by name."""
+
+    def __init__(self, row: Any) -> None:
+        super().__init__(row if isinstance(row, Mapping) else {})
+        self._row = row
+
+    def __missing__(self, name: str) -> Any:
+        return self._row[name] if isinstance(self._row, Mapping) else getattr(self._row, name)
+
+
+def _cell(form: str, row: Any) -> str:
+    figures = _Figures(row)
+    names = [name for _, name, _, _ in Formatter().parse(form) if name is not None]
+    absent = any(figures[name] is None for name in names if name.isidentifier())
+    return "-" if absent else form.format_map(figures)
 
 
 class ReportConsole(Console):

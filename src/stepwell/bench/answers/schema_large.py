@@ -10,18 +10,25 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from stepwell.bench.answers.random_schema import Json
-from stepwell.console.output import report_console, table
-from stepwell.console.report import Report
+from stepwell.bench.harness import BenchRun
+from stepwell.console.output import sheet
 from stepwell.engines.base import BatchItem, Engine, SamplingParams, TextModel
 from stepwell.quantiles import percentile
 
 TOKENS = 64
 """Of an answer."""
+COLUMNS = {
+    "schema": "{schema}",
+    "bytes": "{schema_bytes:,}",
+    "usable, first": "{first_validate_ms:.2f}",
+    "again": "{again_validate_ms:.2f}",
+    "token p50": "{median_ms:.2f}",
+    "p99": "{p99_ms:.2f}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +126,8 @@ def _answer(
     return times[1:]
 
 
-def report(found: Sequence[SchemaCost], settings: dict[str, Any], json_file: Path | None) -> None:
-    made = Report("schemas-large", settings)
-    made.results = {"costs": [one.as_json() for one in found]}
-    console = report_console(json_file)
-    columns = ("schema", "KB", "usable, first", "again", "token p50", "p99", "tokens")
-    console.print(table("Milliseconds by schema", columns, [_row(one) for one in found]))
-    made.finish(console, json_file)
-
-
-def _row(one: SchemaCost) -> list[str]:
-    times = (one.first_validate_ms, one.again_validate_ms, one.median_ms, percentile(one.token_ms, 99))
-    size = f"{one.schema_bytes / 1000:.0f}"
-    return [one.schema, size, *(f"{value:.2f}" for value in times), str(len(one.token_ms) + 1)]
+def fill(run: BenchRun, found: Sequence[SchemaCost]) -> None:
+    """Report it under a name of its own."""
+    run.bench = "schemas-large"
+    run.results = {"costs": [one.as_json() for one in found]}
+    run.show(sheet("Milliseconds by schema", COLUMNS, run.results["costs"]))

@@ -20,9 +20,8 @@ from typing import Any
 
 from llguidance import LLMatcher
 
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import ticker
+from stepwell.bench.harness import BenchRun, bench
+from stepwell.console.output import table
 from stepwell.console.report import Report, Verdict
 from stepwell.engines.llamacpp.constraints import LIMITS, first_line
 from stepwell.engines.llamacpp.grammar import of_schema
@@ -54,7 +53,8 @@ class SuiteCase:
         return {**found, "instances": self.instances, "wrong": self.wrong, "narrower": self.narrower}
 
 
-def main(suite: Path, /, *, quick: QuickOption = False, json_file: JsonOption = None) -> None:
+@bench("schema-suite")
+def main(run: BenchRun, suite: Path, /) -> None:
     """Run the JSON-Schema-Test-Suite (draft 2020-12, without its optional part) through structured output.
 
     The source package of ``jsonschema`` carries the suite. Takes a minute, needs no model.
@@ -67,19 +67,16 @@ def main(suite: Path, /, *, quick: QuickOption = False, json_file: JsonOption = 
         A .tar.gz with the suite in it, or the suite's folder.
     """
     found = []
-    with ticker() as progress:
-        progress.phase("schemas")
-        for case, schema, tests in islice(cases(suite), QUICK_SCHEMAS if quick else None):
-            _try(case, schema, tests)
-            found.append(case)
+    run.progress.phase("schemas")
+    for case, schema, tests in islice(cases(suite), QUICK_SCHEMAS if run.quick else None):
+        _try(case, schema, tests)
+        found.append(case)
     if not found:
         raise BadInput(f"{suite} holds no tests of draft 2020-12: it has no folder {DRAFT}")
-    report = Report("schema-suite", {"suite": suite.name, "schemas": len(found)})
-    report.samples = [case.as_json() for case in found]
-    _summarise(report, found)
-    console = report_console(json_file)
-    console.print(_table(report))
-    report.finish(console, json_file)
+    run.settings = {"suite": suite.name, "schemas": len(found)}
+    run.samples = [case.as_json() for case in found]
+    _summarise(run, found)
+    run.show(_table(run))
 
 
 def cases(suite: Path) -> Iterator[tuple[SuiteCase, Any, list[dict[str, Any]]]]:

@@ -19,10 +19,11 @@ from jsonschema import Draft202012Validator
 
 from stepwell.bench.answers import schema_large
 from stepwell.bench.answers.random_schema import random_schema
-from stepwell.console.options import Flag, JsonOption, OptionalPositive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.bench.harness import BenchRun, RealModelOption, bench
+from stepwell.console.options import Flag, OptionalPositive
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.engines.base import BatchItem, Engine, SamplingParams, TextModel
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
 from stepwell.errors import BadInput
@@ -52,11 +53,11 @@ class SchemaAnswer:
         return {**said, "tokens": len(self.tokens)}
 
 
+@bench("schemas")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
+    model: RealModelOption = "smollm2",
     count: Annotated[int, Parameter(name="--schemas", validator=Number(gte=1, lte=100_000))] = 1_000,
     seed: int = 0,
     max_tokens: Annotated[int, Parameter(validator=Number(gte=16, lte=10_000))] = MAX_TOKENS,
@@ -70,8 +71,6 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3, or the path of a GGUF file.
     count
         How many schemas, each answered once.
     seed
@@ -83,51 +82,46 @@ def main(
     large
         Instead: what one schema of so many KB (1,000 bytes) costs, before the first token and at each.
     """
-    count = min(count, QUICK_SCHEMAS) if quick else count
+    count = min(count, QUICK_SCHEMAS) if run.quick else count
     file = resolve_model(model)
     config = LlamaCppConfig(file.path, file.name, device_kv_tokens=AT_ONCE * 512, max_sequences=AT_ONCE)
     engine, text = load_llamacpp(config)
-    if large is not None:
-        _large(engine, text, file.name, large, json_file)
-        return
-    journal = Journal(json_file, resume=resume)
-    seeds = [one for one in range(seed, seed + count) if one not in journal.known]
     try:
-        with ticker() as progress:
-            fresh = [journal.keep(one) for one in answers(engine, text, seeds, progress, max_tokens)]
+        if large is not None:
+            run.settings = {"model": file.name, "large_kb": large}
+            schema_large.fill(run, _large(engine, text, large))
+            return
+        journal = Journal(run.json_file, resume=resume)
+        seeds = [one for one in range(seed, seed + count) if one not in journal.known]
+        fresh = [journal.keep(one) for one in answers(engine, text, seeds, run.progress, max_tokens)]
     finally:
         engine.close_engine()
     kept = [one for number, one in journal.known.items() if seed <= number < seed + count]
-    found = sorted([*kept, *fresh], key=lambda one: one.seed)
-    _report(found, {"model": file.name, "schemas": count, "seed": seed, "max_tokens": max_tokens}, json_file)
-    journal.done()
+    run.settings = {"model": file.name, "schemas": count, "seed": seed, "max_tokens": max_tokens}
+    fill(run, sorted([*kept, *fresh], key=lambda one: one.seed))
+    run.when_written.append(journal.done)
 
 
-def _large(engine: Engine, text: TextModel, model: str, size_kb: int, json_file: Path | None) -> None:
+def _large(engine: Engine, text: TextModel, size_kb: int) -> list[schema_large.SchemaCost]:
     try:
-        found = schema_large.measure(engine, text, size_kb * 1_000)
+        return schema_large.measure(engine, text, size_kb * 1_000)
     except ValueError as error:
         raise BadInput(f"a schema of {size_kb} KB is not taken: {error}") from error
-    finally:
-        engine.close_engine()
-    schema_large.report(found, {"model": model, "large_kb": size_kb}, json_file)
 
 
-def _report(found: list[SchemaAnswer], settings: dict[str, Any], json_file: Path | None) -> None:
-    report = Report("schemas", settings)
+def fill(run: BenchRun, found: list[SchemaAnswer]) -> None:
+    """Figures, verdicts and the table."""
     ends = Counter(one.end for one in found)
-    report.results = {"ends": {end: ends[end] for end in ENDS}}
-    report.samples = [one.as_json() for one in found]
+    run.results = {"ends": {end: ends[end] for end in ENDS}}
+    run.samples = [one.as_json() for one in found]
     bad = [one for one in found if one.end in ("wrong", "failed", "refused")]
-    report.notes = [f"seed {one.seed}: {one.end}, {one.why}" for one in bad[:MOST_NOTES]]
-    report.verdicts = [
+    run.notes = [f"seed {one.seed}: {one.end}, {one.why}" for one in bad[:MOST_NOTES]]
+    run.verdicts = [
         Verdict("Answers that ended and do not obey their schema", ends["wrong"] + ends["failed"], 0),
         Verdict("Schemas that are refused", ends["refused"], 0),
     ]
-    console = report_console(json_file)
-    row = [settings["model"], *(str(ends[end]) for end in ENDS)]
-    console.print(table("Answers under random schemas", ("model", *ENDS), [row]))
-    report.finish(console, json_file)
+    row = [run.settings["model"], *(str(ends[end]) for end in ENDS)]
+    run.show(table("Answers under random schemas", ("model", *ENDS), [row]))
 
 
 class Journal:

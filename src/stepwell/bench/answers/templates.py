@@ -14,11 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from stepwell.bench.harness import BenchRun, RealModelOption, bench
 from stepwell.bench.page_table import write_between
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import ticker
-from stepwell.console.report import Report
+from stepwell.console.output import table
 from stepwell.engines.base import AnswerReader, RenderedChat
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp
 from stepwell.engines.llamacpp.chat import ChatTemplate
@@ -94,13 +92,8 @@ class TemplateReuse:
         return {"template": self.name, **self.shares, "calls_read": self.calls_read}
 
 
-def main(
-    *paths: Path,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
-    page: Path | None = None,
-) -> None:
+@bench("templates")
+def main(run: BenchRun, *paths: Path, model: RealModelOption = "smollm2", page: Path | None = None) -> None:
     """Show what share of an agent's last turn its next prompt reuses, for each chat template.
 
     Last turn: its prompt, and what the model wrote after it. Nothing is computed, only written and counted.
@@ -123,23 +116,18 @@ def main(
         chosen = chosen or [TemplateSubject(file.name, text.render_chat, partial(text.reader, FUNCTIONS))]
         tokenize = partial(text.tokenize, add_bos=False, parse_special=True)
         found = []
-        with ticker() as progress:
-            for subject in chosen[: QUICK_TEMPLATES if quick else None]:
-                progress.phase(subject.name)
-                found.append(measure(subject, tokenize))
+        for subject in chosen[: QUICK_TEMPLATES if run.quick else None]:
+            run.progress.phase(subject.name)
+            found.append(measure(subject, tokenize))
     finally:
         engine.close_engine()
-    report = Report("templates", {"model": file.name, "templates": len(found)})
-    report.results = {"templates": [one.as_json() for one in found]}
-    console = report_console(json_file)
-    console.print(
-        table("Share of the last turn's tokens that the next prompt begins with", HEADS, rows(found))
-    )
+    run.settings = {"model": file.name, "templates": len(found)}
+    run.results = {"templates": [one.as_json() for one in found]}
+    run.show(table("Share of the last turn's tokens that the next prompt begins with", HEADS, rows(found)))
     if page is not None:
         write_between(page, MARKS, markdown(found))
     few = [one for one in found if one.calls_read < 2]
-    report.notes = [f"{one.name}: {one.calls_read} of 2 calls are read back" for one in few]
-    report.finish(console, json_file)
+    run.notes = [f"{one.name}: {one.calls_read} of 2 calls are read back" for one in few]
 
 
 def of_source(name: str, source: str) -> TemplateSubject:

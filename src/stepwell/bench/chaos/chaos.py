@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,11 +18,11 @@ from stepwell.bench.chaos.faults import ALL, Scene, possible, small_file_system,
 from stepwell.bench.chaos.load import Load, undisturbed
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import ChaosTarget
+from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench, scratch
 from stepwell.bench.ledger.postgres_server import running_postgres, why_not
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.open import open_store
 from stepwell.quantiles import percentile
@@ -89,17 +86,17 @@ class ChaosRun:
     skipped: list[str] = field(default_factory=list)
 
 
+@bench("chaos", fails=True)
 def main(
+    run: BenchRun,
     *,
     minutes: Minutes = None,
-    seed: int = 1,
+    seed: SeedOption = 1,
     engine: Literal["null", "llamacpp"] = "null",
     books: BooksIn = "both",
     faults: Annotated[list[str] | None, Parameter(negative="", show_default=False)] = None,
-    directory: Path | None = None,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-) -> int:
+    directory: DirectoryOption = None,
+) -> None:
     """Kill, freeze and starve a server under load: is anything lost, wrong, or charged twice?
 
     A server with its books, documents and crews is asked without a pause, and meanwhile is killed and
@@ -108,8 +105,8 @@ def main(
     of clients storm in. Each client knows what every answer must be: an undisturbed server gave it before.
     The target is none: no other answer, no unstated code, no refusal without a reason, nothing charged
     twice or lost, books that verify, documents that are all there, and /health that comes back each time.
-    Example: stepwell bench chaos --minutes 30 --seed 7
 
+    Example: stepwell bench chaos --minutes 30 --seed 7
     What the machine does not allow is left out and said: a file system that can be filled takes root, and
     PostgreSQL its programs. Exit code 1 if a target is missed.
 
@@ -127,28 +124,26 @@ def main(
         Only these (repeat the flag), to look closer at one: kill, restart, freeze, clock, "slow disk",
         "writes fail", "disk full", "read-only start", "damaged KV", "books locked", "books moved away",
         "books truncated", "PostgreSQL restart", storm.
-    directory
-        Where to do it (a new directory in there, removed afterwards).
     """
     if books == "postgres" and (reason := why_not()) is not None:
         raise StepwellError(f"--books postgres: {reason}")
     if unknown := sorted(set(faults or ()) - ALL.keys()):
         raise BadInput(f"--faults {unknown[0]!r} is none of {', '.join(sorted(ALL))}")
-    run, began = ChaosRun(), time.monotonic()
-    parts = _parts(books, run)
-    for_s = None if quick and minutes is None else (minutes or MINUTES) * 60 / len(parts)
-    setup = ChaosSetup(engine, seed, for_s, quick, frozenset(faults or ()))
-    with ticker() as progress, _place(directory) as place:
+    found, began = ChaosRun(), time.monotonic()
+    parts = _parts(books, found)
+    for_s = None if run.quick and minutes is None else (minutes or MINUTES) * 60 / len(parts)
+    setup = ChaosSetup(engine, seed, for_s, run.quick, frozenset(faults or ()))
+    with scratch("chaos", directory) as place:
         for number, part in enumerate(parts):
-            progress.phase(f"{part}: the undisturbed server")
+            run.progress.phase(f"{part}: the undisturbed server")
             own = replace(setup, seed=seed + 1_000 * number)
             try:
-                _part(run, part, place / f"{number}-{part}", own, progress)
+                _part(found, part, place / f"{number}-{part}", own, run.progress)
             except StepwellError as error:  # what the other part has found is said all the same
-                run.counts["wrong: did not come back"] += 1
-                run.unexplained.append(f"{part}: {error}")
-    report = _report(run, engine, seed, quick, time.monotonic() - began)
-    return _finish(report, run, json_file)
+                found.counts["wrong: did not come back"] += 1
+                found.unexplained.append(f"{part}: {error}")
+    run.settings = {"engine": engine, "seed": seed, "quick": run.quick}
+    _fill(run, found, time.monotonic() - began)
 
 
 def _parts(books: BooksIn, run: ChaosRun) -> list[str]:
@@ -158,15 +153,6 @@ def _parts(books: BooksIn, run: ChaosRun) -> list[str]:
         return ["sqlite", "postgres"]
     run.skipped.append(f"PostgreSQL: {reason}")
     return ["sqlite"]
-
-
-@contextmanager
-def _place(directory: Path | None) -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="stepwell-chaos-", dir=directory))
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _part(run: ChaosRun, books: str, place: Path, setup: ChaosSetup, progress: Ticker) -> None:
@@ -233,27 +219,19 @@ def _judge(scene: Scene, run: ChaosRun) -> None:
 # --- report --------------------------------------------------------------------------------------
 
 
-def _report(run: ChaosRun, engine: str, seed: int, quick: bool, seconds: float) -> Report:
-    back = run.came_back_s or [0.0]
-    results = dict(sorted(run.counts.items())) | {
+def _fill(run: BenchRun, found: ChaosRun, seconds: float) -> None:
+    back = found.came_back_s or [0.0]
+    run.results = dict(sorted(found.counts.items())) | {
         "seconds": round(seconds, 1),
         "well_again_s_median": round(percentile(back, 50), 2),
         "well_again_s_worst": round(max(back), 2),
     }
-    report = Report("chaos", {"engine": engine, "seed": seed, "quick": quick}, results)
-    report.verdicts = [Verdict(text, run.counts[f"wrong: {kind}"], 0) for kind, text in WRONG.items()]
-    report.notes = [f"left out: {reason}" for reason in run.skipped] + run.unexplained[:20]
-    report.samples = [{"unexplained": sentence} for sentence in run.unexplained]
-    return report
-
-
-def _finish(report: Report, run: ChaosRun, json_file: Path | None) -> int:
-    console = report_console(json_file)
-    counts = [
-        (name, f"{count:,}") for name, count in sorted(run.counts.items()) if not name.startswith("wrong: ")
+    run.verdicts = [Verdict(text, found.counts[f"wrong: {kind}"], 0) for kind, text in WRONG.items()]
+    run.notes = [f"left out: {reason}" for reason in found.skipped] + found.unexplained[:20]
+    run.samples = [{"unexplained": sentence} for sentence in found.unexplained]
+    rows = [
+        (name, f"{count:,}") for name, count in sorted(found.counts.items()) if not name.startswith("wrong: ")
     ]
-    back = (f"{report.results['well_again_s_median']:.2f}", f"{report.results['well_again_s_worst']:.2f}")
-    rows = [*counts, ("well again after a fault, median / worst, s", " / ".join(back))]
-    console.print(table("A server and what was done to it", ("what", "count"), rows))
-    report.finish(console, json_file)
-    return 1 if report.missed else 0
+    well = f"{percentile(back, 50):.2f} / {max(back):.2f}"
+    rows.append(("well again after a fault, median / worst, s", well))
+    run.show(table("A server and what was done to it", ("what", "count"), rows))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +17,10 @@ from stepwell.bench.chaos.growth import WARM_UP_SHARE, ProcessSample, Slope, eno
 from stepwell.bench.chaos.load import Load, undisturbed
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import DISK_KV, ChaosTarget
+from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench, scratch
 from stepwell.commands.replay import decided_again
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import StepwellError
 from stepwell.ledger.bills import MAX_CORRECTABLE
@@ -58,14 +57,10 @@ class Soaked:
     same_decisions: bool = False
 
 
+@bench("soak", fails=True)
 def main(
-    *,
-    minutes: Minutes = None,
-    seed: int = 1,
-    directory: Path | None = None,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-) -> int:
+    run: BenchRun, *, minutes: Minutes = None, seed: SeedOption = 1, directory: DirectoryOption = None
+) -> None:
     """Serve without a pause: do memory, descriptors and threads stay, and the disk within its bound?
 
     A server on the null engine, whose time is skipped, with books, documents and crews, is asked by clients
@@ -73,30 +68,34 @@ def main(
     warm-up of a third of the time the slope of each figure is estimated (Theil-Sen, 95 % interval); a target
     is missed when even the lower bound of the interval is more than flat. At the end the books verify, and
     the recording of the whole run is decided again. Linux; takes scipy (the extra 'soak').
-    Example: stepwell bench soak --minutes 30
 
+    Example: stepwell bench soak --minutes 30
     Exit code 1 if a target is missed.
 
     Parameters
     ----------
     minutes
         How long (120; 5 with --quick).
-    seed
-        Of the load.
-    directory
-        Where to do it (a new directory in there, removed afterwards).
     """
     import scipy.stats  # noqa: F401 - its absence is said before hours of measuring
 
-    for_s = (minutes or (QUICK_MINUTES if quick else MINUTES)) * 60
-    place = Path(tempfile.mkdtemp(prefix="stepwell-soak-", dir=directory))
-    try:
-        with ticker() as progress:
-            soaked, tally = _soak(place, seed, for_s, progress)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    report = _report(soaked, tally, seed, for_s)
-    return _finish(report, soaked, json_file)
+    for_s = (minutes or (QUICK_MINUTES if run.quick else MINUTES)) * 60
+    with scratch("soak", directory) as place:
+        soaked, tally = _soak(place, seed, for_s, run.progress)
+    run.settings = {"seed": seed, "seconds": for_s}
+    _fill(run, soaked, tally)
+    rows = []
+    for name, found in soaked.slopes.items():
+        first, last = (getattr(soaked.samples[at], name) for at in (0, -1))
+        interval = f"{found.per_hour:+,.1f} ({found.low:+,.1f} to {found.high:+,.1f})"
+        rows.append((name.replace("_", " "), f"{first:,}", f"{last:,}", interval))
+    run.show(table("What the process held", ("", "first", "last", "slope per hour, 95 %"), rows))
+    counts = Counter(run.results)
+    run.show(
+        f"{counts['answered']:,} turns answered, {counts['crews completed']:,} crews, "
+        f"{counts['documents compared']:,} documents compared; "
+        f"{soaked.steps:,} steps decided again; books of {soaked.books_bytes:,} bytes"
+    )
 
 
 def _soak(place: Path, seed: int, for_s: float, progress: Ticker) -> tuple[Soaked, ChaosTally]:
@@ -152,10 +151,9 @@ def _judge(target: ChaosTarget, tally: ChaosTally, soaked: Soaked) -> None:
     soaked.steps, soaked.same_decisions = again.log.plans, again.differs_at is None
 
 
-def _report(soaked: Soaked, tally: ChaosTally, seed: int, for_s: float) -> Report:
+def _fill(report: Report, soaked: Soaked, tally: ChaosTally) -> None:
     most_bytes = max(one.disk_bytes for one in soaked.samples)
     last = soaked.samples[-1]
-    report = Report("soak", {"seed": seed, "seconds": for_s})
     report.results = dict(sorted(tally.counts.items())) | {
         "memory_bytes_at_the_end": last.memory_bytes,
         "descriptors_at_the_end": last.descriptors,
@@ -166,14 +164,15 @@ def _report(soaked: Soaked, tally: ChaosTally, seed: int, for_s: float) -> Repor
         "slopes_per_hour": {name: [s.per_hour, s.low, s.high] for name, s in soaked.slopes.items()},
     }
     wrong = sum(count for name, count in tally.counts.items() if name.startswith("wrong: "))
-    filled = tally.counts["answered"] * WARM_UP_SHARE >= FILLING_TURNS
+    warm_up = tally.counts["answered"] * WARM_UP_SHARE
+    filled, bound = warm_up >= FILLING_TURNS, parse_size(DISK_KV["null"])
     report.verdicts = [
         Verdict(text, _judged(soaked, name, filled=filled), limit, unit)
         for name, (text, limit, unit) in LIMITS.items()
     ]
     report.verdicts += [
-        Verdict("KV on disk at most", most_bytes, parse_size(DISK_KV["null"]), " bytes"),
-        Verdict("KV on disk is used", most_bytes, parse_size(DISK_KV["null"]) / 2, " bytes", at_most=False),
+        Verdict("KV on disk at most", most_bytes, bound, " bytes"),
+        Verdict("KV on disk is used", most_bytes, bound / 2, " bytes", at_most=False),
         Verdict("recordings that are decided differently", int(not soaked.same_decisions), 0),
         Verdict("things that should not have happened (as bench chaos counts them)", wrong, 0),
     ]
@@ -181,10 +180,9 @@ def _report(soaked: Soaked, tally: ChaosTally, seed: int, for_s: float) -> Repor
     if not filled:
         report.notes.append(
             f"memory is not judged: what a server remembers of its last turns is full after "
-            f"{FILLING_TURNS:,} of them, and the warm-up had {tally.counts['answered'] * WARM_UP_SHARE:,.0f}"
+            f"{FILLING_TURNS:,} of them, and the warm-up had {warm_up:,.0f}"
         )
     report.samples = [one._asdict() for one in soaked.samples]
-    return report
 
 
 def _judged(soaked: Soaked, name: str, *, filled: bool) -> float | None:
@@ -192,21 +190,3 @@ def _judged(soaked: Soaked, name: str, *, filled: bool) -> float | None:
     if name not in soaked.slopes or (name == "memory_bytes" and not filled):
         return None
     return soaked.slopes[name].low
-
-
-def _finish(report: Report, soaked: Soaked, json_file: Path | None) -> int:
-    console = report_console(json_file)
-    rows = []
-    for name, found in soaked.slopes.items():
-        first, last = (getattr(soaked.samples[at], name) for at in (0, -1))
-        interval = f"{found.per_hour:+,.1f} ({found.low:+,.1f} to {found.high:+,.1f})"
-        rows.append((name.replace("_", " "), f"{first:,}", f"{last:,}", interval))
-    console.print(table("What the process held", ("", "first", "last", "slope per hour, 95 %"), rows))
-    counts = report.results
-    console.print(
-        f"{counts.get('answered', 0):,} turns answered, {counts.get('crews completed', 0):,} crews, "
-        f"{counts.get('documents compared', 0):,} documents compared; "
-        f"{soaked.steps:,} steps decided again; books of {soaked.books_bytes:,} bytes"
-    )
-    report.finish(console, json_file)
-    return 1 if report.missed else 0

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import httpx2
 
+from stepwell.bench.child import Child
 from stepwell.bench.crews.crew_child import SIZE
 from stepwell.bench.crews.crew_script import STEPS
 from stepwell.bench.crews.crew_server import scripted_arm
@@ -67,10 +66,10 @@ def kill_runs(
 
 def _to_the_end(server: str, directory: Path, name: str) -> tuple[dict[str, Any], Counter[str]]:
     with _child(server, directory, name) as child:
-        out, _ = child.communicate(timeout=PATIENCE_S)
-    if child.returncode:
-        raise StepwellError(f"the crew's process ended with {child.returncode}: {out[-500:]}")
-    result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+        last = deque(child.lines(), maxlen=1)
+        if child.wait(PATIENCE_S) or not last:
+            raise child.failure("did not come to its end")
+    result: dict[str, Any] = json.loads(last[0])
     return result, _notes(directory, name)
 
 
@@ -93,27 +92,14 @@ def _killed(
 def _kill(server: str, directory: Path, name: str, after_s: float) -> bool:
     """Start, wait for the first turn, kill without warning. True: it had ended by itself."""
     with _child(server, directory, name) as child:
-        try:
-            assert child.stdout is not None
-            _wait_ready(child.stdout)
-            time.sleep(after_s)
-            survived = child.poll() is not None
-        finally:
-            child.kill()
-            child.communicate(timeout=PATIENCE_S)
-    return survived
+        child.expect("ready")
+        time.sleep(after_s)
+        return child.ended
 
 
-def _wait_ready(stdout: IO[str]) -> None:
-    line = stdout.readline()
-    if line != "ready\n":
-        raise StepwellError(f"the crew's process did not begin: {line}{stdout.read()[-500:]}")
-
-
-def _child(server: str, directory: Path, name: str) -> subprocess.Popen[str]:
+def _child(server: str, directory: Path, name: str) -> Child:
     given = {"server": server, "session": f"{directory / name}.db", "notes": f"{directory / name}.notes"}
-    command = [sys.executable, "-m", "stepwell.bench.crews.crew_child", json.dumps(given)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Child("stepwell.bench.crews.crew_child", json.dumps(given))
 
 
 def _notes(directory: Path, name: str) -> Counter[str]:

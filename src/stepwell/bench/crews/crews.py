@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,33 +11,52 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.table import Table
 
 from stepwell.bench.crews.busy import sampled
 from stepwell.bench.crews.crew_kills import Killed, kill_runs
 from stepwell.bench.crews.crew_server import null_arm
 from stepwell.bench.crews.crew_shapes import SHAPES, CrewSize, Ran, run_shape
+from stepwell.bench.harness import BenchRun, SeedOption, bench, scratch
 from stepwell.bench.servers import running
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
+from stepwell.console.options import OptionalPositive, Positive
+from stepwell.console.output import sheet, table
+from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.quantiles import percentile
 
 LIMIT_MS = 2.0
 SHARED = 1.25
 """Busy time by CPU time, from which on somebody else had the processor."""
+TURNS = {
+    "shape": "{shape}",
+    "turns": "{turns:,}",
+    "wall s": "{wall_s:.1f}",
+    "us a turn": "{per_turn_us:,.0f}",
+    "CPU us": "{cpu_per_turn_us:,.0f}",
+    "p50": "{between_p50_us:,.0f}",
+    "p99": "{between_p99_us:,.0f}",
+    "commits": "{commits_per_turn:.1f}",
+    "hints": "{hints_per_turn:.1f}",
+}
+KILLS = {
+    "killed after s": "{after_s:.2f}",
+    "ended before": "{survived}",
+    "same": "{same}",
+    "asked again": "{asked_again}",
+    "calls unknown": "{notes_lost}",
+    "calls twice": "{notes_twice}",
+}
 
 
+@bench("crews")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     agents: Annotated[int | None, Parameter(validator=Number(gte=8), show_default=False)] = None,
     concurrent: Positive = 50,
     rounds: OptionalPositive = None,
     kills: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None,
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+    seed: SeedOption = 1,
 ) -> None:
     """Measure what the runtime of crews takes for a turn with hundreds of agents, then kill it.
 
@@ -59,28 +77,24 @@ def main(
         Sessions of each shape; the one in the middle counts (default: 3; quick: 1).
     kills
         Sessions that are killed once and resumed (default: 10; quick: 2).
-    seed
-        Draws the moments of the kills.
     """
+    quick = run.quick
     size = CrewSize(agents or (60 if quick else 500), concurrent)
     rounds, kills = rounds or (1 if quick else 3), kills if kills is not None else (2 if quick else 10)
-    report = Report("crews", {**asdict(size), "rounds": rounds, "kills": kills, "seed": seed})
-    console = report_console(json_file)
-    with ticker() as progress, tempfile.TemporaryDirectory(prefix="stepwell-crews-") as directory:
-        ran, places = measure(size, rounds, Path(directory), progress)
-        console.print(turns_table(ran), places_table(places))
-        killed = _killed(kills, seed, Path(directory), progress)
+    run.settings = {**asdict(size), "rounds": rounds, "kills": kills, "seed": seed}
+    killed: list[Killed] = []
+    with scratch("crews") as directory:
+        ran, places = measure(size, rounds, directory, run.progress)
+        if kills:
+            run.progress.phase(f"{kills} sessions, each killed and resumed", kills)
+            killed = kill_runs(kills, seed, directory, run.progress.advance)
+    fill(run, size, ran, places, killed)
+    title = "The runtime's own time (p50, p99: between the ends of two turns; us)"
+    run.show(sheet(title, TURNS, run.results["shapes"]))
+    rows = [[name, f"{share:.0%}"] for name, share in run.results["places"].items()]
+    run.show(table("Where it goes (waves; samples of CPU time)", ("in", "share"), rows))
     if killed:
-        console.print(kills_table(killed))
-    fill(report, size, ran, places, killed)
-    report.finish(console, json_file)
-
-
-def _killed(kills: int, seed: int, directory: Path, progress: Ticker) -> list[Killed]:
-    if not kills:
-        return []
-    progress.phase(f"{kills} sessions, each killed and resumed", kills)
-    return kill_runs(kills, seed, directory, progress.advance)
+        run.show(sheet("kill -9 of the runtime, and the session resumed", KILLS, run.results["kills"]))
 
 
 def measure(
@@ -166,34 +180,3 @@ def figures(one: Ran) -> dict[str, Any]:
         "commits_per_turn": one.commits / turns,
         "hints_per_turn": one.hints / turns,
     }
-
-
-def turns_table(ran: Sequence[Sequence[Ran]]) -> Table:
-    columns = ("shape", "turns", "wall s", "ms a turn", "CPU ms", "p50", "p99", "commits", "hints")
-    rows = []
-    for one in map(middle, ran):
-        shown = figures(one)
-        times = [shown[key] / 1_000 for key in list(shown)[3:7]]
-        counts = [f"{shown['commits_per_turn']:.1f}", f"{shown['hints_per_turn']:.1f}"]
-        millis = [f"{time_ms:.2f}" for time_ms in times]
-        rows.append([one.shape, f"{shown['turns']:,}", f"{shown['wall_s']:.1f}", *millis, *counts])
-    return table("The runtime's own time (p50, p99: between the ends of two turns; ms)", columns, rows)
-
-
-def places_table(places: Counter[str]) -> Table:
-    total = max(1, places.total())
-    rows = [[name, f"{100 * count / total:.0f}%"] for name, count in places.most_common()]
-    return table("Where it goes (waves; samples of CPU time)", ("in", "share"), rows)
-
-
-def kills_table(killed: Sequence[Killed]) -> Table:
-    columns = ("killed after s", "same", "asked again", "calls unknown", "calls twice")
-    rows = [
-        [
-            "ended before" if one.survived else f"{one.after_s:.2f}",
-            "yes" if one.same else "NO",
-            *(f"{count}" for count in (one.asked_again, one.notes_lost, one.notes_twice)),
-        ]
-        for one in killed
-    ]
-    return table("kill -9 of the runtime, and the session resumed", columns, rows)

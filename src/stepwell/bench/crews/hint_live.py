@@ -18,55 +18,30 @@ from typing import Any
 import httpx2
 
 from stepwell.bench.crews.hint_work import ENTRY, READER, VERIFIER, Crews, run_crews
-from stepwell.bench.crews.hints_report import ROUTES, HintsOutcome, HintsPlace
-from stepwell.bench.servers import ServerArm, our_server, running
+from stepwell.bench.crews.hints_report import HintsOutcome, HintsPlace, outcome_of
+from stepwell.bench.servers import our_server, running
 
 MOST_TOKENS = 24
 """Of any answer."""
 
 
-def live_arm(
-    name: str, policy: str, model: str, place: HintsPlace, threads: int, directory: Path
-) -> ServerArm:
-    """Our server with this much memory. Host and disk are given by their bytes."""
-    return our_server(
-        name,
-        model,
-        device_kv_tokens=place.device_tokens,
-        host_kv=str(place.host_bytes),
-        disk_kv=str(place.disk_bytes),
-        disk_dir=directory,
-        threads=threads,
-        more={"policy": policy, "ledger": "none"},
-    )
-
-
 def run_live(
     arm_name: str, work: Crews, model: str, place: HintsPlace, threads: int, *, policy: str, hints: bool
 ) -> HintsOutcome:
-    """One arm, in a server of its own that nobody else uses."""
+    """One arm, in a server of its own that nobody else uses. Host and disk are given by their bytes."""
     with tempfile.TemporaryDirectory(prefix="stepwell-hints-") as directory:
-        arm = live_arm(arm_name, policy, model, place, threads, Path(directory))
+        arm = our_server(
+            arm_name, model, device_kv_tokens=place.device_tokens, host_kv=str(place.host_bytes),
+            disk_kv=str(place.disk_bytes), disk_dir=Path(directory), threads=threads,
+            more={"policy": policy, "ledger": "none"},
+        )  # fmt: skip
         with running(arm):
             began = time.perf_counter()
             connect = partial(Forced, work)
             done = asyncio.run(run_crews(work, arm.base_url, connect, hints=hints, most=MOST_TOKENS))
             total_s = time.perf_counter() - began
             snapshot = httpx2.get(f"{arm.base_url}/admin/snapshot", trust_env=False).json()
-    counters = snapshot["counters"]
-    return HintsOutcome(
-        arm=arm_name,
-        seed=work.seed,
-        crew_s=done.crew_s,
-        total_s=total_s,
-        turns=done.turns,
-        all_tokens=sum(done.contexts.values()),
-        live_tokens=done.most_live_tokens,
-        prompt_tokens={route: counters[f"prompt_tokens_{route}"] for route in ROUTES},
-        computed_tokens=counters["computed_tokens"],
-        recomputed_tokens=counters["recomputed_tokens"],
-        preemptions=counters["preemptions"],
-    )
+    return outcome_of(arm_name, work.seed, done, total_s, snapshot["counters"])
 
 
 class Forced(httpx2.AsyncBaseTransport):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -17,25 +17,21 @@ from stepwell.bench.crews.hints_report import (
     LRU,
     POLICIES,
     ROOM,
-    ROUTES,
     SILENT,
     HintsOutcome,
     HintsPlace,
+    outcome_of,
     outcome_table,
     verdicts,
 )
 from stepwell.bench.crews.virtual import VirtualNode
-from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
-from stepwell.console.output import report_console
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report
-from stepwell.errors import BadInput
-from stepwell.models import resolve_model
+from stepwell.bench.harness import BenchRun, RealModelOption, SeedOption, ThreadsOption, bench, require_real
+from stepwell.console.options import OptionalPositive
+from stepwell.console.progress import Ticker
 from stepwell.simulate.hardware import MachineModel
 from stepwell.this_machine import usable_cores
 
 BLOCK_TOKENS = 64
-ENGINES = ("null", "llamacpp")
 AMPLE_TOKENS = 1 << 22
 LIVE_AMPLE_TOKENS = 65_536
 FULL = Crews()
@@ -57,21 +53,21 @@ Share = Annotated[float, Parameter(validator=Number(gt=0, lte=1))]
 SharesDown = Annotated[float, Parameter(validator=Number(gte=0, lte=4))]
 
 
+@bench("hints")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    engine: str = "null",
-    model: str = "smollm2",
+    engine: Literal["null", "llamacpp"] = "null",
+    model: RealModelOption = "smollm2",
     crews: OptionalPositive = None,
     within_s: OptionalPositive = None,
     rounds: OptionalPositive = None,
-    of: str = "all",
+    of: Literal["all", "live"] = "all",
     device: Share = 0.25,
     host: SharesDown = 0.0625,
     disk: SharesDown = 0.0625,
-    threads: OptionalPositive = None,
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 1,
 ) -> None:
     """Measure what it is worth that the runtime tells the server who waits for what, and how long.
 
@@ -85,8 +81,6 @@ def main(
     ----------
     engine
         null (virtual time: everything but engine and clock is real), or llamacpp (live, a few minutes).
-    model
-        Of --engine llamacpp: smollm2, gemma3 or the path of a GGUF file.
     crews
         How many crews (default: 8 on the null engine, 2 live).
     within_s
@@ -103,31 +97,22 @@ def main(
         Host KV, likewise.
     disk
         Disk KV, likewise.
-    threads
-        Of the live server (default: the cores there are).
     seed
         Of the first round; the next have the numbers after it (live: all have this one).
     """
-    if engine not in ENGINES:
-        raise BadInput(f"--engine {engine}: there is {', '.join(ENGINES)}")
-    if of not in WANTS:
-        raise BadInput(f"--of {of}: there is {', '.join(WANTS)}")
     live = engine == "llamacpp"
     if live:
-        resolve_model(model)  # a missing model is said before anything is started
+        require_real(model)
     work = {(False, False): FULL, (False, True): QUICK, (True, False): LIVE, (True, True): LIVE_QUICK}
-    chosen = replace(work[live, quick], seed=seed)
+    chosen = replace(work[live, run.quick], seed=seed)
     chosen = replace(chosen, crews=crews or chosen.crews, starts_s=within_s or chosen.starts_s)
     shares = {"device": device, "host": host, "disk": disk}
-    rounds = rounds or (1 if quick else 2 if live else 3)
-    settings = {"engine": engine, "crews": asdict(chosen), "of": of, "shares": shares, "rounds": rounds}
-    report = Report(
-        "hints", settings | ({"model": model} if live else {"machine_model": asdict(MachineModel())})
-    )
-    with ticker() as progress:
-        run = partial(_live, model, threads or usable_cores()) if live else _virtual
-        outcomes = measure(chosen, rounds, shares, run, ARMS[engine], progress, of)
-    _tell(report, outcomes, f"{engine}, device {device:g} of {of}", json_file)
+    rounds = rounds or (1 if run.quick else 2 if live else 3)
+    run.settings = {"engine": engine, "crews": asdict(chosen), "of": of, "shares": shares, "rounds": rounds}
+    run.settings |= {"model": model} if live else {"machine_model": asdict(MachineModel())}
+    player = partial(_live, model, threads or usable_cores()) if live else _virtual
+    outcomes = measure(chosen, rounds, shares, player, ARMS[engine], run.progress, of)
+    fill(run, outcomes, f"{engine}, device {device:g} of {of}")
 
 
 Run = Callable[[str, Crews, HintsPlace], HintsOutcome]
@@ -180,20 +165,7 @@ def _virtual(arm: str, work: Crews, place: HintsPlace) -> HintsOutcome:
         policy=POLICIES[arm],
     )
     done = node.run(run_crews(work, "http://127.0.0.1", node.connect, hints=arm in (ROOM, HINTS)))
-    counters = node.driver.snapshot().counters
-    return HintsOutcome(
-        arm=arm,
-        seed=work.seed,
-        crew_s=done.crew_s,
-        total_s=node.clock.now_us() / 1e6,
-        turns=done.turns,
-        all_tokens=sum(done.contexts.values()),
-        live_tokens=done.most_live_tokens,
-        prompt_tokens={route: counters[f"prompt_tokens_{route}"] for route in ROUTES},
-        computed_tokens=counters["computed_tokens"],
-        recomputed_tokens=counters["recomputed_tokens"],
-        preemptions=counters["preemptions"],
-    )
+    return outcome_of(arm, work.seed, done, node.clock.now_us() / 1e6, node.driver.snapshot().counters)
 
 
 def _live(model: str, threads: int, arm: str, work: Crews, place: HintsPlace) -> HintsOutcome:
@@ -201,15 +173,14 @@ def _live(model: str, threads: int, arm: str, work: Crews, place: HintsPlace) ->
     return run_live(arm, work, model, given, threads, policy=POLICIES[arm], hints=arm in (ROOM, HINTS))
 
 
-def _tell(report: Report, outcomes: Sequence[HintsOutcome], name: str, json_file: JsonOption) -> None:
-    console = report_console(json_file)
+def fill(run: BenchRun, outcomes: Sequence[HintsOutcome], name: str) -> None:
+    """Figures, verdicts and the table."""
     first = outcomes[0]
     title = (
         f"{name}: {first.turns:,} turns a run; contexts of all agents {first.all_tokens:,} tokens, of those "
         f"that may come back at most {first.live_tokens:,} (medians over rounds)"
     )
-    console.print(outcome_table(title, outcomes))
-    report.results = {"outcomes": [one.as_json() for one in outcomes]}
-    report.samples = [{"arm": one.arm, "seed": one.seed, "crew_s": list(one.crew_s)} for one in outcomes]
-    report.verdicts = list(verdicts(name, outcomes))
-    report.finish(console, json_file)
+    run.show(outcome_table(title, outcomes))
+    run.results = {"outcomes": [one.as_json() for one in outcomes]}
+    run.samples = [{"arm": one.arm, "seed": one.seed, "crew_s": list(one.crew_s)} for one in outcomes]
+    run.verdicts = list(verdicts(name, outcomes))

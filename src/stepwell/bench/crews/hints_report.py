@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from rich.table import Table
 
+from stepwell.bench.crews.hint_work import Done
 from stepwell.console.output import table
 from stepwell.console.report import Verdict
 
@@ -57,6 +58,23 @@ class HintsOutcome:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"mean_s": self.mean_s, "recompute_tax": self.tax}
+
+
+def outcome_of(arm: str, seed: int, done: Done, total_s: float, counters: Mapping[str, int]) -> HintsOutcome:
+    """From what the crews came to, and the server's counters."""
+    return HintsOutcome(
+        arm=arm,
+        seed=seed,
+        crew_s=done.crew_s,
+        total_s=total_s,
+        turns=done.turns,
+        all_tokens=sum(done.contexts.values()),
+        live_tokens=done.most_live_tokens,
+        prompt_tokens={route: counters[f"prompt_tokens_{route}"] for route in ROUTES},
+        computed_tokens=counters["computed_tokens"],
+        recomputed_tokens=counters["recomputed_tokens"],
+        preemptions=counters["preemptions"],
+    )
 
 
 def of_arm(outcomes: Sequence[HintsOutcome], arm: str) -> list[HintsOutcome]:

@@ -16,38 +16,47 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.console import Console
 
 from stepwell.bench.engine import restarted
 from stepwell.bench.engine.arms import ArmsJob, Comparison
 from stepwell.bench.engine.schedule import ScheduleShape
-from stepwell.bench.node import NULL_MODEL
-from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.bench.harness import NULL_MODEL, BenchRun, SeedOption, ThreadsOption, bench, require_real
+from stepwell.console.options import OptionalPositive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 
 ZOO_TURNS = 24
+COLUMNS = {
+    "model": "{name}",
+    "turns": "{turns:,}",
+    "tokens compared": "{sampled:,}",
+    "logits compared": "{logits_compared:,}",
+    "from host": "{from_host:,}",
+    "from disk": "{from_disk:,}",
+    "tokens differ": "{token_differences}",
+    "logits differ": "{logit_differences}",
+}
 
 
+@bench("exactness", fails=True)
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     model: Annotated[str | None, Parameter(show_default=False)] = None,
     turns: OptionalPositive = None,
-    seed: int = 20261122,
+    seed: SeedOption = 20261122,
     device_kv_tokens: Annotated[int, Parameter(validator=Number(gte=1024))] = 6144,
-    threads: OptionalPositive = None,
+    threads: ThreadsOption = None,
     restart: bool = True,
     control: bool = True,
     zoo: Annotated[
         list[str] | None, Parameter(consume_multiple=True, negative="", show_default=False)
     ] = None,
     page: Annotated[Path | None, Parameter(show_default=False)] = None,
-) -> int:
+) -> None:
     """Check that demotion to host and disk changes no token and no bit of a logit.
 
     Runs the same greedy turns with every block on the device, and with every idle block pushed to host or
@@ -64,12 +73,8 @@ def main(
         smollm2, gemma3, null or the path of a GGUF file (default: smollm2 and then gemma3).
     turns
         Turns per model (default 1000; 40 with --quick).
-    seed
-        Another seed makes another schedule.
     device_kv_tokens
         Device KV of both arms.
-    threads
-        Threads of the engine (default: the cores there are).
     restart
         Also compare what is found on disk after a restart with what is found on the device without one.
     control
@@ -83,61 +88,44 @@ def main(
     if page is not None and zoo is None:
         raise BadInput("--page is for --zoo: it takes the table of the zoo")
     if zoo is not None:
-        return _zoo(zoo, page, json_file, turns or ZOO_TURNS, seed, device_kv_tokens, threads or 1)
-    models = [model] if model else (["smollm2"] if quick else ["smollm2", "gemma3"])
-    count = turns or (40 if quick else 1000)
+        _zoo(run, zoo, page, (turns or ZOO_TURNS, seed, device_kv_tokens, threads or 1))
+        return
+    models = [model] if model else (["smollm2"] if run.quick else ["smollm2", "gemma3"])
+    count = turns or (40 if run.quick else 1000)
     for name in models:
-        if name != NULL_MODEL:
-            resolve_model(name)  # a missing model is said before an hour of work with the other one
-    settings = {"models": models, "turns": count, "seed": seed, "device_kv_tokens": device_kv_tokens}
-    settings |= {"shape": asdict(ScheduleShape()), "threads": threads}
-    report = Report("exactness", settings)
-    console = report_console(json_file)
-    with ticker() as progress:
-        for name in models:
-            job = ArmsJob(name, count, seed, device_kv_tokens, threads)
-            comparison = job.run(progress, report.samples)
-            if control and name != NULL_MODEL:
-                comparison.control = _control(name, threads, progress)
-            report.results[name] = asdict(comparison)
-            report.verdicts += verdicts(comparison)
-            report.notes += _notes(comparison)
-            if restart:
-                _restart(job, progress, report)
-    _show(console, report)
-    report.finish(console, json_file)
-    return 1 if report.missed else 0
+        require_real(name)  # a missing model is said before an hour of work with the other one
+    run.settings = {"models": models, "turns": count, "seed": seed, "device_kv_tokens": device_kv_tokens}
+    run.settings |= {"shape": asdict(ScheduleShape()), "threads": threads}
+    for name in models:
+        job = ArmsJob(name, count, seed, device_kv_tokens, threads)
+        comparison = job.run(run.progress, run.samples)
+        if control and name != NULL_MODEL:
+            comparison.control = _control(name, threads, run.progress)
+        run.results[name] = asdict(comparison)
+        run.verdicts += verdicts(comparison)
+        run.notes += _notes(comparison)
+        if restart:
+            _restart(job, run)
+    rows = [found | {"name": name} for name, found in run.results.items()]
+    run.show(sheet("On the device against demoted after every round", COLUMNS, rows))
 
 
-def _restart(job: ArmsJob, progress: Ticker, report: Report) -> None:
+def _restart(job: ArmsJob, run: BenchRun) -> None:
     """Add what a restart between two times of the same turns changes."""
-    found = restarted.run(replace(job, turns=max(1, job.turns // restarted.SHARE)), progress)
-    report.results[f"{job.model}, restarted"] = asdict(found.comparison)
-    report.results[f"{job.model}, computed anew"] = asdict(found.cold)
-    report.verdicts += restarted.verdicts(found)
-    report.notes += restarted.notes(found)
+    found = restarted.run(replace(job, turns=max(1, job.turns // restarted.SHARE)), run.progress)
+    run.results[f"{job.model}, restarted"] = asdict(found.comparison)
+    run.results[f"{job.model}, computed anew"] = asdict(found.cold)
+    run.verdicts += restarted.verdicts(found)
+    run.notes += restarted.notes(found)
 
 
-def _zoo(
-    names: Sequence[str],
-    page: Path | None,
-    json_file: Path | None,
-    turns: int,
-    seed: int,
-    device_kv_tokens: int,
-    threads: int,
-) -> int:
+def _zoo(run: BenchRun, names: Sequence[str], page: Path | None, size: tuple[int, int, int, int]) -> None:
     from stepwell.bench.zoo.child import ZooWishes
-    from stepwell.bench.zoo.run import run, write_page
+    from stepwell.bench.zoo.run import fill, write_page
 
-    console = report_console(json_file)
-    wishes = ZooWishes("", turns, seed, device_kv_tokens, threads)
-    with ticker() as progress:
-        report = run(console, progress, names, wishes)
+    fill(run, names, ZooWishes("", *size))
     if page is not None:
-        write_page(page, report.samples)
-    report.finish(console, json_file)
-    return 1 if report.missed else 0
+        write_page(page, run.samples)
 
 
 def _control(model: str, threads: int | None, progress: Ticker) -> dict[str, Any]:
@@ -172,13 +160,3 @@ def _notes(comparison: Comparison) -> list[str]:
     if comparison.control:
         notes.append(f"{comparison.model}: control: {comparison.control['sentence']}")
     return notes
-
-
-def _show(console: Console, report: Report) -> None:
-    columns = ("model", "turns", "tokens compared", "logits compared", "from host", "from disk", "differ")
-    rows = []
-    for name, found in report.results.items():
-        figures = [found[key] for key in ("turns", "sampled", "logits_compared", "from_host", "from_disk")]
-        differ = found["token_differences"] + found["logit_differences"]
-        rows.append([name, *(f"{figure:,}" for figure in figures), str(differ)])
-    console.print(table("On the device against demoted after every round", columns, rows))

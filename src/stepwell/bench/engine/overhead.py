@@ -8,24 +8,24 @@ agents, the rest in host memory.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.table import Table
 
-from stepwell.bench.node import NULL_MODEL, TurnLog, driver_for, load_engine, turn_of
-from stepwell.bench.workload import prose
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.bench.clocks import timed_calls
+from stepwell.bench.harness import NULL_MODEL, BenchRun, RealModelOption, ThreadsOption, bench
+from stepwell.bench.node import driver_for, load_engine
+from stepwell.bench.turns import TurnsPlayer, TurnsWork
+from stepwell.console.options import Positive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.loop.driver import Driver
@@ -36,26 +36,24 @@ LIMIT_REAL = 0.03
 LIMIT_MANY = 0.10
 HOST_BYTES = 8 << 30
 ENGINE_CALLS = ("open", "close", "seal", "drop", "store", "load", "forget")
-
-
-@dataclass(frozen=True, slots=True)
-class OverheadCase:
-    """Agents that take turns, all at once, with less device KV than they have together."""
-
-    name: str
-    agents: int
-    turns: int
-    prompt_tokens: int
-    added_tokens: int
-    output_tokens: int
-    device_kv_tokens: int
+COLUMNS = {
+    "": "{name}",
+    "steps": "{steps}",
+    "outside": "{outside_share:.2%}",
+    "policy": "{policy_share:.2%}",
+    "moves": "{engine_moves_share:.2%}",
+    "driver, sinks": "{driver_and_sinks_share:.2%}",
+    "us p50": "{outside_us_per_step_p50:,.0f}",
+    "us p95": "{outside_us_per_step_p95:,.0f}",
+}
 
 
 @dataclass(slots=True)
 class OverheadSpent:
     """Seconds of all steps that ran a batch, by where they went."""
 
-    case: OverheadCase
+    name: str
+    agents: int
     steps: int = 0
     step_s: float = 0.0
     run_s: float = 0.0
@@ -74,7 +72,7 @@ class OverheadSpent:
     def as_json(self) -> dict[str, Any]:
         rest_s = self.step_s - self.run_s - self.policy_s - self.moves_s
         return {
-            "agents": self.case.agents,
+            "agents": self.agents,
             "steps": self.steps,
             "outside_share": self.outside,
             "policy_share": self.policy_s / self.step_s,
@@ -85,14 +83,14 @@ class OverheadSpent:
         }
 
 
+@bench("overhead")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
+    model: RealModelOption = "smollm2",
     agents: Positive = 12,
     many_agents: Annotated[int, Parameter(validator=Number(gte=8))] = 200,
-    threads: OptionalPositive = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Measure the time per step spent outside the engine call.
 
@@ -101,80 +99,54 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3 or the path of a GGUF file.
     agents
         Agents on the real model.
     many_agents
         Agents on the null engine.
-    threads
-        Threads of the engine (default: the cores there are).
     """
-    real = OverheadCase(f"{agents} agents, {model}", agents, 3, 300, 20, 24, 64 * (16 + 3 * agents))
-    many = OverheadCase(
-        f"{many_agents} agents, null engine", many_agents, 3, 1_000, 40, 24, 1_000 * many_agents // 4
-    )
-    if quick:
+    real = TurnsWork(agents, 3, 300, 20, 24, 64 * (16 + 3 * agents))
+    many = TurnsWork(many_agents, 3, 1_000, 40, 24, 1_000 * many_agents // 4)
+    if run.quick:
         real = replace(real, turns=2, prompt_tokens=100, output_tokens=8, device_kv_tokens=64 * (8 + agents))
         many = replace(many, turns=2, prompt_tokens=200, output_tokens=8, device_kv_tokens=50 * many_agents)
-    settings = {
-        "model": model,
-        "threads": threads or usable_cores(),
-        "real": _plain(real),
-        "many": _plain(many),
-    }
-    report = Report("overhead", settings)
-    with ticker() as progress:
-        spent, costs = _on_the_model(real, model, threads, progress)
-        report.settings["costs_of_the_null_engine"] = costs
-        found = [spent, _on_the_null_engine(many, costs, progress)]
-    for one in found:
-        report.results[one.case.name] = one.as_json()
-        report.samples.append(
-            {"case": one.case.name, "outside_us": one.outside_us, "outside_share": one.shares}
-        )
-    report.verdicts = verdicts(found)
-    console = report_console(json_file)
-    console.print(_table(found))
-    report.finish(console, json_file)
+    spent, costs = _on_the_model(real, model, threads, run.progress)
+    found = [spent, _on_the_null_engine(many, costs, run.progress)]
+    run.settings = {"model": model, "threads": threads or usable_cores(), "real": asdict(real)}
+    run.settings |= {"many": asdict(many), "costs_of_the_null_engine": costs}
+    run.results = {one.name: one.as_json() for one in found}
+    run.samples = [
+        {"case": one.name, "outside_us": one.outside_us, "outside_share": one.shares} for one in found
+    ]
+    run.verdicts = verdicts(found)
+    rows = [one.as_json() | {"name": one.name} for one in found]
+    run.show(sheet("Step time outside the engine's run, as shares of all step time", COLUMNS, rows))
 
 
 def verdicts(found: Sequence[OverheadSpent]) -> list[Verdict]:
-    limits = (LIMIT_REAL, LIMIT_MANY)
     return [
-        Verdict(f"{one.case.name}: share of step time outside the engine call", one.outside, limit)
-        for one, limit in zip(found, limits, strict=True)
+        Verdict(f"{one.name}: share of step time outside the engine call", one.outside, limit)
+        for one, limit in zip(found, (LIMIT_REAL, LIMIT_MANY), strict=True)
     ]
-
-
-def _plain(case: OverheadCase) -> dict[str, Any]:
-    return {name: getattr(case, name) for name in OverheadCase.__slots__}
 
 
 # --- driving ----------------------------------------------------------------------------------
 
 
 def _on_the_model(
-    case: OverheadCase, model: str, threads: int | None, progress: Ticker
+    work: TurnsWork, model: str, threads: int | None, progress: Ticker
 ) -> tuple[OverheadSpent, dict[str, int]]:
-    engine, text = load_engine(model, device_kv_tokens=case.device_kv_tokens, threads=threads)
+    engine, text = load_engine(model, device_kv_tokens=work.device_kv_tokens, threads=threads)
     costs = NULL_COSTS if model == NULL_MODEL else measure_costs(engine, text, progress)
     with driver_for(engine, text, host_bytes=HOST_BYTES) as driver:
-        return run_case(case, driver, text, progress), costs
+        return run_case(f"{work.agents} agents, {model}", work, driver, text, progress), costs
 
 
-def _on_the_null_engine(case: OverheadCase, costs: dict[str, int], progress: Ticker) -> OverheadSpent:
+def _on_the_null_engine(work: TurnsWork, costs: dict[str, int], progress: Ticker) -> OverheadSpent:
     clock = SkippingClock()
-    config = NullConfig(
-        device_blocks=case.device_kv_tokens // 64,
-        prefill_us_per_token=costs["prefill_us_per_token"],
-        decode_us_per_step=costs["decode_us_per_step"],
-        decode_us_per_sequence=costs["decode_us_per_sequence"],
-        copy_us_per_block=costs["copy_us_per_block"],
-    )
-    engine = NullEngine(config, clock)
-    with driver_for(engine, NullText(engine.info), host_bytes=HOST_BYTES, clock=clock) as driver:
-        return run_case(case, driver, NullText(engine.info), progress)
+    engine = NullEngine(NullConfig(device_blocks=work.device_kv_tokens // 64, **dict[str, Any](costs)), clock)
+    text = NullText(engine.info)
+    with driver_for(engine, text, host_bytes=HOST_BYTES, clock=clock) as driver:
+        return run_case(f"{work.agents} agents, null engine", work, driver, text, progress)
 
 
 NULL_COSTS = {
@@ -199,80 +171,32 @@ class SkippingClock:
         self._skipped_us += duration_us
 
 
-def run_case(case: OverheadCase, driver: Driver, text: TextModel, progress: Ticker) -> OverheadSpent:
-    """All turns of all agents; every turn of everybody is queued at once, as a busy server has it."""
-    progress.phase(case.name, case.turns)
-    spent = OverheadSpent(case)
-    contexts = [_prompt(text, number, case.prompt_tokens) for number in range(case.agents)]
-    with _stopwatch(driver) as watch:
-        for turn in range(case.turns):
-            logs = [TurnLog() for _ in contexts]
-            for number, (context, log) in enumerate(zip(contexts, logs, strict=True)):
-                driver.submit(turn_of(context, case.output_tokens, f"agent-{number}"), log)
-            while not all(log.finished for log in logs):
-                _timed_step(driver, watch, spent)
-            for number, log in enumerate(logs):
-                added = _prompt(text, 1_000 * (turn + 1) + number, case.added_tokens)
-                contexts[number] = [*contexts[number], *log.tokens, *added]
-            progress.advance()
+def run_case(name: str, work: TurnsWork, driver: Driver, text: TextModel, progress: Ticker) -> OverheadSpent:
+    """All turns of all agents. The policy and the engine's calls besides ``run`` are timed from outside, on
+    this driver alone."""
+    progress.phase(name, work.turns)
+    spent, player = OverheadSpent(name, work.agents), TurnsPlayer(text, work)
+    calls = [(driver.engine, call, "moves") for call in ENGINE_CALLS]
+    with timed_calls([*calls, (driver.scheduler, "step", "policy")], driver.clock.now_us) as watch:
+        player.play(driver, lambda: _timed_step(driver, watch, spent), progress.advance)
     return spent
 
 
-def _timed_step(driver: Driver, watch: _Stopwatch, spent: OverheadSpent) -> None:
+def _timed_step(driver: Driver, watch: defaultdict[str, float], spent: OverheadSpent) -> None:
     before = driver.snapshot().counters
-    watch.policy_us = watch.moves_us = 0
+    watch.clear()
     driver.step()
     after = driver.snapshot().counters
     if after["steps"] == before["steps"]:
         return  # nothing ran: waiting for a disk is not a step
-    step_us = after["step_us"] - before["step_us"]
-    run_us = after["engine_us"] - before["engine_us"]
+    step_us, run_us = (after[name] - before[name] for name in ("step_us", "engine_us"))
     spent.steps += 1
     spent.step_s += step_us / 1e6
     spent.run_s += run_us / 1e6
-    spent.policy_s += watch.policy_us / 1e6
-    spent.moves_s += watch.moves_us / 1e6
+    spent.policy_s += watch["policy"] / 1e6
+    spent.moves_s += watch["moves"] / 1e6
     spent.outside_us.append(step_us - run_us)
     spent.shares.append(1 - run_us / step_us)
-
-
-def _prompt(text: TextModel, number: int, tokens: int) -> list[int]:
-    words = prose(random.Random(9_000 + number), tokens)
-    return text.tokenize(f" {number}: {words}", add_bos=False, parse_special=False)[:tokens]
-
-
-@dataclass(slots=True)
-class _Stopwatch:
-    policy_us: int = 0
-    moves_us: int = 0
-
-
-@contextmanager
-def _stopwatch(driver: Driver) -> Iterator[_Stopwatch]:
-    """Time the policy and the engine's calls besides ``run`` from outside, on this driver alone."""
-    watch = _Stopwatch()
-
-    def timed(call: Callable[..., Any], counter: str) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            started_us = driver.clock.now_us()
-            try:
-                return call(*args, **kwargs)
-            finally:
-                spent_us = driver.clock.now_us() - started_us
-                setattr(watch, counter, getattr(watch, counter) + spent_us)
-
-        return wrapper
-
-    patched: list[tuple[object, str]] = [(driver.scheduler, "step")]
-    patched += [(driver.engine, name) for name in ENGINE_CALLS]
-    for owner, name in patched:
-        counter = "policy_us" if owner is driver.scheduler else "moves_us"
-        setattr(owner, name, timed(getattr(owner, name), counter))
-    try:
-        yield watch
-    finally:
-        for owner, name in patched:
-            delattr(owner, name)
 
 
 # --- what the model costs ---------------------------------------------------------------------
@@ -295,17 +219,3 @@ def measure_costs(engine: Engine, text: TextModel, progress: Ticker) -> dict[str
         "decode_us_per_sequence": round(per_sequence_us),
         "copy_us_per_block": round(copy_us),
     }
-
-
-def _table(found: Sequence[OverheadSpent]) -> Table:
-    columns = ("", "steps", "outside", "policy", "moves", "driver, sinks", "us p50", "us p95")
-    rows = []
-    for one in found:
-        figures = one.as_json()
-        shares = [
-            figures[key]
-            for key in ("outside_share", "policy_share", "engine_moves_share", "driver_and_sinks_share")
-        ]
-        micros = [f"{figures[f'outside_us_per_step_{p}']:,.0f}" for p in ("p50", "p95")]
-        rows.append([one.case.name, str(one.steps), *(f"{100 * share:.2f}%" for share in shares), *micros])
-    return table("Step time outside the engine's run, as shares of all step time", columns, rows)

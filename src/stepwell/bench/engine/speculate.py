@@ -15,20 +15,27 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.table import Table
 
+from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, bench, require_real
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
-from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import OptionalPositive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.engines.base import TextModel
 from stepwell.loop.driver import Driver
-from stepwell.models import resolve_model
 from stepwell.this_machine import usable_cores
 
 LEAST_SPEEDUP = 1.0
 """On one agent alone; more is for the model, the machine and the text to say."""
+COLUMNS = {
+    "agents at once": "{agents}",
+    "off": "{off_tokens_per_s:.1f}",
+    "on": "{on_tokens_per_s:.1f}",
+    "on over off": "{speedup:.2f}x",
+    "guesses that were right": "{accepted_tokens:,} of {drafted_tokens:,}",
+    "the same tokens": "{same_answers} of {answers}",
+}
 _VERBS = ("load", "merge", "count", "check", "write", "parse", "clean", "split", "rank", "join")
 _NOUNS = ("rows", "orders", "names", "prices", "files", "users", "dates", "words", "marks", "paths")
 
@@ -66,16 +73,16 @@ class Arms:
         }
 
 
+@bench("speculate")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
+    model: RealModelOption = "smollm2",
     agents: Annotated[tuple[int, ...], Parameter(validator=Number(gte=1, lte=16))] = (1, 8),
     draft_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=32))] = 16,
     output_tokens: Annotated[int, Parameter(validator=Number(gte=16, lte=2000))] = 160,
     rounds: OptionalPositive = None,
-    threads: OptionalPositive = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Measure speculative decoding (``policy.draft_tokens``) off and on, on turns that copy.
 
@@ -86,8 +93,6 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3 or the path of a GGUF file.
     agents
         How many agents edit at once; several numbers are measured one after the other.
     draft_tokens
@@ -96,29 +101,25 @@ def main(
         Of each answer.
     rounds
         Rounds each way (default 6; 2 with --quick).
-    threads
-        Threads of both (default: the cores there are).
     """
-    resolve_model(model)
-    rounds = rounds or (2 if quick else 6)
-    output_tokens = min(output_tokens, 64) if quick else output_tokens
-    shape = {"model": model, "draft_tokens": draft_tokens, "output_tokens": output_tokens, "rounds": rounds}
-    report = Report("speculate", shape | {"agents": list(agents), "threads": threads or usable_cores()})
-    found = []
-    with ticker() as progress:
-        for count in agents:
-            arms = Arms(count)
-            _measure(arms, model, (draft_tokens, output_tokens, rounds), threads, progress)
-            found.append(arms)
-            report.results[f"{count} agents"] = arms.as_json()
-            report.samples += [
-                {"agents": count, "off_tokens_per_s": off, "on_tokens_per_s": on}
-                for off, on in zip(arms.off, arms.on, strict=True)
-            ]
-    report.verdicts = verdicts(found)
-    console = report_console(json_file)
-    console.print(_table(found))
-    report.finish(console, json_file)
+    require_real(model)
+    rounds = rounds or (2 if run.quick else 6)
+    output_tokens = min(output_tokens, 64) if run.quick else output_tokens
+    run.settings = {
+        "model": model, "draft_tokens": draft_tokens, "output_tokens": output_tokens, "rounds": rounds,
+        "agents": list(agents), "threads": threads or usable_cores(),
+    }  # fmt: skip
+    found = [Arms(count) for count in agents]
+    for arms in found:
+        _measure(arms, model, (draft_tokens, output_tokens, rounds), threads, run.progress)
+        run.results[f"{arms.agents} agents"] = arms.as_json()
+        run.samples += [
+            {"agents": arms.agents, "off_tokens_per_s": off, "on_tokens_per_s": on}
+            for off, on in zip(arms.off, arms.on, strict=True)
+        ]
+    run.verdicts = verdicts(found)
+    title = "Code edits, tokens per second (medians over rounds)"
+    run.show(sheet(title, COLUMNS, run.results.values()))
 
 
 def verdicts(found: list[Arms]) -> list[Verdict]:
@@ -206,22 +207,3 @@ def _add(arms: Arms, off: tuple[float, list[TurnLog]], on: tuple[float, list[Tur
         arms.generated += len(drafted.tokens)
         arms.drafted += drafted.finished.drafted_tokens
         arms.accepted += drafted.finished.accepted_tokens
-
-
-def _table(found: list[Arms]) -> Table:
-    rows = [
-        [
-            str(arms.agents),
-            f"{median(arms.off):.1f}",
-            f"{median(arms.on):.1f}",
-            f"{arms.speedup:.2f}x",
-            f"{100 * arms.accepted / max(1, arms.drafted):.0f} % of {arms.drafted:,}",
-            f"{arms.same} of {arms.answers}",
-        ]
-        for arms in found
-    ]
-    return table(
-        "Code edits, tokens per second (medians over rounds)",
-        ("agents at once", "off", "on", "on over off", "guesses that were right", "the same tokens"),
-        rows,
-    )

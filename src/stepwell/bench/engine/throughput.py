@@ -17,19 +17,25 @@ from typing import Annotated, Any, Protocol
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.table import Table
 
+from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, bench, require_real
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
 from stepwell.bench.workload import prose
-from stepwell.console.options import JsonOption, OptionalPositive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import OptionalPositive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
 from stepwell.this_machine import usable_cores
 
 LIMIT_BATCH_RATIO = 0.95
+COLUMNS = {
+    "": "{case}",
+    "stepwell": "{ours_tokens_per_s:.1f}",
+    "bare llama.cpp loop": "{raw_tokens_per_s:.1f}",
+    "ratio": "{ratio:.3f}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +84,15 @@ class Speeds:
         }
 
 
+@bench("throughput")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
+    model: RealModelOption = "smollm2",
     sequences: Annotated[int, Parameter(validator=Number(gte=1, lte=32))] = 12,
     depth_tokens: Annotated[int, Parameter(validator=Number(gte=8))] = 500,
     rounds: OptionalPositive = None,
-    threads: OptionalPositive = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Decode through our whole loop against llama.cpp's own batched decode.
 
@@ -96,41 +102,34 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3 or the path of a GGUF file.
     sequences
         How many are decoded at once.
     depth_tokens
         How long each is when decoding begins.
     rounds
         Rounds of 8 steps each way (default 12; 3 with --quick).
-    threads
-        Threads of both (default: the cores there are).
     """
-    resolve_model(model)
-    rounds = rounds or (3 if quick else 12)
-    depth_tokens = min(depth_tokens, 100) if quick else depth_tokens
+    require_real(model)
+    rounds = rounds or (3 if run.quick else 12)
+    depth_tokens = min(depth_tokens, 100) if run.quick else depth_tokens
     cases = [
         ThroughputCase(f"{sequences} sequences", sequences, True, depth_tokens, rounds, 8),
         ThroughputCase("alone, exact", 1, True, depth_tokens, rounds, 8),
         ThroughputCase("alone, not exact", 1, False, depth_tokens, rounds, 8),
     ]
-    settings = {"model": model, "depth_tokens": depth_tokens, "rounds": rounds, "steps_per_round": 8}
-    report = Report("throughput", settings | {"threads": threads or usable_cores()})
-    found = []
-    with ticker() as progress:
-        for case in cases:
-            found.append(_measure(case, model, threads, progress))
-            report.results[case.name] = found[-1].as_json()
-            report.samples += [
-                {"case": case.name, "ours_tokens_per_s": ours, "raw_tokens_per_s": raw}
-                for ours, raw in zip(found[-1].ours, found[-1].raw, strict=True)
-            ]
-    report.verdicts = verdicts(found)
-    report.notes = [f"{speeds.case.name}: {speeds.ratio:.3f} of the bare loop" for speeds in found[1:]]
-    console = report_console(json_file)
-    console.print(_table(found))
-    report.finish(console, json_file)
+    run.settings = {"model": model, "depth_tokens": depth_tokens, "rounds": rounds, "steps_per_round": 8}
+    run.settings["threads"] = threads or usable_cores()
+    found = [_measure(case, model, threads, run.progress) for case in cases]
+    run.results = {one.case.name: one.as_json() for one in found}
+    run.samples = [
+        {"case": one.case.name, "ours_tokens_per_s": ours, "raw_tokens_per_s": raw}
+        for one in found
+        for ours, raw in zip(one.ours, one.raw, strict=True)
+    ]
+    run.verdicts = verdicts(found)
+    run.notes = [f"{speeds.case.name}: {speeds.ratio:.3f} of the bare loop" for speeds in found[1:]]
+    rows = [one.as_json() | {"case": one.case.name} for one in found]
+    run.show(sheet("Decode, tokens per second (medians over rounds)", COLUMNS, rows))
 
 
 def verdicts(found: list[Speeds]) -> list[Verdict]:
@@ -237,12 +236,3 @@ class _Raw:
 
     def close(self) -> None:
         self._llama.close()
-
-
-def _table(found: list[Speeds]) -> Table:
-    rows = [[s.case.name, f"{median(s.ours):.1f}", f"{median(s.raw):.1f}", f"{s.ratio:.3f}"] for s in found]
-    return table(
-        "Decode, tokens per second (medians over rounds)",
-        ("", "stepwell", "bare llama.cpp loop", "ratio"),
-        rows,
-    )

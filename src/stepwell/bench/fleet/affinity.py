@@ -10,17 +10,14 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
 
 from stepwell.bench.fleet.ray_prefix import RayPrefix, text_of
+from stepwell.bench.harness import BenchRun, SeedOption, bench
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Built, Hardware, build
-from stepwell.console.options import JsonOption, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import Positive
+from stepwell.console.output import sheet
+from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS, Router
 from stepwell.simulate.arrivals import Arrivals, arranged
@@ -34,6 +31,17 @@ from stepwell.simulate.workloads import Wanted, workload_of
 
 OURS, RAYS = "kv-affine", RayPrefix.name
 QUICK_SESSIONS = 60
+COLUMNS = (
+    ("rule", "{rule}"),
+    ("found", "{found_share:.1%}"),
+    ("recompute tax", "{tax:.1%}"),
+    ("TTFT p50", "{ttft_ms_p50:,.0f} ms"),
+    ("p99", "{ttft_ms_p99:,.0f} ms"),
+    ("whole turn p50", "{turn_s_p50:,.2f} s"),
+    ("p99", "{turn_s_p99:,.2f} s"),
+    ("busiest replica", "{busiest_share:.0%}"),
+    ("CPU", "{cpu_s:.1f} s"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +74,21 @@ class _TextCluster(Cluster):
         super()._send(call, since_us)
 
 
+@bench("affinity")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     workload: str = "generated",
     sessions: Positive = 300,
     arrivals: str = "poisson:5",
     replicas: Positive = 4,
     dram_gb: float = 20.0,
-    seed: int = 1,
+    seed: SeedOption = 1,
 ) -> None:
     """Compare rules for where turns go, Ray's prefix-aware router among them, on a simulated fleet.
 
     Needs Ray: .venv-ray/bin/stepwell bench affinity, after 'make test-ray'. Ray's rule is its own prefix
     tree, asked as its router asks it, with its defaults.
-
     Example: .venv-ray/bin/stepwell bench affinity --replicas 8
 
     Parameters
@@ -96,12 +103,10 @@ def main(
         Of llama-3.1-70b on two H200 each.
     dram_gb
         Host memory for KV of each; there are no disks.
-    seed
-        Draws sessions and arrivals.
     """
     if replicas < 2:
         raise BadInput(f"--replicas {replicas}: with one replica there is nothing to choose")
-    count = min(sessions, QUICK_SESSIONS) if quick else sessions
+    count = min(sessions, QUICK_SESSIONS) if run.quick else sessions
     hardware = Hardware(replicas=replicas, dram_gb=dram_gb, drives=0, chips=2, prices="none")
     named = os.environ.get(TRACES_VARIABLE)
     wanted = Wanted(workload, Path(named) if named else None, count, seed)
@@ -110,19 +115,16 @@ def main(
     built = build(hardware, work.unit_tokens, work.block_tokens, sum(lengths) / max(1, len(lengths)))
     rules: list[Router] = [*ROUTERS.values(), RayPrefix([f"r{n}" for n in range(replicas)])]
     rows: list[AffinityRow] = []
-    with ticker() as progress:
-        for rule in rules:
-            progress.phase(f"{rule.name}: {len(lengths):,} turns on {replicas} replicas")
-            rows.append(play(work, built, replicas, rule))
-    chosen = {
+    for rule in rules:
+        run.progress.phase(f"{rule.name}: {len(lengths):,} turns on {replicas} replicas")
+        rows.append(play(work, built, replicas, rule))
+    run.settings = {
         "workload": workload, "sessions": count, "arrivals": arrivals, "replicas": replicas,
         "dram_gb": dram_gb, "seed": seed,
     }  # fmt: skip
-    report = Report("affinity", chosen, {"rules": [asdict(row) for row in rows]})
-    report.verdicts = verdicts(rows)
-    console = report_console(json_file)
-    console.print(_table(rows))
-    report.finish(console, json_file)
+    run.results = {"rules": [asdict(row) for row in rows]}
+    run.verdicts = verdicts(rows)
+    run.show(sheet(f"{rows[0].turns:,} turns, {rows[0].prompt_tokens:,} prompt tokens", COLUMNS, rows))
 
 
 def play(work: Workload, built: Built, replicas: int, rule: Router) -> AffinityRow:
@@ -163,32 +165,3 @@ def verdicts(rows: list[AffinityRow]) -> list[Verdict]:
 
 def _over(ours: float, theirs: float) -> float | None:
     return ours / theirs if theirs else None
-
-
-def _table(rows: list[AffinityRow]) -> Table:
-    columns = (
-        "rule",
-        "found",
-        "recompute tax",
-        "TTFT p50",
-        "p99",
-        "whole turn p50",
-        "p99",
-        "busiest replica",
-        "CPU",
-    )
-    shown: list[list[Any]] = [
-        [
-            row.rule,
-            f"{row.found_share:.1%}",
-            f"{row.tax:.1%}",
-            f"{row.ttft_ms_p50:,.0f} ms",
-            f"{row.ttft_ms_p99:,.0f} ms",
-            f"{row.turn_s_p50:,.2f} s",
-            f"{row.turn_s_p99:,.2f} s",
-            f"{row.busiest_share:.0%}",
-            f"{row.cpu_s:.1f} s",
-        ]
-        for row in rows
-    ]
-    return table(f"{rows[0].turns:,} turns, {rows[0].prompt_tokens:,} prompt tokens", columns, shown)

@@ -16,15 +16,14 @@ from typing import Annotated, Any, Literal
 
 import httpx2
 from cyclopts import Parameter
-from rich.table import Table
 
 from stepwell.bench.fleet.load import FleetCrews, LoadRun, Work, burst
 from stepwell.bench.fleet.nodes import FleetFiles, FrontProcess, front, stop_nodes
-from stepwell.bench.node import NULL_MODEL
-from stepwell.console.options import JsonOption, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.bench.harness import NULL_MODEL, BenchRun, bench
+from stepwell.console.options import Positive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.ledger.open import open_store
 from stepwell.ledger.verify import verify
 
@@ -36,7 +35,16 @@ ARMS = {
     "round-robin": "round-robin",
 }
 """Arm and its rule; the second one loses a node in the middle."""
-SERVED = {NULL_MODEL: "null"}
+COLUMNS = {
+    "arm": "{arm}",
+    "total": "{total_s:.1f} s",
+    "agent, median": "{agent_s_median:.1f} s",
+    "agent, most": "{agent_s_max:.1f} s",
+    "tries": "{tries:,}",
+    "turns": "{turns:,}",
+    "computed": "{computed_prompt_tokens:,}",
+    "tax": "{recompute_tax:.0%}",
+}
 BURST, AT_ONCE = 400, 32
 STREAMS_PER_S = 500.0
 
@@ -84,10 +92,10 @@ class FleetBooks:
     microusd: Mapping[str, int]
 
 
+@bench("fleet")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     model: str = NULL_MODEL,
     engine: Literal["llamacpp", "vllm"] = "llamacpp",
     vllm_args: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
@@ -124,56 +132,46 @@ def main(
         Room for KV on each node's device.
     """
     kind = "null" if model == NULL_MODEL else engine
-    served = Path(model).resolve().name if kind == "vllm" else SERVED.get(model, model)
+    served = Path(model).resolve().name if kind == "vllm" else model
     names = tuple(ARMS) if rules == "all" else ("kv-affine", KILLED)
-    work = Work(served, crews=crews, turns=min(turns, 3) if quick else turns)
-    settings = {
-        "model": served,
-        "engine": kind,
-        "nodes": nodes,
-        "crews": crews,
-        "agents": crews * 4,
-        "turns": work.turns,
-    }
-    report = Report("fleet", settings | {"device_kv_tokens": device_kv_tokens})
+    work = Work(served, crews=crews, turns=min(turns, 3) if run.quick else turns)
+    run.settings = {
+        "model": served, "engine": kind, "nodes": nodes, "crews": crews, "agents": crews * 4,
+        "turns": work.turns, "device_kv_tokens": device_kv_tokens,
+    }  # fmt: skip
+    # Nodes are started in a folder of their own.
+    named = str(Path(model).resolve()) if kind == "vllm" else model
     with tempfile.TemporaryDirectory(prefix="stepwell-fleet-") as folder:
-        place = FleetFiles(
-            Path(folder), _absolute(model, kind), nodes, device_kv_tokens, names, kind, vllm_args
-        )
+        place = FleetFiles(Path(folder), named, nodes, device_kv_tokens, names, kind, vllm_args)
         try:
-            arms, per_core, wall = _run(place, work)
+            arms, per_core, wall = _run(place, work, run.progress)
         finally:
             stop_nodes(place)
         books = read_books(place.ledger)
-    report.results["arms"] = [arm.as_json() for arm in arms]
-    report.results["streams"] = {"per_cpu_s_of_front_end": per_core, "per_s": wall}
-    report.results["books"] = {"differences": books.differences, "charged_requests": dict(books.charged)}
-    report.samples = [
+    run.results["arms"] = [arm.as_json() for arm in arms]
+    run.results["streams"] = {"per_cpu_s_of_front_end": per_core, "per_s": wall}
+    run.results["books"] = {"differences": books.differences, "charged_requests": dict(books.charged)}
+    run.samples = [
         {"arm": arm.name, "agent_s": [round(one.took_s, 3) for one in arm.load.agents]} for arm in arms
     ]
-    report.verdicts = verdicts(arms, books, per_core)
-    report.notes = list(_notes(arms))
-    console = report_console(json_file)
-    console.print(_table(arms))
-    report.finish(console, json_file)
+    run.verdicts = verdicts(arms, books, per_core)
+    run.notes = list(_notes(arms))
+    title = "Crews on a fleet; computed: prompt tokens; tax: of them, computed before"
+    run.show(sheet(title, COLUMNS, run.results["arms"]))
 
 
-def _absolute(model: str, kind: str) -> str:
-    """Nodes are started in a folder of their own."""
-    return str(Path(model).resolve()) if kind == "vllm" else model
-
-
-def _run(place: FleetFiles, work: Work) -> tuple[list[FleetArm], float | None, float | None]:
+def _run(
+    place: FleetFiles, work: Work, progress: Ticker
+) -> tuple[list[FleetArm], float | None, float | None]:
     arms, names = [], place.tenants
     per_core = wall = None
-    with ticker() as progress:
-        for name in names:
-            progress.phase(f"{name}: {work.crews} crews of {work.agents}, {place.nodes} nodes ({work.model})")
-            with front(place, ARMS[name], last=name == names[-1]) as one:
-                arms.append(_arm(one, name, work))
-                if name == names[-1] and place.engine != "vllm":  # it is the front end's, whatever computes
-                    progress.phase(f"{BURST} streamed answers, {AT_ONCE} at a time")
-                    per_core, wall = _burst(one, f"sk-{name}", work.model)
+    for name in names:
+        progress.phase(f"{name}: {work.crews} crews of {work.agents}, {place.nodes} nodes ({work.model})")
+        with front(place, ARMS[name], last=name == names[-1]) as one:
+            arms.append(_arm(one, name, work))
+            if name == names[-1] and place.engine != "vllm":  # it is the front end's, whatever computes
+                progress.phase(f"{BURST} streamed answers, {AT_ONCE} at a time")
+                per_core, wall = _burst(one, f"sk-{name}", work.model)
     return arms, per_core, wall
 
 
@@ -266,14 +264,3 @@ def _notes(arms: list[FleetArm]) -> list[str]:
         f"most {max(lost):.1f} s; {sum(one.broken for one in killed)} streams ended with an error and were "
         "sent again"
     ]
-
-
-def _table(arms: list[FleetArm]) -> Table:
-    columns = ("arm", "total", "agent, median", "agent, most", "tries", "turns", "computed", "tax")
-    rows = []
-    for arm in arms:
-        figures = arm.as_json()
-        times = [f"{figures[key]:.1f} s" for key in ("total_s", "agent_s_median", "agent_s_max")]
-        counts = [f"{figures[key]:,}" for key in ("tries", "turns", "computed_prompt_tokens")]
-        rows.append([arm.name, *times, *counts, f"{arm.tax:.0%}"])
-    return table("Crews on a fleet; computed: prompt tokens; tax: of them, computed before", columns, rows)

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import gc
 import random
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from stepwell.console.options import JsonOption, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import ticker
-from stepwell.console.report import Report, Verdict
-from stepwell.errors import BadInput
+from stepwell.bench.clocks import resident_bytes
+from stepwell.bench.harness import BenchRun, SeedOption, bench, numbers_of
+from stepwell.console.options import Positive
+from stepwell.console.output import sheet
+from stepwell.console.report import Verdict
 from stepwell.fleet.prefixes import CUTS, PromptPrefix
 from stepwell.fleet.routers import ROUTERS, Router
 from stepwell.fleet.state import Fleet
@@ -36,6 +32,18 @@ AGENTS_PER_SESSION = 4
 CONTEXT_TOKENS = 2_000
 TIERS = ("priority", "default", "flex")
 QUICK_DECISIONS = 2_000
+COLUMNS = {
+    "rule": "{router}",
+    "nodes": "{nodes}",
+    "agents": "{agents:,}",
+    "p50": "{choose_us_p50:,.0f}",
+    "p99": "{choose_us_p99:,.0f}",
+    "max": "{choose_us_max:,.0f}",
+    "p99, wall": "{wall_us_p99:,.0f}",
+    "told": "{told_us_p50:,.0f}",
+    "bytes/agent": "{bytes_per_agent:,.0f}",
+    "rebuilt": "{rebuilt_s:.2f} s",
+}
 
 
 @dataclass(slots=True)
@@ -68,14 +76,14 @@ class RouterTime:
         }
 
 
+@bench("router")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     nodes: str = "8",
     agents: Positive = TARGET_AGENTS,
     decisions: Positive = 20_000,
-    seed: int = 1,
+    seed: SeedOption = 1,
 ) -> None:
     """Measure how long it takes to choose a node for a turn, under each rule.
 
@@ -89,34 +97,21 @@ def main(
         Agents that the fleet knows, each with KV on one node or two.
     decisions
         Turns that are routed at each size.
-    seed
-        Of the random world.
     """
-    sizes = parse_sizes(nodes)
-    decisions = min(decisions, QUICK_DECISIONS) if quick else decisions
-    report = Report("router", {"nodes": sizes, "agents": agents, "decisions": decisions, "seed": seed})
+    sizes = numbers_of("--nodes", nodes, "nodes of a fleet", 1, 4_096)
+    decisions = min(decisions, QUICK_DECISIONS) if run.quick else decisions
+    run.settings = {"nodes": sizes, "agents": agents, "decisions": decisions, "seed": seed}
     found = []
-    with ticker() as progress:
-        for size in sizes:
-            for router in ROUTERS.values():
-                progress.phase(f"{router.name}, {size} nodes, {agents:,} agents")
-                found.append(measure(router, size, agents, decisions, seed))
-    report.results["cases"] = [one.as_json() for one in found]
-    report.samples = [{"router": one.router, "nodes": one.nodes, "choose_us": one.choose_us} for one in found]
-    report.verdicts = verdicts(found)
+    for size in sizes:
+        for router in ROUTERS.values():
+            run.progress.phase(f"{router.name}, {size} nodes, {agents:,} agents")
+            found.append(measure(router, size, agents, decisions, seed))
     gc.unfreeze()
-    console = report_console(json_file)
-    console.print(_table(found))
-    report.finish(console, json_file)
-
-
-def parse_sizes(text: str) -> list[int]:
-    """``8,64``. ``BadInput`` for what is no size of a fleet."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    for word in words or [text]:
-        if not (word.isascii() and word.isdigit() and 1 <= int(word) <= 4_096):
-            raise BadInput(f"--nodes {word!r}: a fleet has 1 to 4,096 nodes")
-    return [int(word) for word in words]
+    run.results["cases"] = [one.as_json() for one in found]
+    run.samples = [{"router": one.router, "nodes": one.nodes, "choose_us": one.choose_us} for one in found]
+    run.verdicts = verdicts(found)
+    title = "CPU time of one decision in us, the same by the wall clock; of telling sent and ended"
+    run.show(sheet(title, COLUMNS, run.results["cases"]))
 
 
 def measure(router: Router, nodes: int, agents: int, decisions: int, seed: int) -> RouterTime:
@@ -158,15 +153,6 @@ def measure(router: Router, nodes: int, agents: int, decisions: int, seed: int) 
     return found
 
 
-def resident_bytes() -> int:
-    """Memory of this process (Linux; elsewhere 0)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * resource.getpagesize()
-
-
 def reports(names: Sequence[str], agents: int, dice: random.Random) -> dict[str, list[Row]]:
     """What every node has to tell; a fifth of the agents has been on a second node before."""
     rows: dict[str, list[Row]] = {name: [] for name in names}
@@ -203,29 +189,10 @@ def random_turn(agents: int, dice: random.Random) -> RoutedTurn:
 def verdicts(found: Sequence[RouterTime]) -> list[Verdict]:
     """The target holds for the first rule at the size that it names."""
     best = next(iter(ROUTERS))
-    for one in found:
-        if (one.router, one.nodes) == (best, TARGET_NODES) and one.agents >= TARGET_AGENTS:
-            p99_us = percentile(one.choose_us, 99)
-            return [
-                Verdict(
-                    f"{best}, 8 nodes, 100,000 agents: p99 of a decision, CPU time", p99_us, LIMIT_US, " us"
-                )
-            ]
-    return [Verdict(f"{best}, 8 nodes, 100,000 agents: p99 of a decision, CPU time", None, LIMIT_US, " us")]
-
-
-def _table(found: Sequence[RouterTime]) -> Table:
-    columns = ("rule", "nodes", "agents", "p50", "p99", "max", "p99, wall", "told", "bytes/agent", "rebuilt")
-    rows = []
-    for one in found:
-        figures = one.as_json()
-        times = [
-            f"{figures[key]:,.0f}"
-            for key in ("choose_us_p50", "choose_us_p99", "choose_us_max", "wall_us_p99")
-        ]
-        told = f"{figures['told_us_p50']:,.0f}"
-        memory = [f"{one.bytes_per_agent:,.0f}", f"{one.rebuilt_s:.2f} s"]
-        rows.append([one.router, f"{one.nodes}", f"{one.agents:,}", *times, told, *memory])
-    return table(
-        "CPU time of one decision in us, the same by the wall clock; of telling sent and ended", columns, rows
-    )
+    p99_us = [
+        percentile(one.choose_us, 99)
+        for one in found
+        if (one.router, one.nodes) == (best, TARGET_NODES) and one.agents >= TARGET_AGENTS
+    ]
+    target = f"{best}, 8 nodes, 100,000 agents: p99 of a decision, CPU time"
+    return [Verdict(target, p99_us[0] if p99_us else None, LIMIT_US, " us")]

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,12 +22,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.bench.child import Child
+from stepwell.bench.harness import BenchRun, RealModelOption, bench, scratch
 from stepwell.bench.ledger.conservation_child import DRAIN_S, Life
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
-from stepwell.errors import BadInput, StepwellError
+from stepwell.errors import BadInput
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import Accounts, moves
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Resource
@@ -72,12 +69,8 @@ class Lived:
     steps: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=MOST_STEPS))
     """The last ones that began: when, and what had moved until then."""
 
-    def take(self, line: bytes) -> None:
-        """One line of its output; a kill may have cut the last one."""
-        try:
-            said = json.loads(line)
-        except ValueError:
-            return
+    def take(self, said: dict[str, Any]) -> None:
+        """One line of its output."""
         match said["kind"]:
             case "ready":
                 self.ready = said
@@ -136,24 +129,24 @@ class ConservationLine:
         return abs(self.sum - self.given) / self.given * 100
 
 
+@bench("conservation", fails=True)
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     engine: Literal["null", "llamacpp"] = "null",
     minutes: Annotated[float | None, Parameter(show_default=False)] = None,
-    model: str = "smollm2",
+    model: RealModelOption = "smollm2",
     seed: int = 1,
     keep: Annotated[Path | None, Parameter(show_default=False)] = None,
-) -> int:
+) -> None:
     """Run a mixed load, kill the server, go on, and compare its books with what the machine gave.
 
     Three customers under three service tiers: sessions with children, shared prefixes, waits for tools and
     people, hints, bursts, cancelled answers, second choices, failed steps, a budget that is spent and topped
     up. In the middle the process is killed with SIGKILL at work; the next one recovers the books and finds
     the disk warm. On the null engine an hour passes in a minute or two; on a real model in its own time.
-    Example: stepwell bench conservation --engine llamacpp --minutes 10
 
+    Example: stepwell bench conservation --engine llamacpp --minutes 10
     Exit code 1: a sum is off by more than 0.1 %, 'ledger verify' finds anything, or something of all that
     did not happen, so that the run proves nothing.
 
@@ -163,45 +156,32 @@ def main(
         ``null`` (simulated time) or ``llamacpp`` (a real model, live).
     minutes
         How long, both lives together (60 on null, 10 live; 5 and 1.5 with --quick).
-    model
-        Of the live run.
     seed
         Of the load, of the failures and of the kill.
     keep
         Leave books and recordings here (a new directory), to be looked at.
     """
-    wanted = minutes if minutes is not None else (QUICK_MINUTES if quick else MINUTES)[engine]
+    wanted = minutes if minutes is not None else (QUICK_MINUTES if run.quick else MINUTES)[engine]
     if not 1 <= wanted <= 24 * 60:
         raise BadInput("--minutes must be between 1 and 1440")
-    settings: dict[str, Any] = {"engine": engine, "minutes": wanted, "seed": seed, "quick": quick}
-    if engine != "null":
-        settings["model"] = model
-    report = Report("conservation", settings)
-    with _place(keep) as directory, ticker() as progress:
+    run.settings = {"engine": engine, "minutes": wanted, "seed": seed, "quick": run.quick}
+    run.settings |= {"model": model} if engine != "null" else {}
+    with scratch("conservation") if keep is None else _kept(keep) as directory:
         first, second = _plan(directory, engine, model, seed, wanted * 60)
-        lives = [live(first, progress), live(second, progress)]
-        progress.phase("adding up the books, and making them again from the recordings")
+        lives = [live(first, run.progress), live(second, run.progress)]
+        run.progress.phase("adding up the books, and making them again from the recordings")
         found = audit(lives)
-    _fill(report, lives, found)
-    console = report_console(json_file)
-    console.print(_table(found.lines), _seen_table(seen(lives)))
-    report.finish(console, json_file)
-    return 1 if report.missed else 0
+    _fill(run, lives, found)
+    seen_rows = [(name, f"{count:,}") for name, count in seen(lives).items()]
+    run.show(_table(found.lines), table("What happened in the run", ("event", "count"), seen_rows))
 
 
 @contextmanager
-def _place(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        if keep.exists():
-            raise BadInput(f"--keep {keep} exists: give the name of a new directory")
-        keep.mkdir(parents=True)
-        yield keep
-        return
-    directory = Path(tempfile.mkdtemp(prefix="stepwell-conservation-"))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def _kept(keep: Path) -> Iterator[Path]:
+    if keep.exists():
+        raise BadInput(f"--keep {keep} exists: give the name of a new directory")
+    keep.mkdir(parents=True)
+    yield keep
 
 
 def _plan(directory: Path, engine: str, model: str, seed: int, seconds: float) -> tuple[Life, Life]:
@@ -221,37 +201,31 @@ def live(life: Life, progress: Ticker) -> Lived:
     seconds = life.seconds if life.kill_at_s is None else life.kill_at_s
     progress.phase(f"life {life.number}: {seconds:,.0f} {'simulated ' * life.simulated}seconds, {what}")
     lived = Lived(life)
-    command = [sys.executable, "-m", "stepwell.bench.ledger.conservation_child", json.dumps(asdict(life))]
-    with tempfile.TemporaryFile() as complaints:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as child:
-            too_late = threading.Timer(START_S + 2 * life.seconds + DRAIN_S, child.terminate)
-            too_late.start()
-            try:
-                _follow(child, lived)
-            finally:
-                too_late.cancel()
-                child.kill()
-        lived.killed = child.returncode == -signal.SIGKILL and lived.last.get("kind") != "ended"
+    with Child("stepwell.bench.ledger.conservation_child", json.dumps(asdict(life))) as child:
+        too_late = threading.Timer(START_S + 2 * life.seconds + DRAIN_S, child.kill)
+        too_late.start()
+        try:
+            _follow(child, lived)
+        finally:
+            too_late.cancel()
+        lived.killed = child.wait() == -signal.SIGKILL and lived.last.get("kind") != "ended"
         if not lived.last or lived.killed != (life.kill_at_s is not None):
-            complaints.seek(0)
-            reason = complaints.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise StepwellError(f"life {life.number} ended otherwise than planned: {reason[-1]}")
+            raise child.failure(f"ended otherwise than planned (life {life.number})")
     return lived
 
 
-def _follow(child: subprocess.Popen[bytes], lived: Lived) -> None:
+def _follow(child: Child, lived: Lived) -> None:
     """Read what it says; a life in real time is killed from here, in the middle of its work."""
-    assert child.stdout is not None
     kill_at_s = None if lived.life.simulated else lived.life.kill_at_s
     steps_before = 0
-    for line in child.stdout:
-        lived.take(line)
+    for said in child.json_lines():
+        lived.take(said)
         if not lived.last:
             continue
         works = lived.last["running"] and lived.last["steps"] > steps_before
         steps_before = lived.last["steps"]
         if kill_at_s is not None and works and lived.last_s >= kill_at_s:
-            child.send_signal(signal.SIGKILL)
+            child.signal(signal.SIGKILL)
             kill_at_s = None
 
 
@@ -376,8 +350,3 @@ def _table(lines: Sequence[ConservationLine]) -> Table:
         shown = [f"{amount / divisor:,.2f}" for amount in amounts]
         rows.append((f"{name}, {unit}", *shown, f"{line.off_percent:.4f} %"))
     return table("What the machine gave, and where the books say it went", columns, rows)
-
-
-def _seen_table(happened: Mapping[str, int]) -> Table:
-    rows = [(name, f"{count:,}") for name, count in happened.items()]
-    return table("What happened in the run", ("event", "count"), rows)

@@ -8,13 +8,11 @@ machines one per cent of a run is less than two runs differ by.
 from __future__ import annotations
 
 import math
-import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,13 +20,14 @@ from typing import Any
 from rich.table import Table
 
 from stepwell import assemble
-from stepwell.bench.node import NULL_MODEL, TurnLog, turn_of
-from stepwell.bench.workload import prose
+from stepwell.bench.clocks import timed_calls
+from stepwell.bench.harness import NULL_MODEL, BenchRun, ModelOption, ThreadsOption, bench, in_turn
+from stepwell.bench.turns import TurnsPlayer, TurnsWork
 from stepwell.clock import Clock, ManualClock, MonotonicClock
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import Positive
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.ledger.base import PostingBatch, RunId
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
@@ -39,22 +38,9 @@ KEEPER_CALLS = ("reserve", "ran", "decided", "use_of")
 HOST_BYTES = 8 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class MeteringWork:
-    """Agents that take turns, all of them at once."""
-
-    agents: int
-    turns: int
-    prompt_tokens: int
-    added_tokens: int
-    output_tokens: int
-    device_kv_tokens: int
-    step_tokens: int = 256
-
-
-LIVE = MeteringWork(8, 4, 300, 40, 32, 4_096)
-QUICK_LIVE = MeteringWork(4, 1, 80, 20, 16, 1_024)
-NULL = MeteringWork(192, 4, 400, 40, 64, 192 * 1_024, step_tokens=4_096)
+LIVE = TurnsWork(8, 4, 300, 40, 32, 4_096)
+QUICK_LIVE = TurnsWork(4, 1, 80, 20, 16, 1_024)
+NULL = TurnsWork(192, 4, 400, 40, 64, 192 * 1_024, step_tokens=4_096)
 QUICK_NULL = replace(NULL, agents=96, turns=1)
 
 
@@ -110,13 +96,9 @@ class MeteringRounds:
         return [kept / bare for kept, bare in zip(self.with_s, self.without_s, strict=True)]
 
 
+@bench("metering")
 def main(
-    *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
-    rounds: Positive = 5,
-    threads: OptionalPositive = None,
+    run: BenchRun, *, model: ModelOption = "smollm2", rounds: Positive = 5, threads: ThreadsOption = None
 ) -> None:
     """Measure what keeping books costs a server, and how many postings a second it can make.
 
@@ -125,31 +107,25 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3, the path of a GGUF file, or null.
     rounds
         How often the live work is done in each way (2 with --quick).
-    threads
-        Threads of the engine (default: the cores there are).
     """
-    live, null = (QUICK_LIVE, QUICK_NULL) if quick else (LIVE, NULL)
-    rounds = min(rounds, 2) if quick else rounds
-    settings = {"model": model, "rounds": rounds, "live": asdict(live), "null": asdict(null), "quick": quick}
-    report = Report("metering", settings)
-    with tempfile.TemporaryDirectory(prefix="stepwell-metering-") as place, ticker() as progress:
-        found = _live(Path(place), live, model, threads, rounds, progress)
-        many = _null(Path(place), null, rounds, progress)
-    _fill(report, found, many)
-    console = report_console(json_file)
-    console.print(_live_table(found), _null_table(many))
-    report.finish(console, json_file)
+    live, null = (QUICK_LIVE, QUICK_NULL) if run.quick else (LIVE, NULL)
+    rounds = min(rounds, 2) if run.quick else rounds
+    run.settings = {"model": model, "rounds": rounds, "live": asdict(live), "null": asdict(null)}
+    run.settings["quick"] = run.quick
+    with tempfile.TemporaryDirectory(prefix="stepwell-metering-") as place:
+        found = _live(Path(place), live, model, threads, rounds, run.progress)
+        many = _null(Path(place), null, rounds, run.progress)
+    _fill(run, found, many)
+    run.show(_live_table(found), _null_table(many))
 
 
 # --- live ---------------------------------------------------------------------------------------
 
 
 def _live(
-    place: Path, work: MeteringWork, model: str, threads: int | None, rounds: int, progress: Ticker
+    place: Path, work: TurnsWork, model: str, threads: int | None, rounds: int, progress: Ticker
 ) -> MeteringRounds:
     """The same turns in real time. The first run of a process is slower and is not counted."""
     engine = EngineSettings(
@@ -164,7 +140,7 @@ def _live(
     return _rounds(place / "live", work, engine, rounds, MonotonicClock, progress)
 
 
-def _null(place: Path, work: MeteringWork, rounds: int, progress: Ticker) -> MeteringRounds:
+def _null(place: Path, work: TurnsWork, rounds: int, progress: Ticker) -> MeteringRounds:
     """Time is simulated: the engine's passes at once and is metered all the same."""
     progress.phase(f"{work.agents} agents on the null engine, without and with books", 2 * rounds)
     engine = EngineSettings(
@@ -175,7 +151,7 @@ def _null(place: Path, work: MeteringWork, rounds: int, progress: Ticker) -> Met
 
 def _rounds(
     place: Path,
-    work: MeteringWork,
+    work: TurnsWork,
     engine: EngineSettings,
     rounds: int,
     clock: Callable[[], Clock],
@@ -184,17 +160,15 @@ def _rounds(
     """Each round once without and once with books, which of them first in turn."""
     found = MeteringRounds()
     place.mkdir()
-    for number in range(rounds):
-        for keeps in ((False, True), (True, False))[number % 2]:
-            kept = _one_run(place, work, engine, place / f"{number}.db" if keeps else None, clock())
-            (found.with_s if keeps else found.without_s).append(kept.written_s)
-            found.kept += [kept] * keeps
-            progress.advance()
+    for number, keeps in in_turn(rounds, (False, True), progress):
+        kept = _one_run(place, work, engine, place / f"{number}.db" if keeps else None, clock())
+        (found.with_s if keeps else found.without_s).append(kept.written_s)
+        found.kept += [kept] * keeps
     return found
 
 
 def _one_run(
-    place: Path, work: MeteringWork, engine: EngineSettings, ledger: Path | None, clock: Clock
+    place: Path, work: TurnsWork, engine: EngineSettings, ledger: Path | None, clock: Clock
 ) -> MeteringKept:
     settings = Settings(
         engine=engine,
@@ -212,21 +186,11 @@ def _one_run(
     return kept
 
 
-def _play(node: assemble.Node, work: MeteringWork, kept: MeteringKept) -> None:
-    """All turns of all agents; every turn of everybody is asked for at once."""
-    driver = node.driver
-    contexts = [_tokens(node, number, work.prompt_tokens) for number in range(work.agents)]
-    added = [_tokens(node, work.agents + number, work.added_tokens) for number in range(work.agents)]
+def _play(node: assemble.Node, work: TurnsWork, kept: MeteringKept) -> None:
+    driver, player = node.driver, TurnsPlayer(node.text, work)
     steps_before = driver.snapshot().counters["steps"]
     started_s = time.perf_counter()
-    for _ in range(work.turns):
-        logs = [TurnLog() for _ in contexts]
-        for number, (context, log) in enumerate(zip(contexts, logs, strict=True)):
-            driver.submit(turn_of(context, work.output_tokens, f"agent-{number}"), log)
-        while not all(log.finished for log in logs):
-            driver.step()
-        for number, log in enumerate(logs):
-            contexts[number] = [*contexts[number], *log.tokens, *added[number]]
+    player.play(driver, driver.step)
     kept.wall_s = time.perf_counter() - started_s
     if node.ledger is not None:
         node.ledger.writer.flush()
@@ -234,52 +198,41 @@ def _play(node: assemble.Node, work: MeteringWork, kept: MeteringKept) -> None:
     kept.steps = driver.snapshot().counters["steps"] - steps_before
 
 
-def _tokens(node: assemble.Node, number: int, count: int) -> list[int]:
-    words = prose(random.Random(9_000 + number), count)
-    return node.text.tokenize(f" {number}: {words}", add_bos=False, parse_special=False)[:count]
-
-
 # --- the stopwatch ------------------------------------------------------------------------------
 
 
 @contextmanager
 def _stopwatch(node: assemble.Node, kept: MeteringKept) -> Iterator[None]:
-    """Time what the loop calls of the keeper, and what the writer's thread computes for it."""
+    """Time what the loop calls of the keeper, and what the writer's thread computes for it, and count it."""
     if node.ledger is None:
         yield
         return
     keeper, store = node.ledger.keeper, node.ledger.store
+    write = store.write
 
-    def in_the_loop(call: Callable[..., Any], *arguments: Any) -> Any:
-        started_s = time.perf_counter()
-        try:
-            return call(*arguments)
-        finally:
-            kept.keeper_s += time.perf_counter() - started_s
-
-    def in_the_writer(write: Callable[[RunId, PostingBatch], None], run: RunId, batch: PostingBatch) -> None:
-        started_s = time.thread_time()
+    def counted(run: RunId, batch: PostingBatch) -> None:
         write(run, batch)
-        kept.writer_cpu_s += time.thread_time() - started_s
         kept.postings += len(batch.postings)
         kept.transactions += 1
 
-    patched = [(keeper, name, in_the_loop) for name in KEEPER_CALLS] + [(store, "write", in_the_writer)]
-    for owner, name, around in patched:
-        setattr(owner, name, partial(around, getattr(owner, name)))
+    setattr(store, "write", counted)  # noqa: B010  (a method of this one store)
     try:
-        yield
+        with (
+            timed_calls([(keeper, name, "loop") for name in KEEPER_CALLS], time.perf_counter) as loop,
+            timed_calls([(store, "write", "writer")], time.thread_time) as writer,
+        ):
+            yield
     finally:
-        for owner, name, _ in patched:
-            delattr(owner, name)
+        delattr(store, "write")
+    kept.keeper_s, kept.writer_cpu_s = loop["loop"], writer["writer"]
 
 
 # --- report -------------------------------------------------------------------------------------
 
 
-def _fill(report: Report, found: MeteringRounds, many: MeteringRounds) -> None:
+def _fill(run: BenchRun, found: MeteringRounds, many: MeteringRounds) -> None:
     shares = [kept.share for kept in found.kept]
-    report.results = {
+    run.results = {
         "share_of_wall_time": median(shares),
         "loop_us_per_step": median([kept.keeper_s / kept.steps * 1e6 for kept in found.kept]),
         "writer_us_per_step": median([kept.writer_cpu_s / kept.steps * 1e6 for kept in found.kept]),
@@ -292,13 +245,13 @@ def _fill(report: Report, found: MeteringRounds, many: MeteringRounds) -> None:
         "postings_per_s_by_wall_time": many.per_s_by_wall_time,
         "null": [kept.as_json() for kept in many.kept],
     }
-    report.samples = [kept.as_json() for kept in found.kept]
-    report.verdicts = [
+    run.samples = [kept.as_json() for kept in found.kept]
+    run.verdicts = [
         Verdict("keeping books, share of a live run's wall time", 100 * median(shares), LIMIT_PERCENT, " %"),
         Verdict("postings a second, from the meter into SQLite", many.per_s, TARGET_PER_S, at_most=False),
     ]
     spread = max(found.without_s) / min(found.without_s) - 1
-    report.notes.append(
+    run.notes.append(
         f"runs without books differ among themselves by {100 * spread:.1f} %: the share is what was timed in "
         "the loop and in the writer, not the difference of two runs"
     )

@@ -17,12 +17,12 @@ from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.table import Table
 
-from stepwell.console.options import JsonOption, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.bench.harness import BenchRun, bench, numbers_of
+from stepwell.console.options import Positive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
 from stepwell.ledger.base import PostingBatch, Run, Store
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
@@ -49,6 +49,15 @@ ROUNDS, POSTINGS = 5, 100_000
 QUICK_ROUNDS, QUICK_POSTINGS = 3, 20_000
 AGENTS = 300
 NODE = "stepwell bench postings"
+COLUMNS = {
+    "store": "{store}",
+    "postings per step": "{postings_per_batch:,}",
+    "postings/s": "{postings_per_s:,.0f}",
+    "least": "{postings_per_s_least:,.0f}",
+    "step p50": "{batch_us_p50:,.0f}",
+    "p99": "{batch_us_p99:,.0f}",
+    "max": "{batch_us_max:,.0f}",
+}
 RESOURCES = (
     Resource.COMPUTE,
     Resource.DEVICE,
@@ -84,10 +93,10 @@ class PostingsCase:
         }
 
 
+@bench("postings")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     batches: str = BATCHES,
     rounds: Positive = ROUNDS,
     postings: Positive = POSTINGS,
@@ -112,39 +121,26 @@ def main(
     directory
         Where the temporary file is made (default: the system's directory for such).
     """
-    sizes = parse_batches(batches)
-    if quick:
+    sizes = numbers_of("--batches", batches, "postings per engine step", 1, MOST_BATCH)
+    if run.quick:
         rounds, postings = min(rounds, QUICK_ROUNDS), min(postings, QUICK_POSTINGS)
     if postgres is not None and not postgres.startswith(POSTGRES_SCHEMES):
         raise BadInput(f"--postgres takes a URL such as {POSTGRES_SCHEMES[0]}me@localhost/empty")
-    report = Report("postings", {"batches": sizes, "rounds": rounds, "postings": postings})
+    run.settings = {"batches": sizes, "rounds": rounds, "postings": postings}
     cases: list[PostingsCase] = []
-    with ticker() as progress:
-        with temporary_store(directory) as (store, path):
-            cases += measured(progress, "SQLite", store, sizes, rounds, postings)
-            report.results["sqlite_bytes_per_posting"] = bytes_per_posting(store, path)
-        if postgres is not None:
-            with postgres_store(postgres) as store:
-                cases += measured(progress, "PostgreSQL", store, sizes, rounds, postings)
-    report.results["cases"] = [case.as_json() for case in cases]
-    report.samples = [_samples(case) for case in cases]
-    report.verdicts = verdicts(cases)
-    report.notes = list(_notes(cases))
-    console = report_console(json_file)
-    console.print(_table(cases))
-    console.print(f"SQLite: {report.results['sqlite_bytes_per_posting']:.0f} bytes of file per posting.")
-    report.finish(console, json_file)
-
-
-def parse_batches(text: str) -> list[int]:
-    """``8, 64``. ``BadInput`` when a size cannot be measured."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
-        raise BadInput("--batches needs at least one number, such as: 64")
-    for word in words:
-        if not word.isascii() or not word.isdigit() or not 1 <= int(word) <= MOST_BATCH:
-            raise BadInput(f"--batches {word!r}: postings per engine step are 1 to {MOST_BATCH:,}")
-    return [int(word) for word in words]
+    with temporary_store(directory) as (store, path):
+        cases += measured(run.progress, "SQLite", store, sizes, rounds, postings)
+        run.results["sqlite_bytes_per_posting"] = bytes_per_posting(store, path)
+    if postgres is not None:
+        with postgres_store(postgres) as store:
+            cases += measured(run.progress, "PostgreSQL", store, sizes, rounds, postings)
+    run.results["cases"] = [case.as_json() for case in cases]
+    run.samples = [_samples(case) for case in cases]
+    run.verdicts = verdicts(cases)
+    run.notes = list(_notes(cases))
+    title = "Postings a second (median and least of the rounds), and microseconds until a step's are kept"
+    run.show(sheet(title, COLUMNS, run.results["cases"]))
+    run.show(f"SQLite: {run.results['sqlite_bytes_per_posting']:.0f} bytes of file per posting.")
 
 
 # --- stores -----------------------------------------------------------------------------------
@@ -297,15 +293,3 @@ def _samples(case: PostingsCase) -> dict[str, Any]:
         "postings_per_s": [round(rate) for rate in case.per_s],
         "batch_us": [round(us, 1) for us in case.batch_us],
     }
-
-
-def _table(cases: Sequence[PostingsCase]) -> Table:
-    columns = ("store", "postings per step", "postings/s", "least", "step p50", "p99", "max")
-    rows = []
-    for case in cases:
-        figures = case.as_json()
-        times = [f"{figures[f'batch_us_{key}']:,.0f}" for key in ("p50", "p99", "max")]
-        rates = [f"{figures[key]:,.0f}" for key in ("postings_per_s", "postings_per_s_least")]
-        rows.append([case.store, f"{case.postings_per_batch:,}", *rates, *times])
-    title = "Postings a second (median and least of the rounds), and microseconds until a step's are kept"
-    return table(title, columns, rows)

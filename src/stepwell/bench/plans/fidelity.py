@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,25 +20,29 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete, run_clients
-from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.harness import (
+    BenchRun,
+    ModelOption,
+    ThreadsOption,
+    bench,
+    require_real,
+    scratch,
+    words_of,
+)
 from stepwell.bench.plans.fidelity_fit import KeptRound, PlayedAgain, kept_rounds, played_again
-from stepwell.bench.server.flood import Flood, FloodTarget, Neighbours, Paying
+from stepwell.bench.server.flood import FloodTarget, Neighbours, paid_turns, served_target
 from stepwell.bench.server.neighbours import CONTRACTS, FLOOD_KEY, PAID_KEY, settings_file
 from stepwell.bench.servers import our_server, running
 from stepwell.bench.workload import Pressure, prose
 from stepwell.commands.replay import decided_again
 from stepwell.console.options import (
-    JsonOption,
-    OptionalPositive,
     Positive,
-    QuickOption,
     size_bytes,
 )
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
-from stepwell.errors import BadInput, StepwellError
-from stepwell.models import resolve_model
+from stepwell.errors import StepwellError
 from stepwell.quantiles import percentile
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 from stepwell.this_machine import usable_cores
@@ -48,6 +51,16 @@ LIMIT_MEDIAN, LIMIT_P99 = 10.0, 20.0  # percent
 WORKLOADS = ("pressure", "neighbours")
 FIGURES = ("TTFT", "TPOT", "completion")
 APART = "calibrated apart"
+COLUMNS = (
+    ("against the live runs", "{what}"),
+    ("figure", "{figure}"),
+    ("live p50 ms", "{live50:,.1f}"),
+    ("p50 ms", "{ms50:,.1f}"),
+    ("error", "{off50:+.1%}"),
+    ("live p99", "{live99:,.1f}"),
+    ("p99", "{ms99:,.1f}"),
+    ("error", "{off99:+.1%}"),
+)
 PRESSURE = Pressure()
 QUICK_PRESSURE = Pressure(agents=4, turns=2, clients=4, document_words=60, role_words=60, output_tokens=8)
 NEIGHBOURS = Neighbours(turns=4, flood_s=30.0, think_s=(0.5, 2.0))
@@ -72,9 +85,6 @@ class FidelityPlan:
     threads: int
     rounds: int
     quick: bool
-    keep: Path | None
-    kept: Path | None = None
-    """Recordings of an earlier run, instead of servers."""
 
 
 @dataclass(slots=True)
@@ -88,15 +98,15 @@ class LiveRound:
     steps: int = 0
 
 
+@bench("fidelity")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
+    model: ModelOption = "smollm2",
     workloads: str = "pressure,neighbours",
     device_kv_tokens: Positive = 6_144,
     host_kv: str = "1GiB",
-    threads: OptionalPositive = None,
+    threads: ThreadsOption = None,
     rounds: Positive = 2,
     keep: Path | None = None,
     kept: Annotated[Path | None, Parameter(name="--from")] = None,
@@ -106,20 +116,17 @@ def main(
     Before each workload some turns calibrate the machine; then twelve agents in too little KV, or a few paid
     agents under a flood. The same clients play against a simulated machine with those constants. Every
     recording is decided again, which must give the same decisions. About ten minutes on a quiet machine.
+
     Example: stepwell bench fidelity --json fidelity.json
 
     Parameters
     ----------
-    model
-        smollm2, gemma3, the path of a GGUF file, or null (computes nothing).
     workloads
         pressure, neighbours, with commas.
     device_kv_tokens
         Device KV of the server.
     host_kv
         Host KV of the server.
-    threads
-        Threads of the server (default: the cores there are).
     rounds
         Live runs of each workload; the first and the second show how far live runs differ.
     keep
@@ -128,29 +135,21 @@ def main(
         Compare what an earlier run kept in this directory, and start no server.
     """
     size_bytes("--host-kv", host_kv)
-    names = tuple(name.strip() for name in workloads.split(",") if name.strip())
-    for name in names or ("",):
-        if name not in WORKLOADS:
-            raise BadInput(f"--workloads {name!r}: there is {', '.join(WORKLOADS)}")
-    if model != NULL_MODEL and kept is None:
-        resolve_model(model)  # a missing model is said before anything is started
-    plan = FidelityPlan(
-        model, device_kv_tokens, host_kv, threads or usable_cores(), rounds, quick, keep, kept
-    )
-    with ticker() as progress, tempfile.TemporaryDirectory(prefix="stepwell-fidelity-") as directory:
-        place = kept or keep or Path(directory)
+    names = words_of("--workloads", workloads, WORKLOADS)
+    if kept is None:
+        require_real(model)
+    plan = FidelityPlan(model, device_kv_tokens, host_kv, threads or usable_cores(), rounds, run.quick)
+    with scratch("fidelity") as directory:
+        place = kept or keep or directory
         if kept is None:
             place.mkdir(parents=True, exist_ok=True)
             for name in names:
                 for number in range(1, rounds + 1):
-                    _live(plan, f"{name}-{number}", place, progress)
-        found = _compared(kept_rounds(place, names), progress)
-    report = _report(plan, found)
-    console = report_console(json_file)
-    for name, runs in found.items():
-        for side in sides_of(name, runs):
-            console.print(_table(side))
-    report.finish(console, json_file)
+                    _live(plan, f"{name}-{number}", place, run.progress)
+        found = _compared(kept_rounds(place, names), run.progress)
+    run.settings = asdict(plan)
+    fill(run, found)
+    run.show(*(_table(side) for name, runs in found.items() for side in sides_of(name, runs)))
 
 
 # --- live -------------------------------------------------------------------------------------
@@ -159,8 +158,7 @@ def main(
 def _live(plan: FidelityPlan, title: str, kept: Path, progress: Ticker) -> None:
     """One server: turns that calibrate, then the workload. Recording and clients are left in ``kept``."""
     name = title.split("-")[0]
-    with tempfile.TemporaryDirectory(prefix="stepwell-fidelity-") as directory:
-        place = Path(directory)
+    with scratch("fidelity") as place:
         more: dict[str, str | Path] = {"record": kept / f"{title}.jsonl"}
         if name == "neighbours":
             more["config"] = place / "neighbours.toml"
@@ -171,9 +169,7 @@ def _live(plan: FidelityPlan, title: str, kept: Path, progress: Ticker) -> None:
         )  # fmt: skip
         keys = (PAID_KEY, FLOOD_KEY) if name == "neighbours" else (None, None)
         with running(arm):
-            target = FloodTarget(arm.base_url, "", *keys)
-            with target.client(target.paid_key) as http:
-                target = replace(target, model=str(http.get("/v1/models").json()["data"][0]["id"]))
+            target = served_target(arm.base_url, *keys)
             progress.phase(f"{title}: calibrating")
             probes = _probe(target, plan.quick)
             progress.phase(f"{title}: live")
@@ -228,15 +224,12 @@ def _probe(target: FloodTarget, quick: bool) -> list[ClientTurn]:
 
 
 def _together(target: FloodTarget, prompts: Sequence[str], name: str, tokens: int) -> None:
-    def one(number: int, prompt: str) -> None:
+    def one(number: int) -> None:
         with target.client(target.paid_key) as http:
-            complete(http, target.model, prompt, tokens, f"{name}-{number}")
+            complete(http, target.model, prompts[number], tokens, f"{name}-{number}")
 
-    threads = [threading.Thread(target=one, args=each) for each in enumerate(prompts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        list(pool.map(one, range(len(prompts))))
 
 
 def _pressure(target: FloodTarget, quick: bool, progress: Ticker) -> list[TurnSample]:
@@ -246,15 +239,8 @@ def _pressure(target: FloodTarget, quick: bool, progress: Ticker) -> list[TurnSa
 
 def _neighbours(target: FloodTarget, quick: bool, progress: Ticker) -> list[TurnSample]:
     work = QUICK_NEIGHBOURS if quick else NEIGHBOURS
-    began = time.perf_counter()
-    paying = Paying(target, work, "paid")
-    paying.open(began)
-    flood = Flood(target, work, _FLOOD_ARRIVALS_PER_S, began)
-    flood.start()
-    time.sleep(work.settle_s)
-    paying.run(work.flood_s, progress.advance)
-    flood.stop()
-    return [*paying.openings.samples, *paying.kept.samples, *flood.kept.samples]
+    paid = paid_turns(target, work, "paid", _FLOOD_ARRIVALS_PER_S, progress.advance)
+    return [*paid.openings, *paid.turns, *paid.flood]
 
 
 # --- what came out ----------------------------------------------------------------------------
@@ -326,29 +312,22 @@ def _is_of(session: str, prefix: str) -> bool:
 
 
 def _table(side: Side) -> Table:
-    columns = (
-        "against the live runs",
-        "figure",
-        "live p50 ms",
-        "p50 ms",
-        "error",
-        "live p99",
-        "p99",
-        "error",
-    )
     rows = []
     for what, figure, live, other in side.rows():
-        cells = [what, figure]
+        row: dict[str, Any] = {"what": what, "figure": figure}
         for percent in (50, 99):
             really, seen = percentile(live, percent), percentile(other, percent)
-            cells += [f"{1e3 * really:,.1f}", f"{1e3 * seen:,.1f}", f"{seen / really - 1:+.1%}"]
-        rows.append(cells)
-    return table(f"{side.name}: {len(side.live)} turns in {len(side.runs)} live runs", columns, rows)
+            row |= {
+                f"live{percent}": 1e3 * really,
+                f"ms{percent}": 1e3 * seen,
+                f"off{percent}": seen / really - 1,
+            }
+        rows.append(row)
+    return sheet(f"{side.name}: {len(side.live)} turns in {len(side.runs)} live runs", COLUMNS, rows)
 
 
-def _report(plan: FidelityPlan, found: dict[str, list[LiveRound]]) -> Report:
-    settings = {name: value for name, value in asdict(plan).items() if name not in ("keep", "kept")}
-    report = Report("fidelity", settings)
+def fill(report: Report, found: dict[str, list[LiveRound]]) -> None:
+    """Figures, verdicts and notes."""
     for name, runs in found.items():
         sides = sides_of(name, runs)
         for side in sides:
@@ -363,7 +342,6 @@ def _report(plan: FidelityPlan, found: dict[str, list[LiveRound]]) -> Report:
             "errors": [_errors(side) for side in sides],
             "runs": [_json(run) for run in runs],
         }
-    return report
 
 
 def _verdicts(side: Side) -> list[Verdict]:

@@ -13,25 +13,23 @@ import io
 import multiprocessing
 import pstats
 import re
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.table import Table
 
+from stepwell.bench.clocks import resident_bytes
+from stepwell.bench.harness import BenchRun, bench, words_of
 from stepwell.bench.policy.steady_load import PolicyLoad, PolicySize
-from stepwell.console.options import Flag, JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import Flag
+from stepwell.console.output import sheet
+from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
 from stepwell.loop.collector import Collector
 from stepwell.policy import scheduler
@@ -49,7 +47,20 @@ WARM_UP_S, WARM_UP_TURNS = 60.0, 4
 QUICK_STEPS = 100
 MOST_BYTES_PER_BLOCK = 4_000
 PROFILE_LINES = 20
-TIMES = ("quiet p50", "p50", "p90", "p99", "max")
+POLICIES = tuple(sorted(EVICTION_POLICIES.keys() - {"oracle"}))
+COLUMNS = {
+    "policy": "{policy}",
+    "agents": "{agents:,}",
+    "blocks": "{blocks:,}",
+    "quiet p50": "{quiet_step_us_p50:,.0f}",
+    "p50": "{step_us_p50:,.0f}",
+    "p90": "{step_us_p90:,.0f}",
+    "p99": "{step_us_p99:,.0f}",
+    "max": "{step_us_max:,.0f}",
+    "collector": "{collector_us_max:,.0f}",
+    "moved": "{moved_blocks_per_step:.1f}",
+    "bytes/block": "{python_bytes_per_block:,.0f}",
+}
 _SIZE = re.compile(r"([\d_]+)\s*x\s*([\d_]+)")
 
 
@@ -113,10 +124,10 @@ class Cost:
         }
 
 
+@bench("decisions")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     policies: str = "stepwell",
     sizes: str | None = None,
     steps: Annotated[int, Parameter(validator=Number(gte=10))] = 1_000,
@@ -139,44 +150,28 @@ def main(
     profile
         Show which functions take the time (cProfile; the figures are then several times larger).
     """
-    names = named_policies(policies)
-    wanted = parse_sizes(sizes or (QUICK_SIZES if quick else SIZES))
-    steps = min(steps, QUICK_STEPS) if quick else steps
-    cases = [DecisionCase(name, size, steps, profile) for size in wanted for name in names]
-    told = {"policies": names, "sizes": [str(size) for size in wanted], "steps": steps}
-    report = Report("decisions", told | {"compiled": is_compiled()})
+    names = words_of("--policies", policies, POLICIES)
+    wanted = parse_sizes(sizes or (QUICK_SIZES if run.quick else SIZES))
+    steps = min(steps, QUICK_STEPS) if run.quick else steps
+    run.settings = {"policies": names, "sizes": [str(size) for size in wanted], "steps": steps}
+    run.settings["compiled"] = is_compiled()
     found = []
-    with ticker() as progress:
-        for case in cases:
-            progress.phase(f"{case.policy}: {case.size}")
-            found.append(_in_its_own_process(case))
-    report.results = {"cases": [cost.as_json() for cost in found]}
-    report.samples = [_samples(cost) for cost in found]
-    report.notes = list(_notes(found))
-    report.verdicts = [] if profile else verdicts(found)
-    console = report_console(json_file)
-    console.print(_table(found))
-    for cost in found:
-        if cost.profile:
-            console.print(f"{cost.case.policy}, {cost.case.size}:\n{cost.profile}", markup=False)
-    report.finish(console, json_file)
+    for case in [DecisionCase(name, size, steps, profile) for size in wanted for name in names]:
+        run.progress.phase(f"{case.policy}: {case.size}")
+        found.append(_in_its_own_process(case))
+    run.results = {"cases": [cost.as_json() for cost in found]}
+    run.samples = [_samples(cost) for cost in found]
+    run.notes = list(_notes(found))
+    run.verdicts = [] if profile else verdicts(found)
+    title = "Time of one decision in microseconds (collector: longest pause), blocks moved per step, memory"
+    title += "; the policy compiled by mypyc" if is_compiled() else ""
+    run.show(sheet(title, COLUMNS, run.results["cases"]))
+    run.show(*(f"{one.case.policy}, {one.case.size}:\n{one.profile}" for one in found if one.profile))
 
 
 def is_compiled() -> bool:
     """Whether the policy that is measured was compiled by mypyc (``make policy-compiled``)."""
     return not str(scheduler.__file__).endswith(".py")
-
-
-def named_policies(text: str) -> list[str]:
-    """Names of policies from the command line. ``BadInput`` says which there are."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    usable = sorted(EVICTION_POLICIES.keys() - {"oracle"})
-    for name in names:
-        if name not in usable:
-            raise BadInput(f"--policies {name!r}: there is {', '.join(usable)}")
-    if not names:
-        raise BadInput("--policies needs at least one name, such as: stepwell,lru")
-    return names
 
 
 def parse_sizes(text: str) -> list[PolicySize]:
@@ -212,11 +207,11 @@ def measure(case: DecisionCase) -> Cost:
     """Fill, warm up until nothing is free, then time every step, the collector kept out of them as a server
     keeps it."""
     cost = Cost(case)
-    before_bytes, began = _resident_bytes(), time.perf_counter()
+    before_bytes, began = resident_bytes(), time.perf_counter()
     load = PolicyLoad(case.size, case.policy)
     cost.blocks = load.fill()
     cost.fill_s = time.perf_counter() - began
-    cost.bytes_per_block = max(0, _resident_bytes() - before_bytes) / cost.blocks
+    cost.bytes_per_block = max(0, resident_bytes() - before_bytes) / cost.blocks
     cost.warm_up_s = _warm_up(load)
     cost.full = load.full
     profiler = cProfile.Profile() if case.profile else None
@@ -281,14 +276,6 @@ def _collector_watched() -> Iterator[list[int]]:
         gc.callbacks.remove(watch)
 
 
-def _resident_bytes() -> int:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * resource.getpagesize()
-
-
 def _top(profiler: cProfile.Profile) -> str:
     out = io.StringIO()
     pstats.Stats(profiler, stream=out).strip_dirs().sort_stats("tottime").print_stats(PROFILE_LINES)
@@ -326,26 +313,3 @@ def _samples(cost: Cost) -> dict[str, Any]:
         "moved_blocks": cost.moved_blocks,
         "collector_us": [round(us, 1) for us in cost.collector_us],
     }
-
-
-def _table(found: Sequence[Cost]) -> Table:
-    columns = ("policy", "agents", "blocks", *TIMES, "collector", "moved", "bytes/block")
-    rows = []
-    for cost in found:
-        figures = cost.as_json()
-        quiet = "-" if cost.quiet_us is None else f"{cost.quiet_us:,.0f}"
-        times = [quiet, *(f"{figures[f'step_us_{key}']:,.0f}" for key in ("p50", "p90", "p99", "max"))]
-        rows.append(
-            [
-                cost.case.policy,
-                f"{cost.case.size.agents:,}",
-                f"{cost.case.size.blocks:,}",
-                *times,
-                f"{figures['collector_us_max']:,.0f}",
-                f"{figures['moved_blocks_per_step']:.1f}",
-                f"{cost.bytes_per_block:,.0f}",
-            ]
-        )
-    title = "Time of one decision in microseconds (collector: longest pause), blocks moved per step, memory"
-    title += "; the policy compiled by mypyc" if is_compiled() else ""
-    return table(title, columns, rows)

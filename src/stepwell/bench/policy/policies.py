@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,14 +13,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.console import Console
 
+from stepwell.bench.harness import BenchRun, SeedOption, bench, words_of
 from stepwell.bench.policy.kept_runs import KeptRuns
 from stepwell.bench.policy.over_seeds import ORACLE, OWN, rooms_table, rows_of, seeds_table, verdicts
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
-from stepwell.console.output import report_console
-from stepwell.console.progress import ticker
-from stepwell.console.report import Report
+from stepwell.console.options import OptionalPositive, Positive
+from stepwell.console.progress import Ticker
 from stepwell.errors import BadInput
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.simulate.bound import is_available
@@ -43,6 +41,7 @@ TRACES_VARIABLE = "STEPWELL_TRACES"
 GENERATED = "generated"
 TRACES = ("agentic", *LMCACHE, INFERENCE_PERF, *MOONCAKE, CREWS, GENERATED)
 NEED_NO_FILES = (CREWS, GENERATED)
+POLICIES = tuple(EVICTION_POLICIES)
 USES_HINTS = (OWN, "steps")
 """Policies that look at what is declared; the others are run once, with nothing declared."""
 
@@ -76,10 +75,10 @@ class ComparedSetting:
         return f"{self.title}, {self.policy}{declared}, seed {self.seed}"
 
 
+@bench("policies")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     traces: Annotated[Path | None, Parameter(show_default=False)] = None,
     trace: str = "agentic,mini-swe,magentic-one,inference-perf,conversation,synthetic",
     room: str = "1/16,1/8,1/4,1/2",
@@ -89,7 +88,7 @@ def main(
     declared: str = "silent,exact,0.3,1.0",
     sessions: Positive = 110,
     requests: OptionalPositive = None,
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+    seed: SeedOption = 1,
     seeds: Positive = 5,
     unit_tokens: Annotated[int, Parameter(validator=Number(gte=1, lte=64))] = 2,
     pauses: str = "1",
@@ -104,7 +103,6 @@ def main(
     of misses is set against a lower bound that no policy beats which opens the same turns at the same times
     (a linear program; extra 'bound'). Example: stepwell bench policies --trace agentic --room 1/8
     --policy lru,ttl,stepwell --seeds 1
-
     Exit code 1: a policy and the machine did not agree (a plan that cannot be carried out); the other runs
     are reported.
 
@@ -153,11 +151,10 @@ def main(
     """
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    if quick:
+    if run.quick:
         sessions, requests, room, seeds = min(sessions, 30), 2_000, room.split(",")[0], 1
-    _names("--trace", trace, list(TRACES))  # before anybody is asked where they are
-    own = {name.strip() for name in trace.split(",")} <= {*NEED_NO_FILES}
-    directory = Path() if own else traces_directory(traces)
+    names = words_of("--trace", trace, TRACES)  # before anybody is asked where they are
+    directory = Path() if {*names} <= {*NEED_NO_FILES} else traces_directory(traces)
     _fraction("--pauses", pauses)
     sizes: dict[str, Any] = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
     sizes |= {"pauses": pauses, "busy": busy}
@@ -168,41 +165,33 @@ def main(
         for number in range(seed, seed + seeds)
         for one in _settings({**common, "seed": number}, trace, room, policy, declared)
     ]
-    told = {**common, "seed": seed, "seeds": seeds, "traces": directory.name, "machine_model": _model()}
-    report = Report("policies", told)
+    told = {"seed": seed, "seeds": seeds, "traces": directory.name, "machine_model": asdict(MachineModel())}
+    run.settings = common | told
     if not bounded:
-        report.notes.append("no lower bound: its solver is missing (pip install 'stepwell[bound]')")
-    return _tell(report, settings, _run_all(settings, jobs, KeptRuns(resume)), out, json_file)
+        run.notes.append("no lower bound: its solver is missing (pip install 'stepwell[bound]')")
+    return _tell(run, settings, _run_all(settings, jobs, KeptRuns(resume), run.progress), out)
 
 
 def _tell(
-    report: Report,
+    run: BenchRun,
     settings: Sequence[ComparedSetting],
     found: Mapping[ComparedSetting, RunReport | str],
     out: Path | None,
-    json_file: Path | None,
 ) -> int:
     """Tables, charts and verdicts, a trace and a room at a time."""
-    console = report_console(json_file)
     for title in dict.fromkeys(setting.title for setting in settings):
         here = [setting for setting in settings if setting.title == title]
         first = [setting for setting in here if setting.seed == here[0].seed]
-        runs = [run for setting in first if isinstance(run := found[setting], RunReport)]
-        _show(console, report, here[0], runs)
-        _sum_up(console, report, here, found)
+        runs = [one for setting in first if isinstance(one := found[setting], RunReport)]
+        _show(run, here[0], runs)
+        _sum_up(run, here, found)
         if out is not None and runs:
             _draw(out, title, runs)
     for trace in dict.fromkeys(setting.trace for setting in settings):
-        _beside(console, [setting for setting in settings if setting.trace == trace], found)
+        _beside(run, [setting for setting in settings if setting.trace == trace], found)
     failed = [f"{setting.label} FAILED: {why}" for setting, why in found.items() if isinstance(why, str)]
-    report.notes += [LEGEND, *failed]
-    report.finish(console, json_file)
+    run.notes += [LEGEND, *failed]
     return 1 if failed else 0
-
-
-def _model() -> dict[str, Any]:
-    model = MachineModel()
-    return {name: getattr(model, name) for name in MachineModel.__slots__}
 
 
 # --- what to run ------------------------------------------------------------------------------
@@ -224,9 +213,9 @@ def traces_directory(given: Path | None) -> Path:
 def _settings(
     common: dict[str, Any], trace: str, room: str, policy: str | None, declared: str
 ) -> Iterator[ComparedSetting]:
-    names = _names("--policy", policy, list(EVICTION_POLICIES))
+    names = words_of("--policy", policy, POLICIES) if policy is not None else POLICIES
     modes = [str(Declared.parse(mode)) for mode in declared.split(",")]
-    for one_trace in _names("--trace", trace, list(TRACES)):
+    for one_trace in words_of("--trace", trace, TRACES):
         if RECORDED in modes and one_trace != CREWS:
             raise BadInput(
                 f"--declared {RECORDED}: nobody recorded that for {one_trace}; --trace {CREWS} has it"
@@ -239,14 +228,6 @@ def _settings(
                     yield ComparedSetting(
                         **common, trace=one_trace, room=one_room, policy=name, declared=mode
                     )
-
-
-def _names(flag: str, given: str | None, known: Sequence[str]) -> list[str]:
-    names = list(known) if given is None else [name.strip() for name in given.split(",")]
-    for name in names:
-        if name not in known:
-            raise BadInput(f"{flag} {name}: there is {', '.join(known)}")
-    return names
 
 
 def _fraction(flag: str, given: str) -> Fraction:
@@ -314,21 +295,20 @@ def _attempt(setting: ComparedSetting) -> RunReport | str:
 
 
 def _run_all(
-    settings: Sequence[ComparedSetting], jobs: int, kept: KeptRuns
+    settings: Sequence[ComparedSetting], jobs: int, kept: KeptRuns, progress: Ticker
 ) -> dict[ComparedSetting, RunReport | str]:
     """All runs, in the order of ``settings`` however they end."""
     found: dict[ComparedSetting, RunReport | str] = dict.fromkeys(settings, "was not run")
     found.update({setting: done for setting in settings if (done := kept.get(setting)) is not None})
     missing = [setting for setting in settings if isinstance(found[setting], str)]
-    with ticker() as progress:
-        progress.phase(f"{len(settings)} runs", len(settings))
-        for number, (setting, run) in enumerate(_each(missing, jobs), start=len(settings) - len(missing) + 1):
-            found[setting] = run
-            if isinstance(run, RunReport):
-                kept.put(setting, run)
-            what = run if isinstance(run, str) else f"{run.steps:,} steps in {run.cpu_s:.1f} s"
-            progress.phase(f"{number} of {len(settings)}: {setting.label}, {what}", len(settings))
-            progress.advance(number)
+    progress.phase(f"{len(settings)} runs", len(settings))
+    for number, (setting, run) in enumerate(_each(missing, jobs), start=len(settings) - len(missing) + 1):
+        found[setting] = run
+        if isinstance(run, RunReport):
+            kept.put(setting, run)
+        what = run if isinstance(run, str) else f"{run.steps:,} steps in {run.cpu_s:.1f} s"
+        progress.phase(f"{number} of {len(settings)}: {setting.label}, {what}", len(settings))
+        progress.advance(number)
     return found
 
 
@@ -349,22 +329,21 @@ def _each(
 # --- telling ----------------------------------------------------------------------------------
 
 
-def _show(console: Console, report: Report, setting: ComparedSetting, runs: Sequence[RunReport]) -> None:
+def _show(run: BenchRun, setting: ComparedSetting, runs: Sequence[RunReport]) -> None:
     model = MachineModel()
     workload = workload_of(setting, model)
     room = room_of(setting, workload)
     notes = [f"{setting.trace}: {note}" for note in workload.notes]
-    report.notes += [note for note in notes if note not in report.notes]
+    run.notes += [note for note in notes if note not in run.notes]
     sizes = (
         f"device {room.device:,}, host {room.host:,}, disk {room.disk:,} blocks; "
         f"working set {working_set_blocks(workload):,}"
     )
-    console.print(cost_table(f"{setting.title} ({sizes})", runs), traffic_table(runs), latency_table(runs))
+    run.show(cost_table(f"{setting.title} ({sizes})", runs), traffic_table(runs), latency_table(runs))
 
 
 def _sum_up(
-    console: Console,
-    report: Report,
+    report: BenchRun,
     settings: Sequence[ComparedSetting],
     found: Mapping[ComparedSetting, RunReport | str],
 ) -> None:
@@ -373,24 +352,24 @@ def _sum_up(
     rows = rows_of([run for _, run in runs])
     first, seeds = settings[0], len({setting.seed for setting in settings})
     if seeds > 1:
-        console.print(seeds_table(f"{first.title}: mean of {seeds} seeds (95 % interval)", rows))
+        report.show(seeds_table(f"{first.title}: mean of {seeds} seeds (95 % interval)", rows))
     report.results[first.title] = [{"seed": setting.seed, **run.as_json()} for setting, run in runs]
     report.verdicts += verdicts(first.trace, first.room, rows)
 
 
 def _beside(
-    console: Console, settings: Sequence[ComparedSetting], found: Mapping[ComparedSetting, RunReport | str]
+    run: BenchRun, settings: Sequence[ComparedSetting], found: Mapping[ComparedSetting, RunReport | str]
 ) -> None:
     """All rooms of a trace in one table."""
     rooms = {
-        room: rows_of([run for s in settings if s.room == room and isinstance(run := found[s], RunReport)])
+        room: rows_of([one for s in settings if s.room == room and isinstance(one := found[s], RunReport)])
         for room in dict.fromkeys(setting.room for setting in settings)
     }
     if len(rooms) > 1:
         seeds = len({setting.seed for setting in settings})
         counted = f"mean of {seeds} seeds" if seeds > 1 else f"seed {settings[0].seed}"
         title = f"{settings[0].trace}, {counted}: cost of misses in seconds (multiple of the lower bound)"
-        console.print(rooms_table(title, rooms))
+        run.show(rooms_table(title, rooms))
 
 
 def _draw(out: Path, title: str, runs: Sequence[RunReport]) -> None:

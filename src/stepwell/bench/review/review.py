@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -15,16 +13,17 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from stepwell.agents.servers import Servers
+from stepwell.bench.harness import BenchRun, bench, scratch
 from stepwell.bench.review.arms import Told, Transport, ours, scripted_servers, table_in_prompt
 from stepwell.bench.review.judge import Judged
 from stepwell.bench.review.kept import KeptWeeks
 from stepwell.bench.review.mutations import MUTATIONS, missed
 from stepwell.bench.review.weeks import made_week
 from stepwell.commands.model_servers import Given, addresses, opened
-from stepwell.console.options import JsonOption, QuickOption, writable
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import FileOption, Positive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
 from stepwell.review.crew import Level
 from stepwell.review.digest import digest
@@ -74,16 +73,16 @@ class Sum:
         return row | {name: getattr(told, name) for name in TOLD}
 
 
+@bench("review")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     weeks: Count = 50,
     model: tuple[str, ...] = (),
     model_weeks: Count = 3,
     level: Level = "choose",
-    within_s: Annotated[int, Parameter(validator=Number(gte=1))] = 600,
-    keep: Annotated[Path | None, Parameter(name="--keep", validator=writable)] = None,
+    within_s: Positive = 600,
+    keep: FileOption = None,
     mutate: Count = 0,
 ) -> int:
     """Measure what our crew prints against the same model with the table in its prompt.
@@ -118,17 +117,14 @@ def main(
     kept = KeptWeeks.of(keep)
     if level == "templates":
         raise BadInput("--level templates asks no model: say choose or write")
-    count = min(weeks, 6) if quick else weeks
-    report = Report("review", {"weeks": count, "models": list(model), "level": level, "mutate": mutate})
-    console = report_console(json_file)
-    with ticker() as progress:
-        works = _works(count, progress)
-        sums = asyncio.run(_scripted(works, progress))
-        for name in model:
-            sums += _modelled(name, works[:model_weeks], level, within_s, kept, progress)
-        lost = _mutated(mutate, progress)
-    _report(report, console, works, sums, lost)
-    report.finish(console, json_file)
+    count = min(weeks, 6) if run.quick else weeks
+    run.settings = {"weeks": count, "models": list(model), "level": level, "mutate": mutate}
+    works = _works(count, run.progress)
+    sums = asyncio.run(_scripted(works, run.progress))
+    for name in model:
+        sums += _modelled(name, works[:model_weeks], level, within_s, kept, run)
+    lost = _mutated(mutate, run.progress)
+    _fill(run, works, sums, lost)
     return 1 if any(one.told.faults for one in sums if one.arm == OURS) or any(lost.values()) else 0
 
 
@@ -163,14 +159,13 @@ async def _scripted(works: Sequence[ReviewWork], progress: Ticker) -> list[Sum]:
 
 
 def _modelled(
-    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, kept: KeptWeeks, progress: Ticker
+    name: str, works: Sequence[ReviewWork], level: Level, within_s: int, kept: KeptWeeks, run: BenchRun
 ) -> list[Sum]:
     """Both arms with a model that runs here."""
     mine, other = Sum(name, OURS, level), Sum(name, TABLE, "")
-    console = Console(stderr=True, highlight=False)
-    progress.phase(f"{name}: {len(works)} weeks in both arms", len(works))
+    run.progress.phase(f"{name}: {len(works)} weeks in both arms", len(works))
 
-    async def run(url: str, addressed: Any) -> None:
+    async def write(url: str, addressed: Any) -> None:
         async with opened(addressed, "none", 0) as servers:
             with suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
@@ -178,7 +173,7 @@ def _modelled(
                         told, against = await both(work.name, work.facts, url, servers)
                         mine.add(told)
                         other.add(against)
-                        progress.advance()
+                        run.progress.advance()
 
     async def both(week: str, facts: Facts, url: str, servers: Servers) -> tuple[Told, Told]:
         served = servers.places[0].model
@@ -187,13 +182,14 @@ def _modelled(
             await kept.told((name, TABLE, "", week), lambda: table_in_prompt(facts, url, served, None)),
         )
 
+    console = Console(stderr=True, highlight=False)
     with (
-        tempfile.TemporaryDirectory(prefix="stepwell-review-") as scratch,
-        addresses(Given(), {name: "the bench"}, Path(scratch), console) as addressed,
+        scratch("review") as place,
+        addresses(Given(), {name: "the bench"}, place, console) as addressed,
     ):
-        asyncio.run(run(addressed[0].url, addressed))
+        asyncio.run(write(addressed[0].url, addressed))
     if mine.weeks < len(works):
-        console.print(f"{name}: {mine.weeks} of {len(works)} weeks ended within {within_s} s; those count")
+        run.show(f"{name}: {mine.weeks} of {len(works)} weeks ended within {within_s} s; those count")
     return [mine, other]
 
 
@@ -213,68 +209,60 @@ def _mutated(count: int, progress: Ticker) -> dict[str, int]:
     return lost
 
 
-def _report(
-    report: Report,
-    console: Console,
-    works: Sequence[ReviewWork],
-    sums: Sequence[Sum],
-    lost: Mapping[str, int],
-) -> None:
-    rows = [one.as_row() for one in sums]
-    report.samples = rows
-    console.print(table("What is printed", COLUMNS, [_line(row) for row in rows]))
+def _fill(run: BenchRun, works: Sequence[ReviewWork], sums: Sequence[Sum], lost: Mapping[str, int]) -> None:
+    rows = run.samples = [one.as_row() for one in sums]
+    run.show(sheet("What is printed", COLUMNS, [_line(row) for row in rows]))
     held = sum(len(work.unfit) for work in works)
     found = sum(len(work.unfit & {one.kind for one in work.facts.conflicts}) for work in works)
     invented = sum(len({one.kind for one in work.facts.conflicts} - work.unfit) for work in works)
-    report.results = {"arms": rows, "contradictions": {"held": held, "found": found, "not_held": invented}}
-    report.results["not_found_of_single_changes"] = dict(lost)
-    console.print(f"contradictions: {found} of {held} found, {invented} that are none, in {len(works)} weeks")
-    for name, count in lost.items():
-        console.print(f"single changes not found, {name}: {count}")
+    run.results = {"arms": rows, "contradictions": {"held": held, "found": found, "not_held": invented}}
+    run.results["not_found_of_single_changes"] = dict(lost)
+    run.show(f"contradictions: {found} of {held} found, {invented} that are none, in {len(works)} weeks")
+    run.show(*(f"single changes not found, {name}: {count}" for name, count in lost.items()))
     mine = [row for row in rows if row["arm"] == OURS and row["weeks"]]
-    wrong = sum(row[name] for row in mine for name in WRONG) + sum(row["faults"] for row in mine)
-    report.verdicts = [
+    wrong = sum(row[name] for row in mine for name in (*WRONG, "faults"))
+    said = min(_percent(row, "said", "must") for row in mine)
+    otherwise = min(_percent(row, "otherwise", "printed") for row in mine if row["level"] == "choose")
+    run.verdicts = [
         Verdict("wrong or untraced of all that ours prints", wrong, 0),
-        Verdict(
-            "must-say facts that ours says", min(_percent(r, "said", "must") for r in mine), 95, " %", False
-        ),
-        Verdict("contradictions found", 100 * found / max(held, 1), 100, " %", False),
+        Verdict("must-say facts that ours says", said, 95, " %", at_most=False),
+        Verdict("contradictions found", 100 * found / max(held, 1), 100, " %", at_most=False),
+        *([Verdict("single changes not found", sum(lost.values()), 0)] if lost else []),
+        Verdict("sentences that templates alone would not have printed", otherwise, 60, " %", at_most=False),
     ]
-    if lost:
-        report.verdicts.append(Verdict("single changes not found", sum(lost.values()), 0))
-    shares = [_percent(row, "otherwise", "printed") for row in mine if row["level"] == "choose"]
-    report.verdicts.append(
-        Verdict("sentences that templates alone would not have printed", min(shares), 60, " %", False)
-    )
 
 
 WRONG = ("wrong_numbers", "wrong_directions", "wrong_dates")
-COLUMNS = ("model, arm", "weeks", "numbers wrong", "directions", "dates", "must said", "own", "otherwise",
-           "fell back", "tokens/week", "s/week")  # fmt: skip
+COLUMNS = {
+    "model, arm": "{name}",
+    "weeks": "{weeks}",
+    "numbers wrong": "{wrong_numbers}/{numbers}",
+    "directions": "{wrong_directions}/{directions}",
+    "dates": "{wrong_dates}/{dates}",
+    "must said": "{must_percent:.1f} %",
+    "own": "{own_percent:.0f} %",
+    "otherwise": "{otherwise_percent:.0f} %",
+    "fell back": "{fell_back}",
+    "tokens/week": "{tokens_a_week:,.0f}",
+    "s/week": "{s_a_week:.1f}",
+}
 
 
 def _percent(row: Mapping[str, Any], part: str, whole: str) -> float:
     return 100 * int(row[part]) / max(int(row[whole]), 1)
 
 
-def _own(row: Mapping[str, Any]) -> float:
-    """Sentences that a model chose a form for, or worded, in percent of all."""
-    return 100 * (int(row["chosen"]) + int(row["written"])) / max(int(row["sentences"]), 1)
-
-
-def _line(row: Mapping[str, Any]) -> list[str]:
-    name = f"{row['model']}, {row['arm']}" + (f" ({row['level']})" if row["level"] else "")
-    weeks = max(row["weeks"], 1)
-    return [
-        name,
-        str(row["weeks"]),
-        f"{row['wrong_numbers']}/{row['numbers']}",
-        f"{row['wrong_directions']}/{row['directions']}",
-        f"{row['wrong_dates']}/{row['dates']}",
-        f"{_percent(row, 'said', 'must'):.1f} %",
-        f"{_own(row):.0f} %" if row["arm"] == OURS else "",
-        f"{_percent(row, 'otherwise', 'printed'):.0f} %" if row["arm"] == OURS else "",
-        str(row["fallbacks"]) if row["arm"] == OURS else "",
-        f"{row['tokens'] / weeks:,.0f}",
-        f"{row['wall_s'] / weeks:.1f}",
-    ]
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an arm; what only ours has is None of the other."""
+    weeks, ours = max(row["weeks"], 1), row["arm"] == OURS
+    own = 100 * (int(row["chosen"]) + int(row["written"])) / max(int(row["sentences"]), 1)
+    return {
+        **row,
+        "name": f"{row['model']}, {row['arm']}" + (f" ({row['level']})" if row["level"] else ""),
+        "must_percent": _percent(row, "said", "must"),
+        "own_percent": own if ours else None,
+        "otherwise_percent": _percent(row, "otherwise", "printed") if ours else None,
+        "fell_back": row["fallbacks"] if ours else None,
+        "tokens_a_week": row["tokens"] / weeks,
+        "s_a_week": row["wall_s"] / weeks,
+    }

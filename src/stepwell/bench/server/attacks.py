@@ -7,7 +7,7 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 import httpx2
 from cyclopts import Parameter
 
-from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.clocks import process_cpu_ns
+from stepwell.bench.harness import NULL_MODEL, BenchRun, bench
 from stepwell.bench.server.attack_kinds import ATTACKS, FLOOD, Act, prepared
 from stepwell.bench.servers import ServerArm, our_server, running
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
 from stepwell.this_machine import usable_cores
@@ -53,13 +53,13 @@ class WatchedAttack:
     alive: bool
 
 
+@bench("attacks", fails=True)
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     engine: Literal["llamacpp", "null"] = "llamacpp",
     only: Annotated[list[str] | None, Parameter(negative="", show_default=False)] = None,
-) -> int:
+) -> None:
     """How long does /health wait while one request does its worst?
 
     A server as a user starts it, with 1,024 descriptors, is attacked by one request after the other: grammars
@@ -84,13 +84,10 @@ def main(
     if not names:
         raise BadInput(f"--only {only[0] if only else ''!r} is in no name of {', '.join(ATTACKS)}")
     _allow_descriptors()
-    with ticker() as progress:
-        found = _measure(engine, names, quick, progress)
-    report = _report(found, engine, quick)
-    console = report_console(json_file)
-    console.print(table("/health while one request does its worst", COLUMNS, [_row(one) for one in found]))
-    report.finish(console, json_file)
-    return 1 if report.missed else 0
+    found = _measure(engine, names, run.quick, run.progress)
+    run.settings = {"engine": engine, "quick": run.quick, "descriptors": DESCRIPTORS}
+    fill(run, found)
+    run.show(sheet("/health while one request does its worst", COLUMNS, found))
 
 
 def _allow_descriptors() -> None:
@@ -166,7 +163,7 @@ class HealthPoll:
 
     def __init__(self, port: int, pid: int) -> None:
         self._port = port
-        self._cpu_ns = cpu_clock(pid)
+        self._cpu_ns = process_cpu_ns(pid)
         self.clear()
 
     def clear(self) -> None:
@@ -203,28 +200,20 @@ class HealthPoll:
             connection.close()
 
 
-def cpu_clock(pid: int) -> Callable[[], int] | None:
-    """CPU time of another process in nanoseconds; None where the system does not tell."""
-    clock = (~pid << 3) | 2  # Linux: MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
-    try:
-        time.clock_gettime_ns(clock)
-    except OSError:
-        return None
-    return lambda: time.clock_gettime_ns(clock)
-
-
 # --- report --------------------------------------------------------------------------------------
 
-COLUMNS = ("one request", "answered", "after s", "polls", "worst /health, ms", "server's CPU meanwhile, ms")
+COLUMNS = {
+    "one request": "{attack}",
+    "answered": "{answer}",
+    "after s": "{seconds:.1f}",
+    "polls": "{polls:,}",
+    "worst /health, ms": "{worst_ms:,.0f}",
+    "server's CPU meanwhile, ms": "{worst_cpu_ms:,.0f}",
+}
 
 
-def _row(one: WatchedAttack) -> list[str]:
-    cpu = "-" if one.worst_cpu_ms is None else f"{one.worst_cpu_ms:,.0f}"
-    return [one.attack, one.answer, f"{one.seconds:.1f}", f"{one.polls:,}", f"{one.worst_ms:,.0f}", cpu]
-
-
-def _report(found: Sequence[WatchedAttack], engine: str, quick: bool) -> Report:
-    report = Report("attacks", {"engine": engine, "quick": quick, "descriptors": DESCRIPTORS})
+def fill(report: Report, found: Sequence[WatchedAttack]) -> None:
+    """Figures and verdicts."""
     attacks = [one for one in found if one.attack != QUIET]
     timed = [one for one in attacks if not one.attack.startswith(FLOOD)]
     worst = max(timed, key=lambda one: one.worst_ms, default=None)
@@ -240,4 +229,3 @@ def _report(found: Sequence[WatchedAttack], engine: str, quick: bool) -> Report:
     cpu = [one.worst_cpu_ms for one in timed if one.worst_cpu_ms is not None]
     if cpu:
         report.verdicts.insert(1, Verdict("the server's CPU time in one poll", max(cpu), LIMIT_MS, " ms"))
-    return report

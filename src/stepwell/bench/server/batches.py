@@ -8,10 +8,8 @@ what was charged from the books.
 from __future__ import annotations
 
 import json
-import os
 import random
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,12 +21,13 @@ from typing import Any
 
 import httpx2
 
-from stepwell.bench.servers import free_port
+from stepwell.bench.harness import BenchRun, bench
+from stepwell.bench.servers import ServerArm, StartedServer, free_port, running
 from stepwell.bench.workload import prose
-from stepwell.console.options import JsonOption, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import Positive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.errors import StepwellError
 from stepwell.ledger.queries import join_sum, split_sum
 
@@ -39,9 +38,16 @@ DEVICE_TOKENS = 8_192
 TARGET_SHARE = 0.5
 LOOK_S = 0.1
 PATIENCE_S = 1_800.0
-READY_S = 60.0
 SEED = 20261129
 URL = "/v1/chat/completions"
+COLUMNS = {
+    "": "{name}",
+    "lines": "{answers:,}",
+    "time": "{seconds:.0f} s",
+    "prompt tokens": "{prompt_tokens:,}",
+    "computed": "{computed_tokens:,}",
+    "charged": "${charged_usd:.4f}",
+}
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -66,11 +72,15 @@ class BatchArm:
     costs: dict[str, int] = field(default_factory=dict)
     """By line, in micro-dollars, as its answer says."""
 
+    @property
+    def charged_usd(self) -> float:
+        return self.charged_microusd / 1e6
 
+
+@bench("batches")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     lines: Positive = LINES,
     prefixes: Positive = PREFIXES,
     prefix_words: Positive = PREFIX_WORDS,
@@ -89,29 +99,23 @@ def main(
     prefix_words
         Words in each of these texts.
     """
-    if quick:
-        lines = min(lines, QUICK_LINES)
-    settings = {"lines": lines, "prefixes": prefixes, "prefix_words": prefix_words}
-    report = Report("batches", settings | {"device_kv_tokens": DEVICE_TOKENS, "seed": SEED})
+    lines = min(lines, QUICK_LINES) if run.quick else lines
+    run.settings = {"lines": lines, "prefixes": prefixes, "prefix_words": prefix_words}
+    run.settings |= {"device_kv_tokens": DEVICE_TOKENS, "seed": SEED}
     data = requests(lines, prefixes, prefix_words)
     arms = [BatchArm("ordered, killed twice", True, KILLS), BatchArm("as in the file", False, 0)]
-    with ticker() as progress:
-        for arm in arms:
-            with tempfile.TemporaryDirectory(prefix="stepwell-batches-") as folder:
-                measure(arm, data, Path(folder), progress)
+    for arm in arms:
+        with tempfile.TemporaryDirectory(prefix="stepwell-batches-") as folder:
+            measure(arm, data, Path(folder), run.progress)
     ordered, plain = arms
-    report.results = {"arms": [figures_of(arm) for arm in arms]}
+    run.results = {"arms": [figures_of(arm) for arm in arms]}
     share = ordered.computed_tokens / max(1, plain.computed_tokens)
-    report.verdicts = [
+    run.verdicts = [
         Verdict("lines that are not in the output exactly once", _wrong(ordered, lines), 0),
         Verdict("lines that are not charged exactly once", float(ordered.charged_otherwise), 0),
         Verdict("prompt tokens computed, of those in the order of the file", share, TARGET_SHARE),
     ]
-    console = report_console(json_file)
-    console.print(
-        table("Batches", ["", "lines", "time", "prompt tokens", "computed", "charged"], _rows(arms))
-    )
-    report.finish(console, json_file)
+    run.show(sheet("Batches", COLUMNS, arms))
 
 
 def figures_of(arm: BatchArm) -> dict[str, Any]:
@@ -121,20 +125,6 @@ def figures_of(arm: BatchArm) -> dict[str, Any]:
 
 def _wrong(arm: BatchArm, lines: int) -> float:
     return float(abs(lines - arm.distinct) + abs(arm.answers - arm.distinct))
-
-
-def _rows(arms: list[BatchArm]) -> list[list[str]]:
-    return [
-        [
-            arm.name,
-            f"{arm.answers:,}",
-            f"{arm.seconds:.0f} s",
-            f"{arm.prompt_tokens:,}",
-            f"{arm.computed_tokens:,}",
-            f"${arm.charged_microusd / 1e6:.4f}",
-        ]
-        for arm in arms
-    ]
 
 
 def requests(lines: int, prefixes: int, words: int) -> bytes:
@@ -163,7 +153,6 @@ def measure(arm: BatchArm, data: bytes, folder: Path, progress: Ticker) -> None:
             if life < arm.kills and batch["status"] not in ENDED:
                 arm.killed_at.append(batch["request_counts"]["completed"])
                 process.kill()
-                process.wait()
                 continue
             read_answers(arm, client, batch)
             break
@@ -172,7 +161,8 @@ def measure(arm: BatchArm, data: bytes, folder: Path, progress: Ticker) -> None:
 
 
 @contextmanager
-def server(folder: Path, arm: BatchArm) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+def server(folder: Path, arm: BatchArm) -> Iterator[tuple[StartedServer, httpx2.Client]]:
+    """One life of the server, and a client of it."""
     port, config = free_port(), folder / "stepwell.toml"
     config.write_text(
         f'[engine]\nkind = "null"\ndevice_kv_tokens = {DEVICE_TOKENS}\n'
@@ -180,29 +170,13 @@ def server(folder: Path, arm: BatchArm) -> Iterator[tuple[subprocess.Popen[bytes
         f'[library]\nquota = 0\n[batches]\ndir = "{folder}/batches"\n'
         f"by_prefix = {str(arm.by_prefix).lower()}\n"
     )
-    command = [sys.executable, "-m", "stepwell.bench.server.batches_child", str(config)]
-    environment = os.environ | {"XDG_DATA_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60.0, trust_env=False) as client:
-        try:
-            ready(client, process, folder)
-            yield process, client
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def ready(client: httpx2.Client, process: subprocess.Popen[bytes], folder: Path) -> None:
-    give_up_s = time.monotonic() + READY_S
-    while time.monotonic() < give_up_s and process.poll() is None:
-        try:
-            if client.get("/health").status_code == 200:
-                return
-        except httpx2.HTTPError:
-            pass
-        time.sleep(LOOK_S)
-    raise StepwellError(f"the server did not start: {(folder / 'server.log').read_text()[-500:]}")
+    command = (sys.executable, "-m", "stepwell.bench.server.batches_child", str(config))
+    served = ServerArm("the server", command, port, is_ours=True, device_kv_tokens=DEVICE_TOKENS)
+    with (
+        running(served) as started,
+        httpx2.Client(base_url=served.base_url, timeout=60.0, trust_env=False) as client,
+    ):
+        yield started, client
 
 
 def begin(client: httpx2.Client, data: bytes) -> str:

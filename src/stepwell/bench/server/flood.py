@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import httpx2
 
@@ -65,6 +65,13 @@ class FloodTarget:
     def client(self, key: str | None) -> httpx2.Client:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return httpx2.Client(base_url=self.base_url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+
+
+def served_target(base_url: str, paid_key: str | None, flood_key: str | None) -> FloodTarget:
+    """A server that runs, with the first model that it serves."""
+    target = FloodTarget(base_url, "", paid_key, flood_key)
+    with target.client(paid_key) as http:
+        return replace(target, model=str(http.get("/v1/models").json()["data"][0]["id"]))
 
 
 class FloodSamples:
@@ -143,6 +150,42 @@ class Paying:
         sample = complete(http, self._target.model, prompt, tokens, name, turn=turn, began_s=self._began_s)
         kept.keep(sample)
         return sample.text
+
+
+@dataclass(slots=True)
+class PaidTurns:
+    """The turns of those who paid in one phase, and the flood beside them, if there was one."""
+
+    openings: list[TurnSample]
+    turns: list[TurnSample]
+    seconds: float
+    flood: list[TurnSample] = field(default_factory=list)
+    held_back: int = 0
+    lost: int = 0
+    """Flood requests that never came to an end."""
+
+
+def paid_turns(
+    target: FloodTarget,
+    work: Neighbours,
+    phase: str,
+    arrivals_per_s: float | None = None,
+    done: Callable[[], None] = lambda: None,
+) -> PaidTurns:
+    """Take them, alone or under a flood in which strangers arrive at that rate."""
+    began = time.perf_counter()
+    paying = Paying(target, work, phase)
+    paying.open(began)
+    flood = None if arrivals_per_s is None else Flood(target, work, arrivals_per_s, began)
+    if flood is not None:
+        flood.start()
+        time.sleep(work.settle_s)
+    paying.run(work.flood_s, done)
+    taken = PaidTurns(paying.openings.samples, paying.kept.samples, time.perf_counter() - began)
+    if flood is not None:
+        taken.lost = flood.stop()
+        taken.flood, taken.held_back = list(flood.kept.samples), flood.kept.held_back
+    return taken
 
 
 # --- those who did not ------------------------------------------------------------------------

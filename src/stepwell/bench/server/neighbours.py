@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +19,22 @@ import httpx2
 from cyclopts import Parameter
 
 from stepwell.bench.client import complete
-from stepwell.bench.node import NULL_MODEL
-from stepwell.bench.server.flood import Flood, FloodSamples, FloodTarget, Neighbours, Paying
+from stepwell.bench.harness import (
+    NULL_MODEL,
+    BenchRun,
+    ModelOption,
+    ThreadsOption,
+    bench,
+    require_real,
+    words_of,
+)
+from stepwell.bench.server.flood import (
+    MOST_ARRIVALS_PER_S,
+    FloodTarget,
+    Neighbours,
+    paid_turns,
+    served_target,
+)
 from stepwell.bench.server.neighbours_report import (
     FLEX,
     NeighboursOutcome,
@@ -34,16 +47,12 @@ from stepwell.bench.server.neighbours_sessions import measure_siblings
 from stepwell.bench.servers import ServerArm, llama_server, our_server, running
 from stepwell.bench.workload import Pressure, unrelated
 from stepwell.console.options import (
-    JsonOption,
     OptionalPositive,
     Positive,
-    QuickOption,
     size_bytes,
 )
-from stepwell.console.output import report_console
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report
-from stepwell.errors import BadInput, StepwellError
+from stepwell.console.progress import Ticker
+from stepwell.errors import StepwellError
 from stepwell.models import resolve_model
 from stepwell.policy.contracts import RESOURCES, WHOLE, Contract, Shares
 from stepwell.policy.eviction import EVICTION_POLICIES
@@ -54,19 +63,15 @@ PEER_PARALLEL = 4
 NULL_TOKENS_PER_WORD = 5
 PAID_KEY, FLOOD_KEY = "sk-bench-priority", "sk-bench-flex"
 PAID = "priority"
+POLICIES = tuple(sorted(EVICTION_POLICIES.keys() - {"oracle"}))
 CONTRACTS = (
     Contract(
-        PAID,
-        weight=16,
-        guaranteed=Shares(step_tokens=850, device=500),
-        borrowable=0,
-        ttft_target_us=1_000_000,
-        tpot_target_us=18_000,
-        max_wait_us=10_000_000,
+        PAID, weight=16, guaranteed=Shares(step_tokens=850, device=500), borrowable=0,
+        ttft_target_us=1_000_000, tpot_target_us=18_000, max_wait_us=10_000_000,
     ),
     Contract("default", weight=4, guaranteed=Shares(step_tokens=50), max_wait_us=30_000_000),
     Contract("flex", weight=1, guaranteed=Shares(step_tokens=100), max_wait_us=60_000_000),
-)
+)  # fmt: skip
 """What an operator who sells latency would write: most of a step and half of the device are kept for some who
 may come and lent to nobody, so that an arrival does not wait for a long step of others."""
 FULL = Neighbours()
@@ -77,16 +82,16 @@ QUICK = Neighbours(
 )  # fmt: skip
 
 
+@bench("neighbours")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
+    model: ModelOption = "smollm2",
     policies: str = "stepwell,lru",
     peer: Annotated[bool, Parameter(negative="--no-peer")] = True,
     device_kv_tokens: Positive = 6_144,
     host_kv: str = "1GiB",
-    threads: OptionalPositive = None,
+    threads: ThreadsOption = None,
     turns: OptionalPositive = None,
     part: Literal["both", "flood", "sessions"] = "both",
 ) -> None:
@@ -99,8 +104,6 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3, the path of a GGUF file, or null (computes nothing; without the peer).
     policies
         Our server's policies to measure, comma separated.
     peer
@@ -109,57 +112,28 @@ def main(
         Device KV of every server.
     host_kv
         Host KV of our server, and cache of llama.cpp's.
-    threads
-        Threads of every server (default: the cores there are).
     turns
         Measured turns of each paying agent, alone and under the flood (default: 5).
     part
         Only the sessions of one tenant, or only the flood.
     """
     size_bytes("--host-kv", host_kv)
-    work = QUICK if quick else FULL
+    work = QUICK if run.quick else FULL
     if model == NULL_MODEL:  # a byte is a token there
         work = replace(work, long_words=work.long_words // NULL_TOKENS_PER_WORD)
     if turns is not None:
         work = replace(work, turns=turns, flood_s=work.flood_s * max(1.0, turns / work.turns))
-    plan = NeighboursPlan(
-        model,
-        named(policies),
-        peer and model != NULL_MODEL,
-        device_kv_tokens,
-        host_kv,
-        threads or usable_cores(),
-        part,
-    )
-    if model != NULL_MODEL:
-        resolve_model(model)  # a missing model is said before anything is started
-    with ticker() as progress:
-        outcomes = measure(plan, work, CONTRACTS, progress)
-    report = _report(plan, work, outcomes)
-    console = report_console(json_file)
-    for shown in tables(outcomes, CONTRACTS):
-        console.print(shown)
-    report.finish(console, json_file)
-
-
-def _report(plan: NeighboursPlan, work: Neighbours, outcomes: Sequence[NeighboursOutcome]) -> Report:
+    named, with_peer = words_of("--policies", policies, POLICIES), peer and model != NULL_MODEL
+    plan = NeighboursPlan(model, named, with_peer, device_kv_tokens, host_kv, threads or usable_cores(), part)
+    require_real(model)
+    outcomes = measure(plan, work, CONTRACTS, run.progress)
     contracts = [asdict(contract) for contract in CONTRACTS]
-    report = Report("neighbours", {"workload": asdict(work), **asdict(plan), "contracts": contracts})
-    report.results = {"servers": [outcome.as_json() for outcome in outcomes]}
-    report.samples = [sample for outcome in outcomes for sample in samples(outcome)]
-    report.notes = [f"{o.name}: {o.error}" for o in outcomes if o.error] + list(cut_short(outcomes, work))
-    report.verdicts = verdicts(outcomes, CONTRACTS)
-    return report
-
-
-def named(text: str) -> tuple[str, ...]:
-    """Names of policies from the command line. ``BadInput`` says which there are."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    usable = sorted(EVICTION_POLICIES.keys() - {"oracle"})
-    for name in names or ("",):
-        if name not in usable:
-            raise BadInput(f"--policies {name!r}: there is {', '.join(usable)}")
-    return names
+    run.settings = {"workload": asdict(work), **asdict(plan), "contracts": contracts}
+    run.results = {"servers": [outcome.as_json() for outcome in outcomes]}
+    run.samples = [sample for outcome in outcomes for sample in samples(outcome)]
+    run.notes = [f"{o.name}: {o.error}" for o in outcomes if o.error] + list(cut_short(outcomes, work))
+    run.verdicts = verdicts(outcomes, CONTRACTS)
+    run.show(*tables(outcomes, CONTRACTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,31 +151,21 @@ class NeighboursPlan:
 
     def ours(self, policy: str, config: Path, directory: Path) -> ServerArm:
         return our_server(
-            policy,
-            self.model,
-            device_kv_tokens=self.device_kv_tokens,
-            host_kv=self.host_kv,
-            disk_kv="0",
-            disk_dir=directory / "disk",
-            threads=self.threads,
-            more={"policy": policy, "config": config},
-        )
+            policy, self.model, device_kv_tokens=self.device_kv_tokens, host_kv=self.host_kv, disk_kv="0",
+            disk_dir=directory / "disk", threads=self.threads, more={"policy": policy, "config": config},
+        )  # fmt: skip
 
     def peers(self) -> list[ServerArm]:
         if not self.peer:
             return []
+        cache_mib = size_bytes("--host-kv", self.host_kv) >> 20
         return [
             llama_server(
-                PEER,
-                resolve_model(self.model).path,
-                device_kv_tokens=self.device_kv_tokens,
-                parallel=PEER_PARALLEL,
-                cache_ram_mib=size_bytes("--host-kv", self.host_kv) >> 20,
-                threads=self.threads,
-                binary=None,
+                PEER, resolve_model(self.model).path, device_kv_tokens=self.device_kv_tokens,
+                parallel=PEER_PARALLEL, cache_ram_mib=cache_mib, threads=self.threads, binary=None,
                 tuned=False,
             )
-        ]
+        ]  # fmt: skip
 
 
 def settings_file(contracts: Sequence[Contract]) -> str:
@@ -251,10 +215,7 @@ def measure(
 def _served(arm: ServerArm) -> Iterator[FloodTarget]:
     keys = (PAID_KEY, FLOOD_KEY) if arm.is_ours else (None, None)
     with running(arm):
-        target = FloodTarget(arm.base_url, "", *keys)
-        with target.client(target.paid_key) as http:
-            name = str(http.get("/v1/models").json()["data"][0]["id"])
-        yield replace(target, model=name)
+        yield served_target(arm.base_url, *keys)
 
 
 def measure_server(
@@ -273,31 +234,15 @@ def _measure_flood(
     target: FloodTarget, outcome: NeighboursOutcome, work: Neighbours, arrivals_per_s: float, progress: Ticker
 ) -> None:
     """The paying tenant's turns alone, then under the flood."""
-    turns = work.agents * work.turns
+    turns, rate = work.agents * work.turns, min(arrivals_per_s, MOST_ARRIVALS_PER_S)
     progress.phase(f"{outcome.name}: the priority tenant alone", turns)
-    alone = Paying(target, work, "alone")
-    began = time.perf_counter()
-    alone.open(began)
-    alone.run(work.flood_s, progress.advance)
-    outcome.alone, outcome.alone_s = alone.kept.samples, time.perf_counter() - began
+    alone = paid_turns(target, work, "alone", done=progress.advance)
+    outcome.alone, outcome.alone_s = alone.turns, alone.seconds
     progress.phase(f"{outcome.name}: under a flood, {arrivals_per_s:.1f} arrivals a second", turns)
-    flooded = Paying(target, work, "flooded")
-    began = time.perf_counter()
-    flooded.open(began)
-    flood = Flood(target, work, arrivals_per_s, began)
-    flood.start()
-    time.sleep(work.settle_s)
-    flooded.run(work.flood_s, progress.advance)
-    outcome.flooded, outcome.flooded_s = flooded.kept.samples, time.perf_counter() - began
-    progress.phase(f"{outcome.name}: waiting for the rest of the flood")
-    outcome.lost = flood.stop()
-    outcome.flood, outcome.held_back = list(flood.kept.samples), flood.kept.held_back
-    outcome.arrivals_per_s = flood.arrivals_per_s
-    _require_answers(alone.openings, flooded.openings)
-
-
-def _require_answers(*openings: FloodSamples) -> None:
-    for sample in (sample for kept in openings for sample in kept.samples):
+    flooded = paid_turns(target, work, "flooded", rate, progress.advance)
+    outcome.flooded, outcome.flooded_s, outcome.flood = flooded.turns, flooded.seconds, flooded.flood
+    outcome.lost, outcome.held_back, outcome.arrivals_per_s = flooded.lost, flooded.held_back, rate
+    for sample in (*alone.openings, *flooded.openings):
         if sample.error:
             raise StepwellError(f"an agent's first turn failed: {sample.error}")
 

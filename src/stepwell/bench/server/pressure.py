@@ -7,7 +7,6 @@ device KV, ours with KV for everybody, and with ``--peer`` llama.cpp's own serve
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,24 +18,30 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
-from stepwell.bench.client import TurnSample, run_clients, warm_up
-from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.client import ClientsFigures, TurnSample, run_clients, warm_up
+from stepwell.bench.harness import (
+    NULL_MODEL,
+    BenchRun,
+    ModelOption,
+    ThreadsOption,
+    bench,
+    numbers_of,
+    require_real,
+    scratch,
+)
 from stepwell.bench.servers import ServerArm, StartedServer, llama_server, our_server, running
 from stepwell.bench.workload import Pressure
 from stepwell.console.options import (
     Flag,
-    JsonOption,
     OptionalPositive,
     Positive,
-    QuickOption,
     size_bytes,
 )
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
-from stepwell.quantiles import percentile
 from stepwell.this_machine import usable_cores
 
 LIMIT_TOTAL_OF_ROOMY = 1.05
@@ -49,7 +54,7 @@ _SOURCE = re.compile(r'(?:source|kv_tier)="(\w+)"')
 
 
 @dataclass(slots=True)
-class ArmResult:
+class ArmResult(ClientsFigures):
     """What one server did, over all rounds."""
 
     arm: ServerArm
@@ -70,31 +75,13 @@ class ArmResult:
     def total_s(self) -> float:
         return median(self.totals_s)
 
-    @property
-    def failed(self) -> int:
-        return sum(1 for sample in self.samples if sample.error)
-
-    @property
-    def usable(self) -> bool:
-        return self.error is None and bool(self.samples) and not self.failed
-
-    def ttft_s(self, *, later_turns: bool, percent: int) -> float:
-        """TTFT over the first turns, or over all turns after the first."""
-        chosen = [s.ttft_s for s in self.samples if (s.turn > 0) is later_turns and not s.error]
-        return percentile(chosen, percent)
-
-    @property
-    def computed_tokens(self) -> int:
-        """Prompt tokens that went through the model, counted from what clients were told."""
-        return sum(sample.prompt_tokens - sample.cached_tokens for sample in self.samples)
-
     def as_json(self) -> dict[str, Any]:
         figures: dict[str, Any] = {"name": self.arm.name, "failed": self.failed, "error": self.error}
         figures["device_kv_tokens"] = self.arm.device_kv_tokens
         if self.usable:
             for label, later in (("turn_1", False), ("later_turns", True)):
-                figures[f"ttft_{label}_p50_s"] = self.ttft_s(later_turns=later, percent=50)
-                figures[f"ttft_{label}_p95_s"] = self.ttft_s(later_turns=later, percent=95)
+                figures[f"ttft_{label}_p50_s"] = self.ttft_s(50, later_turns=later)
+                figures[f"ttft_{label}_p95_s"] = self.ttft_s(95, later_turns=later)
             figures["total_s"] = self.total_s
         figures |= {
             "totals_s": self.totals_s,
@@ -109,11 +96,11 @@ class ArmResult:
         return figures
 
 
+@bench("pressure")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "gemma3",
+    model: ModelOption = "gemma3",
     device_kv_tokens: Annotated[str | None, Parameter(show_default=False)] = None,
     everybody_tokens: OptionalPositive = None,
     host_kv: str = "8GiB",
@@ -123,7 +110,7 @@ def main(
     peer_tuned: Flag = False,
     private_first: Flag = False,
     rounds: Positive = 1,
-    threads: OptionalPositive = None,
+    threads: ThreadsOption = None,
     checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None,
 ) -> None:
     """Run twelve agents in too little KV memory, and against having enough of it.
@@ -134,8 +121,6 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3, the path of a GGUF file, or null (computes nothing).
     device_kv_tokens
         Sizes of device KV to try, comma separated (default 8192,4096,2048).
     everybody_tokens
@@ -154,19 +139,18 @@ def main(
         Put the private role before the document, so that no two agents share a prefix.
     rounds
         Repeat everything, in turned order; medians are quoted.
-    threads
-        Threads of every server (default: the cores there are).
     checkpoint_growth
         Of our servers' settings, for models with a running state: 0 keeps it in every block.
     """
-    sizes = _sizes(("512" if quick else "8192,4096,2048") if device_kv_tokens is None else device_kv_tokens)
-    workload = replace(QUICK if quick else FULL, share_prefix=not private_first)
+    wanted = ("512" if run.quick else "8192,4096,2048") if device_kv_tokens is None else device_kv_tokens
+    sizes = numbers_of("--device-kv-tokens", wanted, "tokens of device KV", 256, 1 << 40)
+    workload = replace(QUICK if run.quick else FULL, share_prefix=not private_first)
     size_bytes("--host-kv", host_kv)
     size_bytes("--disk-kv", disk_kv)
     plan = _Plan(
         model=model,
         sizes=sizes,
-        everybody_tokens=everybody_tokens or (4096 if quick else 65536),
+        everybody_tokens=everybody_tokens or (4096 if run.quick else 65536),
         host_kv=host_kv,
         disk_kv=disk_kv,
         peer=peer or peer_tuned or peer_binary is not None,
@@ -179,13 +163,10 @@ def main(
     )
     if plan.peer and model == NULL_MODEL:
         raise BadInput("--peer needs a real model: llama.cpp's server has no engine that computes nothing")
-    console = report_console(json_file)
-    with ticker() as progress:
-        results = _measure(plan, workload, rounds, progress)
-    report = _report(plan, workload, rounds, results)
-    for shown in _tables(results):
-        console.print(shown)
-    report.finish(console, json_file)
+    require_real(model)
+    results = _measure(plan, workload, rounds, run.progress)
+    fill(run, plan, workload, rounds, results)
+    run.show(*_tables(results))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,46 +205,24 @@ class _Plan:
 
     def _ours(self, name: str, tokens: int, disk_dir: Path) -> ServerArm:
         return our_server(
-            name,
-            self.model,
-            device_kv_tokens=tokens,
-            host_kv=self.host_kv,
-            disk_kv=self.disk_kv,
-            disk_dir=disk_dir / str(tokens),
-            threads=self.threads,
-        )
+            name, self.model, device_kv_tokens=tokens, host_kv=self.host_kv, disk_kv=self.disk_kv,
+            disk_dir=disk_dir / str(tokens), threads=self.threads,
+        )  # fmt: skip
 
     def _peer(self, name: str, tokens: int, parallel: int, tuned: bool) -> ServerArm:
         return llama_server(
-            name,
-            resolve_model(self.model).path,
-            device_kv_tokens=tokens,
-            parallel=parallel,
-            cache_ram_mib=size_bytes("--host-kv", self.host_kv) >> 20,
-            threads=self.threads,
-            binary=self.peer_binary,
-            tuned=tuned,
-        )
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    words = text.replace(",", " ").split()
-    if not words or not all(word.isdigit() and int(word) >= 256 for word in words):
-        raise BadInput(
-            f"--device-kv-tokens {text!r}: give numbers of at least 256, comma separated: 8192,4096"
-        )
-    return tuple(int(word) for word in words)
+            name, resolve_model(self.model).path, device_kv_tokens=tokens, parallel=parallel,
+            cache_ram_mib=size_bytes("--host-kv", self.host_kv) >> 20, threads=self.threads,
+            binary=self.peer_binary, tuned=tuned,
+        )  # fmt: skip
 
 
 def _measure(plan: _Plan, workload: Pressure, rounds: int, progress: Ticker) -> list[ArmResult]:
     results: dict[str, ArmResult] = {}
-    if plan.model != NULL_MODEL:
-        resolve_model(plan.model)  # a missing model is said once and before anything is started
     for number in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="stepwell-pressure-") as directory:
-            arms = plan.arms(Path(directory))
-            order = arms if number % 2 == 0 else arms[::-1]
-            for arm in order:
+        with scratch("pressure") as directory:
+            arms = plan.arms(directory)
+            for arm in arms if number % 2 == 0 else arms[::-1]:
                 result = results.setdefault(arm.name, ArmResult(arm))
                 progress.phase(f"round {number + 1}/{rounds}: {arm.name}", workload.agents * workload.turns)
                 _run_arm(arm, result, workload, progress, plan.variables if arm.is_ours else {})
@@ -329,18 +288,17 @@ def _note_sources(result: ArmResult, before: dict[str, float], after: dict[str, 
         result.recompute_tax = grown("stepwell_recomputed_tokens_total") / computed
 
 
-def _report(plan: _Plan, workload: Pressure, rounds: int, results: Sequence[ArmResult]) -> Report:
-    settings: dict[str, Any] = {"workload": asdict(workload), "rounds": rounds}
-    settings |= {key: str(value) if isinstance(value, Path) else value for key, value in asdict(plan).items()}
-    settings["commands"] = {result.arm.name: _shown(result.arm.command) for result in results}
-    report = Report("pressure", settings)
+def fill(report: Report, plan: _Plan, workload: Pressure, rounds: int, results: Sequence[ArmResult]) -> None:
+    """Settings, figures, verdicts and notes."""
+    report.settings = {"workload": asdict(workload), "rounds": rounds}
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(plan).items()}
+    report.settings |= plain | {"commands": {one.arm.name: _shown(one.arm.command) for one in results}}
     report.results = {"arms": [result.as_json() for result in results]}
     report.samples = [
         {"arm": result.arm.name, **sample.as_json()} for result in results for sample in result.samples
     ]
     report.verdicts = verdicts(plan.sizes, plan.everybody_tokens, results)
     report.notes = list(_notes(results))
-    return report
 
 
 def _shown(command: Sequence[str]) -> str:
@@ -354,28 +312,18 @@ def verdicts(sizes: Sequence[int], everybody: int, results: Sequence[ArmResult])
     roomy = by_name.get(f"stepwell everybody ({everybody:,})")
     made = []
     for size in sizes:
-        ours = by_name.get(f"stepwell {size:,}")
-        peer = by_name.get(f"llama.cpp {size:,}")
-        made += [
-            Verdict(
-                f"{size:,} tokens: total, against our own run with KV for everybody",
-                _ratio(ours, roomy, _total),
-                LIMIT_TOTAL_OF_ROOMY,
-                "x",
-            ),
-            Verdict(
-                f"{size:,} tokens: TTFT p50 of turns after the first, against llama.cpp's server",
-                _ratio(ours, peer, _later_ttft),
+        ours, peer = by_name.get(f"stepwell {size:,}"), by_name.get(f"llama.cpp {size:,}")
+        for what, other, figure, limit in (
+            ("total, against our own run with KV for everybody", roomy, _total, LIMIT_TOTAL_OF_ROOMY),
+            (
+                "TTFT p50 of turns after the first, against llama.cpp's server",
+                peer,
+                _ttft,
                 LIMIT_TTFT_OF_PEER,
-                "x",
             ),
-            Verdict(
-                f"{size:,} tokens: total, against llama.cpp's server",
-                _ratio(ours, peer, _total),
-                LIMIT_TOTAL_OF_PEER,
-                "x",
-            ),
-        ]
+            ("total, against llama.cpp's server", peer, _total, LIMIT_TOTAL_OF_PEER),
+        ):
+            made.append(Verdict(f"{size:,} tokens: {what}", _ratio(ours, other, figure), limit, "x"))
     return made
 
 
@@ -383,8 +331,8 @@ def _total(result: ArmResult) -> float:
     return result.total_s
 
 
-def _later_ttft(result: ArmResult) -> float:
-    return result.ttft_s(later_turns=True, percent=50)
+def _ttft(result: ArmResult) -> float:
+    return result.ttft_s(50)
 
 
 def _ratio(ours: ArmResult | None, other: ArmResult | None, figure: Any) -> float | None:
@@ -430,9 +378,7 @@ def _times(result: ArmResult) -> list[str]:
     if not result.usable:
         return [result.arm.name, *["-"] * 5, failed]
     ttfts = [
-        f"{result.ttft_s(later_turns=later, percent=percent):.2f}"
-        for later in (False, True)
-        for percent in (50, 95)
+        f"{result.ttft_s(percent, later_turns=later):.2f}" for later in (False, True) for percent in (50, 95)
     ]
     return [result.arm.name, f"{result.total_s:.1f}", *ttfts, failed]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,17 +14,23 @@ from typing import Annotated, Any
 import httpx2
 from cyclopts import Parameter
 from cyclopts.validators import Number
-from rich.table import Table
 
-from stepwell.bench.node import NULL_MODEL
+from stepwell.bench.harness import (
+    BenchRun,
+    ModelOption,
+    SeedOption,
+    ThreadsOption,
+    bench,
+    require_real,
+    scratch,
+)
 from stepwell.bench.servers import our_server, running
 from stepwell.bench.workload import prose
-from stepwell.console.options import JsonOption, OptionalPositive, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.options import Positive
+from stepwell.console.output import sheet
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.errors import StepwellError
-from stepwell.models import resolve_model
 from stepwell.this_machine import usable_cores
 
 TIMEOUT_S = 600.0
@@ -37,6 +42,15 @@ MOST_TIMES = 1.25
 are shared when they are whole, or when the turn that computes them has ended. Judged for documents of
 ``LONG_TOKENS`` or more, of which such rests are a small part."""
 LONG_TOKENS = 1_000
+COLUMNS = {
+    "agents": "{name}",
+    "number": "{agents:,}",
+    "document": "{document_tokens:,}",
+    "prompts": "{sent:,}",
+    "own parts": "{own_tokens:,}",
+    **{route: f"{{{route}:,}}" for route in ROUTES},
+    "times computed": "{times_computed:.2f}",
+}
 AT_ONCE, IN_TURN, STRANGERS = "at once", "one after the other", "another tenant"
 
 
@@ -80,15 +94,15 @@ class DocumentAttached:
         return sum(self.tokens[route] for route in ROUTES[1:])
 
 
+@bench("shared-document")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    model: str = "smollm2",
+    model: ModelOption = "smollm2",
     agents: Positive = 10,
     words: Annotated[int | None, Parameter(validator=Number(gte=100), show_default=False)] = None,
-    threads: OptionalPositive = None,
-    seed: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 1,
 ) -> None:
     """Show by the server's counters that a document which ten agents attach is computed once.
 
@@ -98,31 +112,21 @@ def main(
 
     Parameters
     ----------
-    model
-        smollm2, gemma3, the path of a GGUF file, or null (computes nothing).
     agents
         How many attach each document.
     words
         Of each document (default: 1,200; quick: 300).
-    threads
-        Of the server (default: the cores there are).
-    seed
-        Makes the documents.
     """
-    words = words or (300 if quick else 1_200)
-    if model != NULL_MODEL:
-        resolve_model(model)
-    settings = {"model": model, "agents": agents, "words": words, "seed": seed}
-    report = Report("shared-document", settings)
-    with ticker() as progress:
-        found = measure(model, agents, words, seed, threads or usable_cores(), progress)
-    console = report_console(json_file)
-    console.print(attached_table(found))
-    report.results = {
+    words = words or (300 if run.quick else 1_200)
+    require_real(model)
+    run.settings = {"model": model, "agents": agents, "words": words, "seed": seed}
+    found = measure(model, agents, words, seed, threads or usable_cores(), run.progress)
+    run.results = {
         one.name: asdict(one) | {"own_tokens": one.own_tokens, "times_computed": one.times} for one in found
     }
-    report.verdicts = verdicts(found)
-    report.finish(console, json_file)
+    run.verdicts = verdicts(found)
+    rows = [found | found["tokens"] | {"sent": sum(found["prompts"])} for found in run.results.values()]
+    run.show(sheet("A document attached to first turns (tokens)", COLUMNS, rows))
 
 
 def measure(
@@ -144,19 +148,13 @@ def measure(
 @contextmanager
 def served(model: str, threads: int) -> Iterator[str]:
     """Our server with a library and two tenants."""
-    with tempfile.TemporaryDirectory(prefix="stepwell-shared-") as directory:
-        config = Path(directory) / "shared.toml"
-        config.write_text(_settings(Path(directory)), encoding="utf-8")
+    with scratch("shared") as place:
+        config = place / "shared.toml"
+        config.write_text(_settings(place), encoding="utf-8")
         arm = our_server(
-            "stepwell",
-            model,
-            device_kv_tokens=16_384,
-            host_kv="1GiB",
-            disk_kv="0",
-            disk_dir=Path(directory) / "disk",
-            threads=threads,
-            more={"config": config, "ledger": "none"},
-        )
+            "stepwell", model, device_kv_tokens=16_384, host_kv="1GiB", disk_kv="0", disk_dir=place / "disk",
+            threads=threads, more={"config": config, "ledger": "none"},
+        )  # fmt: skip
         with running(arm):
             yield arm.base_url
 
@@ -240,16 +238,6 @@ def _checked(response: httpx2.Response) -> dict[str, Any]:
         raise StepwellError(f"the server answered {response.status_code}: {response.text[:200]}")
     body: dict[str, Any] = response.json()
     return body
-
-
-def attached_table(found: Sequence[DocumentAttached]) -> Table:
-    columns = ("agents", "number", "document", "prompts", "own parts", *ROUTES, "times computed")
-    rows = []
-    for one in found:
-        counts = (one.agents, one.document_tokens, sum(one.prompts), one.own_tokens)
-        routes = (one.tokens[route] for route in ROUTES)
-        rows.append([one.name, *(f"{count:,}" for count in (*counts, *routes)), f"{one.times:.2f}"])
-    return table("A document attached to first turns (tokens)", columns, rows)
 
 
 def verdicts(found: Sequence[DocumentAttached]) -> list[Verdict]:

@@ -9,33 +9,32 @@ them at most, were every moment of it a moment in which the engine waits.
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from rich.table import Table
-
-from stepwell import assemble
-from stepwell.bench.server.access_log import play
-from stepwell.console.options import JsonOption, Positive, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import ticker
-from stepwell.console.report import Report, Verdict
-from stepwell.errors import StepwellError
-from stepwell.ledger.settings import LedgerSettings
-from stepwell.server.run import BackgroundServer
-from stepwell.server.settings import ServerSettings
-from stepwell.settings import EngineSettings, KvSettings, Settings
+from stepwell.bench.child import Child
+from stepwell.bench.clocks import thread_cpu_s
+from stepwell.bench.harness import BenchRun, bench, in_turn
+from stepwell.bench.server.null_node import play, served_null_node
+from stepwell.console.options import Positive
+from stepwell.console.output import table
+from stepwell.console.report import Verdict
 
 LIMIT_PERCENT = 1.0
 LOOP_THREAD, HTTP_THREAD = "stepwell-driver", "stepwell-http"
+ROWS = (
+    ("wall time, s", "wall_s", ".2f"),
+    ("steps", "steps", ",.0f"),
+    ("a step, ms", "step_ms", ".3f"),
+    ("CPU of the loop, s", "loop_cpu_s", ".3f"),
+    ("CPU of HTTP, s", "http_cpu_s", ".3f"),
+    ("bytes a watcher a second", "bytes_each", ",.0f"),
+)
 CHILD = "stepwell.bench.server.watchers_child"
 
 
@@ -61,6 +60,11 @@ class WatchedRun:
     def step_ms(self) -> float:
         return 1e3 * self.step_s / max(1, self.steps)
 
+    @property
+    def bytes_each(self) -> float:
+        """A second, of each watcher."""
+        return self.bytes_read / max(1, self.watchers) / max(self.wall_s, 1e-9)
+
 
 @dataclass(slots=True)
 class Pairs:
@@ -75,10 +79,10 @@ class Pairs:
         return [(two.cpu_s - one.cpu_s) / two.step_s for one, two in pairs]
 
 
+@bench("watchers")
 def main(
+    run: BenchRun,
     *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     agents: Positive = 200,
     watchers: Positive = 50,
     turns: Positive = 4,
@@ -100,112 +104,65 @@ def main(
     rounds
         How often the work is done in each way (1 with --quick).
     """
-    turns, rounds = (1, 1) if quick else (turns, rounds)
-    settings = {"agents": agents, "watchers": watchers, "turns": turns, "rounds": rounds, "quick": quick}
-    report, found = Report("watchers", settings), Pairs()
-    with tempfile.TemporaryDirectory(prefix="stepwell-watchers-") as place, ticker() as progress:
-        progress.phase(f"{agents} agents, watched by nobody and by {watchers}", 2 * rounds)
-        for number in range(rounds):
-            for count in ((0, watchers), (watchers, 0))[number % 2]:
-                run = _one_run(Path(place), agents, turns, count)
-                (found.watched if count else found.alone).append(run)
-                progress.advance()
-    _fill(report, found)
-    console = report_console(json_file)
-    console.print(_table(found))
-    report.finish(console, json_file)
+    turns, rounds = (1, 1) if run.quick else (turns, rounds)
+    run.settings = {
+        "agents": agents, "watchers": watchers, "turns": turns, "rounds": rounds, "quick": run.quick,
+    }  # fmt: skip
+    found = Pairs()
+    with tempfile.TemporaryDirectory(prefix="stepwell-watchers-") as place:
+        run.progress.phase(f"{agents} agents, watched by nobody and by {watchers}", 2 * rounds)
+        for _, count in in_turn(rounds, (0, watchers), run.progress):
+            one = _one_run(Path(place), agents, turns, count)
+            (found.watched if count else found.alone).append(one)
+    _fill(run, found)
 
 
 def _one_run(place: Path, agents: int, turns: int, watchers: int) -> WatchedRun:
-    settings = Settings(
-        engine=EngineSettings(kind="null", device_kv_tokens=65_536),
-        kv=KvSettings(host_kv=256 << 20, disk_kv=0, disk_dir=place / "kv"),
-        ledger=LedgerSettings(path="none"),
-    )
-    node, run = assemble.build(settings), WatchedRun(watchers)
-    node.driver.start()
-    try:
-        with (
-            BackgroundServer(node.driver, node.text, ServerSettings(port=0)) as server,
-            _readers(server.base_url, run),
-        ):
-            loop_cpu, http_cpu = _cpu_of(LOOP_THREAD), _cpu_of(HTTP_THREAD)
-            before = node.driver.snapshot().counters
-            started_s, loop_s, http_s = time.perf_counter(), loop_cpu(), http_cpu()
-            asyncio.run(play(server.base_url, node.text.name, agents, turns))
-            run.wall_s = time.perf_counter() - started_s
-            run.loop_cpu_s, run.http_cpu_s = loop_cpu() - loop_s, http_cpu() - http_s
-            after = node.driver.snapshot().counters
-            run.steps = after["steps"] - before["steps"]
-            run.step_s = (after["step_us"] - before["step_us"]) / 1e6
-    finally:
-        node.stop(0.0)
+    run = WatchedRun(watchers)
+    with served_null_node(place) as (node, base_url), _readers(base_url, run):
+        loop_cpu, http_cpu = thread_cpu_s(LOOP_THREAD), thread_cpu_s(HTTP_THREAD)
+        before = node.driver.snapshot().counters
+        started_s, loop_s, http_s = time.perf_counter(), loop_cpu(), http_cpu()
+        asyncio.run(play(base_url, node.text.name, agents, turns))
+        run.wall_s = time.perf_counter() - started_s
+        run.loop_cpu_s, run.http_cpu_s = loop_cpu() - loop_s, http_cpu() - http_s
+        after = node.driver.snapshot().counters
+        run.steps = after["steps"] - before["steps"]
+        run.step_s = (after["step_us"] - before["step_us"]) / 1e6
     return run
-
-
-def _cpu_of(name: str) -> Callable[[], float]:
-    """The CPU time of a thread, in seconds."""
-    (thread,) = (one for one in threading.enumerate() if one.name == name)
-    assert thread.ident is not None
-    clock = time.pthread_getcpuclockid(thread.ident)
-    return lambda: time.clock_gettime(clock)
 
 
 @contextmanager
 def _readers(url: str, run: WatchedRun) -> Iterator[None]:
     """A process with the watchers of a run; also where there are none, so that both ways have one."""
-    command = [sys.executable, "-m", CHILD, url, str(run.watchers)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            if child.stdout.readline().strip() != "ready":
-                raise StepwellError("the watchers of the benchmark could not begin to read")
-            yield
-            child.stdin.close()
-            run.bytes_read = int(child.stdout.readline() or 0)
-        finally:
-            child.kill()
+    with Child(CHILD, url, str(run.watchers), hears=True) as child:
+        child.expect("ready")
+        yield
+        child.hang_up()
+        run.bytes_read = int(child.line())
 
 
-# --- report -------------------------------------------------------------------------------------
-
-
-def _fill(report: Report, found: Pairs) -> None:
+def _fill(run: BenchRun, found: Pairs) -> None:
     shares = found.shares()
-    report.results = {
+    run.results = {
         "share_of_step_time": median(shares),
-        "step_ms_alone": median([run.step_ms for run in found.alone]),
-        "step_ms_watched": median([run.step_ms for run in found.watched]),
-        "bytes_a_watcher_a_second": median([_bytes_each(run) for run in found.watched]),
+        "step_ms_alone": median([one.step_ms for one in found.alone]),
+        "step_ms_watched": median([one.step_ms for one in found.watched]),
+        "bytes_a_watcher_a_second": median([one.bytes_each for one in found.watched]),
     }
-    report.samples = [asdict(run) for run in (*found.alone, *found.watched)]
-    report.verdicts = [
+    run.samples = [asdict(one) for one in (*found.alone, *found.watched)]
+    run.verdicts = [
         Verdict("what watchers add, share of step time", 100 * median(shares), LIMIT_PERCENT, " %"),
     ]
-    report.notes.append(
+    run.notes.append(
         "the share is CPU time of the server's two threads over the time of the steps; pairs differ from "
         f"{100 * min(shares):.2f} to {100 * max(shares):.2f} %"
     )
+    rows = [_row(*one, found) for one in ROWS]
+    head = ("median", "nobody", f"{found.watched[0].watchers} watchers")
+    run.show(table("The same turns, side by side", head, rows))
 
 
-def _bytes_each(run: WatchedRun) -> float:
-    return run.bytes_read / max(1, run.watchers) / max(run.wall_s, 1e-9)
-
-
-def _row(name: str, form: str, value: Callable[[WatchedRun], float], found: Pairs) -> Sequence[str]:
+def _row(name: str, figure: str, form: str, found: Pairs) -> Sequence[str]:
     ways = (found.alone, found.watched)
-    return (name, *(format(median([value(run) for run in runs]), form) for runs in ways))
-
-
-def _table(found: Pairs) -> Table:
-    rows = [
-        _row("wall time, s", ".2f", lambda run: run.wall_s, found),
-        _row("steps", ",.0f", lambda run: run.steps, found),
-        _row("a step, ms", ".3f", lambda run: run.step_ms, found),
-        _row("CPU of the loop, s", ".3f", lambda run: run.loop_cpu_s, found),
-        _row("CPU of HTTP, s", ".3f", lambda run: run.http_cpu_s, found),
-        _row("bytes a watcher a second", ",.0f", _bytes_each, found),
-    ]
-    count = found.watched[0].watchers
-    return table("The same turns, side by side", ("median", "nobody", f"{count} watchers"), rows)
+    return (name, *(format(median([getattr(run, figure) for run in runs]), form) for runs in ways))

@@ -6,25 +6,19 @@ import json
 import logging
 import os
 import random
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from stepwell.bench.child import Child
+from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench, none_of, scratch
 from stepwell.bench.tiers.crash_child import BLOCK_BYTES, block, content
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
-from stepwell.errors import StepwellError
+from stepwell.console.output import facts
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.policy.types import KvTier
 from stepwell.quantiles import percentile
 from stepwell.tiers.directory import DiskBusy
@@ -63,14 +57,10 @@ class CrashTally:
     most_bytes: int = 0
 
 
+@bench("crash", fails=True)
 def main(
-    *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    kills: int | None = None,
-    directory: Path | None = None,
-    seed: int = 1,
-) -> int:
+    run: BenchRun, *, kills: int | None = None, directory: DirectoryOption = None, seed: SeedOption = 1
+) -> None:
     """Kill -9, flipped bits, truncated files, full disks: is a wrong byte ever served?
 
     A child process loads the real host pool, disk store and transfer threads with blocks whose bytes
@@ -79,29 +69,36 @@ def main(
     offered is read back and compared. The target is none: no wrong byte, bound never passed, lock never
     in the way, no block lost without damage.
     Example: stepwell bench crash --kills 50
-
     Exit code 1 if a target is missed.
 
     Parameters
     ----------
     kills
         How many times (200; 10 with --quick).
-    directory
-        Where to do it (a new directory in there, removed afterwards); the default is the system's
-        temporary directory. Name a directory on the disk that matters.
-    seed
-        Of the damage and of the load. When the kill strikes is never the same twice.
     """
-    count = kills if kills is not None else QUICK_KILLS if quick else KILLS
-    place = Path(tempfile.mkdtemp(prefix="stepwell-crash-", dir=directory))
-    setup, tally = CrashSetup(place / "kv", count, seed), CrashTally()
-    started = time.perf_counter()
-    try:
-        with ticker() as progress, without_warnings():
-            _run(setup, tally, progress)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    return _finish(_report(setup, tally, time.perf_counter() - started, quick), tally, json_file)
+    count = kills if kills is not None else QUICK_KILLS if run.quick else KILLS
+    tally, started = CrashTally(), time.perf_counter()
+    with scratch("crash", directory) as place, without_warnings():
+        setup = CrashSetup(place / "kv", count, seed)
+        _run(setup, tally, run.progress)
+    run.settings = {"kills": count, "seed": seed, "quick": run.quick, "block_bytes": BLOCK_BYTES}
+    run.results = dict(tally.counts) | {
+        "recovery_ms_mean": sum(tally.recovery_ms) / max(1, len(tally.recovery_ms)),
+        "recovery_ms_p95": percentile(tally.recovery_ms, 95) if tally.recovery_ms else None,
+        "limit_bytes": setup.limit_bytes,
+        "most_bytes": tally.most_bytes,
+        "seconds": time.perf_counter() - started,
+    }
+    run.samples = [
+        {"recovery_ms": took, "records": records}
+        for took, records in zip(tally.recovery_ms, tally.recovered, strict=True)
+    ]
+    run.verdicts = none_of(tally.counts, NONE_OF)
+    if not run.quick:
+        run.verdicts.append(Verdict("kills", tally.counts["kills"], KILLS, at_most=False))
+    shown = Counter(run.results)
+    shown["wrong"] = shown["wrong_bytes_served"] + shown["child_wrong"]
+    run.show(facts("Crashes of the disk store", ROWS, shown, ("what", "count")))
 
 
 @contextmanager
@@ -135,53 +132,30 @@ def _run(setup: CrashSetup, tally: CrashTally, progress: Ticker) -> None:
 
 def _live_and_die(setup: CrashSetup, tally: CrashTally, dice: random.Random, round_: int, model: str) -> None:
     fickle = dice.choice((0.0, 0.0, 0.0, 0.03))
-    arguments = (setup.directory, setup.limit_bytes, setup.numbers, model, f"{setup.seed}-{round_}", fickle)
-    command = [sys.executable, "-m", "stepwell.bench.tiers.crash_child", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
+    words = (setup.directory, setup.limit_bytes, setup.numbers, model, f"{setup.seed}-{round_}", fickle)
+    with Child("stepwell.bench.tiers.crash_child", *words) as child:
         if round_ % 10 == 1:  # killed while it starts and puts its house in order
             time.sleep(dice.uniform(0.03, 0.3))
         else:
-            _wait_until_ready(child)
+            child.expect("ready")
             if round_ % 10 == 0:
                 tally.counts["second_server_let_in"] += not _second_is_refused(setup, model)
             # Most live long enough to do work, some are killed in their first milliseconds.
             _wait_until_moved(child, int(dice.random() ** 2 * setup.longest_life_blocks))
             time.sleep(dice.random() * _SHORT_S)
-        child.send_signal(signal.SIGKILL)
-        lines = child.stdout.read().splitlines()
-    tally.counts["kills"] += 1
-    for name, value in _last_counts(lines).items():
-        if name == "ready":
-            continue
-        tally.counts[f"child_{name}"] += value
-
-
-def _wait_until_ready(child: subprocess.Popen[bytes]) -> None:
-    assert child.stdout is not None
-    if b"ready" not in child.stdout.readline():
         child.kill()
-        raise StepwellError("the child process of the crash benchmark did not start")
+        last = deque(child.json_lines(), maxlen=1)
+    tally.counts["kills"] += 1
+    for name, value in (last[0] if last else {}).items():
+        tally.counts[f"child_{name}"] += value if name != "ready" else 0
 
 
-def _wait_until_moved(child: subprocess.Popen[bytes], blocks: int) -> None:
+def _wait_until_moved(child: Child, blocks: int) -> None:
     """Until the child has written or read so many: by its work, as a busy machine gives it little time."""
-    assert child.stdout is not None
     moved = 0
-    while moved < blocks and (line := child.stdout.readline()):
-        counts = json.loads(line)
+    while moved < blocks:
+        counts = json.loads(child.line())
         moved = sum(counts.get(name, 0) for name in ("written", "failed_writes", "read", "failed_reads"))
-
-
-def _last_counts(lines: Sequence[bytes]) -> dict[str, int]:
-    """The child's last whole line; the kill may have cut the one after it."""
-    for line in reversed(lines):
-        try:
-            counts: dict[str, int] = json.loads(line)
-        except ValueError:
-            continue
-        return counts
-    return {}
 
 
 def _second_is_refused(setup: CrashSetup, model: str) -> bool:
@@ -302,62 +276,21 @@ NONE_OF = {
     "lock_in_the_way": "times a dead process's lock was in the way",
     "second_server_let_in": "times a second process was let in",
 }
-
-
-def _report(setup: CrashSetup, tally: CrashTally, seconds: float, quick: bool) -> Report:
-    counts = tally.counts
-    results: dict[str, Any] = dict(counts) | {
-        "recovery_ms_mean": sum(tally.recovery_ms) / max(1, len(tally.recovery_ms)),
-        "recovery_ms_p95": percentile(tally.recovery_ms, 95) if tally.recovery_ms else None,
-        "limit_bytes": setup.limit_bytes,
-        "most_bytes": tally.most_bytes,
-        "seconds": seconds,
-    }
-    settings = {"kills": setup.kills, "seed": setup.seed, "quick": quick, "block_bytes": BLOCK_BYTES}
-    report = Report("crash", settings, results)
-    report.samples = [
-        {"recovery_ms": took, "records": records}
-        for took, records in zip(tally.recovery_ms, tally.recovered, strict=True)
-    ]
-    report.verdicts = [Verdict(text, counts[name], 0) for name, text in NONE_OF.items()]
-    if not quick:
-        report.verdicts.append(Verdict("kills", counts["kills"], KILLS, at_most=False))
-    return report
-
-
-def _finish(report: Report, tally: CrashTally, json_file: Path | None) -> int:
-    console = report_console(json_file)
-    counts, results = tally.counts, report.results
-    rows = [
-        ("kills", f"{counts['kills']:,}"),
-        ("blocks written / read / dropped by the killed processes", _three(counts)),
-        ("writes that failed there (disk full, errors, parts)", f"{counts['child_failed_writes']:,}"),
-        ("bit flips / truncations / zeroed pages / mixed-up files", _harm(counts)),
-        ("records offered after the kills", f"{counts['records_recovered']:,}"),
-        ("blocks read back and compared", f"{counts['blocks_compared']:,}"),
-        ("damage noticed at start / at reading", _two(counts, "misses_at_start", "misses_at_read")),
-        ("half-written files removed", f"{counts['leftovers_removed']:,}"),
-        ("wrong bytes served", f"{counts['wrong_bytes_served'] + counts['child_wrong']:,}"),
-        ("times over the bound", f"{counts['bound_exceeded']:,}"),
-        ("most bytes on disk / bound", f"{results['most_bytes']:,} / {results['limit_bytes']:,}"),
-        (
-            "recovery, mean / p95",
-            f"{results['recovery_ms_mean']:.1f} / {results['recovery_ms_p95'] or 0:.1f} ms",
-        ),
-    ]
-    console.print(table("Crashes of the disk store", ("what", "count"), rows))
-    report.finish(console, json_file)
-    return 1 if report.missed else 0
-
-
-def _two(counts: Counter[str], first: str, second: str) -> str:
-    return f"{counts[first]:,} / {counts[second]:,}"
-
-
-def _three(counts: Counter[str]) -> str:
-    return f"{_two(counts, 'child_written', 'child_read')} / {counts['child_dropped']:,}"
-
-
-def _harm(counts: Counter[str]) -> str:
-    pairs = _two(counts, "bit_flips", "truncations"), _two(counts, "zeroed_pages", "mixed_up_files")
-    return " / ".join(pairs)
+ROWS = {
+    "kills": "{kills:,}",
+    "blocks written / read / dropped by the killed processes": (
+        "{child_written:,} / {child_read:,} / {child_dropped:,}"
+    ),
+    "writes that failed there (disk full, errors, parts)": "{child_failed_writes:,}",
+    "bit flips / truncations / zeroed pages / mixed-up files": (
+        "{bit_flips:,} / {truncations:,} / {zeroed_pages:,} / {mixed_up_files:,}"
+    ),
+    "records offered after the kills": "{records_recovered:,}",
+    "blocks read back and compared": "{blocks_compared:,}",
+    "damage noticed at start / at reading": "{misses_at_start:,} / {misses_at_read:,}",
+    "half-written files removed": "{leftovers_removed:,}",
+    "wrong bytes served": "{wrong:,}",
+    "times over the bound": "{bound_exceeded:,}",
+    "most bytes on disk / bound": "{most_bytes:,} / {limit_bytes:,}",
+    "recovery, mean / p95": "{recovery_ms_mean:.1f} / {recovery_ms_p95:.1f} ms",
+}

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stepwell.bench.child import Child
+from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench, none_of, scratch
 from stepwell.bench.tiers.crash import directory_bytes, without_warnings
 from stepwell.bench.tiers.shared_disk_child import (
     BLOCK_BYTES,
@@ -25,16 +23,30 @@ from stepwell.bench.tiers.shared_disk_child import (
     key_of,
     open_store,
 )
-from stepwell.console.options import JsonOption, QuickOption
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
+from stepwell.console.output import facts
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.tiers.pages import Pages
 from stepwell.tiers.record import Damaged
 
 KILLS, QUICK_KILLS = 200, 8
 LONGEST_LIFE_S = 0.4
 ENGINES = 2
+NONE_OF = {
+    "wrong_bytes_served": "blocks served with wrong bytes",
+    "bound_exceeded": "times over the bound",
+    "left_by_the_dead": "dead processes that nobody has cleared away",
+}
+ROWS = {
+    "kills": "{kills:,}",
+    "blocks written / read by the processes": "{written:,} / {read:,}",
+    "blocks read back and compared": "{compared:,}",
+    "bits flipped / damage noticed": "{bit_flips:,} / {damage_noticed:,}",
+    "evicted between look and read": "{evicted_meanwhile:,}",
+    "wrong bytes served": "{wrong_bytes_served:,}",
+    "times over the bound": "{bound_exceeded:,}",
+    "most bytes on disk": "{most_bytes:,}",
+}
 
 
 @dataclass(slots=True)
@@ -43,42 +55,35 @@ class DiskTally:
     most_bytes: int = 0
 
 
+@bench("shared-disk", fails=True)
 def main(
-    *,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
-    kills: int | None = None,
-    directory: Path | None = None,
-    seed: int = 1,
-) -> int:
+    run: BenchRun, *, kills: int | None = None, directory: DirectoryOption = None, seed: SeedOption = 1
+) -> None:
     """Kill -9 and flipped bits under a disk store that two processes share: is a wrong byte ever served?
 
     Two processes write blocks whose bytes follow from their names, over a bound that is always full, and read
     each other's. One of them is killed at a random moment and another takes its place. After every kill the
     directory is measured, a record is damaged now and then, and everything is read back and compared.
     Example: stepwell bench shared-disk --kills 50
-
     Exit code 1 if a target is missed.
 
     Parameters
     ----------
     kills
         How many times (200; 8 with --quick).
-    directory
-        Where to do it (a new directory in there, removed afterwards); the default is the system's
-        temporary directory.
-    seed
-        Of the damage. When the kill strikes is never the same twice.
     """
-    count = kills if kills is not None else QUICK_KILLS if quick else KILLS
-    place = Path(tempfile.mkdtemp(prefix="stepwell-shared-", dir=directory))
+    count = kills if kills is not None else QUICK_KILLS if run.quick else KILLS
     tally, started = DiskTally(), time.perf_counter()
-    try:
-        with ticker() as progress, without_warnings():
-            _run(place / "kv", count, random.Random(seed), tally, progress)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    return _finish(count, seed, tally, time.perf_counter() - started, json_file)
+    with scratch("shared", directory) as place, without_warnings():
+        _run(place / "kv", count, random.Random(seed), tally, run.progress)
+    counts, seconds = tally.counts, time.perf_counter() - started
+    run.settings = {"kills": count, "seed": seed, "engines": ENGINES}
+    run.results = dict(counts) | {
+        "limit_bytes": LIMIT_BYTES, "most_bytes": tally.most_bytes, "seconds": seconds,
+    }  # fmt: skip
+    run.verdicts = none_of(counts, NONE_OF)
+    run.verdicts.append(Verdict("kills", counts["kills"], count, at_most=False))
+    run.show(facts("Two processes on one disk store", ROWS, Counter(run.results), ("what", "count")))
 
 
 def _run(place: Path, kills: int, dice: random.Random, tally: DiskTally, progress: Ticker) -> None:
@@ -87,9 +92,7 @@ def _run(place: Path, kills: int, dice: random.Random, tally: DiskTally, progres
     try:
         for round_ in range(kills):
             time.sleep(dice.random() * LONGEST_LIFE_S)
-            victim = children.pop(dice.randrange(ENGINES))
-            victim.send_signal(signal.SIGKILL)
-            _heard(victim, tally)
+            _heard(children.pop(dice.randrange(ENGINES)), tally)
             tally.counts["kills"] += 1
             _measure(place, tally, children)
             children.append(_child(place, ENGINES + round_))
@@ -99,7 +102,6 @@ def _run(place: Path, kills: int, dice: random.Random, tally: DiskTally, progres
             progress.advance()
     finally:
         for child in children:
-            child.send_signal(signal.SIGKILL)
             _heard(child, tally)
     _measure(place, tally, [])
     store = open_store(place)
@@ -110,35 +112,30 @@ def _run(place: Path, kills: int, dice: random.Random, tally: DiskTally, progres
         store.close()
 
 
-def _child(place: Path, number: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "stepwell.bench.tiers.shared_disk_child", str(place), str(number)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    child.stdout.readline()  # it is at work
+def _child(place: Path, number: int) -> Child:
+    child = Child("stepwell.bench.tiers.shared_disk_child", place, number)
+    child.expect("at work")
     return child
 
 
-def _heard(child: subprocess.Popen[bytes], tally: DiskTally) -> None:
-    """What a process said it had done, up to its last whole line."""
-    assert child.stdout is not None
-    with child.stdout:
-        lines = child.stdout.read().splitlines()
-    child.wait()
-    for line in reversed(lines):
-        with suppress(ValueError):
-            written, read, wrong = map(int, line.split())
-            tally.counts.update({"written": written, "read": read, "wrong_bytes_served": wrong})
-            return
+def _heard(child: Child, tally: DiskTally) -> None:
+    """Kill it. What it said that it had done, up to its last whole line."""
+    with child:
+        child.kill()
+        last = deque(child.lines(), maxlen=1)
+    if last:
+        written, read, wrong = map(int, last[0].split())
+        tally.counts.update({"written": written, "read": read, "wrong_bytes_served": wrong})
 
 
-def _measure(place: Path, tally: DiskTally, living: Sequence[subprocess.Popen[bytes]]) -> None:
+def _measure(place: Path, tally: DiskTally, living: Sequence[Child]) -> None:
     """With everybody stopped: a file that is renamed between two looks would count twice, or not be found."""
     for child in living:
-        child.send_signal(signal.SIGSTOP)
+        child.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED)
     used = directory_bytes(place)
     for child in living:
-        child.send_signal(signal.SIGCONT)
+        child.signal(signal.SIGCONT)
     tally.most_bytes = max(tally.most_bytes, used)
     tally.counts["bound_exceeded"] += used > LIMIT_BYTES
 
@@ -177,30 +174,3 @@ def _read_everything(place: Path, tally: DiskTally) -> None:
                 tally.counts["wrong_bytes_served"] += bytes(pages.payload) != content_of(number)
     finally:
         store.close()
-
-
-def _finish(kills: int, seed: int, tally: DiskTally, seconds: float, json_file: Path | None) -> int:
-    counts = tally.counts
-    results = dict(counts) | {"limit_bytes": LIMIT_BYTES, "most_bytes": tally.most_bytes, "seconds": seconds}
-    report = Report("shared-disk", {"kills": kills, "seed": seed, "engines": ENGINES}, results)
-    none_of = {
-        "wrong_bytes_served": "blocks served with wrong bytes",
-        "bound_exceeded": "times over the bound",
-        "left_by_the_dead": "dead processes that nobody has cleared away",
-    }
-    report.verdicts = [Verdict(text, counts[name], 0) for name, text in none_of.items()]
-    report.verdicts.append(Verdict("kills", counts["kills"], kills, at_most=False))
-    rows = [
-        ("kills", f"{counts['kills']:,}"),
-        ("blocks written / read by the processes", f"{counts['written']:,} / {counts['read']:,}"),
-        ("blocks read back and compared", f"{counts['compared']:,}"),
-        ("bits flipped / damage noticed", f"{counts['bit_flips']:,} / {counts['damage_noticed']:,}"),
-        ("evicted between look and read", f"{counts['evicted_meanwhile']:,}"),
-        ("wrong bytes served", f"{counts['wrong_bytes_served']:,}"),
-        ("times over the bound", f"{counts['bound_exceeded']:,}"),
-        ("most bytes on disk / bound", f"{tally.most_bytes:,} / {LIMIT_BYTES:,}"),
-    ]
-    console = report_console(json_file)
-    console.print(table("Two processes on one disk store", ("what", "count"), rows))
-    report.finish(console, json_file)
-    return 1 if report.missed else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import httpx2
 
 from stepwell.bench.client import TurnSample
-from stepwell.bench.server.flood import Flood, FloodTarget, Neighbours, Paying
+from stepwell.bench.server.flood import FloodTarget, Neighbours, paid_turns
 from stepwell.bench.servers import ServerArm, free_port, running
 from stepwell.bench.vllm.arms import OURS_ROOMY, ROOMY, VARIABLES, VllmPlan, stock_command
 from stepwell.console.progress import Ticker
@@ -130,18 +129,9 @@ def _arms(plan: VllmPlan, folder: Path) -> Iterator[tuple[ServerArm, FloodTarget
 
 
 def _measure(target: FloodTarget, work: Neighbours, row: FloodRow) -> None:
-    alone = Paying(target, work, "alone")
-    alone.open(time.perf_counter())
-    alone.run(work.flood_s)
-    flooded = Paying(target, work, "flooded")
-    began = time.perf_counter()
-    flooded.open(began)
-    flood = Flood(target, work, ARRIVALS_PER_S, began)
-    flood.start()
-    time.sleep(work.settle_s)
-    flooded.run(work.flood_s)
-    flood.stop()
-    row.alone, row.flooded, row.flood = alone.kept.samples, flooded.kept.samples, list(flood.kept.samples)
+    row.alone = paid_turns(target, work, "alone").turns
+    flooded = paid_turns(target, work, "flooded", ARRIVALS_PER_S)
+    row.flooded, row.flood = flooded.turns, flooded.flood
     row.error = next((f"a paid turn failed: {one.error}" for one in row.turns if one.error), None)
 
 

@@ -17,23 +17,21 @@ import httpx2
 from cyclopts import Parameter
 from rich.table import Table
 
-from stepwell.bench.client import TurnSample, complete, run_clients, warm_up
+from stepwell.bench.client import ClientsFigures, TurnSample, complete, run_clients, warm_up
+from stepwell.bench.harness import BenchRun, bench, words_of
 from stepwell.bench.servers import running
 from stepwell.bench.vllm.arms import ARMS, BLOCK_TOKENS, OURS, OURS_ROOMY, ROOMY, STOCK, VARIABLES, VllmPlan
 from stepwell.bench.vllm.flood import FloodRow, measure_flood
 from stepwell.bench.workload import Pressure
 from stepwell.console.options import (
-    JsonOption,
     OptionalPositive,
     Positive,
-    QuickOption,
     size_bytes,
 )
-from stepwell.console.output import report_console, table
-from stepwell.console.progress import Ticker, ticker
-from stepwell.console.report import Report, Verdict
-from stepwell.errors import BadInput, StepwellError
-from stepwell.quantiles import percentile
+from stepwell.console.output import table
+from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
+from stepwell.errors import StepwellError
 from stepwell.vllm.install import examine_model, require_vllm
 
 READY_S = 900.0
@@ -44,7 +42,7 @@ Part = Literal["all", "pressure", "exactness", "flood"]
 
 
 @dataclass(slots=True)
-class VllmArm:
+class VllmArm(ClientsFigures):
     """What one server did with the pressure workload."""
 
     name: str
@@ -55,38 +53,21 @@ class VllmArm:
     """Of the warm-up request alone: whether the machine was as quick for all."""
     error: str | None = None
 
-    @property
-    def failure(self) -> str | None:
-        """Why its figures are none: its own error, or the first of its turns'."""
-        return self.error or next((f"a turn failed: {one.error}" for one in self.samples if one.error), None)
-
-    @property
-    def usable(self) -> bool:
-        return self.failure is None and bool(self.samples)
-
-    def ttft_s(self, percent: int) -> float:
-        """Over the turns after the first."""
-        return percentile([one.ttft_s for one in self.samples if one.turn], percent)
-
-    @property
-    def computed(self) -> int:
-        return sum(one.prompt_tokens - one.cached_tokens for one in self.samples)
-
     def as_json(self) -> dict[str, Any]:
         said: dict[str, Any] = {"name": self.name, "device_kv_tokens": self.device_kv_tokens}
         said |= {"error": self.failure, "prefill_tokens_per_s": self.prefill_tokens_per_s}
         if self.usable:
             said |= {"ttft_p50_s": self.ttft_s(50), "ttft_p95_s": self.ttft_s(95), "total_s": self.total_s}
             said["prompt_tokens"] = sum(one.prompt_tokens for one in self.samples)
-            said["computed_prompt_tokens"] = self.computed
+            said["computed_prompt_tokens"] = self.computed_tokens
         return said
 
 
+@bench("vllm")
 def main(
+    run: BenchRun,
     *,
     model: Path,
-    quick: QuickOption = False,
-    json_file: JsonOption = None,
     part: Part = "all",
     arms: Annotated[str | None, Parameter(show_default=False)] = None,
     everybody_tokens: OptionalPositive = None,
@@ -126,49 +107,30 @@ def main(
     """
     version = require_vllm()
     found = examine_model(model)
-    chosen = _arms(arms)
-    workload = QUICK if quick else FULL
+    chosen = ARMS if arms is None else words_of("--arms", arms, ARMS)
+    workload, quick = QUICK if run.quick else FULL, run.quick
     everybody = (everybody_tokens or (4_096 if quick else 8_192)) // BLOCK_TOKENS
     plan = VllmPlan(
-        *(
-            model,
-            context_tokens or (960 if quick else 1_984),
-            everybody,
-            everybody // 4,
-            size_bytes("--host-kv", host_kv),
-        ),
-        *(size_bytes("--disk-kv", disk_kv), workload.clients, dtype),
-    )
-    console = report_console(json_file)
-    with ticker() as progress:
-        results = _pressure(plan, workload, chosen, progress) if part in ("all", "pressure") else []
-        exact = _exactness(plan, exact_turns, progress) if part in ("all", "exactness") else None
-        floods = measure_flood(plan, quick, progress) if part in ("all", "flood") else []
-    settings = {**asdict(plan), "model": model.resolve().name, "architecture": found["architecture"]}
-    report = Report("vllm", {"workload": asdict(workload), **settings, "vllm": version})
-    report.results = {
+        model, context_tokens or (960 if quick else 1_984), everybody, everybody // 4,
+        size_bytes("--host-kv", host_kv), size_bytes("--disk-kv", disk_kv), workload.clients, dtype,
+    )  # fmt: skip
+    results = _pressure(plan, workload, chosen, run.progress) if part in ("all", "pressure") else []
+    exact = _exactness(plan, exact_turns, run.progress) if part in ("all", "exactness") else None
+    floods = measure_flood(plan, quick, run.progress) if part in ("all", "flood") else []
+    run.settings = {"workload": asdict(workload), **asdict(plan), "vllm": version}
+    run.settings |= {"model": model.resolve().name, "architecture": found["architecture"]}
+    run.results = {
         "arms": [one.as_json() for one in results],
         "exactness": exact,
         "flood": [one.as_json() for one in floods],
     }
-    report.samples = [{"arm": one.name, **s.as_json()} for one in results for s in one.samples]
-    report.verdicts = [*_verdicts(results), *_exact_verdict(exact), *_flood_verdict(floods)]
-    report.notes = [f"{one.name}: {one.failure}" for one in results if one.failure]
-    report.notes += [f"{one.name}: {one.error}" for one in floods if one.error]
+    run.samples = [{"arm": one.name, **s.as_json()} for one in results for s in one.samples]
+    run.verdicts = [*_verdicts(results), *_exact_verdict(exact), *_flood_verdict(floods)]
+    run.notes = [f"{one.name}: {one.failure}" for one in results if one.failure]
+    run.notes += [f"{one.name}: {one.error}" for one in floods if one.error]
     if exact is not None and "error" in exact:
-        report.notes.append(f"answers against stock's: {exact['error']}")
-    for shown in _tables(results, exact, floods):
-        console.print(shown)
-    report.finish(console, json_file)
-
-
-def _arms(text: str | None) -> tuple[str, ...]:
-    if text is None:
-        return ARMS
-    named = tuple(word.strip() for word in text.split(","))
-    if unknown := [name for name in named if name not in ARMS]:
-        raise BadInput(f"--arms: {unknown[0]!r} is none of them: {', '.join(ARMS)}")
-    return named
+        run.notes.append(f"answers against stock's: {exact['error']}")
+    run.show(*_tables(results, exact, floods))
 
 
 # --- pressure ---------------------------------------------------------------------------------
@@ -238,8 +200,8 @@ def _exactness(plan: VllmPlan, turns: int, progress: Ticker) -> dict[str, Any]:
     return {
         "turns": len(pairs),
         "different": sum(one.text != other.text for one, other in pairs),
-        "computed_stock": stock.computed,
-        "computed_ours": ours.computed,
+        "computed_stock": stock.computed_tokens,
+        "computed_ours": ours.computed_tokens,
         "prompt_tokens": sum(one.prompt_tokens for one in ours.samples),
     }
 
@@ -285,4 +247,4 @@ def _row(one: VllmArm) -> list[str]:
         return [one.name, f"{one.device_kv_tokens:,}", "failed", "", "", "", ""]
     prompt = sum(sample.prompt_tokens for sample in one.samples)
     times = [f"{one.total_s:.1f} s", f"{one.ttft_s(50):.2f} s", f"{one.ttft_s(95):.2f} s"]
-    return [one.name, f"{one.device_kv_tokens:,}", *times, f"{one.computed:,}", f"{prompt:,}"]
+    return [one.name, f"{one.device_kv_tokens:,}", *times, f"{one.computed_tokens:,}", f"{prompt:,}"]

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from os import environ
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console
-
+from stepwell.bench.child import Child
+from stepwell.bench.harness import BenchRun, scratch
 from stepwell.bench.page_table import write_between
 from stepwell.bench.zoo.child import ZooWishes
 from stepwell.bench.zoo.make import kind_of
 from stepwell.bench.zoo.shapes import ARCHITECTURES
-from stepwell.console.output import table
-from stepwell.console.progress import Ticker
-from stepwell.console.report import Report, Verdict
-from stepwell.errors import BadInput, StepwellError
+from stepwell.console.output import sheet
+from stepwell.console.report import Verdict
+from stepwell.errors import BadInput
 
 MARKS = ("<!-- zoo -->", "<!-- end of zoo -->")
+COLUMNS = {"model": "{name}", "verdict": "{verdict}", "logits compared": "{rows:,}", "why": "{why}"}
 _MOST_HINTS = 8
 _PAGE_WIDTH = 150
 _ATTENDING = (
@@ -56,53 +53,31 @@ def checked(names: Sequence[str]) -> list[str]:
     return found
 
 
-class Zoo:
+class Zoo(Child):
     """A child that answers one name after the other. ``StepwellError`` when it ends early."""
 
     def __init__(self, wishes: ZooWishes) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "stepwell.bench.zoo.child", json.dumps(asdict(wishes))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environ | {"GGML_NO_BACKTRACE": "1"},
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._child.kill()
-        self._child.communicate()
+        quiet = environ | {"GGML_NO_BACKTRACE": "1"}
+        super().__init__("stepwell.bench.zoo.child", json.dumps(asdict(wishes)), hears=True, env=quiet)
 
     def row(self, name: str) -> dict[str, Any]:
         """What became of this model."""
-        assert self._child.stdin is not None and self._child.stdout is not None
-        try:
-            self._child.stdin.write(name + "\n")
-            self._child.stdin.flush()
-            found: dict[str, Any] = json.loads(self._child.stdout.readline())
-        except (OSError, ValueError) as error:
-            raise StepwellError(f"the process that tries models ended at {name}") from error
+        self.tell(name)
+        found: dict[str, Any] = json.loads(self.line())
         return found
 
 
-def run(console: Console, progress: Ticker, names: Sequence[str], wishes: ZooWishes) -> Report:
-    """Run the zoo in a folder of its own and print its table."""
+def fill(run: BenchRun, names: Sequence[str], wishes: ZooWishes) -> None:
+    """Run the zoo in a folder of its own, and report it."""
     wanted = checked(names)
-    report = Report("exactness", {"zoo": wanted} | {k: v for k, v in asdict(wishes).items() if k != "folder"})
-    progress.phase(f"{len(wanted)} tiny models, {wishes.turns} turns each in two arms", len(wanted))
-    with (
-        tempfile.TemporaryDirectory(prefix="stepwell-zoo-") as folder,
-        Zoo(replace(wishes, folder=folder)) as zoo,
-    ):
+    run.settings = {"zoo": wanted} | {k: v for k, v in asdict(wishes).items() if k != "folder"}
+    run.progress.phase(f"{len(wanted)} tiny models, {wishes.turns} turns each in two arms", len(wanted))
+    with scratch("zoo") as folder, Zoo(replace(wishes, folder=str(folder))) as zoo:
         for name in wanted:
-            report.samples.append(zoo.row(name))
-            progress.advance()
-    report.results, report.verdicts = counts(report.samples), verdicts(report.samples)
-    shown = [[row["name"], row["verdict"], f"{row['rows']:,}", row["why"]] for row in report.samples]
-    console.print(table("The zoo", ("model", "verdict", "logits compared", "why"), shown))
-    return report
+            run.samples.append(zoo.row(name))
+            run.progress.advance()
+    run.results, run.verdicts = dict(counts(run.samples)), verdicts(run.samples)
+    run.show(sheet("The zoo", COLUMNS, run.samples))
 
 
 def counts(found: Sequence[dict[str, Any]]) -> dict[str, int]:
