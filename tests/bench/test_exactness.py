@@ -106,7 +106,7 @@ class FlipsOneBit(_Wrapped):
     engine's next token depends on the state behind the last token that was loaded, and on that alone."""
 
     def get_host(self, block: BlockId) -> Buffer | None:
-        data = super().get_host(block)
+        data = self._inner.get_host(block)
         if data is None or not UNIT_BYTES <= len(data) < FULL_BLOCK_BYTES:
             return data
         self.calls += 1
@@ -126,7 +126,7 @@ class GivesTheLastBlockAgain(_Wrapped):
         self.last: bytes | None = None
 
     def get_host(self, block: BlockId) -> Buffer | None:
-        data = super().get_host(block)
+        data = self._inner.get_host(block)
         before, self.last = self.last, None if data is None else bytes(data)
         return before if data is not None and before is not None and len(before) == len(data) else data
 
@@ -224,7 +224,7 @@ class FlipsOneBitOfARealBlock(_Wrapped):
     full block are used; of the last block of a prefix perhaps not."""
 
     def get_host(self, block: BlockId) -> Buffer | None:
-        data = super().get_host(block)
+        data = self._inner.get_host(block)
         if data is None or len(data) < REAL_BLOCK_BYTES:
             return data
         self.calls += 1

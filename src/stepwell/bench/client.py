@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx2
@@ -16,6 +16,13 @@ from stepwell.errors import StepwellError
 from stepwell.quantiles import percentile
 
 TIMEOUT_S = 600.0
+GREEDY_STREAM = {
+    "temperature": 0,
+    "ignore_eos": True,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+"""What every turn whose time or text is compared asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +78,40 @@ class ClientsFigures:
 
 
 @dataclass(slots=True)
-class _Answer:
+class StreamedAnswer:
+    """A streamed answer, of completions or of chat, as its lines come."""
+
     text: str = ""
-    ttft_s: float | None = None
-    usage: dict[str, Any] | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+    """That the server sent in the middle."""
+    ended: bool = False
+    first_s: float | None = None
+    """When its first words came, by ``time.perf_counter``."""
+
+    def add(self, line: str) -> bool:
+        """Take a line. True: nothing more is to come."""
+        if not line.startswith("data:"):
+            return False
+        payload = line[5:].strip()
+        if payload == "[DONE]":
+            self.ended = True
+            return True
+        event = json.loads(payload)
+        self.error = event.get("error")
+        for choice in event.get("choices") or ():
+            self.text += choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        if self.text and self.first_s is None:
+            self.first_s = time.perf_counter()
+        self.usage = event.get("usage") or self.usage
+        return self.error is not None
+
+    @property
+    def failure(self) -> str | None:
+        """Why it is no whole answer; None: it is one."""
+        if self.error is not None:
+            return json.dumps(self.error)[:200]
+        return None if self.ended else "the stream ended without [DONE]"
 
 
 def complete(
@@ -88,23 +125,16 @@ def complete(
     began_s: float = 0.0,
 ) -> TurnSample:
     """One streamed completion. A failure is a sample with ``error``, never an exception."""
-    body = {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": output_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    answer, error = _Answer(), None
+    body = {"model": model, "prompt": prompt, "max_tokens": output_tokens, **GREEDY_STREAM}
+    answer, error = StreamedAnswer(), None
     started = time.perf_counter()
     try:
         with http.stream("POST", "/v1/completions", json=body, headers={"X-Session-ID": agent}) as response:
             if response.status_code != 200:
                 error = f"HTTP {response.status_code}: {response.read().decode(errors='replace')[:200]}"
             else:
-                error = _read_stream(response, answer, started)
+                any(map(answer.add, response.iter_lines()))
+                error = answer.failure
     except httpx2.HTTPError as failure:
         error = f"{type(failure).__name__}: {failure}"
     return _sample(answer, error, started, time.perf_counter(), agent, turn, began_s)
@@ -154,49 +184,35 @@ def _client(
 ) -> None:
     """One client: turn t of all its agents before turn t + 1 of any."""
     so_far: dict[int, str] = {}
+    tokens = workload.output_tokens
     with httpx2.Client(base_url=base_url, timeout=TIMEOUT_S, trust_env=False) as http:
         for turn in range(workload.turns):
             for agent in agents_of(workload, number):
                 prompt = next_prompt(workload, agent, turn, so_far.get(agent, ""))
                 name = f"pressure-{agent}"
-                sample = complete(
-                    http, model, prompt, workload.output_tokens, name, turn=turn, began_s=began_s
-                )
+                sample = complete(http, model, prompt, tokens, name, turn=turn, began_s=began_s)
                 so_far[agent] = prompt + sample.text
                 keep(sample)
 
 
-def _read_stream(response: httpx2.Response, answer: _Answer, started: float) -> str | None:
-    """Fill ``answer`` from the event stream; returns what went wrong, or None."""
-    for line in response.iter_lines():
-        if not line.startswith("data:"):
-            continue
-        payload = line[5:].strip()
-        if payload == "[DONE]":
-            return None
-        event = json.loads(payload)
-        if "error" in event:
-            return json.dumps(event["error"])[:200]
-        text = "".join(choice.get("text") or "" for choice in event.get("choices") or [])
-        if text and answer.ttft_s is None:
-            answer.ttft_s = time.perf_counter() - started
-        answer.text += text
-        answer.usage = event.get("usage") or answer.usage
-    return "the stream ended without [DONE]"
-
-
 def _sample(
-    answer: _Answer, error: str | None, started: float, ended: float, agent: str, turn: int, began_s: float
+    answer: StreamedAnswer,
+    error: str | None,
+    started: float,
+    ended: float,
+    agent: str,
+    turn: int,
+    began_s: float,
 ) -> TurnSample:
-    usage = answer.usage or {}
-    if error is None and answer.usage is None:
+    usage = answer.usage
+    if error is None and not usage:
         error = "the server reported no usage"
     details = usage.get("prompt_tokens_details") or {}
     return TurnSample(
         agent=_agent_number(agent),
         turn=turn,
         start_s=started - began_s if began_s else 0.0,
-        ttft_s=answer.ttft_s if answer.ttft_s is not None else ended - started,
+        ttft_s=(answer.first_s or ended) - started,
         e2e_s=ended - started,
         prompt_tokens=usage.get("prompt_tokens", 0),
         cached_tokens=details.get("cached_tokens") or 0,

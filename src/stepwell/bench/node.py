@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from stepwell import assemble
 from stepwell.bench.harness import NULL_MODEL
@@ -17,9 +17,9 @@ from stepwell.errors import StepwellError
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import LOCAL, Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.scheduler import Scheduler
-from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
+from stepwell.policy.types import BlockMeta, KvTier, Moved
 from stepwell.settings import EngineSettings, Settings, load
-from stepwell.tiers.base import Buffer, Tiers, TierUsage
+from stepwell.tiers.base import Tiers
 from stepwell.tiers.local import LocalTiers
 from stepwell.tiers.store import DiskStore
 
@@ -99,7 +99,17 @@ def turn_of(prompt: Sequence[int], output_tokens: int, agent: str) -> Generation
     return Generation(tuple(prompt), output_tokens, GREEDY, caller=caller)
 
 
-class GatheredTiers:
+class Door:
+    """Stands before something; whatever it does not name goes through as it is."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class GatheredTiers(Door):
     """Reports transfers only once none is under way any more.
 
     Blocks that come back from disk arrive when the disk pleases, and requests that start in different
@@ -108,25 +118,13 @@ class GatheredTiers:
     """
 
     def __init__(self, inner: Tiers) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._under_way = 0
         self._held: list[Moved] = []
-
-    def recovered(self) -> Sequence[BlockMeta]:
-        return self._inner.recovered()
-
-    def put_host(self, block: BlockMeta, data: Buffer) -> bool:
-        return self._inner.put_host(block, data)
-
-    def get_host(self, block: BlockId) -> Buffer | None:
-        return self._inner.get_host(block)
 
     def start(self, block: BlockMeta, source: KvTier, target: KvTier) -> None:
         self._under_way += 1
         self._inner.start(block, source, target)
-
-    def drop(self, block: BlockId, tier: KvTier) -> None:
-        self._inner.drop(block, tier)
 
     def poll(self) -> list[Moved]:
         ended = self._inner.poll()
@@ -137,14 +135,7 @@ class GatheredTiers:
         gathered, self._held = self._held, []
         return gathered
 
-    def on_ready(self, callback: Callable[[], None]) -> None:
-        self._inner.on_ready(callback)
 
-    def usage(self, tier: KvTier) -> TierUsage:
-        return self._inner.usage(tier)
-
-    def check(self) -> None:
-        self._inner.check()
-
-    def close(self) -> None:
-        self._inner.close()
+def gathered(inner: Tiers) -> Tiers:
+    """See ``GatheredTiers``."""
+    return cast("Tiers", GatheredTiers(inner))

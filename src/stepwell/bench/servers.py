@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -47,8 +47,8 @@ class ServerArm:
 class StartedServer:
     """A started server. ``peak_rss_bytes`` is read before it is stopped."""
 
-    def __init__(self, arm: ServerArm, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        self.arm = arm
+    def __init__(self, name: str, base_url: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+        self.name, self.base_url = name, base_url
         self._process = process
         self._log = log
 
@@ -67,18 +67,28 @@ class StartedServer:
                 return int(line.split()[1]) * 1024
         return None
 
-    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Until ``/health`` says 200. ``StepwellError`` when the process ends or takes too long."""
+    def health(self) -> bool:
+        """Whether ``/health`` says 200."""
+        try:
+            answer = httpx2.get(f"{self.base_url}/health", timeout=5.0, trust_env=False)
+        except httpx2.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    def wait_ready(
+        self, timeout_s: float = READY_TIMEOUT_S, is_ready: Callable[[], bool] | None = None
+    ) -> None:
+        """Until it is well, or what is asked instead. ``StepwellError`` when the process ends or takes too
+        long."""
+        is_ready = is_ready or self.health
         deadline = time.monotonic() + timeout_s
-        with httpx2.Client(base_url=self.arm.base_url, timeout=5.0, trust_env=False) as http:
-            while time.monotonic() < deadline:
-                if self._process.poll() is not None:
-                    raise StepwellError(f"{self.arm.name} ended before it was ready: {self._tail()}")
-                with contextlib.suppress(httpx2.HTTPError):
-                    if http.get("/health").status_code == 200:
-                        return
-                time.sleep(0.1)
-        raise StepwellError(f"{self.arm.name} was not ready within {timeout_s:.0f} s: {self._tail()}")
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise StepwellError(f"{self.name} ended before it was ready: {self._tail()}")
+            if is_ready():
+                return
+            time.sleep(0.1)
+        raise StepwellError(f"{self.name} was not ready within {timeout_s:.0f} s: {self._tail()}")
 
     def kill(self) -> None:
         """As a power switch would."""
@@ -109,17 +119,33 @@ def running(
     Its books and documents, where the arm says nothing about them, go with it. ``variables``: of its
     environment, beside ours.
     """
-    with tempfile.TemporaryDirectory(prefix="stepwell-server-") as data, tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory(prefix="stepwell-server-") as data:
+        given = {"XDG_DATA_HOME": data} | dict(variables or {})
+        with started(arm.name, arm.base_url, arm.command, given) as server:
+            server.wait_ready(ready_s)
+            yield server
+
+
+@contextlib.contextmanager
+def started(
+    name: str, base_url: str, command: Sequence[str], variables: Mapping[str, str] | None = None
+) -> Iterator[StartedServer]:
+    """A server's process, stopped at the end, whatever happens.
+
+    Of our settings its environment has only those that are given: others would change what is measured, and a
+    person's own books are neither the place for a bench's nor as quick as empty ones.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
+    with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            arm.command,
+            command,
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=_environment(Path(data)) | dict(variables or {}),
+            env=kept | dict(variables or {}),
         )
-        server = StartedServer(arm, process, log)
+        server = StartedServer(name, base_url, process, log)
         try:
-            server.wait_ready(ready_s)
             yield server
         finally:
             server.stop()
@@ -213,10 +239,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _environment(data: Path) -> dict[str, str]:
-    """Ours, without settings that would change what is measured, and with another place for data: a person's
-    own books are neither the place for a bench's nor as quick as empty ones."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
-    return kept | {"XDG_DATA_HOME": str(data)}

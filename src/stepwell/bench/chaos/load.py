@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import random
 import threading
 import time
@@ -22,6 +21,7 @@ from stepwell.agents.session import Session
 from stepwell.agents.state import SessionFile
 from stepwell.bench.chaos.tally import Agent, ChaosTally
 from stepwell.bench.chaos.target import one_by_one
+from stepwell.bench.client import StreamedAnswer
 from stepwell.bench.crews.crew_shapes import ASK, SHAPES, CrewSize, toolbox
 from stepwell.errors import StepwellError
 
@@ -92,20 +92,14 @@ def ask(http: httpx2.Client, messages: Sequence[tuple[str, str]], agent: Agent, 
 
 
 def _streamed(response: httpx2.Response) -> TriedTurn:
-    text = ""
-    for line in response.iter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line[5:].strip()
-        if data == "[DONE]":
-            return TriedTurn(text)
-        event = json.loads(data)
-        if "error" in event:
-            error = event["error"]
-            status = 503 if error.get("type") == "server_error" else 429
-            return TriedTurn(refusal=(status, str(error.get("code"))))
-        text += "".join(choice["delta"].get("content") or "" for choice in event["choices"])
-    raise httpx2.RemoteProtocolError("the stream ended without [DONE]")
+    answer = StreamedAnswer()
+    any(map(answer.add, response.iter_lines()))
+    if answer.error is not None:
+        status = 503 if answer.error.get("type") == "server_error" else 429
+        return TriedTurn(refusal=(status, str(answer.error.get("code"))))
+    if not answer.ended:
+        raise httpx2.RemoteProtocolError("the stream ended without [DONE]")
+    return TriedTurn(answer.text)
 
 
 def _refusal(answer: httpx2.Response) -> tuple[int, str]:

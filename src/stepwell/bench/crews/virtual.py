@@ -12,11 +12,12 @@ import heapq
 import selectors
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx2
 
 from stepwell import assemble
+from stepwell.bench.node import Door
 from stepwell.clock import ManualClock
 from stepwell.engines.base import AnswerPart, SamplingParams, Span
 from stepwell.engines.null import END_TOKEN, NullConfig, NullEngine, NullText
@@ -24,12 +25,12 @@ from stepwell.errors import StepwellError
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import Generation, Sink
 from stepwell.policy.scheduler import Scheduler
-from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved, RequestId
+from stepwell.policy.types import BlockId, KvTier, Moved, RequestId
 from stepwell.server.app import create_app
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import PolicySettings, Settings
 from stepwell.simulate.hardware import MachineModel
-from stepwell.tiers.base import Buffer, Tiers, TierUsage
+from stepwell.tiers.base import Tiers
 from stepwell.tiers.memory import MemoryTiers
 
 Result = TypeVar("Result")
@@ -111,11 +112,12 @@ class ScriptedDriver(Driver):
         return request
 
 
-class TimedTiers:
+class TimedTiers(Door):
     """``MemoryTiers`` whose disk takes time on the node's clock: one queue for reads, one for writes."""
 
     def __init__(self, inner: MemoryTiers, model: MachineModel, clock: ManualClock) -> None:
-        self._inner, self._model, self._clock = inner, model, clock
+        super().__init__(inner)
+        self._model, self._clock = model, clock
         self._held: list[tuple[int, int, Moved]] = []
         self._free_at_us = {KvTier.HOST: 0, KvTier.DISK: 0}
         self._order = 0
@@ -141,18 +143,6 @@ class TimedTiers:
         self._order += 1
         heapq.heappush(self._held, (ends_us, self._order, replace(moved, duration_us=took_us)))
 
-    def recovered(self) -> Sequence[BlockMeta]:
-        return self._inner.recovered()
-
-    def put_host(self, block: BlockMeta, data: Buffer) -> bool:
-        return self._inner.put_host(block, data)
-
-    def get_host(self, block: BlockId) -> Buffer | None:
-        return self._inner.get_host(block)
-
-    def start(self, block: BlockMeta, source: KvTier, target: KvTier) -> None:
-        self._inner.start(block, source, target)
-
     def drop(self, block: BlockId, tier: KvTier) -> None:
         """What is on its way there does not arrive."""
         self._inner.drop(block, tier)
@@ -164,18 +154,6 @@ class TimedTiers:
             )
             for at_us, order, moved in self._held
         ]
-
-    def on_ready(self, callback: Callable[[], None]) -> None:
-        self._inner.on_ready(callback)
-
-    def usage(self, tier: KvTier) -> TierUsage:
-        return self._inner.usage(tier)
-
-    def check(self) -> None:
-        self._inner.check()
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 class VirtualNode:
@@ -200,7 +178,7 @@ class VirtualNode:
         )
         size_bytes = engine.info.block_bytes
         self.tiers = TimedTiers(MemoryTiers(host * size_bytes, disk * size_bytes), model, self.clock)
-        tiers: Tiers = self.tiers
+        tiers = cast("Tiers", self.tiers)
         settings = Settings(policy=PolicySettings(name=policy))
         text = ScriptedText(engine.info)
         config = assemble.policy_config(settings, engine.info, tiers)

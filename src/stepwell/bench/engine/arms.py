@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.bench.engine.schedule import Contexts, PlannedTurn, Round, ScheduleShape, rounds
-from stepwell.bench.node import GatheredTiers, TurnLog, driver_for, load_engine, turn_of
+from stepwell.bench.node import TurnLog, driver_for, gathered, load_engine, turn_of
 from stepwell.console.progress import Ticker
 from stepwell.engines.base import BatchItem, Engine, Sampled, TextModel
 from stepwell.loop.driver import Driver
@@ -123,7 +123,7 @@ class ArmsJob:
                 host_bytes=HOST_BYTES,
                 disk_bytes=DISK_BYTES,
                 disk_dir=Path(directory),
-                wrap=lambda tiers: GatheredTiers(self.wrap(tiers)),
+                wrap=lambda tiers: gathered(self.wrap(tiers)),
                 always_load=True,
             ) as driver,
         ):

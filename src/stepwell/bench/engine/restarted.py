@@ -24,7 +24,7 @@ from stepwell.bench.engine.arms import (
     TurnResult,
 )
 from stepwell.bench.engine.schedule import Round, rounds
-from stepwell.bench.node import GatheredTiers, driver_for
+from stepwell.bench.node import driver_for, gathered
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.base import TextModel
@@ -90,7 +90,7 @@ def _life(job: ArmsJob, disk: Path) -> Iterator[tuple[Driver, EngineWatch, TextM
         host_bytes=HOST_BYTES,
         disk_bytes=DISK_BYTES,
         disk_dir=disk,
-        wrap=lambda tiers: GatheredTiers(job.wrap(tiers)),
+        wrap=lambda tiers: gathered(job.wrap(tiers)),
         always_load=True,
     ) as driver:
         yield driver, watch, text

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import httpx2
 from cyclopts import Parameter
 
+from stepwell.bench.clocks import process_cpu_ns
 from stepwell.bench.fleet.load import FleetCrews, LoadRun, Work, burst
 from stepwell.bench.fleet.nodes import FleetFiles, FrontProcess, front, stop_nodes
 from stepwell.bench.harness import NULL_MODEL, BenchRun, bench
@@ -201,12 +202,14 @@ def _document_tokens(url: str, key: str, work: Work) -> int:
     return len(answer.raise_for_status().json()["tokens"])
 
 
-def _burst(one: FrontProcess, key: str, model: str) -> tuple[float, float]:
+def _burst(one: FrontProcess, key: str, model: str) -> tuple[float | None, float]:
     """Streamed answers per second of the front end's own CPU time, and by the wall clock of this machine."""
     asyncio.run(burst(one.place.url, key, model, AT_ONCE, AT_ONCE))
-    before_s = one.cpu_s()
+    cpu_ns = process_cpu_ns(one.server.pid)
+    before_ns = cpu_ns() if cpu_ns else 0
     took_s = asyncio.run(burst(one.place.url, key, model, BURST, AT_ONCE))
-    return BURST / max(0.01, one.cpu_s() - before_s), BURST / took_s
+    per_core = BURST * 1e9 / max(1e7, cpu_ns() - before_ns) if cpu_ns else None
+    return per_core, BURST / took_s
 
 
 def read_books(path: Path) -> FleetBooks:

@@ -7,13 +7,15 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
+from stepwell.bench.client import GREEDY_STREAM, StreamedAnswer
 from stepwell.bench.workload import prose
+from stepwell.errors import StepwellError
 
 TRIES = 12
 """Of one turn. SDKs make fewer, and a person presses the button again."""
@@ -51,6 +53,14 @@ class AgentRun:
     output_tokens: list[int] = field(default_factory=list)
     cost_microusd: int = 0
     failed: str = ""
+    """Why its last try gave no answer."""
+
+    def add(self, usage: Mapping[str, Any]) -> None:
+        """What an answered turn took."""
+        self.prompt_tokens.append(usage["prompt_tokens"])
+        self.cached_tokens.append((usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0))
+        self.output_tokens.append(usage["completion_tokens"])
+        self.cost_microusd += round(usage.get("cost", 0) * 1_000_000)
 
 
 @dataclass(slots=True)
@@ -132,58 +142,35 @@ class FleetCrews:
         for _ in range(TRIES):
             one.tries += 1
             try:
-                text, usage, error = await self._stream(http, one, messages)
-            except httpx2.TransportError as lost:
-                text, usage, error = "", {}, type(lost).__name__
-            if not error:
-                details = usage.get("prompt_tokens_details") or {}
-                one.prompt_tokens.append(usage["prompt_tokens"])
-                one.cached_tokens.append(details.get("cached_tokens", 0))
-                one.output_tokens.append(usage["completion_tokens"])
-                one.cost_microusd += round(usage.get("cost", 0) * 1_000_000)
-                return text
-            one.failed = error
+                answer = await self._stream(http, one, messages)
+                one.failed = answer.failure or ("" if answer.usage else "the server reported no usage")
+                one.broken += answer.error is not None
+            except (httpx2.TransportError, StepwellError) as lost:
+                one.failed = str(lost) or type(lost).__name__
+            if not one.failed:
+                one.add(answer.usage)
+                return answer.text
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
         return None
 
     async def _stream(
         self, http: httpx2.AsyncClient, one: AgentRun, messages: list[dict[str, str]]
-    ) -> tuple[str, dict[str, Any], str]:
-        body = {
-            "model": self._work.model,
-            "messages": messages,
-            "max_tokens": self._work.output_tokens,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+    ) -> StreamedAnswer:
+        work, answer = self._work, StreamedAnswer()
+        body = {"model": work.model, "messages": messages, "max_tokens": work.output_tokens, **GREEDY_STREAM}
         headers = {
             "authorization": f"Bearer {self._key}",
             "x-session-id": f"crew-{one.crew}",
             "x-agent-id": f"agent-{one.number}",
         }
-        text, ended = "", False
-        usage: dict[str, Any] = {}
         async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response:
             if response.status_code != 200:
-                return "", {}, f"HTTP {response.status_code}: {(await response.aread())[:200]!r}"
+                raise StepwellError(f"HTTP {response.status_code}: {(await response.aread())[:200]!r}")
             async for line in response.aiter_lines():
-                if not line.startswith("data:"):
-                    continue
-                payload = line[5:].strip()
-                if payload == "[DONE]":
-                    ended = True
+                if answer.add(line):
                     break
-                event = json.loads(payload)
-                if "error" in event:
-                    one.broken += 1
-                    return "", {}, str(event["error"].get("code"))
-                for choice in event.get("choices") or ():
-                    text += (choice.get("delta") or {}).get("content") or ""
-                usage = event.get("usage") or usage
-        return text, usage, "" if ended and usage else "the stream ended early"
+        return answer
 
 
 async def burst(base_url: str, key: str, model: str, requests: int, at_once: int) -> float:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +14,9 @@ from typing import Any
 
 import httpx2
 
-from stepwell.bench.servers import free_port
-from stepwell.errors import StepwellError
+from stepwell.bench.servers import StartedServer, free_port, started
 
-READY_S = 240.0
-VLLM_READY_S = 900.0
-LOOK_S = 0.1
-STOP_S = 60.0
+READY_S, VLLM_READY_S = 240.0, 900.0
 OPERATOR = "sk-bench-operator"
 
 
@@ -78,11 +72,12 @@ class FleetFiles:
         return self.folder / "data" / "ledger.db"
 
 
+@dataclass(slots=True)
 class FrontProcess:
     """One ``stepwell deploy``."""
 
-    def __init__(self, place: FleetFiles, process: subprocess.Popen[bytes]) -> None:
-        self.place, self.process = place, process
+    place: FleetFiles
+    server: StartedServer
 
     def view(self) -> dict[str, Any]:
         """``GET /admin/fleet``."""
@@ -93,19 +88,15 @@ class FrontProcess:
 
     def wait_ready(self, nodes: int) -> None:
         """Until so many nodes take turns. ``StepwellError`` when that does not happen."""
-        ready_s = READY_S if self.place.engine != "vllm" else VLLM_READY_S
-        deadline = time.monotonic() + ready_s
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise StepwellError(f"the front end has ended: {self._tail()}")
+
+        def are_ready() -> bool:
             try:
                 states = [node["state"] for node in self.view()["nodes"].values()]
             except (httpx2.TransportError, ValueError, KeyError):
-                states = []
-            if states.count("ready") >= nodes:
-                return
-            time.sleep(LOOK_S)
-        raise StepwellError(f"the nodes were not ready within {ready_s:.0f} s: {self._tail()}")
+                return False
+            return states.count("ready") >= nodes
+
+        self.server.wait_ready(VLLM_READY_S if self.place.engine == "vllm" else READY_S, are_ready)
 
     def kill_busiest(self) -> str:
         """SIGKILL for the node with most turns on it. Its name."""
@@ -114,40 +105,16 @@ class FrontProcess:
         os.kill(nodes[name]["pid"], signal.SIGKILL)
         return name
 
-    def cpu_s(self) -> float:
-        """CPU time of the front end itself (Linux)."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def _tail(self) -> str:
-        text = (self.place.folder / "front.log").read_text(encoding="utf-8", errors="replace")
-        return " | ".join(text.strip().split("\n")[-6:])
-
 
 @contextmanager
 def front(place: FleetFiles, router: str, *, last: bool) -> Iterator[FrontProcess]:
     """A front end with this rule. ``last``: its nodes end with it."""
     command = [sys.executable, "-m", "stepwell", "deploy", str(place.file(router))]
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("STEPWELL_")}
-    with (place.folder / "front.log").open("ab") as log:
-        process = subprocess.Popen(
-            command if last else [*command, "--leave-nodes"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-    try:
-        one = FrontProcess(place, process)
+    command += [] if last else ["--leave-nodes"]
+    with started("the front end", place.url, command) as server:
+        one = FrontProcess(place, server)
         one.wait_ready(place.nodes)
         yield one
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def stop_nodes(place: FleetFiles) -> None:

@@ -24,12 +24,13 @@ from typing import Any, cast
 
 from stepwell import assemble
 from stepwell.bench.ledger.mixed_load import BUDGETED, SECOND_US, MixedLoad, MixedSize
+from stepwell.bench.node import Door
 from stepwell.bench.workload import prose
 from stepwell.clock import Clock, ManualClock, MonotonicClock
 from stepwell.engines.base import BatchItem, Buffer, Engine, EngineError, Sampled
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.types import Budget, Scope
-from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
+from stepwell.policy.types import BlockMeta, Moved
 from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
 from stepwell.tiers.base import Tiers
 
@@ -138,22 +139,12 @@ def tell(line: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-class Door:
-    """Whatever it does not name goes through as it is."""
-
-    def __init__(self, inner: Any, given: MachineTotals) -> None:
-        self._inner, self._given = inner, given
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
 class EngineDoor(Door):
     """Counts what is loaded, fails now and then, and dies when it is time."""
 
     def __init__(self, inner: Engine, given: MachineTotals, life: Life, dying: Dying) -> None:
-        super().__init__(inner, given)
-        self._dice, self._life, self._dying = random.Random(life.seed), life, dying
+        super().__init__(inner)
+        self._given, self._dice, self._dying = given, random.Random(life.seed), dying
 
     def load(self, block: BlockMeta, data: Buffer) -> None:
         self._inner.load(block, data)
@@ -171,6 +162,10 @@ class EngineDoor(Door):
 class TiersDoor(Door):
     """Counts what goes through; ``poll`` is the first thing of every step."""
 
+    def __init__(self, inner: Tiers, given: MachineTotals) -> None:
+        super().__init__(inner)
+        self._given = given
+
     def put_host(self, block: BlockMeta, data: Buffer) -> bool:
         taken = bool(self._inner.put_host(block, data))
         self._given.moved["device_host_bytes"] += taken * len(data)
@@ -183,9 +178,6 @@ class TiersDoor(Door):
             self._given.moved[route] += moved.ok * moved.size_bytes
         self._given.step()
         return ended
-
-    def drop(self, block: BlockId, tier: KvTier) -> None:
-        self._inner.drop(block, tier)
 
 
 @dataclass(slots=True)
