@@ -10,12 +10,21 @@ from typing import Any
 from rich.table import Table
 
 from stepwell.bench.crews.hint_work import Done
-from stepwell.console.output import table
+from stepwell.console.output import sheet
 from stepwell.console.report import Verdict
 
 ROUTES = ("computed", "device", "host", "disk")
 ROOM, HINTS, SILENT, LRU = "room for all", "hints", "no hints", "no hints, lru"
 POLICIES = {ROOM: "stepwell", HINTS: "stepwell", SILENT: "stepwell", LRU: "lru"}
+COLUMNS = {
+    "arm": "{arm}",
+    "crew mean s": "{mean_s:,.1f}",
+    "lost s": "{lost_s:,.1f}",
+    "x no hints": "{ratio:.3f}",
+    "tax": "{tax:.1%}",
+    **{route: f"{{{route}:,.0f}}" for route in ROUTES},
+    "preempted": "{preempted:,.0f}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +105,15 @@ def lost_s(outcomes: Sequence[HintsOutcome], arm: str) -> list[float]:
 
 def outcome_table(title: str, outcomes: Sequence[HintsOutcome]) -> Table:
     """A row for each arm; medians over seeds or rounds."""
-    columns = ("arm", "crew mean s", "lost s", "x no hints", "tax", *ROUTES, "preempted")
     rows = []
     for arm in dict.fromkeys(one.arm for one in outcomes):
-        runs = of_arm(outcomes, arm)
-        against = ratios(outcomes, arm, SILENT)
-        rows.append(
-            [
-                arm,
-                f"{median([one.mean_s for one in runs]):,.1f}",
-                f"{median(lost_s(outcomes, arm)):,.1f}",
-                f"{median(against):.3f}" if against else "-",
-                f"{100 * median([one.tax for one in runs]):.1f}%",
-                *(f"{median([one.prompt_tokens[route] for one in runs]):,.0f}" for route in ROUTES),
-                f"{median([one.preemptions for one in runs]):,.0f}",
-            ]
-        )
-    return table(title, columns, rows)
+        runs, against = of_arm(outcomes, arm), ratios(outcomes, arm, SILENT)
+        figures = {"mean_s": [one.mean_s for one in runs], "lost_s": lost_s(outcomes, arm)}
+        figures |= {"tax": [one.tax for one in runs], "preempted": [one.preemptions for one in runs]}
+        figures |= {route: [one.prompt_tokens[route] for one in runs] for route in ROUTES}
+        row: dict[str, Any] = {name: median(values) for name, values in figures.items()}
+        rows.append(row | {"arm": arm, "ratio": median(against) if against else None})
+    return sheet(title, COLUMNS, rows)
 
 
 def verdicts(name: str, outcomes: Sequence[HintsOutcome]) -> Iterator[Verdict]:

@@ -17,6 +17,7 @@ from typing import Any
 from stepwell.bench.engine.schedule import Contexts, PlannedTurn, Round, ScheduleShape, rounds
 from stepwell.bench.node import TurnLog, driver_for, gathered, load_engine, turn_of
 from stepwell.console.progress import Ticker
+from stepwell.console.report import Verdict
 from stepwell.engines.base import BatchItem, Engine, Sampled, TextModel
 from stepwell.loop.driver import Driver
 from stepwell.policy.types import KvTier, RequestId
@@ -85,6 +86,17 @@ class Comparison:
         if len(self.first) < _SHOWN_DIFFERENCES:
             place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), -1)
             self.first.append(f"turn {number}, agent {turn.agent}: {what} differ from output {place} on")
+
+
+def same_verdicts(name: str, comparison: Comparison) -> list[Verdict]:
+    """Tokens, bits of logits and batches may not differ."""
+    logits = comparison.logit_differences if comparison.logits_compared else None
+    turns = f"turns of {comparison.turns:,}"
+    return [
+        Verdict(f"{name}: {turns} whose tokens differ", comparison.token_differences, 0),
+        Verdict(f"{name}: turns whose logits differ in any bit", logits, 0),
+        Verdict(f"{name}: turns whose batches were not the same", comparison.batch_differences, 0),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

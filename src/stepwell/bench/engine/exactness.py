@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stepwell.bench.engine import restarted
-from stepwell.bench.engine.arms import ArmsJob, Comparison
+from stepwell.bench.engine.arms import ArmsJob, Comparison, same_verdicts
 from stepwell.bench.engine.schedule import ScheduleShape
 from stepwell.bench.harness import NULL_MODEL, BenchRun, SeedOption, ThreadsOption, bench, require_real
 from stepwell.console.options import OptionalPositive
@@ -138,13 +138,8 @@ def _control(model: str, threads: int | None, progress: Ticker) -> dict[str, Any
 def verdicts(comparison: Comparison) -> list[Verdict]:
     """Nothing may differ, and something must really have moved: an empty test proves nothing."""
     name = comparison.model
-    logits = float(comparison.logit_differences) if comparison.logits_compared else None
     return [
-        Verdict(
-            f"{name}: turns of {comparison.turns:,} whose tokens differ", comparison.token_differences, 0
-        ),
-        Verdict(f"{name}: turns whose logits differ in any bit", logits, 0),
-        Verdict(f"{name}: turns whose batches were not the same", comparison.batch_differences, 0),
+        *same_verdicts(name, comparison),
         Verdict(f"{name}: tokens that came back from host", comparison.from_host, 1, at_most=False),
         Verdict(f"{name}: tokens that came back from disk", comparison.from_disk, 1, at_most=False),
     ]

@@ -22,6 +22,7 @@ from stepwell.bench.engine.arms import (
     Comparison,
     EngineWatch,
     TurnResult,
+    same_verdicts,
 )
 from stepwell.bench.engine.schedule import Round, rounds
 from stepwell.bench.node import driver_for, gathered
@@ -107,13 +108,10 @@ def _plan(job: ArmsJob, text: TextModel) -> Iterator[Round]:
 
 def verdicts(found: Restarted) -> list[Verdict]:
     """Nothing may differ, and the blocks must really have come from the disk of the life before."""
-    name, restarted = found.comparison.model, found.comparison
-    logits = float(restarted.logit_differences) if restarted.logits_compared else None
+    restarted = found.comparison
     return [
-        Verdict(f"{name}, restarted: turns whose tokens differ", restarted.token_differences, 0),
-        Verdict(f"{name}, restarted: turns whose logits differ in any bit", logits, 0),
-        Verdict(f"{name}, restarted: turns whose batches were not the same", restarted.batch_differences, 0),
-        Verdict(f"{name}, restarted: tokens from disk", restarted.from_disk, 1, at_most=False),
+        *same_verdicts(f"{restarted.model}, restarted", restarted),
+        Verdict(f"{restarted.model}, restarted: tokens from disk", restarted.from_disk, 1, at_most=False),
     ]
 
 

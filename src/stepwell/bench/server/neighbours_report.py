@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any
 
 from rich.table import Table
@@ -11,7 +12,7 @@ from rich.table import Table
 from stepwell.bench.client import TurnSample
 from stepwell.bench.server.flood import Neighbours
 from stepwell.bench.server.neighbours_sessions import Siblings, siblings_table
-from stepwell.console.output import table
+from stepwell.console.output import sheet
 from stepwell.console.report import Verdict
 from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.quantiles import percentile
@@ -19,6 +20,37 @@ from stepwell.quantiles import percentile
 LIMIT_TTFT, LIMIT_TPOT = 1.25, 1.5
 LIMIT_SIBLING = 50.0
 FLEX = "flex"
+OWED = {
+    "service tier": "{name}",
+    "weight": "{weight}",
+    "step tokens": "{step_tokens:.2f}",
+    "device": "{device:.2f}",
+    "host": "{host:.2f}",
+    "max wait s": "{wait_s:.0f}",
+}
+FELT = (
+    ("server", "{name}"),
+    *(
+        column
+        for label in ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99")
+        for column in (
+            (label[-3:], f"{{{label}_alone_s:.3f}}"),
+            ("flood", f"{{{label}_under_flood_s:.3f}}"),
+            ("x", f"{{{label}_ratio:.2f}}"),
+        )
+    ),
+)
+FLOODED = {
+    "server": "{name}",
+    "sent": "{flood_requests}",
+    "arrivals/s": "{flood_arrivals_per_s:.1f}",
+    "held back": "{flood_held_back}",
+    "refused": "{flood_refused}",
+    "failed": "{flood_failed}",
+    "lost": "{flood_lost}",
+    "longest wait": "{flood_longest_wait_s:.1f}",
+    "share": "{flood_share_of_computed_tokens:.0%}",
+}
 
 
 @dataclass(slots=True)
@@ -92,12 +124,12 @@ class NeighboursOutcome:
     def as_json(self) -> dict[str, Any]:
         figures: dict[str, Any] = {"name": self.name, "error": self.error, "turns_alone": len(self.alone)}
         figures["turns_under_flood"] = len(self.flooded)
-        for figure in ("ttft", "tpot") if self.usable else ():
-            for percent in (50, 99):
-                label = f"{figure}_p{percent}"
-                figures[f"{label}_alone_s"] = self._figure(self.alone, figure, percent)
-                figures[f"{label}_under_flood_s"] = self._figure(self.flooded, figure, percent)
-                figures[f"{label}_ratio"] = self.ratio(figure, percent)
+        for figure, percent in product(("ttft", "tpot"), (50, 99)):
+            phases = {"alone_s": self.alone, "under_flood_s": self.flooded}
+            for name, turns in phases.items():
+                found = self._figure(turns, figure, percent) if self.usable else None
+                figures[f"{figure}_p{percent}_{name}"] = found
+            figures[f"{figure}_p{percent}_ratio"] = self.ratio(figure, percent) if self.usable else None
         return figures | {
             "alone_s": self.alone_s,
             "under_flood_s": self.flooded_s,
@@ -190,60 +222,17 @@ def samples(outcome: NeighboursOutcome) -> Iterator[dict[str, Any]]:
 
 
 def tables(outcomes: Sequence[NeighboursOutcome], contracts: Sequence[Contract]) -> list[Table]:
-    owed = ("service tier", "weight", "step tokens", "device", "host", "max wait s")
-    felt = ("server", *("p50", "flood", "x", "p99", "flood", "x") * 2)
-    theirs = (
-        "server",
-        "sent",
-        "arrivals/s",
-        "held back",
-        "refused",
-        "failed",
-        "lost",
-        "longest wait",
-        "share",
-    )
-    title = "The priority tenant in ms: TTFT alone and under the flood, then TPOT"
-    made = [table("The contracts: guaranteed shares of the machine", owed, _owed(contracts))]
-    if flooded := [outcome for outcome in outcomes if outcome.has_flood]:
-        made.append(table(title, felt, [_felt(outcome) for outcome in flooded]))
-        rows = [_flood_row(outcome) for outcome in flooded]
-        made.append(table("The flood (longest wait in s; share of computed tokens)", theirs, rows))
+    owed = [
+        {"name": one.name, "weight": one.weight, "wait_s": one.max_wait_us / 1e6}
+        | {part: share / WHOLE for part, share in asdict(one.guaranteed).items()}
+        for one in contracts
+    ]
+    made = [sheet("The contracts: guaranteed shares of the machine", OWED, owed)]
+    if flooded := [outcome.as_json() for outcome in outcomes if outcome.has_flood]:
+        made.append(
+            sheet("The priority tenant in s: TTFT alone and under the flood, then TPOT", FELT, flooded)
+        )
+        made.append(sheet("The flood (longest wait in s; share of computed tokens)", FLOODED, flooded))
     if both := [(outcome.name, outcome.siblings) for outcome in outcomes if outcome.has_sessions]:
         made.append(siblings_table(both))
     return made
-
-
-def _owed(contracts: Sequence[Contract]) -> list[list[str]]:
-    rows = []
-    for contract in contracts:
-        shares = [getattr(contract.guaranteed, name) / WHOLE for name in ("step_tokens", "device", "host")]
-        waits = f"{contract.max_wait_us / 1e6:.0f}"
-        rows.append([contract.name, str(contract.weight), *(f"{share:.2f}" for share in shares), waits])
-    return rows
-
-
-def _felt(outcome: NeighboursOutcome) -> list[str]:
-    if not outcome.usable:
-        return [outcome.name, *["-"] * 12]
-    figures, cells = outcome.as_json(), []
-    for label in ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99"):
-        cells += [f"{1e3 * figures[f'{label}_{phase}_s']:,.0f}" for phase in ("alone", "under_flood")]
-        cells.append(f"{figures[f'{label}_ratio']:.2f}")
-    return [outcome.name, *cells]
-
-
-def _flood_row(outcome: NeighboursOutcome) -> list[str]:
-    if outcome.error is not None:
-        return [outcome.name, *["-"] * 8]
-    return [
-        outcome.name,
-        str(len(outcome.flood)),
-        f"{outcome.arrivals_per_s:.1f}",
-        str(outcome.held_back),
-        str(outcome.refused),
-        str(outcome.failed),
-        str(outcome.lost),
-        f"{outcome.longest_wait_s:.1f}",
-        f"{100 * outcome.flood_share:.0f}%",
-    ]

@@ -73,21 +73,18 @@ class FloodRow:
         return _ttft(self.flooded, 50) / _ttft(self.alone, 50)
 
     def as_json(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"name": self.name, "error": self.error}
-        if self.usable:
-            said |= {"ttft_alone_p50_s": _ttft(self.alone, 50), "ttft_flooded_p50_s": _ttft(self.flooded, 50)}
-            said |= {"ttft_flooded_p95_s": _ttft(self.flooded, 95), "times": self.times}
-            refused = sum(one.error is not None for one in self.flood)
-            said |= {"flood_turns": len(self.flood), "flood_refused": refused, "preempted": self.preempted}
-        return said
-
-    def row(self) -> list[str]:
-        if not self.usable:
-            return [self.name, "failed", "", "", "", ""]
-        return [
-            *(self.name, f"{_ttft(self.alone, 50):.2f} s", f"{_ttft(self.flooded, 50):.2f} s"),
-            *(f"{self.times:.2f}x", f"{_ttft(self.flooded, 95):.2f} s", f"{self.preempted:.0f}"),
-        ]
+        usable = self.usable
+        return {
+            "name": self.name,
+            "error": self.error,
+            "ttft_alone_p50_s": _ttft(self.alone, 50) if usable else None,
+            "ttft_flooded_p50_s": _ttft(self.flooded, 50) if usable else None,
+            "ttft_flooded_p95_s": _ttft(self.flooded, 95) if usable else None,
+            "times": self.times if usable else None,
+            "flood_turns": len(self.flood),
+            "flood_refused": sum(one.error is not None for one in self.flood),
+            "preempted": self.preempted if usable else None,
+        }
 
 
 def _ttft(samples: list[TurnSample], percent: int) -> float:

@@ -28,7 +28,7 @@ from stepwell.console.options import (
     Positive,
     size_bytes,
 )
-from stepwell.console.output import table
+from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.errors import StepwellError
@@ -38,6 +38,30 @@ READY_S = 900.0
 FULL = Pressure(clients=2)
 QUICK = Pressure(agents=16, turns=3, clients=2, document_words=120, role_words=120, output_tokens=8)
 EXACT_TURNS = 200
+PRESSED = {
+    "server": "{name}",
+    "device KV": "{device_kv_tokens:,}",
+    "total": "{total_s:.1f} s",
+    "TTFT p50, later": "{ttft_p50_s:.2f} s",
+    "p95": "{ttft_p95_s:.2f} s",
+    "computed": "{computed_prompt_tokens:,}",
+    "of tokens": "{prompt_tokens:,}",
+}
+EXACT = {
+    "turns": "{turns:,}",
+    "different answers": "{different:,}",
+    "prompt tokens": "{prompt_tokens:,}",
+    "computed by stock": "{computed_stock:,}",
+    "computed by ours": "{computed_ours:,}",
+}
+FLOODED = {
+    "server": "{name}",
+    "TTFT p50 alone": "{ttft_alone_p50_s:.2f} s",
+    "under the flood": "{ttft_flooded_p50_s:.2f} s",
+    "times": "{times:.2f}x",
+    "p95 under the flood": "{ttft_flooded_p95_s:.2f} s",
+    "preempted": "{preempted:.0f}",
+}
 Part = Literal["all", "pressure", "exactness", "flood"]
 
 
@@ -54,13 +78,18 @@ class VllmArm(ClientsFigures):
     error: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"name": self.name, "device_kv_tokens": self.device_kv_tokens}
-        said |= {"error": self.failure, "prefill_tokens_per_s": self.prefill_tokens_per_s}
-        if self.usable:
-            said |= {"ttft_p50_s": self.ttft_s(50), "ttft_p95_s": self.ttft_s(95), "total_s": self.total_s}
-            said["prompt_tokens"] = sum(one.prompt_tokens for one in self.samples)
-            said["computed_prompt_tokens"] = self.computed_tokens
-        return said
+        usable = self.usable
+        return {
+            "name": self.name,
+            "device_kv_tokens": self.device_kv_tokens,
+            "error": self.failure,
+            "prefill_tokens_per_s": self.prefill_tokens_per_s,
+            "ttft_p50_s": self.ttft_s(50) if usable else None,
+            "ttft_p95_s": self.ttft_s(95) if usable else None,
+            "total_s": self.total_s if usable else None,
+            "prompt_tokens": sum(one.prompt_tokens for one in self.samples) if usable else None,
+            "computed_prompt_tokens": self.computed_tokens if usable else None,
+        }
 
 
 @bench("vllm")
@@ -161,25 +190,20 @@ def _run(url: str, plan: VllmPlan, workload: Pressure, result: VllmArm, progress
 
 
 def _verdicts(results: Sequence[VllmArm]) -> list[Verdict]:
-    by_name = {one.name: one for one in results if one.usable}
-    roomy, stock, ours, ours_roomy = (by_name.get(name) for name in (ROOMY, STOCK, OURS, OURS_ROOMY))
     if not results:
         return []
+    by_name = {one.name: one for one in results if one.usable}
+    roomy, stock, ours, ours_roomy = (by_name.get(name) for name in (ROOMY, STOCK, OURS, OURS_ROOMY))
+    total, ttft = _over(ours, roomy, "total_s"), _over(ours, stock, "ttft_p50_s")
     return [
-        Verdict("a quarter of the KV: total, against stock with room for all", _total(ours, roomy), 1.1, "x"),
-        Verdict(
-            "a quarter of the KV: TTFT p50 after the first turn, of stock's", _ttft(ours, stock), 1 / 3, "x"
-        ),
-        Verdict("room for all: total, against stock", _total(ours_roomy, roomy), 1.1, "x"),
+        Verdict("a quarter of the KV: total, against stock with room for all", total, 1.1, "x"),
+        Verdict("a quarter of the KV: TTFT p50 after the first turn, of stock's", ttft, 1 / 3, "x"),
+        Verdict("room for all: total, against stock", _over(ours_roomy, roomy, "total_s"), 1.1, "x"),
     ]
 
 
-def _total(one: VllmArm | None, other: VllmArm | None) -> float | None:
-    return None if one is None or other is None else one.total_s / other.total_s
-
-
-def _ttft(one: VllmArm | None, other: VllmArm | None) -> float | None:
-    return None if one is None or other is None else one.ttft_s(50) / other.ttft_s(50)
+def _over(ours: VllmArm | None, theirs: VllmArm | None, figure: str) -> float | None:
+    return None if ours is None or theirs is None else ours.as_json()[figure] / theirs.as_json()[figure]
 
 
 # --- exactness --------------------------------------------------------------------------------
@@ -231,20 +255,8 @@ def _tables(
     results: Sequence[VllmArm], exact: dict[str, Any] | None, floods: Sequence[FloodRow]
 ) -> Iterator[Table]:
     if results:
-        columns = ["server", "device KV", "total", "TTFT p50, later", "p95", "computed", "of tokens"]
-        yield table("Agents under pressure on vLLM", columns, [_row(one) for one in results])
+        yield sheet("Agents under pressure on vLLM", PRESSED, [one.as_json() for one in results])
     if exact is not None and exact["turns"]:
-        columns = ["turns", "different answers", "prompt tokens", "computed by stock", "computed by ours"]
-        keys = ("turns", "different", "prompt_tokens", "computed_stock", "computed_ours")
-        yield table("Answers against stock with room for all", columns, [[f"{exact[key]:,}" for key in keys]])
+        yield sheet("Answers against stock with room for all", EXACT, [exact])
     if floods:
-        columns = ["server", "TTFT p50 alone", "under the flood", "times", "p95 under the flood", "preempted"]
-        yield table("Paid turns beside a flood, on vLLM", columns, [one.row() for one in floods])
-
-
-def _row(one: VllmArm) -> list[str]:
-    if not one.usable:
-        return [one.name, f"{one.device_kv_tokens:,}", "failed", "", "", "", ""]
-    prompt = sum(sample.prompt_tokens for sample in one.samples)
-    times = [f"{one.total_s:.1f} s", f"{one.ttft_s(50):.2f} s", f"{one.ttft_s(95):.2f} s"]
-    return [one.name, f"{one.device_kv_tokens:,}", *times, f"{one.computed_tokens:,}", f"{prompt:,}"]
+        yield sheet("Paid turns beside a flood, on vLLM", FLOODED, [one.as_json() for one in floods])
