@@ -5,21 +5,27 @@ tokens: a lane grows with what its agent has cost so far, in the colours of what
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
-from itertools import accumulate
 
-from stepwell.demo.books import NANOUSD, AgentCost, CostLine, LedgerFigures
+from stepwell.demo.books import NANOUSD, CostLine, LedgerFigures
 from stepwell.demo.drawing import (
-    AXIS_HEIGHT,
+    CHART_HEIGHT,
+    CHART_TOP,
+    LANE_HEIGHT,
     LEFT,
     RIGHT,
     WIDTH,
     Level,
     PictureScale,
-    axis,
-    open_svg,
+    base_line,
+    chart_frame,
+    group_head,
+    lane_frame,
+    lane_picture,
     px,
+    stacked,
     steps,
     visible,
 )
@@ -34,11 +40,6 @@ LEGEND = (
     ("disk", "KV on disk"),
     ("wear", "wear of the disk"),
 )
-BILL_TOP = 26
-BILL_HEIGHT = 70
-LANE_HEIGHT = 25
-LANE_GAP = 6
-HEADER_HEIGHT = 24
 AMOUNT_WIDTH = 36
 
 
@@ -48,22 +49,21 @@ def draw_costs(run: RunFigures, customers: Sequence[CustomerFigures], scale: Pic
     if books is None:
         return ""
     most = max((1, *(cost.points[-1].total_nanousd for cost in books.agents.values() if cost.points)))
-    groups: list[str] = []
-    bottom: float = BILL_TOP + BILL_HEIGHT + 14
-    for customer in customers:
-        group, bottom = _customer(books, customer, scale, LANE_HEIGHT / most, bottom)
-        groups.append(group)
     title = f"{run.name}: what each agent cost, over {run.duration_s:.1f} seconds"
-    parts = [
-        open_svg(scale, ident, bottom + AXIS_HEIGHT, title, _description(books)),
-        axis(scale, BILL_TOP, bottom),
-        _bill(run, books, scale),
-        _lane_note(most),
-        *groups,
-        f'<line class="cursor" y1="{BILL_TOP}" y2="{px(bottom)}" visibility="hidden"/>',
-        "</svg>",
+    paid = {line.customer: _paid(line) for line in books.customers}
+    groups = [
+        (
+            group_head(customer.name, customer.service_tier, paid.get(customer.name.lower(), "")),
+            [agent for agent in books.agents if agent.split("/")[0] == customer.name.lower()],
+            lambda top, bottom: "",
+        )
+        for customer in customers
     ]
-    return "\n".join(parts)
+    chart, lane = (
+        [_bill(run, books, scale), _lane_note(most)],
+        partial(_lane, books, scale, LANE_HEIGHT / most),
+    )
+    return lane_picture(scale, ident, (title, _description(books)), chart, groups, lane)
 
 
 def _description(books: LedgerFigures) -> str:
@@ -75,60 +75,35 @@ def _description(books: LedgerFigures) -> str:
     )
 
 
-def _customer(
-    books: LedgerFigures, customer: CustomerFigures, scale: PictureScale, unit: float, y: float
-) -> tuple[str, float]:
-    """The lanes of one customer's agents under a line that names it; and where the next begins."""
-    tenant = customer.name.lower()
-    paid = next((line for line in books.customers if line.customer == tenant), None)
-    parts = [
-        f'<text class="group" x="0" y="{px(y + 15)}">{escape(customer.name)}'
-        f'<tspan class="soft" dx="6">service tier {escape(customer.service_tier)}{_paid(paid)}</tspan></text>'
-    ]
-    y += HEADER_HEIGHT
-    for agent, cost in books.agents.items():
-        if agent.split("/")[0] == tenant:
-            parts.append(_lane(agent, cost, scale, unit, y))
-            y += LANE_HEIGHT + LANE_GAP
-    return "\n".join(parts), y + 4
-
-
-def _paid(line: CostLine | None) -> str:
-    if line is None:
-        return ""
+def _paid(line: CostLine) -> str:
     return f": cost {line.total_cost_microusd:,} u$, paid {line.revenue_microusd:,} u$"
 
 
-def _lane(agent: str, cost: AgentCost, scale: PictureScale, unit: float, y: float) -> str:
+def _lane(books: LedgerFigures, scale: PictureScale, unit: float, agent: str, y: float) -> str:
     """One agent: what it has cost so far, and what in the end."""
-    base = y + LANE_HEIGHT
-    layers = "".join(
-        _ramp(f"cost-{kind}", levels, scale, unit, base)
-        for kind, levels in visible(
-            [point.t_s for point in cost.points], _layers([p.nanousd for p in cost.points])
-        )
-    )
-    name = agent.split("/", 1)[-1]
-    return (
-        f'<g class="lane" data-agent="{escape(agent)}">'
-        f'<text class="label" x="{LEFT - 8 - AMOUNT_WIDTH}" y="{px(base - 7)}">{escape(name)}</text>'
+    base, cost = y + LANE_HEIGHT, books.agents[agent]
+    sums = stacked(LAYERS, [point.nanousd for point in cost.points])
+    layers = _ramps([point.t_s for point in cost.points], sums, scale, unit, base)
+    name = escape(agent.split("/", 1)[-1])
+    labels = (
+        f'<text class="label" x="{LEFT - 8 - AMOUNT_WIDTH}" y="{px(base - 7)}">{name}</text>'
         f'<text class="amount" x="{LEFT - 8}" y="{px(base - 7)}">{cost.cost_microusd:,}</text>'
-        f'<rect class="hit" x="{LEFT}" y="{px(y)}" width="{WIDTH - LEFT - RIGHT}" height="{LANE_HEIGHT}"/>'
-        f'{layers}<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{px(base)}" y2="{px(base)}"/></g>'
     )
+    return lane_frame(agent, y, labels, layers + base_line(base))
+
+
+def _ramps(
+    times: Sequence[float], sums: Mapping[str, Sequence[int]], scale: PictureScale, unit: float, base: float
+) -> str:
+    layers = visible(times, sums)
+    return "".join(_ramp(f"cost-{kind}", levels, scale, unit, base) for kind, levels in layers)
 
 
 def _lane_note(most_nanousd: int) -> str:
     """Each run's lanes have a scale of their own: its dearest agent fills one."""
-    y = BILL_TOP + BILL_HEIGHT + 14 + 15
+    y = CHART_TOP + CHART_HEIGHT + 14 + 15
     said = f"the height of a lane: {most_nanousd / NANOUSD:,.0f} u$"
     return f'<text class="small end" x="{WIDTH - RIGHT}" y="{y}">{said}</text>'
-
-
-def _layers(costs: Sequence[Sequence[int]]) -> dict[str, list[int]]:
-    """From the top down, each layer as the sum of itself and everything below it."""
-    sums = [list(accumulate(by_resource)) for by_resource in costs]
-    return {kind: [row[at] for row in sums] for at, kind in reversed(list(enumerate(LAYERS)))}
 
 
 def _ramp(css: str, levels: Sequence[Level], scale: PictureScale, unit: float, base: float) -> str:
@@ -143,23 +118,17 @@ def _ramp(css: str, levels: Sequence[Level], scale: PictureScale, unit: float, b
 
 def _bill(run: RunFigures, books: LedgerFigures, scale: PictureScale) -> str:
     """The machine's bill so far, and over it what finished turns were charged."""
-    base, unit = BILL_TOP + BILL_HEIGHT, BILL_HEIGHT / scale.max_bill_nanousd
-    times = [point.t_s for point in books.over_time]
-    rest = {"rest": [point.bill_nanousd for point in books.over_time]}
-    sums = rest | _layers([point.agents_nanousd for point in books.over_time])
-    layers = "".join(
-        _ramp(f"cost-{kind}", levels, scale, unit, base) for kind, levels in visible(times, sums)
+    base, unit = CHART_TOP + CHART_HEIGHT, CHART_HEIGHT / scale.max_bill_nanousd
+    points = books.over_time
+    rest = {"rest": [point.bill_nanousd for point in points]}
+    sums = rest | stacked(LAYERS, [point.agents_nanousd for point in points])
+    drawn = _ramps([point.t_s for point in points], sums, scale, unit, base)
+    said = (
+        f"The machine's bill: {books.bill_microusd:,} u$, of which agents used "
+        f"{books.total.total_cost_microusd:,} u$; line: revenue, {books.total.revenue_microusd:,} u$"
     )
-    used = books.total.total_cost_microusd
-    line = _revenue(run, books, scale, unit, base)
-    most = f"{scale.max_bill_nanousd / NANOUSD:,.0f}"
-    return (
-        f'<g><text class="small" x="{LEFT}" y="14">The machine\'s bill: {books.bill_microusd:,} u$, of which '
-        f"agents used {used:,} u$; line: revenue, {books.total.revenue_microusd:,} u$</text>"
-        f'<text class="label" x="{LEFT - 8}" y="{BILL_TOP + 9}">{most} u$</text>'
-        f'<text class="label" x="{LEFT - 8}" y="{base}">0</text>{layers}{line}'
-        f'<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/></g>'
-    )
+    most = f"{scale.max_bill_nanousd / NANOUSD:,.0f} u$"
+    return chart_frame(said, most, drawn + _revenue(run, books, scale, unit, base))
 
 
 def _revenue(run: RunFigures, books: LedgerFigures, scale: PictureScale, unit: float, base: float) -> str:

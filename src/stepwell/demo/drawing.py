@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,6 +12,9 @@ WIDTH = 1180
 LEFT = 112
 RIGHT = 16
 AXIS_HEIGHT = 36
+CHART_TOP, CHART_HEIGHT = 26, 70
+LANE_HEIGHT, LANE_GAP = 25, 6
+HEADER_HEIGHT = 24
 
 Level = tuple[float, float]
 """A step function: (time, value from then on)."""
@@ -31,7 +34,79 @@ class PictureScale:
         return LEFT + (WIDTH - LEFT - RIGHT) * min(max(t_s, 0.0), self.end_s) / self.end_s
 
 
-def open_svg(scale: PictureScale, ident: str, height: float, title: str, description: str) -> str:
+def lane_picture(
+    scale: PictureScale,
+    ident: str,
+    said: tuple[str, str],
+    chart: Sequence[str],
+    groups: Iterable[tuple[str, Sequence[str], Callable[[float, float], str]]],
+    lane: Callable[[str, float], str],
+    mark_s: float | None = None,
+) -> str:
+    """A chart over time, and below it a lane for each agent, as an SVG element.
+
+    ``said``: title and description, for a screen reader. ``groups``: a customer each, with what stands over
+    its lanes, its agents, and what is drawn over them, from top to bottom. ``lane`` draws an agent at a
+    height.
+    ``mark_s``: where another run had ended.
+    """
+    drawn: list[str] = []
+    bottom: float = CHART_TOP + CHART_HEIGHT + 14
+    for head, agents, over in groups:
+        top = bottom + HEADER_HEIGHT
+        drawn.append(f'<text class="group" x="0" y="{px(bottom + 15)}">{head}</text>')
+        heights = [top + number * (LANE_HEIGHT + LANE_GAP) for number in range(len(agents) + 1)]
+        drawn += [lane(agent, y) for agent, y in zip(agents, heights, strict=False)]
+        drawn.append(over(top, heights[-1]))
+        bottom = heights[-1] + 4
+    parts = [
+        _open_svg(scale, ident, bottom + AXIS_HEIGHT, *said),
+        axis(scale, CHART_TOP, bottom),
+        *chart,
+        *drawn,
+        "" if mark_s is None else mark(scale, mark_s, CHART_TOP, bottom),
+        f'<line class="cursor" y1="{CHART_TOP}" y2="{px(bottom)}" visibility="hidden"/>',
+        "</svg>",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def group_head(name: str, service_tier: str, more: str = "") -> str:
+    """The line that names a customer."""
+    return f'{escape(name)}<tspan class="soft" dx="6">service tier {escape(service_tier)}{more}</tspan>'
+
+
+def chart_frame(said: str, most: str, drawn: str) -> str:
+    """The chart over the lanes: what it says, its highest value, and its base."""
+    base = CHART_TOP + CHART_HEIGHT
+    return (
+        f'<g><text class="small" x="{LEFT}" y="14">{escape(said, quote=False)}</text>'
+        f'<text class="label" x="{LEFT - 8}" y="{CHART_TOP + 9}">{escape(most)}</text>'
+        f'<text class="label" x="{LEFT - 8}" y="{base}">0</text>{drawn}{base_line(base)}</g>'
+    )
+
+
+def base_line(base: float) -> str:
+    return f'<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{px(base)}" y2="{px(base)}"/>'
+
+
+def lane_frame(agent: str, y: float, labels: str, drawn: str) -> str:
+    """A lane with its labels, and a surface for the pointer."""
+    return (
+        f'<g class="lane" data-agent="{escape(agent)}">{labels}'
+        f'<rect class="hit" x="{LEFT}" y="{px(y)}" width="{WIDTH - LEFT - RIGHT}" height="{LANE_HEIGHT}"/>'
+        f"{drawn}</g>"
+    )
+
+
+def stacked(kinds: Sequence[str], rows: Iterable[Sequence[int]]) -> dict[str, list[int]]:
+    """From the top down, each layer as the sum of itself and everything below it. ``kinds`` and the values of
+    a row go from the ground up. Sums painted over one another need half the coordinates of separate bands."""
+    sums = [list(itertools.accumulate(row)) for row in rows]
+    return {kind: [row[at] for row in sums] for at, kind in reversed(list(enumerate(kinds)))}
+
+
+def _open_svg(scale: PictureScale, ident: str, height: float, title: str, description: str) -> str:
     """The element's head, with what a screen reader says and what the page's script needs."""
     return (
         f'<svg class="picture" id="{ident}" viewBox="0 0 {WIDTH} {px(height)}" role="img" '

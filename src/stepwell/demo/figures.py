@@ -7,7 +7,7 @@ of the old shape would go wrong. Times are seconds, sizes bytes, lengths tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -54,15 +54,10 @@ class ServiceTierFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class LanePoint:
+class LanePoint(AgentSample):
     """Where an agent's KV lay from this moment on, until the next point."""
 
     t_s: float
-    state: str
-    tokens: int
-    device: int
-    host: int
-    disk: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +219,9 @@ def lanes(run: DemoRun) -> dict[str, tuple[LanePoint, ...]]:
     last: dict[str, AgentSample] = {}
     for sample in run.samples:
         for agent, seen in sample.agents.items():
-            if agent not in made or last.get(agent) == seen:
-                continue
-            last[agent] = seen
-            point = LanePoint(
-                round(sample.t_s, 3), seen.state, seen.tokens, seen.device, seen.host, seen.disk
-            )
-            made[agent].append(point)
+            if agent in made and last.get(agent) != seen:
+                last[agent] = seen
+                made[agent].append(LanePoint(**asdict(seen), t_s=round(sample.t_s, 3)))
     return {agent: tuple(points) for agent, points in made.items()}
 
 

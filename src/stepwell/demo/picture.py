@@ -6,33 +6,33 @@ CSS variables of the page (``assets/page.css``), so that one picture serves ligh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from html import escape
 
 from stepwell.demo.drawing import (
-    AXIS_HEIGHT,
+    CHART_HEIGHT,
+    CHART_TOP,
+    LANE_GAP,
+    LANE_HEIGHT,
     LEFT,
-    RIGHT,
-    WIDTH,
-    Level,
     PictureScale,
     area,
-    axis,
-    mark,
-    open_svg,
+    chart_frame,
+    group_head,
+    lane_frame,
+    lane_picture,
     px,
+    stacked,
     visible,
 )
-from stepwell.demo.figures import CustomerFigures, FillPoint, LanePoint, RunFigures
+from stepwell.demo.figures import CustomerFigures, RunFigures
 from stepwell.demo.record import DemoTurn
 from stepwell.units import format_size
 
-FILL_TOP = 26
-FILL_HEIGHT = 70
-LANE_HEIGHT = 25
 STRIP_HEIGHT = 4
-LANE_GAP = 6
-HEADER_HEIGHT = 24
+PLACES = ("absent", "disk", "host", "device")
+"""Of an agent's tokens, from the ground up."""
 
 
 def common_scale(runs: Sequence[RunFigures]) -> PictureScale:
@@ -57,28 +57,19 @@ def draw_run(
     mark_s: float | None = None,
 ) -> str:
     """One run as an SVG element. ``mark_s`` draws a line at the moment when the other run had ended."""
-    groups: list[str] = []
-    bottom: float = FILL_TOP + FILL_HEIGHT + 14
-    for customer in customers:
-        group, bottom = _customer(run, customer, scale, bottom)
-        groups.append(group)
-    line = mark(scale, mark_s, FILL_TOP, bottom) if mark_s is not None and mark_s < run.duration_s else ""
-    parts = [
-        open_svg(
-            scale,
-            ident,
-            bottom + AXIS_HEIGHT,
-            f"{run.name}: where the KV of each agent lay, over {run.duration_s:.1f} seconds",
-            _description(run),
-        ),
-        axis(scale, FILL_TOP, bottom),
-        _fill_chart(run, scale),
-        *groups,
-        line,
-        f'<line class="cursor" y1="{FILL_TOP}" y2="{px(bottom)}" visibility="hidden"/>',
-        "</svg>",
+    title = f"{run.name}: where the KV of each agent lay, over {run.duration_s:.1f} seconds"
+    groups = [
+        (
+            group_head(customer.name, customer.service_tier),
+            [agent for agent in run.lanes if agent.split("/")[0] == customer.name.lower()],
+            partial(_answered, run, customer.name.lower(), scale),
+        )
+        for customer in customers
     ]
-    return "\n".join(part for part in parts if part)
+    return lane_picture(
+        scale, ident, (title, _description(run)), [_fill_chart(run, scale)], groups,
+        partial(_lane, run, scale), mark_s if mark_s is not None and mark_s < run.duration_s else None,
+    )  # fmt: skip
 
 
 def _description(run: RunFigures) -> str:
@@ -95,22 +86,6 @@ def _description(run: RunFigures) -> str:
 # --- the lanes ---------------------------------------------------------------------------------
 
 
-def _customer(run: RunFigures, customer: CustomerFigures, scale: PictureScale, y: float) -> tuple[str, float]:
-    """The lanes of one customer's agents under a line that names them; and where the next begins."""
-    tenant = customer.name.lower()
-    parts = [
-        f'<text class="group" x="0" y="{px(y + 15)}">{escape(customer.name)}'
-        f'<tspan class="soft" dx="6">service tier {escape(customer.service_tier)}</tspan></text>',
-    ]
-    y += HEADER_HEIGHT
-    top = y
-    for agent in [agent for agent in run.lanes if agent.split("/")[0] == tenant]:
-        parts.append(_lane(run, agent, scale, y))
-        y += LANE_HEIGHT + LANE_GAP
-    parts.append(_answered(run, tenant, scale, top, y))
-    return "\n".join(part for part in parts if part), y + 4
-
-
 def _answered(run: RunFigures, tenant: str, scale: PictureScale, top: float, bottom: float) -> str:
     """A line where the customer's answer was complete: its last token."""
     ends = [turn.end_s for turn in run.turns if turn.tenant == tenant]
@@ -123,36 +98,20 @@ def _answered(run: RunFigures, tenant: str, scale: PictureScale, top: float, bot
     )
 
 
-def _lane(run: RunFigures, agent: str, scale: PictureScale, y: float) -> str:
-    """One agent: the stack of its KV, its turns below, and a surface for the pointer."""
+def _lane(run: RunFigures, scale: PictureScale, agent: str, y: float) -> str:
+    """One agent: the stack of its KV, and its turns below."""
     base = y + LANE_HEIGHT - STRIP_HEIGHT
-    role = agent.split("/")[1]
     unit = (LANE_HEIGHT - STRIP_HEIGHT) / scale.max_tokens
+    points = run.lanes[agent]
+    sums = stacked(PLACES, [(p.absent, p.disk, p.host, p.device) for p in points])
     layers = "".join(
         area(f"kv-{kind}", levels, scale, unit, base, run.duration_s)
-        for kind, levels in _lane_layers(run.lanes[agent])
+        for kind, levels in visible([p.t_s for p in points], sums)
     )
     turns = "".join(_turn(turn, scale, base) for turn in run.turns if turn.agent == agent)
-    return (
-        f'<g class="lane" data-agent="{escape(agent)}"><text class="label" x="{LEFT - 8}" y="{px(base - 3)}">'
-        f"{escape(role)}</text>"
-        f'<rect class="hit" x="{LEFT}" y="{px(y)}" width="{WIDTH - LEFT - RIGHT}" height="{LANE_HEIGHT}"/>'
-        f"{layers}{turns}</g>"
-    )
-
-
-def _lane_layers(points: Sequence[LanePoint]) -> Iterable[tuple[str, list[Level]]]:
-    """From the surface down, each layer as the sum of itself and everything below it.
-
-    Painting the sums over one another needs half the coordinates of separate bands.
-    """
-    absent = [max(0, p.tokens - p.device - p.host - p.disk) for p in points]
-    disk = [deeper + p.disk for deeper, p in zip(absent, points, strict=True)]
-    host = [deeper + p.host for deeper, p in zip(disk, points, strict=True)]
-    device = [deeper + p.device for deeper, p in zip(host, points, strict=True)]
-    yield from visible(
-        [p.t_s for p in points], {"device": device, "host": host, "disk": disk, "absent": absent}
-    )
+    role = escape(agent.split("/")[1])
+    label = f'<text class="label" x="{LEFT - 8}" y="{px(base - 3)}">{role}</text>'
+    return lane_frame(agent, y, label, layers + turns)
 
 
 def _turn(turn: DemoTurn, scale: PictureScale, base: float) -> str:
@@ -179,31 +138,15 @@ def _turn(turn: DemoTurn, scale: PictureScale, base: float) -> str:
 
 
 def _fill_chart(run: RunFigures, scale: PictureScale) -> str:
-    base = FILL_TOP + FILL_HEIGHT
+    """What the KV tiers held, at most against what they may hold."""
+    sums = stacked(PLACES[1:], [(p.disk_bytes, p.host_bytes, p.device_bytes) for p in run.fill])
+    unit, base = CHART_HEIGHT / scale.max_bytes, CHART_TOP + CHART_HEIGHT
     layers = "".join(
-        area(f"kv-{kind}", levels, scale, FILL_HEIGHT / scale.max_bytes, base, run.duration_s)
-        for kind, levels in _fill_layers(run.fill)
+        area(f"kv-{kind}", levels, scale, unit, base, run.duration_s)
+        for kind, levels in visible([p.t_s for p in run.fill], sums)
     )
-    x = LEFT - 8
-    return (
-        f"<g>{_fill_label(run)}"
-        f'<text class="label" x="{x}" y="{FILL_TOP + 9}">{escape(format_size(scale.max_bytes))}</text>'
-        f'<text class="label" x="{x}" y="{base}">0</text>{layers}'
-        f'<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/></g>'
-    )
-
-
-def _fill_label(run: RunFigures) -> str:
-    """What the KV tiers held at most, against what they may hold."""
     said = []
     for tier, peak in run.peak_bytes.items():
         limit = run.capacity.limit_bytes(tier)
         said.append(f"{tier} at most {format_size(peak)} of {format_size(limit)}" if limit else f"{tier} off")
-    return f'<text class="small" x="{LEFT}" y="14">KV held: {escape("; ".join(said))}</text>'
-
-
-def _fill_layers(points: Sequence[FillPoint]) -> Iterable[tuple[str, list[Level]]]:
-    disk = [p.disk_bytes for p in points]
-    host = [p.disk_bytes + p.host_bytes for p in points]
-    device = [p.disk_bytes + p.host_bytes + p.device_bytes for p in points]
-    yield from visible([p.t_s for p in points], {"device": device, "host": host, "disk": disk})
+    return chart_frame(f"KV held: {'; '.join(said)}", format_size(scale.max_bytes), layers)
