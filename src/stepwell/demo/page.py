@@ -15,6 +15,13 @@ from stepwell.demo.picture import common_scale, draw_run
 from stepwell.demo.record import CheckedAnswer
 from stepwell.demo.tables import TextTable, comparison_table, notes, service_tier_table
 
+PLACES = (
+    ("device", "on the device"),
+    ("host", "in host memory"),
+    ("disk", "on disk"),
+    ("absent", "nowhere: not computed yet, or dropped"),
+)
+
 
 def render_page(figures: DemoFigures) -> str:
     """The whole page. Nothing in it is loaded from anywhere."""
@@ -85,19 +92,8 @@ def _headline(figures: DemoFigures) -> str:
 
 
 def _legend() -> str:
-    keys = [
-        ("device", "on the device"),
-        ("host", "in host memory"),
-        ("disk", "on disk"),
-        ("absent", "nowhere: not computed yet, or dropped"),
-    ]
-    squares = "".join(
-        f'<li><svg width="22" height="12" aria-hidden="true"><rect class="kv-{kind}" width="22" '
-        f'height="12"/></svg>{text}</li>'
-        for kind, text in keys
-    )
     return (
-        '<section><h2>Where each agent\'s KV lay</h2>\n<ul class="legend">' + squares + "<li>"
+        '<section><h2>Where each agent\'s KV lay</h2>\n<ul class="legend">' + _squares("kv", PLACES) + "<li>"
         '<svg width="34" height="12" aria-hidden="true"><rect class="ttft" y="5.4" width="18" height="1.2"/>'
         '<rect class="out" x="18" y="4" width="16" height="4"/></svg>a turn: waits for its first token, then '
         "writes</li></ul>\n"
@@ -112,16 +108,28 @@ def _legend() -> str:
     )
 
 
+def _squares(kind: str, keys: Sequence[tuple[str, str]]) -> str:
+    """Entries of a legend: what is drawn in this colour."""
+    return "".join(
+        f'<li><svg width="22" height="12" aria-hidden="true"><rect class="{kind}-{key}" width="22" '
+        f'height="12"/></svg>{text}</li>'
+        for key, text in keys
+    )
+
+
+def _figure(kind: str, number: int, caption: str, label: str, svg: str) -> str:
+    return (
+        f'<figure data-{kind}="{number}"><figcaption>{escape(caption)}</figcaption>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(label)}">{svg}</div></figure>'
+    )
+
+
 def _pictures(figures: DemoFigures, scale: PictureScale) -> list[str]:
     made = []
     for number, run in enumerate(figures.runs):
         mark_s = figures.runs[0].duration_s if number else None
         svg = draw_run(run, figures.customers, scale, f"run-{number}", mark_s)
-        made.append(
-            f'<figure data-run="{number}"><figcaption>{escape(run.name)}: {run.duration_s:.1f} s</figcaption>'
-            '<div class="scroll" tabindex="0" role="group" '
-            f'aria-label="{escape(run.name)}">{svg}</div></figure>'
-        )
+        made.append(_figure("run", number, f"{run.name}: {run.duration_s:.1f} s", run.name, svg))
     return made
 
 
@@ -129,12 +137,10 @@ def _costs(figures: DemoFigures, scale: PictureScale) -> list[str]:
     """The second picture, of every run that kept a ledger, and the table of the first one."""
     made = []
     for number, run in enumerate(figures.runs):
-        if svg := draw_costs(run, figures.customers, scale, f"cost-{number}"):
-            made.append(
-                f'<figure data-cost="{number}"><figcaption>{escape(_cost_caption(run))}</figcaption>'
-                f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(run.name)}, costs">'
-                f"{svg}</div></figure>"
-            )
+        if (books := run.ledger) is not None:
+            svg = draw_costs(run, figures.customers, scale, f"cost-{number}")
+            caption = f"{run.name}: the machine cost {books.bill_microusd:,} u$"
+            made.append(_figure("cost", number, caption, f"{run.name}, costs", svg))
     if not made:
         return []
     run = figures.runs[0]
@@ -143,19 +149,9 @@ def _costs(figures: DemoFigures, scale: PictureScale) -> list[str]:
     return [_cost_legend(), *made, *([_table(table)] if table is not None else []), said]
 
 
-def _cost_caption(run: RunFigures) -> str:
-    assert run.ledger is not None
-    return f"{run.name}: the machine cost {run.ledger.bill_microusd:,} u$"
-
-
 def _cost_legend() -> str:
-    squares = "".join(
-        f'<li><svg width="22" height="12" aria-hidden="true"><rect class="cost-{kind}" width="22" '
-        f'height="12"/></svg>{text}</li>'
-        for kind, text in LEGEND
-    )
     return (
-        '<section><h2>What each agent cost</h2>\n<ul class="legend">' + squares + "</ul>\n"
+        '<section><h2>What each agent cost</h2>\n<ul class="legend">' + _squares("cost", LEGEND) + "</ul>\n"
         "<p>The same lanes again; now the height of a lane is what its agent has cost so far, and the number "
         "beside its name what it came to, in u$ (millionths of a dollar). While an agent waits, its KV alone "
         "costs: as much on the device as if it worked, next to nothing in host memory and on disk. Above the "
