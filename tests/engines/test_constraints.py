@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import enum
 import json
+import math
 import uuid
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -137,6 +138,15 @@ TABLE: list[tuple[Any, list[str], list[str]]] = [
     ({"properties": {"not": {"type": "integer"}, "if": {"type": "null"}}, "type": "object"}, ['{"not":1}'],
     ['{"not":""}']),
     ({"const": None}, ["null"], ["0", "{}"]),
+    ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, ["0.1", "0.5", "0.00001"], ["0", "0.0"]),
+    ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e-3}, ["0.0001"], ["0", "-0", "0.001"]),
+    ({"type": "number", "exclusiveMaximum": 0, "minimum": -0.5}, ["-0.1", "-0.5"], ["0", "-0", "0.1"]),
+    ({"type": "number", "exclusiveMinimum": 1, "maximum": 1.5}, ["1.25"], ["1", "1.0", "2"]),
+    ({"type": "number", "exclusiveMinimum": 0}, ["0.1", "7"], ["0", "0.0", "-0", "-1"]),
+    ({"type": "object", "properties": {"k": {"$ref": "#"}}, "additionalProperties": False}, ['{"k":{}}'],
+    ['{"k":1}']),
+    ({"$defs": {"a": {"$anchor": "x", "type": "integer"}}, "$ref": "#x"}, ["1"], ['"a"']),
+    ({"$defs": {"a": {"$id": "http://z/", "type": "null"}}, "$ref": "#/$defs/a"}, ["null"], ["1"]),
     ({"enum": [{"not": 1, "if": 2}]}, ['{"not":1,"if":2}'], ["{}"]),
 ]  # fmt: skip
 
@@ -163,7 +173,36 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"pattern": "(a{1000}){1000}"}, "#", "pattern"),
     ({"multipleOf": 1_000_003}, "#", "multipleOf"),
     ({"multipleOf": 0}, "#", "multipleOf"),
+    ({"minimum": 10**20}, "#", "minimum"),
+    ({"enum": [1, [{"a": 10**30}]]}, "#", "enum"),
+    ({"maximum": math.inf}, "#", "maximum"),
+    ({"exclusiveMinimum": 1, "maximum": 1 + 2**-50}, "#", "exclusiveMinimum"),
 ]
+
+
+LOOPS: list[tuple[dict[str, Any], str]] = [
+    ({"$ref": "#"}, "#"),
+    ({"allOf": [{"anyOf": [{"$ref": "#"}]}]}, "#/allOf/0/anyOf/0"),
+    (
+        {"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+        "#/items",
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "path"), LOOPS)
+def test_a_reference_that_asks_for_itself_is_refused(schema: Any, path: str) -> None:
+    """Its grammar takes the empty text, which is no JSON."""
+    with pytest.raises(Unenforceable, match="points to itself") as error:
+        enforceable(schema)
+    assert error.value.path == path
+
+
+def test_a_nested_id_moves_the_references_below_it() -> None:
+    """``#/$defs/q`` means another place there."""
+    inner = {"$id": "http://z/", "$defs": {"q": {"type": "integer"}}, "$ref": "#/$defs/q"}
+    with pytest.raises(Unenforceable, match=r"'\$id' at #/\$defs/a changes"):
+        enforceable({"$defs": {"a": inner, "q": {"type": "string"}}, "$ref": "#/$defs/a"})
 
 
 @pytest.mark.parametrize(("schema", "path", "keyword"), REFUSED)

@@ -117,3 +117,37 @@ def test_what_is_relaxed_is_not_judged() -> None:
     assert not what_is_wrong(json.dumps(schema), '{"x": 1}')
     assert not what_is_wrong("{}", "{}")
     assert what_is_wrong("{}", "[]")
+
+
+MEANT: list[tuple[Any, list[str], list[str]]] = [
+    ({"type": "string", "enum": ["a"], "nullable": True}, ["null", '"a"'], ['"b"']),
+    ({"properties": {"nullable": True, "$id": {"type": "null"}}}, ['{"nullable":1}'], ['{"$id":1}']),
+    ({"items": [{"type": "integer"}], "additionalItems": False}, ["[1]", "[]"], ["[1,2]", '["a"]']),
+    ({"items": [{"type": "integer"}], "additionalItems": {"type": "null"}}, ["[1,null]"], ["[1,2]"]),
+    ({"minimum": 0, "exclusiveMinimum": True}, ["1"], ["0"]),
+    ({"maximum": 3, "exclusiveMaximum": False}, ["3"], ["4"]),
+    ({"multipleOf": 0.1}, ["0.6", "1.2", "-0.7"], ["0.65"]),
+    ({"multipleOf": 0.01}, ["958.31", "1e3"], ["0.001"]),
+    ({"multipleOf": 3}, ["3", "-6", "3" * 200], ["4"]),
+    ({"$id": 5, "type": "integer"}, ["5"], ['"a"']),
+    ({"$id": "http://x/y", "$defs": {"a": {"type": "null"}}, "$ref": "#/$defs/a"}, ["null"], ["1"]),
+    (
+        {"const": {"nullable": True, "type": "x", "items": [1]}},
+        ['{"nullable":true,"type":"x","items":[1]}'],
+        ["1"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "right", "wrong"), MEANT)
+def test_the_last_look_reads_a_schema_as_the_mask_does(
+    schema: Any, right: list[str], wrong: list[str]
+) -> None:
+    """Else an answer that the mask has held would be taken back as broken."""
+    text = json.dumps(schema)
+    assert [what_is_wrong(text, one) for one in right] == [""] * len(right)
+    assert all(what_is_wrong(text, one) for one in wrong)
+
+
+def test_a_keyword_that_the_last_look_cannot_read_takes_no_answer_back() -> None:
+    assert not what_is_wrong('{"type": "string", "minLength": "3"}', '"abc"')

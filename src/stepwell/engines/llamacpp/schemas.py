@@ -7,9 +7,11 @@ tool) a keyword that cannot be enforced is left out instead, which only ever all
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +25,7 @@ MAX_TIMES = 20_000
 """Of a pattern's repetitions, multiplied."""
 MAX_INTEGER = 2**53 - 1
 """Of an integer without bounds: what readers of JSON hold. An undecided model writes digits for ever."""
+_MOST_NUMBER = 2**63 - 1
 MAX_MULTIPLE = 10_000
 """Of ``multipleOf`` without its decimal point: an automaton with that many states holds it."""
 
@@ -83,13 +86,16 @@ class _Rewriter:
         if depth > MAX_NESTING:
             raise Unenforceable(path, "schema", f"is nested more than {MAX_NESTING} deep")
         relaxed = relaxed or schema.get(RELAXED) is True
+        if depth and not relaxed and _moves(schema):
+            raise Unenforceable(path, "$id", "changes what references point to: leave it out")
         schema = _said_otherwise(schema, self.resolved)
         result: dict[str, Any] = {}
         for key, value in schema.items():
-            if key in _AS_THEY_ARE:
-                result[key] = value
-                continue
             try:
+                if key in _AS_THEY_ARE:
+                    _require_readable(value, path, key)
+                    result[key] = value
+                    continue
                 kept = self._keyword(key, value, schema, path, relaxed=relaxed, depth=depth)
             except Unenforceable as problem:
                 # What is wrong further down has been left out there, if it could be.
@@ -98,6 +104,7 @@ class _Rewriter:
                 continue
             if kept is not None:
                 result[key if key != "oneOf" else "anyOf"] = kept
+        _keep_apart(result, path, relaxed=relaxed)
         if _is_open_integer(result):
             result.update(minimum=-MAX_INTEGER, maximum=MAX_INTEGER)
         if schema.get("nullable") is True and "type" in result:
@@ -126,7 +133,22 @@ class _Rewriter:
             return self._one_of(_list(value, key, path), schema, path, below, relaxed=relaxed)
         if key in _REFUSED:
             raise Unenforceable(path, key)
+        if key == "$ref" and self._is_loop(schema, ()):
+            raise Unenforceable(path, key, "points to itself")
         return _checked(key, value, path)
+
+    def _is_loop(self, schema: Schema, seen: tuple[str, ...]) -> bool:
+        """Whether what has to hold for the schema is the schema itself, with nothing written in between."""
+        if not isinstance(schema, dict):
+            return False
+        ref = schema.get("$ref")
+        if isinstance(ref, str) and ref.startswith("#"):
+            return ref in seen or self._is_loop(self._at(ref), (*seen, ref))
+        inside = list(_list_of(schema.get("allOf")))
+        for key in ("anyOf", "oneOf"):
+            options = _list_of(schema.get(key))
+            inside += options if len(options) == 1 else []
+        return any(self._is_loop(one, seen) for one in inside)
 
     def _one_of(
         self, options: list[Any], schema: Schema, path: str, below: Callable[..., Schema], *, relaxed: bool
@@ -142,14 +164,22 @@ class _Rewriter:
             ref = schema.get("$ref") if isinstance(schema, dict) else None
             if not isinstance(ref, str) or not ref.startswith("#"):
                 return schema
-            found: Any = self._root
-            for step in ref[1:].split("/")[1:]:
-                name = unquote(step).replace("~1", "/").replace("~0", "~")
-                found = found.get(name) if isinstance(found, dict) else None
+            found = self._at(ref)
             if found is None:
                 return schema
             schema = found
         return schema
+
+    def _at(self, ref: str) -> Any:
+        """What a path into the schema itself points to; None: nothing, or it is no path."""
+        found: Any = self._root if ref == "#" or ref.startswith("#/") else None
+        for step in ref[1:].split("/")[1:]:
+            name = unquote(step).replace("~1", "/").replace("~0", "~")
+            if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
+                found = found[int(name)]
+            else:
+                found = found.get(name) if isinstance(found, dict) else None
+        return found
 
     def _apart(self, one: Schema, other: Schema, depth: int = 0) -> bool:
         """Whether surely no value obeys both."""
@@ -174,6 +204,59 @@ class _Rewriter:
             self._apart(mine[name], theirs[name], depth + 1)
             for name in sorted(both & set(mine) & set(theirs))
         )
+
+
+def _moves(schema: Mapping[str, Any]) -> bool:
+    """Whether an ``$id`` is a new base for references below it (older drafts named places by ``#name``)."""
+    identifier = schema.get("$id")
+    named = isinstance(identifier, str) and identifier.startswith("#")
+    return identifier is not None and not named and '"$ref"' in json.dumps(schema)
+
+
+def _require_readable(value: Any, path: str, keyword: str) -> None:
+    """Numbers that the mask's own reader of JSON cannot hold, wherever they stand in a value."""
+    values = [value]
+    while values:
+        one = values.pop()
+        if isinstance(one, list):
+            values += one
+        elif isinstance(one, dict):
+            values += one.values()
+        elif isinstance(one, int) and abs(one) > _MOST_NUMBER:
+            raise Unenforceable(path, keyword, f"has a number of more than {len(str(_MOST_NUMBER))} digits")
+        elif isinstance(one, float) and not math.isfinite(one):
+            raise Unenforceable(path, keyword, "has a number that no computer's float holds")
+
+
+def _keep_apart(schema: dict[str, Any], path: str, *, relaxed: bool) -> None:
+    """Where a whole number is an excluded bound and the other bound less than one away, llguidance lets the
+    bound through (0 for ``exclusiveMinimum: 0`` with ``maximum: 0.5``). It is moved inwards by a millionth of
+    the way, which leaves less room and is never wrong."""
+    if "multipleOf" in schema or schema.get("type") == "integer":
+        return
+    lower = _bound(schema, "minimum", "exclusiveMinimum", max)
+    upper = _bound(schema, "maximum", "exclusiveMaximum", min)
+    if lower is None or upper is None or not 0 < upper - lower < 1:
+        return
+    for key, kept, at, inwards in (
+        ("exclusiveMinimum", "minimum", lower, 1),
+        ("exclusiveMaximum", "maximum", upper, -1),
+    ):
+        if key in schema and schema[key] == at and at == int(at):
+            moved = float(at + inwards * (upper - lower) / 1_000_000)
+            if moved == float(at) and not relaxed:
+                raise Unenforceable(path, key, "is too near to the other bound")
+            del schema[key]
+            schema[kept] = moved
+
+
+def _bound(
+    schema: Mapping[str, Any], key: str, exclusive: str, stricter: Callable[..., Decimal]
+) -> Decimal | None:
+    """The bound that holds, of one that is included and one that is not."""
+    given = [schema[name] for name in (key, exclusive) if name in schema]
+    numbers = [Decimal(repr(one)) for one in given if isinstance(one, int | float) and one is not True]
+    return stricter(numbers) if numbers and len(numbers) == len(given) else None
 
 
 def _is_open_integer(schema: Mapping[str, Any]) -> bool:
@@ -276,6 +359,10 @@ def _pattern_problem(pattern: str) -> str:
         return ""
     lines = [line.strip() for line in messages[0].splitlines() if line.strip()]
     return next((line for line in lines if line.startswith("error:")), lines[0] if lines else "it is refused")
+
+
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _list(value: Any, key: str, path: str) -> list[Any]:
