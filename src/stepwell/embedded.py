@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from stepwell.assemble import Node, Progress, build, key_ring
+from stepwell.beside import close_embeddings, served_embeddings
 from stepwell.clock import Clock
 from stepwell.library.store import Library
 from stepwell.server.books import Books
@@ -53,15 +54,20 @@ def embedded(
 ) -> Iterator[EmbeddedNode]:
     """From model files to URL; gone when the block ends. Raises ``StepwellError``."""
     node = build_any(settings, progress=progress)
+    vectors = None
     try:
+        vectors = served_embeddings(settings, unasked=False)
         node.driver.start()
         kept = node.books
         books = None if kept is None else Books(kept.store, kept)
         served = None if library is None else ServedLibrary(library)
         http = replace(settings.server, host="127.0.0.1", port=0, drain_s=STOP_S)
         with BackgroundServer(
-            *(node.driver, node.text, http, key_ring(settings), books, served), offered=offered(node)
+            *(node.driver, node.text, http, key_ring(settings), books, served),
+            offered=offered(node),
+            vectors=vectors,
         ) as server:
             yield EmbeddedNode(server.base_url, node)
     finally:
+        close_embeddings(vectors)
         node.stop(STOP_S)

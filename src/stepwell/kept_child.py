@@ -42,7 +42,7 @@ class KeptChild:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``begin``: what is asked of each new child before anything else; it fails as questions do."""
-        self._module, self._arguments, self._env = module, arguments, env
+        self._module, self.arguments, self._env = module, arguments, env
         self._begin, self._now_s = begin, now_s
         self._lock = threading.Lock()
         self._child: LineChild | None = None
@@ -109,7 +109,7 @@ class KeptChild:
             raise ChildAway(f"it failed {self._failures} times and is started again in {left_s:.0f} s")
         self.starts += 1
         try:
-            self._child = LineChild(self._module, self._env, self._arguments)
+            self._child = LineChild(self._module, self._env, self.arguments)
             self._begin(self._child)
         except (EOFError, OSError, OverflowError, ValueError, TypeError, KeyError) as error:
             self._failed()  # a TimeoutError is an OSError

@@ -25,7 +25,7 @@ def test_a_served_model_is_exact(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(report.read_text())["results"]["promise"]["word"] == "exact"
 
 
-@pytest.mark.parametrize("name", ["bert", "llama-embed", "deepseek4"])
+@pytest.mark.parametrize("name", ["t5", "deepseek4"])
 def test_what_is_not_served_is_said_with_its_reason(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,6 +35,38 @@ def test_what_is_not_served_is_said_with_its_reason(
     assert line.startswith(f"Promise: not served: model {path} ")
     found = json.loads(report.read_text())["results"]["promise"]
     assert found["word"] == "not served" and found["why"] in line
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "bert",
+            "makes vectors of 128 numbers from up to 512 tokens for /v1/embeddings (embeddings.model, or",
+        ),
+        ("llama-embed", "for /v1/embeddings"),
+        ("bert:pool4", "makes scores from up to 512 tokens for /v1/rerank (embeddings.rerank_model, or an"),
+    ],
+)
+def test_what_makes_vectors_is_said_with_its_place(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, report = model_file(tmp_path, name), tmp_path / "doctor.json"
+    assert doctor(model=str(path), threads=1, json_file=report) == 0
+    shown = capsys.readouterr().out
+    assert words in shown and "tokens/s in sixteen short texts" in shown
+    results = json.loads(report.read_text())["results"]
+    assert results["promise"]["word"] == ("exact" if results["differ"] == 0 else "close")
+    assert results["again"] and results["differ"] < 1e-4
+
+
+def test_a_damaged_file_that_names_a_pooling_is_not_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model_file(tmp_path, "bert")
+    path.write_bytes(path.read_bytes()[:-20_000])
+    assert doctor(model=str(path), threads=1) == 2
+    assert capsys.readouterr().out.startswith("Promise: not served: ")
 
 
 def test_gpu_layers_and_inexact_steps_promise_tokens_only() -> None:

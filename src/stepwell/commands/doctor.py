@@ -13,6 +13,7 @@ from rich.table import Table
 
 from stepwell.assemble import load_engine
 from stepwell.bench.engine.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
+from stepwell.commands.doctor_vectors import file_of_vectors, report_of_vectors, vector_lines
 from stepwell.commands.promise import NOT_SERVED, Promise, promise_of
 from stepwell.console.options import JsonOption, OptionalPositive
 from stepwell.console.output import report_console, table, write_json
@@ -54,6 +55,7 @@ def doctor(
     Example: stepwell doctor --model gemma3 --device-kv-tokens 4096 --host-kv 2GiB
 
     The promise is one of: exact (moved KV changes no bit), same tokens, not served. Exit code 2: not served.
+    Of a model of embeddings or rankings: exact, or close (a number differs in its last digits beside others).
 
     Parameters
     ----------
@@ -88,6 +90,8 @@ def doctor(
     free_before = available_memory_bytes()
     console = report_console(json_file)
     try:
+        if (beside := file_of_vectors(settings)) is not None:
+            return _vectors(settings, beside, console, json_file)
         with ticker() as progress:
             found = examine(settings, progress)
     except UnfitModel as error:
@@ -111,6 +115,16 @@ def _vllm(model: str | None, json_file: Path | None) -> int:
     write_json(json_file, found)
     report_console(json_file).print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _vectors(settings: Settings, path: Path, console: Console, json_file: Path | None) -> int:
+    """A model that makes no text: it keeps no KV, so there is less to say."""
+    with ticker() as progress:
+        report = report_of_vectors(settings, path, progress)
+    for line in vector_lines(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    report.finish(console, json_file)
+    return UnfitModel.exit_code if report.results["promise"]["word"] == NOT_SERVED else 0
 
 
 def _not_served(settings: Settings, error: UnfitModel, console: Console, json_file: Path | None) -> int:

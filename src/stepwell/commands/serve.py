@@ -18,8 +18,8 @@ from cyclopts import Parameter
 
 from stepwell import __version__
 from stepwell.assemble import Node, key_ring
+from stepwell.beside import close_embeddings, served_embeddings
 from stepwell.clock import Clock
-from stepwell.commands.embeddings import close_embeddings, served_embeddings
 from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_check import report
 from stepwell.commands.serve_flags import ServeFlags, option

@@ -1,8 +1,9 @@
-"""The models of vectors and rankings that the settings of a server name."""
+"""The models of vectors and rankings that the settings of a server name, beside those that write."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from stepwell.embed.base import MINILM, EmbeddingError, Wishes
@@ -16,11 +17,14 @@ from stepwell.settings import EmbeddingSettings, Settings
 from stepwell.several import apart
 
 
-def served_embeddings(all_settings: Settings) -> ServedEmbeddings | None:
+def served_embeddings(all_settings: Settings, *, unasked: bool = True) -> ServedEmbeddings | None:
     """Those of ``[embeddings]``, and of ``[[models]]`` what makes no text; None where none are named. A file
     is loaded once, so that a wrong one is said at the start and not to a client; MiniLM is loaded when
-    somebody asks. Raises ``BadInput``."""
+    somebody asks. ``unasked``: also where nobody has written anything about embeddings. Raises ``BadInput``.
+    """
     models: list[EmbeddingProcess] = []
+    if not unasked and all_settings.embeddings == EmbeddingSettings():
+        all_settings = replace(all_settings, embeddings=EmbeddingSettings(model=""))
     try:
         for model in _named(all_settings):
             models.append(model)
