@@ -94,7 +94,6 @@ def test_the_server_inside_a_command_serves_it(tiny_folder: Path) -> None:
     settings = replace(
         settings_with(tiny_folder, "bert"),
         kv=KvSettings(host_kv=1 << 20, disk_kv=0),
-        ledger=LedgerSettings(""),
     )
     with embedded(settings) as server:
         listed = httpx2.get(f"{server.url}/v1/models").json()["data"]
