@@ -27,12 +27,12 @@ from stepwell.redaction import redacted
 
 HELP = """Many agents on little fast memory: an OpenAI-compatible server with llama.cpp inside.
 
-Every agent keeps its own KV cache. The caches of agents that wait go down the
-steps, device to host memory to disk, and come back before they are needed.
+Every agent keeps its own KV cache. While an agent waits, its cache moves from
+the device to host memory and on to disk, and comes back before it is needed.
 
-    stepwell demo        the main job on a real model, with a picture at the end
-    stepwell serve       a server on http://127.0.0.1:8000/v1
-    stepwell doctor      what this machine can hold, and how fast
+    stepwell demo        run the main job on a real model, with a picture
+    stepwell serve       start a server on http://127.0.0.1:8000/v1
+    stepwell doctor      show what this machine can hold, and how fast it is
 
 'stepwell COMMAND --help' explains a command with an example.
 """
@@ -70,19 +70,19 @@ class Command:
 
 TOP = (
     Command("serve", "stepwell.commands.serve:serve", "Serve a model over an OpenAI-compatible API."),
-    Command("deploy", "stepwell.commands.deploy:deploy", "Many nodes behind one address."),
-    Command("completion", "stepwell.cli:completion", "A completion script for a shell."),
-    Command("demo", "stepwell.demo.command:demo", "Three customers' crews of agents read a document."),
-    Command("run", "stepwell.commands.run:run", "A crew of agents answers a question."),
-    Command("trace", "stepwell.commands.trace:trace", "A traced run of a crew, step by step."),
-    Command("replay", "stepwell.commands.replay:replay", "Decide a recorded run again and compare."),
-    Command("simulate", "stepwell.commands.simulate:simulate", "A workload on a modelled fleet."),
+    Command("deploy", "stepwell.commands.deploy:deploy", "Serve many nodes at one address."),
+    Command("completion", "stepwell.cli:completion", "Print a completion script for a shell."),
+    Command("demo", "stepwell.demo.command:demo", "Run three customers' crews on a document."),
+    Command("run", "stepwell.commands.run:run", "Let a crew of agents answer a question."),
+    Command("trace", "stepwell.commands.trace:trace", "Show a traced run of a crew, step by step."),
+    Command("replay", "stepwell.commands.replay:replay", "Replay a recording and compare the decisions."),
+    Command("simulate", "stepwell.commands.simulate:simulate", "Simulate a workload on a modelled fleet."),
     Command(
         "calibrate", "stepwell.commands.calibrate:calibrate", "Fit the hardware model to measured points."
     ),
-    Command("why", "stepwell.commands.why:why", "Where the time of a request went."),
-    Command("settings", "stepwell.commands.settings:settings", "Every setting, what it takes and means."),
-    Command("doctor", "stepwell.commands.doctor:doctor", "What this machine can hold, and how fast."),
+    Command("why", "stepwell.commands.why:why", "Show where the time of a request went."),
+    Command("settings", "stepwell.commands.settings:settings", "List every setting, its values and meaning."),
+    Command("doctor", "stepwell.commands.doctor:doctor", "Show what this machine can hold, and how fast."),
 )
 BENCHES = (
     ("stepwell.bench.engine.exactness", "Demotion changes no token and no logit."),
@@ -90,10 +90,10 @@ BENCHES = (
     ("stepwell.bench.engine.throughput", "Decode against llama.cpp's own loop."),
     ("stepwell.bench.engine.waiting", "How long llama.cpp's threads spin."),
     ("stepwell.bench.engine.overhead", "Time per step outside the engine."),
-    ("stepwell.bench.answers.schema_suite", "The JSON-Schema-Test-Suite, offered."),
+    ("stepwell.bench.answers.schema_suite", "The JSON-Schema-Test-Suite as requests."),
     ("stepwell.bench.answers.templates", "What of its last turn an agent reuses."),
     ("stepwell.bench.answers.schemas", "Answers under random schemas, checked again."),
-    ("stepwell.bench.policy.policies", "What sinks: every policy against an oracle."),
+    ("stepwell.bench.policy.policies", "Every eviction policy against an oracle."),
     ("stepwell.bench.policy.decisions", "Time of one decision, and how it grows."),
     ("stepwell.bench.plans.fidelity", "Live runs against their simulation."),
     ("stepwell.bench.tiers.crash", "Kill, damage and fill the disk store."),
@@ -127,47 +127,49 @@ def _bench(module: str, line: str) -> Command:
 
 GROUPS = {
     "vllm": (
-        "vLLM with Stepwell's parts: its own server, and a model for it.",
+        "Run vLLM with Stepwell's parts, and make a model folder for it.",
         (
-            Command("serve", "stepwell.commands.vllm:serve", "vLLM's own server with Stepwell's parts."),
-            Command("convert", "stepwell.commands.vllm:convert", "A folder that vLLM loads, of a GGUF."),
+            Command(
+                "serve", "stepwell.commands.vllm:serve", "Start vLLM's own server with Stepwell's parts."
+            ),
+            Command(
+                "convert", "stepwell.commands.vllm:convert", "Make a folder that vLLM loads from a GGUF."
+            ),
         ),
     ),
     "disk": (
-        "Look after a directory of KV blocks on disk.",
+        "Inspect, verify or clear a directory of KV blocks on disk.",
         (
             Command("verify", "stepwell.commands.disk:verify", "Check every record against its checksum."),
-            Command(
-                "stat", "stepwell.commands.disk:stat", "How much lies there, whose, and for which model."
-            ),
+            Command("stat", "stepwell.commands.disk:stat", "Show how much is stored, by tenant and model."),
             Command("clear", "stepwell.commands.disk:clear", "Remove every block."),
         ),
     ),
     "library": (
-        "Documents that agents attach and search.",
+        "Manage the documents that agents attach and search.",
         (
             Command("add", "stepwell.commands.library:add", "Add documents: text, HTML, PDF, tables."),
             Command("import", "stepwell.commands.library_import:import_", "Copy tables from a warehouse."),
-            Command("list", "stepwell.commands.library:list_", "What is there, newest first."),
+            Command("list", "stepwell.commands.library:list_", "List the documents, newest first."),
             Command("rm", "stepwell.commands.library:rm", "Remove documents by their ids."),
             Command("search", "stepwell.commands.library:search", "Find the passages near a question."),
         ),
     ),
     "profile": (
-        "What each bit of a crew's accuracy costs, and the profile that keeps what pays.",
+        "Measure what each part of a crew's accuracy costs, and fit a profile that keeps what pays.",
         (
             Command("fit", "stepwell.commands.profile:fit", "Find the profile of a crew for a target."),
             Command(
                 "compare",
                 "stepwell.commands.profile_compare:compare",
-                "Single call, flash and pro: accuracy, tokens, cost.",
+                "Compare single call, flash and pro: accuracy, tokens, cost.",
             ),
-            Command("show", "stepwell.commands.profile:show", "What a profile makes of a crew."),
-            Command("tasks", "stepwell.commands.profile:tasks", "Look at a task set."),
+            Command("show", "stepwell.commands.profile:show", "Show what a profile makes of a crew."),
+            Command("tasks", "stepwell.commands.profile:tasks", "Show a task set."),
         ),
     ),
     "review": (
-        "A weekly review of markets, written from data: every number traced.",
+        "Write a weekly review of markets from data, every number traced to its source.",
         (
             Command(
                 "write", "stepwell.commands.review:write", "Write the review of a week in two languages."
@@ -175,85 +177,124 @@ GROUPS = {
             Command(
                 "verify", "stepwell.commands.review:verify", "Check a finished review, number by number."
             ),
-            Command("explain", "stepwell.commands.review:explain", "How a figure came to be."),
+            Command("explain", "stepwell.commands.review:explain", "Show how a figure was computed."),
             Command("fetch", "stepwell.commands.review_fetch:fetch", "Ask the sources for a week's replies."),
-            Command("query", "stepwell.commands.review_query:query", "SQL over the facts of weeks."),
+            Command(
+                "query", "stepwell.commands.review_query:query", "Run SQL over the facts of several weeks."
+            ),
         ),
     ),
     "signals": (
-        "Rules on paper, fixed before they say anything: a signed log, and what came of it.",
+        "Keep a signed log of trading signals whose rules were fixed beforehand, and score it.",
         (
             Command("run", "stepwell.commands.signals:run", "Compute today's signals and keep them."),
             Command("log", "stepwell.commands.signals:log", "Show the log, or write it as a page."),
             Command("verify", "stepwell.commands.signals:verify", "Check chain, signatures and signals."),
-            Command("score", "stepwell.commands.signals:score_", "What they would have earned, after costs."),
+            Command(
+                "score", "stepwell.commands.signals:score_", "Show what they would have earned, after costs."
+            ),
         ),
     ),
     "ledger": (
-        "What every agent cost, and what it earned.",
+        "Show what every agent cost and earned.",
         (
             Command(
-                "statement", "stepwell.commands.ledger:statement", "What customers used and were charged."
+                "statement",
+                "stepwell.commands.ledger:statement",
+                "Show what customers used and were charged.",
             ),
             Command(
                 "margin",
                 "stepwell.commands.ledger:margin",
-                "Revenue, cost by resource, and who displaced whom.",
+                "Show revenue, cost by resource, and displacement.",
             ),
-            Command("top", "stepwell.commands.ledger:top", "The agents or sessions that cost or lose most."),
-            Command("backup", "stepwell.commands.ledger_backup:backup", "A copy while the server runs."),
-            Command("compact", "stepwell.commands.ledger_compact:compact_books", "Old postings, day by day."),
-            Command("bill", "stepwell.commands.ledger_bill:bill", "A customer's month, as a page to send."),
-            Command("books", "stepwell.commands.ledger_books:books", "What there is to price by."),
+            Command(
+                "top", "stepwell.commands.ledger:top", "List the agents or sessions that cost or lose most."
+            ),
+            Command(
+                "backup", "stepwell.commands.ledger_backup:backup", "Copy the books while the server runs."
+            ),
+            Command(
+                "compact",
+                "stepwell.commands.ledger_compact:compact_books",
+                "Replace old postings by daily balances.",
+            ),
+            Command(
+                "bill", "stepwell.commands.ledger_bill:bill", "Write a customer's monthly bill as a page."
+            ),
+            Command("books", "stepwell.commands.ledger_books:books", "List the price books and cost books."),
             Command("verify", "stepwell.commands.ledger_verify:verify", "Check the books, entry by entry."),
             Command(
                 "export",
                 "stepwell.commands.ledger_export:export",
-                "The books as CSV, Parquet or a spend log.",
+                "Export the books as CSV, Parquet or a spend log.",
             ),
         ),
     ),
     "plan": (
-        "What it will cost and earn, before it is bought. All take --what-if KEY=VALUE, --html, --json.\n\n"
+        "Estimate costs and earnings before hardware is bought. "
+        "All take --what-if KEY=VALUE, --html, --json.\n\n"
         "Begin with 'stepwell plan capacity h200'; for a contract: 'stepwell plan contract my.toml --new'.",
         (
             Command(
                 "contract",
                 "stepwell.commands.plan_contract:contract",
-                "Cash flow of a data centre and its customer.",
+                "Show the cash flow of a data centre and its customer.",
             ),
-            Command("capacity", "stepwell.commands.plan_capacity:capacity", "Replicas, HBM, DRAM and SSD."),
-            Command("price", "stepwell.commands.plan_price:price", "Cost of a million tokens; margin."),
-            Command("storage", "stepwell.commands.plan_storage:storage", "Disks for a product's users."),
             Command(
-                "hardware", "stepwell.commands.plan_hardware:hardware", "The same work on several parts."
+                "capacity",
+                "stepwell.commands.plan_capacity:capacity",
+                "Size a fleet: replicas, HBM, DRAM and SSD.",
+            ),
+            Command(
+                "price",
+                "stepwell.commands.plan_price:price",
+                "Show the cost of a million tokens, and the margin.",
+            ),
+            Command(
+                "storage", "stepwell.commands.plan_storage:storage", "Size the disks for a product's users."
+            ),
+            Command(
+                "hardware",
+                "stepwell.commands.plan_hardware:hardware",
+                "Compare several parts at the same work.",
             ),
         ),
     ),
     "study": (
-        "Questions that take many simulated fleets, each answered by one command.",
+        "Answer a question that takes many simulated fleets, one command each.",
         (
             Command(
-                "ssd", "stepwell.commands.study_ssd:ssd", "What disks below DRAM are worth, and their wear."
+                "ssd",
+                "stepwell.commands.study_ssd:ssd",
+                "Show what disks below DRAM are worth, and their wear.",
             ),
             Command(
                 "amplification",
                 "stepwell.commands.study_amplification:amplification",
-                "Margin when agents use two and three times the tokens.",
+                "Show the margin when agents use two and three times the tokens.",
             ),
-            Command("speed", "stepwell.commands.study_speed:speed", "Requests simulated in a CPU second."),
+            Command(
+                "speed",
+                "stepwell.commands.study_speed:speed",
+                "Measure how many requests are simulated in a CPU second.",
+            ),
         ),
     ),
     "catalogue": (
-        "The figures that plans rest on, each with its source.",
+        "Show the figures that plans rest on, each with its source.",
         (
-            Command("hardware", "stepwell.commands.catalogue:hardware", "Accelerators, memory, disks."),
-            Command("models", "stepwell.commands.catalogue:models", "Layers, KV, parameters."),
-            Command("prices", "stepwell.commands.catalogue:prices", "List prices of a million tokens."),
+            Command(
+                "hardware", "stepwell.commands.catalogue:hardware", "List accelerators, memory and disks."
+            ),
+            Command("models", "stepwell.commands.catalogue:models", "List models: layers, KV, parameters."),
+            Command(
+                "prices", "stepwell.commands.catalogue:prices", "List vendors' prices of a million tokens."
+            ),
         ),
     ),
     "dashboards": (
-        "Boards for Grafana and alerts for Prometheus.",
+        "Export dashboards for Grafana and alerts for Prometheus.",
         (
             Command(
                 "export", "stepwell.commands.dashboards:export", "Write boards, alerts and a compose file."
@@ -261,10 +302,10 @@ GROUPS = {
         ),
     ),
     "bench": (
-        "Measure, each against what would happen without it. All take --quick and --json FILE.",
+        "Run a measurement against a baseline. All take --quick and --json FILE.",
         (
             *(_bench(module, line) for module, line in BENCHES),
-            Command("page", "stepwell.bench.page:main", "The pages of docs/benchmarks from kept results."),
+            Command("page", "stepwell.bench.page:main", "Write docs/benchmarks from kept results."),
         ),
     ),
 }

@@ -172,7 +172,7 @@ class BatchSettings:
     max_batches: Count = 64
     """Of a tenant, that have not ended."""
     at_once: Annotated[int, Field(ge=1, le=256)] = 8
-    """Lines at once while nobody else is served; one while somebody is."""
+    """Lines at once while no other request is served; one while any is."""
     by_prefix: bool = True
     """Lines that begin alike run one after the other, so that what they share is computed once."""
 
@@ -192,7 +192,7 @@ class EmbeddingSettings:
     max_inputs: Annotated[int, Field(ge=1, le=65_536)] = 2_048
     """In one request."""
     idle_s: Annotated[float, Field(gt=0)] = 600.0
-    """A model that nobody has asked for so long gives its memory back; the next request loads it again."""
+    """A model without a request for so long gives its memory back; the next request loads it again."""
 
 
 @dataclass(frozen=True, slots=True)

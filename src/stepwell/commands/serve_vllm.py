@@ -45,7 +45,7 @@ SILENCE_S = 3_600.0
 """A turn that vLLM is silent about for so long is given up; its death is seen at once."""
 DEFAULT_CONTEXT = 2_048
 EVENTS_FLAG = "--kv-events-config"
-"""Whoever gives it follows vLLM's KV events with a program of their own."""
+"""Given, it says that a program of the operator follows vLLM's KV events."""
 
 
 def run_vllm(settings: Settings, keys: KeyRing, reload: KeyReload | None, say: Callable[[str], None]) -> None:

@@ -37,7 +37,7 @@ class Item:
 
     @property
     def group(self) -> object:
-        """What items of one half share: whoever has read the passages or tables knows of the others."""
+        """What items of one half share: an agent that has read the passages or tables knows of the others."""
         return (self.passages, self.tables) if self.passages or self.tables else self.id
 
 

@@ -177,7 +177,7 @@ def _is_node(pid: int, port: int) -> bool:
 
 def _started_with(place: Path) -> tuple[list[bytes], list[bytes]]:
     """Command line and environment of a process; empty for a zombie. In the middle of ``exec`` it has neither
-    for a moment, although whoever started it goes on already."""
+    for a moment, although the process that started it goes on already."""
     for _ in range(EXEC_LOOKS):
         state = (place / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0]
         words, environment = ((place / name).read_bytes() for name in ("cmdline", "environ"))

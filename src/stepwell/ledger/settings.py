@@ -58,7 +58,7 @@ class LedgerSettings:
     """Collect the postings of so long a time for one transaction. 0: every step has its own, and a crash
     loses nothing but the step in flight."""
     storage_every_s: Annotated[int, Field(ge=1, le=86_400)] = 10
-    """How often the room that idle agents take is posted; more and more rarely while nobody calls."""
+    """How often the room that idle agents take is posted; more and more rarely while no request arrives."""
     keep_days: Annotated[int, Field(ge=LEAST_KEEP_DAYS, le=36_500)] | None = None
     """So many whole days (UTC) of postings stay as they are; once a day, older ones become daily balances.
     None: all stay."""

@@ -234,7 +234,7 @@ class Driver:
         self._inbox.put(Draining())
 
     def end(self) -> None:
-        """The second half: whoever still waits is told, everything is closed."""
+        """The second half: requests that still wait are told, everything is closed."""
         with self._inbox.bell:  # a caller that submits now is either told below or sees that it is over
             self._stopped = True
         for live in self._live:
@@ -260,7 +260,7 @@ class Driver:
         return self._broken
 
     def refuse_held(self, code: str, message: str) -> None:
-        """Those whom the inbox holds are told that they are not served."""
+        """Requests that the inbox holds are told that they are not served."""
         for request in self._inbox.take_held():
             if (live := self._live.get(request)) is not None:
                 self._live.reject(live, code, None, message)
@@ -293,8 +293,8 @@ class Driver:
         return self.clock.now_us()
 
     def give_up(self) -> None:
-        """One step after the other fails: policy and engine no longer agree on what lies where. Whoever
-        waits is told, and so is whoever comes; what is on disk is safe for the next start."""
+        """One step after the other fails: policy and engine no longer agree on what lies where. Requests
+        that wait are told, and so are those that come; what is on disk is safe for the next start."""
         log.critical("this server serves no more")
         self._broken = True
         for live in self._live:

@@ -64,7 +64,7 @@ class ServerSettings:
     max_stop: int = 4
     """Stop strings in one request."""
     max_grammar_bytes: int = 256 * 1024
-    """Longest grammar or JSON schema; compiling one takes time that nobody else gets."""
+    """Longest grammar or JSON schema; compiling one takes time from all other requests."""
     default_max_new_tokens: int = 512
     """What is generated at most when the client does not say; never past the context."""
 
@@ -115,4 +115,4 @@ class ServerSettings:
     """Send a span of each request and metrics by OpenTelemetry (extra ``otel``) to where the standard's
     ``OTEL_*`` variables say; a variable that names an exporter or an endpoint is enough."""
     public_metrics: bool = False
-    """Show ``/metrics`` to everybody who can connect, not only to operators."""
+    """Show ``/metrics`` to any client that can connect, not only to operators."""

@@ -36,7 +36,7 @@ FOR_CLIENTS = frozenset(
         *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/chat/completions/batch"),
     }
 )
-"""What computes for whoever asks. All else (adapters, weights, pauses, what others have stored) is an
+"""What computes for any caller. All else (adapters, weights, pauses, what others have stored) is an
 operator's, also what vLLM may add."""
 READ_BY_CLIENTS = "/v1/models"
 OPEN_PATHS = frozenset({"/health", "/ping", "/metrics", "/version"})

@@ -18,8 +18,8 @@ class StepMeter:
     CPU) vLLM begins a step, even an empty one, while the one before still runs: time is the oldest one's.
 
     The device's blocks in use are split by the blocks that each request holds, so that a block that several
-    share is shared; blocks that are only cached hold nobody's KV in particular (vLLM gives them to whoever
-    needs room) and are ``idle``.
+    share is shared; blocks that are only cached belong to no request (vLLM gives them to any that needs room)
+    and are ``idle``.
     """
 
     def __init__(self, meter: EngineMeter, scheduler: Any) -> None:

@@ -21,7 +21,7 @@ TABLES = (".csv", ".tsv")
 PARQUET = ".parquet"
 DATABASES = (".duckdb", ".db")
 PROGRESS = "reading"
-"""In the folder: the number of the file that is being read, for whoever finds the reader dead."""
+"""In the folder: the number of the file that is being read, for the process that finds the reader dead."""
 OPTIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",

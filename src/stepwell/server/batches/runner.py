@@ -50,7 +50,7 @@ class BatchLimits:
     max_batches: int = 64
     """Of one tenant, that have not ended."""
     at_once: int = 8
-    """Lines at once while nobody else is served."""
+    """Lines at once while no other request is served."""
 
 
 @dataclass(slots=True)
