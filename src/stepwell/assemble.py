@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,13 @@ from stepwell.recording import Recorder
 from stepwell.server.keys import KeyRing, missing_adapter
 from stepwell.settings import Settings
 from stepwell.tiers.base import Tiers
+from stepwell.tiers.local import LocalTiers, TransferLimits, open_tiers
+from stepwell.tiers.objects.below import SharedBelow
+from stepwell.tiers.objects.client import open_objects
+from stepwell.tiers.objects.offers import Offers
+from stepwell.tiers.objects.store import ColdLimits, ColdStore
+from stepwell.tiers.shared.store import Bounds
+from stepwell.tiers.store import DiskStore
 
 if TYPE_CHECKING:
     from stepwell.engines.llamacpp import LlamaCppConfig
@@ -88,6 +96,7 @@ def build(
         tiers = _tiers(settings, engine.info)
         undo.callback(tiers.close)
         config = policy_config(settings, engine.info, tiers)
+        offers = _shared_below(settings, engine.info, tiers)
         ledger = _ledger(settings, config, text.name, clock)
         if ledger is not None:
             undo.callback(ledger.close)
@@ -102,6 +111,7 @@ def build(
             observers=recorders,
             books=None if ledger is None else ledger.keeper,
             strict=strict,
+            offers=offers,
         )
         undo.pop_all()
     return Node(settings, engine, text, tiers, driver, ledger)
@@ -219,12 +229,31 @@ def llamacpp_config(wanted: EngineSettings, progress: Progress | None = None) ->
     )
 
 
-def _tiers(settings: Settings, info: EngineInfo) -> Tiers:
-    from stepwell.tiers.local import TransferLimits, open_tiers
-
+def _tiers(settings: Settings, info: EngineInfo) -> LocalTiers:
     limits = TransferLimits(read_deadline_s=settings.kv.disk_read_deadline_ms / 1000)
     kv = settings.kv
     return open_tiers(kv.host_kv, kv.disk_kv, kv.disk_dir, info.fingerprint, limits=limits)
+
+
+def _shared_below(settings: Settings, info: EngineInfo, tiers: LocalTiers) -> Offers | None:
+    """Put the object store below the disk, if there is one. Raises ``BadInput``."""
+    wanted = settings.objects
+    if not wanted.url:
+        return None
+    if info.checkpoint_bytes:
+        raise BadInput("objects: models with a running state do not share KV yet: leave the object store out")
+    if not isinstance(tiers.disk, DiskStore):
+        raise BadInput("objects: a node shares what lies on its disk: give it some (--disk-kv)")
+    deadline_s = wanted.deadline_ms / 1000
+    identity = f"{info.fingerprint} {info.block_tokens} {info.unit_tokens} {wanted.namespace}"
+    store = ColdStore(
+        open_objects(wanted.url, deadline_s),
+        Bounds(wanted.kv, wanted.tenant_kv),
+        "llamacpp " + hashlib.blake2b(identity.encode(), digest_size=16).hexdigest(),
+        limits=ColdLimits(buffer_bytes=wanted.buffer),
+    )
+    tiers.disk = below = SharedBelow(tiers.disk, store)
+    return Offers(below)
 
 
 def policy_config(

@@ -10,9 +10,11 @@ import pytest
 
 from stepwell.bench.zoo.child import model_file
 from stepwell.commands.doctor import device_line, doctor
+from stepwell.commands.doctor_objects import examine_objects, objects_line
 from stepwell.commands.promise import promise_of
 from stepwell.engines.null import NullConfig, NullEngine
-from stepwell.settings import EngineSettings
+from stepwell.settings import EngineSettings, ObjectSettings
+from stepwell.tiers.objects.client import ObjectClient, ObjectsAway
 
 INFO = NullEngine(NullConfig()).info
 
@@ -103,3 +105,47 @@ def test_a_gpu_that_nothing_is_computed_on_is_said() -> None:
     assert "engine.n_gpu_layers" in line
     assert "engine.n_gpu_layers" not in device_line(gpu, -1)
     assert "memory" not in device_line(gpu | {"total_bytes": 0}, -1)
+
+
+def test_an_object_store_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("obstore")
+    path, report = model_file(tmp_path, "lfm2"), tmp_path / "doctor.json"
+    given = {"model": str(path), "device_kv_tokens": 2048, "disk_kv": "0", "threads": 1}
+    assert doctor(**given, objects=str(tmp_path / "objects"), json_file=report) == 0  # type: ignore[arg-type]
+    shown = capsys.readouterr().out
+    assert f"Object store: {tmp_path / 'objects'} can be listed, written to and read; a block of" in shown
+    found = json.loads(report.read_text())["results"]["objects"]
+    assert found["problem"] is None
+    assert min(found["put_s"], found["get_s"]) > 0
+    assert not list((tmp_path / "objects").glob("probe/*"))
+
+
+@pytest.mark.parametrize("refused", ["list", "put", "get"])
+def test_what_an_object_store_does_not_do_is_one_sentence(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore")
+
+    def refuse(*_: object) -> None:
+        raise ObjectsAway("it refuses these credentials", "")
+
+    monkeypatch.setattr(ObjectClient, refused, refuse)
+    wanted = ObjectSettings(str(tmp_path))
+    found = examine_objects(wanted, 5_000)
+    assert found is not None
+    assert found.speeds is None
+    words = {
+        "list": "cannot be listed",
+        "put": "cannot be written to",
+        "get": "does not give back what was written",
+    }
+    assert objects_line(wanted, found) == (
+        f"Object store: {tmp_path}: the object store {words[refused]}: it refuses these credentials; "
+        "blocks would be computed again"
+    )
+
+
+def test_an_address_that_is_none_is_said() -> None:
+    wanted = ObjectSettings("ftp://nowhere/kv")
+    found = examine_objects(wanted, 5_000)
+    assert found is not None and found.problem is not None and "is no object store" in found.problem

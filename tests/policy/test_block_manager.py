@@ -51,7 +51,7 @@ def stored(host: list[int], disk: list[int], *, policy: str, written_per_day: in
     manager.recovered(on_disk, 0)
     for meta in on_host:
         manager.index.add(meta)
-        manager._arrive(manager.index.blocks[meta.id], KvTier.HOST, 0)
+        manager.arrive(manager.index.blocks[meta.id], KvTier.HOST, 0)
     manager.actions = []
     blocks = manager.index.blocks
     return Stored(manager, [blocks[m.id] for m in on_host], [blocks[m.id] for m in on_disk])

@@ -12,6 +12,11 @@ from stepwell.policy.types import KvTier, Moved
 from stepwell.tiers.base import Tiers
 from stepwell.tiers.local import LocalTiers, open_tiers
 from stepwell.tiers.memory import MemoryTiers
+from stepwell.tiers.objects.below import SharedBelow
+from stepwell.tiers.objects.client import open_objects
+from stepwell.tiers.objects.store import ColdStore
+from stepwell.tiers.shared.store import Bounds
+from stepwell.tiers.store import DiskStore
 from tests.tiers.harness import BLOCK_BYTES, FINGERPRINT, block, content, settle
 
 HOST, DISK = KvTier.HOST, KvTier.DISK
@@ -29,13 +34,23 @@ class Kind:
         tiers: Tiers
         if self.name == "local":
             tiers = open_tiers(host_bytes, disk_bytes, self.path, FINGERPRINT)
+        elif self.name == "objects":
+            tiers = self._with_objects_below(open_tiers(host_bytes, disk_bytes, self.path, FINGERPRINT))
         else:
             tiers = MemoryTiers(host_bytes, disk_bytes)
         self.made.append(tiers)
         return tiers
 
+    def _with_objects_below(self, tiers: LocalTiers) -> LocalTiers:
+        pytest.importorskip("obstore")
+        client = open_objects(str(self.path.parent / "objects"), 5.0)
+        if isinstance(tiers.disk, DiskStore):
+            cold = ColdStore(client, Bounds(4 << 20), FINGERPRINT)
+            tiers.disk = SharedBelow(tiers.disk, cold)
+        return tiers
 
-@pytest.fixture(params=["local", "memory"])
+
+@pytest.fixture(params=["local", "objects", "memory"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kind]:
     kind = Kind(request.param, tmp_path / "kv")
     yield kind

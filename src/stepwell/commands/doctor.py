@@ -13,6 +13,12 @@ from rich.table import Table
 
 from stepwell.assemble import load_engine
 from stepwell.bench.engine.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
+from stepwell.commands.doctor_objects import (
+    VLLM_BLOCK_BYTES,
+    ObjectFindings,
+    examine_objects,
+    objects_line,
+)
 from stepwell.commands.doctor_vectors import file_of_vectors, report_of_vectors, vector_lines
 from stepwell.commands.promise import NOT_SERVED, Promise, promise_of
 from stepwell.console.options import JsonOption, OptionalPositive
@@ -45,6 +51,7 @@ def doctor(
     host_kv: str | None = None,
     disk_kv: str | None = None,
     disk_dir: Path | None = None,
+    objects: str | None = None,
     threads: OptionalPositive = None,
     json_file: JsonOption = None,
 ) -> int:
@@ -73,11 +80,14 @@ def doctor(
         Bound of KV on disk; 0 leaves the disk out.
     disk_dir
         Where it would lie. It is measured in a temporary directory beside it.
+    objects
+        An object store that nodes share: s3://bucket/folder, or a folder's path. One object is written there,
+        read and removed.
     threads
         Threads of the engine (default: the cores there are).
     """
     if engine == "vllm":
-        return _vllm(model, json_file)
+        return _vllm(model, load(config, {"objects.url": objects}), json_file)
     flags: dict[str, object] = {
         "engine.model": model,
         "engine.device_kv_tokens": device_kv_tokens,
@@ -85,6 +95,7 @@ def doctor(
         "kv.host_kv": host_kv,
         "kv.disk_kv": disk_kv,
         "kv.disk_dir": None if disk_dir is None else str(disk_dir),
+        "objects.url": objects,
     }
     settings = load(config, flags)
     free_before = available_memory_bytes()
@@ -97,7 +108,9 @@ def doctor(
     except UnfitModel as error:
         return _not_served(settings, error, console, json_file)
     report = _report(settings, found, free_before)
-    for line in _machine_lines(report, found, settings.engine.n_gpu_layers):
+    lines = [*_machine_lines(report, found, settings.engine.n_gpu_layers)]
+    lines += [] if found.objects is None else [objects_line(settings.objects, found.objects)]
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for shown in (_capacity_table(settings, found), _speed_table(found.speeds), _crossover_table(found)):
         console.print(shown)
@@ -105,13 +118,17 @@ def doctor(
     return 0
 
 
-def _vllm(model: str | None, json_file: Path | None) -> int:
-    """What is asked of vLLM: its version, and a model's folder if there is one."""
+def _vllm(model: str | None, settings: Settings, json_file: Path | None) -> int:
+    """What is asked of vLLM: its version, a model's folder and an object store, if there are any."""
     found: dict[str, Any] = {"engine": "vllm", "version": require_vllm()}
     line = f"vLLM {found['version']} is here, the version that was tested."
     if model is not None:
         found["model"] = examine_model(Path(model))
         line += f" {model}: {found['model']['architecture']}, {found['model']['tensors']} tensors, whole."
+    store = examine_objects(settings.objects, VLLM_BLOCK_BYTES)
+    if store is not None:
+        found["objects"] = store.as_json()
+        line += "\n" + objects_line(settings.objects, store)
     write_json(json_file, found)
     report_console(json_file).print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -142,6 +159,8 @@ class Findings:
     speeds: ReturnSpeeds
     disk: dict[str, Any] | None
     disk_problem: str | None
+    objects: ObjectFindings | None = None
+    """Of the object store that the settings name."""
 
 
 def examine(settings: Settings, progress: Ticker) -> Findings:
@@ -171,7 +190,7 @@ def _measure(settings: Settings, engine: Engine, text: TextModel, progress: Tick
             disk = many
         except OSError as error:
             problem = f"{settings.kv.disk_dir} cannot be used for KV: {error.strerror or error}"
-    return Findings(info, speeds, disk, problem)
+    return Findings(info, speeds, disk, problem, examine_objects(settings.objects, info.block_bytes))
 
 
 # --- the report -------------------------------------------------------------------------------
@@ -203,6 +222,7 @@ def _report(settings: Settings, found: Findings, free_before: int) -> Report:
         "agents_that_fit": capacity(settings, found.info),
         "speeds": found.speeds.as_json(),
         "disk": found.disk,
+        "objects": None if found.objects is None else found.objects.as_json(),
         "crossover_tokens": [asdict(one) for one in crossovers(found.speeds)],
     }
     report.samples = [{"what": "prefill_piece", **asdict(piece)} for piece in found.speeds.prefill] + [

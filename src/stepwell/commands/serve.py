@@ -44,7 +44,7 @@ from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
 from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings, load
-from stepwell.several import ModelsNode, apart
+from stepwell.several import ModelsNode, apart, serves_several
 from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
@@ -315,10 +315,12 @@ def room_for_kv(settings: Settings) -> str:
 
 def require_objects_usable(settings: Settings) -> None:
     """Raises ``BadInput`` where an object store would be named and never used."""
-    if settings.objects.url and settings.engine.kind != "vllm":
-        raise BadInput(
-            "objects: only nodes with --engine vllm share KV in an object store so far: leave it out here"
-        )
+    if not settings.objects.url or settings.engine.kind == "vllm":
+        return
+    if not settings.kv.disk_kv:
+        raise BadInput("objects: a node shares what lies on its disk: give it some (--disk-kv)")
+    if serves_several(settings):
+        raise BadInput("objects: a server of several models shares no KV yet: leave the object store out")
 
 
 def require_room(kv: KvSettings) -> None:

@@ -123,6 +123,8 @@ class HeldBlock:
     meta: BlockMeta
     pool: Pool
     on: list[bool] = field(default_factory=lambda: [False, False, False])
+    elsewhere: bool = False
+    """Its copy on "disk" lies in a store that several nodes share: nobody holds a byte of this one for it."""
 
 
 class Holdings:
@@ -140,6 +142,9 @@ class Holdings:
         if at == 0:
             return self._block_bytes
         return meta.size_bytes if at == 1 else meta.size_bytes + self._overhead_bytes
+
+    def _size(self, held: HeldBlock, at: int) -> int:
+        return 0 if held.elsewhere and at == AT[KvTier.DISK] else self.size_of(held.meta, at)
 
     # --- blocks -------------------------------------------------------------------------------
 
@@ -173,10 +178,11 @@ class Holdings:
         holder.join(pool)
         return pool
 
-    def found(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
+    def found(self, holder: Holder, meta: BlockMeta, now_us: int, *, elsewhere: bool = False) -> None:
         """A block lies on disk of which nobody knows whose it was; ``holder`` has it until somebody does."""
         if meta.id not in self.blocks:
             self._set_aside(holder, meta, now_us)
+            self.blocks[meta.id].elsewhere = elsewhere
             self.came(meta.id, KvTier.DISK, now_us)
 
     def _set_aside(self, holder: Holder, meta: BlockMeta, now_us: int) -> None:
@@ -220,7 +226,8 @@ class Holdings:
             return None
         held.pool.advance(now_us)
         held.on[at] = present
-        size_bytes = self.size_of(held.meta, at) if present else -self.size_of(held.meta, at)
+        size_bytes = self._size(held, at) if present else -self._size(held, at)
+        held.elsewhere = held.elsewhere and (present or kv_tier is not KvTier.DISK)
         held.pool.sizes[at] += size_bytes
         self.used[at] += size_bytes
         return held
@@ -312,7 +319,7 @@ class Holdings:
             held.pool = part
             for at, present in enumerate(held.on):
                 if present:
-                    size_bytes = self.size_of(held.meta, at)
+                    size_bytes = self._size(held, at)
                     pool.sizes[at] -= size_bytes
                     part.sizes[at] += size_bytes
         return part
@@ -332,7 +339,7 @@ class Holdings:
             assert all(pool in holder.pools for holder in pool.holders)
             for at in range(len(KV_TIERS)):
                 blocks = (self.blocks[block] for block in pool.blocks)
-                assert pool.sizes[at] == sum(self.size_of(b.meta, at) for b in blocks if b.on[at])
+                assert pool.sizes[at] == sum(self._size(b, at) for b in blocks if b.on[at])
         known = list(holders)
         assert all(pool in pools for holder in known for pool in holder.pools)
         for at in range(len(KV_TIERS)):

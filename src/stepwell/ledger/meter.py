@@ -253,10 +253,10 @@ class Meter:
                 self._running.open_failed(event)
             case Resized(host_bytes, disk_bytes):
                 self._storage.resized(host_bytes, disk_bytes, self._now_us)
-            case Recovered(blocks):
+            case Recovered(blocks, elsewhere):
                 for meta in blocks:
                     owner = self._holders.of(Account(Kind.AGENT, tenant=meta.tenant), self._now_us)
-                    self.holdings.found(owner, meta, self._now_us)
+                    self.holdings.found(owner, meta, self._now_us, elsewhere=elsewhere)
 
     def _arrived(self, event: RequestArrived, taken: Taken) -> None:
         self._storage.request_arrived(self._now_us)

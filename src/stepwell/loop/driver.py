@@ -25,8 +25,10 @@ from stepwell.loop.snapshot import AgentView, Snapshot, take, take_one
 from stepwell.loop.step import Loop, Observer
 from stepwell.loop.tally import Tally
 from stepwell.policy.chain import TokenChain, root_hash
+from stepwell.policy.elsewhere import blocks_of_prompt
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import (
+    BlockMeta,
     DemoteIdle,
     Draining,
     Embedded,
@@ -34,10 +36,12 @@ from stepwell.policy.types import (
     Hinted,
     KvTier,
     Recovered,
+    RequestArrived,
     RequestCancelled,
     RequestId,
 )
 from stepwell.tiers.base import Tiers
+from stepwell.tiers.objects.offers import Offers
 
 log = logging.getLogger("stepwell.loop")
 
@@ -65,10 +69,12 @@ class Driver:
         strict: bool = False,
         ids: tuple[int, int] = (1, 1),
         bell: threading.Condition | None = None,
+        offers: Offers | None = None,
     ) -> None:
         """``observers`` see each step before the books do. ``salt`` maps a tenant to what separates its KV;
         ``strict`` checks every invariant after every step and lets unexpected errors through. ``ids``: the
-        number of the first request, and the step to the next; ``bell``: rung for this loop and others."""
+        number of the first request, and the step to the next; ``bell``: rung for this loop and others;
+        ``offers``: asked, before the loop sees a turn, what other nodes have of its prompt."""
         self.engine, self.text, self.tiers, self.scheduler = engine, text, tiers, scheduler
         self.clock = clock or MonotonicClock()
         self._books = books or Bookkeeper()
@@ -93,6 +99,9 @@ class Driver:
         self._broken = False
         self._failures = 0
         self._demoted = threading.Event()
+        self._offers = offers
+        self._parked: dict[RequestId, RequestArrived] = {}
+        """Requests that wait for an answer of ``offers``. Under the bell."""
         tiers.on_ready(self._inbox.ring)
         recovered = tuple(tiers.recovered())
         if recovered:
@@ -126,7 +135,7 @@ class Driver:
             if not closed and refusal is None:
                 self._live.add(live)
                 self.explainer.submitted(arrival, live.submitted_us)
-                self._inbox.put(arrival)
+                self._arrive(arrival)
         if self._broken:
             self._live.reject(live, "server_error", None, _BROKEN)
         elif closed:
@@ -134,6 +143,26 @@ class Driver:
         elif refusal is not None:
             self._live.reject(live, refusal.code, refusal.retry_after_ms, refusal.message)
         return live.request
+
+    def _arrive(self, arrival: RequestArrived) -> None:
+        """Under the bell: let the loop see a request, once it is known what other nodes have of it."""
+        metas = () if self._offers is None else blocks_of_prompt(arrival, self.scheduler.config)
+        if self._offers is None or not metas:
+            self._inbox.put(arrival)
+            return
+        self._parked[arrival.request] = arrival
+        keys = [meta.id for meta in metas]
+        self._offers.ask(keys, lambda there: self._offered(arrival.request, metas, there))
+
+    def _offered(self, request: RequestId, metas: Sequence[BlockMeta], there: Sequence[bool]) -> None:
+        with self._inbox.bell:
+            arrival = self._parked.pop(request, None)
+            if arrival is None:
+                return  # cancelled meanwhile
+            found = tuple(meta for meta, is_there in zip(metas, there, strict=True) if is_there)
+            if found:
+                self._inbox.put(Recovered(found, elsewhere=True))
+            self._inbox.put(arrival)
 
     def _root(self, tenant: str, adapter: str) -> bytes:
         root = self._roots.get((tenant, adapter))
@@ -152,8 +181,11 @@ class Driver:
 
     def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
         """Stop a turn within a step. Thread-safe; unknown or ended requests are ignored."""
-        if request in self._live:
-            self._inbox.put(RequestCancelled(request, reason))
+        with self._inbox.bell:
+            if (arrival := self._parked.pop(request, None)) is not None:
+                self._inbox.put(arrival)
+            if request in self._live:
+                self._inbox.put(RequestCancelled(request, reason))
 
     def hint(
         self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
@@ -240,6 +272,8 @@ class Driver:
         for live in self._live:
             self._live.reject(live, "server_overloaded", 1_000)
         self.loop.close()
+        if self._offers is not None:
+            self._offers.close()
         self.tiers.close()
         self.engine.close_engine()
 

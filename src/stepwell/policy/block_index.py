@@ -48,6 +48,8 @@ class Block:
     """Of the eviction policy: a bit for every KV tier on which it is ranked."""
     listed: Any = None
     """Of the eviction policy: the group under which it is ranked."""
+    elsewhere: bool = False
+    """Its copy on "disk" lies in a store that several nodes share: it takes no room on this node's disk."""
     shunned_until_us: int = 0
     """A read from disk failed or was too slow: until then the copy there counts as not there."""
     unloadable_until_us: int = 0

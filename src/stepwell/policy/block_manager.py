@@ -19,6 +19,7 @@ from stepwell.policy.costs import Step
 from stepwell.policy.depth_limit import DepthLimit
 from stepwell.policy.descent import Descent
 from stepwell.policy.device_states import DeviceStates
+from stepwell.policy.elsewhere import HeldElsewhere
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.ghosts import Ghosts
 from stepwell.policy.types import Action, BlockId, BlockMeta, Drop, KvTier, Move, Moved, RequestId
@@ -50,6 +51,7 @@ class BlockManager:
         """Blocks on the device that must stay because a running request uses them."""
         self.host_used = 0
         self.disk_used = 0
+        self.elsewhere = HeldElsewhere(self)
         self.resized = False
         """Whether the bounds of host and disk have changed: more may be held than they are now."""
         self.reading_bytes = 0
@@ -136,7 +138,7 @@ class BlockManager:
             wanted = pays and not (block.disk or self.eviction.is_dead(block))
             if pays and self._room_on_host(block, now_us, patient=patient, for_nothing=not wanted):
                 self.actions.append(Move(block.meta, DEVICE, HOST))
-                self._arrive(block, HOST, now_us)
+                self.arrive(block, HOST, now_us)
             elif wanted or not patient:
                 return False
         if block.host:
@@ -286,7 +288,7 @@ class BlockManager:
         blocks = self.index.blocks
         for candidate in self.eviction.victims(tier, now_us):
             block = blocks[candidate]
-            if not (block.claims or block.moving):
+            if not (block.claims or block.moving or (tier is DISK and block.elsewhere)):
                 yield block
 
     def evict_from_host(self, block: Block, now_us: int, beneficiary: RequestId = 0) -> None:
@@ -360,11 +362,7 @@ class BlockManager:
         blocks = [self.index.add(meta) for meta in metas]
         for block in sorted(blocks, key=lambda b: (-b.meta.depth, b.id)):
             if not block.disk:
-                self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
-                self._recount(block, -1)
-                block.disk = True
-                self._recount(block, 1)
-                self.eviction.block_used(block, DISK, now_us)
+                self.arrive(block, DISK, now_us)
 
     # --- transfers that ended -----------------------------------------------------------------
 
@@ -386,7 +384,7 @@ class BlockManager:
         self.eviction.block_freed(block)
         self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
         if event.ok:
-            self._arrive(block, DISK, now_us)
+            self.arrive(block, DISK, now_us)
         else:
             self.writes_paused_until_us = now_us + _WRITE_PAUSE_US
         if block.host and (event.gone or (block.leaving and event.ok)):
@@ -403,7 +401,7 @@ class BlockManager:
         self.eviction.block_freed(block)
         if event.ok:
             block.read_unused = True
-            self._arrive(block, HOST, now_us)
+            self.arrive(block, HOST, now_us)
         else:
             block.shunned_until_us = now_us + _READ_SHUN_US
         if event.gone:
@@ -424,7 +422,7 @@ class BlockManager:
 
     # --- bookkeeping --------------------------------------------------------------------------
 
-    def _arrive(self, block: Block, tier: KvTier, now_us: int) -> None:
+    def arrive(self, block: Block, tier: KvTier, now_us: int) -> None:
         self._recount(block, -1)
         block.set_on(tier, True)
         self._recount(block, 1)
@@ -432,7 +430,7 @@ class BlockManager:
             self.descent.arrivals_unseen += 1
             self.host_used += block.meta.size_bytes
         else:
-            self.disk_used += self.config.disk_size_of(block.meta.size_bytes)
+            self.disk_used += self.elsewhere.room_of(block)
         self.eviction.block_used(block, tier, now_us)
 
     def drop(self, block: Block, tier: KvTier, beneficiary: RequestId = 0) -> None:
@@ -450,7 +448,8 @@ class BlockManager:
             self._recount(block, -1)
             block.disk = False
             self._recount(block, 1)
-            self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
+            self.disk_used -= self.elsewhere.room_of(block)
+            self.elsewhere.left(block)
         self.states.copy_went(block)
         self._remove_if_nowhere(block)
 
@@ -466,7 +465,7 @@ class BlockManager:
         if not worth or not self._room_on_host(block, now_us):
             return False
         self.actions.append(Move(block.meta, DEVICE, HOST))
-        self._arrive(block, HOST, now_us)
+        self.arrive(block, HOST, now_us)
         return True
 
     def _recount(self, block: Block, step: int) -> None:

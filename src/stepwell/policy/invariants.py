@@ -23,7 +23,8 @@ def check_blocks(block_manager: BlockManager, private_frames: int) -> None:
     assert block_manager.clean_bytes == sum(
         b.meta.size_bytes for b in blocks if b.host and ((b.device and not b.bare) or b.disk)
     )
-    on_disk = sum(config.disk_size_of(b.meta.size_bytes) for b in blocks if b.disk)
+    on_disk = sum(config.disk_size_of(b.meta.size_bytes) for b in blocks if b.disk and not b.elsewhere)
+    assert all(b.disk for b in blocks if b.elsewhere)
     writing = sum(config.disk_size_of(b.meta.size_bytes) for b in blocks if b.moving is KvTier.DISK)
     assert block_manager.disk_used == on_disk + writing
     assert block_manager.disk_used <= max(config.disk_bytes, on_disk) or block_manager.resized

@@ -168,6 +168,8 @@ class Scheduler:
         match event:
             case Computed():
                 self.block_manager.costs.saw_step(event)
+            case Recovered(blocks, True):
+                self.block_manager.elsewhere.offered(blocks, self.table.now_us)
             case Recovered(blocks):
                 self.block_manager.recovered(blocks, self.table.now_us)
             case DemoteIdle(target):

@@ -223,6 +223,8 @@ class Recovered:
     """The disk tier was warm: these blocks survived the last run, parents before children."""
 
     blocks: tuple[BlockMeta, ...]
+    elsewhere: bool = False
+    """They lie in a store that several nodes share, and a turn is about to ask for them."""
 
 
 @dataclass(frozen=True, slots=True)

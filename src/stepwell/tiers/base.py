@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
+
+if TYPE_CHECKING:
+    from stepwell.tiers.pages import Pages
+    from stepwell.tiers.store import StoreUsage
 
 Buffer = bytes | bytearray | memoryview
 
@@ -21,11 +25,53 @@ class TierUsage:
     """Bytes and blocks that one KV tier holds, and its bound."""
 
     used_bytes: int
+
     limit_bytes: int
+
     blocks: int
     overhead_bytes: int = 0
     """Most that one block takes beyond its ``size_bytes`` (headers, padding). Who plans with the bound
     counts it for every block, or is refused when the tier is nearly full."""
+
+
+class NodeEntry(Protocol):
+    """A block that a disk store has pinned for a read."""
+
+    payload_bytes: int
+    forgotten: bool
+    """It is not there any more, or not what it was."""
+
+
+class NodeDisk(Protocol):
+    """What ``LocalTiers`` asks of a disk store. Calls come from three threads: one that decides, one that
+    writes (``write``, ``reap``) and one that reads (``read``). An entry is one that ``pin`` gave."""
+
+    @property
+    def limit_bytes(self) -> int: ...
+
+    def recovered(self) -> list[BlockMeta]: ...
+
+    def __contains__(self, block: BlockId) -> bool: ...
+
+    def usage(self) -> StoreUsage: ...
+
+    def write(self, block: BlockMeta, pages: Pages) -> int: ...
+
+    def pin(self, block: BlockId) -> NodeEntry | None: ...
+
+    def unpin(self, entry: Any) -> None: ...
+
+    def read(self, entry: Any, block: BlockMeta, pages: Pages) -> None: ...
+
+    def forget(self, block: BlockId, sequence: int | None = None) -> None: ...
+
+    def reap(self) -> None: ...
+
+    def resize(self, limit_bytes: int) -> int: ...
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Tiers(Protocol):

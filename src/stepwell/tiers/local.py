@@ -24,12 +24,12 @@ from pathlib import Path
 
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved
 from stepwell.tiers.backoff import Backoff
-from stepwell.tiers.base import Buffer, TierUsage
+from stepwell.tiers.base import Buffer, NodeDisk, NodeEntry, TierUsage
 from stepwell.tiers.directory import NotAStore, StoreDirectory, model_directory
 from stepwell.tiers.files import Files
 from stepwell.tiers.host import HostPlace, HostPool
 from stepwell.tiers.record import Damaged
-from stepwell.tiers.store import RECORD_OVERHEAD_BYTES, DiskStore, ScanEntry, StoreFull
+from stepwell.tiers.store import RECORD_OVERHEAD_BYTES, DiskStore, StoreFull
 from stepwell.tiers.workers import Alarm, ThreadWorker, Worker
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Transfer:
     source: KvTier
     target: KvTier
     place: HostPlace
-    entry: ScanEntry | None
+    entry: NodeEntry | None
     size_bytes: int
     queued_s: float
     deadline_s: float
@@ -88,7 +88,7 @@ class LocalTiers:
     def __init__(
         self,
         host_limit_bytes: int,
-        disk: DiskStore | None,
+        disk: NodeDisk | None,
         *,
         limits: TransferLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -240,7 +240,7 @@ class LocalTiers:
         source: KvTier,
         target: KvTier,
         place: HostPlace,
-        entry: ScanEntry | None,
+        entry: NodeEntry | None,
         size_bytes: int,
     ) -> _Transfer:
         ahead = self._under_way[target]

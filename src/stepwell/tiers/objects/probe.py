@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stepwell.tiers.objects.client import ObjectClient, ObjectsAway
+from stepwell.tiers.record import Damaged
+
+Got = TypeVar("Got")
 
 _FOLDER = "probe"
 """Beside the records: no node takes what lies here for one."""
@@ -22,16 +27,25 @@ class ObjectSpeeds:
 
 
 def measure_objects(client: ObjectClient, size_bytes: int) -> ObjectSpeeds:
-    """``ObjectsAway`` with what the store said, where it cannot be written to or gives other bytes back."""
+    """``ObjectsAway`` with what cannot be done and what the store said."""
     name, data = f"{_FOLDER}/{os.urandom(8).hex()}", os.urandom(size_bytes)
-    started_s = time.perf_counter()
-    client.put(name, [memoryview(data)])
-    put_s = time.perf_counter()
+    _timed("cannot be listed", lambda: client.list(time.time_ns() // 1000))
+    _, put_s = _timed("cannot be written to", lambda: client.put(name, [memoryview(data)]))
     try:
-        got = client.get(name, size_bytes)
-        get_s = time.perf_counter()
+        got, get_s = _timed("does not give back what was written", lambda: client.get(name, size_bytes))
     finally:
-        client.delete([name])
+        _timed("keeps what should be removed", lambda: client.delete([name]))
     if bytes(got) != data:
-        raise ObjectsAway("it gives wrong bytes", "")
-    return ObjectSpeeds(size_bytes, put_s - started_s, get_s - put_s)
+        raise ObjectsAway("the object store gives wrong bytes", "")
+    return ObjectSpeeds(size_bytes, put_s, get_s)
+
+
+def _timed(fails: str, act: Callable[[], Got]) -> tuple[Got, float]:
+    """What it gives, and in how many seconds."""
+    started_s = time.perf_counter()
+    try:
+        got = act()
+    except (OSError, Damaged) as error:
+        detail = getattr(error, "detail", "")
+        raise ObjectsAway(f"the object store {fails}: {error}", detail) from error
+    return got, time.perf_counter() - started_s

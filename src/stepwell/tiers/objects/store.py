@@ -20,13 +20,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from stepwell.policy.types import BlockId
+from stepwell.policy.types import BlockId, BlockMeta
 from stepwell.tiers.backoff import Backoff, LineLimit
 from stepwell.tiers.objects.book import ObjectBook
 from stepwell.tiers.objects.client import ObjectClient, ObjectsAway
 from stepwell.tiers.objects.names import ObjectEntry, short_digest
 from stepwell.tiers.pages import Pages
-from stepwell.tiers.record import PAGE_BYTES, Damaged, decode, encode, make_header, padded, verify_payload
+from stepwell.tiers.record import (
+    PAGE_BYTES,
+    Damaged,
+    RecordHeader,
+    decode,
+    encode,
+    make_header,
+    padded,
+    verify_payload,
+)
 from stepwell.tiers.shared.index import Changes, Record
 from stepwell.tiers.shared.store import Bounds, ToWrite, Written, block_meta, require_short
 from stepwell.tiers.workers import ThreadWorker, Worker
@@ -171,6 +180,19 @@ class ColdStore:
 
     # --- writing ------------------------------------------------------------------------------
 
+    def size_of(self, key: BlockId) -> int | None:
+        """Most bytes of a block's payload, which is there as far as is known; None: it is not."""
+        with self._lock:
+            entry = self._book.entry_of(key)
+        return None if entry is None else entry.size_bytes - PAGE_BYTES
+
+    def wants(self, key: BlockId, payload_bytes: int) -> bool:
+        """Whether ``write`` would take a block, so that nobody copies it in vain."""
+        with self._lock:
+            known = key in self._queued or self._book.entry_of(key) is not None
+            full = self._queued_bytes + _object_bytes(payload_bytes) > self.limits.buffer_bytes
+        return not known and not full and not self._closing and self._backoff.ready()
+
     def write(self, blocks: Sequence[ToWrite]) -> Written:
         """Queue blocks; their pages are the store's from now on. None is told as kept: ``changes`` tells."""
         for block in blocks:
@@ -302,16 +324,24 @@ class ColdStore:
         ``Damaged``: they are not what was written; ``FileNotFoundError``: it has been removed; both are known
         from then on. ``ObjectsAway``: the store. What is in ``pages`` is undefined then.
         """
-        entry = self._entry(record.key)
+        self._fetch(record.key, lambda data, entry: _verify(data, entry, self.fingerprint, pages))
+
+    def fetch(self, block: BlockMeta, pages: Pages) -> None:
+        """As ``read``, and the record must be just this block. ``pages`` has room for ``size_of`` bytes, and
+        the length of the payload afterwards."""
+        self._fetch(block.id, lambda data, entry: _verify_block(data, entry, self.fingerprint, block, pages))
+
+    def _fetch(self, key: BlockId, verify: Callable[[memoryview, ObjectEntry], None]) -> None:
+        entry = self._entry(key)
         try:
             data = self._get(entry)
         except FileNotFoundError:  # removed, or renewed by another node under a name that we do not know yet
             self._forget(entry)
             self._look()
-            entry = self._entry(record.key)
+            entry = self._entry(key)
             data = self._get(entry)
         try:
-            _verify(data, entry, self.fingerprint, pages)
+            verify(data, entry)
         except Damaged as error:
             self._note_damage(entry, error)
             raise
@@ -396,13 +426,33 @@ def _object_bytes(payload_bytes: int) -> int:
 
 def _verify(data: memoryview, entry: ObjectEntry, fingerprint: str, pages: Pages) -> None:
     """``Damaged`` unless this is the record that the object's name promises, whole and of this model."""
-    if len(data) != entry.size_bytes or len(data) != _object_bytes(pages.size_bytes):
+    if len(data) != _object_bytes(pages.size_bytes):
+        raise Damaged("the object has another size than its record")
+    _, payload = _payload(data, entry, fingerprint)
+    if len(payload) != pages.size_bytes:
+        raise Damaged("the record holds another length than the block has")
+    pages.fill(payload)
+
+
+def _verify_block(
+    data: memoryview, entry: ObjectEntry, fingerprint: str, block: BlockMeta, pages: Pages
+) -> None:
+    """Likewise, of a block about which more is known, and whose payload may be shorter than its room."""
+    header, payload = _payload(data, entry, fingerprint)
+    if header.meta() != block:
+        raise Damaged("the header does not describe this block")
+    if len(payload) > pages.size_bytes:
+        raise Damaged("the record is longer than it was announced")
+    pages.size_bytes = len(payload)
+    pages.fill(payload)
+
+
+def _payload(data: memoryview, entry: ObjectEntry, fingerprint: str) -> tuple[RecordHeader, memoryview]:
+    if len(data) != entry.size_bytes:
         raise Damaged("the object has another size than its record")
     header = decode(data[:PAGE_BYTES])
     if header.id != entry.key or header.fingerprint != fingerprint:
         raise Damaged("the header belongs to another record")
     payload = data[PAGE_BYTES : PAGE_BYTES + header.payload_bytes]
     verify_payload(header, payload)
-    if len(payload) != pages.size_bytes:
-        raise Damaged("the record holds another length than the block has")
-    pages.fill(payload)
+    return header, payload

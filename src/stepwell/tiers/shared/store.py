@@ -65,6 +65,8 @@ class ToWrite:
     tenant: str
     pages: Pages
     used_us: int
+    meta: BlockMeta | None = None
+    """What else is known of it, which its header says then."""
 
 
 @dataclass(slots=True)
@@ -403,6 +405,8 @@ def _temporary(record: Record, writer: int) -> str:
 
 
 def block_meta(block: ToWrite) -> BlockMeta:
-    """What a record's header says of it: a shared store's blocks know no chain, only names."""
+    """What a record's header says of it: mostly a shared store's blocks know no chain, only names."""
+    if block.meta is not None:
+        return block.meta
     size_bytes = block.pages.size_bytes
     return BlockMeta(block.key, None, 0, 0, (), block.tenant, size_bytes)
