@@ -1,4 +1,8 @@
-"""A value for each KV tier, such as tokens or bytes, under the names of ``policy.types.KvTier``."""
+"""A value for each KV tier, such as tokens or bytes, under the names of ``policy.types.KvTier``.
+
+The policy's own events and settings keep a field for each: they are what recordings hold and decision hashes
+cover. What counts up while it runs (``ledger.holdings``) keeps lists.
+"""
 
 from __future__ import annotations
 

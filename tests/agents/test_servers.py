@@ -196,7 +196,7 @@ def test_a_model_that_nobody_has_is_one_sentence() -> None:
         async with servers(("large", large()), ("tiny", small())) as client:
             client.place("small")
 
-    with pytest.raises(StepwellError, match=r"^nobody serves the model 'small': there is large, tiny$"):
+    with pytest.raises(StepwellError, match=r"^no server has the model 'small': there is large, tiny$"):
         asyncio.run(run())
 
 

@@ -187,7 +187,7 @@ def test_a_profile_runs_on_the_model_that_it_names(tmp_path: Path) -> None:
     asyncio.run(run("large"))
     assert not small.asked
     assert {one.body["model"] for one in large.asked} == {"large"}
-    with pytest.raises(BadInput, match="nobody serves the model 'huge' here: there is small, large"):
+    with pytest.raises(BadInput, match="no server has the model 'huge' here: there is small, large"):
         asyncio.run(run("huge"))
 
 

@@ -70,7 +70,7 @@ def with_writer(crew: Crew) -> Crew:
     workers = tuple(name for name in named if name in roles and (entry.may_spawn or name not in apart))
     workers = workers or tuple(name for name in (WRITER,) if name in roles)
     if not workers:
-        raise BadInput(f"crew {crew.name}: nobody is left to do what {crew.entry} plans: drop fewer roles")
+        raise BadInput(f"crew {crew.name}: no role is left to do what {crew.entry} plans: drop fewer roles")
     roles[crew.entry] = replace(
         entry,
         output="json",

@@ -53,7 +53,7 @@ class Servers:
     def place(self, model: str) -> ModelPlace:
         """Where a model is. Raises ``StepwellError`` where nobody has it."""
         if model not in self._by_name:
-            raise StepwellError(f"nobody serves the model {model!r}: there is {', '.join(self._by_name)}")
+            raise StepwellError(f"no server has the model {model!r}: there is {', '.join(self._by_name)}")
         return self._by_name[model]
 
     def trace(self, headers: Callable[[str], Mapping[str, str]]) -> None:

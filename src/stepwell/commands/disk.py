@@ -108,7 +108,9 @@ def _confirmed(directory: Path) -> bool:
     if found.in_use_by:
         return True  # no need to ask: it will be refused with its reason
     if not sys.stdin.isatty():
-        raise BadInput("clear asks before it removes anything: give --yes where nobody can answer")
+        raise BadInput(
+            "clear asks before it removes anything: give --yes where there is no terminal to answer at"
+        )
     blocks = sum(model.total.blocks for model in found.models)
     answer = input(f"Remove {blocks} blocks ({format_size(found.used_bytes)}) from {directory}? [y/N] ")
     return answer.strip().lower() in ("y", "yes")

@@ -17,7 +17,7 @@ from stepwell.ledger.statements import Statement
 from stepwell.ledger.types import Kind, Resource
 
 MACHINE_NAMES = {Kind.IDLE: "(idle)", Kind.OVERHEAD: "(loop)", Kind.UNATTRIBUTED: "(lost)"}
-MACHINE_LEGEND = "(loop): deciding, sampling, waiting; (lost): used by nobody who can be named"
+MACHINE_LEGEND = "(loop): deciding, sampling, waiting; (lost): used by an account that is not known"
 LEAST_NAME_CHARS = 6
 WHOLE_FIELDS = ("day", "week", "month")
 """A time that is cut is another time: as with figures, none is."""

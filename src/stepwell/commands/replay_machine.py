@@ -181,7 +181,7 @@ def priced_table(title: str, rows: Sequence[PricedRun]) -> Table:
 
 def closing(here: PricedRun, there: PricedRun) -> str:
     faster = here.run.busy_s / max(there.run.busy_s, 1e-9)
-    cost = "nobody says what it costs" if there.usd is None else f"{there.usd:.6f} USD"
+    cost = "its cost is not known" if there.usd is None else f"{there.usd:.6f} USD"
     before = "" if here.usd is None else f" against {here.usd:.6f} USD"
     return (
         f"replay: on {there.name} the same turns cost {cost}{before}; its computing takes "

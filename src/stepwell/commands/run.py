@@ -397,7 +397,7 @@ class Job:
         wants_tables = any(DATA_TOOLS.intersection(role.tools) for role in self.crew.roles.values())
         tables = [file for file in files if wants_tables and file.suffix.lower() in DATA_SUFFIXES]
         if self.warehouses and not wants_tables:
-            raise BadInput(f"the crew {self.crew.name} has nobody who asks tables of a warehouse: try data")
+            raise BadInput(f"the crew {self.crew.name} has no role that asks tables of a warehouse: try data")
         for file in tables:
             if not file.is_file():
                 raise BadInput(f"{file} does not exist: name a CSV, Parquet or DuckDB file")
@@ -409,7 +409,7 @@ class Job:
         if documents and not any(role.reads for role in self.crew.roles.values()):
             names = ", ".join(document.name for document in documents.values())
             raise BadInput(
-                f"the crew {self.crew.name} has nobody who reads documents, such as {names}: try documents"
+                f"the crew {self.crew.name} has no role that reads documents, such as {names}: try documents"
             )
         return documents, tables
 

@@ -206,7 +206,7 @@ MONEY = Board(
                 ),
             ),
             "currencyUSD",
-            "The same by whom it was used; idle and overhead are nobody's.",
+            "The same by account; idle and overhead belong to no agent.",
             width=12,
             stacked=True,
         ),

@@ -116,7 +116,7 @@ class Evaluator:
         names = [place.name for place in self.places]
         if model and model not in names:
             raise BadInput(
-                f"nobody serves the model {model!r} here: there is {', '.join(names)}; name it with --model"
+                f"no server has the model {model!r} here: there is {', '.join(names)}; name it with --model"
             )
 
     def _workspace(self, item: Item | None = None) -> Workspace:

@@ -377,4 +377,4 @@ def _validate(budget: Budget) -> None:
         if amount is not None and not 0 <= amount <= MAX_AMOUNT:
             raise BadInput(f"{what}: {amount} micro-dollars is out of bounds")
     if soft is not None and hard is not None and soft > hard:
-        raise BadInput(f"{what}: the soft limit is above the hard one, so nobody would be warned")
+        raise BadInput(f"{what}: the soft limit is above the hard one, so the warning would never come")

@@ -80,7 +80,7 @@ WORDS: dict[str, dict[Language, str]] = {
     "hash": {"en": "Fingerprint of the file: {theme.sha256}", "zh": "文件指纹：{theme.sha256}"},
     "empty": {"en": "No data.", "zh": "无数据。"},
     "trace": {
-        "en": "Point at a number to see where it is from. Claims are printed as what somebody said.",
+        "en": "Point at a number to see where it is from. Claims are printed as what a source said.",
         "zh": "将光标移到数字上可查看其来源。他人说法均注明出处。",
     },
 }

@@ -327,7 +327,7 @@ def mooncake_of(
     notes = (
         f"{len(sessions)} requests at their timestamps, time scaled to the machine",
         f"a trace block of {_MOONCAKE_TOKENS} tokens stands for {unit_tokens} here, answers are scaled alike",
-        f"{TIER_NOTE}, per conversation; one tenant, nobody is named",
+        f"{TIER_NOTE}, per conversation; one tenant, no agent is named",
     )
     return Workload(which, tuple(sessions), unit_tokens, block_tokens, shared=which, notes=notes)
 

@@ -175,7 +175,7 @@ def _exchanged(child: LineChild, order: bytes, limit_s: float) -> dict[str, Any]
         if child.close() == -signal.SIGALRM:
             raise _EndedError(f"was ended after {limit_s:g} s") from None
         raise _EndedError(
-            "ended the process that answers it: it takes too much memory, or somebody else ended it"
+            "ended the process that answers it: it takes too much memory, or another program ended it"
         ) from None
     except (OverflowError, ValueError, RecursionError):
         raise _EndedError("has an answer that cannot be read") from None
