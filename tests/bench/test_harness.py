@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -11,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
+import stepwell.bench
 from stepwell.bench.child import Child
 from stepwell.bench.clocks import resident_bytes, thread_cpu_s, timed_calls
 from stepwell.bench.harness import BenchRun, bench, in_turn, none_of, numbers_of, scratch, words_of
+from stepwell.cli import BENCHES
 from stepwell.console.output import facts, sheet
 from stepwell.console.progress import ticker
 from stepwell.console.report import Verdict
 from stepwell.errors import BadInput, StepwellError
+
+MOST_FILES = 16
+"""Of a room, with its ``__init__``: a reader finds a measurement by its subject and then by its name."""
 
 
 @bench("trial", fails=True)
@@ -34,6 +40,19 @@ def trial(run: BenchRun, *, limit: float = 1.0, code: int | None = None) -> int 
 def test_a_measurement_is_a_command_with_the_options_of_all() -> None:
     assert list(inspect.signature(trial).parameters) == ["limit", "code", "quick", "json_file"]
     assert inspect.getdoc(trial) == "A measurement of nothing. Example: stepwell bench trial"
+
+
+@pytest.mark.parametrize("module", [module for module, _ in BENCHES])
+def test_every_measurement_is_made_by_the_harness(module: str) -> None:
+    main = importlib.import_module(module).main
+    assert list(inspect.signature(main).parameters)[-2:] == ["quick", "json_file"]
+    assert next(iter(inspect.signature(main.__wrapped__).parameters)) == "run"
+
+
+def test_a_room_is_seen_at_a_glance() -> None:
+    root = Path(stepwell.bench.__file__).parent
+    folders = [root, *(one for one in root.iterdir() if one.is_dir())]
+    assert {one.name for one in folders if len([*one.glob("*.py")]) > MOST_FILES} == set()
 
 
 def test_it_prints_judges_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
