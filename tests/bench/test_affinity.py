@@ -7,8 +7,9 @@ import importlib.util
 import pytest
 
 from stepwell import cli
-from stepwell.bench.fleet.affinity import AffinityRow, verdicts
+from stepwell.bench.fleet.affinity import COLUMNS, AffinityRow, verdicts
 from stepwell.bench.fleet.ray_prefix import text_of
+from stepwell.console.output import sheet
 
 
 def test_texts_share_what_prompts_share() -> None:
@@ -31,6 +32,12 @@ def test_verdicts_compare_with_rays_rule() -> None:
         (2.0, False),
         (0.5, True),
     ]
+
+
+def test_the_table_shows_every_figure() -> None:
+    made = sheet("x", COLUMNS, [row("kv-affine", 0.02, 2.0)])
+    cells = [next(iter(column.cells)) for column in made.columns]
+    assert cells == ["kv-affine", "50.0%", "2.0%", "1 ms", "2 ms", "0.50 s", "2.00 s", "25%", "0.1 s"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is here")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.bench.fleet.fleet import ARMS, KILLED, FleetArm, FleetBooks, verdicts
+from stepwell.bench.fleet.fleet import ARMS, COLUMNS, KILLED, FleetArm, FleetBooks, verdicts
 from stepwell.bench.fleet.load import AgentRun, LoadRun
 from stepwell.bench.fleet.nodes import FleetFiles
+from stepwell.console.output import sheet
 from stepwell.fleet.routers import ROUTERS
 from stepwell.gateway.deployment import load_deployment, node_environment, plans
 from stepwell.settings import load
@@ -38,6 +39,12 @@ def test_the_tax_is_what_had_been_computed_before() -> None:
     assert (load_run.computed, load_run.new_tokens(60)) == (190, 190)
     assert FleetArm("x", load_run, 60).tax == 0
     assert FleetArm("x", load_run, 80).tax == pytest.approx(1 - 170 / 190)
+
+
+def test_the_table_shows_every_figure() -> None:
+    made = sheet("x", COLUMNS, [FleetArm("kv-affine", run_of(), 80).as_json()])
+    cells = [next(iter(column.cells)) for column in made.columns]
+    assert cells == ["kv-affine", "2.0 s", "1.5 s", "2.0 s", "4", "4", "190", "11%"]
 
 
 def test_one_wrong_answer_and_one_charge_too_many_are_seen() -> None:

@@ -11,7 +11,7 @@ from stepwell.bench.client import TurnSample
 from stepwell.bench.harness import words_of
 from stepwell.bench.vllm.arms import ARMS, FS, LRU, OURS, OURS_ROOMY, ROOMY, STOCK, VllmPlan
 from stepwell.bench.vllm.flood import FloodRow
-from stepwell.bench.vllm.vllm import VllmArm, _verdicts
+from stepwell.bench.vllm.vllm import VllmArm, _tables, _verdicts
 from stepwell.errors import BadInput
 
 PLAN = VllmPlan(Path("models/tiny"), 960, 128, 32, 1 << 30, 1 << 30, 2, "float32")
@@ -59,6 +59,17 @@ def test_a_turn_that_failed_says_why_there_are_no_figures() -> None:
     assert row.as_json()["times"] == pytest.approx(3.0)
     row.error = "a paid turn failed: HTTP 400"
     assert not row.usable and row.as_json()["times"] is None
+
+
+def test_tables_have_a_row_for_each_server_and_dashes_for_those_that_failed() -> None:
+    good = TurnSample(0, 1, 0.0, 0.2, 0.3, 100, 40, 8, "a")
+    exact = {"turns": 2, "different": 0, "computed_stock": 9, "computed_ours": 8, "prompt_tokens": 10}
+    floods = [FloodRow("stepwell", [good], [good]), FloodRow("stock", error="it ended")]
+    arms = [arm(ROOMY, 10.0, 0.1), arm(OURS, 1.0, 0.1, "HTTP 500")]
+    pressed, answers, flooded = (list(made.columns) for made in _tables(arms, exact, floods))
+    assert list(pressed[2].cells) == ["10.0 s", "-"] and list(pressed[5].cells) == ["120", "-"]
+    assert [next(iter(column.cells)) for column in answers] == ["2", "0", "10", "9", "8"]
+    assert list(flooded[3].cells) == ["1.00x", "-"]
 
 
 def test_servers_are_named_with_commas() -> None:
