@@ -192,6 +192,37 @@ def test_many_lines_in_text_and_quotes_survive_elements() -> None:
     assert calls_of(parts_of(text)) == [("get_weather", {"city": code})]
 
 
+SEED = "<seed:tool_call>{{ '<parameter=' ~ key ~ '>' ~ value ~ '</parameter>' }}"
+CODER = "{{ '<parameter=' + key + '>\\n' }}{{ value }}{{ '\\n</parameter>\\n' }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "written", "meant"),
+    [
+        (SEED, "two\nlines\n", "two\nlines\n"),
+        (SEED, "\n", "\n"),
+        (SEED, "\nx", "\nx"),
+        (CODER, "\nx\n\n", "x\n"),
+    ]
+    + [(template, "x\n", "x") for template in (CODER, None)],
+)
+def test_line_breaks_around_a_value_are_its_own_unless_the_template_writes_them(
+    template: str | None, written: str, meant: str
+) -> None:
+    """A file that a model writes ends with one."""
+    text = f"<function=get_weather>\n<parameter=city>{written}</parameter>\n</function>"
+    for cut in range(len(text)):
+        assert calls_of(parts_of(text, cut, template=template)) == [("get_weather", {"city": meant})]
+
+
+@pytest.mark.parametrize("city", ["é", "日本 😀", "x é", "\u2028", "a\té"])
+def test_letters_beyond_ascii_are_told_alike_wherever_they_are_cut(city: str) -> None:
+    text = f'<tool_call>{{"name": "get_weather", "arguments": {{"é": "{city}", "city": "é"}}}}</tool_call>'
+    whole = parts_of(text)
+    for cut in range(len(text)):
+        assert parts_of(text, cut) == whole
+
+
 @pytest.mark.parametrize(
     ("template", "opening", "text"),
     [

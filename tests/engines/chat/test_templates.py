@@ -123,6 +123,22 @@ def test_the_clock_does_not_change_the_prompt_within_a_day() -> None:
     assert one.render([user("hi")], None, add_generation_prompt=True).text == "00:00:00hi"
 
 
+def test_tools_that_a_template_cannot_write_are_told_in_the_system_message() -> None:
+    """Hermes 2 Pro writes parameters as types of Python, and a nullable one without end."""
+    hermes = template("NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use")
+    parameters = {"type": "object", "properties": {"city": {"type": ["string", "null"], "description": "zq"}}}
+    tools = [{"type": "function", "function": {"name": "get", "description": "d", "parameters": parameters}}]
+    first = [{"role": "user", "content": "zq1"}]
+    text = hermes.render(first, tools, add_generation_prompt=True).text
+    assert '"null"' in text and text.index("get") < text.index("zq1")
+    call = {"id": "c", "type": "function", "function": {"name": "get", "arguments": '{"city": "zq2"}'}}
+    more = [*first, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    more.append({"role": "tool", "tool_call_id": "c", "content": "zq3"})
+    longer = hermes.render(more, tools, add_generation_prompt=True).text
+    assert longer.startswith(text[: text.index("zq1") + 3]), "the form stays while it grows"
+    assert "zq2" in longer and "zq3" in longer
+
+
 def test_a_template_that_drops_messages_whatever_is_tried_is_refused() -> None:
     with pytest.raises(ValueError, match="leave out"):
         ChatTemplate("always the same", "", "").render([user("hi")], None, add_generation_prompt=True)

@@ -26,6 +26,8 @@ _ARGUMENTS = ("arguments", "parameters", "args")
 _MAX_NAME = 256
 _NAME_CHARACTER = re.compile(r"[\w.-]")
 _NUMBERED = re.compile(r":[0-9]+\Z")
+_FRAME = re.compile(r"(?:\\n|\n)</(?:parameter|arg_value)>")
+"""In a template that writes a line break before the end of a value (and one after its beginning)."""
 
 
 class CallReader:
@@ -37,7 +39,10 @@ class CallReader:
         functions: Mapping[str, Mapping[str, Any]] | None,
         begin: Callable[[str], None],
         more: Callable[[str], None],
+        template: str | None = None,
     ) -> None:
+        """``template``: whose model speaks, as far as it is known."""
+        self._framed = template is None or bool(_FRAME.search(template))
         self._source = source
         self._functions = functions
         self._begin = begin
@@ -282,7 +287,7 @@ class CallReader:
         """A value up to ``closing``; without the line breaks around it."""
         schema = {"type": "string"} if text else self._schema(name, key)
         if is_text(schema):
-            return (yield from self._text_parameter(closing))
+            return (yield from self._text_parameter(closing, framed=self._framed))
         start = self._source.at
         value = yield from self._source.until(closing)
         if value is None:
@@ -331,7 +336,7 @@ class CallReader:
         self._more(nested_value(source.text[start : source.at - len(closing)], mark, schema))
         return True
 
-    def _text_parameter(self, closing: str, framed: bool = True) -> Wait[bool]:
+    def _text_parameter(self, closing: str, *, framed: bool) -> Wait[bool]:
         """A text, told while it is written. ``framed``: line breaks around it are not its own."""
         source = self._source
         if framed:

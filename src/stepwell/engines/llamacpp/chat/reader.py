@@ -59,7 +59,7 @@ class MarkReader:
         self._patience = _PATIENCE_CHARS
         self._reasoning = _reasoning_of(template, opening)
         self._closing = ""
-        self._reader = CallReader(self._source, functions, self._begin, self._more)
+        self._reader = CallReader(self._source, functions, self._begin, self._more, template)
         self._openers = _openers(template, self._reasoning, calls)
         self._pattern = re.compile(
             "|".join(map(re.escape, sorted(self._openers, key=len, reverse=True))) or "(?!)"

@@ -23,6 +23,7 @@ from stepwell.engines.base import RenderedChat
 from stepwell.engines.llamacpp.chat.marks import ControlMarks, Quoter
 from stepwell.engines.llamacpp.chat.messages import Message, normalized
 from stepwell.engines.llamacpp.chat.opening import opening_of, straight_of, thinking_of
+from stepwell.engines.llamacpp.chat.repairs import told
 from stepwell.engines.llamacpp.chat.search import USUAL, Form, Outline, find_form, outline
 
 _FAILURES = (
@@ -104,7 +105,7 @@ class ChatTemplate:
             form = self._form_of(outline(plain, known))
             if isinstance(form, str):
                 raise ValueError(form)
-            text = self._written(form, plain, known, add_generation_prompt, variables)
+            text = self._written_or_told(form, plain, known, add_generation_prompt, variables)
         except _FAILURES as error:
             raise ValueError(f"the model's chat template refuses these messages: {error}") from error
         text, literal = quoter.unquote(text)
@@ -131,6 +132,28 @@ class ChatTemplate:
             return find_form(shadow, self.source, attempt, usual if isinstance(usual, Form) else None)
         except ValueError as error:
             return str(error)
+
+    def _written_or_told(
+        self,
+        form: Form,
+        messages: list[Message],
+        tools: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        """Some templates turn the tools' parameters into words of a language and do not come through with
+        some (Hermes 2 Pro with a type of ``["string", "null"]``): then the tools are told in the system
+        message, as where a template knows none."""
+        try:
+            return self._written(form, messages, tools, add_generation_prompt, variables)
+        except _FAILURES:
+            if not tools or form.told:
+                raise
+            messages = told(messages, tools)
+            without = self._form_of(outline(messages, []))
+            if isinstance(without, str):
+                raise
+            return self._written(without, messages, [], add_generation_prompt, variables)
 
     def _written(
         self,

@@ -49,7 +49,7 @@ def scan_string(source: StreamSource, emit: Emit) -> Wait[bool]:
             source.at += 1
             return True
         else:
-            emit(character if character == "'" else json.dumps(character)[1:-1])
+            emit(character if character == "'" else json.dumps(character, ensure_ascii=False)[1:-1])
             source.at += 1
 
 
