@@ -192,6 +192,15 @@ def test_many_lines_in_text_and_quotes_survive_elements() -> None:
     assert calls_of(parts_of(text)) == [("get_weather", {"city": code})]
 
 
+def test_a_call_follows_text_of_functionary_without_a_line_break() -> None:
+    template, text = "{{ '>>>all\\n' }}", f"all\nOne moment.>>>get_weather\n{PARIS}"
+    for cut in range(len(text)):
+        parts = parts_of(text, cut, template=template, opening=">>>")
+        assert parts[0] == AnswerPart("content", "One moment.")
+        assert calls_of(parts) == [("get_weather", {"city": "Paris"})]
+    assert not calls_of(parts_of("all\nIt says >>>print\n{} there", template=template, opening=">>>"))
+
+
 SEED = "<seed:tool_call>{{ '<parameter=' ~ key ~ '>' ~ value ~ '</parameter>' }}"
 CODER = "{{ '<parameter=' + key + '>\\n' }}{{ value }}{{ '\\n</parameter>\\n' }}"
 

@@ -59,6 +59,7 @@ class MarkReader:
         self._patience = _PATIENCE_CHARS
         self._reasoning = _reasoning_of(template, opening)
         self._closing = ""
+        self._offered = functions is not None
         self._reader = CallReader(self._source, functions, self._begin, self._more, template)
         self._openers = _openers(template, self._reasoning, calls)
         self._pattern = re.compile(
@@ -275,13 +276,15 @@ class MarkReader:
         return (yield from self._closed(self._reader.json_calls(bare=True), ("```",)))
 
     def _recipient(self) -> Wait[bool]:
-        """functionary 3.2: ``>>>all`` and text, or ``>>>NAME`` and JSON."""
+        """functionary 3.2: ``>>>all`` and text, or ``>>>NAME`` and JSON. After text the second one follows
+        without a line break."""
         start = self._source.at
-        if not self._line_start:
+        if self._line_start:
+            if (yield from self._source.literal("all\n")):
+                return True
+            self._source.at = start
+        elif not self._offered:
             return False
-        if (yield from self._source.literal("all\n")):
-            return True
-        self._source.at = start
         return (yield from self._reader.name_then_json("\n"))
 
     def _commentary(self) -> Wait[bool]:
