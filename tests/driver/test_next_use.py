@@ -98,6 +98,25 @@ def test_blocks_come_up_before_their_declared_use() -> None:
     assert next(o for o in answer.outputs if isinstance(o, Admitted)).cached.disk == 0
 
 
+def test_an_idle_machine_is_woken_for_what_came_to_the_disk_since_its_timer_was_set() -> None:
+    """Three others push the context down, and nobody calls any more. No timer of its own woke the machine
+    then: it was read when its agent came. Now it comes up once the others have outlasted what they said."""
+    rig = rig_of(device=8, host=4, disk=60)
+    turn(rig, "long", 1, hint=declared(60))
+    began_us = rig.clock.now_us()
+    for n in range(3):
+        rig.clock.sleep_us(SECOND)
+        turn(rig, f"short{n}", 3 + n, hint=declared(20))
+    assert where(rig, "long")[KvTier.DISK] == CONTEXT
+    for _ in range(100):
+        wake_at_us = rig.driver.step()
+        if wake_at_us is None or where(rig, "long")[KvTier.HOST]:
+            break
+        rig.clock.sleep_us(max(0, wake_at_us - rig.clock.now_us()))
+    assert where(rig, "long")[KvTier.HOST] > 0
+    assert rig.clock.now_us() - began_us < 55 * SECOND, "a sixth of what was declared is left at least"
+
+
 def test_what_is_used_sooner_comes_up_first_and_stays_up() -> None:
     rig = rig_of(device=8, host=5, disk=200)
     turn(rig, "late", 1, hint=declared(3_000))

@@ -52,6 +52,8 @@ class Group:
     idle: IdlePeriod | None = None
     """None while a turn of the agent is open."""
     timer_us: int | None = None
+    wake_us: int | None = None
+    """The last of its timers that wakes the scheduler."""
 
     def __lt__(self, other: Group) -> bool:
         return self.seq < other.seq

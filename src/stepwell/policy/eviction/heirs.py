@@ -1,7 +1,8 @@
 """Who may go on where an agent has ended.
 
 Agents of a crew often ask the same, one a little later than the other: three readers of one document, who
-all turn its pages. When the first of them is done, what it has read is about to be read by the others. An
+all turn its pages. When the first of them says that it is done, what it has read is about to be read by the
+others. (Of one that only seems to be done nothing is inherited: that gained nothing in our own crews.) An
 *heir* of an agent is another one whose context is the beginning of that agent's, but for the last block: it
 has not gone another way. How often heirs do go on with what was left is learned per tenant.
 """

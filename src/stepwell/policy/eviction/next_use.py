@@ -30,8 +30,9 @@ from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, has_
 from stepwell.policy.eviction.heirs import Heirs
 from stepwell.policy.eviction.kin import Kin
 from stepwell.policy.eviction.orphans import KV_TIERS, Orphans, kind_of
-from stepwell.policy.eviction.promotion import is_promotable, most_valuable_on_disk
+from stepwell.policy.eviction.promotion import most_valuable_on_disk
 from stepwell.policy.eviction.quotas import Quotas
+from stepwell.policy.eviction.timers import Timers
 from stepwell.policy.eviction.value import (
     ACTIVE,
     CERTAIN,
@@ -58,9 +59,7 @@ class NextUse(EvictionPolicy):
         self.quotas = Quotas(context.config)
         self._groups: dict[AgentRecord, Group] = {}
         self._orphans = Orphans(self.forecaster, self.tuning.write_chance)
-        self._timers: list[tuple[int, int, Group]] = []
-        self._wakes: list[int] = []
-        """Timers of groups on disk that are worth more by then."""
+        self._timers = Timers(self.tuning)
         self._followers = Kin(context.config.max_agents)
         self._children = Kin(context.config.max_agents)
         self._heirs = Heirs(context.config.max_agents)
@@ -121,6 +120,8 @@ class NextUse(EvictionPolicy):
             group.listed[at] -= 1
             if not group.listed[at]:
                 self._unrank(group, at)
+        if at and group.timer_us is not None:
+            self._timers.sank(group)
 
     def _list(self, block: Block, group: Group) -> None:
         block.listed = group
@@ -275,7 +276,8 @@ class NextUse(EvictionPolicy):
         if group.idle is None:
             return ACTIVE
         if group.chance < self.tuning.write_chance:
-            return self._heirs.inherit(group, self.tuning.write_chance)
+            done = group.record.hint.wait is Wait.DONE
+            return self._heirs.inherit(group, self.tuning.write_chance) if done else DEAD
         index = max(1, self.forecaster.index(group.idle, now_us))
         weight = self.quotas.contract(group.service_tier).keep_weight
         return agent_value(index, weight, *self.quotas.held_of_part(group.service_tier, group.record.tenant))
@@ -295,29 +297,19 @@ class NextUse(EvictionPolicy):
         if group.idle is None:
             return
         due_us = self.forecaster.advance(group.idle, now_us)
-        if due_us is not None and group.timer_us is None:
-            group.timer_us = due_us
-            heapq.heappush(self._timers, (due_us, group.seq, group))
-            if group.idle.rises(now_us) and is_promotable(group, self.tuning):
-                heapq.heappush(self._wakes, due_us)
+        if group.timer_us is None:
+            self._timers.set(group, due_us)
 
     def tick(self, now_us: int) -> None:
         """Rank anew whose rest has outlasted a bin; a few at a time."""
         self.quotas.observe(now_us)
         self._orphans.look(now_us)
-        while self._wakes and self._wakes[0] <= now_us:
-            heapq.heappop(self._wakes)
-        for _ in range(self.tuning.timers_per_step):
-            if not self._timers or self._timers[0][0] > now_us:
-                return
-            due_us, _, group = heapq.heappop(self._timers)
-            if group.timer_us == due_us:
-                group.timer_us = None
-                self._revalue(group, now_us)
-                self._set_timer(group, now_us)
+        for group in self._timers.due(now_us):
+            self._revalue(group, now_us)
+            self._set_timer(group, now_us)
 
     def wake_at_us(self) -> int | None:
-        return self._wakes[0] if self._wakes else None
+        return self._timers.wake_at_us()
 
     # --- victims ------------------------------------------------------------------------------
 
