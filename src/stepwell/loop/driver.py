@@ -135,7 +135,10 @@ class Driver:
             if not closed and refusal is None:
                 self._live.add(live)
                 self.explainer.submitted(arrival, live.submitted_us)
-                self._arrive(arrival)
+                if self._offers is None:
+                    self._inbox.put(arrival)
+                else:
+                    self._ask_others(arrival, self._offers)
         if self._broken:
             self._live.reject(live, "server_error", None, _BROKEN)
         elif closed:
@@ -144,15 +147,15 @@ class Driver:
             self._live.reject(live, refusal.code, refusal.retry_after_ms, refusal.message)
         return live.request
 
-    def _arrive(self, arrival: RequestArrived) -> None:
+    def _ask_others(self, arrival: RequestArrived, offers: Offers) -> None:
         """Under the bell: let the loop see a request, once it is known what other nodes have of it."""
-        metas = () if self._offers is None else blocks_of_prompt(arrival, self.scheduler.config)
-        if self._offers is None or not metas:
+        metas = blocks_of_prompt(arrival, self.scheduler.config)
+        if not metas:
             self._inbox.put(arrival)
             return
         self._parked[arrival.request] = arrival
         keys = [meta.id for meta in metas]
-        self._offers.ask(keys, lambda there: self._offered(arrival.request, metas, there))
+        offers.ask(keys, lambda there: self._offered(arrival.request, metas, there))
 
     def _offered(self, request: RequestId, metas: Sequence[BlockMeta], there: Sequence[bool]) -> None:
         with self._inbox.bell:
