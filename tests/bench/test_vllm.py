@@ -9,6 +9,7 @@ import pytest
 
 from stepwell.bench.client import TurnSample
 from stepwell.bench.harness import words_of
+from stepwell.bench.vllm import ahead
 from stepwell.bench.vllm.arms import ARMS, FS, LRU, OURS, OURS_ROOMY, ROOMY, STOCK, VllmPlan
 from stepwell.bench.vllm.flood import FloodRow
 from stepwell.bench.vllm.vllm import VllmArm, _tables, _verdicts
@@ -77,3 +78,38 @@ def test_servers_are_named_with_commas() -> None:
     assert words_of("--arms", ", ".join(ARMS), ARMS) == ARMS
     with pytest.raises(BadInput, match="--arms 'sglang': there is stock with room"):
         words_of("--arms", "sglang", ARMS)
+
+
+def test_servers_with_and_without_fetching_ahead_differ_in_one_tier(tmp_path: Path) -> None:
+    def tiers(name: str) -> list[str]:
+        command = ahead._arm(PLAN, name, tmp_path).command
+        transfer = json.loads(flag(command, "--kv-transfer-config") or "")
+        return [tier["type"] for tier in transfer["kv_connector_extra_config"]["secondary_tiers"]]
+
+    assert tiers(ahead.ON_DEMAND) == ["StepwellDisk"]
+    assert tiers(ahead.AHEAD) == ["StepwellDisk", "StepwellAhead"]
+
+
+def test_agents_of_the_returning_kind_have_prompts_that_only_grow() -> None:
+    first, later = (ahead.prompt_of(ahead.QUICK, 3, turn) for turn in (0, 2))
+    assert later.startswith(first)
+    assert ahead.prompt_of(ahead.QUICK, 4, 0)[:40] != first[:40]
+
+
+def test_fetching_ahead_is_judged_by_time_and_by_what_went_unused() -> None:
+    def row(name: str, ttft_s: float, **counters: float) -> ahead.AheadRow:
+        samples = [TurnSample(0, turn, 0.0, ttft_s, ttft_s, 100, 90, 4, "a") for turn in (0, 1)]
+        return ahead.AheadRow(name, samples, counters)
+
+    rows = [
+        row(ahead.ON_DEMAND, 0.4, from_disk=90.0),
+        row(ahead.AHEAD, 0.3, from_host=90.0, promoted=10.0, used=9.0, wasted=1.0),
+    ]
+    measured = [verdict.measured for verdict in ahead.ahead_verdict(rows)]
+    assert measured == [pytest.approx(0.75), pytest.approx(0.1)]
+    assert rows[1].as_json()["from_disk"] == 0
+    (shown,) = ahead.ahead_table(rows)
+    assert shown.row_count == 2
+    rows[0].error = "a turn failed: HTTP 500"
+    assert ahead.ahead_verdict(rows)[0].measured is None
+    assert ahead.ahead_verdict([]) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -123,13 +123,16 @@ def complete(
     *,
     turn: int = 0,
     began_s: float = 0.0,
+    headers: Mapping[str, str] | None = None,
 ) -> TurnSample:
-    """One streamed completion. A failure is a sample with ``error``, never an exception."""
+    """One streamed completion. A failure is a sample with ``error``, never an exception. ``headers``: what
+    else the client says."""
     body = {"model": model, "prompt": prompt, "max_tokens": output_tokens, **GREEDY_STREAM}
     answer, error = StreamedAnswer(), None
     started = time.perf_counter()
     try:
-        with http.stream("POST", "/v1/completions", json=body, headers={"X-Session-ID": agent}) as response:
+        said = {"X-Session-ID": agent, **(headers or {})}
+        with http.stream("POST", "/v1/completions", json=body, headers=said) as response:
             if response.status_code != 200:
                 error = f"HTTP {response.status_code}: {response.read().decode(errors='replace')[:200]}"
             else:

@@ -2,7 +2,7 @@
 
 One server after the other does the pressure workload; then one client takes turns one by one on stock vLLM
 with room for all and on ours with little, and every token is compared; then a tenant that has paid takes its
-turns beside a flood, on vLLM's own priorities and on ours.
+turns beside a flood, on vLLM's own priorities and on ours; then agents come back when they said.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.table import Table
 from stepwell.bench.client import ClientsFigures, TurnSample, complete, run_clients, warm_up
 from stepwell.bench.harness import BenchRun, bench, words_of
 from stepwell.bench.servers import running
+from stepwell.bench.vllm.ahead import ahead_table, ahead_verdict, measure_ahead
 from stepwell.bench.vllm.arms import ARMS, BLOCK_TOKENS, OURS, OURS_ROOMY, ROOMY, STOCK, VARIABLES, VllmPlan
 from stepwell.bench.vllm.flood import FloodRow, measure_flood
 from stepwell.bench.workload import Pressure
@@ -62,7 +63,7 @@ FLOODED = {
     "p95 under the flood": "{ttft_flooded_p95_s:.2f} s",
     "preempted": "{preempted:.0f}",
 }
-Part = Literal["all", "pressure", "exactness", "flood"]
+Part = Literal["all", "pressure", "exactness", "flood", "ahead"]
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ def main(
     model
         The folder: stepwell vllm convert gemma3 models/gemma3
     part
-        Only one of the three measurements.
+        Only one of the four measurements. For ahead, --host-kv has to be less than all agents want.
     arms
         Which servers do the pressure workload, comma separated (default: all six).
     everybody_tokens
@@ -146,20 +147,28 @@ def main(
     results = _pressure(plan, workload, chosen, run.progress) if part in ("all", "pressure") else []
     exact = _exactness(plan, exact_turns, run.progress) if part in ("all", "exactness") else None
     floods = measure_flood(plan, quick, run.progress) if part in ("all", "flood") else []
+    ahead = measure_ahead(plan, quick, run.progress) if part in ("all", "ahead") else []
     run.settings = {"workload": asdict(workload), **asdict(plan), "vllm": version}
     run.settings |= {"model": model.resolve().name, "architecture": found["architecture"]}
     run.results = {
         "arms": [one.as_json() for one in results],
         "exactness": exact,
         "flood": [one.as_json() for one in floods],
+        "ahead": [one.as_json() for one in ahead],
     }
     run.samples = [{"arm": one.name, **s.as_json()} for one in results for s in one.samples]
-    run.verdicts = [*_verdicts(results), *_exact_verdict(exact), *_flood_verdict(floods)]
+    run.verdicts = [
+        *_verdicts(results),
+        *_exact_verdict(exact),
+        *_flood_verdict(floods),
+        *ahead_verdict(ahead),
+    ]
     run.notes = [f"{one.name}: {one.failure}" for one in results if one.failure]
     run.notes += [f"{one.name}: {one.error}" for one in floods if one.error]
+    run.notes += [f"{one.name}: {one.error}" for one in ahead if one.error]
     if exact is not None and "error" in exact:
         run.notes.append(f"answers against stock's: {exact['error']}")
-    run.show(*_tables(results, exact, floods))
+    run.show(*_tables(results, exact, floods), *ahead_table(ahead))
 
 
 # --- pressure ---------------------------------------------------------------------------------
