@@ -60,7 +60,10 @@ from stepwell.service_tiers import ServiceTierEntry, SharesEntry, contracts
 
 ENV_PREFIX = "STEPWELL_"
 ENV_CONFIG = "STEPWELL_CONFIG"
-NOT_SETTINGS = (ENV_CONFIG, "STEPWELL_TRACES", "STEPWELL_WAREHOUSE")
+NOT_SETTINGS = (
+    *(ENV_CONFIG, "STEPWELL_TRACES", "STEPWELL_WAREHOUSE"),
+    *("STEPWELL_VLLM_AHEAD", "STEPWELL_VLLM_REPORT"),  # said by us, in the processes of vLLM
+)
 """Read elsewhere: where the settings are, where `stepwell bench policies` finds its traces, and the URL of a
 warehouse, which is nobody's to keep."""
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from stepwell.policy.types import Hint, Wait
+from stepwell.settings import load
+from stepwell.vllm.engine_meter import VARIABLE as REPORT
 from stepwell.vllm.waking import VARIABLE, WAKE, EngineEar, Waker, WakerOf, engine_ear, send, tell_hint
 
 
@@ -97,3 +99,8 @@ async def one_waker() -> None:
     assert made is not None
     assert of.waker is made
     made.close()
+
+
+def test_what_processes_of_vllm_are_told_is_no_setting_that_nobody_knows(tmp_path: Path) -> None:
+    """``StepwellOwners`` reads the settings there."""
+    assert load(None, {}, {VARIABLE: str(tmp_path), REPORT: str(tmp_path / "told")}) == load(None, {}, {})
