@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from stepwell.bench.arms import ArmsJob, Comparison, TurnResult
 from stepwell.bench.engine import exactness, restarted
-from stepwell.bench.engine.arms import ArmsJob, Comparison, TurnResult
 from stepwell.bench.engine.exactness import verdicts
 from stepwell.bench.engine.restarted import Restarted
-from stepwell.bench.engine.schedule import Contexts, PlannedTurn, ScheduleShape, rounds
 from stepwell.bench.harness import NULL_MODEL
 from stepwell.bench.node import GatheredTiers
+from stepwell.bench.schedule import Contexts, PlannedTurn, ScheduleShape, rounds
 from stepwell.bench.zoo.make import kind_of
 from stepwell.console.progress import Ticker, ticker
 from stepwell.policy.types import BlockId, BlockMeta, KvTier, Moved

@@ -17,10 +17,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.bench.arms import ArmsJob, Comparison, same_verdicts
 from stepwell.bench.engine import restarted
-from stepwell.bench.engine.arms import ArmsJob, Comparison, same_verdicts
-from stepwell.bench.engine.schedule import ScheduleShape
 from stepwell.bench.harness import NULL_MODEL, BenchRun, SeedOption, ThreadsOption, bench, require_real
+from stepwell.bench.schedule import ScheduleShape
 from stepwell.console.options import OptionalPositive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwell.bench.engine.arms import (
+from stepwell.bench.arms import (
     DISK_BYTES,
     HOST_BYTES,
     Arm,
@@ -24,8 +24,8 @@ from stepwell.bench.engine.arms import (
     TurnResult,
     same_verdicts,
 )
-from stepwell.bench.engine.schedule import Round, rounds
 from stepwell.bench.node import driver_for, gathered
+from stepwell.bench.schedule import Round, rounds
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.base import TextModel

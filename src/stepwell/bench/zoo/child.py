@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stepwell.bench.engine.arms import ArmsJob, Load
-from stepwell.bench.engine.schedule import ScheduleShape
+from stepwell.bench.arms import ArmsJob, Load
+from stepwell.bench.schedule import ScheduleShape
 from stepwell.bench.zoo.make import ZooError, ZooKind, kind_of, make
 from stepwell.console.progress import Ticker
 from stepwell.engines.base import Engine, TextModel

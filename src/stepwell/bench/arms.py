@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepwell.bench.engine.schedule import Contexts, PlannedTurn, Round, ScheduleShape, rounds
 from stepwell.bench.node import TurnLog, driver_for, gathered, load_engine, turn_of
+from stepwell.bench.schedule import Contexts, PlannedTurn, Round, ScheduleShape, rounds
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.base import BatchItem, Engine, Sampled, TextModel
