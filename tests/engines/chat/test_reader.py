@@ -201,6 +201,23 @@ def test_a_call_follows_text_of_functionary_without_a_line_break() -> None:
     assert not calls_of(parts_of("all\nIt says >>>print\n{} there", template=template, opening=">>>"))
 
 
+@pytest.mark.parametrize("name", ["get-weather-2", "2fa", "_x-", "class", "None", "a.b", "q"])
+@pytest.mark.parametrize("family", ONE)
+def test_a_function_may_have_any_name(family: str, name: str) -> None:
+    """Also one that Python would not take."""
+    reader = MarkReader({name: CITY, f"{name}-more": {}})
+    parts = reader.add(ONE[family].replace("get_weather", name))
+    assert calls_of(_joined([*parts, *reader.finish()])) == [(name, {"city": "Paris"})]
+
+
+def test_parameters_may_have_any_name_and_quotes_keep_theirs() -> None:
+    functions = {"get-it": {"properties": {"from": {}, "x-y": {}, "text": {}}}}
+    reader = MarkReader(functions)
+    parts = reader.add('[get-it(from=1, x-y=\'get-it(from=2)\', text="x-y=3 \\" get-it(")]')
+    meant = {"from": 1, "x-y": "get-it(from=2)", "text": 'x-y=3 " get-it('}
+    assert calls_of(_joined([*parts, *reader.finish()])) == [("get-it", meant)]
+
+
 SEED = "<seed:tool_call>{{ '<parameter=' ~ key ~ '>' ~ value ~ '</parameter>' }}"
 CODER = "{{ '<parameter=' + key + '>\\n' }}{{ value }}{{ '\\n</parameter>\\n' }}"
 

@@ -413,14 +413,14 @@ class CallReader:
         yield from source.spaces()
         name_at = source.at
         while ((yield from source.char()) or " ").isidentifier() or (yield from source.char()) in tuple(
-            ".0123456789"
+            ".-0123456789"
         ):
             source.at += 1
         if not self.known(source.text[name_at : source.at]) or not (yield from source.literal("(")):
             return False
         if not (yield from self._closing_bracket()):
             return False
-        calls = python_calls(source.text[start : source.at])
+        calls = python_calls(source.text[start : source.at], self._functions)
         if not calls or not all(self.known(name) for name, _ in calls):
             return False
         for name, arguments in calls:
