@@ -80,6 +80,29 @@ def test_who_left_for_another_does_not_take_the_room_back_while_that_one_waits_f
     assert table.preemptions == 1
 
 
+@pytest.mark.parametrize("another_waits", [False, True])
+def test_while_a_paid_turn_waits_for_anothers_room_lighter_turns_do_not_slow_that_one_down(
+    another_waits: bool,
+) -> None:
+    """A paid turn that streams leaves others the time up to its target, but not while one of its own service
+    tier waits for its place: it ends sooner, and that one begins sooner."""
+    paid = Contract("priority", weight=16, ttft_target_us=10**6, tpot_target_us=20_000)
+    rig = tiered(paid, FLEX, device=24)
+    first = rig.ask(prompt(1, 170), 40, tenant="p", service_tier="priority")
+    steps(rig, 8)
+    rig.ask(prompt(2, 140), 4, tenant="f", service_tier="flex")
+    steps(rig, 2)
+    if another_waits:
+        rig.ask(prompt(3, 200), 4, tenant="p", service_tier="priority", session="another")
+        steps(rig, 1)
+    turns = rig.driver.scheduler.table.turns
+    before = turns[2].computed
+    steps(rig, 6)
+    assert not first.ended
+    assert (turns[2].computed == before) == another_waits
+    rig.settle()
+
+
 def test_a_lighter_arrival_never_displaces_a_heavier_turn() -> None:
     rig = tiered()
     paid = rig.ask(prompt(2, 100), 40, tenant="p", service_tier="priority")

@@ -270,10 +270,16 @@ class BatchBuilder:
         if contract.weight < step.limit_weight and step.time_left_us is not None and not turn.aged:
             step.time_left_us = max(0, step.time_left_us - cost_us)
         elif target_us is not None:
-            left_us = cost_us // _PREFILL_LEAVES if prefilling else target_us - step.so_far_us
+            hurries = prefilling or self._is_waited_for(contract)
+            left_us = cost_us // _PREFILL_LEAVES if hurries else target_us - step.so_far_us
             known_us = step.time_left_us
             step.time_left_us = max(0, left_us if known_us is None else min(known_us, left_us))
             step.limit_weight = max(step.limit_weight, contract.weight)
+
+    def _is_waited_for(self, contract: Contract) -> bool:
+        """Whether a turn with a target waits for what those of its service tier hold: the sooner they are
+        done, the sooner it begins."""
+        return contract.ttft_target_us is not None and self.table.waiting.demands(contract.name)
 
     def _charge(self, step: _Step, order: list[Turn]) -> None:
         """Book what each service tier, tenant and session was given."""
