@@ -155,7 +155,7 @@ def _counted(http: httpx2.Client) -> dict[str, float]:
             for source in ("host", "disk"):
                 if f'source="{source}"' in labels:
                     found[f"from_{source}"] = found.get(f"from_{source}", 0) + float(value)
-        elif name.startswith("kv_offload_ahead_"):
+        elif name.startswith("kv_offload_ahead_") and not name.endswith("_created"):
             kind = name.removeprefix("kv_offload_ahead_").removesuffix("_total").removesuffix("_blocks")
             found[kind] = found.get(kind, 0) + float(value)
     return found
