@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,3 +151,8 @@ def test_an_address_that_is_none_is_said() -> None:
     wanted = ObjectSettings("ftp://nowhere/kv")
     found = examine_objects(wanted, 5_000)
     assert found is not None and found.problem is not None and "is no object store" in found.problem
+
+
+def test_it_says_of_vllm_what_it_can_where_llama_cpp_is_not_installed() -> None:
+    script = "import sys; sys.modules['llama_cpp'] = None; import stepwell.commands.doctor"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

@@ -11,7 +11,6 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Report
 from stepwell.embed.base import EmbeddingError, Wishes
 from stepwell.embed.process import EmbeddingProcess
-from stepwell.engines.llamacpp.header import inspect, makes_vectors
 from stepwell.models import resolve_model
 from stepwell.settings import Settings
 
@@ -41,6 +40,8 @@ class VectorFindings:
 
 def file_of_vectors(settings: Settings) -> Path | None:
     """The model of these settings if it makes no text. Raises ``StepwellError``."""
+    from stepwell.engines.llamacpp.header import inspect, makes_vectors
+
     if settings.engine.kind != "llamacpp":
         return None
     path = Path(resolve_model(settings.engine.model).path)
