@@ -27,12 +27,12 @@ def busy_board(run: DemoRun, sample: Sample) -> RunBoard:
     return board
 
 
-def rendered(width: int, height: int) -> list[str]:
+def rendered(width: int, height: int, rehearsed: int = 69) -> list[str]:
     run = fake_run()
     sample = run.samples[100]
     screen_console, out = console(width, height)
     screen = LiveScreen(screen_console, CUSTOMERS, run.agents)
-    screen.begin(run, busy_board(run, sample), 69)
+    screen.begin(run, busy_board(run, sample), rehearsed)
     assert screen._live is not None
     screen._live.stop()
     out.seek(0)
@@ -46,6 +46,10 @@ def test_every_agent_has_a_row() -> None:
     assert [text.count(role) for role in ("planner", "reader-3", "verifier-1", "writer-1")] == [3, 3, 3, 3]
     assert all(f"{customer.name} {customer.service_tier}" in text for customer in CUSTOMERS)
     assert "turn 12 of 69" in text
+
+
+def test_more_turns_than_were_rehearsed_are_no_twelve_of_nine() -> None:
+    assert "turn 12, 9 were rehearsed" in "\n".join(rendered(120, 50, rehearsed=9))
 
 
 @pytest.mark.parametrize(("width", "height"), [(120, 50), (100, 30), (80, 24), (60, 15)])

@@ -76,7 +76,7 @@ class PlainScreen:
             return
         self._next_s = sample.t_s + self._interval_s
         self._say(
-            f"{sample.t_s:6.1f} s  turn {len(self._board.turns)} of {self._turns}, running {sample.running}, "
+            f"{sample.t_s:6.1f} s  {_turn(self._board, self._turns)}, running {sample.running}, "
             f"waiting {sample.waiting}; KV {self._fill(sample)}"
         )
 
@@ -90,6 +90,12 @@ class PlainScreen:
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _turn(board: RunBoard, rehearsed: int) -> str:
+    """A reader that answers nothing usable is asked again, which no rehearsal foresees."""
+    done = len(board.turns)
+    return f"turn {done} of {rehearsed}" if done <= rehearsed else f"turn {done}, {rehearsed} were rehearsed"
 
 
 def _ended(completed: bool) -> str:
@@ -138,7 +144,7 @@ class LiveScreen:
         assert self._run is not None
         line = Text()
         line.append(self._run.name, style="bold")
-        line.append(f"   {sample.t_s:.0f} s   turn {len(self._board.turns)} of {self._turns}   ")
+        line.append(f"   {sample.t_s:.0f} s   {_turn(self._board, self._turns)}   ")
         line.append(f"{sample.running} running, {sample.waiting} queued")
         return line
 
