@@ -150,7 +150,7 @@ def test_who_is_asked_can_only_be_spared_if_it_plans() -> None:
 
 def test_somebody_must_be_left() -> None:
     crew = made()
-    with pytest.raises(BadInput, match="nobody is left"):
+    with pytest.raises(BadInput, match="no role is left"):
         with_writer(replace(crew, dropped=("solver", "critic", "writer")))
 
 

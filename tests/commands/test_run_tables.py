@@ -156,7 +156,7 @@ def test_an_imported_table_is_asked_from_the_library(
 def test_a_crew_without_sql_has_no_use_for_a_warehouse(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--warehouse", "postgresql://host/db", "--ask", "How many?", "--server", url]
     assert cli.run(["run", "documents", *flags]) == 2
-    assert "nobody who asks tables of a warehouse" in capsys.readouterr().err
+    assert "no role that asks tables of a warehouse" in capsys.readouterr().err
 
 
 def test_a_url_of_another_kind_is_refused_at_once(

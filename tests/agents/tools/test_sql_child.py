@@ -156,7 +156,7 @@ def test_a_child_that_is_killed_from_outside_costs_one_sentence(
             return usual(child, *args)
 
         patched.setattr(LineChild, "ask", killed)
-        with pytest.raises(ToolError, match="somebody else ended it"):
+        with pytest.raises(ToolError, match="another program ended it"):
             ask(database, "SELECT 1")
     assert ask(database, "SELECT 1").rows == ((1,),)
 

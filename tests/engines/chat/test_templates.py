@@ -123,9 +123,22 @@ def test_the_clock_does_not_change_the_prompt_within_a_day() -> None:
     assert one.render([user("hi")], None, add_generation_prompt=True).text == "00:00:00hi"
 
 
-def test_tools_that_a_template_cannot_write_are_told_in_the_system_message() -> None:
-    """Hermes 2 Pro writes parameters as types of Python, and a nullable one without end."""
-    hermes = template("NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use")
+TYPES_WITHOUT_END = (
+    "{% macro kind(of) %}{% if of.type is string %}{{ of.type }}{% else %}{{ kind(of) }}{% endif %}"
+    "{% endmacro %}{% for tool in tools or [] %}{{ tool.function.name }}"
+    "({{ kind(tool.function.parameters.properties.city) }}){% endfor %}"
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>"
+    "{% endfor %}{% endfor %}<|assistant|>"
+)
+"""As Hermes 2 Pro, which writes parameters as types of Python, and a nullable one without end."""
+
+
+@pytest.mark.parametrize(
+    "source", [TYPES_WITHOUT_END, *(TEMPLATES[one] for one in TEMPLATES if "Hermes-2-Pro" in one)]
+)
+def test_tools_that_a_template_cannot_write_are_told_in_the_system_message(source: str) -> None:
+    hermes = ChatTemplate(source, "<s>", "</s>")
     parameters = {"type": "object", "properties": {"city": {"type": ["string", "null"], "description": "zq"}}}
     tools = [{"type": "function", "function": {"name": "get", "description": "d", "parameters": parameters}}]
     first = [{"role": "user", "content": "zq1"}]

@@ -26,8 +26,8 @@ _ARGUMENTS = ("arguments", "parameters", "args")
 _MAX_NAME = 256
 _NAME_CHARACTER = re.compile(r"[\w.-]")
 _NUMBERED = re.compile(r":[0-9]+\Z")
-_FRAME = re.compile(r"(?:\\n|\n)</(?:parameter|arg_value)>")
-"""In a template that writes a line break before the end of a value (and one after its beginning)."""
+_END_OF_VALUE = re.compile(r"(\\n|\n)?</(?:parameter|arg_value)>")
+"""In a template, with the line break that some write before it (and one after the value's beginning)."""
 
 
 class CallReader:
@@ -41,8 +41,10 @@ class CallReader:
         more: Callable[[str], None],
         template: str | None = None,
     ) -> None:
-        """``template``: whose model speaks, as far as it is known."""
-        self._framed = template is None or bool(_FRAME.search(template))
+        """``template``: whose model speaks, as far as it is known. One that writes no values says nothing of
+        the line breaks around them: then they are taken for the frame that most models were taught."""
+        ends = _END_OF_VALUE.findall(template or "")
+        self._framed = not ends or any(ends)
         self._source = source
         self._functions = functions
         self._begin = begin
