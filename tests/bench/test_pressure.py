@@ -93,8 +93,10 @@ def test_sizes_that_make_no_sense_are_refused_in_a_sentence(text: str) -> None:
         pressure.main(quick=True, device_kv_tokens=text)
 
 
-@pytest.mark.parametrize("flags", [{"host_kv": "3x"}, {"disk_kv": "lots"}, {"model": "no-such.gguf"}])
-def test_bad_flags_are_one_sentence_before_anything_starts(flags: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "flags", [{"host_kv": "3x"}, {"disk_kv": "lots"}, {"model": "no-such.gguf"}, {"restarted": True}]
+)
+def test_bad_flags_are_one_sentence_before_anything_starts(flags: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         pressure.main(quick=True, **flags)  # type: ignore[arg-type]
 
@@ -250,24 +252,25 @@ def test_turn_two_of_nobody_comes_before_turn_one_of_all_of_a_clients_agents() -
 # --- our own server as a child process -----------------------------------------------------------
 
 
-def test_both_of_our_arms_end_to_end_on_the_null_engine(tmp_path: Path) -> None:
+def test_our_arms_end_to_end_on_the_null_engine(tmp_path: Path) -> None:
     """Real servers, real HTTP: tokens are counted where they came from, and every turn succeeds."""
     plan = pressure._Plan(
         model="null",
         sizes=(512,),
         everybody_tokens=4096,
         host_kv="8MiB",
-        disk_kv="0",
+        disk_kv="64MiB",
         peer=False,
         peer_binary=None,
         peer_tuned=False,
+        restarted=True,
         threads=1,
         clients=2,
         agents=3,
     )
     workload = Pressure(agents=3, turns=2, clients=2, document_words=8, role_words=30, output_tokens=4)
     with ticker() as progress:
-        small, roomy = pressure._measure(plan, workload, 1, progress)
+        small, again, roomy, roomy_again = results = pressure._measure(plan, workload, 1, progress)
     assert small.error is None
     assert roomy.error is None
     assert small.usable
@@ -277,9 +280,13 @@ def test_both_of_our_arms_end_to_end_on_the_null_engine(tmp_path: Path) -> None:
     assert sum(small.tokens_by_source.values()) == prompt_tokens
     assert roomy.tokens_by_source["device"] > 0
     report = Report("pressure", {})
-    pressure.fill(report, plan, workload, 1, [small, roomy])
+    pressure.fill(report, plan, workload, 1, results)
     assert report.verdicts[0].measured is not None
-    assert len(report.samples) == 12
+    assert len(report.samples) == 24
+    assert again.usable and again.arm.name == "stepwell 512, restarted"
+    assert again.tokens_by_source["disk"] > 0, "what the first start left"
+    assert report.verdicts[-1].target.startswith("512 tokens, restarted")
+    assert report.verdicts[-1].measured == pytest.approx(again.total_s / roomy_again.total_s)
 
 
 def test_the_null_engine_has_no_peer() -> None:

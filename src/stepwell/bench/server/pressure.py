@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -48,6 +49,7 @@ LIMIT_TOTAL_OF_ROOMY = 1.05
 LIMIT_TTFT_OF_PEER = 0.2
 LIMIT_TOTAL_OF_PEER = 0.5
 FULL = Pressure()
+RESTARTED = ", restarted"
 QUICK = Pressure(agents=6, turns=2, clients=2, document_words=80, role_words=80, output_tokens=8)
 _METRIC = re.compile(r"^(stepwell_\w+?)(\{[^}]*\})? (\S+)$", re.MULTILINE)
 _SOURCE = re.compile(r'(?:source|kv_tier)="(\w+)"')
@@ -109,6 +111,7 @@ def main(
     peer_binary: Path | None = None,
     peer_tuned: Flag = False,
     private_first: Flag = False,
+    restarted: Flag = False,
     rounds: Positive = 1,
     threads: ThreadsOption = None,
     checkpoint_growth: Annotated[int | None, Parameter(validator=Number(gte=0), show_default=False)] = None,
@@ -137,6 +140,8 @@ def main(
         Also measure llama.cpp's server with settings that suit this workload better than its defaults.
     private_first
         Put the private role before the document, so that no two agents share a prefix.
+    restarted
+        Let our servers do the same work again after a restart, with the disk that they left (--disk-kv).
     rounds
         Repeat everything, in turned order; medians are quoted.
     checkpoint_growth
@@ -146,7 +151,8 @@ def main(
     sizes = numbers_of("--device-kv-tokens", wanted, "tokens of device KV", 256, 1 << 40)
     workload = replace(QUICK if run.quick else FULL, share_prefix=not private_first)
     size_bytes("--host-kv", host_kv)
-    size_bytes("--disk-kv", disk_kv)
+    if size_bytes("--disk-kv", disk_kv) == 0 and restarted:
+        raise BadInput("--restarted: nothing outlives a restart without --disk-kv, such as --disk-kv 1GiB")
     plan = _Plan(
         model=model,
         sizes=sizes,
@@ -156,6 +162,7 @@ def main(
         peer=peer or peer_tuned or peer_binary is not None,
         peer_binary=peer_binary,
         peer_tuned=peer_tuned,
+        restarted=restarted,
         threads=threads or usable_cores(),
         clients=workload.clients,
         agents=workload.agents,
@@ -181,6 +188,7 @@ class _Plan:
     peer: bool
     peer_binary: Path | None
     peer_tuned: bool
+    restarted: bool
     threads: int
     clients: int
     agents: int
@@ -192,16 +200,21 @@ class _Plan:
         growth = self.checkpoint_growth
         return {} if growth is None else {"STEPWELL_POLICY_CHECKPOINT_GROWTH": str(growth)}
 
-    def arms(self, disk_dir: Path) -> list[ServerArm]:
-        """Every server to measure, in order."""
+    def arms(self, disk_dir: Path) -> list[list[ServerArm]]:
+        """Every server to measure, in order; what starts again stands behind what it follows."""
+        ours, peers = [], []
         everybody = self.everybody_tokens
-        arms = [self._ours(f"stepwell {size:,}", size, disk_dir) for size in self.sizes]
-        arms.append(self._ours(f"stepwell everybody ({everybody:,})", everybody, disk_dir))
+        for name, size in (
+            *((f"{one:,}", one) for one in self.sizes),
+            (f"everybody ({everybody:,})", everybody),
+        ):
+            starts = ("", RESTARTED)[: 1 + self.restarted]
+            ours.append([self._ours(f"stepwell {name}{again}", size, disk_dir) for again in starts])
         for tuned in (False, True)[: (1 + self.peer_tuned) * self.peer]:
             word = "llama.cpp tuned" if tuned else "llama.cpp"
-            arms += [self._peer(f"{word} {size:,}", size, self.clients, tuned) for size in self.sizes]
-            arms.append(self._peer(f"{word} everybody ({everybody:,})", everybody, self.agents, tuned))
-        return arms
+            peers += [self._peer(f"{word} {size:,}", size, self.clients, tuned) for size in self.sizes]
+            peers.append(self._peer(f"{word} everybody ({everybody:,})", everybody, self.agents, tuned))
+        return [*ours, *([peer] for peer in peers)]
 
     def _ours(self, name: str, tokens: int, disk_dir: Path) -> ServerArm:
         return our_server(
@@ -222,7 +235,7 @@ def _measure(plan: _Plan, workload: Pressure, rounds: int, progress: Ticker) -> 
     for number in range(rounds):
         with scratch("pressure") as directory:
             arms = plan.arms(directory)
-            for arm in arms if number % 2 == 0 else arms[::-1]:
+            for arm in chain.from_iterable(arms if number % 2 == 0 else arms[::-1]):
                 result = results.setdefault(arm.name, ArmResult(arm))
                 progress.phase(f"round {number + 1}/{rounds}: {arm.name}", workload.agents * workload.turns)
                 _run_arm(arm, result, workload, progress, plan.variables if arm.is_ours else {})
@@ -307,7 +320,8 @@ def _shown(command: Sequence[str]) -> str:
 
 
 def verdicts(sizes: Sequence[int], everybody: int, results: Sequence[ArmResult]) -> list[Verdict]:
-    """The three targets for every size. An arm that failed leaves its target unreached, not unmeasured."""
+    """The three targets for every size, and the first one after a restart. An arm that failed leaves its
+    target unreached, not unmeasured."""
     by_name = {result.arm.name: result for result in results}
     roomy = by_name.get(f"stepwell everybody ({everybody:,})")
     made = []
@@ -324,6 +338,10 @@ def verdicts(sizes: Sequence[int], everybody: int, results: Sequence[ArmResult])
             ("total, against llama.cpp's server", peer, _total, LIMIT_TOTAL_OF_PEER),
         ):
             made.append(Verdict(f"{size:,} tokens: {what}", _ratio(ours, other, figure), limit, "x"))
+        if warm := by_name.get(f"stepwell {size:,}{RESTARTED}"):
+            what = f"{size:,} tokens, restarted: total, against KV for everybody, restarted"
+            roomy_too = by_name.get(f"stepwell everybody ({everybody:,}){RESTARTED}")
+            made.append(Verdict(what, _ratio(warm, roomy_too, _total), LIMIT_TOTAL_OF_ROOMY, "x"))
     return made
 
 
