@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import signal
 import subprocess
@@ -17,55 +15,23 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.commands.test_serve import WITHOUT_SETTINGS, served
+
 pytest.importorskip("obstore")
 
 PROMPT = "The stepwell of the village has seven storeys and a long story. " * 20
-WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
 
 
 @contextmanager
-def node(disk: Path, objects: Path, *flags: str) -> Iterator[httpx2.Client]:
+def node(disk: Path, objects: Path, *flags: str, engine: str = "llamacpp") -> Iterator[httpx2.Client]:
     """Until the block ends; then it is told to stop, and has stopped."""
-    command = [
-        sys.executable,
-        "-m",
-        "stepwell",
-        "serve",
-        "--port",
-        "0",
-        "--ledger",
-        "none",
-        "--disk-dir",
-        str(disk),
-    ]
-    command += [
-        "--objects",
-        str(objects),
-        "--objects-kv",
-        "1GiB",
-        "--disk-kv",
-        "256MiB",
-        "--host-kv",
-        "64MiB",
-    ]
-    process = subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, env=WITHOUT_SETTINGS)
-    assert process.stderr is not None
-    said: list[str] = []
-    try:
-        for line in process.stderr:
-            said.append(line.rstrip())
-            if "Ctrl-C stops" in line:
-                break
-        url = re.search(r"http://\S+(?=/v1)", "\n".join(said))
-        assert url, said
-        with httpx2.Client(base_url=url[0], timeout=300.0, trust_env=False) as client:
+    places = ("--ledger", "none", "--disk-dir", str(disk), "--objects", str(objects), "--objects-kv", "1GiB")
+    sizes = ("--disk-kv", "256MiB", "--host-kv", "64MiB")
+    with served(*flags, *places, *sizes, engine=engine) as (process, url, _):
+        with httpx2.Client(base_url=url, timeout=300.0, trust_env=False) as client:
             yield client
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
 
 
 def ask(client: httpx2.Client, prompt: str = PROMPT, **more: Any) -> tuple[str, int]:
@@ -113,11 +79,11 @@ def test_tenants_find_nothing_of_each_other(tmp_path: Path) -> None:
         '[[keys]]\nkey = "sk-one"\ntenant = "one"\n[[keys]]\nkey = "sk-two"\ntenant = "two"\n',
         encoding="utf-8",
     )
-    flags = ("--engine", "null", "--config", str(keys))
-    with node(tmp_path / "a", tmp_path / "objects", *flags) as a:
+    flags = ("--config", str(keys))
+    with node(tmp_path / "a", tmp_path / "objects", *flags, engine="null") as a:
         a.headers["authorization"] = "Bearer sk-one"
         assert ask(a)[1] == 0
-    with node(tmp_path / "b", tmp_path / "objects", *flags) as b:
+    with node(tmp_path / "b", tmp_path / "objects", *flags, engine="null") as b:
         b.headers["authorization"] = "Bearer sk-two"
         assert ask(b)[1] == 0
         b.headers["authorization"] = "Bearer sk-one"

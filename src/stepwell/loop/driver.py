@@ -138,7 +138,9 @@ class Driver:
                 if self._offers is None:
                     self._inbox.put(arrival)
                 else:
-                    self._ask_others(arrival, self._offers)
+                    self._parked[arrival.request] = arrival
+        if self._offers is not None:
+            self._ask_others(arrival, self._offers)
         if self._broken:
             self._live.reject(live, "server_error", None, _BROKEN)
         elif closed:
@@ -148,14 +150,16 @@ class Driver:
         return live.request
 
     def _ask_others(self, arrival: RequestArrived, offers: Offers) -> None:
-        """Under the bell: let the loop see a request, once it is known what other nodes have of it."""
-        metas = blocks_of_prompt(arrival, self.scheduler.config)
-        if not metas:
-            self._inbox.put(arrival)
+        """Let the loop see a request that was parked, once it is known what other nodes have of it. Not
+        under the bell: a long prompt has thousands of blocks, and the loop would wait meanwhile."""
+        if arrival.request not in self._parked:
             return
-        self._parked[arrival.request] = arrival
+        metas = blocks_of_prompt(arrival, self.scheduler.config)
         keys = [meta.id for meta in metas]
-        offers.ask(keys, lambda there: self._offered(arrival.request, metas, there))
+        if keys:
+            offers.ask(keys, lambda there: self._offered(arrival.request, metas, there))
+        else:
+            self._offered(arrival.request, (), ())
 
     def _offered(self, request: RequestId, metas: Sequence[BlockMeta], there: Sequence[bool]) -> None:
         with self._inbox.bell:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from stepwell.policy.block_index import Block
@@ -56,7 +57,7 @@ class HeldElsewhere:
                 block.elsewhere = True
                 self._blocks[block.id] = block
                 self._memory.arrive(block, KvTier.DISK, now_us)
-        for block in list(self._blocks.values())[: max(0, len(self._blocks) - MOST_BLOCKS)]:
+        for block in tuple(islice(self._blocks.values(), max(0, len(self._blocks) - MOST_BLOCKS))):
             if not (block.claims or block.moving):
                 self._memory.drop(block, KvTier.DISK)
 
