@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from stepwell import __version__
 from stepwell.errors import BadInput, MissingExtra, StepwellError, install_line
@@ -459,6 +459,9 @@ def _say(sentence: str, code: int) -> int:
 
 def _plain(error: CycloptsError) -> str:
     """Cyclopts' message on one line, without its final stop."""
+    if isinstance(error, UnusedCliTokensError):
+        extra = ", ".join(repr(token) for token in error.unused_tokens or ())
+        return f"{extra}: more than this command takes"
     return " ".join(str(error).split()).rstrip(".")
 
 

@@ -66,3 +66,27 @@ def test_trying_leaves_a_file_as_it_was_and_none_where_none_was(tmp_path: Path) 
         writable(None, file)
     assert kept.read_text() == "from before"
     assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("demo --nope", '"--nope" for DOCUMENT. it looks like an option'),
+        ("demo --document notes.md", '"--document" for DOCUMENT. it looks like an option'),
+        ("ledger export --nope", "it looks like an option"),
+        ("bench postings --json --quick", '"--quick" for --json. it looks like an option'),
+        ("serve one two", "'one', 'two': more than this command takes"),
+        ("doctor --nope", "Unknown option: --nope"),
+    ],
+)
+def test_a_mistyped_option_is_no_file(
+    words: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(words.split()) == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from stepwell.commands.ledger_flags import Config, Ledger, Since, Tenant, Until, opened, period
+from stepwell.console.options import no_option
 from stepwell.errors import BadInput
 from stepwell.ledger import export as exporting
 from stepwell.ledger.base import Store
@@ -32,7 +33,7 @@ SHEETS: Mapping[str, Callable[[Store, Period, str | None], Sheet]] = {
 
 
 def export(
-    file: Annotated[Path, Parameter(allow_leading_hyphen=True)],
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True, validator=no_option)],
     *,
     what: Literal["usage", "postings"] = "usage",
     format: Format | None = None,

@@ -25,8 +25,16 @@ def ending_in(*known: str) -> Callable[[Any, Path | None], None]:
     return check
 
 
+def no_option(_: Any, file: Path | str | None) -> None:
+    """A check where ``-`` stands for a stream: cyclopts then takes an unknown option for a file as well, and
+    the next option for the file of one whose value was forgotten."""
+    if file is not None and str(file) != "-" and str(file).startswith("-"):
+        raise ValueError("it looks like an option; a file of that name is given by its whole path")
+
+
 def writable(_: Any, file: Path | None) -> None:
     """A check for an option that names a file to write: said before an hour of work, not after it."""
+    no_option(_, file)
     try:
         require_writable(file)
     except BadInput as error:

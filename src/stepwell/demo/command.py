@@ -19,7 +19,7 @@ from stepwell import __version__, assemble
 from stepwell.agents.crews.files import find_crew
 from stepwell.commands.run_reading import reader_of
 from stepwell.commands.stopping import told_to_stop
-from stepwell.console.options import require_writable
+from stepwell.console.options import no_option, require_writable
 from stepwell.console.report import versions
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
@@ -78,6 +78,7 @@ def demo(
         Parameter(
             help="Markdown, text or PDF; - reads standard input. Default: the example about stepwells.",
             allow_leading_hyphen=True,  # for "-"
+            validator=no_option,
         ),
     ] = None,
     /,
@@ -128,8 +129,6 @@ def demo(
         stepwell demo --model model.gguf --quick --seed 7
         stepwell demo --price-book openai-gpt-5 --cost-book h100-rented
     """
-    if document is not None and document.startswith("-") and document != "-":
-        raise BadInput(f"unknown option {document} (stepwell demo --help explains)")
     options = Options(
         document,
         tuple(ask or ()),
