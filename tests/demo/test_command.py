@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import signal
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,17 +166,27 @@ def test_a_full_disk_is_found_before_the_work(tmp_path: Path) -> None:
         command.require_space(2**62, tmp_path)
 
 
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from stepwell import cli
+from stepwell.demo.screen import PlainScreen
+def begin(*given, real=PlainScreen.begin):
+    real(*given)
+    print([path.name for path in Path(sys.argv[1]).iterdir()], flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+PlainScreen.begin = begin
+places = ["--disk-dir", sys.argv[1], "--html", sys.argv[1] + "/page.html"]
+sys.exit(cli.run(["demo", "--quick", "--engine", "null", *places]))
+"""
+
+
 def test_being_told_to_stop_leaves_nothing_on_disk(tmp_path: Path) -> None:
-    command_line = [sys.executable, "-m", "stepwell", "demo", "--engine", "null", "--disk-dir", str(tmp_path)]
-    command_line += ["--html", str(tmp_path / "page.html")]
-    process = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    with process.stdout as lines:
-        assert any("With KV tiers:" in line for line in lines)
-        assert [path.name.startswith("stepwell-demo-") for path in tmp_path.iterdir()] == [True]
-        process.send_signal(signal.SIGTERM)
-        lines.read()
-    assert process.wait() == 130
+    """Told in the middle of its work, in the program itself, so that it is always the same moment."""
+    command_line = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    done = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert (done.returncode, "With KV tiers:" in done.stdout) == (130, True), done.stderr
+    assert re.search(r"\['stepwell-demo-[^']+'\]", done.stdout), done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

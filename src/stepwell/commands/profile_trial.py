@@ -19,8 +19,8 @@ from stepwell.agents.crews.profile import Profile
 from stepwell.commands.model_servers import Addressed, addresses
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers, going_on, opened
 from stepwell.commands.profile_view import watched
-from stepwell.commands.stopping import told_to_stop
 from stepwell.console.options import Flag, OptionalPositive, Positive
+from stepwell.console.stopping import told_to_stop
 from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
 from stepwell.fit.tasks import Item, TaskSet

@@ -59,9 +59,9 @@ from stepwell.commands.run_reading import RestingPassage, reader_of, rests_on
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
-from stepwell.commands.stopping import told_to_stop
 from stepwell.console.options import JsonOption
 from stepwell.console.output import write_json
+from stepwell.console.stopping import told_to_stop
 from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
 from stepwell.ledger.start import default_path

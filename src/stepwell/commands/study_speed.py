@@ -18,9 +18,9 @@ from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import kept, progress, write_page
 from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.simulate_choice import Hardware, build
-from stepwell.commands.stopping import told_to_stop
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
+from stepwell.console.stopping import told_to_stop
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.report import charts

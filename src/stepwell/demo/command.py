@@ -18,9 +18,9 @@ from rich.console import Console
 from stepwell import __version__, assemble
 from stepwell.agents.crews.files import find_crew
 from stepwell.commands.run_reading import reader_of
-from stepwell.commands.stopping import told_to_stop
 from stepwell.console.options import no_option, require_writable
 from stepwell.console.report import versions
+from stepwell.console.stopping import told_to_stop
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
 from stepwell.demo.document import load_document
