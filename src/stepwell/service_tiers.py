@@ -9,7 +9,7 @@
     cap = { device = 0.9 }                          # never more than this; default 1
     ttft_target_ms = 2000
     tpot_target_ms = 100
-    max_wait_s = 10                                 # after this long in the queue a turn goes first
+    max_wait_s = 10                                 # once it has waited so long, a turn goes first
 
 Without any such table there are OpenAI's three: ``priority``, ``default`` and ``flex``. With one there
 are only those that have a table.
@@ -84,7 +84,7 @@ class ServiceTierEntry:
     tpot_target_ms: Milliseconds | None = None
     """The same for each further token."""
     max_wait_s: Seconds = 60.0
-    """After this long in the queue a turn goes before all others."""
+    """Once it has waited so long in all, a turn goes before all others."""
     keep_weight: Weight = 1
     """How much more a second spared to its agents counts when blocks on host and disk are compared."""
 

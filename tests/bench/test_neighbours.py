@@ -93,6 +93,17 @@ def test_the_flood_gets_credit_for_what_was_computed_while_paid_turns_ran() -> N
     assert found.flood_share == pytest.approx(20 / 60)
 
 
+def test_a_wait_is_held_against_what_the_contract_promises_it_and_no_more() -> None:
+    """Of three that came together each may wait a turn longer than the one before it; one that came to its
+    bound before it and was answered by then gives it nothing."""
+    together = [sample(64.0 + n, start_s=10.0 + n / 10) for n in range(3)]
+    kept = outcome(alone=[sample(1.0, 3.0)], flood=[sample(5.0, start_s=9.0), *together], flood_turn_s=1.0)
+    assert kept.wait_of_bound(60.0) == 1.0, "60, 3 for who ran, and 1 for itself"
+    passed_over = replace(kept, flood=[*kept.flood, sample(68.0, start_s=10.3)])
+    assert passed_over.wait_of_bound(60.0) == pytest.approx(68 / 67)
+    assert replace(kept, flood=[]).wait_of_bound(60.0) == math.inf
+
+
 def test_a_refusal_is_neither_a_failure_nor_a_wait() -> None:
     refused = sample(0.1, error="HTTP 429: full")
     found = outcome(flood=[sample(3.0), refused, sample(50.0, error="the stream ended without [DONE]")])
@@ -102,7 +113,7 @@ def test_a_refusal_is_neither_a_failure_nor_a_wait() -> None:
 def test_every_target_is_judged_for_our_own_policy_and_no_other() -> None:
     judged = verdicts([outcome(), replace(outcome(), name="lru")], DEFAULT_CONTRACTS)
     assert [verdict.reached for verdict in judged] == [True] * 6
-    bad = {"flooded": [sample(1.3, 3.0)], "lost": 1, "flood": [sample(121.0)], "siblings": Siblings()}
+    bad = {"flooded": [sample(1.3, 3.0)], "lost": 1, "flood": [sample(124.0)], "siblings": Siblings()}
     worse = verdicts([outcome(**bad)], DEFAULT_CONTRACTS)
     assert [verdict.reached for verdict in worse] == [False] * 6
 

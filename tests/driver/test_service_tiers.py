@@ -332,6 +332,47 @@ def test_an_adversary_cannot_starve_flex(guaranteed: Shares) -> None:
     rig.settle()
 
 
+def test_a_turn_that_is_displaced_again_and_again_keeps_the_time_that_it_has_waited() -> None:
+    """Each time it has a place a paid turn comes and takes it, long before the bound on one stay in the
+    queue. Its stays are added up: else it would have no first token for as long as the adversary likes."""
+    bound_us = 2 * SECOND
+    owed = Contract("flex", weight=1, guaranteed=Shares(step_tokens=100), max_wait_us=bound_us)
+    costs = {"decode_us_per_step": 8_000, "decode_us_per_sequence": 2_000}
+    rig = tiered(PRIORITY, owed, device=44, step_tokens=32, **costs)
+    flex = rig.ask(prompt(1, 600), 10, tenant="f", service_tier="flex")
+    asked_us, n = rig.clock.now_us(), 0
+    one_turn_us = 600 * 2_000 + 20 * 12_000
+    while not flex.tokens:
+        assert rig.clock.now_us() - asked_us < bound_us + 2 * one_turn_us, "it starves"
+        rig.driver.step()
+        turns = rig.driver.scheduler.table.turns.values()
+        if not any(turn.contract.name == "priority" for turn in turns):
+            n += 1
+            rig.ask(prompt(10 + n % 900, 200), 20, tenant="p", service_tier="priority")
+    assert preempted(flex) > 2
+    rig.settle()
+
+
+def test_a_turn_that_has_a_place_and_is_given_no_compute_waits_as_well() -> None:
+    """Paid streams, one after the other, leave no time in any step, and flex is guaranteed none."""
+    bound_us = 2 * SECOND
+    tight = Contract("priority", weight=16, tpot_target_us=1_000)
+    waiting = Contract("flex", weight=1, max_wait_us=bound_us)
+    rig = machine(tight, waiting)
+    for n in range(3):
+        rig.ask(prompt(200 + n, 40), 40 + 20 * n, tenant="p", service_tier="priority")
+    steps(rig, 4)
+    flex = rig.ask(prompt(1, 60), 10, tenant="f", service_tier="flex")
+    asked_us, n = rig.clock.now_us(), 0
+    while not flex.ended:
+        assert rig.clock.now_us() - asked_us < 2 * bound_us, "it starves"
+        rig.driver.step()
+        if rig.driver.snapshot().running + rig.driver.snapshot().waiting < 4:
+            n += 1
+            rig.ask(prompt(210 + n, 40), 60, tenant="p", service_tier="priority")
+    rig.settle()
+
+
 def test_a_full_queue_gives_up_the_youngest_of_the_lightest() -> None:
     rig = tiered(max_running=1, max_waiting=3)
     running = rig.ask(prompt(1, 20), 200, tenant="f", service_tier="flex")

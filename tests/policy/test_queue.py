@@ -12,7 +12,7 @@ from stepwell.policy.queue import Queue
 from stepwell.policy.turns import AgentRecord, Turn
 from stepwell.policy.types import Caller, RequestArrived
 
-DEFAULT = Contract("default")
+DEFAULT = Contract("default", max_wait_us=40)
 
 
 def turn(number: int, session: str, *, since_us: int = 0) -> Turn:
@@ -23,12 +23,12 @@ def turn(number: int, session: str, *, since_us: int = 0) -> Turn:
     )
 
 
-def in_order(queue: Queue, waiting: list[Turn], count: int) -> list[int]:
-    """What ``Queue`` promises, over all turns at once."""
-    aged = [one.id for one in waiting if one.aged]
+def in_order(queue: Queue, waiting: list[Turn], aged: list[int], count: int) -> list[int]:
+    """What ``Queue`` promises, over all turns at once; ``aged``: in the order in which they came to it."""
     young = [one for one in waiting if not one.aged]
     young.sort(key=lambda one: (not one.had_place, queue.attained.session_rank(one), one.id))
-    return [*aged, *(one.id for one in young)][:count]
+    present = {one.id for one in waiting}
+    return [*(one for one in aged if one in present), *(one.id for one in young)][:count]
 
 
 Steps = st.lists(
@@ -45,26 +45,33 @@ Steps = st.lists(
 @given(Steps, st.integers(1, 10))
 def test_a_long_line_has_the_order_of_a_short_one(steps: list[tuple[str, int]], count: int) -> None:
     queue, opened, number = Queue(ContractBook([DEFAULT], ordered=True)), deque[Turn](), 0
-    for what, which in steps:
+    aged: list[int] = []
+    for now_us, (what, which) in enumerate(steps, start=1):
         waiting = list(queue)
         if what == "add":
             for _ in range(3):
                 number += 1
-                queue.add(turn(number, f"s{which}", since_us=number))
+                queue.add(turn(number, f"s{which}", since_us=now_us))
         elif what == "open" and waiting:
             opened.append(waiting[which % len(waiting)])
             queue.remove(opened[-1])
+            opened[-1].goes_on(now_us)
         elif what in ("preempt", "load fails") and opened:
             again = opened.popleft()
-            again.had_place, again.aged = again.had_place or what == "preempt", False
-            again.waiting_since_us = number = number + 1
+            again.had_place = again.had_place or what == "preempt"
+            again.stands_still(now_us)
             queue.add_first(again)
+            if again.aged:
+                aged.remove(again.id)
+                aged.insert(0, again.id)
         elif what == "charge" and waiting:
             queue.attained.charge([waiting[-1]], {waiting[-1].id: which})
         elif what == "age":
-            queue.age(DEFAULT.max_wait_us + which)
+            queue.age(now_us + which)
+            aged += [one.id for one in queue if one.aged and one.id not in aged]
         waiting = list(queue)
-        assert [one.id for one in queue.window(count)] == in_order(queue, waiting, count)
+        assert waiting == sorted(waiting, key=lambda one: one.waiting_since_us)
+        assert [one.id for one in queue.window(count)] == in_order(queue, waiting, aged, count)
     for one in list(queue):
         queue.remove(one)
     assert not queue.window(count) and not queue._by_session["default"]

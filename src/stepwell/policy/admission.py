@@ -468,6 +468,7 @@ class Admission:
 
     def _enter(self, turn: Turn, path: list[Match], cached: int) -> None:
         self.table.waiting.remove(turn)
+        turn.waited_us = self.table.now_us - turn.waiting_since_us
         self.table.running.append(turn.id)
         self._count_again()
         turn.state = TurnState.RUNNING

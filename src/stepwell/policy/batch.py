@@ -286,8 +286,14 @@ class BatchBuilder:
         if not self.book.ordered:
             return
         demanding = {name for name in self.book.names if self.table.waiting.demands(name)}
+        now_us = self.table.now_us
         for turn in order:
             demanding.add(turn.contract.name)
+            if turn.id in step.pieces:
+                turn.goes_on(now_us)
+            elif turn.state is TurnState.RUNNING:
+                turn.stands_still(now_us)
+                turn.aged = turn.aged or now_us - turn.waiting_since_us >= turn.contract.max_wait_us
         self.attained.charge(order, step.cost_us)
         self.attained.settle({name: part.spent_us for name, part in step.parts.items()}, demanding)
 

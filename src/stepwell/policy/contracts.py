@@ -41,7 +41,7 @@ class Contract:
     ttft_target_us: int | None = None
     tpot_target_us: int | None = None
     max_wait_us: int = 60_000_000
-    """After this long in the queue a turn goes before everybody else: the bound on starvation."""
+    """Once it has waited so long in all, a turn goes before everybody else: the bound on starvation."""
     keep_weight: int = 1
     """How much more a second that its agents are spared is worth when blocks on host and disk are
     compared across service tiers. More than 1 costs the others more than it spares: docs/policy.md."""

@@ -1,6 +1,7 @@
 """The queue: who goes next.
 
-    aged          turns that have waited for ``max_wait_us`` of their contract, in order of arrival
+    aged          turns that have waited for ``max_wait_us`` of their contract in all, in the order in which
+                  they came to that
     owed          one turn of each service tier that has fewer places than its guarantee of compute
     service tier  the heaviest first
     tenant        the one with the least attained service
@@ -38,7 +39,7 @@ class Queue:
         """By service tier, tenant and session, in order of arrival; None: those of all sessions that had a
         place."""
         self._by_age: Line = {}
-        """All of them, the longest waiting first; a preempted turn waits from then on."""
+        """All of them, the longest waiting first; what a preempted turn waited before counts."""
         self._aged: Line = {}
 
     def __len__(self) -> int:
@@ -66,7 +67,13 @@ class Queue:
         line = self._session_line(turn)
         later = [line.pop(request) for request in [*line] if request > turn.id]
         line.update((one.id, one) for one in [turn, *later])
+        since_us = turn.waiting_since_us
+        younger = [one for one in self._by_age.values() if one.waiting_since_us > since_us]
         self._by_age[turn.id] = turn
+        for one in younger:
+            self._by_age[one.id] = self._by_age.pop(one.id)
+        if turn.aged:  # it had its place, so it came to its bound before those who wait
+            self._aged = {turn.id: turn, **self._aged}
 
     def remove(self, turn: Turn) -> None:
         lines, tenant = self._lines[turn.contract.name], self._tenant(turn)

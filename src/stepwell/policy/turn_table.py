@@ -153,8 +153,9 @@ class TurnTable:
         self.wait_again(turn)
 
     def wait_again(self, turn: Turn) -> None:
-        """Back to the head of its line."""
-        turn.waiting_since_us, turn.waits = self.now_us, None
+        """Back to the head of its line, with the time that it has waited before."""
+        turn.stands_still(self.now_us)
+        turn.waits = None
         self.waiting.add_first(turn)
 
     def preemptable(self, turn: Turn) -> tuple[int, int, int]:

@@ -67,6 +67,11 @@ class Turn:
     contract: Contract
     """Of the service tier it runs under."""
     waiting_since_us: int = 0
+    """When its waiting would have begun had it waited all at one go: what it waited earlier counts."""
+    waited_us: int = 0
+    """In the queue, and for its first token on the device without compute, before the stretch under way."""
+    waits_on: bool = True
+    """Whether a stretch is under way: it has no place, or its last step gave it nothing."""
     aged: bool = False
     """It has waited for as long as anybody may: nobody goes before it and nobody preempts it."""
     had_place: bool = False
@@ -136,6 +141,18 @@ class Turn:
         self.id = arrival.request
         self.account = self.contract.name, arrival.tenant
         self.session_account = arrival.tenant, arrival.session
+
+    def stands_still(self, now_us: int) -> None:
+        """It is given no compute from now on, or once more."""
+        if not self.waits_on:
+            self.waits_on, self.waiting_since_us = True, now_us - self.waited_us
+
+    def goes_on(self, now_us: int) -> None:
+        """It is given compute. What a stream waits between two tokens on the device counts only until the
+        next one: how fast it is then is a matter of its guarantee."""
+        if self.waits_on and self.prefilling:
+            self.waited_us = now_us - self.waiting_since_us
+        self.waits_on = False
 
     @property
     def remaining(self) -> int:

@@ -222,7 +222,8 @@ def measure_server(
     target: FloodTarget, outcome: NeighboursOutcome, work: Neighbours, progress: Ticker
 ) -> None:
     """Both parts on a server that is ready, or the one that was asked for."""
-    arrivals_per_s = work.times * _turns_per_s(target, work)
+    outcome.flood_turn_s = _turn_s(target, work)
+    arrivals_per_s = work.times / outcome.flood_turn_s
     if outcome.has_sessions:
         progress.phase(f"{outcome.name}: a short turn beside a long prompt of its own tenant")
         outcome.siblings = measure_siblings(target, work)
@@ -247,12 +248,12 @@ def _measure_flood(
             raise StepwellError(f"an agent's first turn failed: {sample.error}")
 
 
-def _turns_per_s(target: FloodTarget, work: Neighbours) -> float:
-    """How many of the flood's turns the machine could serve, from one such turn alone."""
+def _turn_s(target: FloodTarget, work: Neighbours) -> float:
+    """How long one of the flood's turns takes alone: so many the machine could serve one after the other."""
     prompt = unrelated(Pressure(document_words=2 * work.flood_words, seed=work.seed))
     with target.client(target.paid_key) as http:
         complete(http, target.model, "Warm-up", 4, "warm-up")
         sample = complete(http, target.model, prompt, work.flood_output_tokens, "probe")
     if sample.error:
         raise StepwellError(f"the probe failed: {sample.error}")
-    return 1 / max(sample.e2e_s, 0.001)
+    return max(sample.e2e_s, 0.001)
