@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepwell.server.errors import ApiError
-from stepwell.server.gemini.store import MOST_CHARS, MOST_OF_A_TENANT, Cached, CachedContents
+from stepwell.server.stores.cached_contents import MOST_CHARS, MOST_OF_A_TENANT, Cached, CachedContents
 
 HALF = MOST_CHARS // 2
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwell.server.conversations.store import ConversationStore, StoredConversation
 from stepwell.server.errors import ApiError
 from stepwell.server.response_items import input_items, size_bytes
 from stepwell.server.settings import ServerSettings
+from stepwell.server.stores.conversations import ConversationStore, StoredConversation
 
 MAX_BYTES, MAX_COUNT, MAX_ITEMS = 4_000, 3, 6
 

@@ -15,9 +15,9 @@ import httpx2
 import pytest
 
 from stepwell.server.keys import KeyEntry, KeyRing
-from stepwell.server.page.cookies import COOKIE
 from stepwell.server.page.files import page_files
 from stepwell.server.run import BackgroundServer
+from stepwell.server.stores.page_keys import COOKIE
 from tests.server.fakes import FakeDriver, says, serving
 from tests.server.ledgers import RING, bearer, keeping
 from tests.server.wire import CHAT, error_of, get, http, post

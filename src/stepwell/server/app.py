@@ -42,7 +42,7 @@ from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
 from stepwell.server.chat import chat_completions
 from stepwell.server.completions import completions
-from stepwell.server.conversations.routes import (
+from stepwell.server.conversations import (
     create_conversation,
     create_conversation_items,
     delete_conversation,
@@ -52,7 +52,6 @@ from stepwell.server.conversations.routes import (
     list_conversation_items,
     update_conversation,
 )
-from stepwell.server.conversations.store import ConversationStore
 from stepwell.server.embeddings import embeddings, rerank
 from stepwell.server.errors import ApiError, clip
 from stepwell.server.file_prewarm import prewarm_file
@@ -82,7 +81,8 @@ from stepwell.server.responses import (
 from stepwell.server.service import OfferedModel, Service
 from stepwell.server.sessions import get_session, list_sessions, update_session
 from stepwell.server.settings import ServerSettings
-from stepwell.server.store import ResponseStore
+from stepwell.server.stores.conversations import ConversationStore
+from stepwell.server.stores.responses import ResponseStore
 from stepwell.server.telemetry import Telemetry
 from stepwell.server.tokens import detokenize, tokenize
 from stepwell.server.vector_stores.routes import vector_store_routes

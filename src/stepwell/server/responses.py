@@ -15,7 +15,6 @@ from stepwell.server.access import access_of
 from stepwell.server.background import BackgroundRun
 from stepwell.server.call import Call, understand
 from stepwell.server.constraints import constraint_of
-from stepwell.server.conversations.store import ConversationTurn
 from stepwell.server.errors import bad_request, unsupported
 from stepwell.server.exchange import admitted, exchange, stream_events
 from stepwell.server.hosted_search import searched
@@ -30,7 +29,8 @@ from stepwell.server.sampling import sampling_params
 from stepwell.server.schema import ToolChoice
 from stepwell.server.service import Service, service_of
 from stepwell.server.sse import COMMENTS, Comment, EventStream, event, while_connected
-from stepwell.server.store import StoredResponse
+from stepwell.server.stores.conversations import ConversationTurn
+from stepwell.server.stores.responses import StoredResponse
 from stepwell.server.tools import ToolSet, build_tools
 
 

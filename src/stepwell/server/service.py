@@ -18,26 +18,26 @@ from stepwell.ledger.types import Scope
 from stepwell.loop.port import LoopPort
 from stepwell.server.access import access_of
 from stepwell.server.agent_lists import AgentLists
-from stepwell.server.batches.inner import SCOPE_KEY as INNER_KEY
 from stepwell.server.bodies import Bodies
 from stepwell.server.books import Books
 from stepwell.server.bridge import Bridge
-from stepwell.server.conversations.store import ConversationStore
 from stepwell.server.errors import ApiError, bad_request, draining, model_not_found
 from stepwell.server.gate import Gate
-from stepwell.server.gemini.store import CachedContents
 from stepwell.server.hosts import is_local
 from stepwell.server.identity import Identity, identify
+from stepwell.server.inner import SCOPE_KEY as INNER_KEY
 from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.library import ServedLibrary
 from stepwell.server.metrics import Metrics
-from stepwell.server.page.cookies import PageKeys
 from stepwell.server.pauses import Pauses
 from stepwell.server.preparing import Preparing
 from stepwell.server.rates import KeyRates
 from stepwell.server.settings import ServerSettings
-from stepwell.server.store import ResponseStore
+from stepwell.server.stores.cached_contents import CachedContents
+from stepwell.server.stores.conversations import ConversationStore
+from stepwell.server.stores.page_keys import PageKeys
+from stepwell.server.stores.responses import ResponseStore
 from stepwell.server.vectors import ServedEmbeddings
 
 CLOCK_DRIFT_S = 0.05

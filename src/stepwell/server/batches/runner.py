@@ -16,7 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from stepwell.loop.rarely import Rarely
-from stepwell.server.batches import inner
+from stepwell.server import inner
 from stepwell.server.batches.charges import charged_lines, reconcile
 from stepwell.server.batches.lines import LineError, ordered, read
 from stepwell.server.batches.store import CANCELLED, EXPIRED, Answered, Batch, BatchStore, Pending

@@ -23,13 +23,13 @@ from stepwell.server.errors import bad_request, clip, not_found
 from stepwell.server.exchange import admitted, exchange
 from stepwell.server.gemini.answer import GeminiShape
 from stepwell.server.gemini.request import chat_body, field, lifetime_s, messages_of, model_name
-from stepwell.server.gemini.store import PREFIX, Cached, new_id
 from stepwell.server.keys import ApiKey
 from stepwell.server.prompts import TokenPrompt, chat_prompt, template_messages
 from stepwell.server.sampling import sampling_params
 from stepwell.server.schema import ChatRequest
 from stepwell.server.service import Service, service_of
 from stepwell.server.sse import while_connected
+from stepwell.server.stores.cached_contents import PREFIX, Cached, new_id
 from stepwell.server.tools import build_tools
 from stepwell.server.turns import Ask, collect
 

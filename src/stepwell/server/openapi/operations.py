@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from stepwell.server.admin_budgets import BudgetChange
 from stepwell.server.batches.messages import MessageBatchRequest
 from stepwell.server.batches.routes import BatchRequest
-from stepwell.server.conversations.routes import ConversationRequest, ConversationUpdate, ItemsRequest
+from stepwell.server.conversations import ConversationRequest, ConversationUpdate, ItemsRequest
 from stepwell.server.embeddings import EmbeddingsRequest, RerankRequest
 from stepwell.server.file_prewarm import PrewarmRequest
 from stepwell.server.file_search import SearchRequest

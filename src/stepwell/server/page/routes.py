@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from stepwell.server.body import parse, read_object
 from stepwell.server.errors import not_found
 from stepwell.server.keys import MAX_KEY_CHARS, digest_of
-from stepwell.server.page.cookies import require_own_page
 from stepwell.server.page.files import page_files
 from stepwell.server.schema import Schema
 from stepwell.server.service import service_of
+from stepwell.server.stores.page_keys import require_own_page
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 NOBODY = ""

@@ -11,7 +11,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from stepwell.server.errors import ApiError
 from stepwell.server.identity import Identity
 from stepwell.server.settings import ServerSettings
-from stepwell.server.store import ResponseStore, StoredResponse
+from stepwell.server.stores.responses import ResponseStore, StoredResponse
 
 MAX_BYTES, MAX_COUNT = 4_000, 5
 

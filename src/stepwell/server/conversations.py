@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse, Response
 from stepwell.server.agents import page_limit, who_asks
 from stepwell.server.attachments import attach_files
 from stepwell.server.body import parse, read_object
-from stepwell.server.conversations.store import StoredConversation
 from stepwell.server.errors import bad_request
 from stepwell.server.response_items import Item, input_items
 from stepwell.server.response_schema import Metadata
 from stepwell.server.schema import Schema
 from stepwell.server.service import Service, service_of
+from stepwell.server.stores.conversations import StoredConversation
 
 MOST_AT_ONCE = 20
 """Items in one request, as at OpenAI."""

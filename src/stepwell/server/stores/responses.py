@@ -12,9 +12,9 @@ from typing import Any
 from stepwell.server.background import BackgroundRun
 from stepwell.server.errors import ApiError, bad_request, clip, not_found
 from stepwell.server.identity import Identity
-from stepwell.server.kept import KeptPerTenant
 from stepwell.server.response_items import Item, size_bytes
 from stepwell.server.settings import ServerSettings
+from stepwell.server.stores.kept import KeptPerTenant
 
 
 @dataclass(slots=True)
