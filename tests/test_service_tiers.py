@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.assemble import build, policy_config
-from stepwell.commands.serve import key_ring, serve
+from stepwell.assemble import build, key_ring, policy_config
+from stepwell.commands.serve import serve
 from stepwell.commands.serve_flags import KEYS, ServeFlags
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.errors import BadInput

@@ -227,7 +227,7 @@ def test_the_crews_that_ship_end_with_a_model_that_only_babbles(
 def test_a_server_that_goes_away_pauses_and_what_was_done_is_kept(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepwell.commands.model_servers.Client", partial(Client, sleep=_no_sleep))
+    monkeypatch.setattr("stepwell.launch.crew_servers.Client", partial(Client, sleep=_no_sleep))
     first = calls(("calculator", {"expression": "6 * 7"}))
     crew = f'{LEAD}tools = ["calculator"]\n'
     answer = lambda body: first if body["messages"][-1]["role"] == "user" else None  # noqa: E731

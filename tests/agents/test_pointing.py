@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from stepwell.agents.client import Client
 from stepwell.agents.crews.files import find_crew
+from stepwell.agents.passages import SENTENCES, reader_of
 from stepwell.agents.planner import open_session
 from stepwell.agents.pointing import pointing_schema, sentences_in, with_sentences
 from stepwell.agents.result import Result
-from stepwell.commands.run_reading import SENTENCES, reader_of
-from stepwell.demo.document import load_document
 from stepwell.demo.expected import EXAMPLE
+from stepwell.library.load import load_document
 from stepwell.library.sentences import LONGEST_CHARS, nearest_sentences, sentences_of, weights_of
 from tests.agents.scripted import Asked, Scripted, never_sleep, toolbox
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from stepwell.bench.engine import overhead, speculate, throughput
-from stepwell.bench.engine.returns import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
 from stepwell.bench.harness import NULL_MODEL
 from stepwell.bench.turns import TurnsWork
 from stepwell.clock import ManualClock
 from stepwell.commands import doctor
 from stepwell.console.progress import ticker
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.engines.probe import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
 from stepwell.settings import EngineSettings, KvSettings, Settings
 
 

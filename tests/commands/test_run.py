@@ -20,11 +20,11 @@ import pytest
 
 from stepwell import cli
 from stepwell.agents.crews.files import find_crew, shipped_crews
+from stepwell.agents.passages import reader_of
 from stepwell.assemble import build
-from stepwell.commands.model_servers import embedded_settings
-from stepwell.commands.run_reading import reader_of
-from stepwell.demo.document import load_document
+from stepwell.launch.crew_servers import embedded_settings
 from stepwell.library.documents import Document
+from stepwell.library.load import load_document
 from stepwell.settings import load
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -18,8 +18,8 @@ import pytest
 
 from stepwell import cli
 from stepwell.commands import serve
-from stepwell.commands.serve import with_model_names
 from stepwell.engines.null import NullEngine
+from stepwell.launch.serve import with_model_names
 from stepwell.loop.driver import Driver
 from stepwell.models import NAMED_MODELS
 from stepwell.settings import load

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stepwell.demo import document as module
-from stepwell.demo.document import decode, load_document
 from stepwell.errors import BadInput, MissingExtra
+from stepwell.library.load import decode, load_document
 
 
 def test_the_example_ships_and_has_headings() -> None:

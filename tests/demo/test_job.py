@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stepwell.agents import events
 from stepwell.agents.client import Client
 from stepwell.agents.crews.files import find_crew
-from stepwell.commands.run_reading import reader_of
+from stepwell.agents.passages import reader_of
 from stepwell.demo.board import RunBoard
 from stepwell.demo.command import Options, customers_for
 from stepwell.demo.job import DemoJob, converse

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell import cli
-from stepwell.commands.serve import embedding
 from stepwell.errors import BadInput, MissingExtra
+from stepwell.launch.serve import embedding
 from stepwell.library import embed_http, minilm
 from stepwell.library.choose import choose_embedder
 from stepwell.library.embed_http import HttpEmbedder

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.commands.serve import served_library
 from stepwell.errors import BadInput, StepwellError
+from stepwell.launch.serve import served_library
 from stepwell.settings import LibrarySettings, load
 
 

@@ -11,8 +11,9 @@ from typing import Any, cast
 from stepwell import assemble
 from stepwell.bench.harness import NULL_MODEL
 from stepwell.clock import Clock
-from stepwell.engines.base import Engine, SamplingParams, TextModel
+from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
+from stepwell.engines.probe import GREEDY
 from stepwell.errors import StepwellError
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import LOCAL, Admitted, Delta, Finished, Generation, Output, Rejected
@@ -22,8 +23,6 @@ from stepwell.settings import EngineSettings, Settings, load
 from stepwell.tiers.base import Tiers
 from stepwell.tiers.local import LocalTiers
 from stepwell.tiers.store import DiskStore
-
-GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 
 
 def load_engine(

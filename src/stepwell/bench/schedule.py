@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from stepwell.bench.workload import prose
+from stepwell.engines.prose import prose
 
 Tokenize = Callable[[str], list[int]]
 

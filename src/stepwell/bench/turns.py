@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from stepwell.bench.node import TurnLog, turn_of
-from stepwell.bench.workload import prose
 from stepwell.engines.base import TextModel
+from stepwell.engines.prose import prose
 from stepwell.loop.driver import Driver
 
 

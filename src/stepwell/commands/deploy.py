@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stepwell.assemble import key_ring
-from stepwell.commands.serve import keys_read_again, say
+from stepwell.commands.serve import keys_read_again
 from stepwell.errors import BadInput, MissingExtra, StepwellError
 from stepwell.gateway.deployment import (
     KEY_VARIABLE,
@@ -24,6 +24,7 @@ from stepwell.gateway.deployment import (
     node_environment,
     plans,
 )
+from stepwell.launch.serve import say
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.logs import logging_to

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from stepwell.assemble import load_engine
-from stepwell.bench.engine.returns import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.commands.doctor_objects import (
     VLLM_BLOCK_BYTES,
     ObjectFindings,
@@ -26,6 +25,7 @@ from stepwell.console.output import report_console, table, write_json
 from stepwell.console.progress import Ticker, ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.engines.base import Engine, EngineInfo, TextModel
+from stepwell.engines.probe import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.errors import UnfitModel
 from stepwell.models import resolve_model
 from stepwell.settings import Settings, load

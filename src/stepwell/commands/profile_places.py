@@ -11,9 +11,9 @@ from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile, apply
 from stepwell.agents.servers import ModelPlace
-from stepwell.commands.model_servers import MAX_MODELS, Addressed, Given, default_model, models_of, place_of
 from stepwell.errors import BadInput
 from stepwell.fit.memo import Memo, MemoCounts, Remembering
+from stepwell.launch.crew_servers import MAX_MODELS, Addressed, Given, default_model, models_of, place_of
 from stepwell.ledger.start import default_path
 
 

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.profile import Profile
-from stepwell.commands.model_servers import Addressed, addresses
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers, going_on, opened
 from stepwell.commands.profile_view import watched
 from stepwell.console.options import Flag, OptionalPositive, Positive
@@ -24,6 +23,7 @@ from stepwell.console.stopping import told_to_stop
 from stepwell.errors import BadInput
 from stepwell.fit.evaluate import SESSIONS, Evaluator, Heard, require_single
 from stepwell.fit.tasks import Item, TaskSet
+from stepwell.launch.crew_servers import Addressed, addresses
 
 Half = Literal["held-out", "fit", "all"]
 Made = TypeVar("Made")

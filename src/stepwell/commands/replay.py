@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +24,10 @@ from stepwell.commands.replay_machine import (
 from stepwell.commands.replay_page import changed_machine, elsewhere_page, policies_page
 from stepwell.console.options import ChartsOption, JsonOption
 from stepwell.console.output import console_for, write_json
+from stepwell.decided_again import DecidedAgain, decided_again
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.eviction import EVICTION_POLICIES
-from stepwell.policy.scheduler import Scheduler
 from stepwell.recording import read_recording
 from stepwell.simulate.bound import is_available
 from stepwell.simulate.hardware import MachineModel
@@ -88,35 +87,11 @@ def replay(
         return _compare(file, _named(policy), hardware.what_if, html, json_file)
     if html is not None or hardware.what_if:
         raise BadInput("--html and --what-if are of turns that are played: give --policy or --machine")
-    again = decided_again(file)
-    _report(Console(stderr=True), again, json_file)
-    return 0 if again.differs_at is None else 1
-
-
-@dataclass(slots=True)
-class DecidedAgain:
-    """A recording and what the policy decided on it this time."""
-
-    log: DecisionLog = field(default_factory=DecisionLog)
-    events: dict[str, int] = field(default_factory=dict)
-    """How many of each kind."""
-    differs_at: int | None = None
-    """The line of the first step that was decided differently; nothing after it is decided. None: equal."""
-
-
-def decided_again(file: Path) -> DecidedAgain:
-    """Decide every step of a recording again. Raises ``RecordingError`` for what is none."""
     config, steps = read_recording(file)
-    found, scheduler = DecidedAgain(), Scheduler(config)
-    for step in track(steps, description="replaying", console=Console(stderr=True), transient=True):
-        found.log.add(step.now_us, scheduler.step(step.now_us, step.events))
-        for event in step.events:
-            name = type(event).__name__
-            found.events[name] = found.events.get(name, 0) + 1
-        if found.log.digest[:16] != step.digest:
-            found.differs_at = step.line
-            break
-    return found
+    console = Console(stderr=True)
+    again = decided_again(config, track(steps, description="replaying", console=console, transient=True))
+    _report(console, again, json_file)
+    return 0 if again.differs_at is None else 1
 
 
 def _report(console: Console, again: DecidedAgain, json_file: Path | None) -> None:

@@ -17,11 +17,11 @@ from rich.console import Console
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import load_crew
 from stepwell.agents.crews.profile import PRO, apply, find_profile
-from stepwell.commands.model_servers import Addressed, Given, addresses, default_model, opened
 from stepwell.commands.signals import LOG, held
 from stepwell.console.options import JsonOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput
+from stepwell.launch.crew_servers import Addressed, Given, addresses, default_model, opened
 from stepwell.review.appendix import add_costs, add_last_week, add_signals
 from stepwell.review.blocks import document_of
 from stepwell.review.crew import ORDER, STYLE, Level, Newsroom, Spent, review_crew

@@ -24,6 +24,7 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import find_crew
 from stepwell.agents.crews.profile import FALLBACK_FLASH, PRO, Profile, apply, find_profile, general_says
 from stepwell.agents.dry import first_requests
+from stepwell.agents.passages import RestingPassage, reader_of, rests_on
 from stepwell.agents.planner import open_session
 from stepwell.agents.reading import with_tables
 from stepwell.agents.request import Part
@@ -32,16 +33,6 @@ from stepwell.agents.servers import keep_models
 from stepwell.agents.session import Reading, Session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
-from stepwell.commands.model_servers import (
-    Addressed,
-    Given,
-    Models,
-    ServerOption,
-    addresses,
-    default_model,
-    models_of,
-    opened,
-)
 from stepwell.commands.run_dry import Requests, last_line, print_requests
 from stepwell.commands.run_library import (
     Attach,
@@ -55,17 +46,26 @@ from stepwell.commands.run_library import (
 from stepwell.commands.run_limits import NAMES, how_to_resume, with_limits
 from stepwell.commands.run_look import NO_LOOK, LookFlags, traced, watched_files
 from stepwell.commands.run_page import page_of
-from stepwell.commands.run_reading import RestingPassage, reader_of, rests_on
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
 from stepwell.console.options import JsonOption
 from stepwell.console.output import write_json
 from stepwell.console.stopping import told_to_stop
-from stepwell.demo.document import load_document
 from stepwell.errors import BadInput
+from stepwell.launch.crew_servers import (
+    Addressed,
+    Given,
+    Models,
+    ServerOption,
+    addresses,
+    default_model,
+    models_of,
+    opened,
+)
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Document
+from stepwell.library.load import load_document
 from stepwell.private import private_folder
 from stepwell.units import counted
 

@@ -17,8 +17,8 @@ from stepwell.agents.crews.definition import Crew
 from stepwell.agents.planner import with_writer
 from stepwell.agents.servers import ModelPlace, Servers
 from stepwell.commands.library_places import NoLibrary, RemotePlace, Shown, fetched, local_place
-from stepwell.commands.model_servers import Given
 from stepwell.errors import BadInput
+from stepwell.launch.crew_servers import Given
 from stepwell.library.documents import Document
 from stepwell.library.store import Library
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stepwell.commands.plan_output import kept
-from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.simulate_tables import show, tables, write_report
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
+from stepwell.launch.modelled_fleet import Built, Hardware, build
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.books import Money, money_of
 from stepwell.simulate.calibrate import WorkloadFacts, facts_of
@@ -29,9 +28,7 @@ from stepwell.simulate.fleet_report import FleetReport, fleet_report, plain
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.unpaused import unpaused
 from stepwell.simulate.workload import Workload
-from stepwell.simulate.workloads import Wanted, workload_of
-
-TRACES_VARIABLE = "STEPWELL_TRACES"
+from stepwell.simulate.workloads import Wanted, traces_folder, workload_of
 
 
 def simulate(
@@ -129,10 +126,8 @@ def _workload(
         raise BadInput(f"--block-tokens {block_tokens}: give 16 to 65,536")
     if not 0 <= bad_share <= 1:
         raise BadInput(f"--bad-share {bad_share:g}: give a share from 0 to 1")
-    named = os.environ.get(TRACES_VARIABLE)
-    directory = traces or (Path(named) if named else None)
     comes = Arrivals.parse(arrivals)
-    wanted = Wanted(name, directory, count, seed, block_tokens, bad_share, context_tokens, closed)
+    wanted = Wanted(name, traces_folder(traces), count, seed, block_tokens, bad_share, context_tokens, closed)
     return arranged(workload_of(wanted)[0], comes, seed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +14,6 @@ from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import kept, progress, write_page
-from stepwell.commands.simulate import TRACES_VARIABLE
 from stepwell.commands.study_amplification_played import (
     HEAD as PLAYED_HEAD,
 )
@@ -35,6 +33,7 @@ from stepwell.economics.steps import Case
 from stepwell.errors import BadInput
 from stepwell.report import charts
 from stepwell.report.page import Page
+from stepwell.simulate.workloads import traces_folder
 
 MEMORIES = {"hbm": "HBM", "dram": "+ DRAM", "selective": "+ SSD"}
 PLAYED_TITLE = "simulated: one replica, paid for the sessions of x1"
@@ -119,8 +118,7 @@ def amplification(
     case = choice.case(part)
     if not 0 < per_hour <= 1e6 or not 0 < hours <= 1000:
         raise BadInput("--per-hour and --hours must be above zero")
-    named = os.environ.get(TRACES_VARIABLE)
-    load = PlayedLoad(sessions, traces or (Path(named) if named else None), per_hour, hours, seed)
+    load = PlayedLoad(sessions, traces_folder(traces), per_hour, hours, seed)
     costs = _costs(case, multiples, busy)
     found = [_line(case, name, usd, how, kind, costs) for name, usd in prices.items() for how, kind in costs]
     answers = [_answer(name, found) for name in prices]

@@ -16,9 +16,9 @@ from pathlib import Path
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import progress
-from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.study_ssd import PRICES, StudyRun, played_run, selective, tell_run
 from stepwell.economics.list_prices import MILLION, ListPrice
+from stepwell.launch.modelled_fleet import Built, Hardware, build
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.workload import Workload
 from stepwell.simulate.workloads import Wanted, workload_of

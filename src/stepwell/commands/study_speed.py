@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,20 +15,19 @@ from rich.table import Table
 
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_output import kept, progress, write_page
-from stepwell.commands.simulate import TRACES_VARIABLE
-from stepwell.commands.simulate_choice import Hardware, build
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.console.stopping import told_to_stop
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
+from stepwell.launch.modelled_fleet import Hardware, build
 from stepwell.report import charts
 from stepwell.report.page import Page
 from stepwell.simulate.cluster import Cluster
 from stepwell.simulate.growth import FEWEST_WINDOWS, GrowthPower, RunWindow, WindowRecorder, power, warm
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.unpaused import unpaused
-from stepwell.simulate.workloads import Wanted, workload_of
+from stepwell.simulate.workloads import Wanted, traces_folder, workload_of
 
 HEAD = ("requests", "CPU s", "requests/CPU s", "steps", "simulated s")
 WINDOWS_TITLE = "Windows of the longest run, for each request"
@@ -107,8 +105,6 @@ def speed(
         raise BadInput("--count must be 1 to 10,000,000, --doublings 0 to 12")
     if window is not None and not 1 <= window <= 10_000_000:
         raise BadInput(f"--window {window}: give 1 to 10,000,000")
-    named = os.environ.get(TRACES_VARIABLE)
-    directory = traces or (Path(named) if named else None)
     hardware = Hardware(
         replicas=replicas, policy=policy, dram_gb=dram_gb, prices="none", what_if=what_if or []
     )
@@ -118,7 +114,7 @@ def speed(
             one = SpeedRun()
             found.append(one)
             try:
-                _run(Wanted(workload, directory, count << turn), hardware, window, one)
+                _run(Wanted(workload, traces_folder(traces), count << turn), hardware, window, one)
             except KeyboardInterrupt:
                 break
     inputs = {"workload": workload, "count": count, "doublings": doublings, **hardware.as_inputs()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,14 +15,13 @@ from rich.table import Table
 from stepwell.commands.fitting import fitted
 from stepwell.commands.plan_choice import named_parts
 from stepwell.commands.plan_output import kept, progress, write_page
-from stepwell.commands.simulate import TRACES_VARIABLE
-from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.commands.study_ssd_plan import HEAD as PLAN_HEAD
 from stepwell.commands.study_ssd_plan import FullReplica, full_replica
 from stepwell.console.options import HtmlOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
+from stepwell.launch.modelled_fleet import Built, Hardware, build
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.types import Resource
 from stepwell.report import charts
@@ -36,7 +34,7 @@ from stepwell.simulate.meter import TurnTimes
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.unpaused import unpaused
 from stepwell.simulate.workload import Workload
-from stepwell.simulate.workloads import Wanted, workload_of
+from stepwell.simulate.workloads import Wanted, traces_folder, workload_of
 
 HEAD = (
     "part", "memory", "sessions/h", "turns", "on time", "TTFT p90 s", "found", "again", "GB written",
@@ -145,10 +143,8 @@ def ssd(
     if not simulated:
         _tell(full, [], inputs, [], seed, html, json_file)
         return 0
-    named = os.environ.get(TRACES_VARIABLE)
-    directory = traces or (Path(named) if named else None)
     count = max(2, round(max(rates) * hours * 1.3))
-    base, _ = workload_of(Wanted(workload, directory, count, seed, block_tokens))
+    base, _ = workload_of(Wanted(workload, traces_folder(traces), count, seed, block_tokens))
     sizes = {"dram_gb": dram_gb, "drives": drives, "what_if": what_if or [], "replicas": 1, "prices": PRICES}
     jobs = [(p, m, rate) for p in names for m in MEMORIES for rate in rates]
     machines = {(p, m): _machine(p, m, base, sizes) for p, m, _ in jobs}

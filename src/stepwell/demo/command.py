@@ -17,13 +17,12 @@ from rich.console import Console
 
 from stepwell import __version__, assemble
 from stepwell.agents.crews.files import find_crew
-from stepwell.commands.run_reading import reader_of
+from stepwell.agents.passages import reader_of
 from stepwell.console.options import no_option, require_writable
 from stepwell.console.report import versions
 from stepwell.console.stopping import told_to_stop
 from stepwell.demo import figures as fig
 from stepwell.demo.books import read_ledger
-from stepwell.demo.document import load_document
 from stepwell.demo.expected import EXAMPLE, GENERAL
 from stepwell.demo.job import DemoJob, run_job
 from stepwell.demo.page import render_page
@@ -38,6 +37,7 @@ from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.library.documents import Document
+from stepwell.library.load import load_document
 from stepwell.models import base_model_note
 from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load

@@ -18,12 +18,12 @@ from pathlib import Path
 from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.limits import PAUSES
+from stepwell.agents.passages import rests_on
 from stepwell.agents.planner import open_session
 from stepwell.agents.session import Reading
 from stepwell.agents.state import Message
 from stepwell.agents.tools.registry import build_tools
 from stepwell.agents.tools.workspace import Workspace
-from stepwell.commands.run_reading import rests_on
 from stepwell.demo.board import RunBoard
 from stepwell.demo.expected import is_right
 from stepwell.demo.record import KV_TIERS, AgentSample, CheckedAnswer, DemoCustomer, DemoRun, Sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from stepwell.simulate.workload import SessionSpec, TurnSpec, Workload
 
 GENERATED = "generated"
 NAMES = ("agentic", *MOONCAKE, GENERATED)
+TRACES_VARIABLE = "STEPWELL_TRACES"
 _UNIT = {"agentic": 64, "calls": 64, "mooncake": 512, "azure": 512}
 
 
@@ -37,6 +39,12 @@ class Wanted:
     """Sessions with a longer context are left out."""
     closed: bool = False
     """Of a recording: a turn comes after those that it came after there, and not when it came."""
+
+
+def traces_folder(given: Path | None = None) -> Path | None:
+    """Where the named traces are: as given, else as ``TRACES_VARIABLE`` says; None where neither says it."""
+    named = os.environ.get(TRACES_VARIABLE)
+    return given or (Path(named) if named else None)
 
 
 def workload_of(wanted: Wanted) -> tuple[Workload, TraceFile | None]:

@@ -18,13 +18,14 @@ from stepwell.bench.chaos.load import Load, undisturbed
 from stepwell.bench.chaos.tally import ChaosTally
 from stepwell.bench.chaos.target import DISK_KV, ChaosTarget
 from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench, scratch
-from stepwell.commands.replay import decided_again
 from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
+from stepwell.decided_again import decided_again
 from stepwell.errors import StepwellError
 from stepwell.ledger.bills import MAX_CORRECTABLE
 from stepwell.ledger.open import open_store
+from stepwell.recording import read_recording
 from stepwell.units import parse_size
 
 MINUTES, QUICK_MINUTES = 120.0, 5.0
@@ -147,7 +148,7 @@ def _judge(target: ChaosTarget, tally: ChaosTally, soaked: Soaked) -> None:
     if enough(soaked.samples):
         soaked.slopes = {name: slope(soaked.samples, name) for name in LIMITS}
     assert target.record is not None
-    again = decided_again(target.record)
+    again = decided_again(*read_recording(target.record))
     soaked.steps, soaked.same_decisions = again.log.plans, again.differs_at is None
 
 

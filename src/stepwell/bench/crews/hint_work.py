@@ -23,7 +23,7 @@ from stepwell.agents.crews.definition import Crew, Role, SessionLimits
 from stepwell.agents.planner import open_session
 from stepwell.agents.tools.base import Tool
 from stepwell.bench.crews.virtual import CALL
-from stepwell.bench.workload import prose
+from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
 from stepwell.loop.requests import Generation
 

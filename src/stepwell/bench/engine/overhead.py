@@ -204,7 +204,7 @@ def _timed_step(driver: Driver, watch: defaultdict[str, float], spent: OverheadS
 
 def measure_costs(engine: Engine, text: TextModel, progress: Ticker) -> dict[str, int]:
     """The null engine's cost model, measured on a real engine: prefill, decode alone and in a batch."""
-    from stepwell.bench.engine.returns import Probe
+    from stepwell.engines.probe import Probe
 
     progress.phase("measuring what the model costs")
     probe = Probe(engine, text)

@@ -20,11 +20,11 @@ from cyclopts.validators import Number
 
 from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, bench, require_real
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
-from stepwell.bench.workload import prose
 from stepwell.console.options import OptionalPositive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
+from stepwell.engines.prose import prose
 from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
 from stepwell.this_machine import usable_cores

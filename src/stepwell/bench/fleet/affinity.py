@@ -6,20 +6,17 @@ on every replica. What differs is which replica a turn goes to.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from stepwell.bench.fleet.ray_prefix import RayPrefix, text_of
 from stepwell.bench.harness import BenchRun, SeedOption, bench
-from stepwell.commands.simulate import TRACES_VARIABLE
-from stepwell.commands.simulate_choice import Built, Hardware, build
 from stepwell.console.options import Positive
 from stepwell.console.output import sheet
 from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS, Router
+from stepwell.launch.modelled_fleet import Built, Hardware, build
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.calibrate import facts_of
 from stepwell.simulate.cluster import Cluster
@@ -27,7 +24,7 @@ from stepwell.simulate.fleet_report import FleetReport, fleet_report
 from stepwell.simulate.machine import ComingTurn
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.workload import Workload
-from stepwell.simulate.workloads import Wanted, workload_of
+from stepwell.simulate.workloads import Wanted, traces_folder, workload_of
 
 OURS, RAYS = "kv-affine", RayPrefix.name
 QUICK_SESSIONS = 60
@@ -108,8 +105,7 @@ def main(
         raise BadInput(f"--replicas {replicas}: with one replica there is nothing to choose")
     count = min(sessions, QUICK_SESSIONS) if run.quick else sessions
     hardware = Hardware(replicas=replicas, dram_gb=dram_gb, drives=0, chips=2, prices="none")
-    named = os.environ.get(TRACES_VARIABLE)
-    wanted = Wanted(workload, Path(named) if named else None, count, seed)
+    wanted = Wanted(workload, traces_folder(), count, seed)
     work = arranged(workload_of(wanted)[0], Arrivals.parse(arrivals), seed)
     lengths = [turn.prompt_tokens for turn in work.turns()]
     built = build(hardware, work.unit_tokens, work.block_tokens, sum(lengths) / max(1, len(lengths)))

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 
 from stepwell.bench.client import GREEDY_STREAM, StreamedAnswer
-from stepwell.bench.workload import prose
+from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
 
 TRIES = 12

@@ -25,9 +25,9 @@ from typing import Any, cast
 from stepwell import assemble
 from stepwell.bench.ledger.mixed_load import BUDGETED, SECOND_US, MixedLoad, MixedSize
 from stepwell.bench.node import Door
-from stepwell.bench.workload import prose
 from stepwell.clock import Clock, ManualClock, MonotonicClock
 from stepwell.engines.base import BatchItem, Buffer, Engine, EngineError, Sampled
+from stepwell.engines.prose import prose
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import BlockMeta, Moved

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from stepwell.bench.node import GREEDY
+from stepwell.engines.probe import GREEDY
 from stepwell.loop.driver import Driver
 from stepwell.loop.requests import Delta, Finished, Generation, Output, Preempted, Rejected
 from stepwell.policy.types import Caller, Hint, RequestId, Wait

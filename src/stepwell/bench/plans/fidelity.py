@@ -33,8 +33,7 @@ from stepwell.bench.plans.fidelity_fit import KeptRound, PlayedAgain, kept_round
 from stepwell.bench.server.flood import FloodTarget, Neighbours, paid_turns, served_target
 from stepwell.bench.server.neighbours import CONTRACTS, FLOOD_KEY, PAID_KEY, settings_file
 from stepwell.bench.servers import our_server, running
-from stepwell.bench.workload import Pressure, prose
-from stepwell.commands.replay import decided_again
+from stepwell.bench.workload import Pressure
 from stepwell.console.options import (
     Positive,
     size_bytes,
@@ -42,8 +41,11 @@ from stepwell.console.options import (
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
+from stepwell.decided_again import decided_again
+from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
 from stepwell.quantiles import percentile
+from stepwell.recording import read_recording
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 from stepwell.this_machine import usable_cores
 
@@ -191,7 +193,7 @@ def _compared(rounds: dict[str, list[KeptRound]], progress: Ticker) -> dict[str,
     for name, runs in rounds.items():
         for one in runs:
             progress.phase(f"{one.recording.stem}: deciding again and simulating")
-            again = decided_again(one.recording)
+            again = decided_again(*read_recording(one.recording))
             same, steps = again.differs_at is None, again.log.plans
             simulated = played_again(one, everything)
             found[name].append(LiveRound(list(one.clients), one.failed, simulated, same, steps))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -36,8 +35,8 @@ from stepwell.simulate.run import Room, config_for, simulate
 from stepwell.simulate.tables import cost_table, latency_table, traffic_table
 from stepwell.simulate.traces import AGENTIC, MOONCAKE, agentic, mooncake
 from stepwell.simulate.workload import Workload
+from stepwell.simulate.workloads import TRACES_VARIABLE, traces_folder
 
-TRACES_VARIABLE = "STEPWELL_TRACES"
 GENERATED = "generated"
 TRACES = ("agentic", *LMCACHE, INFERENCE_PERF, *MOONCAKE, CREWS, GENERATED)
 NEED_NO_FILES = (CREWS, GENERATED)
@@ -199,7 +198,7 @@ def _tell(
 
 def traces_directory(given: Path | None) -> Path:
     """Where the traces are. ``BadInput`` when nobody said, or when nothing is there."""
-    named = given or (Path(os.environ[TRACES_VARIABLE]) if os.environ.get(TRACES_VARIABLE) else None)
+    named = traces_folder(given)
     if named is None:
         raise BadInput(
             f"where are the traces? Give --traces DIR or set {TRACES_VARIABLE} to the directory of {AGENTIC}"

@@ -19,12 +19,12 @@ from stepwell.bench.review.judge import Judged
 from stepwell.bench.review.kept import KeptWeeks
 from stepwell.bench.review.mutations import MUTATIONS, missed
 from stepwell.bench.review.weeks import made_week
-from stepwell.commands.model_servers import Given, addresses, opened
 from stepwell.console.options import FileOption, Positive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.errors import BadInput
+from stepwell.launch.crew_servers import Given, addresses, opened
 from stepwell.review.crew import Level
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts

@@ -23,11 +23,11 @@ import httpx2
 
 from stepwell.bench.harness import BenchRun, bench
 from stepwell.bench.servers import ServerArm, StartedServer, free_port, running
-from stepwell.bench.workload import prose
 from stepwell.console.options import Positive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
+from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
 from stepwell.ledger.queries import join_sum, split_sum
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from stepwell.bench.engine.overhead import SkippingClock
-from stepwell.commands.serve import run
+from stepwell.launch.serve import run
 from stepwell.settings import load
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import httpx2
 
 from stepwell.bench.client import TIMEOUT_S, TurnSample, complete
-from stepwell.bench.workload import prose
+from stepwell.engines.prose import prose
 
 REFUSED_PAUSE_S = 1.0
 MOST_ARRIVALS_PER_S = 50.0

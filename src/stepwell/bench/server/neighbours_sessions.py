@@ -18,8 +18,8 @@ from rich.table import Table
 
 from stepwell.bench.client import TurnSample, complete
 from stepwell.bench.server.flood import FloodTarget, Neighbours
-from stepwell.bench.workload import prose
 from stepwell.console.output import table
+from stepwell.engines.prose import prose
 
 SHORT_WORDS, SHORT_TOKENS = 12, 4
 REPEATS = 3

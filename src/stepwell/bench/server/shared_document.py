@@ -25,11 +25,11 @@ from stepwell.bench.harness import (
     scratch,
 )
 from stepwell.bench.servers import our_server, running
-from stepwell.bench.workload import prose
 from stepwell.console.options import Positive
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
+from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
 from stepwell.this_machine import usable_cores
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from stepwell.bench.node import GREEDY
-from stepwell.bench.workload import prose
-from stepwell.engines.base import BatchItem, Buffer, Engine, TextModel
+from stepwell.engines.base import BatchItem, Buffer, Engine, SamplingParams, TextModel
+from stepwell.engines.prose import prose
 from stepwell.policy.chain import TokenChain, root_hash
 from stepwell.policy.costs import PrefillFit
 from stepwell.policy.types import BlockMeta
@@ -23,6 +22,7 @@ from stepwell.policy.types import BlockMeta
 PIECE_TOKENS = 256
 """The driver's default step: what prefill is measured at."""
 REPEATS = 5
+GREEDY = SamplingParams(temperature=0.0, ignore_eos=True)
 DEPTHS = (0, 1024, 4096)
 LENGTHS = (16, 64, 256, 1024, 4096)
 _UNIT_TOKENS = 16
