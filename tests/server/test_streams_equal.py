@@ -18,7 +18,7 @@ from stepwell.per_tier import NOTHING
 from stepwell.policy.types import Caller
 from stepwell.server.anthropic.answer import MessageShape
 from stepwell.server.bridge import Arrival
-from stepwell.server.chat import ChatShape
+from stepwell.server.chat_shape import ChatShape
 from stepwell.server.constraints import FREE
 from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.response_shape import ResponseShape

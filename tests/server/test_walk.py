@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.server.walk import walk_of_a_request
 
-FUNCTIONS, RETURNS = 56, 12
+FUNCTIONS, RETURNS = 53, 8
 
 
 def test_a_request_is_followed_in_few_steps() -> None:

@@ -99,7 +99,7 @@ HAND_OVERS = (
     HandOver("it has its first token", "loop/live.py", "LiveRequest.take"),
     HandOver("the text leaves the loop's thread", "server/bridge.py", "Bridge._deliver", _is_text),
     HandOver("the text is with the request again", "server/bridge.py", "Generations.put", _reads_text),
-    HandOver("the text is a chunk", "server/chat.py", "ChatShape._chunk", _writes_text),
+    HandOver("the text is a chunk", "server/chat_shape.py", "ChatShape._chunk", _writes_text),
     HandOver("the chunk is bytes", "server/sse.py", "event", _has_text),
     HandOver("its charge is known", "ledger/bills.py", "Bills.settle"),
     HandOver("its postings are handed over", "ledger/writer.py", "LedgerWriter.submit", _has_usage),

@@ -212,7 +212,12 @@ class EngineExecutor:
         self._results.append(computed)
         self._books.ran(computed, pieces)
         for item in items:
-            self._progress(item, sampled.get(item.request, []))
+            live, tokens = self._live[item.request], sampled.get(item.request, [])
+            progressed, taken = live.advance(item, tokens, self._context_tokens, self._clock.now_us)
+            self._tally.took(live, item.draft, taken, finished=progressed.finished is not None)
+            if taken < len(tokens):  # the answer ended among the guesses that were right
+                self.engine.take_back(item.request, progressed.computed)
+            self._results.append(progressed)
 
     def _step_failed(self, error: EngineError, items: Sequence[BatchItem]) -> None:
         """The requests named by the engine fail; the others are as they were and are tried again."""
@@ -224,25 +229,3 @@ class EngineExecutor:
             self.engine.forget(request)
             if (live := self._live.get(request)) is not None:
                 self._live.reject(live, "server_error", None, "The engine failed on this request.")
-
-    def _progress(self, item: BatchItem, sampled: Sequence[Sampled]) -> None:
-        live, surely = self._live[item.request], item.start + len(item.tokens) - item.draft
-        units: tuple[bytes, ...] = ()
-        reason, taken = None, 0
-        live.drafted += item.draft
-        for one in sampled:
-            units += live.chain.extend((one.token,))
-            live.accepted += taken > 0
-            reason, taken = live.take(one, self._context_tokens, self._clock.now_us()), taken + 1
-            self._tally.token(live, finished=reason is not None)
-            if reason is not None:
-                break
-        computed = surely + max(0, taken - 1)
-        if item.draft:
-            self._tally.add("drafted_tokens", item.draft)
-            self._tally.add("accepted_tokens", taken - 1)
-            if taken < len(sampled):  # the answer ended among the guesses that were right
-                self.engine.take_back(item.request, computed)
-        draft = live.guess(self._context_tokens) if sampled and reason is None else 0
-        total, tail = len(live.chain.tokens), live.chain.name(computed)
-        self._results.append(Progressed(live.request, computed, total, units, tail, reason, draft))

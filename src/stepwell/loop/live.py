@@ -23,7 +23,7 @@ from stepwell.loop.requests import (
 from stepwell.loop.textstream import TextStream
 from stepwell.loop.timing import Timing
 from stepwell.policy.chain import TokenChain
-from stepwell.policy.types import Open, Piece, RequestArrived, RequestId
+from stepwell.policy.types import Open, Piece, Progressed, RequestArrived, RequestId
 
 UseOf = Callable[[RequestId, int], Use | None]
 """What a request has used until now."""
@@ -108,6 +108,25 @@ class LiveRequest:
         room = context_tokens - len(self.chain.tokens) - 1
         self.draft = self._drafts.next(self.chain.tokens)[: max(0, min(left, room))]
         return len(self.draft)
+
+    def advance(
+        self, item: BatchItem, sampled: Sequence[Sampled], context_tokens: int, now_us: Callable[[], int]
+    ) -> tuple[Progressed, int]:
+        """A step has computed ``item`` and drawn ``sampled``: what the policy is told of it, and how many of
+        the tokens were taken. Those behind the end of the answer are not."""
+        units: tuple[bytes, ...] = ()
+        reason, taken = None, 0
+        self.drafted += item.draft
+        for one in sampled:
+            units += self.chain.extend((one.token,))
+            self.accepted += taken > 0
+            reason, taken = self.take(one, context_tokens, now_us()), taken + 1
+            if reason is not None:
+                break
+        computed = item.start + len(item.tokens) - item.draft + max(0, taken - 1)
+        draft = self.guess(context_tokens) if sampled and reason is None else 0
+        total, tail = len(self.chain.tokens), self.chain.name(computed)
+        return Progressed(self.request, computed, total, units, tail, reason, draft), taken
 
     def take(self, sampled: Sampled, context_tokens: int, now_us: int) -> str | None:
         """A new token: pass on the text that is certain now. The finish reason if it was the last."""

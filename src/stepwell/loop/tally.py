@@ -60,11 +60,14 @@ class Tally:
         self.counters["computed_tokens"] += prefill + decode + draft
         return Computed(prefill, decode, depth, duration_us, draft)
 
-    def token(self, live: LiveRequest, *, finished: bool) -> None:
-        """A request has got a token."""
-        self.counters["generation_tokens"] += 1
+    def took(self, live: LiveRequest, drafted: int, taken: int, *, finished: bool) -> None:
+        """A request has taken so many tokens of a step, in which ``drafted`` guesses were checked."""
+        self.counters["generation_tokens"] += taken
         self.counters["requests_finished"] += finished
-        if live.generated == 1:
+        if drafted:
+            self.counters["drafted_tokens"] += drafted
+            self.counters["accepted_tokens"] += taken - 1
+        if 0 < live.generated == taken:
             caller = live.generation.caller
             self.ttft_us[caller.tenant, caller.agent] = live.first_token_us or 0
             while len(self.ttft_us) > self._max_agents:

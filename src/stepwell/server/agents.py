@@ -20,7 +20,7 @@ from stepwell.server.body import read_object
 from stepwell.server.errors import ApiError, bad_request, clip, not_found
 from stepwell.server.hints import read_agent_hint
 from stepwell.server.keys import ApiKey
-from stepwell.server.service import Service, service_of
+from stepwell.server.service import Service, identity_of, service_of
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
@@ -101,7 +101,7 @@ def _sells_retention(service: Service, view: AgentView) -> bool:
 def who_asks(service: Service, request: Request) -> tuple[ApiKey, str]:
     """The key and the tenant it acts for."""
     key = service.key(request)
-    return key, service.identity(request, {}, key).tenant
+    return key, identity_of(request, {}, key).tenant
 
 
 async def _tenants_with(service: Service, request: Request, agent: str, own: str) -> list[str]:

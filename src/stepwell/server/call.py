@@ -13,7 +13,7 @@ from stepwell.server.access import access_of
 from stepwell.server.attachments import FIELDS, attach_files
 from stepwell.server.body import apart, parse, read_object
 from stepwell.server.hints import HintClaim, claims_of, hint_of, wants_prewarm
-from stepwell.server.identity import Identity
+from stepwell.server.identity import Identity, identify
 from stepwell.server.keys import ApiKey
 from stepwell.server.roles import role_of
 from stepwell.server.sampling import stop_strings
@@ -82,8 +82,10 @@ async def understand(
     body = await read_object(request, service.settings, service.bodies, key.tenant)
 
     def look() -> tuple[Identity, BodyExtras, dict[str, Any]]:
-        identity = service.identity(request, body, key)
-        said = BodyExtras(claims_of(headers_of(request), body), role_of(identity, body), wants_prewarm(body))
+        headers = headers_of(request)
+        identity = identify(headers, body, key)
+        access_of(request.scope).is_by(identity)
+        said = BodyExtras(claims_of(headers, body), role_of(identity, body), wants_prewarm(body))
         return identity, said, body if translate is None else translate(body)
 
     identity, said, asked = await apart(request, service.bodies, look)

@@ -28,7 +28,7 @@ from stepwell.server.body import parse, read_object
 from stepwell.server.errors import bad_request, from_rejected, model_not_found, not_found
 from stepwell.server.keys import ApiKey
 from stepwell.server.schema import MAX_ITEMS, Schema
-from stepwell.server.service import Service, service_of
+from stepwell.server.service import Service, identity_of, service_of
 from stepwell.server.sse import while_connected
 from stepwell.server.vectors import ServedEmbeddings
 
@@ -143,7 +143,7 @@ class _Asker:
         client has left alone, as much as was begun. ``counts``: the tokens of each input. Raises
         ``ApiError`` where a budget has no room for it."""
         service, ledger = self.service, self.service.ledger
-        identity = service.identity(self.request, body, self.key)
+        identity = identity_of(self.request, body, self.key)
         caller = identity.caller(self.key.service_tier(service_tier), identity.name or "", self.key.id)
         begun = Begun(event := Embedded(caller, model, sum(counts)), service.driver.embedded)
         hold = 0 if ledger is None else ledger.hold_embedding(event)

@@ -4,7 +4,7 @@ differ in what goes in and how it is written down, not in this."""
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
@@ -18,18 +18,17 @@ from stepwell.policy.types import Wait
 from stepwell.server.access import access_of
 from stepwell.server.bridge import Arrival, Generations
 from stepwell.server.call import Call
-from stepwell.server.errors import ApiError, bad_request, from_rejected, internal_error
-from stepwell.server.gate import Place
+from stepwell.server.errors import ApiError, from_rejected, internal_error
 from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
 from stepwell.server.pauses import REFUSED
+from stepwell.server.preparing import Prepare
 from stepwell.server.service import Service
 from stepwell.server.sse import COMMENTS, DONE, Comment, EventStream, event, while_connected
 from stepwell.server.turns import Ask, Progress, collect
 
 log = logging.getLogger("stepwell.server")
 
-Prepare = Callable[[], Sequence[Generation]]
 Event = dict[str, Any]
 """An event of a stream before it is framed."""
 
@@ -120,37 +119,34 @@ async def admitted(
     turns: int = 1,
 ) -> tuple[Generations, dict[str, str]]:
     """Past the limits of the key and on to the driver; leaving ``stack`` gives everything back. The headers
-    say what is left. Raises ``ApiError``, or ``ClientGone``."""
+    say what is left. Raises ``ApiError`` when there is no place or it is gone again, and for what the driver
+    refuses at once: a spent budget, a ledger that cannot be written, a server that goes down. Raises
+    ``ClientGone``."""
     place = stack.enter_context(service.gate.enter(key, service_tier, turns))
     place.limits |= service.rates.request(key)
-    generations = await while_connected(
-        request, prepared(service, prepare, service.gate.weight(service_tier))
-    )
+    weight = service.gate.weight(service_tier)
+    making = service.preparing.generations(weight, prepare, service.driver.validate)
+    generations = await while_connected(request, making)
     place.limits |= service.rates.tokens(key, generations)
-    batch = stack.enter_context(await opened(service, place, generations))
+    turn, refusal = generations[0], place.displaced or no_room(service, generations)
+    if refusal is not None:
+        raise await refused(service, turn, refusal)
+    batch = stack.enter_context(service.bridge.open(generations))
+    if (refusal := batch.refused) is not None:
+        batch.cancel()
+        raise await refused(service, turn, refusal)
+    place.hold(batch)
+    service.pauses.over(turn.caller.tenant, turn.caller.session)
     stack.callback(service.rates.give_back, key, batch)
     noted(service, request, batch)
     return batch, place.limits
 
 
-async def opened(service: Service, place: Place, generations: Sequence[Generation]) -> Generations:
-    """Hand generations to the driver. Raises ``ApiError`` when their place is gone, and for what the driver
-    refuses at once: a spent budget, a ledger that cannot be written, a server that goes down."""
-    turn = generations[0]
-    if place.displaced is not None:
-        raise from_rejected(place.displaced)
-    refusal = no_room(service, generations)
-    if refusal is None:
-        batch = service.bridge.open(generations)
-        refusal = batch.refused
-        if refusal is None:
-            place.hold(batch)
-            service.pauses.over(turn.caller.tenant, turn.caller.session)
-            return batch
-        batch.cancel()
+async def refused(service: Service, turn: Generation, refusal: Rejected) -> ApiError:
+    """What the client is told. A session that was refused for want of its budget pauses first."""
     if refusal.code == REFUSED:
         await service.pauses.refused(turn)
-    raise from_rejected(refusal)
+    return from_rejected(refusal)
 
 
 def noted(service: Service, request: Request, batch: Generations) -> None:
@@ -178,22 +174,6 @@ def note_what_it_waits_for(service: Service, batch: Generations, shape: WireShap
         hint = replace(turn.hint, wait=wait, tool=turn.hint.tool or shape.called())
         for request in batch.requests if wait in FOR_OTHERS else batch.requests[-1:]:
             service.driver.hint(request, turn.caller.tenant, turn.caller.agent, hint)
-
-
-async def prepared(service: Service, prepare: Prepare, weight: int) -> Sequence[Generation]:
-    """Tokenise and check in a thread: a long prompt or a big grammar must not stop the others."""
-
-    def work() -> Sequence[Generation]:
-        generations = prepare()
-        # The choices of one prompt share prompt and sampling but for the seed.
-        for generation in {id(g.prompt): g for g in generations}.values():
-            try:
-                service.driver.validate(generation)
-            except ValueError as error:
-                raise bad_request(str(error)) from error
-        return generations
-
-    return await service.preparing.run(weight, work)
 
 
 async def stream_frames(

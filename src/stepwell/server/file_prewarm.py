@@ -24,7 +24,7 @@ from stepwell.server.hints import ttl_us
 from stepwell.server.keys import ApiKey
 from stepwell.server.prompts import TokenPrompt, chat_prompt
 from stepwell.server.schema import Schema
-from stepwell.server.service import Service, service_of
+from stepwell.server.service import Service, identity_of, service_of
 from stepwell.server.sse import while_connected
 from stepwell.server.tools import build_tools
 from stepwell.server.turns import Ask, RequestUsage, collect
@@ -58,7 +58,7 @@ async def prewarm_file(request: Request) -> Response:
     if service.library is None:
         raise not_found("This server keeps no documents.", code="library_off")
     library, key = service.library.library, service.key(request)
-    tenant, file_id = service.identity(request, {}, key).tenant, request.path_params["file_id"]
+    tenant, file_id = identity_of(request, {}, key).tenant, request.path_params["file_id"]
     empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
     body = {} if empty else await read_object(request, service.settings, service.bodies, tenant)
     wanted = parse(PrewarmRequest, body)

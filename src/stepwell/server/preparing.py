@@ -7,14 +7,18 @@ arrival a crowd of ``flex`` requests would keep a paying one waiting before its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import TypeVar
 
+from stepwell.loop.requests import Generation
+from stepwell.server.errors import bad_request
 from stepwell.this_machine import usable_cores
 
 Result = TypeVar("Result")
+Prepare = Callable[[], Sequence[Generation]]
+"""Makes the prompt of a request, and what is to be generated from it. Raises ``ApiError``."""
 
 MOST_PLACES = 24
 """Fewer than the threads of asyncio's own pool, so that everything else finds one."""
@@ -40,6 +44,24 @@ class Preparing:
         task = asyncio.ensure_future(asyncio.to_thread(work))
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
+
+    async def generations(
+        self, weight: int, prepare: Prepare, validate: Callable[[Generation], None]
+    ) -> Sequence[Generation]:
+        """Tokenise and check: a long prompt or a big grammar must not stop the others. Raises ``ApiError``;
+        ``validate`` raises ``ValueError`` with one sentence."""
+
+        def work() -> Sequence[Generation]:
+            generations = prepare()
+            # The choices of one prompt share prompt and sampling but for the seed.
+            for generation in {id(g.prompt): g for g in generations}.values():
+                try:
+                    validate(generation)
+                except ValueError as error:
+                    raise bad_request(str(error)) from error
+            return generations
+
+        return await self.run(weight, work)
 
     async def _enter(self, weight: int) -> None:
         if self._free > 0:

@@ -27,7 +27,7 @@ from stepwell.server.response_schema import ResponseRequest
 from stepwell.server.response_shape import ResponseShape
 from stepwell.server.sampling import sampling_params
 from stepwell.server.schema import ToolChoice
-from stepwell.server.service import Service, service_of
+from stepwell.server.service import Service, identity_of, service_of
 from stepwell.server.sse import COMMENTS, Comment, EventStream, event, while_connected
 from stepwell.server.stores.conversations import ConversationTurn
 from stepwell.server.stores.responses import StoredResponse
@@ -223,7 +223,7 @@ def _follow(key: ApiKey, service: Service, run: BackgroundRun, starting_after: i
 
 def _stored(request: Request) -> tuple[Service, StoredResponse]:
     service = service_of(request)
-    tenant = service.identity(request, {}, service.key(request)).tenant
+    tenant = identity_of(request, {}, service.key(request)).tenant
     return service, service.store.get(tenant, request.path_params["response_id"])
 
 

@@ -222,15 +222,17 @@ class Service:
         states = (budgets.state(Scope.SESSION, tenant, session), budgets.state(Scope.AGENT, tenant, agent))
         return (tenant, session) in self.pauses or any(s is not None and s.reached for s in states)
 
-    def identity(self, request: Request, body: Mapping[str, Any], key: ApiKey) -> Identity:
-        identity = identify(headers_of(request), body, key)
-        access_of(request.scope).is_by(identity)
-        return identity
-
 
 def headers_of(request: Request) -> dict[str, str]:
     """Names in lower case; of a header that is there twice the last one."""
     return {name.lower(): value for name, value in request.headers.items()}
+
+
+def identity_of(request: Request, body: Mapping[str, Any], key: ApiKey) -> Identity:
+    """On whose behalf a request is made; the access log is told, too."""
+    identity = identify(headers_of(request), body, key)
+    access_of(request.scope).is_by(identity)
+    return identity
 
 
 def service_of(request: Request) -> Service:
