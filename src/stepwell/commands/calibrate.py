@@ -73,10 +73,6 @@ def calibrate(
         Of a ``.tar.gz``: predict each run from the others.
     out
         Write the machine or the constants here.
-    html
-        Write a report here.
-    json_file
-        Write errors and what was fitted as JSON (``-``: standard output).
     """
     if hold_out and not is_archive(file):
         raise BadInput(f"--hold-out predicts one run from others: give a .tar.gz of folders, not {file}")

@@ -45,10 +45,6 @@ def capacity(
         Hardware of 'stepwell catalogue hardware', with commas.
     turns_per_s
         Turns a second, of all replicas together.
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     choice = choice or Choice()
     if not 0 < turns_per_s < 1e9:

@@ -68,10 +68,6 @@ def contract(
         How many times all uncertain inputs are drawn together; 0 leaves it out.
     seed
         Of these draws.
-    html
-        Write a report with charts here.
-    json_file
-        Write every figure here as JSON (``-``: standard output).
     """
     if new:
         return _begin(file)

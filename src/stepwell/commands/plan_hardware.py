@@ -46,10 +46,6 @@ def hardware(
     ----------
     parts
         Hardware of 'stepwell catalogue hardware', with commas.
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     choice, training = choice or Choice(), training or TrainingChoice()
     named = named_parts(parts)

@@ -120,10 +120,6 @@ def price(
         The list price is multiplied by this.
     utilisation
         Share of time that replicas are full; the rest is paid for and idle.
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     choice, flash = choice or Choice(), flash or FlashChoice()
     usd = ListPrice.parse(list_price, "--list-price").times(at_least_zero(price_factor, "--price-factor"))

@@ -67,10 +67,6 @@ def storage(
         Copies of what cannot be computed again (all but KV).
     what_if
         Figures of use to set, as KEY=VALUE (x1.2 multiplies, +6 adds).
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     if users < 1 or not 1 <= copies <= 10:
         raise BadInput("users must be above zero, --copies 1 to 10")

@@ -22,7 +22,7 @@ from stepwell.commands.replay_machine import (
     priced_table,
 )
 from stepwell.commands.replay_page import changed_machine, elsewhere_page, policies_page
-from stepwell.console.options import ChartsOption, JsonOption
+from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.decided_again import DecidedAgain, decided_again
 from stepwell.errors import BadInput
@@ -42,8 +42,8 @@ def replay(
     *,
     policy: Annotated[str | None, Parameter(show_default=False)] = None,
     hardware: ReplayMachine | None = None,
-    html: ChartsOption = None,
-    json_file: JsonOption = None,
+    html: Annotated[ChartsOption, Parameter(help="With --policy or --machine: write a report here.")] = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Decide a recording again and check that nothing differs, or ask what another policy would have done.
 
@@ -70,10 +70,6 @@ def replay(
         The recording.
     policy
         Policies to play it under, with commas, instead of checking the decisions.
-    html
-        With --policy or --machine: write a report here.
-    json_file
-        Write the result here as JSON (``-``: standard output).
     """
     hardware = hardware or ReplayMachine()
     if hardware.machine is not None:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
-from stepwell.agents.crews.definition import Crew
-from stepwell.agents.crews.files import load_crew
-from stepwell.agents.crews.profile import PRO, apply, find_profile
+from stepwell.agents.result import Result
+from stepwell.commands.review_writers import TEMPLATES_ALONE, Writers, drafted
 from stepwell.commands.signals import LOG, held
-from stepwell.console.options import JsonOption
+from stepwell.console.options import ResultOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput
-from stepwell.launch.crew_servers import Addressed, Given, addresses, default_model, opened
 from stepwell.review.appendix import add_costs, add_last_week, add_signals
 from stepwell.review.blocks import document_of
-from stepwell.review.crew import ORDER, STYLE, Level, Newsroom, Spent, review_crew
 from stepwell.review.digest import digest
 from stepwell.review.facts import Facts
 from stepwell.review.folder import replies_of
@@ -33,13 +26,13 @@ from stepwell.review.markdown import markdown
 from stepwell.review.page import ReviewPage
 from stepwell.review.pdf import pdf
 from stepwell.review.sample import SAMPLE_WEEK, sample
-from stepwell.review.theme import QUOTES, Theme, add_theme, read_theme
+from stepwell.review.theme import read_theme
+from stepwell.review.verifier import Verification
 from stepwell.review.verifier import verify as verified
 from stepwell.review.week import Week, week_of
 from stepwell.review.wording import LANGUAGES, Language
-from stepwell.review.writer import Draft, from_templates
+from stepwell.review.writer import Draft
 
-ServerOption = Annotated[tuple[str, ...], Parameter(negative="")]
 From = Annotated[Path | None, Parameter(name="--from")]
 
 
@@ -49,16 +42,10 @@ def write(
     from_: From = None,
     lang: str = "en,zh",
     out: Path = Path("out/review"),
-    level: Level = "templates",
-    server: ServerOption = (),
-    model: str = "",
-    key: str | None = None,
-    seed: int = 0,
-    crew: Path | None = None,
-    profile: str = PRO,
+    writers: Writers = TEMPLATES_ALONE,
     theme: Path | None = None,
     signals: Path | None = None,
-    json_file: JsonOption = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Write the review of a week: an HTML page in each language, every number traced to its bytes.
 
@@ -81,75 +68,43 @@ def write(
         ``en``, ``zh``, or both with a comma between them.
     out:
         The folder for the pages.
-    level:
-        Who writes: ``templates`` alone; ``choose``, a model orders each section's sentences and chooses a
-        form for each, in both languages; ``write``, it words them in English. It never writes a number; what
-        does not pass falls back to the template.
-    server:
-        Where the crew's model is, as for ``stepwell run``; without it, one is started.
-    model:
-        The model of the crew.
-    key:
-        The server's API key; else OPENAI_API_KEY.
-    seed:
-        Of the crew's sampling.
-    crew:
-        A crew of your own with the roles of examples/crews/review.toml, in TOML or YAML. [the one that ships]
-    profile:
-        ``pro``, the crew as it is written; ``flash``, without planner and critic; or another of the crew's.
     theme:
         A document of your own (PDF, Markdown, HTML or text): sentences of it stand in the review, word for
         word, as the document's; at ``choose`` and ``write`` the crew's analyst says which.
     signals:
         A log of ``stepwell signals run``: its newest head and the week's signals stand in the review. [the
         log of ``stepwell signals run`` where there is one]
-    json_file:
-        Write what was counted as JSON; ``-`` is the standard output.
     """
-    languages = _languages(lang)
-    asked = week_of(week)
+    languages, asked = _languages(lang), week_of(week)
     facts, refused = _facts(asked, from_)
     _with_signals(facts, signals, asked, refused)
     quoted = None if theme is None else read_theme(theme)
-    staff = _staff(crew, profile)
-    draft, spent = _drafted(facts, level, Given.of(server, key), model, seed, quoted, staff)
+    draft, spent = drafted(facts, writers, quoted)
     out.mkdir(parents=True, exist_ok=True)
-    pages: dict[str, str] = {}
-    numerals = faults = 0
     add_costs(facts, spent)
-    for language in languages:
-        beside = _with_last_week(facts, out, asked, language)
-        data = ReviewPage(beside, draft, language).html().encode()
-        path = out / f"review-{asked.friday}.{language}.html"
-        _keep(path, data)
-        verdict = verified(data)
-        numerals, faults = numerals + verdict.numerals, faults + len(verdict.faults)
-        pages[language] = str(path)
-        quiet = str(json_file) == "-"
-        for fault in verdict.faults[: 0 if quiet else None]:
-            print(f"{path}: {fault}")
-    results = [one.result for one in spent]
+    pages = {one: out / f"review-{asked.friday}.{one}.html" for one in languages}
+    verdicts = [_written(pages[one], _with_last_week(facts, out, asked, one), draft, one) for one in pages]
     figures = {
         "week": week,
-        "pages": pages,
-        "level": level,
+        "pages": {one: str(path) for one, path in pages.items()},
+        "level": writers.level,
         **_counted(draft),
-        "turns": sum(one.turns for one in results),
-        "tokens": sum(one.prompt_tokens + one.visible_tokens + one.intermediate_tokens for one in results),
-        "cost_usd": sum(one.cost_microusd or 0 for one in results) / 1e6,
-        "numerals": numerals,
-        "untraced": faults,
+        **_costs([one.result for one in spent]),
+        "numerals": sum(one.numerals for one in verdicts),
+        "untraced": sum(len(one.faults) for one in verdicts),
         "conflicts": len(facts.conflicts),
         "missing": sum(bool(cell.missing) for cell in facts.cells.values()),
         "refused": refused,
     }
     write_json(json_file, figures)
     if str(json_file) != "-":
+        for path, verdict in zip(pages.values(), verdicts, strict=True):
+            print(*(f"{path}: {fault}\n" for fault in verdict.faults), sep="", end="")
         _summary(figures)
-    return 1 if faults else 0
+    return 1 if figures["untraced"] else 0
 
 
-def verify(page: Path, *, json_file: JsonOption = None) -> int:
+def verify(page: Path, *, json_file: ResultOption = None) -> int:
     """Check a review from its page alone: every number against its bytes, every word between them.
 
         stepwell review verify out/review/review-2025-12-12.en.html
@@ -160,8 +115,6 @@ def verify(page: Path, *, json_file: JsonOption = None) -> int:
     ----------
     page:
         The HTML file of a review.
-    json_file:
-        Write the verdict as JSON; ``-`` is the standard output.
     """
     try:
         data = page.read_bytes()
@@ -204,6 +157,13 @@ def explain(cell: str = "", *, week: str = SAMPLE_WEEK, from_: From = None) -> i
     lines = explained(facts, cell) if cell else sorted(facts.cells)
     print("\n".join(lines))
     return 0
+
+
+def _written(path: Path, facts: Facts, draft: Draft, language: Language) -> Verification:
+    """The review in a language as a page and what lies beside it, and whether all in it holds."""
+    page = ReviewPage(facts, draft, language).html().encode()
+    _keep(path, page)
+    return verified(page)
 
 
 def _keep(path: Path, page: bytes) -> None:
@@ -249,49 +209,11 @@ def _counted(draft: Draft) -> dict[str, int]:
     }
 
 
-def _drafted(
-    facts: Facts, level: Level, given: Given, model: str, seed: int, theme: Theme | None, staff: Crew
-) -> tuple[Draft, list[Spent]]:
-    if level == "templates":
-        if given or model:
-            raise BadInput("--level templates needs no model: say --level choose or write")
-        if theme is not None:
-            add_theme(facts, theme, theme.ranked[:QUOTES])
-        return from_templates(facts), []
-    wanted = model or (given.default() if given else default_model())
-    console = Console(stderr=True, highlight=False)
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepwell-review-")))
-        models = {role.model or wanted: f"the role {role.name}" for role in staff.used_roles}
-        addressed = stack.enter_context(addresses(given, models, scratch, console))
-        return asyncio.run(_newsroom(facts, level, addressed, given.api_key, seed, theme, staff))
-
-
-async def _newsroom(
-    facts: Facts,
-    level: Level,
-    addressed: Sequence[Addressed],
-    key: str,
-    seed: int,
-    theme: Theme | None,
-    staff: Crew,
-) -> tuple[Draft, list[Spent]]:
-    async with opened(addressed, key, seed) as servers:
-        room = Newsroom(facts, servers, words=level == "write", crew=staff)
-        draft = await room.draft()
-        if theme is not None:
-            add_theme(facts, theme, await room.quotes(theme))
-        return draft, room.spent
-
-
-def _staff(path: Path | None, profile: str) -> Crew:
-    """The crew under its profile. Raises ``BadInput``."""
-    staff = review_crew() if path is None else load_crew(path)
-    if lacking := [name for name in (ORDER, STYLE) if name not in staff.roles]:
-        raise BadInput(
-            f"--crew {path}: a review needs the roles analyst and stylist; {lacking[0]} is not there"
-        )
-    return apply(staff, find_profile(staff, profile))
+def _costs(results: Sequence[Result]) -> dict[str, float]:
+    """What the crew's work came to."""
+    tokens = sum(one.prompt_tokens + one.visible_tokens + one.intermediate_tokens for one in results)
+    cost_usd = sum(one.cost_microusd or 0 for one in results) / 1e6
+    return {"turns": sum(one.turns for one in results), "tokens": tokens, "cost_usd": cost_usd}
 
 
 def _languages(text: str) -> list[Language]:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stepwell.console.options import JsonOption
+from stepwell.console.options import ResultOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput
 from stepwell.review.digest import digest
@@ -25,7 +25,7 @@ from stepwell.review.week import Week, week_of
 From = Annotated[tuple[str, ...], Parameter(name="--from")]
 
 
-def query(sql: str = "", /, *, from_: From = (), json_file: JsonOption = None) -> int:
+def query(sql: str = "", /, *, from_: From = (), json_file: ResultOption = None) -> int:
     """Ask the facts of weeks with SQL: cells, the raw replies they were read from, and what does not fit.
 
     DuckDB answers, in its own dialect. Without ``--from`` it is the sample week; without SQL the tables are
@@ -42,8 +42,6 @@ def query(sql: str = "", /, *, from_: From = (), json_file: JsonOption = None) -
     from_:
         WEEK=DIR: a day of the week and the folder that ``stepwell review fetch`` filled; may be given several
         times.
-    json_file:
-        Write the rows as JSON; ``-`` is the standard output.
     """
     if not sql:
         for text in TABLES.values():

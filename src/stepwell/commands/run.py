@@ -49,7 +49,7 @@ from stepwell.commands.run_page import page_of
 from stepwell.commands.run_spans import Listening, spans_of
 from stepwell.commands.run_view import usd, watched
 from stepwell.commands.run_watch import run_on_change
-from stepwell.console.options import JsonOption
+from stepwell.console.options import ResultOption
 from stepwell.console.output import write_json
 from stepwell.console.stopping import told_to_stop
 from stepwell.errors import BadInput
@@ -130,7 +130,7 @@ def run(
     attach: Annotated[
         Attach, option("Whether prompts begin with it, or have passages of it. [auto: if short]")
     ] = "auto",
-    json_file: JsonOption = None,
+    json_file: ResultOption = None,
 ) -> int:
     """A crew of agents answers a question: a planner splits it, others work at once, a writer answers.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from stepwell.console.options import HtmlOption, JsonOption
+from stepwell.console.options import HtmlOption, ResultOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput
 from stepwell.review.signals.log import Line, Writer, faults, read
@@ -71,8 +71,11 @@ def run(*, prices: Prices, log: Path = LOG, rule: tuple[str, ...] = ()) -> int:
     return 0
 
 
+PageOption = Annotated[HtmlOption, Parameter(help="Write it as a page, with every signal.")]
+
+
 def log(
-    *, log: Path = LOG, html: HtmlOption = None, prices: Path | None = None, json_file: JsonOption = None
+    *, log: Path = LOG, html: PageOption = None, prices: Path | None = None, json_file: ResultOption = None
 ) -> int:
     """Show the log: the rules that were tried, and their newest signals.
 
@@ -83,12 +86,8 @@ def log(
     ----------
     log:
         The log.
-    html:
-        Write it as a page, with every signal.
     prices:
         Closes, for what the rules would have earned, on the page.
-    json_file:
-        Write the lines as JSON; ``-`` is the standard output.
     """
     lines = held(log)
     if html is not None:
@@ -113,7 +112,7 @@ def verify(
     prices: Path | None = None,
     key: str = "",
     head: str = "",
-    json_file: JsonOption = None,
+    json_file: ResultOption = None,
 ) -> int:
     """Check a log: the chain, the signatures and, with closes, every signal again.
 
@@ -131,8 +130,6 @@ def verify(
         The public key that has to have signed it. [the one in its first line]
     head:
         A head that was seen before, as a review prints it: the log has to contain it.
-    json_file:
-        Write the verdict as JSON; ``-`` is the standard output.
     """
     lines = read(log)
     found = list(faults(lines, key))
@@ -151,7 +148,7 @@ def verify(
     return 1 if found else 0
 
 
-def score_(*, prices: Prices, log: Path = LOG, json_file: JsonOption = None) -> int:
+def score_(*, prices: Prices, log: Path = LOG, json_file: ResultOption = None) -> int:
     """What the signals would have earned on paper, after costs, beside holding the instrument.
 
     Only forward signals count. Beside them stands what the rule would have said in hindsight, which all who
@@ -165,8 +162,6 @@ def score_(*, prices: Prices, log: Path = LOG, json_file: JsonOption = None) -> 
         Closes of the instrument, up to now.
     log:
         The log.
-    json_file:
-        Write the figures as JSON; ``-`` is the standard output.
     """
     lines = held(log)
     rows = _scores(lines, prices)

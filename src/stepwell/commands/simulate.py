@@ -88,10 +88,6 @@ def simulate(
         The directory of the named traces (default: $STEPWELL_TRACES).
     export
         Write the workload here before it runs: sessions of agents (.sessions.jsonl), else Mooncake JSONL.
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     hardware = hardware or Hardware()
     said = Declared.parse(declared)

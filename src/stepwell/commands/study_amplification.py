@@ -108,10 +108,6 @@ def amplification(
         With --simulated: draws the sessions and when they begin. Few sessions differ much: try several.
     traces
         The directory of the traces.
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     choice, multiples = choice or Choice(), _multiples(times)
     prices, busy = named_prices(list_prices, "--list-prices"), busy_share(utilisation)

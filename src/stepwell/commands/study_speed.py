@@ -96,10 +96,6 @@ def speed(
         Figures of the part to set, as KEY=VALUE; of memory as dram.usd_gb, ssd.read_gb_s.
     traces
         The directory of the traces.
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     if not 1 <= count <= 10_000_000 or not 0 <= doublings <= 12:
         raise BadInput("--count must be 1 to 10,000,000, --doublings 0 to 12")

@@ -123,10 +123,6 @@ def ssd(
         Figures to set, as KEY=VALUE: of the part by name, of memory as ssd.usd_gb.
     traces
         The directory of the traces.
-    html
-        Write a report here.
-    json_file
-        Write every figure as JSON (``-``: standard output).
     """
     rates = _rates(per_hour)
     if not 0 < hours <= 1000 or not 0 < share <= 1 or not ttft_s > 0 or not drives > 0:

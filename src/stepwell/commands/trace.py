@@ -15,7 +15,7 @@ from stepwell.agents.tracing import AgentTrace, Trace, TraceStep, perfetto, read
 from stepwell.commands.fitting import UNBOUNDED
 from stepwell.commands.run_view import brief, usd
 from stepwell.commands.trace_otlp import send
-from stepwell.console.options import JsonOption, writable
+from stepwell.console.options import ResultOption, writable
 from stepwell.console.output import report_console, write_json
 from stepwell.errors import BadInput
 from stepwell.redaction import redacted
@@ -51,7 +51,7 @@ def trace(
         tuple[str, ...],
         Parameter(help="A header for --otlp, as NAME=VALUE (repeat).", negative="", show_default=False),
     ] = (),
-    json_file: JsonOption = None,
+    json_file: ResultOption = None,
 ) -> int:
     """A session step by step: who asked whom, when, for how long, at what cost.
 

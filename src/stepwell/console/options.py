@@ -62,7 +62,7 @@ def require_writable(file: Path | None) -> None:
 
 
 PAGES = (".html", ".htm")
-HtmlOption = Annotated[Path | None, Parameter(validator=ending_in(*PAGES))]
+HtmlOption = Annotated[Path | None, Parameter(validator=ending_in(*PAGES), help="Write a report here.")]
 
 
 def _page_with_charts(given: Any, file: Path | None) -> None:
@@ -71,7 +71,7 @@ def _page_with_charts(given: Any, file: Path | None) -> None:
         require_charts()
 
 
-ChartsOption = Annotated[Path | None, Parameter(validator=_page_with_charts)]
+ChartsOption = Annotated[Path | None, Parameter(validator=_page_with_charts, help="Write a report here.")]
 """A page with charts: without the library that draws them nothing is begun."""
 FileOption = Annotated[Path | None, Parameter(validator=writable)]
 JsonOption = Annotated[
