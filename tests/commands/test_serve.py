@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from stepwell import cli
-from stepwell.commands import serve
 from stepwell.engines.null import NullEngine
+from stepwell.launch import serve
 from stepwell.launch.serve import with_model_names
 from stepwell.loop.driver import Driver
 from stepwell.models import NAMED_MODELS

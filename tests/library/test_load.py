@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.demo import document as module
 from stepwell.errors import BadInput, MissingExtra
+from stepwell.library import load as module
 from stepwell.library.load import decode, load_document
 
 
