@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from stepwell.policy.block_index import Block, Match, blocks_of, ids_of
 from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.costs import best_cut
+from stepwell.policy.loading import load_steps
 from stepwell.policy.reasons import Reasons
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
@@ -193,7 +194,7 @@ class Admission:
 
     def _worth_loading(self, turn: Turn, path: list[Match]) -> list[Match]:
         """As much of a path as is loaded sooner than computed."""
-        steps, costs = self.block_manager.steps(path), self.block_manager.costs
+        steps, costs = load_steps(self.block_manager, path), self.block_manager.costs
         checkpoints = self.table.checkpoints
         if not checkpoints.active:
             return path[: best_cut(steps, turn.total, costs)]

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from stepwell.policy.block_index import Block, BlockIndex, Match
+from stepwell.policy.block_index import Block, BlockIndex
 from stepwell.policy.config import PolicyConfig
-from stepwell.policy.costs import Step
 from stepwell.policy.depth_limit import DepthLimit
 from stepwell.policy.descent import Descent
 from stepwell.policy.device_states import DeviceStates
@@ -189,19 +188,21 @@ class BlockManager:
 
     def _set_device(self, block: Block, present: bool) -> None:
         if block.host:
-            self._recount(block, -1)
+            self.recount(block, -1)
+        if self.states.limited:
             self.states.placed(block, present)
-            block.device = present
-            self._recount(block, 1)
-        else:
-            self.states.placed(block, present)
-            block.device = present
+        block.device = present
+        if block.host:
+            self.recount(block, 1)
         step = 1 if present else -1
         self.device_count += step
-        self.depths.count(block.meta.depth, step)
-        parent = self.index.get(block.meta.parent) if block.meta.parent else None
-        if parent is not None:
-            parent.device_children += step
+        meta = block.meta
+        if self.depths.most:
+            self.depths.count(meta.depth, step)
+        if meta.parent:
+            parent = self.index.blocks.get(meta.parent)
+            if parent is not None:
+                parent.device_children += step
 
     def lost_on_device(self, block: Block) -> None:
         """The engine does not hold this block after all (its load failed)."""
@@ -217,23 +218,6 @@ class BlockManager:
         for block in path:
             block.last_use_us = now_us
         self.eviction.path_used(path, now_us)
-
-    def steps(self, path: Iterable[Match]) -> list[Step]:
-        """What each block of a path would cost to bring onto the device now."""
-        up = self.costs.ns_per_kib[HOST, DEVICE]
-        read = self.costs.ns_per_kib[DISK, HOST]
-        queued_us = self.costs.move_us(DISK, HOST, self.reading_bytes)
-        steps: list[Step] = []
-        for block, n_tokens in path:
-            if block.device:
-                steps.append((n_tokens, 0))
-            elif block.host:
-                steps.append((n_tokens, up * block.meta.size_bytes // (1024 * 1000)))
-            else:
-                load_us = (up + read) * block.meta.size_bytes // (1024 * 1000) + queued_us
-                steps.append((n_tokens, load_us))
-                queued_us = 0
-        return steps
 
     # --- host ---------------------------------------------------------------------------------
 
@@ -277,6 +261,10 @@ class BlockManager:
 
     def _host_victim(self, now_us: int, leaving: Mapping[BlockId, Block]) -> Block | None:
         """The next block to leave the host beside those that do."""
+        if not leaving:
+            spare = self.eviction.spare_on_host(now_us)
+            if spare is not None:
+                return spare
         idle, clean = self.idle(HOST, now_us), self._clean.values()
         if not leaving:
             return self.eviction.host_victim(idle, clean, now_us)
@@ -423,9 +411,9 @@ class BlockManager:
     # --- bookkeeping --------------------------------------------------------------------------
 
     def arrive(self, block: Block, tier: KvTier, now_us: int) -> None:
-        self._recount(block, -1)
+        self.recount(block, -1)
         block.set_on(tier, True)
-        self._recount(block, 1)
+        self.recount(block, 1)
         if tier is HOST:
             self.descent.arrivals_unseen += 1
             self.host_used += block.meta.size_bytes
@@ -441,23 +429,25 @@ class BlockManager:
             self._set_device(block, False)
             self.device_used -= 1
         elif tier is HOST:
-            self._recount(block, -1)
+            self.recount(block, -1)
             block.host = False
             self.host_used -= block.meta.size_bytes
         else:
-            self._recount(block, -1)
+            self.recount(block, -1)
             block.disk = False
-            self._recount(block, 1)
+            self.recount(block, 1)
             self.disk_used -= self.elsewhere.room_of(block)
             self.elsewhere.left(block)
-        self.states.copy_went(block)
-        self._remove_if_nowhere(block)
+        if block.bare:
+            self.states.copy_went(block)
+        if not (block.disk or block.host or block.device):
+            self._remove_if_nowhere(block)
 
     def set_bare(self, block: Block, bare: bool) -> None:
         """Whether its copy on the device is without its running state."""
-        self._recount(block, -1)
+        self.recount(block, -1)
         block.bare = bare
-        self._recount(block, 1)
+        self.recount(block, 1)
 
     def copy_to_host(self, block: Block, now_us: int) -> bool:
         """A copy below the device, whose own stays; False when it is not worth it or there is no room."""
@@ -468,7 +458,8 @@ class BlockManager:
         self.arrive(block, HOST, now_us)
         return True
 
-    def _recount(self, block: Block, step: int) -> None:
+    def recount(self, block: Block, step: int) -> None:
+        """Count a block among those with a copy elsewhere (1), or no more (-1), if it is one as it stands."""
         if block.host and ((block.device and not block.bare) or block.disk):
             self.clean_bytes += step * block.meta.size_bytes
             if step > 0:

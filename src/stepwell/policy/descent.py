@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from stepwell.policy.block_index import Block
+from stepwell.policy.runs import sink_run
 from stepwell.policy.types import KvTier, RequestId
 
 if TYPE_CHECKING:
@@ -93,13 +94,20 @@ class Descent:
             victims = memory.device_victims(missing, now_us, taker)
             if not victims:
                 return True
-            for victim in victims:
+            at = 0
+            while at < len(victims):
+                down = sink_run(memory, victims, at, now_us)
+                at += down
+                if down:
+                    continue
+                victim = victims[at]
                 if not victim.host and not memory.eviction.wants_host(victim):
                     return (
                         True  # sooner computed than copied: it goes when its frame is taken, and not before
                     )
                 if not memory.step_down(victim, now_us, patient=True):
                     return not self.worth_waiting(now_us)
+                at += 1
         return True
 
     def worth_waiting(self, now_us: int) -> bool:

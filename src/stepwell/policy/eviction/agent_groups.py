@@ -13,8 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.base import EvictionContext
+from stepwell.policy.eviction.falling import cost_below
 from stepwell.policy.eviction.forecast import IdlePeriod
 from stepwell.policy.eviction.orphans import KV_TIERS
+from stepwell.policy.eviction.value import EvictionTuning, eviction_key, is_stale
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
@@ -57,12 +60,6 @@ class Group:
 
     def __lt__(self, other: Group) -> bool:
         return self.seq < other.seq
-
-    def noted(self, block: Block, at: int) -> None:
-        """A listed block lies on KV tier number ``at`` now."""
-        self.listed[at] += 1
-        if block.meta.depth > self.top[at]:
-            self.top[at] = block.meta.depth
 
     def spare(self, kv_tier: KvTier) -> Iterator[Block]:
         """Its listed blocks on a KV tier, the deepest first."""
@@ -108,6 +105,45 @@ class Ranking:
     def take(self, key: int, group: Group) -> None:
         self.looked_us = -1
         del self.entries[bisect_left(self.entries, (key, group.seq, group))]
+
+
+def first_at_rest(rankings: Sequence[Ranking]) -> Group | None:
+    """The group at rest that stands first in some rankings together; None: there is none."""
+    best: tuple[int, int] | None = None
+    first: Group | None = None
+    for ranking in rankings:
+        if ranking.idle_blocks and ranking.entries:
+            key, seq, group = ranking.entries[0]
+            standing = key * ranking.weight, seq
+            if group.idle is not None and (best is None or standing < best):
+                best, first = standing, group
+    return first
+
+
+def standing(context: EvictionContext, group: Group, at: int) -> tuple[int, int]:
+    """Where the group stands on KV tier number ``at`` among those of every service tier, listed there
+    or not. A block goes with the holder that stands highest: never before what grows from it."""
+    key = group.keys[at]
+    if key is None:
+        key = eviction_key(group.value, cost_below(context, len(group.path), at))
+    return key * group.rankings[at].weight, group.seq
+
+
+def needed_more(context: EvictionContext, block: Block, group: Group, at: int) -> Group | None:
+    """The holder that needs the block most, if that is another one than the ``group`` it is listed under."""
+    highest, best = standing(context, group, at), None
+    for holder in block.holders:
+        if holder is not group:
+            other = standing(context, holder, at)
+            if other > highest:
+                highest, best = other, holder
+    return best
+
+
+def is_old(group: Group, now_us: int, tuning: EvictionTuning) -> bool:
+    """Whether its value is: its rest has gone on for an eighth since."""
+    idle = group.idle
+    return idle is not None and is_stale(group.keyed_at_us, idle.since_us, now_us, tuning)
 
 
 def join(block: Block, group: Group) -> None:

@@ -110,6 +110,21 @@ class EvictionPolicy(ABC):
             return True
         return bool(self.context.config.disk_bytes) and not self.wants_disk(block, now_us)
 
+    def spare_on_host(self, now_us: int) -> Block | None:
+        """A shortcut: the block that ``host_victim`` would name, where that is quickly said and the block is
+        spare; None: search."""
+        return None
+
+    def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
+        """A shortcut: the spare blocks that ``host_victim`` would name one after the other while blocks of
+        ``leaving[start:]`` go from the device to a full host, one for each as far as that is plain, and None
+        for those that the host has already. Empty: ask one by one."""
+        return []
+
+    def went_down(self, leaving: Sequence[Block], spare: Sequence[Block | None]) -> None:
+        """``leaving`` have gone down for ``spare`` (of ``spare_for``): this is told in place of
+        ``block_used`` and ``block_left`` of each."""
+
     def host_victim(self, idle: Iterator[Block], clean: Iterable[Block], now_us: int) -> Block | None:
         """The coldest of ``idle`` (coldest first) that is spare; failing that, of ``clean`` (blocks that have
         a copy elsewhere) the one that has had it for longest; and only then the coldest of all."""

@@ -49,15 +49,42 @@ class Copies:
         if place is not None and place < self._passed:
             self._passed = place
 
-    def __iter__(self) -> Iterator[Block]:
-        """The first to go first; at the end those that were passed over."""
+    def first(self) -> Block | None:
+        """The first to go of those that are neither claimed nor in flight; None: there is none."""
+        at = self._pass_over()
+        return self._log[at] if at < len(self._log) else None
+
+    def _pass_over(self) -> int:
+        """Where in the log ``first`` stands; its end if there is none."""
         log, place = self._log, self._place
-        while self._begin < len(log) and place.get(log[self._begin]) != self._begin:
-            self._begin += 1
-        at = max(self._begin, self._passed)
-        while at < len(log) and (log[at].claims or log[at].moving is not None or place.get(log[at]) != at):
+        begin, end = self._begin, len(log)
+        while begin < end and place.get(log[begin]) != begin:
+            begin += 1
+        self._begin = begin
+        at = max(begin, self._passed)
+        while at < end:
+            block = log[at]
+            if not block.claims and block.moving is None and place.get(block) == at:
+                break
             at += 1
         self._passed = at
-        for number in chain(range(at, len(log)), range(self._begin, at)):
+        return at
+
+    def free(self) -> Iterator[Block]:
+        """``first`` and those behind it; some of them may not be free."""
+        return self._between(self._pass_over(), len(self._log))
+
+    def parted(self) -> tuple[Iterator[Block], Iterator[Block]]:
+        """``free``, and those before: none of them is."""
+        at = self._pass_over()
+        return self._between(at, len(self._log)), self._between(self._begin, at)
+
+    def __iter__(self) -> Iterator[Block]:
+        """The first to go first; at the end those that were passed over."""
+        return chain(*self.parted())
+
+    def _between(self, start: int, stop: int) -> Iterator[Block]:
+        log, place = self._log, self._place
+        for number in range(start, stop):
             if place.get(log[number]) == number:
                 yield log[number]

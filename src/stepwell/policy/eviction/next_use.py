@@ -19,8 +19,10 @@ from stepwell.policy.eviction.agent_groups import (
     Ranking,
     in_common,
     is_nameless,
+    is_old,
     join,
     merged,
+    needed_more,
     quit_holding,
 )
 from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
@@ -28,6 +30,7 @@ from stepwell.policy.eviction.copies import Copies
 from stepwell.policy.eviction.falling import cost_below, is_flat, saved_by_write
 from stepwell.policy.eviction.forecast import Forecaster, IdlePeriod, Left, has_answered
 from stepwell.policy.eviction.heirs import Heirs
+from stepwell.policy.eviction.host_room import HostRoom
 from stepwell.policy.eviction.kin import Kin
 from stepwell.policy.eviction.orphans import KV_TIERS, Orphans, kind_of
 from stepwell.policy.eviction.promotion import most_valuable_on_disk
@@ -39,7 +42,6 @@ from stepwell.policy.eviction.value import (
     DEAD,
     agent_value,
     eviction_key,
-    is_stale,
     pays_for_write,
 )
 from stepwell.policy.turns import AgentRecord
@@ -65,6 +67,7 @@ class NextUse(EvictionPolicy):
         self._heirs = Heirs(context.config.max_agents)
         self._better: list[tuple[Block, Group]] = []
         self._copies = Copies()
+        self._host_room = HostRoom(self, self.quotas, self._orphans, self._copies, self._timers, self._better)
         self._seq = 0
 
     # --- blocks come and go -------------------------------------------------------------------
@@ -112,15 +115,15 @@ class NextUse(EvictionPolicy):
         if group.idle is not None:
             ranking.idle_blocks += step
         self.quotas.count(group.held[at], group.record.tenant, step)
+        group.listed[at] += step
         if step > 0:
-            group.noted(block, at)
+            if block.meta.depth > group.top[at]:
+                group.top[at] = block.meta.depth
             if group.keys[at] is None:
                 self._rank(group, at)
-        else:
-            group.listed[at] -= 1
-            if not group.listed[at]:
-                self._unrank(group, at)
-        if at and group.timer_us is not None:
+        elif not group.listed[at]:
+            self._unrank(group, at)
+        if at and group.timer_us is not None and group.timer_us != group.wake_us:
             self._timers.sank(group)
 
     def _list(self, block: Block, group: Group) -> None:
@@ -313,6 +316,18 @@ class NextUse(EvictionPolicy):
 
     # --- victims ------------------------------------------------------------------------------
 
+    def spare_on_host(self, now_us: int) -> Block | None:
+        return self._host_room.first(now_us)
+
+    def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
+        return self._host_room.spare_for(leaving, start, now_us)
+
+    def went_down(self, leaving: Sequence[Block], spare: Sequence[Block | None]) -> None:
+        self._host_room.went_down(leaving, spare)
+        group: Group = leaving[0].listed
+        if not group.listed[0]:
+            self._unrank(group, 0)
+
     def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
         at = AT[kv_tier]
         for block, holder in self._better:
@@ -321,8 +336,10 @@ class NextUse(EvictionPolicy):
                 self._list(block, holder)
         self._better.clear()
         yield from self._dead(kv_tier, now_us)
+        passed_over: Iterator[Block] = iter(())
         if kv_tier is KvTier.HOST:  # what the device has as well is missed by nobody
-            yield from map(attrgetter("id"), self._copies)
+            free, passed_over = self._copies.parted()
+            yield from map(attrgetter("id"), free)
         orphans = self._of_nobody(at, now_us)
         for rankings in self.quotas.phases(at, taker):
             yield from merged(orphans, self._spare(kv_tier, rankings, now_us))
@@ -331,6 +348,7 @@ class NextUse(EvictionPolicy):
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
             if block.is_on(kv_tier) and self._counts(block, at):
                 yield block.id
+        yield from map(attrgetter("id"), passed_over)
 
     def _dead(self, kv_tier: KvTier, now_us: int) -> Iterator[BlockId]:
         """What hardly ever comes back, whatever is guaranteed to whom."""
@@ -370,21 +388,12 @@ class NextUse(EvictionPolicy):
         """Its blocks, but for those that another holder of theirs needs more."""
         at = AT[kv_tier]
         for block in group.spare(kv_tier):
-            if len(block.holders) > 1:
-                best: Group = max(block.holders, key=lambda holder: self._standing(holder, at))
-                if self._standing(best, at) > self._standing(group, at):
-                    self._better.append((block, best))
-                    continue
+            best = needed_more(self.context, block, group, at) if len(block.holders) > 1 else None
+            if best is not None:
+                self._better.append((block, best))
+                continue
             if self._counts(block, at):
                 yield block
-
-    def _standing(self, group: Group, at: int) -> tuple[int, int]:
-        """Where the group stands on KV tier number ``at`` among those of every service tier, listed there
-        or not. A block goes with the holder that stands highest: never before what grows from it."""
-        key = group.keys[at]
-        if key is None:
-            key = eviction_key(group.value, cost_below(self.context, len(group.path), at))
-        return key * group.rankings[at].weight, group.seq
 
     def _at_work(self, kv_tier: KvTier) -> Iterator[BlockId]:
         """Blocks of agents with an open turn: of turns in the queue, or copies of what is elsewhere.
@@ -404,16 +413,10 @@ class NextUse(EvictionPolicy):
         """The value of a rest that nears its end rises; the lowest may have been so long ago."""
         for _ in range(0 if ranking.looked_us == now_us else self.tuning.revalue_per_search):
             group = ranking.entries[0][2] if ranking.entries else None
-            if group is None or group.idle is None or not self._is_stale(group, now_us):
+            if group is None or not is_old(group, now_us, self.tuning):
                 ranking.looked_us = now_us
                 return
             self._revalue(group, now_us)
-
-    def _is_stale(self, group: Group, now_us: int) -> bool:
-        """Whether its rest has gone on for an eighth since it was valued."""
-        if group.idle is None:
-            return False
-        return is_stale(group.keyed_at_us, group.idle.since_us, now_us, self.tuning)
 
     def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
         if kv_tier is KvTier.HOST and not self._counts(other, AT[kv_tier]):
@@ -474,7 +477,7 @@ class NextUse(EvictionPolicy):
 
     def promotable(self, now_us: int) -> Iterator[Block]:
         for group in most_valuable_on_disk(self.quotas, self.tuning):
-            if self._is_stale(group, now_us):
+            if is_old(group, now_us, self.tuning):
                 self._revalue(group, now_us)
             for block in group.path:
                 if block.disk and not block.host and not block.device:

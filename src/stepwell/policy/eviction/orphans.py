@@ -191,6 +191,14 @@ class Orphans:
         """Whether it hardly ever comes back: ``chance`` is below what the dead have."""
         return self.chance(block) < self._dead_below
 
+    def any_dead(self, at: int) -> bool:
+        """Whether dead ones lie on KV tier number ``at``."""
+        return bool(self._order[at][_Stream.DEAD])
+
+    def any_alive(self, at: int) -> bool:
+        """Whether others do."""
+        return bool(self._order[at][_Stream.STRANGER] or self._order[at][_Stream.LEFT])
+
     def dead(self, at: int) -> Iterator[Block]:
         """Dead blocks of KV tier number ``at``, the first to go first."""
         yield from self._order[at][_Stream.DEAD].values()

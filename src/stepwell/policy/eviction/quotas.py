@@ -169,8 +169,17 @@ class Quotas:
         if own is not None and own.ranking.blocks >= own.cap < self.room[at]:
             yield [own.ranking]
             return
-        yield [h.ranking for h in order if h is own or h.is_over]
+        yield self.over(at) if own is None else [h.ranking for h in order if h is own or h.is_over]
         yield [h.ranking for h in order if h is not own and not h.is_over]
+
+    def over(self, at: int) -> list[Ranking]:
+        """Of the service tiers that hold more than they are guaranteed."""
+        return [h.ranking for h in self._order[at] if h.ranking.blocks > h.guaranteed]
+
+    def beyond_guarantee(self, at: int, service_tier: str) -> int:
+        """How many blocks the service tier holds beyond what it is guaranteed; never less than 0."""
+        holding = self.holding(at, service_tier)
+        return max(0, holding.ranking.blocks - holding.guaranteed)
 
     def withheld(self, at: int, taker: str) -> int:
         """Blocks of room that ``taker`` cannot count on: what rests within another's guarantee, and

@@ -1,0 +1,203 @@
+"""Who leaves the host first, said without a search where it is plain.
+
+A turn that is opened sends hundreds of blocks of one agent down, and for each of them one leaves the host. As
+a rule these are copies of what the device holds, so both go as *runs*: consecutive blocks of one agent, and
+the copies that stand next, with one look at the rankings for all of them. What is decided is what the search
+of ``NextUse.victims`` decides block by block; where that is not certain, nothing is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from stepwell.policy.block_index import Block
+from stepwell.policy.eviction.agent_groups import Group, first_at_rest, is_old, needed_more
+from stepwell.policy.eviction.base import EvictionPolicy
+from stepwell.policy.eviction.copies import Copies
+from stepwell.policy.eviction.falling import cost_below, is_flat
+from stepwell.policy.eviction.orphans import Orphans
+from stepwell.policy.eviction.quotas import Quotas
+from stepwell.policy.eviction.timers import Timers
+from stepwell.policy.eviction.value import DEAD, eviction_key
+from stepwell.policy.types import KvTier
+
+_ON_HOST, _ON_BOTH = 0b10, 0b11
+
+
+class HostRoom:
+    """See the module. It reads the books of ``NextUse``; ``better``: blocks that are to be listed anew."""
+
+    def __init__(
+        self,
+        policy: EvictionPolicy,
+        quotas: Quotas,
+        orphans: Orphans,
+        copies: Copies,
+        timers: Timers,
+        better: Sequence[Any],
+    ) -> None:
+        self._context, self._tuning = policy.context, policy.tuning
+        self._quotas, self._orphans, self._copies = quotas, orphans, copies
+        self._timers, self._better = timers, better
+
+    def _is_plain(self, now_us: int) -> bool:
+        """Whether no value has to be looked at again first, and nothing dead lies on the host."""
+        if self._better or self._orphans.any_dead(1):
+            return False
+        for ranking in self._quotas.all_rankings(1):
+            head = ranking.entries[0] if ranking.entries else None
+            if ranking.looked_us != now_us:
+                if head is not None and is_old(head[2], now_us, self._tuning):
+                    return False
+                ranking.looked_us = now_us
+            if head is not None and head[0] == DEAD:
+                return False
+        return True
+
+    def first(self, now_us: int) -> Block | None:
+        """The first block to leave, if it is a copy of what the device or the disk holds as well."""
+        if not self._is_plain(now_us):
+            return None
+        copy = self._copies.first()
+        if copy is not None:
+            return None if copy.bare else copy
+        group = first_at_rest(self._quotas.over(1))
+        if group is None:
+            return None
+        block = self._nobodys_goes_before(group, now_us) or self._first_of(group)
+        if block is None or not block.disk or block.claims or block.moving is not None:
+            return None
+        return block
+
+    def _nobodys_goes_before(self, group: Group, now_us: int) -> Block | None:
+        """The block that no agent holds and that leaves before those of the group; None: there is none."""
+        if not self._orphans.any_alive(1):
+            return None
+        key, flat = group.keys[1] or 0, is_flat(self._context, 1)
+        for value, block in self._orphans.alive(1, now_us):
+            if block.ranked & _ON_BOTH != _ON_BOTH:
+                cost = 1 if flat else cost_below(self._context, block.meta.depth + 1, 1)
+                return block if eviction_key(value, cost) <= key * group.rankings[1].weight else None
+        return None
+
+    def _first_of(self, group: Group) -> Block | None:
+        """The group's block that leaves first; None: it is not plain."""
+        for block in group.spare(KvTier.HOST):
+            if len(block.holders) > 1 and needed_more(self._context, block, group, 1) is not None:
+                return None
+            if not block.claims and block.moving is None and block.ranked & _ON_BOTH != _ON_BOTH:
+                return block
+        return None
+
+    def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
+        """For the blocks ``leaving[start:]`` that leave the device, as far as they are one run: the spare
+        ones that leave the full host, and None for one that the host has already."""
+        group = leaving[start].listed
+        if not isinstance(group, Group) or group.keys[1] is None or not self._is_plain(now_us):
+            return []
+        size_bytes = self._context.config.block_bytes
+        found: list[Block | None] = []
+        left: dict[Group, int] = {}
+        order = self._spare_but_of(group, now_us)
+        depth = leaving[start].meta.depth + 1
+        for at in range(start, len(leaving)):
+            block = leaving[at]
+            meta = block.meta
+            if (
+                block.listed is not group
+                or len(block.holders) != 1
+                or block.moving is not None
+                or block.bare
+                or meta.depth >= depth
+                or meta.size_bytes != size_bytes
+            ):
+                break
+            spare: Block | None = None
+            if not block.host:
+                spare = next(order, None)
+                if spare is None or not self._may_leave(spare, left):
+                    break
+            found.append(spare)
+            depth = meta.depth
+        return found
+
+    def _may_leave(self, spare: Block, left: dict[Group, int]) -> bool:
+        """Whether the rankings stay as they are when it leaves the host: its group has others there.
+        ``left``: how many of each group are left."""
+        if spare.bare or spare.meta.size_bytes != self._context.config.block_bytes:
+            return False
+        holder = spare.listed
+        if holder is None:
+            return True
+        if not isinstance(holder, Group):
+            return False
+        left[holder] = left.get(holder, holder.listed[1]) - 1
+        return left[holder] > 0
+
+    def _spare_but_of(self, comer: Group, now_us: int) -> Iterator[Block]:
+        """Blocks of the host in the order in which they leave while the ``comer``'s arrive, as far as they
+        are spare and none is its own: copies; where there are none, blocks of the group at the head."""
+        copies = False
+        for copy in self._copies.free():
+            if copy.listed is comer:
+                return
+            if not copy.claims and copy.moving is None:
+                copies = True
+                yield copy
+        if copies:
+            return  # what its service tier holds has changed: look once more
+        group = first_at_rest(self._quotas.over(1))
+        if group is None or group is comer or self._nobodys_goes_before(group, now_us) is not None:
+            return
+        count = self._quotas.beyond_guarantee(1, group.service_tier)
+        if not self._quotas.beyond_guarantee(1, comer.service_tier):
+            return  # with what comes its service tier is one of those that give room
+        for block in group.spare(KvTier.HOST):
+            if count <= 1 or not block.disk:
+                return
+            if len(block.holders) > 1 and needed_more(self._context, block, group, 1) is not None:
+                return
+            if not block.claims and block.moving is None and block.ranked & _ON_BOTH != _ON_BOTH:
+                count -= 1
+                yield block
+
+    def went_down(self, leaving: Sequence[Block], spare: Sequence[Block | None]) -> None:
+        """Each of ``leaving``, blocks of one agent, has gone from the device to the host, and before it its
+        spare one has left that."""
+        group: Group = leaving[0].listed
+        listed, came = group.listed, 0
+        for block, gone in zip(leaving, spare, strict=True):
+            if gone is None:
+                self._copies.discard(block)
+            else:
+                came += 1
+                self._left_host(gone)
+                listed[1] += 1
+                if block.meta.depth > group.top[1]:
+                    group.top[1] = block.meta.depth
+                if group.timer_us is not None and group.timer_us != group.wake_us:
+                    self._timers.sank(group)
+            block.ranked = block.ranked & ~_ON_BOTH | _ON_HOST
+            listed[0] -= 1
+        self._count(group, 1, came)
+        self._count(group, 0, -len(leaving))
+
+    def _count(self, group: Group, at: int, step: int) -> None:
+        """So many of its blocks have come to KV tier number ``at``, or left it."""
+        ranking = group.rankings[at]
+        ranking.blocks += step
+        if group.idle is not None:
+            ranking.idle_blocks += step
+        self._quotas.count(group.held[at], group.record.tenant, step)
+
+    def _left_host(self, block: Block) -> None:
+        """A block has, and was not the last one of its group there."""
+        block.ranked &= ~_ON_HOST
+        self._copies.discard(block)
+        holder: Group | None = block.listed
+        if holder is not None:
+            self._count(holder, 1, -1)
+            holder.listed[1] -= 1
+            if holder.timer_us is not None and holder.timer_us != holder.wake_us:
+                self._timers.sank(holder)
