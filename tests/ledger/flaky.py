@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from stepwell.ledger.base import LedgerFull, OpenRun, PostingBatch, Run, RunId, Store
-from stepwell.ledger.types import Budget
+from stepwell.ledger.leases import Lease, LeaseNeed
+from stepwell.ledger.types import Budget, Scope
 
 SENTENCE = "the ledger books.db cannot be written: there is no room left"
 
@@ -56,6 +57,12 @@ class FlakyStore:
 
     def set_budget(self, budget: Budget) -> None:
         self.store.set_budget(budget)
+
+    def lease(self, name: tuple[Scope, str, str], node: str, need: LeaseNeed) -> Lease:
+        return self.store.lease(name, node, need)
+
+    def end_leases(self, node: str) -> None:
+        self.store.end_leases(node)
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self.store.rows(sql, parameters)

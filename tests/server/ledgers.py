@@ -95,6 +95,7 @@ def keeping(
     batches: ServedBatches | None = None,
     vectors: ServedEmbeddings | None = None,
     always_load: bool = False,
+    node: str = "n",
 ) -> Iterator[Kept]:
     """``wrap`` puts something between the server and its store."""
     book = directory / "prices.toml"
@@ -121,7 +122,7 @@ def keeping(
     clock = MonotonicClock()
     with mock.patch.object(start, "open_store", lambda url: wrap(open_store(url))):
         ledger = open_ledger(
-            settings, policy, MODEL, now_us=clock.now_us(), wall_us=WALL_US, node="n", budgets=budgets
+            settings, policy, MODEL, now_us=clock.now_us(), wall_us=WALL_US, node=node, budgets=budgets
         )
     driver = Driver(engine, text, tiers, Scheduler(policy), clock=clock, books=ledger.keeper)
     driver.start()

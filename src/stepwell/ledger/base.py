@@ -13,10 +13,12 @@ Tables (the same in every store; statements are plain SQL over them)::
     runs       id, node, started_at_us, ended_at_us, last_batch, last_at_us, last_now_us, model, config,
                cost_book, price_book, totals
     positions  run, account, device_bytes, host_bytes, disk_bytes, as_of_us
+    budget_leases  scope, tenant, name, node, granted_microusd, short, until_us
 
-``postings``, ``usage`` and ``budgets`` are append-only: triggers refuse every UPDATE and DELETE. ``runs`` and
-``positions`` are the writer's own notes. ``at_us`` is wall clock (microseconds since 1970) at the
-posting and goes back where somebody sets the clock back: ``run``, ``batch`` and ``n`` are the order.
+``postings``, ``usage`` and ``budgets`` are append-only: triggers refuse every UPDATE and DELETE. ``runs``,
+``positions`` and ``budget_leases`` are the writers' own notes. ``at_us`` is wall clock (microseconds since
+1970) at the posting and goes back where somebody sets the clock back: ``run``, ``batch`` and ``n`` are the
+order.
 ``now_us`` is the run's own clock.
 """
 
@@ -28,7 +30,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stepwell.errors import BadInput, StepwellError
-from stepwell.ledger.types import Budget, Position, Posting, Usage
+from stepwell.ledger.leases import Lease, LeaseNeed
+from stepwell.ledger.types import Budget, Position, Posting, Scope, Usage
 
 RunId = int
 
@@ -119,6 +122,14 @@ class Store(Protocol):
 
     def set_budget(self, budget: Budget) -> None:
         """Append a budget; the latest row of a name is in force."""
+
+    def lease(self, name: tuple[Scope, str, str], node: str, need: LeaseNeed) -> Lease:
+        """Grant a node a part of a budget, in the place of what it had of it, so that all nodes together
+        never come to more than its hard limit. ``name``: scope, tenant, and which one (empty: the tenant
+        itself). From any thread."""
+
+    def end_leases(self, node: str) -> None:
+        """All that a node had is given back: what it was charged is in the books, or lost with it."""
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Answer one SELECT. Placeholders are ``?`` in every store."""

@@ -9,6 +9,9 @@ never passes a hard limit::
 All four names of a request are checked and held under one lock: it is held against all of them or against
 none.
 
+Where several nodes share a ledger, a name's room here is its *lease* (``leases``), which ``lessee`` gets from
+the books; a request that it has no room for may be held *ahead*, once the lease has been enlarged for it.
+
 Only names that have a budget are counted here; setting a budget for a name that is not counted yet says
 how to ask the books what it has spent before (``spent_before``). Memory is therefore bounded by the number of
 budgets, which is bounded by ``max_budgets``, and by the requests under way.
@@ -17,11 +20,13 @@ budgets, which is bounded by ``max_budgets``, and by the requests under way.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from stepwell.errors import BadInput
+from stepwell.ledger.leases import Lease, LeaseNeed, LeaseShare
 from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Scope
 from stepwell.policy.types import Caller
 
@@ -55,6 +60,10 @@ class BudgetState:
     hard_microusd: int | None
     spent_microusd: int
     held_microusd: int
+    elsewhere_microusd: int = 0
+    """What other nodes may still spend of it without asking."""
+    unknown: bool = False
+    """The books could not be asked what is left."""
 
     @property
     def reached(self) -> bool:
@@ -71,7 +80,7 @@ class BudgetState:
         """What may still be held; None: no bound."""
         if self.hard_microusd is None:
             return None
-        return max(0, self.hard_microusd - self.spent_microusd - self.held_microusd)
+        return max(0, self.hard_microusd - self.spent_microusd - self.held_microusd - self.elsewhere_microusd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,7 @@ class BudgetExceeded:
 
     @property
     def passing(self) -> bool:
-        """Only other requests' holds are in the way: it fits if they end without being charged."""
+        """Only what is held, here or by other nodes, is in the way: it fits if that ends without a charge."""
         hard = self.state.hard_microusd
         return not self.state.reached and (
             hard is None or self.state.spent_microusd + self.needed_microusd <= hard
@@ -123,6 +132,8 @@ class _Account:
     """How many charges and corrections came: whether the books were asked at a quiet moment."""
     judged: bool = False
     """A request came under it since the books were asked last."""
+    share: LeaseShare | None = None
+    """None: this server has the ledger to itself."""
 
     @property
     def in_force(self) -> bool:
@@ -130,12 +141,26 @@ class _Account:
         return self.soft is not None or self.hard is not None
 
     def state(self, name: BudgetName) -> BudgetState:
-        return BudgetState(name, self.soft, self.hard, self.spent, self.held)
+        share = self.share
+        if share is None:
+            return BudgetState(name, self.soft, self.hard, self.spent, self.held)
+        return BudgetState(name, self.soft, self.hard, self.spent, self.held, share.elsewhere, share.unknown)
 
-    def admits(self, amount: int) -> bool:
+    def fits(self, amount: int) -> bool:
+        """As far as is known here."""
         if self.hard is None:
             return True
         return self.spent < self.hard and self.spent + self.held + amount <= self.hard
+
+    def admits(self, amount: int, clock: Callable[[], float]) -> bool:
+        return self.fits(amount) and not self.short_of(amount, clock)
+
+    def short_of(self, amount: int, clock: Callable[[], float]) -> bool:
+        """Only a larger lease is wanting."""
+        if self.share is None or self.hard is None or not self.fits(amount):
+            return False
+        self.share.most = max(self.share.most, amount)
+        return not self.share.has_room(self.held, amount, clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +190,14 @@ class BudgetBook:
     spent_before: SpentBefore = _nothing
     """Asked when a name gets its first budget; see ``SpentBefore``."""
     max_budgets: int = MAX_BUDGETS
+    monotonic: Callable[[], float] = time.monotonic
+    """This process's own clock, in seconds."""
+    spent_here: SpentBefore | None = None
+    """The same of this server's own runs, where it shares budgets with other nodes. None: it shares none."""
     _accounts: dict[BudgetName, _Account] = field(default_factory=dict, init=False)
     _holds: dict[int, _Hold] = field(default_factory=dict, init=False)
+    _ahead: dict[tuple[BudgetName, ...], int] = field(default_factory=dict, init=False)
+    """Held for requests of these names that are about to be reserved."""
     _beside: int = field(default=0, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _setting: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -221,23 +252,28 @@ class BudgetBook:
         with self._lock:
             if request in self._holds:
                 raise ValueError(f"request {request} holds an amount already")
-            verdict, accounts = self._judge(names, hold_microusd)
+            ready = min(hold_microusd, self._ahead.get(names, 0))
+            verdict, accounts = self._judge(names, hold_microusd - ready)
             if verdict.ok:
+                self._take_ahead(names, ready)
                 for account in accounts:
-                    account.held += hold_microusd
+                    account.held += hold_microusd - ready
                 self._holds[request] = _Hold(names, hold_microusd)
             return verdict
 
     def judge(self, who: Caller, hold_microusd: int) -> ReservationVerdict:
         """What ``reserve`` would say now. Nothing is held."""
         with self._lock:
-            return self._judge(names_of(who), hold_microusd)[0]
+            names = names_of(who)
+            return self._judge(names, max(0, hold_microusd - self._ahead.get(names, 0)))[0]
 
     def _judge(self, names: Iterable[BudgetName], amount: int) -> tuple[ReservationVerdict, list[_Account]]:
         found = [(name, account) for name in names if (account := self._accounts.get(name))]
         for _, account in found:
             account.judged = True
-        full = next(((name, account) for name, account in found if not account.admits(amount)), None)
+        full = next(
+            ((name, account) for name, account in found if not account.admits(amount, self.monotonic)), None
+        )
         refused = None if full is None else BudgetExceeded(full[1].state(full[0]), amount)
         return ReservationVerdict(refused, _warned(found)), [account for _, account in found]
 
@@ -289,31 +325,96 @@ class BudgetBook:
             hold = self._holds.get(request)
             return hold.microusd if hold else None
 
-    def ask_again(self) -> None:
-        """Ask the books what has been spent under each name that requests came under since the last time:
-        others may write into the same ledger. Raises whatever ``spent_before`` raises."""
-        with self._lock:
-            names = [name for name, one in self._accounts.items() if one.judged and one.in_force]
-        for name in names:
-            with self._setting:
-                self._renew(name)
+    # --- leases, where budgets are shared with other nodes ------------------------------------------
 
-    def _renew(self, name: BudgetName) -> None:
-        """A charge that comes while the books are asked may or may not be in their answer: then what is known
-        stays, and the books are asked the next time."""
+    def short_of(self, who: Caller, hold_microusd: int) -> tuple[BudgetName, ...]:
+        """The budgets of a request whose leases have no room for it although they themselves may have."""
+        if self.spent_here is None:
+            return ()
+        names = names_of(who)
+        with self._lock:
+            amount = max(0, hold_microusd - self._ahead.get(names, 0))
+            return tuple(
+                n for n in names if (one := self._accounts.get(n)) and one.short_of(amount, self.monotonic)
+            )
+
+    def hold_ahead(self, who: Caller, hold_microusd: int) -> bool:
+        """Hold for a request that is reserved in a moment, or not at all (False)."""
+        names = names_of(who)
+        with self._lock:
+            verdict, accounts = self._judge(names, hold_microusd)
+            if verdict.ok:
+                for account in accounts:
+                    account.held += hold_microusd
+                self._ahead[names] = self._ahead.get(names, 0) + hold_microusd
+            return verdict.ok
+
+    def end_ahead(self, who: Caller, hold_microusd: int) -> None:
+        """The request was not reserved."""
+        names = names_of(who)
+        with self._lock:
+            unused = min(hold_microusd, self._ahead.get(names, 0))
+            self._take_ahead(names, unused)
+            for name in names:
+                if account := self._accounts.get(name):
+                    account.held -= unused
+
+    def _take_ahead(self, names: tuple[BudgetName, ...], amount: int) -> None:
+        if amount:
+            self._ahead[names] -= amount
+            if not self._ahead[names]:
+                del self._ahead[names]
+
+    def to_renew(self) -> dict[BudgetName, bool]:
+        """Names whose leases are looked after now, and whether requests came under them lately."""
+        with self._lock:
+            return {
+                name: one.judged or one.held > 0
+                for name, one in self._accounts.items()
+                if one.in_force and one.share and (one.judged or one.held or one.share.granted)
+            }
+
+    def need_of(self, name: BudgetName, more: int = 0, *, give_back: bool = False) -> LeaseNeed | None:
+        """What to ask the books for; None: the budget is gone. What is given back is not used from now on."""
         with self._lock:
             account = self._accounts.get(name)
-            settled = None if account is None else account.settled
-        spent = self.spent_before(name)
+            if account is None or (share := account.share) is None:
+                return None
+            used = share.charged + account.held
+            if give_back:
+                share.granted = min(share.granted, used)
+            return LeaseNeed(used, more, None if give_back else max(more, share.most), share.short_rounds > 0)
+
+    def leased(self, name: BudgetName, lease: Lease, asked_at_s: float) -> None:
+        """What came of asking at that time of this process's own clock."""
         with self._lock:
-            if account is not None and self._accounts.get(name) is account and account.settled == settled:
-                account.spent, account.judged = spent, account.held > 0
+            account = self._accounts.get(name)
+            if account is None or (share := account.share) is None:
+                return
+            share.take(lease, asked_at_s)
+            account.spent = lease.spent_microusd + share.charged - lease.charged_microusd
+
+    def renewed(self, name: BudgetName) -> None:
+        """A round of renewals has come by: what is judged from here on is of the next one."""
+        with self._lock:
+            account = self._accounts.get(name)
+            if account is not None and account.share is not None:
+                account.judged, account.share.most = False, 0
+                account.share.short_rounds = max(0, account.share.short_rounds - 1)
+
+    def not_leased(self, name: BudgetName) -> None:
+        """The books did not answer."""
+        with self._lock:
+            account = self._accounts.get(name)
+            if account is not None and account.share is not None:
+                account.share.unknown = True
 
     def check(self) -> None:
         """Raise ``AssertionError`` unless what is held by name is the sum of what requests hold."""
         with self._lock:
             for name, account in self._accounts.items():
                 held = sum(hold.microusd for hold in self._holds.values() if name in hold.names)
+                held += sum(amount for names, amount in self._ahead.items() if name in names)
                 assert held == account.held >= 0, (name, held, account.held)
 
     def _open(self, name: BudgetName, spent_microusd: int | None) -> None:
@@ -322,7 +423,9 @@ class BudgetBook:
             if len(self._accounts) >= self.max_budgets:
                 raise BadInput(f"there are {self.max_budgets} budgets already: remove one to set another")
             held = sum(hold.microusd for hold in self._holds.values() if name in hold.names)
-            account = self._accounts[name] = _Account(spent=spent_microusd or 0, held=held)
+            held += sum(amount for names, amount in self._ahead.items() if name in names)
+            share = None if self.spent_here is None else LeaseShare()
+            account = self._accounts[name] = _Account(spent=spent_microusd or 0, held=held, share=share)
         if spent_microusd is None:
             try:
                 self._ask(name, account)
@@ -340,10 +443,15 @@ class BudgetBook:
         for tries_left in reversed(range(MAX_TRIES)):
             with self._lock:
                 settled, account.spent = account.settled, 0
+                if account.share is not None:
+                    account.share.charged = 0
             spent = self.spent_before(name)
+            here = 0 if self.spent_here is None else self.spent_here(name)
             with self._lock:
                 if account.settled == settled or not tries_left:
                     account.spent += spent
+                    if account.share is not None:
+                        account.share.charged += here
                     return
 
     def _end(self, request: int, charge_microusd: int) -> bool:
@@ -361,6 +469,8 @@ class BudgetBook:
         if amount and (account := self._accounts.get(name)):
             account.spent += amount
             account.settled += 1
+            if account.share is not None:
+                account.share.charged += amount
 
 
 def _warned(accounts: Iterable[tuple[BudgetName, _Account]]) -> tuple[BudgetState, ...]:

@@ -12,6 +12,7 @@ from typing import Protocol
 from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.bookkeeper import Bookkeeper, Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetExceeded
+from stepwell.ledger.lessee import Lessee
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.metered import Entries, Use
 from stepwell.ledger.money import usd_text
@@ -107,6 +108,8 @@ class Keeper(Bookkeeper):
         self.meter = meter
         self.writer = writer
         self.budgets = budgets
+        self.lessee: Lessee | None = None
+        """Agrees with other nodes what may be spent; None: this server has the ledger to itself."""
         self.number = 0
         """Batches handed over so far."""
         self.sums = Sums()
@@ -138,11 +141,14 @@ class Keeper(Bookkeeper):
         verdict = self.budgets.reserve(arrival.request, arrival.caller, self.meter.bills.hold_of(arrival))
         return None if verdict.refused is None else _refusal(verdict.refused)
 
+    def needed(self, arrivals: Sequence[RequestArrived]) -> int:
+        """The most that generations may come to together, in micro-dollars."""
+        return sum(self.meter.bills.hold_of(arrival) for arrival in arrivals)
+
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         """Why generations that are asked for together would not all be taken: else those before the one that
         is refused would be worked on, and charged, for nothing. Holds nothing. Thread-safe."""
-        needed = sum(self.meter.bills.hold_of(arrival) for arrival in arrivals)
-        verdict = self.budgets.judge(arrivals[0].caller, needed)
+        verdict = self.budgets.judge(arrivals[0].caller, self.needed(arrivals))
         return None if verdict.refused is None else _refusal(verdict.refused)
 
     def hold_embedding(self, event: Embedded) -> int | Refusal:
@@ -258,10 +264,14 @@ class Keeper(Bookkeeper):
 def _refusal(spent: BudgetExceeded) -> Refusal:
     state, scope = spent.state, spent.scope
     whose = f"{scope} {state.name.name!r}" if state.name.name else "this customer"
+    if spent.passing and state.unknown:
+        message = f"The ledger does not say now what is left of the budget of {whose}; try again shortly."
+        return Refusal(UNWRITTEN, message, _RETRY_AFTER_MS)
     limit, used = usd_text(state.hard_microusd or 0), usd_text(state.spent_microusd)
     needed = usd_text(spent.needed_microusd)
     if spent.passing:
-        held, left = usd_text(state.held_microusd), usd_text(state.left_microusd or 0)
+        held = usd_text(state.held_microusd + state.elsewhere_microusd)
+        left = usd_text(state.left_microusd or 0)
         message = (
             f"The budget of {whose} has no room for the {needed} that this request may come to while other "
             f"requests are under way ({used} of {limit} spent, {held} held for them, {left} left); try again "

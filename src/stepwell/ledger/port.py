@@ -11,6 +11,7 @@ from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.costs import Rates
 from stepwell.ledger.keeper import Sums
+from stepwell.ledger.lessee import Lessee
 from stepwell.ledger.types import Budget, Usage
 from stepwell.policy.types import Embedded, RequestArrived
 
@@ -49,6 +50,13 @@ class RunningBooks(Protocol):
     @property
     def refuses(self) -> bool:
         """Whether no requests are taken because what they come to could not be entered."""
+
+    @property
+    def lessee(self) -> Lessee | None:
+        """Who asks for a larger part of a budget before a request; None: budgets are not shared."""
+
+    def needed(self, arrivals: Sequence[RequestArrived]) -> int:
+        """The most that generations may come to together, in micro-dollars."""
 
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         """Why generations that are asked for together would not all be taken. Holds nothing."""

@@ -159,6 +159,12 @@ class PostgresStore(SqlStore):
         assert isinstance(cursor, _Marked)
         cursor.copy(COPY_POSTINGS, text)
 
+    def _lock_name(self, cursor: Cursor, digest: str) -> int:
+        # 63 bits: two names that share a number only take turns with each other.
+        cursor.execute("SELECT pg_advisory_xact_lock(?)", (int(digest[:16], 16) >> 1,))
+        cursor.execute("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)")
+        return int(cursor.fetchall()[0][0])
+
     # --- reading ------------------------------------------------------------------------------
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

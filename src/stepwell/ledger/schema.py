@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from stepwell.ledger.base import LedgerError
 from stepwell.ledger.types import MAX_AMOUNT
 
-VERSION = 2
+VERSION = 3
 APPLICATION_ID = 0x53575031
 """Marks an SQLite file as a Stepwell ledger."""
 
@@ -183,6 +183,25 @@ POSTGRES_COMPACTION = (
 )
 
 
+LEASES = (
+    """
+    CREATE TABLE budget_leases (
+        scope TEXT NOT NULL,
+        tenant TEXT NOT NULL,
+        name TEXT NOT NULL,
+        node TEXT NOT NULL,
+        granted_microusd {integer} NOT NULL,
+        short {integer} NOT NULL,
+        until_us {integer} NOT NULL,
+        PRIMARY KEY (scope, tenant, name, node)
+    ) {clustered}
+    """,
+    "CREATE INDEX accounts_tenant ON accounts (tenant, session)",
+)
+"""Version 3. A node's own notes, as ``positions`` are: what it may come to under a budget (``leases``).
+``until_us`` is the store's clock, which for a file is the machine's since it started."""
+
+
 @dataclass(frozen=True, slots=True)
 class SqlDialect:
     """What the two databases call the same thing."""
@@ -213,6 +232,7 @@ POSTGRES = SqlDialect(
 
 MIGRATIONS: dict[int, Callable[[SqlDialect], Sequence[str]]] = {
     1: lambda dialect: (*(_worded(one, dialect) for one in COMPACTION), *dialect.compaction),
+    2: lambda dialect: [_worded(one, dialect) for one in LEASES],
 }
 """From that version to the next. New books are made as version 1 and brought up to date in the same way."""
 

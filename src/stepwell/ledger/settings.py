@@ -63,7 +63,7 @@ class LedgerSettings:
     """So many whole days (UTC) of postings stay as they are; once a day, older ones become daily balances.
     None: all stay."""
     follow_budgets_s: Annotated[float, Field(ge=0, le=3_600, allow_inf_nan=False)] = 0.0
-    """How often the books are asked what other nodes of the same ledger have let a customer spend. 0: never,
+    """How often this node agrees with others of the same ledger what each may spend of a budget. 0: never,
     for a server that has its ledger for itself; ``stepwell deploy`` sets 2 for its nodes."""
     backlog_postings: Annotated[int, Field(ge=1_000, le=100_000_000)] = 200_000
     """What may wait in memory while the ledger cannot be written; from half of it requests are refused."""

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from stepwell.ledger.base import Store
 from stepwell.ledger.budgets import BudgetName, names_of
+from stepwell.ledger.lease_rows import SCOPE_COLUMN
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import Caller
 
-_COLUMN = {Scope.TENANT: "tenant", Scope.KEY: "key", Scope.SESSION: "session", Scope.AGENT: "agent"}
 _BY_ACCOUNT = """
 SELECT a.tenant, a.key, a.session, a.agent, SUM(u.charge_microusd)
 FROM usage u JOIN accounts a ON a.id = u.account
@@ -26,9 +26,22 @@ def spent_microusd(store: Store, name: BudgetName) -> int:
     is far below 2**40, so the sum does not overflow."""
     where, values = "a.tenant = ?", [name.tenant]
     if name.scope is not Scope.TENANT:
-        where += f" AND a.{_COLUMN[name.scope]} = ?"
+        where += f" AND a.{SCOPE_COLUMN[name.scope]} = ?"
         values.append(name.name)
     sql = f"SELECT SUM(u.charge_microusd) FROM usage u JOIN accounts a ON a.id = u.account WHERE {where}"
+    return int(store.rows(sql, values)[0][0] or 0)
+
+
+def spent_here_microusd(store: Store, name: BudgetName, node: str) -> int:
+    """The same, by the runs of a node that are open."""
+    where, values = "a.tenant = ?", [node, name.tenant]
+    if name.scope is not Scope.TENANT:
+        where += f" AND a.{SCOPE_COLUMN[name.scope]} = ?"
+        values.append(name.name)
+    sql = (
+        "SELECT SUM(u.charge_microusd) FROM usage u JOIN accounts a ON a.id = u.account "
+        f"JOIN runs r ON r.id = u.run WHERE r.node = ? AND r.ended_at_us IS NULL AND {where}"
+    )
     return int(store.rows(sql, values)[0][0] or 0)
 
 

@@ -16,8 +16,10 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from stepwell.ledger.base import LedgerRefused, OpenRun, PostingBatch, Run, RunId
+from stepwell.ledger.lease_rows import END_OF_NODE, lease_in
+from stepwell.ledger.leases import Lease, LeaseNeed
 from stepwell.ledger.schema import ACCOUNT_FIELDS, USAGE_COUNTS
-from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Kind, Position, Posting, Usage
+from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Kind, Position, Posting, Scope, Usage
 from stepwell.per_tier import PerTier
 
 MOST_ACCOUNTS_IN_MEMORY = 500_000
@@ -107,6 +109,11 @@ class SqlStore(ABC):
 
     @abstractmethod
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+    @abstractmethod
+    def _lock_name(self, cursor: Cursor, digest: str) -> int:
+        """Keep others from the leases of a name until the transaction ends. The store's clock then, in
+        microseconds; of what it begins at nothing is known."""
 
     @abstractmethod
     def _freeze(self) -> AbstractContextManager[Any]:
@@ -265,6 +272,16 @@ class SqlStore(ABC):
         bounds = (budget.soft_microusd, budget.hard_microusd)
         with self._transaction() as cursor:
             cursor.execute(INSERT_BUDGET, (budget.at_us, *names, *bounds, plain(budget.actor)))
+
+    def lease(self, name: tuple[Scope, str, str], node: str, need: LeaseNeed) -> Lease:
+        full, node = (name[0], plain(name[1]), plain(name[2])), plain(node)
+        digest = hashlib.sha256(json.dumps(full).encode("ascii")).hexdigest()
+        with self._transaction() as cursor:
+            return lease_in(cursor, full, node, need, self._lock_name(cursor, digest))
+
+    def end_leases(self, node: str) -> None:
+        with self._transaction() as cursor:
+            cursor.execute(END_OF_NODE, (plain(node),))
 
 
 def account_of(row: Sequence[Any]) -> Account:

@@ -17,14 +17,20 @@ from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook, BudgetName
 from stepwell.ledger.compaction import Compactor
 from stepwell.ledger.costs import Capacities, CostBook, Rates, load_cost_book, room_bytes
-from stepwell.ledger.follow_budgets import BudgetFollower
 from stepwell.ledger.keeper import Keeper, Sums
+from stepwell.ledger.lessee import Lessee
 from stepwell.ledger.meter import Meter
 from stepwell.ledger.open import open_store
 from stepwell.ledger.prices import PriceBook, load_price_book
 from stepwell.ledger.recovery import RecoveredRun, recover
 from stepwell.ledger.settings import FROM_SETTINGS, LedgerSettings
-from stepwell.ledger.spending import budgets_in_force, last_entry_us, spent_by, spent_microusd
+from stepwell.ledger.spending import (
+    budgets_in_force,
+    last_entry_us,
+    spent_by,
+    spent_here_microusd,
+    spent_microusd,
+)
 from stepwell.ledger.types import Budget, Usage
 from stepwell.ledger.writer import LedgerWriter
 from stepwell.per_tier import total_of
@@ -52,8 +58,8 @@ class Ledger:
     """What a recording must know for its postings to be made again."""
     compactor: Compactor | None = None
     """Adds up old postings, where the settings say how long they stay."""
-    follower: BudgetFollower | None = None
-    """Asks what other nodes of the same ledger have let customers spend."""
+    lessee: Lessee | None = None
+    """Agrees with other nodes of the same ledger what customers may spend."""
     owns_store: bool = True
     """False: another model's ledger of the same server closes it."""
 
@@ -81,6 +87,9 @@ class Ledger:
     def refuses(self) -> bool:
         return self.keeper.refuses
 
+    def needed(self, arrivals: Sequence[RequestArrived]) -> int:
+        return self.keeper.needed(arrivals)
+
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         return self.keeper.room_for(arrivals)
 
@@ -106,10 +115,11 @@ class Ledger:
 
     def close(self) -> None:
         """Release the store; the driver has closed the run, unless it never was there."""
-        for thread in (self.compactor, self.follower):
-            if thread is not None:
-                thread.close()
+        if self.compactor is not None:
+            self.compactor.close()
         self.writer.abandon()
+        if self.owns_store and self.lessee is not None:
+            self.lessee.close()
         if self.owns_store:
             self.store.close()
 
@@ -177,7 +187,9 @@ def open_ledgers(
         node = settings.node or node or socket.gethostname()
         last_us = _compare_with_the_last_entry(store, wall_us)
         recovered = recover(store, node, wall_us)
-        book = _budget_book(store, budgets, wall_us)
+        store.end_leases(node)
+        share = settings.follow_budgets_s > 0
+        book = _budget_book(store, budgets, wall_us, node if share else None)
         room = _capacities(models)
         runs = [
             store.begin(
@@ -192,6 +204,7 @@ def open_ledgers(
         log.warning("%s", one.sentence)
     ledgers: list[Ledger] = []
     writers: list[LedgerWriter] = []
+    lessee = Lessee(book, store, node, settings.follow_budgets_s) if share else None
     book.spent_before = partial(_spent_before, store, writers)
     for run, model in zip(runs, models, strict=True):
         writer = LedgerWriter(
@@ -200,28 +213,19 @@ def open_ledgers(
         writers.append(writer)
         keeper, header = _keeper(books, model, writer, book, run, (now_us, wall_us), posted_at_us)
         rates, found = books.costs.rates(room), [] if ledgers else recovered
-        threads = (None, None) if ledgers else _threads(settings, book, posted_at_us, last_us)
-        ledgers.append(
-            Ledger(
-                *(store, run, keeper, writer, books.prices, books.costs, rates, found, header, *threads),
-                owns_store=not ledgers,
-            )
-        )
+        keeper.lessee = lessee
+        compactor = None if ledgers else _compactor(settings, posted_at_us, last_us)
+        parts = (store, run, keeper, writer, books.prices, books.costs, rates, found, header)
+        ledgers.append(Ledger(*parts, compactor, lessee, owns_store=not ledgers))
     return ledgers
 
 
-def _threads(
-    settings: LedgerSettings, book: BudgetBook, now_us: Callable[[], int] | None, last_us: int
-) -> tuple[Compactor | None, BudgetFollower | None]:
-    """What works beside a server; in simulated time, which passes too quickly for it, there is none."""
-    if now_us is None:
-        return None, None
+def _compactor(settings: LedgerSettings, now_us: Callable[[], int] | None, last_us: int) -> Compactor | None:
+    """None also in simulated time, which passes too quickly for a thread beside it."""
+    if now_us is None or settings.keep_days is None:
+        return None
     connect = partial(open_store, str(settings.path))
-    days, every_s = settings.keep_days, settings.follow_budgets_s
-    return (
-        None if days is None else Compactor(connect, days, now_us, last_entry_us=last_us),
-        BudgetFollower(book, every_s) if every_s else None,
-    )
+    return Compactor(connect, settings.keep_days, now_us, last_entry_us=last_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +297,10 @@ def _compare_with_the_last_entry(store: Store, wall_us: int) -> int:
     return last_us
 
 
-def _budget_book(store: Store, given: Sequence[Budget], wall_us: int) -> BudgetBook:
-    """The budgets in force. Those of the settings are entered when they are new or have changed, so that
-    what an operator has set since is not undone by a restart; one that is no longer there is lifted."""
+def _budget_book(store: Store, given: Sequence[Budget], wall_us: int, node: str | None) -> BudgetBook:
+    """The budgets in force, shared with other nodes where this one has a name. Those of the settings are
+    entered when they are new or have changed, so that what an operator has set since is not undone by a
+    restart; one that is no longer there is lifted."""
     known = {_name(budget): budget for budget in budgets_in_force(store)}
     named = {_name(budget) for budget in given}  # membership only
     gone = [
@@ -307,7 +312,7 @@ def _budget_book(store: Store, given: Sequence[Budget], wall_us: int) -> BudgetB
         if _last_of_settings(store, budget) != _bounds(budget):
             store.set_budget(budget)
             known[_name(budget)] = budget
-    book = BudgetBook()
+    book = BudgetBook(spent_here=None if node is None else partial(_spent_here, store, node))
     book.seed(known.values(), spent_by(store, known))
     return book
 
@@ -321,6 +326,10 @@ def _spent_before(store: Store, writers: Sequence[LedgerWriter], name: BudgetNam
     if not all(writer.flush() for writer in writers):
         raise LedgerError("charges that wait to be entered are not in the books yet")
     return spent_microusd(store, name)
+
+
+def _spent_here(store: Store, node: str, name: BudgetName) -> int:
+    return spent_here_microusd(store, name, node)
 
 
 def _name(budget: Budget) -> BudgetName:

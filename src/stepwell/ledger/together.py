@@ -11,6 +11,7 @@ from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.budgets import BudgetBook
 from stepwell.ledger.costs import Rates
 from stepwell.ledger.keeper import Sums
+from stepwell.ledger.lessee import Lessee
 from stepwell.ledger.port import RunningBooks
 from stepwell.ledger.types import Budget, Usage
 from stepwell.policy.types import Embedded, RequestArrived
@@ -60,6 +61,13 @@ class BooksTogether:
     @property
     def refuses(self) -> bool:
         return any(books.refuses for books in self._books)
+
+    @property
+    def lessee(self) -> Lessee | None:
+        return self._first.lessee
+
+    def needed(self, arrivals: Sequence[RequestArrived]) -> int:
+        return self._first.needed(arrivals)
 
     def room_for(self, arrivals: Sequence[RequestArrived]) -> Refusal | None:
         return self._first.room_for(arrivals)

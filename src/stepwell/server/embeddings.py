@@ -9,8 +9,8 @@ import secrets
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.ledger.bookkeeper import Refusal
+from stepwell.ledger.port import RunningBooks
 from stepwell.loop.requests import Rejected
 from stepwell.policy.types import Embedded
 from stepwell.server.access import access_of
@@ -29,6 +30,7 @@ from stepwell.server.errors import bad_request, from_rejected, model_not_found, 
 from stepwell.server.keys import ApiKey
 from stepwell.server.schema import MAX_ITEMS, Schema
 from stepwell.server.service import Service, identity_of, service_of
+from stepwell.server.shared_budgets import amount_ahead
 from stepwell.server.sse import while_connected
 from stepwell.server.vectors import ServedEmbeddings
 
@@ -135,10 +137,10 @@ class _Asker:
         service = self.service
         return await read_object(self.request, service.settings, service.bodies, self.key.tenant)
 
-    @contextmanager
-    def charged(
+    @asynccontextmanager
+    async def charged(
         self, model: str, body: dict[str, Any], service_tier: str | None, counts: Sequence[int]
-    ) -> Iterator[Begun]:
+    ) -> AsyncIterator[Begun]:
         """What is done within is held against the budgets while it runs and entered at its end; of what a
         client has left alone, as much as was begun. ``counts``: the tokens of each input. Raises
         ``ApiError`` where a budget has no room for it."""
@@ -146,9 +148,7 @@ class _Asker:
         identity = identity_of(self.request, body, self.key)
         caller = identity.caller(self.key.service_tier(service_tier), identity.name or "", self.key.id)
         begun = Begun(event := Embedded(caller, model, sum(counts)), service.driver.embedded)
-        hold = 0 if ledger is None else ledger.hold_embedding(event)
-        if isinstance(hold, Refusal):
-            raise from_rejected(Rejected(*hold))
+        hold = 0 if ledger is None else await _held(ledger, event)
         tokens = 0
         try:
             yield begun
@@ -168,6 +168,15 @@ class _Asker:
         usage: dict[str, Any] = {"prompt_tokens": event.tokens, "total_tokens": event.tokens}
         ledger = self.service.ledger
         return usage if ledger is None else usage | {"cost": ledger.bills.embedding(event) / MICROUSD}
+
+
+async def _held(ledger: RunningBooks, event: Embedded) -> int:
+    """The number of the hold. Raises ``ApiError``."""
+    async with amount_ahead(ledger.lessee, event.caller, ledger.bills.embedding(event)):
+        hold = ledger.hold_embedding(event)
+        if isinstance(hold, Refusal):
+            raise from_rejected(Rejected(*hold))
+        return hold
 
 
 async def embeddings(request: Request) -> Response:
@@ -204,7 +213,7 @@ async def _embed(
         )
     if wanted.dimensions is not None and wanted.dimensions > size:
         raise bad_request(f"This model's embeddings have {size} dimensions, not more.", param="dimensions")
-    with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
+    async with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
         vectors = await served.embed(model, wanted.input, cut, begun.further, begun.spent)
     data = [
         {"object": "embedding", "index": index, "embedding": _written(vector, wanted)}
@@ -252,7 +261,7 @@ async def _rank(
 ) -> dict[str, Any]:
     counts = await served.count_pairs(model, wanted.query, wanted.documents)
     limits |= asker.service.rates.counted(asker.key, sum(counts))
-    with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
+    async with asker.charged(model.name, body, wanted.service_tier, counts) as begun:
         scores = await served.rank(model, wanted.query, wanted.documents, begun.further, begun.spent)
     best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: wanted.top_n]
     results = [

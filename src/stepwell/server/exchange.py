@@ -24,6 +24,7 @@ from stepwell.server.middleware import request_id_of
 from stepwell.server.pauses import REFUSED
 from stepwell.server.preparing import Prepare
 from stepwell.server.service import Service
+from stepwell.server.shared_budgets import room_ahead
 from stepwell.server.sse import COMMENTS, DONE, Comment, EventStream, event, while_connected
 from stepwell.server.turns import Ask, Progress, collect
 
@@ -128,13 +129,14 @@ async def admitted(
     making = service.preparing.generations(weight, prepare, service.driver.validate)
     generations = await while_connected(request, making)
     place.limits |= service.rates.tokens(key, generations)
-    turn, refusal = generations[0], place.displaced or no_room(service, generations)
-    if refusal is not None:
-        raise await refused(service, turn, refusal)
-    batch = stack.enter_context(service.bridge.open(generations))
-    if (refusal := batch.refused) is not None:
-        batch.cancel()
-        raise await refused(service, turn, refusal)
+    async with room_ahead(service.ledger, generations):
+        turn, refusal = generations[0], place.displaced or no_room(service, generations)
+        if refusal is not None:
+            raise await refused(service, turn, refusal)
+        batch = stack.enter_context(service.bridge.open(generations))
+        if (refusal := batch.refused) is not None:
+            batch.cancel()
+            raise await refused(service, turn, refusal)
     place.hold(batch)
     service.pauses.over(turn.caller.tenant, turn.caller.session)
     stack.callback(service.rates.give_back, key, batch)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from stepwell.clock import Clock
 from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.keeper import Keeper
+from stepwell.ledger.lessee import Lessee
 from stepwell.ledger.told import EngineReport
 from stepwell.ledger.types import UNATTRIBUTED, Usage
 from stepwell.policy.types import (
@@ -86,6 +87,15 @@ class EngineBooks:
         self._thread.join(CLOSE_S)
 
     # --- a request ---------------------------------------------------------------------------------
+
+    @property
+    def lessee(self) -> Lessee | None:
+        """See ``RunningBooks``."""
+        return self._keeper.lessee
+
+    def needed(self, arrival: RequestArrived) -> int:
+        """The most that it may come to, in micro-dollars."""
+        return self._keeper.needed([arrival])
 
     def begin(self, arrival: RequestArrived) -> Refusal | None:
         """Hold the most that it may come to (``prompt_tokens`` is a bound), or say why it is not taken."""

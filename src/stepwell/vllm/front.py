@@ -28,6 +28,7 @@ from stepwell.server.errors import from_rejected
 from stepwell.server.keys import ApiKey
 from stepwell.server.middleware import request_id_of
 from stepwell.server.service import Service, headers_of, service_of
+from stepwell.server.shared_budgets import amount_ahead
 from stepwell.server.sse import or_gone
 from stepwell.vllm.books import Count
 from stepwell.vllm.child import ENGINE, EngineProcess
@@ -115,7 +116,7 @@ class EngineFront:
             place = stack.enter_context(service.gate.enter(key, mine.caller.service_tier, shape.answers))
             place.limits |= service.rates.request(key)
             place.limits |= service.rates.counted(key, shape.prompt_tokens + shape.new_tokens)
-            turn = self._begin(relayed.number, mine, shape)
+            turn = await self._begin(relayed.number, mine, shape)
             stack.callback(lambda: service.rates.refund(key, turn.unused_tokens))
             place.hold(turn)
             answer = RelayedAnswer(send, scope["path"])
@@ -145,15 +146,16 @@ class EngineFront:
         finally:
             self._end(turn, reason)
 
-    def _begin(self, number: int, mine: Owned, shape: RequestShape) -> VllmTurn:
+    async def _begin(self, number: int, mine: Owned, shape: RequestShape) -> VllmTurn:
         """Raises ``ApiError`` for a budget that is spent and books that cannot be written."""
         now_us = self._loop.now_us()
-        if self._loop.books is not None and shape.generates:
+        if (books := self._loop.books) is not None and shape.generates:
             arrival = RequestArrived(
                 number, mine.caller, shape.prompt_tokens, shape.new_tokens, (), mine.hint
             )
-            if (refused := self._loop.books.begin(arrival)) is not None:
-                raise from_rejected(Rejected(*refused))
+            async with amount_ahead(books.lessee, mine.caller, books.needed(arrival)):
+                if (refused := books.begin(arrival)) is not None:
+                    raise from_rejected(Rejected(*refused))
         self._loop.began(number, mine.caller, mine.hint)
         turn = VllmTurn(number, mine, shape, Used(shape.choices), now_us)
         self.turns.add(turn)
