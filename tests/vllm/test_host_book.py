@@ -185,7 +185,7 @@ def test_thousands_of_agents_without_a_name_leave_nothing_behind() -> None:
 
 def test_an_owner_is_read_as_it_was_written_and_rubbish_says_nothing() -> None:
     caller = Caller("acme", "flex", "s1", "writer", "boss", "writer")
-    hint = Hint(Wait.TOOL, 3 * SECOND, None, 60 * SECOND)
+    hint = Hint(Wait.TOOL, 3 * SECOND, None, 60 * SECOND, "crawl")
     params = params_of(caller, hint)
     assert (caller_of(params), hint_of(params)) == (caller, hint)
     rubbish = {"tenant": 7, "agent": ["x"], "wait": "for godot", "expected_ms": -1, "retain_ms": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -30,17 +31,39 @@ class Engine:
 
 def test_hints_reach_the_engine(tmp_path: Path) -> None:
     ear = EngineEar(tmp_path)
-    tell_hint(tmp_path, "acme", "a", Hint(Wait.TOOL, 2_000_000, retain_us=5_000_000))
+    tell_hint(tmp_path, "acme", "a", Hint(Wait.TOOL, 2_000_000, retain_us=5_000_000, tool="ls"))
     tell_hint(tmp_path, "acme", "b", Hint(Wait.AGENT, after_agent="a"))
     (first, said), (second, after) = ear.hints()
     assert (first.tenant, first.agent, said.expected_us, said.wait) == ("acme", "a", 2_000_000, Wait.TOOL)
+    assert said.tool == "ls"
     assert (second.agent, after.after_agent) == ("b", "a")
-    send(tmp_path / "hints", b"not JSON")
-    send(tmp_path / "hints", b"[]")
+    (path,) = tmp_path.glob("hints-*")
+    send(path, b"not JSON")
+    send(path, b"[]")
     assert ear.hints() == []
     ear.close()
     assert not tmp_path.exists()
     tell_hint(tmp_path, "acme", "a", Hint())  # nobody hears it, and nobody waits
+
+
+def test_every_rank_of_an_engine_hears_a_hint_and_none_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a process of its own, and which of them has an agent's KV they alone know."""
+    ranks = []
+    for number in range(3):
+        monkeypatch.setattr(os, "getpid", lambda number=number: 100 + number)
+        ranks.append(EngineEar(tmp_path))
+    killed = ranks.pop()._socket
+    assert killed is not None
+    killed.close()
+    tell_hint(tmp_path, "acme", "a", Hint(Wait.TOOL, tool="ls"))
+    assert [[hint.tool for _, hint in one.hints()] for one in ranks] == [["ls"], ["ls"]]
+    assert len(list(tmp_path.glob("hints-*"))) == 2
+    ranks[0].close()
+    assert tmp_path.exists()
+    ranks[1].close()
+    assert not tmp_path.exists()
 
 
 def test_an_engine_that_asks_is_woken(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from stepwell.gateway.answer import RelayedAnswer, node_lost
 from stepwell.gateway.upstream import NodeLost, Upstream, for_client
 from stepwell.loop.requests import Rejected
-from stepwell.policy.types import RequestArrived
+from stepwell.policy.types import RequestArrived, Wait
 from stepwell.server.access import access_of
 from stepwell.server.body import ClientGone, read_object
 from stepwell.server.errors import from_rejected
@@ -166,6 +166,16 @@ class EngineFront:
         if self._loop.books is not None and turn.shape.generates:
             self._loop.books.end(turn.number, turn.used, reason)
         self._loop.ended(turn.number, turn.used, reason, turn.ttft_us)
+        if reason in ("stop", "length"):
+            self._tell_what_it_waits_for(turn)
+
+    def _tell_what_it_waits_for(self, turn: VllmTurn) -> None:
+        """What the answer shows, where the client has not said it: as for answers of our own engines."""
+        hint, caller, called = turn.owned.hint, turn.owned.caller, turn.used.called
+        if hint.wait is Wait.UNKNOWN and called.shows:
+            wait = Wait.TOOL if called.calls else Wait.PERSON
+            tool = called.kind() if called.calls else ""
+            self._loop.hint(turn.number, caller.tenant, caller.agent, replace(hint, wait=wait, tool=tool))
 
     async def _send(
         self, turn: VllmTurn, answer: RelayedAnswer, limits: Mapping[str, str], request_id: str, path: str

@@ -14,7 +14,8 @@ from stepwell.policy.types import NO_HINT, Caller, Hint, Wait
 FIELDS = ("tenant", "service_tier", "session", "agent", "parent_agent", "role", "key")
 REQUEST = "request"
 """The front end's own number of a request, for its books."""
-HINT_FIELDS = ("wait", "expected_ms", "after_agent", "retain_ms")
+HINT_FIELDS = ("wait", "expected_ms", "after_agent", "retain_ms", "tool")
+MOST_TOOL_CHARS = 255
 _LONGEST_MS = 7 * 24 * 3600 * 1000
 
 
@@ -41,12 +42,13 @@ def request_of(params: Mapping[str, Any] | None) -> int:
 def hint_of(params: Mapping[str, Any] | None) -> Hint:
     """What comes after the turn, as far as the request says."""
     said = params or {}
-    after, word = said.get("after_agent"), said.get("wait")
+    after, word, tool = said.get("after_agent"), said.get("wait"), said.get("tool")
     hint = Hint(
         Wait(word) if isinstance(word, str) and word in set(Wait) else Wait.UNKNOWN,
         _us(said.get("expected_ms")),
         after if isinstance(after, str) else None,
         _us(said.get("retain_ms")),
+        tool if isinstance(tool, str) and len(tool) <= MOST_TOOL_CHARS and word == Wait.TOOL else "",
     )
     return NO_HINT if hint == NO_HINT else hint
 
@@ -56,6 +58,8 @@ def params_of(caller: Caller, hint: Hint = NO_HINT) -> dict[str, Any]:
     said: dict[str, Any] = {name: value for name in FIELDS if (value := getattr(caller, name))}
     if hint.wait is not Wait.UNKNOWN:
         said["wait"] = hint.wait.value
+    if hint.tool:
+        said["tool"] = hint.tool
     if hint.after_agent is not None:
         said["after_agent"] = hint.after_agent
     for name, us in (("expected_ms", hint.expected_us), ("retain_ms", hint.retain_us)):

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.vllm.called import Called
+
 END_OF_EVENT = b"\n\n"
 DATA = b"data: "
 STREAM_OPTIONS = {"include_usage": True, "continuous_usage_stats": True}
@@ -27,6 +29,8 @@ class Used:
     cached_tokens: int = 0
     finished: str = ""
     """Why the first choice that ended did so."""
+    called: Called = field(default_factory=Called)
+    """The tools that it calls."""
     _prompts: dict[int, int] = field(default_factory=dict)
     _generated: dict[int, int] = field(default_factory=dict)
     _prompt_total: int = 0
@@ -44,6 +48,7 @@ class Used:
 
     def hear(self, said: dict[str, Any], *, streamed: bool) -> None:
         """A whole answer, or the data of one event, in OpenAI's or Anthropic's words."""
+        self.called.hear(said)
         listed = said.get("choices")
         choices = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
         inner = [said, *(_object(said.get(name)) for name in ("message", "response", "delta"))]

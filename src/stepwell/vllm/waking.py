@@ -1,8 +1,11 @@
-"""Two small sockets of one vLLM server, files in a directory that is ours alone (``STEPWELL_VLLM_AHEAD``).
+"""Small sockets of one vLLM server, files in a directory that is ours alone (``STEPWELL_VLLM_AHEAD``).
 
     wake    the engine asks to be woken in so many milliseconds; the API server's process listens and does it
             by a call that every engine answers, because an engine without work sleeps until it is called
-    hints   what agents have said between two turns; the engine reads it whenever it looks at the time
+    hints-N  what agents have said between two turns; the engine reads it whenever it looks at the time
+
+With data parallelism each rank is an engine in a process N of its own. Which of them has an agent's KV is
+known to them alone, so each is told, and a call that wakes one wakes all.
 
 Nothing waits for either: a message that cannot be sent is a promotion that comes later or not at all.
 """
@@ -48,14 +51,17 @@ def send(path: Path, message: bytes) -> None:
     """Now or never."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one, suppress(OSError):
         one.setblocking(False)
-        one.sendto(message, str(path))
+        try:
+            one.sendto(message, str(path))
+        except ConnectionRefusedError:
+            path.unlink()  # of an engine that was killed
 
 
 class EngineEar:
     """The engine's side, in its scheduler's thread."""
 
     def __init__(self, folder: Path) -> None:
-        self._wake, self._path = folder / WAKE, folder / HINTS
+        self._wake, self._path = folder / WAKE, folder / f"{HINTS}-{os.getpid()}"
         self._socket = listening(self._path)
 
     def ask_to_be_woken(self, in_ms: int) -> None:
@@ -82,8 +88,9 @@ class EngineEar:
         self._socket = None
         with suppress(OSError):  # the directory is somebody else's where anything else lies in it
             self._path.unlink(missing_ok=True)
-            self._wake.unlink(missing_ok=True)
-            self._path.parent.rmdir()
+            if not any(self._path.parent.glob(f"{HINTS}-*")):  # the last of the ranks
+                self._wake.unlink(missing_ok=True)
+                self._path.parent.rmdir()
 
 
 def engine_ear() -> EngineEar | None:
@@ -94,8 +101,9 @@ def engine_ear() -> EngineEar | None:
 
 def tell_hint(folder: Path, tenant: str, agent: str, hint: Hint) -> None:
     """The front end's side: what an agent has said between two turns, and that it is looked at now."""
-    said = params_of(Caller(tenant, agent=agent), hint)
-    send(folder / HINTS, json.dumps(said).encode())
+    said = json.dumps(params_of(Caller(tenant, agent=agent), hint)).encode()
+    for path in folder.glob(f"{HINTS}-*"):
+        send(path, said)
     send(folder / WAKE, b"0")
 
 
