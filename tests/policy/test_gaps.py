@@ -154,3 +154,31 @@ def test_who_only_looks_changes_nothing() -> None:
         looked_at.peek()
         if count % 7 == 0:
             assert looked_at.hazards() == left_alone.hazards()
+
+
+DEEDS = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.sampled_from(["rest", "ask", "age"]), st.integers(0, 48), st.integers(0, 6)
+    ),
+    max_size=60,
+)
+
+
+@given(DEEDS)
+def test_only_what_has_changed_is_worked_out_and_it_is_what_all_of_it_would_be(
+    deeds: list[tuple[int, str, int, int]],
+) -> None:
+    wide = GapClass(N_BINS, prior_gaps(1 << 17, SECOND, 600 * SECOND))
+    kinds = [wide, GapClass(N_BINS, wide), GapClass(N_BINS, wide, 24)]
+    for number, deed, first, length in deeds:
+        kind = kinds[number]
+        if deed == "rest":
+            last = min(first + length, N_BINS - 1)
+            kind.outlast(first, last)
+            kind.end(last)
+        elif deed == "age":
+            kind.reached[first] = 2_000
+            kind.outlast(first, first)  # makes all counts half
+        kind._due_version = 0
+        wide._due_version = 0
+        assert kind.hazards() == kind._rates(None if kind.parent is None else kind.parent._hazards)

@@ -48,7 +48,9 @@ def life(seed: int, *, shortcuts: bool, owed: bool, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(descent, "sink_run", counted if shortcuts else lambda *_: 0)
         if not shortcuts:
-            patch.setattr(load.scheduler.block_manager.eviction, "spare_on_host", lambda _: None)
+            eviction = load.scheduler.block_manager.eviction
+            patch.setattr(eviction, "spare_on_host", lambda _: None)
+            patch.setattr(eviction, "only_copies", lambda *_: False)
         load.fill()
         log = DecisionLog()
         for step in range(STEPS):

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from stepwell.policy.block_index import Block, Match, blocks_of, ids_of
 from stepwell.policy.contracts import WHOLE, Contract
 from stepwell.policy.costs import best_cut
-from stepwell.policy.loading import load_steps
+from stepwell.policy.loading import best_cut_of_runs, load_runs, steps_of
 from stepwell.policy.reasons import Reasons
+from stepwell.policy.runs import load_run
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
 from stepwell.policy.types import KvTier, Open, RequestId, WaitCause, Waits
@@ -167,8 +168,10 @@ class Admission:
         path = self.table.checkpoints.usable(path[: self.config.device_blocks - 1])
         self.table.claim(turn, path)  # before fetching: room for one block must not cost the next one
         turn.fetching = []
+        now_us = self.table.now_us
         for depth, (block, _) in enumerate(path):
-            if not block.device and not self._comes(turn, block):
+            there = block.device or (block.host and now_us >= block.unloadable_until_us)
+            if not there and not self._comes(turn, block):
                 path = self._cut(turn, path, depth)
                 break
         while path and path[-1].block.bare and not self._comes(turn, path[-1].block):
@@ -194,10 +197,11 @@ class Admission:
 
     def _worth_loading(self, turn: Turn, path: list[Match]) -> list[Match]:
         """As much of a path as is loaded sooner than computed."""
-        steps, costs = load_steps(self.block_manager, path), self.block_manager.costs
+        runs, costs = load_runs(self.block_manager, path), self.block_manager.costs
         checkpoints = self.table.checkpoints
         if not checkpoints.active:
-            return path[: best_cut(steps, turn.total, costs)]
+            return path[: best_cut_of_runs(runs, turn.total, costs)]
+        steps = steps_of(runs)
         return checkpoints.first_strides(path, best_cut(checkpoints.strides(path, steps), turn.total, costs))
 
     def _fetch(self, turn: Turn, block: Block) -> bool:
@@ -418,31 +422,33 @@ class Admission:
     # --- opening ------------------------------------------------------------------------------
 
     def _open(self, turn: Turn, path: list[Match]) -> None:
-        sources = [self._source_of(turn, block) for block, _ in path]
-        for block, _ in path:  # first all pins, so that making room for one never evicts another
-            self.block_manager.pin(block)
-        missing = [block for block, _ in path if not block.device]
+        memory = self.block_manager
+        tokens = dict.fromkeys(KvTier, 0)
+        missing = []
+        for block, n_tokens in path:  # first all pins, so that making room for one never evicts another
+            tokens[self._source_of(turn, block)] += n_tokens
+            memory.pin(block)
+            if not block.device:
+                missing.append(block)
         self._take_frames(turn, len(missing))
         self._load(path, missing)
-        self.block_manager.descent.opened()
-        self.block_manager.touch(blocks_of(path), self.table.now_us)
-        cached = sum(m.n_tokens for m in path)
-        tokens = dict.fromkeys(KvTier, 0)
-        for match, source in zip(path, sources, strict=True):
-            tokens[source] += match.n_tokens
+        memory.descent.opened()
+        memory.touch(blocks_of(path), self.table.now_us)
+        cached = sum(tokens.values())
         again = self._computed_again(turn, cached)
         self._enter(turn, path, cached)
         from_device, from_host, from_disk = tokens[KvTier.DEVICE], tokens[KvTier.HOST], tokens[KvTier.DISK]
-        self.block_manager.actions.append(
-            Open(turn.id, ids_of(path), cached, from_device, from_host, from_disk, again)
-        )
+        memory.actions.append(Open(turn.id, ids_of(path), cached, from_device, from_host, from_disk, again))
 
     def _load(self, path: list[Match], missing: list[Block]) -> None:
         """Bring the blocks up, and the state of the last one; those before it serve nobody now."""
         memory, now_us = self.block_manager, self.table.now_us
         states, last = memory.states, path[-1].block if path else None
+        if not states.limited:
+            load_run(memory, missing, now_us)
+            return
         for block in missing:
-            if states.limited and states.keeps(block):
+            if states.keeps(block):
                 room = states.make_room(now_us)
                 assert room, "every running state on the device is pending"
             memory.load(block, now_us)

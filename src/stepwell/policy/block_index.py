@@ -100,6 +100,14 @@ def ids_of(path: Iterable[Match]) -> tuple[BlockId, ...]:
     return tuple(match.block.id for match in path)
 
 
+def in_common(old: Sequence[Block], new: Sequence[Block]) -> int:
+    """How many leading blocks are the same."""
+    for depth, (before, after) in enumerate(zip(old, new, strict=False)):
+        if before is not after:
+            return depth
+    return min(len(old), len(new))
+
+
 @dataclass(slots=True)
 class BlockIndex:
     """All blocks by id, and by the hash of each unit inside them."""
@@ -147,9 +155,14 @@ class BlockIndex:
         """
         per_block = self.block_tokens // self.unit_tokens
         usable_units = min(len(units), n_tokens // self.unit_tokens)
-        path = [match for match in begun if match.n_tokens == self.block_tokens]
-        if [match for match in path if match.block.nowhere]:
-            path = []  # forgotten; a new block may bear the name of one of them
+        path: list[Match] = []
+        for match in begun:
+            block, shared = match
+            if shared == self.block_tokens:
+                if not (block.disk or block.host or block.device or block.moving):
+                    path = []  # forgotten; a new block may bear the name of one of them
+                    break
+                path.append(match)
         for name in units[(len(path) + 1) * per_block - 1 : usable_units : per_block]:
             node = self.blocks.get(name)
             if node is None:

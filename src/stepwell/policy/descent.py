@@ -169,6 +169,9 @@ class Descent:
             return
         refused = started = 0
         tuning = memory.eviction.tuning
+        if memory.eviction.only_copies(tuning.write_search, reach_bytes, now_us):
+            self.arrivals_unseen = 0
+            return
         for looked_at, block in enumerate(memory.idle(HOST, now_us)):
             reach_bytes -= block.meta.size_bytes
             enough = started >= wanted or refused >= tuning.write_refusals

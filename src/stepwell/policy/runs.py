@@ -1,7 +1,7 @@
-"""Runs of blocks that go from the device to the host together.
+"""Runs of blocks that go from the device to the host together, or come up.
 
-The actions, and what the books hold afterwards, are those of ``BlockManager.step_down`` block by block; what
-the blocks have in common is looked at once.
+The actions, and what the books hold afterwards, are those of ``BlockManager.step_down`` and ``load`` block by
+block; what the blocks have in common is looked at once.
 """
 
 from __future__ import annotations
@@ -56,3 +56,25 @@ def _move(memory: BlockManager, block: Block, gone: Block | None) -> None:
     parent = memory.index.blocks.get(meta.parent) if meta.parent else None
     if parent is not None:
         parent.device_children -= 1
+
+
+def load_run(memory: BlockManager, blocks: Sequence[Block], now_us: int) -> None:
+    """Bring blocks up from the host; the frames for them are taken."""
+    if memory.states.limited or memory.depths.most:
+        for block in blocks:
+            memory.load(block, now_us)
+        return
+    for block in blocks:
+        meta = block.meta
+        memory.actions.append(Move(meta, HOST, DEVICE))
+        if block.read_unused:
+            block.read_unused = False
+            memory.useful_read_bytes += meta.size_bytes
+        memory.recount(block, -1)
+        block.device = True
+        memory.recount(block, 1)
+        parent = memory.index.blocks.get(meta.parent) if meta.parent else None
+        if parent is not None:
+            parent.device_children += 1
+    memory.device_count += len(blocks)
+    memory.eviction.came_up(blocks, now_us)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stepwell.policy.block_index import Block, Match, blocks_of
+from stepwell.policy.block_index import Block, Match, blocks_of, in_common
 from stepwell.policy.block_manager import BlockManager
 from stepwell.policy.checkpoints import Checkpoints
 from stepwell.policy.config import PolicyConfig
@@ -183,10 +183,11 @@ class TurnTable:
         turn.promised = []
 
     def claim(self, turn: Turn, path: Sequence[Match]) -> None:
-        blocks = blocks_of(path)
-        if blocks != turn.claimed:
-            self.block_manager.claim(blocks)
-            self.unclaim(turn)
+        blocks, claimed = blocks_of(path), turn.claimed
+        if blocks != claimed:
+            same = in_common(claimed, blocks)  # as a rule a path grows or shrinks at its end
+            self.block_manager.claim(blocks[same:])
+            self.block_manager.release(claimed[same:])
             turn.claimed = blocks
         self._claimants[turn.id] = None
 

@@ -171,11 +171,3 @@ def merged(orphans: Iterator[Ranked], held: Iterator[Ranked]) -> Iterator[BlockI
         yield name
     if waiting is not None:
         yield waiting[1]
-
-
-def in_common(old: Sequence[Block], new: Sequence[Block]) -> int:
-    """How many leading blocks are the same."""
-    for depth, (before, after) in enumerate(zip(old, new, strict=False)):
-        if before is not after:
-            return depth
-    return min(len(old), len(new))

@@ -70,6 +70,20 @@ class EvictionPolicy(ABC):
 
     # --- blocks: defaults ---------------------------------------------------------------------
 
+    def came_up(self, blocks: Sequence[Block], now_us: int) -> None:
+        """The blocks have come to the device, in this order."""
+        at = 0
+        while at < len(blocks):
+            together = self.came_together(blocks, at)
+            if not together:
+                self.block_used(blocks[at], KvTier.DEVICE, now_us)
+            at += together or 1
+
+    def came_together(self, blocks: Sequence[Block], start: int) -> int:
+        """A shortcut: ``block_used`` for the first of ``blocks[start:]``, which have come to the device, as
+        far as they go together. How many that are; 0: they are told one by one."""
+        return 0
+
     def path_used(self, path: Sequence[Block], now_us: int) -> None:
         """A turn has begun with this path (root first), or has left the device with it. By default
         ``block_used`` is called from the deepest block up, so that among equals leaves go before the root."""
@@ -114,6 +128,11 @@ class EvictionPolicy(ABC):
         """A shortcut: the block that ``host_victim`` would name, where that is quickly said and the block is
         spare; None: search."""
         return None
+
+    def only_copies(self, most: int, most_bytes: int, now_us: int) -> bool:
+        """A shortcut: whether the first ``most`` blocks to leave the host, or the first ``most_bytes``, are
+        all on the device as well, as far as that is quickly said."""
+        return False
 
     def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
         """A shortcut: the spare blocks that ``host_victim`` would name one after the other while blocks of

@@ -64,10 +64,20 @@ class GapClass:
     """Likewise: the index at the beginning of a bin."""
     _due_version: int = 0
     """From this version on what was worked out of it is too old."""
+    _news_from: int = 0
+    _news_to: int = -1
+    """The bins in which something was counted since ``_hazards``."""
+    _above: list[int] | None = None
+    """The parent's hazards that ``_hazards`` were worked out with."""
+    _before: list[int] | None = None
+    """What ``_hazards`` were before they were worked out last."""
+    _changed: tuple[int, int] = (0, 0)
+    """The first and the last bin in which they may differ since."""
 
     def __post_init__(self) -> None:
         self.reached = self.reached or [0] * self.bins
         self.ended = self.ended or [0] * self.bins
+        self._news_from = self.bins
 
     @property
     def ended_in_all(self) -> int:
@@ -81,10 +91,19 @@ class GapClass:
         if self.reached[first] > _FADE_AT:
             self.reached = [n // 2 for n in self.reached]
             self.ended = [n // 2 for n in self.ended]
+            self._news_from, self._news_to = 0, self.bins - 1
+        self._note(first, last)
         self.version += 1
         if self._counts_above():
             assert self.parent is not None
             self.parent.outlast(first, last)
+
+    def _note(self, first: int, last: int) -> None:
+        """Something has changed in bins ``first`` to ``last``."""
+        if first < self._news_from:
+            self._news_from = first
+        if last > self._news_to:
+            self._news_to = last
 
     def _counts_above(self) -> bool:
         """Whether the parent learns from this rest too; a prior, which has no parent, never learns."""
@@ -95,6 +114,7 @@ class GapClass:
     def end(self, k: int) -> None:
         """A rest has ended in bin ``k``, which was told to ``outlast`` already."""
         self.ended[k] += 1
+        self._note(k, k)
         self.version += 1
         if self._counts_above():
             assert self.parent is not None
@@ -115,7 +135,7 @@ class GapClass:
         above = None if self.parent is None else self.parent._brought_up_to_date()
         if self.version >= self._due_version:
             self._due_version = self.version + 1 + self.version // 32
-            self._hazards, self._chances, self._worths = self._rates(above), {}, {}
+            self._hazards, self._chances, self._worths = self._rates_anew(above), {}, {}
         return self._hazards
 
     def chance(self, k: int) -> int:
@@ -125,7 +145,8 @@ class GapClass:
         if known is None:
             alive = _ONE
             for hazard in hazards[k:-1]:
-                alive -= alive * hazard >> 20
+                if hazard:
+                    alive -= alive * hazard >> 20
             known = self._chances[k] = _ONE - alive
         return known
 
@@ -152,6 +173,27 @@ class GapClass:
             ]
         known = zip(self.ended, self.reached, above, strict=True)
         return [min(_ONE, (e * _ONE + a * _PARENT_WEIGHT) // (r + _PARENT_WEIGHT)) for e, r, a in known]
+
+    def _rates_anew(self, above: list[int] | None) -> list[int]:
+        """``_rates``, worked out only for the bins in which something has changed since ``_hazards``."""
+        first, last = self._news_from, self._news_to
+        parent = self.parent
+        if above is None or parent is None or not self._hazards:
+            first, last = 0, self.bins - 1
+        elif above is not self._above:
+            if parent._before is not self._above:
+                first, last = 0, self.bins - 1
+            else:
+                first, last = min(first, parent._changed[0]), max(last, parent._changed[1])
+        self._news_from, self._news_to, self._above = self.bins, -1, above
+        self._before, self._changed = self._hazards, (first, last)
+        if above is None or (first == 0 and last == self.bins - 1):
+            return self._rates(above)
+        rates = [*self._hazards]
+        for k in range(first, last + 1):
+            rate = (self.ended[k] * _ONE + above[k] * _PARENT_WEIGHT) // (self.reached[k] + _PARENT_WEIGHT)
+            rates[k] = rate if rate < _ONE else _ONE
+        return rates
 
 
 def bin_of(edges: tuple[int, ...], value: int) -> int:

@@ -9,6 +9,7 @@ of ``NextUse.victims`` decides block by block; where that is not certain, nothin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from stepwell.policy.block_index import Block
@@ -65,10 +66,26 @@ class HostRoom:
         group = first_at_rest(self._quotas.over(1))
         if group is None:
             return None
-        block = self._nobodys_goes_before(group, now_us) or self._first_of(group)
-        if block is None or not block.disk or block.claims or block.moving is not None:
-            return None
-        return block
+        block = self._nobodys_goes_before(group, now_us)
+        if block is None:
+            return next(self._spare_of(group), None)
+        return None if not block.disk or block.claims or block.moving is not None else block
+
+    def only_copies(self, most: int, most_bytes: int, now_us: int) -> bool:
+        """Whether the first ``most`` blocks to leave, or the first ``most_bytes``, are copies of what the
+        device holds whole."""
+        if not self._is_plain(now_us):
+            return False
+        for copy in self._copies.free():
+            if copy.claims or copy.moving is not None:
+                continue
+            if copy.bare:
+                return False
+            most -= 1
+            most_bytes -= copy.meta.size_bytes
+            if most < 0 or most_bytes < 0:
+                return True
+        return False
 
     def _nobodys_goes_before(self, group: Group, now_us: int) -> Block | None:
         """The block that no agent holds and that leaves before those of the group; None: there is none."""
@@ -81,14 +98,21 @@ class HostRoom:
                 return block if eviction_key(value, cost) <= key * group.rankings[1].weight else None
         return None
 
-    def _first_of(self, group: Group) -> Block | None:
-        """The group's block that leaves first; None: it is not plain."""
+    def _spare_of(self, group: Group) -> Iterator[Block]:
+        """The blocks of the group at the head that the disk holds, in the order in which they leave: those
+        on the host alone are passed over, as far as a search looks. It ends where it is not plain."""
+        passed_over = 0
         for block in group.spare(KvTier.HOST):
+            if block.claims or block.moving is not None or block.ranked & _ON_BOTH == _ON_BOTH:
+                continue
             if len(block.holders) > 1 and needed_more(self._context, block, group, 1) is not None:
-                return None
-            if not block.claims and block.moving is None and block.ranked & _ON_BOTH != _ON_BOTH:
-                return block
-        return None
+                return
+            if block.disk:
+                yield block
+            else:
+                passed_over += 1
+                if passed_over > self._tuning.clean_search:
+                    return
 
     def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
         """For the blocks ``leaving[start:]`` that leave the device, as far as they are one run: the spare
@@ -153,14 +177,7 @@ class HostRoom:
         count = self._quotas.beyond_guarantee(1, group.service_tier)
         if not self._quotas.beyond_guarantee(1, comer.service_tier):
             return  # with what comes its service tier is one of those that give room
-        for block in group.spare(KvTier.HOST):
-            if count <= 1 or not block.disk:
-                return
-            if len(block.holders) > 1 and needed_more(self._context, block, group, 1) is not None:
-                return
-            if not block.claims and block.moving is None and block.ranked & _ON_BOTH != _ON_BOTH:
-                count -= 1
-                yield block
+        yield from islice(self._spare_of(group), max(0, count - 1))
 
     def went_down(self, leaving: Sequence[Block], spare: Sequence[Block | None]) -> None:
         """Each of ``leaving``, blocks of one agent, has gone from the device to the host, and before it its
@@ -182,6 +199,27 @@ class HostRoom:
             listed[0] -= 1
         self._count(group, 1, came)
         self._count(group, 0, -len(leaving))
+
+    def came_up(self, blocks: Sequence[Block], start: int) -> int:
+        """``blocks[start:]`` have come to the device from the host, as far as they are listed under one group
+        that has others there. How many that are."""
+        group = blocks[start].listed
+        if not isinstance(group, Group) or group.keys[0] is None:
+            return 0
+        count, deepest = 0, group.top[0]
+        for at in range(start, len(blocks)):
+            block = blocks[at]
+            if block.listed is not group or block.ranked & _ON_BOTH != _ON_HOST:
+                break
+            block.ranked |= _ON_BOTH
+            self._copies.add(block)
+            count += 1
+            if block.meta.depth > deepest:
+                deepest = block.meta.depth
+        group.top[0] = deepest
+        group.listed[0] += count
+        self._count(group, 0, count)
+        return count
 
     def _count(self, group: Group, at: int, step: int) -> None:
         """So many of its blocks have come to KV tier number ``at``, or left it."""

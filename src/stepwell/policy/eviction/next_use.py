@@ -11,13 +11,12 @@ import heapq
 from collections.abc import Iterator, Sequence
 from operator import attrgetter, itemgetter
 
-from stepwell.policy.block_index import Block
+from stepwell.policy.block_index import Block, in_common
 from stepwell.policy.eviction.agent_groups import (
     AT,
     Group,
     Ranked,
     Ranking,
-    in_common,
     is_nameless,
     is_old,
     join,
@@ -319,8 +318,14 @@ class NextUse(EvictionPolicy):
     def spare_on_host(self, now_us: int) -> Block | None:
         return self._host_room.first(now_us)
 
+    def only_copies(self, most: int, most_bytes: int, now_us: int) -> bool:
+        return self._host_room.only_copies(most, most_bytes, now_us)
+
     def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
         return self._host_room.spare_for(leaving, start, now_us)
+
+    def came_together(self, blocks: Sequence[Block], start: int) -> int:
+        return self._host_room.came_up(blocks, start)
 
     def went_down(self, leaving: Sequence[Block], spare: Sequence[Block | None]) -> None:
         self._host_room.went_down(leaving, spare)

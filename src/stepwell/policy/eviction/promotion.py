@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from stepwell.policy.eviction.agent_groups import AT, Group
 from stepwell.policy.eviction.quotas import Quotas
 from stepwell.policy.eviction.value import EvictionTuning
@@ -21,8 +19,10 @@ def most_valuable_on_disk(quotas: Quotas, tuning: EvictionTuning) -> list[Group]
     tops: list[Group] = []
     for ranking in quotas.all_rankings(AT[KvTier.DISK]):
         found = 0
-        for _, _, group in islice(reversed(ranking.entries), tuning.promote_search):
-            if is_promotable(group, tuning):
+        entries = ranking.entries
+        for place in range(len(entries) - 1, max(-1, len(entries) - 1 - tuning.promote_search), -1):
+            group = entries[place][2]
+            if group.idle is not None and is_promotable(group, tuning):
                 tops.append(group)
                 found += 1
                 if found == tuning.promote_agents:
