@@ -20,7 +20,7 @@ from stepwell.several import apart
 def served_embeddings(all_settings: Settings, *, unasked: bool = True) -> ServedEmbeddings | None:
     """Those of ``[embeddings]``, and of ``[[models]]`` what makes no text; None where none are named. A file
     is loaded once, so that a wrong one is said at the start and not to a client; MiniLM is loaded when
-    somebody asks. ``unasked``: also where nobody has written anything about embeddings. Raises ``BadInput``.
+    it is asked for. ``unasked``: also where the settings say nothing about embeddings. Raises ``BadInput``.
     """
     models: list[EmbeddingProcess] = []
     if not unasked and all_settings.embeddings == EmbeddingSettings():

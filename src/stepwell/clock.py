@@ -26,7 +26,7 @@ class MonotonicClock:
 
 
 class ManualClock:
-    """Stands still until somebody sleeps: tests and simulation."""
+    """Stands still until it is slept on: tests and simulation."""
 
     def __init__(self, now_us: int = 0) -> None:
         self._now_us = now_us

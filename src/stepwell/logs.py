@@ -1,7 +1,7 @@
 """Where log lines go and what they look like: text for people or one JSON object a line, on standard error.
 
 Files, rotation and shipping are left to whatever runs the server (journald, Docker, a pipe). Lines are
-written by a thread of their own: a pipe that nobody reads must stop neither the event loop nor the driver.
+written by a thread of their own: a pipe without a reader must stop neither the event loop nor the driver.
 What does not fit into its queue is dropped and counted.
 
 No line may quote a request. Secrets go through ``redacted``; the message of an exception is shown only for
@@ -200,5 +200,5 @@ def write_access(fields: Mapping[str, Any]) -> None:
 
 
 def writes_access() -> bool:
-    """Whether anybody takes the lines at all."""
+    """Whether the lines go anywhere at all."""
     return _access.isEnabledFor(logging.INFO)

@@ -38,7 +38,7 @@ def redacted(text: str) -> str:
 
 def _without_password(word: str) -> str:
     """``postgresql://user:secret@host/db`` -> ``postgresql://user:***@host/db``. A password may hold any
-    sign, also ``/`` and ``@`` that nobody has escaped: everything up to the last ``@`` of the word goes."""
+    sign, also ``/`` and ``@`` that are not escaped: everything up to the last ``@`` of the word goes."""
     scheme, separator, rest = word.partition(_SCHEME)
     user_and_password, at, host = rest.rpartition("@")
     user, colon, password = user_and_password.partition(":")

@@ -83,7 +83,7 @@ def result_in(messages: Sequence[Message], call: WantedCall) -> str | None:
 def first_result(messages: Sequence[Message], call: WantedCall) -> str | None:
     """The result that answers a call made before; None: it is to be made.
 
-    One whose result was that it may be tried again, or that nobody knows, may be made once more.
+    One whose result was that it may be tried again, or is not known, may be made once more.
     """
     earlier = [
         result

@@ -339,7 +339,7 @@ async def _whole(response: httpx2.Response) -> dict[str, Any]:
 
 
 def _quiet(why: str, wait_ms: int) -> None:
-    """Nobody looks on yet."""
+    """There is no observer yet."""
 
 
 def _json(response: httpx2.Response) -> dict[str, Any]:

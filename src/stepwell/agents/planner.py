@@ -57,7 +57,7 @@ class PlannerAnswer:
 
 
 def with_writer(crew: Crew) -> Crew:
-    """The crew as the runtime needs it: a planner has its schema, and somebody writes the answer."""
+    """The crew as the runtime needs it: a planner has its schema, and there is a writer of the answer."""
     entry = crew.roles[crew.entry]
     if not entry.plans:
         return crew
@@ -178,7 +178,7 @@ class Planning:
         return self.root.role.name not in self.session.crew.dropped
 
     def _note_spending(self) -> int:
-        """Takes stock where nobody is at work, so that it is the same in every run; what it rose by."""
+        """Takes stock where no agent is at work, so that it is the same in every run; what it rose by."""
         before, self.spent_tokens = self.spent_tokens, self.session.meter.completion_tokens
         return self.spent_tokens - before
 
@@ -194,7 +194,7 @@ class Planning:
         return penalty.turn_terms(rule, made.max_tokens, made.pass_rate, self.spent_tokens)
 
     def _take_verified(self, answers: Mapping[str, StepAnswer]) -> bool:
-        """An answer that passes its check is the answer: nobody need write or judge it."""
+        """An answer that passes its check is the answer: it needs no writer and no judge."""
         for answer in answers.values():
             if answer.verified:
                 self._keep(answer.key, answer.outcome, MAX_SCORE)

@@ -51,7 +51,7 @@ class Servers:
         return list({place.client.server: place.client for place in self.places}.values())
 
     def place(self, model: str) -> ModelPlace:
-        """Where a model is. Raises ``StepwellError`` where nobody has it."""
+        """Where a model is. Raises ``StepwellError`` where no server has it."""
         if model not in self._by_name:
             raise StepwellError(f"no server has the model {model!r}: there is {', '.join(self._by_name)}")
         return self._by_name[model]
@@ -102,7 +102,7 @@ def keep_models(store: SessionFile, crew: Crew, default: str) -> None:
     """Write down which model each role is on; roles that name none are on ``default``, empty: not known.
 
     Raises ``BadInput`` where a session is resumed with another: an agent does not change its model, because
-    its KV would be worth nothing and its answers would be somebody else's.
+    its KV would be worth nothing and its answers would be another model's.
     """
     models = {role.name: role.model or default for role in crew.used_roles}
     kept: dict[str, str] = store.get(MODELS) or {}

@@ -209,7 +209,7 @@ class Session:
                 self._close(agent, Outcome("interrupted", "the crew's answer was given without it"))
             await self._hint_all(self.agents.values(), {"next": "person" if self.more else "done"})
         elif isinstance(self._why, Paused) and self._why.status != "server_unreachable":
-            # A pause ends when somebody resumes the session.
+            # A pause ends when the session is resumed.
             await self._hint_all(active, {"next": "person"})
 
     # --- the verbs ---------------------------------------------------------------------------------
@@ -478,7 +478,7 @@ class Session:
             self._reopen()
 
     def _reopen(self) -> None:
-        """Tasks that a larger limit or another server lets go on, where nobody has acted on their outcome."""
+        """Tasks that a larger limit or another server lets go on, where their outcome was not acted on."""
         for agent in self.agents.values():
             above = agent.row.parent and self.agents[agent.row.parent]
             if agent.outcome is None or (above and not above.role.plans):

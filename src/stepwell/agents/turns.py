@@ -39,7 +39,7 @@ MAX_FOUND_CHARS = 1_500
 
 
 class Desk(Protocol):
-    """What the turns of an agent need: a server, a place to write down, limits, and somebody to tell."""
+    """What the turns of an agent need: a server, a place to write down, limits, and an observer."""
 
     calling: dict[str, str]
     """Per agent, the key of the call that it is in."""

@@ -1,4 +1,4 @@
-"""Nodes for measuring: an engine, KV tiers and a driver that nobody else steps."""
+"""Nodes for measuring: an engine, KV tiers and a driver, stepped by the measurement."""
 
 from __future__ import annotations
 

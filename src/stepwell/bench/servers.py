@@ -240,7 +240,7 @@ def _binary_command(binary: Path, options: dict[str, str | int | bool]) -> list[
 
 
 def free_port() -> int:
-    """A port nobody listens on now. Somebody may take it before the server does; then that arm fails
+    """A port without a listener now. Another program may take it before the server does; then that arm fails
     with the server's own sentence."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

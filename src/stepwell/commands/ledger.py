@@ -119,7 +119,7 @@ def margin(
 ) -> int:
     """Revenue against what the machine's compute, memory and wear cost, and who displaced whom.
 
-    What agents used, idle time, overhead and what nobody can be named for come to the machine's bill.
+    What agents used, idle time, overhead and what has no name to it come to the machine's bill.
     Each run is priced by the cost book it had.
 
     Example: ``stepwell ledger margin --by tenant,role --since 24h``

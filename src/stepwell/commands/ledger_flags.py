@@ -82,7 +82,7 @@ def opened(ledger: str | None, config: Path | None = None) -> Iterator[Store]:
 
 def existing(ledger: str | None, config: Path | None) -> str:
     """The books that were named, or those of the settings. ``NoLedger`` where the settings' are not there
-    and nobody said which settings."""
+    and the settings were not named."""
     if ledger is not None:
         return ledger
     path = usual_ledger(config)

@@ -101,7 +101,7 @@ class LocalPlace:
         return [shown_passage(passage) for passage in found.passages]
 
     def _embed_missing(self) -> None:
-        """Without a server there is nobody to do it in the background."""
+        """Without a server nothing does it in the background."""
         if self._embedder is None:
             return
         missing = self.library.vectors.missing(made_by(self._embedder), self._tenant)

@@ -59,7 +59,7 @@ class ProfileServers:
 
 @asynccontextmanager
 async def opened(wanted: PlacesWanted, addressed: Sequence[Addressed]) -> AsyncIterator[ProfileServers]:
-    """Clients of all of them, which share one memory. Raises ``StepwellError`` where nobody answers."""
+    """Clients of all of them, which share one memory. Raises ``StepwellError`` where no server answers."""
     key = wanted.given.api_key
     made = ProfileServers()
     with ExitStack() as files:

@@ -21,7 +21,7 @@ LABEL_WIDTH = 34
 LEFT_OUT = ("visible", "prompt")
 """Columns that stand in reports and not on screen."""
 QUIET_S = 10.0
-"""Between two lines about one evaluation where nobody looks on."""
+"""Between two lines about one evaluation without a terminal."""
 
 
 @dataclass(slots=True)

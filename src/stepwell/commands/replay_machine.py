@@ -134,7 +134,7 @@ class PricedRun:
     name: str
     run: RunReport
     hourly_usd: Fraction | None
-    """None: nobody has said."""
+    """None: not said."""
 
     @property
     def usd(self) -> float | None:

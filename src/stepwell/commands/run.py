@@ -176,7 +176,7 @@ def run(
 
 
 def wanted_crew(crew: str, profile: str, model: str | None, console: Console) -> tuple[Crew, Profile]:
-    """The crew under the profile, and the profile; one that nobody has written is explained. ``BadInput``."""
+    """The crew under the profile, and the profile; one that is not written is explained. ``BadInput``."""
     made = find_crew(crew)
     chosen = find_profile(made, profile)
     if chosen is FALLBACK_FLASH:

@@ -23,7 +23,7 @@ Listening = Callable[["Session"], Spans]
 
 @contextmanager
 def spans_of(asked: bool, console: Console) -> Iterator[Listening | None]:
-    """What makes a listener for a session, or None where nobody asked for spans.
+    """What makes a listener for a session, or None where spans are not asked for.
 
     Asked for by ``--otel``, or by a variable that names an exporter or where it sends to. Spans are sent
     while the session runs, and the rest when the block is left. Raises ``MissingExtra`` for ``--otel``

@@ -1,4 +1,4 @@
-"""A crew at work, on screen: a live tree of its agents, or plain lines where nobody looks."""
+"""A crew at work, on screen: a live tree of its agents, or plain lines without a terminal."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from stepwell.errors import BadInput
 
 REDIRECTED_WIDTH = 120
-"""Columns when nobody looks: a report in a file is not squeezed."""
+"""Columns without a terminal: a report in a file is not squeezed."""
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -110,7 +110,7 @@ def console_for(json_file: Path | None) -> Console:
 
 
 def write_json(file: Path | None, content: dict[str, Any]) -> None:
-    """Write to a file, or to standard output for ``-``; None: nobody asked for it.
+    """Write to a file, or to standard output for ``-``; None: it is not asked for.
 
     ``BadInput`` when the file cannot be written.
     """

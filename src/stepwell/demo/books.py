@@ -98,7 +98,7 @@ class MachinePoint:
     agents_nanousd: tuple[int, ...]
     """What agents used, by resource in the order of ``COST_RESOURCES``."""
     rest_nanousd: int
-    """Idle, overhead, and what nobody can be named for."""
+    """Idle, overhead, and what has no name to it."""
     revenue_nanousd: int
 
     @property
@@ -108,7 +108,7 @@ class MachinePoint:
 
 @dataclass(frozen=True, slots=True)
 class MachineLine:
-    """What is nobody's, by resource: micro-dollars, and amounts in the resource's own unit."""
+    """What is of no agent, by resource: micro-dollars, and amounts in the resource's own unit."""
 
     cost_microusd: dict[str, int]
     amounts: dict[str, int]
@@ -129,9 +129,9 @@ class LedgerFigures:
     customers: tuple[CostLine, ...]
     total: CostLine
     machine: dict[str, MachineLine]
-    """``idle``, ``overhead`` and ``unattributed``: what nobody pays for by name."""
+    """``idle``, ``overhead`` and ``unattributed``: what no customer pays for by name."""
     bill_microusd: int
-    """What agents cost and what is nobody's: the machine, from the server's start to its end."""
+    """What agents cost and what is of none: the machine, from the server's start to its end."""
     agents: dict[str, AgentCost]
     over_time: tuple[MachinePoint, ...]
     postings: int
@@ -272,7 +272,7 @@ def _nanousd(costs: Sequence[Fraction]) -> tuple[int, ...]:
 
 
 def _add_flows(sums: PeriodSums, rates: Mapping[RunId, Rates], spent: dict[str, list[Fraction]]) -> Fraction:
-    """Add what agents used to ``spent``; returns what was nobody's."""
+    """Add what agents used to ``spent``; returns what was of no agent."""
     rest = Fraction(0)
     for flow in sums.flows:
         account = sums.accounts[flow.account]

@@ -36,7 +36,7 @@ class CheckedAnswer:
     passage: str
     """Of the document, with the answer in it word for word; empty: the answer is worded in another way."""
     right: bool | None
-    """None: nobody has said what is right."""
+    """None: what is right is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from stepwell.demo.tables import TextTable, comparison_table, notes, service_tie
 from stepwell.units import format_size
 
 PLAIN_WIDTH = 132
-"""Without a terminal nobody wraps lines for us, and a log should not be folded at 80."""
+"""Without a terminal lines are not wrapped for us, and a log should not be folded at 80."""
 
 
 def make_console() -> Console:

@@ -4,7 +4,7 @@
 ``{"about": true}``: it loads the model, and the answer says what that is, or what is wrong with it. Further
 ones: ``{"embed": [...], "cut": 0}`` and ``{"rank": [query, [...]]}``; with
 ``"dry": true`` tokens are counted and nothing is computed. Each answer says how long was computed. The
-process ends with its standard input, and when nobody has asked for a while: the next question starts another.
+process ends with its standard input, and without a question for a while: the next one starts another.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _said(model: EmbeddingModel, line: bytes) -> dict[str, Any]:
 
 
 def main(wishes: Wishes) -> None:
-    """Until standard input ends or nobody asks any more."""
+    """Until standard input ends or no more questions come."""
     if wishes.low_priority:
         os.nice(NICE)
     answers, model = ready(), None

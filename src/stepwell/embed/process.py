@@ -1,7 +1,7 @@
 """A model of embeddings as a server sees it: questions to its process, one at a time.
 
 The process holds the weights, so that a foreign file that ends it ends nothing else, and its memory goes back
-when nobody has asked for a while. It is started at the first question and again after each end.
+when there was no question for a while. It is started at the first question and again after each end.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class EmbeddingProcess:
         return self.child.lives
 
     def about(self) -> About:
-        """Starts the process if nobody has asked before. Raises ``EmbeddingError``."""
+        """Starts the process at the first question. Raises ``EmbeddingError``."""
         if self._about is None:
             try:
                 self.child.start()

@@ -152,7 +152,7 @@ class ProfileRun:
         return tuple(self.outcomes[item.id] for item in items)
 
     async def _some(self, left: Iterator[Item]) -> None:
-        """One after another, of those that nobody has begun."""
+        """One after another, of those that are not begun."""
         for item in left:
             self.outcomes[item.id] = await self._item(item)
             done = list(self.outcomes.values())
@@ -235,7 +235,7 @@ def _written(tables: Sequence[tuple[str, str]], directory: Path) -> tuple[Path, 
 
 
 def require_single(crew: Crew, tasks: TaskSet) -> None:
-    """Raises ``BadInput`` where nobody of the crew can answer the task set alone."""
+    """Raises ``BadInput`` where no role of the crew can answer the task set alone."""
     if tasks.single not in crew.roles:
         raise BadInput(
             f"the task set {tasks.name} is answered by the role {tasks.single}, which the crew {crew.name} "

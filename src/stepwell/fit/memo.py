@@ -38,7 +38,7 @@ class Memo:
         try:
             begun_privately(path)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-            self._prepare(path)  # first of all, so that somebody else's file stays as it is
+            self._prepare(path)  # first of all, so that a file of another kind stays as it is
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._forget(max_turns)

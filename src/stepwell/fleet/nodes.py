@@ -112,7 +112,7 @@ class FleetNode:
         self.foreign_turns = max(0, running + waiting - self.in_flight)
 
     def restarted(self) -> None:
-        """A new process: it owes nobody anything."""
+        """A new process: it has no debts."""
         self.in_flight, self.foreign_turns, self.reported_turns = 0, 0, 0
         self.outstanding.clear()
         self.prefixes.clear()

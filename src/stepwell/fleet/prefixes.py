@@ -1,5 +1,5 @@
 """Which beginnings of prompts each node was sent lately. For turns of which no agent's place tells: those of
-callers who name nobody, and an agent's first.
+callers that name no agent, and an agent's first.
 
 A prompt is told as a chain: a digest of its first 64 tokens, of its first 85, and so on, each a third longer
 than the one before, and of the whole. All prompts are cut at the same places, so two of them have as many
@@ -61,7 +61,7 @@ class SentPrefixes:
         return chain[known - 1].tokens if known else 0
 
     def sent(self, tenant: str, chain: Sequence[PromptPrefix], kv_tokens: int | None = None) -> None:
-        """``kv_tokens``: what the node can hold; None: nobody has said."""
+        """``kv_tokens``: what the node can hold; None: not known."""
         max_tokens = None if kv_tokens is None else WAITING_TOO * kv_tokens
         starts = [0, *[prefix.tokens for prefix in chain]]
         for prefix, start in list(zip(chain, starts, strict=False))[::-1]:

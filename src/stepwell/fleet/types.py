@@ -36,7 +36,7 @@ class RoutedTurn:
     service_tier: str = "default"
     session: str = ""
     agent: str = ""
-    """Empty: nobody said. Such a turn goes where its session or its prefix goes."""
+    """Empty: not said. Such a turn goes where its session or its prefix goes."""
     parent: str | None = None
     prefixes: tuple[PromptPrefix, ...] = ()
     """How the prompt begins, shortest first, cut at ``prefixes.CUTS``; last the whole of it."""
@@ -44,12 +44,12 @@ class RoutedTurn:
     """An estimate will do."""
     max_new_tokens: int = 64
     pinned: str | None = None
-    """The one node that has what the turn names (a stored response, a document); nobody else can serve it."""
+    """The one node that has what the turn names (a stored response, a document); no other can serve it."""
 
     @property
     def home(self) -> str:
         """What is kept together: a session's agents share prefixes. Who names neither goes where prompts go
-        that begin alike; the very first tokens are often everybody's."""
+        that begin alike; the very first tokens are often common to all."""
         return f"{self.tenant}\0{self.session or self.agent or self._beginning()}"
 
     def _beginning(self) -> str:

@@ -266,7 +266,7 @@ class Teller:
                         self._pending.clear()
 
     def _next(self) -> tuple[str, Hint] | None:
-        """What to send; None: nobody has said anything for a while."""
+        """What to send; None: nothing was said for a while."""
         with self._changed:
             self._busy = False
             self._changed.notify_all()

@@ -40,7 +40,7 @@ ServerOption = Annotated[
 ]
 _NAMED = re.compile(r"(?P<model>.+?)=(?P<url>https?://.+)", re.DOTALL)
 Models = Mapping[str, str]
-"""Per model who asks for it, for a sentence where nobody has it."""
+"""Per model what asks for it, for a sentence where no server has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ def _shares(own: Mapping[str, Settings]) -> str:
 
 
 def embedded_settings(own: Settings, scratch: Path) -> Settings:
-    """The user's own settings, but for keys and places: nobody else is served, and nothing stays."""
+    """The user's own settings, but for keys and places: no one else is served, and nothing stays."""
     ledger = replace(own.ledger, path=str(scratch / "ledger.db"))
     kv = replace(own.kv, disk_dir=scratch / "kv")
     return replace(

@@ -114,8 +114,8 @@ def _run_node(
 
 
 def served_library(settings: LibrarySettings) -> ServedLibrary | None:
-    """The documents of the tenants; None where they are switched off, or where nobody has said where they
-    are to lie and the usual place cannot be written."""
+    """The documents of the tenants; None where they are switched off, or where no place is named
+    and the usual one cannot be written."""
     if settings.quota == 0 and not settings.quotas:
         return None
     try:
@@ -133,7 +133,7 @@ def served_library(settings: LibrarySettings) -> ServedLibrary | None:
 
 def served_batches(settings: Settings) -> ServedBatches | None:
     """The batches of the tenants; None where they are switched off, or where the usual place cannot be
-    written and nobody has named one."""
+    written and none is named."""
     wanted = settings.batches
     if wanted.quota == 0:
         return None

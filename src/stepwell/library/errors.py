@@ -6,7 +6,7 @@ from stepwell.errors import BadInput, StepwellError
 
 
 class NoSuchFile(BadInput):
-    """Never there, removed, expired, or somebody else's: nobody is told which."""
+    """Never there, removed, expired, or another tenant's: it is not said which."""
 
     def __init__(self, file_id: str) -> None:
         shown = "".join(c if c.isprintable() else "?" for c in file_id[:64])

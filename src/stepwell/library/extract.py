@@ -85,7 +85,7 @@ def _read(data: bytes, name: str, limits: Limits) -> tuple[str, str, str]:
 
 
 def _mail(head: bytes) -> list[tuple[bytes, str]]:
-    """An e-mail or web archive whose text is encoded for its way: in the file itself nobody can read it."""
+    """An e-mail or web archive whose text is encoded for its way: in the file itself it cannot be read."""
     mail = _HEADER.match(head) and _MIME.search(head) and _ENCODED.search(head)
     return [(b"", "an e-mail or a web archive")] if mail else []
 

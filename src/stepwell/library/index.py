@@ -93,7 +93,7 @@ class FileRecord:
     created_at: int
     expires_at: int | None = None
     tokens: int | None = None
-    """What it takes of a context, for the model that was served when it came; None: nobody has counted."""
+    """What it takes of a context, for the model that was served when it came; None: not counted."""
     status: str = "processed"
 
 

@@ -202,7 +202,7 @@ class Library:
         return record
 
     def _forget(self, connection: sqlite3.Connection, records: Sequence[FileRecord]) -> list[str]:
-        """Take out rows; the places that nobody needs any more."""
+        """Take out rows; the places that are not needed any more."""
         free: list[str] = []
         for record in records:
             connection.execute("DELETE FROM files WHERE id = ?", (record.id,))
@@ -215,7 +215,7 @@ class Library:
         return free
 
     def _expire(self, connection: sqlite3.Connection) -> list[str]:
-        """Take out what has expired; the places that nobody needs any more."""
+        """Take out what has expired; the places that are not needed any more."""
         return self._forget(connection, select(connection, "expires_at <= ?", (self._now_s(),)))
 
     def _sweep(self) -> None:

@@ -83,7 +83,7 @@ class KeptVectors:
 
 
 def forget_vectors(connection: sqlite3.Connection, tenant: str, text_sha256: str) -> list[str]:
-    """Take out a text's vectors; the places that nobody needs any more."""
+    """Take out a text's vectors; the places that are not needed any more."""
     row = connection.execute(
         "DELETE FROM vectors WHERE tenant = ? AND text_sha256 = ? RETURNING sha256", (tenant, text_sha256)
     ).fetchone()

@@ -58,7 +58,7 @@ class Collector:
             self._gc.collect(0)
 
     def idle(self) -> None:
-        """Nobody waits for anything: a full pass, if there may be something to find."""
+        """Nothing waits: a full pass, if there may be something to find."""
         if self._owned and self._since_full + self._gc.get_count()[0] > _WORTH_A_PASS:
             self._since_full = 0
             self._gc.collect()

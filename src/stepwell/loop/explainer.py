@@ -39,7 +39,7 @@ from stepwell.policy.types import (
 
 MOST_ENDED = 2_000
 MOST_TOLD = 20
-_NEWEST = 64  # a request that has ended before anybody could say its name is among so many
+_NEWEST = 64  # a request that has ended before its name could be said is among so many
 
 
 class Explainer:

@@ -22,7 +22,7 @@ class Inbox:
 
     @property
     def held(self) -> int:
-        """Requests that are here, that the loop has not seen and that somebody still waits for."""
+        """Requests that are here, that the loop has not seen and that a client still waits for."""
         with self.bell:
             return len(_open(self.events))
 

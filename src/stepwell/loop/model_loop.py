@@ -161,7 +161,7 @@ class ModelLoop:
 
     def _tried_turn(self) -> bool:
         """A turn. What fails within a model its own loop has seen to; what fails between them, again and
-        again, must not leave everybody waiting for a thread that is gone."""
+        again, must not leave all callers waiting for a thread that is gone."""
         try:
             busy = self.turn()
             self._failures = 0
@@ -252,7 +252,7 @@ class ModelLoop:
                 model.leave()
         for model in sorted((m for m in self.models if m.wanted), key=lambda m: m.used_us):
             if not self._bring(model, now_us):
-                break  # nobody gets in before the one that has waited longest
+                break  # none gets in before the one that has waited longest
         if not self._waits():
             self._release()
         if now_us - self._divided_us >= _DIVIDE_US:

@@ -34,7 +34,7 @@ class LoopPort(Protocol):
 
     def cancel(self, request: RequestId, reason: str = "cancelled") -> None:
         """Stop a turn within a step. Unknown or ended requests are ignored. ``reason``: an error code where
-        the server gives it up, for which nobody pays."""
+        the server gives it up, which is not charged."""
 
     def hint(
         self, request: RequestId, tenant: str, agent: str, hint: Hint, *, paid_only: bool = False
@@ -44,7 +44,7 @@ class LoopPort(Protocol):
         than the agent's own turns have paid for."""
 
     def embedded(self, event: Embedded) -> None:
-        """Texts were embedded or ranked for somebody: the books enter it with the next step."""
+        """Texts were embedded or ranked for a customer: the books enter it with the next step."""
 
     def named(self, requests: Sequence[RequestId], name: str) -> None:
         """They came with one HTTP request, whose id this is: for ``why``."""

@@ -102,7 +102,7 @@ class ServedModel:
         self.driver.inbox.put(self._descent.pop(0))
 
     def stay(self) -> None:
-        """It was about to leave, and somebody wants it."""
+        """It was about to leave, and is wanted."""
         self.state = LOADED
         self.driver.inbox.hold(False)
 
@@ -128,8 +128,8 @@ class ServedModel:
             self.state = BROKEN
 
     def refuses(self, now_us: int) -> bool:
-        """After a failure it is not loaded at once again, and nobody makes room for it: those who wait are
-        told."""
+        """After a failure it is not loaded at once again, and no other makes room for it: requests
+        that wait are told."""
         if now_us >= self._retry_us:
             return False
         self.driver.refuse_held("server_error", self._failure)

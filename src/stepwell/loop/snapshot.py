@@ -33,7 +33,7 @@ class AgentView:
     role: str = ""
     """What kind of agent it is: gaps are learned per role."""
     expected_us: int | None = None
-    """When its next turn is expected, by the driver's clock; None: nobody knows, or one is open."""
+    """When its next turn is expected, by the driver's clock; None: not known, or one is open."""
     why: str = ""
     """How the policy came to ``expected_us``, in one sentence; may be empty."""
     hint: Hint = NO_HINT

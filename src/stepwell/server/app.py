@@ -263,7 +263,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     if batches is not None:
         await batches.stop()
     app.state.watch.close()
-    # Background responses live in memory: nobody can fetch them any more.
+    # Background responses live in memory: no client can fetch them any more.
     for record in app.state.service.store.all_running():
         await stop(record)
 

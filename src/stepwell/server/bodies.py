@@ -2,7 +2,7 @@
 
 A body is counted byte by byte as it comes in, from beyond ``FREE_BYTES`` on, and until what it says has been
 checked. No tenant may have more than half of what the others have left, so that neither one nor a few can
-keep everybody else from asking. Middling bodies are not parsed behind the largest ones.
+keep all others from asking. Middling bodies are not parsed behind the largest ones.
 """
 
 from __future__ import annotations

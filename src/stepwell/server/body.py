@@ -99,7 +99,7 @@ async def read_body(request: Request, max_bytes: int, room: Body) -> bytes:
 
 
 class ClientGone(Exception):
-    """Nobody is left to answer."""
+    """The client has left: there is no one to answer."""
 
 
 def too_slow(timeout_s: float) -> ApiError:

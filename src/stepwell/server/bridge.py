@@ -31,7 +31,7 @@ class Arrival:
     index: int
     output: Output
     more: list[Delta] = field(default_factory=list)
-    """Deltas that came after this one and before anybody read it. Joined when it is read: joining them
+    """Deltas that came after this one and before it was read. Joined when it is read: joining them
     one by one would copy a long answer once per token."""
 
     def absorb(self, later: Output) -> bool:
@@ -103,7 +103,7 @@ class Bridge:
         try:
             self._loop.call_soon_threadsafe(self._drain)
         except RuntimeError:
-            # The loop has ended before the driver has: nobody is left to read.
+            # The loop has ended before the driver has: there are no readers left.
             self._queue.clear()
 
     def _drain(self) -> None:
@@ -124,7 +124,7 @@ class Generations:
         self.admitted: dict[int, Admitted] = {}
         self.finished: dict[int, Finished] = {}
         self.rejected: Rejected | None = None
-        """Of its generations by index, whether or not anybody has read it yet: for the access log."""
+        """Of its generations by index, whether or not it has been read yet: for the access log."""
         self._bridge = bridge
         self._open = set(range(len(self.generations)))
         self._begun: set[int] = set()
@@ -157,7 +157,7 @@ class Generations:
 
     @property
     def refused(self) -> Rejected | None:
-        """Why some generation was not taken: its first output, and nobody has read on. One that was lost
+        """Why some generation was not taken: its first output, still unread. One that was lost
         later has begun."""
         begun: set[int] = set()
         for arrival in self._arrivals:

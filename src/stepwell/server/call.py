@@ -71,7 +71,7 @@ Translate = Callable[[Mapping[str, Any]], dict[str, Any]]
 async def understand(
     request: Request, schema: type[Wanted], translate: Translate | None = None
 ) -> Call[Wanted]:
-    """Read and check a request. Raises ``ApiError``, or ``ClientGone`` when nobody waits any more.
+    """Read and check a request. Raises ``ApiError``, or ``ClientGone`` when the client has left.
 
     Identity and hints are read from the body as it came; ``translate`` gives what the schema reads.
     """

@@ -2,9 +2,9 @@
 
 uvicorn closes a connection that is idle after an answer and bounds the size of a head. It waits for ever for
 the first byte, for the rest of a head, and for the rest of a body that was already answered; and its
-``limit_concurrency`` would turn ``/health`` away together with everybody else. What is here fills that gap:
+``limit_concurrency`` would turn ``/health`` away together with all else. What is here fills that gap:
 a connection without a request is *silent*, may be so for ``head_timeout_s``, and is the first to go when
-somebody else needs its descriptor. One whose client does not read its answer is given up after
+another one needs its descriptor. One whose client does not read its answer is given up after
 ``send_timeout_s``, whatever the route, and goes before a new one does.
 """
 
@@ -31,7 +31,7 @@ RESERVED_DESCRIPTORS = 192
 """For books, KV on disk, documents and the processes that read them."""
 LEAST_CONNECTIONS = 8
 LEAST_READ_BYTES = 16_384
-"""What a client has to have read of an answer each time that somebody looks, or all of it."""
+"""What a client has to have read of an answer at each look, or all of it."""
 
 log = logging.getLogger("stepwell.server")
 
@@ -108,7 +108,7 @@ class Connections:
         self._silent.setdefault(connection)
 
     def busy(self, connection: GuardedProtocol) -> None:
-        """There is a request on it: it is nobody's to turn away."""
+        """There is a request on it: it must not be turned away."""
         self._silent.pop(connection, None)
         self._busy.setdefault(connection)
 
@@ -133,7 +133,7 @@ class Connections:
         connection.transport.abort()
 
     def _is_exempt(self, host: str) -> bool:
-        """Proxies bring the connections of many; on loopback and unix sockets everybody may be one."""
+        """Proxies bring the connections of many; on loopback and unix sockets each client may be one."""
         if not host or is_loopback(host):
             return True
         address = _parsed(host)
@@ -174,7 +174,7 @@ class GuardedProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
         self._left_bytes = 0
-        """Of its answer, when somebody looked."""
+        """Of its answer, at the last look."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

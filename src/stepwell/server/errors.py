@@ -1,7 +1,7 @@
 """Every error a client can see, in OpenAI's shape: ``{"error": {message, type, param, code}}``.
 
 The SDKs decide by status whether to retry (408, 409, 429 and 5xx: yes), so the status says who is
-at fault: 4xx the client, 429 and 503 the load, 500 nobody but us.
+at fault: 4xx the client, 429 and 503 the load, 500 this server.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         headers = dict(self.headers)
         if self.retry_after_ms is not None:
-            # Both spellings: the OpenAI SDK prefers milliseconds, everybody else reads seconds.
+            # Both spellings: the OpenAI SDK prefers milliseconds, all others read seconds.
             headers["retry-after-ms"] = str(self.retry_after_ms)
             headers["retry-after"] = str(max(1, -(-self.retry_after_ms // 1000)))
         return JSONResponse(self.body(), self.status, headers)
@@ -79,7 +79,7 @@ def model_not_found(name: str) -> ApiError:
 def context_length_exceeded(
     context_tokens: int, prompt_tokens: int | None, param: str, *, attached: bool = False
 ) -> ApiError:
-    """``prompt_tokens`` None: so long that nobody counted. ``attached``: there are documents in it."""
+    """``prompt_tokens`` None: so long that it was not counted. ``attached``: there are documents in it."""
     advice = "Please shorten it."
     if attached:
         advice = "Attach less of it: POST /v1/files/search finds the passages of a document that matter."
@@ -124,7 +124,7 @@ class _Shape:
     type: str
     retry_after_ms: int | None = None
     final: bool = False
-    """Trying again is of no use before somebody has done something."""
+    """Trying again is of no use before the cause is mended."""
 
 
 REJECTIONS: Mapping[str, _Shape] = {

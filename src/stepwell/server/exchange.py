@@ -91,7 +91,7 @@ async def exchange(
     holding: AbstractContextManager[object] | None = None,
 ) -> Response:
     """Answer one request for ``turns`` answers, ``holding`` something from before its prompt is made until
-    the answer has ended. Raises ``ApiError``, or ``ClientGone`` when nobody waits any more."""
+    the answer has ended. Raises ``ApiError``, or ``ClientGone`` when the client has left."""
     service, request = call.service, call.request
     with ExitStack() as stack:
         stack.enter_context(holding or nullcontext())

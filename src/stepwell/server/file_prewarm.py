@@ -1,4 +1,4 @@
-"""A document's KV computed before anybody asks: a turn that only prepares the cache, and is kept."""
+"""A document's KV computed before the first question: a turn that only prepares the cache, and is kept."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Who may have turns in the server at once: places by service tier, tenant and key.
 
 A *turn* is one answer that is generated: ``n`` choices of 32 prompts are ``32 n`` turns. They are counted
-before anything is awaited. Nobody waits here, because a client that waits unseen cannot be counted, and the
-scheduler has the queue. When there is no place left, contracts decide:
+before anything is awaited. No request waits here, because a client that waits unseen cannot be counted, and
+the scheduler has the queue. When there is no place left, contracts decide:
 
     kept free     the part of a guarantee that others may not borrow
     taken back    a turn within its service tier's guarantee of compute, or heavier than others that are

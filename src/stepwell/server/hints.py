@@ -23,7 +23,7 @@ from stepwell.server.identity import Body, Headers, Identity, clean
 MIN_US = 1_000
 MAX_US = 24 * 3_600 * 1_000_000
 ABSURD_US = 30 * MAX_US
-"""A time beyond this is no time that anybody means."""
+"""A time beyond this is a mistake."""
 EPHEMERAL_TTL = "5m"
 """Anthropic's ``cache_control`` without a ``ttl``."""
 BREAKPOINT_TTL = "30m"

@@ -18,7 +18,7 @@ from stepwell.server.service import Service
 from stepwell.server.vector_stores.found import Hit, find_hits
 
 MOST_HITS = 20
-"""As many as OpenAI gives where nobody says how many."""
+"""As many as OpenAI gives where the request says no number."""
 ROOM = 4
 """Passages take this part of a context at most."""
 MAX_QUERY_CHARS = 20_000

@@ -79,7 +79,7 @@ def _node(text: str) -> str:
 
 
 def _forwarded(line: str) -> Iterator[str]:
-    """RFC 7239: ``for=192.0.2.60;host=example.org, for="[2001:db8::1]"``. What names nobody is a stranger."""
+    """RFC 7239: ``for=192.0.2.60;host=example.org, for="[2001:db8::1]"``. Without an address: a stranger."""
     for element in line.split(","):
         pairs = [part.partition("=") for part in element.split(";")]
         named = [value for key, _, value in pairs if key.strip().lower() in ("for", "host")]

@@ -25,7 +25,7 @@ async def post(
         if not sent:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
-        await over.wait()  # nobody leaves in the middle
+        await over.wait()  # this client does not leave in the middle
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 PER_CONTAINER = 5
 """A list or an object costs about as much as so many numbers."""
 _WINDOW_BYTES = 128 * 1024
-"""Looked at in one go: nobody else runs meanwhile."""
+"""Looked at in one go: nothing else runs meanwhile."""
 
 
 def is_larger_than(data: bytes, values: int) -> bool:

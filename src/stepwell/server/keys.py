@@ -224,7 +224,7 @@ class KeyEntry:
 
 
 def missing_service_tier(entries: Iterable[KeyEntry], names: Sequence[str]) -> str | None:
-    """One sentence about the first service tier that a key names and nobody has defined, or None."""
+    """One sentence about the first service tier that a key names and that is not defined, or None."""
     for number, entry in enumerate(entries, 1):
         for tier in (*entry.service_tiers, entry.default_service_tier):
             if tier is not None and tier not in names:
@@ -324,7 +324,7 @@ class KeyRing:
     def replace(self, other: KeyRing) -> None:
         """From now on the keys of ``other``: what is not there any more is refused, in open streams too.
 
-        A ring with keys never becomes one without, which would let everybody on this machine in. Raises
+        A ring with keys never becomes one without, which would let every program on this machine in. Raises
         ``BadInput``, and nothing has changed.
         """
         if self.required != other.required:
@@ -375,7 +375,7 @@ class KeyRing:
 
 
 def digest_of(presented: str) -> bytes:
-    """Of a key as somebody has sent it."""
+    """Of a key as it was sent."""
     return _digest(presented[: MAX_KEY_CHARS + 1])
 
 

@@ -76,7 +76,7 @@ class ServedLibrary:
 
 
 def api_error(error: StepwellError, param: str | None = None) -> ApiError:
-    """What went wrong with a document, for its client. Only what somebody can mend by waiting is worth
+    """What went wrong with a document, for its client. Only what waiting can mend is worth
     another try, and here nothing is."""
     sentence = f"{str(error)[:1].upper()}{str(error)[1:]}."[:500]
     match error:

@@ -1,6 +1,6 @@
 """``/metrics`` in Prometheus format.
 
-Counters and fills come from ``LoopPort.snapshot`` when somebody asks; latencies are observed as
+Counters and fills come from ``LoopPort.snapshot`` when ``/metrics`` is read; latencies are observed as
 requests end. No label ever names an agent, a session or a request: their number has no bound.
 """
 

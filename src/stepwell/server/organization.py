@@ -1,6 +1,6 @@
 """``/v1/organization/usage/completions`` and ``.../costs``: what was used and charged, in OpenAI's shapes.
 
-A key sees the rows of its own tenant and of its tenant's projects; of everybody else there is nothing for it,
+A key sees the rows of its own tenant and of its tenant's projects; of all others there is nothing for it,
 whatever it asks for. An operator's key sees all. A ``project_id`` is a tenant as the books name it (``acme``,
 ``acme/search``); a customer may also say ``search``.
 

@@ -1,6 +1,6 @@
 """What the organization routes are asked: query parameters, checked one by one.
 
-A parameter that nobody knows is refused: a misspelt filter that is left out would answer for more than was
+An unknown parameter is refused: a misspelt filter that is left out would answer for more than was
 asked. Lists come as ``name[]=a&name[]=b`` (the OpenAI SDK) or ``name=a&name=b``.
 """
 

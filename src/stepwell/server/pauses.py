@@ -56,8 +56,8 @@ class Pauses:
         """All agents of the session, or, when they know already, the one that has tried again."""
         caller = turn.caller
         if first:
-            everybody = await self._agents.all()
-            return [v for v in everybody if (v.tenant, v.session) == (caller.tenant, caller.session)]
+            views = await self._agents.all()
+            return [v for v in views if (v.tenant, v.session) == (caller.tenant, caller.session)]
         view = (
             await asyncio.to_thread(self._driver.agent, caller.tenant, caller.agent) if caller.agent else None
         )

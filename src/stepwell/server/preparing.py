@@ -38,7 +38,7 @@ class Preparing:
         self._numbers = count()
 
     async def run(self, weight: int, work: Callable[[], Result]) -> Result:
-        """What ``work`` says, once it is its turn. A thread cannot be stopped: what it does for somebody who
+        """What ``work`` says, once it is its turn. A thread cannot be stopped: what it does for a client that
         has left keeps its place until it is done."""
         await self._enter(weight)
         task = asyncio.ensure_future(asyncio.to_thread(work))
@@ -78,7 +78,7 @@ class Preparing:
 
     def _done(self, task: asyncio.Task[Result]) -> None:
         if not task.cancelled():
-            task.exception()  # of somebody who has left: nobody else asks for it
+            task.exception()  # of a client that has left, so that asyncio does not call it lost
         self._leave()
 
     def _leave(self) -> None:

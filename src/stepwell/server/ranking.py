@@ -10,6 +10,6 @@ from stepwell.server.schema import Schema
 
 
 class RankingOptions(Schema):
-    """``ranker`` and weights are read by nobody: there is one way to rank here."""
+    """``ranker`` and weights are not read: there is one way to rank here."""
 
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -81,7 +81,7 @@ class ResponseShape:
     # --- what exchange calls ------------------------------------------------------------------
 
     def whole(self, progress: Sequence[Progress]) -> dict[str, Any]:
-        """Without a stream the same events happen, and nobody hears them."""
+        """Without a stream the same events are made, and not sent."""
         for output in (progress[0].admitted, Delta(progress[0].text, tuple(progress[0].tokens))):
             if output is not None:
                 self.take(Arrival(0, output))

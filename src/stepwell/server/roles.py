@@ -1,4 +1,4 @@
-"""What kind of agent calls: its name where somebody gave one, else what its prompts have in common.
+"""What kind of agent calls: its name where it was given one, else what its prompts have in common.
 
 Agents of one kind wait alike, so the policy learns how long per role. Most frameworks send no name; but
 the agents of one kind share the beginning of a system prompt and a set of tools, turn after turn. (Only the

@@ -92,7 +92,7 @@ def serve(
 
 
 def require_keys_beyond_loopback(host: str, keys: KeyRing) -> None:
-    """Raises ``BadInput`` when everybody on the network could use the machine."""
+    """Raises ``BadInput`` when every program on the network could use the machine."""
     if not keys.required and not is_loopback(host):
         raise BadInput(
             f"without API keys only loopback is served, and {host} is not: add [[keys]] to the settings "

@@ -113,7 +113,7 @@ class Service:
         self.started_s = int(self.now_s())
         self.agent_lists = AgentLists(self.driver)
         self.pauses = Pauses(self.driver, self.agent_lists)
-        others = {model.text.name for model in self.offered[1:]}  # whose own names are nobody's aliases
+        others = {model.text.name for model in self.offered[1:]}  # whose own names are no aliases
         aliases = tuple(alias for alias in self.settings.model_aliases if alias not in others)
         first = OfferedModel(self.text_model, self.driver.info, self.ledger, aliases)
         self.offered = (first, *self.offered[1:])
@@ -161,7 +161,7 @@ class Service:
 
     def require_operator(self, request: Request) -> None:
         """An operator's key; where there are no keys, a program on this machine. With keys, coming from this
-        machine says nothing: so does everybody behind a TLS terminator or a tunnel that ends here."""
+        machine says nothing: so does each client behind a TLS terminator or a tunnel that ends here."""
         if not self.key(request).operator:
             raise ApiError(403, "This needs an operator's API key.", code="operator_key_required")
 
@@ -242,7 +242,7 @@ def service_of(request: Request) -> Service:
 
 
 def require_local(request: Request) -> None:
-    """Raises a 403 ``ApiError`` for everybody else."""
+    """Raises a 403 ``ApiError`` for programs on other machines."""
     if is_local(request):
         return
     raise ApiError(

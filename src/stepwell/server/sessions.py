@@ -34,7 +34,7 @@ from stepwell.server.service import Service, service_of
 
 MICROUSD_PER_CENT = 10_000
 MAX_SESSION_BUDGETS = 10_000
-"""Of one tenant, so that nobody can use up the room for budgets that all share."""
+"""Of one tenant, so that none can use up the room for budgets that all share."""
 
 
 def exact(value: Any) -> Any:
@@ -141,7 +141,7 @@ async def put_in_force(service: Service, ledger: RunningBooks, budget: Budget) -
 async def _set_limit(
     service: Service, ledger: RunningBooks, key: ApiKey, name: Name, limit: Decimal | None
 ) -> None:
-    """A soft limit that somebody has set before stays where it makes sense."""
+    """A soft limit that was set before stays where it makes sense."""
     tenant, session = name
     if not session or clean(session) != session:
         raise bad_request("A session id is at most 255 printable characters.", param="session_id")
@@ -204,7 +204,7 @@ def _page(names: Sequence[Name], limit: int) -> Sequence[Name]:
 async def _one(
     service: Service, ledger: RunningBooks, key: ApiKey, name: Name, *, known: bool = False
 ) -> dict[str, Any]:
-    """Raises a 404 ``ApiError`` for what nobody knows, or belongs to somebody else."""
+    """Raises a 404 ``ApiError`` for what is not known, or belongs to another tenant."""
     found = (await _known(service, ledger, name[0])).get(name)
     spent = await _spent(service, [name])
     if found is None and not spent[name] and not known:

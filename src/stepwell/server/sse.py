@@ -1,4 +1,4 @@
-"""Server-sent events: framing, keep-alive comments, and noticing that nobody listens any more."""
+"""Server-sent events: framing, keep-alive comments, and noticing that the client has left."""
 
 from __future__ import annotations
 

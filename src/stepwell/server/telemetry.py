@@ -225,11 +225,11 @@ class _Meters:
 
 @contextmanager
 def telemetry_of(asked: bool, out: IO[str], say: Callable[[str], None]) -> Iterator[Telemetry | None]:
-    """Spans and metrics while a server runs; None where nobody asked for them.
+    """Spans and metrics while a server runs; None where they are not asked for.
 
     Asked for by ``server.otel``, or by variables that name an exporter or where it sends to. What is left is
     sent when the block is left. Raises ``MissingExtra`` where the setting asks and the package is not there,
-    ``BadInput`` for an exporter that nobody knows; a variable alone is then a line.
+    ``BadInput`` for an unknown exporter; a variable alone is then a line.
     """
     traces, metrics = wanted(asked), wanted(asked, "metrics")
     if not traces and not metrics:

@@ -175,7 +175,7 @@ class RequestUsage:
         }
 
     def _drafted(self) -> dict[str, int]:
-        """OpenAI's names for guesses at the answer. Nobody pays for the wrong ones here."""
+        """OpenAI's names for guesses at the answer. The wrong ones are not paid for here."""
         wrong = self.drafted_tokens - self.accepted_tokens
         found = {"accepted_prediction_tokens": self.accepted_tokens, "rejected_prediction_tokens": wrong}
         return found if self.drafted_tokens else {}

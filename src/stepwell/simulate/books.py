@@ -40,7 +40,7 @@ class MachineBooks:
 
 @dataclass(slots=True)
 class TierMoney:
-    """US dollars of one service tier, or of time and room that nobody used."""
+    """US dollars of one service tier, or of time and room that were not used."""
 
     revenue_usd: Fraction = Fraction(0)
     cost_usd: Fraction = Fraction(0)
@@ -79,8 +79,8 @@ class Money:
 
 def money_of(all_sums: Sequence[Sums], rates: Rates) -> Money:
     """What the books of machines that cost alike come to. Idle cost is spread over what was used of the same
-    resource, as ``ledger margin --loaded`` does; what nobody used at all stays idle."""
-    nobody = frozenset(kind.value for kind in Kind)
+    resource, as ``ledger margin --loaded`` does; what was not used at all stays idle."""
+    unnamed = frozenset(kind.value for kind in Kind)
     used: dict[str, dict[str, Fraction]] = {}
     for sums in all_sums:
         for (resource, name), amount in sums.used.items():
@@ -93,13 +93,13 @@ def money_of(all_sums: Sequence[Sums], rates: Rates) -> Money:
             returned = sums.returned_microusd.get(name, 0)
             money.tiers.setdefault(name, TierMoney()).revenue_usd += Fraction(charged - returned, MICROUSD)
     for resource_name, row in used.items():
-        _spread(money, resource_name, row, nobody)
+        _spread(money, resource_name, row, unnamed)
     return money
 
 
-def _spread(money: Money, resource: str, row: Mapping[str, Fraction], nobody: frozenset[str]) -> None:
-    idle = sum((cost for name, cost in row.items() if name in nobody), Fraction(0))
-    busy = {name: cost for name, cost in row.items() if name not in nobody}
+def _spread(money: Money, resource: str, row: Mapping[str, Fraction], unnamed: frozenset[str]) -> None:
+    idle = sum((cost for name, cost in row.items() if name in unnamed), Fraction(0))
+    busy = {name: cost for name, cost in row.items() if name not in unnamed}
     whole = sum(busy.values(), Fraction(0))
     money.idle_usd += idle / MICROUSD
     money.by_resource_usd[resource] = (idle + whole) / MICROUSD

@@ -75,7 +75,7 @@ def _decode_us(turn: TurnSpec, model: StepCosts) -> int:
 def working_set_blocks(workload: Workload) -> int:
     """The most blocks that are live at one time: used already, and to be used again (at the trace's times).
 
-    What fits this needs to compute nothing twice, if somebody told it what to keep.
+    What fits this needs to compute nothing twice, if it is told what to keep.
     """
     per_block = workload.block_tokens // workload.unit_tokens
     changes: list[tuple[int, int]] = []

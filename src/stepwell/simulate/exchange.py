@@ -32,7 +32,7 @@ def _mooncake(workload: Workload) -> Iterator[dict[str, Any]]:
         for turn in session.turns:
             names = list(numbers(turn.prompt))[per_block - 1 :: per_block]
             ids = [known.setdefault((space, name), len(known)) for name in names]
-            if turn.prompt_tokens > len(ids) * MOONCAKE_TOKENS:  # the last block is not full, and nobody's
+            if turn.prompt_tokens > len(ids) * MOONCAKE_TOKENS:  # the last block is not full and not shared
                 fresh += 1
                 ids.append(known.setdefault(("", fresh), len(known)))
             yield {

@@ -2,9 +2,9 @@
 
 Source: LMCache/lmcache-agent-trace, as hashes of blocks of 64 tokens (256 characters; lengths are characters
 over four). A call has a time and no duration: ``_TOKEN_MS`` for each token of its answer is taken for the
-traced server's part of the time until the next call. Nobody says which member of a team calls, so a session
-is one agent whose prompts change; sessions belong to tenants and share nothing. There are few of them, so
-they come again, each time as new ones.
+traced server's part of the time until the next call. The trace does not say which member of a team calls, so
+a session is one agent whose prompts change; sessions belong to tenants and share nothing. There are few of
+them, so they come again, each time as new ones.
 """
 
 from __future__ import annotations

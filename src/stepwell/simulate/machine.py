@@ -56,7 +56,7 @@ class SimulationError(StepwellError):
 
 @runtime_checkable
 class ComingTurn(Protocol):
-    """A turn that somebody will send."""
+    """A turn that will be sent."""
 
     @property
     def new_tokens(self) -> int:

@@ -111,7 +111,7 @@ class PlayedTurn:
         )
 
     def units(self, unit_tokens: int) -> list[bytes]:
-        """All full units of prompt and answer; those that nobody goes on from get names of their own."""
+        """All full units of prompt and answer; those that no turn goes on from get names of their own."""
         spec, namespace = self.spec, self.play.namespace
         total = (spec.prompt_tokens + spec.new_tokens) // unit_tokens
         known = namespace.names(spec.prompt + (spec.grown or ()))[:total]

@@ -24,7 +24,7 @@ LEGEND = (
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds at p50, p90 and p99; empty when nobody came so far."""
+    """Seconds at p50, p90 and p99; empty when no turn came so far."""
 
     count: int
     p50_s: float
@@ -151,7 +151,7 @@ def report_of(
 
 
 def was_refused(turn: TurnTimes) -> bool:
-    """It was turned away: no token came, and nobody took it back."""
+    """It was turned away: no token came, and it was not taken back."""
     return turn.ttft_us is None and turn.reason != "cancelled"
 
 

@@ -64,7 +64,7 @@ def play(
     """Serve what ``source`` sends until it has ended. ``declared`` only names the run."""
     started_s = time.process_time()
     scheduler = Scheduler(config)
-    scheduler.context.future = future  # for the oracle; nobody else may look
+    scheduler.context.future = future  # for the oracle alone
     machine = Machine(scheduler, model, source, SimulatedMeter(model, config.unit_tokens), bounded=bounded)
     machine.run()
     cpu_s = time.process_time() - started_s

@@ -143,7 +143,7 @@ class _Chain:
     role: str
     starts_s: float
     ends_s: float | None
-    """None: it runs on its own, nobody waits for it."""
+    """None: it runs on its own, no agent waits for it."""
     requests: list[dict[str, Any]]
     numbers: list[int] = field(default_factory=list)
     launched_after: int = 0
@@ -154,7 +154,7 @@ class _Chain:
 
 
 def _chains(record: Mapping[str, Any]) -> list[_Chain]:
-    """The main agent first. A child's ``t`` in the trace is its end (its launch, if nobody waits for it)."""
+    """The main agent first. A child's ``t`` in the trace is its end (its launch, if none waits for it)."""
     own = [r for r in record["requests"] if r["type"] != "subagent"]
     chains = [_Chain(record.get("agent_id", "main"), record.get("role", "main"), 0.0, None, own)]
     for child in (r for r in record["requests"] if r["type"] == "subagent" and r["requests"]):
@@ -305,9 +305,9 @@ def mooncake(
 ) -> Workload:
     """Requests at their timestamps. ``unit_tokens`` stand for a trace block of 512.
 
-    Nobody is named in this trace: each request is a session of its own, without an agent. All are of one
+    No agent is named in this trace: each request is a session of its own, without an agent. All are of one
     tenant (they share prefixes, and tenants never do); the service tier is drawn per conversation, that is
-    by the second block of the prompt, the first one being everybody's.
+    by the second block of the prompt, the first one being common to all.
     """
     records = [r for _, r in zip(_up_to(requests), lines_of(directory, MOONCAKE[which]), strict=False)]
     return mooncake_of(records, which, seed=seed, unit_tokens=unit_tokens)

@@ -77,7 +77,7 @@ class Namespace:
         return value if name[:8] == self.salt and value < len(self._table) else None
 
     def fresh(self, turn: int, count: int) -> list[bytes]:
-        """Names that nobody else has: what a turn generated and nobody went on from."""
+        """Names that no other unit has: what a turn generated and no turn went on from."""
         mark = (1 << 63) + (turn << 24)
         return [self.salt + (mark + i).to_bytes(8, "big") for i in range(count)]
 
@@ -125,7 +125,7 @@ class TurnSpec:
     new_tokens: int
     prompt: Runs
     grown: Runs | None
-    """Names of the units that its answer completes; None: nobody goes on from them."""
+    """Names of the units that its answer completes; None: no turn goes on from them."""
     wait: Wait
     """What the agent waits for afterwards, as its runtime would know."""
     seen_wait: Wait

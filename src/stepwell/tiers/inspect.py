@@ -361,4 +361,4 @@ def _move_all(tiers: LocalTiers, metas: list[BlockMeta], source: KvTier, target:
 
 
 def _silent(done: int, total: int) -> None:
-    """Nobody watches."""
+    """No progress is shown."""

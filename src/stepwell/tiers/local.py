@@ -44,7 +44,7 @@ class TransferLimits:
     read_deadline_s: float = 2.0
     """A read that has not come back after this, plus the time below, is given up."""
     write_deadline_s: float = 30.0
-    """Nobody waits for a write, but its host memory cannot be used for anything else meanwhile."""
+    """A write is not waited for, but its host memory cannot be used for anything else meanwhile."""
     slowest_bytes_per_s: int = 50_000_000
     """A disk this quick never misses a deadline: each transfer gets the time that the bytes queued
     before it need at this speed. Without it a long context would miss its deadline by its length."""
@@ -182,7 +182,7 @@ class LocalTiers:
             return
         self._alarm.close()
         for transfer in self._under_way[HOST]:
-            transfer.cancelled = True  # nobody is there any more to be told
+            transfer.cancelled = True  # there is no listener any more
         read = self._workers[HOST].close(self.limits.read_deadline_s)
         wrote = self._workers[DISK].close(self.limits.close_s)
         while self._ended:
@@ -439,7 +439,7 @@ def _kind(error: OSError) -> str:
 
 
 def _nothing() -> None:
-    """Until somebody asks to be told."""
+    """Until a listener is given."""
 
 
 __all__ = ["LocalTiers", "TransferLimits", "open_shared_tiers", "open_tiers"]

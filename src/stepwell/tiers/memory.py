@@ -144,4 +144,4 @@ class MemoryTiers:
 
 
 def _nothing() -> None:
-    """Until somebody asks to be told."""
+    """Until a listener is given."""

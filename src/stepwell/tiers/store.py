@@ -7,7 +7,7 @@ There is no index file: a restart reads the header of every record (about 50 us 
 is verified when it is read. Why not slabs or a log: docs/adr/0003-disk-layout.md.
 
 A block that was dropped shortly before a crash may be back after it. It is still right: its name is
-the hash of the tokens it holds, so the worst case is room used for something nobody wants.
+the hash of the tokens it holds, so the worst case is room used for something that is not wanted.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ class DiskStore:
             self._remove_dispensable(dispensable)
 
     def _take_dispensable(self) -> tuple[str, int] | Foreign | None:
-        """Under the lock: what goes first for room, and is nobody else's to remove from now on."""
+        """Under the lock: what goes first for room, and is removed by no other thread from now on."""
         spare = self._spares.give_up()
         return self._foreign.popleft() if spare is None and self._foreign else spare
 
@@ -364,7 +364,7 @@ class DiskStore:
         self._graveyard.append(entry)
 
     def reap(self) -> None:
-        """Make spares of the files of forgotten blocks that nobody reads. From the writing thread."""
+        """Make spares of the files of forgotten blocks that are not being read. From the writing thread."""
         with self._lock:
             ready = [entry for entry in self._graveyard if not entry.pins]
             self._graveyard = deque(entry for entry in self._graveyard if entry.pins)

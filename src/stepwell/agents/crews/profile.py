@@ -45,7 +45,7 @@ from stepwell.errors import BadInput
 
 PRO, FLASH = "pro", "flash"
 LUXURIES = ("planner", "critic", "judge")
-"""Roles that ship and that a crew can do without: a flash that nobody has fitted goes without them."""
+"""Roles that ship and that a crew can do without: a flash that was not fitted goes without them."""
 MOST_USD = 1_000_000
 MOST_BIAS = 100
 _KEYS = ("name", "crew", "drop", "model", "wave", "penalty", "roles")

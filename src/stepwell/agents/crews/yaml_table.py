@@ -150,7 +150,7 @@ def _plain(event: Any) -> Any:
 
 
 def _text(event: Any) -> str:
-    """With pairs of surrogates joined, as JSON writes them; a half of one cannot be sent to anybody."""
+    """With pairs of surrogates joined, as JSON writes them; a half of one cannot be sent."""
     text: str = event.value
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")

@@ -13,7 +13,7 @@ from typing import Any
 from stepwell.errors import StepwellError
 
 GIVE_UP_S = 1.0
-"""How long a call that was cancelled may take to clean up before nobody waits for it any more."""
+"""How long a call that was cancelled may take to clean up before it is given up."""
 MAY_RETRY = " It may be tried once more."
 """Ends the sentence about a call that failed by chance: such a call is no repeat when it is made again."""
 MAX_ERROR_CHARS = 1_000
@@ -121,7 +121,7 @@ async def _guarded(tool: Tool, arguments: Mapping[str, Any]) -> str:
 
 
 def _read_outcome(task: asyncio.Future[str]) -> None:
-    """An abandoned call's late error is of no use to anybody, and not worth a warning."""
+    """An abandoned call's late error is of no use, and not worth a warning."""
     if not task.cancelled():
         task.exception()
 

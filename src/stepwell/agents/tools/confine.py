@@ -64,7 +64,7 @@ def leave_network() -> bool:
     uid, gid = os.getuid(), os.getgid()
     if _libc().unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC) != 0:
         return False
-    # Without a map every file would belong to nobody, and none could be made.
+    # Without a map every file would have no owner, and none could be made.
     with contextlib.suppress(OSError):
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -73,7 +73,7 @@ def leave_network() -> bool:
 
 
 def private_folder(path: str, size_bytes: int, files: int) -> bool:
-    """A file system in memory at ``path`` that nobody else sees, whose size the kernel holds.
+    """A file system in memory at ``path`` that no other process sees, whose size the kernel holds.
 
     What is open and has no name any more counts as well. Needs the namespaces of ``leave_network``, or the
     superuser's rights.

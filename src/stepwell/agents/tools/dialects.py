@@ -16,7 +16,7 @@ from stepwell.errors import MissingExtra
 
 READ_AS = "duckdb"
 FAULTS = (AttributeError, LookupError, NotImplementedError, RecursionError, TypeError, ValueError)
-"""What sqlglot raises besides its own errors, at texts that nobody would write but a model."""
+"""What sqlglot raises besides its own errors, at texts that only a model would write."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class RunningMcp:
         if keeper is None:
             return
         self._leave.set()
-        # Before the handshake nobody listens for being told to leave.
+        # Before the handshake the server does not listen for being told to leave.
         done, _ = await asyncio.wait({keeper}, timeout=CLOSE_S if greeted else 0)
         if not done:
             keeper.cancel()
@@ -96,7 +96,7 @@ class RunningMcp:
         """The text of the answer.
 
         ``ToolError``: the server said that it failed, took too long, or died. It is then started again at
-        the next call, once; the call itself is not repeated, for nobody knows whether it was done.
+        the next call, once; the call itself is not repeated, for it is not known whether it was done.
         """
         client = await self._living()
         try:

@@ -143,7 +143,7 @@ async def _read_messages(pipe: ByteReceiveStream, to: Any, beside: ServerLog) ->
             await _lines(pipe, to, beside)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError):
         pass
-    # Nobody reads any more: what still comes is thrown away, so that the process can end.
+    # There is no reader any more: what still comes is thrown away, so that the process can end.
     await _drain(pipe)
 
 

@@ -32,7 +32,7 @@ BUILDERS: Mapping[str, Builder] = {
 
 
 def build_tools(names: Sequence[str], workspace: Workspace) -> list[Tool]:
-    """The tools of these names, in this order, each once. ``BadInput`` for a name that nobody knows.
+    """The tools of these names, in this order, each once. ``BadInput`` for an unknown name.
 
     ``python:FILE.py:FUNCTION`` is a function of the person's own. ``mcp:SERVER`` (all of its tools) and
     ``mcp:SERVER/TOOL`` are known while ``serving`` runs the servers.

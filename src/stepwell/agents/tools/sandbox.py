@@ -109,7 +109,7 @@ def _job(
 
 
 async def _in_process(job: dict[str, Any], scratch: Path, limits: Limits) -> SandboxRun:
-    # Output has a pipe of our own, as the report has: asyncio's own pipe that nobody empties any more keeps
+    # Output has a pipe of our own, as the report has: asyncio's own pipe that is not emptied any more keeps
     # ``process.wait`` from returning, however dead the process is.
     (read_end, write_end), (output_end, print_end) = os.pipe(), os.pipe()
     job["report"] = write_end

@@ -158,7 +158,7 @@ def _limit_memory(most_bytes: int) -> None:
 
 
 def main() -> None:
-    """The child, until standard input ends or nobody asks for long."""
+    """The child, until standard input ends or no question comes for long."""
     import duckdb  # noqa: F401 - before the first order, which has a limit of time
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -24,7 +24,7 @@ _TABLE_FUNCTIONS = frozenset(
     {"unnest", "range", "generate_series", "repeat", "repeat_row", "json_each", "json_tree"}
 )
 _REFUSED = frozenset({"getenv", "current_setting", "query", "query_table", "nextval", "write_log"})
-"""Functions of values that tell of the machine, or run text that nobody has read."""
+"""Functions of values that tell of the machine, or run text that was not checked."""
 _GROWING = frozenset(
     {
         "array_resize", "format", "generate_series", "list_resize", "lpad", "printf", "range",

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 MOST_CHARS = 10_000
-"""Of one value. A longer one comes as the beginning of its text; nobody is shown more than its beginning."""
+"""Of one value. A longer one comes as the beginning of its text; no more of it is ever shown."""
 MOST_BYTES = 32 << 20
 """Of a whole answer."""
 _MOST_DEPTH = 50

@@ -1,6 +1,6 @@
 """The seccomp filter of the sandbox: the system calls that computing and a folder of files need.
 
-A list of what is allowed, not of what is refused, so that a call nobody thought of is refused: other
+A list of what is allowed, not of what is refused, so that a call not thought of is refused: other
 processes cannot be signalled, traced, slowed, pinned or rescheduled, no memory is had past the limits
 (memfd, System V), and what a newer kernel adds is not there. Standard library only; runs in the sandbox's
 child.
@@ -123,7 +123,7 @@ _WITH_ARGUMENTS = {"x86_64": (56, 234, 302, 44, 72, 16), "aarch64": (220, 131, 2
 _FCNTL_REFUSED = (8, 10, 15, 1024, 1026, 1031)
 """F_SETOWN, F_SETSIG and F_SETOWN_EX (signals to others), F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ (memory)."""
 _IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-"""TCGETS (isatty), TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. Of all others nobody knows what
+"""TCGETS (isatty), TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. Of all others it is not known what
 they do to a file system or a device: freeze, trim, clone, send signals."""
 _NOT_SUPPORTED = 95
 """EOPNOTSUPP: who wanted to copy by reference copies by reading."""

@@ -36,7 +36,7 @@ class WarehouseTable:
     columns: tuple[tuple[str, str], ...]
     """Names and types, as the warehouse calls them."""
     rows: int | None = None
-    """About how many; None: nobody knows."""
+    """About how many; None: not known."""
     by_name: bool = True
     """Its name alone finds it: it lies where the connection looks first."""
 

@@ -33,7 +33,7 @@ CONNECT_S = 10
 BATCH_CELLS = 500_000
 """In one batch: fewer rows of a wide table."""
 SILENT_MS = 30_000
-"""A connection that nobody answers on is dead after this."""
+"""A connection without an answer is dead after this."""
 ALLOWED = ("random", "gen_random_uuid", "clock_timestamp", "timeofday")
 """Volatile and harmless."""
 REFUSED = ("table_to_xml", "schema_to_xml", "database_to_xml", "cursor_to_xml", "query_to_xml")

@@ -1,4 +1,4 @@
-"""What must hold in the books after a chaos run: they verify, and nobody was charged twice or forgotten."""
+"""What must hold in the books after a chaos run: they verify, and no turn was charged twice or forgotten."""
 
 from __future__ import annotations
 

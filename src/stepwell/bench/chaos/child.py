@@ -1,4 +1,4 @@
-"""``stepwell serve`` as everybody has it, but for its wall clock and its disk: ``-m ... CONTROL CONFIG``.
+"""``stepwell serve`` as it is, but for its wall clock and its disk: ``-m ... CONTROL CONFIG``.
 
 The two seams are those of the tests: ``time.time_ns``, and the two calls of ``tiers.files.Files`` that carry
 bytes. Everything else is done to the server from outside.

@@ -30,7 +30,7 @@ ENGINES = {"null": NULL_ENGINE, "llamacpp": 'kind = "llamacpp"\nmodel = "smollm2
 HOST_KV = {"null": "96KiB", "llamacpp": "24MiB"}
 DISK_KV = {"null": "2MiB", "llamacpp": "96MiB"}
 STEP_TOKENS = {"null": 256, "llamacpp": 32}
-"""llama.cpp rounds otherwise from 64 tokens a step on (docs/models.md). With fewer a token depends on nobody
+"""llama.cpp rounds otherwise from 64 tokens a step on (docs/models.md). With fewer a token depends on no one
 who shares the step, so that an answer that differs is a fault."""
 DEVICE_KV_TOKENS = 4_096
 MAX_AGENTS = 500
@@ -85,7 +85,7 @@ class ChaosTarget:
 
     home: Path
     scratch: Path
-    """Beside the state, on a disk that nobody fills: configuration, log, shared page."""
+    """Beside the state, on a disk that is not filled: configuration, log, shared page."""
     engine: str
     ledger: str
     """A file or a PostgreSQL URL."""
@@ -100,7 +100,7 @@ class ChaosTarget:
     came_back_s: list[float] = field(default_factory=list)
     _down_since_s: float | None = None
     deaths: list[str] = field(default_factory=list)
-    """How the server ended when nobody had ended it."""
+    """How the server ended when it was not ended from outside."""
     refused_starts: int = 0
     unclear_starts: list[str] = field(default_factory=list)
     """Starts that failed with something else than one sentence."""
@@ -174,7 +174,7 @@ class ChaosTarget:
         return [sys.executable, "-m", child, str(self.scratch / "control"), str(self.config)]
 
     def last_words(self) -> list[str]:
-        """The end of its log, and how it ended where nobody had ended it."""
+        """The end of its log, and how it ended where it was not ended from outside."""
         return [*self._said(0)[-3:], *self.deaths]
 
     def _said(self, began: int) -> list[str]:
@@ -193,7 +193,7 @@ class ChaosTarget:
         return False
 
     def health(self) -> tuple[int, str]:
-        """Status and the state of the ledger; (0, "") when nobody answers."""
+        """Status and the state of the ledger; (0, "") when there is no answer."""
         try:
             answer = self._http.get(f"{self.base_url}/health")
             return answer.status_code, str(answer.json().get("ledger", "ok"))
@@ -223,7 +223,7 @@ class ChaosTarget:
         self.process = None
 
     def _is_down(self) -> None:
-        """From now on nobody answers."""
+        """From now on there are no answers."""
         if self._down_since_s is None:
             self._down_since_s = time.monotonic()
         if self.process is not None and (code := self.process.poll()) is not None:

@@ -1,6 +1,6 @@
 """A crew's runtime in a process of its own, for killing: ``python -m stepwell.bench.crews.crew_child JSON``.
 
-It plans, its workers call a tool that leaves a line in a file, and what was asked of the server is nobody's
+It plans, its workers call a tool that leaves a line in a file, and what was asked of the server is no one's
 but the server's. ``ready`` is printed when the first turn has ended, then the result as one line of JSON.
 """
 

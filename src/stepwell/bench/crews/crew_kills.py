@@ -35,7 +35,7 @@ class Killed:
     survived: bool
     """It had ended before the kill came: says nothing."""
     same: bool
-    """The answer, the agents and the turns are those of a run that nobody killed."""
+    """The answer, the agents and the turns are those of a run that was not killed."""
     notes_lost: int
     """Calls of the tool that were made in the whole run and in neither part of this one: at most those whose
     outcome was unknown, which are told to the model and not made again."""
@@ -55,7 +55,7 @@ def kill_runs(
         whole, notes = _to_the_end(arm.base_url, directory, "whole")
         lasts_s = whole.pop("duration_us") / 1e6
         if whole["status"] != "completed":
-            raise StepwellError(f"the run that nobody kills failed after {time.perf_counter() - began:.0f} s")
+            raise StepwellError(f"the run without a kill failed after {time.perf_counter() - began:.0f} s")
         found = []
         for number in range(kills):
             after_s = lasts_s * draw.random()

@@ -270,7 +270,7 @@ def toolbox(names: Sequence[str]) -> list[Tool]:
 
 
 class Inside(httpx2.AsyncBaseTransport):
-    """The scripted server inside the process: its own work is not counted, and nobody waits for it."""
+    """The scripted server inside the process: its own work is not counted, and not waited for."""
 
     def __init__(self, watch: BusyWatch, rounds: int, batch: int) -> None:
         self.watch, self.rounds, self.batch = watch, rounds, batch

@@ -26,7 +26,7 @@ from stepwell.quantiles import percentile
 
 LIMIT_MS = 2.0
 SHARED = 1.25
-"""Busy time by CPU time, from which on somebody else had the processor."""
+"""Busy time by CPU time, from which on another program had the processor."""
 TURNS = {
     "shape": "{shape}",
     "turns": "{turns:,}",

@@ -28,7 +28,7 @@ MOST_TOKENS = 24
 def run_live(
     arm_name: str, work: Crews, model: str, place: HintsPlace, threads: int, *, policy: str, hints: bool
 ) -> HintsOutcome:
-    """One arm, in a server of its own that nobody else uses. Host and disk are given by their bytes."""
+    """One arm, in a server of its own. Host and disk are given by their bytes."""
     with tempfile.TemporaryDirectory(prefix="stepwell-hints-") as directory:
         arm = our_server(
             arm_name, model, device_kv_tokens=place.device_tokens, host_kv=str(place.host_bytes),

@@ -1,6 +1,6 @@
 """A server and its clients in one thread and in virtual time: all is real but the clock and the engine.
 
-The event loop's clock is the node's. While anybody has something to do it stands still; when all wait, the
+The event loop's clock is the node's. While any agent has something to do it stands still; when all wait, the
 driver takes a step, which lets the time pass that the null engine says it takes, or the clock goes on to the
 next timer. Programs, HTTP application, driver and policy are those of a server, and an hour costs seconds.
 """
@@ -197,7 +197,7 @@ class VirtualNode:
             return runner.run(work)
 
     def pass_until(self, deadline_us: int | None, woken: Callable[[], bool]) -> None:
-        """Let time pass until somebody outside is woken or the deadline is there."""
+        """Let time pass until a waiter outside is woken or the deadline is there."""
         while True:
             wake_at_us = self.driver.step()
             if woken():
@@ -208,7 +208,7 @@ class VirtualNode:
             times = (deadline_us, wake_at_us, self.tiers.next_us())
             known = [time_us for time_us in times if time_us is not None]
             if not known:
-                raise StepwellError("everybody waits and nothing will happen any more")
+                raise StepwellError("all agents wait and nothing will happen any more")
             self.clock.sleep_us(max(0, min(known) - now_us))
 
 

@@ -112,7 +112,7 @@ def misplaced_blocks(model_path: Path, threads: int | None = None) -> dict[str, 
     """The control of the exactness benchmark: the same blocks put back without care for their place.
 
     928 tokens are saved in blocks of 64, dropped, and put back last block first, behind 650 cells of
-    somebody else. The bytes are the same; the order in which attention adds them up is not.
+    another one. The bytes are the same; the order in which attention adds them up is not.
     """
     prompt = [1000 + 7 * i % 20_000 for i in range(928)]
     raw = RawLlama(model_path, n_cells=4096, threads=threads)

@@ -85,7 +85,7 @@ class LoadRun:
         return sum(sum(one.prompt_tokens) - sum(one.cached_tokens) for one in self.agents)
 
     def new_tokens(self, document_tokens: int) -> int:
-        """Prompt tokens that nobody had computed before: each crew's document once, then what is added."""
+        """Prompt tokens that were not computed before: each crew's document once, then what is added."""
         crews = len({one.crew for one in self.agents})
         total = crews * document_tokens
         for one in self.agents:

@@ -128,7 +128,7 @@ class MachineTotals:
         line = {"kind": "step", "step_us": self.clock.now_us(), "moved": dict(self.moved)}
         if isinstance(self.clock, ManualClock):
             self.last_steps.append(line)
-        else:  # nobody knows when it will be killed
+        else:  # it is not known when it will be killed
             tell(line)
 
 

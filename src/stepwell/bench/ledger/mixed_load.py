@@ -81,7 +81,7 @@ class LoadTurn:
     request: RequestId = 0
     tokens: list[int] = field(default_factory=list)
     extra: bool = False
-    """A second choice, or prepared KV: nobody goes on with it."""
+    """A second choice, or prepared KV: no turn goes on with it."""
 
 
 class MixedLoad:
@@ -99,7 +99,7 @@ class MixedLoad:
         """``source``: tokens to cut prompts from. ``until_us``: no session begins later."""
         self.counts: Counter[str] = Counter()
         self.waits_for_budget = False
-        """The budgeted tenant was refused and nobody has topped it up since."""
+        """The budgeted tenant was refused and not topped up since."""
         self._driver, self._source, self._size = driver, source, size
         self._dice = random.Random(seed)
         self._until_us = until_us
@@ -165,7 +165,7 @@ class MixedLoad:
         self._ask(lead, now_us)
 
     def _prewarm(self, agent: LoadAgent) -> None:
-        """Have the KV of a beginning ready before anybody asks."""
+        """Have the KV of a beginning ready before the first question."""
         self.counts["prewarmed"] += 1
         generation = self._generation(agent, tuple(agent.context), 1, prewarm=True)
         self._submit(LoadTurn(agent, generation, extra=True))

@@ -42,7 +42,7 @@ from stepwell.quantiles import percentile
 
 TARGET_PER_S = 100_000
 TARGET_BATCH = 64
-"""Smaller steps are bound by their transactions; nobody has 12,000 steps a second."""
+"""Smaller steps are bound by their transactions; no engine has 12,000 steps a second."""
 BATCHES = "8, 64, 256"
 MOST_BATCH = 100_000
 ROUNDS, POSTINGS = 5, 100_000
@@ -164,7 +164,7 @@ def temporary_store(directory: Path | None) -> Iterator[tuple[Store, Path]]:
 
 @contextmanager
 def postgres_store(url: str) -> Iterator[Store]:
-    """``BadInput`` when somebody's books are there: postings cannot be taken out again."""
+    """``BadInput`` when real books are there: postings cannot be taken out again."""
     store = open_store(url)
     try:
         (others,) = store.rows("SELECT COUNT(*) FROM runs WHERE node <> ?", (NODE,))[0]
@@ -257,7 +257,7 @@ def _posting(chance: random.Random, agent: Account, resource: Resource) -> Posti
 
 
 def verdicts(cases: Sequence[PostingsCase]) -> list[Verdict]:
-    """For the store that everybody has, at the sizes of a busy engine's steps."""
+    """For the store that needs no server, at the sizes of a busy engine's steps."""
     return [
         Verdict(
             f"{case.store}, {case.postings_per_batch:,} postings per step",

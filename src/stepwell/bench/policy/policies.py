@@ -152,7 +152,7 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
     if run.quick:
         sessions, requests, room, seeds = min(sessions, 30), 2_000, room.split(",")[0], 1
-    names = words_of("--trace", trace, TRACES)  # before anybody is asked where they are
+    names = words_of("--trace", trace, TRACES)  # before it matters where they are
     directory = Path() if {*names} <= {*NEED_NO_FILES} else traces_directory(traces)
     _fraction("--pauses", pauses)
     sizes: dict[str, Any] = {"sessions": sessions, "requests": requests, "host": host, "disk": disk}
@@ -197,7 +197,7 @@ def _tell(
 
 
 def traces_directory(given: Path | None) -> Path:
-    """Where the traces are. ``BadInput`` when nobody said, or when nothing is there."""
+    """Where the traces are. ``BadInput`` when it is not said, or when nothing is there."""
     named = traces_folder(given)
     if named is None:
         raise BadInput(

@@ -258,7 +258,7 @@ class PolicyLoad:
 
     @property
     def full(self) -> bool:
-        """Whether device and host have no room left, so that every newcomer displaces somebody."""
+        """Whether device and host have no room left, so that every newcomer displaces another agent."""
         config, memory = self.scheduler.config, self.scheduler.block_manager
         device_full = memory.device_used * 20 > config.device_blocks * 19
         return device_full and memory.host_used * 20 > config.host_bytes * 19

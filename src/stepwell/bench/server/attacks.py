@@ -27,7 +27,7 @@ from stepwell.this_machine import usable_cores
 
 LIMIT_MS = 250.0
 DESCRIPTORS = 1_024
-"""What a process may open where nobody has raised the limit."""
+"""What a process may open where the limit was not raised."""
 POLL_EVERY_S = 0.01
 POLL_TIMEOUT_S = 30.0
 AFTER_S, QUICK_AFTER_S = 1.0, 0.1

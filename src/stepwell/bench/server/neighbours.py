@@ -73,7 +73,7 @@ CONTRACTS = (
     Contract("flex", weight=1, guaranteed=Shares(step_tokens=100), max_wait_us=60_000_000),
 )  # fmt: skip
 """What an operator who sells latency would write: most of a step and half of the device are kept for some who
-may come and lent to nobody, so that an arrival does not wait for a long step of others."""
+may come and not lent, so that an arrival does not wait for a long step of others."""
 FULL = Neighbours()
 QUICK = Neighbours(
     agents=2, turns=2, opening_words=40, turn_words=10, output_tokens=8, think_s=(0.05, 0.1), flood_agents=4,

@@ -66,7 +66,7 @@ class ArmResult(ClientsFigures):
     """Prompt tokens as our server counts them: computed, device, host, disk. Empty for the peer."""
     recompute_tax: float | None = None
     below_bytes: int | None = None
-    """KV on host and disk at the end of the last round; of the peer nobody knows."""
+    """KV on host and disk at the end of the last round; of the peer it is not known."""
     prefill_tokens_per_s: list[float] = field(default_factory=list)
     """Of the warm-up request alone: shows whether both servers compute equally quickly."""
     peak_rss_bytes: int | None = None

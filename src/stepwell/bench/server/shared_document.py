@@ -199,7 +199,7 @@ def attach(
 
 
 def warm_up(url: str) -> None:
-    """A turn that shares nothing, so that nobody's first turn pays for the first one of all."""
+    """A turn that shares nothing, so that no agent's first turn pays for the first one of all."""
     with _client(url, STRANGER) as http:
         model = _checked(http.get("/v1/models"))["data"][0]["id"]
         _checked(http.post("/v1/completions", json={"model": model, "prompt": "Warm-up", "max_tokens": 2}))

@@ -15,7 +15,7 @@ TIMEOUT_S = 300.0
 
 
 async def main(url: str, count: int) -> None:
-    """Read until nobody wants it any more."""
+    """Read until told to end."""
     limits = httpx2.Limits(max_connections=count)
     read = [0] * count
     begun = asyncio.Event()

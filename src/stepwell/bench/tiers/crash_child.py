@@ -162,7 +162,7 @@ def main(directory: str, limit_bytes: str, numbers: str, fingerprint: str, seed:
     load = StoreLoad(tiers, int(numbers), dice)
     parent, said = os.getppid(), dict[str, int]()
     print(json.dumps({"ready": len(load.on_disk)}), flush=True)
-    while os.getppid() == parent:  # nobody left to kill us: end
+    while os.getppid() == parent:  # nothing is left to kill us: end
         load.step()
         if load.counts != said:
             said = dict(load.counts)

@@ -35,7 +35,7 @@ ENGINES = 2
 NONE_OF = {
     "wrong_bytes_served": "blocks served with wrong bytes",
     "bound_exceeded": "times over the bound",
-    "left_by_the_dead": "dead processes that nobody has cleared away",
+    "left_by_the_dead": "dead processes that were not cleared away",
 }
 ROWS = {
     "kills": "{kills:,}",
@@ -129,7 +129,7 @@ def _heard(child: Child, tally: DiskTally) -> None:
 
 
 def _measure(place: Path, tally: DiskTally, living: Sequence[Child]) -> None:
-    """With everybody stopped: a file that is renamed between two looks would count twice, or not be found."""
+    """With all processes stopped: a file renamed between two looks would count twice, or not be found."""
     for child in living:
         child.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, child.pid, os.WSTOPPED)

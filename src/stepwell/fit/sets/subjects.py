@@ -61,7 +61,7 @@ GOODS = (
 
 
 def place(rng: Random) -> str:
-    """A name that is nobody's."""
+    """A name that no subject has."""
     return rng.choice(STARTS) + rng.choice(MIDDLES) + rng.choice(ENDS)
 
 

@@ -75,7 +75,7 @@ def tables_set(seed: int = SEED) -> TaskSet:
 
 
 def _asked(kind: TableKind, rng: Random) -> tuple[list[Row], list[Asked]]:
-    """Rows on which no question is answered rightly by somebody who passes over its condition."""
+    """Rows on which no question is answered rightly by a reader that passes over its condition."""
     while True:
         rows = [_row(kind, rng) for _ in range(rng.randint(*ROWS))]
         part, other = rng.sample(kind.part[1], 2)

@@ -1,3 +1,3 @@
-"""``/v1/batches`` and Anthropic's message batches: requests that nobody waits for, kept on disk."""
+"""``/v1/batches`` and Anthropic's message batches: requests that no client waits for, kept on disk."""
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class BatchRequest(Schema):
 
 
 async def create_batch(request: Request) -> Response:
-    """Validated and run from now on; nobody has to wait for it."""
+    """Validated and run from now on; no client has to wait for it."""
     service, served = open_batches(request)
     key, tenant = who_asks(service, request)
     body = await read_object(request, service.settings, service.bodies, tenant)

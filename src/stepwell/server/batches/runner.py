@@ -1,7 +1,7 @@
 """Batches at work: validated, run below everything else, and put into files of answers.
 
-A batch takes what others leave: several lines at once on an idle server, one while anybody else is served.
-One batch of each tenant runs at a time, so that a long one makes nobody else wait.
+A batch takes what others leave: several lines at once on an idle server, one while other requests are served.
+One batch of each tenant runs at a time, so that a long one makes no other tenant wait.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ServedBatches:
     _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """By tenant."""
     _stopped: set[str] = field(default_factory=set)
-    """Batches that somebody has cancelled since they began."""
+    """Batches that were cancelled since they began."""
     _inside: int = 0
     _supervisor: asyncio.Task[None] | None = None
     _to_reconcile: set[str] = field(default_factory=set)

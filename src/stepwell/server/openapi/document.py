@@ -83,7 +83,7 @@ def plain_path(path: str) -> str:
 
 
 def _described(routes: Iterable[BaseRoute]) -> Iterator[tuple[str, str, Operation, Callable[..., Any]]]:
-    """Raises ``KeyError`` for a route that nobody has described."""
+    """Raises ``KeyError`` for a route without a description."""
     for route in routes:
         assert isinstance(route, Route)
         path = plain_path(route.path)

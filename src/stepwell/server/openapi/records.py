@@ -7,7 +7,7 @@ from typing import Any, Literal
 from stepwell.server.openapi.answers import Answer, ByKvTier, Error, Listed, Usage
 
 JsonNumber = float
-"""An amount as JSON writes it; here it is only described, and nobody reckons with it."""
+"""An amount as JSON writes it; here it is only described, and not reckoned with."""
 
 # --- Anthropic's batches -----------------------------------------------------------------------
 

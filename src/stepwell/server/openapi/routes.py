@@ -15,7 +15,7 @@ from stepwell.server.page.routes import page_file
 
 
 async def openapi(request: Request) -> Response:
-    """The description of this API (OpenAPI 3.1). It says nothing about anybody, so it needs no key."""
+    """The description of this API (OpenAPI 3.1). It says nothing about customers, so it needs no key."""
     state = request.app.state
     if getattr(state, "openapi", None) is None:  # made when it is first asked for, and beside the loop
         state.openapi = await asyncio.to_thread(_document, request.app.routes)

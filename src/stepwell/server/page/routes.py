@@ -17,7 +17,7 @@ from stepwell.server.service import service_of
 from stepwell.server.stores.page_keys import require_own_page
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-NOBODY = ""
+NO_TENANT = ""
 """As whom a body is counted before its key is known."""
 HEADERS = {
     "content-security-policy": POLICY,
@@ -37,7 +37,7 @@ class KeyForm(Schema):
 
 
 async def page(request: Request) -> Response:
-    """The page and its files. They hold nobody's data, so they need no key."""
+    """The page and its files. They hold no customer's data, so they need no key."""
     return page_file(request, request.path_params.get("path", "index.html") or "index.html")
 
 
@@ -64,7 +64,7 @@ async def enter_key(request: Request) -> Response:
     """A key that counts becomes a cookie; 401 for one that does not."""
     service = service_of(request)
     require_own_page(request)
-    wanted = parse(KeyForm, await read_object(request, service.settings, service.bodies, NOBODY))
+    wanted = parse(KeyForm, await read_object(request, service.settings, service.bodies, NO_TENANT))
     key = service.keys.find(f"Bearer {wanted.key.strip()}")
     answer = JSONResponse({"object": "page.key", "tenant": key.tenant, "operator": key.operator})
     if service.keys.required:

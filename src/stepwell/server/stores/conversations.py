@@ -67,7 +67,7 @@ class ConversationStore(KeptPerTenant[StoredConversation]):
         return conversation
 
     def get(self, tenant: str, conversation_id: str) -> StoredConversation:
-        """Raises a 404 ``ApiError``, also for what belongs to somebody else."""
+        """Raises a 404 ``ApiError``, also for what belongs to another tenant."""
         found = self.find(tenant, conversation_id)
         if found is None:
             raise not_found(f"Conversation with id '{clip(conversation_id, 64)}' not found.")

@@ -65,7 +65,7 @@ class KeptPerTenant(Generic[Record]):
         return [record for kept in self._tenants.values() for record in kept.values() if record.running]
 
     def _shrink(self, tenant: str) -> None:
-        """Half of the bytes at most for one tenant, so that nobody can push everybody else out."""
+        """Half of the bytes at most for one tenant, so that none can push all others out."""
         while self._too_much(tenant, self._max_bytes // 2) and self._drop_oldest(tenant):
             pass
         while self.used_bytes > self._max_bytes and self._drop_oldest(self._largest()):

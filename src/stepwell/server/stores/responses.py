@@ -62,7 +62,7 @@ class ResponseStore(KeptPerTenant[StoredResponse]):
         self.keep(record.identity.tenant, record)
 
     def get(self, tenant: str, response_id: str) -> StoredResponse:
-        """Raises a 404 ``ApiError``, also for what belongs to somebody else."""
+        """Raises a 404 ``ApiError``, also for what belongs to another tenant."""
         record = self.find(tenant, response_id)
         if record is None:
             raise not_found(f"Response with id '{clip(response_id, 64)}' not found.")

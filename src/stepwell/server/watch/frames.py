@@ -80,7 +80,7 @@ class View:
         self._at = at
 
     def full(self) -> bytes:
-        """The whole frame; encoded when somebody first asks for it."""
+        """The whole frame; encoded when it is first asked for."""
         if not self._full:
             whole = {
                 "seq": self.seq,

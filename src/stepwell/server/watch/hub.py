@@ -1,4 +1,4 @@
-"""One picture for all watchers: taken as ``/v1/agents`` takes it, while anybody watches, and never else.
+"""One picture for all watchers: taken as ``/v1/agents`` takes it, while there are watchers, and never else.
 
 A reader that is behind gets the newest whole frame and not what it has missed, so a slow one holds no
 memory: there is one frame per view, however many read it.
@@ -152,7 +152,7 @@ class Hub:
         look.result()
 
     async def _rest(self, pause_s: float) -> None:
-        """Until the next look is due, or somebody enters."""
+        """Until the next look is due, or a watcher enters."""
         clock, alive_s = asyncio.get_running_loop().time, self._service.settings.keep_alive_s
         until_s = clock() + pause_s
         while (left_s := until_s - clock()) > 0:

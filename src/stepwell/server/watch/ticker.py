@@ -39,7 +39,7 @@ class Happening:
 
 
 class Refusals:
-    """The driver's refusals since somebody asked last; bounded, the oldest goes. Lives in the event loop."""
+    """The driver's refusals since the last look; bounded, the oldest goes. Lives in the event loop."""
 
     def __init__(self) -> None:
         self._recent: deque[Happening] = deque(maxlen=MAX_REFUSALS)

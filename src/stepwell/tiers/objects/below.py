@@ -69,7 +69,7 @@ class SharedBelow:
         return self.disk.usage()
 
     def write(self, block: BlockMeta, pages: Pages) -> int:
-        """Also into the object store, whose copy nobody waits for."""
+        """Also into the object store, whose copy is not waited for."""
         try:
             return self.disk.write(block, pages)
         finally:
@@ -105,7 +105,7 @@ class SharedBelow:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
 
     def forget(self, block: BlockId, sequence: int | None = None) -> None:
-        """On this disk. The object store is everybody's."""
+        """On this disk. The object store is shared by all nodes."""
         self.disk.forget(block, sequence)
 
     def reap(self) -> None:

@@ -61,7 +61,7 @@ class ObjectBook:
     # --- changing -----------------------------------------------------------------------------
 
     def begin(self, entry: ObjectEntry, now_us: int) -> None:
-        """Count it from before it exists, and offer it to nobody."""
+        """Count it from before it exists, and do not offer it."""
         group = self._groups.setdefault(entry.tenant, _Group())
         if entry not in group.serials:
             self._serial += 1

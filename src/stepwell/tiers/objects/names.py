@@ -13,7 +13,7 @@ _NAME = re.compile(rf"{FOLDER}/([0-9a-f]{{14}})-([0-9a-f]{{16}})-([0-9a-f]{{2,25
 
 @dataclass(frozen=True, slots=True)
 class ObjectEntry:
-    """One object of the store. ``model`` and ``tenant`` are digests: nobody's name is in there."""
+    """One object of the store. ``model`` and ``tenant`` are digests: no customer's name is in there."""
 
     written_us: int
     model: str

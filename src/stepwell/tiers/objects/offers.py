@@ -1,7 +1,7 @@
 """Before the loop sees a turn: which blocks of its prompt do other nodes have?
 
 The object store is asked what is new there, which takes a moment; the turn waits for it, and for
-``PATIENCE_S`` at most. A store that does not answer is asked less and less often, and nobody waits meanwhile.
+``PATIENCE_S`` at most. A store that does not answer is asked less and less often, without a wait.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     look    what others have written since, from the listing; now and then all of it
     renew   what is used long after it was written is copied to a new name, so that the oldest is the coldest
 
-Nobody waits for a write: its memory is ours, and what the store does not take in time is dropped. A store
+A write is not waited for: its memory is ours, and what the store does not take in time is dropped. A store
 that fails is tried less and less often, with a line in the log a minute at most; until it works again every
 block is a miss.
 """
@@ -118,7 +118,7 @@ class ColdStore:
 
     def changes(self) -> Changes:
         """What has come and gone since the last call, by any node. Lists what is new, and has all of it
-        listed by a thread when that is due: the first time too, so that a start waits for nobody."""
+        listed by a thread when that is due: the first time too, so that a start waits for nothing."""
         if self._all_is_due() and not self._listing_all and self._backoff.ready():
             self._listing_all = True
             self._submit(self._look_at_all)
@@ -187,7 +187,7 @@ class ColdStore:
         return None if entry is None else entry.size_bytes - PAGE_BYTES
 
     def wants(self, key: BlockId, payload_bytes: int) -> bool:
-        """Whether ``write`` would take a block, so that nobody copies it in vain."""
+        """Whether ``write`` would take a block, so that it is not copied in vain."""
         with self._lock:
             known = key in self._queued or self._book.entry_of(key) is not None
             full = self._queued_bytes + _object_bytes(payload_bytes) > self.limits.buffer_bytes
@@ -236,12 +236,12 @@ class ColdStore:
         if self._closing or not self._backoff.ready():
             return self._count("dropped")
         if not self._listed_once:
-            self._list_all()  # before that nobody knows whether there is room
+            self._list_all()  # before that it is not known whether there is room
         tenant = short_digest(block.tenant)
         entry = ObjectEntry(block.used_us, self._model, block.key, tenant, size_bytes)
         with self._lock:
             if self._book.entry_of(block.key) is not None:
-                return None  # somebody else was quicker
+                return None  # another node was quicker
         if not self._make_room(entry):
             return self._count("refused")
         header = make_header(block_meta(block), block.pages.payload, self.fingerprint, entry.written_us)

@@ -29,7 +29,7 @@ class RecordStore(Protocol):
         """These blocks were used at that time (in microseconds)."""
 
     def changes(self) -> Changes:
-        """What has come and gone since the last call, by anybody."""
+        """What has come and gone since the last call, by any process."""
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Bytes and blocks of each tenant, over all models."""

@@ -66,7 +66,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class WantedRecord:
-    """A record that somebody wants to write. ``used_us`` orders evictions: the smallest goes first."""
+    """A record that a process wants to write. ``used_us`` orders evictions: the smallest goes first."""
 
     key: BlockId
     tenant: str
@@ -266,7 +266,7 @@ class SharedIndex:
         return None if row is None else Record(*row)
 
     def begin(self, connection: sqlite3.Connection, model: str, wanted: WantedRecord) -> Record:
-        """Count a record that is about to be written; nobody is offered it yet."""
+        """Count a record that is about to be written; it is not offered yet."""
         number = connection.execute(
             "INSERT INTO blocks (model, key, tenant, file_bytes, used_us, writer) VALUES (?, ?, ?, ?, ?, ?)",
             (model, wanted.key, wanted.tenant, wanted.file_bytes, wanted.used_us, self._writer),
@@ -287,7 +287,7 @@ class SharedIndex:
 
     @staticmethod
     def publish(connection: sqlite3.Connection, record: Record) -> bool:
-        """Offer it to everybody. False: the index has been made anew meanwhile and does not know it."""
+        """Offer it to all processes. False: the index has been made anew meanwhile and does not know it."""
         done = connection.execute("UPDATE blocks SET writer = 0 WHERE number = ?", (record.number,)).rowcount
         if done:
             _tell(connection, record, record.number)
@@ -301,7 +301,7 @@ class SharedIndex:
 
     @staticmethod
     def set_aside(connection: sqlite3.Connection, record: Record) -> None:
-        """Its file cannot be removed: it stays counted and is offered to nobody."""
+        """Its file cannot be removed: it stays counted and is not offered."""
         connection.execute("UPDATE blocks SET writer = ? WHERE number = ?", (_STUCK, record.number))
         _tell(connection, record, 0)
 

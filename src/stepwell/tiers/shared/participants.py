@@ -1,7 +1,7 @@
 """Which processes use a directory now: one locked file each, which the kernel unlocks when its process dies.
 
 A process that is killed leaves its file behind and no lock on it. The next one to look takes the lock, and
-knows by that that the process is dead and that what it had begun is nobody's any more.
+knows by that that the process is dead and that what it had begun has no owner any more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Participants:
     def __init__(self, files: Files, directory: int) -> None:
         self._files = files
         self._directory = directory
-        self.me = secrets.randbits(47) + 1  # 0 stands for nobody
+        self.me = secrets.randbits(47) + 1  # 0 stands for no process
         self._fd = os.open(_name(self.me), _FLAGS, 0o600, dir_fd=directory)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
 

@@ -187,7 +187,7 @@ class SharedStore:
         return self._index.adopt(connection, record, header.tenant, round(info.modified_s * 1e6))
 
     def _remove_leftovers(self) -> None:
-        """Nobody else is here: a file that the index does not count is a leftover, and a record that it
+        """No other process is here: a file that the index does not count is a leftover, and a record that it
         counts without a file is forgotten."""
         counted = {(r.model, _name(r)): r for r in self._index.everything()}
         with self._index.transaction() as connection:
@@ -229,7 +229,7 @@ class SharedStore:
     # --- writing ------------------------------------------------------------------------------
 
     def write(self, blocks: Sequence[ToWrite]) -> Written:
-        """Put blocks on disk. One that somebody else has put there, or is about to, is not written again."""
+        """Put blocks on disk. One that another process has put there, or is about to, is not written."""
         result = Written()
         for block in blocks:
             require_short(block.tenant, "a tenant's name")
