@@ -120,7 +120,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
         patch.setattr(assemble, "load_engine", null_engine)
         patch.setattr(command, "QUICK_PATIENCE", 0.01)
         patch.setattr(command, "read_ledger", look)
-        assert run_demo(options, Console(file=out, width=132, color_system=None)) == 0
+        assert run_demo(None, options, Console(file=out, width=132, color_system=None)) == 0
     figures = read_json((directory / "f.json").read_bytes())
     return Demo(figures, books, out.getvalue(), (directory / "page.html").read_text())
 
@@ -320,7 +320,7 @@ def test_a_ledger_that_cannot_be_read_does_not_cost_the_run(
     monkeypatch.setattr(command, "read_ledger", unreadable)
     out, html = io.StringIO(), tmp_path / "page.html"
     options = Options(html=html, quick=True, compare=False, engine="null")
-    assert run_demo(options, Console(file=out, width=132, color_system=None)) == 0
+    assert run_demo(None, options, Console(file=out, width=132, color_system=None)) == 0
     assert "What it cost is not known: the ledger is damaged" in out.getvalue()
     assert html.is_file()
 

@@ -59,7 +59,7 @@ def quick_null(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_from_end_to_end(tmp_path: Path) -> None:
     out = io.StringIO()
     options = Options(html=tmp_path / "page.html", json=tmp_path / "figures.json", quick=True, engine="null")
-    assert run_demo(options, Console(file=out, width=132, color_system=None)) == 0
+    assert run_demo(None, options, Console(file=out, width=132, color_system=None)) == 0
 
     figures = read_json((tmp_path / "figures.json").read_bytes())
     with_tiers, without = figures.runs
@@ -147,7 +147,9 @@ def test_questions() -> None:
     assert [one.questions for one in customers_for(Options())] == [
         (question, *shipped[3:]) for question in shipped[:3]
     ]
-    assert [one.questions for one in customers_for(Options(document="x.md", quick=True))] == [GENERAL[:2]] * 3
+    assert [one.questions for one in customers_for(Options(quick=True), is_example=False)] == [
+        GENERAL[:2]
+    ] * 3
     asked = customers_for(Options(questions=("one?", " two?")))
     assert [one.questions[0] for one in asked] == ["one?", "two?", "two?"]
     assert {len(one.questions) for one in asked} == {3}
@@ -158,7 +160,7 @@ def test_questions() -> None:
 
 def test_a_base_model_is_not_offered() -> None:
     with pytest.raises(BadInput, match="does not follow instructions"):
-        run_demo(Options(model="gemma3"), Console(file=io.StringIO()))
+        run_demo(None, Options(model="gemma3"), Console(file=io.StringIO()))
 
 
 def test_a_full_disk_is_found_before_the_work(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_the_demo_on_a_real_model(
     monkeypatch.setattr(command, "CUSTOMERS", command.CUSTOMERS[:1])
     html, figures_file = tmp_path / "page.html", tmp_path / "figures.json"
     options = Options(html=html, json=figures_file, quick=True, compare=False, model=str(smollm2_path))
-    assert run_demo(options, Console(file=io.StringIO(), width=132)) == 0
+    assert run_demo(None, options, Console(file=io.StringIO(), width=132)) == 0
     (run,) = read_json(figures_file.read_bytes()).runs
     given = run.answers["almond"]
     assert [answer.right for answer in given] == [True, True]

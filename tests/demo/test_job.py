@@ -32,7 +32,7 @@ CREW = ("planner", "reader-1", "reader-2", "reader-3", "verifier-1")
 
 
 def job(quick: bool = True) -> DemoJob:
-    customers = customers_for(Options(document="well.md", questions=("Who paid for the well?",), quick=quick))
+    customers = customers_for(Options(questions=("Who paid for the well?",), quick=quick), is_example=False)
     return DemoJob(find_crew("documents"), DOCUMENT, reader_of([DOCUMENT], points=True), customers)
 
 

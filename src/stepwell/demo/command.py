@@ -54,22 +54,35 @@ PROVISIONAL_DEVICE_TOKENS = 8_192
 """For the moment before the plan is made, when only the vocabulary is needed; no context may be longer."""
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line, understood."""
+    """The command line, but for the document."""
 
-    document: str | None = None
-    questions: tuple[str, ...] = ()
+    questions: Annotated[tuple[str, ...], Parameter(name="--ask", negative=(), show_default=False)] = ()
+    """A question of your own. Give it up to three times: one per customer."""
     model: str = "smollm2"
+    """smollm2, or the path of a GGUF file of a model that follows instructions."""
     json: Path | None = None
+    """Write all figures here."""
     html: Path = Path("stepwell-demo.html")
-    quick: bool = False
+    """Write the page with the picture here."""
+    quick: Annotated[bool, Parameter(negative=())] = False
+    """Two questions per customer in place of three, for a first look."""
     compare: bool = True
+    """Run the job again with KV tiers switched off."""
     disk_dir: Path | None = None
+    """Where KV blocks go on disk while it runs. Default: a temporary directory."""
     price_book: str | None = None
+    """What customers pay: a preset ('stepwell ledger books') or a TOML file. Default: local."""
     cost_book: str | None = None
-    engine: Literal["llamacpp", "null"] = "llamacpp"
+    """What the machine costs: a preset or a TOML file. Default: laptop."""
     seed: int = 0
+    """Of the model's choices and of the time that people read."""
+    engine: Annotated[Literal["llamacpp", "null"], Parameter(show=False)] = "llamacpp"
+
+
+AS_SHIPPED = Options()
 
 
 def demo(
@@ -83,37 +96,7 @@ def demo(
     ] = None,
     /,
     *,
-    ask: Annotated[
-        list[str] | None,
-        Parameter(help="A question of your own. Give it up to three times: one per customer.", negative=()),
-    ] = None,
-    model: Annotated[
-        str, Parameter(help="smollm2, or the path of a GGUF file of a model that follows instructions.")
-    ] = "smollm2",
-    json: Annotated[Path | None, Parameter(help="Write all figures here.")] = None,
-    html: Annotated[Path, Parameter(help="Write the page with the picture here.")] = Path(
-        "stepwell-demo.html"
-    ),
-    quick: Annotated[
-        bool, Parameter(help="Two questions per customer in place of three, for a first look.", negative=())
-    ] = False,
-    compare: Annotated[bool, Parameter(help="Run the job again with KV tiers switched off.")] = True,
-    disk_dir: Annotated[
-        Path | None,
-        Parameter(help="Where KV blocks go on disk while it runs. Default: a temporary directory."),
-    ] = None,
-    price_book: Annotated[
-        str | None,
-        Parameter(
-            help="What customers pay: a preset ('stepwell ledger books') or a TOML file. Default: local."
-        ),
-    ] = None,
-    cost_book: Annotated[
-        str | None,
-        Parameter(help="What the machine costs: a preset or a TOML file. Default: laptop."),
-    ] = None,
-    seed: Annotated[int, Parameter(help="Of the model's choices and of the time that people read.")] = 0,
-    engine: Annotated[Literal["llamacpp", "null"], Parameter(show=False)] = "llamacpp",
+    options: Options = AS_SHIPPED,
 ) -> int:
     """Three customers' crews of agents read a document and answer questions about it.
 
@@ -129,30 +112,17 @@ def demo(
         stepwell demo --model model.gguf --quick --seed 7
         stepwell demo --price-book openai-gpt-5 --cost-book h100-rented
     """
-    options = Options(
-        document,
-        tuple(ask or ()),
-        model,
-        json,
-        html,
-        quick,
-        compare,
-        disk_dir,
-        price_book,
-        cost_book,
-        engine,
-        seed,
-    )
-    return run_demo(options, make_console())
+    return run_demo(document, options, make_console())
 
 
-def run_demo(options: Options, console: Console) -> int:
-    """Everything ``stepwell demo`` does. Raises ``StepwellError`` with one sentence when it cannot."""
+def run_demo(source: str | None, options: Options, console: Console) -> int:
+    """Everything ``stepwell demo`` does, with the document ``source``. Raises ``StepwellError`` with one
+    sentence when it cannot."""
     began_s = time.perf_counter()
     for path in (options.html, options.json):
         require_writable(path)
-    document = load_document(options.document)
-    customers = customers_for(options)
+    document = load_document(source)
+    customers = customers_for(options, is_example=source is None)
     say(console, f"Reading {document.name}: {document.words:,} words. {document.note}".rstrip())
     with told_to_stop(), scratch_directory(options.disk_dir) as directory:
         stage = prepare(options, document, customers, directory, console)
@@ -267,7 +237,7 @@ def collect(stage: Stage, document: Document, runs: Sequence[DemoRun]) -> fig.De
 # --- what goes in ----------------------------------------------------------------------------------
 
 
-def customers_for(options: Options) -> tuple[DemoCustomer, ...]:
+def customers_for(options: Options, *, is_example: bool = True) -> tuple[DemoCustomer, ...]:
     """The three customers with their questions. Raises ``BadInput`` for questions that are none."""
     own = [question.strip() for question in options.questions]
     if len(own) > len(CUSTOMERS):
@@ -287,7 +257,7 @@ def customers_for(options: Options) -> tuple[DemoCustomer, ...]:
             name,
             service_tier,
             f"sk-demo-{name.lower()}",
-            questions_of(number, own, options.document is None, count),
+            questions_of(number, own, is_example, count),
         )
         for number, (name, service_tier) in enumerate(CUSTOMERS)
     )
