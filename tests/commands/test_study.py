@@ -93,7 +93,7 @@ def test_amplification_is_simulated_beside_the_closed_form(
 
 def test_what_one_multiple_does_does_not_hang_on_which_others_are_asked_for() -> None:
     def played(times: list[int], seed: int = 1) -> PlayedMargin:
-        load = PlayedLoad("generated", None, per_hour=40, hours=0.05, seed=seed)
+        load = PlayedLoad(sessions="generated", per_hour=40, hours=0.05, seed=seed)
         return play_amplified("h200", Choice(), load, ["hbm"], times)[0]
 
     alone, beside, other = played([1]), played([1, 3]), played([1], seed=2)

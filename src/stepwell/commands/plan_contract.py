@@ -27,7 +27,15 @@ from stepwell.economics.finance import yearly
 from stepwell.economics.measures import Measures, cost_of_delay, left_out, measure, megawatt_year
 from stepwell.economics.served import served_year
 from stepwell.economics.splits import KINDS
-from stepwell.economics.uncertainty import Needed, draws, measured, percentile, swings, what_must_be_true
+from stepwell.economics.uncertainty import (
+    Needed,
+    Swing,
+    draws,
+    measured,
+    percentile,
+    swings,
+    what_must_be_true,
+)
 from stepwell.errors import BadInput
 
 
@@ -103,11 +111,7 @@ def contract(
         "mind": [*unseen, *outside],
         "megawatt_year": {"cost": megawatt_year(plan).cost, "paid": megawatt_year(plan).paid},
         "scenarios": {name: m.as_json() for name, m in scenarios.items()},
-        "tornado": [
-            {"key": s.key, "low": s.low, "high": s.high, "at_low": s.at_low.as_json()}
-            | {"at_high": s.at_high.as_json()}
-            for s in swung
-        ],
+        "tornado": [_swing_json(one) for one in swung],
         "draws": _drawn_json(drawn),
         "must_be_true": [{"key": n.key, "now": n.now, "needed": n.needed} for n in needed],
         "free_cash_by_year": [round(float(f)) for f in yearly(cash.free())],
@@ -230,6 +234,11 @@ def _outside(raw: dict[str, Any], plan: ContractPlan) -> list[str]:
                 " another plan until [uncertain] is changed as well"
             )
     return found
+
+
+def _swing_json(one: Swing) -> dict[str, Any]:
+    ends = {"at_low": one.at_low.as_json(), "at_high": one.at_high.as_json()}
+    return {"key": one.key, "low": one.low, "high": one.high} | ends
 
 
 def _drawn_json(drawn: list[Measures]) -> dict[str, Any] | None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.table import Table
 
 from stepwell.commands.fitting import fitted
@@ -33,10 +31,10 @@ from stepwell.economics.steps import Case
 from stepwell.errors import BadInput
 from stepwell.report import charts
 from stepwell.report.page import Page
-from stepwell.simulate.workloads import traces_folder
 
 MEMORIES = {"hbm": "HBM", "dram": "+ DRAM", "selective": "+ SSD"}
 PLAYED_TITLE = "simulated: one replica, paid for the sessions of x1"
+NOT_PLAYED = PlayedLoad()
 _MOST = 100
 _Costs = dict[tuple[Amplified, str], dict[int, Decimal]]
 """What a paid turn costs, by the way in which tokens multiply, the memory, and how often."""
@@ -65,12 +63,7 @@ def amplification(
     list_prices: str = "gpt-5,claude-sonnet-5-5,gemini-2.5-pro,deepseek-v4-pro",
     times: str = "1,2,3",
     utilisation: str = "0.7",
-    simulated: Annotated[bool, Parameter(negative="")] = False,
-    sessions: str = "agentic",
-    per_hour: float = 15.0,
-    hours: float = 0.5,
-    seed: int = 1,
-    traces: Path | None = None,
+    load: PlayedLoad = NOT_PLAYED,
     html: ChartsOption = None,
     json_file: ResultOption = None,
 ) -> int:
@@ -96,25 +89,11 @@ def amplification(
         Multiples of the intermediate tokens, with commas.
     utilisation
         Share of time that replicas are full; the rest is paid for and idle.
-    simulated
-        Simulate a replica as well, which is offered the sessions of each multiple and paid for those of one.
-    sessions
-        With --simulated: agentic (from $STEPWELL_TRACES), generated, or a file of sessions.
-    per_hour
-        With --simulated: sessions that customers pay for, an hour.
-    hours
-        With --simulated: simulated hours.
-    seed
-        With --simulated: draws the sessions and when they begin. Few sessions differ much: try several.
-    traces
-        The directory of the traces.
     """
     choice, multiples = choice or Choice(), _multiples(times)
     prices, busy = named_prices(list_prices, "--list-prices"), busy_share(utilisation)
     case = choice.case(part)
-    if not 0 < per_hour <= 1e6 or not 0 < hours <= 1000:
-        raise BadInput("--per-hour and --hours must be above zero")
-    load = PlayedLoad(sessions, traces_folder(traces), per_hour, hours, seed)
+    load.check()
     costs = _costs(case, multiples, busy)
     found = [_line(case, name, usd, how, kind, costs) for name, usd in prices.items() for how, kind in costs]
     answers = [_answer(name, found) for name in prices]
@@ -125,7 +104,7 @@ def amplification(
         table.add_row(*line.cells())
     console.print(fitted(console, table))
     rows: list[list[str]] = []
-    if simulated:
+    if load.simulated:
         rows, more = _played(part, choice, load, prices, multiples)
         answers += more
         shown = Table(*PLAYED_HEAD, title=PLAYED_TITLE)
@@ -133,9 +112,7 @@ def amplification(
             shown.add_row(*row)
         console.print(fitted(console, shown))
     inputs: dict[str, object] = {"part": part, "list prices": list_prices, "utilisation": utilisation}
-    inputs |= choice.as_inputs()
-    if simulated:
-        inputs |= {"sessions": sessions, "per hour": per_hour, "hours": hours, "seed": seed}
+    inputs |= choice.as_inputs() | load.as_inputs()
     if html is not None:
         page = _page(found, head, answers, multiples, inputs)
         if rows:

@@ -12,16 +12,20 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from stepwell.commands.plan_choice import Choice
 from stepwell.commands.plan_flash import percent
 from stepwell.commands.plan_output import progress
 from stepwell.commands.study_ssd import PRICES, StudyRun, played_run, selective, tell_run
 from stepwell.economics.list_prices import MILLION, ListPrice
+from stepwell.errors import BadInput
 from stepwell.launch.modelled_fleet import Built, Hardware, build
 from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.workload import Workload
-from stepwell.simulate.workloads import Wanted, workload_of
+from stepwell.simulate.workloads import Wanted, traces_folder, workload_of
 from stepwell.simulate.workloads import times as repeated
 
 HEAD = ("list price", "times", "memory", "turns", "on time", "found", "computed again", "margin")
@@ -30,16 +34,38 @@ _SPARE = 1.3
 """More sessions than are expected to begin, as they begin at random."""
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True)
 class PlayedLoad:
     """What is offered to the replica."""
 
-    workload: str
-    directory: Path | None
-    per_hour: float
-    """Sessions that customers pay for, an hour."""
-    hours: float
+    simulated: Annotated[bool, Parameter(negative="")] = False
+    """Simulate a replica as well: it is offered the sessions of each multiple and paid for those of one."""
+    sessions: str = "agentic"
+    """With --simulated: agentic (from $STEPWELL_TRACES), generated, or a file of sessions."""
+    per_hour: float = 15.0
+    """With --simulated: sessions that customers pay for, an hour."""
+    hours: float = 0.5
+    """With --simulated: simulated hours."""
     seed: int = 1
+    """With --simulated: draws the sessions and when they begin. Few sessions differ much: try several."""
+    traces: Path | None = None
+    """The directory of the traces."""
+
+    def check(self) -> None:
+        """Raises ``BadInput``."""
+        if not 0 < self.per_hour <= 1e6 or not 0 < self.hours <= 1000:
+            raise BadInput("--per-hour and --hours must be above zero")
+
+    def as_inputs(self) -> dict[str, object]:
+        if not self.simulated:
+            return {}
+        return {
+            "sessions": self.sessions,
+            "per hour": self.per_hour,
+            "hours": self.hours,
+            "seed": self.seed,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +99,7 @@ def play_amplified(
     part: str, choice: Choice, load: PlayedLoad, kinds: Sequence[str], multiples: Sequence[int]
 ) -> list[PlayedMargin]:
     """Every memory under every multiple, with the same sessions for all of them."""
-    everything, _ = workload_of(Wanted(load.workload, load.directory, None, load.seed, 512))
+    everything, _ = workload_of(Wanted(load.sessions, traces_folder(load.traces), None, load.seed, 512))
     base = _drawn(everything, load, max(multiples))
     jobs = [(kind, times) for times in multiples for kind in kinds]
     machines = {kind: _machine(part, choice, kind, everything) for kind in kinds}
