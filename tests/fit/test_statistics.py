@@ -91,8 +91,8 @@ def test_a_few_equal_answers_are_no_certainty() -> None:
 def test_a_plain_difference_is_sure() -> None:
     found = Resamples().difference([True] * 40, [False] * 30 + [True] * 10)
     assert found.surely_positive
-    assert not found.surely_negative
-    assert Resamples().difference([False] * 40, [True] * 40).surely_negative
+    worse = Resamples().difference([False] * 40, [True] * 40)
+    assert worse.high is not None and worse.high < 0
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

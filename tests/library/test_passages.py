@@ -1,11 +1,11 @@
-"""Passages lose nothing and are short; parts are runs of them."""
+"""Passages lose nothing and are short."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.library.passages import split_parts, split_passages
+from stepwell.library.passages import split_passages
 
 TEXTS = st.text(st.sampled_from("ab .!?\n\t#-\"')\u00e9\u6c34"), max_size=400)
 
@@ -22,20 +22,6 @@ def test_passages_are_short(text: str, max_words: int) -> None:
     for passage in split_passages(text.replace("#", ""), max_words):
         assert len(passage.split()) <= max_words
         assert len(passage) <= 12 * max_words + 12
-
-
-@given(TEXTS, st.integers(1, 6))
-def test_parts_cover_the_passages_in_order(text: str, count: int) -> None:
-    passages = split_passages(text, 5)
-    parts = split_parts(passages, count)
-    assert len(parts) == count
-    assert [passage for part in parts for passage in part] == passages
-
-
-def test_parts_are_about_equally_long() -> None:
-    parts = split_parts(split_passages("One two three four five. " * 200), 4)
-    lengths = [sum(len(passage) for passage in part) for part in parts]
-    assert max(lengths) < 1.3 * min(lengths)
 
 
 def test_a_heading_stays_with_its_paragraph() -> None:

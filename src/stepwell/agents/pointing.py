@@ -35,11 +35,6 @@ def sentences_in(messages: Sequence[Message], task: str) -> list[str]:
     return []
 
 
-def offered_by(passages: str) -> tuple[str, ...]:
-    """The sentences that passages of ``with_sentences`` offer."""
-    return tuple(sentences_in([{"role": "user", "content": passages + BEFORE_TASK}], ""))
-
-
 def pointing_schema(sentences: Sequence[str]) -> dict[str, Any]:
     """The number of one of the sentences."""
     return {"type": "integer", "enum": list(range(1, len(sentences) + 1))}

@@ -44,7 +44,6 @@ MEMORIES = ("HBM + DRAM", "with SSD, selective", "with SSD, everything")
 CHIPS = {"tpu-v6e": 8}
 PRICES = "openai-gpt-5"
 _HOUR_US = 3_600_000_000
-_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,6 @@ from stepwell.economics.roofline import (
 _LONGEST_GAP_S = 36_000.0
 _HALVINGS = 26
 _STEPS, _CLOSE, _LEAST = 40, 1e-10, 1e-12
-ADMISSION = ("selective", "everything")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,6 @@ class Estimate:
     def surely_positive(self) -> bool:
         return self.low is not None and self.low > 0
 
-    @property
-    def surely_negative(self) -> bool:
-        return self.high is not None and self.high < 0
-
 
 def wilson(right: int, count: int) -> Estimate:
     """A proportion and its score interval (Wilson, 1927), which holds for few items and near 0 and 1.

@@ -113,18 +113,3 @@ def _ends(text: str, pattern: re.Pattern[str]) -> Iterator[int]:
             assert whole is not None
             yield whole.end()
             at = max(until, whole.end())
-
-
-def split_parts(passages: list[str], count: int) -> list[list[str]]:
-    """``count`` runs of neighbouring passages, about equally long; together they are all of them.
-
-    With fewer passages than parts some parts are empty.
-    """
-    total = sum(len(passage) for passage in passages)
-    parts: list[list[str]] = [[] for _ in range(count)]
-    seen = 0
-    for passage in passages:
-        middle = seen + len(passage) / 2
-        parts[min(count - 1, int(middle * count / total))].append(passage)
-        seen += len(passage)
-    return parts

@@ -100,10 +100,6 @@ class RunReport:
     """What the simulation itself took; the only figure that differs between two runs."""
 
     @property
-    def hit_rate(self) -> float:
-        return sum(self.tokens_from.values()) / max(1, self.prompt_tokens)
-
-    @property
     def times_bound(self) -> float | None:
         """The cost of misses as a multiple of the lower bound; None without one, or where it is nothing."""
         return self.miss_s / self.bound.miss_s if self.bound is not None and self.bound.miss_s else None

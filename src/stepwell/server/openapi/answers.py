@@ -11,7 +11,6 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 Item = TypeVar("Item")
-KvTierName = Literal["device", "host", "disk"]
 
 
 class Answer(BaseModel):

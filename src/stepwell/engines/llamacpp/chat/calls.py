@@ -24,7 +24,6 @@ from stepwell.engines.llamacpp.chat.values import (
 _NAMES = ("name", "tool_name", "function_name")
 _ARGUMENTS = ("arguments", "parameters", "args")
 _MAX_NAME = 256
-_NAME_CHARACTER = re.compile(r"[\w.-]")
 _NUMBERED = re.compile(r":[0-9]+\Z")
 _END_OF_VALUE = re.compile(r"(\\n|\n)?</(?:parameter|arg_value)>")
 """In a template, with the line break that some write before it (and one after the value's beginning)."""
