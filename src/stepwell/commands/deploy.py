@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,8 +13,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stepwell.assemble import key_ring
+from stepwell.commands.checks import CheckResult, checked, report
 from stepwell.commands.serve import keys_read_again
-from stepwell.errors import BadInput, MissingExtra, StepwellError
+from stepwell.errors import BadInput, StepwellError
 from stepwell.gateway.deployment import (
     KEY_VARIABLE,
     Deployment,
@@ -39,15 +39,6 @@ from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
 
 ATTACHED_S = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """One line of ``--check``."""
-
-    name: str
-    ok: bool
-    says: str
 
 
 def deploy(
@@ -113,7 +104,8 @@ def deploy(
     deployment = load_deployment(file)
     settings = load(deployment.config)
     if check:
-        return report(list(checks(deployment, settings)), as_json=json_out)
+        passed, failed = "'stepwell deploy' starts this", "'stepwell deploy' would not serve all of this"
+        return report(list(checks(deployment, settings)), passed, failed, as_json=json_out)
     if json_out:
         raise BadInput("--json goes with --check")
     with private_umask(), logging_to(settings.log, verbose=verbose):
@@ -209,23 +201,14 @@ def require_operator_key(deployment: Deployment, keys: KeyRing) -> None:
 # --- --check ---------------------------------------------------------------------------------------
 
 
-def checks(deployment: Deployment, settings: Settings) -> Iterator[Checked]:
+def checks(deployment: Deployment, settings: Settings) -> Iterator[CheckResult]:
     """All of them run, so that one look shows everything that is wrong."""
     keys = key_ring(settings)
-    yield _checked("keys", lambda: _keys(deployment, keys))
-    yield _checked("front", lambda: _port(deployment))
-    yield _checked("ledger", lambda: _ledger(deployment))
+    yield checked("keys", lambda: _keys(deployment, keys))
+    yield checked("front", lambda: _port(deployment))
+    yield checked("ledger", lambda: _ledger(deployment))
     for plan in plans(deployment):
-        yield _checked(plan.name, lambda plan=plan: _node(deployment, plan))  # type: ignore[misc]
-
-
-def _checked(name: str, one: Callable[[], str]) -> Checked:
-    try:
-        return Checked(name, True, redacted(one()))
-    except ImportError as error:
-        return Checked(name, False, str(MissingExtra(f"this ledger ({error.name})", "postgres")))
-    except (StepwellError, OSError, ValueError) as error:
-        return Checked(name, False, redacted(str(error)))
+        yield checked(plan.name, lambda plan=plan: _node(deployment, plan))  # type: ignore[misc]
 
 
 def _keys(deployment: Deployment, keys: KeyRing) -> str:
@@ -264,18 +247,3 @@ def _node(deployment: Deployment, plan: NodePlan) -> str:
     if plan.engine.kind == "llamacpp":
         return f"starts {resolve_model(plan.engine.model).name}"
     return f"starts the {plan.engine.kind} engine"
-
-
-def report(found: list[Checked], *, as_json: bool) -> int:
-    """Print them; the exit code."""
-    failed = [one for one in found if not one.ok]
-    if as_json:
-        print(json.dumps({"ok": not failed, "checks": [asdict(one) for one in found]}, indent=2))
-        return 2 if failed else 0
-    for one in found:
-        print(f"{'ok' if one.ok else 'FAILED':<7} {one.name:<16} {one.says}")
-    if failed:
-        print(f"{len(failed)} of {len(found)} checks failed: 'stepwell deploy' would not serve all of this")
-    else:
-        print(f"all {len(found)} checks passed: 'stepwell deploy' starts this")
-    return 2 if failed else 0

@@ -13,8 +13,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stepwell.assemble import key_ring
+from stepwell.commands.checks import report
 from stepwell.commands.serve_check import check as check_settings
-from stepwell.commands.serve_check import report
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import require_objects_usable, require_room, run, say
@@ -92,7 +92,9 @@ def serve(
     """
     settings = load(config, flags.settings())
     if check:
-        return report(check_settings(settings, [("memory", room_for_kv)]), as_json=json_out)
+        found = check_settings(settings, [("memory", room_for_kv)])
+        passed, failed = "'stepwell serve' starts with these settings", "'stepwell serve' would not start"
+        return report(found, passed, failed, as_json=json_out)
     if json_out:
         raise BadInput("--json goes with --check")
     with private_umask(), logging_to(settings.log, verbose=verbose):

@@ -7,15 +7,15 @@ one look shows everything that is wrong.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from stepwell.assemble import key_ring, require_policy
-from stepwell.errors import MissingExtra, StepwellError
+from stepwell.commands.checks import CheckResult, checked
+from stepwell.errors import StepwellError
 from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.prices import load_price_book
@@ -23,7 +23,6 @@ from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
 from stepwell.models import resolve_model
 from stepwell.otel import require_otel
-from stepwell.redaction import redacted
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
 from stepwell.several import apart, engine_settings
@@ -39,42 +38,9 @@ Check = Callable[[Settings], str]
 """Says what it found. Raises ``StepwellError`` or ``ValueError`` with one sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    name: str
-    ok: bool
-    says: str
-
-
 def check(settings: Settings, limits: Sequence[tuple[str, Check]] = ()) -> list[CheckResult]:
     """All checks, in order; ``limits`` are further ones."""
-    return [_result(name, one, settings) for name, one in (*CHECKS, *limits)]
-
-
-def _result(name: str, one: Check, settings: Settings) -> CheckResult:
-    try:
-        return CheckResult(name, True, redacted(one(settings)))
-    except OSError as error:
-        return CheckResult(name, False, redacted(f"{error.filename}: {error.strerror}"))
-    except ImportError as error:
-        return CheckResult(name, False, str(MissingExtra(f"this ledger ({error.name})", "postgres")))
-    except (StepwellError, ValueError) as error:
-        return CheckResult(name, False, redacted(str(error)))
-
-
-def report(results: Sequence[CheckResult], *, as_json: bool) -> int:
-    """Print them; the exit code."""
-    failed = [one for one in results if not one.ok]
-    if as_json:
-        print(json.dumps({"ok": not failed, "checks": [asdict(one) for one in results]}, indent=2))
-        return 2 if failed else 0
-    for one in results:
-        print(f"{'ok' if one.ok else 'FAILED':<7} {one.name:<14} {one.says}")
-    if failed:
-        print(f"{len(failed)} of {len(results)} checks failed: 'stepwell serve' would not start")
-    else:
-        print(f"all {len(results)} checks passed: 'stepwell serve' starts with these settings")
-    return 2 if failed else 0
+    return [checked(name, partial(one, settings)) for name, one in (*CHECKS, *limits)]
 
 
 # --- each ------------------------------------------------------------------------------------------
