@@ -6,20 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stepwell.commands.plan_output import kept
 from stepwell.commands.simulate_tables import show, tables, write_report
+from stepwell.commands.simulate_work import WorkFlags
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
-from stepwell.errors import BadInput
 from stepwell.fleet.routers import ROUTERS
 from stepwell.launch.modelled_fleet import Built, Hardware, build
-from stepwell.simulate.arrivals import Arrivals, arranged
 from stepwell.simulate.books import Money, money_of
 from stepwell.simulate.calibrate import WorkloadFacts, facts_of
 from stepwell.simulate.cluster import Cluster
@@ -28,22 +26,16 @@ from stepwell.simulate.fleet_report import FleetReport, fleet_report, plain
 from stepwell.simulate.player import Declared, Player
 from stepwell.simulate.unpaused import unpaused
 from stepwell.simulate.workload import Workload
-from stepwell.simulate.workloads import Wanted, traces_folder, workload_of
+
+ALL_AS_RECORDED = WorkFlags()
 
 
 def simulate(
     workload: str = "generated",
     *,
     hardware: Hardware | None = None,
-    count: Annotated[int | None, Parameter(name=("--count", "--sessions", "--requests"))] = None,
-    arrivals: str = "recorded",
+    flags: WorkFlags = ALL_AS_RECORDED,
     declared: str = "silent",
-    block_tokens: int = 512,
-    context_tokens: int | None = None,
-    seed: int = 1,
-    bad_share: float = 0.05,
-    closed: bool = False,
-    traces: Path | None = None,
     export: Path | None = None,
     html: ChartsOption = None,
     json_file: ResultOption = None,
@@ -66,32 +58,15 @@ def simulate(
     workload
         agentic, conversation or synthetic (from $STEPWELL_TRACES), generated, or a file: Mooncake JSONL,
         sessions of agents, calls by session, Azure CSV, a recording of 'stepwell serve --record'.
-    count
-        Sessions of agents, or requests. More than there are: they come again under other names.
-    arrivals
-        When sessions begin: recorded, poisson:RATE, gamma:RATE:CV, weibull:RATE:CV (sessions a second), or
-        servegen:FILE.
     declared
         What agents say about their pauses: silent, exact, the sigma of a lognormal error, or recorded: what
         they said when it was recorded (--closed, or sessions made by it).
-    block_tokens
-        Tokens of one block, rounded down to whole blocks of the trace. Smaller shares more and takes longer.
-    context_tokens
-        Leave out sessions with a longer context.
-    seed
-        Draws sessions, arrivals, service tiers and errors of declarations.
-    bad_share
-        Refuse a file with a larger share of malformed lines; fewer are left out and named.
-    closed
-        Of a recording: a turn comes after those that it came after there, and not when it came.
-    traces
-        The directory of the named traces (default: $STEPWELL_TRACES).
     export
         Write the workload here before it runs: sessions of agents (.sessions.jsonl), else Mooncake JSONL.
     """
     hardware = hardware or Hardware()
     said = Declared.parse(declared)
-    work = _workload(workload, count, arrivals, block_tokens, context_tokens, seed, bad_share, closed, traces)
+    work = flags.workload(workload)
     built = build(hardware, work.unit_tokens, work.block_tokens, _mean_input(work))
     console = console_for(json_file)
     if export is not None:
@@ -102,29 +77,14 @@ def simulate(
     notes = [*work.notes, _facts_note(facts)]
     show(console, found, notes)
     inputs: dict[str, object] = {
-        "workload": workload, "count": count or "all", "arrivals": arrivals, "declared": declared,
-        "block tokens": work.block_tokens, **hardware.as_inputs(),
+        "workload": workload, "count": flags.count or "all", "arrivals": flags.arrivals,
+        "declared": declared, "block tokens": work.block_tokens, **hardware.as_inputs(),
     }  # fmt: skip
-    write_report(found, notes, inputs, seed, html, console)
-    result = kept("simulate", inputs | {"seed": seed}, tables(found))
+    write_report(found, notes, inputs, flags.seed, html, console)
+    result = kept("simulate", inputs | {"seed": flags.seed}, tables(found))
     write_json(json_file, result | _as_json(found, facts, notes, inputs, built, money))
     console.print(_last_line(found, built), style="bold", markup=False, soft_wrap=True)
     return 0
-
-
-def _workload(
-    name: str, count: int | None, arrivals: str, block_tokens: int, context_tokens: int | None, seed: int,
-    bad_share: float, closed: bool, traces: Path | None,
-) -> Workload:  # fmt: skip
-    if count is not None and not 1 <= count <= 10_000_000:
-        raise BadInput(f"--count {count}: give 1 to 10,000,000")
-    if not 16 <= block_tokens <= 65_536:
-        raise BadInput(f"--block-tokens {block_tokens}: give 16 to 65,536")
-    if not 0 <= bad_share <= 1:
-        raise BadInput(f"--bad-share {bad_share:g}: give a share from 0 to 1")
-    comes = Arrivals.parse(arrivals)
-    wanted = Wanted(name, traces_folder(traces), count, seed, block_tokens, bad_share, context_tokens, closed)
-    return arranged(workload_of(wanted)[0], comes, seed)
 
 
 def run(
