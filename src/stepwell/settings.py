@@ -103,7 +103,7 @@ class ObjectSettings:
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
-    """Who runs, and what lies where."""
+    """What runs, and what lies where."""
 
     name: str = "stepwell"
     """The eviction rule: what leaves a KV tier first when room is needed."""
@@ -239,7 +239,7 @@ _SECRETS: tuple[KeyPath, ...] = (("library", "embeddings_key"), ("ledger", "path
 
 
 class Layers:
-    """Values from several sources, later ones winning, and who said what."""
+    """Values from several sources, later ones winning, and where each came from."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -254,7 +254,7 @@ class Layers:
         self.sources[path] = source
 
     def source(self, path: KeyPath) -> str:
-        """Who set this key, or the nearest one above it."""
+        """What set this key, or the nearest one above it."""
         for length in range(len(path), 0, -1):
             if (source := self.sources.get(path[:length])) is not None:
                 return source

@@ -15,7 +15,7 @@ from stepwell.library.sentences import nearest_sentences, weights_of
 PASSAGES = 2
 """That a reader is given at once, of about 200 words each: they fit the context of a small model."""
 MAX_READERS = 8
-"""With the very same task; who comes after them begins at the best passages again."""
+"""With the very same task; those after them begin at the best passages again."""
 SENTENCES = 4
 """That a reader may point at: those of its passages that are nearest to the task."""
 PASSAGE_CHARS = 600

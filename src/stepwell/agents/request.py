@@ -37,7 +37,7 @@ def body_of(agent: Agent, seed: int, end_tokens: Mapping[str, Sequence[int]]) ->
         "messages": wire(agent.messages),
         "max_tokens": _max_tokens(agent),
         "temperature": _temperature(agent),
-        # Of the task and not of the agent: names of agents may depend on who was first.
+        # Of the task and not of the agent: names of agents may depend on which was first.
         "seed": zlib.crc32(f"{seed}/{task.key}/{task.turns}".encode()),
     }
     if role.stop:

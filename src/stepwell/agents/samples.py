@@ -1,4 +1,4 @@
-"""One step, several answers: who else is asked, when it is enough, and which answer is taken.
+"""One step, several answers: which others are asked, when it is enough, and which answer is taken.
 
 A checked answer ends the asking; equal answers are votes; where neither decides, the judge does. Under a
 token penalty agents are asked one wave after another, and only as long as the next one pays.
@@ -75,7 +75,7 @@ class Asking:
                     return one
         return await self._choose()
 
-    # --- who else is asked -------------------------------------------------------------------------
+    # --- which others are asked --------------------------------------------------------------------
 
     def _next_wave(self) -> int:
         """How many more to ask at once; 0: it is enough."""

@@ -264,12 +264,12 @@ class Session:
         """The outcomes of agents' last tasks, once all have one. Raises ``Refused`` for an unknown one."""
         found = [self._find(name) for name in agents]
         for agent in found if waiting else ():
-            # Who waits for one above it would wait for ever.
+            # An agent that waits for one above it would wait for ever.
             self._require_below(agent, waiting, "it can wait for its own agents only")
         for agent in found:
             left = [one for one in found if one.active]
             if left and waiting:
-                # Who waits for several does not come back after the first of them.
+                # An agent that waits for several does not come back after the first of them.
                 last = {"after_agent": left[0].id} if len(left) == 1 else {}
                 await self.hint(self.agents[waiting], {"next": "child", **last})
             await agent.closed.wait()

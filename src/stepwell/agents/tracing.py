@@ -146,7 +146,7 @@ def _learn(trace: Trace, event: str, at_us: int, line: Line) -> None:
         trace.head |= {key: value for key, value in line.items() if key not in ("event", "at_us")}
     elif event == "finished":
         trace.status, trace.text = str(line["status"]), line["text"]
-        for root in trace.children(None):  # who plans, or is left out, has no task of its own that ends
+        for root in trace.children(None):  # a planner, or one left out, has no task of its own that ends
             root.outcome = root.outcome or trace.status
     elif event == "spawned":
         name = str(line["agent"])

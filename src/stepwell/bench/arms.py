@@ -35,7 +35,8 @@ Load = Callable[..., tuple[Engine, TextModel]]
 @dataclass(frozen=True, slots=True)
 class TurnResult:
     """What one turn gave in one arm. ``logits`` holds a digest per sampled token (None: not shown);
-    ``batches`` is a digest of every batch of its round: who was in it, where, with how many tokens."""
+    ``batches`` is a digest of every batch of its round: which requests were in it, where, and
+    with how many tokens."""
 
     agent: int
     prompt_tokens: int

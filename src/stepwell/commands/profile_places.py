@@ -34,7 +34,7 @@ class PlacesWanted:
             )
 
     def and_models(self, crew: Crew, profiles: Sequence[Profile]) -> dict[str, str]:
-        """Those of the command line first, then those that the crew or its profiles name; and who does."""
+        """Those of the command line first, then those that the crew or its profiles name; and which does."""
         own = self.models or self.given.models or (default_model(),)
         found = dict.fromkeys(own, "--model")
         for profile in profiles:

@@ -201,7 +201,7 @@ def _new_session() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What those who read are given."""
+    """What readers are given."""
 
     passages: Reading | None
     attached: Sequence[Part]
@@ -388,7 +388,7 @@ class Job:
         return asyncio.run(chosen())
 
     def reader(self, documents: Sequence[Document]) -> Reading | None:
-        """What finds the passages of those who read; None where there is nothing to read."""
+        """What finds the passages of readers; None where there is nothing to read."""
         points = any(role.points for role in self.crew.used_roles)
         return reader_of(documents, points=points) if documents else None
 

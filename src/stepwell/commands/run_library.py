@@ -1,6 +1,6 @@
 """Documents of a library in ``stepwell run``.
 
-They begin the prompts of those who read where the server has them and the context has room, so that their KV
+They begin the prompts of those that read where the server has them and the context has room, so that their KV
 is computed once for all agents; else they are files like others.
 """
 

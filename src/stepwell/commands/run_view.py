@@ -216,8 +216,8 @@ class RunView:
 
 
 def shown_agents(lines: Mapping[str, AgentLine], room: int) -> set[str]:
-    """Which agents to draw where there is room for so many: who is at work, then who ended last, each with
-    those above it."""
+    """Which agents to draw where there is room for so many: those at work, then those that ended last, each
+    with those above it."""
     if len(lines) <= room:
         return set(lines)
     shown: set[str] = set()

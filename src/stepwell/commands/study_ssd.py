@@ -237,7 +237,7 @@ def played_run(
     report = fleet_report(cluster, time.process_time() - started_s, money)
     answered = answered_turns(cluster)
     late = sum(1 for turn in answered if (turn.ttft_us or 0) > ttft_s * 1e6)
-    # Who still waits for a first token after the target is late as well, whatever comes of it.
+    # A turn that still waits for a first token after the target is late as well, whatever comes of it.
     waiting = [t for m, _ in cluster.lives() for t in m.meter.turns.values() if t.ttft_us is None]
     late += sum(1 for turn in waiting if hours * _HOUR_US - turn.arrived_us > ttft_s * 1e6)
     on_time = 1 - late / max(1, len(answered) + len(waiting))

@@ -130,7 +130,7 @@ def _amplified(total: CostLine) -> str:
 
 
 def _displaced(total: CostLine) -> str:
-    """Recomputation for want of room: who lost is who computed again, so it is in the compute already."""
+    """Recomputation for want of room: what was lost is computed again, so it is in the compute already."""
     if not total.lost_microusd:
         return ""
     compute = total.cost_microusd[Resource.COMPUTE.value]

@@ -33,7 +33,7 @@ def say(console: Console, line: str, style: str = "") -> None:
 def print_plan(
     console: Console, customers: tuple[DemoCustomer, ...], agents: int, turns: int, capacity: Capacity
 ) -> None:
-    """Who will do what, and how little memory there is for it."""
+    """Which agents will do what, and how little memory there is for it."""
     for customer in customers:
         say(console, f"{customer.name} ({customer.service_tier}) asks: {' Then: '.join(customer.questions)}")
     share = capacity.device_tokens / capacity.held_tokens

@@ -19,8 +19,8 @@ def ranked(passages: Sequence[str], task: str) -> list[str]:
 
 
 async def reading_of(item: Item, workspace: Workspace) -> Reading | None:
-    """The list of tables, and one passage for each reader; who has the very same task as others gets the next
-    nearest."""
+    """The list of tables, and one passage for each reader; one with the very same task as others gets the
+    next nearest."""
     return await with_tables(_passages_of(item), workspace)
 
 

@@ -27,7 +27,7 @@ class FleetNode:
 
     name: str
     weight: float = 1.0
-    """Its part of those agents of whom nothing is known."""
+    """Its part of those agents of which nothing is known."""
     state: NodeState = NodeState.READY
     in_flight: int = 0
     outstanding: dict[str, float] = field(default_factory=dict)

@@ -58,7 +58,7 @@ class LeastLoaded:
 class KvAffine:
     """The node that is expected to end the turn first: what it has to do before, then what it lacks of the
     turn's KV, at the speed it has shown. Among nodes that cost about the same, or more by what their KV is
-    worth, the one with most of it, then the first by rendezvous: agents of whom nothing is known keep
+    worth, the one with most of it, then the first by rendezvous: agents of which nothing is known keep
     together by session, and several front ends agree. This is rendezvous hashing with bounded loads (after
     Mirrokni, Thorup and Zadimoghaddam 2016), with the bound in time.
     """

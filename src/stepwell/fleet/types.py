@@ -48,8 +48,8 @@ class RoutedTurn:
 
     @property
     def home(self) -> str:
-        """What is kept together: a session's agents share prefixes. Who names neither goes where prompts go
-        that begin alike; the very first tokens are often common to all."""
+        """What is kept together: a session's agents share prefixes. A turn that names neither goes where
+        prompts go that begin alike; the very first tokens are often common to all."""
         return f"{self.tenant}\0{self.session or self.agent or self._beginning()}"
 
     def _beginning(self) -> str:

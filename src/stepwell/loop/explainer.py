@@ -124,7 +124,7 @@ class Explainer:
             story.goes_on(DECODE, now_us)
 
     def _taken(self, taken: Taken) -> None:
-        """The policy recognises agents that do not say who they are."""
+        """The policy recognises agents that do not say their name."""
         story = self._open.get(taken.request)
         if story is not None and not story.who.agent:
             story.who = replace(story.who, agent=taken.caller.agent)
@@ -165,7 +165,7 @@ class Explainer:
             story.goes_on(WaitCause.QUEUE.value, now_us, self._who(by), rule)
 
     def _shared(self, plan: Plan, now_us: int) -> None:
-        """Who of those that run has no part in this step."""
+        """Which of the running requests have no part in this step."""
         pieces = {piece.request: piece for piece in plan.batch}
         for request, story in self._running.items():
             piece = pieces.get(request)

@@ -3,6 +3,6 @@ model.
 
 Read in this order: ``facts`` (what a cell is), ``sources`` (raw replies to cells), ``formulas`` (cells from
 cells), ``outline`` (which sentences may be said), ``wording`` (how a cell reads in English and in Chinese),
-``writer`` (who chooses and connects), ``page`` (the report), ``verifier`` (reads the page again and shares
+``writer`` (which chooses and connects), ``page`` (the report), ``verifier`` (reads the page again and shares
 nothing with what wrote it).
 """

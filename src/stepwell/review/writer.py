@@ -1,4 +1,4 @@
-"""Who chooses and connects: templates alone, or a model that orders and words what may be said.
+"""What chooses and connects: templates alone, or a model that orders and words what may be said.
 
 A writer never writes a number. It returns choices among sentences, or sentences with handles for cells, and
 what does not pass falls back to the template.

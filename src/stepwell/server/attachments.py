@@ -1,6 +1,6 @@
 """Files that a message names, put in their place as text.
 
-A document comes before everything else of its message and always as the same bytes, so that all who attach
+A document comes before everything else of its message and always as the same bytes, so that all that attach
 it at the beginning of their prompt have a prefix in common, and its KV is computed once.
 """
 

@@ -1,7 +1,7 @@
 """Every error a client can see, in OpenAI's shape: ``{"error": {message, type, param, code}}``.
 
-The SDKs decide by status whether to retry (408, 409, 429 and 5xx: yes), so the status says who is
-at fault: 4xx the client, 429 and 503 the load, 500 this server.
+The SDKs decide by status whether to retry (408, 409, 429 and 5xx: yes), so the status says what is at
+fault: 4xx the client, 429 and 503 the load, 500 this server.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def _wait(value: object) -> Wait | None:
 
 
 def _full_name(name: str, session: str, agent: str) -> str | None:
-    """Members of a session are known as ``session/name``; who is one may call the others by name."""
+    """Members of a session are known as ``session/name``; each may call the others by name."""
     prefix = f"{session}/"
     is_member = bool(session) and agent.startswith(prefix)
     return (name if not is_member or name.startswith(prefix) else prefix + name) or None

@@ -163,7 +163,7 @@ def _choice_of(wanted: ResponseRequest) -> ToolChoice | None:
 
 
 def _continued(identity: Identity, earlier: Sequence[StoredResponse]) -> Identity:
-    """Who follows a stored response is the agent that made it, unless the client says otherwise."""
+    """A stored response is gone on from by the agent that made it, unless the client says otherwise."""
     if identity.agent or not earlier:
         return identity
     root = earlier[0]

@@ -32,7 +32,7 @@ In a browser: {base}page
 
 
 async def home(request: Request) -> Response:
-    """What this is, for somebody who looks. Clients ask with HEAD whether anybody is there."""
+    """What this is, for a person. Clients ask with HEAD whether a server is there."""
     names = ", ".join(model.text.name for model in service_of(request).offered)
     text = HOME.format(version=__version__, model=names, base=request.base_url)
     return PlainTextResponse(text)

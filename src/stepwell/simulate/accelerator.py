@@ -1,6 +1,6 @@
 """A replica of accelerators as a cost model: straight lines of a roofline, in whole picoseconds.
 
-Decoding reads weights and KV; prompts compute. So a token that stands before another costs one thing to who
+Decoding reads weights and KV; prompts compute. So a token that stands before another costs one thing to what
 decodes (its KV is read) and another to a prompt (attention is computed), other than on two CPU cores, where
 ``MachineModel`` has one figure for both.
 """

@@ -1,7 +1,7 @@
 """Sessions whose turns say after which others they come, in files: written and read.
 
 kv-cache-tester's format knows a main agent and children that run once. The agents of a crew are called again
-and again, each after several others, so a request may say more; who reads the plain format passes it over:
+and again, each after several others, so a request may say more; a reader of the plain format passes it over:
 
     n            the request's number within the session
     after        numbers of the requests that must have ended before it; ``think_time`` counts from the last

@@ -1,4 +1,4 @@
-"""The Tiers contract: who moves KV bytes between host memory and disk.
+"""The Tiers contract: what moves KV bytes between host memory and disk.
 
 Device <-> host copies go through the engine and happen at once; the host pool is plain memory.
 Host <-> disk transfers are queued, run beside the loop, and are reported by ``poll``.
@@ -30,7 +30,7 @@ class TierUsage:
 
     blocks: int
     overhead_bytes: int = 0
-    """Most that one block takes beyond its ``size_bytes`` (headers, padding). Who plans with the bound
+    """Most that one block takes beyond its ``size_bytes`` (headers, padding). What plans with the bound
     counts it for every block, or is refused when the tier is nearly full."""
 
 

@@ -1,4 +1,4 @@
-"""The directory a disk store lives in: who may use it, what in it is ours, how many bytes it holds.
+"""The directory a disk store lives in: which process may use it, what in it is ours, how many bytes it holds.
 
     DIR/stepwell-kv.json     says that this is a store, and its last bound
     DIR/lock                 held (flock) by the process that uses it, whose pid is in it; a shared

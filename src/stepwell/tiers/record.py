@@ -15,7 +15,7 @@ The header alone decides whether a record is ours, whole and worth offering afte
 payload is verified when it is read. Nothing outside the record (no index file) is ever trusted, so
 nothing outside it can be stale.
 
-The checksums guard against rot, torn writes and mix-ups. They are not signatures: who may write to
+The checksums guard against rot, torn writes and mix-ups. They are not signatures: what may write to
 the directory may forge a record, which is why the directory belongs to its owner alone (0700).
 XXH3-128 and not CRC-32, because 2^-32 is a real number of wrong answers at a million blocks a day,
 and because it costs nothing: see docs/adr/0003-disk-layout.md for the measurement.

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class ScanEntry:
-    """One record: what it holds and who still needs its file."""
+    """One record: what it holds and what still needs its file."""
 
     meta: BlockMeta
     sequence: int

@@ -50,7 +50,7 @@ class Role:
     name: str
     instructions: str
     description: str = ""
-    """What it does, for those who plan with it or spawn it; empty: the first sentence of ``instructions``."""
+    """What it does, for roles that plan with or spawn it; empty: the first sentence of ``instructions``."""
     model: str = ""
     """Empty: the server's only one."""
     tools: tuple[str, ...] = ()

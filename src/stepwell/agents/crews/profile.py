@@ -160,7 +160,7 @@ def apply(crew: Crew, profile: Profile) -> Crew:
     drop = profile.drop
     if crew.entry in drop and not crew.roles[crew.entry].plans:
         if not general:
-            raise BadInput(f"{where} drops {crew.entry}, who is asked: only a planner can be spared there")
+            raise BadInput(f"{where} drops {crew.entry}, which is asked: only a planner can be spared there")
         drop = tuple(name for name in drop if name != crew.entry)
     model = {"model": profile.model} if profile.model else {}
     roles = {

@@ -82,7 +82,7 @@ class ServerLog:
 
 
 class _Pace:
-    """Reading no faster than so many bytes a second: who writes faster waits."""
+    """Reading no faster than so many bytes a second: a server that writes faster waits."""
 
     def __init__(self, bytes_per_s: int) -> None:
         self._bytes_per_s = bytes_per_s

@@ -126,7 +126,7 @@ _IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS (isatty), TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. Of all others it is not known what
 they do to a file system or a device: freeze, trim, clone, send signals."""
 _NOT_SUPPORTED = 95
-"""EOPNOTSUPP: who wanted to copy by reference copies by reading."""
+"""EOPNOTSUPP: what wanted to copy by reference copies by reading."""
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32 = 0x40000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06

@@ -82,7 +82,7 @@ class Warehouses:
             raise ToolError(str(error)) from None
 
     def plan(self, statement: str) -> tuple[Warehouse, str]:
-        """Whom to ask, and what, in its own dialect. Raises ``ToolError``."""
+        """Which warehouse to ask, and what, in its own dialect. Raises ``ToolError``."""
         question = self._understood(statement)
         opened = self._holder(question, ())
         if opened is None or question.described:
@@ -103,7 +103,7 @@ class Warehouses:
         return understood(statement, dialects.pop() if len(dialects) == 1 else None)
 
     def _holder(self, question: Question, own: Collection[str]) -> _Opened | None:
-        """Who has all tables of the question; None: the files have, or DuckDB says better what is wrong."""
+        """What has all tables of the question; None: the files have, or DuckDB says better what is wrong."""
         refs, mine = question.tables, {name.lower() for name in own}
         if all(not ref.schema and ref.name.lower() in mine for ref in refs):
             return None

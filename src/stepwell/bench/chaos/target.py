@@ -30,8 +30,8 @@ ENGINES = {"null": NULL_ENGINE, "llamacpp": 'kind = "llamacpp"\nmodel = "smollm2
 HOST_KV = {"null": "96KiB", "llamacpp": "24MiB"}
 DISK_KV = {"null": "2MiB", "llamacpp": "96MiB"}
 STEP_TOKENS = {"null": 256, "llamacpp": 32}
-"""llama.cpp rounds otherwise from 64 tokens a step on (docs/models.md). With fewer a token depends on no one
-who shares the step, so that an answer that differs is a fault."""
+"""llama.cpp rounds otherwise from 64 tokens a step on (docs/models.md). With fewer a token depends on no
+request that shares the step, so that an answer that differs is a fault."""
 DEVICE_KV_TOKENS = 4_096
 MAX_AGENTS = 500
 """So few that the oldest are forgotten all the time."""

@@ -174,7 +174,7 @@ def _measure(
     ):
         for number in range(rounds + 1):
             prompts = [prompt_for(text, 100 * number + agent) for agent in range(arms.agents)]
-            # Who goes first changes, so that what one leaves in the processor's caches helps both alike.
+            # Which goes first changes, so that what one leaves in the processor's caches helps both alike.
             order = (on, off) if number % 2 else (off, on)
             ran = {id(driver): _round(driver, prompts, output_tokens) for driver in order}
             if number:  # the first round warms up, and shows what a step takes

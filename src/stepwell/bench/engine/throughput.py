@@ -172,7 +172,7 @@ def _alternate(case: ThroughputCase, ours: _Ours, raw: _Raw, progress: Ticker, m
     tokens = case.sequences * case.steps_per_round
     progress.phase(f"{model}: {case.name}", case.rounds + 1)
     for number in range(case.rounds + 1):
-        # Who goes first changes, so that what one leaves in the processor's caches helps both alike.
+        # Which goes first changes, so that what one leaves in the processor's caches helps both alike.
         arms: list[_Arm] = [ours, raw] if number % 2 else [raw, ours]
         rates = {arm: tokens / _seconds(arm, case.steps_per_round) for arm in arms}
         if number:  # the first round warms up

@@ -1,1 +1,1 @@
-"""Several nodes: who gets a turn, and what a killed node costs."""
+"""Several nodes: which gets a turn, and what a killed node costs."""

@@ -92,7 +92,7 @@ def _ttft(samples: list[TurnSample], percent: int) -> float:
 
 
 def measure_flood(plan: VllmPlan, quick: bool, progress: Ticker) -> list[FloodRow]:
-    """Both servers have room for all KV: what is measured is who goes first."""
+    """Both servers have room for all KV: what is measured is which goes first."""
     work, rows = QUICK if quick else FULL, []
     few = replace(plan, at_once=4)
     with tempfile.TemporaryDirectory(prefix="stepwell-bench-vllm-") as folder:

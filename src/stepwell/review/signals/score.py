@@ -45,7 +45,7 @@ def forward_positions(lines: Sequence[Line], rule: str) -> dict[date, Decimal]:
 
 
 def hindsight_positions(rule: Rule, closes: Closes) -> dict[date, Decimal]:
-    """What the rule would have said on every session: it was chosen by somebody who knew how it ended."""
+    """What the rule would have said on every session: it was chosen by a person who knew how it ended."""
     said = {day: rule.decide(closes[: number + 1], rule.parameters) for number, (day, _) in enumerate(closes)}
     return {day: position for day, position in said.items() if position is not None}
 

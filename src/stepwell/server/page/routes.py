@@ -18,7 +18,7 @@ from stepwell.server.stores.page_keys import require_own_page
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 NO_TENANT = ""
-"""As whom a body is counted before its key is known."""
+"""The tenant for which a body is counted before its key is known."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",

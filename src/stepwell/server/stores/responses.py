@@ -19,7 +19,7 @@ from stepwell.server.stores.kept import KeptPerTenant
 
 @dataclass(slots=True)
 class StoredResponse:
-    """A response, what it was asked, and who it belongs to."""
+    """A response, what it was asked, and whose it is."""
 
     identity: Identity
     response: dict[str, Any]

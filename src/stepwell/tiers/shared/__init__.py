@@ -1,6 +1,6 @@
 """One directory of KV records that several processes write to and read from at once.
 
-    index.py         who holds what, within which bound: SQLite, and made again from the records if need be
+    index.py         which process holds what, within which bound: SQLite, made again from records if need be
     participants.py  which processes are alive, told by locks that die with them
     store.py         ``SharedStore``: records written, published, read and verified
 
