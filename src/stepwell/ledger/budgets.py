@@ -146,21 +146,19 @@ class _Account:
             return BudgetState(name, self.soft, self.hard, self.spent, self.held)
         return BudgetState(name, self.soft, self.hard, self.spent, self.held, share.elsewhere, share.unknown)
 
-    def fits(self, amount: int) -> bool:
-        """As far as is known here."""
-        if self.hard is None:
-            return True
-        return self.spent < self.hard and self.spent + self.held + amount <= self.hard
-
     def admits(self, amount: int, clock: Callable[[], float]) -> bool:
-        return self.fits(amount) and not self.short_of(amount, clock)
+        if self.share is not None and self.short_of(amount, clock):
+            return False
+        hard = self.hard
+        return hard is None or (self.spent < hard and self.spent + self.held + amount <= hard)
 
     def short_of(self, amount: int, clock: Callable[[], float]) -> bool:
         """Only a larger lease is wanting."""
-        if self.share is None or self.hard is None or not self.fits(amount):
+        share, hard = self.share, self.hard
+        if share is None or hard is None or self.spent >= hard or self.spent + self.held + amount > hard:
             return False
-        self.share.most = max(self.share.most, amount)
-        return not self.share.has_room(self.held, amount, clock())
+        share.most = max(share.most, amount)
+        return not share.has_room(self.held, amount, clock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +250,11 @@ class BudgetBook:
         with self._lock:
             if request in self._holds:
                 raise ValueError(f"request {request} holds an amount already")
-            ready = min(hold_microusd, self._ahead.get(names, 0))
+            ready = min(hold_microusd, self._ahead.get(names, 0)) if self._ahead else 0
             verdict, accounts = self._judge(names, hold_microusd - ready)
             if verdict.ok:
-                self._take_ahead(names, ready)
+                if ready:
+                    self._take_ahead(names, ready)
                 for account in accounts:
                     account.held += hold_microusd - ready
                 self._holds[request] = _Hold(names, hold_microusd)

@@ -7,7 +7,8 @@ changes nothing of what its lease leaves to others (``leases``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stepwell.ledger.leases import LEASE_S, Lease, LeaseElsewhere, LeaseNeed, leased
@@ -33,6 +34,15 @@ _END = "DELETE FROM budget_leases WHERE scope = ? AND tenant = ? AND name = ? AN
 END_OF_NODE = "DELETE FROM budget_leases WHERE node = ?"
 
 
+_RUNS = "SELECT id, node, CASE WHEN ended_at_us IS NULL THEN 0 ELSE 1 END, last_batch FROM runs"
+_OF_ACCOUNTS = "FROM accounts a JOIN usage u ON u.account = a.id WHERE"
+_OF_BATCHES = (
+    "FROM usage u CROSS JOIN accounts a WHERE a.id = u.account AND u.run = ? AND u.batch > ? AND u.batch <= ?"
+)
+"""In this order: a few rows of usage, and whose each is."""
+Reading = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
+
+
 class LeaseCursor(Protocol):
     """As much of a database cursor as is needed here; placeholders are ``?``."""
 
@@ -41,17 +51,69 @@ class LeaseCursor(Protocol):
     def fetchall(self) -> list[Any]: ...
 
 
-def lease_in(
-    cursor: LeaseCursor, name: tuple[Scope, str, str], node: str, need: LeaseNeed, now_us: int
-) -> Lease:
-    """Within a transaction that has the lock of ``name``. ``now_us``: the store's clock."""
-    full = (name[0].value, *name[1:])
+@dataclass(slots=True)
+class ChargedUnder:
+    """What was charged under a name, added up once and then only what has been entered since: a lease must
+    not keep other writers waiting for as long as it takes to add up a customer's year.
+
+    Rows are never changed, and a run's batches are entered in order, so that a sum up to a batch stays right.
+    """
+
+    name: tuple[Scope, str, str]
+    _ended: set[int] = field(default_factory=set)
+    """Runs that have ended and are in ``_of_ended`` whole."""
+    _of_ended: int = 0
+    _open: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Of other runs: what was charged up to which batch."""
+
+    def begin(self, read: Reading) -> None:
+        """Add up what is in the books, seen at one moment."""
+        upto = {run: last for run, _, _, last in read(_RUNS, ())}
+        where, values = self._where()
+        rows = read(f"SELECT u.run, SUM(u.charge_microusd) {_OF_ACCOUNTS} {where} GROUP BY u.run", values)
+        sums = {run: int(charged) for run, charged in rows}
+        self._open = {run: (sums.get(run, 0), last) for run, last in upto.items()}
+
+    def in_all(self, cursor: LeaseCursor) -> tuple[int, dict[str, int]]:
+        """What the books show as charged in all, and by the runs of each node that are open."""
+        cursor.execute(_RUNS)
+        by_node = dict[str, int]()
+        for run, node, has_ended, last in cursor.fetchall():
+            if run in self._ended:
+                continue
+            charged, upto = self._open.get(run, (0, 0))
+            if last > upto:
+                charged += self._since(cursor, run, upto, last)
+            if has_ended:
+                self._open.pop(run, None)
+                self._ended.add(run)
+                self._of_ended += charged
+            else:
+                self._open[run] = charged, last
+                by_node[node] = by_node.get(node, 0) + charged
+        return self._of_ended + sum(by_node.values()), by_node
+
+    def _since(self, cursor: LeaseCursor, run: int, upto: int, last: int) -> int:
+        where, values = self._where()
+        cursor.execute(f"SELECT SUM(u.charge_microusd) {_OF_BATCHES} AND {where}", (run, upto, last, *values))
+        return int(cursor.fetchall()[0][0] or 0)
+
+    def _where(self) -> tuple[str, list[str]]:
+        scope, tenant, narrower = self.name
+        if scope is Scope.TENANT:
+            return "a.tenant = ?", [tenant]
+        return f"a.tenant = ? AND a.{SCOPE_COLUMN[scope]} = ?", [tenant, narrower]
+
+
+def lease_in(cursor: LeaseCursor, charged: ChargedUnder, node: str, need: LeaseNeed, now_us: int) -> Lease:
+    """Within a transaction that has the lock of the name. ``now_us``: the store's clock."""
+    full = (charged.name[0].value, *charged.name[1:])
     cursor.execute(_HARD, full)
     rows = cursor.fetchall()
     hard = rows[0][0] if rows else None
     cursor.execute(_IN_FORCE, (*full, now_us, now_us + LEASE_US))
     granted = {holder: (most, bool(short)) for holder, most, short in cursor.fetchall()}
-    spent, open_by_node = _spent(cursor, name)
+    spent, open_by_node = charged.in_all(cursor)
     before, _ = granted.pop(node, (0, False))
     others = [
         LeaseElsewhere(most, open_by_node.get(holder, 0), short) for holder, (most, short) in granted.items()
@@ -62,24 +124,3 @@ def lease_in(
     else:
         cursor.execute(_UPSERT, (*full, node, lease.granted_microusd, int(lease.short), now_us + LEASE_US))
     return lease
-
-
-def _spent(cursor: LeaseCursor, name: tuple[Scope, str, str]) -> tuple[int, dict[str, int]]:
-    """What the books show as charged in all, and by the runs of each node that are open."""
-    scope, tenant, narrower = name
-    where, values = "a.tenant = ?", [tenant]
-    if scope is not Scope.TENANT:
-        where += f" AND a.{SCOPE_COLUMN[scope]} = ?"
-        values.append(narrower)
-    cursor.execute(
-        "SELECT r.node, CASE WHEN r.ended_at_us IS NULL THEN 1 ELSE 0 END, SUM(u.charge_microusd) "
-        "FROM accounts a JOIN usage u ON u.account = a.id JOIN runs r ON r.id = u.run "
-        f"WHERE {where} GROUP BY 1, 2",
-        values,
-    )
-    spent, by_node = 0, dict[str, int]()
-    for node, is_open, charged in cursor.fetchall():
-        spent += int(charged)
-        if is_open:
-            by_node[node] = by_node.get(node, 0) + int(charged)
-    return spent, by_node

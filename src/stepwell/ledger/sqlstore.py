@@ -10,19 +10,21 @@ import hashlib
 import json
 import threading
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from typing import Any, Protocol
 
 from stepwell.ledger.base import LedgerRefused, OpenRun, PostingBatch, Run, RunId
-from stepwell.ledger.lease_rows import END_OF_NODE, lease_in
+from stepwell.ledger.lease_rows import END_OF_NODE, ChargedUnder, lease_in
 from stepwell.ledger.leases import Lease, LeaseNeed
 from stepwell.ledger.schema import ACCOUNT_FIELDS, USAGE_COUNTS
 from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Kind, Position, Posting, Scope, Usage
 from stepwell.per_tier import PerTier
 
 MOST_ACCOUNTS_IN_MEMORY = 500_000
+MOST_NAMES_ADDED_UP = 10_000
 MOST_AMOUNT = MAX_AMOUNT << 16
 """A terabyte for three days in one posting: beyond that it is a mistake, not to be split into millions."""
 
@@ -96,6 +98,8 @@ class SqlStore(ABC):
         """The file or address, without any password: for sentences."""
         self._write_lock = threading.RLock()
         self._ids: dict[Account, int] = {}
+        self._charged: OrderedDict[tuple[Scope, str, str], ChargedUnder] = OrderedDict()
+        """Of names under which leases were asked for, the latest last."""
         self._frozen = threading.local()
         """``reader``: this thread's connection while it is in a snapshot."""
 
@@ -276,8 +280,22 @@ class SqlStore(ABC):
     def lease(self, name: tuple[Scope, str, str], node: str, need: LeaseNeed) -> Lease:
         full, node = (name[0], plain(name[1]), plain(name[2])), plain(node)
         digest = hashlib.sha256(json.dumps(full).encode("ascii")).hexdigest()
+        charged = self._charged_under(full)
         with self._transaction() as cursor:
-            return lease_in(cursor, full, node, need, self._lock_name(cursor, digest))
+            return lease_in(cursor, charged, node, need, self._lock_name(cursor, digest))
+
+    def _charged_under(self, name: tuple[Scope, str, str]) -> ChargedUnder:
+        with self._write_lock:
+            charged = self._charged.pop(name, None)
+        if charged is None:
+            charged = ChargedUnder(name)
+            with self.snapshot():
+                charged.begin(self.rows)
+        with self._write_lock:
+            charged = self._charged[name] = self._charged.get(name, charged)
+            while len(self._charged) > MOST_NAMES_ADDED_UP:
+                self._charged.popitem(last=False)
+        return charged
 
     def end_leases(self, node: str) -> None:
         with self._transaction() as cursor:
