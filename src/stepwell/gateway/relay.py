@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import httpx2
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_random_exponential
 
 from stepwell.fleet.routers import Router
@@ -16,7 +15,7 @@ from stepwell.fleet.types import RoutedTurn, RoutingChoice
 from stepwell.gateway.answer import RETRY_MS, RelayedAnswer, node_lost
 from stepwell.gateway.metrics import GatewayMetrics
 from stepwell.gateway.peek import Heard
-from stepwell.gateway.upstream import NodeLost, Upstream, for_client
+from stepwell.gateway.upstream import NodeAnswer, NodeLost, Upstream, for_client
 from stepwell.server.errors import ApiError
 
 TRY_ELSEWHERE = frozenset({502, 503, 504, 529})
@@ -163,7 +162,7 @@ class Relay:
             raise
         self._learn(ticket, heard, well=well)
 
-    async def _pass_on(self, response: httpx2.Response, answer: RelayedAnswer, heard: Heard) -> None:
+    async def _pass_on(self, response: NodeAnswer, answer: RelayedAnswer, heard: Heard) -> None:
         headers = for_client(response.headers)
         if response.status_code in TRY_ELSEWHERE:
             raise _Elsewhere(response.status_code, headers, await response.aread())

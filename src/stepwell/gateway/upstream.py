@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import httpx2
+
+from stepwell.gateway.node_link import LinkLost, NodeLinks
 
 CONNECT_S = 2.0
 HOP_BY_HOP = frozenset(
@@ -30,8 +32,21 @@ class NodeLost(Exception):
         self.connected = connected
 
 
+class NodeAnswer(Protocol):
+    """An answer whose head is there, whichever client has it."""
+
+    status_code: int
+    headers: httpx2.Headers
+
+    def aiter_raw(self) -> AsyncIterator[bytes]: ...
+
+    async def aread(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Upstream:
-    """One HTTP client for all nodes."""
+    """HTTP to all nodes: over links of our own where it is not encrypted, else by a general client."""
 
     def __init__(self, silence_s: float, *, transport: httpx2.AsyncBaseTransport | None = None) -> None:
         """``transport``: for tests, whose nodes are applications in the same process."""
@@ -43,6 +58,8 @@ class Upstream:
             trust_env=False,
             follow_redirects=False,
         )
+        self._links = NodeLinks(CONNECT_S) if transport is None else None
+        self._silence_s = silence_s
         self.urls: dict[str, str] = {}
         """Of every node, without a slash at the end."""
         self._tries: dict[str, set[asyncio.Task[Any]]] = {}
@@ -50,6 +67,8 @@ class Upstream:
 
     async def close(self) -> None:
         await self._client.aclose()
+        if self._links is not None:
+            self._links.close()
 
     def lose(self, node: str) -> None:
         """Requests that wait for the node get ``NodeLost`` now."""
@@ -66,21 +85,17 @@ class Upstream:
         headers: Iterable[tuple[str, str]] = (),
         content: bytes | AsyncIterator[bytes] | None = None,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[httpx2.Response]:
+    ) -> AsyncIterator[NodeAnswer]:
         """An answer whose head is there; read its body inside. Raises ``NodeLost``, also while it is read.
         ``timeout_s``: of silence, where it is not the usual one."""
         task = asyncio.current_task()
         assert task is not None
         tries = self._tries.setdefault(node, set())
         tries.add(task)
-        timeout = httpx2.USE_CLIENT_DEFAULT if timeout_s is None else httpx2.Timeout(timeout_s)
         try:
             # As bytes: text has to be ASCII, and a client's headers need not be.
             raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-            request = self._client.build_request(
-                method, self.urls[node] + target, headers=raw, content=content, timeout=timeout
-            )
-            response = await self._client.send(request, stream=True)
+            response = await self._sent(self.urls[node], method, target, raw, content, timeout_s)
             try:
                 yield response
             finally:
@@ -90,6 +105,8 @@ class Upstream:
                 raise
             task.uncancel()
             raise NodeLost(node, "its process has ended") from None
+        except LinkLost as error:
+            raise NodeLost(node, str(error), connected=error.connected) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise NodeLost(node, type(error).__name__, connected=False) from error
         except httpx2.TransportError as error:
@@ -97,6 +114,25 @@ class Upstream:
         finally:
             tries.discard(task)
             self._lost.discard(task)
+
+    async def _sent(
+        self,
+        url: str,
+        method: str,
+        target: str,
+        headers: list[tuple[bytes, bytes]],
+        content: bytes | AsyncIterator[bytes] | None,
+        timeout_s: float | None,
+    ) -> NodeAnswer:
+        links = self._links
+        if links is not None and links.takes(url, target) and not isinstance(content, AsyncIterator):
+            silence_s = self._silence_s if timeout_s is None else timeout_s
+            return await links.request(url, method, target, headers, content or b"", silence_s)
+        timeout = httpx2.USE_CLIENT_DEFAULT if timeout_s is None else httpx2.Timeout(timeout_s)
+        request = self._client.build_request(
+            method, url + target, headers=headers, content=content, timeout=timeout
+        )
+        return await self._client.send(request, stream=True)
 
     async def get_json(
         self, node: str, target: str, headers: Mapping[str, str] | None = None, timeout_s: float | None = None

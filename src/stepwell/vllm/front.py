@@ -13,13 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import httpx2
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from stepwell.gateway.answer import RelayedAnswer, node_lost
-from stepwell.gateway.upstream import NodeLost, Upstream, for_client
+from stepwell.gateway.upstream import NodeAnswer, NodeLost, Upstream, for_client
 from stepwell.loop.requests import Rejected
 from stepwell.policy.types import RequestArrived, Wait
 from stepwell.server.access import access_of
@@ -196,7 +195,7 @@ class EngineFront:
                 return "server_error" if response.status_code >= 500 else "invalid_request"
             return _reason(turn.used)
 
-    async def _stream(self, turn: VllmTurn, response: httpx2.Response, answer: RelayedAnswer) -> str:
+    async def _stream(self, turn: VllmTurn, response: NodeAnswer, answer: RelayedAnswer) -> str:
         reader = StreamReader(turn.used, tells_usage=turn.shape.tells_usage)
         async for chunk in response.aiter_raw():
             if events := reader.feed(chunk):
