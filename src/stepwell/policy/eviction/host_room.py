@@ -122,7 +122,7 @@ class HostRoom:
             return []
         size_bytes = self._context.config.block_bytes
         found: list[Block | None] = []
-        left: dict[Group, int] = {}
+        left: dict[int, int] = {}
         order = self._spare_but_of(group, now_us)
         depth = leaving[start].meta.depth + 1
         for at in range(start, len(leaving)):
@@ -146,9 +146,9 @@ class HostRoom:
             depth = meta.depth
         return found
 
-    def _may_leave(self, spare: Block, left: dict[Group, int]) -> bool:
+    def _may_leave(self, spare: Block, left: dict[int, int]) -> bool:
         """Whether the rankings stay as they are when it leaves the host: its group has others there.
-        ``left``: how many of each group are left."""
+        ``left``: how many of each group are left, by its number (compiled, a group has no hash)."""
         if spare.bare or spare.meta.size_bytes != self._context.config.block_bytes:
             return False
         holder = spare.listed
@@ -156,8 +156,8 @@ class HostRoom:
             return True
         if not isinstance(holder, Group):
             return False
-        left[holder] = left.get(holder, holder.listed[1]) - 1
-        return left[holder] > 0
+        others = left[holder.seq] = left.get(holder.seq, holder.listed[1]) - 1
+        return others > 0
 
     def _spare_but_of(self, comer: Group, now_us: int) -> Iterator[Block]:
         """Blocks of the host in the order in which they leave while the ``comer``'s arrive, as far as they
