@@ -7,12 +7,13 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwell.gateway.node_link import MOST_UNREAD_BYTES, LinkLost, NodeLinks, NodeResponse
+from stepwell.gateway.node_link import MOST_UNREAD_BYTES, LinkLost, NodeLinks, NodeResponse, _Socket
 from stepwell.gateway.upstream import NodeLost, Upstream
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -233,3 +234,19 @@ def test_headers_that_no_request_may_have_are_a_lost_node_and_not_a_smuggled_one
 
     play(node, acts)
     assert node.requests == []
+
+
+class ForeignTransport:
+    """As of an event loop that has classes of its own (uvloop, in environments of vLLM and Ray)."""
+
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_another_librarys_event_loop_will_do() -> None:
+    foreign, one = ForeignTransport(), _Socket()
+    one.connection_made(cast("asyncio.BaseTransport", foreign))
+    one.close()
+    assert foreign.aborted
