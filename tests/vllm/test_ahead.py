@@ -38,7 +38,7 @@ def others(one: Engine, name: str, count: int, **said: Any) -> None:
 
 def until(one: Engine, name: str, least: float) -> float:
     """Steps of an engine that has no turn, until a counter has come so far."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while one.metric(name) < least and time.monotonic() < deadline:
         one.llm.llm_engine.step()
         one.llm.llm_engine.do_log_stats()

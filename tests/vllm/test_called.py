@@ -152,7 +152,7 @@ def test_the_engine_is_told_which_tool_an_agent_waits_for(stream: bool, tmp_path
 
     async def ask() -> None:
         engine = CallingEngine()
-        async with asyncio.timeout(60), fronted(tmp_path, engine=engine) as one:
+        async with asyncio.timeout(300), fronted(tmp_path, engine=engine) as one:
             one.loop.tell_hint = lambda tenant, agent, hint: told.append((tenant, agent, hint))
             headers = {"authorization": "Bearer acme-key", "x-session-id": "s", "x-agent-id": "a"}
             body: dict[str, Any] = {"model": "m", "messages": [], "max_tokens": 5, "stream": stream}

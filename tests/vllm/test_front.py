@@ -23,7 +23,7 @@ from tests.vllm.counting import Fronted, fronted
 
 def play(folder: Path, acts: Callable[[Fronted], Awaitable[None]], *budgets: Budget) -> Fronted:
     async def all_of_it() -> Fronted:
-        async with asyncio.timeout(60), fronted(folder, budgets) as one:
+        async with asyncio.timeout(300), fronted(folder, budgets) as one:
             await acts(one)
         return one
 

@@ -27,7 +27,7 @@ tenant = "ops"
 operator = true
 """
 ACME, OPS = {"authorization": "Bearer sk-acme"}, {"authorization": "Bearer sk-ops"}
-LONGEST_S = 120.0
+LONGEST_S = 600.0
 
 
 def turn(client: httpx2.Client, agent: str, after: str = "") -> dict[str, Any]:
