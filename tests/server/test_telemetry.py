@@ -35,6 +35,8 @@ from tests.otlp import Received, attributes, collector, receiver, rotel
 
 TRACE_ID, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SECRET = "the well at Abhaneri"
+ANSWER = "xyz"
+"""Not hexadecimal: a span names its process by a random UUID."""
 NODES = {"x-session-id": "run", "x-agent-id": "one", "traceparent": f"00-{TRACE_ID}-{PARENT}-01"}
 
 
@@ -47,7 +49,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def node(telemetry: Telemetry | None) -> Iterator[BackgroundServer]:
-    driver = null_driver(NullConfig(model=MODEL, block_tokens=16, device_blocks=256, answer=b"abc"))
+    driver = null_driver(NullConfig(model=MODEL, block_tokens=16, device_blocks=256, answer=ANSWER.encode()))
     driver.start()
     settings = ServerSettings(port=0, drain_s=5.0)
     try:
@@ -120,7 +122,7 @@ def test_every_way_to_ask_has_a_span_in_the_callers_trace(seen: Seen, path: str)
     assert said["http.response.status_code"] == 200 and "error.type" not in said
     assert said["gen_ai.usage.output_tokens"] in (3, 4) and said["gen_ai.usage.input_tokens"] > 0
     assert said["gen_ai.response.finish_reasons"] in (("stop",), ("length",))
-    assert SECRET not in span.to_json() and "abc" not in span.to_json()
+    assert SECRET not in span.to_json() and ANSWER not in span.to_json()
     assert span.status.status_code is StatusCode.UNSET
 
 
