@@ -107,7 +107,7 @@ def test_verdicts_compare_seed_by_seed() -> None:
 
 def test_a_world_in_which_nothing_will_happen_is_said() -> None:
     node = VirtualNode(script(TINY), MachineModel(), device=8, host=0, disk=0, policy="stepwell")
-    with pytest.raises(StepwellError, match="everybody waits"):
+    with pytest.raises(StepwellError, match="all agents wait"):
         node.run(asyncio.Event().wait())
 
 

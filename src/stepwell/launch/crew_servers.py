@@ -38,7 +38,8 @@ ServerOption = Annotated[
         negative="",
     ),
 ]
-_NAMED = re.compile(r"(?P<model>.+?)=(?P<url>https?://.+)", re.DOTALL)
+_BEFORE_URL = re.compile(r"=(?=https?://.)", re.DOTALL)
+"""The name of a model, a path too, may have a "=" of its own."""
 Models = Mapping[str, str]
 """Per model what asks for it, for a sentence where no server has it."""
 
@@ -59,13 +60,13 @@ class Given:
         rest: list[str] = []
         named: dict[str, str] = {}
         for value in values:
-            found = _NAMED.fullmatch(value)
+            model, *url = _BEFORE_URL.split(value, maxsplit=1)
             if value.startswith(("http://", "https://")):
                 rest.append(value)
-            elif found is None:
+            elif not model or not url:
                 raise BadInput(f"--server {value} is no URL such as http://127.0.0.1:8000, nor MODEL=URL")
-            elif named.setdefault(found["model"], found["url"]) != found["url"]:
-                raise BadInput(f"--server gives the model {found['model']} two servers: one has to be enough")
+            elif named.setdefault(model, url[0]) != url[0]:
+                raise BadInput(f"--server gives the model {model} two servers: one has to be enough")
         if len(rest) > 1:
             raise BadInput(
                 f"--server gives {len(rest)} servers without a model: say which has which, as MODEL=URL"
