@@ -6,10 +6,19 @@ import asyncio
 import os
 import signal
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
 from stepwell.console.stopping import told_to_stop
+
+
+@pytest.fixture(autouse=True)
+def handler_of_ctrl_c() -> Iterator[None]:
+    """As in a terminal, however the tests were started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Thing:
@@ -53,6 +62,18 @@ def test_a_task_is_cancelled_at_once(how: object) -> None:
     with pytest.raises(KeyboardInterrupt), told_to_stop():
         asyncio.run(work())
     assert seen == ["cancelled"]
+
+
+def test_a_program_that_ignores_ctrl_c_stops_at_once() -> None:
+    """What a script starts in the background does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    async def work() -> None:
+        stop()
+        await asyncio.Event().wait()
+
+    with pytest.raises(KeyboardInterrupt), told_to_stop():
+        asyncio.run(work())
 
 
 def test_the_handler_of_before_is_back() -> None:

@@ -16,7 +16,8 @@ def told_to_stop() -> Iterator[None]:
     The signal is handed on as Ctrl-C rather than raised, for ``asyncio.run`` has a handler of its own for
     that one, which cancels the task. What a handler raises is lost where Python happens to be in a
     finaliser or a weak reference's callback ("Exception ignored in"); a block without ``asyncio`` that
-    loses it goes on, and ends as interrupted.
+    loses it goes on, and ends as interrupted. Where Ctrl-C is ignored, as in what a script starts with "&",
+    there is nothing to hand it on to, and it is raised.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -25,6 +26,8 @@ def told_to_stop() -> Iterator[None]:
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         told.append(number)
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, hand_on)
