@@ -8,7 +8,7 @@ standard library only. Read in this order:
     scheduler.py      ``Scheduler.step``, the one entry point
     turn_table.py     the turns: waiting, running, preempted, and what each holds
     admission.py      which waiting turns are opened; queue.py and fairness.py: in which order
-    batch.py          prefill and decode: who gets tokens in this step
+    batch.py          prefill and decode: which turns get tokens in this step
     block_manager.py  blocks and bytes of the three KV tiers; block_index.py: the prefix tree
     eviction/         which block leaves a KV tier first
 

@@ -37,8 +37,9 @@ class Admission:
         """Others were preempted for it, and it waits for writes until it has the room that they left."""
 
     def admit(self) -> None:
-        """Who waits for disk or for another's prefix lets others pass; who waits for room does not, or
-        large requests would starve (but a turn that is only owed its place holds up nobody heavier)."""
+        """A turn that waits for disk or for another's prefix lets others pass; one that waits for room does
+        not, or large requests would starve (but a turn that is only owed its place does not hold up heavier
+        ones)."""
         if not self.table.waiting:
             self.table.release_claims_beyond(())
             return
@@ -69,12 +70,12 @@ class Admission:
 
     def _in_order(self, window: list[Turn]) -> list[Turn]:
         """First the turn for which others had to leave: else one that left and is owed a place would take the
-        room back, leave once more, and so on, and nobody would run."""
+        room back, leave once more, and so on, and none would run."""
         first = self._made_way_for
         if first is None or first not in window:
             self._made_way_for = None
             return window
-        if window[0].aged:  # nobody goes before it, and nobody takes its place
+        if window[0].aged:  # no turn goes before it or takes its place
             return window
         return [first, *(turn for turn in window if turn is not first)]
 
@@ -103,7 +104,7 @@ class Admission:
 
     def _still_no_room(self, turn: Turn) -> bool:
         """Whether nothing has moved since the turn found no room, a moment ago. Looking again costs a walk
-        over its path, and most steps move nothing. While nobody runs it is looked again every time: there
+        over its path, and most steps move nothing. While no turn runs, it looks again every time: there
         may be no other step."""
         room = self._room()
         if (
@@ -116,7 +117,7 @@ class Admission:
         return False
 
     def _room(self) -> tuple[int, ...]:
-        """What a turn's place depends on, but for time and for how far those who run have come."""
+        """What a turn's place depends on, but for time and for the progress of running turns."""
         m = self.block_manager
         used = (m.device_used, m.device_count, m.pinned, m.host_used, m.clean_bytes, m.writes_in_flight)
         return (*used, len(self.table.running), self.table.preemptions, len(self.table.waiting))
@@ -125,7 +126,7 @@ class Admission:
 
     def _path_of(self, turn: Turn) -> list[Match]:
         """The path the turn would begin with. It is kept while the turn waits and looked up again when
-        it is no longer true, when somebody has computed more of it, and now and then."""
+        it is no longer true, when another turn has computed more of it, and now and then."""
         path = turn.planned
         old = self.table.now_us - turn.planned_at_us >= _PLAN_AGAIN_US
         waited = turn.behind and self.table.checkpoints.active  # a state may be there now, and no new block
@@ -153,7 +154,7 @@ class Admission:
         return block.host or (block.device and not block.bare)
 
     def _grew(self, turn: Turn) -> bool:
-        """Whether the block after its path is there now: somebody else has computed it."""
+        """Whether the block after its path is there now: another turn has computed it."""
         return not turn.planned_next and self._next_block_known(turn)
 
     def _next_block_known(self, turn: Turn) -> bool:
@@ -214,7 +215,7 @@ class Admission:
         return self.block_manager.room_is_coming and block.meta.size_bytes <= self.config.host_bytes
 
     def _must_wait(self, turn: Turn) -> bool:
-        """Whether blocks are on their way from disk, or somebody is computing the next one now."""
+        """Whether blocks are on their way from disk, or another turn is computing the next one now."""
         if turn.fetching:
             if turn.state is TurnState.WAITING:
                 turn.state = TurnState.LOADING
@@ -236,7 +237,7 @@ class Admission:
     # --- room ---------------------------------------------------------------------------------
 
     def _try_open(self, turn: Turn, path: list[Match]) -> bool:
-        """Give the turn a place if it fits beside those who run, or can take it from lighter ones.
+        """Give the turn a place if it fits beside the running ones, or can take it from lighter ones.
         False: it waits for room."""
         if [block for block, _ in path if not (block.device or block.host)] or not self._state_is_there(path):
             turn.planned = None  # a copy on the device alone has gone
@@ -305,7 +306,7 @@ class Admission:
 
     def _missing_frames(self, turn: Turn, path: Sequence[Match]) -> int:
         """Frames short of what the turn needs; 0 or less: it fits. What rests within the guarantee of
-        another service tier does not count as room, as long as anybody runs."""
+        another service tier does not count as room, as long as any turn runs."""
         own = self._reserved_blocks(turn, turn.total) - self._whole_blocks(path)
         missing = self._unpinned(path) + own + self._promised() - self.block_manager.room_on_device()
         if self.table.book.ordered and self.table.running and not turn.aged:
@@ -336,7 +337,7 @@ class Admission:
         return self.config.device_blocks * share // WHOLE - used
 
     def _owed_places(self) -> dict[str, int]:
-        """Places that service tiers with somebody waiting are short of, by their guarantee of compute."""
+        """Places that service tiers with waiting turns are short of, by their guarantee of compute."""
         if self._owed is not None:
             return self._owed
         owed = self._owed = {}
@@ -367,8 +368,8 @@ class Admission:
         return max(1, self.config.max_running - kept)
 
     def _victims_of(self, turn: Turn) -> list[Turn]:
-        """Running turns that a heavier one may displace: the lightest and youngest first. Nobody who
-        has waited too long, nobody who only just came, and nobody within its guaranteed frames."""
+        """Running turns that a heavier one may displace: the lightest and youngest first. None that
+        has waited too long, none that only just came, and none within its guaranteed frames."""
         if not self.table.book.ordered:
             return []
         running = [self.table.turns[r] for r in reversed(self.table.running)]
@@ -399,7 +400,7 @@ class Admission:
         return len(path) - (bool(path) and path[-1].n_tokens < self.config.block_tokens)
 
     def _shrink(self, turn: Turn, path: list[Match]) -> list[Match]:
-        """Nobody runs and it still does not fit: the copy of a shared tail is one frame too many."""
+        """No turn runs and it still does not fit: the copy of a shared tail is one frame too many."""
         while path and (self._missing_frames(turn, path) > 0 or not self._state_is_there(path)):
             path = self.table.checkpoints.usable(path[:-1])
         self.table.claim(turn, path)
@@ -441,7 +442,7 @@ class Admission:
         memory.actions.append(Open(turn.id, ids_of(path), cached, from_device, from_host, from_disk, again))
 
     def _load(self, path: list[Match], missing: list[Block]) -> None:
-        """Bring the blocks up, and the state of the last one; those before it serve nobody now."""
+        """Bring the blocks up, and the state of the last one; those before it are not needed now."""
         memory, now_us = self.block_manager, self.table.now_us
         states, last = memory.states, path[-1].block if path else None
         if not states.limited:

@@ -17,7 +17,7 @@ AgentKey = tuple[str, str]
 class AgentTable:
     """Agents by (tenant, name), the longest unheard of first; bounded by ``max_agents``.
 
-    A turn of which nobody says whose it is belongs to the agent whose last prompt it goes on from, or to
+    A turn that does not name its agent belongs to the agent whose last prompt it goes on from, or to
     a new one called ``request-N``.
     """
 
@@ -129,7 +129,7 @@ class AgentTable:
         return found
 
     def _forget_oldest_agents(self, newcomer: str) -> None:
-        """The tenant with the most agents loses its oldest: a flood of agents costs who sends it."""
+        """The tenant with the most agents loses its oldest: a flood of agents costs its sender."""
         while len(self.records) > self.table.config.max_agents:
             largest = max(self._of_tenant, key=lambda t: len(self._of_tenant[t]), default=newcomer)
             ours = self._of_tenant.get(largest, ())

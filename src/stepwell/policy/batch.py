@@ -1,4 +1,4 @@
-"""The batch of a step: who gets compute now, and how much.
+"""The batch of a step: which turns get compute now, and how much.
 
 Heavier service tiers first. A lighter one runs beside them as far as their targets leave time in the
 step; what it is owed by its guarantee it gets in any case. Among the prompts of one tenant the oldest has
@@ -18,7 +18,7 @@ from stepwell.policy.types import Piece, RequestId
 
 _PREFILL_LEAVES = 16  # beside a prompt with a target, lighter turns take a sixteenth of its time
 _LEAST_DEBT_PIECE_US, _MOST_DEBT_PIECE_US = 1_000, 25_000
-"""A debt is paid in pieces: all of it at once would be felt by who has a target."""
+"""A debt is paid in pieces: all of it at once would be felt by turns with a target."""
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class BatchBuilder:
         self._shares: dict[str, int] = {}
 
     def build(self) -> tuple[Piece, ...]:
-        """One token for all who stream, then prompts, up to ``step_tokens``."""
+        """One token for each stream, then prompts, up to ``step_tokens``."""
         first_us, further_us = self.block_manager.costs.decode_us()
         step = _Step(self.config.step_tokens, decode_us=(max(1, first_us), max(1, further_us)))
         order = self._order()
@@ -129,8 +129,8 @@ class BatchBuilder:
         return tuple(step.pieces.values())
 
     def _order(self) -> list[Turn]:
-        """Those who run: the heaviest service tier first, then the tenant with the least attained
-        service, then in order of admission. Who has waited too long counts as heaviest."""
+        """The running turns: the heaviest service tier first, then the tenant with the least attained
+        service, then in order of admission. A turn that has waited too long counts as heaviest."""
         turns = [self.table.turns[request] for request in self.table.running]
         if not self.book.ordered:
             return turns
@@ -234,7 +234,7 @@ class BatchBuilder:
         return part
 
     def _tokens_in_time(self, turn: Turn, prefilling: bool, tokens: int, step: _Step) -> int:
-        """How many of ``tokens`` it may have beside those who have a target, or because it is owed them."""
+        """How many of ``tokens`` it may have beside those that have a target, or because it is owed them."""
         per_token_us = max(1, self._cost_us(turn, prefilling, 1, step))
         if turn.aged or step.time_left_us is None:
             return tokens

@@ -36,7 +36,7 @@ class StepOrder:
         active = [model for model, tiers in enumerate(demands) if tiers]
         floor = min((self._times[model] for model in active if model in self._active), default=0)
         for model in active:
-            if model not in self._active:  # who comes back after a pause has saved nothing up
+            if model not in self._active:  # a model that comes back after a pause has saved nothing up
                 self._times[model] = max(self._times[model], floor)
         self._active = active
         return min(ready, key=lambda model: (self._times[model], model))
@@ -80,9 +80,9 @@ def room_shares(
 def divide(
     total: int, used: Sequence[int], bounds: Sequence[int], shares: Sequence[int] | None = None
 ) -> list[int]:
-    """New bounds for ``used`` bytes of a pool of ``total``. Those who are not about to fill theirs get what
-    they hold and a little more; the others share the rest by ``shares`` (None: evenly); what nobody needs is
-    divided evenly. Nobody is cut below its share while it holds that much."""
+    """New bounds for ``used`` bytes of a pool of ``total``. Models that are not about to fill theirs get what
+    they hold and a little more; the others share the rest by ``shares`` (None: evenly); what none needs is
+    divided evenly. None is cut below its share while it holds that much."""
     models = range(len(used))
     spare = total // _SPARE
     needs_more = [bounds[model] - used[model] < bounds[model] // _FULL for model in models]
@@ -106,8 +106,8 @@ def _fill(total: int, wanted: Sequence[int], shares: Sequence[int]) -> list[int]
 
 
 def granted(total: int, targets: Sequence[int], held: Sequence[int]) -> list[int]:
-    """The bounds that can hold now. ``held``: what each may hold or does, whichever is more. Who is to have
-    less gets its target; who is to have more gets it as far as the others have given up theirs."""
+    """The bounds that can hold now. ``held``: what each may hold or does, whichever is more. One that is to
+    have less gets its target; one that is to have more gets it as far as the others have given up theirs."""
     firm = [max(0, min(target, have)) for target, have in zip(targets, held, strict=True)]
     free = max(0, total - sum(held))
     for model in sorted(range(len(targets)), key=lambda model: (targets[model] - held[model], model)):

@@ -17,7 +17,7 @@ FASTEST_FIRST = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """One node: what it is, which KV tiers hold it, and who needs it to stay."""
+    """One node: what it is, which KV tiers hold it, and what needs it to stay."""
 
     meta: BlockMeta
     device: bool = False

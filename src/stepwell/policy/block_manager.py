@@ -293,7 +293,7 @@ class BlockManager:
 
     def start_write(self, block: Block, now_us: int, *, ahead: bool = False) -> bool:
         """Queue host -> disk; False when the disk holds nothing but warmer blocks. ``ahead`` of need no
-        record that somebody may want makes room for it."""
+        record that an agent may want makes room for it."""
         size_bytes = block.meta.size_bytes
         if not self.may_write(block, now_us) or not self._room_on_disk(block, now_us, ahead=ahead):
             return False

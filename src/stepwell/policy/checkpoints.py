@@ -68,7 +68,7 @@ class Checkpoints:
                 return path[: length - 1]
         return path
 
-    # --- who waits for whom -------------------------------------------------------------------
+    # --- which turn waits for which -------------------------------------------------------------------
 
     def computed_by(self, turn: Turn, promised: dict[BlockId, RequestId]) -> RequestId:
         """The request that is computing what ``turn`` will begin with, the state at the end of what is

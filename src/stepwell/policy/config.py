@@ -14,7 +14,7 @@ FIRST_COME_FIRST_SERVED = frozenset({"arc", "idleness", "lru", "oracle", "priori
 class PolicyConfig:
     """Sizes are bytes, counts are counts; everything that decides is in here or in an event.
 
-    Nobody changes one, but for the two bounds in a scheduler's own copy, see ``Resized``.
+    It never changes, but for the two bounds in a scheduler's own copy, see ``Resized``.
     """
 
     block_tokens: int

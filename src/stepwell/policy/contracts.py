@@ -41,7 +41,7 @@ class Contract:
     ttft_target_us: int | None = None
     tpot_target_us: int | None = None
     max_wait_us: int = 60_000_000
-    """Once it has waited so long in all, a turn goes before everybody else: the bound on starvation."""
+    """Once it has waited so long in all, a turn goes before all others: the bound on starvation."""
     keep_weight: int = 1
     """How much more a second that its agents are spared is worth when blocks on host and disk are
     compared across service tiers. More than 1 costs the others more than it spares: docs/policy.md."""
@@ -61,7 +61,7 @@ class Contract:
                 )
 
     def reserved(self, resource: str) -> int:
-        """Per mille that nobody else may use, even while this service tier does not."""
+        """Per mille that no other service tier may use, even while this service tier does not."""
         share: int = getattr(self.guaranteed, resource)
         return share * (WHOLE - self.borrowable) // WHOLE
 
@@ -110,9 +110,9 @@ def validate_contracts(contracts: Sequence[Contract]) -> None:
 
 
 class ContractBook:
-    """The contracts by name, the heaviest first. A name that nobody configured weighs 1 and is owed nothing.
+    """The contracts by name, the heaviest first. A name that is not configured weighs 1 and is owed nothing.
 
-    ``ordered`` false: service tiers and tenants do not matter, everybody stands in one queue.
+    ``ordered`` false: service tiers and tenants do not matter, all turns stand in one queue.
     """
 
     def __init__(self, contracts: Sequence[Contract], *, ordered: bool) -> None:

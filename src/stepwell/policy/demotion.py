@@ -1,5 +1,5 @@
-"""Idle blocks that leave a KV tier though nobody wants their room: an operator wishes it, the server is about
-to end, the engine has no names left for frames of their depth, or a bound has become smaller."""
+"""Idle blocks that leave a KV tier though their room is not needed: an operator wishes it, the server is
+about to end, the engine has no names left for frames of their depth, or a bound has become smaller."""
 
 from __future__ import annotations
 

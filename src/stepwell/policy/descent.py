@@ -1,4 +1,4 @@
-"""The way down: how room is made without losing what somebody may want.
+"""The way down: how room is made without losing what an agent may want.
 
 A block is lost only when nothing else can go: before it go dead blocks and spare copies, and cold blocks of
 the host are written to disk as long as that has room, which includes the room of dead and spare records.
@@ -35,7 +35,7 @@ class Descent:
         self.memory = memory
         self.config = memory.config
         self.wanted_losses = 0
-        """Blocks that went from everywhere though somebody might have wanted them."""
+        """Blocks that left every KV tier though an agent might have wanted them."""
         self.needless_losses = 0
         """Of these: those that went while a dead block, a spare copy or room on disk was there instead."""
         self.stalls_until_us: int | None = None
@@ -69,7 +69,7 @@ class Descent:
 
     def may_grow(self, frames: int, now_us: int, taker: str) -> bool:
         """Whether a running turn gets its next frames now. It waits for writes as ``can_make_room`` has it,
-        but not for long: somebody may be reading along."""
+        but not for long: a person may be reading along."""
         if not self.memory.eviction.lossless or self.can_make_room(frames, now_us, taker):
             return True
         if self.stalls_until_us is None:
@@ -81,7 +81,7 @@ class Descent:
         return False
 
     def batch_built(self) -> None:
-        """All who run have been asked for in this step: if none of them waits, none does."""
+        """Every running turn has been asked for in this step: if none of them waits, none does."""
         if not self._stalled:
             self.stalls_until_us = None
             self._refused_since_us.pop(0, None)

@@ -2,8 +2,8 @@
 
 A large model's state is as heavy as thousands of tokens of KV, so the device has room for a state in some of
 its frames and not in all. Only going on from a block takes its state; while a turn runs, those of its path
-serve nobody. So a state leaves the device by itself, and its block stays (*bare*): the state lies on the host
-or on disk with the rest of the block, and comes up again when somebody goes on from there. Where nothing
+are not used. So a state leaves the device by itself, and its block stays (*bare*): the state lies on the host
+or on disk with the rest of the block, and comes up again when a turn goes on from there. Where nothing
 below takes it, the block goes on without (``BlockMeta.size_bytes`` says so from then on).
 
     held     states of blocks on the device
@@ -72,7 +72,7 @@ class DeviceStates:
 
     @property
     def free(self) -> int:
-        """Places that nobody has."""
+        """Places that no block has."""
         return self.config.device_states - len(self.held) - sum(self.pending.values())
 
     def promise(self, request: RequestId, now_us: int) -> bool:
@@ -101,8 +101,8 @@ class DeviceStates:
         return True
 
     def _worth(self, block: Block) -> tuple[bool, bool, bool, int, int, BlockId]:
-        """Smaller leaves first: what nobody wants; what lies in the middle of a path, where none part; what
-        waits for nobody; the coldest."""
+        """Smaller leaves first: what no turn wants; what lies in the middle of a path, where none part; what
+        waits for no other agent; the coldest."""
         memory = self.memory
         between = block.device_children == 1
         claimed = block.claims > 0 and not (block.host or block.disk)

@@ -1,10 +1,10 @@
 """How many drafted tokens a step checks: speculative decoding, decided from what was measured.
 
-Who carries plans out offers a draft: the tokens that followed the last time the text ran like this (prompt
-lookup). Checking one takes time whether it is right or not. A token is checked while what it is likely to
-bring, for the time it takes, is no worse than the step itself: ``chance / time of a drafted token`` against
-``streams / time of the step``. So one stream alone takes long drafts, many take short ones, and an agent
-whose drafts are wrong takes none but now and then one, to see whether its text has begun to repeat.
+The executor of the plans offers a draft: the tokens that followed the last time the text ran like this
+(prompt lookup). Checking one takes time whether it is right or not. A token is checked while what it is
+likely to bring, for the time it takes, is no worse than the step itself: ``chance / time of a drafted token``
+against ``streams / time of the step``. So one stream alone takes long drafts, many take short ones, and an
+agent whose drafts are wrong takes none but now and then one, to see whether its text has begun to repeat.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Who has had how much: virtual counters over compute, per service tier, tenant and session.
+"""How much service each has had: virtual counters over compute, per service tier, tenant and session.
 
 Within a service tier the tenant with the smallest counter goes first (the virtual token counters of
 Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024, in microseconds of estimated
-compute instead of tokens); within a tenant the session. Who comes back after a pause starts level
-with the least of those who are there, so nobody saves up.
+compute instead of tokens); within a tenant the session. One that comes back after a pause starts level
+with the least of those that are there, so none saves up.
 
 A service tier that is guaranteed a share of compute and gets less runs up a *debt*; the batch pays it
 before anything else that could wait.

@@ -1,4 +1,4 @@
-"""Blocks that come up from disk to the host before anybody asks for them."""
+"""Blocks that come up from disk to the host before a turn asks for them."""
 
 from __future__ import annotations
 

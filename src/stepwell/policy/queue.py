@@ -1,4 +1,4 @@
-"""The queue: who goes next.
+"""The queue: which turn goes next.
 
     aged          turns that have waited for ``max_wait_us`` of their contract in all, in the order in which
                   they came to that
@@ -72,7 +72,7 @@ class Queue:
         self._by_age[turn.id] = turn
         for one in younger:
             self._by_age[one.id] = self._by_age.pop(one.id)
-        if turn.aged:  # it had its place, so it came to its bound before those who wait
+        if turn.aged:  # it had its place, so it came to its bound before those that wait
             self._aged = {turn.id: turn, **self._aged}
 
     def remove(self, turn: Turn) -> None:
@@ -109,7 +109,7 @@ class Queue:
         shortest_wait_us = self._shortest_wait_us()
         for turn in self._by_age.values():
             if now_us - turn.waiting_since_us < shortest_wait_us:
-                break  # in order of age: nobody behind has waited longer
+                break  # in order of age: none behind has waited longer
             if now_us - turn.waiting_since_us >= turn.contract.max_wait_us:
                 turn.aged = True
                 self._aged[turn.id] = turn
@@ -130,7 +130,7 @@ class Queue:
 
     def least_wanted(self, weight: int) -> Turn | None:
         """What a turn of that weight may push out of a full queue: the youngest of the lightest service tier
-        below it. Who had a place already, or has waited for too long, stays."""
+        below it. A turn that had a place already, or has waited for too long, stays."""
         for name in reversed(self._book.names):
             if self._book.of(name).weight >= weight:
                 return None

@@ -116,7 +116,7 @@ class Scheduler:
 
     def _steady_steps(self, batch: Sequence[Piece]) -> int:
         """How often the same pieces may run, each a token further, before a block is full. Nothing
-        else changes meanwhile if everybody who runs streams and nothing was moved or opened."""
+        else changes meanwhile if every running turn streams and nothing was moved or opened."""
         if self.block_manager.actions or len(batch) != len(self.table.running):
             return 1
         block_tokens = self.config.block_tokens
@@ -259,7 +259,7 @@ class Scheduler:
         self.table.wait_again(turn)
 
     def _turn_away_waiting(self) -> None:
-        """Draining: who has not been admitted yet is told; who was preempted still finishes."""
+        """Draining: a turn that has not been admitted yet is told; one that was preempted still finishes."""
         for turn in list(self.table.waiting):
             if turn.state is not TurnState.PREEMPTED:
                 self._end(turn.id)

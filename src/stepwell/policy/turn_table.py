@@ -59,7 +59,7 @@ class TurnTable:
         if size_bytes is None or (
             known is not None and known.device and not self.block_manager.drop_device_copy(known)
         ):
-            turn.stuck = True  # the same tokens were computed by somebody else meanwhile
+            turn.stuck = True  # another turn has computed the same tokens meanwhile
             self.break_promises(turn)
             return False
         depth = len(turn.path)
@@ -159,13 +159,13 @@ class TurnTable:
         self.waiting.add_first(turn)
 
     def preemptable(self, turn: Turn) -> tuple[int, int, int]:
-        """Smaller goes first: the lightest service tier, nobody who has waited too long, the youngest."""
+        """Smaller goes first: the lightest service tier, no turn that has waited too long, the youngest."""
         return turn.aged, turn.contract.weight, -self.running.index(turn.id)
 
     # --- promises and claims ------------------------------------------------------------------
 
     def promise(self, turn: Turn) -> None:
-        """Others who need the prompt blocks that this turn computes now will wait for them, and for the
+        """Other turns that need the prompt blocks that this turn computes now will wait for them, and for the
         running state at the end of what was stored before."""
         branch = turn.branch_tokens
         per_block = self.config.units_per_block

@@ -32,7 +32,7 @@ class AgentRecord:
     parent_agent: str | None
     role: str = ""
     unknown: bool = False
-    """Nobody said who it is or what kind of agent."""
+    """No request said which agent it is, or of what kind."""
     turns: int = 0
     tokens: int = 0
     units: tuple[bytes, ...] = ()
@@ -73,7 +73,7 @@ class Turn:
     waits_on: bool = True
     """Whether a stretch is under way: it has no place, or its last step gave it nothing."""
     aged: bool = False
-    """It has waited for as long as anybody may: nobody goes before it and nobody preempts it."""
+    """It has waited for as long as a turn may: none goes before it and none preempts it."""
     had_place: bool = False
     """It was on the device before and was preempted."""
     opened_at: int = 0
@@ -91,13 +91,13 @@ class Turn:
     checked: int = 0
     """Of them, those that the step under way checks."""
     stuck: bool = False
-    """Somebody else's block of the same name is in use: from here on nothing more is sealed."""
+    """Another turn's block of the same name is in use: from here on nothing more is sealed."""
     resume: BlockId | None = None
     """After a preemption: the tail block it left behind."""
     opened_tail: Block | None = None
     """The block that was used in part when the turn was opened."""
     promised: list[BlockId] = field(default_factory=list)
-    """Prompt blocks that this turn is computing now; others who need them wait."""
+    """Prompt blocks that this turn is computing now; other turns that need them wait."""
     claimed: list[Block] = field(default_factory=list)
     """Blocks it waits for or is about to load."""
     planned: list[Match] | None = None
@@ -126,7 +126,7 @@ class Turn:
     branch_tokens: int = 0
     """How far it was when the turn was opened, if it has to compute to there again; else 0."""
     behind: bool = False
-    """While it waits: somebody is computing what it will begin with."""
+    """While it waits: another turn is computing what it will begin with."""
     keeps: list[int] = field(default_factory=list)
     """Ends of blocks at which the engine was told to keep its running state, since it was opened."""
     state_tokens: int = 0

@@ -58,7 +58,7 @@ class Wait(StrEnum):
     AGENT = "agent"
     """Its turn in a workflow: it is called after ``Hint.after_agent`` has answered."""
     DONE = "done"
-    """Nothing: the agent is finished and its KV serves nobody any more."""
+    """Nothing: the agent is finished and its KV is of no more use."""
     UNKNOWN = "unknown"
 
 
@@ -78,7 +78,7 @@ class Hint:
     """A paid-for time to live (``prompt_cache_options.ttl`` and its relatives): for so long after its
     last use the context is worth keeping on disk at least."""
     tool: str = ""
-    """Of ``Wait.TOOL``: which tool; calls of one take about as long as each other. Empty: nobody said."""
+    """Of ``Wait.TOOL``: which tool; calls of one take about as long as each other. Empty: not said."""
 
 
 NO_HINT = Hint()
@@ -86,13 +86,13 @@ NO_HINT = Hint()
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls the model: one value from the HTTP request to the ledger."""
+    """The caller of the model: one value from the HTTP request to the ledger."""
 
     tenant: str
     service_tier: str = "default"
     session: str = ""
     agent: str = ""
-    """Empty: nobody said, and the agent is recognised by what its prompt goes on from."""
+    """Empty: not said, and the agent is recognised by what its prompt goes on from."""
     parent_agent: str | None = None
     role: str = ""
     """What kind of agent it is (its name in the program); gaps are learned per role."""
@@ -114,7 +114,7 @@ class RequestArrived:
     units: tuple[bytes, ...]
     hint: Hint = NO_HINT
     prewarm: bool = False
-    """Nothing of what it generates is for anybody; only its prompt's KV is wanted."""
+    """Nothing of what it generates is used; only its prompt's KV is wanted."""
     same_prompt: bool = False
     """A further choice of a prompt that another request of the same call pays for."""
     adapter: str = ""
@@ -147,7 +147,7 @@ class Hinted:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Texts were embedded or ranked for somebody, beside the loop. Nothing is to be decided: the books charge
+    """Texts were embedded or ranked for a caller, beside the loop. Nothing is to be decided: the books charge
     it, and a recording keeps it so that they can be made again."""
 
     caller: Caller
@@ -281,7 +281,7 @@ class Resized:
 
 @dataclass(frozen=True, slots=True)
 class Unloading:
-    """The engine is about to give its memory back: no idle block stays on the device. Nobody runs."""
+    """The engine is about to give its memory back: no idle block stays on the device. No turn runs."""
 
 
 Event = (
@@ -427,8 +427,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A request that arrived in this step and was taken on, and whose it is: the policy recognises agents
-    that do not say who they are, and remembers their roles."""
+    """A request that arrived in this step and was taken on, and its agent: the policy recognises agents
+    that do not name themselves, and remembers their roles."""
 
     request: RequestId
     caller: Caller
@@ -473,6 +473,6 @@ class Plan:
     wake_at_us: int | None = None
     """When the policy wants to be called again although nothing happens; None: only on an event."""
     taken: tuple[Taken, ...] = field(default=(), compare=False)
-    """For the books. It is carried out by nobody, and no part of the decision hash."""
+    """For the books. It is not carried out, and is no part of the decision hash."""
     waits: tuple[Waits, ...] = field(default=(), compare=False)
     """What has changed about why requests wait: for explanations, and no part of the decision hash."""

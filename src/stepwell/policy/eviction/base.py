@@ -44,7 +44,7 @@ class EvictionPolicy(ABC):
     tuning = EvictionTuning()
     """Margins and bounds; a subclass or an instance may have others."""
     lossless = False
-    """Whether the block manager keeps whatever somebody may want as long as it can (``descent.py``). What
+    """Whether the block manager keeps what an agent may want as long as it can (``descent.py``). What
     stands for other servers loses what those would."""
 
     def __init__(self, context: EvictionContext) -> None:

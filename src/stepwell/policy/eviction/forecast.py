@@ -1,9 +1,10 @@
 """When a resting agent will call again: from what it declared, and from what was learned.
 
 A declaration is believed as far as earlier ones of the same tenant came true: what is learned is the
-distribution of actual / declared. So a tenant who lies teaches the policy not to believe it, and
-nobody else's forecasts change. Without a declaration the gaps of (tenant, role, kind of wait) count.
-What several tenants have in common is where a new one begins: each tenant's first rests count there.
+distribution of actual / declared. So a tenant whose declarations are wrong teaches the policy not to
+believe them, and no other tenant's forecasts change. Without a declaration the gaps of (tenant, role, kind of
+wait) count. What several tenants have in common is where a new one begins: each tenant's first rests count
+there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _MAX_ROLES = 64  # per tenant: more are learned together, or a client could fill
 _MAX_TOOLS = 64  # likewise
 _MAX_TENANTS = 1_000
 _MAX_CLASSES = 50_000
-_MAX_ANONYMOUS_TURNS = 4  # conversations of nobody are told apart by how many turns they have had, up to this
+_MAX_ANONYMOUS_TURNS = 4  # nameless conversations are told apart by their number of turns, up to this
 _SECOND_US, _MINUTE_US, _HOUR_US = 1_000_000, 60_000_000, 3_600_000_000
 
 _PRIORS = {
@@ -49,7 +50,7 @@ before a few of its kind have stayed away."""
 _LEFT_ALONE = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
 """Of an agent whose parent went on without it."""
 NOBODY = _PRIORS[Wait.UNKNOWN]
-"""What is expected of whom nothing is known."""
+"""What is expected of an agent without a history."""
 _RATIO_PRIOR = prior_ratios()
 
 
@@ -57,9 +58,9 @@ class Left(StrEnum):
     """What an agent leaves behind when it goes on with another context."""
 
     ANSWER = "answer"
-    """The end of a context that nobody has gone on from: as a rule its last answer."""
+    """The end of a context that no turn has gone on from: as a rule its last answer."""
     SIDE_CALL = "side-call"
-    """Most of a context that nobody has gone on from."""
+    """Most of a context that no turn has gone on from."""
     BRANCH = "branch"
     """The end of a context that has been gone on from."""
     CONTEXT = "context"
@@ -174,7 +175,7 @@ class Forecaster:
     def begin(
         self, record: AgentRecord, since_us: int, *, called: bool = False, left: bool = False
     ) -> IdlePeriod:
-        """The agent waits from ``since_us`` on. ``called``: whom it waited for has answered then;
+        """The agent waits from ``since_us`` on. ``called``: the agent that it waited for has answered then;
         ``left``: its parent has gone on without it."""
         hint = record.hint
         idle = IdlePeriod(since_us, Watch(self._class(record, called, left), since_us))
@@ -226,7 +227,7 @@ class Forecaster:
     def explain(self, idle: IdlePeriod, hint: Hint, now_us: int) -> tuple[int | None, str]:
         """When, and from what that is known, in a sentence for people."""
         waits = "nothing" if hint.wait is Wait.DONE else f"a {hint.wait.value}"
-        waits = "nobody knows what" if hint.wait is Wait.UNKNOWN else waits
+        waits = "something undeclared" if hint.wait is Wait.UNKNOWN else waits
         waits = f"the tool {hint.tool}" if hint.wait is Wait.TOOL and hint.tool else waits
         if idle.declared is not None:
             why = f"waits for {waits}, declared to take {_seconds(idle.declared.declared_us)}"
@@ -284,7 +285,7 @@ class Forecaster:
         return kind if called or left else self._of_tool(key, kind, record)
 
     def _of_role(self, record: AgentRecord, wait: str, wide: GapClass) -> tuple[tuple[str, ...], GapClass]:
-        """The class of what kind of agent it is, and its name; a conversation of nobody goes by the number of
+        """The class of what kind of agent it is, and its name; a nameless conversation goes by the number of
         its turns."""
         key: tuple[str, ...] = ("gap", record.tenant, wait)
         if record.unknown:

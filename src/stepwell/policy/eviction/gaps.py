@@ -159,8 +159,8 @@ class GapClass:
         return known
 
     def peek(self) -> list[int]:
-        """What ``hazards`` would answer, for who is not the policy: nothing is brought up to date, because
-        what is decided must not depend on who looks."""
+        """What ``hazards`` would answer, for readers outside the policy: nothing is brought up to date,
+        because a decision must not depend on what was looked at."""
         if self.version < self._due_version:
             return self._hazards
         above = None if self.parent is None else self.parent.peek()
@@ -223,7 +223,7 @@ def index_of(hazards: list[int], edges: tuple[int, ...], elapsed: int) -> int:
             if rate > best:
                 best = rate
             if (best + 1) * held > _BEST:
-                break  # if all who are left came back at once, it would be no better
+                break  # if all that are left came back at once, it would be no better
         else:
             held += alive * width
         alive -= gone

@@ -1,6 +1,6 @@
-"""Who may go on where an agent has ended.
+"""Which agents may go on where another one has ended.
 
-Agents of a crew often ask the same, one a little later than the other: three readers of one document, who
+Agents of a crew often ask the same, one a little later than the other: three readers of one document, which
 all turn its pages. When the first of them says that it is done, what it has read is about to be read by the
 others. (Of one that only seems to be done nothing is inherited: that gained nothing in our own crews.) An
 *heir* of an agent is another one whose context is the beginning of that agent's, but for the last block: it
@@ -20,7 +20,7 @@ _MOST_TENANTS = 1_000
 
 
 class Heirs:
-    """Agents that look to those who are done, and what their tenants' agents did so far."""
+    """Agents that may inherit from those that are done, and what their tenants' agents did so far."""
 
     def __init__(self, most_agents: int) -> None:
         self._left_by = Kin(most_agents)
@@ -45,7 +45,8 @@ class Heirs:
         return max(1, (heir.value if heir.value < ACTIVE else _AT_WORK) * part >> 20)
 
     def went_on(self, heir: Group) -> list[Group]:
-        """The heir's context has grown: note whether it is with what was left. Returns those by whom."""
+        """The heir's context has grown: note whether it is with what was left. Returns the agents that left
+        it."""
         tenant = heir.record.tenant
         others = self._left_by.take(tenant, heir.record.agent)
         for left in others:
@@ -60,7 +61,7 @@ def _others_at_the_end(left: Group) -> tuple[int, list[Group]]:
     """How many blocks some other agent holds as well; and those whose contexts end there or a block later."""
     path = left.path
     low, high = 0, len(path)
-    while low < high:  # who holds a block holds those before it
+    while low < high:  # a holder of a block holds those before it
         middle = (low + high) // 2
         if _others(path[middle], left):
             low = middle + 1
@@ -72,5 +73,5 @@ def _others_at_the_end(left: Group) -> tuple[int, list[Group]]:
 
 
 def _others(block: Block, left: Group) -> list[Group]:
-    """Who else holds the block and is expected back itself."""
+    """The other agents that hold the block and are themselves expected back."""
     return [one for one in block.holders if one is not left and one.value > DEAD and not one.fork]

@@ -1,4 +1,4 @@
-"""Who leaves the host first, said without a search where it is plain.
+"""Which block leaves the host first, found without a search where it is plain.
 
 A turn that is opened sends hundreds of blocks of one agent down, and for each of them one leaves the host. As
 a rule these are copies of what the device holds, so both go as *runs*: consecutive blocks of one agent, and

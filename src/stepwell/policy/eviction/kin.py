@@ -9,7 +9,7 @@ _MAX_FOLLOWERS = 64
 
 class Kin:
     """Groups by the agent they look to, of one tenant. Bounded both ways: the oldest agents go, and of more
-    than a few who look to one agent the first are remembered."""
+    than a few that look to one agent the first are remembered."""
 
     def __init__(self, most_agents: int) -> None:
         self._most_agents = most_agents
@@ -25,5 +25,5 @@ class Kin:
             known.append(group)
 
     def take(self, tenant: str, agent: str) -> list[Group]:
-        """All who look to the agent; they do no more."""
+        """Take out all groups that look to the agent."""
         return self._of.pop((tenant, agent), [])

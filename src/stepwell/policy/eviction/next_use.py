@@ -141,7 +141,7 @@ class NextUse(EvictionPolicy):
                     self._count(block, group, at, -1)
 
     def _give_up(self, group: Group, gone: Sequence[Block], kind: Left | None, now_us: int) -> None:
-        """The group holds ``gone`` (root first) no more: other holders do, or nobody. ``kind``: what it is of
+        """The group holds ``gone`` (root first) no more: other holders do, or none. ``kind``: what it is of
         a departure; None: it is left to strangers."""
         nobodys = []
         for block in gone:
@@ -210,7 +210,7 @@ class NextUse(EvictionPolicy):
                 self._set_idle(follower, idle, now_us)
 
     def _leave_children(self, parent: AgentRecord, now_us: int) -> None:
-        """Its agent goes on: those of its children of which nobody knows what they wait for are probably
+        """Its agent goes on: those of its children whose wait has no declared reason are probably
         finished. (One that waits for a tool goes on by itself; one that has answered was finished before.)"""
         for child in self._children.take(parent.tenant, parent.agent):
             settled = child.record.hint.wait in (Wait.TOOL, Wait.CHILD) or has_answered(child.record)
@@ -303,7 +303,7 @@ class NextUse(EvictionPolicy):
             self._timers.set(group, due_us)
 
     def tick(self, now_us: int) -> None:
-        """Rank anew whose rest has outlasted a bin; a few at a time."""
+        """Rank anew the agents whose rest has outlasted a bin; a few at a time."""
         self.quotas.observe(now_us)
         self._orphans.look(now_us)
         for group in self._timers.due(now_us):
@@ -342,7 +342,7 @@ class NextUse(EvictionPolicy):
         self._better.clear()
         yield from self._dead(kv_tier, now_us)
         passed_over: Iterator[Block] = iter(())
-        if kv_tier is KvTier.HOST:  # what the device has as well is missed by nobody
+        if kv_tier is KvTier.HOST:  # what the device has as well is not missed
             free, passed_over = self._copies.parted()
             yield from map(attrgetter("id"), free)
         orphans = self._of_nobody(at, now_us)
@@ -356,7 +356,7 @@ class NextUse(EvictionPolicy):
         yield from map(attrgetter("id"), passed_over)
 
     def _dead(self, kv_tier: KvTier, now_us: int) -> Iterator[BlockId]:
-        """What hardly ever comes back, whatever is guaranteed to whom."""
+        """What hardly ever comes back, whatever guarantees there are."""
         at = AT[kv_tier]
         for block in self._orphans.dead(at):
             if self._counts(block, at):

@@ -29,7 +29,7 @@ _LOOKED_AT_PER_STEP = 4
 
 
 _WORTHS = tuple([NOBODY.worth(k, TIME_EDGES_US) for k in range(len(TIME_EDGES_US))])
-"""Of a stranger's block by the bin of its age: what is expected of nobody never changes."""
+"""Of a stranger's block by the bin of its age: what is expected of a stranger never changes."""
 
 
 class _Stream(StrEnum):
@@ -87,7 +87,7 @@ class Orphans:
         order.move_to_end(block.id)
 
     def drop(self, block: Block) -> None:
-        """Somebody holds the block again."""
+        """An agent holds the block again."""
         stream = self._stream_of(block.id)
         for orders in self._order:
             orders[stream].pop(block.id, None)
@@ -175,13 +175,15 @@ class Orphans:
     # --- what it is worth ---------------------------------------------------------------------
 
     def chance(self, block: Block) -> int:
-        """Of 2**20: that it is used again. Of strangers nobody knows, and a write costs little beside what it
-        may save: being choosy there loses to LRU where prompts of strangers share their beginnings."""
+        """Of 2**20: that it is used again. Of strangers nothing is known, and a write costs little beside
+        what it may save: being choosy there loses to LRU where prompts of strangers share their
+        beginnings."""
         departure = self._of.get(block.id)
         return 1 << 19 if departure is None else departure.chance
 
     def value(self, block: Block, now_us: int) -> int:
-        """What holding it is worth; of strangers their age tells, as of agents of whom nothing is known."""
+        """What holding it is worth; a stranger's block is judged by its age, as are those of agents without a
+        history."""
         departure = self._of.get(block.id)
         if departure is not None:
             return 0 if self._is_dead(departure) else departure.value

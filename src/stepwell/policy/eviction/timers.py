@@ -1,9 +1,9 @@
 """When the values of resting agents are looked at again, and when the scheduler is woken for it.
 
-A timer stands at the next bin that a rest will outlast. It wakes nobody: the next step looks at what is due.
-But an idle machine takes no steps, and a context that lies on disk alone has to be read before its agent
-comes. So while a declared end has not come yet and some of the context lies there, the timer is a wake-up,
-whether it got there before the timer was set or since.
+A timer stands at the next bin that a rest will outlast. It does not wake the loop: the next step looks at
+what is due. But an idle machine takes no steps, and a context that lies on disk alone has to be read before
+its agent comes. So while a declared end has not come yet and some of the context lies there, the timer is a
+wake-up, whether it got there before the timer was set or since.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class _Cache:
         self.lost_once: _Order = OrderedDict()
         self.lost_often: _Order = OrderedDict()
         self._offered: dict[BlockId, None] = {}
-        """Victims named since the last search began: of these, who leaves was evicted."""
+        """Victims named since the last search began: one of these that leaves was evicted."""
 
     def block_used(self, block: BlockId, now_us: int, *, counts: bool) -> None:
         self._offered.pop(block, None)

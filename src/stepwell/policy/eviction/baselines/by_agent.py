@@ -1,6 +1,6 @@
 """Eviction by agent instead of by block: one agent's blocks leave together, leaves before the root.
 
-A block of several agents is answered for by the one that is needed most; who answers is looked up
+A block of several agents is answered for by the one that is needed most; which one that is is looked up
 only when a search for victims gets there, so that the root shared by thousands costs nothing else.
 """
 
@@ -58,14 +58,14 @@ class ByAgent(EvictionPolicy):
         self._fresh: OrderedDict[BlockId, None] = OrderedDict()
         """On the device and no agent's: a running turn computes it or has brought it up."""
         self._order: dict[KvTier, list[AgentHolder]] = {t: [] for t in KvTier}
-        """Who answers for blocks of a KV tier, in order of rank."""
+        """The agents that answer for blocks of a KV tier, in order of rank."""
 
     @abstractmethod
     def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
         """How much the agent's blocks are needed: larger is more."""
 
     def refresh(self, now_us: int) -> None:
-        """Rank anew whom the mere passing of time has moved."""
+        """Rank anew the agents whose rank has changed by the passing of time alone."""
 
     # --- what is told -------------------------------------------------------------------------
 
@@ -128,7 +128,8 @@ class ByAgent(EvictionPolicy):
                 self._release(block.id, known)
 
     def path_used(self, path: Sequence[Block], now_us: int) -> None:
-        """When an agent was last active says more than when its block was: only nobody's are noted."""
+        """When an agent was last active says more than when its block was: only blocks without an agent are
+        noted."""
         for block in reversed(path):
             if block.id not in self._answering:
                 for kv_tier in KvTier:
@@ -138,7 +139,7 @@ class ByAgent(EvictionPolicy):
     # --- victims ------------------------------------------------------------------------------
 
     def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
-        """Whose agent is needed more; of one agent's blocks the one nearer to the root."""
+        """Whether its agent is needed more; of one agent's blocks the one nearer to the root."""
         return self._worth(block) > self._worth(other)
 
     def _worth(self, block: Block) -> tuple[tuple[int, ...], int, int]:
@@ -176,7 +177,7 @@ class ByAgent(EvictionPolicy):
         sharers = self._shared.get(name)
         return holder if sharers is None else max(sharers.values(), key=_rank)
 
-    # --- who holds what -----------------------------------------------------------------------
+    # --- which agent holds what -----------------------------------------------------------------------
 
     def _known(self, record: AgentRecord, now_us: int) -> AgentHolder:
         holder = self.holders.get((record.tenant, record.agent))

@@ -1,4 +1,4 @@
-"""Idleness: who has spent most of its life waiting can best be spared."""
+"""Idleness: the agent that has spent most of its life waiting can best be spared."""
 
 from __future__ import annotations
 

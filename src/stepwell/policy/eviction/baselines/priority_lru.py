@@ -18,7 +18,7 @@ class PriorityLru(EvictionPolicy):
     """What SGLang's ``--radix-eviction-policy priority`` and TensorRT-LLM's retention do.
 
     A block belongs to the highest service tier whose turns used it. On the device a block that belongs
-    to nobody yet is being computed and goes last; below it was recovered or its users are unknown.
+    to none yet is being computed and goes last; below it was recovered or its users are unknown.
     """
 
     def __init__(self, context: EvictionContext) -> None:

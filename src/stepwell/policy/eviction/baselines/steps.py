@@ -13,9 +13,9 @@ _FINISHED, _UNKNOWN, _KNOWN = 0, 1, 2
 
 
 class Steps(ByAgent):
-    """KVFlow, fed by hints: finished agents first, then those of whom nothing is known, least recently
+    """KVFlow, fed by hints: finished agents first, then agents without a hint, least recently
     used; then the agent with most steps before it. A waiting tool is one step, a person very many, and
-    who is called after another agent comes one step after that one."""
+    an agent that is called after another one comes one step after it."""
 
     def __init__(self, context: EvictionContext) -> None:
         super().__init__(context)
@@ -70,7 +70,7 @@ class Steps(ByAgent):
                 del self._followers[awaited]
 
     def _tell_followers(self, key: AgentKey, now_us: int) -> None:
-        """Rank anew who waits for the agent, and who waits for those."""
+        """Rank anew the agents that wait for this one, and the agents that wait for those."""
         told, latest = {key: None}, [key]
         for _ in range(_LONGEST_CHAIN):
             latest = [f for one in latest for f in self._followers.get(one, ()) if f not in told]

@@ -45,7 +45,7 @@ class _Gaps:
 
 
 class Ttl(ByAgent):
-    """CacheTTL and Continuum: expired agents first, least recently used; then who expires soonest.
+    """CacheTTL and Continuum: expired agents first, least recently used; then the one that expires soonest.
 
     What a kept context saves is bringing it back (or computing it, if that is quicker) and standing in the
     queue for it; how likely the agent is back in time is learned per tenant and role. Without any gap
