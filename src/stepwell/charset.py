@@ -47,7 +47,7 @@ _MIN_CONFIDENCE = 0.05
 _MANY_SEQUENCES = 10
 """So many characters of several bytes that are all valid UTF-8 are no accident."""
 _FEW = 3
-"""Of fewer bytes that are no ASCII nobody can tell much."""
+"""Fewer bytes that are no ASCII do not tell much."""
 _MAX_LOST = 1_000
 """At most one character of so many may be unreadable."""
 _MULTIBYTE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]")

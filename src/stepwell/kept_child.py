@@ -1,7 +1,7 @@
 """A child process that is kept between questions, has a time for each answer and is started with patience.
 
 What may go wrong is the same for all of them: it ends, it says nothing, it says too much, it says nonsense.
-The one who asks gets one sentence; the child is ended; and one that fails again and again is not started for
+The caller gets one sentence; the child is ended; and one that fails again and again is not started for
 every question: each failure after the second doubles the pause before the next start, up to a minute.
 """
 

@@ -34,7 +34,7 @@ def private_folder(path: Path) -> None:
 
 
 def private_parent(path: Path) -> None:
-    """Make the folder that ``path`` is to lie in where it is missing. One that is there is somebody's
+    """Make the folder that ``path`` is to lie in where it is missing. One that is there belongs to a user
     (a home, ``/tmp``) and stays as it is. Raises ``OSError``."""
     path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 

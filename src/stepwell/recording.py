@@ -75,7 +75,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _make(path: Path) -> IO[bytes]:
-    """It names customers and tells what they call: nobody else's to read."""
+    """It names customers and tells what they call: for this user alone."""
     file = private_file(path, truncate=True)
     return cast("IO[bytes]", _Compressed(file)) if path.suffix == ".gz" else file
 

@@ -13,7 +13,7 @@
     tenant = "acme"
     service_tiers = ["flex"]
 
-A key that nobody knows is an error, because a misspelt limit that is silently not applied is found
+An unknown key is an error, because a misspelt limit that is silently not applied is found
 out when the disk is full. Errors are ``BadInput``: one sentence that names the key and its source.
 """
 
@@ -65,7 +65,7 @@ NOT_SETTINGS = (
     *("STEPWELL_VLLM_AHEAD", "STEPWELL_VLLM_REPORT"),  # said by us, in the processes of vLLM
 )
 """Read elsewhere: where the settings are, where `stepwell bench policies` finds its traces, and the URL of a
-warehouse, which is nobody's to keep."""
+warehouse, which holds a password and is not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ def test_our_own_crews_need_no_file_and_say_what_was_recorded(tmp_path: Path) ->
     rows = [(row["policy"], row["declared"]) for row in result["results"]["crews, device 1/8"]]
     assert rows == [("lru", "silent"), ("stepwell", "silent"), ("stepwell", "recorded")]
     assert all(row["refused"] == 0 for row in result["results"]["crews, device 1/8"])
-    with pytest.raises(BadInput, match="nobody recorded that for generated; --trace crews has it"):
+    with pytest.raises(BadInput, match="generated has no recorded hints; --trace crews has them"):
         policies.main(trace="generated", declared="recorded")
 
 

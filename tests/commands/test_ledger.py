@@ -84,7 +84,7 @@ def test_top(books: Books, capsys: Capture) -> None:
     assert "Most loss: acme/search / s2" in shown(capsys, "top", "--by", "loss", "--of", "session")
     found = as_json(capsys, "top", "--by", "intermediate", "--limit", "1")
     assert [(line["tenant"], line["agent"]) for line in found["lines"]] == [("acme", "s1/reader")]
-    assert "Most cost: nobody" in shown(capsys, "top", "--until", "2020-01-01")
+    assert "Most cost: none" in shown(capsys, "top", "--until", "2020-01-01")
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 200])

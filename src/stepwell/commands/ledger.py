@@ -204,7 +204,7 @@ def top(
     lines = statements.top(margins.margin(sums, rates, fields, tenant=tenant).lines, by, limit)
     console = console_for(json_file)
     show_top(console, fields, lines, f"Most {by} {said(asked)} (USD)")
-    first = printable(" / ".join(lines[0].group)) if lines else "nobody"
+    first = printable(" / ".join(lines[0].group)) if lines else "none"
     console.print(f"Most {by}: {first}", markup=False, soft_wrap=True)
     write_json(
         json_file, as_json(asked) | {"by": by, "of": of, "lines": [line_json(fields, one) for one in lines]}

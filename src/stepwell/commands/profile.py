@@ -155,7 +155,7 @@ def show(
     for role, own in settings.items():
         line = ", ".join(f"{name} {value}" for name, value in own.items())
         console.print(f"{role}: {line}", markup=False, highlight=False, soft_wrap=True)
-    gone = [name for name in made.roles if name in applied.dropped] or ["nobody"]
+    gone = [name for name in made.roles if name in applied.dropped] or ["none"]
     console.print(
         f"{found.name}: {len(settings)} roles of {made.name} are left; dropped: {', '.join(gone)}.",
         style="bold",

@@ -29,7 +29,7 @@ TOKEN_COLUMNS = 5
 MACHINE_ROWS = {
     Kind.IDLE.value: "idle",
     Kind.OVERHEAD.value: "overhead of the loop",
-    Kind.UNATTRIBUTED.value: "nobody's",
+    Kind.UNATTRIBUTED.value: "not attributed",
 }
 
 

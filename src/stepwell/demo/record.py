@@ -12,7 +12,7 @@ KV_TIERS = ("device", "host", "disk")
 
 @dataclass(frozen=True, slots=True)
 class DemoCustomer:
-    """Somebody with an API key, a service tier and a question."""
+    """One customer: an API key, a service tier and a question."""
 
     name: str
     service_tier: str

@@ -42,7 +42,7 @@ class Measures:
     debt_cover_least: float | None
     """The worst full year of (EBITDA - tax) / debt service within the contract's term."""
     exposure: Decimal
-    """Rent and debt service after the term, times the chance that nobody renews."""
+    """Rent and debt service after the term, times the chance that the customer does not renew."""
 
     def as_json(self) -> dict[str, object]:
         shown: dict[str, object] = {}

@@ -218,7 +218,7 @@ class Engine(Protocol):
         sequence, which was told to keep it."""
 
     def drop_state(self, block: BlockId) -> None:
-        """The block stays on the device without its running state; nobody goes on from its end."""
+        """The block stays on the device without its running state; no sequence goes on from its end."""
 
     def load_state(self, block: BlockMeta, data: Buffer) -> None:
         """Give a block that lies on the device without its running state that of its stored bytes."""
@@ -254,7 +254,7 @@ class Engine(Protocol):
         (a grammar or schema that does not compile). May be called from another thread."""
 
     def prepare(self) -> None:
-        """Make what the first request would otherwise wait for, and everybody else with it. A server calls it
+        """Make what the first request would otherwise wait for, and all others with it. A server calls it
         once, before it takes anything; it may take a second."""
 
     def check(self) -> None:

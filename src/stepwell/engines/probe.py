@@ -124,7 +124,7 @@ def _crossover(speeds: ReturnSpeeds, load: Callable[[int], float | None], depth:
 
 
 class Probe:
-    """Measures one engine that nobody else uses. Leaves it empty."""
+    """Measures one engine that is not in use otherwise. Leaves it empty."""
 
     def __init__(self, engine: Engine, text: TextModel) -> None:
         self.engine = engine

@@ -3,7 +3,7 @@
     deployment.py   the file that says what to deploy: ``[front]``, ``[[engines]]``, ``[ledger]``
     processes.py    nodes that are started here: ``stepwell serve`` as processes, restarted when they die
     health.py       whether a node takes turns; feed.py: where its agents' KV lies, by its own account
-    peek.py         what of a request decides its node: who calls, which model, how long it is
+    peek.py         what of a request decides its node: its caller, which model, how long it is
     upstream.py     one try at one node; lost nodes end their tries at once
     relay.py        a request from its choice to its end: tries, streams that break, what was learned
     routes.py       which requests are turns, which belong to a tenant's home, which are asked of all nodes

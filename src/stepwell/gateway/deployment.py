@@ -125,11 +125,11 @@ class EngineTable:
     urls: tuple[str, ...] = ()
     """Nodes that run already, instead of ``replicas``."""
     host: str = "127.0.0.1"
-    """Where replicas listen: the front end is the only one who needs to reach them."""
+    """Where replicas listen: only the front end needs to reach them."""
     first_port: Port = 0
     """The first replica's port, the others' follow. 0: any free ones."""
     weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
-    """Of each node, for its part of the agents of whom nothing is known."""
+    """Of each node, for its part of the agents without a history."""
     placement: Placement = Placement()
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By section, such as ``kv.host_kv``: what differs from ``config``. Numbers, texts and booleans."""

@@ -131,7 +131,7 @@ class Front:
     # --- which node --------------------------------------------------------------------------------
 
     def key(self, request: Request) -> ApiKey:
-        """Who asks, as every node finds it too. Raises a 401 ``ApiError``."""
+        """The caller's key, as every node finds it too. Raises a 401 ``ApiError``."""
         own = request.headers.get("x-api-key") or request.headers.get("x-goog-api-key")
         key = self.nodes.keys.find(request.headers.get("authorization") or (f"Bearer {own}" if own else None))
         access_of(request.scope).is_from(key)

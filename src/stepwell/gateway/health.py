@@ -59,7 +59,7 @@ class NodeWatch:
         self._rarely = Rarely(log)
 
     def suspect(self) -> None:
-        """Somebody got no answer: look now."""
+        """A request got no answer: look now."""
         self._wake.set()
 
     async def run(self) -> None:

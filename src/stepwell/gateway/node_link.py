@@ -2,7 +2,7 @@
 
 Each streamed answer passes through here piece by piece, and of the front end's time for one two fifths went
 into the general client: its pools, its timeouts for each read, its layers of iterators. This is ``h11`` on a
-socket of asyncio. All that has come by the time somebody looks is one piece.
+socket of asyncio. All that has come by the time it is read is one piece.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class _Link:
 
     @property
     def is_good(self) -> bool:
-        """As far as one can see. Bytes that nobody asked for are no answer to the next request."""
+        """As far as one can see. Bytes that were not asked for are no answer to the next request."""
         fresh = time.monotonic() - self.idle_since_s < IDLE_S
         return fresh and not self.socket.ended and not self.socket.unread
 
@@ -226,7 +226,7 @@ class NodeLinks:
     def give_back(self, at: str, link: _Link) -> None:
         """For the next request, if this one has come to its end on both sides."""
         over = (link.http.our_state, link.http.their_state) == (h11.DONE, h11.DONE)
-        more = link.http.trailing_data[0]  # that nobody asked for
+        more = link.http.trailing_data[0]  # that was not asked for
         if not over or more or link.socket.ended or self._idle_count >= MOST_IDLE:
             link.socket.close()
             return

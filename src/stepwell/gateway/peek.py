@@ -32,8 +32,8 @@ _NONE = msgspec.Raw(b"")
 
 
 class PeekedFields(msgspec.Struct):
-    """The fields of a body that say who calls, how much is asked and, as they stand, what the prompt is. All
-    others are passed over unread."""
+    """The fields of a body that name the caller, how much is asked and, as they stand, what the prompt is.
+    All others are passed over unread."""
 
     model: Any = None
     service_tier: Any = None
@@ -83,7 +83,7 @@ class Peeked:
 
 
 def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -> Peeked:
-    """Never raises: what cannot be read is a turn of nobody, and the node says what is wrong with it."""
+    """Never raises: what cannot be read is a turn without an agent, and the node says what is wrong."""
     try:
         said = _decode(body)
     except (msgspec.DecodeError, RecursionError):
@@ -116,7 +116,7 @@ def peek(headers: Mapping[str, str], body: bytes, key: ApiKey, places: Places) -
 
 def beginnings(salt: str, texts: Iterable[msgspec.Raw]) -> tuple[PromptPrefix, ...]:
     """How the prompt begins, to each of ``CUTS`` that it reaches, and the whole of it. Of its JSON as it was
-    sent: who writes the same prompt otherwise is taken for somebody else."""
+    sent: the same prompt written in another way counts as another one."""
     text = b"".join([memoryview(one)[:_MOST_BYTES] for one in texts])[:_MOST_BYTES]
     digest = xxhash.xxh3_64(salt.encode(errors="surrogatepass"))
     found: list[PromptPrefix] = []

@@ -166,7 +166,7 @@ class Supervisor:
 
 
 def _is_node(pid: int, port: int) -> bool:
-    """Whether the process is one of ours (its number may be somebody else's by now)."""
+    """Whether the process is one of ours (its number may be another program's by now)."""
     wanted = f"STEPWELL_SERVER_PORT={port}".encode()
     try:
         words, environment = _started_with(Path(f"/proc/{pid}"))

@@ -167,7 +167,7 @@ class Relay:
         if response.status_code in TRY_ELSEWHERE:
             raise _Elsewhere(response.status_code, headers, await response.aread())
         if not response.headers.get("content-type", "").startswith(STREAM):
-            # Whole before any of it goes on: a node that dies meanwhile is then nobody's to know.
+            # Whole before any of it goes on: a node that dies meanwhile is then not noticed by the client.
             data = await response.aread()
             heard.hear(data)
             await answer.start(response.status_code, headers)

@@ -1,4 +1,4 @@
-"""What kind of request it is: who serves it follows from that."""
+"""What kind of request it is: which part serves it follows from that."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Teller:
     def __init__(self, base_url: str | None = None, api_key: str | None = None, end: str = "done") -> None:
         """``base_url`` and ``api_key`` as the program gives them to its model; default: the environment's.
 
-        ``end``: what the end of a run means for its first agent: ``done``, or ``person`` where somebody
+        ``end``: what the end of a run means for its first agent: ``done``, or ``person`` where a person
         goes on talking with it. Raises ``BadInput`` where nothing says a server.
         """
         if end not in ENDS:

@@ -179,7 +179,7 @@ def with_ledger(settings: Settings) -> Settings:
 
 
 def with_model_names(settings: Settings) -> Settings:
-    """Clients may name the model as the person who started the server did, too."""
+    """Clients may name the model as the settings do, too."""
     if settings.engine.kind == "null":
         return settings
     names = (*settings.server.model_aliases, settings.engine.model)

@@ -17,7 +17,7 @@ Tables (the same in every store; statements are plain SQL over them)::
 
 ``postings``, ``usage`` and ``budgets`` are append-only: triggers refuse every UPDATE and DELETE. ``runs``,
 ``positions`` and ``budget_leases`` are the writers' own notes. ``at_us`` is wall clock (microseconds since
-1970) at the posting and goes back where somebody sets the clock back: ``run``, ``batch`` and ``n`` are the
+1970) at the posting and goes back where the clock is set back: ``run``, ``batch`` and ``n`` are the
 order.
 ``now_us`` is the run's own clock.
 """
@@ -41,7 +41,7 @@ class LedgerError(StepwellError):
 
 
 class NoLedger(LedgerError, BadInput):
-    """Books that were named are not there: nobody is given empty ones in their place."""
+    """Books that were named are not there: empty ones are not made in their place."""
 
 
 class LedgerFull(LedgerError):
@@ -139,7 +139,7 @@ class Store(Protocol):
         for answers that take several statements. Keep it short; a file cannot be tidied under it."""
 
     def lost(self) -> str | None:
-        """One sentence when nobody would find what is written, because the ledger was deleted or replaced
+        """One sentence when what is written would never be found, because the ledger was deleted or replaced
         under this store; None: it is in its place. Cheap, and from any thread."""
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ class Bills:
         return f"{self.model}:{arrival.adapter}" if arrival.adapter else self.model
 
     def priced_as(self, arrival: RequestArrived | Embedded) -> str:
-        """A service tier that nobody has defined runs as ``default`` and is charged as that."""
+        """A service tier that is not defined runs as ``default`` and is charged as that."""
         return arrival.caller.service_tier if arrival.caller.service_tier in self.prices.sheets else "default"
 
     def embedding(self, event: Embedded) -> int:
@@ -171,14 +171,14 @@ class Bills:
 
 
 def is_visible(arrival: RequestArrived) -> bool:
-    """Whether what it generates is shown to the one who asked, as far as is known before it has."""
+    """Whether what it generates is shown to the person who asked, as far as is known before it has."""
     return not arrival.caller.parent_agent and arrival.hint.wait not in FOR_OTHERS
 
 
 def tokens_of(
     arrival: RequestArrived, cached_tokens: int, generated_tokens: int, *, visible: bool
 ) -> TokenCounts:
-    """What of a request is paid for: one prompt once, and nothing that was made for nobody."""
+    """What of a request is paid for: one prompt once, and nothing that was made without a reader."""
     generated = 0 if arrival.prewarm else generated_tokens
     prompt = 0 if arrival.same_prompt else arrival.prompt_tokens
     cached = min(cached_tokens, prompt)

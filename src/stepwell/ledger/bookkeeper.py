@@ -15,7 +15,7 @@ class Refusal(NamedTuple):
     code: str
     message: str
     retry_after_ms: int | None = None
-    """When it may be taken; None: not before somebody has done something."""
+    """When it may be taken; None: not before an operator has done something."""
 
 
 class Bookkeeper:

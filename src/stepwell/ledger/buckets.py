@@ -61,7 +61,7 @@ class Query:
     limit: int = 7
     """Most buckets on a page."""
     tenants: Sequence[str] | None = None
-    """Whose rows may be seen; None: everybody's. Whatever is filtered for, nothing else is read."""
+    """Tenants whose rows may be seen; None: those of all. Whatever is filtered for, nothing else is read."""
     group_by: Sequence[str] = ()
     """Keys of ``COLUMNS``."""
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)

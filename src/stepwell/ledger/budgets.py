@@ -36,7 +36,7 @@ MAX_TRIES = 8
 
 
 class BudgetName(NamedTuple):
-    """Whose spending it is."""
+    """The tenant, key, session or agent whose spending it is."""
 
     scope: Scope
     tenant: str
@@ -93,7 +93,7 @@ class BudgetExceeded:
 
     @property
     def scope(self) -> Scope:
-        """Whose budget it is."""
+        """What kind of holder the budget belongs to."""
         return self.state.name.scope
 
     @property

@@ -1,5 +1,5 @@
 """The money of requests as postings: held when a request arrives, settled when it ends, and corrected when it
-turns out for whom its answer was. ``bills`` decides what a request costs."""
+turns out whether a person was shown its answer. ``bills`` decides what a request costs."""
 
 from __future__ import annotations
 

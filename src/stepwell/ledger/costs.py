@@ -38,7 +38,7 @@ its rated pace pays exactly its price. Bytes copied between device and host, and
 the compute time they take and nothing else.
 
 So one hour of compute and of every byte of all three KV tiers, used or idle, is the hourly price of the
-machine; idle time is an account of its own. ``utilisation`` serves those who ask what to charge: ``loaded``
+machine; idle time is an account of its own. ``utilisation`` answers what to charge: ``loaded``
 rates are what a used hour must bring for the idle ones beside it. They are not to be added to the idle
 account.
 """

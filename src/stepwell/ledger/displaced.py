@@ -1,4 +1,4 @@
-"""Who took the room in which somebody else's KV lay, and what it cost to compute it again.
+"""Which request took the room in which another agent's KV lay, and what it cost to compute it again.
 
 A unit of tokens that is lost for good because room was made for a request is remembered with that request's
 account. When another has to compute it again, its time for it is posted to that account: visible on both
@@ -46,7 +46,7 @@ class Displaced:
 
     def spans(self, units: Sequence[bytes], action: Open, victim: Account) -> list[DisplacedSpan]:
         """What a request that is opened has to compute again, and to whom it was lost. What an agent
-        took from itself is nobody else's business."""
+        took from itself does not count."""
         size = self._unit_tokens
         first = action.cached_tokens // size
         spans: list[DisplacedSpan] = []

@@ -1,6 +1,6 @@
 """The holders that a meter knows, and which of them have not been heard of for too long.
 
-An agent whose prompt begins as everybody's does holds a share of those blocks for as long as they are there,
+An agent whose prompt begins like all others holds a share of those blocks for as long as they are there,
 which for a system prompt is for ever: without a bound a server would keep, and post storage for, every agent
 that ever called. The policy remembers ``max_agents`` of them; the meter holds bytes for as many.
 """
@@ -41,14 +41,14 @@ class Holders:
         return holder
 
     def succeed(self, holder: Holder) -> Holder | None:
-        """An agent's context is this holder's from now on: who held it under another key or service tier."""
+        """An agent's context is this holder's from now on. Returns the one before it."""
         agent = (holder.account.tenant, holder.account.agent)
         before = self._of_agent.get(agent)
         self._of_agent[agent] = holder
         return before if before is not holder else None
 
     def surplus(self, busy: Collection[Account]) -> list[Holder]:
-        """Who is to let go of its context, because there are more holders than may be; nobody who is busy."""
+        """Holders that are to let go of their contexts, because there are more than may be; no busy one."""
         over = len(self._by_account) - self._most
         if over <= 0:
             return []

@@ -1,11 +1,11 @@
-"""Who holds which bytes, and for how long: byte-microseconds per holder and KV tier, exact to the last one.
+"""The bytes that each account holds, and for how long: byte-microseconds per holder and KV tier, exactly.
 
 A *holder* is an agent's account. It holds the blocks of its latest context, and the frames of its running
 turns. A block in several contexts is split evenly among their holders; what the last one leaves behind stays
 with it until another holder uses it or it is dropped.
 
-Nobody goes over all blocks: blocks that have the same holders form a *pool* with one counter per KV tier of
-what one holder's share has come to. A block that moves touches its pool; an agent that joins or leaves a
+There is no pass over all blocks: blocks that have the same holders form a *pool* with one counter per KV tier
+of what one holder's share has come to. A block that moves touches its pool; an agent that joins or leaves a
 prefix touches the few pools of it. A remainder of the division is carried to the next span of time, so the
 shares add up to the bytes exactly.
 """
@@ -93,7 +93,7 @@ class Holder:
         return taken
 
     def tell(self, now_us: int) -> PerTier[int]:
-        """Byte-microseconds that nobody has taken or been told of yet."""
+        """Byte-microseconds that have been neither taken nor told yet."""
         self.settle(now_us)
         fresh = PerTier(*map(sub, self.accrued, self.told))
         self.told = list(self.accrued)
@@ -118,13 +118,13 @@ class Holder:
 
 @dataclass(slots=True, eq=False)
 class HeldBlock:
-    """One block: where it lies, and with whom."""
+    """One block: where it lies, and its holders."""
 
     meta: BlockMeta
     pool: Pool
     on: list[bool] = field(default_factory=lambda: [False, False, False])
     elsewhere: bool = False
-    """Its copy on "disk" lies in a store that several nodes share: nobody holds a byte of this one for it."""
+    """Its copy on "disk" lies in a store that several nodes share: no account holds a byte of this node."""
 
 
 class Holdings:
@@ -170,7 +170,7 @@ class Holdings:
         self._let_go(holder, rest, now_us)
 
     def _own_pool(self, holder: Holder, now_us: int) -> Pool:
-        """Where new blocks of a holder go: the pool of its newest one if it shares that with nobody."""
+        """Where new blocks of a holder go: the pool of its newest one if no other holder shares that."""
         last = self.blocks.get(holder.context[-1]) if holder.context else None
         if last is not None and not last.pool.left and last.pool.holders == [holder]:
             return last.pool
@@ -179,7 +179,7 @@ class Holdings:
         return pool
 
     def found(self, holder: Holder, meta: BlockMeta, now_us: int, *, elsewhere: bool = False) -> None:
-        """A block lies on disk of which nobody knows whose it was; ``holder`` has it until somebody does."""
+        """A block lies on disk whose owner is not known; ``holder`` has it until its owner calls."""
         if meta.id not in self.blocks:
             self._set_aside(holder, meta, now_us)
             self.blocks[meta.id].elsewhere = elsewhere
@@ -327,12 +327,12 @@ class Holdings:
     # --- questions ----------------------------------------------------------------------------
 
     def holders_of(self, block: BlockId) -> Sequence[Holder]:
-        """Who shares a block; empty when it is not known."""
+        """The holders of a block; empty when it is not known."""
         held = self.blocks.get(block)
         return held.pool.holders if held is not None else ()
 
     def check(self, holders: Iterable[Holder]) -> None:
-        """Assert that sizes are the sums of the blocks, and that both sides agree on who holds what."""
+        """Assert that sizes are the sums of the blocks, and that both sides agree about holders."""
         pools = {held.pool: None for held in self.blocks.values()}
         for pool in pools:
             assert pool.holders

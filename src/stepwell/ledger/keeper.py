@@ -32,7 +32,7 @@ SPENT = {
 """The error code of a spent budget."""
 _RETRY_AFTER_MS = 1_000
 _METERED = frozenset(MACHINE_RESOURCES)
-NOBODY = "none"
+UNCLAIMED = "none"
 """The service tier of KV that was found on disk, until its agent calls."""
 
 
@@ -77,7 +77,7 @@ class Sums:
 
     def _use(self, posting: Posting) -> None:
         who = posting.credit
-        name = who.service_tier or (NOBODY if who.kind is Kind.AGENT else who.kind.value)
+        name = who.service_tier or (UNCLAIMED if who.kind is Kind.AGENT else who.kind.value)
         self.used[posting.resource, name] = self.used.get((posting.resource, name), 0) + posting.amount
 
     def _charge(self, usage: Usage) -> None:
@@ -101,7 +101,7 @@ class Keeper(Bookkeeper):
         strict: bool = False,
     ) -> None:
         """``wall_us``: microseconds since 1970, asked at each posting, because the run's own clock neither
-        knows that somebody has set the clock nor counts a suspend. Without it ``wall_offset_us`` is added to
+        knows that the clock was set nor counts a suspend. Without it ``wall_offset_us`` is added to
         the run's own clock (simulated time has no other). ``refuse_unwritten``: take
         no requests while the ledger cannot be written, rather than serve them unpaid. ``strict``: let errors
         of the meter through, for tests."""
@@ -214,7 +214,7 @@ class Keeper(Bookkeeper):
     @contextmanager
     def _apart(self) -> Iterator[None]:
         """A fault of the books must not stop the engine. What was entered stands; the run is left open, so
-        that the next start closes it and says what nobody was charged for."""
+        that the next start closes it and says what was not charged."""
         try:
             yield
         except Exception:

@@ -1,6 +1,6 @@
 """Leases of budgets as rows of the ledger: read, decided and written in one transaction.
 
-Whoever holds the lock of a budget's name is the only one to change its leases, so that two nodes that ask at
+Only the node that holds the lock of a budget's name may change its leases, so that two nodes that ask at
 once are answered one after the other. Charges are entered without that lock: a charge of a node with a lease
 changes nothing of what its lease leaves to others (``leases``).
 """
@@ -39,7 +39,7 @@ _OF_ACCOUNTS = "FROM accounts a JOIN usage u ON u.account = a.id WHERE"
 _OF_BATCHES = (
     "FROM usage u CROSS JOIN accounts a WHERE a.id = u.account AND u.run = ? AND u.batch > ? AND u.batch <= ?"
 )
-"""In this order: a few rows of usage, and whose each is."""
+"""In this order: a few rows of usage, and the account of each."""
 Reading = Callable[[str, Sequence[Any]], list[tuple[Any, ...]]]
 
 

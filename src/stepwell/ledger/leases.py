@@ -63,7 +63,7 @@ class Lease:
     spent_microusd: int
     """What the books show as charged, by all nodes."""
     charged_microusd: int
-    """Of that, by the open runs of the one who asked."""
+    """Of that, by the open runs of the node that asked."""
     elsewhere_microusd: int = 0
     """What other nodes may still be charged by their leases."""
     give_back: bool = False
@@ -117,8 +117,8 @@ def leased(
     before_microusd: int,
 ) -> Lease:
     """What is granted to a node. ``hard_microusd`` None: no bound. ``charged_microusd``: in the books, by the
-    open runs of the one who asks, and among ``spent_microusd``. ``before_microusd``: what its lease in force
-    grants; 0 when there is none. Requests may be admitted by that while it asks, so it is only cut
+    open runs of the node that asks, and among ``spent_microusd``. ``before_microusd``: what its lease in
+    force grants; 0 when there is none. Requests may be admitted by that while it asks, so it is only cut
     where the node itself gives back."""
     elsewhere = sum(one.open_microusd for one in others)
     if hard_microusd is None:

@@ -1,4 +1,4 @@
-"""What was earned with whom: revenue, cost by resource, and what displacing others has cost them.
+"""What was earned with each customer: revenue, cost by resource, and what displacing others has cost them.
 
 Cost is what the machine gave times the rate of the run it gave it in. Used by agents, idle, overhead and
 unattributed together are the machine's bill, to the last micro-dollar: every resource's bill is rounded once
@@ -71,12 +71,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """All lines, the machine's own lines, and who displaced whom, the dearest first."""
+    """All lines, the machine's own lines, and which account displaced which, the dearest first."""
 
     fields: tuple[str, ...]
     lines: list[MarginGroup]
     machine: dict[Kind, dict[Resource, int]]
-    """Cost of the lines that are nobody's; empty for one tenant alone."""
+    """Cost of the lines without a customer; empty for one tenant alone."""
     exchanges: list[Exchange]
     loaded: bool
 
@@ -87,7 +87,7 @@ class Margin:
 
     @property
     def bill_microusd(self) -> int:
-        """What the machine cost, with the lines that are nobody's."""
+        """What the machine cost, with the lines without a customer."""
         own = sum(sum(costs.values()) for costs in self.machine.values())
         return own + sum(line.cost_microusd for line in self.lines)
 
@@ -167,7 +167,7 @@ def _parts(sums: PeriodSums, rates: Mapping[RunId, Rates], loaded: bool) -> list
 
 
 def _load_factors(sums: PeriodSums, got: Iterable[Flow]) -> dict[tuple[RunId, Resource], Fraction]:
-    """All there was to what was not idle. Where everything was idle there is nobody to bear it."""
+    """All there was to what was not idle. Where everything was idle, no line bears it."""
     total: dict[tuple[RunId, Resource], int] = defaultdict(int)
     idle: dict[tuple[RunId, Resource], int] = defaultdict(int)
     for flow in got:

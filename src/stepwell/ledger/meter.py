@@ -1,4 +1,4 @@
-"""The meter: what every step of the machine cost, and whom.
+"""The meter: what every step of the machine cost, and for which account.
 
 A pure state machine beside the policy: it is told the time, what happened and what was decided, and says what
 is to be posted. The same recording gives the same postings.
@@ -7,7 +7,7 @@ How the machine's time is split (``docs/ledger.md`` has the reasons):
 
 batch   over its requests by the work each brought: its tokens, each weighed with what a token at that depth
         costs as the policy has measured it. The parts sum to the batch.
-copies  between device and host: a load to the request it was made for, a store to who holds the block
+copies  between device and host: a load to the request it was made for, a store to the holders of the block
 rest    of the wall clock: ``idle`` when no request was there, else ``overhead``
 
 Bytes that moved are split among the holders of the block. ``holdings`` counts bytes that lie somewhere, and
@@ -375,7 +375,7 @@ class Meter:
     # --- displaced ----------------------------------------------------------------------------
 
     def _lost(self, block: BlockId, kv_tier: KvTier, beneficiary: RequestId) -> None:
-        """A copy has gone; when it was the last one, remember who got the room, if anybody did."""
+        """A copy has gone; when it was the last one, remember which request got the room, if any did."""
         held = self.holdings.gone(block, kv_tier, self._now_us)
         winner = self.requests.get(beneficiary)
         if held is not None and winner is not None:

@@ -44,7 +44,7 @@ class Use:
     """What its agent held while the request was there."""
     moved_bytes: int
     displaced_us: int
-    """Of ``compute_us``: computed again because somebody else had taken the room."""
+    """Of ``compute_us``: computed again because another agent had taken the room."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +67,7 @@ class Metered:
     moved_bytes: int = 0
     displaced_us: int = 0
     spans: list[DisplacedSpan] = field(default_factory=list)
-    """Tokens it computes again for want of room that somebody got."""
+    """Tokens it computes again for want of room that another agent got."""
     reason: str = ""
 
 

@@ -12,7 +12,7 @@ from stepwell.errors import StepwellError
 
 
 class LockHeld(StepwellError):
-    """Somebody else has it; ``holder`` is the number of that process, or ``unknown``."""
+    """Another process has it; ``holder`` is the number of that process, or ``unknown``."""
 
     def __init__(self, holder: str) -> None:
         super().__init__(f"held by process {holder}")
@@ -25,8 +25,8 @@ class NodeLock:
 
     ``release`` removes the file, so that none is left per name that ever was. That is safe because it is
     removed while it is held, and because a taker of the lock looks whether the file that it locked is still
-    the one of that name: it may have opened the file of one who was about to go. A process that is killed
-    leaves its file, and the next of its name locks that one.
+    the one of that name: it may have opened the file of a holder that was about to go. A process that is
+    killed leaves its file, and the next of its name locks that one.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class NodeLock:
     def release(self) -> None:
         """Once. A file that cannot be removed stays, and is no harm."""
         with contextlib.suppress(OSError):
-            if _is_at(self.fd, self.path):  # else a person removed it, and somebody has made another
+            if _is_at(self.fd, self.path):  # else a person removed it, and another process has made a new one
                 self.path.unlink()
         os.close(self.fd)
 

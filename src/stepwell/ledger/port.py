@@ -53,7 +53,7 @@ class RunningBooks(Protocol):
 
     @property
     def lessee(self) -> Lessee | None:
-        """Who asks for a larger part of a budget before a request; None: budgets are not shared."""
+        """What asks for a larger part of a budget before a request; None: budgets are not shared."""
 
     def needed(self, arrivals: Sequence[RequestArrived]) -> int:
         """The most that generations may come to together, in micro-dollars."""

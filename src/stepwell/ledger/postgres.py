@@ -2,8 +2,8 @@
 
 The tables lie in the schema ``stepwell`` of the database that the URL names. A commit waits at least for the
 database's own disk, also where ``synchronous_commit`` is off for everything else in it: a database that ends
-without warning while this process lives on would take postings along that nobody enters again. A connection
-that breaks is a ``LedgerError``; the next call connects again.
+without warning while this process lives on would take postings along that are never entered again. A
+connection that breaks is a ``LedgerError``; the next call connects again.
 """
 
 from __future__ import annotations

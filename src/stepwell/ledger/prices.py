@@ -11,7 +11,7 @@
     cached_input = 0.125                            # default: the input price
     cache_write = { "5m" = 1.5, "1h" = 2.5 }        # by ttl, or one price; default: the input price
     output = 10
-    intermediate = 8                                # output that nobody is shown; default: the output price
+    intermediate = 8                                # output for other agents; default: the output price
     embedding = 0.02                                # texts embedded or ranked; default: the input price
     storage_per_token_hour = 4.5                    # USD per million tokens and hour; default 0
     minimum_per_request = 0.0001                    # USD; default 0

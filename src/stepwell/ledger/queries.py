@@ -210,7 +210,7 @@ def require_whole_days(store: Store, period: Period) -> None:
 
 
 def flows(moved: Iterable[PostingSum]) -> list[Flow]:
-    """Both sides of every move. ``LedgerError`` for a resource that nobody knows."""
+    """Both sides of every move. ``LedgerError`` for an unknown resource."""
     try:
         return [
             Flow(move.run, account, Resource(move.resource), move.between, sign * move.amount)
@@ -222,7 +222,7 @@ def flows(moved: Iterable[PostingSum]) -> list[Flow]:
 
 
 def displaced(moved: Iterable[PostingSum]) -> list[DisplacedCost]:
-    """Who lost compute time to whom."""
+    """Which account lost compute time to which."""
     return [
         DisplacedCost(move.run, move.debit, move.credit, move.amount)
         for move in moved

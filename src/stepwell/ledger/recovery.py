@@ -1,10 +1,11 @@
 """Closing the books of runs that were cut off: what a server does with its ledger before it serves.
 
 A run without an end was killed, or its machine went down. Its last batch says how far its books go; the step
-that was in flight is not in them and is nobody's. What can still be known is entered as one last batch:
+that was in flight is not in them and belongs to no account. What can still be known is entered as one last
+batch:
 
 1. Storage from where each account's was last posted up to the last batch, by the last known position.
-2. Every hold that was not settled goes back to the customer: nobody pays for a request that was cut off.
+2. Every hold that was not settled goes back to the customer: a request that was cut off is not paid for.
 3. What the machine gave in all, less what postings say, goes to UNATTRIBUTED, so that the sums agree.
 """
 

@@ -1,7 +1,7 @@
 """The ledger's tables, once for SQLite and once for PostgreSQL, and how older ones become newer ones.
 
 Resources and causes are kept as the words that they are: numbers in their place would make the file a little
-smaller and writing a little quicker, and everybody who opens the books with another program would have to
+smaller and writing a little quicker, and a person who opens the books with another program would have to
 look them up.
 
 Postings have two indexes: the primary key, which makes a batch unrepeatable and keeps a run's entries
@@ -250,7 +250,7 @@ def statements(dialect: SqlDialect, found: int, where: str) -> Sequence[str]:
 
 
 def require_current(found: int, where: str) -> None:
-    """Who only reads does not change tables. ``LedgerError`` when they are not those of VERSION."""
+    """A reader does not change tables. ``LedgerError`` when they are not those of VERSION."""
     if found == 0:
         raise LedgerError(f"{where} is empty: nothing was ever entered")
     if found < VERSION:

@@ -58,7 +58,7 @@ def spent_by(store: Store, names: Iterable[BudgetName]) -> dict[BudgetName, int]
 
 
 def actor_of(store: Store, name: BudgetName) -> str:
-    """Who has set the budget that is in force; empty where there is none."""
+    """The actor that has set the budget in force; empty where there is none."""
     rows = store.rows(
         "SELECT actor, soft_microusd, hard_microusd FROM budgets WHERE scope = ? AND tenant = ? AND name = ? "
         "ORDER BY id DESC LIMIT 1",

@@ -96,7 +96,7 @@ class SqliteStore(SqlStore):
             return
         try:
             private_parent(self.path)
-            # Customers' names and bills: nobody else's to read. SQLite gives its other files the same mode.
+            # Customers' names and bills: for this user alone. SQLite gives its other files the same mode.
             private_file(self.path).close()
         except OSError as error:
             raise LedgerError(f"{self.where} cannot be made: {error.strerror}") from error
@@ -189,11 +189,11 @@ class SqliteStore(SqlStore):
         cursor.executemany(INSERT_POSTING, rows)
 
     def _lock_name(self, cursor: Cursor, digest: str) -> int:
-        """There is one writer at a time. All are on one machine, whose clock since it started nobody sets."""
+        """There is one writer at a time. All are on one machine, whose clock since its start is never set."""
         return time.monotonic_ns() // 1000
 
     def lost(self) -> str | None:
-        """A deleted file can be written on for ever, and nobody would ever read it."""
+        """A deleted file can be written on for ever, and what is written is never read."""
         what = self._damage
         if what is None and self._files is not None:
             what = LedgerFiles.of(self.path).missing(self._files)
@@ -204,7 +204,7 @@ class SqliteStore(SqlStore):
         )
 
     def _require_whole(self, connection: sqlite3.Connection) -> None:
-        """Raises ``LedgerError`` where nobody would find what is written now."""
+        """Raises ``LedgerError`` where what is written now would never be found."""
         now, before = LedgerFiles.of(self.path), self._files
         if before is not None and self._damage is None:
             if now.missing(before) is not None and now.database == before.database:
@@ -220,7 +220,7 @@ class SqliteStore(SqlStore):
             connection.execute("PRAGMA wal_checkpoint(FULL)")
 
     def _unreadable(self) -> str | None:
-        """Why somebody who opens the files now cannot read the last entries; None: they can. The connections
+        """Why a program that opens the files now cannot read the last entries; None: it can. The connections
         that are open cannot say: they remember pages."""
         try:
             with contextlib.closing(self._connect("ro")) as connection:

@@ -1,7 +1,7 @@
 """The files of a ledger in SQLite as they lie on the disk, looked at from outside.
 
 SQLite notices neither that a file it has open was deleted nor that it was cut: what it writes then lies in a
-file without a name or behind a hole, and nobody would hear of it before the next start. Three files belong to
+file without a name or behind a hole, and it would come out at the next start only. Three files belong to
 a ledger: the database, the write-ahead log with what is not in it yet, and the index of that log. They are
 never opened here: closing a file gives up every lock that the process has on it, SQLite's too.
 """
@@ -43,7 +43,7 @@ class LedgerFiles:
         return None
 
     def touched(self, before: LedgerFiles) -> bool:
-        """Whether somebody else may have cut them or written over them. Another process that puts the log
+        """Whether another program may have cut them or written over them. Another process that puts the log
         into the database may."""
         return self.database_bytes != before.database_bytes or self.log_bytes < before.log_bytes
 

@@ -186,7 +186,7 @@ class SqlStore(ABC):
             self._add_positions(cursor, run, batch.positions)
 
     def _add_positions(self, cursor: Cursor, run: RunId, positions: Sequence[Position]) -> None:
-        """Who holds nothing any more needs no note."""
+        """An account that holds nothing any more needs no note."""
         latest = {position.account: position for position in positions}
         self._enter_accounts(cursor, latest)
         held, gone = [], []
@@ -214,7 +214,7 @@ class SqlStore(ABC):
             self._ids.update((digests[digest], number) for digest, number in cursor.fetchall())
 
     def _forget_accounts(self) -> None:
-        """After a rollback: numbers that were given in it belong to nobody. Asking again is cheap."""
+        """After a rollback: numbers that were given in it belong to no account. Asking again is cheap."""
         self._ids.clear()
 
     def _bound_accounts(self) -> None:

@@ -1,4 +1,4 @@
-"""What customers used and were charged, and who costs most: answers of a few lines from sums by account."""
+"""What customers used and were charged, and which cost most: answers of a few lines from sums by account."""
 
 from __future__ import annotations
 

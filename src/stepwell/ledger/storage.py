@@ -56,7 +56,7 @@ class StoragePoster:
         self._post_free(now_us)
 
     def request_arrived(self, now_us: int) -> None:
-        """Somebody calls: pauses are short again."""
+        """A request has come: pauses are short again."""
         self._pause_us = self._every_us // 2
         self.due_us = min(self.due_us, now_us + self._every_us)
 
@@ -72,7 +72,7 @@ class StoragePoster:
             self._draft.hold(holder.account, holder.holds(), now_us)
 
     def post_all(self, requests: Iterable[Metered], now_us: int) -> None:
-        """What everybody has stored. ``requests``: those that have not ended."""
+        """What each holder has stored. ``requests``: those that have not ended."""
         self._pause_us = min(2 * self._pause_us, max(MOST_PAUSE_US, self._every_us))
         self.due_us = now_us + self._pause_us
         busy = {metered.holder.account: metered for metered in requests}

@@ -1,7 +1,7 @@
 """What an engine that counts for itself says that it has done, and for whom.
 
 Stepwell's own engines are metered step by step. An engine with a loop of its own (vLLM) tells what it has
-done since it told last, and the meter enters it: amounts of somebody to their account; what is left of a
+done since it told last, and the meter enters it: an owner's amounts to its account; what is left of a
 KV tier's room to ``idle``, of the time to ``overhead``, of bytes that moved to ``unattributed``.
 """
 
@@ -24,7 +24,7 @@ class ToldAmount:
     amount: int
     account: Account
     request: RequestId = 0
-    """The request that it was for; 0: none, or one that nobody here knows."""
+    """The request that it was for; 0: none, or an unknown one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class EngineReport:
 
 
 def lines(report: EngineReport) -> Iterator[tuple[Account, Cause, ToldAmount]]:
-    """What is to be posted: who gets it, and for what."""
+    """What is to be posted: to which account, and for what."""
     for one in report.used:
         yield one.account, _cause_of(one.resource), one
     for resource, amount in report.rest.items():
@@ -52,7 +52,7 @@ def _cause_of(resource: Resource) -> Cause:
 
 
 def _rest_of(resource: Resource) -> tuple[Account, Cause]:
-    """Who has what nobody used, or of which nobody knows whose it was."""
+    """The account of what was not used, or whose user is not known."""
     if resource in STORED:
         return IDLE, Cause.REST
     return (OVERHEAD, Cause.REST) if resource is Resource.COMPUTE else (UNATTRIBUTED, Cause.MOVE)
@@ -60,7 +60,7 @@ def _rest_of(resource: Resource) -> tuple[Account, Cause]:
 
 @dataclass(slots=True)
 class Untold:
-    """Time that has passed, and of which the engine has yet to say whose it was."""
+    """Time that has passed, and of which the engine has yet to say which owners had it."""
 
     busy_us: int = 0
     """While there were requests."""

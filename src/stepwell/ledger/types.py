@@ -1,8 +1,9 @@
 """The nouns of the ledger: accounts, resources, postings, and what one request used.
 
 A posting moves an amount of one resource from one account to another, so every resource sums to zero over
-all accounts at any time. What the machine gave stands as the (negative) balance of its own account; who got
-it has it as a positive one. Nothing is ever changed or removed: what was wrong is corrected by a new posting.
+all accounts at any time. What the machine gave stands as the (negative) balance of its own account; the
+account that got it has it as a positive one. Nothing is ever changed or removed: what was wrong is corrected
+by a new posting.
 
 Amounts are integers: microseconds, bytes, bytes x microseconds, micro-dollars.
 """
@@ -38,7 +39,7 @@ class Resource(StrEnum):
     machine's ``compute_us``."""
     DISPLACED = "displaced_us"
     """Compute time that one agent spent again because another one took the room its KV lay in. It is in
-    ``compute_us`` of who computed; this resource says on both sides for whom."""
+    ``compute_us`` of the agent that computed; this resource names both agents."""
     MONEY = "microusd"
 
 
@@ -56,11 +57,11 @@ class Kind(StrEnum):
     MACHINE = "machine"
     """Where resources come from."""
     IDLE = "idle"
-    """The machine's time, and room in KV tiers, that nobody used."""
+    """The machine's time, and room in KV tiers, that was not used."""
     OVERHEAD = "overhead"
-    """Time of the loop itself while somebody was there: deciding, sampling, waiting for the disk."""
+    """Time of the loop itself while there were requests: deciding, sampling, waiting for the disk."""
     UNATTRIBUTED = "unattributed"
-    """Used, but by whom was lost: what a crash cut off, and blocks of nobody."""
+    """Used by an account that is not known any more: what a crash cut off, and blocks without an owner."""
     AGENT = "agent"
     """One agent under one API key and service tier."""
     CUSTOMER = "customer"
@@ -71,7 +72,7 @@ class Kind(StrEnum):
 
 
 class Account(NamedTuple):
-    """Who. Fields that do not apply are empty."""
+    """One owner of amounts. Fields that do not apply are empty."""
 
     kind: Kind
     tenant: str = ""
@@ -115,7 +116,7 @@ class Cause(StrEnum):
     STORAGE = "storage"
     """KV lay somewhere for a while."""
     REST = "rest"
-    """Time and room that nobody used, and what the loop took."""
+    """Time and room that was not used, and what the loop took."""
     DISPLACED = "displaced"
     HOLD = "hold"
     SETTLE = "settle"
@@ -158,7 +159,7 @@ class Usage:
     """Of the prompt, the cached ones included. 0 for a further choice of the same prompt."""
     cached_tokens: int = 0
     visible_tokens: int = 0
-    """Generated, and shown to the one who asked the session's question."""
+    """Generated, and shown to the person who asked the session's question."""
     intermediate_tokens: int = 0
     """Generated for other agents and tools."""
     recomputed_tokens: int = 0
@@ -204,4 +205,4 @@ class Budget:
     """From here on nothing more is taken. None: no bound."""
     at_us: int = 0
     actor: str = ""
-    """Who set it: ``settings``, ``operator``, or the id of the customer's own key."""
+    """What set it: ``settings``, ``operator``, or the id of the customer's own key."""

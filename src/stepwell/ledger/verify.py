@@ -1,7 +1,7 @@
 """Whether the books are right: every sum again from the postings, and every difference by its name.
 
 A posting moves an amount from one account to another, so nothing can be created in the books; what can be
-wrong is what they were told, and what somebody did to them afterwards. So sums are compared across what was
+wrong is what they were told, and what was done to them afterwards. So sums are compared across what was
 entered independently: postings with the machine's own totals, charges with the money that was moved for
 them, and, where a run was recorded, balances with those that its events give again.
 
@@ -343,7 +343,7 @@ def _tenant(run: _Run, account: AccountId) -> str:
 
 
 def _holds(run: _Run) -> Iterator[Difference]:
-    """A run that has ended holds nobody's money any more."""
+    """A run that has ended holds no customer's money any more."""
     where, values = run.part("p")
     sides = " UNION ALL ".join(
         f"SELECT p.{side} AS account, p.request AS request, {sign}p.high AS high, "

@@ -57,7 +57,7 @@ class LedgerWriter:
         self._backlog = Backlog(backlog_postings)
         self._in_hand: PostingBatch | None = None
         """What is being written or was tried before. It stays as it is until it is known to be in the
-        books: when a connection breaks during a commit nobody can say whether it is, only its number can."""
+        books: when a connection breaks during a commit only its number can tell whether it is."""
         self._since_s = 0.0
         self._failing: str | None = None
         self._urgent = self._again = False

@@ -104,7 +104,7 @@ class Blobs:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink(missing_ok=True)
             except (BlockingIOError, FileNotFoundError):
-                continue  # somebody is writing it, or has just ended
+                continue  # another process is writing it, or has just ended
 
 
 def tenant_folder(tenant: str) -> str:

@@ -1,6 +1,6 @@
 """From the bytes of a file to its text: plain text, Markdown, HTML, PDF, CSV and Parquet.
 
-A file comes from somebody else, so everything here has a limit, and what cannot be read is one sentence.
+A file comes from outside, so everything here has a limit, and what cannot be read is one sentence.
 What a file holds decides how it is read. Its name decides only between kinds of text.
 """
 

@@ -45,7 +45,7 @@ def add_last_week(facts: Facts, page: bytes, week: Week) -> bool:
 
 
 def add_costs(facts: Facts, spent: Sequence[Spent]) -> None:
-    """What the ledger of the crew's server charged, per section and per role; nothing where nobody wrote."""
+    """What the ledger of the crew's server charged, per section and per role; nothing without a model."""
     if not spent:
         return
     totals: dict[str, dict[str, dict[str, int]]] = {"section": {}, "role": {}}

@@ -114,7 +114,7 @@ class Newsroom:
         return draft
 
     def _has(self, role: str) -> bool:
-        """Whether the crew, under its profile, has somebody for it."""
+        """Whether the crew, under its profile, has an agent for it."""
         return role in self.crew.roles and role not in self.crew.dropped
 
     async def _sections(self, draft: Draft) -> Sequence[str]:
@@ -157,7 +157,7 @@ class Newsroom:
         return [*said[:number], Said(one.sentence, form), *said[number + 1 :]]
 
     async def quotes(self, theme: Theme) -> list[int]:
-        """Which of a theme's best sentences stand in the review; the highest ranked where nobody answers."""
+        """Which of a theme's best sentences stand in the review; the highest ranked without an answer."""
         self.section = "theme"
         letters = LETTERS[: len(theme.candidates)]
         lines = [f"{a}: {theme.sentences[one]}" for a, one in zip(letters, theme.candidates, strict=True)]
@@ -253,7 +253,7 @@ class Newsroom:
         )
 
     async def _ask(self, role: str, task: str, schema: Mapping[str, object] | None = None) -> str:
-        """What the role answers; empty where it has no answer or nobody serves it."""
+        """What the role answers; empty where it has no answer or no server."""
         one = self.crew.roles[role]
         roles = {role: one if schema is None else replace(one, schema=schema)}
         session = open_session(

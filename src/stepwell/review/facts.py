@@ -48,7 +48,7 @@ class Origin(StrEnum):
     DOCUMENT = "document"
     """From a table in a document, with its line."""
     CLAIM = "claim"
-    """What somebody said: printed as reported speech only, with the speaker."""
+    """What a person said: printed as reported speech only, with the speaker."""
     MADE = "made"
     """Made up for the sample. The page says so."""
 

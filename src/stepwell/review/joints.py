@@ -1,7 +1,7 @@
 """How two statements of a section become one sentence, in both languages: which joints are true and readable.
 
 A model chooses among them. *While* sets two moves against each other, which is a comparison: it is offered
-only where the printed moves have opposite signs. What somebody said stays a sentence of its own, so that
+only where the printed moves have opposite signs. What a person said stays a sentence of its own, so that
 its speaker is not taken for that of a fact.
 """
 

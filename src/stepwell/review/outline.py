@@ -130,7 +130,7 @@ def sayable(facts: Facts, section: str) -> list[Sentence]:
 
 
 def attributed(facts: Facts, pieces: Sequence[Piece], language: Language) -> tuple[Piece, ...]:
-    """A statement with the speaker of each claim in it: what somebody said is never printed as a fact."""
+    """A statement with the speaker of each claim in it: what a person said is never printed as a fact."""
     handles = [piece for piece in pieces if isinstance(piece, Handle)]
     speakers = {one.cell: lookup(facts, one.cell, language).speaker for one in handles}
     named = {speakers[one.cell] for one in handles if one.form == "speaker"}

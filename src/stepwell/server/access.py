@@ -1,4 +1,4 @@
-"""What the access log says of a request: who asked, how it ended, where its time went. Never what it said."""
+"""What the access log says of a request: its caller, its end, where its time went. Never what it said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of requests may be in memory at once, before anything is known about them but who sends them.
+"""How much of requests may be in memory at once, before anything is known about them but their senders.
 
 A body is counted byte by byte as it comes in, from beyond ``FREE_BYTES`` on, and until what it says has been
 checked. No tenant may have more than half of what the others have left, so that neither one nor a few can

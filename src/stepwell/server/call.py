@@ -35,7 +35,7 @@ class BodyExtras:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Wanted]):
-    """Who asks, what for, and what else the request says."""
+    """The caller, what it asks for, and what else the request says."""
 
     service: Service
     request: Request

@@ -63,7 +63,7 @@ def _refuse_what_would_be_ignored(wanted: CompletionRequest, service: Service) -
 
 def scored(generations: Sequence[Generation], n_top: int | None) -> list[Generation]:
     """With log probabilities of the prompts, each computed once however many choices it has. What is computed
-    for them is of no use to anybody else. Raises ``ApiError`` where the answer would be too long."""
+    for them is of no use to other requests. Raises ``ApiError`` where the answer would be too long."""
     entries = sum(len(one.prompt) for one in generations) * (1 + (n_top or 0))  # each choice repeats them
     if entries > MAX_SCORES:
         raise bad_request(

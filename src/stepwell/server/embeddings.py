@@ -127,7 +127,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Who asks, and by which books."""
+    """The caller, and its books."""
 
     service: Service
     request: Request

@@ -1,4 +1,4 @@
-"""Who may have turns in the server at once: places by service tier, tenant and key.
+"""How many turns each may have in the server at once: places by service tier, tenant and key.
 
 A *turn* is one answer that is generated: ``n`` choices of 32 prompts are ``32 n`` turns. They are counted
 before anything is awaited. No request waits here, because a client that waits unseen cannot be counted, and
@@ -95,7 +95,7 @@ class Gate:
         return self._errands.total()
 
     def require_room(self, key: ApiKey) -> None:
-        """Raises the 429 of ``enter`` while nothing is known of a request but who sends it."""
+        """Raises the 429 of ``enter`` while nothing is known of a request but its key."""
         contracts = [self._book.of(name) for name in (*key.service_tiers, key.default_service_tier)]
         if self._own_left(key) <= 0 or all(self._in_the_way(key, one, 1) is None for one in contracts):
             raise self._full(key)

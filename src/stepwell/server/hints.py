@@ -66,7 +66,7 @@ def claims_of(headers: Headers, body: Body) -> list[HintClaim]:
 
 
 def hint_of(claims: list[HintClaim], identity: Identity) -> Hint:
-    """The hint of claims, once it is known who makes them. Pure; never raises."""
+    """The hint of claims, once their maker is known. Pure; never raises."""
     return _hint(claims, identity.session, identity.agent)
 
 

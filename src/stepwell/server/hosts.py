@@ -25,7 +25,7 @@ _PASSED_ON = (
     "x-forwarded-ssl", "x-forwarded", "x-scheme", "cdn-loop", "cf-ray", "tailscale-user-login",
     "x-arr-ssl", "front-end-https",
 )  # fmt: skip
-"""What only something in between adds. It does not say for whom: where no address does, it is a stranger."""
+"""What only a proxy adds. It does not name the client: where no address does, it is a stranger."""
 _MAX_HEADER_CHARS = 2_048
 
 

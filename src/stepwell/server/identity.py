@@ -1,7 +1,7 @@
-"""Who is calling: which session, which agent, whose child.
+"""The caller of a request: its session, its agent and that agent's parent.
 
 The tenant comes from the API key and from nothing else. All the rest is what a client says about
-itself: attribution, never authority. Nothing here changes what a request may do or who goes first
+itself: attribution, never authority. Nothing here changes what a request may do or which goes first
 (vLLM's ``X-Vllm-Priority``, ``priority``, ``cache_salt`` and their kin are not even looked at).
 
 Products use different headers for the same thing, so the headers stand in one table, one row per

@@ -44,7 +44,7 @@ class LedgerCollector(Collector):
         """At the rates of the cost book; what bears no price of its own is left out."""
         family = CounterMetricFamily(
             "stepwell_cost_microusd",
-            "What the machine cost, by resource and by whom it was used",
+            "What the machine cost, by resource and by service tier",
             labels=["resource", "service_tier"],
         )
         rates = self._ledger.rates.microusd

@@ -1,4 +1,4 @@
-"""A base URL that says who calls, for programs of which nothing but the base URL can be set.
+"""A base URL that names the caller, for programs of which nothing but the base URL can be set.
 
 ``http://HOST:8000/s/SESSION/a/AGENT/v1`` is ``/v1`` with ``X-Session-ID`` and ``X-Agent-ID``. Like those
 it is attribution within the key's own tenant and never authority, and a request that has these headers

@@ -1,4 +1,4 @@
-"""Sessions that have reached their budget: paused, with everything kept, until somebody raises it."""
+"""Sessions that have reached their budget: paused, with everything kept, until it is raised."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class Service:
         return "fp_" + hashlib.sha256(seed.encode()).hexdigest()[:10]
 
     def key(self, request: Request) -> ApiKey:
-        """Who may ask. Raises ``ApiError`` (401, or 403 for a stranger at a server without keys)."""
+        """The caller's key. Raises ``ApiError`` (401, or 403 for a stranger at a server without keys)."""
         inner = request.scope.get(INNER_KEY)
         if isinstance(inner, ApiKey):  # a line of a batch: its key was checked when the batch came
             access_of(request.scope).is_from(inner)

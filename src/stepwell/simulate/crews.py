@@ -7,7 +7,7 @@ cores, which stretched some pauses); 75 turns, contexts of their own length. The
     stepwell run documents examples/stepwells.md --ask ... --ask ... --server ...
     stepwell simulate crews.jsonl.gz --closed --export crews.sessions.jsonl
 
-Roles, tools, who waits for whom and what the runtime told the server are the recording's.
+Roles, tools, which agent waits for which and what the runtime told the server are the recording's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A live server's recording as sessions that answer to each other: who waited for whom, by what was recorded.
+"""A live server's recording as sessions that answer to each other: agents wait for agents as they did then.
 
 A turn comes after the turn of its agent before it. If its agent then waited for a tool, after nothing else;
 otherwise also after every turn of its session that had ended when it came, because a crew begins a round when

@@ -126,7 +126,7 @@ class StoreDirectory:
                 f"{self.path} is not empty and holds no Stepwell disk store: "
                 "name a directory that is new or empty"
             )
-        with contextlib.suppress(OSError):  # somebody else's directory that we may use: their choice
+        with contextlib.suppress(OSError):  # another user's directory that we may use: their choice
             os.fchmod(self.fd, 0o700)
 
     def close(self) -> None:

@@ -152,7 +152,7 @@ class DiskStore:
         self._next_sequence = scan.next_sequence
         self._live_bytes = self._records_bytes = sum(entry.file_bytes for entry in self._entries.values())
         self._foreign_bytes = sum(other.file_bytes for other in self._foreign)
-        # Whatever else lies here (lock, marker, directories, somebody's notes) counts as well; our
+        # Whatever else lies here (lock, marker, directories, a person's notes) counts as well; our
         # own directory's size is asked for whenever it matters, because it grows with every name.
         known = self._records_bytes + self._foreign_bytes + self._directory_bytes()
         self._base_bytes = 0

@@ -6,11 +6,11 @@ What vLLM loads by name from its configuration:
     objects.py  ``StepwellObjects``: a tier in an object store that machines share; docs/object-store.md
     spec.py     ``StepwellSpec``: offloading on every platform, the CPU included
     host.py     ``StepwellHost``: which chunks leave host memory first; ``host_book.py`` keeps its book
-    scheduler.py  ``StepwellScheduler``: service tiers; ``preemption.py`` says who gives way
-    owners.py   ``StepwellOwners``: whose a request is, as middleware of vLLM's own server
+    scheduler.py  ``StepwellScheduler``: service tiers; ``preemption.py`` says which requests give way
+    owners.py   ``StepwellOwners``: the owner of a request, as middleware of vLLM's own server
     rewrite.py  what becomes of a client's body
 
-    engine_meter.py  what of the engine is whose, told every second; step_meter.py: as the scheduler sees it
+    engine_meter.py  what of the engine each owner has, told every second; step_meter.py: by the scheduler
 
 What stands before vLLM's server in ``stepwell serve --engine vllm``:
 

@@ -78,7 +78,7 @@ class VllmApp:
         kv_feed: KvFeed | None = None,
     ) -> None:
         """``reports``: what the engine's own parts tell; None: it has none, or there are no books.
-        ``kv_feed``: its KV events; None: somebody else follows them."""
+        ``kv_feed``: its KV events; None: they are followed elsewhere."""
         self._loop, self._front, self._engine, self._reports = loop, front, engine, reports
         self._kv_feed = kv_feed
         loop.places = None if kv_feed is None else kv_feed.places

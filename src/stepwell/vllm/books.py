@@ -7,7 +7,7 @@ tokens      vLLM's own counts, per request. What its counters show beyond the su
             before anything was said) is entered under ``unattributed`` when nothing is under way, so that the
             spend log comes to what the engine has counted.
 time and    as the engine's parts tell every second (``engine_meter.py``): steps by the tokens of each
-memory      request, byte-seconds of each KV tier by who holds them, bytes that moved by who needed that. An
+memory      request, byte-seconds of each KV tier by holder, bytes that moved by request. An
             engine that tells nothing has its time split evenly, and no memory.
 """
 
@@ -73,9 +73,9 @@ class EngineBooks:
         self._told = False
         """The engine says itself what it has done."""
         self.entered = Count()
-        """What requests have come to, those of nobody included; of this engine's life."""
+        """What requests have come to, those without an owner included; of this engine's life."""
         self.unattributed = Count()
-        """Of ``entered``: nobody's."""
+        """Of ``entered``: without an owner."""
         self._thread = threading.Thread(target=self._run, name="stepwell-books", daemon=True)
 
     def start(self) -> None:

@@ -1,8 +1,8 @@
 """vLLM's own server as a process of ours: started, watched, started again when it ends, and gone with us.
 
-It listens on loopback with a key that is made for it, so that nobody on the machine goes past the front end.
-While it is not there requests are answered 503: one that dies takes the turns under way with it, and nothing
-else.
+It listens on loopback with a key that is made for it, so that no program on the machine goes past the front
+end. While it is not there requests are answered 503: one that dies takes the turns under way with it, and
+nothing else.
 """
 
 from __future__ import annotations

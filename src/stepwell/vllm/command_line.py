@@ -89,7 +89,7 @@ def command_line(
     aliases: Sequence[str] = (),
 ) -> list[str]:
     """``middleware``: vLLM's server tells owners by their API keys itself; else a front end has done so, and
-    nobody else may ask.
+    only it may ask.
     ``aliases``: further names under which clients may ask for the model."""
     names = dict.fromkeys((model.resolve().name, *aliases))
     return [

@@ -1,4 +1,4 @@
-"""vLLM as what a server's routes ask about: who runs, which agents there are, what was counted.
+"""vLLM as what a server's routes ask about: what runs, which agents there are, what was counted.
 
 Turns do not come this way: the front end sends them to vLLM as they are (``front.py``), because vLLM has its
 own templates, parsers and tokeniser.

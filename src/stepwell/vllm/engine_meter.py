@@ -1,11 +1,11 @@
-"""What vLLM's engine has used, and for whom: counted where it happens, told to the front end every second.
+"""What vLLM's engine has used for each owner: counted where it happens, told to the front end every second.
 
 Scheduler, host policy, manager and disk tier of one engine count into one ``EngineMeter``, which a thread
 sends as datagrams to the socket that the front end names (``STEPWELL_VLLM_REPORT``). What could not be sent
 is told with the next report, so that a front end that is slow loses nothing; an engine that is killed loses
 its last second. Without the variable nothing is counted.
 
-A row is somebody's part: an owner is the caller that a request carries, and the front end's number of the
+A row is an owner's part: an owner is the caller that a request carries, and the front end's number of the
 request where it is under way. What is left of the engine's own totals is ``rest``.
 """
 
@@ -36,7 +36,7 @@ than 20 kB: names have up to 255 characters, whatever these are."""
 
 
 class Owner(NamedTuple):
-    """Who uses something. ``request`` 0: between two requests."""
+    """The user of something. ``request`` 0: between two requests."""
 
     caller: Caller
     request: int = 0
@@ -63,7 +63,7 @@ class EngineMeter:
             self._add(resource, owner, amount)
 
     def running(self, weights: Mapping[Owner, int]) -> None:
-        """Whose step runs from now on, and how much of it is whose; nobody: none runs."""
+        """The owners whose step runs from now on, and the part of each; empty: none runs."""
         self.hold_all(Resource.COMPUTE, weights)
 
     def room(self, resource: Resource, size_bytes: int) -> None:
@@ -73,7 +73,7 @@ class EngineMeter:
             self._room[resource] = size_bytes
 
     def hold(self, resource: Resource, owner: Owner, change_bytes: int) -> None:
-        """Somebody holds so much more, or less, of a KV tier from now on."""
+        """An owner holds so much more, or less, of a KV tier from now on."""
         with self._lock:
             self._pass(resource)
             held = self._held.setdefault(resource, {})
@@ -82,7 +82,7 @@ class EngineMeter:
                 del held[owner]
 
     def hold_all(self, resource: Resource, held: Mapping[Owner, int]) -> None:
-        """Who holds what of a KV tier from now on; nobody else holds anything."""
+        """What each owner holds of a KV tier from now on; no other holds anything."""
         with self._lock:
             self._pass(resource)
             self._held[resource] = dict(held)
@@ -180,7 +180,7 @@ class Reporter:
     def close(self) -> None:
         self._stopped.set()
         self._thread.join()
-        self._socket.settimeout(LAST_S)  # nobody asks again: wait for room
+        self._socket.settimeout(LAST_S)  # there is no later report: wait for room
         self.send()
         self._socket.close()
 
@@ -197,7 +197,7 @@ _HERE = _Process()
 
 
 def engine_meter() -> EngineMeter | None:
-    """This process's meter, which reports from the first call on; None: nobody wants to know."""
+    """This process's meter, which reports from the first call on; None: it is not asked for."""
     path = os.environ.get(VARIABLE)
     if _HERE.meter is None and path:
         _HERE.meter = EngineMeter(lambda: time.monotonic_ns() // 1000)

@@ -1,4 +1,4 @@
-"""A turn on its way to vLLM and back: whose it is, what it may cost, what it has come to.
+"""A turn on its way to vLLM and back: its owner, what it may cost, what it has come to.
 
 The body goes on as the client wrote it but for what only a front end may say (``rewrite.py``), so that vLLM's
 templates, tool and reasoning parsers, structured output and images are as vLLM has them. None of the client's
@@ -222,7 +222,7 @@ class EngineFront:
             return
 
     async def models(self) -> Response:
-        """vLLM's list, without the folder that a model lies in: that is nobody's business. Raises
+        """vLLM's list, without the folder that a model lies in: that is not for clients. Raises
         ``ApiError``."""
         try:
             status, listed = await self._upstream.get_json(ENGINE, "/v1/models", dict(self._headers))

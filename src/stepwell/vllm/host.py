@@ -22,7 +22,7 @@ from stepwell.vllm.engine_meter import EngineMeter, Owner
 from stepwell.vllm.host_book import HostBook, Position
 from stepwell.vllm.owner import caller_of, hint_of
 
-NOBODY = Owner(Caller(""))
+NO_OWNER = Owner(Caller(""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Promotion:
 
 
 class StepwellHost(CachePolicy):
-    """vLLM's chunks, and whose they are."""
+    """vLLM's chunks, and their owners."""
 
     eviction = "stepwell"
 
@@ -47,16 +47,16 @@ class StepwellHost(CachePolicy):
         self._meter: EngineMeter | None = None
         self._chunk_bytes = 0
         self._holders: dict[BlockId, Owner] = {}
-        """Of each chunk: who used it last."""
-        self._owner = NOBODY
+        """Of each chunk: the owner that used it last."""
+        self._owner = NO_OWNER
         self.fetched = AheadCount()
         self._fetching = False
         """The chunks that are inserted next come up ahead of use."""
         self.is_cold: Callable[[BlockId], bool] | None = None
-        """Whether a cold tier has a chunk; None: nobody follows them."""
+        """Whether a cold tier has a chunk; None: they are not followed."""
 
     def tell(self, meter: EngineMeter, chunk_bytes: int) -> None:
-        """Who holds host memory is told to the front end from now on. Nothing is there yet."""
+        """The front end is told the holders of host memory from now on. Nothing is there yet."""
         self._meter, self._chunk_bytes = meter, chunk_bytes
         meter.room(Resource.HOST, self.cache_capacity * chunk_bytes)
 
@@ -137,7 +137,7 @@ class StepwellHost(CachePolicy):
     def _hear(self, req_context: ReqContext) -> None:
         ahead = req_context.get_state(Promotion)
         self._fetching = ahead is not None
-        if ahead is not None:  # nobody's turn: its agent rests as before
+        if ahead is not None:  # not a turn: its agent rests as before
             self._storing, self._taker, self._owner = "", ahead.caller.service_tier, Owner(ahead.caller)
             return
         params = req_context.kv_transfer_params

@@ -58,13 +58,13 @@ class Fetch:
 
     key: BlockId
     caller: Caller
-    """Whose context it is."""
+    """The caller whose context it is."""
     depth: int
     """Its place in that context."""
 
 
 class HostBook:
-    """Which chunks are in host memory, whose they are, and which go first. ``now_us`` never goes back."""
+    """Which chunks are in host memory, their owners, and which go first. ``now_us`` never goes back."""
 
     def __init__(self, chunks: int, *, eviction: str = "stepwell", disk: bool = True) -> None:
         config = PolicyConfig(
@@ -74,7 +74,7 @@ class HostBook:
         self.clear()
 
     def clear(self) -> None:
-        """Nothing is there and nobody is known."""
+        """Nothing is there and no agent is known."""
         self._eviction = make_eviction(self._eviction_name, EvictionContext(self._config, Costs()))
         self._blocks: dict[BlockId, Block] = {}
         self._cold: OrderedDict[BlockId, None] = OrderedDict()
@@ -157,7 +157,7 @@ class HostBook:
         if not record.open_turns:
             record.idle_since_us = record.last_use_us = now_us
             self._eviction.agent_idle(record, now_us)
-        if record.unknown:  # nobody comes back under a name that we made up
+        if record.unknown:  # no agent comes back under a name that we made up
             del self._records[record.tenant, record.agent], self._callers[record.tenant, record.agent]
 
     def hinted(self, tenant: str, agent: str, hint: Hint, now_us: int) -> None:
@@ -184,7 +184,7 @@ class HostBook:
         """A chunk has got its place; it is written to and cannot go yet."""
         one = self._open.get(request)
         if one is not None and key not in one.positions:
-            one = None  # vLLM has not said for whom it is
+            one = None  # vLLM has not said for which request it is
         if one is not None:
             one.grown = True
         if (known := self._blocks.get(key)) is not None:
@@ -299,7 +299,7 @@ class HostBook:
             block.shunned_until_us = now_us + SHUN_US
 
     def expects(self, now_us: int) -> bool:
-        """Whether somebody who has said when it comes back has chunks in a cold tier alone: what they are
+        """Whether an agent with a declared return has chunks in a cold tier alone: what they are
         worth rises until then, so that another look pays although nothing happens."""
         holders = [holder for block in self._eviction.promotable(now_us) for holder in block.holders]
         return any(holder.idle is not None and holder.idle.rises(now_us) for holder in holders)

@@ -1,6 +1,6 @@
 """vLLM's KV events, as it publishes them over ZeroMQ: what was stored in which KV tier, and what is gone.
 
-Read in 0.32.0 (``vllm/distributed/kv_events.py``); fields that nobody here needs, the tokens above all, are
+Read in 0.32.0 (``vllm/distributed/kv_events.py``); fields that are not needed here, the tokens above all, are
 not decoded. A message is numbered, so that a reader knows when it has missed one.
 """
 
@@ -66,7 +66,7 @@ def session_of(caller: Caller) -> str:
 
 
 def agent_of(session: str | None) -> AgentName | None:
-    """None: the event says nobody's name, or not in our way."""
+    """None: the event names no agent, or not in our way."""
     try:
         named = json.loads(session or "")
     except ValueError:
@@ -77,7 +77,7 @@ def agent_of(session: str | None) -> AgentName | None:
 
 
 class Listener(Protocol):
-    """Who is told."""
+    """What is told."""
 
     def apply(self, events: Iterable[KvEvent]) -> None: ...
 

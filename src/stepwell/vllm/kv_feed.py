@@ -19,7 +19,7 @@ log = logging.getLogger("stepwell.vllm")
 LOOK_MS = 200
 REPLAY_S = 5.0
 BUFFER_STEPS = 100_000
-"""Messages that the engine keeps for who has missed one."""
+"""Messages that the engine keeps for a reader that has missed one."""
 END = (-1).to_bytes(8, "big", signed=True)
 
 

@@ -67,7 +67,7 @@ class KvPlaces:
 
     def held(self, agent: AgentName) -> dict[KvTier, int]:
         """Tokens from the beginning of its context that need not be computed again, each counted in the
-        fastest KV tier that holds it; empty: nobody has told of the agent."""
+        fastest KV tier that holds it; empty: the agent is not known."""
         with self._lock:
             if agent not in self._chains:
                 return {}

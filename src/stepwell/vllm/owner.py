@@ -1,4 +1,4 @@
-"""Whose request it is, from what it carries through vLLM (``kv_transfer_params``).
+"""The owner of a request, from what it carries through vLLM (``kv_transfer_params``).
 
 Clients that reach vLLM may write anything there, so the front end fills it in from what it has authenticated
 and strips what clients send. What is missing or of the wrong type counts as not said.

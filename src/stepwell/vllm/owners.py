@@ -1,7 +1,7 @@
-"""``StepwellOwners``: middleware of vLLM's own server that says whose a request is; no client can say it.
+"""``StepwellOwners``: middleware of vLLM's own server that names a request's owner; no client can name it.
 
 Named as ``--middleware stepwell.vllm.owners.StepwellOwners``. Every request but those of probes and metrics
-needs a key of Stepwell's settings (``STEPWELL_CONFIG``); without keys everybody is the local tenant, for
+needs a key of Stepwell's settings (``STEPWELL_CONFIG``); without keys every caller is the local tenant, for
 loopback only. ``rewrite.py`` says what becomes of a body; the header ``X-Vllm-Priority`` is removed. What
 vLLM gets is what was written here, never the client's bytes.
 """
@@ -59,7 +59,7 @@ class StepwellOwners:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            return await send({"type": "websocket.close", "code": 1008})  # no way to say whose it is
+            return await send({"type": "websocket.close", "code": 1008})  # no way to name its owner
         self._waker.see(scope)
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             return await self._app(scope, receive, send)

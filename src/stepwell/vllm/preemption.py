@@ -1,6 +1,6 @@
 """Whether running requests give way to a waiting one, decided without vLLM's types.
 
-vLLM preempts only when a *running* request cannot grow: a heavier one that arrives waits until somebody ends.
+vLLM preempts only when a *running* request cannot grow: a heavier one that arrives waits until one ends.
 Here it does not wait, within bounds: only for a request of a heavier class, the lightest and latest first, as
 many as it takes and no more than a few at a time, and not at all when even those would not be enough.
 """

@@ -27,7 +27,7 @@ NESTED = ("vllm_xargs", "extra_args")
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A request that is known to be somebody's."""
+    """A request with a known owner."""
 
     body: dict[str, Any]
     """For vLLM."""

@@ -1,4 +1,4 @@
-"""``StepwellScheduler``: vLLM's scheduler with service tiers: who is first, who gives way, who waited enough.
+"""``StepwellScheduler``: vLLM's scheduler with service tiers: order, preemption, and a bound on waiting.
 
 Named as ``--scheduler-cls stepwell.vllm.scheduler.StepwellScheduler --scheduling-policy priority``. Of vLLM's
 insides it touches ``running``, ``waiting``, ``_preempt_request``, ``_request_blocks_can_be_freed``, the count
@@ -70,7 +70,7 @@ class StepwellScheduler(AsyncScheduler):
         return output
 
     def _age(self) -> None:
-        """Nobody starves: who has waited for too long goes before all others, once."""
+        """No request starves: one that has waited for too long goes before all others, once."""
         now_s = time.monotonic()
         for request in list(self.waiting):
             tier = caller_of(request.kv_transfer_params).service_tier

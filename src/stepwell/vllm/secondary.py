@@ -183,7 +183,7 @@ def size_of(what: str, value: str | int) -> int:
 
 
 def tenant_name(value: object) -> str:
-    """Whose block it is, from what the request carries; a name that is too long is replaced by its hash."""
+    """The tenant of a block, from what the request carries; its hash in place of a name that is too long."""
     name = value if isinstance(value, str) else ""
     if len(name.encode()) <= _LONGEST_TENANT_BYTES:
         return name

@@ -65,7 +65,7 @@ class StepwellSpec(TieringOffloadingSpec):
 
 def connect_ahead(manager: Any) -> None:
     """Tell the tier that fetches ahead of use, if there is one, what the host and the cold tiers are. Without
-    our host policy and a cold tier of ours it has nobody to ask and fetches nothing."""
+    our host policy and a cold tier of ours it cannot ask and fetches nothing."""
     tiers, policy = manager.secondary_tiers, manager.primary_tier._policy
     cold = [tier for tier in tiers if isinstance(tier, SharedStoreTier)]
     for tier in tiers:
@@ -74,8 +74,8 @@ def connect_ahead(manager: Any) -> None:
 
 
 def count_moves(manager: Any, meter: EngineMeter, chunk_bytes: int) -> None:
-    """Tell the front end whose chunks move between device and host, and who holds the host's. vLLM asks the
-    spec for its manager and nothing else, so that the two calls that end a transfer are wrapped."""
+    """Tell the front end whose chunks move between device and host, and which owners hold the host's. vLLM
+    asks the spec for its manager and nothing else, so that the two calls that end a transfer are wrapped."""
     loaded, stored = manager.complete_load, manager.complete_store
 
     def complete_load(keys: Collection[bytes], req_context: ReqContext) -> None:
@@ -124,7 +124,7 @@ class CpuCopyWorker(OffloadingWorker):
         dst_spec: GPULoadStoreSpec,
         expedited: bool = False,
     ) -> bool:
-        """``expedited`` is what vLLM 0.33 says of a load that somebody waits for; here all are alike."""
+        """``expedited`` is what vLLM 0.33 says of a load that a request waits for; here all are alike."""
         self._jobs[job_id] = self._thread.submit(self._run, job_id, dst_spec, src_spec, False)
         return True
 

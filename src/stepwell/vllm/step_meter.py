@@ -1,4 +1,4 @@
-"""What the scheduler sees, for the books: whose tokens a step runs, and who holds the device's blocks."""
+"""What the scheduler sees, for the books: the owners of a step's tokens and of the device's blocks."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StepMeter:
 
     def _hold(self) -> None:
         cache = self._scheduler.kv_cache_manager
-        used = self._blocks - cache.block_pool.get_num_free_blocks() - 1  # vLLM keeps one that is nobody's
+        used = self._blocks - cache.block_pool.get_num_free_blocks() - 1  # vLLM keeps one without an owner
         held = merged(
             (self._owner(name), sum(map(len, cache.get_blocks(name).blocks)))
             for name in self._scheduler.requests

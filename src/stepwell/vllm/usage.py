@@ -124,7 +124,7 @@ class StreamReader:
 
 
 def whole(data: bytes, used: Used) -> bytes:
-    """An answer that is no stream, heard and without what is nobody's business."""
+    """An answer that is no stream, heard and without what is not for its client."""
     try:
         said = json.loads(data)
     except (ValueError, RecursionError):

@@ -33,7 +33,7 @@ LONGEST_MS = 3_600_000
 
 
 def listening(path: Path) -> socket.socket | None:
-    """A socket at ``path`` for those who may enter its directory; None: it cannot be made."""
+    """A socket at ``path`` for users who may enter its directory; None: it cannot be made."""
     one = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     one.setblocking(False)
     try:
@@ -86,7 +86,7 @@ class EngineEar:
             return
         self._socket.close()
         self._socket = None
-        with suppress(OSError):  # the directory is somebody else's where anything else lies in it
+        with suppress(OSError):  # the directory is another program's where anything else lies in it
             self._path.unlink(missing_ok=True)
             if not any(self._path.parent.glob(f"{HINTS}-*")):  # the last of the ranks
                 self._wake.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ class EngineEar:
 
 
 def engine_ear() -> EngineEar | None:
-    """None: nobody would wake this engine."""
+    """None: nothing would wake this engine."""
     folder = os.environ.get(VARIABLE)
     return EngineEar(Path(folder)) if folder else None
 

@@ -342,7 +342,7 @@ def _fill(report: Report, lives: Sequence[Lived], audited: Audit) -> None:
 
 
 def _table(lines: Sequence[ConservationLine]) -> Table:
-    columns = ("resource", "given", "agents", "idle", "overhead", "nobody's", "sum", "off")
+    columns = ("resource", "given", "agents", "idle", "overhead", "unattributed", "sum", "off")
     rows = []
     for line in lines:
         name, divisor, unit = SHOWN[line.resource]

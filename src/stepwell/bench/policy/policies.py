@@ -217,7 +217,7 @@ def _settings(
     for one_trace in words_of("--trace", trace, TRACES):
         if RECORDED in modes and one_trace != CREWS:
             raise BadInput(
-                f"--declared {RECORDED}: nobody recorded that for {one_trace}; --trace {CREWS} has it"
+                f"--declared {RECORDED}: {one_trace} has no recorded hints; --trace {CREWS} has them"
             )
         for one_room in room.split(","):
             _fraction("--room", one_room)

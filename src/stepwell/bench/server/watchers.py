@@ -1,6 +1,6 @@
 """``stepwell bench watchers``: what people who look on cost those who work.
 
-The same turns of many agents over HTTP, with nobody and with fifty readers of ``/v1/watch``, in turn. Two
+The same turns of many agents over HTTP, without and with fifty readers of ``/v1/watch``, in turn. Two
 threads of the server matter: the loop's, which steps the engine, and that of HTTP, where frames are made and
 sent. What their CPU time grows by is held against the time of the steps: it is what watchers could take from
 them at most, were every moment of it a moment in which the engine waits.
@@ -88,7 +88,7 @@ def main(
     turns: Positive = 4,
     rounds: Positive = 5,
 ) -> None:
-    """Measure what watchers cost: the same turns over HTTP with nobody and with readers of /v1/watch.
+    """Measure what watchers cost: the same turns over HTTP without and with readers of /v1/watch.
 
     The engine is the null engine, which takes the time of a small model. Readers are a process of their own.
     Example: stepwell bench watchers
@@ -110,7 +110,7 @@ def main(
     }  # fmt: skip
     found = Pairs()
     with tempfile.TemporaryDirectory(prefix="stepwell-watchers-") as place:
-        run.progress.phase(f"{agents} agents, watched by nobody and by {watchers}", 2 * rounds)
+        run.progress.phase(f"{agents} agents, without and with {watchers} watchers", 2 * rounds)
         for _, count in in_turn(rounds, (0, watchers), run.progress):
             one = _one_run(Path(place), agents, turns, count)
             (found.watched if count else found.alone).append(one)
@@ -159,7 +159,7 @@ def _fill(run: BenchRun, found: Pairs) -> None:
         f"{100 * min(shares):.2f} to {100 * max(shares):.2f} %"
     )
     rows = [_row(*one, found) for one in ROWS]
-    head = ("median", "nobody", f"{found.watched[0].watchers} watchers")
+    head = ("median", "no watchers", f"{found.watched[0].watchers} watchers")
     run.show(table("The same turns, side by side", head, rows))
 
 

@@ -4,9 +4,9 @@ llama.cpp puts tokens into the first free cells. So if the only free cells are t
 them exactly there. Therefore every cell below a high-water mark stays occupied at all times: what is
 forgotten stays lying as *waste* under the id that held it, until its frame is needed; then just the
 cells about to be written are freed. A frame that would be left half empty is filled up with
-*filler*, tokens that nobody can see. docs/adr/0002-frames.md has the whole story.
+*filler*, tokens that no sequence can see. docs/adr/0002-frames.md has the whole story.
 
-A frame is ``[0, live)`` cells somebody cares for, and waste behind them, held by one home. Between the two
+A frame is ``[0, live)`` cells that are needed, and waste behind them, held by one home. Between the two
 there may be *leftovers*: tokens that were drafted and turned out wrong, held by their own frame's home.
 """
 
@@ -32,7 +32,7 @@ class Kv(Protocol):
         """``target`` holds the cells that ``source`` holds at these positions as well; no bytes move."""
 
     def remove(self, seq: int, first: int = -1, end: int = -1) -> None:
-        """``seq`` lets go of these positions (-1: all); a cell nobody holds is free."""
+        """``seq`` lets go of these positions (-1: all); a cell that no sequence holds is free."""
 
     def save(self, seq: int, size_bytes: int) -> bytearray:
         """Everything ``seq`` holds, as bytes; the caller knows how many these are."""
@@ -127,7 +127,7 @@ class Cells:
         self.live[frame] = live
 
     def leave(self, frame: int, home: int, depth: int) -> None:
-        """A full frame that only ``home`` holds is wanted by nobody any more: it becomes waste."""
+        """A full frame that only ``home`` holds is not wanted any more: it becomes waste."""
         assert self.live[frame] == FRAME_TOKENS and self.waste[frame] is None
         self.live[frame] = 0
         self.waste[frame] = Waste(home, depth, filler=False)

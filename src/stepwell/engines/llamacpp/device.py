@@ -91,7 +91,7 @@ class Device:
         """How many frames have been moved to keep the order; for benchmarks and the curious."""
 
     def hold_back(self, n_cells: int) -> None:
-        """Keep the lowest frame for the caller, who fills its first cells at once and for good."""
+        """Keep the lowest frame for the caller, which fills its first cells at once and for good."""
         place = FramePlace(None)
         self._frames.add(place)
         self._held_back.append(place)
@@ -177,7 +177,7 @@ class Device:
         self._forget(private)
 
     def _forget(self, nodes: Sequence[FrameNode]) -> None:
-        """Free the frames of nodes that nobody uses any more, children before parents."""
+        """Free the frames of nodes that are not used any more, children before parents."""
         hollow = []
         for node in nodes:
             assert not node.users
@@ -228,7 +228,7 @@ class Device:
             raise EngineError(f"request {request} has no frame for block {block.id.hex()}")
         if run.tokens != own.end or own.tokens != known.tokens or own.parent is not known.parent:
             raise EngineError(f"request {request} does not stand at the end of block {block.id.hex()}")
-        own.state, had = None, own.state  # it is the block's, or nobody's
+        own.state, had = None, own.state  # it is the block's, or there is none
         if known.state is None and block.size_bytes > self._size_of[block.n_tokens]:
             known.state = had
         self._kv.remove(run.seq, own.first, own.end)
@@ -244,7 +244,7 @@ class Device:
             node.homed = True
 
     def drop(self, block: BlockId) -> None:
-        """Forget a block that nobody uses or continues."""
+        """Forget a block that is neither used nor continued."""
         node = self._known(block)
         if node.users or node.children:
             who = "an open sequence uses" if node.users else "another block continues"
@@ -298,7 +298,7 @@ class Device:
         return max(0, -(-(run.tokens + count) // FRAME_TOKENS) - len(run.nodes))
 
     def ends_sealed(self, request: RequestId) -> bool:
-        """Whether the last tokens are a sealed tail: its frame is the block's, nobody writes on there."""
+        """Whether the last tokens are a sealed tail: its frame is the block's and not written any more."""
         run = self.runs[request]
         return bool(run.tokens % FRAME_TOKENS) and run.nodes[run.tokens // FRAME_TOKENS].block is not None
 
@@ -379,7 +379,7 @@ class Device:
         return node
 
     def _move(self, node: FrameNode, source: int, target: int) -> None:
-        """Carry a node's cells to another frame, for everybody who holds them."""
+        """Carry a node's cells to another frame, for all that hold them."""
         self.shifts += 1
         if not node.tokens:
             return

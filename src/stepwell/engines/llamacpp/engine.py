@@ -63,7 +63,7 @@ class LlamaCppEngine:
             block_bytes=made.size_of[FRAME_TOKENS] + made.context.checkpoint_bytes,
             token_bytes=made.size_of[FRAME_TOKENS] - made.size_of[FRAME_TOKENS - 1],
             vocab_size=model.vocab_size,
-            # A state is known at the end of a block alone: nobody goes on from the middle of one.
+            # A state is known at the end of a block alone: no sequence goes on from the middle of one.
             unit_tokens=FRAME_TOKENS if model.stateful else UNIT_TOKENS,
             checkpoint_bytes=made.context.checkpoint_bytes,
             device_states=made.device_states,
@@ -158,7 +158,7 @@ class LlamaCppEngine:
             except EngineError as error:
                 if number == 0:
                     raise
-                # Earlier parts have gone on and their tokens would be lost: nobody is as they were.
+                # Earlier parts have gone on and their tokens would be lost: no request is as it was.
                 requests = [item.request for item in batch]
                 self.device.close(requests)
                 raise EngineError(str(error), requests) from error

@@ -174,7 +174,7 @@ def _limit(path: str) -> None:
 
 
 def _end_after(seconds: int) -> None:
-    """Of CPU time, or ``BUSY`` times as long by the clock: a signal that nobody handles ends the process."""
+    """Of CPU time, or ``BUSY`` times as long by the clock: a signal without a handler ends the process."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.alarm(BUSY * seconds)
 

@@ -51,7 +51,7 @@ class FrameTable:
         The lowest free frame above the parent is taken: no move. If all free frames are below, the
         highest of them is (fewest moves), and the tail of the path to the parent steps down into it,
         each node into the frame its predecessor left; the last one's frame is then free and above.
-        A node that steps down stays above its parent and below its children, so nobody else moves.
+        A node that steps down stays above its parent and below its children, so no other node moves.
         """
         if not self._free:
             raise NoFreeFrame

@@ -1,4 +1,4 @@
-"""Tokens that nobody sees, so that a token's result does not depend on its place in the batch.
+"""Tokens that no sequence sees, so that a token's result does not depend on its place in the batch.
 
 Two things in llama.cpp's CPU code make it depend, and a batch is in the order of the cells:
 

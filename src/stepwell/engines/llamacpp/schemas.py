@@ -322,7 +322,7 @@ def _checked(key: str, value: Any, path: str) -> Any | None:
     if key == "multipleOf":
         _require_multiple(value, path)
         return value
-    return None  # an annotation, or a keyword that nobody has defined
+    return None  # an annotation, or a keyword that is not defined
 
 
 def _require_multiple(value: Any, path: str) -> None:

@@ -45,7 +45,7 @@ class StatefulContext(NativeContext):
         self.checkpoint_bytes = int(lib.llama_state_seq_get_size_ext(self.handle, self._low, _ONLY_STATE))
 
     def _mark(self) -> None:
-        """Two states that nobody goes on from, at the first position and far behind all others."""
+        """Two states that no sequence goes on from, at the first position and far behind all others."""
         for mark, position in ((self._low, 0), (self._high, _FAR)):
             status = self.decode([0], [position], [SCRATCH], [])
             assert status == 0, f"llama.cpp cannot run this model (status {status})"

@@ -3,7 +3,7 @@
 The compiler is recursive: a chain of a few thousand references would end the process by a stack overflow,
 and some texts of a hundred bytes keep it busy for seconds. The child has a smaller stack than the server's
 threads, so what passes there passes here. Time is the processor's: a machine that is busy with something else
-refuses nobody's grammar. One child per server, started when first needed, replaced when it dies.
+refuses no grammar. One child per server, started when first needed, replaced when it dies.
 
 Run as a module it is the child: one grammar a line on standard input (JSON text), one verdict a line back.
 """

@@ -3,8 +3,7 @@
 A declaration is believed as far as earlier ones of the same tenant came true: what is learned is the
 distribution of actual / declared. So a tenant whose declarations are wrong teaches the policy not to
 believe them, and no other tenant's forecasts change. Without a declaration the gaps of (tenant, role, kind of
-wait) count. What several tenants have in common is where a new one begins: each tenant's first rests count
-there.
+wait) count. A new tenant begins with what several have in common: each tenant's first rests count there.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _ANSWERED = prior_gaps(_ONE // 300, _MINUTE_US, _HOUR_US)
 before a few of its kind have stayed away."""
 _LEFT_ALONE = prior_gaps(_ONE // 60, _MINUTE_US, _HOUR_US)
 """Of an agent whose parent went on without it."""
-NOBODY = _PRIORS[Wait.UNKNOWN]
+STRANGER = _PRIORS[Wait.UNKNOWN]
 """What is expected of an agent without a history."""
 _RATIO_PRIOR = prior_ratios()
 
@@ -246,11 +245,11 @@ class Forecaster:
 
     def left(self, tenant: str, kind: Left, since_us: int) -> Watch:
         """What an agent of the tenant has left behind waits from ``since_us`` on to be used again."""
-        everybody = self._get(("left", "", kind.value), _LEFT_PRIORS[kind])
+        common = self._get(("left", "", kind.value), _LEFT_PRIORS[kind])
         known = ("left", tenant, kind.value) in self._classes
         if not known and len(self._classes) >= _MAX_CLASSES:
-            return Watch(everybody, since_us)
-        return Watch(self._get(("left", tenant, kind.value), everybody, _SHARED), since_us)
+            return Watch(common, since_us)
+        return Watch(self._get(("left", tenant, kind.value), common, _SHARED), since_us)
 
     def _declared_class(self, record: AgentRecord) -> GapClass:
         key = ("declared", record.tenant, record.hint.wait.value)
@@ -277,10 +276,10 @@ class Forecaster:
         wait = "left" if left else record.hint.wait.value + ("-called" if called else "")
         if has_answered(record) and not left and not called:
             wait, prior = "answered", _ANSWERED
-        everybody = self._get(("gap", "", wait), prior)
+        common = self._get(("gap", "", wait), prior)
         if len(self._roles) >= _MAX_TENANTS and tenant not in self._roles:
-            return everybody
-        wide = self._get(("gap", tenant, wait), everybody, _SHARED)
+            return common
+        wide = self._get(("gap", tenant, wait), common, _SHARED)
         key, kind = self._of_role(record, wait, wide)
         return kind if called or left else self._of_tool(key, kind, record)
 

@@ -143,7 +143,7 @@ class NextUse(EvictionPolicy):
     def _give_up(self, group: Group, gone: Sequence[Block], kind: Left | None, now_us: int) -> None:
         """The group holds ``gone`` (root first) no more: other holders do, or none. ``kind``: what it is of
         a departure; None: it is left to strangers."""
-        nobodys = []
+        orphaned = []
         for block in gone:
             quit_holding(block, group)
             if block.listed is not group:
@@ -153,11 +153,11 @@ class NextUse(EvictionPolicy):
                 self._list(block, max(block.holders, key=attrgetter("value")))
             elif block.ranked:
                 block.listed = self._orphans
-                nobodys.append(block)
-        if nobodys and kind is not None:
-            self._orphans.leave(nobodys, group.record.tenant, kind, now_us)
+                orphaned.append(block)
+        if orphaned and kind is not None:
+            self._orphans.leave(orphaned, group.record.tenant, kind, now_us)
         else:
-            for block in nobodys:
+            for block in orphaned:
                 self._orphans.add(block)
 
     # --- agents -------------------------------------------------------------------------------

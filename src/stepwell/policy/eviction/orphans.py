@@ -17,7 +17,7 @@ from enum import StrEnum
 from heapq import merge
 
 from stepwell.policy.block_index import Block
-from stepwell.policy.eviction.forecast import NOBODY, Forecaster, Left, Watch
+from stepwell.policy.eviction.forecast import STRANGER, Forecaster, Left, Watch
 from stepwell.policy.eviction.gaps import TIME_EDGES_US, bin_of
 from stepwell.policy.types import BlockId, KvTier
 
@@ -28,7 +28,7 @@ _MOST_WATCHED = 4_096
 _LOOKED_AT_PER_STEP = 4
 
 
-_WORTHS = tuple([NOBODY.worth(k, TIME_EDGES_US) for k in range(len(TIME_EDGES_US))])
+_WORTHS = tuple([STRANGER.worth(k, TIME_EDGES_US) for k in range(len(TIME_EDGES_US))])
 """Of a stranger's block by the bin of its age: what is expected of a stranger never changes."""
 
 

@@ -24,7 +24,7 @@ MOST_WEIGHTS = Decimal("100.5")
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """Files that are there already: nothing is fetched, because no free source may be used by everybody. Each
+    """Files that are there already: nothing is fetched, because no free source may be used by all. Each
     is named after its source and its index (``prices-SPX.csv``)."""
 
     name: str

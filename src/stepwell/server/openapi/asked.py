@@ -21,7 +21,7 @@ class AgentHint(Asked):
     expected_ms: float | None = Field(
         None, description="When its next turn is expected, from the end of this one."
     )
-    after_agent: str | None = Field(None, description="Of whom it waits for the answer.")
+    after_agent: str | None = Field(None, description="The agent whose answer it waits for.")
     tool: str | None = Field(None, description="Which tool it waits for: how long each takes is learned.")
     session_id: str | None = None
     parent_session_id: str | None = None

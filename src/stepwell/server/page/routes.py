@@ -31,7 +31,7 @@ HEADERS = {
 
 
 class KeyForm(Schema):
-    """The key that somebody has typed."""
+    """The key that a person has typed."""
 
     key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
 

@@ -1,6 +1,6 @@
 """For models that bring no template: ChatML written as ordinary text.
 
-A base model has not been trained on it, but it shows who speaks and where a turn ends.
+A base model has not been trained on it, but it shows the speaker and where a turn ends.
 """
 
 from __future__ import annotations

@@ -298,7 +298,7 @@ class MarkReader:
         return (yield from self._reader.json_of(name))
 
     def _head(self, mark: str) -> Wait[bool]:
-        """The head of a message: to whom it goes, and on which channel."""
+        """The head of a message: its recipient, and its channel."""
         body = "<|content|>" if mark == "<|begin|>" else "<|message|>"
         if mark == "<|begin|>":
             role = yield from self._source.literal("assistant")

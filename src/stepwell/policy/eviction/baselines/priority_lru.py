@@ -11,7 +11,7 @@ from stepwell.policy.eviction.base import EvictionContext, EvictionPolicy
 from stepwell.policy.turns import AgentRecord
 from stepwell.policy.types import BlockId, KvTier
 
-_NOBODY = 0
+_NO_TIER = 0
 
 
 class PriorityLru(EvictionPolicy):
@@ -24,9 +24,9 @@ class PriorityLru(EvictionPolicy):
     def __init__(self, context: EvictionContext) -> None:
         super().__init__(context)
         self._weights = {contract.name: contract.weight for contract in context.config.contracts}
-        making = max(self._weights.values(), default=_NOBODY) + 1
-        self._ranks = sorted({_NOBODY, 1, making, *self._weights.values()})
-        self._unknown = {KvTier.DEVICE: making, KvTier.HOST: _NOBODY, KvTier.DISK: _NOBODY}
+        making = max(self._weights.values(), default=_NO_TIER) + 1
+        self._ranks = sorted({_NO_TIER, 1, making, *self._weights.values()})
+        self._unknown = {KvTier.DEVICE: making, KvTier.HOST: _NO_TIER, KvTier.DISK: _NO_TIER}
         self._weight: dict[BlockId, int] = {}
         self._orders: dict[KvTier, dict[int, OrderedDict[BlockId, None]]] = {
             kv_tier: {rank: OrderedDict() for rank in self._ranks} for kv_tier in KvTier
@@ -49,12 +49,12 @@ class PriorityLru(EvictionPolicy):
         return self._worth(block) > self._worth(other)
 
     def _worth(self, block: Block) -> tuple[int, int, int]:
-        return self._weight.get(block.id, _NOBODY), block.last_use_us, -block.meta.depth
+        return self._weight.get(block.id, _NO_TIER), block.last_use_us, -block.meta.depth
 
     def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
         weight = self._weights.get(holder.service_tier, 1)
         for block in reversed(path):
-            if self._weight.get(block.id, _NOBODY) < weight:
+            if self._weight.get(block.id, _NO_TIER) < weight:
                 self._raise(block.id, weight)
 
     def _raise(self, block: BlockId, weight: int) -> None:
