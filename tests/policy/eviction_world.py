@@ -48,13 +48,17 @@ class World:
     def __init__(self, name: str, config: PolicyConfig | None = None) -> None:
         self.context = EvictionContext(config or config_of(name), Costs(), future=self.future)
         self.eviction = make_eviction(name, self.context)
-        self.now_us = 1_000
+        self.context.now_us = 1_000
         self.blocks: dict[BlockId, Block] = {}
         self.actors: dict[tuple[str, str], Actor] = {}
 
+    @property
+    def now_us(self) -> int:
+        return self.context.now_us
+
     def wait(self, us: int) -> None:
-        self.now_us += us
-        self.eviction.tick(self.now_us)
+        self.context.now_us += us
+        self.eviction.tick()
 
     # --- agents -------------------------------------------------------------------------------
 
@@ -69,7 +73,7 @@ class World:
         if actor.record.idle_since_us is not None:
             actor.record.idle_us += self.now_us - actor.record.idle_since_us
         actor.record.last_use_us = self.now_us
-        self.eviction.agent_active(actor.record, self.now_us)
+        self.eviction.agent_active(actor.record)
         actor.record.idle_since_us = None
         actor.loaded = self._bring_up(actor.labels)
         self.touch(actor.loaded)
@@ -92,20 +96,20 @@ class World:
         path = self._compute(labels)
         record = actor.record
         record.path, record.hint = path, hint
-        self.eviction.agent_continued(record, record.path, self.now_us)
+        self.eviction.agent_continued(record, record.path)
         self.touch(path)
         for block in [*actor.loaded, *path]:
             block.pins -= 1
         actor.loaded = []
         record.active_us += self.now_us - record.last_use_us
         record.idle_since_us = record.last_use_us = self.now_us
-        self.eviction.agent_idle(record, self.now_us)
+        self.eviction.agent_idle(record)
 
     def hint(self, agent: str, hint: Hint, tenant: str = "t") -> None:
         actor = self.actors.get((tenant, agent))
         if actor is not None and not actor.works:
             actor.record.hint = hint
-            self.eviction.agent_idle(actor.record, self.now_us)
+            self.eviction.agent_idle(actor.record)
 
     def forget(self, agent: str, tenant: str = "t") -> None:
         actor = self.actors.get((tenant, agent))
@@ -133,7 +137,7 @@ class World:
 
     def evict(self, kv_tier: KvTier, *, keep: bool = True) -> BlockId | None:
         """The first victim that may go; ``keep``: it steps down."""
-        for name in self.eviction.victims(kv_tier, self.now_us):
+        for name in self.eviction.victims(kv_tier):
             block = self.blocks[name]
             if kv_tier is DEVICE and (block.pins or block.device_children):
                 continue
@@ -149,7 +153,7 @@ class World:
         parent = self.blocks.get(block.meta.parent or b"")
         if kv_tier is DEVICE and parent is not None:
             parent.device_children += 1
-        self.eviction.block_used(block, kv_tier, self.now_us)
+        self.eviction.block_used(block, kv_tier)
 
     def drop(self, block: Block, kv_tier: KvTier) -> None:
         self.eviction.block_left(block, kv_tier)
@@ -163,7 +167,7 @@ class World:
     def touch(self, path: Sequence[Block]) -> None:
         for block in path:
             block.last_use_us = self.now_us
-        self.eviction.path_used(path, self.now_us)
+        self.eviction.path_used(path)
 
     def _bring_up(self, labels: Sequence[str]) -> list[Block]:
         path = []
@@ -200,7 +204,7 @@ class World:
         return min((d for d in due if d is not None and d > now_us), default=None)
 
     def victims(self, kv_tier: KvTier) -> list[BlockId]:
-        return list(self.eviction.victims(kv_tier, self.now_us))
+        return list(self.eviction.victims(kv_tier))
 
     def on(self, kv_tier: KvTier) -> list[BlockId]:
         return sorted(name for name, block in self.blocks.items() if block.is_on(kv_tier))

@@ -255,14 +255,14 @@ def test_the_oracle_writes_and_promotes_only_what_is_used_in_time() -> None:
     for agent, due in (("soon", 10), ("late", 90), ("never", None), ("middle", 50)):
         turn(world, agent, due_us=None if due is None else start_us + due * SECOND_US)
     block = {agent: world.blocks[name_of([agent])] for agent in ("soon", "late", "never", "middle")}
-    assert not world.eviction.wants_disk(block["never"], world.now_us)
-    assert world.eviction.wants_disk(block["late"], world.now_us)
+    assert not world.eviction.wants_disk(block["never"])
+    assert world.eviction.wants_disk(block["late"])
     for agent in block:
         world.put(block[agent], DISK)
         world.drop(block[agent], DEVICE)
-    assert list(world.eviction.promotable(world.now_us)) == [block["soon"], block["middle"], block["late"]]
+    assert list(world.eviction.promotable()) == [block["soon"], block["middle"], block["late"]]
     world.put(block["soon"], HOST)
-    assert list(world.eviction.promotable(world.now_us)) == [block["middle"], block["late"]]
-    assert world.eviction.outranks(block["soon"], block["middle"], HOST, world.now_us, margin=4)
-    assert not world.eviction.outranks(block["middle"], block["late"], HOST, world.now_us, margin=4)
-    assert world.eviction.outranks(block["late"], block["never"], HOST, world.now_us, margin=4)
+    assert list(world.eviction.promotable()) == [block["middle"], block["late"]]
+    assert world.eviction.outranks(block["soon"], block["middle"], HOST, margin=4)
+    assert not world.eviction.outranks(block["middle"], block["late"], HOST, margin=4)
+    assert world.eviction.outranks(block["late"], block["never"], HOST, margin=4)

@@ -24,15 +24,17 @@ class Stored:
     """A block manager with blocks on host and disk, the first one used first."""
 
     manager: BlockManager
+    context: EvictionContext
     host: list[Block]
     disk: list[Block]
     now_us: int = 1_000_000
 
     def used_before(self, block: Block, us: int) -> None:
-        block.last_use_us = self.now_us - us
+        block.last_use_us = self.context.now_us = self.now_us - us
         for kv_tier in KvTier:
             if block.is_on(kv_tier):
-                self.manager.eviction.block_used(block, kv_tier, self.now_us - us)
+                self.manager.eviction.block_used(block, kv_tier)
+        self.context.now_us = self.now_us
 
 
 def a_block(number: int, size_bytes: int) -> BlockMeta:
@@ -48,13 +50,13 @@ def stored(host: list[int], disk: list[int], *, policy: str, written_per_day: in
     manager = BlockManager(config, make_eviction(policy, context), context)
     on_disk = [a_block(100 + n, size) for n, size in enumerate(disk)]
     on_host = [a_block(200 + n, size) for n, size in enumerate(host)]
-    manager.recovered(on_disk, 0)
+    manager.recovered(on_disk)
     for meta in on_host:
         manager.index.add(meta)
-        manager.arrive(manager.index.blocks[meta.id], KvTier.HOST, 0)
+        manager.arrive(manager.index.blocks[meta.id], KvTier.HOST)
     manager.actions = []
     blocks = manager.index.blocks
-    return Stored(manager, [blocks[m.id] for m in on_host], [blocks[m.id] for m in on_disk])
+    return Stored(manager, context, [blocks[m.id] for m in on_host], [blocks[m.id] for m in on_disk])
 
 
 @given(
@@ -72,7 +74,7 @@ def test_a_write_that_is_refused_costs_no_record(
         world.used_before(block, age)
     for block in world.host:
         before = (list(world.manager.actions), world.manager.disk_used)
-        if not world.manager.start_write(block, world.now_us):
+        if not world.manager.start_write(block):
             assert (list(world.manager.actions), world.manager.disk_used) == before
         assert world.manager.disk_used <= world.manager.config.disk_bytes
 
@@ -93,11 +95,7 @@ def test_a_read_that_is_refused_costs_no_block(
     world.host[0].claims = 1  # it may not leave, so room is short where it is large
     for block in world.disk:
         before = (list(world.manager.actions), world.manager.host_used)
-        fits = (
-            room_by_copies(world.manager, block, world.now_us)
-            if ahead
-            else world.manager._room_on_host(block, world.now_us)
-        )
+        fits = room_by_copies(world.manager, block) if ahead else world.manager._room_on_host(block)
         if not fits:
             assert (list(world.manager.actions), world.manager.host_used) == before
 
@@ -109,9 +107,9 @@ def test_two_blocks_do_not_chase_each_other_over_a_small_disk() -> None:
     manager, (large, small) = world.manager, world.host
     for age, block in ((3, world.disk[0]), (2, small), (1, large), (0, world.disk[1])):
         world.used_before(block, age)  # one record is colder than all there is, the other warmer
-    assert not manager.start_write(large, world.now_us)
+    assert not manager.start_write(large)
     assert not [action for action in manager.actions if isinstance(action, Drop)]
-    assert manager.start_write(small, world.now_us)
+    assert manager.start_write(small)
     moved = Moved(small.id, KvTier.HOST, KvTier.DISK, True, 5, 1)
-    manager.moved(moved, world.now_us)
-    assert small.disk and not manager.start_write(large, world.now_us) and small.disk
+    manager.moved(moved)
+    assert small.disk and not manager.start_write(large) and small.disk

@@ -101,7 +101,7 @@ def test_an_answer_that_was_left_goes_before_everything_else_on_every_kv_tier(kv
         world.eviction.block_left(left, KvTier.DEVICE)
         left.device = False
     assert world.victims(kv_tier)[0] == left.id
-    assert not world.eviction.wants_disk(left, world.now_us), "it is dead, however much room there is"
+    assert not world.eviction.wants_disk(left), "it is dead, however much room there is"
 
 
 def answered(name: str = "child") -> AgentRecord:

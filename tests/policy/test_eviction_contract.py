@@ -128,16 +128,16 @@ class Contract(RuleBasedStateMachine):
         (Stepwell's own rule weighs guarantees and paid retention as well; it has tests of its own.)"""
         if self.eviction == "stepwell":
             return
-        eviction, now_us = self.world.eviction, self.world.now_us
+        eviction = self.world.eviction
         for kv_tier in LEAVES_FIRST_ON.get(self.eviction, tuple(KvTier)):
             blocks = [self.world.blocks[name] for name in self._named(kv_tier)]
             held = {b.id for a in self.world.actors.values() for b in a.record.path if not a.works}
             for sooner, later in pairwise([block for block in blocks if block.id in held]):
-                assert not eviction.outranks(sooner, later, kv_tier, now_us) or kv_tier is HOST
+                assert not eviction.outranks(sooner, later, kv_tier) or kv_tier is HOST
 
     @invariant()
     def promotes_only_from_disk_and_each_block_once(self) -> None:
-        promoted = list(self.world.eviction.promotable(self.world.now_us))
+        promoted = list(self.world.eviction.promotable())
         assert all(block.disk for block in promoted)
         assert len({block.id for block in promoted}) == len(promoted)
 
@@ -176,7 +176,7 @@ def _populated(eviction: str, agents: int) -> World:
 
 
 def _lines_to_the_first_victim(world: World) -> int:
-    next(world.eviction.victims(DEVICE, world.now_us))  # what is put off until somebody asks is done now
+    next(world.eviction.victims(DEVICE))  # what is put off until somebody asks is done now
     lines = 0
 
     def count(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
@@ -187,7 +187,7 @@ def _lines_to_the_first_victim(world: World) -> int:
     before = sys.gettrace()
     sys.settrace(count)
     try:
-        next(world.eviction.victims(DEVICE, world.now_us))
+        next(world.eviction.victims(DEVICE))
     finally:
         sys.settrace(before)
     return lines

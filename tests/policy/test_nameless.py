@@ -41,7 +41,7 @@ def test_a_beginning_that_nameless_conversations_share_does_not_die_with_the_fir
     document = world.blocks[name_of(["document"])]
     assert world.eviction.is_dead(world.blocks[name_of(["document", "question 0"])])
     assert not world.eviction.is_dead(document)
-    assert world.eviction.wants_disk(document, world.now_us)
+    assert world.eviction.wants_disk(document)
 
 
 def two_at_rest(older_s: int, younger_s: int, *, nameless: bool) -> tuple[World, Block, Block]:
@@ -61,11 +61,11 @@ def test_on_a_full_disk_what_is_worth_more_replaces_a_record_and_of_agents_what_
     world, record, newcomer = two_at_rest(younger_s + more_s, younger_s, nameless=nameless)
     eviction = nextuse(world)
     margin = 1 if nameless else eviction.tuning.disk_margin
-    wins = eviction.outranks(newcomer, record, KvTier.DISK, world.now_us, margin)
-    assert eviction.gives_way(record, newcomer, KvTier.DISK, world.now_us) == wins
+    wins = eviction.outranks(newcomer, record, KvTier.DISK, margin)
+    assert eviction.gives_way(record, newcomer, KvTier.DISK) == wins
 
 
 def test_a_nameless_newcomer_that_is_worth_half_as_much_again_is_not_lost_for_an_old_record() -> None:
     for nameless in (True, False):
         world, record, newcomer = two_at_rest(60, 40, nameless=nameless)
-        assert world.eviction.gives_way(record, newcomer, KvTier.DISK, world.now_us) == nameless
+        assert world.eviction.gives_way(record, newcomer, KvTier.DISK) == nameless

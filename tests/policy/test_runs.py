@@ -39,9 +39,9 @@ def life(seed: int, *, shortcuts: bool, owed: bool, monkeypatch: pytest.MonkeyPa
         load.scheduler = Scheduler(replace(config_for(SIZE, "stepwell"), contracts=OWED_HOST))
     in_runs = 0
 
-    def counted(memory: BlockManager, victims: Sequence[Block], start: int, now_us: int) -> int:
+    def counted(memory: BlockManager, victims: Sequence[Block], start: int) -> int:
         nonlocal in_runs
-        down = sink_run(memory, victims, start, now_us)
+        down = sink_run(memory, victims, start)
         in_runs += down
         return down
 
@@ -49,7 +49,7 @@ def life(seed: int, *, shortcuts: bool, owed: bool, monkeypatch: pytest.MonkeyPa
         patch.setattr(descent, "sink_run", counted if shortcuts else lambda *_: 0)
         if not shortcuts:
             eviction = load.scheduler.block_manager.eviction
-            patch.setattr(eviction, "spare_on_host", lambda _: None)
+            patch.setattr(eviction, "spare_on_host", lambda: None)
             patch.setattr(eviction, "only_copies", lambda *_: False)
         load.fill()
         log = DecisionLog()

@@ -209,7 +209,7 @@ class Admission:
         """Have a disk block brought up, for as long as the turn waits; False if that cannot be."""
         if not block.disk or self.table.now_us < block.shunned_until_us:
             return False
-        if block.moving is KvTier.HOST or self.block_manager.start_read(block, self.table.now_us):
+        if block.moving is KvTier.HOST or self.block_manager.start_read(block):
             turn.from_disk[block.id] = None
             return True
         return self.block_manager.room_is_coming and block.meta.size_bytes <= self.config.host_bytes
@@ -273,7 +273,7 @@ class Admission:
         for block in blocks:
             memory.pin(block)
         try:
-            return memory.descent.can_make_room(frames, self.table.now_us, turn.contract.name)
+            return memory.descent.can_make_room(frames, turn.contract.name)
         finally:
             for block in blocks:
                 memory.unpin(block)
@@ -434,7 +434,7 @@ class Admission:
         self._take_frames(turn, len(missing))
         self._load(path, missing)
         memory.descent.opened()
-        memory.touch(blocks_of(path), self.table.now_us)
+        memory.touch(blocks_of(path))
         cached = sum(tokens.values())
         again = self._computed_again(turn, cached)
         self._enter(turn, path, cached)
@@ -443,20 +443,20 @@ class Admission:
 
     def _load(self, path: list[Match], missing: list[Block]) -> None:
         """Bring the blocks up, and the state of the last one; those before it are not needed now."""
-        memory, now_us = self.block_manager, self.table.now_us
+        memory = self.block_manager
         states, last = memory.states, path[-1].block if path else None
         if not states.limited:
-            load_run(memory, missing, now_us)
+            load_run(memory, missing)
             return
         for block in missing:
             if states.keeps(block):
-                room = states.make_room(now_us)
+                room = states.make_room()
                 assert room, "every running state on the device is pending"
-            memory.load(block, now_us)
+            memory.load(block)
             if block is not last:
-                states.leave(block, now_us)
+                states.leave(block)
         if last is not None and last.bare:
-            room = states.make_room(now_us)
+            room = states.make_room()
             assert room, "every running state on the device is pending"
             states.load(last)
 
@@ -465,7 +465,7 @@ class Admission:
         return KvTier.DISK if block.id in turn.from_disk else block.fastest()
 
     def _take_frames(self, turn: Turn, count: int) -> None:
-        done = self.block_manager.take_frames(count, self.table.now_us, turn.contract.name)
+        done = self.block_manager.take_frames(count, turn.contract.name)
         assert done, "the policy admitted a request for which there was no room"
 
     def _computed_again(self, turn: Turn, cached: int) -> int:

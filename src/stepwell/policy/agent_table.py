@@ -35,7 +35,7 @@ class AgentTable:
             record.idle_us += self.table.now_us - record.idle_since_us
         if not record.open_turns:
             record.last_use_us = self.table.now_us
-            self.table.block_manager.eviction.agent_active(record, self.table.now_us)
+            self.table.block_manager.eviction.agent_active(record)
         record.idle_since_us = None
         record.open_turns[turn.id] = None
 
@@ -54,7 +54,7 @@ class AgentTable:
         if not record.open_turns:
             record.active_us += self.table.now_us - record.last_use_us
             record.idle_since_us = record.last_use_us = self.table.now_us
-            self.table.block_manager.eviction.agent_idle(record, self.table.now_us)
+            self.table.block_manager.eviction.agent_idle(record)
 
     def hinted(self, event: Hinted) -> None:
         """More is known about what an agent waits for."""
@@ -62,7 +62,7 @@ class AgentTable:
         if record is not None:
             record.hint = self._followed(record, event)
             if record.idle_since_us is not None:
-                self.table.block_manager.eviction.agent_idle(record, self.table.now_us)
+                self.table.block_manager.eviction.agent_idle(record)
 
     def _followed(self, record: AgentRecord, event: Hinted) -> Hint:
         """What it says. For how long the context is kept, only turns and hints between them can say."""

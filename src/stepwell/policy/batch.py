@@ -124,7 +124,7 @@ class BatchBuilder:
         self._charge(step, order)
         if self.checkpoints.active:
             for piece in step.pieces.values():
-                self.checkpoints.plan(self.table.turns[piece.request], piece, self.table.now_us)
+                self.checkpoints.plan(self.table.turns[piece.request], piece)
         self.block_manager.descent.batch_built()
         return tuple(step.pieces.values())
 
@@ -307,7 +307,7 @@ class BatchBuilder:
             count = self.checkpoints.piece_tokens(turn, count)
         if start + count > turn.blocks_held * self.config.block_tokens:
             needed = self.config.blocks_for(start + count) - turn.blocks_held
-            if not self.block_manager.descent.may_grow(needed, self.table.now_us, turn.contract.name):
+            if not self.block_manager.descent.may_grow(needed, turn.contract.name):
                 return None  # something is being written to make room for it
             if not self._grow(turn, needed, step):
                 return None
@@ -321,7 +321,7 @@ class BatchBuilder:
     def _grow(self, turn: Turn, needed: int, step: _Step) -> bool:
         """Take frames; the lightest, youngest running turn makes room, and if that is ``turn``, it goes."""
         self.block_manager.beneficiary = turn.id
-        while not self.block_manager.take_frames(needed, self.table.now_us, turn.contract.name):
+        while not self.block_manager.take_frames(needed, turn.contract.name):
             victim = min((self.table.turns[r] for r in self.table.running), key=self.table.preemptable)
             step.pieces.pop(victim.id, None)
             self.table.preempt(victim)

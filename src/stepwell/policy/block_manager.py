@@ -39,6 +39,7 @@ class BlockManager:
         self.eviction = eviction
         self.index = BlockIndex(config.block_tokens, config.unit_tokens)
         self.costs = context.costs
+        self._context = context
         self.actions: list[Action] = []
         self.beneficiary: RequestId = 0
         """The request for which room is being made now."""
@@ -73,6 +74,11 @@ class BlockManager:
         self.descent = Descent(self)
 
     @property
+    def now_us(self) -> int:
+        """The time of the step."""
+        return self._context.now_us
+
+    @property
     def transfers_in_flight(self) -> int:
         """Queued reads and writes between host and disk that have not ended."""
         return self.reads_in_flight + self.writes_in_flight
@@ -88,14 +94,14 @@ class BlockManager:
         """Frames that are free or could be freed."""
         return self.config.device_blocks - self.device_used + self.device_count - self.pinned
 
-    def take_frames(self, count: int, now_us: int, taker: str = "") -> bool:
+    def take_frames(self, count: int, taker: str = "") -> bool:
         """Make sure that ``count`` frames are free for a service tier and count them as used."""
         while (missing := count - (self.config.device_blocks - self.device_used)) > 0:
-            victims = self.device_victims(missing, now_us, taker)
+            victims = self.device_victims(missing, taker)
             if not victims:
                 return False
             for victim in victims:
-                self.evict_from_device(victim, now_us)
+                self.evict_from_device(victim)
         self.device_used += count
         return True
 
@@ -103,11 +109,11 @@ class BlockManager:
         """Frames of a closed request that did not become blocks."""
         self.device_used -= count
 
-    def device_victims(self, count: int, now_us: int, taker: str = "") -> list[Block]:
+    def device_victims(self, count: int, taker: str = "") -> list[Block]:
         """Up to ``count`` blocks that can leave one after the other, children before their parents."""
         chosen: list[Block] = []
         orphaned: dict[BlockId, int] = {}
-        for candidate in self.eviction.victims(DEVICE, now_us, taker):
+        for candidate in self.eviction.victims(DEVICE, taker):
             block = self.index.blocks[candidate]
             if not block.pins and block.device_children <= orphaned.get(candidate, 0):
                 chosen.append(block)
@@ -117,16 +123,16 @@ class BlockManager:
                     orphaned[block.meta.parent] = orphaned.get(block.meta.parent, 0) + 1
         return chosen
 
-    def evict_from_device(self, block: Block, now_us: int, *, at_any_price: bool = False) -> None:
+    def evict_from_device(self, block: Block, *, at_any_price: bool = False) -> None:
         """One KV tier down, or gone when the host has no room for what it is worth."""
-        if self.step_down(block, now_us, patient=False, at_any_price=at_any_price):
+        if self.step_down(block, patient=False, at_any_price=at_any_price):
             return
         if not block.disk:
             self.evictions["device_gone"] += 1
-            self.descent.lost(block, now_us)
+            self.descent.lost(block)
         self.drop(block, DEVICE)
 
-    def step_down(self, block: Block, now_us: int, *, patient: bool, at_any_price: bool = False) -> bool:
+    def step_down(self, block: Block, *, patient: bool, at_any_price: bool = False) -> bool:
         """From the device one KV tier down; False when there is no room for it, or when it is sooner computed
         than copied (but ``at_any_price``). ``patient``: the caller will wait for writes, so nothing is lost
         while some are under way."""
@@ -135,9 +141,9 @@ class BlockManager:
             if not pays:
                 self.costs.doubt_copies()
             wanted = pays and not (block.disk or self.eviction.is_dead(block))
-            if pays and self._room_on_host(block, now_us, patient=patient, for_nothing=not wanted):
+            if pays and self._room_on_host(block, patient=patient, for_nothing=not wanted):
                 self.actions.append(Move(block.meta, DEVICE, HOST))
-                self.arrive(block, HOST, now_us)
+                self.arrive(block, HOST)
             elif wanted or not patient:
                 return False
         if block.host:
@@ -147,24 +153,24 @@ class BlockManager:
         self.drop(block, DEVICE)
         return True
 
-    def sealed(self, meta: BlockMeta, now_us: int, maker: RequestId) -> Block:
+    def sealed(self, meta: BlockMeta, maker: RequestId) -> Block:
         """A running request's frame has become a block; the request pins it."""
         block = self.index.add(meta)
         block.maker = maker
         self.ghosts.forget(meta.units)
         self._set_device(block, True)
         self.pin(block)
-        self.eviction.block_used(block, DEVICE, now_us)
+        self.eviction.block_used(block, DEVICE)
         return block
 
-    def load(self, block: Block, now_us: int) -> None:
+    def load(self, block: Block) -> None:
         """Bring a block from host memory onto the device; the caller has taken the frame."""
         self.actions.append(Move(block.meta, HOST, DEVICE))
         if block.read_unused:
             block.read_unused = False
             self.useful_read_bytes += block.meta.size_bytes
         self._set_device(block, True)
-        self.eviction.block_used(block, DEVICE, now_us)
+        self.eviction.block_used(block, DEVICE)
 
     def pin(self, block: Block) -> None:
         block.pins += 1
@@ -213,89 +219,83 @@ class BlockManager:
 
     # --- use ----------------------------------------------------------------------------------
 
-    def touch(self, path: Sequence[Block], now_us: int) -> None:
+    def touch(self, path: Sequence[Block]) -> None:
         """A path (root first) has been used."""
         for block in path:
-            block.last_use_us = now_us
-        self.eviction.path_used(path, now_us)
+            block.last_use_us = self.now_us
+        self.eviction.path_used(path)
 
     # --- host ---------------------------------------------------------------------------------
 
-    def _room_on_host(
-        self, newcomer: Block, now_us: int, *, patient: bool = False, for_nothing: bool = False
-    ) -> bool:
+    def _room_on_host(self, newcomer: Block, *, patient: bool = False, for_nothing: bool = False) -> bool:
         """Make room for a block. ``patient``: see ``step_down``; ``for_nothing``: only what is spare goes."""
         if newcomer.meta.size_bytes > self.config.host_bytes:
             return False
         eviction = self.eviction
         if not eviction.lossless:
-            return self.make_room_on_host(
-                newcomer, now_us, lambda victim: eviction.gives_way(victim, newcomer, HOST, now_us)
-            )
-        if self.make_room_on_host(newcomer, now_us, lambda victim: eviction.is_spare(victim, now_us)):
+            return self.make_room_on_host(newcomer, lambda victim: eviction.gives_way(victim, newcomer, HOST))
+        if self.make_room_on_host(newcomer, lambda victim: eviction.is_spare(victim)):
             return True
         if for_nothing:
             return False
         if patient:
-            self.descent.write_cold(now_us, reach_bytes=self.config.host_bytes)
-            if self.descent.worth_waiting(now_us):
+            self.descent.write_cold(reach_bytes=self.config.host_bytes)
+            if self.descent.worth_waiting():
                 return False
-        return self.make_room_on_host(
-            newcomer, now_us, lambda victim: eviction.gives_way(victim, newcomer, HOST, now_us)
-        )
+        return self.make_room_on_host(newcomer, lambda victim: eviction.gives_way(victim, newcomer, HOST))
 
-    def make_room_on_host(self, newcomer: Block, now_us: int, leaves: Callable[[Block], bool]) -> bool:
+    def make_room_on_host(self, newcomer: Block, leaves: Callable[[Block], bool]) -> bool:
         """Evict what it takes, or nothing at all: a block that left in vain would be written or read again,
         and might leave in vain again."""
         missing = self.host_used + newcomer.meta.size_bytes - self.config.host_bytes
         leaving: dict[BlockId, Block] = {}
         while missing > 0:
-            victim = self._host_victim(now_us, leaving)
+            victim = self._host_victim(leaving)
             if victim is None or not leaves(victim):
                 return False
             leaving[victim.id] = victim
             missing -= victim.meta.size_bytes
         for victim in leaving.values():
-            self.evict_from_host(victim, now_us, newcomer.maker)
+            self.evict_from_host(victim, newcomer.maker)
         return True
 
-    def _host_victim(self, now_us: int, leaving: Mapping[BlockId, Block]) -> Block | None:
+    def _host_victim(self, leaving: Mapping[BlockId, Block]) -> Block | None:
         """The next block to leave the host beside those that do."""
         if not leaving:
-            spare = self.eviction.spare_on_host(now_us)
+            spare = self.eviction.spare_on_host()
             if spare is not None:
                 return spare
-        idle, clean = self.idle(HOST, now_us), self._clean.values()
+        idle, clean = self.idle(HOST), self._clean.values()
         if not leaving:
-            return self.eviction.host_victim(idle, clean, now_us)
+            return self.eviction.host_victim(idle, clean)
         others = [block for block in clean if block.id not in leaving]
-        return self.eviction.host_victim(filter(lambda b: b.id not in leaving, idle), others, now_us)
+        return self.eviction.host_victim(filter(lambda b: b.id not in leaving, idle), others)
 
-    def idle(self, tier: KvTier, now_us: int) -> Iterator[Block]:
+    def idle(self, tier: KvTier) -> Iterator[Block]:
         """Blocks of a KV tier that may leave it, the first to go first."""
         blocks = self.index.blocks
-        for candidate in self.eviction.victims(tier, now_us):
+        for candidate in self.eviction.victims(tier):
             block = blocks[candidate]
             if not (block.claims or block.moving or (tier is DISK and block.elsewhere)):
                 yield block
 
-    def evict_from_host(self, block: Block, now_us: int, beneficiary: RequestId = 0) -> None:
+    def evict_from_host(self, block: Block, beneficiary: RequestId = 0) -> None:
         """Drop the host copy; what lies nowhere else is gone."""
         if not block.device:
             self.evictions["host_disk" if block.disk else "host_gone"] += 1
             if not block.disk:
-                self.descent.lost(block, now_us)
+                self.descent.lost(block)
         self.drop(block, HOST, beneficiary)
 
-    def may_write(self, block: Block, now_us: int) -> bool:
+    def may_write(self, block: Block) -> bool:
         """Whether the budget of writes has room for the block."""
-        return self._budget.allows(block.meta.size_bytes, now_us)
+        return self._budget.allows(block.meta.size_bytes, self.now_us)
 
-    def start_write(self, block: Block, now_us: int, *, ahead: bool = False) -> bool:
+    def start_write(self, block: Block, *, ahead: bool = False) -> bool:
         """Queue host -> disk; False when the disk holds nothing but warmer blocks. ``ahead`` of need no
         record that an agent may want makes room for it."""
         size_bytes = block.meta.size_bytes
-        if not self.may_write(block, now_us) or not self._room_on_disk(block, now_us, ahead=ahead):
+        if not self.may_write(block) or not self._room_on_disk(block, ahead=ahead):
             return False
         self._budget.spend(size_bytes)
         self.written_bytes += size_bytes
@@ -305,11 +305,11 @@ class BlockManager:
         self.actions.append(Move(block.meta, HOST, DISK))
         return True
 
-    def start_read(self, block: Block, now_us: int) -> bool:
+    def start_read(self, block: Block) -> bool:
         """Queue disk -> host; False when the host has no room or enough reads are under way."""
         if self.reads_in_flight >= self.config.disk_reads_in_flight:
             return False
-        if not self._room_on_host(block, now_us, patient=True):
+        if not self._room_on_host(block, patient=True):
             return False
         self.host_used += block.meta.size_bytes
         self.reading_bytes += block.meta.size_bytes
@@ -320,14 +320,14 @@ class BlockManager:
 
     # --- disk ---------------------------------------------------------------------------------
 
-    def _room_on_disk(self, newcomer: Block, now_us: int, *, ahead: bool) -> bool:
+    def _room_on_disk(self, newcomer: Block, *, ahead: bool) -> bool:
         """As on the host: all that it takes leaves, or nothing."""
         needed, limit = self.config.disk_size_of(newcomer.meta.size_bytes), self.config.disk_bytes
         if needed > limit:
             return False
         missing = self.disk_used + needed - limit
         leaving: list[Block] = []
-        order = self.descent.disk_victims(newcomer, now_us, ahead=ahead)
+        order = self.descent.disk_victims(newcomer, ahead=ahead)
         while missing > 0:
             victim = next(order, None)
             if victim is None:
@@ -335,52 +335,52 @@ class BlockManager:
             leaving.append(victim)
             missing -= self.config.disk_size_of(victim.meta.size_bytes)
         for victim in leaving:
-            self.evict_from_disk(victim, now_us, newcomer.maker)
+            self.evict_from_disk(victim, newcomer.maker)
         return True
 
-    def evict_from_disk(self, block: Block, now_us: int, beneficiary: RequestId = 0) -> None:
+    def evict_from_disk(self, block: Block, beneficiary: RequestId = 0) -> None:
         """Drop the record; what lies nowhere else is gone."""
         if not block.device and not block.host:
             self.evictions["disk_gone"] += 1
-            self.descent.lost(block, now_us)
+            self.descent.lost(block)
         self.drop(block, DISK, beneficiary)
 
-    def recovered(self, metas: Iterable[BlockMeta], now_us: int) -> None:
+    def recovered(self, metas: Iterable[BlockMeta]) -> None:
         """Blocks found on disk at start. Deeper ones count as colder."""
         blocks = [self.index.add(meta) for meta in metas]
         for block in sorted(blocks, key=lambda b: (-b.meta.depth, b.id)):
             if not block.disk:
-                self.arrive(block, DISK, now_us)
+                self.arrive(block, DISK)
 
     # --- transfers that ended -----------------------------------------------------------------
 
-    def moved(self, event: Moved, now_us: int) -> None:
+    def moved(self, event: Moved) -> None:
         """A transfer has ended: correct the book where it went wrong."""
         self.costs.saw_move(event)
         block = self.index.get(event.block)
         if (event.source, event.target) == (HOST, DISK):
-            self._write_ended(event, block, now_us)
+            self._write_ended(event, block)
         elif (event.source, event.target) == (DISK, HOST):
-            self._read_ended(event, block, now_us)
+            self._read_ended(event, block)
         elif not event.ok and block is not None:
-            self._copy_failed(event, block, now_us)
+            self._copy_failed(event, block)
 
-    def _write_ended(self, event: Moved, block: Block | None, now_us: int) -> None:
+    def _write_ended(self, event: Moved, block: Block | None) -> None:
         assert block is not None and block.moving is DISK
         self.writes_in_flight -= 1
         block.moving = None
         self.eviction.block_freed(block)
         self.disk_used -= self.config.disk_size_of(block.meta.size_bytes)
         if event.ok:
-            self.arrive(block, DISK, now_us)
+            self.arrive(block, DISK)
         else:
-            self.writes_paused_until_us = now_us + _WRITE_PAUSE_US
+            self.writes_paused_until_us = self.now_us + _WRITE_PAUSE_US
         if block.host and (event.gone or (block.leaving and event.ok)):
-            self.evict_from_host(block, now_us)
+            self.evict_from_host(block)
         block.leaving = False
         self._remove_if_nowhere(block)
 
-    def _read_ended(self, event: Moved, block: Block | None, now_us: int) -> None:
+    def _read_ended(self, event: Moved, block: Block | None) -> None:
         assert block is not None and block.moving is HOST
         self.reads_in_flight -= 1
         self.reading_bytes -= block.meta.size_bytes
@@ -389,28 +389,28 @@ class BlockManager:
         self.eviction.block_freed(block)
         if event.ok:
             block.read_unused = True
-            self.arrive(block, HOST, now_us)
+            self.arrive(block, HOST)
         else:
-            block.shunned_until_us = now_us + _READ_SHUN_US
+            block.shunned_until_us = self.now_us + _READ_SHUN_US
         if event.gone:
             self.drop(block, DISK)
         else:
             self._remove_if_nowhere(block)
 
-    def _copy_failed(self, event: Moved, block: Block, now_us: int) -> None:
+    def _copy_failed(self, event: Moved, block: Block) -> None:
         if event.target is HOST and block.host:
             self.drop(block, HOST)
         elif event.target is DEVICE:
             if block.device:
                 self.lost_on_device(block)
             block.failed_loads += 1
-            block.unloadable_until_us = now_us + (_LOAD_SHUN_US << block.failed_loads)
+            block.unloadable_until_us = self.now_us + (_LOAD_SHUN_US << block.failed_loads)
             if event.gone and block.failed_loads >= _MOST_LOADS and block.host and block.moving is None:
                 self.drop(block, HOST)
 
     # --- bookkeeping --------------------------------------------------------------------------
 
-    def arrive(self, block: Block, tier: KvTier, now_us: int) -> None:
+    def arrive(self, block: Block, tier: KvTier) -> None:
         self.recount(block, -1)
         block.set_on(tier, True)
         self.recount(block, 1)
@@ -419,7 +419,7 @@ class BlockManager:
             self.host_used += block.meta.size_bytes
         else:
             self.disk_used += self.elsewhere.room_of(block)
-        self.eviction.block_used(block, tier, now_us)
+        self.eviction.block_used(block, tier)
 
     def drop(self, block: Block, tier: KvTier, beneficiary: RequestId = 0) -> None:
         """Forget one copy."""
@@ -449,13 +449,13 @@ class BlockManager:
         block.bare = bare
         self.recount(block, 1)
 
-    def copy_to_host(self, block: Block, now_us: int) -> bool:
+    def copy_to_host(self, block: Block) -> bool:
         """A copy below the device, whose own stays; False when it is not worth it or there is no room."""
         worth = self.eviction.wants_host(block) and not self.eviction.is_dead(block)
-        if not worth or not self._room_on_host(block, now_us):
+        if not worth or not self._room_on_host(block):
             return False
         self.actions.append(Move(block.meta, DEVICE, HOST))
-        self.arrive(block, HOST, now_us)
+        self.arrive(block, HOST)
         return True
 
     def recount(self, block: Block, step: int) -> None:

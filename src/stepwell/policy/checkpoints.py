@@ -100,7 +100,7 @@ class Checkpoints:
         sealed = len(turn.path) * self.config.block_tokens
         self.block_manager.states.pends(turn.id, len([end for end in turn.keeps if end > sealed]))
 
-    def plan(self, turn: Turn, piece: Piece, now_us: int) -> None:
+    def plan(self, turn: Turn, piece: Piece) -> None:
         """Tell the engine where to keep the turn's state in a piece of its prompt. A turn that writes keeps
         it at the end of every block until the next one is full: it may end there."""
         block_tokens, end = self.config.block_tokens, self._end_behind(piece.start)
@@ -108,7 +108,7 @@ class Checkpoints:
         while end <= last:
             told = turn.keeps and turn.keeps[-1] >= end
             wants = not told and (end > self._prompt_end(turn) or self._wants(turn, end))
-            if wants and self.block_manager.states.promise(turn.id, now_us):
+            if wants and self.block_manager.states.promise(turn.id):
                 turn.keeps.append(end)
                 self.block_manager.actions.append(KeepState(turn.id, end))
                 if end <= self._prompt_end(turn):
@@ -168,12 +168,12 @@ class Checkpoints:
             return False
         return known is None or not known.device or end != turn.computed
 
-    def size_for(self, turn: Turn, known: Block | None, n_tokens: int, now_us: int) -> int | None:
+    def size_for(self, turn: Turn, known: Block | None, n_tokens: int) -> int | None:
         """Bytes of the block that the turn seals next, with a state or without; None: it cannot, because a
         copy that lies below the device keeps one and the turn has none."""
         end = len(turn.path) * self.config.block_tokens + n_tokens
         tail = n_tokens < self.config.block_tokens
-        has = self.block_manager.states.make_room(now_us) if tail else end in turn.keeps
+        has = self.block_manager.states.make_room() if tail else end in turn.keeps
         keeps = has and (tail or end <= self._prompt_end(turn) or self._keeps_written(turn, end))
         if known is not None and self.kept_by(known.meta):
             if not has:
@@ -196,18 +196,18 @@ class Checkpoints:
         """Whether a block can be given a state: copies below the device have none and can go."""
         return not (block.moving or (block.claims and (block.host or block.disk)))
 
-    def give(self, block: Block, meta: BlockMeta, now_us: int) -> None:
+    def give(self, block: Block, meta: BlockMeta) -> None:
         """The block, which lies on the device, is ``meta`` from now on."""
         if block.meta.size_bytes == meta.size_bytes:
             return
         if block.host:
-            self.block_manager.evict_from_host(block, now_us)
+            self.block_manager.evict_from_host(block)
         if block.disk:
-            self.block_manager.evict_from_disk(block, now_us)
+            self.block_manager.evict_from_disk(block)
         block.meta = meta
         self.block_manager.states.changed(block)
 
-    def adopt(self, turn: Turn, known: Block, now_us: int) -> bool:
+    def adopt(self, turn: Turn, known: Block) -> bool:
         """Go on with a block of the same name in place of the turn's own frame; False if it is too late."""
         end = (len(turn.path) + 1) * self.config.block_tokens
         if not known.device or turn.computed != end or turn.frames != 1:
@@ -216,11 +216,11 @@ class Checkpoints:
         if told and known.bare:
             self.block_manager.states.gets(known)
         elif told and not self.kept_by(known.meta) and self.can_gain(known):
-            self.give(known, replace(known.meta, size_bytes=self.config.block_bytes), now_us)
+            self.give(known, replace(known.meta, size_bytes=self.config.block_bytes))
         self.block_manager.actions.append(Adopt(turn.id, known.meta))
         self.block_manager.pin(known)
         self.block_manager.give_frames(1)
-        self.block_manager.eviction.block_used(known, KvTier.DEVICE, now_us)
+        self.block_manager.eviction.block_used(known, KvTier.DEVICE)
         turn.path.append(known)
         turn.frames -= 1
         if self.kept_by(known.meta):

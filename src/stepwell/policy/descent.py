@@ -48,29 +48,30 @@ class Descent:
 
     # --- room on the device -------------------------------------------------------------------
 
-    def can_make_room(self, frames: int, now_us: int, taker: str = "") -> bool:
+    def can_make_room(self, frames: int, taker: str = "") -> bool:
         """Whether ``frames`` frames can be freed without losing a block that the disk could keep.
 
         False means: writes are under way that will make it true, and waiting for them (about a
         millisecond a block) is far cheaper than computing what would be lost.
         """
         if self.memory.eviction.lossless:
-            return self._step_down(frames, now_us, taker)
+            return self._step_down(frames, taker)
         memory = self.memory
         frames -= self.config.device_blocks - memory.device_used
         free = self.config.host_bytes - memory.host_used
         if frames * self.config.block_bytes <= free + memory.clean_bytes:
             return True
-        need = self._homeless_bytes(frames, now_us, taker)
+        need = self._homeless_bytes(frames, taker)
         if need <= free + memory.clean_bytes or not self.config.disk_bytes or self._writing_loses(need):
             return True
-        self.write_cold(now_us, reach_bytes=self.config.host_bytes)
+        self.write_cold(reach_bytes=self.config.host_bytes)
         return not memory.writes_in_flight
 
-    def may_grow(self, frames: int, now_us: int, taker: str) -> bool:
+    def may_grow(self, frames: int, taker: str) -> bool:
         """Whether a running turn gets its next frames now. It waits for writes as ``can_make_room`` has it,
         but not for long: a person may be reading along."""
-        if not self.memory.eviction.lossless or self.can_make_room(frames, now_us, taker):
+        now_us = self.memory.now_us
+        if not self.memory.eviction.lossless or self.can_make_room(frames, taker):
             return True
         if self.stalls_until_us is None:
             self.stalls_until_us = now_us + _MOST_STALL_US
@@ -87,16 +88,16 @@ class Descent:
             self._refused_since_us.pop(0, None)
         self._stalled = self._in_a_hurry = False
 
-    def _step_down(self, frames: int, now_us: int, taker: str) -> bool:
+    def _step_down(self, frames: int, taker: str) -> bool:
         """Free the frames as far as nothing is lost by it; False when it is worth waiting for the rest."""
         memory = self.memory
         while (missing := frames - (self.config.device_blocks - memory.device_used)) > 0:
-            victims = memory.device_victims(missing, now_us, taker)
+            victims = memory.device_victims(missing, taker)
             if not victims:
                 return True
             at = 0
             while at < len(victims):
-                down = sink_run(memory, victims, at, now_us)
+                down = sink_run(memory, victims, at)
                 at += down
                 if down:
                     continue
@@ -105,14 +106,15 @@ class Descent:
                     return (
                         True  # sooner computed than copied: it goes when its frame is taken, and not before
                     )
-                if not memory.step_down(victim, now_us, patient=True):
-                    return not self.worth_waiting(now_us)
+                if not memory.step_down(victim, patient=True):
+                    return not self.worth_waiting()
                 at += 1
         return True
 
-    def worth_waiting(self, now_us: int) -> bool:
+    def worth_waiting(self) -> bool:
         """Whether a turn that waits should go on waiting for the writes under way. Patience has an end: when
         no turn has been opened for a while, room is made without it."""
+        now_us = self.memory.now_us
         if not self.memory.writes_in_flight:
             return False
         self._refused_since_us.setdefault(self.memory.beneficiary, now_us)
@@ -136,10 +138,10 @@ class Descent:
         costs = self.memory.costs
         return costs.move_us(HOST, DISK, size_bytes) >= costs.compute_us(0, tokens)
 
-    def _homeless_bytes(self, frames: int, now_us: int, taker: str) -> int:
+    def _homeless_bytes(self, frames: int, taker: str) -> int:
         """Bytes of the next ``frames`` device victims that no lower KV tier holds; at most a host full."""
         total = 0
-        for candidate in self.memory.eviction.victims(DEVICE, now_us, taker):
+        for candidate in self.memory.eviction.victims(DEVICE, taker):
             block = self.memory.index.blocks[candidate]
             if frames <= 0 or total >= self.config.host_bytes // 2:
                 break
@@ -150,7 +152,7 @@ class Descent:
 
     # --- writes -------------------------------------------------------------------------------
 
-    def write_behind(self, now_us: int) -> None:
+    def write_behind(self) -> None:
         """Write the colder part of the host pool to disk ahead of need, once as much of it is full.
 
         Whatever needs room then finds clean copies to drop and rarely waits for the disk.
@@ -159,45 +161,41 @@ class Descent:
         news = self.arrivals_unseen >= self.config.disk_writes_in_flight
         part_bytes = self.config.host_bytes // memory.eviction.tuning.write_behind_above
         if news and memory.host_used > part_bytes:
-            self.write_cold(now_us, reach_bytes=part_bytes, ahead=True)
+            self.write_cold(reach_bytes=part_bytes, ahead=True)
 
-    def write_cold(self, now_us: int, reach_bytes: int, *, ahead: bool = False) -> None:
+    def write_cold(self, reach_bytes: int, *, ahead: bool = False) -> None:
         """Start writing the coldest ``reach_bytes`` of the host. ``ahead`` of need nothing is lost for it."""
         memory = self.memory
         wanted = self.config.disk_writes_in_flight - memory.writes_in_flight
-        if wanted <= 0 or now_us < memory.writes_paused_until_us or not self.config.disk_bytes:
+        if wanted <= 0 or memory.now_us < memory.writes_paused_until_us or not self.config.disk_bytes:
             return
         refused = started = 0
         tuning = memory.eviction.tuning
-        if memory.eviction.only_copies(tuning.write_search, reach_bytes, now_us):
+        if memory.eviction.only_copies(tuning.write_search, reach_bytes):
             self.arrivals_unseen = 0
             return
-        for looked_at, block in enumerate(memory.idle(HOST, now_us)):
+        for looked_at, block in enumerate(memory.idle(HOST)):
             reach_bytes -= block.meta.size_bytes
             enough = started >= wanted or refused >= tuning.write_refusals
             if enough or reach_bytes < 0 or looked_at >= tuning.write_search:
                 break
-            if (
-                not block.disk
-                and (block.bare or not block.device)
-                and memory.eviction.wants_disk(block, now_us)
-            ):
-                done = memory.start_write(block, now_us, ahead=ahead)
+            if not block.disk and (block.bare or not block.device) and memory.eviction.wants_disk(block):
+                done = memory.start_write(block, ahead=ahead)
                 started, refused = started + done, refused + (not done)
         if not started:
             self.arrivals_unseen = 0
 
-    def disk_victims(self, newcomer: Block, now_us: int, *, ahead: bool) -> Iterator[Block]:
+    def disk_victims(self, newcomer: Block, *, ahead: bool) -> Iterator[Block]:
         """Records that leave for a newcomer, one after the other: dead and spare ones first.
 
         Spare is a record whose block is on the device. One whose block is on the host is not: its copy there
         would have to be written anew, and two blocks could take each other's record for ever.
         """
         memory = self.memory
-        order = memory.idle(DISK, now_us)
+        order = memory.idle(DISK)
         if not memory.eviction.lossless:
             for victim in order:
-                if not memory.eviction.gives_way(victim, newcomer, DISK, now_us):
+                if not memory.eviction.gives_way(victim, newcomer, DISK):
                     return
                 yield victim
             return
@@ -210,26 +208,26 @@ class Descent:
             else:
                 kept.append(victim)
         for victim in kept:
-            if not memory.eviction.gives_way(victim, newcomer, DISK, now_us):
+            if not memory.eviction.gives_way(victim, newcomer, DISK):
                 return
             yield victim
 
     # --- losses -------------------------------------------------------------------------------
 
-    def lost(self, block: Block, now_us: int) -> None:
+    def lost(self, block: Block) -> None:
         """The last copy of a block goes to make room: count it."""
         memory = self.memory
         eviction = memory.eviction
         if not eviction.lossless or eviction.is_dead(block) or not eviction.wants_host(block):
             return
         self.wanted_losses += 1
-        if not self._in_a_hurry and self._could_be_kept(block, now_us):
+        if not self._in_a_hurry and self._could_be_kept(block):
             self.needless_losses += 1
 
-    def _could_be_kept(self, block: Block, now_us: int) -> bool:
+    def _could_be_kept(self, block: Block) -> bool:
         """Whether something else that is as large could go, as far as is looked for it."""
         memory, config, is_dead = self.memory, self.config, self.memory.eviction.is_dead
-        order = memory.idle(DISK if block.disk else HOST, now_us)
+        order = memory.idle(DISK if block.disk else HOST)
         others = [b for b in islice(order, memory.eviction.tuning.clean_search) if b is not block]
         if block.disk:
             records = [
@@ -240,18 +238,18 @@ class Descent:
             return sum(records) >= config.disk_size_of(block.meta.size_bytes)
         room_bytes = 0 if block.host else config.host_bytes - memory.host_used
         room_bytes += sum([b.meta.size_bytes for b in others if b.disk or is_dead(b)])
-        return room_bytes >= block.meta.size_bytes or (block.host and self._fits_on_disk(block, now_us))
+        return room_bytes >= block.meta.size_bytes or (block.host and self._fits_on_disk(block))
 
-    def _fits_on_disk(self, block: Block, now_us: int) -> bool:
+    def _fits_on_disk(self, block: Block) -> bool:
         """Whether the disk would take the block without losing another."""
         memory = self.memory
-        if now_us < memory.writes_paused_until_us or not self.config.disk_bytes:
+        if memory.now_us < memory.writes_paused_until_us or not self.config.disk_bytes:
             return False
-        if not memory.eviction.wants_disk(block, now_us) or not memory.may_write(block, now_us):
+        if not memory.eviction.wants_disk(block) or not memory.may_write(block):
             return False
         missing = memory.disk_used + self.config.disk_size_of(block.meta.size_bytes) - self.config.disk_bytes
         search = memory.eviction.tuning.clean_search
-        records = filter(lambda b: b is not block, islice(memory.idle(DISK, now_us), search))
+        records = filter(lambda b: b is not block, islice(memory.idle(DISK), search))
         for record in records if missing > 0 else ():
             if (record.device and not record.bare) or memory.eviction.is_dead(record):
                 missing -= self.config.disk_size_of(record.meta.size_bytes)

@@ -75,11 +75,11 @@ class DeviceStates:
         """Places that no block has."""
         return self.config.device_states - len(self.held) - sum(self.pending.values())
 
-    def promise(self, request: RequestId, now_us: int) -> bool:
+    def promise(self, request: RequestId) -> bool:
         """A place for a state that a running turn will keep; False: it has to do without."""
         if not self.limited:
             return True
-        if sum(self.pending.values()) + 1 >= self.config.device_states or not self.make_room(now_us):
+        if sum(self.pending.values()) + 1 >= self.config.device_states or not self.make_room():
             return False
         self.pending[request] = self.pending.get(request, 0) + 1
         return True
@@ -91,13 +91,13 @@ class DeviceStates:
         else:
             self.pending.pop(request, None)
 
-    def make_room(self, now_us: int, spared: Block | None = None) -> bool:
+    def make_room(self, spared: Block | None = None) -> bool:
         """A free place, if need be that of a state which leaves; ``spared`` keeps its own."""
         while self.limited and self.free < 1:
             others = [block for block in self.held.values() if block is not spared]
             if not others:
                 return False
-            self.leave(min(others, key=self._worth), now_us)
+            self.leave(min(others, key=self._worth))
         return True
 
     def _worth(self, block: Block) -> tuple[bool, bool, bool, int, int, BlockId]:
@@ -109,12 +109,12 @@ class DeviceStates:
         dead = memory.eviction.is_dead(block)
         return not dead, claimed, not between, block.last_use_us, -block.meta.depth, block.id
 
-    def leave(self, block: Block, now_us: int) -> None:
+    def leave(self, block: Block) -> None:
         """The block stays on the device without its state, which lies below from now on, or nowhere."""
         if not self.limited or block.id not in self.held:
             return
         memory = self.memory
-        below = block.host or block.disk or memory.copy_to_host(block, now_us)
+        below = block.host or block.disk or memory.copy_to_host(block)
         memory.actions.append(DropState(block.id))
         del self.held[block.id]
         if below:
@@ -136,7 +136,7 @@ class DeviceStates:
         self.memory.set_bare(block, False)
         self.held[block.id] = block
 
-    def lost(self, event: StateLost, now_us: int) -> None:
+    def lost(self, event: StateLost) -> None:
         """A state did not come up."""
         memory, block = self.memory, self.memory.index.get(event.block)
         if block is None:
@@ -144,7 +144,7 @@ class DeviceStates:
         if self.held.pop(block.id, None) is not None:
             memory.set_bare(block, True)
         block.failed_loads += 1
-        block.unloadable_until_us = now_us + (_SHUN_US << block.failed_loads)
+        block.unloadable_until_us = self.memory.now_us + (_SHUN_US << block.failed_loads)
         if event.gone and block.failed_loads > 2 and block.host and block.moving is None:
             memory.drop(block, KvTier.HOST)
         self.copy_went(block)

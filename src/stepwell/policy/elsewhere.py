@@ -48,7 +48,7 @@ class HeldElsewhere:
         self._memory = memory
         self._blocks: OrderedDict[BlockId, Block] = OrderedDict()
 
-    def offered(self, metas: Iterable[BlockMeta], now_us: int) -> None:
+    def offered(self, metas: Iterable[BlockMeta]) -> None:
         """The shared store has these blocks. Of what any KV tier here has, nothing changes."""
         index = self._memory.index
         for meta in metas:
@@ -56,7 +56,7 @@ class HeldElsewhere:
                 block = index.add(meta)
                 block.elsewhere = True
                 self._blocks[block.id] = block
-                self._memory.arrive(block, KvTier.DISK, now_us)
+                self._memory.arrive(block, KvTier.DISK)
         for block in tuple(islice(self._blocks.values(), max(0, len(self._blocks) - MOST_BLOCKS))):
             if not (block.claims or block.moving):
                 self._memory.drop(block, KvTier.DISK)

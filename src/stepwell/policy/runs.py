@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 DEVICE, HOST = KvTier.DEVICE, KvTier.HOST
 
 
-def sink_run(memory: BlockManager, victims: Sequence[Block], start: int, now_us: int) -> int:
+def sink_run(memory: BlockManager, victims: Sequence[Block], start: int) -> int:
     """Send the first of ``victims[start:]`` down, each for a spare block that leaves the full host.
     How many have gone; 0: they are no run."""
     missing = memory.host_used + memory.config.block_bytes - memory.config.host_bytes
     if memory.states.limited or memory.depths.most or not 0 < missing <= memory.config.block_bytes:
         return 0
     eviction = memory.eviction
-    spare = eviction.spare_for(victims, start, now_us)
+    spare = eviction.spare_for(victims, start)
     run = victims[start : start + len(spare)]
     coming = [block for block in run if not block.host]
     if not run or (coming and not eviction.wants_host(coming[-1])):  # the nearest to the root pays least
@@ -58,11 +58,11 @@ def _move(memory: BlockManager, block: Block, gone: Block | None) -> None:
         parent.device_children -= 1
 
 
-def load_run(memory: BlockManager, blocks: Sequence[Block], now_us: int) -> None:
+def load_run(memory: BlockManager, blocks: Sequence[Block]) -> None:
     """Bring blocks up from the host; the frames for them are taken."""
     if memory.states.limited or memory.depths.most:
         for block in blocks:
-            memory.load(block, now_us)
+            memory.load(block)
         return
     for block in blocks:
         meta = block.meta
@@ -77,4 +77,4 @@ def load_run(memory: BlockManager, blocks: Sequence[Block], now_us: int) -> None
         if parent is not None:
             parent.device_children += 1
     memory.device_count += len(blocks)
-    memory.eviction.came_up(blocks, now_us)
+    memory.eviction.came_up(blocks)

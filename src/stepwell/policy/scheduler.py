@@ -20,7 +20,7 @@ from stepwell.policy.block_manager import BlockManager
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
 from stepwell.policy.demotion import demote_idle, give_up_device, keep_depths, shrink
-from stepwell.policy.eviction import EvictionContext, EvictionPolicy, make_eviction
+from stepwell.policy.eviction import EvictionContext, make_eviction
 from stepwell.policy.promotion import promote
 from stepwell.policy.turn_table import TurnTable
 from stepwell.policy.turns import Turn, TurnState
@@ -58,12 +58,11 @@ _WAKE_EVERY_US = 500_000  # an idle machine looks for what to promote this often
 class Scheduler:
     """Decides which turns run, where each block lies, what is loaded and what is dropped."""
 
-    def __init__(self, config: PolicyConfig, eviction: EvictionPolicy | None = None) -> None:
+    def __init__(self, config: PolicyConfig) -> None:
         self.config = config = replace(config)  # a copy: its bounds may change
         self.context = EvictionContext(config, Costs(always_copy=config.always_load))
-        self.block_manager = BlockManager(
-            config, eviction or make_eviction(config.eviction, self.context), self.context
-        )
+        eviction = make_eviction(config.eviction, self.context)
+        self.block_manager = BlockManager(config, eviction, self.context)
         self.table = TurnTable(config, self.block_manager)
         self.agents = AgentTable(self.table)
         self.draining = False
@@ -82,7 +81,7 @@ class Scheduler:
 
     def step(self, now_us: int, events: Sequence[Event]) -> Plan:
         """Take in what happened and decide what happens next. Deterministic."""
-        self.table.now_us = now_us
+        self.context.now_us = now_us
         self.context.waiting = len(self.table.waiting)
         self.block_manager.actions = []
         self._taken = []
@@ -90,15 +89,15 @@ class Scheduler:
             self._apply(event)
         if self.draining:
             self._turn_away_waiting()
-        self.block_manager.eviction.tick(now_us)
-        keep_depths(self.block_manager, now_us)
+        self.block_manager.eviction.tick()
+        keep_depths(self.block_manager)
         if self.block_manager.resized:
-            shrink(self.block_manager, now_us)
+            shrink(self.block_manager)
         self._admission.admit()
         batch = self._batch_builder.build()
-        self._demote(now_us)
+        self._demote()
         actions = tuple(self.block_manager.actions)
-        steady, wake_at_us = self._steady_steps(batch), self._wake_at_us(now_us)
+        steady, wake_at_us = self._steady_steps(batch), self._wake_at_us()
         return Plan(actions, batch, steady, wake_at_us, self._taken_on(), self._admission.waits(self._taken))
 
     def _taken_on(self) -> tuple[Taken, ...]:
@@ -126,7 +125,8 @@ class Scheduler:
     def _turn_of(self, piece: Piece) -> Turn:
         return self.table.turns[piece.request]
 
-    def _wake_at_us(self, now_us: int) -> int | None:
+    def _wake_at_us(self) -> int | None:
+        now_us = self.table.now_us
         times = []
         if self.block_manager.writes_paused_until_us > now_us:
             times.append(self.block_manager.writes_paused_until_us)
@@ -144,7 +144,7 @@ class Scheduler:
             case Progressed():  # first what there is most of: every case is tried in turn
                 self._progressed(event)
             case Moved():
-                self.block_manager.moved(event, self.table.now_us)
+                self.block_manager.moved(event)
             case RequestArrived():
                 self._arrived(event)
             case RequestCancelled(request, reason):
@@ -155,7 +155,7 @@ class Scheduler:
             case OpenFailed(request):
                 self._open_failed(request)
             case StateLost():
-                self.block_manager.states.lost(event, self.table.now_us)
+                self.block_manager.states.lost(event)
             case Hinted():
                 self.agents.hinted(event)
             case _:
@@ -169,9 +169,9 @@ class Scheduler:
             case Computed():
                 self.block_manager.costs.saw_step(event)
             case Recovered(blocks, True):
-                self.block_manager.elsewhere.offered(blocks, self.table.now_us)
+                self.block_manager.elsewhere.offered(blocks)
             case Recovered(blocks):
-                self.block_manager.recovered(blocks, self.table.now_us)
+                self.block_manager.recovered(blocks)
             case DemoteIdle(target):
                 self.demoting, self.held_down = target, True
             case Draining():
@@ -181,7 +181,7 @@ class Scheduler:
                 self.block_manager.resized = True
             case Unloading():
                 self.demoting, self.held_down = None, True
-                give_up_device(self.block_manager, self.table.now_us)
+                give_up_device(self.block_manager)
 
     def _arrived(self, event: RequestArrived) -> None:
         self.held_down = False
@@ -267,15 +267,15 @@ class Scheduler:
 
     # --- demote -------------------------------------------------------------------------------
 
-    def _demote(self, now_us: int) -> None:
+    def _demote(self) -> None:
         idle = not self.table.running and not self.table.waiting
         if self.demoting is None and self.draining and idle and not self.drained:
             self.demoting = KvTier.DISK
         if self.demoting is None:
-            self.block_manager.descent.write_behind(now_us)
+            self.block_manager.descent.write_behind()
             if not self.held_down:
-                promote(self.block_manager, now_us)
-        elif demote_idle(self.block_manager, self.demoting, now_us):
+                promote(self.block_manager)
+        elif demote_idle(self.block_manager, self.demoting):
             self.demoting = None
             self.drained = self.draining and idle
 

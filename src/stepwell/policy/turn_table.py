@@ -29,7 +29,6 @@ class TurnTable:
         self.block_manager = block_manager
         self.checkpoints = Checkpoints(config, block_manager)
         self.book = ContractBook(config.contracts, ordered=config.ordered)
-        self.now_us = 0
         self.turns: dict[RequestId, Turn] = {}
         self.waiting = Queue(self.book)
         self.running: list[RequestId] = []
@@ -37,6 +36,11 @@ class TurnTable:
         self.preemptions = 0
         self.promised: dict[BlockId, RequestId] = {}
         self._claimants: dict[RequestId, None] = {}
+
+    @property
+    def now_us(self) -> int:
+        """The time of the step."""
+        return self.block_manager.now_us
 
     # --- sealing ------------------------------------------------------------------------------
 
@@ -75,8 +79,8 @@ class TurnTable:
             turn.arrival.tenant,
             size_bytes,
         )
-        block = self.block_manager.sealed(meta, self.now_us, turn.id)
-        self.checkpoints.give(block, meta, self.now_us)
+        block = self.block_manager.sealed(meta, turn.id)
+        self.checkpoints.give(block, meta)
         self.block_manager.actions.append(Seal(turn.id, meta))
         turn.path.append(block)
         turn.frames -= 1
@@ -89,10 +93,10 @@ class TurnTable:
     def _size_for(self, turn: Turn, known: Block | None, n_tokens: int) -> int | None:
         if not self.checkpoints.active:
             return self.config.size_of(n_tokens)
-        return self.checkpoints.size_for(turn, known, n_tokens, self.now_us)
+        return self.checkpoints.size_for(turn, known, n_tokens)
 
     def _adopt(self, turn: Turn, known: Block, n_tokens: int) -> bool:
-        if n_tokens < self.config.block_tokens or not self.checkpoints.adopt(turn, known, self.now_us):
+        if n_tokens < self.config.block_tokens or not self.checkpoints.adopt(turn, known):
             return False
         self._keep_promise(turn, known.id)
         self._replace_opened_tail(turn, known.meta)
@@ -129,8 +133,8 @@ class TurnTable:
         by = self.block_manager.beneficiary if preempted else 0
         self.block_manager.actions.append(Close(turn.id, preempted, by))
         turn.record.path = list(turn.path)
-        self.block_manager.eviction.agent_continued(turn.record, turn.record.path, self.now_us)
-        self.block_manager.touch(turn.path, self.now_us)
+        self.block_manager.eviction.agent_continued(turn.record, turn.record.path)
+        self.block_manager.touch(turn.path)
         self.give_back(turn)
 
     def give_back(self, turn: Turn) -> None:

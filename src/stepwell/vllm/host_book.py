@@ -75,7 +75,8 @@ class HostBook:
 
     def clear(self) -> None:
         """Nothing is there and no agent is known."""
-        self._eviction = make_eviction(self._eviction_name, EvictionContext(self._config, Costs()))
+        self._context = EvictionContext(self._config, Costs())
+        self._eviction = make_eviction(self._eviction_name, self._context)
         self._blocks: dict[BlockId, Block] = {}
         self._cold: OrderedDict[BlockId, None] = OrderedDict()
         """Those of them that a cold tier has and the host has not, the one that fell first in front."""
@@ -98,6 +99,7 @@ class HostBook:
 
     def begin(self, request: str, caller: Caller, hint: Hint, now_us: int) -> None:
         """A request is heard of. Again: nothing happens."""
+        self._context.now_us = now_us
         if request in self._open:
             return
         self._unnamed += 1
@@ -105,7 +107,7 @@ class HostBook:
         record.idle_since_us = None
         record.open_turns[self._unnamed] = None
         self._open[request] = _Open(record, hint)
-        self._eviction.agent_active(record, now_us)
+        self._eviction.agent_active(record)
 
     def _record(self, caller: Caller) -> AgentRecord:
         key = (caller.tenant, caller.agent or f"request-{self._unnamed}")
@@ -132,6 +134,7 @@ class HostBook:
 
     def used(self, request: str, keys: Iterable[tuple[BlockId, Position]], now_us: int) -> None:
         """A request uses chunks, or is about to store them: they belong to its context."""
+        self._context.now_us = now_us
         one = self._open.get(request)
         path = []
         for key, position in keys:
@@ -141,14 +144,15 @@ class HostBook:
             if (block := self._blocks.get(key)) is not None:
                 block.last_use_us = now_us
                 path.append(block)
-        self._eviction.path_used(path, now_us)
+        self._eviction.path_used(path)
 
     def finish(self, request: str, now_us: int) -> None:
         """The agent has its answer, and is idle unless another turn of it is open."""
+        self._context.now_us = now_us
         one = self._open.get(request)
         if one is None:
             return
-        self._tell_context(one, now_us)
+        self._tell_context(one)
         del self._open[request]
         record = one.record
         record.open_turns.pop(next(iter(record.open_turns)))
@@ -156,39 +160,41 @@ class HostBook:
         record.hint = one.hint
         if not record.open_turns:
             record.idle_since_us = record.last_use_us = now_us
-            self._eviction.agent_idle(record, now_us)
+            self._eviction.agent_idle(record)
         if record.unknown:  # no agent comes back under a name that we made up
             del self._records[record.tenant, record.agent], self._callers[record.tenant, record.agent]
 
     def hinted(self, tenant: str, agent: str, hint: Hint, now_us: int) -> None:
         """More is known about what an agent waits for. How long its context is kept, only its turns say."""
+        self._context.now_us = now_us
         record = self._records.get((tenant, agent))
         if record is None:
             return
         record.hint = replace(hint, retain_us=record.hint.retain_us)
         if record.idle_since_us is not None:
-            self._eviction.agent_idle(record, now_us)
+            self._eviction.agent_idle(record)
 
-    def _tell_context(self, one: _Open, now_us: int) -> None:
+    def _tell_context(self, one: _Open) -> None:
         if one.grown:
             one.grown = False
             order = sorted(one.positions, key=lambda key: (one.positions[key], key))
             path = [self._blocks[key] for key in order if key in self._blocks]
-            self._eviction.agent_continued(one.record, path, now_us)
+            self._eviction.agent_continued(one.record, path)
             for block in path:
-                self._rank_on_disk(block, now_us)
+                self._rank_on_disk(block)
 
     # --- chunks -------------------------------------------------------------------------------
 
     def insert(self, key: BlockId, request: str, now_us: int) -> None:
         """A chunk has got its place; it is written to and cannot go yet."""
+        self._context.now_us = now_us
         one = self._open.get(request)
         if one is not None and key not in one.positions:
             one = None  # vLLM has not said for which request it is
         if one is not None:
             one.grown = True
         if (known := self._blocks.get(key)) is not None:
-            self._back_on_host(known, now_us)
+            self._back_on_host(known)
             return
         position = (0, 0) if one is None else one.positions[key]
         tenant = "" if one is None else one.record.tenant
@@ -197,22 +203,23 @@ class HostBook:
         block = Block(BlockMeta(key, parent, depth, _TOKENS, (key,), tenant, _TOKENS))
         block.host, block.last_use_us, block.pins = True, now_us, 1
         self._blocks[key] = block
-        self._eviction.block_used(block, HOST, now_us)
+        self._eviction.block_used(block, HOST)
 
-    def _back_on_host(self, block: Block, now_us: int) -> None:
+    def _back_on_host(self, block: Block) -> None:
         """From a cold tier, or computed again."""
         del self._cold[block.id]
         block.host = True
-        self._eviction.block_used(block, HOST, now_us)
+        self._eviction.block_used(block, HOST)
 
     def free(self, key: BlockId, now_us: int) -> None:
         """No transfer uses the chunk: it may go."""
+        self._context.now_us = now_us
         block = self._blocks[key]
         self._free[key] = None
         if block.pins:
             block.pins = 0
             if block.listed is None and not block.holders:
-                self._eviction.path_used([block], now_us)
+                self._eviction.path_used([block])
 
     def busy(self, key: BlockId) -> None:
         """A transfer uses the chunk: it must stay."""
@@ -231,7 +238,7 @@ class HostBook:
             return
         self._cold[key] = None
         if len(self._cold) > min(COLD_FACTOR * self._chunks, MOST_COLD):
-            self.cold(next(iter(self._cold)), held=False, now_us=0)
+            self.cold(next(iter(self._cold)), held=False, now_us=self._context.now_us)
 
     def _drop(self, block: Block) -> None:
         self._eviction.block_left(block, DISK)
@@ -247,45 +254,47 @@ class HostBook:
 
     def cold(self, key: BlockId, *, held: bool, now_us: int) -> None:
         """A cold tier has the chunk from now on, or none has it any more."""
+        self._context.now_us = now_us
         block = self._blocks.get(key)
         if block is None or block.disk == held:
             return
         block.disk = held
         if held:
-            self._rank_on_disk(block, now_us)
+            self._rank_on_disk(block)
         elif block.host:
             self._eviction.block_left(block, DISK)
         else:
             self._drop(block)
 
-    def _rank_on_disk(self, block: Block, now_us: int) -> None:
+    def _rank_on_disk(self, block: Block) -> None:
         """What no agent's context has is not ranked there: it is never fetched."""
         if block.disk and block.listed is not None:
-            self._eviction.block_used(block, DISK, now_us)
+            self._eviction.block_used(block, DISK)
 
     def worth_fetching(self, most: int, now_us: int) -> list[Fetch]:
         """What the policy wants on the host before it is used, the first first: into room that is free, or
         held by copies of what is worth less. Nothing is lost for it, and nothing has changed yet."""
-        self._eviction.tick(now_us)
+        self._context.now_us = now_us
+        self._eviction.tick()
         found: list[Fetch] = []
         room, leaving = self._chunks - len(self), None
-        for block in self._eviction.promotable(now_us):
+        for block in self._eviction.promotable():
             if len(found) == most:
                 break
             if block.host or not block.holders or now_us < block.shunned_until_us:
                 continue
             record = max(block.holders, key=attrgetter("value")).record
             if len(found) >= room:
-                leaving = leaving or self._leaving(record.service_tier, now_us)
+                leaving = leaving or self._leaving(record.service_tier)
                 victim = next(leaving, None)
-                if victim is None or not self._eviction.gives_way_to_promotion(victim, block, now_us):
+                if victim is None or not self._eviction.gives_way_to_promotion(victim, block):
                     break
             found.append(Fetch(block.id, self._caller_of(record), block.meta.depth))
         return found
 
-    def _leaving(self, taker: str, now_us: int) -> Iterator[Block]:
+    def _leaving(self, taker: str) -> Iterator[Block]:
         """In the order in which ``evict`` would choose them."""
-        for key in self._eviction.victims(HOST, now_us, taker):
+        for key in self._eviction.victims(HOST, taker):
             if key in self._free:
                 yield self._blocks[key]
 
@@ -301,7 +310,8 @@ class HostBook:
     def expects(self, now_us: int) -> bool:
         """Whether an agent with a declared return has chunks in a cold tier alone: what they are
         worth rises until then, so that another look pays although nothing happens."""
-        holders = [holder for block in self._eviction.promotable(now_us) for holder in block.holders]
+        self._context.now_us = now_us
+        holders = [holder for block in self._eviction.promotable() for holder in block.holders]
         return any(holder.idle is not None and holder.idle.rises(now_us) for holder in holders)
 
     # --- room ---------------------------------------------------------------------------------
@@ -311,13 +321,14 @@ class HostBook:
     ) -> Sequence[BlockId] | None:
         """The ``count`` chunks that can best be spared, which are gone with this. None: so many cannot go,
         and nothing has changed. ``taker``: the service tier that needs the room."""
+        self._context.now_us = now_us
         if count > len(self._free):
             return None
-        self._eviction.tick(now_us)
+        self._eviction.tick()
         for one in self._open.values():
-            self._tell_context(one, now_us)
+            self._tell_context(one)
         chosen: dict[BlockId, None] = {}
-        for key in (*self._ranked(count, protected, taker, now_us), *self._free):
+        for key in (*self._ranked(count, protected, taker), *self._free):
             if len(chosen) == count:
                 break
             if key in self._free and key not in protected:
@@ -328,12 +339,10 @@ class HostBook:
             self.remove(key)
         return list(chosen)
 
-    def _ranked(
-        self, count: int, protected: Collection[BlockId], taker: str, now_us: int
-    ) -> Sequence[BlockId]:
+    def _ranked(self, count: int, protected: Collection[BlockId], taker: str) -> Sequence[BlockId]:
         """As far as the policy names what may go. What it does not name is in no context: it goes last."""
         named: dict[BlockId, None] = {}
-        for key in self._eviction.victims(HOST, now_us, taker):
+        for key in self._eviction.victims(HOST, taker):
             if key in self._free and key not in protected:
                 named[key] = None
                 if len(named) == count:
@@ -347,8 +356,9 @@ class HostBook:
         assert set(self._cold) == set(self._blocks) - on_host
         assert all(self._blocks[key].disk for key in self._cold)
         assert all(block.id == key for key, block in self._blocks.items())
-        named = list(self._eviction.victims(HOST, 1 << 60))
+        self._context.now_us = 1 << 60
+        named = list(self._eviction.victims(HOST))
         assert len(named) == len(set(named)), "a chunk is named twice"
         assert set(named) <= on_host, "a chunk is named that is not there"
-        on_disk = list(self._eviction.victims(DISK, 1 << 60))
+        on_disk = list(self._eviction.victims(DISK))
         assert all(self._blocks[key].disk for key in on_disk), "a chunk is named that no cold tier has"

@@ -169,8 +169,8 @@ class PolicyLoad:
         """What a turn does when it leaves the device: the agent's context is these blocks."""
         record = self.scheduler.agents.records[agent.tenant, agent.name]
         record.path = [self.scheduler.block_manager.index.blocks[meta.id] for meta in metas]
-        self.scheduler.block_manager.eviction.agent_continued(record, record.path, self.now_us)
-        self.scheduler.block_manager.eviction.agent_idle(record, self.now_us)
+        self.scheduler.block_manager.eviction.agent_continued(record, record.path)
+        self.scheduler.block_manager.eviction.agent_idle(record)
 
     # --- running ------------------------------------------------------------------------------
 

@@ -33,13 +33,15 @@ class EvictionContext:
 
     config: PolicyConfig
     costs: Costs
+    now_us: int = 0
+    """The time of the step, which the scheduler sets as the step begins. Nothing else tells the time here."""
     waiting: int = 0
     """Turns in the queue now."""
     future: Future | None = None
 
 
 class EvictionPolicy(ABC):
-    """Ranks the blocks of each KV tier by how well they can be spared. ``now_us``: the time of the step."""
+    """Ranks the blocks of each KV tier by how well they can be spared."""
 
     tuning = EvictionTuning()
     """Margins and bounds; a subclass or an instance may have others."""
@@ -50,10 +52,15 @@ class EvictionPolicy(ABC):
     def __init__(self, context: EvictionContext) -> None:
         self.context = context
 
+    @property
+    def now_us(self) -> int:
+        """The time of the step."""
+        return self.context.now_us
+
     # --- required -----------------------------------------------------------------------------
 
     @abstractmethod
-    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier) -> None:
         """The block has come to ``kv_tier``, or was used while there (see ``path_used``)."""
 
     @abstractmethod
@@ -61,7 +68,7 @@ class EvictionPolicy(ABC):
         """The block is no longer in ``kv_tier``."""
 
     @abstractmethod
-    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+    def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
         """Every block of ``kv_tier``, the one that can best be spared first. It is asked for often and
         rarely walked far: the first victim must not cost a walk over all blocks.
 
@@ -70,13 +77,13 @@ class EvictionPolicy(ABC):
 
     # --- blocks: defaults ---------------------------------------------------------------------
 
-    def came_up(self, blocks: Sequence[Block], now_us: int) -> None:
+    def came_up(self, blocks: Sequence[Block]) -> None:
         """The blocks have come to the device, in this order."""
         at = 0
         while at < len(blocks):
             together = self.came_together(blocks, at)
             if not together:
-                self.block_used(blocks[at], KvTier.DEVICE, now_us)
+                self.block_used(blocks[at], KvTier.DEVICE)
             at += together or 1
 
     def came_together(self, blocks: Sequence[Block], start: int) -> int:
@@ -84,15 +91,15 @@ class EvictionPolicy(ABC):
         far as they go together. How many that are; 0: they are told one by one."""
         return 0
 
-    def path_used(self, path: Sequence[Block], now_us: int) -> None:
+    def path_used(self, path: Sequence[Block]) -> None:
         """A turn has begun with this path (root first), or has left the device with it. By default
         ``block_used`` is called from the deepest block up, so that among equals leaves go before the root."""
         for block in reversed(path):
             for kv_tier in KvTier:
                 if block.is_on(kv_tier):
-                    self.block_used(block, kv_tier, now_us)
+                    self.block_used(block, kv_tier)
 
-    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, margin: int = 1) -> bool:
         """Whether ``block`` is worth more than ``margin`` times what ``other`` is, on ``kv_tier``.
 
         By default host memory always takes a newcomer; elsewhere the later use is worth more, and of one
@@ -105,7 +112,7 @@ class EvictionPolicy(ABC):
         """Blocks of room that ``taker`` must not count on because they are guaranteed to others."""
         return 0
 
-    def wants_disk(self, block: Block, now_us: int) -> bool:
+    def wants_disk(self, block: Block) -> bool:
         """Whether a block that leaves host memory is worth writing to disk."""
         return True
 
@@ -117,24 +124,24 @@ class EvictionPolicy(ABC):
         """Whether no agent will want the block, as far as is known."""
         return False
 
-    def is_spare(self, block: Block, now_us: int) -> bool:
+    def is_spare(self, block: Block) -> bool:
         """Whether the host can drop the block for anything: its bytes are elsewhere too, or are not worth a
         write to disk."""
         if block.disk or (block.device and not block.bare):
             return True
-        return bool(self.context.config.disk_bytes) and not self.wants_disk(block, now_us)
+        return bool(self.context.config.disk_bytes) and not self.wants_disk(block)
 
-    def spare_on_host(self, now_us: int) -> Block | None:
+    def spare_on_host(self) -> Block | None:
         """A shortcut: the block that ``host_victim`` would name, where that is quickly said and the block is
         spare; None: search."""
         return None
 
-    def only_copies(self, most: int, most_bytes: int, now_us: int) -> bool:
+    def only_copies(self, most: int, most_bytes: int) -> bool:
         """A shortcut: whether the first ``most`` blocks to leave the host, or the first ``most_bytes``, are
         all on the device as well, as far as that is quickly said."""
         return False
 
-    def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
+    def spare_for(self, leaving: Sequence[Block], start: int) -> list[Block | None]:
         """A shortcut: the spare blocks that ``host_victim`` would name one after the other while blocks of
         ``leaving[start:]`` go from the device to a full host, one for each as far as that is plain, and None
         for those that the host has already. Empty: ask one by one."""
@@ -144,12 +151,12 @@ class EvictionPolicy(ABC):
         """``leaving`` have gone down for ``spare`` (of ``spare_for``): this is told in place of
         ``block_used`` and ``block_left`` of each."""
 
-    def host_victim(self, idle: Iterator[Block], clean: Iterable[Block], now_us: int) -> Block | None:
+    def host_victim(self, idle: Iterator[Block], clean: Iterable[Block]) -> Block | None:
         """The coldest of ``idle`` (coldest first) that is spare; failing that, of ``clean`` (blocks that have
         a copy elsewhere) the one that has had it for longest; and only then the coldest of all."""
         coldest: Block | None = None
         for looked_at, block in enumerate(idle):
-            if (block.device and not block.bare) or self.is_spare(block, now_us):
+            if (block.device and not block.bare) or self.is_spare(block):
                 return block
             coldest = coldest or block
             if looked_at >= self.tuning.clean_search:
@@ -157,21 +164,21 @@ class EvictionPolicy(ABC):
         copies = islice(clean, self.tuning.clean_search)
         return next((copy for copy in copies if not copy.claims and copy.moving is None), coldest)
 
-    def gives_way(self, victim: Block, newcomer: Block, kv_tier: KvTier, now_us: int) -> bool:
+    def gives_way(self, victim: Block, newcomer: Block, kv_tier: KvTier) -> bool:
         """Whether ``victim`` leaves ``kv_tier`` for ``newcomer``. What would be lost goes only for what is
         worth more. On disk by a margin: else a disk smaller than the cold part of the host would be
         written over and over with blocks that the host still holds."""
         if kv_tier is KvTier.DISK:
-            return self.outranks(newcomer, victim, kv_tier, now_us, self.tuning.disk_margin)
-        return self.is_spare(victim, now_us) or self.outranks(newcomer, victim, kv_tier, now_us)
+            return self.outranks(newcomer, victim, kv_tier, self.tuning.disk_margin)
+        return self.is_spare(victim) or self.outranks(newcomer, victim, kv_tier)
 
-    def gives_way_to_promotion(self, victim: Block, newcomer: Block, now_us: int) -> bool:
+    def gives_way_to_promotion(self, victim: Block, newcomer: Block) -> bool:
         """Whether ``victim`` leaves the host for a block that comes up ahead of use, without a loss."""
-        if not self.is_spare(victim, now_us):
+        if not self.is_spare(victim):
             return False
-        return self.outranks(newcomer, victim, KvTier.HOST, now_us, self.tuning.promote_margin)
+        return self.outranks(newcomer, victim, KvTier.HOST, self.tuning.promote_margin)
 
-    def promotable(self, now_us: int) -> Iterator[Block]:
+    def promotable(self) -> Iterator[Block]:
         """Blocks on disk that are worth a place in host memory now, the most valuable first."""
         return iter(())
 
@@ -180,13 +187,13 @@ class EvictionPolicy(ABC):
 
     # --- agents: defaults ---------------------------------------------------------------------
 
-    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block]) -> None:
         """The agent's context is now ``path`` (root first); it may have left blocks of an earlier path."""
 
-    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord) -> None:
         """A turn of the agent has arrived: it is no longer idle."""
 
-    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord) -> None:
         """The agent's last open turn has ended, or more is known about what it waits for."""
 
     def agent_forgotten(self, holder: AgentRecord) -> None:
@@ -198,7 +205,7 @@ class EvictionPolicy(ABC):
 
     # --- time: defaults -----------------------------------------------------------------------
 
-    def tick(self, now_us: int) -> None:
+    def tick(self) -> None:
         """Time has passed. Called once a step, before anything is decided."""
 
     def wake_at_us(self) -> int | None:

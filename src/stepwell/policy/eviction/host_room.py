@@ -42,8 +42,9 @@ class HostRoom:
         self._quotas, self._orphans, self._copies = quotas, orphans, copies
         self._timers, self._better = timers, better
 
-    def _is_plain(self, now_us: int) -> bool:
+    def _is_plain(self) -> bool:
         """Whether no value has to be looked at again first, and nothing dead lies on the host."""
+        now_us = self._context.now_us
         if self._better or self._orphans.any_dead(1):
             return False
         for ranking in self._quotas.all_rankings(1):
@@ -56,9 +57,9 @@ class HostRoom:
                 return False
         return True
 
-    def first(self, now_us: int) -> Block | None:
+    def first(self) -> Block | None:
         """The first block to leave, if it is a copy of what the device or the disk holds as well."""
-        if not self._is_plain(now_us):
+        if not self._is_plain():
             return None
         copy = self._copies.first()
         if copy is not None:
@@ -66,15 +67,15 @@ class HostRoom:
         group = first_at_rest(self._quotas.over(1))
         if group is None:
             return None
-        block = self._nobodys_goes_before(group, now_us)
+        block = self._nobodys_goes_before(group)
         if block is None:
             return next(self._spare_of(group), None)
         return None if not block.disk or block.claims or block.moving is not None else block
 
-    def only_copies(self, most: int, most_bytes: int, now_us: int) -> bool:
+    def only_copies(self, most: int, most_bytes: int) -> bool:
         """Whether the first ``most`` blocks to leave, or the first ``most_bytes``, are copies of what the
         device holds whole."""
-        if not self._is_plain(now_us):
+        if not self._is_plain():
             return False
         for copy in self._copies.free():
             if copy.claims or copy.moving is not None:
@@ -87,12 +88,12 @@ class HostRoom:
                 return True
         return False
 
-    def _nobodys_goes_before(self, group: Group, now_us: int) -> Block | None:
+    def _nobodys_goes_before(self, group: Group) -> Block | None:
         """The block that no agent holds and that leaves before those of the group; None: there is none."""
         if not self._orphans.any_alive(1):
             return None
         key, flat = group.keys[1] or 0, is_flat(self._context, 1)
-        for value, block in self._orphans.alive(1, now_us):
+        for value, block in self._orphans.alive(1, self._context.now_us):
             if block.ranked & _ON_BOTH != _ON_BOTH:
                 cost = 1 if flat else cost_below(self._context, block.meta.depth + 1, 1)
                 return block if eviction_key(value, cost) <= key * group.rankings[1].weight else None
@@ -114,16 +115,16 @@ class HostRoom:
                 if passed_over > self._tuning.clean_search:
                     return
 
-    def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
+    def spare_for(self, leaving: Sequence[Block], start: int) -> list[Block | None]:
         """For the blocks ``leaving[start:]`` that leave the device, as far as they are one run: the spare
         ones that leave the full host, and None for one that the host has already."""
         group = leaving[start].listed
-        if not isinstance(group, Group) or group.keys[1] is None or not self._is_plain(now_us):
+        if not isinstance(group, Group) or group.keys[1] is None or not self._is_plain():
             return []
         size_bytes = self._context.config.block_bytes
         found: list[Block | None] = []
         left: dict[int, int] = {}
-        order = self._spare_but_of(group, now_us)
+        order = self._spare_but_of(group)
         depth = leaving[start].meta.depth + 1
         for at in range(start, len(leaving)):
             block = leaving[at]
@@ -159,7 +160,7 @@ class HostRoom:
         others = left[holder.seq] = left.get(holder.seq, holder.listed[1]) - 1
         return others > 0
 
-    def _spare_but_of(self, comer: Group, now_us: int) -> Iterator[Block]:
+    def _spare_but_of(self, comer: Group) -> Iterator[Block]:
         """Blocks of the host in the order in which they leave while the ``comer``'s arrive, as far as they
         are spare and none is its own: copies; where there are none, blocks of the group at the head."""
         copies = False
@@ -172,7 +173,7 @@ class HostRoom:
         if copies:
             return  # what its service tier holds has changed: look once more
         group = first_at_rest(self._quotas.over(1))
-        if group is None or group is comer or self._nobodys_goes_before(group, now_us) is not None:
+        if group is None or group is comer or self._nobodys_goes_before(group) is not None:
             return
         count = self._quotas.beyond_guarantee(1, group.service_tier)
         if not self._quotas.beyond_guarantee(1, comer.service_tier):

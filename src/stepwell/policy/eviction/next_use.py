@@ -71,7 +71,7 @@ class NextUse(EvictionPolicy):
 
     # --- blocks come and go -------------------------------------------------------------------
 
-    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier) -> None:
         at = AT[kv_tier]
         if block.ranked >> at & 1:
             return
@@ -85,12 +85,12 @@ class NextUse(EvictionPolicy):
         elif block.listed is not None:
             self._count(block, block.listed, at, 1)
 
-    def path_used(self, path: Sequence[Block], now_us: int) -> None:
+    def path_used(self, path: Sequence[Block]) -> None:
         """Only for blocks that no agent holds: they are ranked by recency, leaves before the root."""
         for block in reversed(path):
             block.uses += 1
             if block.listed is self._orphans:
-                self._orphans.used(block, now_us)
+                self._orphans.used(block, self.now_us)
 
     def block_left(self, block: Block, kv_tier: KvTier) -> None:
         at = AT[kv_tier]
@@ -140,7 +140,7 @@ class NextUse(EvictionPolicy):
                 if block.ranked >> at & 1:
                     self._count(block, group, at, -1)
 
-    def _give_up(self, group: Group, gone: Sequence[Block], kind: Left | None, now_us: int) -> None:
+    def _give_up(self, group: Group, gone: Sequence[Block], kind: Left | None, at_us: int) -> None:
         """The group holds ``gone`` (root first) no more: other holders do, or none. ``kind``: what it is of
         a departure; None: it is left to strangers."""
         orphaned = []
@@ -155,15 +155,15 @@ class NextUse(EvictionPolicy):
                 block.listed = self._orphans
                 orphaned.append(block)
         if orphaned and kind is not None:
-            self._orphans.leave(orphaned, group.record.tenant, kind, now_us)
+            self._orphans.leave(orphaned, group.record.tenant, kind, at_us)
         else:
             for block in orphaned:
                 self._orphans.add(block)
 
     # --- agents -------------------------------------------------------------------------------
 
-    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
-        group = self._group_of(holder)
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block]) -> None:
+        group, now_us = self._group_of(holder), self.now_us
         same = in_common(group.path, path)
         gone, group.path = group.path[same:], path
         if gone:
@@ -178,7 +178,7 @@ class NextUse(EvictionPolicy):
                 self._unlist(block)
                 self._list(block, group)
         for left in self._heirs.went_on(group):
-            self._revalue(left, now_us)
+            self._revalue(left)
 
     def _leave_to_nobody(self, block: Block) -> None:
         """Prompts of several conversations without a name begin with it: it is none of theirs any more."""
@@ -187,18 +187,18 @@ class NextUse(EvictionPolicy):
             block.holders, block.listed = (), self._orphans
             self._orphans.add(block)
 
-    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord) -> None:
         group = self._group_of(holder)
         if group.idle is not None:
-            self.forecaster.end(group.idle, now_us)
-        self._leave_children(holder, now_us)
-        self._set_idle(group, None, now_us)
+            self.forecaster.end(group.idle, self.now_us)
+        self._leave_children(holder)
+        self._set_idle(group, None)
         self._move_to(group, holder.service_tier)
 
-    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
-        group = self._group_of(holder)
+    def agent_idle(self, holder: AgentRecord) -> None:
+        group, now_us = self._group_of(holder), self.now_us
         began_us = now_us if holder.idle_since_us is None else holder.idle_since_us
-        self._set_idle(group, self.forecaster.begin(holder, began_us), now_us)
+        self._set_idle(group, self.forecaster.begin(holder, began_us))
         self._follow(group, holder)
         if holder.parent_agent and not has_answered(holder):
             self._children.add(holder.tenant, holder.parent_agent, group)
@@ -206,16 +206,15 @@ class NextUse(EvictionPolicy):
             return  # it has not answered yet
         for follower in self._followers.take(holder.tenant, holder.agent):
             if follower.idle is not None and follower is not group:
-                idle = self.forecaster.begin(follower.record, now_us, called=True)
-                self._set_idle(follower, idle, now_us)
+                self._set_idle(follower, self.forecaster.begin(follower.record, now_us, called=True))
 
-    def _leave_children(self, parent: AgentRecord, now_us: int) -> None:
+    def _leave_children(self, parent: AgentRecord) -> None:
         """Its agent goes on: those of its children whose wait has no declared reason are probably
         finished. (One that waits for a tool goes on by itself; one that has answered was finished before.)"""
         for child in self._children.take(parent.tenant, parent.agent):
             settled = child.record.hint.wait in (Wait.TOOL, Wait.CHILD) or has_answered(child.record)
             if child.idle is not None and not settled:
-                self._set_idle(child, self.forecaster.begin(child.record, now_us, left=True), now_us)
+                self._set_idle(child, self.forecaster.begin(child.record, self.now_us, left=True))
 
     def _follow(self, group: Group, holder: AgentRecord) -> None:
         after = holder.hint.after_agent
@@ -252,35 +251,35 @@ class NextUse(EvictionPolicy):
         for block in mine:
             self._list(block, group)
 
-    def _set_idle(self, group: Group, idle: IdlePeriod | None, now_us: int) -> None:
+    def _set_idle(self, group: Group, idle: IdlePeriod | None) -> None:
         step = (idle is not None) - (group.idle is not None)
         for at, count in enumerate(group.listed):
             group.rankings[at].idle_blocks += step * count
         group.idle = idle
-        self._revalue(group, now_us)
+        self._revalue(group)
         group.timer_us = None
-        self._set_timer(group, now_us)
+        self._set_timer(group)
 
     # --- ranking ------------------------------------------------------------------------------
 
-    def _revalue(self, group: Group, now_us: int) -> None:
+    def _revalue(self, group: Group) -> None:
         """Value the group as of now and put it where it belongs in every ranking."""
-        group.keyed_at_us = now_us
+        group.keyed_at_us = now_us = self.now_us
         group.chance = CERTAIN if group.idle is None else self.forecaster.chance(group.idle, now_us)
-        group.value = self._value(group, now_us)
+        group.value = self._value(group)
         for at, key in enumerate(group.keys):
             if key is not None:
                 group.rankings[at].take(key, group)
                 self._rank(group, at)
 
-    def _value(self, group: Group, now_us: int) -> int:
+    def _value(self, group: Group) -> int:
         group.fork = 0
         if group.idle is None:
             return ACTIVE
         if group.chance < self.tuning.write_chance:
             done = group.record.hint.wait is Wait.DONE
             return self._heirs.inherit(group, self.tuning.write_chance) if done else DEAD
-        index = max(1, self.forecaster.index(group.idle, now_us))
+        index = max(1, self.forecaster.index(group.idle, self.now_us))
         weight = self.quotas.contract(group.service_tier).keep_weight
         return agent_value(index, weight, *self.quotas.held_of_part(group.service_tier, group.record.tenant))
 
@@ -295,34 +294,34 @@ class NextUse(EvictionPolicy):
             group.rankings[at].take(key, group)
             group.keys[at] = None
 
-    def _set_timer(self, group: Group, now_us: int) -> None:
+    def _set_timer(self, group: Group) -> None:
         if group.idle is None:
             return
-        due_us = self.forecaster.advance(group.idle, now_us)
+        due_us = self.forecaster.advance(group.idle, self.now_us)
         if group.timer_us is None:
             self._timers.set(group, due_us)
 
-    def tick(self, now_us: int) -> None:
+    def tick(self) -> None:
         """Rank anew the agents whose rest has outlasted a bin; a few at a time."""
-        self.quotas.observe(now_us)
-        self._orphans.look(now_us)
-        for group in self._timers.due(now_us):
-            self._revalue(group, now_us)
-            self._set_timer(group, now_us)
+        self.quotas.observe(self.now_us)
+        self._orphans.look(self.now_us)
+        for group in self._timers.due(self.now_us):
+            self._revalue(group)
+            self._set_timer(group)
 
     def wake_at_us(self) -> int | None:
         return self._timers.wake_at_us()
 
     # --- victims ------------------------------------------------------------------------------
 
-    def spare_on_host(self, now_us: int) -> Block | None:
-        return self._host_room.first(now_us)
+    def spare_on_host(self) -> Block | None:
+        return self._host_room.first()
 
-    def only_copies(self, most: int, most_bytes: int, now_us: int) -> bool:
-        return self._host_room.only_copies(most, most_bytes, now_us)
+    def only_copies(self, most: int, most_bytes: int) -> bool:
+        return self._host_room.only_copies(most, most_bytes)
 
-    def spare_for(self, leaving: Sequence[Block], start: int, now_us: int) -> list[Block | None]:
-        return self._host_room.spare_for(leaving, start, now_us)
+    def spare_for(self, leaving: Sequence[Block], start: int) -> list[Block | None]:
+        return self._host_room.spare_for(leaving, start)
 
     def came_together(self, blocks: Sequence[Block], start: int) -> int:
         return self._host_room.came_up(blocks, start)
@@ -333,21 +332,21 @@ class NextUse(EvictionPolicy):
         if not group.listed[0]:
             self._unrank(group, 0)
 
-    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+    def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
         at = AT[kv_tier]
         for block, holder in self._better:
             if block.listed is not None and block.listed is not holder and holder in block.holders:
                 self._unlist(block)
                 self._list(block, holder)
         self._better.clear()
-        yield from self._dead(kv_tier, now_us)
+        yield from self._dead(kv_tier)
         passed_over: Iterator[Block] = iter(())
         if kv_tier is KvTier.HOST:  # what the device has as well is not missed
             free, passed_over = self._copies.parted()
             yield from map(attrgetter("id"), free)
-        orphans = self._of_nobody(at, now_us)
+        orphans = self._of_nobody(at)
         for rankings in self.quotas.phases(at, taker):
-            yield from merged(orphans, self._spare(kv_tier, rankings, now_us))
+            yield from merged(orphans, self._spare(kv_tier, rankings))
         yield from map(itemgetter(1), orphans)
         yield from self._at_work(kv_tier)
         for block, _ in tuple(self._better):  # whose better holder stood before them in the ranking
@@ -355,22 +354,22 @@ class NextUse(EvictionPolicy):
                 yield block.id
         yield from map(attrgetter("id"), passed_over)
 
-    def _dead(self, kv_tier: KvTier, now_us: int) -> Iterator[BlockId]:
+    def _dead(self, kv_tier: KvTier) -> Iterator[BlockId]:
         """What hardly ever comes back, whatever guarantees there are."""
         at = AT[kv_tier]
         for block in self._orphans.dead(at):
             if self._counts(block, at):
                 yield block.id
         for ranking in self.quotas.all_rankings(at):
-            self._look_again(ranking, now_us)
+            self._look_again(ranking)
             for key, _, group in ranking.entries:
                 if key != DEAD:
                     break
                 yield from map(attrgetter("id"), self._spare_of(group, kv_tier))
 
-    def _of_nobody(self, at: int, now_us: int) -> Iterator[Ranked]:
+    def _of_nobody(self, at: int) -> Iterator[Ranked]:
         flat = is_flat(self.context, at)
-        for value, block in self._orphans.alive(at, now_us):
+        for value, block in self._orphans.alive(at, self.now_us):
             if at != 1 or block.ranked & _TWICE != _TWICE:
                 cost = 1 if flat else cost_below(self.context, block.meta.depth + 1, at)
                 yield eviction_key(value, cost), block.id
@@ -379,10 +378,10 @@ class NextUse(EvictionPolicy):
         """Whether a victim is looked for among agents: what lies on the device too was named before."""
         return at != 1 or block.ranked & _TWICE != _TWICE
 
-    def _spare(self, kv_tier: KvTier, rankings: list[Ranking], now_us: int) -> Iterator[Ranked]:
+    def _spare(self, kv_tier: KvTier, rankings: list[Ranking]) -> Iterator[Ranked]:
         """Blocks of agents that rest, the least valuable first."""
         for ranking in rankings:
-            self._look_again(ranking, now_us)
+            self._look_again(ranking)
         filled = [ranking.idle_entries() for ranking in rankings if ranking.idle_blocks]
         for key, _, group in heapq.merge(*filled):
             if key != DEAD:
@@ -414,31 +413,32 @@ class NextUse(EvictionPolicy):
                     if self._counts(block, at):
                         yield block.id
 
-    def _look_again(self, ranking: Ranking, now_us: int) -> None:
+    def _look_again(self, ranking: Ranking) -> None:
         """The value of a rest that nears its end rises; the lowest may have been so long ago."""
+        now_us = self.now_us
         for _ in range(0 if ranking.looked_us == now_us else self.tuning.revalue_per_search):
             group = ranking.entries[0][2] if ranking.entries else None
             if group is None or not is_old(group, now_us, self.tuning):
                 ranking.looked_us = now_us
                 return
-            self._revalue(group, now_us)
+            self._revalue(group)
 
-    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, margin: int = 1) -> bool:
         if kv_tier is KvTier.HOST and not self._counts(other, AT[kv_tier]):
             return True
-        return self._worth(block, now_us) > margin * self._worth(other, now_us)
+        return self._worth(block) > margin * self._worth(other)
 
-    def gives_way(self, victim: Block, newcomer: Block, kv_tier: KvTier, now_us: int) -> bool:
+    def gives_way(self, victim: Block, newcomer: Block, kv_tier: KvTier) -> bool:
         """No margin between the nameless: all are worth about as much, and the newcomer would be lost."""
         if kv_tier is KvTier.DISK and is_nameless(victim) and is_nameless(newcomer):
-            return self.outranks(newcomer, victim, kv_tier, now_us)
-        return super().gives_way(victim, newcomer, kv_tier, now_us)
+            return self.outranks(newcomer, victim, kv_tier)
+        return super().gives_way(victim, newcomer, kv_tier)
 
-    def _worth(self, block: Block, now_us: int) -> int:
+    def _worth(self, block: Block) -> int:
         if block.listed is None:
             return ACTIVE
         if block.listed is self._orphans:
-            return int(self._orphans.value(block, now_us))
+            return int(self._orphans.value(block, self.now_us))
         return int(max(holder.value for holder in block.holders))
 
     def is_dead(self, block: Block) -> bool:
@@ -446,12 +446,12 @@ class NextUse(EvictionPolicy):
             return bool(self._orphans.is_hopeless(block))
         return block.listed is not None and self._chance(block) < self.tuning.write_chance
 
-    def is_spare(self, block: Block, now_us: int) -> bool:
+    def is_spare(self, block: Block) -> bool:
         return block.disk or (block.device and not block.bare) or self.is_dead(block)
 
     # --- disk and promotion -------------------------------------------------------------------
 
-    def wants_disk(self, block: Block, now_us: int) -> bool:
+    def wants_disk(self, block: Block) -> bool:
         """Selective: the chance of return, times what a read saves, must pay for the write."""
         chance = self._chance(block)
         if chance < self.tuning.write_chance:
@@ -480,10 +480,10 @@ class NextUse(EvictionPolicy):
             return int(block.holders[0].chance)
         return int(max(group.chance for group in block.holders))
 
-    def promotable(self, now_us: int) -> Iterator[Block]:
+    def promotable(self) -> Iterator[Block]:
         for group in most_valuable_on_disk(self.quotas, self.tuning):
-            if is_old(group, now_us, self.tuning):
-                self._revalue(group, now_us)
+            if is_old(group, self.now_us, self.tuning):
+                self._revalue(group)
             for block in group.path:
                 if block.disk and not block.host and not block.device:
                     yield block

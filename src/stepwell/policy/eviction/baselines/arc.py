@@ -26,19 +26,20 @@ class Arc(EvictionPolicy):
         self._ending_us = -1
         self._ending: frozenset[BlockId] = frozenset()
 
-    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier) -> None:
+        now_us = self.now_us
         again = now_us != self._ending_us or block.id not in self._ending
         self._caches[kv_tier].block_used(block.id, now_us, counts=again)
 
     def block_left(self, block: Block, kv_tier: KvTier) -> None:
         self._caches[kv_tier].block_left(block.id)
 
-    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+    def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
         return self._caches[kv_tier].victims()
 
-    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block]) -> None:
         """A turn leaves the device: the touches that follow at once belong to that same turn."""
-        self._ending_us = now_us
+        self._ending_us = self.now_us
         self._ending = frozenset(block.id for block in path)
 
 

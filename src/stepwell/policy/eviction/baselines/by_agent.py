@@ -61,15 +61,15 @@ class ByAgent(EvictionPolicy):
         """The agents that answer for blocks of a KV tier, in order of rank."""
 
     @abstractmethod
-    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder) -> tuple[int, ...]:
         """How much the agent's blocks are needed: larger is more."""
 
-    def refresh(self, now_us: int) -> None:
+    def refresh(self) -> None:
         """Rank anew the agents whose rank has changed by the passing of time alone."""
 
     # --- what is told -------------------------------------------------------------------------
 
-    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier) -> None:
         name, here = block.id, self._here[kv_tier]
         answering = self._answering.get(name)
         if answering is None:
@@ -102,8 +102,8 @@ class ByAgent(EvictionPolicy):
         if kv_tier is KvTier.DEVICE:
             self._fresh.pop(name, None)
 
-    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
-        known = self._known(holder, now_us)
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block]) -> None:
+        known = self._known(holder)
         kept = _in_common(known.path, path)
         for block in reversed(known.path[kept:]):
             self._release(block.id, known)
@@ -111,15 +111,15 @@ class ByAgent(EvictionPolicy):
         for block in path[kept:]:
             self._take(block.id, known)
 
-    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
-        known = self._known(holder, now_us)
+    def agent_active(self, holder: AgentRecord) -> None:
+        known = self._known(holder)
         known.active = True
-        self.rerank(known, now_us)
+        self.rerank(known)
 
-    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
-        known = self._known(holder, now_us)
+    def agent_idle(self, holder: AgentRecord) -> None:
+        known = self._known(holder)
         known.active = False
-        self.rerank(known, now_us)
+        self.rerank(known)
 
     def agent_forgotten(self, holder: AgentRecord) -> None:
         known = self.holders.pop((holder.tenant, holder.agent), None)
@@ -127,7 +127,7 @@ class ByAgent(EvictionPolicy):
             for block in reversed(known.path):
                 self._release(block.id, known)
 
-    def path_used(self, path: Sequence[Block], now_us: int) -> None:
+    def path_used(self, path: Sequence[Block]) -> None:
         """When an agent was last active says more than when its block was: only blocks without an agent are
         noted."""
         for block in reversed(path):
@@ -138,7 +138,7 @@ class ByAgent(EvictionPolicy):
 
     # --- victims ------------------------------------------------------------------------------
 
-    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, margin: int = 1) -> bool:
         """Whether its agent is needed more; of one agent's blocks the one nearer to the root."""
         return self._worth(block) > self._worth(other)
 
@@ -148,8 +148,8 @@ class ByAgent(EvictionPolicy):
             return (), block.last_use_us, -block.meta.depth
         return self._warmest(block.id, answering).rank, 0, -block.meta.depth
 
-    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
-        self.refresh(now_us)
+    def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
+        self.refresh()
         yield from self._orphans[kv_tier]
         order, at = self._order[kv_tier], 0
         while at < len(order):
@@ -179,12 +179,12 @@ class ByAgent(EvictionPolicy):
 
     # --- which agent holds what -----------------------------------------------------------------------
 
-    def _known(self, record: AgentRecord, now_us: int) -> AgentHolder:
+    def _known(self, record: AgentRecord) -> AgentHolder:
         holder = self.holders.get((record.tenant, record.agent))
         if holder is None:
             self._serial += 1
             holder = AgentHolder(record, self._serial, ())
-            holder.rank = (*self.warmth(holder, now_us), self._serial)
+            holder.rank = (*self.warmth(holder), self._serial)
             self.holders[holder.key] = holder
         holder.record = record
         return holder
@@ -225,9 +225,9 @@ class ByAgent(EvictionPolicy):
 
     # --- ranks --------------------------------------------------------------------------------
 
-    def rerank(self, holder: AgentHolder, now_us: int) -> None:
+    def rerank(self, holder: AgentHolder) -> None:
         """Put an agent where its warmth now belongs."""
-        rank = (*self.warmth(holder, now_us), holder.serial)
+        rank = (*self.warmth(holder), holder.serial)
         if rank == holder.rank:
             return
         places = [kv_tier for kv_tier, count in holder.answers.items() if count]
@@ -237,9 +237,9 @@ class ByAgent(EvictionPolicy):
         for kv_tier in places:
             insort(self._order[kv_tier], holder, key=_rank)
 
-    def rerank_all(self, now_us: int) -> None:
+    def rerank_all(self) -> None:
         for holder in self.holders.values():
-            holder.rank = (*self.warmth(holder, now_us), holder.serial)
+            holder.rank = (*self.warmth(holder), holder.serial)
         for order in self._order.values():
             order.sort(key=_rank)
 

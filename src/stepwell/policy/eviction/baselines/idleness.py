@@ -19,17 +19,18 @@ class Idleness(ByAgent):
         super().__init__(context)
         self._refreshed_us = 0
 
-    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder) -> tuple[int, ...]:
         record = holder.record
         idle_us, active_us = record.idle_us, record.active_us
-        present_us = max(0, now_us - record.last_use_us)
+        present_us = max(0, self.now_us - record.last_use_us)
         if holder.active:
             active_us += present_us
         else:
             idle_us += present_us
         return -(idle_us * _WHOLE // max(1, idle_us + active_us)), record.last_use_us
 
-    def refresh(self, now_us: int) -> None:
+    def refresh(self) -> None:
+        now_us = self.now_us
         if now_us - self._refreshed_us >= _REFRESH_US:
             self._refreshed_us = now_us
-            self.rerank_all(now_us)
+            self.rerank_all()

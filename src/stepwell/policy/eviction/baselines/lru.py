@@ -17,7 +17,7 @@ class Lru(EvictionPolicy):
         super().__init__(context)
         self._order: dict[KvTier, OrderedDict[BlockId, None]] = {t: OrderedDict() for t in KvTier}
 
-    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier) -> None:
         order = self._order[kv_tier]
         order[block.id] = None
         order.move_to_end(block.id)
@@ -25,5 +25,5 @@ class Lru(EvictionPolicy):
     def block_left(self, block: Block, kv_tier: KvTier) -> None:
         self._order[kv_tier].pop(block.id, None)
 
-    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+    def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
         return iter(self._order[kv_tier])

@@ -79,15 +79,15 @@ class Oracle(EvictionPolicy):
         self._next_us: dict[BlockId, tuple[int, int]] = {}
         """When it was asked about, and the answer."""
 
-    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier) -> None:
         asked_us, next_us = self._next_us.get(block.id, (-1, 0))
-        if asked_us != now_us:
-            next_us = self._ask(block, now_us)
+        if asked_us != self.now_us:
+            next_us = self._ask(block)
         self._put(block, kv_tier, next_us)
 
-    def path_used(self, path: Sequence[Block], now_us: int) -> None:
+    def path_used(self, path: Sequence[Block]) -> None:
         for block in path:
-            self._renew(block, now_us)
+            self._renew(block)
 
     def block_left(self, block: Block, kv_tier: KvTier) -> None:
         self._farthest[kv_tier].discard(block.id)
@@ -96,30 +96,31 @@ class Oracle(EvictionPolicy):
             self._soonest.discard(block.id)
             self._next_us.pop(block.id, None)
 
-    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
-        self._ask_again(now_us)
+    def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
+        self._ask_again()
         for *_, block in self._farthest[kv_tier]:
             yield block.id
 
-    def wants_disk(self, block: Block, now_us: int) -> bool:
-        return self._future()(block, now_us) is not None
+    def wants_disk(self, block: Block) -> bool:
+        return self._future()(block, self.now_us) is not None
 
-    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord) -> None:
         for block in holder.path:
-            self._renew(block, now_us)
+            self._renew(block)
 
-    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, margin: int = 1) -> bool:
         """Used sooner, by that margin; of what is used at the same time the block nearer to the root."""
-        mine_us, others_us = self._next_use_us(block, now_us), self._next_use_us(other, now_us)
+        now_us = self.now_us
+        mine_us, others_us = self._next_use_us(block), self._next_use_us(other)
         if mine_us == others_us:
             return block.meta.depth < other.meta.depth
         if others_us <= now_us:  # overdue: expected at once, and among those in the order of their times
             return mine_us < others_us
         return max(0, mine_us - now_us) * margin < others_us - now_us
 
-    def promotable(self, now_us: int) -> Iterator[Block]:
+    def promotable(self) -> Iterator[Block]:
         """What is on disk alone and used again, the soonest first and of one agent the root first."""
-        self._ask_again(now_us)
+        self._ask_again()
         for *_, block in self._promotable:
             yield block
 
@@ -130,7 +131,8 @@ class Oracle(EvictionPolicy):
             raise ValueError("the policy 'oracle' knows the future: only in a simulation")
         return self.context.future
 
-    def _ask(self, block: Block, now_us: int) -> int:
+    def _ask(self, block: Block) -> int:
+        now_us = self.now_us
         answer = self._future()(block, now_us)
         next_us = NEVER_US if answer is None else answer
         self._next_us[block.id] = now_us, next_us
@@ -140,9 +142,9 @@ class Oracle(EvictionPolicy):
             self._soonest.put(block, next_us if next_us > now_us else now_us + _OVERDUE_US, 0)
         return next_us
 
-    def _next_use_us(self, block: Block, now_us: int) -> int:
+    def _next_use_us(self, block: Block) -> int:
         known = self._next_us.get(block.id)
-        return self._ask(block, now_us) if known is None else known[1]
+        return self._ask(block) if known is None else known[1]
 
     def _put(self, block: Block, kv_tier: KvTier, next_us: int) -> None:
         self._farthest[kv_tier].put(block, -next_us, -block.meta.depth)
@@ -158,14 +160,14 @@ class Oracle(EvictionPolicy):
     def _kv_tiers_of(self, block: Block) -> list[KvTier]:
         return [kv_tier for kv_tier, ranked in self._farthest.items() if block.id in ranked.entries]
 
-    def _renew(self, block: Block, now_us: int) -> None:
+    def _renew(self, block: Block) -> None:
         here = self._kv_tiers_of(block)
         if here:
-            next_us = self._ask(block, now_us)
+            next_us = self._ask(block)
             for kv_tier in here:
                 self._put(block, kv_tier, next_us)
 
-    def _ask_again(self, now_us: int) -> None:
+    def _ask_again(self) -> None:
         """What should have been used by now: the future has moved."""
-        while (entry := self._soonest.first()) is not None and entry[0] <= now_us:
-            self._renew(entry[3], now_us)
+        while (entry := self._soonest.first()) is not None and entry[0] <= self.now_us:
+            self._renew(entry[3])

@@ -32,7 +32,7 @@ class PriorityLru(EvictionPolicy):
             kv_tier: {rank: OrderedDict() for rank in self._ranks} for kv_tier in KvTier
         }
 
-    def block_used(self, block: Block, kv_tier: KvTier, now_us: int) -> None:
+    def block_used(self, block: Block, kv_tier: KvTier) -> None:
         order = self._order_of(block.id, kv_tier)
         order[block.id] = None
         order.move_to_end(block.id)
@@ -42,16 +42,16 @@ class PriorityLru(EvictionPolicy):
         if not any(block.id in self._order_of(block.id, other) for other in KvTier):
             self._weight.pop(block.id, None)
 
-    def victims(self, kv_tier: KvTier, now_us: int, taker: str = "") -> Iterator[BlockId]:
+    def victims(self, kv_tier: KvTier, taker: str = "") -> Iterator[BlockId]:
         return chain.from_iterable(self._orders[kv_tier][rank] for rank in self._ranks)
 
-    def outranks(self, block: Block, other: Block, kv_tier: KvTier, now_us: int, margin: int = 1) -> bool:
+    def outranks(self, block: Block, other: Block, kv_tier: KvTier, margin: int = 1) -> bool:
         return self._worth(block) > self._worth(other)
 
     def _worth(self, block: Block) -> tuple[int, int, int]:
         return self._weight.get(block.id, _NO_TIER), block.last_use_us, -block.meta.depth
 
-    def agent_continued(self, holder: AgentRecord, path: Sequence[Block], now_us: int) -> None:
+    def agent_continued(self, holder: AgentRecord, path: Sequence[Block]) -> None:
         weight = self._weights.get(holder.service_tier, 1)
         for block in reversed(path):
             if self._weight.get(block.id, _NO_TIER) < weight:

@@ -22,27 +22,27 @@ class Steps(ByAgent):
         self._awaits: dict[AgentKey, AgentKey] = {}
         self._followers: dict[AgentKey, dict[AgentKey, None]] = {}
 
-    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord) -> None:
         key = (holder.tenant, holder.agent)
         self._unfollow(key)
-        super().agent_active(holder, now_us)
-        self._tell_followers(key, now_us)
+        super().agent_active(holder)
+        self._tell_followers(key)
 
-    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord) -> None:
         key = (holder.tenant, holder.agent)
         self._unfollow(key)
         if holder.hint.wait in (Wait.AGENT, Wait.CHILD) and holder.hint.after_agent:
             awaited = (holder.tenant, holder.hint.after_agent)
             self._awaits[key] = awaited
             self._followers.setdefault(awaited, {})[key] = None
-        super().agent_idle(holder, now_us)
-        self._tell_followers(key, now_us)
+        super().agent_idle(holder)
+        self._tell_followers(key)
 
     def agent_forgotten(self, holder: AgentRecord) -> None:
         self._unfollow((holder.tenant, holder.agent))
         super().agent_forgotten(holder)
 
-    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder) -> tuple[int, ...]:
         used_us = holder.record.last_use_us
         if holder.active:
             return _KNOWN, 0, used_us
@@ -69,7 +69,7 @@ class Steps(ByAgent):
             if not self._followers[awaited]:
                 del self._followers[awaited]
 
-    def _tell_followers(self, key: AgentKey, now_us: int) -> None:
+    def _tell_followers(self, key: AgentKey) -> None:
         """Rank anew the agents that wait for this one, and the agents that wait for those."""
         told, latest = {key: None}, [key]
         for _ in range(_LONGEST_CHAIN):
@@ -77,7 +77,7 @@ class Steps(ByAgent):
             for follower in latest:
                 told[follower] = None
                 if follower in self.holders:
-                    self.rerank(self.holders[follower], now_us)
+                    self.rerank(self.holders[follower])
 
 
 def _end_of_chain(length: int, wait: Wait) -> int | None:

@@ -61,21 +61,22 @@ class Ttl(ByAgent):
         self._began_us: dict[AgentKey, int] = {}
         self._turn_us = 0
 
-    def agent_active(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_active(self, holder: AgentRecord) -> None:
+        now_us = self.now_us
         key = (holder.tenant, holder.agent)
         rested_since_us = self._rest_began_us.pop(key, None)
         if rested_since_us is not None:
             self._gaps.setdefault(self._class_of(holder), _Gaps()).add(now_us - rested_since_us)
         self._began_us[key] = now_us
-        super().agent_active(holder, now_us)
+        super().agent_active(holder)
 
-    def agent_idle(self, holder: AgentRecord, now_us: int) -> None:
+    def agent_idle(self, holder: AgentRecord) -> None:
         key = (holder.tenant, holder.agent)
-        self._saw_turn(key, now_us)
-        since_us = self._rest_began_us.setdefault(key, now_us)
+        self._saw_turn(key)
+        since_us = self._rest_began_us.setdefault(key, self.now_us)
         self._expires_us[key] = since_us + self._ttl_us(holder)
         heapq.heappush(self._expiring, (self._expires_us[key], key))
-        super().agent_idle(holder, now_us)
+        super().agent_idle(holder)
 
     def agent_forgotten(self, holder: AgentRecord) -> None:
         key = (holder.tenant, holder.agent)
@@ -83,24 +84,24 @@ class Ttl(ByAgent):
             known.pop(key, None)
         super().agent_forgotten(holder)
 
-    def warmth(self, holder: AgentHolder, now_us: int) -> tuple[int, ...]:
+    def warmth(self, holder: AgentHolder) -> tuple[int, ...]:
         if holder.active:
             return 2, holder.record.last_use_us
         expires_us = self._expires_us.get(holder.key, 0)
-        if expires_us > now_us:
+        if expires_us > self.now_us:
             return 1, expires_us
         return 0, holder.record.last_use_us
 
-    def refresh(self, now_us: int) -> None:
-        while self._expiring and self._expiring[0][0] <= now_us:
+    def refresh(self) -> None:
+        while self._expiring and self._expiring[0][0] <= self.now_us:
             _, key = heapq.heappop(self._expiring)
             if key in self.holders:
-                self.rerank(self.holders[key], now_us)
+                self.rerank(self.holders[key])
 
-    def _saw_turn(self, key: AgentKey, now_us: int) -> None:
+    def _saw_turn(self, key: AgentKey) -> None:
         began_us = self._began_us.pop(key, None)
         if began_us is not None:
-            spent_us = now_us - began_us
+            spent_us = self.now_us - began_us
             self._turn_us = (7 * self._turn_us + spent_us) // 8 if self._turn_us else spent_us
 
     def _class_of(self, record: AgentRecord) -> tuple[str, str]:
