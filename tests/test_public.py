@@ -31,7 +31,7 @@ CONTRACTS = [
     "loop.requests",
     "loop.driver",
     "settings",
-    "units",
+    "basics.units",
 ]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepwell.clock import Clock, MonotonicClock
+from stepwell.basics.clock import Clock, MonotonicClock
 from stepwell.engine_settings import EngineSettings
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.engines.null import NullConfig

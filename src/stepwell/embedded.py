@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from stepwell.assemble import Node, Progress, build, key_ring
+from stepwell.basics.clock import Clock
 from stepwell.beside import close_embeddings, served_embeddings
-from stepwell.clock import Clock
 from stepwell.library.store import Library
 from stepwell.server.books import Books
 from stepwell.server.library import ServedLibrary

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
+from stepwell.basics.units import parse_size
 from stepwell.errors import BadInput
-from stepwell.units import parse_size
 
 
 def _size(value: object) -> int:

@@ -19,11 +19,11 @@ from typing import IO, Any, BinaryIO, cast, get_args
 
 import msgspec
 
+from stepwell.basics.private import private_file
 from stepwell.errors import BadInput, StepwellError
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.types import Caller, Embedded, Event, Plan, RequestArrived
-from stepwell.private import private_file
 
 FORMAT = "stepwell-recording"
 VERSION = 1

@@ -17,7 +17,8 @@ from stepwell.assemble import (
     policy_config,
     require_policy,
 )
-from stepwell.clock import Clock, MonotonicClock
+from stepwell.basics.clock import Clock, MonotonicClock
+from stepwell.basics.units import format_size
 from stepwell.engine_settings import EngineSettings, ModelEntry
 from stepwell.engines.base import TextModel
 from stepwell.engines.reloadable import ReloadableEngine
@@ -35,7 +36,6 @@ from stepwell.policy.types import KvTier
 from stepwell.recording import Recorder
 from stepwell.settings import Settings
 from stepwell.tiers.local import LocalTiers, TransferLimits, open_shared_tiers
-from stepwell.units import format_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from statistics import median
 import pytest
 from rich.console import Console
 
+from stepwell.basics.quantiles import percentile
 from stepwell.console.output import report_console, table, write_json
 from stepwell.console.report import Report, Verdict
-from stepwell.quantiles import percentile
 
 SHAPE = {
     *("bench", "date", "machine", "versions", "command", "settings"),

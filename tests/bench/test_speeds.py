@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from stepwell.basics.clock import ManualClock
 from stepwell.bench.engine import overhead, speculate, throughput
 from stepwell.bench.harness import NULL_MODEL
 from stepwell.bench.turns import TurnsWork
-from stepwell.clock import ManualClock
 from stepwell.commands import doctor
 from stepwell.console.progress import ticker
 from stepwell.engines.null import NullConfig, NullEngine, NullText

@@ -15,11 +15,11 @@ from pypdf import PdfReader
 from tests.ledger.made_books import START_S, Books, Writer, agent, gave, made_books, used
 
 from stepwell import cli
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.books import preset_names
 from stepwell.ledger.costs import load_cost_book
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Resource
-from stepwell.per_tier import PerTier
 from stepwell.server.keys import KeyEntry
 
 Capture = pytest.CaptureFixture[str]

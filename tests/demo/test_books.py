@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from stepwell import assemble, cli
-from stepwell.clock import Clock
+from stepwell.basics.clock import Clock
 from stepwell.demo import command
 from stepwell.demo.books import COST_RESOURCES, CostLine, LedgerFigures, read_ledger
 from stepwell.demo.command import Options, run_demo

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from stepwell import assemble, cli
-from stepwell.clock import Clock
+from stepwell.basics.clock import Clock
 from stepwell.demo import command, plan
 from stepwell.demo.command import Options, customers_for, run_demo
 from stepwell.demo.expected import EXAMPLE, GENERAL

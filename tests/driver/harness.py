@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from stepwell.clock import ManualClock
+from stepwell.basics.clock import ManualClock
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.ledger.keeper import Keeper

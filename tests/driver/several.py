@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stepwell.clock import ManualClock
+from stepwell.basics.clock import ManualClock
 from stepwell.engine_settings import EngineSettings, ModelEntry
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.loop.requests import Generation

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.clock import ManualClock
+from stepwell.basics.clock import ManualClock
 from stepwell.engines.base import EngineError
 from stepwell.engines.null import NullEngine
 from stepwell.loop.requests import Admitted, Finished, Generation, Rejected

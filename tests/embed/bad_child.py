@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 
-from stepwell.line_child import answer, questions, ready
+from stepwell.basics.line_child import answer, questions, ready
 
 if __name__ == "__main__":
     answers = ready()

@@ -401,7 +401,7 @@ def test_a_text_that_would_end_the_process_ends_the_child(trial: Trial) -> None:
 def test_a_child_that_did_not_start_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made, text = Trial(), of_schema('{"type": "integer"}')
     with monkeypatch.context() as patched:
-        patched.setattr("stepwell.line_child.sys.executable", "/nowhere/python")
+        patched.setattr("stepwell.basics.line_child.sys.executable", "/nowhere/python")
         assert "does not start" in made(text)
     assert made(text) == ""
     made.close()

@@ -12,8 +12,8 @@ from tests.engines.tiny_gguf import Shape, write
 
 pytest.importorskip("llama_cpp")
 
+from stepwell.basics.clock import MonotonicClock
 from stepwell.bench.node import TurnLog, turn_of
-from stepwell.clock import MonotonicClock
 from stepwell.engines.base import EngineError
 from stepwell.engines.llamacpp import LlamaCppConfig, load_llamacpp, load_reloadable
 from stepwell.several import ModelsNode, build_several

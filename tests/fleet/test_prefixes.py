@@ -7,11 +7,11 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.prefixes import CUTS, MAX_PREFIXES, WAITING_TOO, PromptPrefix, SentPrefixes
 from stepwell.fleet.routers import KvAffine
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import NodeState, RoutedTurn
-from stepwell.per_tier import NOTHING
 
 NODES = ("a", "b", "c", "d")
 prompts = st.text("xy", min_size=1, max_size=6)

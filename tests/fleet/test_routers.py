@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.rendezvous import first
 from stepwell.fleet.routers import ROUTERS, KvAffine, Router
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import NodeState, RoutedTurn
-from stepwell.per_tier import NOTHING
 
 NODES = ("a", "b", "c", "d")
 every_router = pytest.mark.parametrize("router", ROUTERS.values(), ids=ROUTERS)

@@ -7,12 +7,12 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.nodes import LONGEST_PAUSE_US, FleetNode
 from stepwell.fleet.places import Places
 from stepwell.fleet.routers import KvAffine
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import HeldTokens, NodeState, RoutedTurn
-from stepwell.per_tier import NOTHING
 
 agents = st.sampled_from([("x", "s/1"), ("x", "s/2"), ("x", "t/1"), ("y", "s/1")])
 nodes = st.sampled_from(["a", "b", "c"])

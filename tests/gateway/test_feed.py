@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import HeldTokens, NodeState
 from stepwell.gateway import health
 from stepwell.gateway.feed import Feed, frames
-from stepwell.per_tier import NOTHING
 from stepwell.server.watch.frames import differences
 from tests.gateway.fakes import sse, world
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.places import Places
 from stepwell.fleet.prefixes import CUTS, MAX_PREFIXES, PromptPrefix
 from stepwell.gateway.peek import Heard, peek
-from stepwell.per_tier import NOTHING
 from stepwell.server.identity import identify
 from stepwell.server.keys import ApiKey
 

@@ -9,11 +9,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.types import NodeState
 from stepwell.gateway.deployment import Deployment, EngineTable, FrontTable
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.processes import NodeProcess
-from stepwell.per_tier import NOTHING
 from stepwell.server.keys import KeyRing
 from tests.gateway.fakes import WEIGHTS, FakeNodes
 

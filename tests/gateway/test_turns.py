@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import httpx2
 import pytest
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.types import NodeState
-from stepwell.per_tier import NOTHING
 from tests.gateway.fakes import World, answer, sse, world
 
 FIRST, SECOND = b'data: {"delta":1}\n\n', b"data: [DONE]\n\n"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.base import PostingBatch
 from stepwell.ledger.open import open_store
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.types import MACHINE, Cause, Position, Posting, Resource
-from stepwell.per_tier import PerTier
 from tests.ledger.entries import RUN, START_US, agent
 
 

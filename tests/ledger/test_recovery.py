@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.base import LedgerError, LedgerFull, PostingBatch, RunId, Store
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.types import (
@@ -21,7 +22,6 @@ from stepwell.ledger.types import (
     Posting,
     Resource,
 )
-from stepwell.per_tier import PerTier
 from tests.ledger.conftest import Opener
 from tests.ledger.entries import RUN, START_US, agent, balances, computed, count_of
 from tests.ledger.flaky import FlakyStore

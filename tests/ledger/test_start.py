@@ -14,7 +14,7 @@ import pytest
 
 from stepwell import assemble
 from stepwell.assemble import Node, build
-from stepwell.clock import Clock, ManualClock, MonotonicClock
+from stepwell.basics.clock import Clock, ManualClock, MonotonicClock
 from stepwell.engines.base import SamplingParams
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.base import LedgerError

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.errors import BadInput
 from stepwell.ledger import schema
 from stepwell.ledger.base import LedgerError, LedgerRefused, PostingBatch, Store
@@ -33,7 +34,6 @@ from stepwell.ledger.types import (
     Scope,
     Usage,
 )
-from stepwell.per_tier import PerTier
 from tests.ledger.conftest import Opener
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances, batch, computed, count_of
 from tests.ledger.postgres_server import Server

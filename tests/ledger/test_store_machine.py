@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.base import PostingBatch, RunId
 from stepwell.ledger.recovery import recover
 from stepwell.ledger.sqlite import SqliteStore
@@ -33,7 +34,6 @@ from stepwell.ledger.types import (
     Resource,
 )
 from stepwell.ledger.writer import LedgerWriter
-from stepwell.per_tier import PerTier
 from tests.ledger.entries import RUN, START_US, Balances, added, agent, balances
 from tests.ledger.flaky import FlakyStore
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stepwell.clock import MonotonicClock
+from stepwell.basics.clock import MonotonicClock
+from stepwell.basics.per_tier import PerTier
 from stepwell.engines.base import EngineInfo, RenderedChat, TextModel
 from stepwell.engines.llamacpp.chat.json_reader import JsonReader
 from stepwell.engines.llamacpp.chat.reader import MarkReader
@@ -29,7 +30,6 @@ from stepwell.loop.requests import (
     TokenInfo,
 )
 from stepwell.loop.snapshot import AgentView, Snapshot
-from stepwell.per_tier import PerTier
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Hint, KvTier, RequestId

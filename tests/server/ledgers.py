@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from stepwell.clock import MonotonicClock
+from stepwell.basics.clock import MonotonicClock
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.ledger import start
 from stepwell.ledger.base import Store

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import (
     Admitted,
@@ -20,7 +21,6 @@ from stepwell.loop.requests import (
     Sink,
     TokenInfo,
 )
-from stepwell.per_tier import NOTHING
 from stepwell.policy.types import RequestId
 from stepwell.server.bridge import Arrival, Bridge, Generations
 from tests.server.fakes import HOLD, FakeDriver, says

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.engines.base import SamplingParams
 from stepwell.loop.requests import Admitted, Delta, Finished, Output, TokenInfo
-from stepwell.per_tier import NOTHING
 from stepwell.policy.types import Caller
 from stepwell.server.anthropic.answer import MessageShape
 from stepwell.server.bridge import Arrival

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepwell.clock import ManualClock
+from stepwell.basics.clock import ManualClock
 from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.loop.driver import Driver

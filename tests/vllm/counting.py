@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from stepwell.clock import MonotonicClock
+from stepwell.basics.clock import MonotonicClock
 from stepwell.engines.base import EngineInfo
 from stepwell.engines.null import NullText
 from stepwell.gateway.processes import NodeProcess

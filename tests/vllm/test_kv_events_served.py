@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx2
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.state import Fleet
 from stepwell.gateway.feed import Feed
-from stepwell.per_tier import NOTHING
 from tests.vllm.test_served import SMALL, cached, serving
 
 BLOCK = 32

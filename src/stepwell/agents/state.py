@@ -16,8 +16,8 @@ from typing import Any
 
 from stepwell.agents.events import TurnUsage
 from stepwell.agents.penalty import Terms
+from stepwell.basics.private import begun_privately
 from stepwell.errors import BadInput
-from stepwell.private import begun_privately
 
 Message = dict[str, Any]
 VERSION = 1

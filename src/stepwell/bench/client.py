@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx2
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.workload import Pressure, agents_of, next_prompt, unrelated
 from stepwell.errors import StepwellError
-from stepwell.quantiles import percentile
 
 TIMEOUT_S = 600.0
 GREEDY_STREAM = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from stepwell import assemble
+from stepwell.basics.clock import Clock
 from stepwell.bench.harness import NULL_MODEL
-from stepwell.clock import Clock
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.engines.probe import GREEDY

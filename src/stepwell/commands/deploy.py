@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from stepwell.assemble import key_ring
+from stepwell.basics.private import private_umask
 from stepwell.commands.checks import CheckResult, checked, report
 from stepwell.commands.serve import keys_read_again
 from stepwell.errors import BadInput, StepwellError
@@ -29,7 +30,6 @@ from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.logs import logging_to
 from stepwell.models import resolve_model
-from stepwell.private import private_umask
 from stepwell.redaction import redacted
 from stepwell.server.errors import ApiError
 from stepwell.server.key_reload import KeyReload

@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from stepwell.basics.units import format_size
 from stepwell.console.options import ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.tiers import inspect
-from stepwell.units import format_size
 
 Directory = Annotated[Path, Parameter(help="The directory given to 'serve' as --disk-dir.")]
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stepwell.assemble import load_engine
+from stepwell.basics.this_machine import available_memory_bytes, usable_cores
+from stepwell.basics.units import format_duration, format_size
 from stepwell.commands.doctor_objects import (
     VLLM_BLOCK_BYTES,
     ObjectFindings,
@@ -29,9 +31,7 @@ from stepwell.engines.probe import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossov
 from stepwell.errors import UnfitModel
 from stepwell.models import resolve_model
 from stepwell.settings import Settings, load
-from stepwell.this_machine import available_memory_bytes, usable_cores
 from stepwell.tiers.inspect import measure_disk
-from stepwell.units import format_duration, format_size
 from stepwell.vllm.install import examine_model, require_vllm
 
 AGENT_TOKENS = (1_024, 4_096, 8_192)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stepwell.basics.units import format_size
 from stepwell.errors import BadInput
 from stepwell.settings import ObjectSettings
 from stepwell.tiers.objects.client import ObjectsAway, open_objects
 from stepwell.tiers.objects.probe import ObjectSpeeds, measure_objects
-from stepwell.units import format_size
 
 VLLM_BLOCK_BYTES = 1 << 20
 """What is tried for vLLM, whose blocks only a running engine knows the size of."""

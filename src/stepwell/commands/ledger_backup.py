@@ -9,11 +9,11 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress
 
+from stepwell.basics.units import counted
 from stepwell.commands.ledger_flags import Config, Ledger, existing
 from stepwell.errors import BadInput
 from stepwell.ledger.backup import back_up
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
-from stepwell.units import counted
 
 
 def backup(

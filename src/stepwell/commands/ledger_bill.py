@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from stepwell.basics.private import private_umask
 from stepwell.commands.ledger_flags import (
     Config,
     Ledger,
@@ -30,7 +31,6 @@ from stepwell.ledger.over_time import statement_over_time
 from stepwell.ledger.prices import PriceBook, load_price_book
 from stepwell.ledger.queries import Counts, Period
 from stepwell.ledger.statements import Statement
-from stepwell.private import private_umask
 from stepwell.report.page import Page
 from stepwell.report.pdf import pdf
 

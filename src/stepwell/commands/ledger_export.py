@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from stepwell.basics.private import private_umask
 from stepwell.commands.ledger_flags import Config, Ledger, Since, Tenant, Until, opened, period
 from stepwell.console.options import no_option
 from stepwell.errors import BadInput
@@ -20,7 +21,6 @@ from stepwell.ledger import export as exporting
 from stepwell.ledger.base import Store
 from stepwell.ledger.export import Sheet
 from stepwell.ledger.queries import Period
-from stepwell.private import private_umask
 
 Format = Literal["csv", "parquet", "spend-log"]
 ENDINGS = (".csv", ".parquet")

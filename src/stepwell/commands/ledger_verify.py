@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from stepwell.basics.units import counted
 from stepwell.commands.ledger_flags import Config, Ledger, opened
 from stepwell.commands.ledger_tables import printable
 from stepwell.console.options import ResultOption
@@ -19,7 +20,6 @@ from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.ledger import verify as verifying
 from stepwell.replayed import replay_of
-from stepwell.units import counted
 
 MOST_LINES = 20
 

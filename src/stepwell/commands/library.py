@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from stepwell.basics.units import format_size
 from stepwell.commands.library_places import LibraryPlace, RemotePlace, local_place
 from stepwell.console.options import ResultOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput, StepwellError
-from stepwell.units import format_size
 
 
 @Parameter(name="*")

@@ -22,13 +22,13 @@ from stepwell.agents.tools.warehouse import open_warehouse
 from stepwell.agents.tools.warehouse_base import BATCH_ROWS, Warehouse, WarehouseTable
 from stepwell.agents.tools.warehouses import Warehouses, listed_name
 from stepwell.agents.tools.workspace import WarehouseUrl
+from stepwell.basics.units import format_size, parse_duration_us, parse_size
 from stepwell.commands.library import HERE, Where, file_line, result_console
 from stepwell.commands.library_places import LibraryPlace
 from stepwell.console.options import ResultOption
 from stepwell.console.output import write_json
 from stepwell.errors import BadInput, StepwellError
 from stepwell.library.documents import clean_name
-from stepwell.units import format_size, parse_duration_us, parse_size
 
 NAMED_TABLES = 20
 """In a sentence that says what there is."""

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from stepwell.basics.this_machine import machine
 from stepwell.console.report import command_line, versions
 from stepwell.report.page import Page
-from stepwell.this_machine import machine
 
 Item = TypeVar("Item")
 

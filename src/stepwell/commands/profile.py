@@ -15,6 +15,7 @@ from rich.console import Console
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.crews.files import budget_microusd, find_crew
 from stepwell.agents.crews.profile import FLASH, PRO, Profile, apply, dump, find_profile
+from stepwell.basics.this_machine import machine
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -42,7 +43,6 @@ from stepwell.fit.outcomes import SINGLE
 from stepwell.fit.report import Fit, as_json, verdict, write
 from stepwell.fit.search import Search, SearchTarget
 from stepwell.launch.crew_servers import Given, ServerOption
-from stepwell.this_machine import machine
 
 
 def fit(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from stepwell.agents.crews.files import find_crew
 from stepwell.agents.crews.profile import Profile, find_profile
+from stepwell.basics.this_machine import machine
 from stepwell.commands.profile_places import PlacesWanted, ProfileServers
 from stepwell.commands.profile_trial import (
     AtOnceOption,
@@ -37,7 +38,6 @@ from stepwell.fit.load import load_tasks
 from stepwell.fit.outcomes import SINGLE, Evaluation, together
 from stepwell.fit.statistics import Resamples
 from stepwell.launch.crew_servers import Given, ServerOption
-from stepwell.this_machine import machine
 
 
 def compare(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepwell.basics.units import format_size
 from stepwell.engines.base import EngineInfo
 from stepwell.settings import EngineSettings
-from stepwell.units import format_size
 
 NOT_SERVED = "not served"
 

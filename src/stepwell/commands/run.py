@@ -33,6 +33,8 @@ from stepwell.agents.servers import keep_models
 from stepwell.agents.session import Reading, Session
 from stepwell.agents.tools.registry import build_tools, require_tools, serving
 from stepwell.agents.tools.workspace import WarehouseUrl, Workspace
+from stepwell.basics.private import private_folder
+from stepwell.basics.units import counted
 from stepwell.commands.run_dry import Requests, last_line, print_requests
 from stepwell.commands.run_library import (
     Attach,
@@ -66,8 +68,6 @@ from stepwell.launch.crew_servers import (
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Document
 from stepwell.library.load import load_document
-from stepwell.private import private_folder
-from stepwell.units import counted
 
 DATA_SUFFIXES = (".csv", ".tsv", ".parquet", ".duckdb", ".db")
 TESTS_SUFFIX = ".py"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stepwell.basics.units import counted
 from stepwell.console.output import write_json
-from stepwell.units import counted
 
 Requests = Mapping[str, Mapping[str, Any]]
 """Per role, the body of its first request."""

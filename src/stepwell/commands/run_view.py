@@ -19,9 +19,9 @@ from rich.tree import Tree
 
 from stepwell.agents import events
 from stepwell.agents.tracing import without_texts
+from stepwell.basics.private import begun_privately
+from stepwell.basics.units import counted
 from stepwell.errors import BadInput, StepwellError
-from stepwell.private import begun_privately
-from stepwell.units import counted
 
 WIDEST = 70
 ROW_CHARS = 300

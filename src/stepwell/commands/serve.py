@@ -13,16 +13,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from stepwell.assemble import key_ring
+from stepwell.basics.private import private_umask
+from stepwell.basics.units import format_size
 from stepwell.commands.checks import report
 from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import require_objects_usable, require_room, run, say
 from stepwell.logs import logging_to
-from stepwell.private import private_umask
 from stepwell.server.key_reload import KeyReload
 from stepwell.settings import Settings, load
-from stepwell.units import format_size
 
 NO_FLAGS = ServeFlags()
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from stepwell.assemble import key_ring, require_policy
+from stepwell.basics.units import counted, format_size
 from stepwell.commands.checks import CheckResult, checked
 from stepwell.errors import StepwellError
 from stepwell.ledger.costs import load_cost_book
@@ -29,7 +30,6 @@ from stepwell.several import apart, engine_settings
 from stepwell.tiers.directory import LOCK
 from stepwell.tiers.objects.client import ObjectsAway, open_objects
 from stepwell.tiers.objects.probe import measure_objects
-from stepwell.units import counted, format_size
 from stepwell.vllm.install import examine_model, require_vllm
 
 _PROBE_BYTES = 1 << 20

@@ -11,6 +11,7 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from stepwell.basics.units import format_size
 from stepwell.engine_settings import ModelEntry
 from stepwell.ledger.settings import BudgetEntry
 from stepwell.server.keys import KeyEntry
@@ -22,7 +23,6 @@ from stepwell.settings import (
     env_name,
     sections,
 )
-from stepwell.units import format_size
 
 FIRST = "0.1.0"
 NEXT = "0.2.0"

@@ -11,11 +11,11 @@ from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 
+from stepwell.basics.units import format_size, parse_size
 from stepwell.console.progress import ticker
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
 from stepwell.settings import ObjectSettings
-from stepwell.units import format_size, parse_size
 from stepwell.vllm.command_line import command_line, environment, transfer_config
 from stepwell.vllm.convert import convert_gguf
 from stepwell.vllm.install import examine_model, require_vllm

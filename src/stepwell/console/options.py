@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.units import parse_size
 from stepwell.errors import BadInput
 from stepwell.report.charts import require_charts
-from stepwell.units import parse_size
 
 
 def ending_in(*known: str) -> Callable[[Any, Path | None], None]:

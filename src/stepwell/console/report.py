@@ -18,8 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
+from stepwell.basics.this_machine import machine
 from stepwell.console.output import ReportConsole, write_json
-from stepwell.this_machine import machine
 
 PACKAGES = ("stepwell", "llama-cpp-python", "xllamacpp")
 

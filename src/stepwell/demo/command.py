@@ -18,6 +18,7 @@ from rich.console import Console
 from stepwell import __version__, assemble
 from stepwell.agents.crews.files import find_crew
 from stepwell.agents.passages import reader_of
+from stepwell.basics.this_machine import machine
 from stepwell.console.options import no_option, require_writable
 from stepwell.console.report import versions
 from stepwell.console.stopping import told_to_stop
@@ -41,7 +42,6 @@ from stepwell.library.load import load_document
 from stepwell.models import base_model_note
 from stepwell.server.keys import KeyEntry
 from stepwell.settings import EngineSettings, KvSettings, Settings, load
-from stepwell.this_machine import machine
 
 CUSTOMERS = (("Almond", "priority"), ("Birch", "default"), ("Cedar", "flex"))
 CREW = "documents"

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from stepwell.basics.quantiles import percentile
 from stepwell.demo.books import LedgerFigures
 from stepwell.demo.record import (
     KV_TIERS,
@@ -22,7 +23,6 @@ from stepwell.demo.record import (
     DemoRun,
     DemoTurn,
 )
-from stepwell.quantiles import percentile
 
 SCHEMA = "stepwell.demo/2"
 ALL = "all"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from html import escape
 
+from stepwell.basics.units import format_size
 from stepwell.demo.drawing import (
     CHART_HEIGHT,
     CHART_TOP,
@@ -28,7 +29,6 @@ from stepwell.demo.drawing import (
 )
 from stepwell.demo.figures import CustomerFigures, RunFigures
 from stepwell.demo.record import DemoTurn
-from stepwell.units import format_size
 
 STRIP_HEIGHT = 4
 PLACES = ("absent", "disk", "host", "device")

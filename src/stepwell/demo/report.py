@@ -9,11 +9,11 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from stepwell.basics.units import format_size
 from stepwell.demo.cost_table import cost_sentences, cost_table
 from stepwell.demo.figures import DemoFigures, marks, same_answers
 from stepwell.demo.record import Capacity, DemoCustomer
 from stepwell.demo.tables import TextTable, comparison_table, notes, service_tier_table
-from stepwell.units import format_size
 
 PLAIN_WIDTH = 132
 """Without a terminal lines are not wrapped for us, and a log should not be folded at 80."""

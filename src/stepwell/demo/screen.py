@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from stepwell.basics.units import format_size
 from stepwell.demo.board import AgentStatus, RunBoard
 from stepwell.demo.record import KV_TIERS, AgentSample, DemoCustomer, DemoRun, Sample
-from stepwell.units import format_size
 
 LOOKS = {
     "device": ("█", "color(214)"),

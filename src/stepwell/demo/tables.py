@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from stepwell.basics.units import format_size
 from stepwell.demo.books import LedgerFigures
 from stepwell.demo.figures import DemoFigures, RunFigures, ServiceTierFigures, same_answers
 from stepwell.demo.record import KV_TIERS
-from stepwell.units import format_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.catalogue.kv import kv_bytes, kv_bytes_per_token
 from stepwell.catalogue.load import Entry
 from stepwell.economics.roofline import TERMS, Serving, kv_room_bytes, terms
 from stepwell.errors import BadInput
-from stepwell.per_tier import PerTier
 from stepwell.simulate.accelerator import Accelerator
 from stepwell.simulate.llamacpp_costs import LlamaCppCosts
 from stepwell.simulate.machine_file import FittedMachine

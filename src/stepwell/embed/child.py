@@ -19,9 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stepwell.basics.line_child import answer, questions, ready
 from stepwell.embed.base import MINILM, EmbeddingModel, Input, Wishes, WrongInput
 from stepwell.errors import StepwellError
-from stepwell.line_child import answer, questions, ready
 
 NICE = 10
 

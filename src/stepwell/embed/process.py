@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from stepwell.basics.kept_child import ChildAway, KeptChild
+from stepwell.basics.line_child import LineChild
 from stepwell.embed.base import About, EmbeddingError, Input, Wishes, WrongInput, numbers_of
-from stepwell.kept_child import ChildAway, KeptChild
-from stepwell.line_child import LineChild
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 MODULE = "stepwell.embed.child"

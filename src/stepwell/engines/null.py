@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.clock import Clock, MonotonicClock
+from stepwell.basics.clock import Clock, MonotonicClock
 from stepwell.engines.base import (
     UNIT_TOKENS,
     AnswerPart,

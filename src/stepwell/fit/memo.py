@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx2
 
+from stepwell.basics.private import begun_privately
 from stepwell.errors import BadInput
-from stepwell.private import begun_privately
 
 VERSION = 1
 MAX_TURNS = 1_000_000

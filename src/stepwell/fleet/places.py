@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.types import AgentName, HeldTokens
-from stepwell.per_tier import NOTHING
 
 Session = tuple[str, str]
 _SHARED_AT_FIRST = 0.5

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import mul
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.fleet.nodes import FleetNode, rates
 from stepwell.fleet.places import Places
 from stepwell.fleet.types import HeldTokens, NodeState, RoutedTurn, RoutingChoice, RoutingCosts
-from stepwell.per_tier import NOTHING
 
 DEFAULT_WEIGHTS: Mapping[str, int] = {"priority": 16, "default": 4, "flex": 1}
 """As in ``policy.contracts.DEFAULT_CONTRACTS``."""

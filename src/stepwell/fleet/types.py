@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.fleet.prefixes import PromptPrefix
-from stepwell.per_tier import PerTier
 
 HOME_TOKENS = 256
 """Prompts that begin alike for so long have the same home."""

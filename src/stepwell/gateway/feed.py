@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import AgentName, HeldTokens
-from stepwell.per_tier import PerTier
 
 Row = tuple[AgentName, str, int, HeldTokens]
 MOST_FRAME_BYTES = 512 * 2**20

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from stepwell.basics.private import private_parent
 from stepwell.errors import StepwellError
-from stepwell.private import private_parent
 
 log = logging.getLogger("stepwell.gateway")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0

@@ -18,6 +18,7 @@ from stepwell.agents.client import Client
 from stepwell.agents.crews.definition import Crew
 from stepwell.agents.planner import with_writer
 from stepwell.agents.servers import ModelPlace, Servers
+from stepwell.basics.this_machine import usable_cores
 from stepwell.embedded import embedded
 from stepwell.errors import BadInput
 from stepwell.library.store import Library
@@ -25,7 +26,6 @@ from stepwell.models import base_model_note, resolve_model
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
 from stepwell.several import engine_settings
-from stepwell.this_machine import usable_cores
 
 MAX_MODELS = 8
 LEAST_DEVICE_KV_TOKENS = 2_048

@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from stepwell import __version__
 from stepwell.assemble import Node, key_ring
+from stepwell.basics.clock import Clock
+from stepwell.basics.private import private_parent
+from stepwell.basics.units import format_size
 from stepwell.beside import close_embeddings, served_embeddings
-from stepwell.clock import Clock
 from stepwell.embedded import AnyNode, build_any, offered
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.start import default_path
@@ -21,7 +23,6 @@ from stepwell.library.embedding import EmbeddingThread
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
-from stepwell.private import private_parent
 from stepwell.redaction import redacted
 from stepwell.server.batches.runner import BatchLimits, ServedBatches
 from stepwell.server.batches.store import BatchStore
@@ -34,7 +35,6 @@ from stepwell.server.run import serve as run_server
 from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings
 from stepwell.several import ModelsNode, apart, serves_several
-from stepwell.units import format_size
 
 AGENT_TOKENS = 1_000
 """The agent by which the start-up lines count."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from stepwell.assemble import key_ring
-from stepwell.clock import Clock, MonotonicClock
+from stepwell.basics.clock import Clock, MonotonicClock
 from stepwell.engines.base import EngineInfo
 from stepwell.engines.null import NullText
 from stepwell.errors import MissingExtra

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from stepwell.basics.private import private_file
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.base import NoLedger
-from stepwell.private import private_file
 
 PAGES_AT_ONCE = 4_096
 """16 MiB; between two such pieces the server may write."""

@@ -50,10 +50,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.books import ABOUT, NumberLimits, TomlTable, read_book
 from stepwell.ledger.money import MICROUSD, apportion
 from stepwell.ledger.types import MACHINE_RESOURCES, Resource
-from stepwell.per_tier import PerTier
 from stepwell.policy.config import PolicyConfig
 
 HOUR_US = 3_600_000_000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.metered import Entries
 from stepwell.ledger.types import MACHINE_RESOURCES, Account, Cause, Position, Posting, Resource
-from stepwell.per_tier import PerTier
 from stepwell.policy.types import RequestId
 
 Line = tuple[Account, Account, Resource, Cause, RequestId]

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import sub
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.types import Account
-from stepwell.per_tier import PerTier
 from stepwell.policy.types import BlockId, BlockMeta, KvTier
 
 KV_TIERS = (KvTier.DEVICE, KvTier.HOST, KvTier.DISK)

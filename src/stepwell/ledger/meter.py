@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from operator import add
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.bills import Bills
 from stepwell.ledger.charging import Charging
 from stepwell.ledger.displaced import Displaced, shares
@@ -47,7 +48,6 @@ from stepwell.ledger.types import (
     Kind,
     Resource,
 )
-from stepwell.per_tier import PerTier
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.costs import Costs
 from stepwell.policy.types import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.displaced import DisplacedSpan
 from stepwell.ledger.holdings import Holder
 from stepwell.ledger.types import Account, Kind, Position, Posting, Usage
-from stepwell.per_tier import PerTier
 from stepwell.policy.costs import PrefillFit
 from stepwell.policy.types import (
     Event,

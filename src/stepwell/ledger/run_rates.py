@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.errors import BadInput
 from stepwell.ledger.base import LedgerError, RunId
 from stepwell.ledger.costs import Capacities, CostBook, Rates, parse_cost_book
 from stepwell.ledger.queries import RunRow
-from stepwell.per_tier import PerTier
 
 
 def rates_of(runs: Iterable[RunRow], book: CostBook | None = None) -> dict[RunId, Rates]:

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stepwell.basics.private import private_file, private_parent
 from stepwell.ledger import schema
 from stepwell.ledger.base import LedgerError, LedgerFull, LedgerRefused, NoLedger
 from stepwell.ledger.node_lock import LockHeld, NodeLock
 from stepwell.ledger.sqlite_files import LedgerFiles
 from stepwell.ledger.sqlstore import INSERT_POSTING, Cursor, SqlStore
-from stepwell.private import private_file, private_parent
 
 BUSY_S = 5.0
 """How long to wait for another process that writes to the same file."""

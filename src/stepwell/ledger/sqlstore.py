@@ -16,12 +16,12 @@ from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from typing import Any, Protocol
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.ledger.base import LedgerRefused, OpenRun, PostingBatch, Run, RunId
 from stepwell.ledger.lease_rows import END_OF_NODE, ChargedUnder, lease_in
 from stepwell.ledger.leases import Lease, LeaseNeed
 from stepwell.ledger.schema import ACCOUNT_FIELDS, USAGE_COUNTS
 from stepwell.ledger.types import MAX_AMOUNT, Account, Budget, Kind, Position, Posting, Scope, Usage
-from stepwell.per_tier import PerTier
 
 MOST_ACCOUNTS_IN_MEMORY = 500_000
 MOST_NAMES_ADDED_UP = 10_000

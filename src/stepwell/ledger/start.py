@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from stepwell.basics.per_tier import total_of
 from stepwell.ledger.base import LedgerError, Run, RunId, Store
 from stepwell.ledger.bills import Bills
 from stepwell.ledger.bookkeeper import Refusal
@@ -33,7 +34,6 @@ from stepwell.ledger.spending import (
 )
 from stepwell.ledger.types import Budget, Usage
 from stepwell.ledger.writer import LedgerWriter
-from stepwell.per_tier import total_of
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.types import Embedded, RequestArrived
 

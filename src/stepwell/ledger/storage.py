@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from operator import sub
 
+from stepwell.basics.per_tier import NOTHING, PerTier
 from stepwell.ledger.costs import room_bytes
 from stepwell.ledger.draft import PostingDraft
 from stepwell.ledger.holders import Holders
 from stepwell.ledger.holdings import Holder, Holdings
 from stepwell.ledger.metered import Metered
 from stepwell.ledger.types import IDLE, MACHINE, STORAGE, Cause
-from stepwell.per_tier import NOTHING, PerTier
 from stepwell.policy.config import PolicyConfig
 
 STORAGE_EVERY_US = 60_000_000

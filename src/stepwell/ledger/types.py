@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from stepwell.per_tier import PerTier
+from stepwell.basics.per_tier import PerTier
 from stepwell.policy.types import Caller
 
 MAX_AMOUNT = 2**62

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepwell.basics.private import private_file, private_folder
 from stepwell.library.errors import DamagedFile, StorageFull
-from stepwell.private import private_file, private_folder
 
 
 @dataclass(frozen=True, slots=True)

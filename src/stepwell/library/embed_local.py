@@ -12,10 +12,10 @@ from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 
-from stepwell.kept_child import ChildAway, KeptChild
+from stepwell.basics.kept_child import ChildAway, KeptChild
+from stepwell.basics.line_child import answer, questions, ready
 from stepwell.library.embeddings import EmbeddingsAway
 from stepwell.library.minilm import NAME, MiniLm, packaged_folder
-from stepwell.line_child import answer, questions, ready
 
 AT_ONCE = 4
 """Texts in one message: a question waits for no more than these."""

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepwell.basics.private import private_file
 from stepwell.library.errors import DamagedFile, StorageFull
-from stepwell.private import private_file
 
 BUSY_S = 10.0
 SCHEMA_VERSION = 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
+from stepwell.basics.units import format_size
 from stepwell.library.errors import QuotaFull
 from stepwell.library.index import FileRecord
-from stepwell.units import format_size
 
 
 def used_bytes(connection: sqlite3.Connection, tenant: str) -> int:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stepwell.basics.units import format_size
 from stepwell.errors import BadInput
 from stepwell.library.embedding import made_by
 from stepwell.library.embeddings import Embedder, EmbeddingsAway
@@ -13,7 +14,6 @@ from stepwell.library.hybrid import hybrid_search
 from stepwell.library.index import FileRecord
 from stepwell.library.search import CountedText, CountedTexts, Found, search
 from stepwell.library.store import Library
-from stepwell.units import format_size
 
 MAX_TEXT_BYTES = 128 * 2**20
 """Of all documents that one question goes over."""

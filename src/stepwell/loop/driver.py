@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stepwell.clock import Clock, MonotonicClock
+from stepwell.basics.clock import Clock, MonotonicClock
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.ledger.bookkeeper import Bookkeeper
 from stepwell.loop.collector import Collector

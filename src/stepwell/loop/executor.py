@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from stepwell.clock import Clock
+from stepwell.basics.clock import Clock
 from stepwell.engines.base import BatchItem, Engine, EngineError, Sampled
 from stepwell.ledger.bookkeeper import Bookkeeper
 from stepwell.loop.inbox import Inbox

@@ -13,9 +13,9 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
+from stepwell.basics.per_tier import NOTHING
 from stepwell.loop.requests import found_tokens
 from stepwell.loop.timing import DECODE, LOAD, PASSED_OVER, PREFILL, Story, Timing, Who
-from stepwell.per_tier import NOTHING
 from stepwell.policy.types import (
     Action,
     BlockId,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stepwell.clock import Clock
+from stepwell.basics.clock import Clock
 from stepwell.engines.base import EngineInfo
 from stepwell.loop.collector import Collector
 from stepwell.loop.model_views import merged

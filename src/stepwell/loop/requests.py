@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.engines.base import SamplingParams
 from stepwell.ledger.metered import Use
 from stepwell.loop.timing import Timing
-from stepwell.per_tier import PerTier
 from stepwell.policy.types import NO_HINT, Caller, Hint, Open, RequestArrived, RequestId
 
 LOCAL_TENANT = "local"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.engines.base import BatchItem
 from stepwell.loop.live import LiveRequest
 from stepwell.loop.requests import found_tokens
 from stepwell.loop.snapshot import ROUTES
-from stepwell.per_tier import PerTier
 from stepwell.policy.types import Computed, Event, Moved, Open, Plan
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stepwell.per_tier import PerTier
+from stepwell.basics.per_tier import PerTier
 from stepwell.policy.types import RequestArrived, RequestId, WaitCause
 
 ARRIVAL = "arrival"

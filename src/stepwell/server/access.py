@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.types import Scope
 
+from stepwell.basics.per_tier import total_of
 from stepwell.loop.requests import Admitted, Finished
-from stepwell.per_tier import total_of
 from stepwell.server.bridge import Generations
 from stepwell.server.identity import Identity
 from stepwell.server.keys import ApiKey

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from stepwell.basics.per_tier import total_of
 from stepwell.ledger.bills import FOR_OTHERS, tokens_of
 from stepwell.ledger.budgets import BudgetBook, BudgetState, names_of
 from stepwell.ledger.metered import Use
 from stepwell.ledger.money import usd_text
 from stepwell.ledger.prices import Charge, TokenCounts, anthropic_usage
-from stepwell.per_tier import total_of
 from stepwell.policy.types import Wait
 from stepwell.server.books import Books
 from stepwell.server.turns import Ask, Progress

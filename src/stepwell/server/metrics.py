@@ -14,12 +14,12 @@ from prometheus_client import Counter as PromCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from stepwell.basics.per_tier import PerTier
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.ledger.port import RunningBooks
 from stepwell.loop.port import LoopPort
 from stepwell.loop.requests import Admitted, Finished, Generation, Output
 from stepwell.loop.snapshot import Snapshot
-from stepwell.per_tier import PerTier
 from stepwell.server.ledger_metrics import LedgerCollector
 
 AGENT_STATES = ("waiting", "loading", "running", "preempted", "idle")

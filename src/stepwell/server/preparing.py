@@ -12,9 +12,9 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TypeVar
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.loop.requests import Generation
 from stepwell.server.errors import bad_request
-from stepwell.this_machine import usable_cores
 
 Result = TypeVar("Result")
 Prepare = Callable[[], Sequence[Generation]]

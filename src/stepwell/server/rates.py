@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from stepwell.basics.units import counted
 from stepwell.loop.requests import Generation
 from stepwell.server.bridge import Generations
 from stepwell.server.errors import ApiError, rate_limited
 from stepwell.server.keys import ApiKey
-from stepwell.units import counted
 
 MINUTE_S = 60.0
 LEAST_WAIT_S = 0.001

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from stepwell.basics.per_tier import NOTHING, PerTier, total_of
 from stepwell.engines.base import SamplingParams, ThinkingBudget
 from stepwell.loop.requests import Admitted, Delta, Finished, Generation, Output, Rejected, Scored, TokenInfo
 from stepwell.loop.timing import Timing
-from stepwell.per_tier import NOTHING, PerTier, total_of
 from stepwell.policy.types import NO_HINT, Caller, Hint, RequestArrived
 from stepwell.server.bridge import Generations
 from stepwell.server.errors import from_rejected

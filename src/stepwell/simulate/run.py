@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from stepwell.per_tier import PerTier
+from stepwell.basics.per_tier import PerTier
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction.base import Future
 from stepwell.policy.scheduler import Scheduler

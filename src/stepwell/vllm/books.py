@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stepwell.clock import Clock
+from stepwell.basics.clock import Clock
 from stepwell.ledger.bookkeeper import Refusal
 from stepwell.ledger.keeper import Keeper
 from stepwell.ledger.lessee import Lessee

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from stepwell.clock import Clock
+from stepwell.basics.clock import Clock
 from stepwell.engines.base import EngineInfo
 from stepwell.loop.requests import Generation, Rejected, Sink
 from stepwell.loop.snapshot import AgentView, Snapshot

@@ -26,10 +26,10 @@ from vllm.v1.kv_offload.base import (
 )
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
+from stepwell.basics.units import parse_size
 from stepwell.errors import BadInput
 from stepwell.tiers.shared.store import Bounds
 from stepwell.tiers.shared.tier import JobEnded, JobItem, LookupAnswer, SharedTier
-from stepwell.units import parse_size
 
 _ANSWERS = {
     LookupAnswer.THERE: LookupResult.HIT,

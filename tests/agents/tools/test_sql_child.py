@@ -25,7 +25,7 @@ from stepwell.agents.tools.rows import Rows
 from stepwell.agents.tools.sql import AT_ONCE, Database
 from stepwell.agents.tools.sql_tables import PROGRESS
 from stepwell.agents.tools.sql_wire import MOST_CHARS, read_row, written_row
-from stepwell.line_child import LineChild
+from stepwell.basics.line_child import LineChild
 
 duckdb = pytest.importorskip("duckdb")
 LARGE = 3_000_000_000

@@ -25,7 +25,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteReceiveStream, Process
 
-from stepwell.private import private_file
+from stepwell.basics.private import private_file
 
 MOST_LINE_BYTES = 16 << 20
 """Of one message; a file of 12 MiB in base64."""

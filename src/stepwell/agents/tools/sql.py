@@ -30,9 +30,9 @@ from stepwell.agents.tools.sql_wire import MOST_BYTES, read_row
 from stepwell.agents.tools.warehouse import duckdb_path, open_warehouse
 from stepwell.agents.tools.warehouses import Warehouses
 from stepwell.agents.tools.workspace import Workspace
+from stepwell.basics.line_child import LineChild, LineChildren
+from stepwell.basics.this_machine import usable_cores
 from stepwell.errors import MissingExtra
-from stepwell.line_child import LineChild, LineChildren
-from stepwell.this_machine import usable_cores
 
 AT_ONCE = max(2, min(4, usable_cores()))
 """Questions that are answered at the same time by one program; each may hold ``limits.memory_bytes``."""

@@ -25,7 +25,7 @@ from stepwell.agents.tools.sql_names import name, quoted
 from stepwell.agents.tools.sql_tables import OPTIONS, FilesReader, FileTables, TableView, limit, sentence
 from stepwell.agents.tools.sql_wire import MOST_BYTES, written_row
 from stepwell.agents.tools.warehouses import written_name
-from stepwell.line_child import IDLE_S, answer, questions, ready
+from stepwell.basics.line_child import IDLE_S, answer, questions, ready
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.answers.random_schema import Json
 from stepwell.bench.harness import BenchRun
 from stepwell.console.output import sheet
 from stepwell.engines.base import BatchItem, Engine, SamplingParams, TextModel
-from stepwell.quantiles import percentile
 
 TOKENS = 64
 """Of an answer."""

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.chaos import checks
 from stepwell.bench.chaos.faults import ALL, Scene, possible, small_file_system, strike
 from stepwell.bench.chaos.load import Load, undisturbed
@@ -25,7 +26,6 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.errors import BadInput, StepwellError
 from stepwell.ledger.open import open_store
-from stepwell.quantiles import percentile
 
 MINUTES = 30.0
 LONGEST_S, QUICK_LONGEST_S = 8.0, 1.0

@@ -12,6 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.units import parse_size
 from stepwell.bench.chaos import checks
 from stepwell.bench.chaos.growth import WARM_UP_SHARE, ProcessSample, Slope, enough, look, slope
 from stepwell.bench.chaos.load import Load, undisturbed
@@ -26,7 +27,6 @@ from stepwell.errors import StepwellError
 from stepwell.ledger.bills import MAX_CORRECTABLE
 from stepwell.ledger.open import open_store
 from stepwell.recording import read_recording
-from stepwell.units import parse_size
 
 MINUTES, QUICK_MINUTES = 120.0, 5.0
 SAMPLES = 600

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.crews.busy import sampled
 from stepwell.bench.crews.crew_kills import Killed, kill_runs
 from stepwell.bench.crews.crew_server import null_arm
@@ -22,7 +23,6 @@ from stepwell.console.options import OptionalPositive, Positive
 from stepwell.console.output import sheet, table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
-from stepwell.quantiles import percentile
 
 LIMIT_MS = 2.0
 SHARED = 1.25

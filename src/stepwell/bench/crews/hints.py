@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.crews.hint_live import run_live
 from stepwell.bench.crews.hint_work import Crews, run_crews, script
 from stepwell.bench.crews.hints_report import (
@@ -29,7 +30,6 @@ from stepwell.bench.harness import BenchRun, RealModelOption, SeedOption, Thread
 from stepwell.console.options import OptionalPositive
 from stepwell.console.progress import Ticker
 from stepwell.simulate.hardware import MachineModel
-from stepwell.this_machine import usable_cores
 
 BLOCK_TOKENS = 64
 AMPLE_TOKENS = 1 << 22

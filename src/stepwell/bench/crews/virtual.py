@@ -17,8 +17,8 @@ from typing import Any, TypeVar, cast
 import httpx2
 
 from stepwell import assemble
+from stepwell.basics.clock import ManualClock
 from stepwell.bench.node import Door
-from stepwell.clock import ManualClock
 from stepwell.engines.base import AnswerPart, SamplingParams, Span
 from stepwell.engines.null import END_TOKEN, NullConfig, NullEngine, NullText
 from stepwell.errors import StepwellError

@@ -18,6 +18,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.quantiles import percentile
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.clocks import timed_calls
 from stepwell.bench.harness import NULL_MODEL, BenchRun, RealModelOption, ThreadsOption, bench
 from stepwell.bench.node import driver_for, load_engine
@@ -29,8 +31,6 @@ from stepwell.console.report import Verdict
 from stepwell.engines.base import Engine, TextModel
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.loop.driver import Driver
-from stepwell.quantiles import percentile
-from stepwell.this_machine import usable_cores
 
 LIMIT_REAL = 0.03
 LIMIT_MANY = 0.10

@@ -17,8 +17,8 @@ import llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.errors import StepwellError
-from stepwell.this_machine import usable_cores
 
 BATCH_TOKENS = 512
 Token = tuple[int, int, int, bool]

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, bench, require_real
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
 from stepwell.console.options import OptionalPositive
@@ -24,7 +25,6 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.base import TextModel
 from stepwell.loop.driver import Driver
-from stepwell.this_machine import usable_cores
 
 LEAST_SPEEDUP = 1.0
 """On one agent alone; more is for the model, the machine and the text to say."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Protocol
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, bench, require_real
 from stepwell.bench.node import TurnLog, driver_for, load_engine, turn_of
 from stepwell.console.options import OptionalPositive
@@ -27,7 +28,6 @@ from stepwell.console.report import Verdict
 from stepwell.engines.prose import prose
 from stepwell.loop.driver import Driver
 from stepwell.models import resolve_model
-from stepwell.this_machine import usable_cores
 
 LIMIT_BATCH_RATIO = 0.95
 COLUMNS = {

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.child import Child
 from stepwell.bench.engine.waiting_child import SEQUENCES
 from stepwell.bench.harness import BenchRun, RealModelOption, ThreadsOption, bench, numbers_of
@@ -26,7 +27,6 @@ from stepwell.console.options import OptionalPositive, Positive
 from stepwell.console.output import sheet
 from stepwell.engines.llamacpp.openmp import SPINS, VARIABLE
 from stepwell.models import resolve_model
-from stepwell.this_machine import usable_cores
 
 ITS_OWN = "the library's own"
 STEPS, QUICK_STEPS = 60, 5

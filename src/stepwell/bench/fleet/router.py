@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.clocks import resident_bytes
 from stepwell.bench.harness import BenchRun, SeedOption, bench, numbers_of
 from stepwell.console.options import Positive
@@ -22,7 +23,6 @@ from stepwell.fleet.prefixes import CUTS, PromptPrefix
 from stepwell.fleet.routers import ROUTERS, Router
 from stepwell.fleet.state import Fleet
 from stepwell.fleet.types import HeldTokens, RoutedTurn
-from stepwell.quantiles import percentile
 
 Row = tuple[tuple[str, str], str, int, HeldTokens]
 

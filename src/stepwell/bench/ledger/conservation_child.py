@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from stepwell import assemble
+from stepwell.basics.clock import Clock, ManualClock, MonotonicClock
 from stepwell.bench.ledger.mixed_load import BUDGETED, SECOND_US, MixedLoad, MixedSize
 from stepwell.bench.node import Door
-from stepwell.clock import Clock, ManualClock, MonotonicClock
 from stepwell.engines.base import BatchItem, Buffer, Engine, EngineError, Sampled
 from stepwell.engines.prose import prose
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings

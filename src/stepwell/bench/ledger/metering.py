@@ -20,10 +20,10 @@ from typing import Any
 from rich.table import Table
 
 from stepwell import assemble
+from stepwell.basics.clock import Clock, ManualClock, MonotonicClock
 from stepwell.bench.clocks import timed_calls
 from stepwell.bench.harness import NULL_MODEL, BenchRun, ModelOption, ThreadsOption, bench, in_turn
 from stepwell.bench.turns import TurnsPlayer, TurnsWork
-from stepwell.clock import Clock, ManualClock, MonotonicClock
 from stepwell.console.options import Positive
 from stepwell.console.output import table
 from stepwell.console.progress import Ticker

@@ -18,6 +18,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from stepwell.basics.per_tier import PerTier
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.harness import BenchRun, bench, numbers_of
 from stepwell.console.options import Positive
 from stepwell.console.output import sheet
@@ -37,8 +39,6 @@ from stepwell.ledger.types import (
     Resource,
     Usage,
 )
-from stepwell.per_tier import PerTier
-from stepwell.quantiles import percentile
 
 TARGET_PER_S = 100_000
 TARGET_BATCH = 64

@@ -19,6 +19,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from stepwell.basics.quantiles import percentile
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.client import TurnSample, complete, run_clients
 from stepwell.bench.harness import (
     BenchRun,
@@ -44,10 +46,8 @@ from stepwell.console.report import Report, Verdict
 from stepwell.decided_again import decided_again
 from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
-from stepwell.quantiles import percentile
 from stepwell.recording import read_recording
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
-from stepwell.this_machine import usable_cores
 
 LIMIT_MEDIAN, LIMIT_P99 = 10.0, 20.0  # percent
 WORKLOADS = ("pressure", "neighbours")

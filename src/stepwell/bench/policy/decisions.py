@@ -24,6 +24,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.quantiles import percentile
+from stepwell.basics.this_machine import available_memory_bytes
 from stepwell.bench.clocks import resident_bytes
 from stepwell.bench.harness import BenchRun, bench, words_of
 from stepwell.bench.policy.steady_load import PolicyLoad, PolicySize
@@ -35,8 +37,6 @@ from stepwell.loop.collector import Collector
 from stepwell.policy import scheduler
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.types import Moved, RequestArrived
-from stepwell.quantiles import percentile
-from stepwell.this_machine import available_memory_bytes
 
 SIZES = "50x12500, 200x50000, 1000x250000, 5000x1000000"
 QUICK_SIZES = "20x1000, 50x4000"

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import httpx2
 from cyclopts import Parameter
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.clocks import process_cpu_ns
 from stepwell.bench.harness import NULL_MODEL, BenchRun, bench
 from stepwell.bench.server.attack_kinds import ATTACKS, FLOOD, Act, prepared
@@ -23,7 +24,6 @@ from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput
-from stepwell.this_machine import usable_cores
 
 LIMIT_MS = 250.0
 DESCRIPTORS = 1_024

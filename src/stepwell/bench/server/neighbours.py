@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import httpx2
 from cyclopts import Parameter
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.client import complete
 from stepwell.bench.harness import (
     NULL_MODEL,
@@ -56,7 +57,6 @@ from stepwell.errors import StepwellError
 from stepwell.models import resolve_model
 from stepwell.policy.contracts import RESOURCES, WHOLE, Contract, Shares
 from stepwell.policy.eviction import EVICTION_POLICIES
-from stepwell.this_machine import usable_cores
 
 PEER = "llama.cpp"
 PEER_PARALLEL = 4

@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.client import TurnSample
 from stepwell.bench.server.flood import Neighbours
 from stepwell.bench.server.neighbours_sessions import Siblings, siblings_table
 from stepwell.console.output import sheet
 from stepwell.console.report import Verdict
 from stepwell.policy.contracts import WHOLE, Contract
-from stepwell.quantiles import percentile
 
 LIMIT_TTFT, LIMIT_TPOT = 1.25, 1.5
 LIMIT_SIBLING = 50.0

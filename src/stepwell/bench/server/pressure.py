@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.table import Table
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.client import ClientsFigures, TurnSample, run_clients, warm_up
 from stepwell.bench.harness import (
     NULL_MODEL,
@@ -43,7 +44,6 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
 from stepwell.errors import BadInput, StepwellError
 from stepwell.models import resolve_model
-from stepwell.this_machine import usable_cores
 
 LIMIT_TOTAL_OF_ROOMY = 1.05
 LIMIT_TTFT_OF_PEER = 0.2

@@ -15,6 +15,7 @@ import httpx2
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from stepwell.basics.this_machine import usable_cores
 from stepwell.bench.harness import (
     BenchRun,
     ModelOption,
@@ -31,7 +32,6 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
-from stepwell.this_machine import usable_cores
 
 TIMEOUT_S = 600.0
 OWN, STRANGER = "sk-bench-own", "sk-bench-stranger"

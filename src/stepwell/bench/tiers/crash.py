@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.child import Child
 from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench, none_of, scratch
 from stepwell.bench.tiers.crash_child import BLOCK_BYTES, block, content
@@ -20,7 +21,6 @@ from stepwell.console.output import facts
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.policy.types import KvTier
-from stepwell.quantiles import percentile
 from stepwell.tiers.directory import DiskBusy
 from stepwell.tiers.local import LocalTiers, TransferLimits
 from stepwell.tiers.store import DiskStore

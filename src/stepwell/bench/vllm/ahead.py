@@ -19,6 +19,7 @@ from typing import Any
 import httpx2
 from rich.table import Table
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.client import TurnSample, complete
 from stepwell.bench.servers import ServerArm, running
 from stepwell.bench.vllm.arms import OURS, VARIABLES, VllmPlan
@@ -26,7 +27,6 @@ from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.errors import StepwellError
-from stepwell.quantiles import percentile
 from stepwell.vllm.waking import VARIABLE
 
 AHEAD, ON_DEMAND = "fetched ahead of use", "read when the turn comes"

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx2
 
+from stepwell.basics.quantiles import percentile
 from stepwell.bench.client import TurnSample
 from stepwell.bench.server.flood import FloodTarget, Neighbours, paid_turns
 from stepwell.bench.servers import ServerArm, free_port, running
 from stepwell.bench.vllm.arms import OURS_ROOMY, ROOMY, VARIABLES, VllmPlan, stock_command
 from stepwell.console.progress import Ticker
 from stepwell.errors import StepwellError
-from stepwell.quantiles import percentile
 from stepwell.vllm.command_line import command_line, transfer_config
 
 READY_S = 900.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from stepwell.basics.this_machine import memory_bytes, usable_cores
 from stepwell.engines.llamacpp.cells import FRAME_TOKENS, SCRATCH, Cells, Filler, Kv
 from stepwell.engines.llamacpp.config import LlamaCppConfig, ModelError
 from stepwell.engines.llamacpp.device import Device
@@ -16,7 +17,6 @@ from stepwell.engines.llamacpp.native import KV_TYPES, MAX_SEQUENCES, NativeCont
 from stepwell.engines.llamacpp.padding import PAD, PAD_CELLS, Padding
 from stepwell.engines.llamacpp.repack import rows_differ
 from stepwell.engines.llamacpp.states import MARKS, PureStateContext, StatefulContext
-from stepwell.this_machine import memory_bytes, usable_cores
 
 _FIRST_RUNNING = 2
 _MIN_HOMES = 32

@@ -17,7 +17,7 @@ import threading
 from contextlib import suppress
 from functools import lru_cache
 
-from stepwell.line_child import LineChild, answer, questions, ready
+from stepwell.basics.line_child import LineChild, answer, questions, ready
 
 MAX_CPU_SECONDS = 2.5
 MAX_WALL_SECONDS = 20.0

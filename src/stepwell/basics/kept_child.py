@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from stepwell.line_child import LineChild
+from stepwell.basics.line_child import LineChild
 
 MOST_PAUSE_S = 60.0
 _TRIES = 2

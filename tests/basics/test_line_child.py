@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from stepwell import line_child
+from stepwell.basics import line_child
+from stepwell.basics.line_child import LineChild, LineChildren
 from stepwell.library.confined import extract_confined
 from stepwell.library.documents import Limits
-from stepwell.line_child import LineChild, LineChildren
 
-MODULE = "tests.echo_child"
-ROOT = Path(__file__).parent.parent
+MODULE = "tests.basics.echo_child"
+ROOT = Path(__file__).parents[2]
 ENV = os.environ | {"PYTHONPATH": str(ROOT)}
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from stepwell.agents.state import SessionFile
+from stepwell.basics.private import begun_privately, private_file, private_folder, private_umask
 from stepwell.commands.run_view import trace_file
 from stepwell.fit.memo import Memo
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.library.store import Library
 from stepwell.policy.config import PolicyConfig
-from stepwell.private import begun_privately, private_file, private_folder, private_umask
 from stepwell.recording import Recorder, open_recording
 
 CONFIG = PolicyConfig(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepwell.units import format_duration, format_size, parse_duration_us, parse_size
+from stepwell.basics.units import format_duration, format_size, parse_duration_us, parse_size
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.kept_child import MOST_PAUSE_S, ChildAway, KeptChild
-from stepwell.line_child import LineChild
+from stepwell.basics.kept_child import MOST_PAUSE_S, ChildAway, KeptChild
+from stepwell.basics.line_child import LineChild
 
-ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+ENV = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 LONG_S = 60.0
 
 
@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def child(clock: Clock) -> Iterator[KeptChild]:
-    made = KeptChild("tests.echo_child", env=ENV, now_s=clock)
+    made = KeptChild("tests.basics.echo_child", env=ENV, now_s=clock)
     yield made
     made.close()
 
@@ -100,7 +100,7 @@ def test_one_that_does_not_begin_is_told_apart(clock: Clock) -> None:
     def begin(child: LineChild) -> None:
         child.ask(b"leave", LONG_S, 100)
 
-    broken = KeptChild("tests.echo_child", env=ENV, begin=begin, now_s=clock)
+    broken = KeptChild("tests.basics.echo_child", env=ENV, begin=begin, now_s=clock)
     with pytest.raises(ChildAway, match="ends before it is ready") as raised:
         broken.start()
     assert raised.value.starting

@@ -1,4 +1,4 @@
-"""A child for tests/test_line_child.py: does what its question says."""
+"""A child for tests/basics/test_line_child.py: does what its question says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from stepwell.line_child import answer, questions, ready
+from stepwell.basics.line_child import answer, questions, ready
 
 if __name__ == "__main__":
     answers = ready()
