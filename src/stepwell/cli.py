@@ -23,7 +23,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from stepwell import __version__
 from stepwell.errors import BadInput, MissingExtra, StepwellError, install_line
-from stepwell.redaction import redacted
+from stepwell.telemetry.redaction import redacted
 
 HELP = """Many agents on little fast memory: an OpenAI-compatible server with llama.cpp inside.
 

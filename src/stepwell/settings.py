@@ -51,12 +51,12 @@ from stepwell.errors import BadInput
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.start import default_path
 from stepwell.library.documents import Limits
-from stepwell.logs import LogSettings
 from stepwell.models import cache_dir
 from stepwell.policy.contracts import Contract
 from stepwell.server.keys import KeyEntry, missing_service_tier
 from stepwell.server.settings import ServerSettings
 from stepwell.service_tiers import ServiceTierEntry, SharesEntry, contracts
+from stepwell.telemetry.logs import LogSettings
 
 ENV_PREFIX = "STEPWELL_"
 ENV_CONFIG = "STEPWELL_CONFIG"

@@ -122,6 +122,6 @@ def test_telemetry_without_its_package_is_found_before_the_start(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert checked(capsys, "--otel")["telemetry"]["ok"]
-    monkeypatch.setattr("stepwell.otel.find_spec", lambda name: None)
+    monkeypatch.setattr("stepwell.telemetry.otel.find_spec", lambda name: None)
     assert "needs the extra 'otel'" in checked(capsys, "--otel", fails=True)["telemetry"]["says"]
     assert checked(capsys)["telemetry"]["ok"]

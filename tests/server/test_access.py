@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepwell.logs import JsonFormatter, LogSettings, TextFormatter, logging_to
 from stepwell.loop.requests import Preempted, Rejected
 from stepwell.server.app import ROUTES as APP_ROUTES
 from stepwell.server.keys import KeyEntry, KeyRing
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
+from stepwell.telemetry.logs import JsonFormatter, LogSettings, TextFormatter, logging_to
 from tests.server.fakes import HOLD, INFO, FakeDriver, FakeText, null_node, says, serving, until
 from tests.server.wire import CHAT, ROUTES, get, post
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from stepwell.errors import MissingExtra, StepwellError
-from stepwell.redaction import redacted
+from stepwell.telemetry.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,15 +28,15 @@ from stepwell.gateway.deployment import (
 from stepwell.launch.serve import say
 from stepwell.ledger.open import POSTGRES_SCHEMES, open_store
 from stepwell.ledger.settings import NO_LEDGER
-from stepwell.logs import logging_to
 from stepwell.models import resolve_model
-from stepwell.redaction import redacted
 from stepwell.server.errors import ApiError
 from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.server.settings import ServerSettings
 from stepwell.settings import Settings, load
+from stepwell.telemetry.logs import logging_to
+from stepwell.telemetry.redaction import redacted
 
 ATTACHED_S = 3.0
 

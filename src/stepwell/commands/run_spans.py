@@ -12,7 +12,7 @@ from rich.console import Console
 
 from stepwell.agents.spans import Spans
 from stepwell.errors import MissingExtra
-from stepwell.otel import PROPAGATED, context_of, shut_down, tracer_provider, wanted
+from stepwell.telemetry.otel import PROPAGATED, context_of, shut_down, tracer_provider, wanted
 
 if TYPE_CHECKING:
     from stepwell.agents.session import Session

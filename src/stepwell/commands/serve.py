@@ -20,9 +20,9 @@ from stepwell.commands.serve_check import check as check_settings
 from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import require_objects_usable, require_room, run, say
-from stepwell.logs import logging_to
 from stepwell.server.key_reload import KeyReload
 from stepwell.settings import Settings, load
+from stepwell.telemetry.logs import logging_to
 
 NO_FLAGS = ServeFlags()
 

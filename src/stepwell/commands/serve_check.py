@@ -23,10 +23,10 @@ from stepwell.ledger.prices import load_price_book
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
 from stepwell.models import resolve_model
-from stepwell.otel import require_otel
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.settings import Settings
 from stepwell.several import apart, engine_settings
+from stepwell.telemetry.otel import require_otel
 from stepwell.tiers.directory import LOCK
 from stepwell.tiers.objects.client import ObjectsAway, open_objects
 from stepwell.tiers.objects.probe import measure_objects

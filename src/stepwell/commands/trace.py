@@ -19,7 +19,7 @@ from stepwell.commands.trace_otlp import send
 from stepwell.console.options import ResultOption, writable
 from stepwell.console.output import report_console, write_json
 from stepwell.errors import BadInput
-from stepwell.redaction import redacted
+from stepwell.telemetry.redaction import redacted
 
 SHOWN_CHARS = 300
 

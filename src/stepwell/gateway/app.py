@@ -17,7 +17,6 @@ from stepwell.fleet.types import NodeState
 from stepwell.gateway.front import SCOPE_KEY, Front
 from stepwell.gateway.nodes import Nodes
 from stepwell.gateway.routes import RouteKind
-from stepwell.logs import write_access, writes_access
 from stepwell.server.access import access_of
 from stepwell.server.anthropic.errors import is_anthropic
 from stepwell.server.anthropic.errors import response as anthropic_error
@@ -28,6 +27,7 @@ from stepwell.server.named_paths import NamedPaths
 from stepwell.server.run import GracefulServer, base_url, listen, require_keys_beyond_loopback
 from stepwell.server.service import require_local
 from stepwell.server.settings import ServerSettings
+from stepwell.telemetry.logs import write_access, writes_access
 
 METHODS = ["GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"]
 HOME = """A fleet of Stepwell nodes behind one address: point a client at {base}v1.

@@ -23,7 +23,6 @@ from stepwell.library.embedding import EmbeddingThread
 from stepwell.library.errors import StorageFull
 from stepwell.library.store import Library
 from stepwell.policy.types import KvTier
-from stepwell.redaction import redacted
 from stepwell.server.batches.runner import BatchLimits, ServedBatches
 from stepwell.server.batches.store import BatchStore
 from stepwell.server.books import Books
@@ -35,6 +34,7 @@ from stepwell.server.run import serve as run_server
 from stepwell.server.telemetry import Telemetry, telemetry_of
 from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings
 from stepwell.several import ModelsNode, apart, serves_several
+from stepwell.telemetry.redaction import redacted
 
 AGENT_TOKENS = 1_000
 """The agent by which the start-up lines count."""

@@ -15,7 +15,6 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from stepwell.engines.base import TextModel
-from stepwell.logs import write_access, writes_access
 from stepwell.loop.port import LoopPort
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract
 from stepwell.server import views
@@ -91,6 +90,7 @@ from stepwell.server.watch.hub import Hub
 from stepwell.server.watch.routes import watch
 from stepwell.server.watch.ticker import Refusals
 from stepwell.server.why import why
+from stepwell.telemetry.logs import write_access, writes_access
 
 CONVERSATION_ITEM = "/v1/conversations/{conversation_id}/items/{item_id}"
 ROUTES = (

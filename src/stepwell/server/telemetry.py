@@ -18,10 +18,10 @@ from starlette.types import Scope
 
 from stepwell.errors import MissingExtra
 from stepwell.loop.rarely import Rarely
-from stepwell.otel import context_of, meter_provider, shut_down, tracer_provider, wanted
 from stepwell.server.access import Access
 from stepwell.server.bridge import Generations
 from stepwell.server.errors import clip
+from stepwell.telemetry.otel import context_of, meter_provider, shut_down, tracer_provider, wanted
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, Meter

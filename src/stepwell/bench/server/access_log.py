@@ -21,9 +21,9 @@ from stepwell.bench.server.null_node import play, served_null_node
 from stepwell.console.options import Positive
 from stepwell.console.output import facts
 from stepwell.console.report import Verdict
-from stepwell.logs import LogSettings, logging_to
 from stepwell.server import app as application
 from stepwell.server.access import Access
+from stepwell.telemetry.logs import LogSettings, logging_to
 
 LIMIT_PERCENT = 0.5
 LOG_THREAD = "stepwell-log"

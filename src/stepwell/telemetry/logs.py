@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Literal, TextIO
 
 from stepwell.errors import StepwellError
-from stepwell.redaction import RedactingFormatter, redacted
+from stepwell.telemetry.redaction import RedactingFormatter, redacted
 
 ACCESS = "stepwell.access"
 """The logger of the access log: one line a request, at INFO."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stepwell import cli
 from stepwell.errors import BadInput
-from stepwell.redaction import RedactingFormatter, redacted
 from stepwell.settings import load
+from stepwell.telemetry.redaction import RedactingFormatter, redacted
 
 SECRETS = st.text(
     st.characters(min_codepoint=33, max_codepoint=0x24F, blacklist_categories=("Zs", "Cc")), min_size=8

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepwell.errors import StepwellError
-from stepwell.logs import (
+from stepwell.telemetry.logs import (
     JsonFormatter,
     LogSettings,
     TextFormatter,

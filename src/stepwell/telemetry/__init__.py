@@ -1,0 +1,1 @@
+"""What operators are told: log lines, spans and metrics by OpenTelemetry, all without secrets."""
