@@ -25,7 +25,7 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
-from stepwell.recording import Recorder
+from stepwell.recording.file import Recorder
 from stepwell.server.keys import KeyRing, missing_adapter
 from stepwell.settings import Settings
 from stepwell.tiers.base import Tiers

@@ -33,7 +33,7 @@ from stepwell.models import resolve_model
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
-from stepwell.recording import Recorder
+from stepwell.recording.file import Recorder
 from stepwell.settings import Settings
 from stepwell.tiers.local import LocalTiers, TransferLimits, open_shared_tiers
 

@@ -16,7 +16,7 @@ from stepwell.fit.memo import Memo
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.library.store import Library
 from stepwell.policy.config import PolicyConfig
-from stepwell.recording import Recorder, open_recording
+from stepwell.recording.file import Recorder, open_recording
 
 CONFIG = PolicyConfig(
     block_tokens=64,

@@ -15,7 +15,7 @@ from tests.simulate.test_live_run import FRONT_US, live
 from tests.simulate.test_recorded import record
 
 from stepwell.cli import run
-from stepwell.recording import read_recording
+from stepwell.recording.file import read_recording
 from stepwell.simulate.own_run import closed_loop, own_fit
 from stepwell.simulate.recorded import RecordedTurn, recorded_workload
 

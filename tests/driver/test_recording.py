@@ -8,7 +8,7 @@ from pathlib import Path
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, Shares
 from stepwell.policy.types import Caller, Hint, Hinted, Plan, RequestArrived, Wait
-from stepwell.recording import Recorder, read_recording
+from stepwell.recording.file import Recorder, read_recording
 
 CONFIG = PolicyConfig(
     block_tokens=64,

@@ -16,7 +16,7 @@ from stepwell.commands.replay import replay
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Hint, Wait
-from stepwell.recording import Recorder, RecordingError, read_recording
+from stepwell.recording.file import Recorder, RecordingError, read_recording
 from tests.driver.harness import make_rig
 
 

@@ -17,7 +17,7 @@ from stepwell.engines.base import SamplingParams
 from stepwell.engines.null import NullConfig
 from stepwell.loop.requests import Generation, Rejected
 from stepwell.policy.types import Hint, Hinted, RequestArrived, Wait
-from stepwell.recording import read_recording
+from stepwell.recording.file import read_recording
 from stepwell.server.app import create_app
 from stepwell.server.exchange import DataFrames, stream_events
 from stepwell.server.keys import KeyEntry, KeyRing

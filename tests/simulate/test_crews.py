@@ -24,7 +24,7 @@ from stepwell.policy.types import (
     RequestCancelled,
     Wait,
 )
-from stepwell.recording import Recorder
+from stepwell.recording.file import Recorder
 from stepwell.simulate.crews import crews
 from stepwell.simulate.exchange import write_sessions
 from stepwell.simulate.hardware import MachineModel

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stepwell.economics.calibration import read_points
 from stepwell.errors import BadInput
-from stepwell.recording import open_recording
+from stepwell.recording.file import open_recording
 from stepwell.simulate.exchange import write_mooncake, write_sessions
 from stepwell.simulate.files import is_recording, read_trace
 from stepwell.simulate.generated import generated

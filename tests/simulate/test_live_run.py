@@ -11,7 +11,7 @@ import pytest
 
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import RequestId
-from stepwell.recording import Recorder
+from stepwell.recording.file import Recorder
 from stepwell.simulate.generated import generated
 from stepwell.simulate.live_run import (
     ClientTurn,

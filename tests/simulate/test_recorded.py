@@ -14,7 +14,7 @@ import pytest
 from stepwell.commands.replay import replay
 from stepwell.errors import BadInput
 from stepwell.policy.types import Computed, Hint, Hinted, KvTier, Moved, RequestArrived, Wait
-from stepwell.recording import Recorder, read_recording
+from stepwell.recording.file import Recorder, read_recording
 from stepwell.simulate.fit import fit
 from stepwell.simulate.recorded import measured_model, recorded_workload
 from tests.driver.harness import make_rig

@@ -19,7 +19,7 @@ from stepwell.console.options import ResultOption
 from stepwell.console.output import console_for, write_json
 from stepwell.errors import BadInput
 from stepwell.ledger import verify as verifying
-from stepwell.replayed import replay_of
+from stepwell.recording.replayed import replay_of
 
 MOST_LINES = 20
 

@@ -24,11 +24,11 @@ from stepwell.commands.replay_machine import (
 from stepwell.commands.replay_page import changed_machine, elsewhere_page, policies_page
 from stepwell.console.options import ChartsOption, ResultOption
 from stepwell.console.output import console_for, write_json
-from stepwell.decided_again import DecidedAgain, decided_again
 from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.eviction import EVICTION_POLICIES
-from stepwell.recording import read_recording
+from stepwell.recording.decided_again import DecidedAgain, decided_again
+from stepwell.recording.file import read_recording
 from stepwell.simulate.bound import is_available
 from stepwell.simulate.hardware import MachineModel
 from stepwell.simulate.recorded import Recorded, measured_model, recorded_workload

@@ -15,7 +15,7 @@ from stepwell.commands.running_server import RunningServer
 from stepwell.errors import BadInput
 from stepwell.loop.explainer import Explainer
 from stepwell.policy.scheduler import Scheduler
-from stepwell.recording import read_recording
+from stepwell.recording.file import read_recording
 
 LOCAL = RunningServer()
 CAUSES: Mapping[str, str] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stepwell.errors import BadInput
 from stepwell.policy.types import Hinted, RequestId, Wait
-from stepwell.recording import read_recording
+from stepwell.recording.file import read_recording
 from stepwell.simulate.recorded import Recorded, RecordedTurn, recorded_workload
 from stepwell.simulate.workload import AgentSpec, Runs, SessionSpec, TurnSpec, Workload, runs_of
 

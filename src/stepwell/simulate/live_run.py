@@ -15,7 +15,7 @@ from statistics import median
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, KvTier, Moved, Progressed, RequestArrived, RequestId
-from stepwell.recording import RecordedStep, read_recording
+from stepwell.recording.file import RecordedStep, read_recording
 from stepwell.simulate.hardware import StepCosts, depth_apart
 from stepwell.simulate.llamacpp_costs import TILE_TOKENS, LlamaCppCosts, Row, fit_costs, row_of
 from stepwell.simulate.machine import ComingTurn, Due, Machine

@@ -19,7 +19,7 @@ from stepwell.errors import BadInput
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, Event, Hinted, Plan, Recovered, RequestArrived, RequestId
-from stepwell.recording import RecordedStep, read_recording
+from stepwell.recording.file import RecordedStep, read_recording
 from stepwell.simulate.engine_run import MeanTimes, Measured, mean_times
 from stepwell.simulate.live_run import fit_machine, live_steps, step_errors
 from stepwell.simulate.llamacpp_costs import FEWEST_STEPS, LlamaCppCosts

@@ -25,7 +25,7 @@ from stepwell.policy.types import (
     RequestCancelled,
     RequestId,
 )
-from stepwell.recording import RecordedStep
+from stepwell.recording.file import RecordedStep
 from stepwell.simulate.fit import fit
 from stepwell.simulate.foresight import Timetable
 from stepwell.simulate.hardware import MachineModel

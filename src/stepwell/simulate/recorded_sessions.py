@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stepwell.errors import BadInput
 from stepwell.policy.types import Hint, Hinted, RequestId, Wait
-from stepwell.recording import read_recording
+from stepwell.recording.file import read_recording
 from stepwell.simulate.recorded import Recorded, RecordedTurn, recorded_workload
 from stepwell.simulate.workload import (
     AgentSpec,

@@ -22,11 +22,11 @@ from stepwell.bench.harness import BenchRun, DirectoryOption, SeedOption, bench,
 from stepwell.console.output import table
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
-from stepwell.decided_again import decided_again
 from stepwell.errors import StepwellError
 from stepwell.ledger.bills import MAX_CORRECTABLE
 from stepwell.ledger.open import open_store
-from stepwell.recording import read_recording
+from stepwell.recording.decided_again import decided_again
+from stepwell.recording.file import read_recording
 
 MINUTES, QUICK_MINUTES = 120.0, 5.0
 SAMPLES = 600

@@ -33,7 +33,7 @@ from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import Accounts, moves
 from stepwell.ledger.types import MACHINE_RESOURCES, Kind, Resource
 from stepwell.ledger.verify import Verified, verify
-from stepwell.replayed import replay_of
+from stepwell.recording.replayed import replay_of
 
 LIMIT_PERCENT = 0.1
 MINUTES = {"null": 60.0, "llamacpp": 10.0}

@@ -43,10 +43,10 @@ from stepwell.console.options import (
 from stepwell.console.output import sheet
 from stepwell.console.progress import Ticker
 from stepwell.console.report import Report, Verdict
-from stepwell.decided_again import decided_again
 from stepwell.engines.prose import prose
 from stepwell.errors import StepwellError
-from stepwell.recording import read_recording
+from stepwell.recording.decided_again import decided_again
+from stepwell.recording.file import read_recording
 from stepwell.simulate.live_run import ClientTurn, TurnSeconds
 
 LIMIT_MEDIAN, LIMIT_P99 = 10.0, 20.0  # percent

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
-from stepwell.recording import RecordedStep
+from stepwell.recording.file import RecordedStep
 
 
 @dataclass(slots=True)

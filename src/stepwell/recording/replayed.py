@@ -25,7 +25,7 @@ from stepwell.ledger.verify import Replay, Replayed
 from stepwell.policy.decisions import DecisionLog
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import Computed, Plan
-from stepwell.recording import RecordedStep, Recording, RecordingError, open_recording
+from stepwell.recording.file import RecordedStep, Recording, RecordingError, open_recording
 
 
 def replay_books(path: Path, last_batch: int | None = None) -> Replayed:

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule
+from tests.driver import test_random_life as random_life
+from tests.driver.harness import Rig, make_rig
+from tests.ledger.books import PRICES
 
 from stepwell.commands.ledger_verify import verify
 from stepwell.errors import BadInput
@@ -21,11 +24,8 @@ from stepwell.ledger.recovery import recover
 from stepwell.ledger.sqlite import SqliteStore
 from stepwell.ledger.types import Account, Cause, Resource
 from stepwell.ledger.verify import verify as verify_books
-from stepwell.recording import Recorder, RecordingError
-from stepwell.replayed import replay_books, replay_of
-from tests.driver import test_random_life as random_life
-from tests.driver.harness import Rig, make_rig
-from tests.ledger.books import PRICES
+from stepwell.recording.file import Recorder, RecordingError
+from stepwell.recording.replayed import replay_books, replay_of
 
 Balances = dict[Account, dict[Resource, int]]
 WALL_US = 1_800_000_000_000_000

@@ -1,0 +1,1 @@
+"""Recordings of what the policy was told: the file, its decisions once more, its books once more."""
