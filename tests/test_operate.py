@@ -15,7 +15,7 @@ from stepwell import cli
 from stepwell.loop.driver import _FLUSH_S
 from stepwell.server.run import TELL_S
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 ROOT = Path(__file__).resolve().parents[1]
 UNIT = ROOT / "examples" / "operate" / "stepwell.service"

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from stepwell.assemble import build, key_ring, policy_config
+from stepwell.assemble import build, policy_config
 from stepwell.commands.serve import serve
 from stepwell.commands.serve_flags import KEYS, ServeFlags
 from stepwell.engines.null import NullConfig, NullEngine
 from stepwell.errors import BadInput
 from stepwell.policy.contracts import DEFAULT_CONTRACTS, Contract, Shares
 from stepwell.server.keys import KeyRing
-from stepwell.settings import Settings, known_keys, load
+from stepwell.settings.file import Settings, known_keys, load
+from stepwell.settings.keys import key_ring
 from stepwell.tiers.local import LocalTiers
 
 GOLD = """

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stepwell.errors import BadInput
-from stepwell.settings import Settings, env_name, known_keys, load
+from stepwell.settings.file import Settings, env_name, known_keys, load
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ import pytest
 
 from stepwell import cli
 from stepwell.commands.settings_reference import all_settings, markdown
-from stepwell.settings import known_keys, sections
+from stepwell.settings.file import known_keys, sections
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 

@@ -14,12 +14,12 @@ import pytest
 
 from stepwell.bench.servers import our_server, running
 from stepwell.ledger.start import default_path
-from stepwell.settings import KvSettings, LibrarySettings
+from stepwell.settings.file import KvSettings, LibrarySettings
 from tests.commands.test_serve import WITHOUT_SETTINGS
 
 SAY = """
 from stepwell.ledger.start import default_path
-from stepwell.settings import KvSettings, LibrarySettings
+from stepwell.settings.file import KvSettings, LibrarySettings
 
 print(default_path(), KvSettings().disk_dir, LibrarySettings().dir, sep="\\n")
 """

@@ -8,11 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepwell.basics.clock import Clock, MonotonicClock
-from stepwell.engine_settings import EngineSettings
 from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.engines.null import NullConfig
 from stepwell.errors import BadInput, MissingExtra
@@ -26,8 +24,9 @@ from stepwell.policy.eviction import EVICTION_POLICIES
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
 from stepwell.recording.file import Recorder
-from stepwell.server.keys import KeyRing, missing_adapter
-from stepwell.settings import Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import Settings
+from stepwell.settings.keys import key_ring
 from stepwell.tiers.base import Tiers
 from stepwell.tiers.local import LocalTiers, TransferLimits, open_tiers
 from stepwell.tiers.objects.below import SharedBelow
@@ -145,24 +144,6 @@ def ledgers(settings: Settings, models: Sequence[KeptModel], clock: Clock) -> li
 
 def _wall_us() -> int:
     return time.time_ns() // 1000
-
-
-def key_ring(settings: Settings) -> KeyRing:
-    """The API keys of the settings or of their file. Raises ``BadInput``, which never quotes a key."""
-    names = [contract.name for contract in settings.contracts()]
-    keys = KeyRing.load(settings.keys_file, names) if settings.keys_file else KeyRing(settings.keys, names)
-    if missing := missing_adapter(keys.all(), adapter_names(settings)):
-        raise BadInput(f"{missing}; [engine.adapters] has them, and the adapters of [[models]]")
-    return keys
-
-
-def adapter_names(settings: Settings) -> set[str]:
-    """What keys may call the adapters of all models: by their names alone, and as ``MODEL:ADAPTER``."""
-    first = settings.engine
-    called = {first.name, first.model, first.model and Path(first.model).stem} - {""}
-    models = [(called, first.adapters), *(({entry.name}, entry.adapters) for entry in settings.models)]
-    names = {adapter for _, adapters in models for adapter in adapters}
-    return names | {f"{model}:{one}" for called, adapters in models for model in called for one in adapters}
 
 
 def require_policy(name: str) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from stepwell.embed.base import MINILM, EmbeddingError, Wishes
 from stepwell.embed.process import EmbeddingProcess
-from stepwell.engine_settings import ModelEntry
 from stepwell.errors import BadInput, StepwellError
 from stepwell.library.minilm import NAME, packaged_folder
 from stepwell.models import resolve_model
 from stepwell.server.vectors import ServedEmbeddings
-from stepwell.settings import EmbeddingSettings, Settings
+from stepwell.settings.engine import ModelEntry
+from stepwell.settings.file import EmbeddingSettings, Settings
 from stepwell.several import apart
 
 

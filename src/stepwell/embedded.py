@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from stepwell.assemble import Node, Progress, build, key_ring
+from stepwell.assemble import Node, Progress, build
 from stepwell.basics.clock import Clock
 from stepwell.beside import close_embeddings, served_embeddings
 from stepwell.library.store import Library
@@ -15,7 +15,8 @@ from stepwell.server.books import Books
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
-from stepwell.settings import Settings
+from stepwell.settings.file import Settings
+from stepwell.settings.keys import key_ring
 from stepwell.several import ModelsNode, apart, build_several, serves_several
 
 STOP_S = 5.0

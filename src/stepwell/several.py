@@ -19,7 +19,6 @@ from stepwell.assemble import (
 )
 from stepwell.basics.clock import Clock, MonotonicClock
 from stepwell.basics.units import format_size
-from stepwell.engine_settings import EngineSettings, ModelEntry
 from stepwell.engines.base import TextModel
 from stepwell.engines.reloadable import ReloadableEngine
 from stepwell.errors import BadInput
@@ -34,7 +33,8 @@ from stepwell.policy.config import PolicyConfig
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import KvTier
 from stepwell.recording.file import Recorder
-from stepwell.settings import Settings
+from stepwell.settings.engine import EngineSettings, ModelEntry
+from stepwell.settings.file import Settings
 from stepwell.tiers.local import LocalTiers, TransferLimits, open_shared_tiers
 
 

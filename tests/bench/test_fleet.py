@@ -12,7 +12,7 @@ from stepwell.bench.fleet.nodes import FleetFiles
 from stepwell.console.output import sheet
 from stepwell.fleet.routers import ROUTERS
 from stepwell.gateway.deployment import load_deployment, node_environment, plans
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 
 def run_of(text: str = "a", *, cached: int = 0) -> LoadRun:

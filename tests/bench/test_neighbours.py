@@ -26,7 +26,7 @@ from stepwell.bench.server.neighbours_report import NeighboursOutcome, cut_short
 from stepwell.bench.server.neighbours_sessions import Siblings
 from stepwell.console.progress import ticker
 from stepwell.policy.contracts import DEFAULT_CONTRACTS
-from stepwell.settings import load
+from stepwell.settings.file import load
 from tests.server.fakes import until
 
 TINY = Neighbours(

@@ -17,7 +17,8 @@ from stepwell.commands import doctor
 from stepwell.console.progress import ticker
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.engines.probe import LENGTHS, PieceTime, Probe, ReturnSpeeds, crossovers
-from stepwell.settings import EngineSettings, KvSettings, Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, Settings
 
 
 def probe(**config: int) -> Probe:

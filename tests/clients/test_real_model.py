@@ -14,7 +14,8 @@ from pydantic import BaseModel, Field
 
 from stepwell.assemble import build
 from stepwell.server.run import BackgroundServer
-from stepwell.settings import EngineSettings, KvSettings, Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, Settings
 
 openai = pytest.importorskip("openai")
 pytestmark = pytest.mark.model

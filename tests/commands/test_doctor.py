@@ -15,7 +15,8 @@ from stepwell.commands.doctor import device_line, doctor
 from stepwell.commands.doctor_objects import examine_objects, objects_line
 from stepwell.commands.promise import promise_of
 from stepwell.engines.null import NullConfig, NullEngine
-from stepwell.settings import EngineSettings, ObjectSettings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import ObjectSettings
 from stepwell.tiers.objects.client import ObjectClient, ObjectsAway
 
 INFO = NullEngine(NullConfig()).info

@@ -25,7 +25,7 @@ from stepwell.assemble import build
 from stepwell.launch.crew_servers import embedded_settings
 from stepwell.library.documents import Document
 from stepwell.library.load import load_document
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PATIENCE_S = 60.0

@@ -20,7 +20,7 @@ from stepwell.basics.this_machine import usable_cores
 from stepwell.errors import BadInput
 from stepwell.launch.crew_servers import Given, addresses, models_of, own_settings
 from stepwell.models import base_model_note
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 CREW = """
 [crew]

@@ -22,7 +22,7 @@ from stepwell.launch import serve
 from stepwell.launch.serve import with_model_names
 from stepwell.loop.driver import Driver
 from stepwell.models import NAMED_MODELS
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 WITHOUT_SETTINGS = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_")}
 

@@ -31,7 +31,7 @@ from stepwell.ledger.base import LedgerError
 from stepwell.ledger.open import open_store
 from stepwell.ledger.queries import runs
 from stepwell.ledger.run_rates import rates_of
-from stepwell.settings import Settings
+from stepwell.settings.file import Settings
 
 TENANTS = ("almond", "birch", "cedar")
 

@@ -19,7 +19,7 @@ from stepwell.demo.expected import EXAMPLE, GENERAL
 from stepwell.demo.figures import read_json
 from stepwell.engines.null import NullConfig, NullEngine, NullText
 from stepwell.errors import BadInput, StepwellError
-from stepwell.settings import Settings
+from stepwell.settings.file import Settings
 
 TURNS = 2 * (2 + 3 + 2)
 """Of a crew: a plan and a verdict that are 1 are sent back once; three readers point at once."""

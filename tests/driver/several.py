@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stepwell.basics.clock import ManualClock
-from stepwell.engine_settings import EngineSettings, ModelEntry
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.loop.requests import Generation
-from stepwell.settings import KvSettings, PolicySettings, Settings
+from stepwell.settings.engine import EngineSettings, ModelEntry
+from stepwell.settings.file import KvSettings, PolicySettings, Settings
 from stepwell.several import ModelsNode, build_several
 from tests.driver.harness import GREEDY, Answer, with_caller
 

@@ -13,7 +13,7 @@ from stepwell.engines.base import EngineError
 from stepwell.engines.null import NullEngine
 from stepwell.loop.requests import Admitted, Finished, Generation, Rejected
 from stepwell.policy.types import KvTier
-from stepwell.service_tiers import ServiceTierEntry, SharesEntry
+from stepwell.settings.service_tiers import ServiceTierEntry, SharesEntry
 from stepwell.several import ModelsNode, build_several
 from tests.driver.harness import GREEDY
 from tests.driver.several import BLOCK_BYTES, Answer, ask, passes, settings_of, several

@@ -19,7 +19,7 @@ from stepwell.engines.base import BatchItem, EngineError, SamplingParams
 from stepwell.engines.llamacpp import LlamaCppConfig, LlamaCppEngine, LlamaCppText, ModelError, load_llamacpp
 from stepwell.loop.driver import Driver
 from stepwell.policy.scheduler import Scheduler
-from stepwell.settings import Settings
+from stepwell.settings.file import Settings
 from stepwell.tiers.local import LocalTiers
 from stepwell.tiers.store import DiskStore
 

@@ -10,7 +10,7 @@ import pytest
 from stepwell import cli
 from stepwell.errors import BadInput
 from stepwell.gateway.deployment import load_deployment, node_environment, plans
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 GOOD = """
 dir = "data"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from stepwell.gateway.deployment import load_deployment, plans
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "examples" / "fleet"
 TEXT: dict[str, Any] = {"type": "string"}

@@ -29,7 +29,8 @@ from stepwell.ledger.verify import verify
 from stepwell.loop.requests import Finished, Generation, Output, Rejected
 from stepwell.policy.config import PolicyConfig
 from stepwell.policy.contracts import Contract
-from stepwell.settings import EngineSettings, KvSettings, Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, Settings
 from tests.driver.harness import with_caller
 
 PROMPT = tuple(range(60, 160))

@@ -9,7 +9,7 @@ import pytest
 
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import served_library
-from stepwell.settings import LibrarySettings, load
+from stepwell.settings.file import LibrarySettings, load
 
 
 def loaded(tmp_path: Path, text: str) -> LibrarySettings:

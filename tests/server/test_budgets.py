@@ -17,7 +17,7 @@ from stepwell.ledger.settings import LedgerSettings
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import Hint, Wait
 from stepwell.server.keys import KeyEntry, KeyRing
-from stepwell.settings import load
+from stepwell.settings.file import load
 from tests.ledger.flaky import FlakyStore
 from tests.server.fakes import MODEL, until
 from tests.server.ledgers import Kept, bearer, keeping

@@ -15,7 +15,7 @@ from stepwell.errors import BadInput
 from stepwell.server.connections import Connections, GuardedProtocol, client_of, connection_limit
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import load
+from stepwell.settings.file import load
 from tests.server.fakes import HOLD, PATIENCE_S, FakeDriver, says, serving, until
 from tests.server.test_disconnect import connect
 from tests.server.wire import TEXT, get

@@ -11,7 +11,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from stepwell.assemble import key_ring
 from stepwell.embedded import embedded
 from stepwell.errors import BadInput
 from stepwell.library.store import Library
@@ -21,6 +20,7 @@ from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
 from stepwell.server.service import OfferedModel
 from stepwell.server.settings import ServerSettings
+from stepwell.settings.keys import key_ring
 from stepwell.several import ModelsNode, build_several
 from tests.driver.several import settings_of
 from tests.server.fakes import until

@@ -13,7 +13,8 @@ from stepwell.assemble import build
 from stepwell.library.store import Library
 from stepwell.server.library import ServedLibrary
 from stepwell.server.run import BackgroundServer
-from stepwell.settings import EngineSettings, KvSettings, Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, Settings
 from tests.server.libraries import uploaded
 from tests.server.wire import post
 

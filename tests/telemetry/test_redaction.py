@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stepwell import cli
 from stepwell.errors import BadInput
-from stepwell.settings import load
+from stepwell.settings.file import load
 from stepwell.telemetry.redaction import RedactingFormatter, redacted
 
 SECRETS = st.text(

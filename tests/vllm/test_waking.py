@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stepwell.policy.types import Hint, Wait
-from stepwell.settings import load
+from stepwell.settings.file import load
 from stepwell.vllm.engine_meter import VARIABLE as REPORT
 from stepwell.vllm.waking import VARIABLE, WAKE, EngineEar, Waker, WakerOf, engine_ear, send, tell_hint
 

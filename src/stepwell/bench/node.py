@@ -19,7 +19,8 @@ from stepwell.loop.driver import Driver
 from stepwell.loop.requests import LOCAL, Admitted, Delta, Finished, Generation, Output, Rejected
 from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockMeta, KvTier, Moved
-from stepwell.settings import EngineSettings, Settings, load
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import Settings, load
 from stepwell.tiers.base import Tiers
 from stepwell.tiers.local import LocalTiers
 from stepwell.tiers.store import DiskStore

@@ -12,7 +12,6 @@ import httpx2
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from stepwell.assemble import key_ring
 from stepwell.basics.private import private_umask
 from stepwell.commands.checks import CheckResult, checked, report
 from stepwell.commands.serve import keys_read_again
@@ -34,7 +33,8 @@ from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import listen, require_keys_beyond_loopback
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import Settings, load
+from stepwell.settings.file import Settings, load
+from stepwell.settings.keys import key_ring
 from stepwell.telemetry.logs import logging_to
 from stepwell.telemetry.redaction import redacted
 

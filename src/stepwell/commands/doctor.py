@@ -30,7 +30,7 @@ from stepwell.engines.base import Engine, EngineInfo, TextModel
 from stepwell.engines.probe import DEPTHS, LENGTHS, Probe, ReturnSpeeds, crossovers
 from stepwell.errors import UnfitModel
 from stepwell.models import resolve_model
-from stepwell.settings import Settings, load
+from stepwell.settings.file import Settings, load
 from stepwell.tiers.inspect import measure_disk
 from stepwell.vllm.install import examine_model, require_vllm
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from stepwell.basics.units import format_size
 from stepwell.errors import BadInput
-from stepwell.settings import ObjectSettings
+from stepwell.settings.file import ObjectSettings
 from stepwell.tiers.objects.client import ObjectsAway, open_objects
 from stepwell.tiers.objects.probe import ObjectSpeeds, measure_objects
 

@@ -12,7 +12,7 @@ from stepwell.console.report import Report
 from stepwell.embed.base import EmbeddingError, Wishes
 from stepwell.embed.process import EmbeddingProcess
 from stepwell.models import resolve_model
-from stepwell.settings import Settings
+from stepwell.settings.file import Settings
 
 CLOSE = "close"
 """As far as floats go: not to the bit."""

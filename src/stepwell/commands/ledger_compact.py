@@ -19,7 +19,7 @@ from stepwell.errors import BadInput
 from stepwell.ledger.compaction import Compacted, compact, cutoff_us, would_compact
 from stepwell.ledger.open import open_store
 from stepwell.ledger.settings import LEAST_KEEP_DAYS
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 
 def compact_books(

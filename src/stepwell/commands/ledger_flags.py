@@ -13,7 +13,6 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
-from stepwell.assemble import key_ring
 from stepwell.errors import BadInput
 from stepwell.ledger.base import NoLedger, Store
 from stepwell.ledger.costs import Rates, load_cost_book
@@ -24,7 +23,8 @@ from stepwell.ledger.queries import LAST_US, Period, runs
 from stepwell.ledger.run_rates import rates_of
 from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
-from stepwell.settings import load
+from stepwell.settings.file import load
+from stepwell.settings.keys import key_ring
 
 Ledger = Annotated[
     str | None,

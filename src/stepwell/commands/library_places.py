@@ -21,7 +21,7 @@ from stepwell.library.search import CountedTexts
 from stepwell.library.store import Library
 from stepwell.server.file_search import shown_passage
 from stepwell.server.files import shown
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 TIMEOUT_S = 600.0
 PAGE = 1_000

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stepwell.basics.units import format_size
 from stepwell.engines.base import EngineInfo
-from stepwell.settings import EngineSettings
+from stepwell.settings.engine import EngineSettings
 
 NOT_SERVED = "not served"
 

@@ -12,7 +12,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stepwell.assemble import key_ring
 from stepwell.basics.private import private_umask
 from stepwell.basics.units import format_size
 from stepwell.commands.checks import report
@@ -21,7 +20,8 @@ from stepwell.commands.serve_flags import ServeFlags, option
 from stepwell.errors import BadInput, StepwellError
 from stepwell.launch.serve import require_objects_usable, require_room, run, say
 from stepwell.server.key_reload import KeyReload
-from stepwell.settings import Settings, load
+from stepwell.settings.file import Settings, load
+from stepwell.settings.keys import key_ring
 from stepwell.telemetry.logs import logging_to
 
 NO_FLAGS = ServeFlags()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from stepwell.assemble import key_ring, require_policy
+from stepwell.assemble import require_policy
 from stepwell.basics.units import counted, format_size
 from stepwell.commands.checks import CheckResult, checked
 from stepwell.errors import StepwellError
@@ -24,7 +24,8 @@ from stepwell.ledger.settings import NO_LEDGER
 from stepwell.ledger.start import default_path
 from stepwell.models import resolve_model
 from stepwell.server.run import listen, require_keys_beyond_loopback
-from stepwell.settings import Settings
+from stepwell.settings.file import Settings
+from stepwell.settings.keys import key_ring
 from stepwell.several import apart, engine_settings
 from stepwell.telemetry.otel import require_otel
 from stepwell.tiers.directory import LOCK

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stepwell.settings import PolicySettings
+from stepwell.settings.file import PolicySettings
 
 
 def option(text: str) -> Parameter:

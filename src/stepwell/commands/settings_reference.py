@@ -11,18 +11,15 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from pydantic import BeforeValidator
+
 from stepwell.basics.units import format_size
-from stepwell.engine_settings import ModelEntry
 from stepwell.ledger.settings import BudgetEntry
 from stepwell.server.keys import KeyEntry
-from stepwell.service_tiers import ServiceTierEntry, SharesEntry
-from stepwell.settings import (
-    OptionalSizeBytes,
-    Settings,
-    SizeBytes,
-    env_name,
-    sections,
-)
+from stepwell.settings.engine import ModelEntry
+from stepwell.settings.file import Settings, env_name, sections
+from stepwell.settings.service_tiers import ServiceTierEntry, SharesEntry
+from stepwell.settings.values import OptionalSizeBytes, SizeBytes, size_bytes
 
 FIRST = "0.1.0"
 NEXT = "0.2.0"
@@ -120,7 +117,7 @@ def _type(hint: Any) -> str:
         return "size"
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        if any("_size" in repr(extra) for extra in inside[1:]):
+        if any(isinstance(one, BeforeValidator) and one.func is size_bytes for one in inside[1:]):
             return "size"
         return _type(inside[0])
     if origin is Literal:

@@ -15,7 +15,7 @@ from stepwell.basics.units import format_size, parse_size
 from stepwell.console.progress import ticker
 from stepwell.errors import BadInput
 from stepwell.models import resolve_model
-from stepwell.settings import ObjectSettings
+from stepwell.settings.file import ObjectSettings
 from stepwell.vllm.command_line import command_line, environment, transfer_config
 from stepwell.vllm.convert import convert_gguf
 from stepwell.vllm.install import examine_model, require_vllm
@@ -101,9 +101,9 @@ def _quoted(part: str) -> str:
 
 
 def _require_keys_beyond_loopback(host: str, config: Path | None) -> None:
-    from stepwell.assemble import key_ring
     from stepwell.server.run import require_keys_beyond_loopback
-    from stepwell.settings import load
+    from stepwell.settings.file import load
+    from stepwell.settings.keys import key_ring
 
     require_keys_beyond_loopback(host, key_ring(load(config, {})))
 

@@ -41,7 +41,8 @@ from stepwell.library.documents import Document
 from stepwell.library.load import load_document
 from stepwell.models import base_model_note
 from stepwell.server.keys import KeyEntry
-from stepwell.settings import EngineSettings, KvSettings, Settings, load
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, Settings, load
 
 CUSTOMERS = (("Almond", "priority"), ("Birch", "default"), ("Cedar", "flex"))
 CREW = "documents"

@@ -22,7 +22,7 @@ from stepwell.gateway.nodes import KILL_AFTER_S, Nodes
 from stepwell.gateway.processes import NodeProcess, Supervisor
 from stepwell.server.keys import KeyRing
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 NAMESPACE = "stepwell"
 APPLICATION = "stepwell"

@@ -24,7 +24,7 @@ from stepwell.errors import BadInput
 from stepwell.library.store import Library
 from stepwell.models import base_model_note, resolve_model
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import Settings, load
+from stepwell.settings.file import Settings, load
 from stepwell.several import engine_settings
 
 MAX_MODELS = 8

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from stepwell import __version__
-from stepwell.assemble import Node, key_ring
+from stepwell.assemble import Node
 from stepwell.basics.clock import Clock
 from stepwell.basics.private import private_parent
 from stepwell.basics.units import format_size
@@ -32,7 +32,8 @@ from stepwell.server.library import ServedLibrary
 from stepwell.server.run import require_keys_beyond_loopback
 from stepwell.server.run import serve as run_server
 from stepwell.server.telemetry import Telemetry, telemetry_of
-from stepwell.settings import BatchSettings, KvSettings, LibrarySettings, Settings
+from stepwell.settings.file import BatchSettings, KvSettings, LibrarySettings, Settings
+from stepwell.settings.keys import key_ring
 from stepwell.several import ModelsNode, apart, serves_several
 from stepwell.telemetry.redaction import redacted
 

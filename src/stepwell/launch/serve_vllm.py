@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from stepwell.assemble import key_ring
 from stepwell.basics.clock import Clock, MonotonicClock
 from stepwell.engines.base import EngineInfo
 from stepwell.engines.null import NullText
@@ -27,7 +26,8 @@ from stepwell.server.books import Books
 from stepwell.server.key_reload import KeyReload
 from stepwell.server.keys import KeyRing
 from stepwell.server.run import GracefulServer, base_url, listen
-from stepwell.settings import Settings
+from stepwell.settings.file import Settings
+from stepwell.settings.keys import key_ring
 from stepwell.vllm.app import VllmApp
 from stepwell.vllm.books import EngineBooks
 from stepwell.vllm.child import EngineProcess

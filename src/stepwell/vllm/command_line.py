@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stepwell.errors import BadInput
-from stepwell.settings import ObjectSettings
+from stepwell.settings.file import ObjectSettings
 from stepwell.tiers.objects.client import open_objects
 
 QUIET = {

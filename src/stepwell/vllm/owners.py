@@ -14,11 +14,11 @@ from typing import Any
 
 from starlette.requests import Request
 
-from stepwell.assemble import key_ring
 from stepwell.server.errors import ApiError
 from stepwell.server.keys import ApiKey, KeyRing
 from stepwell.server.service import require_local
-from stepwell.settings import load
+from stepwell.settings.file import load
+from stepwell.settings.keys import key_ring
 from stepwell.vllm.rewrite import encoded, owned
 from stepwell.vllm.waking import WakerOf
 

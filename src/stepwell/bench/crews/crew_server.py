@@ -25,7 +25,7 @@ from stepwell.loop.driver import Driver
 from stepwell.policy.scheduler import Scheduler
 from stepwell.server.run import serve
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import PolicySettings, Settings
+from stepwell.settings.file import PolicySettings, Settings
 from stepwell.tiers.memory import MemoryTiers
 
 DEVICE_KV_TOKENS = 1 << 18

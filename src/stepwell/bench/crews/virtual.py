@@ -28,7 +28,7 @@ from stepwell.policy.scheduler import Scheduler
 from stepwell.policy.types import BlockId, KvTier, Moved, RequestId
 from stepwell.server.app import create_app
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import PolicySettings, Settings
+from stepwell.settings.file import PolicySettings, Settings
 from stepwell.simulate.hardware import MachineModel
 from stepwell.tiers.base import Tiers
 from stepwell.tiers.memory import MemoryTiers

@@ -31,7 +31,8 @@ from stepwell.engines.prose import prose
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.types import Budget, Scope
 from stepwell.policy.types import BlockMeta, Moved
-from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, PolicySettings, Settings
 from stepwell.tiers.base import Tiers
 
 BUDGET_MICROUSD = 400

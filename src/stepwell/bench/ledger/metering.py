@@ -30,7 +30,8 @@ from stepwell.console.progress import Ticker
 from stepwell.console.report import Verdict
 from stepwell.ledger.base import PostingBatch, RunId
 from stepwell.ledger.settings import LedgerSettings
-from stepwell.settings import EngineSettings, KvSettings, PolicySettings, Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, PolicySettings, Settings
 
 LIMIT_PERCENT = 1
 TARGET_PER_S = 100_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stepwell.bench.engine.overhead import SkippingClock
 from stepwell.launch.serve import run
-from stepwell.settings import load
+from stepwell.settings.file import load
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from stepwell.errors import StepwellError
 from stepwell.ledger.settings import LedgerSettings
 from stepwell.server.run import BackgroundServer
 from stepwell.server.settings import ServerSettings
-from stepwell.settings import EngineSettings, KvSettings, Settings
+from stepwell.settings.engine import EngineSettings
+from stepwell.settings.file import KvSettings, Settings
 
 TIMEOUT_S = 300.0
 WORDS = "the steps go down to the water and come up again "

@@ -32,21 +32,6 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from stepwell.engine_settings import (
-    Count,
-    ModelEntry,
-    _size,
-    require_models,
-)
-from stepwell.engine_settings import (
-    EngineSettings as EngineSettings,
-)
-from stepwell.engine_settings import (
-    OptionalSizeBytes as OptionalSizeBytes,
-)
-from stepwell.engine_settings import (
-    SizeBytes as SizeBytes,
-)
 from stepwell.errors import BadInput
 from stepwell.ledger.settings import BudgetEntry, LedgerSettings
 from stepwell.ledger.start import default_path
@@ -55,7 +40,9 @@ from stepwell.models import cache_dir
 from stepwell.policy.contracts import Contract
 from stepwell.server.keys import KeyEntry, missing_service_tier
 from stepwell.server.settings import ServerSettings
-from stepwell.service_tiers import ServiceTierEntry, SharesEntry, contracts
+from stepwell.settings.engine import EngineSettings, ModelEntry, require_models
+from stepwell.settings.service_tiers import ServiceTierEntry, SharesEntry, contracts
+from stepwell.settings.values import Count, OptionalSizeBytes, SizeBytes, size_bytes
 from stepwell.telemetry.logs import LogSettings
 
 ENV_PREFIX = "STEPWELL_"
@@ -140,7 +127,7 @@ class LibrarySettings:
     """What each tenant may keep, by default; 0 switches the library off."""
     quotas: dict[str, SizeBytes] = field(default_factory=dict)
     """The same by service tier: a tenant has that of its key's default service tier."""
-    max_file: Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**30)] = 64 * 2**20
+    max_file: Annotated[int, BeforeValidator(size_bytes), Field(ge=1, le=2**30)] = 64 * 2**20
     """Of one document."""
     max_chars: Count = 4_000_000
     """Of a document's text; beyond it the document is refused."""
@@ -168,7 +155,7 @@ class BatchSettings:
     """Where batches, their files and their answers are kept."""
     quota: SizeBytes = 2**30
     """What files of requests and answers of a tenant may take; 0 switches batches off."""
-    max_file: Annotated[int, BeforeValidator(_size), Field(ge=1, le=2**30)] = 200 * 2**20
+    max_file: Annotated[int, BeforeValidator(size_bytes), Field(ge=1, le=2**30)] = 200 * 2**20
     """The largest file of requests."""
     max_lines: Count = 50_000
     """Requests in one batch."""
@@ -208,7 +195,7 @@ class Settings:
     policy: PolicySettings = PolicySettings()
     server: ServerSettings = field(default_factory=ServerSettings)
     service_tiers: dict[str, ServiceTierEntry] = field(default_factory=dict)
-    """Contracts by name, see ``service_tiers.py``. Without any: ``priority``, ``default`` and ``flex``."""
+    """Contracts by name, see ``settings/service_tiers.py``. Without any: ``priority``, ``default`` and ``flex``."""
     ledger: LedgerSettings = field(default_factory=LedgerSettings)
     """Where the books are kept, and by which prices; see ``ledger/settings.py``."""
     library: LibrarySettings = field(default_factory=LibrarySettings)
@@ -216,7 +203,7 @@ class Settings:
     embeddings: EmbeddingSettings = EmbeddingSettings()
     log: LogSettings = field(default_factory=LogSettings)
     models: tuple[ModelEntry, ...] = ()
-    """Further models beside that of ``[engine]``, see ``engine_settings.py``. Where nothing names the model
+    """Further models beside that of ``[engine]``, see ``settings/engine.py``. Where nothing names the model
     of ``[engine]``, the first of these takes its place."""
     budgets: tuple[BudgetEntry, ...] = ()
     """What tenants, keys, sessions and agents may spend in all."""

@@ -7,30 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
-from stepwell.basics.units import parse_size
 from stepwell.errors import BadInput
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f'{value!r} is not a size: write it like "512MiB", "2GiB" or 0 for none')
-    return parse_size(value)
-
-
-SizeBytes = Annotated[int, BeforeValidator(_size)]
-"""Bytes; written as ``512MiB``, ``2GB``, ``0``."""
-
-OptionalSizeBytes = Annotated[
-    int | None, BeforeValidator(lambda value: value if value is None else _size(value))
-]
+from stepwell.settings.values import Count, OptionalSizeBytes
 
 KvType = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """What llama.cpp can keep K and V in."""
-
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
